@@ -1,0 +1,1 @@
+"""The inference engine: a GGUF file in, text out, through tuned kernels."""

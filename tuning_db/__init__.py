@@ -1,0 +1,1 @@
+"""What was tuned where, and how it was found: one SQLite file."""
