@@ -1,0 +1,36 @@
+"""What a kernel is compiled for and tuned on: one frozen description with a stable fingerprint.
+
+Detection lives with the backends (`kernel_templates.cpu.machine`); this file only says what a device *is*.
+"""
+
+from dataclasses import asdict, dataclass
+import hashlib
+import json
+
+
+@dataclass(frozen=True)
+class Device:
+    """A chip as far as the speed of a kernel depends on it.
+
+    units: cores used (cpu) or streaming multiprocessors (cuda); memory_bytes: the memory the kernels read from;
+    capability: instruction-set tag (cpu, e.g. "avx512-vnni") or compute capability (cuda, e.g. "9.0");
+    versions: sorted (name, version) pairs of the driver and compilers that turn a template into machine code.
+    """
+
+    backend: str
+    chip: str
+    capability: str
+    units: int
+    memory_bytes: int
+    versions: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def chip_key(self) -> str:
+        """The hardware alone: two devices with one chip_key differ at most in memory and software."""
+        return f"{self.backend}/{self.chip}/{self.capability}/{self.units}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits over every field; a winner is exact only under the same fingerprint."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

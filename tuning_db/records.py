@@ -1,0 +1,87 @@
+"""The rows that travel between the tuner, the database and the engine. Times are nanoseconds, always."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What became of a candidate."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    FAILED_TO_COMPILE = "failed_to_compile"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Quantiles over `samples` timed executions of one kernel call, in nanoseconds."""
+
+    q10_ns: float
+    median_ns: float
+    q90_ns: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate of a run. `error` is the relative error ||out - ref|| / ||ref|| against the float64 reference,
+    `message` one line that says why, when the outcome is not ok."""
+
+    config: Mapping[str, Any]
+    outcome: Outcome
+    measurement: Measurement | None = None
+    compile_s: float | None = None
+    error: float | None = None
+    tolerance: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search over one problem on one device. `versions`: what could change the numbers, commit included."""
+
+    problem: str
+    template_version: int
+    sampler: str
+    seed: int
+    space_size: int
+    work_bytes: int
+    work_ops: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best verified configuration of a problem on a device, and the default's time in the same run."""
+
+    problem: str
+    template_version: int
+    config: Mapping[str, Any]
+    measurement: Measurement
+    default_ns: float | None
+    error: float
+    tolerance: float
+
+
+class Source(StrEnum):
+    """Where a configuration came from, best first."""
+
+    EXACT = "exact"
+    SAME_CHIP = "same chip, other driver or compiler"
+    SHIPPED = "shipped"
+    NEAREST_SHAPE = "nearest shape on this chip"
+    DEFAULT = "template default"
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The answer to "which configuration for this problem here?"; `detail` names the entry or the mismatch."""
+
+    source: Source
+    winner: Winner | None
+    detail: str
