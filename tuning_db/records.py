@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from kernel_templates.device import Device
+
 
 class Outcome(StrEnum):
     """What became of a candidate."""
@@ -55,6 +57,28 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+class RunStatus(StrEnum):
+    """How a run ended. A run whose process died without a word counts as interrupted."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the database knows it; timestamps are UTC in ISO 8601."""
+
+    id: int
+    device: Device
+    run: Run
+    status: RunStatus
+    trials: int
+    started_at: str
+    finished_at: str | None
+
+
 @dataclass(frozen=True)
 class Winner:
     """The best verified configuration of a problem on a device, and the default's time in the same run."""
@@ -66,6 +90,19 @@ class Winner:
     default_ns: float | None
     error: float
     tolerance: float
+
+
+@dataclass(frozen=True)
+class StoredWinner:
+    """A winner with where it was measured and by which trial; `replaced_at` is None while it is the current one."""
+
+    id: int
+    device: Device
+    winner: Winner
+    run_id: int | None
+    trial_id: int | None
+    created_at: str
+    replaced_at: str | None
 
 
 class Source(StrEnum):

@@ -1,0 +1,103 @@
+"""Several processes on one file, and processes that die in the middle of a write."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+
+from tuning_db import open_db
+
+SECONDS = 3.0
+context = multiprocessing.get_context("fork")
+
+
+def _write(path, samples, queue, until):
+    count = 0
+    with open_db(path) as db:
+        device = samples.device()
+        run = db.begin_run(device, samples.run())
+        while time.monotonic() < until:
+            trial = db.record_trial(run, samples.trial(count))
+            db.set_winner(device, samples.winner(tile=count), run, trial)
+            count += 1
+    queue.put(("wrote", count, 0.0))
+
+
+def _read(path, samples, queue, until):
+    count, slowest = 0, 0.0
+    while time.monotonic() < until:
+        with open_db(path, readonly=True) as db:
+            for _ in range(20):
+                start = time.monotonic()
+                found = db.lookup(samples.device(), samples.key, 1)
+                slowest = max(slowest, time.monotonic() - start)
+                assert found.source.name == "EXACT", found
+                count += 1
+    queue.put(("read", count, slowest))
+
+
+def _guarded(function, path, samples, queue, until):
+    try:
+        function(path, samples, queue, until)
+    except BaseException as error:
+        queue.put((f"{type(error).__name__}: {error}", 0, 0.0))
+
+
+def test_readers_and_writers_together(tmp_path, samples):
+    path = tmp_path / "tuning.db"
+    with open_db(path) as db:
+        db.set_winner(samples.device(), samples.winner(), None, None)
+    queue, until = context.SimpleQueue(), time.monotonic() + SECONDS
+    children = [
+        context.Process(target=_guarded, args=(function, path, samples, queue, until))
+        for function in (_write, _write, _read, _read, _read)
+    ]
+    for child in children:
+        child.start()
+    answers = sorted(queue.get() for _ in children)
+    for child in children:
+        child.join()
+    assert [what for what, *_ in answers] == ["read"] * 3 + ["wrote"] * 2, answers
+    written = sum(count for what, count, _ in answers if what == "wrote")
+    with open_db(path, readonly=True) as db:
+        assert db.info()["trials"] == written and db.info()["winners"] == 1
+        assert db.info()["replaced_winners"] == written
+    print(f"{answers}")
+
+
+def _write_until_killed(path, samples, pipe):
+    db = open_db(path)
+    run = db.begin_run(samples.device(), samples.run())
+    count = 0
+    while True:
+        trial = db.record_trial(run, samples.trial(count))
+        count += 1
+        os.write(pipe, b".")
+        db.set_winner(samples.device(), samples.winner(tile=count), run, trial)
+
+
+def test_a_killed_writer_loses_nothing_that_was_committed(tmp_path, samples):
+    path = tmp_path / "tuning.db"
+    confirmed = 0
+    for attempt in range(8):
+        reader, writer = os.pipe()
+        child = context.Process(target=_write_until_killed, args=(path, samples, writer))
+        child.start()
+        os.close(writer)
+        os.read(reader, 1)
+        time.sleep(0.02 + 0.017 * attempt)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        confirmed += 1
+        while chunk := os.read(reader, 65536):
+            confirmed += len(chunk)
+        os.close(reader)
+        with open_db(path, readonly=True) as db:
+            # The trial in flight of each killed process may or may not have made it.
+            assert confirmed <= db.info()["trials"] <= confirmed + attempt + 1
+            assert db.info()["winners"] <= 1
+            assert {run.status.value for run in db.runs()} == {"interrupted"}
+    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with open_db(path) as db:
+        assert len(db.past_trials(samples.device(), samples.key, 1)) >= confirmed

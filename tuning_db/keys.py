@@ -1,0 +1,57 @@
+"""Reading a problem key: `op:name=value,...`, where a value is an integer or a bare word.
+
+`matvec:rows=576,cols=576,format=Q4_1` has the sizes rows and cols and the word format=Q4_1. Two problems are
+comparable when only their sizes differ. The rooms that write keys know what they mean; this file does not.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True)
+class ProblemKey:
+    op: str
+    sizes: tuple[tuple[str, int], ...]
+    words: tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=4096)
+def parse(key: str) -> ProblemKey:
+    """Never fails: a field without an integer value is a word, which has to match exactly."""
+    op, _, fields = key.partition(":")
+    sizes: list[tuple[str, int]] = []
+    words: list[tuple[str, str]] = []
+    for field in fields.split(",") if fields else ():
+        name, _, value = field.partition("=")
+        # isdecimal alone would take digits of other scripts; a 20-digit "size" is a name, not a shape.
+        if value.isascii() and value.isdecimal() and len(value) < 20:
+            sizes.append((name, int(value)))
+        else:
+            words.append((name, value))
+    return ProblemKey(op, tuple(sizes), tuple(words))
+
+
+def distance(one: ProblemKey, other: ProblemKey) -> float | None:
+    """Euclidean distance between the sizes in doublings (log2); None when more than sizes differ.
+
+    1 is added to every size first, so that a size of 0 (an absent residual, an empty cache) stays comparable.
+    """
+    if one.op != other.op or one.words != other.words:
+        return None
+    if [name for name, _ in one.sizes] != [name for name, _ in other.sizes]:
+        return None
+    return math.sqrt(
+        sum(math.log2((a + 1) / (b + 1)) ** 2 for (_, a), (_, b) in zip(one.sizes, other.sizes, strict=True))
+    )
+
+
+def differences(wanted: ProblemKey, found: ProblemKey) -> str:
+    """The fields that differ, found → wanted: "rows 576 → 1536, format Q8_0 → Q4_1"; "" when none does."""
+    parts = [] if wanted.op == found.op else [f"op {found.op} → {wanted.op}"]
+    have: dict[str, int | str] = {**dict(found.sizes), **dict(found.words)}
+    want: dict[str, int | str] = {**dict(wanted.sizes), **dict(wanted.words)}
+    for name in [*want, *(name for name in have if name not in want)]:
+        if have.get(name) != want.get(name):
+            parts.append(f"{name} {have.get(name, 'absent')} → {want.get(name, 'absent')}")
+    return ", ".join(parts)

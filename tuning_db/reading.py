@@ -1,0 +1,199 @@
+"""Everything that asks the database. One connection, for one thread of one process."""
+
+import socket
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+from sqlite_utils import Database
+
+from kernel_templates.device import Device
+from tuning_db import lookup, migrations, rows
+from tuning_db.errors import damaged, translated
+from tuning_db.records import Lookup, RunStatus, StoredRun, StoredWinner, Trial
+
+T = TypeVar("T")
+
+_WINNERS = """
+    SELECT w.*, p.key AS problem, d.fingerprint, d.backend, d.chip, d.capability, d.units, d.memory_bytes, d.versions
+    FROM winners w JOIN devices d ON d.id = w.device_id JOIN problems p ON p.id = w.problem_id
+"""
+
+
+class Reader:
+    """The reading half of `TuningDB`. Every method raises DatabaseError when the file fails underneath it."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        # Plugins of sqlite-utils are for its command line; none belongs into a lookup.
+        self._db = Database(connection, execute_plugins=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with translated(self.path):
+            self._connection.close()
+
+    def devices(self) -> list[Device]:
+        """Every device ever seen, in the order they came."""
+        return self._read("SELECT * FROM devices ORDER BY id", (), rows.device_from)
+
+    def ceilings(self, device: Device) -> dict[str, float] | None:
+        """The measured limits of this very device by name, and `measured_at` in Unix seconds; None when unknown."""
+        found = self._read(
+            "SELECT c.name, c.value, c.measured_at FROM device_ceilings c JOIN devices d ON d.id = c.device_id "
+            "WHERE d.fingerprint = ? ORDER BY c.name",
+            (device.fingerprint,),
+            lambda row: (row["name"], float(row["value"]), datetime.fromisoformat(row["measured_at"]).timestamp()),
+        )
+        if not found:
+            return None
+        return {**{name: value for name, value, _ in found}, "measured_at": max(when for *_, when in found)}
+
+    def runs(self, device: Device | None = None) -> list[StoredRun]:
+        """All runs, newest last, or those of one device. One whose process on this host is gone is interrupted."""
+        return self._read(
+            "SELECT r.*, p.key AS problem, d.backend, d.chip, d.capability, d.units, "
+            "d.memory_bytes, d.versions, (SELECT count(*) FROM run_trials t WHERE t.run_id = r.id) AS trials "
+            "FROM runs r JOIN devices d ON d.id = r.device_id JOIN problems p ON p.id = r.problem_id "
+            "WHERE ? IS NULL OR d.fingerprint = ? ORDER BY r.id",
+            (device and device.fingerprint,) * 2,
+            lambda row: rows.stored_run_from({**row, "status": _status_now(row)}),
+        )
+
+    def trials(self, run_id: int) -> list[Trial]:
+        """The trials of one run, in the order they were made."""
+        return self._read("SELECT * FROM run_trials WHERE run_id = ? ORDER BY id", (run_id,), rows.trial_from)
+
+    def past_trials(self, device: Device, problem: str, template_version: int) -> list[Trial]:
+        """All trials ever made for this problem on this very device, newest last: what a new run need not repeat."""
+        return self._read(
+            "SELECT t.* FROM run_trials t JOIN runs r ON r.id = t.run_id JOIN devices d ON d.id = r.device_id "
+            "JOIN problems p ON p.id = r.problem_id "
+            "WHERE d.fingerprint = ? AND p.key = ? AND r.template_version = ? ORDER BY t.id",
+            (device.fingerprint, problem, template_version),
+            rows.trial_from,
+        )
+
+    def winners(self, device: Device | None = None, op: str | None = None, history: bool = False) -> list[StoredWinner]:
+        """Current winners (with `history`, replaced ones as well), ordered by problem, then by age."""
+        fingerprint = device and device.fingerprint
+        return self._read(
+            _WINNERS + "WHERE (? IS NULL OR d.fingerprint = ?) AND (? IS NULL OR p.op = ?) "
+            "AND (? OR w.replaced_at IS NULL) ORDER BY p.key, w.id",
+            (fingerprint, fingerprint, op, op, history),
+            rows.stored_winner_from,
+        )
+
+    def best(self, problem: str) -> list[StoredWinner]:
+        """The current winners of one problem on every device that has one, fastest first."""
+        return self._read(
+            _WINNERS + "WHERE p.key = ? AND w.replaced_at IS NULL ORDER BY w.median_ns, w.id",
+            (problem,),
+            rows.stored_winner_from,
+        )
+
+    def lookup(self, device: Device, problem: str, template_version: int) -> Lookup:
+        """Which configuration to launch for one problem, and why that one; see `tuning_db.lookup` for the order."""
+        return self.lookup_all(device, [(problem, template_version)])[problem]
+
+    def lookup_all(self, device: Device, wanted: Iterable[tuple[str, int]]) -> dict[str, Lookup]:
+        """`lookup` for many (problem, template version) pairs at the cost of about one, keyed by problem."""
+        wanted = list(wanted)
+        marks = ",".join("?" * len(wanted))
+        same = self._read(
+            _WINNERS + f"WHERE d.chip_key = ? AND w.replaced_at IS NULL AND p.key IN ({marks})",
+            (device.chip_key, *(problem for problem, _ in wanted)),
+            dict,
+        )
+        answers: dict[str, Lookup] = {}
+        # Only a problem without a winner of its own makes us look at the others of its operation, once for each.
+        relatives: dict[str, list[dict[str, Any]]] = {}
+        for problem, version in wanted:
+            own = [row for row in same if row["problem"] == problem]
+            with self._sensible():
+                pick = lookup.same_problem(device, version, own)
+                if pick:
+                    answers[problem] = Lookup(pick.source, rows.winner_from(pick.row), pick.detail)
+                    continue
+            op = problem.partition(":")[0]
+            if op not in relatives:
+                relatives[op] = self._relatives(device, op)
+            answers[problem] = self._borrow(device, problem, version, relatives[op])
+        return answers
+
+    def info(self) -> dict[str, Any]:
+        """Where the database is, its size in bytes (log included), its schema version and how much it holds."""
+        files = (self.path, Path(f"{self.path}-wal"))
+        counts = self._read(
+            "SELECT (SELECT count(*) FROM devices) AS devices, (SELECT count(*) FROM problems) AS problems, "
+            "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials) AS trials, "
+            "(SELECT count(*) FROM winners WHERE replaced_at IS NULL) AS winners, "
+            "(SELECT count(*) FROM winners WHERE replaced_at IS NOT NULL) AS replaced_winners",
+            (),
+            dict,
+        )[0]
+        with translated(self.path):
+            version = migrations.schema_version(self._connection)
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        return {
+            "path": str(self.path),
+            "exists": self.path.is_file(),
+            "size_bytes": size,
+            "schema_version": version,
+            **counts,
+        }
+
+    def _relatives(self, device: Device, op: str) -> list[dict[str, Any]]:
+        """What ranking needs of the chip's current winners of one operation, without the weight of a whole row."""
+        return self._read(
+            "SELECT w.id, w.template_version, w.run_id, w.created_at, p.key AS problem, d.fingerprint "
+            "FROM winners w JOIN devices d ON d.id = w.device_id JOIN problems p ON p.id = w.problem_id "
+            "WHERE d.chip_key = ? AND p.op = ? AND w.replaced_at IS NULL",
+            (device.chip_key, op),
+            dict,
+        )
+
+    def _borrow(self, device: Device, problem: str, version: int, here: Sequence[rows.Row]) -> Lookup:
+        with self._sensible():
+            pick = lookup.nearest_shape(device, problem, version, here)
+        if pick:
+            # By id, whatever its state: a winner replaced since the ranking was measured all the same.
+            found = self._read(_WINNERS + "WHERE w.id = ?", (pick.row["id"],), rows.winner_from)
+            with self._sensible():
+                return Lookup(pick.source, found[0], pick.detail)
+        elsewhere = self._read(
+            _WINNERS + "WHERE p.key = ? AND d.chip_key != ? AND w.replaced_at IS NULL ORDER BY w.id DESC LIMIT 1",
+            (problem, device.chip_key),
+            dict,
+        )
+        with self._sensible():
+            return lookup.explain_default(device, problem, version, here, elsewhere)
+
+    @contextmanager
+    def _sensible(self) -> Iterator[None]:
+        """A row that cannot be decoded is damage to the file, not a bug of the caller."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError) as error:
+            raise damaged(self.path, f"a row makes no sense: {error}") from error
+
+    def _read(self, sql: str, parameters: Sequence[Any], build: Callable[[dict[str, Any]], T]) -> list[T]:
+        with translated(self.path):
+            found = list(self._db.query(sql, parameters))
+        with self._sensible():
+            return [build(row) for row in found]
+
+
+def _status_now(row: rows.Row) -> str:
+    alive = row["host"] != socket.gethostname() or psutil.pid_exists(int(row["pid"]))
+    return row["status"] if row["status"] != RunStatus.RUNNING or alive else RunStatus.INTERRUPTED

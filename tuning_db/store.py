@@ -1,0 +1,177 @@
+"""Opening the database and everything that writes to it, each write a short transaction of its own.
+
+A trial is on disk when `record_trial` returns: a process killed at any instant loses at most the one in flight.
+"""
+
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kernel_templates.device import Device
+from tuning_db import connection, rows
+from tuning_db.errors import DatabaseError, read_only, translated
+from tuning_db.location import default_path
+from tuning_db.reading import Reader
+from tuning_db.records import Run, RunStatus, Trial, Winner
+
+
+def open_db(path: str | Path | None = None, readonly: bool = False) -> "TuningDB":
+    """Open the tuning database at `path`, or at its usual place (`default_path`).
+
+    For writing, the file and its directories are made where missing and the schema is brought up to date. For
+    reading, nothing on disk changes; where the usual place holds no file yet, the answer is an empty database.
+    A damaged, foreign or newer file is left exactly as it is.
+
+    Raises DatabaseError, one line, when the file cannot be used.
+    """
+    file = default_path() if path is None else Path(path).expanduser()
+    if not readonly:
+        return TuningDB(file, connection.open_for_writing(file), writable=True)
+    # A named file that is missing is a typing error; the usual place is simply empty before the first run.
+    if file == default_path() and _is_missing(file):
+        return TuningDB(file, connection.open_empty(), writable=False)
+    return TuningDB(file, connection.open_for_reading(file), writable=False)
+
+
+class TuningDB(Reader):
+    """One open database. Use it in the thread and the process that opened it; others open their own.
+
+    Every method raises DatabaseError when the file cannot take the write; earlier writes are kept.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, writable: bool) -> None:
+        super().__init__(path, connection)
+        self.writable = writable
+        self._process = os.getpid()
+        self._identity = self._identity_now() if writable else None
+
+    def remember_device(self, device: Device) -> int:
+        """The id of a device, which is added when new."""
+        with self._transaction():
+            return self._device_id(device)
+
+    def set_ceilings(self, device: Device, ceilings: Mapping[str, float]) -> None:
+        """Replace the measured limits of a device: names with their unit, such as `read_gb_s`, to values.
+
+        `measured_at` (Unix seconds) among them says when; it is now when absent.
+        """
+        values = {name: float(value) for name, value in ceilings.items()}
+        seconds = values.pop("measured_at", None)
+        when = rows.utc_now() if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+        with self._transaction():
+            device_id = self._device_id(device)
+            self._db.execute("DELETE FROM device_ceilings WHERE device_id = ?", (device_id,))
+            for name, value in values.items():
+                row = {"device_id": device_id, "name": name, "value": value, "measured_at": when}
+                self._insert("device_ceilings", row)
+
+    def begin_run(self, device: Device, run: Run) -> int:
+        """Open a run of this process and return its id; its status is `running` until `finish_run`."""
+        with self._transaction():
+            return self._insert(
+                "runs",
+                {
+                    "device_id": self._device_id(device),
+                    "problem_id": self._problem_id(run.problem),
+                    **rows.run_row(run),
+                    "status": RunStatus.RUNNING.value,
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "started_at": rows.utc_now(),
+                },
+            )
+
+    def record_trial(self, run_id: int, trial: Trial) -> int:
+        """Store one trial and return its id. Raises ValueError for a configuration that JSON cannot say."""
+        row = {"run_id": run_id, **rows.trial_row(trial), "created_at": rows.utc_now()}
+        with self._transaction():
+            return self._insert("run_trials", row)
+
+    def finish_run(self, run_id: int, status: str) -> None:
+        """Close a run as `finished`, `interrupted` or `budget`. Raises ValueError for any other status."""
+        ended = RunStatus(status)
+        if ended is RunStatus.RUNNING:
+            raise ValueError("a run cannot end as running")
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET status = ?, finished_at = ? WHERE id = ?", (ended.value, rows.utc_now(), run_id)
+            )
+
+    def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:
+        """Make this the current winner of its problem and template version on this device; return its id.
+
+        The one it replaces stays in the history. Raises ValueError for a winner outside its tolerance.
+        """
+        if not winner.error <= winner.tolerance:
+            raise ValueError(f"a winner has to be correct: error {winner.error} is above {winner.tolerance}")
+        row, now = rows.winner_row(winner), rows.utc_now()
+        with self._transaction():
+            device_id, problem_id = self._device_id(device), self._problem_id(winner.problem)
+            self._db.execute(
+                "UPDATE winners SET replaced_at = ? WHERE device_id = ? AND problem_id = ? AND template_version = ? "
+                "AND replaced_at IS NULL",
+                (now, device_id, problem_id, row["template_version"]),
+            )
+            links = {"device_id": device_id, "problem_id": problem_id, "run_id": run_id, "trial_id": trial_id}
+            return self._insert("winners", {**links, **row, "created_at": now})
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        if not self.writable:
+            raise read_only(self.path)
+        if os.getpid() != self._process:
+            raise RuntimeError("a tuning database must not be used across a fork; open it again in the child")
+        if self._identity_now() != self._identity:
+            # SQLite would go on writing into a file that has no name any more, and all of it would be lost.
+            raise DatabaseError(f"tuning database {self.path} was moved or deleted while in use; start the run again")
+        with translated(self.path):
+            # IMMEDIATE waits for other writers here, where nothing has been read yet that could turn stale.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # A full disk makes SQLite roll back by itself.
+                if self._connection.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _device_id(self, device: Device) -> int:
+        return self._id_of("devices", "fingerprint", {**rows.device_row(device), "first_seen_at": rows.utc_now()})
+
+    def _problem_id(self, key: str) -> int:
+        return self._id_of("problems", "key", {"key": key, "op": key.partition(":")[0]})
+
+    def _id_of(self, table: str, unique: str, row: Mapping[str, Any]) -> int:
+        found = self._db.execute(f"SELECT id FROM {table} WHERE {unique} = ?", (row[unique],)).fetchone()
+        return int(found[0]) if found else self._insert(table, row)
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        # Not Table.insert: sqlite-utils 3 ends the surrounding transaction with it.
+        marks = ", ".join(f":{name}" for name in row)
+        cursor = self._db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", dict(row))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+def _is_missing(file: Path) -> bool:
+    # Unreadable is not missing: only a plain "not there" may be answered with an empty database.
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
