@@ -1,0 +1,37 @@
+"""The KV cache: where keys and values lie, and how whole stretches of them are written and read.
+
+Keys are interleaved by tiles of 64 positions, [kv_heads, capacity/64, head_dim, 64], so that one vector holds the same
+dimension of consecutive positions and scores need no sum across lanes. Values stay [kv_heads, capacity, head_dim].
+Both float16: the largest key Qwen3's norms allow is 96.5 * sqrt(128) = 1092, far inside its range.
+"""
+
+import numpy as np
+import torch
+
+from kernel_templates.cpu import memory
+
+TILE = 64
+
+
+def allocate(kv_heads: int, head_dim: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Zeroed keys and values for at least `positions` positions."""
+    tiles = -(-positions // TILE)
+    keys = memory.zeros((kv_heads, tiles, head_dim, TILE), np.float16)
+    return keys, memory.zeros((kv_heads, tiles * TILE, head_dim), np.float16)
+
+
+def write(keys: np.ndarray, values: np.ndarray, k: torch.Tensor, v: torch.Tensor, first: int) -> None:
+    """Put k, v [positions, kv_heads, head_dim] at positions first, first + 1, ..."""
+    count = k.shape[0]
+    values[:, first : first + count] = v.transpose(0, 1).to(torch.float16).numpy()
+    at = torch.arange(first, first + count)
+    target = torch.from_numpy(keys)
+    target[:, at // TILE, :, at % TILE] = k.to(torch.float16)
+
+
+def read(keys: np.ndarray, values: np.ndarray, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `count` positions as float32 [kv_heads, count, head_dim], copied."""
+    kv_heads, tiles, head_dim, _ = keys.shape
+    used = -(-count // TILE)
+    k = torch.from_numpy(keys[:, :used]).permute(0, 1, 3, 2).reshape(kv_heads, used * TILE, head_dim)[:, :count]
+    return k.float(), torch.from_numpy(values[:, :count]).float()

@@ -1,0 +1,119 @@
+"""Decoding attention on the CPU: threads take (key head, chunk of positions) pairs, then join the chunks of each head.
+
+Each pair keeps its own softmax (largest score m, sum l of e^(s-m), weighted values); chunks join by rescaling with
+e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding).
+"""
+
+import numpy as np
+
+from kernel_templates.attention.cache import TILE
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cpu import memory, simd
+from kernel_templates.cpu.activations import exponential
+from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.graph import Step, step
+from kernel_templates.cpu.share import first_of
+from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
+from kernel_templates.cpu.sync import barrier
+
+LOWEST = np.float32(-3.0e38)
+
+
+def scratch_bytes(problem: Attention, config) -> int:
+    """Scores of one chunk for the heads that run together."""
+    return 4 * config["chunk"] * config["heads_together"]
+
+
+def compile(problem: Attention, config, features) -> Kernel:
+    dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
+    chunk, lanes, together = config["chunk"], config["score_lanes"], config["heads_together"]
+    scale = np.float32(1.0 / dim**0.5)
+    load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
+    load_values, splat_out, load_out = simd.load("f16", dim), simd.splat("f32", dim), simd.load("f32", dim)
+    exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
+    room = scratch_bytes(problem, config)
+    record = 4 * (dim + 16)  # bytes of a partial result: values, then m and l on a line of their own
+
+    def attention(arguments, sync, thread, threads):
+        q, keys, values = load_i64(arguments), load_i64(arguments + 8), load_i64(arguments + 16)
+        count = load_i64(load_i64(arguments + 24)) + 1
+        partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
+        scores = load_i64(arguments + 48) + thread * room
+        tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
+        chunks = (count + chunk - 1) // chunk
+        items = kv_heads * chunks
+        for item in range(first_of(items, thread, threads), first_of(items, thread + 1, threads)):
+            kv, piece = item // chunks, item % chunks
+            first = piece * chunk
+            length = min(chunk, count - first)
+            for start in range(0, group, together):
+                for h in range(together):
+                    head = kv * group + start + h
+                    largest = splat(LOWEST)
+                    for i in range(0, length, lanes):
+                        at = keys + 2 * ((kv * tiles + (first + i) // TILE) * dim * TILE + (first + i) % TILE)
+                        s, t = splat(np.float32(0.0)), splat(np.float32(0.0))
+                        for d in range(0, dim, 2):
+                            x0 = splat(load_f32(q + 4 * (head * dim + d)))
+                            x1 = splat(load_f32(q + 4 * (head * dim + d + 1)))
+                            s = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * d)), x0, s)
+                            t = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * (d + 1))), x1, t)
+                        s = simd.keep_first((s + t) * splat(scale), length - i, LOWEST)
+                        simd.store(scores + 4 * (h * chunk + i), s)
+                        largest = simd.maximum(largest, s)
+                    m = simd.max_f32(largest)
+                    total = splat(np.float32(0.0))
+                    for i in range(0, length, lanes):
+                        e = exp(load_scores(scores + 4 * (h * chunk + i)) - splat(m))
+                        e = simd.keep_first(e, length - i, np.float32(0.0))
+                        simd.store(scores + 4 * (h * chunk + i), e)
+                        total = total + e
+                    at = partial + (head * most_chunks + piece) * record
+                    store_f32(at + 4 * dim, m)
+                    store_f32(at + 4 * dim + 4, simd.sum_f32(total))
+                a = splat_out(np.float32(0.0))
+                b, c, d4 = a, a, a
+                for i in range(length):
+                    v = simd.to_f32(load_values(values + 2 * (kv * tiles * TILE + first + i) * dim))
+                    a = simd.fma(splat_out(load_f32(scores + 4 * i)), v, a)
+                    if together > 1:
+                        b = simd.fma(splat_out(load_f32(scores + 4 * (chunk + i))), v, b)
+                    if together > 2:
+                        c = simd.fma(splat_out(load_f32(scores + 4 * (2 * chunk + i))), v, c)
+                        d4 = simd.fma(splat_out(load_f32(scores + 4 * (3 * chunk + i))), v, d4)
+                at = partial + ((kv * group + start) * most_chunks + piece) * record
+                simd.store(at, a)
+                if together > 1:
+                    simd.store(at + most_chunks * record, b)
+                if together > 2:
+                    simd.store(at + 2 * most_chunks * record, c)
+                    simd.store(at + 3 * most_chunks * record, d4)
+        barrier(sync, threads)
+        for head in range(first_of(heads, thread, threads), first_of(heads, thread + 1, threads)):
+            at = partial + head * most_chunks * record
+            m = LOWEST
+            for piece in range(chunks):
+                m = max(m, load_f32(at + piece * record + 4 * dim))
+            total, acc = np.float32(0.0), splat_out(np.float32(0.0))
+            for piece in range(chunks):
+                here = at + piece * record
+                factor = simd.max_f32(exp16(splat16(load_f32(here + 4 * dim) - m)))
+                total += factor * load_f32(here + 4 * dim + 4)
+                acc = simd.fma(load_out(here), splat_out(factor), acc)
+            simd.store(out + 4 * head * dim, acc * splat_out(np.float32(1.0) / total))
+
+    return compile_kernel(attention, f"{problem.key} {config.key}")
+
+
+def pack(problem: Attention, config, weights) -> tuple:
+    return ()
+
+
+def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
+    keys = buffers["keys"]
+    tiles = keys.shape[1]
+    most_chunks = -(-tiles * TILE // config["chunk"])
+    partial = memory.empty((problem.heads * most_chunks * (problem.head_dim + 16),), np.float32)
+    named = [buffers[n] for n in ("q", "keys", "values", "position")]
+    arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)
+    return step(kernel, arguments, "attention")

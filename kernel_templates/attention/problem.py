@@ -1,0 +1,24 @@
+"""The shapes of decoding attention."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kernel_templates.problem import Problem
+
+CONTEXT_BUCKETS = (128, 512, 2048, 8192, 32768)
+
+
+@dataclass(frozen=True)
+class Attention(Problem):
+    """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
+
+    `context` is what a configuration is measured at; a kernel runs at any position.
+    """
+
+    op: ClassVar[str] = "attention"
+    template_version: ClassVar[int] = 1
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int

@@ -1,0 +1,139 @@
+"""Activations as kernels read them: quantized by blocks of 32, with the sums that the weights' zero points need.
+
+    int8   x ~ s*q,  q = round(x/s) in [-127, 127],         s = max|x| / 127
+    int16  x ~ s*q,  q = 128*high + low in [-16256, 16256], s = max|x| / 16256, kept as two int8 planes
+    f32    x itself (for float weights)
+
+int16 costs a second integer dot product per weight word, and no memory traffic worth naming: its error is 128 times
+smaller. One buffer holds it all, `ActivationLayout` says where; a kernel gives each thread a buffer of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from kernel_templates.cpu import simd
+
+BLOCK = 32
+KINDS = ("int8", "int16", "f32")
+LIMIT = {"int8": 127.0, "int16": 127.0 * 128.0}
+
+
+@dataclass(frozen=True)
+class ActivationLayout:
+    """Byte offsets inside one buffer of `cols` activations of a kind: quants (one or two int8 planes), scales (f32 a
+    block), sums (int32 a block), half_sums (int32 per 16 elements)."""
+
+    cols: int
+    kind: str
+
+    @property
+    def scales(self) -> int:
+        return self.cols * (2 if self.kind == "int16" else 1)
+
+    @property
+    def sums(self) -> int:
+        return self.scales + 4 * (self.cols // BLOCK)
+
+    @property
+    def half_sums(self) -> int:
+        return self.sums + 4 * (self.cols // BLOCK)
+
+    @property
+    def bytes(self) -> int:
+        """Size of a buffer, rounded up to cache lines."""
+        used = 4 * self.cols if self.kind == "f32" else self.half_sums + 8 * (self.cols // BLOCK)
+        return -(-used // 64) * 64
+
+
+def quantizer(layout: ActivationLayout) -> Callable:
+    """njit (x: address of float32 [cols], out: address of a buffer) -> None."""
+    cols, scales, sums, half_sums = layout.cols, layout.scales, layout.sums, layout.half_sums
+    load, splat, zero_splat = simd.load("f32", 16), simd.splat("f32", 16), simd.splat("i32", 16)
+
+    if layout.kind == "f32":
+
+        @njit(forceinline=True)
+        def copy(x, out):
+            for i in range(cols // 16):
+                simd.store(out + 64 * i, load(x + 64 * i))
+
+        return copy
+
+    two_planes, limit = layout.kind == "int16", np.float32(LIMIT[layout.kind])
+    inverse = np.float32(1.0) / limit
+
+    @njit(forceinline=True)
+    def quantize(x, out):
+        for b in range(cols // 32):
+            first, second = load(x + 128 * b), load(x + 128 * b + 64)
+            largest = simd.max_f32(simd.maximum(simd.absolute(first), simd.absolute(second)))
+            simd.store_f32(out + scales + 4 * b, largest * inverse)
+            factor = splat(limit / largest if largest > np.float32(1e-30) else np.float32(0.0))
+            q0, q1 = simd.round_to_i32(first * factor), simd.round_to_i32(second * factor)
+            s0, s1 = simd.sum_i32(q0), simd.sum_i32(q1)
+            simd.store_i32(out + half_sums + 8 * b, s0)
+            simd.store_i32(out + half_sums + 8 * b + 4, s1)
+            simd.store_i32(out + sums + 4 * b, np.int32(s0 + s1))
+            if two_planes:
+                bias, seven = zero_splat(np.int32(64)), zero_splat(np.int32(7))
+                h0, h1 = simd.shift_arithmetic(q0 + bias, seven), simd.shift_arithmetic(q1 + bias, seven)
+                simd.store(out + cols + 32 * b, simd.narrow(q0 - (h0 << seven)))
+                simd.store(out + cols + 32 * b + 16, simd.narrow(q1 - (h1 << seven)))
+                q0, q1 = h0, h1
+            simd.store(out + 32 * b, simd.narrow(q0))
+            simd.store(out + 32 * b + 16, simd.narrow(q1))
+
+    return quantize
+
+
+def normalizer(cols: int) -> Callable:
+    """njit (x, weight, out: addresses of float32 [cols], eps: float32) -> None: out = x / rms(x) * weight.
+
+    RMSNorm in float32: the sum of squares runs in 16 lanes, each the length of cols/16 additions.
+    """
+    load, splat = simd.load("f32", 16), simd.splat("f32", 16)
+
+    @njit(forceinline=True)
+    def normalize(x, weight, out, eps):
+        squares = splat(np.float32(0.0))
+        for i in range(cols // 16):
+            v = load(x + 64 * i)
+            squares = simd.fma(v, v, squares)
+        mean = simd.sum_f32(squares) / np.float32(cols)
+        scale = splat(np.float32(1.0) / np.sqrt(mean + eps))
+        for i in range(cols // 16):
+            simd.store(out + 64 * i, load(x + 64 * i) * scale * load(weight + 64 * i))
+
+    return normalize
+
+
+def exponential(lanes: int) -> Callable:
+    """njit (Vec(f32, lanes)) -> Vec: e**x for x in [-87, 88] (clamped), relative error below 2e-7.
+
+    x = n ln2 + r with |r| <= ln2/2, e**r by its Taylor polynomial to r**7, 2**n through the exponent bits.
+    """
+    splat, integer = simd.splat("f32", lanes), simd.splat("i32", lanes)
+    ln2_high, ln2_low = np.float32(0.693359375), np.float32(-2.12194440e-4)
+    taylor = tuple(np.float32(1.0 / n) for n in (5040, 720, 120, 24, 6, 2, 1, 1))
+    c7, c6, c5, c4, c3, c2, c1, c0 = taylor
+
+    @njit(forceinline=True)
+    def exp(x):
+        x = simd.maximum(simd.minimum(x, splat(np.float32(88.0))), splat(np.float32(-87.0)))
+        n = simd.round_to_i32(x * splat(np.float32(1.4426950408889634)))
+        whole = simd.to_f32(n)
+        r = simd.fma(whole, splat(-ln2_high), x)
+        r = simd.fma(whole, splat(-ln2_low), r)
+        y = simd.fma(splat(c7), r, splat(c6))
+        y = simd.fma(y, r, splat(c5))
+        y = simd.fma(y, r, splat(c4))
+        y = simd.fma(y, r, splat(c3))
+        y = simd.fma(y, r, splat(c2))
+        y = simd.fma(y, r, splat(c1))
+        y = simd.fma(y, r, splat(c0))
+        return y * simd.as_f32_bits((n + integer(np.int32(127))) << integer(np.int32(23)))
+
+    return exp

@@ -1,0 +1,97 @@
+"""Integer dot products of unsigned weight bytes with signed activation bytes, four at a time.
+
+acc[lane] += sum_{i<4} u8(word[lane] >> 8i) * s8(x >> 8i), the operation NVIDIA calls dp4a and x86 vpdpbusd. Three ways
+to compute it, a searched parameter because which is fastest (or exists) depends on the machine:
+
+  generic  shifts and 32-bit multiplies LLVM may pick instructions for; any processor
+  madd     two 16-bit multiply-adds (pmaddwd); every x86
+  vnni     one instruction; AVX512-VNNI or AVX-VNNI
+"""
+
+from collections.abc import Callable
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic
+
+from kernel_templates.cpu.simd import Vec, _broadcast
+
+I32 = ir.IntType(32)
+PATHS = ("generic", "madd", "vnni")
+
+
+def available(features: frozenset[str]) -> tuple[str, ...]:
+    """The paths a machine with these LLVM feature names can run."""
+    paths = ["generic"]
+    if "sse2" in features:
+        paths.append("madd")
+    if {"avx512vnni", "avxvnni"} & features:
+        paths.append("vnni")
+    return tuple(paths)
+
+
+def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
+    """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x: int32) -> Vec(i32, lanes)."""
+    emit = {"generic": _generic, "madd": _madd, "vnni": _vnni}[path]
+    vec = Vec("i32", lanes)
+
+    @intrinsic
+    def dot(typingctx, acc, words, x):
+        def codegen(context, builder, sig, args):
+            return emit(builder, *args, vec.llvm, features)
+
+        return vec(vec, vec, types.int32), codegen
+
+    return dot
+
+
+def _constant(llvm_vec, value):
+    return ir.Constant(llvm_vec, [value] * llvm_vec.count)
+
+
+def _generic(builder, acc, words, x, vec, features):
+    for i in range(4):
+        byte = builder.lshr(words, _constant(vec, 8 * i)) if i else words
+        byte = builder.and_(byte, _constant(vec, 0xFF))
+        element = builder.ashr(builder.shl(x, I32(24 - 8 * i)), I32(24))
+        acc = builder.add(acc, builder.mul(byte, _broadcast(builder, element, vec)))
+    return acc
+
+
+def _madd(builder, acc, words, x, vec, features):
+    width = 512 if "avx512bw" in features else 256 if "avx2" in features else 128
+    name = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd", 128: "llvm.x86.sse2.pmadd.wd"}[width]
+    for shift in (0, 8):  # even bytes, then odd ones, each as a pair of 16-bit numbers in a 32-bit lane
+        pair = builder.lshr(words, _constant(vec, shift)) if shift else words
+        pair = builder.and_(pair, _constant(vec, 0x00FF00FF))
+        low = builder.ashr(builder.shl(x, I32(24 - shift)), I32(24))
+        high = builder.ashr(builder.shl(x, I32(8 - shift)), I32(24))
+        element = builder.or_(builder.and_(low, I32(0xFFFF)), builder.shl(high, I32(16)))
+        other = _broadcast(builder, element, vec)
+        acc = builder.add(acc, _by_register(builder, name, width, 16, (pair, other), vec))
+    return acc
+
+
+def _vnni(builder, acc, words, x, vec, features):
+    width = 512 if "avx512vnni" in features and vec.count % 16 == 0 else 256
+    return _by_register(builder, f"llvm.x86.avx512.vpdpbusd.{width}", width, 32, (acc, words, _broadcast(builder, x, vec)), vec)
+
+
+def _by_register(builder, name, width, bits, operands, vec):
+    """Apply an instruction that knows one register width to a vector of any multiple of it."""
+    lanes = min(width // 32, vec.count)
+    inner = ir.VectorType(ir.IntType(bits), width // bits)
+    part_type = ir.VectorType(I32, width // 32)
+    fn_type = ir.FunctionType(part_type, [inner] * len(operands))
+    fn = cgutils.get_or_insert_function(builder.module, fn_type, name)
+    undefined = ir.Constant(vec, ir.Undefined)
+    parts = []
+    for first in range(0, vec.count, lanes):
+        index = ir.Constant(ir.VectorType(I32, width // 32), list(range(first, first + width // 32)))
+        cut = [builder.bitcast(builder.shuffle_vector(o, undefined, index), inner) for o in operands]
+        parts.append(builder.call(fn, cut))
+    while len(parts) > 1:  # join neighbours: two halves, then two of those, ...
+        count = parts[0].type.count * 2
+        index = ir.Constant(ir.VectorType(I32, count), list(range(count)))
+        parts = [builder.shuffle_vector(a, b, index) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]

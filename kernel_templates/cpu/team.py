@@ -1,0 +1,169 @@
+"""A team of threads that runs compiled steps together: started once, woken per graph, joined by spinning barriers.
+
+Thread 0 is whoever calls `Team.run`. The others spin for new work for LINGER after the last, which covers the gap
+between two tokens, then sleep on a semaphore, so that an idle engine uses no processor.
+"""
+
+import ctypes
+import threading
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core.extending import intrinsic
+
+from kernel_templates.cpu.simd import load_i64, store_i64
+from kernel_templates.cpu.sync import (
+    LINE,
+    atomic_add,
+    atomic_exchange,
+    atomic_load,
+    atomic_store,
+    barrier,
+    compare_exchange,
+    relax,
+)
+
+LINGER_SPINS = 60_000  # about 2 ms of x86 `pause`
+
+# Offsets of the shared state in bytes, each on its own cache line. The barrier takes the first two, and each worker has
+# a line with its flag and a POSIX semaphore.
+EPOCH, JOB, WORKERS = 2 * LINE, 3 * LINE, 4 * LINE
+SEMAPHORE = 16
+AWAKE, ASLEEP, CLOSED = 0, 1, -1
+
+_sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
+_sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
+_clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
+CLOCK_MONOTONIC = 1
+
+
+@intrinsic
+def _call(typingctx, function, arguments, sync, thread, threads):
+    """Call the kernel at address `function`."""
+    i64 = ir.IntType(64)
+
+    def codegen(context, builder, sig, args):
+        fn_type = ir.FunctionType(ir.VoidType(), [i64] * 4)
+        builder.call(builder.inttoptr(args[0], fn_type.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
+
+
+@njit(inline="always")
+def _now(at):
+    """Nanoseconds on the monotonic clock; `at`: address of 16 bytes of scratch."""
+    _clock_gettime(CLOCK_MONOTONIC, at)
+    return load_i64(at) * 1_000_000_000 + load_i64(at + 8)
+
+
+@njit(inline="always")
+def _steps(state, thread, threads):
+    """This thread's share of the current job: every step in order, a barrier after each. Thread 0 keeps the time."""
+    functions = load_i64(state + JOB)
+    arguments = load_i64(state + JOB + 8)
+    count = load_i64(state + JOB + 16)
+    times = load_i64(state + JOB + 24)
+    clock = state + JOB + 32
+    if times != 0 and thread == 0:
+        store_i64(times, _now(clock))
+    for i in range(count):
+        _call(load_i64(functions + 8 * i), load_i64(arguments + 8 * i), state, thread, threads)
+        barrier(state, threads)
+        if times != 0 and thread == 0:
+            store_i64(times + 8 * (i + 1), _now(clock))
+
+
+@njit("void(int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
+def _run(state, threads, functions, arguments, count, times):
+    """Publish a job, wake whoever sleeps, do thread 0's share. One native call, so that no signal can fall in between
+    and leave the helpers waiting at a barrier that nobody else reaches."""
+    store_i64(state + JOB, functions)
+    store_i64(state + JOB + 8, arguments)
+    store_i64(state + JOB + 16, count)
+    store_i64(state + JOB + 24, times)
+    atomic_add(state + EPOCH, 1)
+    for t in range(1, threads):
+        if atomic_exchange(state + WORKERS + LINE * t, AWAKE) == ASLEEP:
+            _sem_post(state + WORKERS + LINE * t + SEMAPHORE)
+    _steps(state, 0, threads)
+
+
+@njit("void(int64, int64)", nogil=True, cache=True)
+def _close(state, threads):
+    atomic_store(state + EPOCH, CLOSED)
+    for t in range(1, threads):
+        if atomic_exchange(state + WORKERS + LINE * t, AWAKE) == ASLEEP:
+            _sem_post(state + WORKERS + LINE * t + SEMAPHORE)
+
+
+@njit("void(int64, int64, int64)", nogil=True, cache=True)
+def _serve(state, thread, threads):
+    """A helper's life: run jobs as they come, sleep when none came for LINGER_SPINS, return when the team closes."""
+    seen = 0
+    spins = 0
+    flag = state + WORKERS + LINE * thread
+    while True:
+        epoch = atomic_load(state + EPOCH)
+        if epoch == CLOSED:
+            return
+        if epoch != seen:
+            seen = epoch
+            spins = 0
+            _steps(state, thread, threads)
+            continue
+        relax()
+        spins += 1
+        if spins > LINGER_SPINS:
+            spins = 0
+            atomic_store(flag, ASLEEP)
+            # A job published since the check above either saw the flag, and will post, or must be taken now.
+            if atomic_load(state + EPOCH) == seen or not compare_exchange(flag, ASLEEP, AWAKE):
+                while _sem_wait(flag + SEMAPHORE) != 0:  # interrupted by a signal
+                    relax()
+
+
+class Team:
+    """`threads` workers over one block of shared state. Not for use from two threads at once; close when done."""
+
+    def __init__(self, threads: int):
+        if threads < 1:
+            raise ValueError(f"a team needs at least one thread, not {threads}")
+        self.threads = threads
+        self._memory = np.zeros(WORKERS + LINE * (threads + 1), np.int8)
+        start = self._memory.ctypes.data
+        self._state = start + (-start) % LINE
+        libc = ctypes.CDLL(None, use_errno=True)
+        for t in range(1, threads):
+            libc.sem_init(ctypes.c_void_p(self._state + WORKERS + LINE * t + SEMAPHORE), 0, 0)
+        self._helpers = [
+            threading.Thread(target=_serve, args=(self._state, t, threads), name=f"autotune-{t}", daemon=True)
+            for t in range(1, threads)
+        ]
+        for helper in self._helpers:
+            helper.start()
+
+    def run(self, functions: int, arguments: int, count: int, times: int = 0) -> None:
+        """Run `count` steps: addresses of int64 arrays of kernel addresses and of argument blocks.
+
+        times: 0, or the address of count + 1 int64 that receive the monotonic clock (ns) around each step.
+        """
+        if self._helpers is None:
+            raise RuntimeError("the team is closed")
+        _run(self._state, self.threads, functions, arguments, count, times)
+
+    def close(self) -> None:
+        """Let the helper threads end. Idempotent."""
+        if self._helpers is None:
+            return
+        helpers, self._helpers = self._helpers, None
+        _close(self._state, self.threads)
+        for helper in helpers:
+            helper.join()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

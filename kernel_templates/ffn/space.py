@@ -1,0 +1,11 @@
+"""How the feed-forward network can be built: gate and up share their tiles, down has its own."""
+
+from kernel_templates.cpu import knobs
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.space import Space
+
+
+def cpu(problem: Ffn, features: frozenset[str]) -> Space:
+    formats = (problem.gate_format, problem.up_format, problem.down_format)
+    parameters = knobs.tile_parameters(formats, features, ("gate_up_", "down_"))
+    return Space(parameters, (knobs.unroll_divides(problem.hidden, problem.ffn),))

@@ -1,0 +1,19 @@
+"""The shapes of the last step of a token."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kernel_templates.problem import Problem
+
+
+@dataclass(frozen=True)
+class Head(Problem):
+    """logits [vocab] = W [vocab, hidden] (x / rms(x) * norm); W in `format`."""
+
+    op: ClassVar[str] = "head"
+    template_version: ClassVar[int] = 1
+
+    vocab: int
+    hidden: int
+    format: str
+    activation: str = "int16"

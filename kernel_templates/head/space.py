@@ -1,0 +1,9 @@
+"""How the head can be built."""
+
+from kernel_templates.cpu import knobs
+from kernel_templates.head.problem import Head
+from kernel_templates.space import Space
+
+
+def cpu(problem: Head, features: frozenset[str]) -> Space:
+    return Space(knobs.tile_parameters((problem.format,), features), (knobs.unroll_divides(problem.hidden),))

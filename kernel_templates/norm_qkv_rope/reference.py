@@ -1,0 +1,55 @@
+"""What a layer's first kernel must give, in float64."""
+
+import numpy as np
+
+from kernel_templates import formats, samples, truth
+from kernel_templates.attention import cache
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.operation import Inputs
+
+LARGEST_K_NORM = 96.5
+"""The largest K-norm weight seen in Qwen3: an error before this norm comes out up to a hundred times larger."""
+
+
+def inputs(problem: NormQkvRope, seed: int) -> Inputs:
+    """Buffers: x, norm float32 [hidden], eps [1], q_norm, k_norm float32 [head_dim], rope float32 [rope_dim] (cosines,
+    then sines), position int64 [1], qkv float32 [(heads + 2 kv_heads) * head_dim], keys and values (see `cache`)."""
+    rng = np.random.default_rng(seed)
+    position = int(rng.integers(1, 200))
+    angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
+    keys, values = cache.allocate(problem.kv_heads, problem.head_dim, 256)
+    return Inputs(
+        {name: samples.weight(rows, problem.hidden, fmt, rng) for name, rows, fmt in problem.parts},
+        {
+            "x": samples.vector(problem.hidden, rng),
+            "norm": samples.norm_weight(problem.hidden, rng),
+            "eps": np.array([1e-6], np.float32),
+            "q_norm": samples.norm_weight(problem.head_dim, rng),
+            "k_norm": samples.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
+            "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),
+            "position": np.array([position], np.int64),
+            "qkv": samples.buffer((problem.heads + 2 * problem.kv_heads) * problem.head_dim),
+            "keys": keys,
+            "values": values,
+        },
+    )
+
+
+def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
+    """"qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them."""
+    b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
+    n = truth.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
+    q, k, v = (truth.product(given.weights[name], n).reshape(-1, dim) for name in ("q", "k", "v"))
+    if problem.qk_norm:
+        q, k = truth.rms_norm(q, b["q_norm"][:dim], b["eps"][0]), truth.rms_norm(k, b["k_norm"][:dim], b["eps"][0])
+    cos, sin = b["rope"][:half].astype(np.float64), b["rope"][half : 2 * half].astype(np.float64)
+    q, k = truth.rope(q, cos, sin), truth.rope(k, cos, sin)
+    keys, values, at = b["keys"].astype(np.float64), b["values"].astype(np.float64), int(b["position"][0])
+    keys[:, at // cache.TILE, :, at % cache.TILE] = k
+    values[:, at] = v
+    return {"qkv": q.reshape(-1), "keys": keys, "values": values}
+
+
+def tolerance(problem: NormQkvRope) -> float:
+    """The product's error, and float16's in the cache; RMSNorm of a head keeps relative errors as they are."""
+    return max(formats.get(f).tolerance for _, _, f in problem.parts) + 1e-3

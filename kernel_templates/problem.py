@@ -1,0 +1,39 @@
+"""What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Shapes and formats of one kernel call. Subclasses add int and str fields only; their order is the key's order.
+
+    `key`: "op:field=value,..." identifies the problem in the tuning database. `threads` and chips are not part of it.
+    """
+
+    op: ClassVar[str]
+    template_version: ClassVar[int]
+
+    @property
+    def key(self) -> str:
+        return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The problem whose key's part after the colon is `text`. ValueError says which field is missing or wrong."""
+        given = dict(part.partition("=")[::2] for part in text.split(",") if part)
+        values = {}
+        for f in fields(cls):
+            if f.name not in given:
+                names = ", ".join(g.name for g in fields(cls))
+                raise ValueError(f"{cls.op}: {f.name} is missing; a problem names {names}")
+            raw = given.pop(f.name)
+            if f.type in (int, "int"):
+                if not raw.isdigit():
+                    raise ValueError(f"{cls.op}: {f.name}={raw!r} is not a whole number")
+                values[f.name] = int(raw)
+            else:
+                values[f.name] = raw
+        if given:
+            raise ValueError(f"{cls.op}: unknown field {next(iter(given))!r}")
+        return cls(**values)

@@ -1,0 +1,95 @@
+"""The configurations a template can be built in: typed parameters and named constraints, owned by no search."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Value = int | str | bool
+
+
+class Config(Mapping[str, Value]):
+    """One choice for every parameter: immutable, hashable, equal whatever the order it was written in."""
+
+    __slots__ = ("_items", "_values")
+
+    def __init__(self, values: Mapping[str, Value]):
+        self._values = dict(values)
+        self._items = tuple(sorted(self._values.items()))
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == (other._items if isinstance(other, Config) else tuple(sorted(dict(other).items())))  # type: ignore[call-overload]
+
+    def __repr__(self) -> str:
+        return f"Config({self.key})"
+
+    @property
+    def key(self) -> str:
+        """Canonical JSON, names sorted."""
+        return json.dumps(dict(self._items), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A name, the values to try in a meaningful order, the default, and one line on what it changes."""
+
+    name: str
+    values: tuple[Value, ...]
+    default: Value
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A rule that a configuration keeps; `reason` is shown to whoever breaks it."""
+
+    name: str
+    reason: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters and the constraints between them. The default must be valid: it is what an untuned machine runs."""
+
+    parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    def __post_init__(self):
+        broken = self.broken(self.default)
+        if broken is not None:
+            raise ValueError(f"the default breaks {broken.name}: {broken.reason}")
+
+    @property
+    def default(self) -> Config:
+        return Config({p.name: p.default for p in self.parameters})
+
+    def broken(self, config: Mapping[str, Any]) -> Constraint | None:
+        """The first rule that `config` breaks, a value no parameter offers included; None if it is valid."""
+        for p in self.parameters:
+            if config.get(p.name) not in p.values:
+                return Constraint(p.name, f"{p.name} must be one of {p.values}, not {config.get(p.name)!r}", bool)
+        if set(config) != {p.name for p in self.parameters}:
+            extra = sorted(set(config) - {p.name for p in self.parameters})
+            return Constraint("unknown parameter", f"this template has no parameter {extra[0]!r}", bool)
+        return next((c for c in self.constraints if not c.holds(config)), None)
+
+    def configs(self) -> tuple[Config, ...]:
+        """Every valid configuration, in the order of the parameters' values."""
+        names = [p.name for p in self.parameters]
+        grid = itertools.product(*(p.values for p in self.parameters))
+        points = (dict(zip(names, values, strict=True)) for values in grid)
+        return tuple(Config(p) for p in points if all(c.holds(p) for c in self.constraints))

@@ -1,0 +1,33 @@
+"""The pieces that references are made of, in float64: what a kernel's output is judged against."""
+
+import numpy as np
+import torch
+
+from kernel_templates import formats
+from kernel_templates.operation import Weight
+
+
+def product(weight: Weight, x: np.ndarray) -> np.ndarray:
+    """W x: float64 [rows]."""
+    matrix = formats.get(weight.format).dequantize(weight.raw).double()
+    return (matrix @ torch.from_numpy(np.asarray(x, np.float64))).numpy()
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
+    x = np.asarray(x, np.float64)
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float64(eps)) * np.asarray(weight, np.float64)
+
+
+def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Rotate pairs (i, i + n) of the first 2n elements of the last axis (Su et al. 2021, halves as in GPT-NeoX)."""
+    x, n = np.asarray(x, np.float64), len(cos)
+    out = x.copy()
+    out[..., :n] = x[..., :n] * cos - x[..., n : 2 * n] * sin
+    out[..., n : 2 * n] = x[..., n : 2 * n] * cos + x[..., :n] * sin
+    return out
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x / (1 + e^-x)."""
+    return x / (1.0 + np.exp(-np.asarray(x, np.float64)))
