@@ -1,0 +1,107 @@
+"""Turn a conversation into the text a model was trained on, with the chat template from its own file.
+
+A template is a program from an untrusted file, so it runs in Jinja's immutable sandbox, and that inside a process of
+its own with a limit on memory, processor time and output (`chat_worker`): the sandbox denies Python's internals, but a
+loop or a doubled string can only be stopped from outside. A render costs about 0.15 s for it.
+
+A file without a template but with ChatML's two tokens gets the ChatML template, and `note` says so.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError, quoted
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MAX_TEMPLATE = 1 << 20  # characters; the longest published templates have about 20 thousand
+MAX_SECONDS = 10.0
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
+WORKER = Path(__file__).with_name("chat_worker.py")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template with the tokens it may mention. `note` is a sentence for the user when it is not the file's own.
+    `stop_texts`: token texts that end a turn in this format; the tokenizer's `end_tokens` are the ids."""
+
+    source: str = field(repr=False)
+    bos_token: str = ""
+    eos_token: str = ""
+    note: str | None = None
+    stop_texts: tuple[str, ...] = ()
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> "ChatTemplate":
+        """Raises ModelError when the file has no template and is not ChatML, or the template is not text."""
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        vocabulary = tokens if isinstance(tokens, list) else []
+        source, note = metadata.get("tokenizer.chat_template"), None
+        if source is None:
+            if not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
+                raise ModelError(
+                    "the model file has no chat template, so it is no chat model; use generate instead of chat"
+                )
+            source, note = CHATML, "the model file has no chat template; using ChatML, whose tokens it has"
+        if not isinstance(source, str) or len(source) > MAX_TEMPLATE:
+            raise ModelError(f"the chat template is not a text of at most {MAX_TEMPLATE} characters; use another file")
+        bos, eos = (_token(metadata, vocabulary, key) for key in ("bos_token_id", "eos_token_id"))
+        stops = dict.fromkeys(text for text in (eos, *TURN_ENDS) if text and (text == eos or text in source))
+        return cls(source, bos, eos, note, tuple(stops))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for `messages`, each {"role": str, "content": str}; tokenize it with parse_special=True.
+
+        `variables`: what else the template reads, e.g. {"enable_thinking": False}.
+        Raises ModelError for malformed messages, or a template that fails, refuses the messages or exceeds its limits.
+        """
+        for message in messages:
+            if not isinstance(message, Mapping) or not all(type(message.get(k)) is str for k in ("role", "content")):
+                raise ModelError('every message must be {"role": text, "content": text}; fix the conversation')
+        values = dict(variables or {})
+        values |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        values |= {"messages": [dict(m) for m in messages], "add_generation_prompt": bool(add_generation_prompt)}
+        try:
+            request = json.dumps({"template": self.source, "values": values})
+        except TypeError as error:
+            raise ModelError(f"the conversation holds something that is not plain data ({quoted(error)})") from None
+        return _run(request)
+
+
+def _run(request: str) -> str:
+    command = [sys.executable, "-I", str(WORKER)]
+    try:
+        done = subprocess.run(command, input=request.encode(), capture_output=True, timeout=MAX_SECONDS, env={})
+    except subprocess.TimeoutExpired:
+        raise ModelError(
+            f"the chat template did not finish in {MAX_SECONDS:.0f} s; the model file is not to be trusted"
+        ) from None
+    except OSError as error:
+        raise ModelError(f"cannot start a process for the chat template ({quoted(error)})") from None
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        # Killed by its limits (processor time, memory) before it could answer.
+        raise ModelError(
+            "the chat template exceeded its limits of time or memory; the model file is not to be trusted"
+        ) from None
+    if "error" in answer:
+        raise ModelError(f"the chat template failed: {quoted(answer['error'], 300)[1:-1]}")
+    return answer["text"]
+
+
+def _token(metadata: Mapping[str, Any], vocabulary: list[str], key: str) -> str:
+    index = metadata.get("tokenizer.ggml." + key)
+    return vocabulary[index] if type(index) is int and 0 <= index < len(vocabulary) else ""

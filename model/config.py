@@ -1,0 +1,189 @@
+"""What a model is made of, read from GGUF metadata and checked against the tensors that are really in the file.
+
+Metadata keys and tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need
+something this engine does not compute (biases, experts, rope scaling, sliding windows) is refused by name here, because
+running it without would give fluent nonsense.
+"""
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.errors import ModelError, quoted
+from model.gguf_file import GGUFFile
+
+ARCHITECTURES = ("llama", "qwen3")
+FLOAT_FORMATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of a decoder-only transformer.
+
+    `qk_norm`: RMS norm of each query and key head before rope; `neox_rope`: rotate the halves of a head (qwen3) instead
+    of neighbouring pairs (llama as GGUF stores it); `tied`: the output matrix is the embedding; `rope_freqs`: the file
+    divides the rope frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later).
+    """
+
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_base: float
+    rope_dim: int
+    qk_norm: bool
+    neox_rope: bool
+    tied: bool
+    rope_freqs: bool
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> "ModelConfig":
+        """Read and check everything; raises ModelError naming the key or tensor that does not fit."""
+        metadata = file.metadata
+        architecture = metadata.get("general.architecture")
+        if architecture not in ARCHITECTURES:
+            raise ModelError(
+                f"architecture {quoted(architecture)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
+            )
+        keys = _Keys(metadata, architecture)
+        _refuse_unsupported(keys)
+        embedding = file.tensors.get("token_embd.weight")
+        if embedding is None or len(embedding.shape) != 2:
+            raise ModelError(
+                "tensor 'token_embd.weight' is missing or not a matrix; the file is incomplete, get it again"
+            )
+        hidden = keys.whole("embedding_length", 32, 1 << 16)
+        heads = keys.whole("attention.head_count", 1, 1024)
+        head_dim = keys.whole("attention.key_length", 2, 1024, hidden // heads)
+        if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
+            raise ModelError("keys and values have different head sizes, which is not supported; use another model")
+        config = cls(
+            architecture=architecture,
+            layers=keys.whole("block_count", 1, 1024),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=keys.whole("attention.head_count_kv", 1, heads, heads),
+            head_dim=head_dim,
+            ffn=keys.whole("feed_forward_length", 32, 1 << 20),
+            vocab=embedding.shape[0],
+            context=keys.whole("context_length", 1, 1 << 24),
+            norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
+            rope_base=keys.real("rope.freq_base", 1.0, 1e12, 10000.0),
+            rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
+            qk_norm=architecture == "qwen3",
+            neox_rope=architecture == "qwen3",
+            tied="output.weight" not in file.tensors,
+            rope_freqs="rope_freqs.weight" in file.tensors,
+        )
+        _check_sizes(config, keys)
+        _check_tensors(config, file)
+        return config
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor the engine reads, name -> shape (rows, columns), in the order data passes them."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    hidden, ffn = config.hidden, config.ffn
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (config.vocab, hidden)}
+    if config.rope_freqs:
+        shapes["rope_freqs.weight"] = (config.rope_dim // 2,)
+    for layer in range(config.layers):
+        block = f"blk.{layer}."
+        shapes |= {
+            block + "attn_norm.weight": (hidden,),
+            block + "attn_q.weight": (queries, hidden),
+            block + "attn_k.weight": (keys, hidden),
+            block + "attn_v.weight": (keys, hidden),
+            block + "attn_output.weight": (hidden, queries),
+            block + "ffn_norm.weight": (hidden,),
+            block + "ffn_gate.weight": (ffn, hidden),
+            block + "ffn_up.weight": (ffn, hidden),
+            block + "ffn_down.weight": (hidden, ffn),
+        }
+        if config.qk_norm:
+            shapes |= {block + f"attn_{side}_norm.weight": (config.head_dim,) for side in "qk"}
+    shapes["output_norm.weight"] = (hidden,)
+    if not config.tied:
+        shapes["output.weight"] = (config.vocab, hidden)
+    return shapes
+
+
+class _Keys:
+    """Typed access to the metadata keys of one architecture."""
+
+    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
+        self.metadata, self.prefix = metadata, architecture + "."
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.metadata.get(self.prefix + key, default)
+
+    def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:
+        value: Any = self.get(key, default)
+        if value is None:
+            raise ModelError(f"metadata key '{self.prefix}{key}' is missing; the file is incomplete, get it again")
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise ModelError(f"metadata key '{self.prefix}{key}' is {quoted(value)}, not a number from {low} to {high}")
+        return value
+
+    def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        return int(self._number(key, numbers.Integral, low, high, default))
+
+    def real(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        return float(self._number(key, numbers.Real, low, high, default))
+
+
+def _refuse_unsupported(keys: _Keys) -> None:
+    scaling, factor = keys.get("rope.scaling.type", "none"), keys.get("rope.scaling.factor", 1.0)
+    old_factor = keys.get("rope.scale_linear", 1.0)
+    if (scaling != "none" and factor != 1.0) or old_factor != 1.0:
+        name = "linear" if scaling == "none" else scaling
+        raise ModelError(f"rope scaling {quoted(name)} is not supported; use a model without it")
+    if keys.get("expert_count", 0) != 0:
+        raise ModelError(
+            f"{quoted(keys.get('expert_count'))} experts: mixture models are not supported; use a dense one"
+        )
+    if keys.get("attention.sliding_window", 0) != 0:
+        raise ModelError("sliding-window attention is not supported; use a model without it")
+
+
+def _check_sizes(config: ModelConfig, keys: _Keys) -> None:
+    for name, value in (("embedding_length", config.hidden), ("feed_forward_length", config.ffn)):
+        if value % 32:
+            raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
+    if config.heads % config.kv_heads:
+        raise ModelError(f"{config.heads} query heads cannot share {config.kv_heads} key-value heads evenly")
+    for name, value in (("head size", config.head_dim), ("rope.dimension_count", config.rope_dim)):
+        if value % 2:
+            raise ModelError(f"the {name} is {value}; rotary embedding needs an even number")
+    declared = keys.get("vocab_size", config.vocab)
+    tokens = keys.metadata.get("tokenizer.ggml.tokens")
+    if declared != config.vocab or (isinstance(tokens, list) and len(tokens) != config.vocab):
+        count = len(tokens) if isinstance(tokens, list) else "no"
+        raise ModelError(
+            f"vocabulary sizes disagree: {config.vocab} embedding rows, {quoted(declared)} declared, {count} tokens"
+        )
+
+
+def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
+    # A forged layer count must not make us list thousands of expected tensors before the first is missed.
+    if config.layers * 9 > len(file.tensors):
+        raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
+    expected = tensor_shapes(config)
+    for name, shape in expected.items():
+        info = file.tensors.get(name)
+        if info is None:
+            raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
+        if info.shape != shape:
+            raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
+        if len(shape) == 1 and info.format_name not in FLOAT_FORMATS:
+            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must be F32, F16 or BF16")
+    for name in file.tensors:
+        if name not in expected:
+            raise ModelError(f"tensor {quoted(name)} is not part of a {config.architecture} model this engine computes")

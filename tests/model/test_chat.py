@@ -1,0 +1,98 @@
+"""What templates may do, what hostile ones may not, and how long they may try."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.chat import ChatTemplate
+from model.errors import ModelError
+from model.gguf_file import open_gguf
+
+HELLO = [{"role": "user", "content": "Hi <b>\n"}]
+SET_AND_DOUBLE = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+
+
+def test_real_template(real_model: Path) -> None:
+    template = ChatTemplate.from_metadata(open_gguf(real_model).metadata)
+    assert template.note is None and template.stop_texts == ("<|im_end|>",)
+    assert template.render([{"role": "system", "content": "S"}, *HELLO]) == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi <b>\n<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert template.render(HELLO, add_generation_prompt=False).endswith("<|im_end|>\n")
+    assert template.render(HELLO).startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+
+
+def test_synthetic_template(tiny_model: Path) -> None:
+    template = ChatTemplate.from_metadata(open_gguf(tiny_model).metadata)
+    assert template.render(HELLO) == "<|im_start|>user\nHi <b>\n<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_file_without_template() -> None:
+    tokens = {"tokenizer.ggml.tokens": ["<|im_start|>", "<|im_end|>"], "tokenizer.ggml.eos_token_id": 1}
+    template = ChatTemplate.from_metadata(tokens)
+    assert template.note and "ChatML" in template.note
+    assert template.render(HELLO) == "<|im_start|>user\nHi <b>\n<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(ModelError, match="no chat template"):
+        ChatTemplate.from_metadata({"tokenizer.ggml.tokens": ["a"]})
+    with pytest.raises(ModelError, match="not a text"):
+        ChatTemplate.from_metadata({"tokenizer.chat_template": ["a"]})
+    with pytest.raises(ModelError, match="not a text"):
+        ChatTemplate.from_metadata({"tokenizer.chat_template": "a" * (2 << 20)})
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{% if true %}\n  x\n  {% endif %}\ny", "  x\ny"),  # trim_blocks and lstrip_blocks
+        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "Hi <b>\\n"}'),
+        ("{{ bos_token }}|{{ eos_token }}|{{ thinking }}", "B|E|False"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{{ n.a }}", "2"),
+    ],
+)
+def test_what_templates_rely_on(source: str, expected: str) -> None:
+    assert ChatTemplate(source, "B", "E").render(HELLO, variables={"thinking": False}) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ self.__init__.__globals__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "failed"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{{ 'a' * 10**10 }}", "memory"),
+        ("{{ '%9999999999d' % 1 }}", "memory"),
+        (SET_AND_DOUBLE, "memory"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "limits"),
+        ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "longer than"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nests too deeply"),
+        ("{{ " + "(" * 20000, "nests too deeply"),
+        ("{% if %}", "Expected"),
+        ("{{ raise_exception('roles must\nalternate') }}", "roles must\\nalternate"),
+        ("{{ missing.attribute }}", "undefined"),
+    ],
+)
+def test_hostile_or_broken_template_is_one_line(source: str, said: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ModelError) as caught:
+        ChatTemplate(source).render(HELLO)
+    assert said in str(caught.value) and str(caught.value).isprintable()
+    assert time.perf_counter() - start < 12
+
+
+@pytest.mark.parametrize("source", ["{{ raise_exception.__globals__ }}", "{{ '{0.__class__}'.format(1) }}"])
+def test_python_internals_are_undefined(source: str) -> None:
+    assert ChatTemplate(source).render(HELLO) == ""
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user"}], [{"role": 1, "content": "a"}], ["hi"], [{"content": "a"}]])
+def test_malformed_messages(messages: Any) -> None:
+    with pytest.raises(ModelError, match="every message"):
+        ChatTemplate("x").render(messages)
+    with pytest.raises(ModelError, match="plain data"):
+        ChatTemplate("x").render(HELLO, variables={"tools": object()})

@@ -1,0 +1,91 @@
+"""Synthetic models: formats as ggml would choose them, realistic weights, reproducible, and a usable command line."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import gguf
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from model.config import ModelConfig
+from model.gguf_file import open_gguf
+from model.tokenizer import Tokenizer
+
+Made = Callable[[str, str], Path]
+QUANTS = ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32"]
+
+
+def values(path: Path, name: str) -> np.ndarray:
+    info = open_gguf(path).tensors[name]
+    raw = open_gguf(path).raw(name)
+    return gguf.dequantize(raw, gguf.GGMLQuantizationType[info.format_name])
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+def test_every_format_loads(made: Made, make_model: ModuleType, shape: str, quant: str) -> None:
+    path = made(shape, quant)
+    file = open_gguf(path)
+    expected = make_model.SHAPES[shape].config
+    config = ModelConfig.from_gguf(file)
+    assert config.layers == expected.layers and config.head_dim == expected.head_dim
+    assert shape != "tiny" or path.stat().st_size < 1 << 20
+    tokenizer = Tokenizer.from_metadata(file.metadata)
+    assert tokenizer.vocab_size == config.vocab == 512
+    text = "The rest is <|im_end|> 42, naïve 文\n"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("<|im_start|><|im_end|><|endoftext|>", parse_special=True)) == 3
+    for name, info in file.tensors.items():
+        data = values(path, name)
+        assert np.isfinite(data).all()
+        if len(info.shape) == 1:
+            assert info.format_name == "F32"
+        elif "attn_q." in name:
+            assert data.std() == pytest.approx(config.hidden**-0.5, rel=0.1)
+            assert abs(data.mean()) < 0.1 * data.std()
+
+
+def test_formats_are_ggml_s_choice(make_model: ModuleType) -> None:
+    choose = make_model.tensor_format
+    assert choose("token_embd.weight", (9, 1024), "Q4_0", True) == "Q6_K"
+    assert choose("token_embd.weight", (9, 576), "Q4_1", True) == "Q8_0"  # as in the real SmolLM2 file
+    assert choose("token_embd.weight", (9, 4096), "Q4_0", False) == "Q4_0"
+    assert choose("output.weight", (9, 4096), "Q4_0", False) == "Q6_K"
+    assert choose("output.weight", (9, 4096), "Q8_0", False) == "Q8_0"
+    assert choose("blk.0.ffn_down.weight", (9, 576), "Q6_K", True) == "Q8_0"
+    assert choose("blk.0.attn_norm.weight", (576,), "Q4_0", True) == "F32"
+
+
+def test_sizes_are_the_real_ones(make_model: ModuleType) -> None:
+    sizes = {
+        name: sum(int(np.prod(dims)) for dims in make_model.tensor_shapes(shape.config).values()) / 1e6
+        for name, shape in make_model.SHAPES.items()
+    }
+    real = {"qwen3-0.6b": 596.0, "qwen3-1.7b": 1720.6, "qwen3-4b": 4022.5, "qwen3-8b": 8190.7, "smollm2-135m": 134.5}
+    assert {name: round(sizes[name], 1) for name in real} == real
+
+
+def test_k_norms_reach_the_real_peak(tiny_qwen3: Path) -> None:
+    peaks = [values(tiny_qwen3, f"blk.{layer}.attn_k_norm.weight").max() for layer in range(2)]
+    assert peaks[0] == 96.5 and peaks[1] < 96.5
+
+
+def test_same_seed_same_bytes(make_model: ModuleType, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_model.make_model("tiny", "Q4_1", tmp_path / name, seed)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_command_line(tmp_path: Path, make_model: ModuleType) -> None:
+    command = [sys.executable, make_model.__file__, "tiny", "q8_0", str(tmp_path / "m.gguf")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "0.1 MB" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    for arguments in (("huge", "Q4_0", "x"), ("tiny", "Q5_0", "x"), ("tiny", "Q4_0", str(tmp_path / "no" / "x"))):
+        failed = CliRunner().invoke(make_model.main, arguments)
+        assert failed.exit_code == 2 and "Error: " in failed.output

@@ -1,0 +1,176 @@
+"""Token ids against llama.cpp's (pinned), what each pre-tokenizer splits, streaming, and forged vocabularies."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import ModelError
+from model.gguf_file import open_gguf
+from model.tokenizer import CONTROL, NORMAL, USER_DEFINED, Tokenizer, byte_characters
+
+# Made with llama.cpp (llama-cpp-python 0.3.36) on the real file, without special tokens.
+GOLDEN = {
+    "Hello world! I'm sure they'll've known.": [19556, 905, 17, 339, 5248, 2090, 502, 3060, 3543, 1343, 30],
+    "  two  spaces\n\n\tand a tab ": [216, 827, 216, 5600, 1116, 197, 397, 253, 10147, 216],
+    "12345 3.14 ½ ٣": [33, 34, 35, 36, 37, 216, 35, 30, 33, 36, 216, 16738, 216, 164, 113],
+    "naïve café 日本語 🎉": [3546, 46494, 37366, 17097, 241, 115, 40993, 179, 120, 248, 15107, 232, 227],
+    "def f(x):\n    return x**2": [1604, 275, 24, 104, 727, 472, 1003, 1792, 828, 34],
+    "<|im_start|>hi<|im_end|>\n": [44, 108, 306, 79, 3738, 108, 46, 6004, 44, 108, 306, 79, 486, 108, 46, 198],
+}
+
+
+@pytest.fixture(scope="module")
+def real(real_model: Path) -> Tokenizer:
+    return Tokenizer.from_metadata(open_gguf(real_model).metadata)
+
+
+def small(pre: Any = "gpt-2", merges: Any = (), **changes: Any) -> dict[str, Any]:
+    """Metadata of a vocabulary of all bytes, the tokens that `merges` make, one control and one user-defined token."""
+    made = merges if isinstance(merges, tuple) else ()
+    tokens = [*byte_characters(), *(m.replace(" ", "") for m in made), "<|im_end|>", "[user token]"]
+    types = np.array([NORMAL] * (len(tokens) - 2) + [CONTROL, USER_DEFINED], np.int32)
+    metadata = {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": types}
+    metadata["merges"] = list(merges) if isinstance(merges, tuple) else merges
+    metadata |= {"eos_token_id": len(tokens) - 2, **changes}
+    return {f"tokenizer.ggml.{key}": value for key, value in metadata.items() if value is not None}
+
+
+def pieces(metadata: dict[str, Any], text: str, **how: Any) -> list[str]:
+    tokenizer = Tokenizer.from_metadata(metadata)
+    return [tokenizer.decode([token]) for token in tokenizer.encode(text, **how)]
+
+
+@pytest.mark.parametrize("text", GOLDEN)
+def test_ids_are_llama_cpp_s(real: Tokenizer, text: str) -> None:
+    assert real.encode(text) == GOLDEN[text]
+    assert real.decode(GOLDEN[text]) == text
+
+
+def test_special_tokens_only_on_request(real: Tokenizer) -> None:
+    assert real.encode("<|im_start|>user\nhi<|im_end|>\n", parse_special=True) == [1, 4093, 198, 6004, 2, 198]
+    assert 1 not in real.encode("<|im_start|>")
+    assert real.end_tokens == {0, 2}
+    assert real.decode([1, 6004, 2]) == "<|im_start|>hi<|im_end|>"
+    assert real.decode([1, 6004, 2], skip_special=True) == "hi"
+    assert real.encode("hi") == [6004] and real.encode("hi", add_bos=True) == [1, 6004]
+    assert real.token_text(905) == "Ġworld"
+
+
+DIGITS = ("1 2", "12 3", "123 4")
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "merges", "expected"),
+    [
+        ("gpt-2", "1234", DIGITS, ["1234"]),
+        ("default", "1234", DIGITS, ["1234"]),
+        ("llama-bpe", "1234", DIGITS, ["123", "4"]),
+        ("qwen2", "1234", DIGITS, ["1", "2", "3", "4"]),
+        ("smollm", "1234", DIGITS, ["1", "2", "3", "4"]),
+        ("gpt-2", "'S", ("' S",), ["'", "S"]),
+        ("smollm", "'s", ("' s",), ["'s"]),
+        ("qwen2", "'S", ("' S",), ["'S"]),
+        ("llama-bpe", "'S", ("' S",), ["'S"]),
+        ("gpt-2", "(a", ("( a",), ["(", "a"]),
+        ("qwen2", "(a", ("( a",), ["(a"]),
+        ("gpt-2", "!\n", ("! Ċ",), ["!", "\n"]),
+        ("qwen2", "!\n", ("! Ċ",), ["!\n"]),
+        ("qwen2", " \nb", ("Ġ Ċ", "Ċ b"), [" \n", "b"]),
+    ],
+)
+def test_pre_tokenizers_split_differently(pre: str, text: str, merges: tuple[str, ...], expected: list[str]) -> None:
+    assert pieces(small(pre, merges), text) == expected
+
+
+def test_llama_bpe_takes_whole_words_without_merges() -> None:
+    tokens = [*byte_characters(), "abc"]
+    for pre, expected in (("llama-bpe", ["abc"]), ("qwen2", ["a", "b", "c"])):
+        assert pieces(small(pre, tokens=tokens, token_type=None, eos_token_id=None), "abc") == expected
+
+
+def test_user_defined_tokens_always_match_and_control_tokens_on_request() -> None:
+    assert "[user token]" in pieces(small(), "a[user token]b")
+    assert "<|im_end|>" not in pieces(small(), "a<|im_end|>")
+    assert pieces(small(), "a<|im_end|>", parse_special=True) == ["a", "<|im_end|>"]
+
+
+def test_bos() -> None:
+    assert Tokenizer.from_metadata(small("llama-bpe", bos_token_id=7)).encode("a")[0] == 7
+    assert Tokenizer.from_metadata(small("llama-bpe", bos_token_id=7, add_bos_token=False)).encode("a") != [7]
+    tokenizer = Tokenizer.from_metadata(small(add_bos_token=True))
+    assert len(tokenizer.encode("a")) == 1
+    with pytest.raises(ModelError, match="BOS"):
+        tokenizer.encode("a", add_bos=True)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["gpt-2", "qwen2", "smollm", "llama-bpe"]))
+def test_round_trip_and_stream(text: str, pre: str) -> None:
+    tokenizer = Tokenizer.from_metadata(small(pre, ("h e", "l l", "Ġ t")))
+    ids = tokenizer.encode(text, add_bos=False)
+    assert tokenizer.decode(ids) == text
+    stream = tokenizer.stream(skip_special=False)
+    parts = [stream.push(token) for token in ids]
+    assert "".join(parts) + stream.flush() == text
+    assert "\ufffd" in text or not any("\ufffd" in part for part in parts)
+
+
+def test_stream_holds_back_unfinished_characters() -> None:
+    tokenizer = Tokenizer.from_metadata(small())
+    stream, ids = tokenizer.stream(), tokenizer.encode("é🎉")
+    assert [stream.push(token) for token in ids[:-1]] == ["", "é", "", "", ""]
+    assert stream.flush() == "\ufffd"
+    assert stream.push(tokenizer.encode("<|im_end|>", parse_special=True)[0]) == ""
+
+
+def test_lone_surrogates_and_wrong_ids() -> None:
+    tokenizer = Tokenizer.from_metadata(small())
+    with pytest.raises(ModelError, match="surrogate"):
+        tokenizer.encode("a\ud800")
+    for token in (-1, tokenizer.vocab_size):
+        with pytest.raises(ModelError, match="outside the vocabulary"):
+            tokenizer.decode([token])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "llama"}, "'llama'"),
+        ({"model": None}, "None"),
+        ({"pre": "deepseek-r1-qwen"}, "'deepseek-r1-qwen'"),
+        ({"pre": ["x"]}, "pre-tokenizer"),
+        ({"tokens": None}, "tokens"),
+        ({"tokens": []}, "tokens"),
+        ({"tokens": ["a", 3]}, "tokens"),
+        ({"tokens": np.arange(4)}, "tokens"),
+        ({"tokens": ["a", "a"], "token_type": None, "eos_token_id": None}, "occurs twice"),
+        ({"token_type": np.ones(3, np.int32)}, "token_type"),
+        ({"token_type": np.ones(258)}, "token_type"),
+        ({"token_type": "x"}, "token_type"),
+        ({"merges": None}, "merges"),
+        ({"merges": ["a"]}, "merge 'a'"),
+        ({"merges": ["absent gone"]}, "do not fit"),
+        ({"merges": ["a b"]}, "do not fit"),
+        ({"eos_token_id": 258}, "eos_token_id"),
+        ({"eos_token_id": -1}, "eos_token_id"),
+        ({"bos_token_id": "x"}, "bos_token_id"),
+        ({"add_bos_token": 3}, "add_bos_token"),
+    ],
+)
+def test_forged_metadata_is_one_line(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        Tokenizer.from_metadata(small(**changes))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_big_vocabulary_loads_fast(make_model: Any) -> None:
+    tokens, merges, types = make_model.vocabulary(151936, 290, False, np.random.default_rng(0))
+    changes = {"tokens": tokens, "merges": merges, "token_type": np.array(types, np.int32), "eos_token_id": 151645}
+    start = time.perf_counter()
+    tokenizer = Tokenizer.from_metadata(small("qwen2", **changes))
+    assert time.perf_counter() - start < 5  # 0.8 s on an idle core
+    assert tokenizer.end_tokens == {151643, 151645}
