@@ -1,1 +1,14 @@
 """The inference engine: a GGUF file in, text out, through tuned kernels."""
+
+from model.errors import ModelError
+
+__all__ = ["ModelError", "load"]
+
+
+def __getattr__(name: str):
+    # `model.load` without paying for torch and numba whenever somebody only wants the error type.
+    if name == "load":
+        from model.engine import load
+
+        return load
+    raise AttributeError(f"module 'model' has no attribute {name!r}")

@@ -8,6 +8,7 @@ int16 costs a second integer dot product per weight word, and no memory traffic 
 smaller. One buffer holds it all, `ActivationLayout` says where; a kernel gives each thread a buffer of its own.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class ActivationLayout:
         return -(-used // 64) * 64
 
 
+@functools.cache
 def quantizer(layout: ActivationLayout) -> Callable:
     """njit (x: address of float32 [cols], out: address of a buffer) -> None."""
     cols, scales, sums, half_sums = layout.cols, layout.scales, layout.sums, layout.half_sums
@@ -89,6 +91,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
     return quantize
 
 
+@functools.cache
 def normalizer(cols: int) -> Callable:
     """njit (x, weight, out: addresses of float32 [cols], eps: float32) -> None: out = x / rms(x) * weight.
 
@@ -110,6 +113,7 @@ def normalizer(cols: int) -> Callable:
     return normalize
 
 
+@functools.cache
 def exponential(lanes: int) -> Callable:
     """njit (Vec(f32, lanes)) -> Vec: e**x for x in [-87, 88] (clamped), relative error below 2e-7.
 

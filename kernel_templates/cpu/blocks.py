@@ -7,6 +7,7 @@ weights (the 8 of Q4_0, the minimum of Q4_1, ...) is taken out through the block
     sum_i s(w_i - z) * t*x_i = s*t * (sum_i w_i x_i - z * sum_i x_i)
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class TileShape:
     prefetch: int
 
 
+@functools.cache
 def tile_dot(shape: TileShape, activation: str, features: frozenset[str]) -> Callable:
     """The loop over the blocks of one tile; activation: "int8" or "int16" (float weights read "f32")."""
     if shape.format in FLOATS:

@@ -8,6 +8,7 @@ to compute it, a searched parameter because which is fastest (or exists) depends
   vnni     one instruction; AVX512-VNNI or AVX-VNNI
 """
 
+import functools
 from collections.abc import Callable
 
 from llvmlite import ir
@@ -30,6 +31,7 @@ def available(features: frozenset[str]) -> tuple[str, ...]:
     return tuple(paths)
 
 
+@functools.cache
 def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
     """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x: int32) -> Vec(i32, lanes)."""
     emit = {"generic": _generic, "madd": _madd, "vnni": _vnni}[path]

@@ -13,6 +13,7 @@ Every factory (`load("i32", 64)`) returns an intrinsic for exactly that type, to
 
 from __future__ import annotations
 
+import functools
 import operator
 
 from llvmlite import ir
@@ -87,6 +88,7 @@ def _pointer(builder, address, llvm_type):
     return builder.inttoptr(address, llvm_type.as_pointer())
 
 
+@functools.cache
 def load(kind: str, lanes: int):
     """address (int64, aligned to one element) -> Vec(kind, lanes)."""
     vec = Vec(kind, lanes)
@@ -173,6 +175,7 @@ def _broadcast(builder, scalar, llvm_vec):
     return builder.shuffle_vector(one, ir.Constant(llvm_vec, ir.Undefined), mask)
 
 
+@functools.cache
 def splat(kind: str, lanes: int):
     """One number (int32 for "i32", float32 for "f32") -> every lane."""
     vec = Vec(kind, lanes)
@@ -215,6 +218,22 @@ def to_f16(typingctx, value):
 
     def codegen(context, builder, sig, args):
         return builder.fptrunc(args[0], target.llvm)
+
+    return target(value), codegen
+
+
+@intrinsic
+def to_bf16(typingctx, value):
+    """Lanes of finite f32 rounded to bf16, to nearest even: add half a step, and one more for an odd last bit."""
+    target = Vec("bf16", value.lanes)
+
+    def codegen(context, builder, sig, args):
+        wide = ir.VectorType(I32, target.lanes)
+        bits = builder.bitcast(args[0], wide)
+        sixteen, one, half = (ir.Constant(wide, [c] * target.lanes) for c in (16, 1, 0x7FFF))
+        odd = builder.and_(builder.lshr(bits, sixteen), one)
+        rounded = builder.add(builder.add(bits, half), odd)
+        return builder.trunc(builder.lshr(rounded, sixteen), target.llvm)
 
     return target(value), codegen
 
