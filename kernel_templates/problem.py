@@ -1,7 +1,7 @@
 """What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Problem:
     def parse(cls, text: str) -> Self:
         """The problem whose key's part after the colon is `text`. ValueError says which field is missing or wrong."""
         given = dict(part.partition("=")[::2] for part in text.split(",") if part)
-        values = {}
+        values: dict[str, Any] = {}
         for f in fields(cls):
             if f.name not in given:
                 names = ", ".join(g.name for g in fields(cls))

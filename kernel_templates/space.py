@@ -18,7 +18,7 @@ class Config(Mapping[str, Value]):
         self._values = dict(values)
         self._items = tuple(sorted(self._values.items()))
 
-    def __getitem__(self, name: str) -> Value:
+    def __getitem__(self, name: str) -> Any:  # a template knows the types of its own parameters
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -90,8 +90,9 @@ class Decoder:
             k_norm=weights.vector(file, block + "attn_k_norm.weight") if config.qk_norm else none,
         )
         self.layers.append(state)
+        shared: dict[str, np.ndarray]
         shared = {"position": self.position, "eps": self.eps, "scratch": self._scratch, "keys": keys, "values": values}
-        buffers = {
+        buffers: dict[str, dict[str, np.ndarray]] = {
             "norm_qkv_rope": {
                 "x": self.x, "norm": state.attn_norm, "q_norm": state.q_norm, "k_norm": state.k_norm,
                 "rope": self.rope, "qkv": self.qkv,

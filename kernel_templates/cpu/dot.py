@@ -34,7 +34,7 @@ def available(features: frozenset[str]) -> tuple[str, ...]:
 @functools.cache
 def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
     """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x: int32) -> Vec(i32, lanes)."""
-    emit = {"generic": _generic, "madd": _madd, "vnni": _vnni}[path]
+    emit: Callable = {"generic": _generic, "madd": _madd, "vnni": _vnni}[path]
     vec = Vec("i32", lanes)
 
     @intrinsic
@@ -76,7 +76,8 @@ def _madd(builder, acc, words, x, vec, features):
 
 def _vnni(builder, acc, words, x, vec, features):
     width = 512 if "avx512vnni" in features and vec.count % 16 == 0 else 256
-    return _by_register(builder, f"llvm.x86.avx512.vpdpbusd.{width}", width, 32, (acc, words, _broadcast(builder, x, vec)), vec)
+    operands = (acc, words, _broadcast(builder, x, vec))
+    return _by_register(builder, f"llvm.x86.avx512.vpdpbusd.{width}", width, 32, operands, vec)
 
 
 def _by_register(builder, name, width, bits, operands, vec):

@@ -6,6 +6,7 @@ between two tokens, then sleep on a semaphore, so that an idle engine uses no pr
 
 import ctypes
 import threading
+import weakref
 
 import numpy as np
 from llvmlite import ir
@@ -124,6 +125,15 @@ def _serve(state, thread, threads):
                     relax()
 
 
+def _help(memory: np.ndarray, state: int, thread: int, threads: int) -> None:
+    """A helper thread; it holds the memory that `state` lies in for as long as it runs."""
+    _serve(state, thread, threads)
+
+
+def _end(memory: np.ndarray, state: int, threads: int) -> None:
+    _close(state, threads)
+
+
 class Team:
     """`threads` workers over one block of shared state. Not for use from two threads at once; close when done."""
 
@@ -137,29 +147,30 @@ class Team:
         libc = ctypes.CDLL(None, use_errno=True)
         for t in range(1, threads):
             libc.sem_init(ctypes.c_void_p(self._state + WORKERS + LINE * t + SEMAPHORE), 0, 0)
+        shared = (self._memory, self._state)
         self._helpers = [
-            threading.Thread(target=_serve, args=(self._state, t, threads), name=f"autotune-{t}", daemon=True)
+            threading.Thread(target=_help, args=(*shared, t, threads), name=f"autotune-{t}", daemon=True)
             for t in range(1, threads)
         ]
         for helper in self._helpers:
             helper.start()
+        self._end = weakref.finalize(self, _end, *shared, threads)  # a team dropped without a close ends too
 
     def run(self, functions: int, arguments: int, count: int, times: int = 0) -> None:
         """Run `count` steps: addresses of int64 arrays of kernel addresses and of argument blocks.
 
         times: 0, or the address of count + 1 int64 that receive the monotonic clock (ns) around each step.
         """
-        if self._helpers is None:
+        if not self._end.alive:
             raise RuntimeError("the team is closed")
+        if count == 0:  # no barrier would keep the next job from overwriting this one while a helper reads it
+            return
         _run(self._state, self.threads, functions, arguments, count, times)
 
     def close(self) -> None:
         """Let the helper threads end. Idempotent."""
-        if self._helpers is None:
-            return
-        helpers, self._helpers = self._helpers, None
-        _close(self._state, self.threads)
-        for helper in helpers:
+        self._end()
+        for helper in self._helpers:
             helper.join()
 
     def __enter__(self):
