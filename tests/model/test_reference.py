@@ -1,0 +1,120 @@
+"""The judge itself, judged: against loops over single numbers, and against what must hold for any transformer."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import cos, exp, pi, sin, sqrt
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from kernel_templates import formats
+from model import reference
+from model.config import ModelConfig
+from model.errors import ModelError
+from model.gguf_file import GGUFFile, open_gguf
+from model.reference import reference_logits
+
+TOKENS = [7, 300, 7, 12, 450, 99, 13]
+
+
+def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
+    """float64 [tokens, vocab]: one token after the other, one head after the other, one rotated pair at a time."""
+    c = ModelConfig.from_gguf(file)
+
+    def weight(name: str) -> np.ndarray:
+        info = file.tensors[name + ".weight"]
+        values = formats.get(info.format_name).dequantize(torch.from_numpy(file.raw(name + ".weight").copy()))
+        return values.numpy().astype(np.float64).reshape(info.shape)
+
+    def norm(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return x / sqrt(sum(v * v for v in x) / len(x) + c.norm_eps) * w
+
+    def rope(x: np.ndarray, position: int) -> np.ndarray:
+        out, half = x.copy(), c.rope_dim // 2
+        for i in range(half):
+            angle = position * c.rope_base ** (-2 * i / c.rope_dim)
+            if c.rope_freqs:
+                angle /= weight("rope_freqs")[i]
+            a, b = (i, i + half) if c.neox_rope else (2 * i, 2 * i + 1)
+            out[a], out[b] = x[a] * cos(angle) - x[b] * sin(angle), x[a] * sin(angle) + x[b] * cos(angle)
+        return out
+
+    def heads(x: np.ndarray, layer: int, side: str, position: int) -> list[np.ndarray]:
+        parts = list((weight(f"blk.{layer}.attn_{side}") @ x).reshape(-1, c.head_dim))
+        if c.qk_norm and side in "qk":
+            parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
+        return [rope(part, position) for part in parts] if side in "qk" else parts
+
+    cached: list[list] = [[] for _ in range(c.layers)]
+    rows = []
+    for position, token in enumerate(tokens):
+        x = weight("token_embd")[token]
+        for layer in range(c.layers):
+            block = f"blk.{layer}."
+            n = norm(x, weight(block + "attn_norm"))
+            cached[layer].append((heads(n, layer, "k", position), heads(n, layer, "v", position)))
+            out = []
+            for head, q in enumerate(heads(n, layer, "q", position)):
+                kv = head * c.kv_heads // c.heads
+                shares = [exp(sum(q * keys[kv]) / sqrt(c.head_dim)) for keys, _ in cached[layer]]
+                pairs = zip(shares, cached[layer], strict=True)
+                out.append(sum(share * values[kv] for share, (_, values) in pairs) / sum(shares))
+            x = x + weight(block + "attn_output") @ np.concatenate(out)
+            n = norm(x, weight(block + "ffn_norm"))
+            gate = weight(block + "ffn_gate") @ n
+            x = x + weight(block + "ffn_down") @ (gate / (1 + np.exp(-gate)) * (weight(block + "ffn_up") @ n))
+        rows.append(weight("token_embd" if c.tied else "output") @ norm(x, weight("output_norm")))
+    return np.array(rows)
+
+
+@pytest.fixture
+def unusual(make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A llama with its own output matrix, rope factors and heads that turn only half of their elements."""
+    tiny = make_model.SHAPES["tiny"]
+    config = replace(tiny.config, tied=False, rope_freqs=True, rope_dim=tiny.config.head_dim // 2)
+    monkeypatch.setitem(make_model.SHAPES, "unusual", replace(tiny, config=config))
+    make_model.make_model("unusual", "Q8_0", tmp_path / "unusual.gguf")
+    return tmp_path / "unusual.gguf"
+
+
+def assert_equal_to_loops(path: Path) -> None:
+    expected = loops(open_gguf(path), TOKENS)
+    # float32 against float64: 1e-7 a step, times up to 96.5 through a K-norm and again in the softmax behind it.
+    np.testing.assert_allclose(reference_logits(path, TOKENS).numpy(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+def test_equals_loops(made: Callable[[str, str], Path], shape: str) -> None:
+    assert_equal_to_loops(made(shape, "Q4_0"))
+
+
+def test_equals_loops_on_unusual_sizes(unusual: Path) -> None:
+    config = ModelConfig.from_gguf(open_gguf(unusual))
+    assert config.rope_freqs and not config.tied and config.rope_dim < config.head_dim
+    assert_equal_to_loops(unusual)
+
+
+def test_the_future_changes_nothing(tiny_qwen3: Path) -> None:
+    file = open_gguf(tiny_qwen3)
+    changed = reference_logits(file, [*TOKENS[:-1], 1])
+    assert torch.equal(changed[:-1].argmax(-1), reference_logits(file, TOKENS)[:-1].argmax(-1))
+    torch.testing.assert_close(changed[:-1], reference_logits(file, TOKENS)[:-1], rtol=0, atol=1e-4)
+
+
+def test_quarter_turn() -> None:
+    x = torch.arange(1.0, 7.0).reshape(1, 1, 6)
+    quarter = torch.tensor([[pi / 2, 0.0]], dtype=torch.float64)
+    neighbours, halves = (reference._rope(x, quarter, neox).flatten() for neox in (False, True))
+    torch.testing.assert_close(neighbours, torch.tensor([-2.0, 1.0, 3.0, 4.0, 5.0, 6.0]))
+    torch.testing.assert_close(halves, torch.tensor([-3.0, 2.0, 1.0, 4.0, 5.0, 6.0]))
+
+
+def test_refusals(tiny_model: Path, tmp_path: Path) -> None:
+    for tokens in ([], [-1], [512]):
+        with pytest.raises(ValueError, match="from 0 to 511"):
+            reference_logits(tiny_model, tokens)
+    with pytest.raises(ModelError, match="no such file"):
+        reference_logits(tmp_path / "none.gguf", [1])
