@@ -7,10 +7,13 @@ from kernel_templates import formats
 from kernel_templates.operation import Weight
 
 
+CHUNK_ROWS = 16384  # a vocabulary of 150,000 rows in float64 would take a gigabyte
+
+
 def product(weight: Weight, x: np.ndarray) -> np.ndarray:
     """W x: float64 [rows]."""
-    matrix = formats.get(weight.format).dequantize(weight.raw).double()
-    return (matrix @ torch.from_numpy(np.asarray(x, np.float64))).numpy()
+    dequantize, vector = formats.get(weight.format).dequantize, torch.from_numpy(np.asarray(x, np.float64))
+    return torch.cat([dequantize(rows).double() @ vector for rows in weight.raw.split(CHUNK_ROWS)]).numpy()
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:

@@ -8,15 +8,19 @@ one thread's share of the work. The uniform shape lets one compiled loop run a w
 import functools
 import hashlib
 import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import numba
+import platformdirs
 from numba import types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.serialize import dumps as numba_dumps
 
 SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
 
@@ -40,13 +44,47 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+class _OneFileEach:
+    """numba's cache of one function, kept as a file a key: processes that compile side by side never rewrite the other's
+    index. A damaged or foreign entry counts as absent."""
+
+    def save(self, key: str, data: object) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+                partial.write(numba_dumps(data))
+            os.replace(partial.name, path)
+        except OSError:
+            pass  # an unwritable cache costs time, nothing else
+
+    def load(self, key: str) -> object | None:
+        try:
+            return pickle.loads(self._path(key).read_bytes())
+        except Exception:  # a missing, cut or foreign file: compile instead
+            return None
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    @staticmethod
+    def _path(key: str) -> Path:
+        return cache_directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.kernel"
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: $AUTOTUNE_CACHE, else the user's cache directory. Safe to delete."""
+    return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_path("autotune")) / "kernels"
+
+
 class _StableCache(FunctionCache):
-    """Numba keys a closure by its pickled cells, and an intrinsic pickles differently in each process: every start of
+    """numba keys a closure by its pickled cells, and an intrinsic pickles differently in each process: every start of
     the engine would compile again. A kernel is fully said by its template, problem and configuration: key by those."""
 
     def __init__(self, function: Callable, key: str):
-        self.key = key
         super().__init__(function)
+        self.key = key
+        self._cache_file = _OneFileEach()
 
     def _index_key(self, sig, codegen):
         return (str(sig), codegen.magic_tuple(), self.key, _sources())

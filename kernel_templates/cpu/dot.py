@@ -34,17 +34,21 @@ def available(features: frozenset[str]) -> tuple[str, ...]:
 @functools.cache
 def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
     """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x: int32) -> Vec(i32, lanes)."""
-    emit: Callable = {"generic": _generic, "madd": _madd, "vnni": _vnni}[path]
     vec = Vec("i32", lanes)
 
     @intrinsic
     def dot(typingctx, acc, words, x):
         def codegen(context, builder, sig, args):
-            return emit(builder, *args, vec.llvm, features)
+            return emit_dot4(path, builder, *args, vec.llvm, features)
 
         return vec(vec, vec, types.int32), codegen
 
     return dot
+
+
+def emit_dot4(path: str, builder, acc, words, x, vec: ir.VectorType, features: frozenset[str]):
+    """Write the operation at `builder`: acc, words of LLVM type `vec`, x an i32."""
+    return {"generic": _generic, "madd": _madd, "vnni": _vnni}[path](builder, acc, words, x, vec, features)
 
 
 def _constant(llvm_vec, value):

@@ -8,4 +8,5 @@ from kernel_templates.space import Space
 def cpu(problem: Ffn, features: frozenset[str]) -> Space:
     formats = (problem.gate_format, problem.up_format, problem.down_format)
     parameters = knobs.tile_parameters(formats, features, ("gate_up_", "down_"))
-    return Space(parameters, (knobs.unroll_divides(problem.hidden, problem.ffn),))
+    matrices = [(problem.gate_format, problem.hidden), (problem.up_format, problem.hidden)]
+    return Space(parameters, (knobs.streams_divide(*matrices, (problem.down_format, problem.ffn)),))

@@ -6,4 +6,4 @@ from kernel_templates.space import Space
 
 
 def cpu(problem: Matvec, features: frozenset[str]) -> Space:
-    return Space(knobs.tile_parameters((problem.format,), features), (knobs.unroll_divides(problem.cols),))
+    return Space(knobs.tile_parameters((problem.format,), features), (knobs.streams_divide((problem.format, problem.cols)),))

@@ -12,7 +12,7 @@ def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
     return Space(
         knobs.tile_parameters(formats, features),
         (
-            knobs.unroll_divides(problem.hidden),
+            knobs.streams_divide(*((name, problem.hidden) for name in formats)),
             Constraint(
                 "whole tiles before a change of format",
                 "q, k and v lie one behind the other: a tile that ends in the next one's rows would overwrite them",

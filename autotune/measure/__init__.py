@@ -1,0 +1,1 @@
+"""Candidates built, proved and timed, in a process that may die without taking the search along."""

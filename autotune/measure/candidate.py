@@ -1,0 +1,152 @@
+"""One configuration of one problem on this processor: built, checked against the reference, and timed.
+
+Timing reads fresh memory every time: the call is repeated over copies of its weights that together exceed the last-level
+cache, as the layers of a model do, chained in one graph so that the barrier after each call is in the time.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+
+from kernel_templates import registry
+from kernel_templates.cpu import machine, memory
+from kernel_templates.cpu.graph import Graph, Step
+from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.operation import Inputs
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+from tuning_db.records import Measurement
+
+POISON = np.float32(np.nan)
+LARGE = 1 << 16  # buffers from this size (KV caches) are copied along with the weights
+
+
+class WrongResult(Exception):
+    """The candidate's output is not the reference's; `error` is the relative error, inf for NaN."""
+
+    def __init__(self, error: float, tolerance: float):
+        super().__init__(f"relative error {error:.3g} is above the tolerance {tolerance:.3g}")
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A verified candidate, ready to be timed. `calls`: how many calls one replay makes."""
+
+    config: Config
+    graph: Graph
+    calls: int
+    error: float
+    compile_s: float
+
+    def sample(self) -> float:
+        """Nanoseconds a call takes, over one replay."""
+        start = time.perf_counter_ns()
+        self.graph.replay()
+        return (time.perf_counter_ns() - start) / self.calls
+
+
+class Bench:
+    """Everything about one problem that its candidates share: inputs, the reference's answer, the team."""
+
+    def __init__(self, problem: Problem, team: Team, seed: int):
+        self.problem, self.team = problem, team
+        self.operation = registry.get(problem.op)
+        self._inputs = self.operation.inputs(problem, seed)
+        self._answers = self.operation.reference(problem, self._inputs)
+        self.tolerance = self.operation.tolerance(problem)
+
+    def prepare(self, config: Config, working_set: int) -> Ready:
+        """Compile, verify on the shared inputs, and lay out `working_set` bytes of copies.
+
+        Raises WrongResult, or whatever the compiler raises.
+        """
+        template = self.operation.cpu
+        kernel = template.compile(self.problem, config, machine.features())
+        packed = template.pack(self.problem, config, self._inputs.weights)
+        room = self.team.threads * template.scratch_bytes(self.problem, config)
+        scratch = {"scratch": memory.zeros((max(64, room),), np.uint8)}
+
+        fresh = self._fresh()
+        Graph(self.team, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
+        error = self._error(fresh)
+        if not error <= self.tolerance:
+            raise WrongResult(error, self.tolerance)
+
+        steps: list[Step] = []
+        for matrices, buffers in self._copies(packed, fresh, working_set):
+            steps.append(template.bind(self.problem, config, kernel, matrices, buffers | scratch))
+        return Ready(config, Graph(self.team, steps), len(steps), error, kernel.compile_s)
+
+    def _fresh(self) -> dict[str, np.ndarray]:
+        """Copies of the inputs; what is only written holds NaN, so that a row nobody wrote is seen."""
+        buffers = {name: _copy(value) for name, value in self._inputs.buffers.items()}
+        for name in self._answers:
+            if buffers[name].dtype == np.float32 and not np.any(self._inputs.buffers[name]):
+                buffers[name].fill(POISON)
+        return buffers
+
+    def _error(self, buffers: Mapping[str, np.ndarray]) -> float:
+        """The largest ||out - ref|| / ||ref|| over the outputs."""
+        worst = 0.0
+        for name, answer in self._answers.items():
+            wanted = np.asarray(answer, np.float64).ravel()
+            got = buffers[name].ravel()[: wanted.size].astype(np.float64)
+            error = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+            worst = max(worst, error if np.isfinite(error) else np.inf)
+        return worst
+
+    def _copies(self, packed: Sequence[Tiles], buffers: dict[str, np.ndarray], working_set: int):
+        large = {name: b for name, b in buffers.items() if b.nbytes >= LARGE}
+        size = sum(p.nbytes for p in packed) + sum(b.nbytes for b in large.values())
+        count = max(1, min(-(-working_set // max(size, 1)), 512))
+        yield packed, buffers
+        for _ in range(count - 1):
+            matrices = tuple(replace(p, planes=tuple(_copy(plane) for plane in p.planes)) for p in packed)
+            yield matrices, buffers | {name: _copy(b) for name, b in large.items()}
+
+
+def _copy(array: np.ndarray) -> np.ndarray:
+    out = memory.empty(array.shape, array.dtype)
+    out[...] = array
+    return out
+
+
+def working_set() -> int:
+    """Bytes that no cache holds: twice the largest cache, within an eighth of the free memory."""
+    return int(min(max(2 * machine.last_level_cache(), 64 << 20), psutil.virtual_memory().available // 8))
+
+
+def measure(ready: Ready, samples: int) -> Measurement:
+    """Warm up once, then time `samples` replays."""
+    ready.sample()
+    return summarize([ready.sample() for _ in range(samples)])
+
+
+def rematch(candidates: Sequence[Ready], rounds: int, probe) -> tuple[list[Measurement], float]:
+    """Time candidates against each other, in turn, so that a machine that drifts drifts for all of them.
+
+    probe: a ReadProbe that takes a turn too. Returns the measurements and the probe's bytes a second, the median.
+    """
+    for c in candidates:
+        c.sample()
+    times: list[list[float]] = [[] for _ in candidates]
+    reads = []
+    for i in range(rounds):
+        reads.append(probe.seconds())
+        for k in range(len(candidates)):
+            k = (k + i) % len(candidates)  # nobody always follows the same neighbour
+            times[k].append(candidates[k].sample())
+    return [summarize(t) for t in times], probe.nbytes / float(np.median(reads))
+
+
+def summarize(times: Sequence[float]) -> Measurement:
+    q10, median, q90 = np.quantile(times, [0.1, 0.5, 0.9])
+    return Measurement(float(q10), float(median), float(q90), len(times))
+
+
+__all__ = ["Bench", "Inputs", "Ready", "WrongResult", "measure", "rematch", "working_set"]

@@ -1,0 +1,84 @@
+"""A search over one space as an Optuna study: ask for a configuration, tell what became of it.
+
+The study lives in memory; the tuning database holds every trial, and earlier ones are told again when a search resumes.
+"""
+
+from collections.abc import Iterable
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from autotune.search import SAMPLERS
+from kernel_templates.space import Config, Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_TRIES = 30  # Optuna knows no constraints between parameters: an invalid or repeated proposal is refused and redrawn
+
+
+class Search:
+    """Proposes configurations of a space, each valid and none twice, as an Optuna sampler directs."""
+
+    def __init__(self, space: Space, sampler: str = "tpe", seed: int = 0, first: Iterable[Config] = ()):
+        """first: configurations to propose before the sampler is asked, the default ahead of them all."""
+        if sampler not in SAMPLERS:
+            raise ValueError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
+        self.space, self.sampler = space, sampler
+        self._left = dict.fromkeys(space.configs())
+        self._first = [c for c in (space.default, *first) if space.broken(c) is None]
+        self._study = optuna.create_study(sampler=_optuna_sampler(sampler, seed))
+        self._distributions = {p.name: CategoricalDistribution(p.values) for p in space.parameters}
+        self._open: dict[Config, optuna.Trial] = {}
+
+    def replay(self, config: Config, seconds: float | None) -> None:
+        """Tell the result of an earlier run; None: it failed."""
+        if self.space.broken(config) is None:
+            self._left.pop(config, None)
+            self._study.add_trial(self._finished(config, seconds))
+
+    def ask(self) -> Config | None:
+        """The next configuration to try; None once every one has been proposed."""
+        while self._first:
+            config = self._first.pop(0)
+            if config in self._left:
+                del self._left[config]
+                return config
+        if not self._left:
+            return None
+        config = next(iter(self._left)) if self.sampler == "exhaustive" else self._proposal()
+        del self._left[config]
+        return config
+
+    def tell(self, config: Config, seconds: float | None) -> None:
+        """What `ask` proposed took this long, in seconds; None: it failed to compile, was wrong, crashed or hung."""
+        trial = self._open.pop(config, None)
+        if trial is None:
+            self._study.add_trial(self._finished(config, seconds))
+        elif seconds is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, seconds)
+
+    def _proposal(self) -> Config:
+        for _ in range(_TRIES):
+            trial = self._study.ask(self._distributions)
+            config = Config(trial.params)
+            if config in self._left:
+                self._open[config] = trial
+                return config
+            self._study.tell(trial, state=TrialState.PRUNED)
+        # The sampler keeps returning to what it knows: take the untried configuration that differs least from it.
+        return min(self._left, key=lambda c: sum(c[name] != config[name] for name in config))
+
+    def _finished(self, config: Config, seconds: float | None):
+        state = TrialState.FAIL if seconds is None else TrialState.COMPLETE
+        return create_trial(params=dict(config), distributions=self._distributions, value=seconds, state=state)
+
+
+def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=8)
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, multivariate=True, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)
