@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from kernel_templates.cpu import simd
+from kernel_templates.cpu.compile import device_function
 
 BLOCK = 32
 KINDS = ("int8", "int16", "f32")
@@ -57,7 +57,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
 
     if layout.kind == "f32":
 
-        @njit(forceinline=True)
+        @device_function(layout)
         def copy(x, out):
             for i in range(cols // 16):
                 simd.store(out + 64 * i, load(x + 64 * i))
@@ -67,7 +67,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
     two_planes, limit = layout.kind == "int16", np.float32(LIMIT[layout.kind])
     inverse = np.float32(1.0) / limit
 
-    @njit(forceinline=True)
+    @device_function(layout)
     def quantize(x, out):
         for b in range(cols // 32):
             first, second = load(x + 128 * b), load(x + 128 * b + 64)
@@ -99,7 +99,7 @@ def normalizer(cols: int) -> Callable:
     """
     load, splat = simd.load("f32", 16), simd.splat("f32", 16)
 
-    @njit(forceinline=True)
+    @device_function(cols)
     def normalize(x, weight, out, eps):
         squares = splat(np.float32(0.0))
         for i in range(cols // 16):
@@ -124,7 +124,7 @@ def exponential(lanes: int) -> Callable:
     taylor = tuple(np.float32(1.0 / n) for n in (5040, 720, 120, 24, 6, 2, 1, 1))
     c7, c6, c5, c4, c3, c2, c1, c0 = taylor
 
-    @njit(forceinline=True)
+    @device_function(lanes)
     def exp(x):
         x = simd.maximum(simd.minimum(x, splat(np.float32(88.0))), splat(np.float32(-87.0)))
         n = simd.round_to_i32(x * splat(np.float32(1.4426950408889634)))

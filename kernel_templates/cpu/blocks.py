@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core.extending import intrinsic
 
 from kernel_templates import formats
 from kernel_templates.cpu import simd
+from kernel_templates.cpu.compile import device_function
 from kernel_templates.cpu.activations import ActivationLayout
 from kernel_templates.cpu.emit import Emitter, Value
 
@@ -64,7 +65,7 @@ def tile_dot(shape: TileShape, activation: str, features: frozenset[str]) -> Cal
     apart = blocks // streams
     splat = simd.splat("f32", shape.lanes)
 
-    @njit
+    @device_function(shape, activation, inline=False)
     def dot(w0, w1, w2, w3, tile, x):
         acc = splat(np.float32(0.0))
         for i in range(apart):

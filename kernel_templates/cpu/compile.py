@@ -17,7 +17,7 @@ from time import perf_counter
 
 import numba
 import platformdirs
-from numba import types
+from numba import njit, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps as numba_dumps
@@ -90,12 +90,31 @@ class _StableCache(FunctionCache):
         return (str(sig), codegen.magic_tuple(), self.key, _sources())
 
 
+def device_function(*key: object, inline: bool = True) -> Callable:
+    """njit for the closures that kernels call; `key` must say everything that the closure's code depends on.
+
+    numba numbers symbols by process, so objects compiled by two processes can hold different code under one name, and
+    a third that loads both would run the wrong one. Here equal names mean equal code.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        function.__qualname__ = _symbol(function, repr(key))
+        return njit(forceinline=inline)(function)
+
+    return decorate
+
+
+def _symbol(function: Callable, key: str) -> str:
+    return f"{function.__name__}_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+
+
 def compile_kernel(function: Callable, key: str) -> Kernel:
     """Compile `function(arguments, sync, thread, threads)`; `key` names template, problem and configuration in full.
 
     Raises numba's errors when the function does not compile.
     """
     start = perf_counter()
+    function.__qualname__ = _symbol(function, key)
     callback = CFunc(function, (SIGNATURE.args, SIGNATURE.return_type), {}, {"nopython": True, "error_model": "numpy"})
     if not os.environ.get("AUTOTUNE_NO_KERNEL_CACHE"):
         callback._cache = _StableCache(function, key)

@@ -7,11 +7,10 @@ store is a whole vector. Values are those of the format's own dequantize, rounde
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.blocks import FLOATS
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.share import first_of
 from kernel_templates.cpu.simd import load_i64
@@ -43,18 +42,19 @@ def bind(kernel: Kernel, packed: Tiles, out: np.ndarray) -> Step:
 
 def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int) -> Callable:
     """njit (plane addresses, tile, out: address of the tile's first column) -> None."""
+    key = (format_name, cols, lanes, target, stride)
     load, integer = simd.load("i32", lanes), simd.splat("i32", lanes)
     splat, load_scale, load_sub = simd.splat("f32", lanes), simd.load("f16", lanes), simd.load("i8", lanes)
     rounded = target == "bf16"
 
-    @njit(forceinline=True)
+    @device_function(*key)
     def write(at, value):
         if rounded:
             simd.store(at, simd.to_bf16(value))
         else:
             simd.store(at, value)
 
-    @njit(forceinline=True)
+    @device_function(*key)
     def four(at, words, scale, offset):
         """The four bytes of each lane: scale * byte + offset to four consecutive columns."""
         for i in range(4):
@@ -65,7 +65,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
         kind, width = FLOATS[format_name]
         load_value = simd.load(kind, lanes)
 
-        @njit
+        @device_function(*key)
         def dense(w0, w1, w2, w3, tile, out):
             for c in range(cols):
                 write(out + stride * c, simd.to_f32(load_value(w0 + (tile * cols + c) * width * lanes)))
@@ -75,7 +75,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
     if format_name in ("Q4_0", "Q4_1"):
         has_minimum = format_name == "Q4_1"
 
-        @njit
+        @device_function(*key)
         def nibbles(w0, w1, w2, w3, tile, out):
             mask, shift = integer(I32(0x0F0F0F0F)), integer(I32(4))
             for b in range(cols // 32):
@@ -95,7 +95,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
 
     if format_name == "Q8_0":
 
-        @njit
+        @device_function(*key)
         def bytes_(w0, w1, w2, w3, tile, out):
             flip = integer(I32(-2139062144))  # 0x80808080
             for b in range(cols // 32):
@@ -108,7 +108,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
 
         return bytes_
 
-    @njit
+    @device_function(*key)
     def six_bits(w0, w1, w2, w3, tile, out):
         low_mask, high_mask, shift = integer(I32(0x0F0F0F0F)), integer(I32(0x03030303)), integer(I32(4))
         for s in range(cols // 256):

@@ -5,12 +5,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from numba import njit
 
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import blocks, knobs, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.share import first_of
 from kernel_templates.cpu.simd import load_f32, load_i64
@@ -60,15 +59,15 @@ def _projection(problem: NormQkvRope, config, features):
         kind = blocks.activation_of(group.format, problem.activation)
         dot = blocks.tile_dot(knobs.shape(config, group.format, problem.hidden), kind, features)
         count = tiles.tile_count(group.rows, lanes)
-        project = _link(dot, count, 32 * number, offset[kind], project)
+        project = _link(dot, count, 32 * number, offset[kind], project, (problem, config))
         total += count
     return project, total
 
 
-def _link(dot, count, planes, x, otherwise):
+def _link(dot, count, planes, x, otherwise, key):
     """One group: `planes` and `x` are byte offsets of its weights in the arguments and its activations in the scratch."""
 
-    @njit(forceinline=True)
+    @device_function(*key, planes)
     def here(arguments, tile, scratch):
         a = arguments + planes
         return dot(load_i64(a), load_i64(a + 8), load_i64(a + 16), load_i64(a + 24), tile, scratch + x)
@@ -76,7 +75,7 @@ def _link(dot, count, planes, x, otherwise):
     if otherwise is None:
         return here
 
-    @njit(forceinline=True)
+    @device_function(*key, planes)
     def choose(arguments, tile, scratch):
         if tile < count:
             return here(arguments, tile, scratch)
