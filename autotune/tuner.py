@@ -231,7 +231,13 @@ class _ProblemSearch:
                 won, won_id = config, trial_id
         best, default_ns = by_config[won][0], by_config[default][0].median_ns
         winner = Winner(
-            self.problem.key, self.problem.template_version, dict(won), best, default_ns, by_config[won][1], self.tolerance
+            self.problem.key,
+            self.problem.template_version,
+            dict(won),
+            best,
+            default_ns,
+            by_config[won][1],
+            self.tolerance,
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
         gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns

@@ -3,9 +3,9 @@
 Detection lives with the backends (`kernel_templates.cpu.machine`); this file only says what a device *is*.
 """
 
-from dataclasses import asdict, dataclass
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)

@@ -37,4 +37,3 @@ def norm_weight(size: int, rng: np.random.Generator, largest: float = 2.0) -> np
 def buffer(size: int) -> np.ndarray:
     """float32 zeros that hold `size` outputs and whatever whole tiles write beyond them."""
     return memory.zeros((-(-size // MAX_LANES) * MAX_LANES,), np.float32)
-

@@ -6,7 +6,6 @@ import torch
 from kernel_templates import formats
 from kernel_templates.operation import Weight
 
-
 CHUNK_ROWS = 16384  # a vocabulary of 150,000 rows in float64 would take a gigabyte
 
 

@@ -8,9 +8,9 @@ import torch
 
 from kernel_templates import formats, registry, samples
 from kernel_templates.attention import cache
-from kernel_templates.cpu import machine, memory
+from kernel_templates.cpu import embed, machine, memory
 from kernel_templates.cpu.compile import Kernel
-from kernel_templates.cpu.graph import Graph
+from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.team import Team
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
@@ -43,9 +43,9 @@ class Decoder:
         self.config, self.context, self.configs = config, context, configs
         self.team = Team(threads)
         self.frequencies = weights.rope_frequencies(file, config)
-        self._embedding = file.raw("token_embd.weight")
+        self._embedding = file.raw("token_embd.weight")  # one row a token: read from the file's own mapping
         self._embedding_format = formats.get(file.tensors["token_embd.weight"].format_name)
-        self.position = np.zeros(1, np.int64)
+        self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self.rope = samples.buffer(config.rope_dim)
         self.x = samples.buffer(config.hidden)
         self.qkv = samples.buffer((config.heads + 2 * config.kv_heads) * config.head_dim)
@@ -57,7 +57,7 @@ class Decoder:
         self.layers: list[LayerState] = []
         self._scratch = memory.zeros((threads * self._scratch_bytes(file),), np.uint8)
 
-        steps = []
+        steps = [self._embed_step()]
         for layer in range(config.layers):
             steps += self._layer_steps(file, layer)
             on_layer(layer + 1, config.layers + 1)
@@ -65,6 +65,10 @@ class Decoder:
         on_layer(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.team, [*steps, head_step])
         self.head = Graph(self.team, [head_step])
+
+    def _embed_step(self) -> Step:
+        kernel = embed.compile(self._embedding_format.name, self.config.hidden)
+        return embed.bind(kernel, self._embedding, self.token, self.x)
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
@@ -124,11 +128,10 @@ class Decoder:
         return self._embedding_format.dequantize(torch.from_numpy(self._embedding[tokens]))
 
     def prepare(self, token: int, position: int) -> None:
-        """Set the buffers that one token's graph reads: its embedding, its position, its rotation."""
+        """Set what one token's graph reads: the token, its position, its rotation."""
         if position >= self.context:
             raise ValueError(f"position {position} is past the context of {self.context}")
-        self.x[: self.config.hidden] = self.embed([token])[0].numpy()
-        self.position[0] = position
+        self.token[0], self.position[0] = token, position
         angles = position * self.frequencies
         half = len(angles)
         self.rope[:half], self.rope[half : 2 * half] = np.cos(angles), np.sin(angles)

@@ -17,7 +17,7 @@ from model.chat import ChatTemplate
 from model.config import ModelConfig
 from model.decode import Decoder
 from model.errors import ModelError
-from model.gguf_file import open_gguf
+from model.gguf_file import GGUFFile, open_gguf
 from model.prefill import Prefill
 from model.problems import model_problems
 from model.sampling import Sampler
@@ -51,6 +51,7 @@ class Timing:
 class Model:
     """A loaded model. Not for use from two threads at once."""
 
+    file: GGUFFile
     config: ModelConfig
     tokenizer: Tokenizer
     chat: ChatTemplate
@@ -77,8 +78,13 @@ class Model:
         if piece := stream.flush():
             yield piece
 
-    def generate_tokens(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> Iterator[int]:
-        """Yield token ids after `prompt`, an end token included. What the cache already holds is not computed again."""
+    def generate_tokens(
+        self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False
+    ) -> Iterator[int]:
+        """Yield token ids after `prompt`, an end token included; `ignore_end` goes on after one, for benchmarks.
+
+        What the cache already holds is not computed again.
+        """
         self._check_prompt(prompt)
         self.timing = Timing(prompt_tokens=len(prompt))
         pick = sampler.picker()
@@ -90,7 +96,7 @@ class Model:
             token = pick.pick(logits)
             self.timing.tokens += 1
             yield token
-            if token in self.tokenizer.end_tokens or i == limit - 1:
+            if i == limit - 1 or (token in self.tokenizer.end_tokens and not ignore_end):
                 return
             start = time.perf_counter()
             logits = self.decoder.step(token, len(self._cached))
@@ -173,6 +179,7 @@ def load(
     chosen = {problem: choice.config for problem, choice in choices.items()}
     decoder = Decoder(file, config, chosen, room, threads, on_layer)
     return Model(
+        file=file,
         config=config,
         tokenizer=Tokenizer.from_metadata(file.metadata),
         chat=ChatTemplate.from_metadata(file.metadata),

@@ -98,7 +98,9 @@ class ReadProbe:
         self.nbytes = nbytes // 65536 * 65536
         data = memory.empty((self.nbytes // 4,), np.float32)
         data.fill(1.0)
-        self._graph = Graph(team, [step(read_kernel(self.nbytes), (data, memory.zeros((64 * team.threads,), np.float32)))])
+        self._graph = Graph(
+            team, [step(read_kernel(self.nbytes), (data, memory.zeros((64 * team.threads,), np.float32)))]
+        )
 
     def seconds(self) -> float:
         """Time of reading everything once."""

@@ -18,8 +18,8 @@ from numba.core.extending import intrinsic
 
 from kernel_templates import formats
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.compile import device_function
 from kernel_templates.cpu.activations import ActivationLayout
+from kernel_templates.cpu.compile import device_function
 from kernel_templates.cpu.emit import Emitter, Value
 
 FLOATS = {"F16": ("f16", 2), "BF16": ("bf16", 2), "F32": ("f32", 4)}

@@ -16,7 +16,9 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
         raw = np.empty(size + ALIGN, np.uint8)
         skip = -raw.ctypes.data % ALIGN
     else:
-        block = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
+        block = mmap.mmap(
+            -1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )  # shared memory has no huge pages
         if hasattr(mmap, "MADV_HUGEPAGE"):
             block.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(block, np.uint8)  # keeps the mapping alive, and ends it when it goes

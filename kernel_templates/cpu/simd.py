@@ -140,6 +140,16 @@ load_i64, store_i64 = _scalar_access(types.int64, I64, 8)
 
 
 @intrinsic
+def load_f16(typingctx, address):
+    """The f16 at `address` as float32."""
+
+    def codegen(context, builder, sig, args):
+        return builder.fpext(builder.load(_pointer(builder, args[0], ir.HalfType()), align=2), F32)
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
 def store_f16(typingctx, address, value):
     """Round a float32 to f16 and write it."""
 

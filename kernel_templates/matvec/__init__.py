@@ -4,4 +4,6 @@ from kernel_templates.matvec import cpu, reference, space, work
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.operation import Operation
 
-OPERATION = Operation("matvec", Matvec, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu)
+OPERATION = Operation(
+    "matvec", Matvec, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu
+)

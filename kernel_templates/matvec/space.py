@@ -6,4 +6,6 @@ from kernel_templates.space import Space
 
 
 def cpu(problem: Matvec, features: frozenset[str]) -> Space:
-    return Space(knobs.tile_parameters((problem.format,), features), (knobs.streams_divide((problem.format, problem.cols)),))
+    return Space(
+        knobs.tile_parameters((problem.format,), features), (knobs.streams_divide((problem.format, problem.cols)),)
+    )

@@ -11,7 +11,7 @@ from kernel_templates.cpu import blocks, knobs, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.share import first_of
+from kernel_templates.cpu.prologue import first_of, planes_at
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
@@ -69,8 +69,8 @@ def _link(dot, count, planes, x, otherwise, key):
 
     @device_function(*key, planes)
     def here(arguments, tile, scratch):
-        a = arguments + planes
-        return dot(load_i64(a), load_i64(a + 8), load_i64(a + 16), load_i64(a + 24), tile, scratch + x)
+        w0, w1, w2, w3 = planes_at(arguments + planes)
+        return dot(w0, w1, w2, w3, tile, scratch + x)
 
     if otherwise is None:
         return here

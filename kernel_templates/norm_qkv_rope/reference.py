@@ -36,7 +36,7 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
 
 
 def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
-    """"qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them."""
+    """ "qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them."""
     b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
     n = truth.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
     q, k, v = (truth.product(given.weights[name], n).reshape(-1, dim) for name in ("q", "k", "v"))
