@@ -12,7 +12,7 @@ from kernel_templates.cpu import simd
 from kernel_templates.cpu.blocks import FLOATS
 from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.prologue import first_of, planes_at
 from kernel_templates.cpu.simd import load_i64
 from kernel_templates.cpu.tiles import Tiles, padded, tile_count
 
@@ -27,12 +27,7 @@ def compile(format_name: str, rows: int, cols: int, lanes: int, target: str) -> 
     count = tile_count(rows, lanes)
 
     def expand(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = (
-            load_i64(arguments),
-            load_i64(arguments + 8),
-            load_i64(arguments + 16),
-            load_i64(arguments + 24),
-        )
+        w0, w1, w2, w3 = planes_at(arguments)
         out = load_i64(arguments + 32)
         for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
             expand_tile(w0, w1, w2, w3, tile, out + size * lanes * tile)

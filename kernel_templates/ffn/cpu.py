@@ -9,7 +9,7 @@ from kernel_templates.cpu import blocks, knobs, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, exponential, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.prologue import first_of, planes_at
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.ffn.problem import Ffn
@@ -46,16 +46,9 @@ def compile(problem: Ffn, config, features) -> Kernel:
     splat, load = simd.splat("f32", wide), simd.load("f32", tall)
 
     def ffn(arguments, sync, thread, threads):
-        g0, g1, g2, g3 = (
-            load_i64(arguments),
-            load_i64(arguments + 8),
-            load_i64(arguments + 16),
-            load_i64(arguments + 24),
-        )
-        a = arguments + 32
-        u0, u1, u2, u3 = load_i64(a), load_i64(a + 8), load_i64(a + 16), load_i64(a + 24)
-        a = arguments + 64
-        d0, d1, d2, d3 = load_i64(a), load_i64(a + 8), load_i64(a + 16), load_i64(a + 24)
+        g0, g1, g2, g3 = planes_at(arguments)
+        u0, u1, u2, u3 = planes_at(arguments + 32)
+        d0, d1, d2, d3 = planes_at(arguments + 64)
         a = arguments + 96
         x, norm, eps, gated = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16)), load_i64(a + 24)
         scratch = load_i64(a + 32) + thread * room

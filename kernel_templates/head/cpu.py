@@ -4,7 +4,7 @@ from kernel_templates.cpu import blocks, knobs, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.prologue import first_of, planes_at
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.head.problem import Head
 
@@ -24,12 +24,7 @@ def compile(problem: Head, config, features) -> Kernel:
     count, room, used = tiles.tile_count(problem.vocab, lanes), scratch_bytes(problem, config), layout.bytes
 
     def head(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = (
-            load_i64(arguments),
-            load_i64(arguments + 8),
-            load_i64(arguments + 16),
-            load_i64(arguments + 24),
-        )
+        w0, w1, w2, w3 = planes_at(arguments)
         logits, x = load_i64(arguments + 56), load_i64(arguments + 64) + thread * room
         normed = x + used
         normalize(load_i64(arguments + 32), load_i64(arguments + 40), normed, load_f32(load_i64(arguments + 48)))

@@ -4,7 +4,7 @@ from kernel_templates.cpu import blocks, knobs, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.prologue import first_of, planes_at
 from kernel_templates.cpu.simd import load_i64
 from kernel_templates.matvec.problem import Matvec
 
@@ -25,12 +25,7 @@ def compile(problem: Matvec, config, features) -> Kernel:
     load = simd.load("f32", lanes)
 
     def matvec(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = (
-            load_i64(arguments),
-            load_i64(arguments + 8),
-            load_i64(arguments + 16),
-            load_i64(arguments + 24),
-        )
+        w0, w1, w2, w3 = planes_at(arguments)
         out, x = load_i64(arguments + 40), load_i64(arguments + 48) + thread * room
         quantize(load_i64(arguments + 32), x)
         for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
