@@ -44,8 +44,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out for one problem. Rates in 10^9 bytes a second over the bytes the problem must move; `share`: of what
-    the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough."""
+    """What came out for one problem. Rates in 10^9 bytes a second over the bytes the problem must move; `share`: of
+    what the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough."""
 
     problem: Problem
     count: int

@@ -1,6 +1,6 @@
 """What every operation offers, whichever it is: the one interface that the tuner and the engine use.
 
-An operation is a folder with the same files: `problem.py`, `space.py`, `reference.py`, `work.py` and one file a backend.
+An operation is a folder with the same files: `problem.py`, `space.py`, `reference.py`, `work.py`, one file a backend.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,7 @@ class Operation:
     inputs: Callable[..., Inputs]
     """(problem, seed) -> fresh random inputs of realistic scale."""
     reference: Callable[..., Mapping[str, np.ndarray]]
-    """(problem, inputs) -> the outputs by buffer name, computed in float64 from the inputs as they are before a call."""
+    """(problem, inputs) -> the outputs by buffer name, in float64, from the inputs as they are before a call."""
     work: Callable[..., Work]
     tolerance: Callable[..., float]
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""

@@ -129,8 +129,8 @@ class Model:
             raise ModelError("the prompt is empty; give some text")
         if len(tokens) >= self.decoder.context:
             raise ModelError(
-                f"the prompt has {len(tokens)} tokens and the context holds {self.decoder.context}; shorten it or raise "
-                f"--context (this model was trained for {self.config.context})"
+                f"the prompt has {len(tokens)} tokens and the context holds {self.decoder.context}; shorten it "
+                f"or raise --context (this model was trained for {self.config.context})"
             )
         if not all(0 <= t < self.config.vocab for t in tokens):
             raise ModelError(f"a token id is outside the vocabulary of {self.config.vocab}")

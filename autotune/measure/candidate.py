@@ -1,7 +1,7 @@
 """One configuration of one problem on this processor: built, checked against the reference, and timed.
 
-Timing reads fresh memory every time: the call is repeated over copies of its weights that together exceed the last-level
-cache, as the layers of a model do, chained in one graph so that the barrier after each call is in the time.
+Timing reads fresh memory every time: the call is repeated over copies of its weights that together exceed the
+last-level cache, as the layers of a model do, in one graph, so that the barrier after each call is in the time.
 """
 
 import time

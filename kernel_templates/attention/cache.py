@@ -31,7 +31,7 @@ def write(keys: np.ndarray, values: np.ndarray, k: torch.Tensor, v: torch.Tensor
 
 def read(keys: np.ndarray, values: np.ndarray, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first `count` positions as float32 [kv_heads, count, head_dim], copied."""
-    kv_heads, tiles, head_dim, _ = keys.shape
+    kv_heads, _, head_dim, _ = keys.shape
     used = -(-count // TILE)
     k = torch.from_numpy(keys[:, :used]).permute(0, 1, 3, 2).reshape(kv_heads, used * TILE, head_dim)[:, :count]
     return k.float(), torch.from_numpy(values[:, :count]).float()

@@ -78,7 +78,7 @@ def tile_dot(shape: TileShape, activation: str, features: frozenset[str]) -> Cal
 
 
 def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Callable:
-    """intrinsic (w0..w3, index of the block in the planes, its place in the row, x, acc) -> acc with the block added."""
+    """intrinsic (w0..w3, index of the block in the planes, its place in the row, x, acc) -> acc plus the block."""
     emit = _dense if shape.format in FLOATS else {"Q4_0": _q4, "Q4_1": _q4, "Q8_0": _q8_0, "Q6_K": _q6_k}[shape.format]
     vec = simd.Vec("f32", shape.lanes)
 
@@ -150,8 +150,8 @@ def _q8_0(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index,
 
 
 def _q6_k(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
-    """A super-block is two halves of 128 elements; a half is four quarters of 32 that share 16 low words (a nibble each,
-    quarters 0 and 1 the low ones) and 8 high words (two bits each), with an int8 scale per 16 elements."""
+    """A super-block is two halves of 128 elements; a half is four quarters of 32 that share 16 low words (a nibble
+    each, quarters 0 and 1 the low ones) and 8 high words (two bits each), with an int8 scale per 16 elements."""
     lanes = shape.lanes
     low, high = e.at(planes[0], index, 128 * lanes), e.at(planes[1], index, 64 * lanes)
     sub, here = e.at(planes[2], index, 16 * lanes), e.at(x, place, 256)

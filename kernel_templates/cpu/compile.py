@@ -45,8 +45,8 @@ def _sources() -> str:
 
 
 class _OneFileEach:
-    """numba's cache of one function, kept as a file a key: processes that compile side by side never rewrite the other's
-    index. A damaged or foreign entry counts as absent."""
+    """numba's cache of one function, kept as a file a key: processes that compile side by side never rewrite each
+    other's index. A damaged or foreign entry counts as absent."""
 
     def save(self, key: str, data: object) -> None:
         path = self._path(key)

@@ -19,8 +19,8 @@ I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 @dataclass(frozen=True)
 class Value:
-    """A vector (or with `lanes` 0 a scalar) of a kind of `simd.KINDS` in code under construction. Operators work lane by
-    lane; a Python number on the right stands for itself in every lane."""
+    """A vector (or with `lanes` 0 a scalar) of a kind of `simd.KINDS` in code under construction. Operators work lane
+    by lane; a Python number on the right stands for itself in every lane."""
 
     builder: ir.IRBuilder
     ir: ir.Value

@@ -9,7 +9,8 @@ MAX_LANES = LANES[-1]
 
 
 def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tuple[str, ...] = ("",)):
-    """Parameters of kernels whose weights have the formats `names`. `parts`: prefixes of matrices that choose for themselves.
+    """Parameters of kernels whose weights have the formats `names`. `parts`: prefixes of matrices that have tiles of
+    their own.
 
     The defaults run on any processor: they say what an untuned machine gets, not what this one is good at.
     """

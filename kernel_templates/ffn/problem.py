@@ -8,7 +8,8 @@ from kernel_templates.problem import Problem
 
 @dataclass(frozen=True)
 class Ffn(Problem):
-    """x [hidden] += W_down [hidden, ffn] (silu(W_gate [ffn, hidden] n) * (W_up [ffn, hidden] n)), n = rmsnorm(x) * norm."""
+    """x [hidden] += W_down [hidden, ffn] (silu(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
+    n = rmsnorm(x) * norm."""
 
     op: ClassVar[str] = "ffn"
     template_version: ClassVar[int] = 1

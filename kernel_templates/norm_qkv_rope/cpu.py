@@ -65,7 +65,7 @@ def _projection(problem: NormQkvRope, config, features):
 
 
 def _link(dot, count, planes, x, otherwise, key):
-    """One group: `planes` and `x` are byte offsets of its weights in the arguments and its activations in the scratch."""
+    """One group; `planes`, `x`: byte offsets of its weights in the arguments, of its activations in the scratch."""
 
     @device_function(*key, planes)
     def here(arguments, tile, scratch):
