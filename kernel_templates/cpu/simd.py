@@ -1,8 +1,8 @@
 """Vectors of any width inside Numba functions: one LLVM vector per Numba value, operators included.
 
 Numba's own autovectorizer decides by itself what becomes SIMD; a kernel template wants to say it. `Vec(kind, lanes)`
-is a Numba type backed by `<lanes x kind>`, and LLVM splits a vector wider than the machine's registers by itself, so `lanes`
-stays a free tuning parameter. Values live in registers; memory is addressed by plain int64 byte addresses.
+is a Numba type backed by `<lanes x kind>`, and LLVM splits a vector wider than the machine's registers by itself, so
+`lanes` stays a free tuning parameter. Values live in registers; memory is addressed by plain int64 byte addresses.
 
 Every factory (`load("i32", 64)`) returns an intrinsic for exactly that type, to be called inside `njit`/`cfunc` code:
 
