@@ -1,0 +1,100 @@
+"""The command line: `autotune COMMAND`. It parses, calls and prints; every command is also a library function.
+
+Commands import what they need when they run, so that `autotune --help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+import click
+
+from autotune.commands import bench, chat, db, devices, generate, tune
+from autotune.errors import one_line
+
+USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
+
+
+class Program(click.Group):
+    """A group whose failures are one line on stderr. AUTOTUNE_DEBUG=1 lets them through with their traceback."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> NoReturn:
+        extra.pop("standalone_mode", None)
+        with _reported():
+            code = super().main(args, prog_name or "autotune", standalone_mode=False, **extra)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # click answers an interrupt and a vanished reader in its own words, so they are caught before it sees them.
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            click.echo("autotune: interrupted", err=True)
+            return INTERRUPTED
+        except BrokenPipeError:
+            _forget_stdout()
+            return NO_READER
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except click.Abort:
+        click.echo("autotune: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        text = one_line(error)
+        if text is None or os.environ.get("AUTOTUNE_DEBUG") == "1":
+            raise
+        hint = ""
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see {error.ctx.command_path} --help)"
+        click.echo(f"autotune: error: {text}{hint}", err=True)
+        sys.exit(USER_ERROR)
+
+
+def _forget_stdout() -> None:
+    """Whoever read the output has gone (`| head`): say nothing, and let Python's last flush go nowhere."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(
+    "autotune",
+    cls=Program,
+    invoke_without_command=True,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="autotune", prog_name="autotune")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Make quantized LLM inference fast on the machine you have.
+
+    Tune a model's kernels once; every later run finds the winners in the tuning database and uses them.
+
+    \b
+    Example:
+      autotune tune model.gguf
+      autotune generate model.gguf -p "Once upon a time"
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for command in (devices.devices, tune.tune, generate.generate, chat.chat, bench.bench, db.db):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks becomes "?", not an error in the middle of an answer.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    cli.main(prog_name="autotune")

@@ -1,0 +1,104 @@
+"""`autotune chat`: a conversation in the terminal, or with lines from a pipe."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from autotune.commands import loading, options, output
+from autotune.commands.conversation import Conversation
+from autotune.errors import one_line
+
+
+@click.command()
+@options.model_argument
+@click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
+@options.sampling_options(temperature=0.7, top_k=40, top_p=0.95, tokens=512)
+@options.device_option
+@options.db_option
+def chat(
+    model: Path, system: str | None, tokens: int, temperature: float, top_k: int, top_p: float,
+    seed: int | None, context: int | None, untuned: bool, device: str, db_path: Path | None,
+) -> None:  # fmt: skip
+    """Keep a conversation with a model.
+
+    It is put into the chat template of the model's own file. /reset starts over, /exit or Ctrl-D ends, Ctrl-C stops
+    the answer. Lines may also come from a pipe. When the conversation outgrows the context, its oldest turns are
+    dropped.
+
+    \b
+    Example:
+      autotune chat model.gguf --system "Answer in one sentence."
+    """
+    from model.sampling import Sampler
+
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    engine = loading.load_model(model, device, db_path, context, untuned)
+    if engine.chat.note:
+        output.note(engine.chat.note)
+    talk = Conversation(engine, system, reserve=min(tokens, engine.decoder.context // 4))
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if interactive:
+        output.note(loading.kernels_line(engine, model, untuned))
+    while (line := _next_line(interactive)) is not None:
+        if line == "/exit":
+            break
+        if line == "/reset":
+            talk.reset()
+            output.note("the conversation starts over")
+        elif line:
+            try:
+                _answer(talk, line, tokens, sampler)
+            except Exception as error:
+                # In a terminal a message that is too long costs that message; in a pipe nobody could repeat it.
+                if not interactive or isinstance(error, OSError) or (text := one_line(error)) is None:
+                    raise
+                output.note(f"autotune: error: {text}")
+            if interactive and engine.timing.tokens:
+                output.note(loading.speed_line(engine.timing))
+    if not interactive:
+        output.note(loading.kernels_line(engine, model, untuned))
+    engine.close()
+
+
+def _next_line(interactive: bool) -> str | None:
+    """What the user says next, without surrounding blanks; None at the end."""
+    while interactive:
+        with suppress(ImportError):
+            import readline  # noqa: F401  (input() edits lines once this is imported)
+        try:
+            return input("> ").strip()
+        except EOFError:
+            click.echo()
+            return None
+        except KeyboardInterrupt:
+            output.note("\n/exit or Ctrl-D ends the conversation")
+    line = sys.stdin.readline()
+    return line.strip() if line else None
+
+
+def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
+    """Stream one answer to stdout and keep it, as far as it came when Ctrl-C stops it."""
+    pieces: list[str] = []
+    asked = False
+    try:
+        prompt, dropped = talk.ask(question)
+        asked = True
+        if dropped:
+            output.note(f"the conversation outgrew the context: dropped its oldest {_turns(dropped)}")
+        for piece in talk.model.generate(prompt, tokens, sampler):
+            pieces.append(piece)
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        output.note(" [stopped]")
+    finally:
+        if asked:
+            talk.answered("".join(pieces))
+    if pieces and not pieces[-1].endswith("\n"):
+        click.echo()
+
+
+def _turns(count: int) -> str:
+    return "turn" if count == 1 else f"{count} turns"

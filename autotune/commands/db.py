@@ -1,0 +1,170 @@
+"""`autotune db`: what the tuning database holds. Reads only; nothing on disk changes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.commands import options, output
+from autotune.errors import UserError
+
+if TYPE_CHECKING:
+    from tuning_db.records import StoredRun, StoredWinner
+
+
+@click.group(invoke_without_command=True, no_args_is_help=False)
+@click.pass_context
+def db(ctx: click.Context) -> None:
+    """Look into the tuning database.
+
+    \b
+    Example:
+      autotune db list
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@db.command()
+@options.db_option
+@options.json_option
+def info(db_path: Path | None, as_json: bool) -> None:
+    """Show where the database is, its schema version and how much it holds.
+
+    \b
+    Example:
+      autotune db info
+    """
+    with options.open_database(db_path) as database:
+        facts = database.info()
+    if as_json:
+        output.print_json(facts)
+        return
+    shown = {name.replace("_", " "): str(value) for name, value in facts.items() if name != "exists"}
+    if not facts["exists"]:
+        shown["path"] += " (not there yet)"
+    output.print_facts(shown)
+
+
+@db.command("list")
+@click.option("--runs", is_flag=True, help="List tuning runs instead of winners.")
+@options.db_option
+@options.json_option
+def list_(runs: bool, db_path: Path | None, as_json: bool) -> None:
+    """List the winners of every device, or all tuning runs.
+
+    \b
+    Example:
+      autotune db list --runs
+    """
+    with options.open_database(db_path) as database:
+        stored = database.runs()
+        winners = [] if runs else database.winners()
+    if as_json:
+        output.print_json({"runs": [_run(r) for r in stored]} if runs else {"winners": _winners(winners, stored)})
+    elif runs:
+        rows = [
+            (
+                str(r.id), r.run.problem, r.device.chip, r.run.sampler, str(r.trials), r.status.value,
+                r.started_at[:16].replace("T", " "),
+            )
+            for r in stored
+        ]  # fmt: skip
+        output.print_table(
+            output.counted(len(rows), "run"),
+            ("run", "problem", "device", "sampler", "trials", "status", "started (UTC)"),
+            rows,
+        )
+    else:
+        _print_winners(output.counted(len(winners), "winner"), winners, stored)
+
+
+@db.command()
+@click.argument("problem")
+@options.db_option
+@options.json_option
+def best(problem: str, db_path: Path | None, as_json: bool) -> None:
+    """Show the winners of one problem on every device, fastest first.
+
+    PROBLEM is a key as `autotune db list` prints it, or the beginning of just one.
+
+    \b
+    Example:
+      autotune db best matvec:rows=576
+    """
+    with options.open_database(db_path) as database:
+        known = sorted({w.winner.problem for w in database.winners()})
+        matching = [problem] if problem in known else [key for key in known if key.startswith(problem)]
+        if not matching:
+            raise UserError(
+                f"no winner of a problem that begins with {problem!r}; autotune db list shows what there is"
+            )
+        if len(matching) > 1:
+            raise UserError(
+                f"{len(matching)} problems begin with {problem!r}, {matching[0]} and {matching[1]} among them; "
+                "give more of the key"
+            )
+        winners, stored = database.best(matching[0]), database.runs()
+    if as_json:
+        output.print_json({"problem": matching[0], "winners": _winners(winners, stored)})
+    else:
+        _print_winners(matching[0], winners, stored)
+
+
+def _print_winners(title: str, winners: "list[StoredWinner]", runs: "list[StoredRun]") -> None:
+    rows = [
+        (
+            row["problem"], row["device"]["chip"], output.micros(row["median_ns"]),
+            output.ratio(row["default_ns"], row["median_ns"]), output.number(row["gb_s"]),
+            output.settings(row["config"]), row["created_at"][:16].replace("T", " "),
+        )
+        for row in _winners(winners, runs)
+    ]  # fmt: skip
+    numeric = ("µs", "speed-up", "GB/s")
+    output.print_table(title, ("problem", "device", *numeric, "configuration", "when (UTC)"), rows, numeric)
+
+
+def _winners(winners: "list[StoredWinner]", runs: "list[StoredRun]") -> list[dict[str, Any]]:
+    """Winners for table and JSON. The bytes behind GB/s are those that the winner's run counted."""
+    size = {run.id: run.run.work_bytes for run in runs}
+    rows = []
+    for stored in winners:
+        winner, measured = stored.winner, stored.winner.measurement
+        moved = size.get(stored.run_id) if stored.run_id is not None else None
+        rows.append(
+            {
+                "problem": winner.problem,
+                "template_version": winner.template_version,
+                "device": output.device_document(stored.device),
+                "config": dict(winner.config),
+                "q10_ns": measured.q10_ns,
+                "median_ns": measured.median_ns,
+                "q90_ns": measured.q90_ns,
+                "samples": measured.samples,
+                "default_ns": winner.default_ns,
+                "gb_s": moved / measured.median_ns if moved else None,
+                "error": winner.error,
+                "tolerance": winner.tolerance,
+                "run_id": stored.run_id,
+                "created_at": stored.created_at,
+            }
+        )
+    return rows
+
+
+def _run(stored: "StoredRun") -> dict[str, Any]:
+    run = stored.run
+    return {
+        "id": stored.id,
+        "problem": run.problem,
+        "template_version": run.template_version,
+        "device": output.device_document(stored.device),
+        "sampler": run.sampler,
+        "seed": run.seed,
+        "space_size": run.space_size,
+        "trials": stored.trials,
+        "status": stored.status.value,
+        "started_at": stored.started_at,
+        "finished_at": stored.finished_at,
+        "versions": dict(run.versions),
+    }

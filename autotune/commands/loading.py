@@ -1,0 +1,84 @@
+"""Loading a model for `generate` and `chat`, and saying where its kernels came from and how fast it was."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.commands import options, output
+
+if TYPE_CHECKING:
+    from model.engine import Model, Timing
+
+
+def load_model(path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool) -> "Model":
+    """The model with the winners that the database has for it; a progress bar on a terminal while it loads."""
+    options.require(device)
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from model.engine import load
+
+    screen = output.console(stderr=True)
+    columns = (TextColumn("loading {task.fields[name]}"), BarColumn(), TextColumn("{task.completed} of {task.total}"))
+    bar = Progress(
+        *columns, console=screen, transient=True, disable=not screen.is_terminal,
+    )  # fmt: skip
+    # A database that cannot be read is an error even for a model that would run without it: its owner wants to know.
+    with options.open_database(db_path) as db, bar:
+        task = bar.add_task("load", total=None, name=path.name)
+        return load(
+            path, device, db=db, context=context, tuned=not untuned,
+            on_layer=lambda done, of: bar.update(task, completed=done, total=of),
+        )  # fmt: skip
+
+
+def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
+    """In one line, how many kernels came from where."""
+    from tuning_db.records import Source
+
+    words = {
+        Source.EXACT: "tuned for this machine",
+        Source.SAME_CHIP: "tuned on this chip with other software",
+        Source.SHIPPED: "shipped with autotune",
+        Source.NEAREST_SHAPE: "borrowed from the nearest shape tuned here",
+        Source.DEFAULT: "template defaults",
+    }
+    counts = Counter(choice.source for choice in model.choices.values())
+    parts = [f"{counts[source]} {words[source]}" for source in Source if counts[source]]
+    advice = ""
+    if untuned:
+        advice = " (--untuned)"
+    elif counts.keys() - {Source.EXACT}:
+        advice = f" (for more speed: autotune tune {path})"
+    return f"kernels: {', '.join(parts)}{advice}"
+
+
+def kernels_document(model: "Model") -> list[dict[str, Any]]:
+    """Each problem with its configuration and where that came from."""
+    return [
+        {
+            "problem": problem.key,
+            "source": choice.source.name.lower(),
+            "detail": choice.detail,
+            "config": dict(choice.config),
+        }
+        for problem, choice in model.choices.items()
+    ]
+
+
+def rates(timing: "Timing") -> dict[str, float | None]:
+    """Seconds and tokens per second. The first token comes with the prompt, so decoding made one less."""
+    steps = timing.tokens - 1
+    return {
+        "prompt_s": timing.prompt_s,
+        "decode_s": timing.decode_s,
+        "prompt_tok_s": timing.prompt_tokens / timing.prompt_s if timing.prompt_s else None,
+        "decode_tok_s": steps / timing.decode_s if steps > 0 and timing.decode_s else None,
+    }
+
+
+def speed_line(timing: "Timing") -> str:
+    speed = rates(timing)
+    return (
+        f"prompt: {timing.prompt_tokens} tokens, {output.number(speed['prompt_tok_s'])} tok/s · "
+        f"text: {timing.tokens} tokens, {output.number(speed['decode_tok_s'])} tok/s"
+    )

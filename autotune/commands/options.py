@@ -1,0 +1,107 @@
+"""Arguments and options that several commands have, and what their values open."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.errors import UserError
+
+if TYPE_CHECKING:
+    from kernel_templates.device import Device
+    from tuning_db import TuningDB
+
+CPU = "cpu"
+
+
+class DeviceName(click.ParamType):
+    """`cpu`, or `cuda:0` and so on."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "cuda":
+            return "cuda:0"
+        if not re.fullmatch(r"cpu|cuda:\d{1,3}", value):
+            self.fail(f"{value!r} is no device; give cpu or cuda:0.", param, ctx)
+        return value
+
+
+model_argument = click.argument("model", metavar="MODEL.gguf", type=click.Path(path_type=Path))
+db_option = click.option(
+    "--db",
+    "db_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The tuning database.  [default: $AUTOTUNE_DB, else tuning.db in the user's data directory]",
+)
+device_option = click.option(
+    "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Where to run."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout, everything else on stderr."
+)
+
+
+def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) -> Callable[..., Any]:
+    """-n, --temperature, --top-k, --top-p, --seed, --context and --untuned, with a command's own defaults."""
+    options = (
+        click.option(
+            "-n", "--tokens", type=click.IntRange(min=1), default=tokens, show_default=True,
+            help="Write at most this many tokens; the model may end earlier.",
+        ),
+        click.option(
+            "--temperature", type=float, default=temperature, show_default=True,
+            help="How freely to choose; 0 always takes the likeliest token.",
+        ),
+        click.option(
+            "--top-k", type=int, default=top_k, show_default=True,
+            help="Choose among this many likeliest tokens; 0 keeps all.",
+        ),
+        click.option(
+            "--top-p", type=float, default=top_p, show_default=True,
+            help="Choose among the likeliest tokens that together have this probability.",
+        ),
+        click.option("--seed", type=int, help="The same seed gives the same text.  [default: a fresh one]"),
+        click.option(
+            "--context", type=click.IntRange(min=1),
+            help="Tokens that prompt and text may have together.  [default: 4096, or the model's own if less]",
+        ),
+        click.option("--untuned", is_flag=True, help="Ignore the database: run the templates' defaults."),
+    )  # fmt: skip
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":
+    """The database that `--db` names, or the usual one; DatabaseError if it cannot be used."""
+    from tuning_db import open_db
+
+    return open_db(path, readonly=readonly)
+
+
+def require(device: str) -> None:
+    """Refuse a device that this version has no kernels for, before anything is loaded. Raises UserError."""
+    if device != CPU:
+        raise UserError(f"device {device} cannot be used: this version has kernels for the cpu only; use --device cpu")
+    from kernel_templates.cpu import machine
+
+    try:
+        machine.thread_count()
+    except ValueError as error:  # AUTOTUNE_THREADS
+        raise UserError(str(error)) from None
+
+
+def detect(device: str) -> "Device":
+    """The Device behind a name. Raises UserError when it cannot be used."""
+    require(device)
+    from kernel_templates.cpu import machine
+
+    return machine.detect()

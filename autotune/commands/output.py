@@ -1,0 +1,102 @@
+"""How results are printed: one JSON document, or tables; and how numbers are written in them."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kernel_templates.device import Device
+
+PIPE_WIDTH = 200  # a file or a pipe has no edge to wrap at, and rich would assume 80 columns
+
+
+def note(text: str) -> None:
+    """A line for the reader, not part of the result."""
+    click.echo(text, err=True)
+
+
+def print_json(document: Any) -> None:
+    """The one document of `--json`. NaN and infinity, which JSON lacks, become null."""
+    click.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str] = ()) -> None:
+    """A table on stdout; the columns named in `numeric` are aligned to the right."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in columns:
+        right = name in numeric
+        table.add_column(escape(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console().print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def console(stderr: bool = False) -> "Console":
+    """rich's console on stdout or stderr as they are now."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+
+
+def counted(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")
+
+
+def micros(nanoseconds: float | None) -> str:
+    return "–" if nanoseconds is None else f"{nanoseconds / 1e3:.1f}"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def ratio(before: float | None, after: float | None) -> str:
+    return f"{before / after:.2f}×" if before and after else "–"
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(config.items()))
+
+
+def device_document(device: "Device") -> dict[str, Any]:
+    """A Device for JSON."""
+    return {
+        "backend": device.backend,
+        "chip": device.chip,
+        "capability": device.capability,
+        "units": device.units,
+        "memory_bytes": device.memory_bytes,
+        "versions": dict(device.versions),
+        "fingerprint": device.fingerprint,
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

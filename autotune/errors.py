@@ -1,0 +1,26 @@
+"""The tuner's own error for what a user can cause, and how any such error becomes one line."""
+
+from click import ClickException
+
+
+class UserError(Exception):
+    """The message is one line: what is wrong and what to do about it."""
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell the user about `error`; None when it is a bug of ours and deserves its traceback."""
+    # Here, not above: `autotune --help` should not pay for sqlite-utils.
+    from model.errors import ModelError
+    from tuning_db.errors import DatabaseError
+
+    if isinstance(error, ClickException):
+        text = error.format_message()
+    elif isinstance(error, UserError | ModelError | DatabaseError):
+        text = str(error)
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's RuntimeError
+        text = "not enough memory; choose a smaller model or a smaller --context"
+    elif isinstance(error, OSError):
+        text = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    else:
+        return None
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,201 @@
+"""Bad input through the command line: one line on stderr, exit code 2, no traceback, nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import model.gguf_file
+from autotune.commands import devices
+
+READERS = [("generate", "-p", "hello", "-n", "1"), ("chat",), ("tune",), ("bench",)]
+
+
+def with_model(words: tuple[str, ...], path: object) -> list[object]:
+    return [words[0], path, *words[1:]]
+
+
+@pytest.mark.parametrize("words", READERS, ids=lambda words: words[0])
+@pytest.mark.parametrize("kind", ["missing", "empty", "directory", "text"])
+def test_not_a_model(complaint, tmp_path, words, kind) -> None:
+    if words[0] == "bench":
+        pytest.importorskip("autotune.bench")
+    path = tmp_path / "model.gguf"
+    if kind == "directory":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "hello " * 99)
+    said = complaint(*with_model(words, path))
+    expected = {"missing": "no such file", "empty": "empty", "directory": "directory", "text": "not a GGUF file"}
+    assert expected[kind] in said and str(path) in said
+
+
+def test_truncated_anywhere(complaint, tmp_path, tiny_model) -> None:
+    whole, path = tiny_model.read_bytes(), tmp_path / "cut.gguf"
+    for part in range(20):
+        path.write_bytes(whole[: len(whole) * part // 20 + part])
+        assert "cut.gguf" in complaint("tune", path)
+
+
+def test_flipped_header_bits_never_give_a_traceback(autotune, tmp_path, tiny_model, monkeypatch) -> None:
+    from autotune import tuner
+
+    monkeypatch.setattr(tuner, "tune", lambda *_, **__: [])
+    whole, path = tiny_model.read_bytes(), tmp_path / "flipped.gguf"
+    refused = 0
+    for bit in range(0, 24 * 8, 3):  # magic, version and both counts, every third bit
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        result = autotune("tune", path)
+        assert result.exit_code in (0, 2) and "Traceback" not in result.stderr
+        if result.exit_code == 2:
+            refused += 1
+            assert result.stderr.count("\n") == 1, result.stderr
+    assert refused > 50
+
+
+def test_unsupported_architecture_is_named(complaint, tmp_path, tiny_model) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(tiny_model.read_bytes().replace(b"llama", b"mamba"))
+    assert "architecture 'mamba' is not supported" in complaint("generate", path, "-p", "hello")
+
+
+def test_prompt_longer_than_the_context(complaint, tiny_model) -> None:
+    said = complaint("generate", tiny_model, "-p", "far too long a text " * 9, "--context", "8")
+    assert "the context holds 8" in said and "--context" in said
+    assert "the context holds 8" in complaint("chat", tiny_model, "--context", "8", input="far too long a text\n")
+
+
+def test_empty_prompt(complaint, tiny_model) -> None:
+    assert "prompt is empty" in complaint("generate", tiny_model, "-p", "")
+    assert "not UTF-8" in complaint("generate", tiny_model, "-p", "-", input=b"\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["frob"], "No such command 'frob'"),
+        (["db", "frob"], "No such command 'frob'"),
+        (["devices", "--frob"], "No such option"),
+        (["generate"], "Missing"),
+        (["generate", "m.gguf"], "'--prompt'"),
+        (["generate", "m.gguf", "-p", "x", "-n", "0"], "0 is not in the range"),
+        (["generate", "m.gguf", "-p", "x", "-n", "some"], "not a valid integer"),
+        (["generate", "m.gguf", "-p", "x", "--temperature", "-1"], "temperature is -1"),
+        (["generate", "m.gguf", "-p", "x", "--temperature", "nan"], "temperature is nan"),
+        (["generate", "m.gguf", "-p", "x", "--top-k", "-1"], "top-k is -1"),
+        (["generate", "m.gguf", "-p", "x", "--top-p", "2"], "top-p is 2"),
+        (["generate", "m.gguf", "-p", "x", "--seed", "-2"], "seed is -2"),
+        (["generate", "m.gguf", "-p", "x", "--device", "tpu"], "'tpu' is no device"),
+        (["generate", "m.gguf", "-p", "x", "--device", "cuda:0"], "device cuda:0 cannot be used"),
+        (["tune", "m.gguf", "--device", "cuda"], "device cuda:0 cannot be used"),
+        (["tune", "m.gguf", "--trials", "0"], "0 is not in the range"),
+        (["tune", "m.gguf", "--budget", "-3"], "-3"),
+        (["tune", "m.gguf", "--sampler", "magic"], "'magic' is not one of"),
+        (["tune", "m.gguf", "--op", "conv"], "no operation is called 'conv'; there are"),
+        (["bench", "m.gguf", "--device", "cuda:7"], "device cuda:7 cannot be used"),
+        (["db", "best", "nothing"], "no winner of a problem that begins with 'nothing'"),
+        (["db", "info", "--db", "/nowhere/x.db"], "there is no tuning database"),
+        (["generate", "m.gguf", "-p", "x", "--db", "/nowhere/x.db"], "there is no tuning database"),
+    ],
+)
+def test_wrong_words(complaint, words, said) -> None:
+    assert said in complaint(*words)
+
+
+def test_wrong_number_of_threads(complaint, monkeypatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_THREADS", "many")
+    assert "AUTOTUNE_THREADS is 'many'" in complaint("devices")
+
+
+COMMANDS = [
+    ("db", "info"),
+    ("db", "list"),
+    ("db", "best", "x"),
+    ("devices",),
+    ("tune", "MODEL"),
+    ("generate", "MODEL", "-p", "x"),
+    ("chat", "MODEL"),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("named", [True, False])
+def test_corrupt_database_is_left_as_it_is(complaint, own_database, tiny_model, words, named) -> None:
+    content = b"SQLite format 3\0" + os.urandom(9000)
+    own_database.write_bytes(content)
+    option = ["--db", own_database] if named else []
+    said = complaint(*(tiny_model if word == "MODEL" else word for word in words), *option)
+    assert "damaged" in said and "left untouched" in said and str(own_database) in said
+    assert own_database.read_bytes() == content and [p.name for p in own_database.parent.iterdir()] == ["default.db"]
+
+
+def test_a_bug_keeps_its_traceback_and_debug_shows_that_of_an_error(autotune, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_DEBUG", "1")
+    with pytest.raises(model.ModelError):
+        autotune("tune", tmp_path / "missing.gguf")
+    monkeypatch.delenv("AUTOTUNE_DEBUG")
+    monkeypatch.setattr(model.gguf_file, "open_gguf", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        autotune("tune", tmp_path / "missing.gguf")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 2, "autotune: error: not enough memory"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "autotune: error: Permission denied: /x"),
+        (KeyboardInterrupt(), 130, "autotune: interrupted"),
+        (BrokenPipeError(), 141, ""),
+    ],
+)
+def test_what_may_happen_anywhere(autotune, monkeypatch, error, code, said) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(devices.options, "detect", fail)
+    result = autotune("devices")
+    assert result.exit_code == code and result.stdout == ""
+    assert result.stderr.startswith(said) and result.stderr.count("\n") == bool(said)
+
+
+def run(*words: object, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "autotune", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_as_a_real_process(tmp_path: Path) -> None:
+    done = run("tune", tmp_path / "missing\nmodel.gguf")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert "no such file" in done.stderr
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "autotune", "db", "info"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and done.stderr.decode() == "autotune: error: No space left on device\n"
+
+
+def test_reader_goes_away() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "autotune", "db", "info"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_interrupt_of_a_process(tiny_model: Path) -> None:
+    """Ctrl-C while chat waits for a line."""
+    command = [sys.executable, "-m", "autotune", "chat", str(tiny_model), "-n", "2"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdin and process.stdout
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    process.stdout.readline()  # the answer
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and said.strip() == "autotune: interrupted"
