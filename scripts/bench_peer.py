@@ -1,0 +1,165 @@
+"""Ours against llama.cpp, in one run: the same files, the same threads, alternating, each side at its best settings.
+
+Each side is a process that lives as long as its model and computes only when asked, so nothing is loaded or warmed up
+inside a measurement. A round asks each side for one decode and one prefill; every second round the other side begins.
+The ratio reported is the median of the rounds' own ratios, which a machine that slows down for a while leaves alone.
+"""
+
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from peer import facts, files
+from peer.build import VARIABLE, peer_python
+from peer.child import Child, WorkerError
+from rich.console import Console
+from rich.table import Table
+
+from kernel_templates.cpu import machine
+from model.config import ModelConfig
+from model.gguf_file import open_gguf
+from model.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = ROOT / "benchmarks" / "text.txt"
+PROMPT, PREFILL, CONTEXT = 16, 512, 1024
+PAUSE_S = 0.3  # both sides let their threads spin for some milliseconds after work; wait until they sleep
+GOALS = ("decode", "prefill")
+screen = Console(stderr=True)
+
+
+def measure(child: Child, goal: str, tokens: list[int], steps: int) -> float:
+    """Tokens per second of one decode of `steps` tokens, or one prefill of 512."""
+    time.sleep(PAUSE_S)
+    if goal == "decode":
+        return steps / child.ask("decode", prompt=tokens[:PROMPT], tokens=steps)["seconds"]
+    return PREFILL / child.ask("prefill", tokens=tokens[:PREFILL])["seconds"]
+
+
+def best_settings(peer: Child, path: Path, threads: int, tokens: list[int]) -> tuple[dict, list[dict[str, Any]]]:
+    """Goal -> llama.cpp's fastest settings for it, and everything that was tried (best of two, after a warm-up)."""
+    counts = sorted({threads, max(1, threads - 1)})
+    tried = []
+    for count, flash, repack in itertools.product(counts, (True, False), (True, False)):
+        settings = {"threads": count, "flash_attn": flash, "repack": repack}
+        peer.ask("open", path=str(path), context=CONTEXT, **settings)
+        peer.ask("decode", prompt=tokens[:PROMPT], tokens=4)
+        rates = {goal: max(measure(peer, goal, tokens, 32) for _ in range(2)) for goal in GOALS}
+        tried.append({**settings, **{f"{goal}_tok_s": round(rate, 1) for goal, rate in rates.items()}})
+    names = ("threads", "flash_attn", "repack")
+    best = {goal: max(tried, key=lambda row, goal=goal: row[f"{goal}_tok_s"]) for goal in GOALS}
+    return {goal: {name: row[name] for name in names} for goal, row in best.items()}, tried
+
+
+def summary(samples: list[float]) -> dict[str, Any]:
+    middle = statistics.median(samples)
+    return {"median": middle, "min": min(samples), "max": max(samples), "samples": samples}
+
+
+def rounded(value: Any) -> Any:
+    """Floats with four digits: more would be noise."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int, steps: int) -> dict[str, Any]:
+    """All measurements on one file."""
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+    text = Tokenizer.from_metadata(file.metadata).encode(TEXT.read_text())
+    tokens = (text * (PREFILL // len(text) + 1))[:PREFILL]
+    unread = 0 if config.tied else file.tensors["token_embd.weight"].bytes  # but for one row
+    read = sum(tensor.bytes for tensor in file.tensors.values()) - unread
+    with Child(sys.executable, "our_worker.py") as ours, Child(python, "llama_worker.py") as peer:
+        opened = ours.ask("open", path=str(path), threads=threads, context=CONTEXT, db=db)
+        screen.print("  trying llama.cpp's settings ...")
+        settings, tried = best_settings(peer, path, threads, tokens)
+        children = {"ours": ours, "peer": peer}
+        idle = dict.fromkeys(children, 0.0)
+        result: dict[str, Any] = {"file": path.name, "weight_bytes_a_token": read, "our_kernels": opened["kernels"]}
+        for goal in GOALS:
+            peer.ask("open", path=str(path), context=CONTEXT, **settings[goal])
+            rates: dict[str, list[float]] = {"ours": [], "peer": []}
+            for number in range(-1, rounds):  # the first round only warms up
+                for side in ("ours", "peer") if number % 2 else ("peer", "ours"):
+                    other = "peer" if side == "ours" else "ours"
+                    before = children[other].cpu_seconds()
+                    rate = measure(children[side], goal, tokens, steps)
+                    if number >= 0:
+                        rates[side].append(rate)
+                        idle[other] += children[other].cpu_seconds() - before
+                screen.print(f"  {goal} round {number + 1} of {rounds}", end="\r")
+            ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates["peer"], strict=True)]
+            result[goal] = {f"{side}_tok_s": summary(samples) for side, samples in rates.items()}
+            result[goal] |= {"ratio": summary(ratios), "peer_settings": settings[goal]}
+        for side in children:
+            result["decode"][f"{side}_weight_gb_s"] = result["decode"][f"{side}_tok_s"]["median"] * read / 1e9
+    return rounded({**result, "cpu_s_while_the_other_side_ran": idle, "peer_settings_tried": tried})
+
+
+def table_of(models: dict[str, dict[str, Any]], read_gb_s: float) -> Table:
+    table = Table(title=f"tokens per second, median (min–max); memory reads {read_gb_s} GB/s here")
+    for name in ("model", "what", "autotune", "llama.cpp", "ratio", "autotune GB/s", "llama.cpp GB/s"):
+        table.add_column(name, justify="left" if name in ("model", "what") else "right")
+    for name, result in models.items():
+        for goal in GOALS:
+            row = result[goal]
+            rates = [row[f"{side}_tok_s"] for side in ("ours", "peer")]
+            cells = [f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})" for rate in rates]
+            speeds = [f"{row[key]:.1f}" if (key := f"{side}_weight_gb_s") in row else "" for side in ("ours", "peer")]
+            table.add_row(name, goal, *cells, f"[bold]{row['ratio']['median']:.2f}×[/]", *speeds)
+    return table
+
+
+@click.command()
+@click.option(
+    "--peer-python", "peer_python_path", help=f"A Python that has llama_cpp, instead of building one; or ${VARIABLE}."
+)
+@click.option("--db", help="Tuning database (default: the user's own).")
+@click.option(
+    "--budget", default=90, show_default=True, help="Seconds to tune each model first; 0: only what is known."
+)
+@click.option("--rounds", type=click.IntRange(7), default=9, show_default=True)
+@click.option(
+    "--tokens", "steps", type=click.IntRange(64, 128), default=96, show_default=True, help="A decode's steps."
+)
+@click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "cpu.json", show_default=False)
+def main(
+    peer_python_path: str | None, db: str | None, budget: int, rounds: int, steps: int, threads: int, out: Path
+) -> None:
+    """Measure this engine against llama.cpp and write benchmarks/cpu.json.
+
+    Example: scripts/bench_peer --budget 90
+    """
+    python, models = peer_python(peer_python_path), files.compared_models()
+    if budget:
+        for path in models.values():
+            chosen_db = ["--db", db] if db else []
+            command = [sys.executable, "-m", "autotune", "tune", str(path), "--budget", str(budget), *chosen_db]
+            if subprocess.run(command, stdout=sys.stderr).returncode:
+                raise click.ClickException(f"tuning {path.name} failed; the message is above")
+    try:
+        with Child(python, "llama_worker.py") as peer:
+            document = facts.context(peer, python, measure=True)
+        protocol = {"threads": threads, "rounds": rounds, "decode_tokens": steps, "prompt_tokens": PROMPT}
+        document |= {"protocol": {**protocol, "prefill_tokens": PREFILL, "context": CONTEXT}, "models": {}}
+        for name, path in models.items():
+            screen.print(f"{name}:")
+            document["models"][name] = compare(path, python, threads, db, rounds, steps)
+    except WorkerError as error:
+        raise click.ClickException(str(error)) from None
+    facts.write(out, document)
+    screen.print(table_of(document["models"], document["device"]["read_gb_s"]))
+
+
+if __name__ == "__main__":
+    main()
