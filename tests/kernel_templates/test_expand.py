@@ -1,0 +1,61 @@
+"""Packed weights come back as the numbers that the format's own dequantize gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from kernel_templates import formats, samples
+from kernel_templates.cpu import expand, memory, tiles
+from kernel_templates.cpu.graph import Graph
+from kernel_templates.cpu.team import Team
+from kernel_templates.formats import FORMATS
+
+
+@pytest.fixture(scope="module")
+def team():
+    with Team(2) as team:
+        yield team
+
+
+def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, team: Team) -> torch.Tensor:
+    """float32 or bfloat16 [cols, padded rows]."""
+    rows = len(raw)
+    out = memory.empty((cols * tiles.padded(rows, lanes),), np.int16 if target == "bf16" else np.float32)
+    out.view(np.uint8).fill(0xFF)  # NaN: a column left out cannot look right
+    kernel = expand.compile(name, rows, cols, lanes, target)
+    packed = tiles.pack(raw, cols, name, lanes)
+    Graph(team, [expand.bind(kernel, packed, out)]).replay()
+    values = torch.from_numpy(out)
+    return (values.view(torch.bfloat16) if target == "bf16" else values).view(cols, -1)
+
+
+@pytest.mark.parametrize(("rows", "lanes"), [(83, 32), (130, 64)])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_f32_is_exact(name, rows, lanes, team):
+    cols = 512 if name == "Q6_K" else 96
+    raw = samples.weight(rows, cols, name, np.random.default_rng(rows)).raw
+    got = expanded(raw, cols, name, lanes, "f32", team)
+    assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw))
+    assert not got[:, rows:].any()
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_bf16_is_rounded_once_to_nearest(name, team):
+    rows, cols = 83, 512 if name == "Q6_K" else 96
+    raw = samples.weight(rows, cols, name, np.random.default_rng(5)).raw
+    got = expanded(raw, cols, name, 16, "bf16", team)
+    assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K"])
+def test_every_quant_value_at_every_place(name, team):
+    """Bytes drawn at random reach all values of a quant, where quantized normal numbers rarely do."""
+    fmt, rows, cols = formats.get(name), 256, 256
+    raw = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (rows, fmt.row_bytes(cols)), np.uint8))
+    blocks = raw.view(rows, -1, fmt.block_bytes)
+    at = [208] if name == "Q6_K" else [0, 2] if name == "Q4_1" else [0]
+    for start in at:  # scales have to be finite
+        scales = torch.rand(rows, blocks.shape[1], 1, generator=torch.Generator().manual_seed(7)).half()
+        blocks[:, :, start : start + 2] = scales.view(torch.uint8)
+    got = expanded(raw, cols, name, 64, "f32", team)
+    assert torch.equal(got.T, fmt.dequantize(raw))

@@ -1,0 +1,75 @@
+"""What a machine says about itself: threads, instructions, and a fingerprint that changes when it should."""
+
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from kernel_templates.cpu import machine
+from kernel_templates.device import Device
+
+DEVICE = Device("cpu", "Some Processor (6/143/8)", "avx512vnni-avx2", 2, 16 << 30, (("numba", "0.61.0"),))
+
+
+@pytest.mark.parametrize("text", ["1", "3", "64"])
+def test_the_environment_chooses_the_threads(monkeypatch, text):
+    monkeypatch.setenv("AUTOTUNE_THREADS", text)
+    assert machine.thread_count() == int(text)
+    assert machine.detect().units == int(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
+def test_a_bad_number_of_threads_is_refused(monkeypatch, text):
+    monkeypatch.setenv("AUTOTUNE_THREADS", text)
+    with pytest.raises(ValueError, match=r"AUTOTUNE_THREADS is .*: give a number of threads, 1 or more"):
+        machine.thread_count()
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_threads_are_physical_cores_unless_told(monkeypatch, text):
+    monkeypatch.delenv("AUTOTUNE_THREADS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("AUTOTUNE_THREADS", text)
+    assert 1 <= machine.thread_count() <= (psutil.cpu_count() or 1)
+
+
+def test_features_are_names_of_instructions():
+    features = machine.features()
+    assert features and all(isinstance(name, str) and name == name.strip() for name in features)
+    assert set(machine.instruction_tag().split("-")) <= features | {"baseline"}
+
+
+def test_the_largest_cache_has_a_sensible_size():
+    assert 1 << 15 <= machine.last_level_cache() <= 1 << 34
+
+
+def test_this_machine_is_described_the_same_way_twice():
+    one, other = machine.detect(), machine.detect()
+    assert one == other and one.fingerprint == other.fingerprint
+    assert one.backend == "cpu" and one.chip and one.units >= 1 and one.memory_bytes > 1 << 28
+    assert list(one.versions) == sorted(one.versions)
+
+
+def test_a_fingerprint_stays_as_databases_hold_it():
+    """A fingerprint that comes out different orphans every winner stored under the old one."""
+    assert DEVICE.fingerprint == "d83109835edf"
+    assert DEVICE.chip_key == "cpu/Some Processor (6/143/8)/avx512vnni-avx2/2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backend": "cuda"},
+        {"chip": "Another"},
+        {"capability": "avx2"},
+        {"units": 4},
+        {"memory_bytes": 32 << 30},
+        {"versions": (("numba", "0.62.0"),)},
+        {"versions": ()},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_field_changes_the_fingerprint(change):
+    other = replace(DEVICE, **change)
+    assert other.fingerprint != DEVICE.fingerprint
+    assert (other.chip_key == DEVICE.chip_key) == (set(change) <= {"memory_bytes", "versions"})

@@ -1,0 +1,213 @@
+"""Every template against its float64 reference: all formats, odd sizes, several threads, the default and other configs.
+
+Sizes are small: a kernel takes a second to compile and microseconds to run. They are odd on purpose: rows that fill no
+tile, head sizes that are no power of two, formats mixed within one operation.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from kernel_harness import Built, worst_error
+
+from kernel_templates.attention import cache
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cpu import machine
+from kernel_templates.cpu.team import Team
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.formats import FORMATS
+from kernel_templates.head.problem import Head
+from kernel_templates.matvec.problem import Matvec
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.operation import Weight
+from kernel_templates.problem import Problem
+from kernel_templates.registry import OPERATIONS
+from kernel_templates.space import Config
+
+INTEGER = ("Q4_0", "Q4_1", "Q8_0", "Q6_K")
+
+
+def width(name: str, cols: int) -> int:
+    """`cols`, in whole blocks of the format."""
+    return -(-cols // FORMATS[name].block) * FORMATS[name].block
+
+
+PROBLEMS: list[Problem] = [
+    *(Matvec(83, width(name, 96), name) for name in FORMATS),
+    *(Matvec(200, width(name, 160), name, "int8") for name in INTEGER),
+    Matvec(1, 32, "Q4_0"),
+    *(Head(333, width(name, 160), name) for name in FORMATS),
+    *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
+    Ffn(256, 416, "Q4_1", "Q6_K", "Q8_0", "int8"),
+    Ffn(96, 160, "F32", "Q4_0", "BF16"),
+    *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
+    NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
+    NormQkvRope(256, 4, 2, 128, 128, 1, "Q4_1", "Q6_K", "F16", "int8"),
+    NormQkvRope(64, 2, 2, 64, 24, 0, "F32", "Q8_0", "Q8_0"),
+    Attention(9, 3, 64, 200),
+    Attention(3, 1, 48, 129),
+    Attention(4, 4, 128, 65),
+    Attention(8, 2, 128, 513),
+    Attention(1, 1, 16, 1),
+]
+
+
+# A second configuration each: one problem of a format, where tiles and streams are walked, and everything mixed.
+VARIED = [
+    p
+    for p in PROBLEMS
+    if p.op in ("matvec", "attention") or len({v for k, v in vars(p).items() if k.endswith("format")}) > 1
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """The tensors are small, and the processors are busy with the other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def teams() -> Iterator[list[Team]]:
+    teams = [Team(threads) for threads in (1, 2, 3)]
+    yield teams
+    for team in teams:
+        team.close()
+
+
+def others(problem: Problem, count: int) -> list[Config]:
+    """Configurations besides the default, the same in every run."""
+    space = OPERATIONS[problem.op].cpu_space(problem, machine.features())
+    rest = [c for c in space.configs() if c != space.default]
+    return random.Random(problem.key).sample(rest, min(count, len(rest)))
+
+
+def check(problem: Problem, config: Config | None, teams: list[Team]) -> None:
+    built = Built(problem, config)
+    limit = built.operation.tolerance(problem)
+    for team in teams:
+        error = built.error(random.Random(problem.key).randrange(1 << 30) + team.threads, team)
+        assert error <= limit, f"{team.threads} threads, {built.config}: off by {error:.2e}, allowed {limit:.2e}"
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+def test_the_default_agrees_with_the_reference(problem, teams, capfd):
+    check(problem, None, teams)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("problem", VARIED, ids=lambda p: p.key)
+def test_another_config_agrees_with_the_reference(problem, teams):
+    for config in others(problem, 1):
+        check(problem, config, teams)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+def test_many_configs_agree_with_the_reference(problem, teams):
+    for config in others(problem, 25):
+        check(problem, config, teams)
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_two_planes_of_activations_leave_almost_no_error(name, teams):
+    """The tolerance of a format is that of one int8 plane; with two, the low one wrong would still pass there."""
+    assert Built(Head(333, width(name, 160), name)).error(11, teams[1]) < 1e-4
+
+
+@pytest.mark.parametrize("position", [0, 1, 63, 64, 127, 199])
+def test_attention_runs_at_any_position_and_reads_nothing_beyond(position, teams):
+    problem = Attention(9, 3, 64, 200)
+    built = Built(problem)
+    given = built.operation.inputs(problem, position)
+    given.buffers["position"][0] = position
+    expected = built.operation.reference(problem, given)
+    beyond = torch.full((256 - position - 1, 3, 64), torch.nan)
+    cache.write(given.buffers["keys"], given.buffers["values"], beyond, beyond, position + 1)
+    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+
+
+def test_attention_survives_scores_beyond_what_exp_can_hold(teams):
+    problem = Attention(3, 1, 64, 200)
+    built = Built(problem)
+    given = built.operation.inputs(problem, 5)
+    given.buffers["q"] *= 300  # scores of some thousand, where e**score is infinite
+    expected = built.operation.reference(problem, given)
+    assert worst_error(built.run(given, teams[1]), expected) <= built.operation.tolerance(problem)
+
+
+def test_the_first_kernel_writes_one_position_and_keeps_the_others(teams):
+    problem = NormQkvRope(96, 3, 1, 64, 32, 1, "Q8_0", "Q8_0", "Q8_0")
+    built = Built(problem)
+    given = built.operation.inputs(problem, 3)
+    rng, at = np.random.default_rng(4), int(given.buffers["position"][0])
+    k, v = (torch.from_numpy(rng.standard_normal((256, 1, 64), np.float32)) for _ in range(2))
+    cache.write(given.buffers["keys"], given.buffers["values"], k, v, 0)
+    before = cache.read(given.buffers["keys"], given.buffers["values"], 256)
+    written = built.run(given, teams[1])
+    after = cache.read(written["keys"], written["values"], 256)
+    for old, new in zip(before, after, strict=True):
+        changed = (old != new).any(-1)[0]
+        assert changed.nonzero().flatten().tolist() == [at]
+
+
+def test_inputs_are_fresh_for_each_seed_and_never_zero():
+    for problem in {p.op: p for p in PROBLEMS}.values():
+        build = OPERATIONS[problem.op].inputs
+        one, again, other = build(problem, 1), build(problem, 1), build(problem, 2)
+        for name in one.weights:
+            assert torch.equal(one.weights[name].raw, again.weights[name].raw)
+            assert not torch.equal(one.weights[name].raw, other.weights[name].raw)
+        for name in {"x", "q", "norm"} & set(one.buffers):
+            assert np.array_equal(one.buffers[name], again.buffers[name])
+            assert not np.array_equal(one.buffers[name], other.buffers[name])
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if "Q6_K" not in p.key], ids=lambda p: p.key)
+def test_work_counts_at_least_the_weights(problem):
+    given = OPERATIONS[problem.op].inputs(problem, 1)
+    work = OPERATIONS[problem.op].work(problem)
+    assert work.bytes > sum(w.raw.numel() for w in given.weights.values())
+    assert work.ops >= 2 * sum(w.rows * w.cols for w in given.weights.values())
+
+
+def swap_rows(weight: Weight) -> Weight:
+    return replace(weight, raw=weight.raw[[1, 0, *range(2, weight.rows)]])
+
+
+def shift_blocks(weight: Weight) -> Weight:
+    """Each block of quants beside its neighbour's scale."""
+    fmt = FORMATS[weight.format]
+    planes = fmt.to_planes(weight.raw)
+    return replace(weight, raw=fmt.from_planes({**planes, "scale": planes["scale"].roll(1, 1)}))
+
+
+def lose_block(weight: Weight) -> Weight:
+    raw, size = weight.raw.clone(), FORMATS[weight.format].block_bytes
+    raw[:, 2 * size : 3 * size] = 0
+    return replace(weight, raw=raw)
+
+
+@pytest.mark.parametrize("damage", [swap_rows, shift_blocks, lose_block])
+@pytest.mark.parametrize("name", INTEGER)
+def test_a_damaged_weight_is_noticed(name, damage, teams):
+    """What judges kernels must be able to fail them."""
+    problem = Head(100, 1024, name)
+    built = Built(problem)
+    given = built.operation.inputs(problem, 9)
+    expected = built.operation.reference(problem, given)
+    limit = built.operation.tolerance(problem)
+    assert worst_error(built.run(given, teams[1]), expected) <= limit
+    damaged = replace(given, weights={"w": damage(given.weights["w"])})
+    assert worst_error(built.run(damaged, teams[1]), expected) > limit
+
+
+def test_a_row_that_is_not_computed_is_noticed():
+    expected = {"out": np.ones(100)}
+    assert worst_error({"out": np.array([*[1.0] * 99, np.nan])}, expected) == np.inf
+    assert worst_error({"out": np.ones(100)}, expected) == 0

@@ -1,0 +1,98 @@
+"""A space offers only valid configurations, says what is wrong with the others, and writes each in one way."""
+
+import json
+import random
+
+import pytest
+
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cpu import machine
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.head.problem import Head
+from kernel_templates.matvec.problem import Matvec
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.problem import Problem
+from kernel_templates.registry import OPERATIONS
+from kernel_templates.space import Config, Constraint, Parameter, Space
+
+PROBLEMS: list[Problem] = [
+    Matvec(576, 576, "Q4_1"),
+    Matvec(40, 96, "F16"),
+    Matvec(512, 256, "Q6_K"),
+    Head(49152, 576, "Q8_0"),
+    Ffn(576, 1536, "Q4_1", "Q4_1", "Q8_0"),
+    Ffn(64, 96, "F32", "Q4_0", "BF16"),
+    Attention(9, 3, 64, 512),
+    NormQkvRope(576, 9, 3, 64, 64, 0, "Q4_1", "Q4_1", "Q8_0"),
+    NormQkvRope(1024, 16, 8, 128, 128, 1, "Q4_0", "Q4_0", "Q4_0"),
+]
+SMALL = Space(
+    (Parameter("lanes", (16, 32, 64), 32, "rows"), Parameter("path", ("a", "b"), "a", "instructions")),
+    (Constraint("b is narrow", "b has only 32 lanes", lambda c: c["path"] == "a" or c["lanes"] <= 32),),
+)
+
+
+def test_configs_are_the_grid_without_what_a_constraint_refuses():
+    found = [(c["lanes"], c["path"]) for c in SMALL.configs()]
+    assert found == [(16, "a"), (16, "b"), (32, "a"), (32, "b"), (64, "a")]
+    assert SMALL.broken({"lanes": 64, "path": "b"}).reason == "b has only 32 lanes"
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"lanes": 48, "path": "a"}, r"lanes must be one of \(16, 32, 64\), not 48"),
+        ({"path": "a"}, "lanes must be one of .*, not None"),
+        ({"lanes": 16, "path": "a", "warps": 4}, "no parameter 'warps'"),
+    ],
+)
+def test_a_value_that_is_not_offered_is_named(config, reason):
+    broken = SMALL.broken(config)
+    assert broken is not None
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(broken.reason)
+
+
+def test_an_invalid_default_is_refused_at_once():
+    with pytest.raises(ValueError, match="b is narrow"):
+        Space((Parameter("lanes", (16, 64), 64, ""), Parameter("path", ("a", "b"), "b", "")), SMALL.constraints)
+
+
+def test_a_config_is_one_thing_however_it_is_written():
+    one, other = Config({"lanes": 16, "path": "a"}), Config({"path": "a", "lanes": 16})
+    assert one == other == {"lanes": 16, "path": "a"}
+    assert hash(one) == hash(other)
+    assert one.key == other.key == '{"lanes":16,"path":"a"}'
+    assert one != Config({"lanes": 32, "path": "a"})
+    assert Config(json.loads(one.key)) == one
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+def test_every_operation_offers_valid_distinct_configs(problem):
+    features = machine.features()
+    space = OPERATIONS[problem.op].cpu_space(problem, features)
+    configs = space.configs()
+    assert space.broken(space.default) is None
+    assert space.default in configs
+    assert len({c.key for c in configs}) == len(configs) > 1
+    for config in random.Random(1).sample(configs, min(100, len(configs))):
+        assert space.broken(config) is None
+    assert all(p.default in p.values and p.meaning and len(set(p.values)) == len(p.values) for p in space.parameters)
+    assert all(c.reason for c in space.constraints)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+def test_the_default_needs_no_instruction_that_only_some_processors_have(problem):
+    build = OPERATIONS[problem.op].cpu_space
+    assert build(problem, frozenset()).default == build(problem, machine.features()).default
+
+
+def test_a_machine_without_vector_instructions_is_offered_none():
+    paths = {c["path"] for c in OPERATIONS["matvec"].cpu_space(Matvec(64, 64, "Q4_0"), frozenset()).configs()}
+    assert paths == {"generic"}
+
+
+def test_a_tile_never_ends_in_the_rows_of_another_format():
+    mixed = NormQkvRope(64, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0")  # V begins at row 192, K at 144
+    lanes = {c["lanes"] for c in OPERATIONS["norm_qkv_rope"].cpu_space(mixed, machine.features()).configs()}
+    assert lanes and all(192 % n == 0 for n in lanes)
