@@ -40,7 +40,7 @@ def bench(model: Path, prompt: int, tokens: int, runs: int, device: str, db_path
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    numeric = ("prefill tok/s", "decode tok/s", "MB per token", "GB/s", "of read")
+    numeric: tuple[str, ...] = ("prefill tok/s", "decode tok/s", "MB per token", "GB/s", "of read")
     lines: list[tuple[str, ...]] = []
     for name in ("untuned", "tuned"):
         side = result[name]

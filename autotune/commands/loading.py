@@ -18,16 +18,16 @@ def load_model(path: Path, device: str, db_path: Path | None, context: int | Non
     from model.engine import load
 
     screen = output.console(stderr=True)
-    columns = (TextColumn("loading {task.fields[name]}"), BarColumn(), TextColumn("{task.completed} of {task.total}"))
+    columns = (TextColumn("loading {task.fields[name]}"), BarColumn(), TextColumn("{task.fields[state]}"))
     bar = Progress(
         *columns, console=screen, transient=True, disable=not screen.is_terminal,
     )  # fmt: skip
     # A database that cannot be read is an error even for a model that would run without it: its owner wants to know.
     with options.open_database(db_path) as db, bar:
-        task = bar.add_task("load", total=None, name=path.name)
+        task = bar.add_task("load", total=None, name=path.name, state="")
         return load(
             path, device, db=db, context=context, tuned=not untuned,
-            on_layer=lambda done, of: bar.update(task, completed=done, total=of),
+            on_layer=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
 
 

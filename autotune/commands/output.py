@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kernel_templates.device import Device
 
 PIPE_WIDTH = 200  # a file or a pipe has no edge to wrap at, and rich would assume 80 columns
+
+LEAST_WIDTH = 10  # of a column of text in a narrow terminal
 
 
 def note(text: str) -> None:
@@ -26,15 +28,20 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str] = ()) -> None:
-    """A table on stdout; the columns named in `numeric` are aligned to the right."""
+    """A table on stdout; the columns named in `numeric` are aligned to the right and never cut."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in columns:
-        right = name in numeric
-        table.add_column(escape(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    rows = list(rows)
+    for index, name in enumerate(columns):
+        # In a narrow terminal headings wrap and text folds, down to a width that can still be read.
+        word = max(map(len, name.split()))
+        widest = max(word, *(len(row[index]) for row in rows)) if rows else word
+        justify: Literal["left", "right"] = "right" if name in numeric else "left"
+        least = widest if name in numeric else min(widest, LEAST_WIDTH)
+        table.add_column(escape(name), justify=justify, min_width=least, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console().print(table)

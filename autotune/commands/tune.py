@@ -163,7 +163,7 @@ def _print(rows: list[dict[str, Any]], interrupted: bool) -> None:
     if not rows:
         output.note("nothing has a winner yet")
         return
-    numeric = ("count", "default µs", "tuned µs", "speed-up", "default GB/s", "tuned GB/s", "of read", "trials")
+    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
     lines = [
         (
             row["problem"],
@@ -171,15 +171,14 @@ def _print(rows: list[dict[str, Any]], interrupted: bool) -> None:
             output.micros(row["default_ns"]),
             output.micros(row["best_ns"]),
             output.ratio(row["default_ns"], row["best_ns"]),
-            output.number(row["default_gb_s"]),
             output.number(row["gb_s"]),
             output.percent(row["share"]),
-            f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else ""),
-            row["source"],
+            str(row["trials"]),
+            "–" if row["failed"] is None else str(row["failed"]),
         )
         for row in rows
     ]
-    output.print_table("Kept so far" if interrupted else "Tuned", ("problem", *numeric, "source"), lines, numeric)
+    output.print_table("Kept so far" if interrupted else "Tuned", ("problem", *numeric), lines, numeric)
     known = [row for row in rows if row["default_ns"]]
     if known:
         mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))

@@ -1,6 +1,7 @@
 """Bad input through the command line: one line on stderr, exit code 2, no traceback, nothing lost."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -127,7 +128,7 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("named", [True, False])
 def test_corrupt_database_is_left_as_it_is(complaint, own_database, tiny_model, words, named) -> None:
-    content = b"SQLite format 3\0" + os.urandom(9000)
+    content = b"SQLite format 3\0" + random.Random(1).randbytes(9000)
     own_database.write_bytes(content)
     option = ["--db", own_database] if named else []
     said = complaint(*(tiny_model if word == "MODEL" else word for word in words), *option)
