@@ -28,6 +28,10 @@ REMATCH_ROUNDS = 15
 REMATCH_SHARE = 0.15  # of a problem's budget, kept for the rematch
 
 
+class TuneError(Exception):
+    """A problem could not be tuned; the message is one line that says which and why."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a tuning run is, after each trial. Times in nanoseconds."""
@@ -73,7 +77,8 @@ def tune(
     """Tune each problem for this machine's processor; `problems` says how often a token runs each.
 
     trials: proposals per problem, earlier runs' included; budget_s: seconds for all problems together; None: no limit.
-    KeyboardInterrupt passes through after the problem at hand got its winner from what is known so far.
+    KeyboardInterrupt passes through after the problem at hand got its winner from what is known so far. TuneError: no
+    configuration of a problem works, or the rematch of those that did fails.
     """
     device = machine.detect()
     db.remember_device(device)
@@ -136,11 +141,11 @@ class _ProblemSearch:
                 if not batch:
                     break
                 self._try(batch, trials)
-        except KeyboardInterrupt:
+            tuned = self._decide(count, "searched" if len(self.tried) > before else "known")
+        except BaseException:
             self._keep_best_so_far()
             self.db.finish_run(self.run_id, "interrupted")
             raise
-        tuned = self._decide(count, "searched" if len(self.tried) > before else "known")
         self.db.finish_run(self.run_id, status)
         return tuned
 
@@ -154,7 +159,7 @@ class _ProblemSearch:
             "open", self.problem.key, self.seed, self.device.units, timeout_s=OPEN_TIMEOUT_S
         )
         if reply[0] != "opened":
-            raise RuntimeError(f"{self.problem.key}: {reply[1]}")
+            raise TuneError(f"{self.problem.key}: {reply[1]}")
         self.tolerance = reply[1]
 
     def _try(self, batch: list[Config], trials: int | None) -> None:
@@ -168,7 +173,7 @@ class _ProblemSearch:
             best, default = self._best(), self.tried.get(self.space.default)
             self.report(
                 Progress(
-                    self.problem, *self.place, len(self.tried), trials, best[0] if best else None,
+                    self.problem, self.place[0], self.place[1], len(self.tried), trials, best[0] if best else None,
                     default.measurement.median_ns if default and default.measurement else None, trial.outcome,
                 )
             )  # fmt: skip
@@ -211,7 +216,7 @@ class _ProblemSearch:
         """Rematch the leaders and the default in one go; the fastest median wins and is recorded."""
         leaders = [c for _, c in self._ranked()[:LEADERS]]
         if not leaders:
-            raise RuntimeError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
+            raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
         default = self.space.default
         entries = leaders if default in leaders else [*leaders, default]
         self._open()
@@ -219,7 +224,7 @@ class _ProblemSearch:
             "rematch", [dict(c) for c in entries], REMATCH_ROUNDS, timeout_s=MEASURE_TIMEOUT_S
         )
         if reply[0] != "rematch":
-            raise RuntimeError(f"{self.problem.key}: the rematch failed: {reply[1]}")
+            raise TuneError(f"{self.problem.key}: the rematch failed: {reply[1]}")
         _, measurements, errors, rate = reply
         by_config: dict[Config, tuple[Measurement, float]] = dict(
             zip(entries, zip(measurements, errors, strict=True), strict=True)
@@ -253,8 +258,8 @@ class _ProblemSearch:
         known = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
         if best is None or (known.winner and known.winner.problem == self.problem.key):
             return
-        trial = self.tried[best[1]]
-        default = self.tried.get(self.space.default)
+        trial, default = self.tried[best[1]], self.tried.get(self.space.default)
+        assert trial.measurement is not None and trial.error is not None and trial.tolerance is not None
         default_ns = default.measurement.median_ns if default and default.measurement else None
         winner = Winner(
             self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,

@@ -54,7 +54,6 @@ class Model:
     file: GGUFFile
     config: ModelConfig
     tokenizer: Tokenizer
-    chat: ChatTemplate
     choices: Mapping[Problem, Choice]
     decoder: Decoder
     prefill: Prefill
@@ -115,6 +114,11 @@ class Model:
             out = self.prefill.logits(self.prefill.run(list(tokens), 0)).numpy()
         self._cached = list(tokens)
         return out
+
+    @property
+    def chat(self) -> ChatTemplate:
+        """The file's own chat template. Raises ModelError if it has none and no ChatML tokens either."""
+        return ChatTemplate.from_metadata(self.file.metadata)
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -182,7 +186,6 @@ def load(
         file=file,
         config=config,
         tokenizer=Tokenizer.from_metadata(file.metadata),
-        chat=ChatTemplate.from_metadata(file.metadata),
         choices=choices,
         decoder=decoder,
         prefill=Prefill(decoder),

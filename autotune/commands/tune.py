@@ -73,9 +73,7 @@ def tune(
         except KeyboardInterrupt:
             interrupted = True
             rows = _kept(db, here, problems)
-        except RuntimeError as error:  # a problem that no configuration solves, a worker that cannot start
-            if type(error) is not RuntimeError:
-                raise
+        except tuner.TuneError as error:
             raise UserError(str(error)) from error
         path = db.path
     if as_json:

@@ -10,6 +10,8 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
+from autotune.measure import candidate
+from autotune.measure.bandwidth import ReadProbe
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.team import Team
@@ -20,9 +22,14 @@ class _Serving:
     """The worker's state between requests: the current problem and the candidates that were asked to stay."""
 
     def __init__(self) -> None:
-        self.bench = None
-        self.team: Team | None = None
-        self.key = ("", 0)
+        self._bench: candidate.Bench | None = None
+        self._key = ("", 0)
+
+    @property
+    def bench(self) -> candidate.Bench:
+        if self._bench is None:
+            raise RuntimeError("no problem is open")
+        return self._bench
 
     def compile(self, problem: str, config: dict) -> tuple:
         """Compile into the cache on disk; ("compiled", seconds)."""
@@ -33,18 +40,13 @@ class _Serving:
 
     def open(self, problem: str, seed: int, threads: int) -> tuple:
         """Draw inputs and compute the reference's answer, unless that is done; ("opened", tolerance)."""
-        from autotune.measure.candidate import Bench
-
-        if self.team is None:
-            self.team = Team(threads)
-        if self.key != (problem, seed):
-            self.bench, self.key = Bench(registry.parse_problem(problem), self.team, seed), (problem, seed)
+        if self._bench is None or self._key != (problem, seed):
+            team = self._bench.team if self._bench else Team(threads)
+            self._bench, self._key = candidate.Bench(registry.parse_problem(problem), team, seed), (problem, seed)
         return ("opened", self.bench.tolerance)
 
     def measure(self, config: dict, samples: int) -> tuple:
         """("ok", Measurement, error) or ("wrong", message, error)."""
-        from autotune.measure import candidate
-
         try:
             ready = self.bench.prepare(Config(config), candidate.working_set())
         except candidate.WrongResult as wrong:
@@ -53,12 +55,9 @@ class _Serving:
 
     def rematch(self, configs: list[dict], rounds: int) -> tuple:
         """("rematch", measurements, errors, bytes a second that the machine read meanwhile)."""
-        from autotune.measure import candidate
-        from autotune.measure.bandwidth import ReadProbe
-
         size = candidate.working_set()
         ready = [self.bench.prepare(Config(c), size) for c in configs]
-        measurements, rate = candidate.rematch(ready, rounds, ReadProbe(self.team, size))
+        measurements, rate = candidate.rematch(ready, rounds, ReadProbe(self.bench.team, size))
         return ("rematch", measurements, [r.error for r in ready], rate)
 
 

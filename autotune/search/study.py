@@ -6,7 +6,7 @@ The study lives in memory; the tuning database holds every trial, and earlier on
 from collections.abc import Iterable
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from autotune.search import SAMPLERS
@@ -28,7 +28,9 @@ class Search:
         self._left = dict.fromkeys(space.configs())
         self._first = [c for c in (space.default, *first) if space.broken(c) is None]
         self._study = optuna.create_study(sampler=_optuna_sampler(sampler, seed))
-        self._distributions = {p.name: CategoricalDistribution(p.values) for p in space.parameters}
+        self._distributions: dict[str, BaseDistribution] = {
+            p.name: CategoricalDistribution(p.values) for p in space.parameters
+        }
         self._open: dict[Config, optuna.Trial] = {}
 
     def replay(self, config: Config, seconds: float | None) -> None:

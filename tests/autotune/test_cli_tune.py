@@ -72,7 +72,7 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
 
 def test_a_problem_without_a_working_configuration(complaint, monkeypatch, tiny_model) -> None:
     def tune(*_, **__):
-        raise RuntimeError("matvec:...: no configuration worked; autotune db list --runs shows why")
+        raise tuner.TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
 
     monkeypatch.setattr(tuner, "tune", tune)
     assert "no configuration worked" in complaint("tune", tiny_model)
