@@ -101,9 +101,9 @@ def ask_all(workers: Sequence[Worker], requests: Sequence[tuple], timeout_s: flo
         except (WorkerDied, WorkerTimedOut) as problem:
             sent.append(problem)
     answers: list[tuple | Exception] = []
-    for worker, problem in zip(workers, sent, strict=False):
-        if problem is not None:
-            answers.append(problem)
+    for worker, refused in zip(workers, sent, strict=False):
+        if refused is not None:
+            answers.append(refused)
             continue
         try:
             answers.append(worker.answer(timeout_s))

@@ -86,7 +86,8 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
     def block(typingctx, w0, w1, w2, w3, index, place, x, acc):
         def codegen(context, builder, sig, args):
             e = Emitter(builder, shape.lanes, shape.path, features)
-            return emit(e, shape, layout, args[:4], *args[4:7], Value(builder, args[7], "f32", shape.lanes)).ir
+            index, place, x, acc = args[4:]
+            return emit(e, shape, layout, args[:4], index, place, x, Value(builder, acc, "f32", shape.lanes)).ir
 
         return vec(*[types.int64] * 7, vec), codegen
 

@@ -39,7 +39,8 @@ def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
     @intrinsic
     def dot(typingctx, acc, words, x):
         def codegen(context, builder, sig, args):
-            return emit_dot4(path, builder, *args, vec.llvm, features)
+            acc, words, x = args
+            return emit_dot4(path, builder, acc, words, x, vec.llvm, features)
 
         return vec(vec, vec, types.int32), codegen
 
