@@ -35,15 +35,17 @@ def width(name: str, cols: int) -> int:
     return -(-cols // FORMATS[name].block) * FORMATS[name].block
 
 
+# Every operation meets every format; kernels of Q6_K take longest to compile, so few problems have it.
 PROBLEMS: list[Problem] = [
     *(Matvec(83, width(name, 96), name) for name in FORMATS),
-    *(Matvec(200, width(name, 160), name, "int8") for name in INTEGER),
+    *(Matvec(200, 160, name, "int8") for name in ("Q4_0", "Q4_1", "Q8_0")),
     Matvec(1, 32, "Q4_0"),
     *(Head(333, width(name, 160), name) for name in FORMATS),
-    *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
+    Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0"),
+    Ffn(96, 160, "F16", "F16", "F16"),
     Ffn(256, 416, "Q4_1", "Q6_K", "Q8_0", "int8"),
     Ffn(96, 160, "F32", "Q4_0", "BF16"),
-    *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
+    *(NormQkvRope(96, 3, 1, 64, 32, 1, name, name, name) for name in ("Q4_0", "BF16")),
     NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
     NormQkvRope(256, 4, 2, 128, 128, 1, "Q4_1", "Q6_K", "F16", "int8"),
     NormQkvRope(64, 2, 2, 64, 24, 0, "F32", "Q8_0", "Q8_0"),
@@ -53,13 +55,16 @@ PROBLEMS: list[Problem] = [
     Attention(8, 2, 128, 513),
     Attention(1, 1, 16, 1),
 ]
-
-
-# A second configuration each: one problem of a format, where tiles and streams are walked, and everything mixed.
-VARIED = [
-    p
-    for p in PROBLEMS
-    if p.op in ("matvec", "attention") or len({v for k, v in vars(p).items() if k.endswith("format")}) > 1
+MORE: list[Problem] = [
+    *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
+    *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
+    Matvec(200, 512, "Q6_K", "int8"),
+]
+# Problems that meet a second configuration without asking for the slow tests.
+VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and "Q6_K" not in p.key] + [
+    Ffn(96, 160, "F32", "Q4_0", "BF16"),
+    NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
+    Head(333, 256, "Q6_K"),
 ]
 
 
@@ -108,9 +113,9 @@ def test_another_config_agrees_with_the_reference(problem, teams):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+@pytest.mark.parametrize("problem", dict.fromkeys([*PROBLEMS, *MORE]), ids=lambda p: p.key)
 def test_many_configs_agree_with_the_reference(problem, teams):
-    for config in others(problem, 25):
+    for config in [None, *others(problem, 25)]:
         check(problem, config, teams)
 
 
@@ -176,8 +181,8 @@ def test_work_counts_at_least_the_weights(problem):
     assert work.ops >= 2 * sum(w.rows * w.cols for w in given.weights.values())
 
 
-def swap_rows(weight: Weight) -> Weight:
-    return replace(weight, raw=weight.raw[[1, 0, *range(2, weight.rows)]])
+def shift_rows(weight: Weight) -> Weight:
+    return replace(weight, raw=weight.raw.roll(1, 0))
 
 
 def shift_blocks(weight: Weight) -> Weight:
@@ -189,15 +194,15 @@ def shift_blocks(weight: Weight) -> Weight:
 
 def lose_block(weight: Weight) -> Weight:
     raw, size = weight.raw.clone(), FORMATS[weight.format].block_bytes
-    raw[:, 2 * size : 3 * size] = 0
+    raw[:, size : 2 * size] = 0
     return replace(weight, raw=raw)
 
 
-@pytest.mark.parametrize("damage", [swap_rows, shift_blocks, lose_block])
+@pytest.mark.parametrize("damage", [shift_rows, shift_blocks, lose_block])
 @pytest.mark.parametrize("name", INTEGER)
 def test_a_damaged_weight_is_noticed(name, damage, teams):
     """What judges kernels must be able to fail them."""
-    problem = Head(100, 1024, name)
+    problem = Head(100, width(name, 512), name)
     built = Built(problem)
     given = built.operation.inputs(problem, 9)
     expected = built.operation.reference(problem, given)
