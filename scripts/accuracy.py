@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = ROOT / "benchmarks" / "text.txt"
 REAL_TOKENS, MADE_TOKENS = 256, 64
 PATHS = {"decode": True, "prefill": False}  # name -> stepwise
-screen = Console(stderr=True)
+screen = Console(stderr=True, width=None if sys.stderr.isatty() else 110)  # a log has no width; a table needs one
 
 
 def distance(wanted: Tensor, found: Tensor) -> dict[str, float]:
@@ -61,20 +61,23 @@ def measure(path: Path, python: Path, count: int, threads: int, db: str | None) 
         for side, (interpreter, script, settings) in sides.items():
             with Child(interpreter, script) as child:
                 child.ask("open", **settings)
+                results[side] = {}
                 for name, stepwise in PATHS.items():
                     child.ask("logits", tokens=tokens, stepwise=stepwise, out=out)
-                    results[f"{side}: {name}"] = distance(wanted, torch.from_numpy(np.load(out)))
+                    results[side][name] = distance(wanted, torch.from_numpy(np.load(out)))
     return {"file": path.name, "tokens": len(tokens), "engines": results}
 
 
 def table_of(models: dict[str, dict[str, Any]]) -> Table:
     table = Table(title="against the float32 reference over the same weights")
-    for name in ("model", "engine: path", "top-1", "mean KL, nats", "max KL, nats"):
-        table.add_column(name, justify="left" if ":" in name or name == "model" else "right")
+    for name in ("engine", "path", "top-1", "mean KL, nats", "max KL, nats"):
+        table.add_column(name, justify="left" if name in ("engine", "path") else "right")
     for model, result in models.items():
-        for engine, row in result["engines"].items():
-            cells = (f"{row['top1']:.1%}", f"{row['mean_kl']:.2g}", f"{row['max_kl']:.2g}")
-            table.add_row(f"{model}, {result['tokens']} tokens", engine, *cells)
+        table.add_row(f"[bold]{model}, {result['tokens']} tokens[/]")
+        for engine, paths in result["engines"].items():
+            for path, row in paths.items():
+                cells = (f"{row['top1']:.1%}", f"{row['mean_kl']:.2g}", f"{row['max_kl']:.2g}")
+                table.add_row(engine, path, *cells)
         table.add_section()
     return table
 

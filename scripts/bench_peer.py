@@ -6,6 +6,7 @@ The ratio reported is the median of the rounds' own ratios, which a machine that
 """
 
 import itertools
+import os
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ TEXT = ROOT / "benchmarks" / "text.txt"
 PROMPT, PREFILL, CONTEXT = 16, 512, 1024
 PAUSE_S = 0.3  # both sides let their threads spin for some milliseconds after work; wait until they sleep
 GOALS = ("decode", "prefill")
-screen = Console(stderr=True)
+screen = Console(stderr=True, width=None if sys.stderr.isatty() else 110)  # a log has no width; a table needs one
 
 
 def measure(child: Child, goal: str, tokens: list[int], steps: int) -> float:
@@ -96,7 +97,9 @@ def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int,
                     if number >= 0:
                         rates[side].append(rate)
                         idle[other] += children[other].cpu_seconds() - before
-                screen.print(f"  {goal} round {number + 1} of {rounds}", end="\r")
+                if number >= 0:
+                    latest = ", ".join(f"{side} {samples[-1]:.1f}" for side, samples in rates.items())
+                    screen.print(f"  {goal} {number + 1}/{rounds}: {latest} tok/s")
             ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates["peer"], strict=True)]
             result[goal] = {f"{side}_tok_s": summary(samples) for side, samples in rates.items()}
             result[goal] |= {"ratio": summary(ratios), "peer_settings": settings[goal]}
@@ -106,16 +109,19 @@ def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int,
 
 
 def table_of(models: dict[str, dict[str, Any]], read_gb_s: float) -> Table:
+    """One section a model; GB/s are the weights' bytes that decoding reads."""
     table = Table(title=f"tokens per second, median (min–max); memory reads {read_gb_s} GB/s here")
-    for name in ("model", "what", "autotune", "llama.cpp", "ratio", "autotune GB/s", "llama.cpp GB/s"):
-        table.add_column(name, justify="left" if name in ("model", "what") else "right")
+    for name in ("", "autotune", "llama.cpp", "ratio", "GB/s", "GB/s"):
+        table.add_column(name, justify="right" if name else "left")
     for name, result in models.items():
+        table.add_row(f"[bold]{name}[/]")
         for goal in GOALS:
             row = result[goal]
             rates = [row[f"{side}_tok_s"] for side in ("ours", "peer")]
             cells = [f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})" for rate in rates]
             speeds = [f"{row[key]:.1f}" if (key := f"{side}_weight_gb_s") in row else "" for side in ("ours", "peer")]
-            table.add_row(name, goal, *cells, f"[bold]{row['ratio']['median']:.2f}×[/]", *speeds)
+            table.add_row(goal, *cells, f"[bold]{row['ratio']['median']:.2f}×[/]", *speeds)
+        table.add_section()
     return table
 
 
@@ -140,6 +146,8 @@ def main(
 
     Example: scripts/bench_peer --budget 90
     """
+    if os.getloadavg()[0] > 0.5:
+        screen.print(f"[yellow]load average {os.getloadavg()[0]:.1f}: other work is running; expect wrong rates[/]")
     python, models = peer_python(peer_python_path), files.compared_models()
     if budget:
         for path in models.values():
