@@ -3,8 +3,9 @@
 Every trial is in the database before the next one starts, so a search that is stopped anywhere goes on from there.
 """
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.measure.process import Worker, WorkerDied, WorkerTimedOut, ask_all
@@ -83,16 +84,20 @@ def tune(
     device = machine.detect()
     db.remember_device(device)
     end = None if budget_s is None else time.monotonic() + budget_s
+    # What moves more bytes in a token deserves more of the time, but not in proportion: little problems add up.
+    weights = [math.sqrt(registry.get(p.op).work(p).bytes * count) for p, count in problems.items()]
     workers = [Worker() for _ in range(max(2, min(device.units, 8)))]
     for worker in workers:
         worker.start()
-    results = []
+    results: list[Tuned] = []
     try:
         for index, problem in enumerate(problems):
             until = None
-            if end is not None:  # equal parts of what is left, so that a quick problem leaves its time to the others
-                until = time.monotonic() + max(0.0, end - time.monotonic()) / (len(problems) - index)
-            search = _ProblemSearch(problem, device, db, workers, sampler, seed, (index, len(problems)), report)
+            if end is not None:  # a share of what is left, so that a quick problem leaves its time to the others
+                share = weights[index] / sum(weights[index:])
+                until = time.monotonic() + max(0.0, end - time.monotonic()) * share
+            hints = [result.config for result in results]
+            search = _ProblemSearch(problem, device, db, workers, sampler, seed, (index, len(problems)), report, hints)
             results.append(search.run(problems[problem], trials, until))
     finally:
         for worker in workers:
@@ -103,14 +108,17 @@ def tune(
 class _ProblemSearch:
     """One problem's search: its space, its study, its run in the database."""
 
-    def __init__(self, problem, device: Device, db: TuningDB, workers, sampler: str, seed: int, place, report):
+    def __init__(
+        self, problem, device: Device, db: TuningDB, workers, sampler: str, seed: int, place, report,
+        hints: Sequence[Config] = (),
+    ):  # fmt: skip
         self.problem, self.device, self.db, self.workers = problem, device, db, workers
         self.place, self.report, self.seed = place, report, seed
         self.operation = registry.get(problem.op)
         self.space: Space = self.operation.cpu_space(problem, machine.features())
         self.work: Work = self.operation.work(problem)
         self.past = db.past_trials(device, problem.key, problem.template_version)
-        self.search = Search(self.space, sampler, seed, self._hints())
+        self.search = Search(self.space, sampler, seed, self._hints(hints))
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:
             config = Config(trial.config)
@@ -149,10 +157,15 @@ class _ProblemSearch:
         self.db.finish_run(self.run_id, status)
         return tuned
 
-    def _hints(self) -> list[Config]:
-        """What won for a problem like this one on this chip."""
+    def _hints(self, winners: Sequence[Config]) -> list[Config]:
+        """What won for a problem like this one on this chip, and what other operations' winners of this run have in
+        common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes")."""
         answer = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
-        return [Config(answer.winner.config)] if answer.winner else []
+        hints = [Config(answer.winner.config)] if answer.winner else []
+        for winner in reversed(winners):
+            shared = {n: winner.get(n, winner.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
+            hints.append(Config(shared))
+        return hints
 
     def _open(self) -> None:
         reply = self.workers[0].request(
