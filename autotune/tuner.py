@@ -85,13 +85,16 @@ def tune(
     db.remember_device(device)
     end = None if budget_s is None else time.monotonic() + budget_s
     # What moves more bytes in a token deserves more of the time, but not in proportion: little problems add up.
-    weights = [math.sqrt(registry.get(p.op).work(p).bytes * count) for p, count in problems.items()]
+    # Small ones first: their trials are quick, and what they find is tried first on the large ones.
+    work = {p: registry.get(p.op).work(p).bytes for p in problems}
+    order = sorted(problems, key=lambda p: work[p])
+    weights = [math.sqrt(work[p] * problems[p]) for p in order]
     workers = [Worker() for _ in range(max(2, min(device.units, 8)))]
     for worker in workers:
         worker.start()
     results: list[Tuned] = []
     try:
-        for index, problem in enumerate(problems):
+        for index, problem in enumerate(order):
             until = None
             if end is not None:  # a share of what is left, so that a quick problem leaves its time to the others
                 share = weights[index] / sum(weights[index:])
@@ -102,7 +105,7 @@ def tune(
     finally:
         for worker in workers:
             worker.stop()
-    return results
+    return sorted(results, key=lambda result: list(problems).index(result.problem))
 
 
 class _ProblemSearch:

@@ -36,7 +36,7 @@ class Prefill:
         self._expand = {id(p): self._graph(p) for layer in decoder.layers for g in layer.packed.values() for p in g}
 
     def _graph(self, packed: Tiles) -> Graph:
-        shape = (packed.format, packed.rows, packed.cols, packed.lanes)
+        shape = (packed.format, packed.cols, packed.lanes)
         if shape not in self._kernels:
             self._kernels[shape] = expand.compile(*shape, self.target)
         return Graph(self.decoder.team, [expand.bind(self._kernels[shape], packed, self._memory)])

@@ -12,7 +12,7 @@ from kernel_templates.cpu import memory, simd
 from kernel_templates.cpu.activations import exponential
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 from kernel_templates.cpu.sync import barrier
 

@@ -1,7 +1,8 @@
-"""The innermost loops: one weight tile times one vector of activations, for every format.
+"""The innermost loops: tiles of a weight matrix times one vector of activations, for every format.
 
-`tile_dot(...)` gives an njit function (w0, w1, w2, w3: plane addresses, tile, x: activation buffer) -> Vec(f32, lanes),
-the `lanes` dot products of a tile. Integer formats multiply bytes (`dot.py`) and scale per block; an offset of the
+`compile_rows(...)` gives a compiled function that computes a range of tiles. It is the part of an operation that a
+configuration changes, so it is compiled by itself, once for all operations that multiply such a matrix; the rest of an
+operation is compiled once and calls it. Integer formats multiply bytes (`dot.py`) and scale per block; an offset of the
 weights (the 8 of Q4_0, the minimum of Q4_1, ...) is taken out through the block's sum of activations:
 
     sum_i s(w_i - z) * t*x_i = s*t * (sum_i w_i x_i - z * sum_i x_i)
@@ -19,8 +20,9 @@ from numba.core.extending import intrinsic
 from kernel_templates import formats
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import ActivationLayout
-from kernel_templates.cpu.compile import device_function
+from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
+from kernel_templates.cpu.simd import load_i64
 
 FLOATS = {"F16": ("f16", 2), "BF16": ("bf16", 2), "F32": ("f32", 4)}
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
@@ -58,23 +60,31 @@ def activation_of(format_name: str, quantized: str) -> str:
 
 
 @functools.cache
-def tile_dot(shape: TileShape, activation: str, features: frozenset[str]) -> Callable:
-    """The loop over the blocks of one tile; activation: "int8" or "int16" (float weights read "f32")."""
+def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:
+    """void rows(matrix, first, last, x, out, add): tiles first..last-1 of a matrix times x.
+
+    matrix: address of its planes' addresses; x: an activation buffer ("int8" or "int16"; "f32" for float weights);
+    out: float32 [rows], added to if `add` is 1, else written.
+    """
     block = _block(shape, ActivationLayout(shape.cols, activation), features)
-    blocks, streams = shape.blocks, shape.streams
+    blocks, streams, lanes = shape.blocks, shape.streams, shape.lanes
     apart = blocks // streams
-    splat = simd.splat("f32", shape.lanes)
+    splat, load = simd.splat("f32", lanes), simd.load("f32", lanes)
 
-    @device_function(shape, activation, inline=False)
-    def dot(w0, w1, w2, w3, tile, x):
-        acc = splat(np.float32(0.0))
-        for i in range(apart):
-            for stream in range(streams):
-                b = stream * apart + i
-                acc = block(w0, w1, w2, w3, tile * blocks + b, b, x, acc)
-        return acc
+    def rows(matrix, first, last, x, out, add):
+        w0, w1, w2, w3 = load_i64(matrix), load_i64(matrix + 8), load_i64(matrix + 16), load_i64(matrix + 24)
+        for tile in range(first, last):
+            acc = splat(np.float32(0.0))
+            for i in range(apart):
+                for stream in range(streams):
+                    b = stream * apart + i
+                    acc = block(w0, w1, w2, w3, tile * blocks + b, b, x, acc)
+            at = out + 4 * lanes * tile
+            if add:
+                acc = acc + load(at)
+            simd.store(at, acc)
 
-    return dot
+    return compile_kernel(rows, f"rows {shape} {activation}", words=6)
 
 
 def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Callable:

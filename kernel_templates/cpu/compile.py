@@ -11,7 +11,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -22,16 +22,24 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps as numba_dumps
 
-SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
+WORDS = 4  # int64 arguments of a kernel
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Compiled code: its address, how long compiling took (seconds, 0 when it came from the cache) and what owns it."""
+    """Compiled code: its address, how long compiling took (seconds, 0 when it came from the cache) and what owns it.
+
+    `rows`: for an operation, the compiled loops over each of its matrices, in its own order (see `blocks`).
+    """
 
     address: int
     compile_s: float
     owner: object
+    rows: tuple["Kernel", ...] = ()
+
+    def with_rows(self, *rows: "Kernel") -> "Kernel":
+        """This kernel together with the loops that it calls."""
+        return replace(self, rows=rows, compile_s=self.compile_s + sum(r.compile_s for r in rows))
 
 
 @functools.cache
@@ -108,14 +116,16 @@ def _symbol(function: Callable, key: str) -> str:
     return f"{function.__name__}_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
-def compile_kernel(function: Callable, key: str) -> Kernel:
-    """Compile `function(arguments, sync, thread, threads)`; `key` names template, problem and configuration in full.
+def compile_kernel(function: Callable, key: str, words: int = WORDS) -> Kernel:
+    """Compile `function(arguments, sync, thread, threads)`, or any function of `words` int64 that returns nothing.
+
+    `key` says everything that the code depends on: template, problem and, as far as it matters, configuration.
 
     Raises numba's errors when the function does not compile.
     """
     start = perf_counter()
     function.__qualname__ = _symbol(function, key)
-    callback = CFunc(function, (SIGNATURE.args, SIGNATURE.return_type), {}, {"nopython": True, "error_model": "numpy"})
+    callback = CFunc(function, ((types.int64,) * words, types.void), {}, {"nopython": True, "error_model": "numpy"})
     if not os.environ.get("AUTOTUNE_NO_KERNEL_CACHE"):
         callback._cache = _StableCache(function, key)
     callback.compile()

@@ -12,37 +12,37 @@ from kernel_templates.cpu import simd
 from kernel_templates.cpu.blocks import FLOATS
 from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of, planes_at
+from kernel_templates.cpu.matrix import first_of, planes_of
 from kernel_templates.cpu.simd import load_i64
-from kernel_templates.cpu.tiles import Tiles, padded, tile_count
+from kernel_templates.cpu.tiles import Tiles, tile_count
 
 I32 = np.int32
 TARGETS = {"bf16": 2, "f32": 4}
 
 
-def compile(format_name: str, rows: int, cols: int, lanes: int, target: str) -> Kernel:
-    """The kernel for one matrix shape; `target` is a key of TARGETS."""
-    size, stride = TARGETS[target], padded(rows, lanes) * TARGETS[target]
-    expand_tile = _expander(format_name, cols, lanes, target, stride)
-    count = tile_count(rows, lanes)
+def compile(format_name: str, cols: int, lanes: int, target: str) -> Kernel:
+    """The kernel for matrices of a width; `target` is a key of TARGETS."""
+    size = TARGETS[target]
+    expand_tile = _expander(format_name, cols, lanes, target)
 
     def expand(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = planes_at(arguments)
-        out = load_i64(arguments + 32)
+        w0, w1, w2, w3 = planes_of(arguments)
+        out, count = load_i64(arguments + 32), load_i64(arguments + 40)
+        stride = size * lanes * count
         for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
-            expand_tile(w0, w1, w2, w3, tile, out + size * lanes * tile)
+            expand_tile(w0, w1, w2, w3, tile, out + size * lanes * tile, stride)
 
-    return compile_kernel(expand, f"expand {format_name} {rows}x{cols} lanes={lanes} {target}")
+    return compile_kernel(expand, f"expand {format_name} cols={cols} lanes={lanes} {target}")
 
 
 def bind(kernel: Kernel, packed: Tiles, out: np.ndarray) -> Step:
     """out: int16 (bf16 bits) or float32, at least cols * padded rows elements."""
-    return step(kernel, (*packed.arguments(), out), "expand")
+    return step(kernel, (*packed.arguments(), out, tile_count(packed.rows, packed.lanes)), "expand")
 
 
-def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int) -> Callable:
-    """njit (plane addresses, tile, out: address of the tile's first column) -> None."""
-    key = (format_name, cols, lanes, target, stride)
+def _expander(format_name: str, cols: int, lanes: int, target: str) -> Callable:
+    """njit (plane addresses, tile, out: address of the tile's first column, stride: bytes a column) -> None."""
+    key = (format_name, cols, lanes, target)
     load, integer = simd.load("i32", lanes), simd.splat("i32", lanes)
     splat, load_scale, load_sub = simd.splat("f32", lanes), simd.load("f16", lanes), simd.load("i8", lanes)
     rounded = target == "bf16"
@@ -55,7 +55,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
             simd.store(at, value)
 
     @device_function(*key)
-    def four(at, words, scale, offset):
+    def four(at, stride, words, scale, offset):
         """The four bytes of each lane: scale * byte + offset to four consecutive columns."""
         for i in range(4):
             byte = (words >> integer(I32(8 * i))) & integer(I32(0xFF))
@@ -66,7 +66,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
         load_value = simd.load(kind, lanes)
 
         @device_function(*key)
-        def dense(w0, w1, w2, w3, tile, out):
+        def dense(w0, w1, w2, w3, tile, out, stride):
             for c in range(cols):
                 write(out + stride * c, simd.to_f32(load_value(w0 + (tile * cols + c) * width * lanes)))
 
@@ -76,7 +76,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
         has_minimum = format_name == "Q4_1"
 
         @device_function(*key)
-        def nibbles(w0, w1, w2, w3, tile, out):
+        def nibbles(w0, w1, w2, w3, tile, out, stride):
             mask, shift = integer(I32(0x0F0F0F0F)), integer(I32(4))
             for b in range(cols // 32):
                 at = tile * (cols // 32) + b
@@ -88,15 +88,15 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
                 for w in range(4):
                     words = load(w0 + (at * 4 + w) * 4 * lanes)
                     column = out + stride * (32 * b + 4 * w)
-                    four(column, words & mask, scale, offset)
-                    four(column + 16 * stride, (words >> shift) & mask, scale, offset)
+                    four(column, stride, words & mask, scale, offset)
+                    four(column + 16 * stride, stride, (words >> shift) & mask, scale, offset)
 
         return nibbles
 
     if format_name == "Q8_0":
 
         @device_function(*key)
-        def bytes_(w0, w1, w2, w3, tile, out):
+        def bytes_(w0, w1, w2, w3, tile, out, stride):
             flip = integer(I32(-2139062144))  # 0x80808080
             for b in range(cols // 32):
                 at = tile * (cols // 32) + b
@@ -104,12 +104,12 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
                 offset = scale * splat(np.float32(-128.0))
                 for w in range(8):
                     words = load(w0 + (at * 8 + w) * 4 * lanes) ^ flip
-                    four(out + stride * (32 * b + 4 * w), words, scale, offset)
+                    four(out + stride * (32 * b + 4 * w), stride, words, scale, offset)
 
         return bytes_
 
     @device_function(*key)
-    def six_bits(w0, w1, w2, w3, tile, out):
+    def six_bits(w0, w1, w2, w3, tile, out, stride):
         low_mask, high_mask, shift = integer(I32(0x0F0F0F0F)), integer(I32(0x03030303)), integer(I32(4))
         for s in range(cols // 256):
             at = tile * (cols // 256) + s
@@ -123,6 +123,6 @@ def _expander(format_name: str, cols: int, lanes: int, target: str, stride: int)
                 for w in range(4):
                     nibble = (load(low + 4 * lanes * w) >> integer(I32(4 * (quarter >> 1)))) & low_mask
                     pair = (load(high + 4 * lanes * w) >> integer(I32(2 * quarter))) & high_mask
-                    four(out + stride * (256 * s + 16 * sub + 4 * w), nibble | (pair << shift), scale, offset)
+                    four(out + stride * (256 * s + 16 * sub + 4 * w), stride, nibble | (pair << shift), scale, offset)
 
     return six_bits

@@ -1,18 +1,20 @@
 """The feed-forward network on the CPU, one kernel: gate and up with SiLU, a barrier, then down and the residual.
 
-A thread computes the same rows of gate and up, so the gated product never leaves its registers before it is whole.
+A thread computes the same rows of gate and of up, so both are in its own cache when they meet.
 """
 
 import numpy as np
 
-from kernel_templates.cpu import blocks, knobs, simd, tiles
+from kernel_templates.cpu import blocks, knobs, matrix, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, exponential, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of, planes_at
+from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.ffn.problem import Ffn
+
+LANES = 16  # of the loop over the gated products
 
 
 def _layouts(problem: Ffn) -> tuple[ActivationLayout, ActivationLayout, ActivationLayout]:
@@ -27,50 +29,57 @@ def _layouts(problem: Ffn) -> tuple[ActivationLayout, ActivationLayout, Activati
     )  # type: ignore[return-value]
 
 
-def scratch_bytes(problem: Ffn, config) -> int:
+def _places(problem: Ffn) -> tuple[int, int, int, int]:
+    """Byte offsets in a thread's scratch: activations of gate and of up (the same if they read the same kind), the
+    normed x, the rows of up; behind them, its size. Down's activations come when the others are no longer needed."""
     gate, up, down = _layouts(problem)
-    return max(gate.bytes + up.bytes + 4 * problem.hidden, down.bytes)
+    up_x = 0 if up == gate else gate.bytes
+    normed = up_x + up.bytes
+    raised = max(normed + 4 * problem.hidden, down.bytes)
+    return up_x, normed, raised, raised + 4 * tiles.padded(problem.ffn, knobs.MAX_LANES)
+
+
+def scratch_bytes(problem: Ffn, config) -> int:
+    return _places(problem)[-1]
 
 
 def compile(problem: Ffn, config, features) -> Kernel:
     gate_x, up_x, down_x = _layouts(problem)
-    wide, tall = config["gate_up_lanes"], config["down_lanes"]
-    gate = blocks.tile_dot(knobs.shape(config, problem.gate_format, problem.hidden, "gate_up_"), gate_x.kind, features)
-    up = blocks.tile_dot(knobs.shape(config, problem.up_format, problem.hidden, "gate_up_"), up_x.kind, features)
-    down = blocks.tile_dot(knobs.shape(config, problem.down_format, problem.ffn, "down_"), down_x.kind, features)
     quantize_gate, quantize_up, quantize_down = quantizer(gate_x), quantizer(up_x), quantizer(down_x)
-    normalize, exp = normalizer(problem.hidden), exponential(wide)
-    wide_count, tall_count = tiles.tile_count(problem.ffn, wide), tiles.tile_count(problem.hidden, tall)
-    room, same = scratch_bytes(problem, config), gate_x.kind == up_x.kind
-    up_offset, normed_offset = gate_x.bytes, gate_x.bytes + up_x.bytes
-    splat, load = simd.splat("f32", wide), simd.load("f32", tall)
+    normalize, exp = normalizer(problem.hidden), exponential(LANES)
+    (up_place, normed, raised, room), same = _places(problem), gate_x == up_x
+    splat, load = simd.splat("f32", LANES), simd.load("f32", LANES)
 
     def ffn(arguments, sync, thread, threads):
-        g0, g1, g2, g3 = planes_at(arguments)
-        u0, u1, u2, u3 = planes_at(arguments + 32)
-        d0, d1, d2, d3 = planes_at(arguments + 64)
-        a = arguments + 96
+        gate, up, down = arguments, arguments + matrix.BYTES, arguments + 2 * matrix.BYTES
+        a = arguments + 3 * matrix.BYTES
         x, norm, eps, gated = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16)), load_i64(a + 24)
         scratch = load_i64(a + 32) + thread * room
 
-        normed, x_gate, x_up = scratch + normed_offset, scratch, scratch
-        normalize(x, norm, normed, eps)
-        quantize_gate(normed, x_gate)
+        normalize(x, norm, scratch + normed, eps)
+        quantize_gate(scratch + normed, scratch)
         if not same:
-            x_up = scratch + up_offset
-            quantize_up(normed, x_up)
+            quantize_up(scratch + normed, scratch + up_place)
+        first, last = first_of(tiles_of(gate), thread, threads), first_of(tiles_of(gate), thread + 1, threads)
+        multiply(gate, first, last, scratch, gated, 0)
+        multiply(up, first, last, scratch, scratch + raised, 0)
         one, minus = splat(np.float32(1.0)), splat(np.float32(-1.0))
-        for tile in range(first_of(wide_count, thread, threads), first_of(wide_count, thread + 1, threads)):
-            g = gate(g0, g1, g2, g3, tile, x_gate)
-            u = up(u0, u1, u2, u3, tile, x_up)
-            simd.store(gated + 4 * wide * tile, g / (one + exp(g * minus)) * u)
+        for row in range(first * lanes_of(gate), last * lanes_of(gate), LANES):
+            g, u = load(gated + 4 * row), load(scratch + raised + 4 * row)
+            simd.store(gated + 4 * row, g / (one + exp(g * minus)) * u)
         barrier(sync, threads)
         quantize_down(gated, scratch)
-        for tile in range(first_of(tall_count, thread, threads), first_of(tall_count, thread + 1, threads)):
-            at = x + 4 * tall * tile
-            simd.store(at, load(at) + down(d0, d1, d2, d3, tile, scratch))
+        multiply_share(down, thread, threads, scratch, x, 1)
 
-    return compile_kernel(ffn, f"{problem.key} {config.key}")
+    rows = (
+        blocks.compile_rows(knobs.shape(config, fmt, layout.cols, part), layout.kind, features)
+        for fmt, layout, part in (
+            (problem.gate_format, gate_x, "gate_up_"),
+            (problem.up_format, up_x, "gate_up_"),
+            (problem.down_format, down_x, "down_"),
+        )
+    )
+    return compile_kernel(ffn, f"ffn {gate_x} {up_x} {down_x}").with_rows(*rows)
 
 
 def pack(problem: Ffn, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -81,6 +90,11 @@ def pack(problem: Ffn, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: Ffn, config, kernel, packed, buffers) -> Step:
-    matrices = [argument for p in packed for argument in p.arguments()]
-    names = ("x", "norm", "eps", "gated", "scratch")
-    return step(kernel, (*matrices, *(buffers[n] for n in names)), "ffn")
+    places = (0, _places(problem)[0], 0)
+    matrices = [
+        word
+        for p, rows, place in zip(packed, kernel.rows, places, strict=True)
+        for word in matrix.arguments(p, rows, place)
+    ]
+    named = (buffers[n] for n in ("x", "norm", "eps", "gated", "scratch"))
+    return step(kernel, (*matrices, *named), "ffn")

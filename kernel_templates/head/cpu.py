@@ -1,10 +1,10 @@
 """The head on the CPU: each thread normalizes and quantizes x for itself, then takes its share of the vocabulary."""
 
-from kernel_templates.cpu import blocks, knobs, simd, tiles
+from kernel_templates.cpu import blocks, knobs, matrix, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of, planes_at
+from kernel_templates.cpu.matrix import multiply_share
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.head.problem import Head
 
@@ -18,21 +18,20 @@ def scratch_bytes(problem: Head, config) -> int:
 
 
 def compile(problem: Head, config, features) -> Kernel:
-    layout, lanes = _activations(problem), config["lanes"]
+    layout = _activations(problem)
     quantize, normalize = quantizer(layout), normalizer(problem.hidden)
-    dot = blocks.tile_dot(knobs.shape(config, problem.format, problem.hidden), layout.kind, features)
-    count, room, used = tiles.tile_count(problem.vocab, lanes), scratch_bytes(problem, config), layout.bytes
+    room, used = scratch_bytes(problem, config), layout.bytes
 
     def head(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = planes_at(arguments)
-        logits, x = load_i64(arguments + 56), load_i64(arguments + 64) + thread * room
-        normed = x + used
-        normalize(load_i64(arguments + 32), load_i64(arguments + 40), normed, load_f32(load_i64(arguments + 48)))
-        quantize(normed, x)
-        for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
-            simd.store(logits + 4 * lanes * tile, dot(w0, w1, w2, w3, tile, x))
+        a = arguments + matrix.BYTES
+        x, norm, eps = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16))
+        logits, scratch = load_i64(a + 24), load_i64(a + 32) + thread * room
+        normalize(x, norm, scratch + used, eps)
+        quantize(scratch + used, scratch)
+        multiply_share(arguments, thread, threads, scratch, logits, 0)
 
-    return compile_kernel(head, f"{problem.key} {config.key}")
+    rows = blocks.compile_rows(knobs.shape(config, problem.format, problem.hidden), layout.kind, features)
+    return compile_kernel(head, f"head {layout}").with_rows(rows)
 
 
 def pack(problem: Head, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -41,5 +40,5 @@ def pack(problem: Head, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: Head, config, kernel, packed, buffers) -> Step:
-    names = ("x", "norm", "eps", "logits", "scratch")
-    return step(kernel, (*packed[0].arguments(), *(buffers[n] for n in names)), "head")
+    named = (buffers[n] for n in ("x", "norm", "eps", "logits", "scratch"))
+    return step(kernel, (*matrix.arguments(packed[0], kernel.rows[0]), *named), "head")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from kernel_templates.attention.cache import TILE
-from kernel_templates.cpu import blocks, knobs, simd, tiles
+from kernel_templates.cpu import blocks, knobs, matrix, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
-from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
+from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.prologue import first_of, planes_at
+from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
@@ -46,51 +46,19 @@ def scratch_bytes(problem: NormQkvRope, config) -> int:
     return 4 * problem.hidden + sum(layout.bytes for layout in _layouts(problem))
 
 
-def _projection(problem: NormQkvRope, config, features):
-    """njit (arguments, tile, scratch) -> that tile of q, k, v, whichever group it falls in; and the number of tiles."""
-    layouts, lanes = _layouts(problem), config["lanes"]
-    offset, at = {}, 4 * problem.hidden
-    for layout in layouts:
-        offset[layout.kind] = at
-        at += layout.bytes
-
-    project, total = None, 0
-    for number, group in reversed(list(enumerate(_groups(problem)))):
-        kind = blocks.activation_of(group.format, problem.activation)
-        dot = blocks.tile_dot(knobs.shape(config, group.format, problem.hidden), kind, features)
-        count = tiles.tile_count(group.rows, lanes)
-        project = _link(dot, count, 32 * number, offset[kind], project, (problem, config))
-        total += count
-    return project, total
-
-
-def _link(dot, count, planes, x, otherwise, key):
-    """One group; `planes`, `x`: byte offsets of its weights in the arguments, of its activations in the scratch."""
-
-    @device_function(*key, planes)
-    def here(arguments, tile, scratch):
-        w0, w1, w2, w3 = planes_at(arguments + planes)
-        return dot(w0, w1, w2, w3, tile, scratch + x)
-
-    if otherwise is None:
-        return here
-
-    @device_function(*key, planes)
-    def choose(arguments, tile, scratch):
-        if tile < count:
-            return here(arguments, tile, scratch)
-        return otherwise(arguments, tile - count, scratch)
-
-    return choose
+def _place(problem: NormQkvRope, group: _Group) -> int:
+    """Byte offset of the activations that a group reads, in a thread's scratch: behind the normed x."""
+    first = _layouts(problem)[0]
+    kind = blocks.activation_of(group.format, problem.activation)
+    return 4 * problem.hidden + (0 if kind == first.kind else first.bytes)
 
 
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
-    hidden, lanes, qk_norm = problem.hidden, config["lanes"], bool(problem.qk_norm)
-    layouts, room = _layouts(problem), scratch_bytes(problem, config)
+    hidden, qk_norm, groups = problem.hidden, bool(problem.qk_norm), _groups(problem)
+    layouts, room, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
     quantize, quantize_other = quantizer(layouts[0]), quantizer(layouts[-1])
     two_kinds, first_x, other_x = len(layouts) > 1, 4 * hidden, 4 * hidden + layouts[0].bytes
-    project, count = _projection(problem, config, features)
     normalize, normalize_head = normalizer(hidden), normalizer(dim)
     width = math.gcd(half, 16)
     load = simd.load("f32", width)
@@ -98,7 +66,7 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
     load_value = simd.load("f32", value_width)
 
     def norm_qkv_rope(arguments, sync, thread, threads):
-        a = arguments + 96
+        a = arguments + 3 * matrix.BYTES
         x, norm, eps = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16))
         q_norm, k_norm, rope = load_i64(a + 24), load_i64(a + 32), load_i64(a + 40)
         position, qkv = load_i64(load_i64(a + 48)), load_i64(a + 56)
@@ -109,8 +77,16 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
         quantize(scratch, scratch + first_x)
         if two_kinds:
             quantize_other(scratch, scratch + other_x)
-        for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
-            simd.store(qkv + 4 * lanes * tile, project(arguments, tile, scratch))
+        total = 0
+        for g in range(count):
+            total += tiles_of(arguments + matrix.BYTES * g)
+        first, last, before = first_of(total, thread, threads), first_of(total, thread + 1, threads), 0
+        for g in range(count):  # the thread's tiles may begin in one group and end in another
+            group = arguments + matrix.BYTES * g
+            low, high = max(first - before, 0), min(last - before, tiles_of(group))
+            if low < high:
+                multiply(group, low, high, scratch, qkv + 4 * lanes_of(group) * before, 0)
+            before += tiles_of(group)
         barrier(sync, threads)
 
         units = heads + 2 * kv_heads
@@ -135,7 +111,13 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
                 for d in range(dim):
                     simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
 
-    return compile_kernel(norm_qkv_rope, f"{problem.key} {config.key}")
+    rows = (
+        blocks.compile_rows(
+            knobs.shape(config, g.format, hidden), blocks.activation_of(g.format, problem.activation), features
+        )
+        for g in groups
+    )
+    return compile_kernel(norm_qkv_rope, f"{problem.key} groups={count}").with_rows(*rows)
 
 
 def pack(problem: NormQkvRope, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -146,8 +128,12 @@ def pack(problem: NormQkvRope, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
-    matrices = [argument for p in packed for argument in p.arguments()]
-    matrices += [0] * (3 * tiles.MAX_PLANES - len(matrices))
+    matrices = [
+        word
+        for p, rows, group in zip(packed, kernel.rows, _groups(problem), strict=True)
+        for word in matrix.arguments(p, rows, _place(problem, group))
+    ]
+    matrices += [0] * (3 * matrix.BYTES // 8 - len(matrices))
     names = ("x", "norm", "eps", "q_norm", "k_norm", "rope", "position", "qkv", "keys", "values", "scratch")
     cache_tiles = buffers["keys"].shape[1]
     return step(kernel, (*matrices, *(buffers[n] for n in names), cache_tiles), "norm_qkv_rope")
