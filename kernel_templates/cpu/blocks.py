@@ -104,6 +104,15 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
     return block
 
 
+def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: tuple[int, ...]) -> None:
+    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane. sizes: bytes a block."""
+    if shape.prefetch:
+        blocks = -(-shape.prefetch // sizes[0])
+        for plane, size in zip(planes, sizes, strict=False):
+            if size:
+                e.prefetch(e.at(plane, index, size, blocks * size), size)
+
+
 class _Product:
     """A running integer dot product with one or two planes of activations; int16's upper plane counts 128 times."""
 
@@ -127,8 +136,7 @@ def _q4(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, p
     """Q4_0 and Q4_1: word w holds elements 4w.. in its low nibbles and 16+4w.. in its high ones."""
     lanes, size = shape.lanes, 16 * shape.lanes
     quants, here = e.at(planes[0], index, size), e.at(x, place, 32)
-    if shape.prefetch:
-        e.prefetch(e.at(planes[0], index, size, shape.prefetch), size)
+    _prefetch(e, shape, planes, index, (size, 2 * lanes, 2 * lanes if shape.format == "Q4_1" else 0))
     product = _Product(e, layout)
     for w in range(4):
         words = e.load("i32", quants, 4 * lanes * w)
@@ -148,8 +156,7 @@ def _q4(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, p
 def _q8_0(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
     lanes, size = shape.lanes, 32 * shape.lanes
     quants = e.at(planes[0], index, size)
-    if shape.prefetch:
-        e.prefetch(e.at(planes[0], index, size, shape.prefetch), size)
+    _prefetch(e, shape, planes, index, (size, 2 * lanes))
     product = _Product(e, layout)
     for w in range(8):
         words = e.load("i32", quants, 4 * lanes * w) ^ -0x7F7F7F80  # 0x80808080: a signed byte plus 128 is unsigned
@@ -166,9 +173,7 @@ def _q6_k(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index,
     lanes = shape.lanes
     low, high = e.at(planes[0], index, 128 * lanes), e.at(planes[1], index, 64 * lanes)
     sub, here = e.at(planes[2], index, 16 * lanes), e.at(x, place, 256)
-    if shape.prefetch:
-        e.prefetch(e.at(planes[0], index, 128 * lanes, shape.prefetch), 128 * lanes)
-        e.prefetch(e.at(planes[1], index, 64 * lanes, shape.prefetch), 64 * lanes)
+    _prefetch(e, shape, planes, index, (128 * lanes, 64 * lanes, 16 * lanes, 2 * lanes))
     total = e.zeros().f32()
     for half in range(2):
         for part in range(2):  # 16 elements of each quarter
@@ -196,8 +201,7 @@ def _dense(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index
     kind, size = FLOATS[shape.format]
     lanes = shape.lanes
     column = e.at(planes[0], index, FLOAT_BLOCK * size * lanes)
-    if shape.prefetch:
-        e.prefetch(e.at(column, place, 0, shape.prefetch), FLOAT_BLOCK * size * lanes)
+    _prefetch(e, shape, planes, index, (FLOAT_BLOCK * size * lanes,))
     for c in range(FLOAT_BLOCK):
         factor = e.scalar("f32", e.at(x, place, 4 * FLOAT_BLOCK, 4 * c)).splat(lanes)
         acc = e.load(kind, column, c * size * lanes).f32().fma(factor, acc)
