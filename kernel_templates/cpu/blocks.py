@@ -105,7 +105,10 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
 
 
 def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: tuple[int, ...]) -> None:
-    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane. sizes: bytes a block."""
+    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane.
+
+    sizes: bytes of a block in each plane.
+    """
     if shape.prefetch:
         blocks = -(-shape.prefetch // sizes[0])
         for plane, size in zip(planes, sizes, strict=False):
