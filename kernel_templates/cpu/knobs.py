@@ -22,9 +22,7 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
         *rows,
         Parameter("path", paths, "generic", "instructions of the integer dot product"),
         Parameter("streams", (1, 2, 3, 4, 6, 8), 1, "places of a tile that are read in turn"),
-        Parameter(
-            "prefetch", (0, 2048, 4096, 8192, 16384, 32768), 0, "bytes that weights are asked for ahead; 0: never"
-        ),
+        Parameter("prefetch", (0, 2048, 4096, 8192, 16384, 32768), 0, "bytes ahead that weights are asked for"),
     )
 
 

@@ -22,7 +22,7 @@ def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, t
     rows = len(raw)
     out = memory.empty((cols * tiles.padded(rows, lanes),), np.int16 if target == "bf16" else np.float32)
     out.view(np.uint8).fill(0xFF)  # NaN: a column left out cannot look right
-    kernel = expand.compile(name, rows, cols, lanes, target)
+    kernel = expand.compile(name, cols, lanes, target)
     packed = tiles.pack(raw, cols, name, lanes)
     Graph(team, [expand.bind(kernel, packed, out)]).replay()
     values = torch.from_numpy(out)

@@ -13,7 +13,7 @@ import pytest
 
 from kernel_templates.cpu.compile import compile_kernel
 from kernel_templates.cpu.graph import Graph, step
-from kernel_templates.cpu.prologue import first_of
+from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_i64, store_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.cpu.team import Team

@@ -1,0 +1,90 @@
+"""The tuner for real: worker processes, compiled candidates, a database on disk; small problems and few trials."""
+
+import os
+import signal
+
+import pytest
+
+from autotune import tuner
+from autotune.measure.process import Worker, WorkerDied, WorkerTimedOut
+from kernel_templates.cpu import machine
+from kernel_templates.matvec.problem import Matvec
+from tuning_db import open_db
+from tuning_db.records import Outcome, Source
+
+PROBLEM = Matvec(96, 64, "Q8_0")
+
+
+@pytest.fixture
+def db(tmp_path):
+    with open_db(tmp_path / "t.db") as opened:
+        yield opened
+
+
+def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
+    seen: list[tuner.Progress] = []
+    (first,) = tuner.tune({PROBLEM: 3}, db, trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
+    assert [p.trial for p in seen] == [1, 2, 3] and first.trials == 3 and first.count == 3
+    assert first.best_ns <= first.default_ns and first.source == "searched"
+    answer = db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version)
+    assert answer.source is Source.EXACT and answer.winner.config == dict(first.config)
+    assert answer.winner.error <= answer.winner.tolerance
+    trials = db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)
+    assert all(t.outcome is Outcome.OK and t.measurement.median_ns > 0 for t in trials)
+
+    (again,) = tuner.tune({PROBLEM: 3}, db, trials=3, budget_s=None)  # goes on where that ended: nothing left to try
+    assert again.source == "known" and again.trials == 3
+
+
+def test_an_interrupt_keeps_what_was_found(db) -> None:
+    def stop(progress: tuner.Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuner.tune({PROBLEM: 1}, db, trials=4, budget_s=None, report=stop)
+    assert db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version).source is Source.EXACT
+    assert [run.status for run in db.runs()] == ["interrupted"]
+
+
+def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> None:
+    ask, killed = Worker.request, []
+
+    def request(self, *message, timeout_s):
+        if message[0] == "measure" and not killed:
+            killed.append(self._process.pid)
+            os.kill(self._process.pid, signal.SIGSEGV)
+        return ask(self, *message, timeout_s=timeout_s)
+
+    monkeypatch.setattr(Worker, "request", request)
+    (result,) = tuner.tune({PROBLEM: 1}, db, trials=3, budget_s=None, sampler="exhaustive")
+    outcomes = [t.outcome for t in db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)]
+    assert outcomes.count(Outcome.CRASHED) == 1 and outcomes.count(Outcome.OK) >= 2 and result.failed == 1
+
+
+def test_a_wrong_candidate_never_counts(db, monkeypatch) -> None:
+    ask = Worker.request
+
+    def request(self, *message, timeout_s):
+        reply = ask(self, *message, timeout_s=timeout_s)
+        return ("wrong", "relative error 1", 1.0) if message[0] == "measure" and message[1]["lanes"] == 16 else reply
+
+    monkeypatch.setattr(Worker, "request", request)
+    (result,) = tuner.tune({PROBLEM: 1}, db, trials=4, budget_s=None, sampler="exhaustive")
+    assert result.config["lanes"] != 16 and result.failed == 3
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
+    worker = Worker()
+    worker.start()
+    try:
+        opened = worker.request("open", PROBLEM.key, 0, 1, timeout_s=60)
+        assert opened[0] == "opened"
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerTimedOut):
+            worker.request("measure", {}, 1, timeout_s=0.3)
+        assert worker.request("open", PROBLEM.key, 0, 1, timeout_s=60) == opened
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="signal 9"):
+            worker.request("measure", {}, 1, timeout_s=10)
+    finally:
+        worker.stop()
