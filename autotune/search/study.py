@@ -79,8 +79,6 @@ class Search:
 
 
 def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=8)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
     return optuna.samplers.RandomSampler(seed=seed)

@@ -1,7 +1,7 @@
 """Kernels that several processes compiled, loaded side by side in one more.
 
-numba numbers its symbols per process, so different code can carry one name; a loader that trusted the names once ran the
-wrong kernel and crashed.
+numba numbers its symbols per process, so different code can carry one name; a loader that trusted the names once ran
+the wrong kernel and crashed.
 """
 
 import os
