@@ -22,6 +22,7 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
 from kernel_templates.problem import Problem
 from model.engine import Model
+from model.errors import ModelError
 from model.problems import head_problem, layer_problems, model_problems
 from model.sampling import Sampler
 from tuning_db import TuningDB
@@ -46,7 +47,10 @@ def bench(
     counts: Mapping[Problem, int] = {}
 
     def turn(side: str, engine: Model) -> None:
-        ids = _prompt(engine, max(prompt, SHORT))
+        if room > engine.decoder.context:
+            most = engine.decoder.context
+            raise ModelError(f"this needs a context of {room} tokens and the model has {most}; ask for fewer")
+        ids = _prompt(engine, prompt)
         probe = ReadProbe(engine.decoder.team, working_set())
         results[side]["read"].append(probe.nbytes / probe.seconds() / 1e9)
         results[side]["prefill"].append(len(ids) / _prefill_s(engine, ids))
@@ -54,14 +58,19 @@ def bench(
         for problem, nanoseconds in _step_times(engine, SHORT + tokens // 2).items():
             steps[side].setdefault(problem, []).append(nanoseconds)
 
+    prompt = max(prompt, SHORT)
     room = max(prompt, SHORT + tokens) + 8
     engines = {side: _load(path, device, db, side, room) for side in SIDES} if together else {}
     try:
+        for side, engine in engines.items():
+            turn(side, engine)  # warms up: torch's first products take longer
+        results = {s: {name: [] for name in results[s]} for s in SIDES}
+        steps = {s: {} for s in SIDES}
         for group in [SIDES] * runs if together else [(side,) * runs for side in SIDES]:
             for side in group:
                 if not together and side not in engines:
-                    for engine in engines.values():
-                        engine.close()
+                    while engines:  # only then is there room for the other
+                        engines.popitem()[1].close()
                     engines = {side: _load(path, device, db, side, room)}
                 turn(side, engines[side])
         one = next(iter(engines.values()))
@@ -111,7 +120,7 @@ def _prefill_s(engine: Model, ids: list[int]) -> float:
 def _decode_s(engine: Model, ids: list[int], tokens: int) -> float:
     """Seconds a token, sampling included, as a user gets them. Every run generates exactly `tokens` tokens."""
     engine.reset()
-    generated = engine.generate_tokens(ids, tokens + 1, replace(Sampler()), ignore_end=True)
+    generated = engine.generate_tokens(ids, tokens + 1, Sampler(), ignore_end=True)
     next(generated)  # the first token belongs to the prompt's time
     start = time.perf_counter()
     done = sum(1 for _ in generated)

@@ -71,7 +71,7 @@ def tune(
     *,
     trials: int | None = 40,
     budget_s: float | None = 75.0,
-    sampler: str = "tpe",
+    sampler: str = "climb",
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Tuned]:
@@ -90,10 +90,10 @@ def tune(
     order = sorted(problems, key=lambda p: work[p])
     weights = [math.sqrt(work[p] * problems[p]) for p in order]
     workers = [Worker() for _ in range(max(2, min(device.units, 8)))]
-    for worker in workers:
-        worker.start()
     results: list[Tuned] = []
     try:
+        for worker in workers:
+            worker.start()
         for index, problem in enumerate(order):
             until = None
             if end is not None:  # a share of what is left, so that a quick problem leaves its time to the others
@@ -153,6 +153,10 @@ class _ProblemSearch:
                     break
                 self._try(batch, trials)
             tuned = self._decide(count, "searched" if len(self.tried) > before else "known")
+        except (WorkerDied, WorkerTimedOut) as gone:
+            self._keep_best_so_far()
+            self.db.finish_run(self.run_id, "interrupted")
+            raise TuneError(f"{self.problem.key}: {gone}") from gone
         except BaseException:
             self._keep_best_so_far()
             self.db.finish_run(self.run_id, "interrupted")
@@ -234,7 +238,7 @@ class _ProblemSearch:
         if not leaders:
             raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
         default = self.space.default
-        entries = leaders if default in leaders else [*leaders, default]
+        entries = leaders if default in leaders or self._failed(default) else [*leaders, default]
         self._open()
         reply = self.workers[0].request(
             "rematch", [dict(c) for c in entries], REMATCH_ROUNDS, timeout_s=MEASURE_TIMEOUT_S
@@ -250,7 +254,8 @@ class _ProblemSearch:
             trial_id = self.db.record_trial(self.run_id, trial)
             if config == min(by_config, key=lambda c: by_config[c][0].median_ns):
                 won, won_id = config, trial_id
-        best, default_ns = by_config[won][0], by_config[default][0].median_ns
+        best = by_config[won][0]
+        default_ns = by_config[default][0].median_ns if default in by_config else math.nan
         winner = Winner(
             self.problem.key,
             self.problem.template_version,
@@ -267,6 +272,9 @@ class _ProblemSearch:
             self.problem, count, won, default_ns, best.median_ns, gb_s, default_gb_s, gb_s * 1e9 / rate,
             len(self.tried), failed, source,
         )  # fmt: skip
+
+    def _failed(self, config: Config) -> bool:
+        return config in self.tried and self.tried[config].measurement is None
 
     def _keep_best_so_far(self) -> None:
         """An interrupted search still leaves its best verified candidate, if no winner is known."""

@@ -108,6 +108,7 @@ class Model:
         stepwise: through the decode graph token by token, instead of the prefill.
         """
         self._check_prompt(tokens)
+        self._cached = []  # until the cache holds these tokens, it holds nothing
         if stepwise:
             out = np.stack([self.decoder.step(t, i).copy() for i, t in enumerate(tokens)])
         else:
@@ -125,7 +126,7 @@ class Model:
         self._cached = []
 
     def close(self) -> None:
-        """End the threads and let the memory go."""
+        """End the threads; the memory goes with the last reference."""
         self.decoder.close()
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
@@ -176,7 +177,12 @@ def load(
     config = ModelConfig.from_gguf(file)
     if config.head_dim % 16:
         raise ModelError(f"heads of {config.head_dim} elements are not supported; use a model whose heads divide by 16")
-    room = min(context or DEFAULT_CONTEXT, config.context)
+    if any(heads * config.head_dim % 32 for heads in (config.heads, config.kv_heads)):
+        raise ModelError("the widths of all heads together must divide by 32; use another model")
+    if context is not None and context < 1:
+        raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
+    room = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
     threads = threads or machine.thread_count()
     torch.set_num_threads(threads)
     choices = choose(list(model_problems(config, file)), db if tuned else None)
@@ -185,7 +191,7 @@ def load(
     return Model(
         file=file,
         config=config,
-        tokenizer=Tokenizer.from_metadata(file.metadata),
+        tokenizer=tokenizer,
         choices=choices,
         decoder=decoder,
         prefill=Prefill(decoder),

@@ -1,7 +1,8 @@
 """Many tokens at once on the CPU: weights expanded matrix by matrix, products and attention through torch.
 
 A matrix is expanded from its packed form into one reused buffer (bf16 where the processor multiplies bf16, else
-float32), so memory stays bounded by the largest matrix and a chunk of CHUNK tokens, whatever the prompt's length.
+float32), so weights take no more room than the largest matrix; beside it stand one layer's cache in float32 and the
+hidden states of the prompt.
 """
 
 import numpy as np

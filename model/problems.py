@@ -12,8 +12,8 @@ from model.config import ModelConfig
 from model.gguf_file import GGUFFile
 
 ACTIVATION = "int16"
-"""How activations are quantized for integer weights. int8 is what llama.cpp does and gave a mean KL of 0.0034 on
-SmolLM2-135M; int16 gave under 1e-5 and costs arithmetic that waits for memory anyway (docs/log.md)."""
+"""How activations are quantized for integer weights. int8 is what llama.cpp does; int16 is a thousand times closer to
+float32 in KL and costs arithmetic that waits for memory anyway (docs/log.md, benchmarks/accuracy_cpu.json)."""
 
 TUNED_CONTEXT = 512
 """Cached positions that attention is tuned at."""

@@ -16,7 +16,6 @@ from kernel_templates.cpu import machine, memory
 from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.team import Team
 from kernel_templates.cpu.tiles import Tiles
-from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from tuning_db.records import Measurement
@@ -147,6 +146,3 @@ def rematch(candidates: Sequence[Ready], rounds: int, probe) -> tuple[list[Measu
 def summarize(times: Sequence[float]) -> Measurement:
     q10, median, q90 = np.quantile(times, [0.1, 0.5, 0.9])
     return Measurement(float(q10), float(median), float(q90), len(times))
-
-
-__all__ = ["Bench", "Inputs", "Ready", "WrongResult", "measure", "rematch", "working_set"]

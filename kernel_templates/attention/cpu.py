@@ -26,7 +26,7 @@ def scratch_bytes(problem: Attention, config) -> int:
 
 def compile(problem: Attention, config, features) -> Kernel:
     dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
-    chunk, lanes, together = config["chunk"], config["score_lanes"], config["heads_together"]
+    chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
     scale = np.float32(1.0 / dim**0.5)
     load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
     load_values, splat_out, load_out = simd.load("f16", dim), simd.splat("f32", dim), simd.load("f32", dim)

@@ -5,8 +5,6 @@ from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
-CONTEXT_BUCKETS = (128, 512, 2048, 8192, 32768)
-
 
 @dataclass(frozen=True)
 class Attention(Problem):

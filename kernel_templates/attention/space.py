@@ -8,7 +8,7 @@ def cpu(problem: Attention, features: frozenset[str]) -> Space:
     return Space(
         (
             Parameter("chunk", (64, 128, 256, 512), 128, "positions a thread takes at a time"),
-            Parameter("score_lanes", (16, 32, 64), 16, "positions scored by one vector"),
+            Parameter("positions_together", (16, 32, 64), 16, "positions scored by one vector"),
             Parameter("heads_together", (1, 2, 4), 1, "query heads that share one pass over the values"),
         ),
         (

@@ -8,7 +8,6 @@ weights (the 8 of Q4_0, the minimum of Q4_1, ...) is taken out through the block
     sum_i s(w_i - z) * t*x_i = s*t * (sum_i w_i x_i - z * sum_i x_i)
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import ActivationLayout
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
-from kernel_templates.cpu.simd import load_i64
+from kernel_templates.cpu.matrix import planes_of
 
 FLOATS = {"F16": ("f16", 2), "BF16": ("bf16", 2), "F32": ("f32", 4)}
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
@@ -59,7 +58,6 @@ def activation_of(format_name: str, quantized: str) -> str:
     return "f32" if format_name in FLOATS else quantized
 
 
-@functools.cache
 def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:
     """void rows(matrix, first, last, x, out, add): tiles first..last-1 of a matrix times x.
 
@@ -72,7 +70,7 @@ def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) ->
     splat, load = simd.splat("f32", lanes), simd.load("f32", lanes)
 
     def rows(matrix, first, last, x, out, add):
-        w0, w1, w2, w3 = load_i64(matrix), load_i64(matrix + 8), load_i64(matrix + 16), load_i64(matrix + 24)
+        w0, w1, w2, w3 = planes_of(matrix)
         for tile in range(first, last):
             acc = splat(np.float32(0.0))
             for i in range(apart):

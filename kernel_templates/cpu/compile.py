@@ -5,6 +5,7 @@ addresses a block of int64 (pointers and sizes, laid out by the kernel's own fil
 one thread's share of the work. The uniform shape lets one compiled loop run a whole token (`graph.py`).
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -52,6 +53,15 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _file(name: str) -> str:
+    """A hash over the file a kernel stands in, which may lie outside this package."""
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except OSError:
+        return name
+
+
 class _OneFileEach:
     """numba's cache of one function, kept as a file a key: processes that compile side by side never rewrite each
     other's index. A damaged or foreign entry counts as absent."""
@@ -95,7 +105,7 @@ class _StableCache(FunctionCache):
         self._cache_file = _OneFileEach()
 
     def _index_key(self, sig, codegen):
-        return (str(sig), codegen.magic_tuple(), self.key, _sources())
+        return (str(sig), codegen.magic_tuple(), self.key, _sources(), _file(self._py_func.__code__.co_filename))
 
 
 def device_function(*key: object, inline: bool = True) -> Callable:
@@ -127,7 +137,8 @@ def compile_kernel(function: Callable, key: str, words: int = WORDS) -> Kernel:
     function.__qualname__ = _symbol(function, key)
     callback = CFunc(function, ((types.int64,) * words, types.void), {}, {"nopython": True, "error_model": "numpy"})
     if not os.environ.get("AUTOTUNE_NO_KERNEL_CACHE"):
-        callback._cache = _StableCache(function, key)
+        with contextlib.suppress(RuntimeError):  # numba finds no place it could write to
+            callback._cache = _StableCache(function, key)
     callback.compile()
     spent = 0.0 if callback.cache_hits else perf_counter() - start
     return Kernel(callback.address, spent, callback)

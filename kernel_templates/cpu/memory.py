@@ -1,5 +1,6 @@
-"""Memory for weights: aligned to cache lines and, where the system offers it, on huge pages (fewer TLB misses)."""
+"""Memory for weights: aligned to cache lines and, where the system offers it, on huge pages."""
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -20,7 +21,8 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
             -1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )  # shared memory has no huge pages
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel built without them says EINVAL
+                block.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(block, np.uint8)  # keeps the mapping alive, and ends it when it goes
         skip = -raw.ctypes.data % HUGE
     return raw[skip : skip + size].view(dtype).reshape(shape)

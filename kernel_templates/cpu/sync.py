@@ -1,6 +1,6 @@
 """Threads that agree with each other inside compiled code: atomics and a spinning barrier.
 
-A parallel region of an ordinary runtime costs 10-20 us and a token has 150 of them; a barrier between threads that are
+A parallel region of an ordinary runtime costs 10-20 us and a token has 200 of them; a barrier between threads that are
 already running costs well under one. Everything is addressed by plain int64 byte addresses.
 """
 
@@ -77,7 +77,7 @@ def relax(typingctx):
     """Tell the core that this is a spin loop (x86 `pause`); nothing elsewhere."""
 
     def codegen(context, builder, sig, args):
-        if "86" in str(builder.module.triple) or "i686" in str(builder.module.triple):
+        if "86" in str(builder.module.triple):
             fn_type = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, fn_type, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()

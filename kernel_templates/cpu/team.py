@@ -1,18 +1,21 @@
 """A team of threads that runs compiled steps together: started once, woken per graph, joined by spinning barriers.
 
-Thread 0 is whoever calls `Team.run`. The others spin for new work for LINGER after the last, which covers the gap
+Thread 0 is whoever calls `Team.run`. The others spin for new work for LINGER_SPINS after the last, which covers the gap
 between two tokens, then sleep on a semaphore, so that an idle engine uses no processor.
 """
 
 import ctypes
+import functools
 import threading
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
+from kernel_templates.cpu.compile import compile_kernel
 from kernel_templates.cpu.simd import load_i64, store_i64
 from kernel_templates.cpu.sync import (
     LINE,
@@ -76,7 +79,6 @@ def _steps(state, thread, threads):
             store_i64(times + 8 * (i + 1), _now(clock))
 
 
-@njit("void(int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
 def _run(state, threads, functions, arguments, count, times):
     """Publish a job, wake whoever sleeps, do thread 0's share. One native call, so that no signal can fall in between
     and leave the helpers waiting at a barrier that nobody else reaches."""
@@ -91,7 +93,6 @@ def _run(state, threads, functions, arguments, count, times):
     _steps(state, 0, threads)
 
 
-@njit("void(int64, int64)", nogil=True, cache=True)
 def _close(state, threads):
     atomic_store(state + EPOCH, CLOSED)
     for t in range(1, threads):
@@ -99,7 +100,6 @@ def _close(state, threads):
             _sem_post(state + WORKERS + LINE * t + SEMAPHORE)
 
 
-@njit("void(int64, int64, int64)", nogil=True, cache=True)
 def _serve(state, thread, threads):
     """A helper's life: run jobs as they come, sleep when none came for LINGER_SPINS, return when the team closes."""
     seen = 0
@@ -125,13 +125,21 @@ def _serve(state, thread, threads):
                     relax()
 
 
+@functools.cache
+def _native(function: Callable) -> Callable[..., None]:
+    """Compiled like a kernel, so that a change of the barrier reaches it too. The call lets go of Python's lock."""
+    words = function.__code__.co_argcount
+    kernel = compile_kernel(function, f"team {function.__name__}", words)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * words)(kernel.address)
+
+
 def _help(memory: np.ndarray, state: int, thread: int, threads: int) -> None:
     """A helper thread; it holds the memory that `state` lies in for as long as it runs."""
-    _serve(state, thread, threads)
+    _native(_serve)(state, thread, threads)
 
 
 def _end(memory: np.ndarray, state: int, threads: int) -> None:
-    _close(state, threads)
+    _native(_close)(state, threads)
 
 
 class Team:
@@ -144,6 +152,8 @@ class Team:
         self._memory = np.zeros(WORKERS + LINE * (threads + 1), np.int8)
         start = self._memory.ctypes.data
         self._state = start + (-start) % LINE
+        for function in (_run, _serve, _close):  # compiled here, not by whichever thread comes first
+            _native(function)
         libc = ctypes.CDLL(None, use_errno=True)
         for t in range(1, threads):
             libc.sem_init(ctypes.c_void_p(self._state + WORKERS + LINE * t + SEMAPHORE), 0, 0)
@@ -165,7 +175,7 @@ class Team:
             raise RuntimeError("the team is closed")
         if count == 0:  # no barrier would keep the next job from overwriting this one while a helper reads it
             return
-        _run(self._state, self.threads, functions, arguments, count, times)
+        _native(_run)(self._state, self.threads, functions, arguments, count, times)
 
     def close(self) -> None:
         """Let the helper threads end. Idempotent."""

@@ -2,8 +2,8 @@
 
 A matrix's planes (see `formats`) are [rows, blocks, per block]; here each is [tile][block][per block][lane], so that
 one SIMD vector holds the same word of `lanes` consecutive rows and a tile streams through memory front to back.
-Interleaving is what lifts a Q4_0 product from 3 to 30 GB/s on two cores (docs/log.md). The last tile is padded with
-zero rows.
+In a prototype, interleaving let the compiler reach 30 GB/s instead of 3 on two cores (docs/log.md). The last tile is
+padded with zero rows.
 """
 
 from dataclasses import dataclass

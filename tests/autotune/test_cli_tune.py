@@ -34,7 +34,7 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
     result = autotune("tune", tiny_model)
     assert result.exit_code == 0 and len(calls[0]["problems"]) == 5
     assert {k: calls[0][k] for k in ("writable", "trials", "budget_s", "sampler", "seed")} == {
-        "writable": True, "trials": 40, "budget_s": 75.0, "sampler": "tpe", "seed": 0,
+        "writable": True, "trials": 40, "budget_s": 75.0, "sampler": "climb", "seed": 0,
     }  # fmt: skip
     assert "matvec:rows=64,cols=64" in result.stdout and " 9 " in result.stdout and "70%" in result.stdout
     assert "geometric mean speed-up 2.00×" in result.stdout

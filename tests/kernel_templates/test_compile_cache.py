@@ -61,7 +61,6 @@ def test_a_process_loads_what_two_others_compiled(tmp_path):
     one, other = Matvec(40, 64, "Q4_0"), Matvec(40, 96, "Q4_0", "int8")
     assert in_a_process(tmp_path, one)[0] > 0
     assert in_a_process(tmp_path, other)[0] > 0
-    assert len(kernels(tmp_path)) == 2
     assert in_a_process(tmp_path, one, other) == [0, 0]
 
 
@@ -76,10 +75,11 @@ def test_another_problem_or_config_is_another_kernel(folder):
     problem = Matvec(43, 64, "F16")
     assert compiled(problem).compile_s > 0
     assert compiled(problem).compile_s == 0
-    assert compiled(Matvec(44, 64, "F16")).compile_s > 0
+    assert compiled(Matvec(44, 64, "F16")).compile_s == 0, "nothing in the code depends on the number of rows"
+    assert compiled(Matvec(43, 96, "F16")).compile_s > 0
     default = OPERATIONS["matvec"].cpu_space(problem, machine.features()).default
     assert compiled(problem, Config({**default, "lanes": 16})).compile_s > 0
-    assert len(kernels(folder)) == 3
+    assert len(kernels(folder)) == 2 + 2 + 1, "a body and its loops for each width, and the loops for 16 lanes"
 
 
 def test_changed_sources_compile_again(folder, monkeypatch):
@@ -94,8 +94,8 @@ def test_changed_sources_compile_again(folder, monkeypatch):
 def test_a_damaged_entry_is_compiled_again(folder, damage):
     problem = Matvec(46, 64, "F16")
     compiled(problem)
-    (path,) = kernels(folder)
-    path.write_bytes(path.read_bytes()[:500] if damage is None else damage)
+    for path in kernels(folder):
+        path.write_bytes(path.read_bytes()[:500] if damage is None else damage)
     assert compiled(problem).compile_s > 0
     assert compiled(problem).compile_s == 0
 
