@@ -55,6 +55,10 @@ def _reported() -> Iterator[None]:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f" (see {error.ctx.command_path} --help)"
         click.echo(f"autotune: error: {text}{hint}", err=True)
+        try:
+            sys.stdout.flush()
+        except OSError:  # what could not be written cannot be written at exit either, and has been said
+            _forget_stdout()
         sys.exit(USER_ERROR)
 
 
