@@ -191,7 +191,11 @@ def test_interrupt_of_a_process(tiny_model: Path) -> None:
     """Ctrl-C while chat waits for a line."""
     command = [sys.executable, "-m", "autotune", "chat", str(tiny_model), "-n", "2"]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    # Where the tests run in the background, SIGINT comes ignored; a terminal's child has it.
+    process = subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdin and process.stdout
     process.stdin.write("hello\n")
     process.stdin.flush()

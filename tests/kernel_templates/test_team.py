@@ -1,7 +1,9 @@
 """Threads that run compiled steps together: in order, every time, asleep when idle, and gone when closed."""
 
+import functools
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -243,5 +245,7 @@ print("went on")
 
 def test_an_interrupt_leaves_the_team_whole():
     command = [sys.executable, "-c", INTERRUPTED, os.path.dirname(__file__)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # Where the tests run in the background, SIGINT comes ignored; a terminal's child has it.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=default)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
