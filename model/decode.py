@@ -61,7 +61,7 @@ class Decoder:
         for layer in range(config.layers):
             steps += self._layer_steps(file, layer)
             on_layer(layer + 1, config.layers + 1)
-        self.head_packed, head_step = self._head_step(file)
+        head_step = self._head_step(file)
         on_layer(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.team, [*steps, head_step])
         self.head = Graph(self.team, [head_step])
@@ -121,7 +121,7 @@ class Decoder:
         bound = {
             "x": self.x, "norm": self.output_norm, "eps": self.eps, "logits": self.logits, "scratch": self._scratch,
         }  # fmt: skip
-        return packed, template.bind(problem, chosen, self._kernel(problem), packed, bound)
+        return template.bind(problem, chosen, self._kernel(problem), packed, bound)
 
     def embed(self, tokens: list[int]) -> torch.Tensor:
         """float32 [len(tokens), hidden]: rows of the embedding."""

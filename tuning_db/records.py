@@ -32,7 +32,7 @@ class Measurement:
 @dataclass(frozen=True)
 class Trial:
     """One candidate of a run. `error` is the relative error ||out - ref|| / ||ref|| against the float64 reference,
-    `message` one line that says why, when the outcome is not ok."""
+    `message` one line that says why, when the outcome is not ok, or "rematch" for the leaders' last comparison."""
 
     config: Mapping[str, Any]
     outcome: Outcome

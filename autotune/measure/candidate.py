@@ -1,7 +1,8 @@
 """One configuration of one problem on this processor: built, checked against the reference, and timed.
 
 Timing reads fresh memory every time: the call is repeated over copies of its weights that together exceed the
-last-level cache, as the layers of a model do, in one graph, so that the barrier after each call is in the time.
+last-level cache, as the layers of a model do, in one graph, so that the barrier after each call is in the time. At most
+512 copies are made: a matrix of a few kilobytes may still be read from a very large cache.
 """
 
 import time
