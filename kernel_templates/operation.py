@@ -5,7 +5,7 @@ An operation is a folder with the same files: `problem.py`, `space.py`, `referen
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from kernel_templates.cpu.graph import Step
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
+
+if TYPE_CHECKING:
+    from kernel_templates.cuda.launch import Launch
+    from kernel_templates.cuda.weights import Planes
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,52 @@ class CpuTemplate(Protocol):
         """The call, ready for a graph. `buffers` are the operation's own names plus "scratch"."""
 
 
+class CudaTemplate(Protocol):
+    """What `<op>/cuda.py` defines, as module functions; `registry.cuda` imports it, and Triton, when it is needed.
+
+    It may name the parameters that decide how weights are packed, PACK_DEPENDS = ("rows",), () when none does; without,
+    every configuration packs anew.
+    """
+
+    def pack(self, problem, config: Config, weights: Mapping[str, Weight], device: str) -> "tuple[Planes, ...]":
+        """The weights on a device, as this configuration reads them."""
+
+    def prepare(self, problem, inputs: Inputs, device: str) -> dict[str, Any]:
+        """The operation's inputs as a device's buffers; what is only written holds NaN."""
+
+    def launches(
+        self, problem, config: Config, packed: "Sequence[Planes]", buffers: Mapping[str, Any]
+    ) -> "list[Launch]":
+        """The kernels of one call, in order."""
+
+    def collect(self, problem, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The outputs, named and laid out as the operation's reference gives them."""
+
+
+def no_cpu_space(problem, features: frozenset[str]) -> Space:
+    """`cpu_space` of an operation that has no template for the processor."""
+    raise NotImplementedError(f"{problem.op} has no template for the cpu")
+
+
+class _NoCpu:
+    """`cpu` of an operation that has no template for the processor: every use says so."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copying and pickling look for
+            raise AttributeError(name)
+        raise NotImplementedError(f"this operation has no template for the cpu (asked for {name!r})")
+
+
+NO_CPU: Any = _NoCpu()
+
+
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its problems, its spaces, its truth, its cost, and its templates."""
+    """One operation: its problems, its truth, its cost, and its spaces and templates.
+
+    One without a template for the processor has `no_cpu_space` and `NO_CPU`. The GPU's space and template are found by
+    name (`registry.cuda_space`, `registry.cuda`), so that nothing imports Triton before it is used.
+    """
 
     name: str
     problem: type[Problem]

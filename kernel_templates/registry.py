@@ -1,11 +1,15 @@
-"""Every operation by name."""
+"""Every operation by name, and its GPU template when it is asked for."""
 
-from kernel_templates import attention, ffn, head, matvec, norm_qkv_rope
-from kernel_templates.operation import Operation
+import importlib
+
+from kernel_templates import attention, ffn, head, layer, matvec, norm_qkv_rope
+from kernel_templates.device import Device
+from kernel_templates.operation import CudaTemplate, Operation
 from kernel_templates.problem import Problem
+from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, ffn, head)
+    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, ffn, head, layer)
 }
 
 
@@ -20,3 +24,13 @@ def parse_problem(key: str) -> Problem:
     """The Problem that a key names; ValueError if it names none."""
     op, _, fields = key.partition(":")
     return get(op).problem.parse(fields)
+
+
+def cuda(op: str) -> CudaTemplate:
+    """The module `kernel_templates.<op>.cuda`, imported now, Triton with it. ValueError for an unknown operation."""
+    return importlib.import_module(f"kernel_templates.{get(op).name}.cuda")  # type: ignore[return-value]
+
+
+def cuda_space(problem: Problem, device: Device) -> Space:
+    """How a problem's GPU template can be built for a device; needs neither Triton nor a GPU."""
+    return importlib.import_module(f"kernel_templates.{get(problem.op).name}.space").cuda(problem, device)

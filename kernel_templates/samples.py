@@ -1,5 +1,8 @@
 """Random weights and activations for tests and tuning: never zeros, fresh for each seed, of a trained model's scale."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -10,9 +13,25 @@ from kernel_templates.operation import Weight
 
 _DISTINCT_ROWS = 1024  # quantizing is slow (Q6_K searches its scales); more rows repeat these, shuffled
 
+_shapes_only = False
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, matrices have a shape and no values (torch's "meta" device): enough to compile for, and quick."""
+    global _shapes_only
+    before, _shapes_only = _shapes_only, True
+    try:
+        yield
+    finally:
+        _shapes_only = before
+
 
 def weight(rows: int, cols: int, format_name: str, rng: np.random.Generator) -> Weight:
     """A matrix with standard deviation 1/sqrt(cols), so that outputs have about the inputs' scale."""
+    if _shapes_only:
+        size = formats.get(format_name).row_bytes(cols)
+        return Weight(torch.empty((rows, size), dtype=torch.uint8, device="meta"), cols, format_name)
     values = rng.standard_normal((min(rows, _DISTINCT_ROWS), cols), np.float32) / np.float32(np.sqrt(cols))
     raw = formats.get(format_name).quantize(torch.from_numpy(values))
     if rows > len(raw):

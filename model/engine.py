@@ -1,45 +1,37 @@
 """The engine's front door: load a GGUF file with the best kernels known for this machine, and generate text."""
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from kernel_templates import registry
-from kernel_templates.cpu import machine
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config
 from model.chat import ChatTemplate
+from model.choices import Choice
 from model.config import ModelConfig
-from model.decode import Decoder
-from model.errors import ModelError
+from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile, open_gguf
-from model.prefill import Prefill
-from model.problems import model_problems
+from model.runner import Runner, Settings
 from model.sampling import Sampler
 from model.tokenizer import Tokenizer
 from tuning_db import TuningDB
-from tuning_db.records import Lookup, Source
 
 DEFAULT_CONTEXT = 4096
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which configuration a problem runs with, and why."""
-
-    config: Config
-    source: Source
-    detail: str
+BACKENDS = {"cpu": "model.cpu.runner", "cuda": "model.cuda.opening"}
+"""Where each is opened; imported when asked for."""
 
 
 @dataclass
 class Timing:
-    """Seconds and tokens of the last generation."""
+    """Seconds and tokens of the last generation.
+
+    prompt_s: until the first token is there; decode_s: from there until the last token is, as its reader saw it.
+    """
 
     prompt_tokens: int = 0
     prompt_s: float = 0.0
@@ -54,9 +46,7 @@ class Model:
     file: GGUFFile
     config: ModelConfig
     tokenizer: Tokenizer
-    choices: Mapping[Problem, Choice]
-    decoder: Decoder
-    prefill: Prefill
+    runner: Runner
     timing: Timing = field(default_factory=Timing)
     _cached: list[int] = field(default_factory=list)
 
@@ -85,22 +75,22 @@ class Model:
         What the cache already holds is not computed again.
         """
         self._check_prompt(prompt)
-        self.timing = Timing(prompt_tokens=len(prompt))
-        pick = sampler.picker()
-        start = time.perf_counter()
-        logits = self._feed(list(prompt))
-        self.timing.prompt_s = time.perf_counter() - start
-        limit = min(tokens, self.decoder.context - len(prompt))
-        for i in range(limit):
-            token = pick.pick(logits)
-            self.timing.tokens += 1
+        self.timing = timing = Timing(prompt_tokens=len(prompt))
+        start = arrived = time.perf_counter()
+        last = -1
+        self._feed(list(prompt))
+        for token in self.runner.stream(len(prompt), min(tokens, self.context - len(prompt)), sampler):
+            now = time.perf_counter()
+            if timing.tokens == 0:
+                timing.prompt_s, arrived = now - start, now
+            else:
+                self._cached.append(last)  # only now that the next is here has it surely been computed
+                timing.decode_s = now - arrived
+            timing.tokens += 1
+            last = token
             yield token
-            if i == limit - 1 or (token in self.tokenizer.end_tokens and not ignore_end):
+            if token in self.tokenizer.end_tokens and not ignore_end:
                 return
-            start = time.perf_counter()
-            logits = self.decoder.step(token, len(self._cached))
-            self._cached.append(token)
-            self.timing.decode_s += time.perf_counter() - start
 
     def logits(self, tokens: Sequence[int], stepwise: bool = False) -> np.ndarray:
         """float32 [len(tokens), vocab]: the prediction after each token, from an empty context.
@@ -109,12 +99,29 @@ class Model:
         """
         self._check_prompt(tokens)
         self._cached = []  # until the cache holds these tokens, it holds nothing
-        if stepwise:
-            out = np.stack([self.decoder.step(t, i).copy() for i, t in enumerate(tokens)])
-        else:
-            out = self.prefill.logits(self.prefill.run(list(tokens), 0)).numpy()
+        out = self.runner.logits(list(tokens), stepwise)
         self._cached = list(tokens)
         return out
+
+    @property
+    def choices(self) -> Mapping[Problem, Choice]:
+        """The configuration of each kernel problem and where it comes from."""
+        return self.runner.choices
+
+    @property
+    def context(self) -> int:
+        """Positions that the KV cache holds."""
+        return self.runner.context
+
+    @property
+    def decoder(self) -> Any:
+        """The backend's decode step, for benchmarks that look inside."""
+        return self.runner.decoder
+
+    @property
+    def prefill(self) -> Any:
+        """The backend's way of reading a prompt, for benchmarks that look inside."""
+        return self.runner.prefill
 
     @property
     def chat(self) -> ChatTemplate:
@@ -126,35 +133,28 @@ class Model:
         self._cached = []
 
     def close(self) -> None:
-        """End the threads; the memory goes with the last reference."""
-        self.decoder.close()
+        """Stop what the backend runs; the memory goes with the last reference."""
+        self.runner.close()
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
         if not tokens:
             raise ModelError("the prompt is empty; give some text")
-        if len(tokens) >= self.decoder.context:
+        if len(tokens) >= self.context:
             raise ModelError(
-                f"the prompt has {len(tokens)} tokens and the context holds {self.decoder.context}; shorten it "
+                f"the prompt has {len(tokens)} tokens and the context holds {self.context}; shorten it "
                 f"or raise --context (this model was trained for {self.config.context})"
             )
         if not all(0 <= t < self.config.vocab for t in tokens):
             raise ModelError(f"a token id is outside the vocabulary of {self.config.vocab}")
 
-    def _feed(self, prompt: list[int]) -> np.ndarray:
-        """Bring the cache to `prompt` and return the logits after it; the common beginning is kept."""
+    def _feed(self, prompt: list[int]) -> None:
+        """Bring the cache to `prompt`; the beginning that it has in common with the last one is kept."""
         same = 0
         while same < min(len(prompt) - 1, len(self._cached)) and prompt[same] == self._cached[same]:
             same += 1
-        rest = prompt[same:]
         self._cached = self._cached[:same]  # what a failure or Ctrl-C below leaves is still true
-        if len(rest) < 4:  # a product over so few rows costs more than as many steps
-            for token in rest:
-                logits = self.decoder.step(token, len(self._cached))
-                self._cached.append(token)
-            return logits
-        hidden = self.prefill.run(rest, same)
+        self.runner.feed(prompt[same:], same)
         self._cached = prompt
-        return self.prefill.logits(hidden[-1:])[0].numpy()
 
 
 def load(
@@ -167,12 +167,12 @@ def load(
     threads: int | None = None,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
-    """Load a GGUF model. db: where winners are looked up (None: the templates' defaults); tuned=False ignores it.
+    """Load a GGUF model. device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up (None: the templates'
+    defaults); tuned=False ignores it.
 
     context: positions the KV cache holds, at most what the model was trained for. Raises ModelError.
     """
-    if device != "cpu":
-        raise ModelError(f"device {device!r} is not supported yet; use --device cpu")
+    backend, index = parse_device(device)
     file = open_gguf(Path(path))
     config = ModelConfig.from_gguf(file)
     if config.head_dim % 16:
@@ -183,37 +183,14 @@ def load(
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
     room = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    threads = threads or machine.thread_count()
-    torch.set_num_threads(threads)
-    choices = choose(list(model_problems(config, file)), db if tuned else None)
-    chosen = {problem: choice.config for problem, choice in choices.items()}
-    decoder = Decoder(file, config, chosen, room, threads, on_layer)
-    return Model(
-        file=file,
-        config=config,
-        tokenizer=tokenizer,
-        choices=choices,
-        decoder=decoder,
-        prefill=Prefill(decoder),
-    )
+    settings = Settings(room, db if tuned else None, index, threads, on_layer)
+    runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
+    return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
 
 
-def choose(problems: Sequence[Problem], db: TuningDB | None) -> dict[Problem, Choice]:
-    """The configuration for each problem: the database's if it has one that is legal here, else the default."""
-    features = machine.features()
-    found: Mapping[str, Lookup] = {}
-    if db is not None:
-        found = db.lookup_all(machine.detect(), [(p.key, p.template_version) for p in problems])
-    choices = {}
-    for problem in problems:
-        space = registry.get(problem.op).cpu_space(problem, features)
-        answer = found.get(problem.key)
-        choices[problem] = Choice(space.default, Source.DEFAULT, answer.detail if answer else "no database was asked")
-        if answer and answer.winner:
-            broken = space.broken(answer.winner.config)
-            if broken is None:
-                choices[problem] = Choice(Config(answer.winner.config), answer.source, answer.detail)
-            else:
-                detail = f"{answer.source}: {answer.detail} is not legal here: {broken.reason}"
-                choices[problem] = Choice(space.default, Source.DEFAULT, detail)
-    return choices
+def parse_device(text: str) -> tuple[str, int]:
+    """ "cpu", "cuda" or "cuda:1" -> (backend, which one). Raises ModelError for anything else."""
+    backend, colon, index = text.partition(":")
+    if backend not in BACKENDS or (colon and (backend == "cpu" or not index.isdecimal())):
+        raise ModelError(f"device {quoted(text)} is not known; use cpu, cuda or cuda:N")
+    return backend, int(index or 0)

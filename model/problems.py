@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.head.problem import Head
+from kernel_templates.layer.problem import Layer
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
@@ -16,14 +17,18 @@ ACTIVATION = "int16"
 float32 in KL and costs arithmetic that waits for memory anyway (docs/log.md, benchmarks/accuracy_cpu.json)."""
 
 TUNED_CONTEXT = 512
-"""Cached positions that attention is tuned at."""
+"""Cached positions that attention is tuned at on the CPU, where one kernel serves any."""
+
+FIRST_CONTEXT, CONTEXT_STEP = 160, 4
+"""A GPU spreads attention over more programs the longer the context is: contexts 160, 640, 2560, ... are tuned each by
+itself, and a token runs the kernels of the first that lies above its position."""
 
 
-def layer_problems(config: ModelConfig, file: GGUFFile, layer: int) -> dict[str, Problem]:
-    """Operation -> problem, in the order a layer runs them."""
+def layer_problems(config: ModelConfig, file: GGUFFile, layer: int, context: int = TUNED_CONTEXT) -> dict[str, Problem]:
+    """Operation -> problem, in the order a layer runs them; `context` is what attention is tuned at."""
 
     def fmt(name: str) -> str:
-        return file.tensors[f"blk.{layer}.{name}.weight"].format_name
+        return _format(file, layer, name)
 
     c = config
     return {
@@ -31,7 +36,7 @@ def layer_problems(config: ModelConfig, file: GGUFFile, layer: int) -> dict[str,
             c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(c.qk_norm),
             fmt("attn_q"), fmt("attn_k"), fmt("attn_v"), ACTIVATION,
         ),
-        "attention": Attention(c.heads, c.kv_heads, c.head_dim, TUNED_CONTEXT),
+        "attention": Attention(c.heads, c.kv_heads, c.head_dim, context),
         "matvec": Matvec(c.hidden, c.heads * c.head_dim, fmt("attn_output"), ACTIVATION),
         "ffn": Ffn(c.hidden, c.ffn, fmt("ffn_gate"), fmt("ffn_up"), fmt("ffn_down"), ACTIVATION),
     }  # fmt: skip
@@ -46,10 +51,53 @@ def head_tensor(config: ModelConfig) -> str:
 
 
 def model_problems(config: ModelConfig, file: GGUFFile) -> Mapping[Problem, int]:
-    """Every distinct problem and how often a token runs it."""
+    """Every distinct problem on the CPU and how often a token runs it."""
     counts: dict[Problem, int] = {}
     for layer in range(config.layers):
         for problem in layer_problems(config, file, layer).values():
             counts[problem] = counts.get(problem, 0) + 1
     head = head_problem(config, file)
     return {**counts, head: 1}
+
+
+def contexts(capacity: int) -> list[int]:
+    """The contexts that a cache of `capacity` positions is tuned for; the last is the first that covers it."""
+    bounds = [FIRST_CONTEXT]
+    while bounds[-1] < capacity:
+        bounds.append(bounds[-1] * CONTEXT_STEP)
+    return bounds
+
+
+def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int) -> Mapping[Problem, int]:
+    """Every distinct problem on a GPU, each alone, and how often a token runs it; attention once a context."""
+    counts: dict[Problem, int] = {}
+    for layer in range(config.layers):
+        # Only attention differs by context: a dictionary of one layer's problems counts the others once.
+        every = {p: 1 for context in contexts(capacity) for p in layer_problems(config, file, layer, context).values()}
+        for problem in every:
+            counts[problem] = counts.get(problem, 0) + 1
+    head = head_problem(config, file)
+    return {**counts, head: 1}
+
+
+def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer]:
+    """Every distinct whole layer, for all layers of the first context, then of the next."""
+    found = (layer_at(config, file, i, context) for context in contexts(capacity) for i in range(config.layers))
+    return list(dict.fromkeys(found))
+
+
+def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
+    """One layer as one problem."""
+    c = config
+    return Layer(
+        hidden=c.hidden, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, rope_dim=c.rope_dim,
+        qk_norm=int(c.qk_norm), ffn=c.ffn,
+        q_format=_format(file, layer, "attn_q"), k_format=_format(file, layer, "attn_k"),
+        v_format=_format(file, layer, "attn_v"), out_format=_format(file, layer, "attn_output"),
+        gate_format=_format(file, layer, "ffn_gate"), up_format=_format(file, layer, "ffn_up"),
+        down_format=_format(file, layer, "ffn_down"), activation=ACTIVATION, context=context,
+    )  # fmt: skip
+
+
+def _format(file: GGUFFile, layer: int, name: str) -> str:
+    return file.tensors[f"blk.{layer}.{name}.weight"].format_name

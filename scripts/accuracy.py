@@ -7,6 +7,7 @@ token is the reference's; KL(reference ‖ engine) is in nats, over float64 log-
 
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from autotune.versions import versions
 from kernel_templates.cpu import machine
 from model.gguf_file import open_gguf
 from model.reference import reference_logits
@@ -42,19 +44,21 @@ def distance(wanted: Tensor, found: Tensor) -> dict[str, float]:
     return {"top1": same / len(wanted), "mean_kl": sum(divergence) / len(wanted), "max_kl": max(divergence)}
 
 
-def measure(path: Path, python: Path, count: int, threads: int, db: str | None) -> dict[str, Any]:
-    """Both engines, both ways through the model, on the first `count` tokens of the text."""
+def measure(
+    path: Path, python: Path | None, count: int, threads: int, db: str | None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Our engine on `device` and, if it has a Python, llama.cpp on the processor; both ways through the model, on the
+    first `count` tokens of the text."""
     file = open_gguf(path)
     tokens = Tokenizer.from_metadata(file.metadata).encode(TEXT.read_text())[:count]
     wanted = reference_logits(file, tokens)
     context = 2 * count
-    ours = {"path": str(path), "threads": threads, "context": context, "db": db}
+    ours = {"path": str(path), "threads": threads, "context": context, "db": db, "device": device}
     theirs = {"path": str(path), "threads": threads, "context": context, "repack": True}
-    sides = {
-        "autotune": (sys.executable, "our_worker.py", ours),
-        "llama.cpp": (python, "llama_worker.py", {**theirs, "flash_attn": False}),
-        "llama.cpp, flash attention": (python, "llama_worker.py", {**theirs, "flash_attn": True}),
-    }
+    sides: dict[str, tuple[str | Path, str, dict[str, Any]]] = {"autotune": (sys.executable, "our_worker.py", ours)}
+    if python:
+        sides["llama.cpp"] = (python, "llama_worker.py", {**theirs, "flash_attn": False})
+        sides["llama.cpp, flash attention"] = (python, "llama_worker.py", {**theirs, "flash_attn": True})
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "logits.npy")
@@ -86,26 +90,47 @@ def table_of(models: dict[str, dict[str, Any]]) -> Table:
 @click.option("--peer-python", "peer_python_path", help=f"A Python that has llama_cpp; or ${VARIABLE}.")
 @click.option("--db", help="Tuning database (default: the user's own).")
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "accuracy_cpu.json")
-def main(peer_python_path: str | None, db: str | None, threads: int, out: Path) -> None:
+@click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda or cuda:N (ours alone).")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: accuracy_cpu.json or accuracy_cuda.json.")
+def main(peer_python_path: str | None, db: str | None, threads: int, device: str, out: Path | None) -> None:
     """Measure our logits and llama.cpp's against the reference and write benchmarks/accuracy_cpu.json.
+
+    On a GPU ours are measured alone: llama.cpp's arithmetic is the processor's, which the other file has.
 
     Example: scripts/accuracy
     """
     torch.set_num_threads(threads)
-    python = peer_python(peer_python_path)
+    python = peer_python(peer_python_path) if device == "cpu" else None
     try:
-        with Child(python, "llama_worker.py") as peer:
-            document = facts.context(peer, python, measure=False)
+        if python:
+            with Child(python, "llama_worker.py") as peer:
+                document = facts.context(peer, python, measure=False)
+        else:
+            document = _gpu_facts(device)
         document["models"] = {}
         for name, path in files.compared_models().items():
             count = REAL_TOKENS if name == files.REAL else MADE_TOKENS
             screen.print(f"{name}: {count} tokens ...")
-            document["models"][name] = measure(path, python, count, threads, db)
+            document["models"][name] = measure(path, python, count, threads, db, device)
     except WorkerError as error:
         raise click.ClickException(str(error)) from None
-    facts.write(out, document)
+    facts.write(out or ROOT / "benchmarks" / f"accuracy_{device.partition(':')[0]}.json", document)
     screen.print(table_of(document["models"]))
+
+
+def _gpu_facts(device: str) -> dict[str, Any]:
+    from kernel_templates.cuda import machine as gpus
+
+    try:
+        found = gpus.detect(int(device.partition(":")[2] or 0))
+    except (gpus.DeviceError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"scripts/accuracy --device {device}",
+        "versions": versions(),
+        "device": {"chip": found.chip, "capability": found.capability, **dict(found.versions)},
+    }
 
 
 if __name__ == "__main__":

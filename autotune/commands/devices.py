@@ -1,12 +1,16 @@
 """`autotune devices`: what this machine has, and how fast it can possibly be."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune.commands import options, output
+
+if TYPE_CHECKING:
+    from kernel_templates.device import Device
 
 CEILINGS = {
     "read_gb_s": ("read bandwidth", "GB/s"),
@@ -23,60 +27,71 @@ CEILINGS = {
 def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
     """Show what is here, with its measured ceilings.
 
-    The first call measures for a few seconds; the database remembers the result.
+    The first call measures each device for a few seconds; the database remembers the result.
 
     \b
     Example:
       autotune devices --measure
     """
-    device = options.detect(options.CPU)
+    names, unusable = _devices()
+    here = {name: options.detect(name) for name in names}
     from autotune import ceilings
 
+    limits: dict[str, dict[str, float]] = {}
     with options.open_database(db_path, readonly=False) as db:
-        if not as_json and (measure or db.ceilings(device) is None):
-            output.note("measuring bandwidth and arithmetic for a few seconds ...")
-        limits = ceilings.known_or_measured(db, device, force=measure)
-    found, reason = _gpus()
+        for name, device in here.items():
+            if not as_json and (measure or db.ceilings(device) is None):
+                output.note(f"measuring what {name} can do, a few seconds ...")
+            limits[name] = ceilings.known_or_measured(db, device, force=measure, index=_index(name))
     if as_json:
-        here = {"name": options.CPU, **output.device_document(device), "ceilings": limits}
-        output.print_json({"devices": [here], "gpus_without_kernels": found})
+        shown = [{"name": n, **output.device_document(d), "ceilings": limits[n]} for n, d in here.items()]
+        output.print_json({"devices": shown, "unusable_gpus": unusable})
         return
-    versions = ", ".join(f"{name} {version}" for name, version in device.versions)
+    for number, (name, device) in enumerate(here.items()):
+        if number:
+            click.echo()
+        output.print_facts(_facts(name, device, limits[name]))
+    for gpu in unusable:
+        click.echo(f"\n{gpu['name']}: {gpu['chip']} ({gpu['reason']})")
+    if len(here) == 1 and not unusable:
+        from kernel_templates.cuda import machine
+
+        click.echo(f"\nno NVIDIA GPU ({machine.listed()[1]})")
+
+
+def _facts(name: str, device: "Device", limits: Mapping[str, float]) -> dict[str, str]:
+    own = {"instructions": device.capability, "threads": str(device.units)}
+    if device.backend == "cuda":
+        own = {"compute capability": device.capability, "multiprocessors": str(device.units)}
     facts = {
-        options.CPU: device.chip,
-        "instructions": device.capability,
-        "threads": str(device.units),
+        name: device.chip,
+        **own,
         "memory": f"{device.memory_bytes / 1e9:.1f} GB",
-        "compilers": versions,
+        "software" if device.backend == "cuda" else "compilers": ", ".join(f"{n} {v}" for n, v in device.versions),
         "fingerprint": device.fingerprint,
     }
     facts |= {title: f"{limits[key]:.1f} {unit}" for key, (title, unit) in CEILINGS.items() if key in limits}
     if "measured_at" in limits:
         facts["measured"] = datetime.fromtimestamp(limits["measured_at"]).strftime("%Y-%m-%d %H:%M")
-    output.print_facts(facts)
-    for gpu in found:
-        click.echo(f"\n{gpu['name']}: {gpu['chip']}, {gpu['memory_bytes'] / 1e9:.1f} GB (no kernels for it yet)")
-    if not found:
-        click.echo(f"\nno NVIDIA GPU ({reason})")
+    return facts
 
 
-def _gpus() -> tuple[list[dict[str, Any]], str]:
-    """NVIDIA GPUs as the driver lists them, and why there are none."""
-    import pynvml
+def _devices() -> tuple[list[str], list[dict[str, str]]]:
+    """Names of what can be used, and GPUs that cannot, each with the reason."""
+    from kernel_templates.cuda import machine
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return [], str(error)
-    try:
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            name = pynvml.nvmlDeviceGetName(handle)
-            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found.append({"name": f"cuda:{index}", "chip": str(name), "memory_bytes": memory})
-        return found, "the driver lists none"
-    except pynvml.NVMLError as error:
-        return [], str(error)
-    finally:
-        pynvml.nvmlShutdown()
+    usable, unusable = [options.CPU], []
+    listed, _ = machine.listed()
+    for index in range(machine.count() or len(listed)):
+        name = f"cuda:{index}"
+        try:
+            machine.check(index)
+            usable.append(name)
+        except machine.DeviceError as error:
+            chip = listed[index] if index < len(listed) else "NVIDIA GPU"
+            unusable.append({"name": name, "chip": chip, "reason": str(error)})
+    return usable, unusable
+
+
+def _index(name: str) -> int:
+    return int(name.partition(":")[2] or 0)

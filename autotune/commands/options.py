@@ -88,20 +88,30 @@ def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":
 
 
 def require(device: str) -> None:
-    """Refuse a device that this version has no kernels for, before anything is loaded. Raises UserError."""
-    if device != CPU:
-        raise UserError(f"device {device} cannot be used: this version has kernels for the cpu only; use --device cpu")
-    from kernel_templates.cpu import machine
+    """Refuse a device that cannot be used here, before anything is loaded. Raises UserError."""
+    if device == CPU:
+        from kernel_templates.cpu import machine
+
+        try:
+            machine.thread_count()
+        except ValueError as error:  # AUTOTUNE_THREADS
+            raise UserError(str(error)) from None
+        return
+    from kernel_templates.cuda import machine as gpus
 
     try:
-        machine.thread_count()
-    except ValueError as error:  # AUTOTUNE_THREADS
-        raise UserError(str(error)) from None
+        gpus.check(gpus.index_of(device))
+    except gpus.DeviceError as error:
+        raise UserError(f"device {device} cannot be used: {error}") from None
 
 
 def detect(device: str) -> "Device":
     """The Device behind a name. Raises UserError when it cannot be used."""
     require(device)
-    from kernel_templates.cpu import machine
+    if device == CPU:
+        from kernel_templates.cpu import machine
 
-    return machine.detect()
+        return machine.detect()
+    from kernel_templates.cuda import machine as gpus
+
+    return gpus.detect(gpus.index_of(device))

@@ -67,7 +67,9 @@ def counted(count: int, name: str) -> str:
 
 
 def micros(nanoseconds: float | None) -> str:
-    return "–" if nanoseconds is None else f"{nanoseconds / 1e3:.1f}"
+    if nanoseconds is None or nanoseconds != nanoseconds:
+        return "–"
+    return f"{nanoseconds / 1e3:.{1 if nanoseconds >= 1e4 else 2}f}"
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -79,7 +81,7 @@ def percent(share: float | None) -> str:
 
 
 def ratio(before: float | None, after: float | None) -> str:
-    return f"{before / after:.2f}×" if before and after else "–"
+    return f"{before / after:.2f}×" if before and after and before == before else "–"
 
 
 def settings(config: Mapping[str, Any]) -> str:

@@ -1,21 +1,21 @@
 """`autotune tune`: search the kernels of one model on this machine, and keep the winners."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from autotune.commands import options, output
+from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
 from autotune.errors import UserError
 from autotune.search import SAMPLERS
 
 if TYPE_CHECKING:
-    from kernel_templates.device import Device
     from kernel_templates.problem import Problem
-    from tuning_db import TuningDB
+
+
+CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 
 
 @click.command()
@@ -23,56 +23,74 @@ if TYPE_CHECKING:
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="Configurations to try per problem, those of earlier runs included.",
+    help="Configurations to try per problem, those of earlier runs included.  [default: 40 on the cpu; on a GPU as "
+    "many as the budget allows]",
 )
 @click.option(
     "--budget",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    default=75.0,
-    show_default=True,
-    help="Time for all problems together; 0 sets no limit.",
+    help="Time for all problems together; 0 sets no limit.  [default: 75 on the cpu, 150 on a GPU]",
 )
 @click.option("--op", "ops", metavar="NAME", multiple=True, help="Tune this operation only; may be given again.")
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), default=SAMPLERS[0], show_default=True, help="How to choose what to try."
+    "--context",
+    type=click.IntRange(min=1),
+    help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
+)
+@click.option(
+    "--sampler", type=click.Choice(SAMPLERS), help="How to choose what to try.  [default: climb, on a GPU walk]"
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
 @options.device_option
 @options.db_option
 @options.json_option
 def tune(
-    model: Path, trials: int, budget: float, ops: tuple[str, ...], sampler: str, seed: int, device: str,
-    db_path: Path | None, as_json: bool,
+    model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
+    sampler: str | None, seed: int, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels for this machine.
 
-    Every problem is tuned once, however many layers share it. Each trial is recorded as it is made: Ctrl-C keeps what
-    was found, and the next run goes on from there.
+    Every problem is tuned once, however many layers share it; on a GPU first alone, then in the captured layer. Each
+    trial is recorded as it is made: Ctrl-C keeps what was found, and the next run goes on from there.
 
     \b
     Example:
       autotune tune model.gguf
+      autotune tune model.gguf --device cuda:0
       autotune tune model.gguf --op matvec --op ffn --budget 300 --trials 200
     """
     here = options.detect(device)
-    problems = _problems(model, ops)
+    problems, layers = _problems(model, ops, device, context)
     from autotune import tuner
 
+    if device == options.CPU and trials is None:
+        trials = CPU_TRIALS
     with options.open_database(db_path, readonly=False) as db:
-        rows, interrupted = [], False
+        rows, in_context, interrupted = [], [], False
         try:
-            with TuneProgress(trials) as progress:
-                tuned = tuner.tune(
-                    problems, db, trials=trials, budget_s=budget or None, sampler=sampler, seed=seed,
-                    report=progress.report,
-                )  # fmt: skip
-            rows = [_row(result) for result in tuned]
+            if device == options.CPU:
+                budget_s = (CPU_BUDGET_S if budget is None else budget) or None
+                with TuneProgress(trials) as progress:
+                    tuned = tuner.tune(
+                        problems, db, trials=trials, budget_s=budget_s, sampler=sampler or "climb", seed=seed,
+                        report=progress.report,
+                    )  # fmt: skip
+            else:
+                from autotune import place, stages
+
+                budget_s = (stages.BUDGET_S if budget is None else budget) or None
+                with TuneProgress(None, budget_s) as progress:
+                    tuned, chained = stages.tune(
+                        problems, layers, db, place.of(device), trials=trials, budget_s=budget_s,
+                        sampler=sampler or "walk", seed=seed, report=progress.report,
+                    )  # fmt: skip
+                in_context = [tune_output.layer_row(result) for result in chained]
+            rows = [tune_output.row(result) for result in tuned]
         except KeyboardInterrupt:
             interrupted = True
-            rows = _kept(db, here, problems)
+            rows = tune_output.kept(db, here, problems)
+            in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
         except tuner.TuneError as error:
             raise UserError(str(error)) from error
         path = db.path
@@ -83,104 +101,40 @@ def tune(
             "database": str(path),
             "interrupted": interrupted,
             "tuned": rows,
+            "in_context": in_context,
         }
         output.print_json(document)
     else:
-        _print(rows, interrupted)
-        output.note(f"{len(rows)} of {len(problems)} problems have a winner in {path}")
+        tune_output.show(rows, in_context, interrupted)
+        count, of = len(rows) + len(in_context), len(problems) + len(layers)
+        output.note(f"{count} of {of} problems have a winner in {path}")
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _problems(path: Path, ops: tuple[str, ...]) -> "Mapping[Problem, int]":
-    """What the model needs, or the part of it that `--op` names. Raises UserError for an unknown operation."""
+def _problems(
+    path: Path, ops: tuple[str, ...], device: str, context: int | None
+) -> "tuple[Mapping[Problem, int], list[Problem]]":
+    """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names. Raises UserError."""
     from kernel_templates import registry
+    from model import problems
     from model.config import ModelConfig
+    from model.engine import DEFAULT_CONTEXT
     from model.gguf_file import open_gguf
-    from model.problems import model_problems
 
     for op in ops:
         if op not in registry.OPERATIONS:
             raise UserError(f"--op: no operation is called {op!r}; there are {', '.join(registry.OPERATIONS)}")
     file = open_gguf(path)
-    found = model_problems(ModelConfig.from_gguf(file), file)
-    return {problem: count for problem, count in found.items() if not ops or problem.op in ops}
-
-
-def _row(result: Any) -> dict[str, Any]:
-    """One `Tuned` for table and JSON."""
-    return {
-        "problem": result.problem.key,
-        "count": result.count,
-        "config": dict(result.config),
-        "default_ns": result.default_ns,
-        "best_ns": result.best_ns,
-        "default_gb_s": result.default_gb_s,
-        "gb_s": result.gb_s,
-        "share": result.share,
-        "trials": result.trials,
-        "failed": result.failed,
-        "source": result.source,
-    }
-
-
-def _kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
-    """What the database holds for this model after an interrupt: this run's winners and earlier ones."""
-    from kernel_templates import registry
-
-    rows = []
-    winners = {(w.winner.problem, w.winner.template_version): w.winner for w in db.winners(device)}
-    for problem, count in problems.items():
-        winner = winners.get((problem.key, problem.template_version))
-        if winner is None:
-            continue
-        size, best, default = (
-            registry.get(problem.op).work(problem).bytes,
-            winner.measurement.median_ns,
-            winner.default_ns,
-        )
-        rows.append(
-            {
-                "problem": problem.key,
-                "count": count,
-                "config": dict(winner.config),
-                "default_ns": default,
-                "best_ns": best,
-                "default_gb_s": size / default if default else None,
-                "gb_s": size / best,
-                "share": None,
-                "trials": len(db.past_trials(device, problem.key, problem.template_version)),
-                "failed": None,
-                "source": "kept",
-            }
-        )
-    return rows
-
-
-def _print(rows: list[dict[str, Any]], interrupted: bool) -> None:
-    if not rows:
-        output.note("nothing has a winner yet")
-        return
-    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
-    lines = [
-        (
-            row["problem"],
-            str(row["count"]),
-            output.micros(row["default_ns"]),
-            output.micros(row["best_ns"]),
-            output.ratio(row["default_ns"], row["best_ns"]),
-            output.number(row["gb_s"]),
-            output.percent(row["share"]),
-            str(row["trials"]),
-            "–" if row["failed"] is None else str(row["failed"]),
-        )
-        for row in rows
-    ]
-    output.print_table("Kept so far" if interrupted else "Tuned", ("problem", *numeric), lines, numeric)
-    known = [row for row in rows if row["default_ns"]]
-    if known:
-        mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))
-        before, after = (sum(row[name] * row["count"] for row in known) for name in ("default_ns", "best_ns"))
-        click.echo(
-            f"geometric mean speed-up {mean:.2f}×; kernels of one token {before / 1e6:.2f} ms → {after / 1e6:.2f} ms"
-        )
+    config = ModelConfig.from_gguf(file)
+    layers: list[Problem] = []
+    if device == options.CPU:
+        found = problems.model_problems(config, file)
+    else:
+        capacity = min(DEFAULT_CONTEXT if context is None else context, config.context)
+        found = problems.gpu_problems(config, file, capacity)
+        layers = [layer for layer in problems.gpu_layers(config, file, capacity) if not ops or layer.op in ops]
+    chosen = {problem: count for problem, count in found.items() if not ops or problem.op in ops}
+    if not chosen and not layers:
+        raise UserError(f"--op: this model has no {' or '.join(ops)} to tune on {device}")
+    return chosen, layers

@@ -6,12 +6,13 @@ last-level cache, as the layers of a model do, in one graph, so that the barrier
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
 
+from autotune.measure.judge import WrongResult, relative_error
 from kernel_templates import registry
 from kernel_templates.cpu import machine, memory
 from kernel_templates.cpu.graph import Graph, Step
@@ -19,18 +20,9 @@ from kernel_templates.cpu.team import Team
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
-from tuning_db.records import Measurement
 
 POISON = np.float32(np.nan)
 LARGE = 1 << 16  # buffers from this size (KV caches) are copied along with the weights
-
-
-class WrongResult(Exception):
-    """The candidate's output is not the reference's; `error` is the relative error, inf for NaN."""
-
-    def __init__(self, error: float, tolerance: float):
-        super().__init__(f"relative error {error:.3g} is above the tolerance {tolerance:.3g}")
-        self.error = error
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ class Bench:
 
         fresh = self._fresh()
         Graph(self.team, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
-        error = self._error(fresh)
+        error = relative_error(fresh, self._answers)
         if not error <= self.tolerance:
             raise WrongResult(error, self.tolerance)
 
@@ -89,16 +81,6 @@ class Bench:
             if buffers[name].dtype == np.float32 and not np.any(self._inputs.buffers[name]):
                 buffers[name].fill(POISON)
         return buffers
-
-    def _error(self, buffers: Mapping[str, np.ndarray]) -> float:
-        """The largest ||out - ref|| / ||ref|| over the outputs."""
-        worst = 0.0
-        for name, answer in self._answers.items():
-            wanted = np.asarray(answer, np.float64).ravel()
-            got = buffers[name].ravel()[: wanted.size].astype(np.float64)
-            error = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-            worst = max(worst, error if np.isfinite(error) else np.inf)
-        return worst
 
     def _copies(self, packed: Sequence[Tiles], buffers: dict[str, np.ndarray], working_set: int):
         large = {name: b for name, b in buffers.items() if b.nbytes >= LARGE}
@@ -119,31 +101,3 @@ def _copy(array: np.ndarray) -> np.ndarray:
 def working_set() -> int:
     """Bytes that no cache holds: twice the largest cache, within an eighth of the free memory."""
     return int(min(max(2 * machine.last_level_cache(), 64 << 20), psutil.virtual_memory().available // 8))
-
-
-def measure(ready: Ready, samples: int) -> Measurement:
-    """Warm up once, then time `samples` replays."""
-    ready.sample()
-    return summarize([ready.sample() for _ in range(samples)])
-
-
-def rematch(candidates: Sequence[Ready], rounds: int, probe) -> tuple[list[Measurement], float]:
-    """Time candidates against each other, in turn, so that a machine that drifts drifts for all of them.
-
-    probe: a ReadProbe that takes a turn too. Returns the measurements and the probe's bytes a second, the median.
-    """
-    for c in candidates:
-        c.sample()
-    times: list[list[float]] = [[] for _ in candidates]
-    reads = []
-    for i in range(rounds):
-        reads.append(probe.seconds())
-        for k in range(len(candidates)):
-            k = (k + i) % len(candidates)  # nobody always follows the same neighbour
-            times[k].append(candidates[k].sample())
-    return [summarize(t) for t in times], probe.nbytes / float(np.median(reads))
-
-
-def summarize(times: Sequence[float]) -> Measurement:
-    q10, median, q90 = np.quantile(times, [0.1, 0.5, 0.9])
-    return Measurement(float(q10), float(median), float(q90), len(times))

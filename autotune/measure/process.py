@@ -1,9 +1,10 @@
 """The parent's side of a worker: start, ask, wait no longer than allowed, and start anew after a death."""
 
 import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
@@ -16,13 +17,18 @@ class WorkerTimedOut(Exception):
     """The process did not answer in time and was killed."""
 
 
-START_S = 60.0  # importing torch and numba on a cold disk
+START_S = 120.0  # importing torch, numba and Triton on a cold disk, all workers at once
+PROGRAM = (sys.executable, "-m", "autotune.measure.worker")
 
 
 class Worker:
-    """One worker process, started when first needed."""
+    """One worker process, started when first needed. `program`: the command that, with the number of a pipe after it,
+    speaks the protocol of `autotune.measure.worker`."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None) -> None:
+        """environment: variables of the process beside ours."""
+        self._program = tuple(program)
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen | None = None
         self._pipe: Connection | None = None
         self._started = False
@@ -34,11 +40,12 @@ class Worker:
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "autotune.measure.worker", str(theirs.fileno())],
+                [*self._program, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env={**os.environ, **self._environment},
             )
         self._pipe, self._started = ours, False
 
@@ -54,6 +61,18 @@ class Worker:
         except OSError as gone:
             raise self._died() from gone
 
+    @property
+    def pipe(self) -> Connection | None:
+        """What becomes readable when there is news: that the process has started, an answer, or its end."""
+        return self._pipe
+
+    def started(self) -> bool:
+        """Whether a request would be read at once; never waits. Raises WorkerDied if it ended before it began."""
+        if self._pipe is not None and not self._started and self._pipe.poll():
+            self._receive(0)
+            self._started = True
+        return self._pipe is not None and self._started
+
     def answer(self, timeout_s: float) -> tuple:
         """The reply to what was sent. Raises WorkerDied or WorkerTimedOut; either way the next request starts anew."""
         return self._receive(timeout_s)
@@ -62,6 +81,11 @@ class Worker:
         """Send and wait for the answer."""
         self.send(*request)
         return self.answer(timeout_s)
+
+    def kill(self) -> None:
+        """Have the process end, without waiting for that; `stop` must follow."""
+        if self._process is not None:
+            self._process.kill()
 
     def stop(self) -> None:
         """Kill the process. Idempotent."""
@@ -89,24 +113,3 @@ class Worker:
         code = self._process.poll()
         self.stop()
         return WorkerDied(f"the worker died by signal {-code}" if code and code < 0 else f"the worker ended ({code})")
-
-
-def ask_all(workers: Sequence[Worker], requests: Sequence[tuple], timeout_s: float) -> list[tuple | Exception]:
-    """One request per worker, answered side by side; a worker that died or hung gives its exception."""
-    sent: list[Exception | None] = []
-    for worker, request in zip(workers, requests, strict=False):
-        try:
-            worker.send(*request)
-            sent.append(None)
-        except (WorkerDied, WorkerTimedOut) as problem:
-            sent.append(problem)
-    answers: list[tuple | Exception] = []
-    for worker, refused in zip(workers, sent, strict=False):
-        if refused is not None:
-            answers.append(refused)
-            continue
-        try:
-            answers.append(worker.answer(timeout_s))
-        except (WorkerDied, WorkerTimedOut) as late:
-            answers.append(late)
-    return answers

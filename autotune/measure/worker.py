@@ -1,82 +1,83 @@
 """The process in which candidates live. Run as `python -m autotune.measure.worker FD`; talks over one pipe.
 
-Requests and replies are tuples; the first element names the request. The parent may kill this process at any time, and
-it ends by itself when the parent does. Ctrl-C is the parent's business.
+Requests and replies are tuples; the first element names the request, and "compile", "draw" and "open" name the backend
+next: "cpu", "cuda:0", or "sm90" for what is compiled for a GPU of that capability without touching one. The
+parent may kill this process at any time, and it ends by itself when the parent does. Ctrl-C is the parent's business.
+
+A reply to any request may be ("failed", message); ("failed_to_compile", message) when Triton says so; ("poisoned",
+message) when a kernel has broken CUDA for this process, which ends with it.
 """
 
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
-from autotune.measure import candidate
-from autotune.measure.bandwidth import ReadProbe
-from kernel_templates import registry
-from kernel_templates.cpu import machine
-from kernel_templates.cpu.team import Team
-from kernel_templates.space import Config
+COMPILER_ERRORS = ("CompilationError", "PTXASError", "OutOfResources", "CompileTimeAssertionFailure")
 
 
-class _Serving:
-    """The worker's state between requests: the current problem and the candidates that were asked to stay."""
+def backend(device: str) -> Any:
+    """What serves "cpu", "cuda:0" or "sm90"; imported here, so that one does not pay for the other."""
+    if device == "cpu":
+        from autotune.measure.on_cpu import OnCpu
 
-    def __init__(self) -> None:
-        self._bench: candidate.Bench | None = None
-        self._key = ("", 0)
+        return OnCpu()
+    if device.startswith("sm"):
+        from autotune.measure.builder import Builder
 
-    @property
-    def bench(self) -> candidate.Bench:
-        if self._bench is None:
-            raise RuntimeError("no problem is open")
-        return self._bench
+        return Builder(int(device.removeprefix("sm")))
+    from autotune.measure.on_cuda import OnCuda
+    from kernel_templates.cuda import machine
 
-    def compile(self, problem: str, config: dict) -> tuple:
-        """Compile into the cache on disk; ("compiled", seconds)."""
-        target = registry.parse_problem(problem)
-        start = time.perf_counter()
-        registry.get(target.op).cpu.compile(target, Config(config), machine.features())
-        return ("compiled", time.perf_counter() - start)
-
-    def open(self, problem: str, seed: int, threads: int) -> tuple:
-        """Draw inputs and compute the reference's answer, unless that is done; ("opened", tolerance)."""
-        if self._bench is None or self._key != (problem, seed):
-            team = self._bench.team if self._bench else Team(threads)
-            self._bench, self._key = candidate.Bench(registry.parse_problem(problem), team, seed), (problem, seed)
-        return ("opened", self.bench.tolerance)
-
-    def measure(self, config: dict, samples: int) -> tuple:
-        """("ok", Measurement, error) or ("wrong", message, error)."""
-        try:
-            ready = self.bench.prepare(Config(config), candidate.working_set())
-        except candidate.WrongResult as wrong:
-            return ("wrong", str(wrong), wrong.error)
-        return ("ok", candidate.measure(ready, samples), ready.error)
-
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        """("rematch", measurements, errors, bytes a second that the machine read meanwhile)."""
-        size = candidate.working_set()
-        ready = [self.bench.prepare(Config(c), size) for c in configs]
-        measurements, rate = candidate.rematch(ready, rounds, ReadProbe(self.bench.team, size))
-        return ("rematch", measurements, [r.error for r in ready], rate)
+    return OnCuda(machine.index_of(device))
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(int(sys.argv[1]))
-    serving = _Serving()
+def serve(pipe: Connection, make: Callable[[str], Any]) -> None:
+    """Answer requests until the parent is gone or CUDA is."""
+    backends: dict[str, Any] = {}
+    current: Any = None
     pipe.send(("started", os.getpid()))
     while True:
         try:
             name, *arguments = pipe.recv()
         except (EOFError, OSError):
             return
+        reply: tuple
         try:
-            reply = getattr(serving, name)(*arguments)
+            if name in ("compile", "draw", "open"):
+                device, *arguments = arguments
+                if device not in backends:
+                    backends[device] = make(device)
+                current = backends[device]
+            if current is None:
+                raise RuntimeError("no problem is open")
+            reply = getattr(current, name)(*arguments)
         except Exception as problem:
-            text = str(problem).strip().splitlines() or [""]
-            reply = ("failed", f"{type(problem).__name__}: {text[0]}"[:400])
+            reply = _failure(problem)
         pipe.send(reply)
+        if reply[0] == "poisoned":
+            os._exit(1)  # nothing on the GPU can be put away any more
+
+
+def _failure(problem: Exception) -> tuple[str, str]:
+    text = str(problem).strip().splitlines() or [""]
+    message = f"{type(problem).__name__}: {text[0]}"[:400]
+    if "autotune.measure.on_cuda" in sys.modules:
+        from autotune.measure.cuda_candidate import poisons
+
+        if poisons(problem):
+            return ("poisoned", message)
+    if type(problem).__name__ in COMPILER_ERRORS:
+        # The first line says where; what is wrong comes at the end.
+        return ("failed_to_compile", f"{type(problem).__name__}: {' '.join([text[0], text[-1]])}"[:400])
+    return ("failed", message)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve(Connection(int(sys.argv[1])), backend)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,15 @@
 """How decoding attention can be built."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kernel_templates.attention.problem import Attention
+from kernel_templates.device import Device
 from kernel_templates.space import Constraint, Parameter, Space
+
+_SHORT = 512  # positions whose keys and values the second-level cache gives at any rate
+
+_ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
 def cpu(problem: Attention, features: frozenset[str]) -> Space:
@@ -19,3 +27,101 @@ def cpu(problem: Attention, features: frozenset[str]) -> Space:
             ),
         ),
     )
+
+
+def cuda(problem: Attention, device: Device) -> Space:
+    group = problem.heads // problem.kv_heads
+    splits = [1]
+    while splits[-1] < 64 and splits[-1] * 16 < problem.context and splits[-1] * problem.kv_heads < 4 * device.units:
+        splits.append(2 * splits[-1])
+    default = _untuned(problem, device, splits)
+
+    def fits(config) -> bool:
+        return one_pass(problem, config) or (
+            _rows(problem, config) <= max(_ROOM - power_of_two(config["heads"]), 4)
+            and (config["heads"] == group or problem.context <= _SHORT)
+        )
+
+    return Space(
+        (
+            Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
+            Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
+            Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a key head"),
+            Parameter(
+                "heads", tuple(sorted({1, group})), default["heads"], "query heads of a program: all that share a key "
+                "head, or one, for less to do in a row though the cache is read more often",
+            ),
+            Parameter("combine", ("last", "kernel"), "last", "who joins the splits: the last to finish, or a kernel"),
+        ),
+        (
+            Constraint(
+                "a row for every thread",
+                f"a warp reads {slots(problem.head_dim, 1)} positions at once: a tile must have some for each warp",
+                lambda c: 1 <= slots(problem.head_dim, c["warps"]) <= c["tile"],
+            ),
+            Constraint(
+                "tiles fit in registers",
+                "threads hold two tiles of keys and values, or one that covers a split's share, and heads' queries and "
+                f"outputs; beyond {_SHORT} positions, tiles are for all heads that share a key head",
+                fits,
+            ),
+            Constraint(
+                "positions for every split",
+                "splits are whole tiles: half as many would do if half of them stayed empty",
+                lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.context,
+            ),
+            Constraint(
+                "nothing to combine",
+                "one split needs no second kernel",
+                lambda c: c["splits"] > 1 or c["combine"] == "last",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
+    """Whether programs hold all of their shares of the positions at once."""
+    dims = power_of_two(problem.head_dim)
+    return (
+        problem.context <= config["tile"] * config["splits"]
+        and 8 * config["warps"] <= dims <= 256
+        and slots(problem.head_dim, config["warps"]) <= config["tile"]
+        and held(problem, config) <= (64 if config["heads"] <= 2 else 32)
+    )
+
+
+def held(problem: Attention, config: Mapping[str, Any]) -> int:
+    """Elements of a tile's keys that a thread holds; as many of the values."""
+    return config["tile"] * power_of_two(problem.head_dim) // (32 * config["warps"])
+
+
+def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
+    return config["tile"] // max(1, slots(problem.head_dim, config["warps"]))
+
+
+def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, int]:
+    """Short: everything at once, by as few programs a head as can. Long: some 256 positions a program, as long as the
+    chip has room for more programs."""
+    tile, warps = 64 * 256 // power_of_two(problem.head_dim), 8
+    needed = power_of_two(-(-problem.context // tile))
+    short = {"tile": min(tile, 256), "warps": warps, "splits": needed, "heads": 1}
+    if problem.context <= _SHORT and needed in splits and one_pass(problem, short):
+        return short
+    warps = 4
+    busy = max(1, min(problem.context // 256, 2 * device.units // problem.kv_heads))
+    return {
+        "tile": min(max(4 * slots(problem.head_dim, warps), 16), 128),
+        "warps": warps,
+        "splits": max(s for s in splits if s <= busy),
+        "heads": problem.heads // problem.kv_heads,
+    }
+
+
+def slots(head_dim: int, warps: int) -> int:
+    """Cached positions that `warps` warps of a GPU read side by side, 8 elements a thread; 0 if one fills more."""
+    return warps * 32 * 8 // power_of_two(head_dim)
+
+
+def power_of_two(n: int) -> int:
+    """The next power of two: Triton's blocks have no other sizes."""
+    return 1 << (n - 1).bit_length()

@@ -1,6 +1,7 @@
 """How the feed-forward network can be built: gate and up share their tiles, down has its own."""
 
 from kernel_templates.cpu import knobs
+from kernel_templates.cuda import knobs as cuda_knobs
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.space import Space
 
@@ -10,3 +11,11 @@ def cpu(problem: Ffn, features: frozenset[str]) -> Space:
     parameters = knobs.tile_parameters(formats, features, ("gate_up_", "down_"))
     matrices = [(problem.gate_format, problem.hidden), (problem.up_format, problem.hidden)]
     return Space(parameters, (knobs.streams_divide(*matrices, (problem.down_format, problem.ffn)),))
+
+
+def cuda(problem: Ffn, device) -> Space:
+    wide = [(problem.gate_format, problem.hidden), (problem.up_format, problem.hidden)]
+    # The widest kernel is hurt most by others that load their weights meanwhile (docs/log.md).
+    gate_up = cuda_knobs.product_parameters("gate_up_", wide, quantizes=True, together=2, early=0)
+    down = cuda_knobs.product_parameters("down_", [(problem.down_format, problem.ffn)], quantizes=True)
+    return Space(gate_up[0] + down[0], gate_up[1] + down[1])

@@ -1,6 +1,7 @@
 """How a matrix-vector product can be built."""
 
 from kernel_templates.cpu import knobs
+from kernel_templates.cuda import knobs as cuda_knobs
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Space
 
@@ -9,3 +10,7 @@ def cpu(problem: Matvec, features: frozenset[str]) -> Space:
     return Space(
         knobs.tile_parameters((problem.format,), features), (knobs.streams_divide((problem.format, problem.cols)),)
     )
+
+
+def cuda(problem: Matvec, device) -> Space:
+    return cuda_knobs.product_space([(problem.format, problem.cols)], quantizes=True)

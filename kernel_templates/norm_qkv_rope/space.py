@@ -1,6 +1,7 @@
 """How a layer's first kernel can be built."""
 
 from kernel_templates.cpu import knobs
+from kernel_templates.cuda import knobs as cuda_knobs
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.space import Constraint, Space
 
@@ -20,3 +21,8 @@ def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
             ),
         ),
     )
+
+
+def cuda(problem: NormQkvRope, device) -> Space:
+    matrices = [(name, problem.hidden) for _, _, name in problem.parts]
+    return cuda_knobs.product_space(matrices, quantizes=False)

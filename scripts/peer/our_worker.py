@@ -15,10 +15,12 @@ from tuning_db import open_db
 opened: dict[str, Model] = {}
 
 
-def open_model(path: str, threads: int, context: int, db: str | None, tuned: bool = True) -> dict[str, Any]:
+def open_model(
+    path: str, threads: int, context: int, db: str | None, tuned: bool = True, device: str = "cpu"
+) -> dict[str, Any]:
     """Load the model and say where each kernel's configuration came from, and what a token reads."""
     with open_db(db, readonly=True) as database:
-        engine = model.load(path, context=context, threads=threads, db=database, tuned=tuned)
+        engine = model.load(path, device, context=context, threads=threads, db=database, tuned=tuned)
     engine.tokenizer.end_tokens = frozenset()  # every run makes as many tokens as were asked for
     opened["model"] = engine
     kernels = [{"problem": p.key, "source": c.source.name.lower()} for p, c in engine.choices.items()]

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import model.gguf_file
 from autotune.commands import devices
+from kernel_templates.cuda.machine import DeviceError
 
 READERS = [("generate", "-p", "hello", "-n", "1"), ("chat",), ("tune",), ("bench",)]
 
@@ -153,6 +155,9 @@ def test_a_bug_keeps_its_traceback_and_debug_shows_that_of_an_error(autotune, tm
         (PermissionError(13, "Permission denied", "/x"), 2, "autotune: error: Permission denied: /x"),
         (KeyboardInterrupt(), 130, "autotune: interrupted"),
         (BrokenPipeError(), 141, ""),
+        (DeviceError("the GPU is on fire, or use --device cpu"), 2, "autotune: error: the GPU is on fire"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried 9 GiB"), 2, "autotune: error: not enough GPU memory"),
+        (RuntimeError("CUDA driver version is insufficient"), 2, "autotune: error: the NVIDIA driver"),
     ],
 )
 def test_what_may_happen_anywhere(autotune, monkeypatch, error, code, said) -> None:

@@ -6,9 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from autotune import ceilings, tuner
+from autotune import ceilings, stages, tuner
+from autotune.layer_search import TunedLayer
 from autotune.tuner import Progress, Tuned
-from tuning_db.records import Outcome
+from kernel_templates.cuda import machine
+from kernel_templates.device import Device
+from tuning_db.records import Measurement, Outcome, Winner
 
 LIMITS = {"read_gb_s": 31.5, "copy_gb_s": 20.0, "int8_gop_s": 900.0, "f32_gflop_s": 200.0, "measured_at": 1.7e9}
 
@@ -53,7 +56,6 @@ def test_tune_json_is_one_document(autotune, calls, tiny_model, own_database) ->
 
 def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> None:
     from kernel_templates.cpu import machine
-    from tuning_db.records import Measurement, Winner
 
     def tune(problems, db, **_):
         problem = next(iter(problems))
@@ -98,18 +100,95 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     assert json.loads(autotune("bench", tiny_model, "--json").stdout)["tuned"]["share"] is None
 
 
+@pytest.fixture
+def fake_gpu(monkeypatch) -> Device:
+    """A machine with one usable GPU, as far as the command line can see."""
+    device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
+    monkeypatch.setattr(machine, "count", lambda: 1)
+    monkeypatch.setattr(machine, "check", lambda index=0: None)
+    monkeypatch.setattr(machine, "detect", lambda index=0: device)
+    return device
+
+
+def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
+    asked: list[dict] = []
+
+    def tune(problems, layers, db, where, *, report, **settings):
+        asked.append({"problems": problems, "layers": layers, "where": where.name, **settings})
+        for layer in layers[:1]:
+            report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
+        alone = [
+            Tuned(p, n, {"rows": 4}, 3000.0, 1500.0, 20.0, 10.0, 0.7, 9, 1, "searched") for p, n in problems.items()
+        ]
+        chained = [TunedLayer(p, {"rows": 8}, 4e4, 3e4, 2e4, 900.0, 0.5, 33, 2, "searched") for p in layers]
+        return alone, chained
+
+    monkeypatch.setattr(stages, "tune", tune)
+    result = autotune("tune", tiny_qwen3, "--device", "cuda")
+    assert result.exit_code == 0, result.stderr
+    assert {k: asked[0][k] for k in ("where", "trials", "budget_s", "sampler", "seed")} == {
+        "where": "cuda:0", "trials": None, "budget_s": 150.0, "sampler": "walk", "seed": 0,
+    }  # fmt: skip
+    assert "Tuned, each alone" in result.stdout and "Tuned, in context" in result.stdout
+    assert "40.0" in result.stdout and "30.0" in result.stdout and "in context 1.50× the speed" in result.stdout
+    assert "1.50" in result.stdout and "tuning in context layer:" in result.stderr
+    document = json.loads(autotune("tune", tiny_qwen3, "--device", "cuda:0", "--json").stdout)
+    assert document["device"]["chip"] == "Fake 100" and len(document["in_context"]) == len(asked[1]["layers"]) > 0
+    assert document["in_context"][0]["isolated_ns"] == 3e4 and document["in_context"][0]["config"] == {"rows": 8}
+    autotune("tune", tiny_qwen3, "--device", "cuda:0", "--op", "head", "--budget", "0", "--context", "100")
+    assert [p.op for p in asked[2]["problems"]] == ["head"] and asked[2]["layers"] == []
+    assert asked[2]["budget_s"] is None
+
+
+def test_an_interrupt_in_context_shows_both_tables(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
+    def tune(problems, layers, db, where, **_):
+        measured = Measurement(400.0, 500.0, 600.0, 9)
+        for problem in (next(iter(problems)), layers[0]):
+            winner = Winner(problem.key, problem.template_version, {"rows": 4}, measured, 1000.0, 0.0, 1.0)
+            db.set_winner(where.device, winner, None, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "tune", tune)
+    result = autotune("tune", tiny_qwen3, "--device", "cuda:0")
+    assert result.exit_code == 130 and "Kept so far, each alone" in result.stdout
+    assert "Kept so far, in context" in result.stdout and "2 of " in result.stderr
+
+
 def test_devices(autotune, monkeypatch) -> None:
     forced: list[bool] = []
 
-    def known_or_measured(db, device, force=False):
+    def known_or_measured(db, device, force=False, index=0):
         forced.append(force)
         return LIMITS
 
     monkeypatch.setattr(ceilings, "known_or_measured", known_or_measured)
+    monkeypatch.setattr(machine, "count", lambda: 0)
+    monkeypatch.setattr(machine, "listed", lambda: ([], "NVML Shared Library Not Found"))
     document = json.loads(autotune("devices", "--json").stdout)
     assert document["devices"][0]["ceilings"]["read_gb_s"] == 31.5 and document["devices"][0]["name"] == "cpu"
+    assert document["unusable_gpus"] == []
     result = autotune("devices", "--measure")
     assert "31.5 GB/s" in result.stdout and "measuring" in result.stderr and forced == [False, True]
+    assert "no NVIDIA GPU (NVML Shared Library Not Found)" in result.stdout
+
+
+def test_devices_with_gpus(autotune, monkeypatch, fake_gpu) -> None:
+    def check(index: int = 0) -> None:
+        if index == 1:
+            raise machine.DeviceError("GTX 1080 has compute capability 6.1; too old")
+
+    measured: list[tuple[str, int]] = []
+    monkeypatch.setattr(ceilings, "_measure", lambda d, index: measured.append((d.backend, index)) or dict(LIMITS))
+    monkeypatch.setattr(machine, "count", lambda: 2)
+    monkeypatch.setattr(machine, "check", check)
+    monkeypatch.setattr(machine, "listed", lambda: (["Fake 100", "GTX 1080"], ""))
+    result = autotune("devices")
+    assert "Fake 100" in result.stdout and "multiprocessors" in result.stdout
+    assert "cuda:1: GTX 1080 (GTX 1080 has compute capability 6.1; too old)" in result.stdout
+    document = json.loads(autotune("devices", "--json").stdout)
+    assert [d["name"] for d in document["devices"]] == ["cpu", "cuda:0"]
+    assert document["unusable_gpus"][0]["name"] == "cuda:1"
+    assert measured == [("cpu", 0), ("cuda", 0)]  # remembered
 
 
 @pytest.mark.slow

@@ -76,3 +76,31 @@ def test_the_same_seed_proposes_the_same() -> None:
 def test_an_unknown_sampler_is_named() -> None:
     with pytest.raises(ValueError, match="'magic'"):
         Search(SPACE, "magic")
+
+
+PARAMETERS = tuple(Parameter(name, tuple(range(10)), 0, "one of many") for name in "abcdef")
+LARGE = Space(PARAMETERS, (Constraint("even", "odd sums do not count", lambda p: (p["a"] + p["b"]) % 2 == 0),))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_space_too_large_to_list(sampler: str) -> None:
+    search = Search(LARGE, sampler, first=[Config({**LARGE.default, "f": 9})])
+    assert search.size == 10**6
+    asked = []
+    for _ in range(60):
+        config = search.ask()
+        assert config is not None and LARGE.broken(config) is None
+        asked.append(config)
+        search.tell(config, 1.0 + sum(abs(value - 5) for value in config.values()))
+    assert asked[:2] == [LARGE.default, {**LARGE.default, "f": 9}] and len(set(asked)) == 60
+
+
+def test_walking_gets_somewhere() -> None:
+    search, best = Search(LARGE, "walk", seed=1), 99.0
+    for _ in range(400):
+        config = search.ask()
+        assert config is not None
+        seconds = 1.0 + sum(abs(value - 5) for value in config.values())
+        search.tell(config, seconds)
+        best = min(best, seconds)
+    assert best <= 3.0

@@ -77,12 +77,12 @@ def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
     worker = Worker()
     worker.start()
     try:
-        opened = worker.request("open", PROBLEM.key, 0, 1, timeout_s=60)
+        opened = worker.request("open", "cpu", PROBLEM.key, 0, 1, timeout_s=60)
         assert opened[0] == "opened"
         os.kill(worker._process.pid, signal.SIGSTOP)
         with pytest.raises(WorkerTimedOut):
             worker.request("measure", {}, 1, timeout_s=0.3)
-        assert worker.request("open", PROBLEM.key, 0, 1, timeout_s=60) == opened
+        assert worker.request("open", "cpu", PROBLEM.key, 0, 1, timeout_s=60) == opened
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="signal 9"):
             worker.request("measure", {}, 1, timeout_s=10)

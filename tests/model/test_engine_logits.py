@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import model
-from model import engine, prefill
+from model import engine
+from model.cpu import prefill
 from model.gguf_file import open_gguf
 from model.reference import reference_logits
 from model.sampling import Sampler

@@ -14,7 +14,7 @@ from kernel_templates.cpu import expand, machine, memory
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.tiles import Tiles, padded
-from model.decode import Decoder
+from model.cpu.decode import Decoder
 
 CHUNK = 512
 

@@ -1,0 +1,139 @@
+"""What `autotune tune` prints: rows for table and JSON from results, or from the database after an interrupt."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.commands import output
+
+if TYPE_CHECKING:
+    from kernel_templates.device import Device
+    from kernel_templates.problem import Problem
+    from tuning_db import TuningDB
+
+
+def row(result: Any) -> dict[str, Any]:
+    """One `Tuned` for table and JSON."""
+    return {
+        "problem": result.problem.key,
+        "count": result.count,
+        "config": dict(result.config),
+        "default_ns": result.default_ns,
+        "best_ns": result.best_ns,
+        "default_gb_s": result.default_gb_s,
+        "gb_s": result.gb_s,
+        "share": result.share,
+        "trials": result.trials,
+        "failed": result.failed,
+        "source": result.source,
+    }
+
+
+def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
+    """What the database holds for this model after an interrupt: this run's winners and earlier ones."""
+    from kernel_templates import registry
+
+    rows = []
+    winners = {(w.winner.problem, w.winner.template_version): w.winner for w in db.winners(device)}
+    for problem, count in problems.items():
+        winner = winners.get((problem.key, problem.template_version))
+        if winner is None:
+            continue
+        size, best, default = (
+            registry.get(problem.op).work(problem).bytes,
+            winner.measurement.median_ns,
+            winner.default_ns,
+        )
+        rows.append(
+            {
+                "problem": problem.key,
+                "count": count,
+                "config": dict(winner.config),
+                "default_ns": default,
+                "best_ns": best,
+                "default_gb_s": size / default if default else None,
+                "gb_s": size / best,
+                "share": None,
+                "trials": len(db.past_trials(device, problem.key, problem.template_version)),
+                "failed": None,
+                "source": "kept",
+            }
+        )
+    return rows
+
+
+def layer_row(result: Any) -> dict[str, Any]:
+    """One `TunedLayer` for table and JSON."""
+    return {
+        "problem": result.problem.key,
+        "config": dict(result.config),
+        "default_ns": result.default_ns,
+        "isolated_ns": result.isolated_ns,
+        "best_ns": result.best_ns,
+        "gb_s": result.gb_s,
+        "share": result.share,
+        "trials": result.trials,
+        "failed": result.failed,
+        "source": result.source,
+    }
+
+
+def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupted: bool) -> None:
+    """Both tables and what they come to."""
+    if not rows and not in_context:
+        output.note("nothing has a winner yet")
+        return
+    title = "Kept so far" if interrupted else "Tuned"
+    if rows:
+        _show_alone(f"{title}, each alone" if in_context else title, rows)
+    if in_context:
+        _show_in_context(f"{title}, in context", in_context)
+
+
+def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
+    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    lines = [
+        (row["problem"], str(row["count"]), output.micros(row["default_ns"]), *_common(row, row["default_ns"]))
+        for row in rows
+    ]
+    output.print_table(title, ("problem", *numeric), lines, numeric)
+    known = [row for row in rows if _is_time(row["default_ns"])]
+    if known:
+        mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))
+        before, after = (sum(row[name] * row["count"] for row in known) for name in ("default_ns", "best_ns"))
+        click.echo(
+            f"geometric mean speed-up {mean:.2f}×; kernels of one token {before / 1e6:.2f} ms → {after / 1e6:.2f} ms"
+        )
+
+
+def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
+    numeric = ("default µs", "alone µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    lines = [
+        (
+            row["problem"], output.micros(row["default_ns"]), output.micros(row.get("isolated_ns")),
+            *_common(row, row["default_ns"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    output.print_table(title, ("layer", *numeric), lines, numeric)
+    known = [row for row in rows if _is_time(row.get("isolated_ns"))]
+    if known:
+        mean = math.exp(sum(math.log(row["isolated_ns"] / row["best_ns"]) for row in known) / len(known))
+        click.echo(f"in context {mean:.2f}× the speed of what won alone (geometric mean)")
+
+
+def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
+    return (
+        output.micros(row["best_ns"]),
+        output.ratio(default_ns, row["best_ns"]),
+        output.number(row["gb_s"]),
+        output.percent(row["share"]),
+        str(row["trials"]),
+        "–" if row["failed"] is None else str(row["failed"]),
+    )
+
+
+def _is_time(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0

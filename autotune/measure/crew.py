@@ -1,0 +1,215 @@
+"""The worker processes of one tuning run: one measures, all others compile ahead of it, from one queue.
+
+On a processor compiling would disturb the clock, so there the one who measures compiles too, and nothing is measured
+until all have finished. On a GPU compiling goes on while candidates are measured, for problems to come as well: a job
+belongs to an `owner`, its answer waits until the owner asks, and nobody waits for a job whose owner has gone on.
+"""
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Self
+
+from autotune.measure.process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
+
+FIRST_S = 30.0  # that a worker's first job may take longer: it imports the templates
+NOW, NEXT = 0, 1  # ranks of jobs: for the problem at hand, and for those that follow
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a process that compiles: there is one for almost every core
+Answer = tuple | Exception
+
+
+@dataclass(frozen=True)
+class _Job:
+    owner: Hashable
+    tag: Any
+    request: tuple
+    limit_s: float
+    rank: int
+    slow: bool
+    until: float = 0.0
+
+
+class Crew:
+    """A context manager. `submit` and `finished` are for compiling, `ask` is for the one who measures.
+
+    folder: where workers leave files for each other; it goes when the crew goes.
+    """
+
+    def __init__(self, compilers: int, apart: bool, program: Sequence[str] = PROGRAM) -> None:
+        """apart: the measurer does not compile, and is one more process."""
+        self.measurer = Worker(program)
+        quiet = ONE_THREAD if apart else {}
+        self.compilers = [Worker(program, quiet) for _ in range(compilers if apart else compilers - 1)]
+        if not apart:
+            self.compilers.insert(0, self.measurer)
+        self.apart = apart
+        self._queue: list[_Job] = []
+        self._jobs: dict[int, _Job] = {}  # by worker
+        self._boxes: dict[Hashable, deque[tuple[Any, Answer]]] = {}
+        self._used: set[int] = set()  # workers that have answered once
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True)
+        for worker in (self.measurer, *self.compilers):
+            worker.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._queue.clear()
+        self._jobs.clear()
+        for worker in (self.measurer, *self.compilers):
+            worker.kill()
+        for worker in (self.measurer, *self.compilers):
+            worker.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def folder(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name)
+
+    def busy(self, owner: Hashable) -> int:
+        """How many jobs of `owner` are queued or being done."""
+        return sum(job.owner == owner for job in (*self._queue, *self._jobs.values()))
+
+    def outstanding(self, owner: Hashable) -> int:
+        """Those, and answers that wait for the owner."""
+        return self.busy(owner) + len(self._boxes.get(owner, ()))
+
+    def room(self, ahead: int = 0, rank: int = NOW) -> int:
+        """How many more jobs of a rank are worth submitting: one for each worker that is free and `ahead` more."""
+        free = sum(self._is_ready(i) for i in range(len(self.compilers)) if i not in self._jobs)
+        return max(0, free + ahead - sum(job.rank <= rank and not job.slow for job in self._queue))
+
+    def submit(
+        self, owner: Hashable, tag: Any, request: tuple, timeout_s: float, rank: int = NOW, slow: bool = False
+    ) -> None:
+        """Queue a request; `tag` comes back with its answer. Jobs of a lower rank come first. slow: only every fourth
+        worker does such jobs at a time."""
+        self._queue.append(_Job(owner, tag, request, timeout_s, rank, slow))
+        self._hand_out()
+
+    def finished(self, owner: Hashable, wait_s: float) -> list[tuple[Any, Answer]]:
+        """(tag, reply) of the owner's jobs that are done, an exception for a worker that died or hung; waits for the
+        first one, no longer than `wait_s`."""
+        until = time.monotonic() + wait_s
+        self._turn(0.0)
+        while not self._boxes.get(owner) and self.busy(owner) and time.monotonic() < until:
+            self._turn(until - time.monotonic())
+        box = self._boxes.pop(owner, deque())
+        return list(box)
+
+    def withdraw(self, owner: Hashable) -> None:
+        """Forget the owner's jobs: what is queued is not done any more, and what is being done has no reader."""
+        self._queue = [job for job in self._queue if job.owner != owner]
+        for index, job in self._jobs.items():
+            if job.owner == owner:
+                self._jobs[index] = replace(job, owner=None)
+        self._boxes.pop(owner, None)
+
+    def ask(self, *request: Any, timeout_s: float) -> tuple:
+        """A request to the measurer and its answer; what is queued is handed out meanwhile. Raises WorkerDied and
+        WorkerTimedOut."""
+        if not self.apart:
+            return self.measurer.request(*request, timeout_s=timeout_s)
+        self.measurer.start()
+        until = time.monotonic() + START_S
+        while not self.measurer.started() and time.monotonic() < until:
+            self._turn(until - time.monotonic(), self.measurer)
+        self.measurer.send(*request)
+        until = time.monotonic() + timeout_s
+        assert self.measurer.pipe is not None
+        while not self.measurer.pipe.poll() and time.monotonic() < until:
+            self._turn(until - time.monotonic(), self.measurer)
+        try:
+            return self.measurer.answer(0.0)
+        except WorkerTimedOut:
+            raise WorkerTimedOut(f"no answer within {timeout_s:.0f} s") from None
+
+    def _turn(self, wait_s: float, other: Worker | None = None) -> None:
+        """Hand out, wait for news of any worker or `other`, and put away the answers."""
+        self._hand_out()
+        watched = [self.compilers[i] for i in range(len(self.compilers)) if i in self._jobs or self._is_starting(i)]
+        pipes = [w.pipe for w in (*watched, *([other] if other else [])) if w.pipe is not None]
+        soonest = min((job.until for job in self._jobs.values()), default=time.monotonic() + 1.0) - time.monotonic()
+        if wait_s > 0.0 and pipes:
+            wait(pipes, max(0.0, min(wait_s, soonest)))
+        self._collect()
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        for index, worker in enumerate(self.compilers):
+            if not self._queue:
+                return
+            if index in self._jobs:
+                continue
+            try:
+                worker.start()
+                if worker.started():
+                    self._give(index)
+            except WorkerDied as gone:  # before it could begin: that is the next job's fate, or there were no end
+                self._used.discard(index)
+                job = self._next()
+                if job is not None:
+                    self._answer(job, gone)
+
+    def _give(self, index: int) -> None:
+        job = self._next()
+        if job is None:
+            return
+        try:
+            self.compilers[index].send(*job.request)
+        except (WorkerDied, WorkerTimedOut) as gone:
+            self._used.discard(index)
+            self._answer(job, gone)
+            return
+        limit = job.limit_s if index in self._used else job.limit_s + FIRST_S
+        self._jobs[index] = replace(job, until=time.monotonic() + limit)
+
+    def _next(self) -> _Job | None:
+        """The first job of the lowest rank."""
+        full = sum(job.slow for job in self._jobs.values()) >= max(1, len(self.compilers) // 4)
+        able = [job for job in self._queue if not (job.slow and full)]
+        job = min(able, key=lambda job: job.rank, default=None)
+        if job is not None:
+            self._queue = [other for other in self._queue if other is not job]
+        return job
+
+    def _collect(self) -> None:
+        for index, job in list(self._jobs.items()):
+            worker, late = self.compilers[index], time.monotonic() >= job.until
+            if not (late or (worker.pipe is not None and worker.pipe.poll())):
+                continue
+            del self._jobs[index]
+            answer: Answer
+            try:
+                answer = worker.answer(0.0)
+                self._used.add(index)
+            except (WorkerTimedOut, WorkerDied) as gone:
+                hung = WorkerTimedOut(f"no answer within {job.limit_s:.0f} s")
+                answer = hung if isinstance(gone, WorkerTimedOut) else gone
+                self._used.discard(index)
+                worker.start()
+            self._answer(job, answer)
+
+    def _answer(self, job: _Job, answer: Answer) -> None:
+        if job.owner is not None:
+            self._boxes.setdefault(job.owner, deque()).append((job.tag, answer))
+
+    def _is_ready(self, index: int) -> bool:
+        """Whether a worker would take a job at once."""
+        worker = self.compilers[index]
+        try:
+            worker.start()
+            return worker.started()
+        except WorkerDied:
+            return False
+
+    def _is_starting(self, index: int) -> bool:
+        return bool(self._queue) and index not in self._jobs and not self._is_ready(index)

@@ -1,0 +1,85 @@
+"""How fast a GPU can read and copy its memory: the roof under which every kernel is judged."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kernel_templates.cuda import machine
+
+BLOCK = 4096  # elements of 4 bytes a step
+STEPS = (1, 2, 4, 8)  # of a program; which reads fastest differs from GPU to GPU
+REPEATS = 4  # of a sample: a read of 256 MB takes some 90 us, and is over before Python has launched the next
+
+
+@triton.jit
+def read(data, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):
+    """out[p] = the sum of program p's part of data, int32 [programs * STEPS * BLOCK]."""
+    at = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS) + tl.arange(0, BLOCK)
+    total = tl.load(data + at)
+    for step in tl.static_range(1, STEPS):
+        total += tl.load(data + at + step * BLOCK)
+    tl.store(out + tl.program_id(0), tl.sum(total, 0))
+
+
+class ReadProbe:
+    """Memory read on demand, to compare a kernel with the GPU as it is at that moment."""
+
+    def __init__(self, index: int = 0, steps: int = 4, nbytes: int | None = None):
+        part = 4 * BLOCK * max(STEPS)
+        size = min(max(4 * machine.l2_bytes(index), 1 << 28), torch.cuda.mem_get_info(index)[0] // 4)
+        self.nbytes = max(1, (nbytes or size) // part) * part
+        self._data = torch.ones(self.nbytes // 4, dtype=torch.int32, device=f"cuda:{index}")
+        self._grid, self._steps = (self.nbytes // (4 * BLOCK * steps),), steps
+        self._out = torch.empty(self._grid, dtype=torch.int32, device=f"cuda:{index}")
+        self._run()  # compiled and loaded: capturing must not see that
+        torch.cuda.synchronize(index)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(index), torch.cuda.graph(self._graph):
+            for _ in range(REPEATS):
+                self._run()
+
+    def seconds(self) -> float:
+        """GPU time of reading everything once, the mean of a few times in one graph."""
+        return _seconds(self._graph.replay, 1) / REPEATS
+
+    def _run(self) -> None:
+        read[self._grid](self._data, self._out, BLOCK=BLOCK, STEPS=self._steps, num_warps=8)
+
+
+def ceilings(index: int = 0, repeats: int = 20) -> dict[str, float]:
+    """Measured roofs: read_gb_s and copy_gb_s (both directions counted), over memory of at least four L2 caches.
+
+    The best tenth of `repeats`, as on the cpu. Raises what torch raises, torch.OutOfMemoryError included."""
+    with torch.cuda.device(index):
+        rates = []
+        nbytes = min(1 << 30, torch.cuda.mem_get_info(index)[0] // 8)
+        nbytes = max(nbytes, 4 * machine.l2_bytes(index))
+        for steps in STEPS:
+            probe = ReadProbe(index, steps, nbytes)
+            rates.append(probe.nbytes / _best([probe.seconds() for _ in range(repeats)]))
+            del probe
+        half = torch.ones(nbytes // 8, dtype=torch.int32, device=f"cuda:{index}")
+        other = torch.empty_like(half)
+        other.copy_(half)
+        copy = _best([_seconds(lambda: other.copy_(half)) for _ in range(repeats)])
+        return {"read_gb_s": max(rates) / 1e9, "copy_gb_s": 2 * half.numel() * 4 / copy / 1e9}
+
+
+def _best(times: list[float]) -> float:
+    return sorted(times)[len(times) // 10]
+
+
+def _seconds(work: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Seconds of GPU time that `work` takes, the mean of `repeats` in one stream. Launching takes time that must not
+    count: once before the clock starts keeps the GPU busy until everything is queued."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    work()
+    start.record()
+    for _ in range(repeats):
+        work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3 / repeats

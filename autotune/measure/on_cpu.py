@@ -1,0 +1,54 @@
+"""What a worker does for the processor: compile, open a problem, time one candidate or several against each other."""
+
+import time
+
+from autotune.measure import candidate
+from autotune.measure.bandwidth import ReadProbe
+from autotune.measure.judge import WrongResult, measure, rematch
+from kernel_templates import registry
+from kernel_templates.cpu import machine
+from kernel_templates.cpu.team import Team
+from kernel_templates.space import Config
+
+
+class OnCpu:
+    """The current problem, and the team of threads its candidates run on."""
+
+    def __init__(self) -> None:
+        self._bench: candidate.Bench | None = None
+        self._key = ("", 0)
+
+    @property
+    def bench(self) -> candidate.Bench:
+        if self._bench is None:
+            raise RuntimeError("no problem is open")
+        return self._bench
+
+    def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
+        """Compile into the cache on disk; ("compiled", seconds)."""
+        target = registry.parse_problem(problem)
+        start = time.perf_counter()
+        registry.get(target.op).cpu.compile(target, Config(config), machine.features())
+        return ("compiled", time.perf_counter() - start)
+
+    def open(self, problem: str, seed: int, threads: int, drawn: str | None = None) -> tuple:
+        """Draw inputs and compute the reference's answer, unless that is done; ("opened", tolerance)."""
+        if self._bench is None or self._key != (problem, seed):
+            team = self._bench.team if self._bench else Team(threads)
+            self._bench, self._key = candidate.Bench(registry.parse_problem(problem), team, seed), (problem, seed)
+        return ("opened", self.bench.tolerance)
+
+    def measure(self, config: dict, samples: int) -> tuple:
+        """("ok", Measurement, error) or ("wrong", message, error)."""
+        try:
+            ready = self.bench.prepare(Config(config), candidate.working_set())
+        except WrongResult as wrong:
+            return ("wrong", str(wrong), wrong.error)
+        return ("ok", measure(ready, samples), ready.error)
+
+    def rematch(self, configs: list[dict], rounds: int) -> tuple:
+        """("rematch", measurements, errors, bytes a second that the machine read meanwhile)."""
+        size = candidate.working_set()
+        ready = [self.bench.prepare(Config(c), size) for c in configs]
+        measurements, rate = rematch(ready, rounds, ReadProbe(self.bench.team, size))
+        return ("rematch", measurements, [r.error for r in ready], rate)

@@ -1,0 +1,73 @@
+"""Where candidates live: the device, how its templates can be built, and how its worker processes share the work."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.measure.process import PROGRAM
+from kernel_templates import registry
+from kernel_templates.device import Device
+from kernel_templates.problem import Problem
+from kernel_templates.space import Space
+
+MOST_COMPILERS = 12  # for a GPU: more do not help, for candidates are not measured faster than these compile
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device as the tuner sees it.
+
+    name: "cpu" or "cuda:0"; builds: the workers' backend that compiles for it; space: a problem's space there;
+    compilers: processes that compile side by side; apart: whether one more process measures meanwhile; compile_s,
+    measure_s: seconds after which a request counts as hung; program: the worker's command.
+    """
+
+    name: str
+    builds: str
+    device: Device
+    space: Callable[[Problem], Space]
+    compilers: int
+    apart: bool
+    compile_s: float = 60.0
+    measure_s: float = 60.0
+    program: tuple[str, ...] = PROGRAM
+
+
+def cpu() -> Place:
+    """This machine's processor."""
+    from kernel_templates.cpu import machine
+
+    def space(problem: Problem) -> Space:
+        return registry.get(problem.op).cpu_space(problem, machine.features())
+
+    device = machine.detect()
+    return Place("cpu", "cpu", device, space, max(2, min(device.units, 8)), apart=False)
+
+
+def cuda(index: int = 0) -> Place:
+    """A GPU. Raises DeviceError when it cannot be used."""
+    from kernel_templates.cuda import machine
+
+    device = machine.detect(index)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A tile of thousands of elements a thread can compile for a minute, and would not be fast: it is given up. Three
+    # cores are left for the search, for the one who measures, and for what else goes on.
+    return Place(
+        f"cuda:{index}",
+        f"sm{device.capability.replace('.', '')}",
+        device,
+        lambda problem: registry.cuda_space(problem, device),
+        max(1, min(cores - 3, MOST_COMPILERS)),
+        apart=True,
+        compile_s=8.0,
+        measure_s=30.0,
+    )
+
+
+def of(name: str) -> Place:
+    """The place called "cpu" or "cuda:0"."""
+    if name == "cpu":
+        return cpu()
+    from kernel_templates.cuda import machine
+
+    return cuda(machine.index_of(name))

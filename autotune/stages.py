@@ -1,0 +1,44 @@
+"""Tuning a model for a GPU: every problem alone, then its layers in context, by one crew, within one budget."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from autotune import chain, judging, tuner
+from autotune.layer_search import TunedLayer
+from autotune.measure.crew import Crew
+from autotune.place import Place
+from autotune.tuner import Progress, Tuned
+from kernel_templates.problem import Problem
+from tuning_db import TuningDB
+
+BUDGET_S = 150.0
+ALONE = 0.4  # of the budget
+
+
+def tune(
+    problems: Mapping[Problem, int],
+    layers: Sequence[Problem],
+    db: TuningDB,
+    where: Place,
+    *,
+    trials: int | None = None,
+    budget_s: float | None = BUDGET_S,
+    sampler: str = "walk",
+    seed: int = 0,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[list[Tuned], list[TunedLayer]]:
+    """Both stages; either may be empty. trials: of each problem alone; budget_s: seconds for everything, the workers'
+    start included; None: no limit. Raises what `tuner.tune` and `chain.tune` raise."""
+    begun = time.monotonic()
+
+    def left(share: float) -> float | None:
+        return None if budget_s is None else max(0.0, begun + budget_s * share - time.monotonic())
+
+    with Crew(where.compilers, where.apart, where.program) as crew:
+        judging.draw_ahead([*tuner.in_order(problems), *layers], where, crew, seed)
+        alone = tuner.tune(
+            problems, db, trials=trials, budget_s=left(ALONE if layers else 1.0), sampler=sampler, seed=seed,
+            report=report, where=where, crew=crew, after=partial(chain.warm, layers, db, where, crew, seed),
+        )  # fmt: skip
+        return alone, chain.tune(layers, db, where, crew, budget_s=left(1.0), seed=seed, report=report)

@@ -1,0 +1,145 @@
+"""Decoding attention on the GPU: `cuda_short` if programs can hold their shares of the positions, else `cuda_kernel`.
+
+Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
+append to the cache are its prologue.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from kernel_templates.attention import cache, cuda_kernel, cuda_short
+from kernel_templates.attention.problem import Attention
+from kernel_templates.attention.space import held, one_pass, power_of_two
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.vector import RUN, Vector
+from kernel_templates.operation import Inputs
+
+PACK_DEPENDS = ()
+
+_BITS = {"int16": 16, "int8": 8, "": 0}
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How raw queries and keys become final. q_norm, k_norm: float32 [head_dim], read if qk_norm; rope: float32
+    [capacity, rope_dim], cosines then sines; eps: of the norms."""
+
+    qk_norm: bool
+    rope_dim: int
+    q_norm: torch.Tensor
+    k_norm: torch.Tensor
+    rope: torch.Tensor
+    eps: float
+
+
+def pack(problem: Attention, config, weights, device: str) -> tuple[()]:
+    """There are no weights."""
+    return ()
+
+
+def scratch_size(problem: Attention, config: Mapping[str, Any]) -> int:
+    """float32 elements that splits leave for whoever joins them: outputs, and logarithms of sums."""
+    splits = config["splits"]
+    return problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
+
+
+def launches(
+    problem: Attention,
+    config: Mapping[str, Any],
+    packed,
+    buffers: Mapping[str, Any],
+    finish: Finish | None = None,
+    activation: str = "int16",
+) -> list[Launch]:
+    """Reads buffers "qkv", "position", "keys", "values"; writes the Vector "attended" in the consumer's `activation`
+    ("": float values only) and, with `finish`, the caches at the position.
+
+    "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
+    layers of a chain; they are made here if there are none or too few.
+    """
+    qkv, out, keys = buffers["qkv"], buffers["attended"], buffers["keys"]
+    partial, counters = _scratch(problem, config, buffers, qkv.device)
+    warps, splits, together = config["warps"], config["splits"], config["heads"]
+    # Pointers that a kernel without prologue never follows still need a tensor.
+    norms = (finish.rope, finish.q_norm, finish.k_norm) if finish else (qkv, qkv, qkv)
+    shape = {"HEADS": problem.heads, "HEAD_DIM": problem.head_dim, "DIMS": power_of_two(problem.head_dim)}
+    shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
+    written = out.pointers[:4]
+    constants = shape | {
+        "KV_HEADS": problem.kv_heads,
+        "ROPE_DIM": finish.rope_dim if finish else 0,
+        "QK_NORM": bool(finish and finish.qk_norm),
+        "FINISH": finish is not None,
+        "TOGETHER": together,
+        "G": power_of_two(together),
+        "LAST_COMBINES": config["combine"] == "last",
+    }
+    kernel = cuda_kernel.attend
+    if one_pass(problem, config):
+        kernel = cuda_short.attend_short
+        constants["EARLY"] = _early(problem, config)
+    attend = Launch(
+        "attention",
+        kernel,
+        (problem.heads // together, splits),
+        (
+            *(qkv, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters),
+            *(keys.shape[1], finish.eps if finish else 0.0),
+        ),
+        constants,
+        warps,
+    )
+    if splits == 1 or config["combine"] == "last":
+        return [attend]
+    join = Launch(
+        "attention_combine",
+        cuda_kernel.combine,
+        (problem.heads,),
+        (buffers["position"], partial, *written),
+        shape,
+        warps,
+    )
+    return [attend, join]
+
+
+def _early(problem: Attention, config: Mapping[str, Any]) -> int:
+    """How much of the cache is held as float32 instead of float16: what 255 registers leave room for, some 90 and 24 a
+    further head being taken."""
+    room = 160 - 24 * (power_of_two(config["heads"]) - 1)
+    return next((early for early in (2, 1) if held(problem, config) * (2 + early) // 2 <= room), 0)
+
+
+def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
+    """The buffers of `launches`; cache positions after the current one are NaN: nothing may read them."""
+    b, count = inputs.buffers, int(inputs.buffers["position"][0]) + 1
+    size = problem.heads * problem.head_dim
+    caches, shape = [], (problem.kv_heads, b["values"].shape[1], problem.head_dim)
+    for filled in cache.read(b["keys"], b["values"], count):
+        whole = torch.full(shape, float("nan"), dtype=torch.float16)
+        whole[:, :count] = filled.to(torch.float16)
+        caches.append(whole.to(device))
+    return {
+        "qkv": torch.from_numpy(b["q"][:size].copy()).to(device),
+        "keys": caches[0],
+        "values": caches[1],
+        "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
+        "attended": Vector.allocate(-(-size // RUN) * RUN, device),
+    }
+
+
+def collect(problem: Attention, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {"out": buffers["attended"].values[: problem.heads * problem.head_dim].cpu().numpy()}
+
+
+def _scratch(problem: Attention, config, buffers, device) -> tuple[torch.Tensor, torch.Tensor]:
+    partial, counters = buffers.get("attention_scratch"), buffers.get("attention_counters")
+    size = scratch_size(problem, config)
+    if partial is None or partial.numel() < size:
+        partial = torch.full((max(size, 1),), float("nan"), device=device)
+    if counters is None or counters.numel() < problem.heads:
+        counters = torch.zeros(problem.heads, dtype=torch.int32, device=device)
+    return partial, counters

@@ -1,0 +1,197 @@
+"""Decoding attention's kernels: one query position, grouped heads, positions split over programs.
+
+    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = q . k_p / sqrt(head_dim)
+
+Everything is four-dimensional, [SLOTS, GROUP heads, ROWS, DIMS elements], so that one layout serves all of it: a thread
+holds 8 neighbouring elements (16 bytes of float16) of every head and row, a slot is what threads side by side and warps
+differ in, and position = first + row * SLOTS + slot. Slots come first because Triton hands out threads axis by axis,
+the contiguous one first. Each slot keeps its own online softmax (Milakov and Gimelshein 2018): largest score m, total,
+weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of log 2.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernel_templates.attention.cuda_join import (
+    LOG2E,
+    LOWEST,
+    each,
+    hand_over,
+    join_splits,
+    side,
+    store_heads,
+    wide,
+)
+from kernel_templates.cuda.heads import finish_head, load_head, rotation
+
+
+@triton.jit
+def _bound(x, ASM: tl.constexpr):
+    """x as the bound of a loop: Triton 3.6 cannot interpret a range between tensors, with NumPy 2.4."""
+    if ASM:
+        return x
+    else:
+        return x.handle.data.item()
+
+
+@triton.jit
+def _join(m1, l1, m2, l2):
+    m = tl.maximum(m1, m2)
+    return m, l1 * tl.exp2(m1 - m) + l2 * tl.exp2(m2 - m)
+
+
+@triton.jit
+def _add_slots(x):
+    """Sum of x [S, G, 1, D] over its slots, [1, G, 1, D].
+
+    Slots of one warp first, by shuffles; then warps change places with elements in one pass through shared memory,
+    which `split` asks for, and meet in a thread. A plain sum goes through it twice, a word at a time.
+    """
+    SLOTS: tl.constexpr = x.shape[0]
+    GROUP: tl.constexpr = x.shape[1]
+    DIMS: tl.constexpr = x.shape[3]
+    IN_WARP: tl.constexpr = 256 // DIMS
+    if IN_WARP >= 1 and SLOTS > IN_WARP:
+        x = tl.sum(tl.reshape(x, [SLOTS // IN_WARP, IN_WARP, GROUP, DIMS]), 1)
+        pairs = tl.reshape(x, [SLOTS // IN_WARP // 2, 2, GROUP, DIMS])
+        even, odd = tl.split(tl.permute(pairs, (2, 3, 0, 1)))
+        return tl.reshape(tl.sum(even + odd, 2), [1, GROUP, 1, DIMS])
+    else:
+        return tl.sum(x, 0, keep_dims=True)
+
+
+@triton.jit
+def _settle(m, total, acc):
+    """Join the slots of m, total [S, G, 1, 1] and acc [S, G, 1, D]: the same with S = 1."""
+    top, total = tl.reduce((m, total), 0, _join, keep_dims=True)
+    return top, total, _add_slots(acc * tl.exp2(m - top))
+
+
+@triton.jit
+def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
+    """Positions of a split: whole tiles. Later splits may have none."""
+    return tl.cdiv(tl.cdiv(count, SPLITS), TILE) * TILE
+
+
+@triton.jit
+def attend(
+    qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, capacity, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
+    QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
+    WARPS: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program (TOGETHER heads of one key head, split) over its share of positions 0..position.
+
+    FINISH: qkv holds this token's raw projections; queries are normed and rotated here, programs whose share holds
+    `position` finish the key, and the one with the key head's first query head appends key and value to the caches
+    float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
+    G: TOGETHER, padded to a power of two.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    SHARED: tl.constexpr = HEADS // KV_HEADS
+    SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
+    ROWS: tl.constexpr = TILE // SLOTS
+    SCALE: tl.constexpr = LOG2E / HEAD_DIM**0.5
+    column, split = tl.program_id(0), tl.program_id(1)
+    first_head = column * TOGETHER
+    kv = first_head // SHARED
+    slot = tl.arange(0, SLOTS)[:, None, None, None]
+    group = tl.arange(0, G)[None, :, None, None]
+    row = tl.arange(0, ROWS)[None, None, :, None]
+    dim = tl.arange(0, DIMS)[None, None, None, :]
+    real = dim < HEAD_DIM
+
+    # Written by earlier tokens, or never: loaded while the previous kernel still runs.
+    position = tl.load(position_at)
+    span = _span(position + 1, SPLITS, TILE)
+    begin = split * span
+    stop = tl.minimum(begin + span, position if FINISH else position + 1)
+    keys += kv.to(tl.int64) * capacity * HEAD_DIM
+    values += kv.to(tl.int64) * capacity * HEAD_DIM
+    at = begin + row * SLOTS + slot
+    old = (at < stop) & (at < position)
+    k = tl.load(keys + at * HEAD_DIM + dim, mask=old & real, other=0.0)
+    v = tl.load(values + at * HEAD_DIM + dim, mask=old & real, other=0.0)
+    if FINISH:
+        # What all slots need, each loads: in the cache's layout, without a way through shared memory.
+        every = tl.broadcast_to(dim, (SLOTS, 1, 1, DIMS))
+        angles = rope + position * ROPE_DIM
+        q_own, q_other = rotation(q_norm, angles, every, SCALE, HEAD_DIM, ROPE_DIM, QK_NORM)
+        k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+    if PDL:
+        gdc_wait()
+    if begin > position:
+        return
+
+    heads = first_head + tl.minimum(group, TOGETHER - 1)  # padding repeats a head, and is not stored
+    if FINISH:
+        owner = begin + span > position
+        q, partner = load_head(qkv + heads * HEAD_DIM, every, real, ROPE_DIM)
+        raw = qkv + (HEADS + kv) * HEAD_DIM
+        new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
+        new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float16)
+        q = finish_head(q, partner, q_own, q_other, eps, 3, HEAD_DIM, QK_NORM)
+        new_k = finish_head(new_k, new_partner, k_own, k_other, eps, 3, HEAD_DIM, QK_NORM).to(tl.float16)
+        # The owner's first slot starts from the new position, all others from nothing.
+        appends = owner & (slot == 0)
+        m = tl.where(appends, tl.sum(q * new_k.to(tl.float32), 3, keep_dims=True), LOWEST)
+        total = tl.where(appends, tl.full(m.shape, 1.0, tl.float32), 0.0)
+        acc = tl.where(appends, tl.broadcast_to(new_v.to(tl.float32), q.shape), 0.0)
+        # 16 bytes of float16 a thread in the shapes of q and v: what gives their loads the cache's layout (Triton's
+        # coalescing takes the widest element count among memory accesses of one shape).
+        in_all, spread = tl.broadcast_to(new_k, q.shape), tl.broadcast_to(keys + position * HEAD_DIM + every, q.shape)
+        stored = appends & (first_head % SHARED == 0) & real
+        tl.store(spread, in_all, mask=stored & (group == 0))
+        tl.store(values + position * HEAD_DIM + every, new_v, mask=stored)
+    else:
+        q = tl.load(qkv + heads * HEAD_DIM + dim, mask=real, other=0.0) * SCALE
+        # `position` may be the previous kernel's work: only now is it there.
+        new = (at < stop) & (at == position)
+        k = tl.where(new, tl.load(keys + at * HEAD_DIM + dim, mask=new & real, other=0.0), k)
+        v = tl.where(new, tl.load(values + at * HEAD_DIM + dim, mask=new & real, other=0.0), v)
+        m = tl.full([SLOTS, G, 1, 1], LOWEST, tl.float32)
+        total = tl.zeros([SLOTS, G, 1, 1], tl.float32)
+        acc = tl.zeros([SLOTS, G, 1, DIMS], tl.float32)
+
+    for _ in range(_bound(begin, ASM), _bound(stop, ASM), TILE):
+        next_at = at + TILE  # the next tile is on its way while this one is used
+        next_k = tl.load(keys + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
+        next_v = tl.load(values + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
+        s = tl.sum(q * k.to(tl.float32), 3, keep_dims=True)
+        s = tl.where(at < stop, s, float("-inf"))
+        top = tl.maximum(m, tl.max(s, 2, keep_dims=True))
+        kept, p = tl.exp2(m - top), tl.exp2(s - top)
+        total = total * kept + tl.sum(p, 2, keep_dims=True)
+        acc = acc * kept + tl.sum(p * v.to(tl.float32), 2, keep_dims=True)
+        m, at, k, v = top, next_at, next_k, next_v
+
+    m, total, acc = _settle(m, total, acc)
+    y = tl.reshape(acc / total, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])
+    y = tl.reshape(tl.permute(y, (2, 1, 0, 3)), [side(DIMS, WARPS), 1, wide(DIMS, WARPS), G, each(DIMS, WARPS)])
+    log = tl.reshape(m + tl.log2(total), [1, 1, 1, G, 1])
+    used = tl.cdiv(position + 1, span)
+    hand_over(
+        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log,
+        G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def combine(
+    position_at, partial, out, high, low, scale,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, TILE: tl.constexpr,
+    SPLITS: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program (head): join the splits that `attend` or `attend_short` left in `partial`."""
+    if PDL:
+        gdc_launch_dependents()
+    head = tl.program_id(0)
+    count = tl.load(position_at) + 1
+    used = tl.cdiv(count, _span(count, SPLITS, TILE))
+    if PDL:
+        gdc_wait()
+    y = join_splits(partial, head, 1, used, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
+    store_heads(out, high, low, scale, head, 1, y, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)

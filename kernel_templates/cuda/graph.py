@@ -1,0 +1,28 @@
+"""Launches captured once as a CUDA graph and replayed: one call of the driver for a whole token."""
+
+from collections.abc import Sequence
+
+import torch
+
+from kernel_templates.cuda.launch import Launch, Target
+
+
+class Graph:
+    """Kernels in order, with the PDL edges that `target` allows. Capturing runs none of them."""
+
+    def __init__(self, launches: Sequence[Launch], target: Target, device: torch.device | str):
+        self.launches = tuple(launches)  # the graph holds addresses: their tensors must live as long
+        with torch.cuda.device(device):
+            for launch in self.launches:
+                # Compiled, and loaded: a module that is loaded during a capture breaks it.
+                launch.compile(target).run  # noqa: B018 - the property loads
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=stream):
+                for launch in self.launches:
+                    launch.run(target)
+
+    def replay(self) -> None:
+        """Start the kernels on the current stream; returns at once."""
+        self._graph.replay()

@@ -1,0 +1,306 @@
+"""The kernels around a matrix-vector product: plain rows, rows added to the residual stream, gated rows, and logits.
+
+All go the same way: the next kernel may start; the first AHEAD weight tiles are asked for; the previous kernel is waited
+for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A program has STEPS
+times GROUPS * EACH rows; a row is read in CHUNKS tiles of UNITS units (`dot` says what tile and unit are).
+"""
+
+# Tuples grow in loops that are unrolled when compiling: Triton has no `(*held, tile)`, mypy no such tuples.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment, var-annotated"
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernel_templates.cuda.dot import load_tile, load_x, opaque, reciprocal, settle, tile_dot, unpack
+from kernel_templates.cuda.lanes import row_places, to_lanes
+from kernel_templates.cuda.quantize import store_lanes
+
+KEPT = tl.constexpr(4)
+"""Chunks of the vector, 20 registers each, that a thread reads all at once; of more it reads two ahead."""
+
+
+@triton.jit
+def places(EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr):
+    """Where a program's tiles begin: its first row, rows [1, GROUPS, EACH], units [UNITS, 1, 1]; and its groups [1, GROUPS, 1]."""
+    first = tl.program_id(0) * (EACH * GROUPS * STEPS)
+    e, g = tl.arange(0, EACH)[None, None, :], tl.arange(0, GROUPS)[None, :, None]
+    u = opaque(tl.arange(0, UNITS), ASM)[:, None, None]
+    return first, opaque(first + g * EACH + e, ASM), u, g
+
+
+@triton.jit
+def all_asked_for(ASM: tl.constexpr):
+    """Every load above is under way before anything below is computed. Without it ptxas, sparing registers, asks for
+    some only after it has waited for others: up to four latencies of the second-level cache, one after the other."""
+    if ASM:
+        tl.inline_asm_elementwise("fence.acq_rel.cta; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def load_squares(squares, g, u, COLS: tl.constexpr, UNITS: tl.constexpr):
+    """A vector's squares, summed by groups of 8 by who wrote it: parts [UNITS, GROUPS, 1, 4]."""
+    at = (u + g * 0)[:, :, :, None] * 4 + tl.arange(0, 4)[None, None, None, :]
+    parts = ()
+    for c in tl.static_range((COLS // 8 + 4 * UNITS - 1) // (4 * UNITS)):
+        parts = parts + (tl.load(squares + at + c * UNITS * 4, mask=at + c * UNITS * 4 < COLS // 8, other=0.0),)
+    return parts
+
+
+@triton.jit
+def rms_factor(parts, eps, COLS: tl.constexpr):
+    """1 / rms [1, GROUPS] from the parts of `load_squares`; each warp for itself."""
+    total = parts[0]
+    for c in tl.static_range(1, len(parts)):
+        total += parts[c]
+    # Down to [GROUPS] and up again, not reshaped: so its layout is that of rows' totals.
+    return tl.rsqrt(tl.sum(tl.sum(tl.sum(total, 3), 2), 0)[None, :] * (1.0 / COLS) + eps)
+
+
+@triton.jit
+def rows_product(
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, rows,
+    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """out[r] = W[r] . n, n being x * norm times x's RMS factor."""
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    TILES: tl.constexpr = STEPS * CHUNKS
+    held = ()
+    for t in tl.static_range(AHEAD):
+        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
+        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    ready = ()
+    for t in tl.static_range(AHEAD):
+        ready = ready + (unpack(held[t], FORMAT),)
+        settle(ready[t], w0, FORMAT, ASM)
+    if PDL:
+        gdc_wait()
+    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
+    xs = ()
+    for c in tl.static_range(XS):
+        unit = u + c * UNITS
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+    parts = load_squares(squares, g, u, COLS, UNITS)
+    all_asked_for(ASM)
+    if PDL and not EARLY:
+        gdc_launch_dependents()
+    factor = rms_factor(parts, eps, COLS)
+    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    for t in tl.static_range(TILES):
+        if t + AHEAD < TILES:
+            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
+            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+        if CHUNKS > KEPT and t + XS < TILES:
+            unit = u + (t + XS) % CHUNKS * UNITS
+            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
+        if t % CHUNKS == CHUNKS - 1:
+            at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+            tl.store(out + at, to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor, mask=once & (at < rows))
+            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+
+
+@triton.jit
+def residual_product(
+    w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
+    FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8."""
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    TILES: tl.constexpr = STEPS * CHUNKS
+    held = ()
+    for t in tl.static_range(AHEAD):
+        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
+        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    norms = ()
+    for s in tl.static_range(STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
+    ready = ()
+    for t in tl.static_range(AHEAD):
+        ready = ready + (unpack(held[t], FORMAT),)
+        settle(ready[t], w0, FORMAT, ASM)
+    if PDL:
+        gdc_wait()
+    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
+    xs = ()
+    for c in tl.static_range(XS):
+        unit = u + c * UNITS
+        xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, FORMAT, ACT, COLS, False, SOURCE, ASM),)
+    before = ()
+    for s in tl.static_range(STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        before = before + (tl.load(out_values + at, mask=at < rows, other=0.0),)
+    all_asked_for(ASM)
+    if PDL and not EARLY:
+        gdc_launch_dependents()
+    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    for t in tl.static_range(TILES):
+        if t + AHEAD < TILES:
+            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
+            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+        if CHUNKS > KEPT and t + XS < TILES:
+            unit = u + (t + XS) % CHUNKS * UNITS
+            xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, FORMAT, ACT, COLS, False, SOURCE, ASM),)
+        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
+        if t % CHUNKS == CHUNKS - 1:
+            at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) + before[t // CHUNKS]
+            n = y * norms[t // CHUNKS]
+            once = once & (at < rows)
+            store_lanes(
+                out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM
+            )
+            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+
+
+@triton.jit
+def gated_product(
+    g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
+    out_values, out_high, out_low, out_scale, rows,
+    FORMAT: tl.constexpr, UP_FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
+    SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
+    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr,
+    STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """out[r] = silu(G[r] . n) * (U[r] . n), n being x * norm times x's RMS factor; quantized.
+
+    EACH * GROUPS is a multiple of 8. A step's tiles are the gate's chunks, then the up's, whose format may differ.
+    """
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    BOTH: tl.constexpr = CHUNKS + UP_CHUNKS
+    held = ()
+    for t in tl.static_range(AHEAD):
+        row = r + t // BOTH * (EACH * GROUPS)
+        if t % BOTH < CHUNKS:
+            held = held + (load_tile(g0, g1, g2, g3, row, rows, u + t % BOTH * UNITS, FORMAT, COLS, EVEN, STREAM),)
+        else:
+            unit = u + (t % BOTH - CHUNKS) * UNITS
+            held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_FORMAT, COLS, EVEN, STREAM),)
+    ready = ()
+    for t in tl.static_range(AHEAD):
+        ready = ready + (unpack(held[t], FORMAT if t % BOTH < CHUNKS else UP_FORMAT),)
+        settle(ready[t], g0, FORMAT if t % BOTH < CHUNKS else UP_FORMAT, ASM)
+    if PDL:
+        gdc_wait()
+    SHARED: tl.constexpr = FORMAT == UP_FORMAT and CHUNKS <= KEPT
+    xs = ()
+    for c in tl.static_range(CHUNKS if SHARED else 1):
+        unit = u + c * UNITS
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+    parts = load_squares(squares, g, u, COLS, UNITS)
+    all_asked_for(ASM)
+    if PDL and not EARLY:
+        gdc_launch_dependents()
+    factor = rms_factor(parts, eps, COLS)
+    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    gate = acc
+    for t in tl.static_range(STEPS * BOTH):
+        if t + AHEAD < STEPS * BOTH:
+            row = r + (t + AHEAD) // BOTH * (EACH * GROUPS)
+            if (t + AHEAD) % BOTH < CHUNKS:
+                unit = u + (t + AHEAD) % BOTH * UNITS
+                held = held + (load_tile(g0, g1, g2, g3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+            else:
+                unit = u + ((t + AHEAD) % BOTH - CHUNKS) * UNITS
+                held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_FORMAT, COLS, EVEN, STREAM),)
+        if not SHARED and t + 1 < STEPS * BOTH:  # one tile ahead
+            if (t + 1) % BOTH < CHUNKS:
+                v = u + (t + 1) % BOTH * UNITS
+                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+            else:
+                v = u + ((t + 1) % BOTH - CHUNKS) * UNITS
+                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_FORMAT, ACT, COLS, True, SOURCE, ASM),)
+        x = xs[t % BOTH % CHUNKS if SHARED else t]
+        if t % BOTH < CHUNKS:
+            acc += tile_dot(ready[t] if t < AHEAD else unpack(held[t], FORMAT), x, FORMAT, ACT, ASM)
+            if t % BOTH == CHUNKS - 1:
+                gate = acc
+                acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+        else:
+            acc += tile_dot(ready[t] if t < AHEAD else unpack(held[t], UP_FORMAT), x, UP_FORMAT, ACT, ASM)
+        if t % BOTH == BOTH - 1:
+            at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+            z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor
+            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
+            y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
+            once = once & (at < rows)
+            store_lanes(
+                out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM
+            )
+            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+
+
+@triton.jit
+def logits_product(
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, logits, best_value, best_id, rows,
+    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """logits[r] = W[r] . n, and each program's largest with its row: the smaller row of equals, NaN if one is NaN."""
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    TILES: tl.constexpr = STEPS * CHUNKS
+    held = ()
+    for t in tl.static_range(AHEAD):
+        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
+        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    ready = ()
+    for t in tl.static_range(AHEAD):
+        ready = ready + (unpack(held[t], FORMAT),)
+        settle(ready[t], w0, FORMAT, ASM)
+    if PDL:
+        gdc_wait()
+    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
+    xs = ()
+    for c in tl.static_range(XS):
+        unit = u + c * UNITS
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+    parts = load_squares(squares, g, u, COLS, UNITS)
+    all_asked_for(ASM)
+    if PDL and not EARLY:
+        gdc_launch_dependents()
+    factor = rms_factor(parts, eps, COLS)
+    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
+    best = tl.full(where.shape, float("-inf"), tl.float32)
+    for t in tl.static_range(TILES):
+        if t + AHEAD < TILES:
+            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
+            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+        if CHUNKS > KEPT and t + XS < TILES:
+            unit = u + (t + XS) % CHUNKS * UNITS
+            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
+        if t % CHUNKS == CHUNKS - 1:
+            at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
+            tl.store(logits + at, y, mask=once & (at < rows))
+            better = (at < rows) & ((y > best) | (y != y))
+            best, where = tl.where(better, y, best), tl.where(better, at, where)
+            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    broken = tl.max(tl.max((best != best).to(tl.int32), 0), 0)
+    top = tl.max(tl.max(tl.where(best != best, float("-inf"), best), 0), 0)
+    winner = tl.min(tl.min(tl.where(best == top, where, rows), 0), 0)
+    one = tl.arange(0, 1)
+    tl.store(best_value + tl.program_id(0) + one, tl.where(broken > 0, float("nan"), top))
+    tl.store(best_id + tl.program_id(0) + one, tl.minimum(winner, rows - 1))

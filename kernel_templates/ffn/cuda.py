@@ -1,0 +1,57 @@
+"""The feed-forward half of a layer on the GPU: gate and up in one kernel, which gates and quantizes, then down."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from kernel_templates.cuda import knobs, product
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.vector import Vector
+from kernel_templates.cuda.weights import Planes
+from kernel_templates.cuda.weights import pack as pack_planes
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.matvec.cuda import residual
+from kernel_templates.operation import Inputs
+
+PACK_DEPENDS = ()
+
+
+def pack(problem: Ffn, config, weights, device: str) -> tuple[Planes, ...]:
+    return tuple(pack_planes([weights[name]], device) for name in ("gate", "up", "down"))
+
+
+def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
+    """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes the Vector "gated"; adds to "x", whose
+    planes then hold x * next_norm."""
+    gate, up, down = packed
+    x, gated = buffers["x"], buffers["gated"]
+    constants = knobs.constants(config, "gate_up_", gate.format, problem.hidden, problem.ffn, problem.activation)
+    other = knobs.constants(config, "gate_up_", up.format, problem.hidden, problem.ffn, problem.activation)
+    tiles = (constants["CHUNKS"] + other["CHUNKS"]) * constants["STEPS"]
+    constants |= {"UP_FORMAT": up.format, "UP_CHUNKS": other["CHUNKS"], "OUT_ACT": knobs.bits(problem.activation)}
+    constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
+    arguments = (
+        *gate.pointers, *up.pointers, *x.pointers, buffers["norm"], buffers["eps"], *gated.pointers[:4], problem.ffn,
+    )  # fmt: skip
+    grid = (knobs.programs(constants, problem.ffn),)
+    return [
+        Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
+        residual(config, "down_", down, problem.activation, gated, x, buffers["next_norm"], "down"),
+    ]
+
+
+def prepare(problem: Ffn, inputs: Inputs, device: str) -> dict[str, Any]:
+    b = inputs.buffers
+    values, norm = (torch.from_numpy(b[name][: problem.hidden].copy()).to(device) for name in ("x", "norm"))
+    x = Vector.allocate(problem.hidden, device)
+    x.fill(values, norm, problem.activation)
+    return {
+        "x": x, "norm": norm, "eps": float(b["eps"][0]), "gated": Vector.allocate(problem.ffn, device),
+        "next_norm": torch.ones(problem.hidden, device=device),
+    }  # fmt: skip
+
+
+def collect(problem: Ffn, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {"gated": buffers["gated"].values.cpu().numpy(), "x": buffers["x"].values.cpu().numpy()}

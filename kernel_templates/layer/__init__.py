@@ -1,0 +1,9 @@
+"""A whole layer as one problem: the chain of kernels that is tuned in context, by the time of the captured layer."""
+
+from kernel_templates.layer import reference, work
+from kernel_templates.layer.problem import Layer
+from kernel_templates.operation import NO_CPU, Operation, no_cpu_space
+
+OPERATION = Operation(
+    "layer", Layer, no_cpu_space, reference.inputs, reference.outputs, work.work, reference.tolerance, NO_CPU
+)

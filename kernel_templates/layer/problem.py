@@ -1,0 +1,60 @@
+"""The shapes of a transformer layer."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kernel_templates.attention.problem import Attention
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.matvec.problem import Matvec
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.problem import Problem
+
+
+@dataclass(frozen=True)
+class Layer(Problem):
+    """x [hidden] through one layer for one position, `context` being how many are cached when it is measured: its
+    norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
+
+    Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
+    """
+
+    op: ClassVar[str] = "layer"
+    template_version: ClassVar[int] = 1
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_dim: int
+    qk_norm: int
+    ffn: int
+    q_format: str
+    k_format: str
+    v_format: str
+    out_format: str
+    gate_format: str
+    up_format: str
+    down_format: str
+    activation: str
+    context: int
+
+    @property
+    def qkv_part(self) -> NormQkvRope:
+        shape = (self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm)
+        return NormQkvRope(*shape, self.q_format, self.k_format, self.v_format, self.activation)
+
+    @property
+    def attention_part(self) -> Attention:
+        return Attention(self.heads, self.kv_heads, self.head_dim, self.context)
+
+    @property
+    def out_part(self) -> Matvec:
+        return Matvec(self.hidden, self.heads * self.head_dim, self.out_format, self.activation)
+
+    @property
+    def ffn_part(self) -> Ffn:
+        return Ffn(self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation)
+
+    def parts(self) -> dict[str, Problem]:
+        """Prefix of a part's parameters -> its problem, in the order they run."""
+        return {"qkv": self.qkv_part, "attention": self.attention_part, "out": self.out_part, "ffn": self.ffn_part}

@@ -1,0 +1,42 @@
+"""How a layer can be built: its parts' parameters under prefixes, and where a head's norm and RoPE happen."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kernel_templates.attention import space as attention
+from kernel_templates.ffn import space as ffn
+from kernel_templates.layer.problem import Layer
+from kernel_templates.matvec import space as matvec
+from kernel_templates.norm_qkv_rope import space as norm_qkv_rope
+from kernel_templates.space import Constraint, Parameter, Space
+
+SPACES: dict[str, Callable[..., Space]] = {
+    "qkv": norm_qkv_rope.cuda,
+    "attention": attention.cuda,
+    "out": matvec.cuda,
+    "ffn": ffn.cuda,
+}
+
+
+def cuda(problem: Layer, device) -> Space:
+    """A space to walk in, part by part: it has too many configurations to list."""
+    finish = Parameter(
+        "finish", ("attention", "kernel"), "attention", "where QK-norm, RoPE and the append to the cache happen: in the "
+        "attention's prologue, or in a kernel of their own",
+    )  # fmt: skip
+    parameters, constraints = [finish], []
+    for prefix, part in problem.parts().items():
+        space = SPACES[prefix](part, device)
+        parameters += [Parameter(f"{prefix}_{p.name}", p.values, p.default, p.meaning) for p in space.parameters]
+        constraints += [_under(prefix, c) for c in space.constraints]
+    return Space(tuple(parameters), tuple(constraints))
+
+
+def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A part's own configuration out of the layer's."""
+    start = prefix + "_"
+    return {name.removeprefix(start): value for name, value in config.items() if name.startswith(start)}
+
+
+def _under(prefix: str, constraint: Constraint) -> Constraint:
+    return Constraint(f"{prefix}: {constraint.name}", constraint.reason, lambda c: constraint.holds(part(c, prefix)))

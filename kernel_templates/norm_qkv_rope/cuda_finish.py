@@ -1,0 +1,69 @@
+"""QK-norm, RoPE and the append to the cache as a kernel of its own, for an attention without that prologue."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernel_templates.cuda.heads import finish_head, load_head, rotation
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+
+
+@triton.jit
+def finish(
+    qkv, keys, values, position_at, rope, q_norm, k_norm, capacity, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
+    QK_NORM: tl.constexpr, DIMS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program: one head of raw qkv. Queries are finished in place; keys, finished, and values go to `position` of the
+    caches float16 [KV_HEADS, capacity, HEAD_DIM]."""
+    if PDL:
+        gdc_launch_dependents()
+    head = tl.program_id(0)
+    dim = tl.arange(0, DIMS)
+    real = dim < HEAD_DIM
+    is_query, is_value = head < HEADS, head >= HEADS + KV_HEADS
+    position = tl.load(position_at)
+    weight = q_norm if is_query else k_norm
+    own, other = rotation(weight, rope + position * ROPE_DIM, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+    kv = tl.where(is_value, head - HEADS - KV_HEADS, tl.maximum(head - HEADS, 0)).to(tl.int64)
+    row = (kv * capacity + position) * HEAD_DIM
+    if PDL:
+        gdc_wait()
+    at = qkv + head * HEAD_DIM
+    x, partner = load_head(at, dim, real, ROPE_DIM)
+    if is_value:
+        tl.store(values + row + dim, x.to(tl.float16), mask=real)
+    else:
+        y = finish_head(x, partner, own, other, eps, 0, HEAD_DIM, QK_NORM)
+        tl.debug_barrier()  # partners are read before they are overwritten
+        tl.store(at + dim, y, mask=is_query & real)
+        tl.store(keys + row + dim, y.to(tl.float16), mask=(head >= HEADS) & real)
+
+
+def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
+    """Reads "qkv" (raw), "position", "rope" float32 [capacity, rope_dim], "eps" (float) and, with QK-norm,
+    "q_norm" and "k_norm" float32 [head_dim]; writes the queries of "qkv", and "keys" and "values" at the position."""
+    rope, keys = buffers["rope"], buffers["keys"]
+    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)
+    return Launch(
+        "finish",
+        finish,
+        (problem.heads + 2 * problem.kv_heads,),
+        (
+            *(buffers["qkv"], keys, buffers["values"], buffers["position"], rope, *norms),
+            *(keys.shape[1], buffers["eps"]),
+        ),
+        {
+            "HEADS": problem.heads,
+            "KV_HEADS": problem.kv_heads,
+            "HEAD_DIM": problem.head_dim,
+            "ROPE_DIM": problem.rope_dim,
+            "QK_NORM": bool(problem.qk_norm),
+            "DIMS": 1 << (problem.head_dim - 1).bit_length(),
+        },
+        warps=1,
+    )

@@ -1,0 +1,132 @@
+"""How launches run: captured in CUDA graphs on a GPU, or one by one where there is none (tests, in the interpreter).
+
+The one place of the engine that knows both. What it hands out behaves alike: a program is started by a call and returns
+at once, a courier brings what a program left to the host later.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernel_templates.cuda.graph import Graph
+from kernel_templates.cuda.launch import Launch, Target
+
+Program = Callable[[], None]
+
+
+class Courier(Protocol):
+    """Brings small tensors from the device in the order they were sent."""
+
+    def send(self, *values: Tensor) -> None:
+        """Take the first element of each int32 tensor, as the work started so far leaves it. They may change only after
+        that work is done and copied, which `receive` says."""
+
+    def receive(self) -> list[int]:
+        """What was sent first and not yet received; waits for it."""
+
+
+class Executor(Protocol):
+    device: torch.device
+
+    @property
+    def expands(self) -> Target | None:
+        """What kernels that expand matrices may use; None: torch does it."""
+
+    def here(self) -> AbstractContextManager:
+        """Inside, this device is the current one."""
+
+    def program(self, launches: Sequence[Launch]) -> Program:
+        """The launches as one thing that can be started again and again."""
+
+    def courier(self, width: int, slots: int) -> Courier:
+        """For `width` values a time, at most `slots` times sent and not received."""
+
+
+class Captured:
+    """A CUDA GPU: every program is a graph."""
+
+    def __init__(self, index: int, target: Target):
+        self.device, self.target = torch.device("cuda", index), target
+
+    @property
+    def expands(self) -> Target:
+        return self.target
+
+    def here(self) -> AbstractContextManager:
+        return torch.cuda.device(self.device)
+
+    def program(self, launches: Sequence[Launch]) -> Program:
+        return Graph(launches, self.target, self.device).replay
+
+    def courier(self, width: int, slots: int) -> Courier:
+        return _SideStream(width, slots, self.device)
+
+
+class Direct:
+    """CPU tensors and Triton's interpreter: programs run when they are started, launch by launch."""
+
+    def __init__(self, target: Target):
+        self.device, self.target = torch.device("cpu"), target
+
+    @property
+    def expands(self) -> None:
+        return None
+
+    def here(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def program(self, launches: Sequence[Launch]) -> Program:
+        def run() -> None:
+            for launch in launches:
+                launch.run(self.target)
+
+        return run
+
+    def courier(self, width: int, slots: int) -> Courier:
+        return _Immediate()
+
+
+@dataclass
+class _Immediate:
+    """What is sent is there."""
+
+    def __post_init__(self) -> None:
+        self._waiting: deque[list[int]] = deque()
+
+    def send(self, *values: Tensor) -> None:
+        self._waiting.append([int(value.view(-1)[0]) for value in values])
+
+    def receive(self) -> list[int]:
+        return self._waiting.popleft()
+
+
+class _SideStream:
+    """Copies into pinned memory on a stream of their own, so that graph follows graph without a gap."""
+
+    def __init__(self, width: int, slots: int, device: torch.device):
+        self._host = torch.zeros((slots, width), dtype=torch.int32, pin_memory=True)
+        self._stream = torch.cuda.Stream(device)
+        self._waiting: deque[tuple[int, torch.cuda.Event]] = deque()
+        self._sent = 0
+
+    def send(self, *values: Tensor) -> None:
+        slot = self._sent % len(self._host)
+        self._sent += 1
+        computed, copied = torch.cuda.Event(), torch.cuda.Event()
+        computed.record()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(computed)
+            for i, value in enumerate(values):
+                self._host[slot, i : i + 1].copy_(value.view(-1)[:1], non_blocking=True)
+            copied.record()
+        self._waiting.append((slot, copied))
+
+    def receive(self) -> list[int]:
+        slot, copied = self._waiting.popleft()
+        copied.synchronize()
+        return self._host[slot].tolist()

@@ -1,0 +1,60 @@
+"""From a GPU's number to a runner: what it is, which configurations it runs, the model packed for it.
+
+The only file of this folder that imports without Triton: a machine that has none is told so in one line.
+"""
+
+from typing import TYPE_CHECKING
+
+from kernel_templates import registry
+from kernel_templates.cuda import machine
+from kernel_templates.device import Device
+from kernel_templates.space import Config
+from model.choices import choose
+from model.config import ModelConfig
+from model.errors import ModelError
+from model.gguf_file import GGUFFile
+from model.problems import contexts, gpu_layers, head_problem, layer_at
+from model.runner import Settings
+
+if TYPE_CHECKING:
+    from model.cuda.execution import Executor
+    from model.cuda.runner import CudaRunner
+
+
+def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CudaRunner":
+    """Pack the model for GPU `settings.index` and capture its first token's graph."""
+    try:
+        device = machine.detect(settings.index)
+    except machine.DeviceError as error:
+        raise ModelError(str(error)) from None
+    from model.cuda.execution import Captured
+
+    runner = build(file, config, settings, device, Captured(settings.index, machine.target(device)))
+    runner.decoder.program(("layers", "head", "greedy"), 0)  # so that the first token does not wait for a compiler
+    return runner
+
+
+def build(
+    file: GGUFFile, config: ModelConfig, settings: Settings, device: Device, executor: "Executor"
+) -> "CudaRunner":
+    """device: what configurations are chosen for; executor: what runs them."""
+    from model.cuda.decode import Decoder
+    from model.cuda.load import load
+    from model.cuda.prefill import Prefill
+    from model.cuda.runner import CudaRunner
+
+    head = head_problem(config, file)
+    problems = [*gpu_layers(config, file, settings.context), head]
+    choices = choose(problems, device, lambda p: registry.cuda_space(p, device), settings.db)
+
+    def configs(layer: int, context: int) -> Config:
+        return choices[layer_at(config, file, layer, context)].config
+
+    first = contexts(settings.context)[0]  # whose configuration packs the weights: for layers all pack alike
+    with executor.here():
+        model = load(
+            file, config, settings.context, lambda i: configs(i, first), choices[head].config,
+            executor.device, settings.on_layer,
+        )  # fmt: skip
+        decoder = Decoder(model, configs, choices[head].config, executor)
+        return CudaRunner(choices, decoder, Prefill(model, executor.expands))

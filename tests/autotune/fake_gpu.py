@@ -1,0 +1,209 @@
+"""A GPU that is not there: operations with made-up times, and the worker program that serves them.
+
+Run as a program with a pipe's number it speaks the protocol of `autotune.measure.worker`. Times are in nanoseconds and
+exact. What is fastest in a layer is not what is fastest alone. Configurations of "qkv" that fail, each in its way:
+
+    rows 16, warps 1   does not compile          rows 16, warps 2   is wrong
+    rows 16, warps 4   breaks CUDA               rows 16, warps 8   kills the process
+"""
+
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import ClassVar
+
+from autotune.measure.judge import duel, summarize
+from autotune.measure.worker import serve
+from kernel_templates.device import Device
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config, Parameter, Space
+
+PROGRAM = (sys.executable, str(Path(__file__).resolve()))
+DEVICE = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"), ("triton", "3")))
+ROWS, WARPS, AHEAD = (1, 2, 4, 8, 16), (1, 2, 4, 8), (1, 2, 3, 4)
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Part(Problem):
+    """kind: "qkv", "attention", "out" or "ffn"."""
+
+    op: ClassVar[str] = "fakepart"
+    template_version: ClassVar[int] = 1
+
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Layer(Problem):
+    op: ClassVar[str] = "fakelayer"
+    template_version: ClassVar[int] = 1
+
+    size: int
+    context: int
+
+    def parts(self) -> dict[str, Problem]:
+        parts: dict[str, Problem] = {name: Part(name, self.size) for name in ("qkv", "out", "ffn")}
+        return {**parts, "attention": Part("attention", self.context)}
+
+
+PARAMETERS = (
+    Parameter("rows", ROWS, 1, "rows of a program"),
+    Parameter("warps", WARPS, 4, "warps of a program"),
+    Parameter("ahead", AHEAD, 1, "loads in flight"),
+)
+
+
+def space(problem: Problem) -> Space:
+    if not isinstance(problem, Layer):
+        return Space(PARAMETERS)
+    finish = Parameter("finish", ("here", "there"), "here", "belongs to no part")
+    own = (Parameter(f"{q}_{p.name}", p.values, p.default, p.meaning) for q in problem.parts() for p in PARAMETERS)
+    return Space((finish, *own))
+
+
+def block(config, prefix: str) -> dict:
+    return {name.removeprefix(f"{prefix}_"): v for name, v in config.items() if name.startswith(f"{prefix}_")}
+
+
+def part_ns(config, rows: int, warps: int, ahead: int) -> float:
+    """A bowl whose lowest point is at the given places in the lists of values."""
+    away = abs(ROWS.index(config["rows"]) - rows), abs(WARPS.index(config["warps"]) - warps)
+    return 1000.0 * (1 + 0.2 * away[0] + 0.1 * away[1] + 0.05 * abs(AHEAD.index(config["ahead"]) - ahead))
+
+
+def time_ns(problem: Problem, config) -> float:
+    if isinstance(problem, Layer):  # in a chain fewer rows and more loads in flight pay; a long context wants warps
+        where = {q: (1, 2 + (q == "attention" and problem.context > 300), 2) for q in problem.parts()}
+        return sum(part_ns(block(config, q), *where[q]) for q in where) + 500.0 * (config["finish"] == "here")
+    return part_ns(config, 2, 1, 0)
+
+
+def operation(problem: type[Problem]):
+    """The stand-in's Operation; only its cost and tolerance are ever asked for."""
+    from kernel_templates.operation import NO_CPU, Operation, Work, no_cpu_space  # a worker starts faster without
+
+    def work(_: Problem):
+        return Work(1_000_000, 1_000_000)
+
+    def none(*_):
+        raise AssertionError("the stand-in needs none")
+
+    return Operation(problem.op, problem, no_cpu_space, none, none, work, lambda _: TOLERANCE, NO_CPU)
+
+
+def place(device: Device = DEVICE, compilers: int = 2):
+    """The stand-in's Place."""
+    from autotune.place import Place
+
+    return Place("cuda:0", "sm90", device, space, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM)
+
+
+def install(monkeypatch) -> None:
+    """Make the registry know the stand-ins."""
+    from kernel_templates import registry
+
+    for problem in (Part, Layer):
+        monkeypatch.setitem(registry.OPERATIONS, problem.op, operation(problem))
+
+
+class FakeGpu:
+    """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a compilation of what this
+    process has not compiled yet, FAKE_OPEN opening a problem that was not drawn; FAKE_LOG: a file that every request
+    goes to."""
+
+    def __init__(self, device: str):
+        assert device in ("cuda:0", "sm90")
+        self.built: set[tuple] = set()
+        self.problem: Problem | None = None
+        self.key = ("", 0)
+
+    def compile(self, key: str, config: dict) -> tuple:
+        self._log("compile", config)
+        if self._parse(key, config, 1):
+            return ("failed_to_compile", "PTXASError: too many rows")
+        start = time.monotonic()
+        for block in self._blocks(key, config):
+            if block not in self.built:
+                self.built.add(block)
+                time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
+        return ("compiled", time.monotonic() - start)
+
+    def _blocks(self, key: str, config: dict) -> list[tuple]:
+        """What is compiled apart: a part's kernel."""
+        names = {name.partition("_")[0] if "_" in name else "" for name in config}
+        return [
+            (key, n, *sorted(i for i in config.items() if i[0].startswith(n)))
+            for n in sorted(names)
+            if n or len(names) == 1
+        ]
+
+    def draw(self, key: str, seed: int, path: str) -> tuple:
+        time.sleep(_seconds("FAKE_OPEN"))
+        Path(path).write_text(key)
+        return ("drawn", 0.0)
+
+    def open(self, key: str, seed: int, units: int, drawn: str | None = None) -> tuple:
+        assert units == DEVICE.units
+        op, _, fields = key.partition(":")
+        if self.key != (key, seed):
+            self.key = (key, seed)
+            if drawn is None or not Path(drawn).exists():
+                time.sleep(_seconds("FAKE_OPEN"))
+        self.problem = {Part.op: Part, Layer.op: Layer}[op].parse(fields)
+        return ("opened", TOLERANCE)
+
+    def measure(self, config: dict, samples: int) -> tuple:
+        self._log("measure", config)
+        return self._run(config) or ("ok", summarize([time_ns(self.problem, config)] * samples), 0.001)
+
+    def duel(self, config: dict, champion: dict, rounds: int, verify: bool) -> tuple:
+        self._log(f"duel {verify}", config)
+        failed = self._run(config)
+        if failed and (verify or failed[0] != "wrong"):
+            return failed
+        mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (config, champion))
+        ours, best = duel(mine, theirs, rounds)
+        return ("duel", summarize(ours), summarize(best), 0.001 if verify else float("nan"))
+
+    def rematch(self, configs: list[dict], rounds: int) -> tuple:
+        measured = [summarize([time_ns(self.problem, c)] * rounds) for c in configs]
+        if any(self._run(c) for c in configs):
+            return ("failed", "WrongResult")
+        return ("rematch", measured, [0.001] * len(configs), 3e12)
+
+    def _parse(self, key: str, config: dict, warps: int) -> bool:
+        """Whether "qkv" has 16 rows and so many warps."""
+        prefix = "" if key.startswith(Part.op) else "qkv_"
+        mine = prefix or "kind=qkv" in key
+        return bool(mine) and config[f"{prefix}rows"] == 16 and config[f"{prefix}warps"] == warps
+
+    def _run(self, config: dict) -> tuple | None:
+        time.sleep(_seconds("FAKE_SLOW"))
+        key = self.problem.key
+        if self._parse(key, config, 4):
+            return ("poisoned", "CUDA error: an illegal memory access was encountered")
+        if self._parse(key, config, 8):
+            os._exit(3)
+        together = os.environ.get("FAKE_TOGETHER_WRONG") and key.startswith(Layer.op)
+        if self._parse(key, config, 2) or (together and config["qkv_rows"] == config["out_rows"] == 2):
+            return ("wrong", "relative error 1 is above the tolerance 0.01", 1.0)
+        return None
+
+    def _log(self, name: str, config: dict) -> None:
+        if "FAKE_LOG" in os.environ:
+            with open(os.environ["FAKE_LOG"], "a") as log:
+                log.write(f"{name} {Config(config).key}\n")
+
+
+def _seconds(name: str) -> float:
+    return float(os.environ.get(name, "0"))
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), FakeGpu)

@@ -1,0 +1,226 @@
+"""`autotune bench` for a GPU, without one: a stand-in engine whose tokens take made-up time, and the tables."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from autotune import ceilings, cuda_bench, cuda_token
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cuda import machine
+from kernel_templates.device import Device
+from kernel_templates.head.problem import Head
+from kernel_templates.layer.problem import Layer
+from kernel_templates.operation import Work
+from model.errors import ModelError
+from tuning_db import open_db
+
+READ = 1000.0  # GB/s
+LAYER = Layer(64, 4, 2, 16, 16, 0, 128, *["Q4_0"] * 7, "int16", 0)
+HEAD = Head(512, 64, "Q8_0", "int16")
+STEP_US = {"untuned": 200.0, "tuned": 100.0}
+PROMPT_US = 10.0
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now * 1e-6
+
+
+@dataclass
+class FakeEngine:
+    """Two layers, 1,000 bytes of weights in each matrix; a step takes STEP_US, longer after more tokens."""
+
+    clock: Clock
+    side: str
+    context: int
+    cached: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        planes = (SimpleNamespace(nbytes=1000),)
+        layer = SimpleNamespace(problem=LAYER, qkv=planes, out=planes, gate_up=planes * 2, down=planes)
+        self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
+        self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
+        self.decoder = SimpleNamespace(
+            model=SimpleNamespace(layers=[layer, layer], head=HEAD), context=self.context, launches=self.launches,
+            buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
+        )  # fmt: skip
+
+    def launches(self, part: str, bound: int) -> list[Any]:
+        names = ["qkv", "attention", *["attention_combine"] * (bound > 160), "out", "gate_up", "down"]
+        return [SimpleNamespace(name=n) for n in {"layers": names * 2, "head": ["head"], "greedy": ["pick"]}[part]]
+
+    def reset(self) -> None:
+        self.cached = []
+
+    def generate_tokens(self, prompt: list[int], tokens: int, sampler: Any, ignore_end: bool = False) -> Iterator[int]:
+        assert ignore_end and sampler.temperature == 0
+        new = len(prompt) - len(self.cached)
+        self.clock.now += PROMPT_US * new if new > 1 else STEP_US[self.side] + len(prompt) / 100
+        self.cached = prompt[:-1]
+        self.steps.append(tokens)
+        for i in range(min(tokens, self.context - len(prompt))):
+            self.clock.now += (STEP_US[self.side] + len(prompt) / 100) * (i > 0)
+            yield i
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeWatch:
+    def __init__(self, index: int, target: Any) -> None:
+        assert index == 0
+
+    def repeated(self, launches: list[Any], rewind: Callable[[], None]) -> float:
+        rewind()
+        return 20.0
+
+    def from_memory(self, launches: list[Any], rewind: Callable[[], None]) -> float:
+        return 4.0 * len(launches)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The stand-in machine: loaded engines in order, free memory, the model's own context."""
+    here = SimpleNamespace(engines=[], free=80 << 30, trained=8192)
+    clock = Clock()
+    device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
+
+    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int) -> FakeEngine:
+        side = "tuned" if tuned else "untuned"
+        here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
+        return here.engines[-1]
+
+    monkeypatch.setattr(cuda_bench.model, "load", load)
+    monkeypatch.setattr(cuda_bench, "clock", clock)
+    monkeypatch.setattr(cuda_token, "Stopwatch", FakeWatch)
+    monkeypatch.setattr(machine, "detect", lambda index=0: device)
+    monkeypatch.setattr(machine, "check", lambda index=0: None)
+    monkeypatch.setattr(ceilings, "known_or_measured", lambda *_, **__: {"read_gb_s": READ})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (here.free, 80 << 30))
+    return here
+
+
+@pytest.fixture
+def bench(gpu: SimpleNamespace, tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def run(**settings: Any) -> dict[str, Any]:
+        with open_db(tmp_path / "bench.db") as db:
+            return cuda_bench.bench(tiny_model, db, "cuda:0", **settings)
+
+    return run
+
+
+def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
+    report = bench(runs=3)
+    json.dumps(report)
+    assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
+    assert report["settings"] == {"prompt": 2048, "tokens": 128, "runs": 3, "alternating": True}
+    for side, us in STEP_US.items():
+        assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
+        shallow, deep = report[side]["decode"]["0"], report[side]["decode"]["4096"]
+        assert shallow["tok_s"] == pytest.approx(1e6 / (us + 0.01)) and deep["tok_s"] == pytest.approx(
+            1e6 / (us + 40.96)
+        )
+        assert shallow["tok_s_range"] == pytest.approx([shallow["tok_s"]] * 2)
+        assert shallow["kernels_per_token"] == 2 * 5 + 2 and deep["kernels_per_token"] == 2 * 6 + 2
+        extra = deep["bytes_per_token"] - shallow["bytes_per_token"]
+        assert extra == 2 * 4095 * 4 * 2 * 16  # two layers, keys and values in float16
+        assert shallow["share"] == pytest.approx(shallow["bytes_per_token"] * shallow["tok_s"] / 1e9 / READ)
+    assert report["sources"] == {LAYER.key: "exact"}
+    # One turn to warm up and three that count: a prefill, then at each depth one token and 128.
+    assert Counter(gpu.engines[0].steps) == {1: 4 * 3, 128: 4 * 2}
+
+
+def test_one_at_a_time_when_memory_holds_one(bench, gpu) -> None:
+    gpu.free = 1 << 30
+    report = bench(runs=1, depths=(0,))
+    assert not report["settings"]["alternating"] and [e.side for e in gpu.engines] == ["untuned", "tuned"]
+    assert set(report["operations"]) == {"untuned", "tuned"} and "sources" in report
+
+
+def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
+    gpu.trained = 2200
+    assert list(bench(runs=1)["tuned"]["decode"]) == ["0"]
+    gpu.trained = 1024
+    with pytest.raises(ModelError, match="needs a context of 2049 tokens and the model has 1024; ask for fewer"):
+        bench(runs=1)
+    assert all(e.closed for e in gpu.engines)
+    with pytest.raises(ModelError, match="needs a context of 2001 tokens"):
+        bench(runs=1, prompt=10, tokens=2000, depths=(4096, 0))
+
+
+def test_the_profile_s_position_stays_in_its_context(bench, gpu) -> None:
+    bench(runs=1, tokens=300, depths=(0,))
+    assert gpu.engines[0].decoder.buffers["position"].item() == 160 - cuda_token.REPLAYS - 1  # the middle is 151
+
+
+def test_operations_alone_beside_the_token(bench) -> None:
+    rows = {row["kernel"]: row for row in bench(runs=1)["operations"]["tuned"]}
+    assert list(rows) == ["qkv", "attention", "out", "gate_up", "down", "head", "pick", "token"]
+    assert rows["gate_up"] | {"share": 0, "gb_s": 0} == {
+        "kernel": "gate_up", "count": 2, "us": 8.0, "us_each": 4.0, "bytes": 4000, "gb_s": 0, "share": 0,
+    }  # fmt: skip
+    assert rows["gate_up"]["gb_s"] == pytest.approx(0.5) and rows["gate_up"]["share"] == pytest.approx(0.5 / READ)
+    assert rows["pick"]["bytes"] is None and rows["pick"]["gb_s"] is None
+    attention: Work = cuda_token.registry.get("attention").work(Attention(4, 2, 16, 66))
+    assert rows["attention"]["bytes"] == 2 * attention.bytes
+    assert rows["token"]["us"] == 20.0 and rows["token"]["count"] == 12
+    assert rows["token"]["bytes"] == sum(row["bytes"] or 0 for name, row in rows.items() if name != "token")
+
+
+def test_the_tables(autotune, gpu, tiny_model) -> None:
+    result = autotune("bench", tiny_model, "--device", "cuda:0", "--runs", "1", "--depth", "0", "--depth", "200")
+    assert result.exit_code == 0, result.stderr
+    decode = [line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["untuned"], ["tuned"])]
+    assert [words[:2] for words in decode] == [["untuned", "0"], ["untuned", "200"], ["tuned", "0"], ["tuned", "200"]]
+    assert decode[2][2] == "9999.0" and decode[2][-1] == "12" and decode[3][-1] == "14"
+    assert "prefill of 2048 tokens: untuned 100000.0 tok/s, tuned 100000.0 tok/s" in result.stdout
+    (token,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["token"]]
+    assert token[1:5] == ["12", "20.0", "20.0", "1.00×"]
+    assert "in the token they overlap" in result.stdout
+    document = json.loads(autotune("bench", tiny_model, "--device", "cuda:0", "--runs", "1", "--json").stdout)
+    assert document["device"]["chip"] == "Fake 100" and set(document["tuned"]["decode"]) == {"0", "4096"}
+
+
+def test_kernels_of_one_side_only(capsys) -> None:
+    from autotune.commands.bench import _print_gpu
+
+    def row(kernel: str, us: float) -> dict[str, Any]:
+        return {"kernel": kernel, "count": 1, "us": us, "us_each": us, "bytes": None, "gb_s": None, "share": None}
+
+    decode = {"tok_s": 1.0, "bytes_per_token": 1, "gb_s": 1.0, "share": 0.1, "kernels_per_token": 2}
+    side = {"prefill_tok_s": 1.0, "decode": {"0": decode}}
+    operations = {"untuned": [row("finish", 7.0), row("token", 9.0)], "tuned": [row("join", 5.0), row("token", 6.0)]}
+    _print_gpu({"model": "m", "settings": {"prompt": 8}, "untuned": side, "tuned": side, "operations": operations})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["finish", "1", "7.0", "–", "–", "–", "–", "–", "–"] in lines
+    assert ["join", "1", "–", "5.0", "–", "5.00", "–", "–", "–"] in lines
+    assert [line[0] for line in lines if line[:1] in (["finish"], ["token"])] == ["finish", "token"]
+
+
+def test_a_bad_depth_is_refused_early(complaint, tiny_model, gpu) -> None:
+    assert "depth" in complaint("bench", tiny_model, "--device", "cuda:0", "--depth", "-1")
+
+
+@pytest.mark.gpu
+def test_for_real(tiny_model: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    with open_db(tmp_path / "bench.db") as db:
+        report = cuda_bench.bench(tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100))
+    for side in cuda_bench.SIDES:
+        rows = report["operations"][side]
+        print(f"{side}: {report[side]['decode']['0']['tok_s']:.0f} tok/s, {[(r['kernel'], r['us']) for r in rows]}")
+        assert rows[-1]["kernel"] == "token" and all(row["us"] > 0 for row in rows)
+        assert report[side]["decode"]["100"]["share"] < 1 and report[side]["prefill_tok_s"] > 0

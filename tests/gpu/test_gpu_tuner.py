@@ -1,0 +1,88 @@
+"""The tuner on a real GPU: both stages on a small layer, candidates that break CUDA, and the roofs."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotune import ceilings, place, stages, tuner
+from autotune.measure.process import Worker, WorkerDied
+from kernel_templates import registry
+from kernel_templates.cuda import machine
+from kernel_templates.layer.problem import Layer
+from kernel_templates.matvec.problem import Matvec
+from tuning_db import open_db
+from tuning_db.records import Outcome, Source
+
+pytestmark = pytest.mark.gpu
+
+FORMATS = ["Q4_0"] * 7
+LAYER = Layer(1024, 16, 8, 128, 128, 1, 3072, *FORMATS, "int16", 256)
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture
+def db(tmp_path):
+    with open_db(tmp_path / "t.db") as opened:
+        yield opened
+
+
+def test_a_problem_alone(db) -> None:
+    problem, device = Matvec(1024, 2048, "Q4_0"), machine.detect(0)
+    (tuned,) = tuner.tune({problem: 28}, db, trials=12, budget_s=60.0, sampler="walk", where=place.cuda(0))
+    assert tuned.best_ns <= tuned.default_ns and 0.0 < tuned.share < 1.05
+    answer = db.lookup(device, problem.key, problem.template_version)
+    assert answer.source is Source.EXACT and answer.winner.error <= answer.winner.tolerance
+    outcomes = [t.outcome for t in db.past_trials(device, problem.key, problem.template_version)]
+    assert outcomes.count(Outcome.OK) >= 10, outcomes
+    print(f"{problem.key}: {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us, {tuned.gb_s:.0f} GB/s")
+
+
+def test_both_stages_within_their_budget(db) -> None:
+    problems, begun = dict.fromkeys(LAYER.parts().values(), 28), time.monotonic()
+    alone, (layer,) = stages.tune(problems, [LAYER], db, place.cuda(0), budget_s=60.0)
+    assert time.monotonic() - begun < 90.0
+    assert len(alone) == 4 and layer.best_ns <= layer.isolated_ns * 1.02
+    assert layer.best_ns < sum(tuned.best_ns for tuned in alone) * 1.2  # chained kernels overlap
+    answer = db.lookup(machine.detect(0), LAYER.key, LAYER.template_version)
+    assert answer.source is Source.EXACT and answer.winner.config == dict(layer.config)
+    print(
+        f"layer {layer.default_ns / 1e3:.2f}, alone {layer.isolated_ns / 1e3:.2f}, tuned {layer.best_ns / 1e3:.2f} us"
+    )
+
+
+def test_what_breaks_cuda_ends_only_its_worker() -> None:
+    """The reply says so, the process ends, and the next request starts another in which all is well."""
+    worker = Worker((sys.executable, str(Path(__file__).with_name("breaking_worker.py"))))
+    problem = Matvec(256, 256, "Q4_0")
+    config = dict(registry.cuda_space(problem, machine.detect(0)).default)
+
+    def measure(**extra: bool) -> tuple:
+        opened = worker.request("open", "cuda:0", problem.key, 0, 132, timeout_s=120)
+        assert opened[0] == "opened", opened
+        return worker.request("measure", {**config, **extra}, 3, timeout_s=60)
+
+    try:
+        assert measure()[0] == "ok"
+        broken = measure(**{"break": True})
+        assert broken[0] == "poisoned", broken
+        with pytest.raises(WorkerDied):
+            worker.answer(20)
+        assert measure()[0] == "ok"
+    finally:
+        worker.stop()
+
+
+def test_roofs(db) -> None:
+    device = machine.detect(0)
+    limits = ceilings.known_or_measured(db, device)
+    assert 100.0 < limits["read_gb_s"] < 20_000.0 and 100.0 < limits["copy_gb_s"] < 20_000.0
+    assert ceilings.known_or_measured(db, device) == limits
+    print(limits)

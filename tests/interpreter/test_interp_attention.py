@@ -1,0 +1,206 @@
+"""Decoding attention's GPU kernels in Triton's interpreter, against float64: every position, group and head size."""
+
+import numpy as np
+import pytest
+import torch
+
+from kernel_templates import truth
+from kernel_templates.attention import cuda, reference, space
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.cuda.vector import Vector
+from kernel_templates.norm_qkv_rope import cuda_finish
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+
+CAPACITY, EPS = 96, 1e-6
+
+
+def config(tile=32, warps=1, splits=1, combine="last", heads=1):
+    return {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads}
+
+
+class Token:
+    """Random raw projections, caches filled up to `position` and NaN from there, poisoned outputs; and the truth."""
+
+    def __init__(self, heads, kv_heads, head_dim, position, rope_dim=0, qk_norm=True, seed=0):
+        rng = np.random.default_rng(seed)
+        self.heads, self.kv_heads, self.dim, self.position = heads, kv_heads, head_dim, position
+        self.rope_dim, self.qk_norm = rope_dim or head_dim, qk_norm
+        self.problem = Attention(heads, kv_heads, head_dim, CAPACITY)
+        self.q_norm = np.exp(rng.uniform(np.log(0.1), np.log(2.0), head_dim)).astype(np.float32)
+        self.k_norm = np.exp(rng.uniform(np.log(0.1), np.log(96.5), head_dim)).astype(np.float32)
+        self.k_norm[0] = 96.5
+        angles = np.arange(CAPACITY)[:, None] * 1e4 ** (-np.arange(0, self.rope_dim, 2) / self.rope_dim)
+        self.rope = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+        shape = (kv_heads, CAPACITY, head_dim)
+        caches = [rng.standard_normal(shape).astype(np.float16) for _ in range(2)]
+        for c in caches:
+            c[:, position:] = np.nan
+        size = heads * head_dim
+        self.buffers = {
+            "qkv": torch.from_numpy(rng.standard_normal((heads + 2 * kv_heads) * head_dim).astype(np.float32)),
+            "keys": torch.from_numpy(caches[0]),
+            "values": torch.from_numpy(caches[1]),
+            "position": torch.tensor([position], dtype=torch.int32),
+            "attended": Vector.allocate(-(-size // 32) * 32, "cpu"),
+        }
+
+    def finish(self):
+        to = torch.from_numpy
+        return cuda.Finish(self.qk_norm, self.rope_dim, to(self.q_norm), to(self.k_norm), to(self.rope), EPS)
+
+    def finished(self):
+        """q [heads, dim], k, v [kv_heads, dim], float64, as they have to come out of norm and RoPE."""
+        raw = self.buffers["qkv"].double().numpy().reshape(-1, self.dim)
+        q, k, v = np.split(raw, [self.heads, self.heads + self.kv_heads])
+        if self.qk_norm:
+            q, k = truth.rms_norm(q, self.q_norm, EPS), truth.rms_norm(k, self.k_norm, EPS)
+        half = self.rope_dim // 2
+        cos, sin = self.rope[self.position, :half].astype(float), self.rope[self.position, half:].astype(float)
+        return truth.rope(q, cos, sin), truth.rope(k, cos, sin), v
+
+    def expected(self, q, k, v):
+        """float64 [heads, dim] with k, v at the position."""
+        keys, values = (self.buffers[n].double().numpy()[:, : self.position + 1].copy() for n in ("keys", "values"))
+        keys[:, self.position], values[:, self.position] = k.astype(np.float16), v.astype(np.float16)
+        scores = np.einsum("kgd,kpd->kgp", q.reshape(self.kv_heads, -1, self.dim), keys) / np.sqrt(self.dim)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out = np.einsum("kgp,kpd->kgd", weights / weights.sum(-1, keepdims=True), values)
+        return out.reshape(self.heads, self.dim)
+
+    def run(self, chosen, activation="int16"):
+        """With prologue; checks output, planes and caches."""
+        q, k, v = self.finished()
+        expected = self.expected(q, k, v)
+        before = {n: self.buffers[n].clone() for n in ("keys", "values")}
+        for launch in cuda.launches(self.problem, chosen, (), self.buffers, self.finish(), activation):
+            launch.run(INTERPRETED)
+        out = self.buffers["attended"]
+        size = self.heads * self.dim
+        # Keys are rounded to float16 before the score: one step of 96.5 * sqrt(dim) moves a score by some 1e-2.
+        close(out.values[:size].reshape(self.heads, -1), expected, 2e-2 if self.qk_norm else 1e-3)
+        planes(out, size, activation)
+        for name, new in (("keys", k), ("values", v)):
+            np.testing.assert_allclose(self.buffers[name][:, self.position].double(), new, rtol=1.5e-3, atol=1e-3)
+            before[name][:, self.position] = self.buffers[name][:, self.position]
+            assert torch.equal(self.buffers[name].nan_to_num(7.0), before[name].nan_to_num(7.0)), "another row changed"
+
+
+def close(out, expected, tolerance=1e-5):
+    error = np.linalg.norm(np.asarray(out, np.float64) - expected) / np.linalg.norm(expected)
+    assert error < tolerance, error
+
+
+def planes(out, size, activation):
+    """The planes say the values, within half a step of their group's scale."""
+    if not activation:
+        assert out.scale.isnan().all()
+        return
+    values, quantized = out.values[:size], out.quantized(activation)[:size]
+    step = values.reshape(-1, 8).abs().amax(1) / {"int16": 32767, "int8": 127}[activation]
+    assert torch.all((values - quantized).abs() <= 0.51 * step.repeat_interleave(8) + 1e-12)
+    np.testing.assert_allclose(out.scale[: size // 8], step, rtol=1e-6)
+
+
+@pytest.mark.parametrize("position", [0, 31, 95])
+@pytest.mark.parametrize(
+    ("chosen", "at_once"),
+    [
+        (config(16), False), (config(16, 1, 2, heads=2), False), (config(16, 1, 4, "kernel"), False),
+        (config(128, 4), True), (config(32, 2, 4, heads=2), True), (config(16, 1, 8), True),
+        (config(32, 1, 4, "kernel"), True),
+    ],
+)  # fmt: skip
+def test_any_position_whatever_the_splits(position, chosen, at_once):
+    """Whole shares at once or tile by tile; most splits are empty at first, all busy at no position but the last."""
+    token = Token(2, 1, 32, position, qk_norm=False)
+    assert space.one_pass(token.problem, chosen) == at_once
+    token.run(chosen)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (3, 1), (4, 1)])
+@pytest.mark.parametrize("head_dim", [16, 80])
+def test_groups_and_head_sizes(heads, kv_heads, head_dim):
+    """All heads of a group in a program, tile by tile and at once."""
+    if heads * head_dim % 32:
+        heads, kv_heads = 2 * heads, 2 * kv_heads
+    group, warps = heads // kv_heads, 1 if head_dim < 64 else 2
+    for chosen in (config(32, warps, 2, "kernel", group), config(64, warps, 2, "last", group)):
+        Token(heads, kv_heads, head_dim, 40, seed=head_dim).run(chosen)
+
+
+@pytest.mark.parametrize(("head_dim", "rope_dim"), [(96, 48), (80, 80), (128, 64)])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_partial_rope(head_dim, rope_dim, qk_norm):
+    for chosen in (config(16, 1, 2, heads=2), config(64, 1, 2)):
+        Token(2, 1, head_dim, 37, rope_dim, qk_norm).run(chosen)
+
+
+@pytest.mark.parametrize("activation", ["int16", "int8", ""])
+@pytest.mark.parametrize("chosen", [config(16, 2), config(64, 4, 2, "kernel"), config(128, 4)])
+def test_every_activation(activation, chosen):
+    Token(3, 1, 64, 90).run(chosen, activation)
+
+
+@pytest.mark.parametrize("chosen", [config(16, 1, 4, heads=2), config(32, 1, 4), config(32, 1, 4, "kernel", 2)])
+def test_second_token_sees_the_first(chosen):
+    """Through shared scratch and counters, which every token must leave as it found them."""
+    first = Token(2, 1, 64, 47, seed=1)
+    first.buffers["attention_scratch"] = torch.full((max(1, cuda.scratch_size(first.problem, chosen)),), np.nan)
+    first.buffers["attention_counters"] = torch.zeros(4, dtype=torch.int32)
+    first.run(chosen)
+    assert not first.buffers["attention_counters"].any()
+    second = Token(2, 1, 64, 48, seed=2)
+    second.buffers |= {n: b for n, b in first.buffers.items() if n not in ("qkv", "position", "attended")}
+    second.run(chosen)
+    assert not second.buffers["keys"][:, 47:49].isnan().any()
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        config(64, 4),
+        config(32, 1, 2, heads=3),
+        config(16, 1, 8),
+        config(16, 2, 4, "kernel"),
+        config(64, 2, 16, heads=3),
+    ],
+)
+def test_alone_as_the_problem_is_judged(chosen):
+    problem = Attention(3, 1, 64, 75)
+    given = reference.inputs(problem, 3)
+    buffers = cuda.prepare(problem, given, "cpu")
+    expected = reference.outputs(problem, given)["out"]
+    for launch in cuda.launches(problem, chosen, cuda.pack(problem, chosen, {}, "cpu"), buffers):
+        launch.run(INTERPRETED)
+    close(cuda.collect(problem, buffers)["out"], expected, reference.tolerance(problem) / 10)
+    planes(buffers["attended"], 3 * 64, "int16")
+
+
+@pytest.mark.parametrize(("head_dim", "rope_dim", "qk_norm"), [(80, 40, 1), (128, 128, 0)])
+def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
+    """The other way to the same result: norm, RoPE and append first, attention over final queries then."""
+    token = Token(4, 2, head_dim, 50, rope_dim, bool(qk_norm))
+    q, k, v = token.finished()
+    expected = token.expected(q, k, v)
+    formats = ("Q4_0", "Q4_0", "Q4_0")
+    problem = NormQkvRope(64, 4, 2, head_dim, rope_dim, qk_norm, *formats)
+    finish = token.finish()
+    extra = {"rope": finish.rope, "eps": EPS, "q_norm": finish.q_norm, "k_norm": finish.k_norm}
+    cuda_finish.finish_launch(problem, token.buffers | extra).run(INTERPRETED)
+    close(token.buffers["qkv"][: 4 * head_dim].reshape(4, -1), q, 1e-6)
+    close(token.buffers["keys"][:, 50], k, 1e-3)
+    close(token.buffers["values"][:, 50], v, 1e-3)
+    for launch in cuda.launches(token.problem, config(32, 1, 2), (), token.buffers):
+        launch.run(INTERPRETED)
+    close(token.buffers["attended"].values.reshape(4, -1), expected, 2e-2 if qk_norm else 1e-3)
+
+
+@pytest.mark.parametrize("chosen", [config(16, 1, 4), config(128, 4), config(32, 1, 4)])
+def test_extreme_scores(chosen):
+    """Scores of thousands, as the largest K-norm weights allow: one position takes all, and nothing overflows."""
+    token = Token(2, 1, 64, 60)
+    token.k_norm[:] = 96.5
+    token.q_norm[:] = 10.0
+    token.buffers["keys"][:, :60] *= 300
+    token.run(chosen)

@@ -1,0 +1,114 @@
+"""Every GPU template in Triton's interpreter against the float64 reference: formats, odd sizes, configurations.
+
+A program's tile takes 50 ms here: problems have few rows, and configurations drawn at random few tiles.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from kernel_templates import registry
+from kernel_templates.cuda.launch import INTERPRETED, Launch
+from kernel_templates.device import Device
+from kernel_templates.space import Config
+
+ANY = Device("cuda", "any", "9.0", 8, 1 << 34)
+FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")
+DRAWN, MOST_TILES = 3, 24
+
+
+def relative_error(key: str, config: Config, seed: int = 0) -> float:
+    """The largest ||out - ref|| / ||ref|| over the outputs, from poisoned buffers; inf for NaN."""
+    problem = registry.parse_problem(key)
+    operation, template = registry.get(problem.op), registry.cuda(problem.op)
+    inputs = operation.inputs(problem, seed)
+    buffers = template.prepare(problem, inputs, "cpu")
+    packed = template.pack(problem, config, inputs.weights, "cpu")
+    for launch in template.launches(problem, config, packed, buffers):
+        launch.run(INTERPRETED)
+    got, worst = template.collect(problem, buffers), 0.0
+    for name, wanted in operation.reference(problem, inputs).items():
+        wanted = np.asarray(wanted, np.float64).ravel()
+        error = np.linalg.norm(got[name].ravel()[: wanted.size].astype(np.float64) - wanted) / np.linalg.norm(wanted)
+        worst = max(worst, error if np.isfinite(error) else np.inf)
+    return worst
+
+
+def tolerance(key: str) -> float:
+    problem = registry.parse_problem(key)
+    return registry.get(problem.op).tolerance(problem)
+
+
+def space(key: str):
+    return registry.cuda_space(registry.parse_problem(key), ANY)
+
+
+def cols(name: str, wanted: int) -> int:
+    return -(-wanted // 256) * 256 if name == "Q6_K" else wanted
+
+
+def tiles(launches: list[Launch]) -> int:
+    """What all programs of the products go through one after the other here."""
+    products = (each for each in launches if "CHUNKS" in each.constants)
+    return sum(math.prod(p.grid) * p.constants["CHUNKS"] * p.constants["STEPS"] for p in products)
+
+
+def drawn(key: str) -> Iterator[Config]:
+    """Valid configurations that the interpreter is soon through with, a few of those that there are."""
+    problem = registry.parse_problem(key)
+    template, inputs = registry.cuda(problem.op), registry.get(problem.op).inputs(problem, 0)
+    buffers, packed = template.prepare(problem, inputs, "cpu"), template.pack(problem, {}, inputs.weights, "cpu")
+    rng, found, cuda_space = random.Random(key), 0, space(key)
+    while found < DRAWN:
+        config = Config({p.name: rng.choice(p.values) for p in cuda_space.parameters})
+        if cuda_space.broken(config) is None:
+            if tiles(template.launches(problem, config, packed, buffers)) <= MOST_TILES:
+                found += 1
+                yield config
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("activation", ["int16", "int8"])
+def test_every_format(name, activation):
+    """With int16 far closer than the tolerance, which int8 needs."""
+    key = f"matvec:rows=32,cols={cols(name, 96)},format={name},activation={activation}"
+    assert relative_error(key, space(key).default) <= (2e-5 if activation == "int16" else tolerance(key))
+
+
+@pytest.mark.parametrize("key", [
+    "matvec:rows=32,cols=576,format=Q4_1,activation=int16",
+    "matvec:rows=64,cols=96,format=Q8_0,activation=int16",
+    "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16",
+    "ffn:hidden=32,ffn=64,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16",
+    "head:vocab=101,hidden=96,format=Q8_0,activation=int16",
+    "head:vocab=53,hidden=256,format=Q6_K,activation=int8",
+    "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,activation=int16",
+    "norm_qkv_rope:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16",
+    "layer:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,out_format=Q4_1,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40",
+    "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5",
+])  # fmt: skip
+def test_defaults_on_odd_sizes(key):
+    assert relative_error(key, space(key).default) <= tolerance(key)
+
+
+@pytest.mark.parametrize("key", [
+    "matvec:rows=32,cols=576,format=Q4_0,activation=int16",
+    "ffn:hidden=96,ffn=64,gate_format=Q4_1,up_format=Q8_0,down_format=Q4_0,activation=int16",
+    "head:vocab=53,hidden=512,format=Q6_K,activation=int16",
+    "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=F16,k_format=F16,v_format=Q8_0,activation=int16",
+])  # fmt: skip
+def test_configurations_drawn_at_random(key):
+    for config in drawn(key):
+        assert relative_error(key, config, seed=7) <= tolerance(key), config.key
+
+
+def test_a_layer_whose_heads_are_finished_by_their_own_kernel():
+    key = (
+        "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,ffn=32,q_format=Q8_0,k_format=Q8_0,"
+        "v_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=40"
+    )
+    config = Config({**space(key).default, "finish": "kernel"})
+    assert relative_error(key, config) <= tolerance(key)

@@ -1,0 +1,149 @@
+"""Decoding attention's GPU kernels compiled for chips that are not here: what the machine code does."""
+
+import os
+import re
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET"):
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from kernel_templates.attention import cuda, space
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cuda.crosscompile import cross_compile
+from kernel_templates.cuda.vector import Vector
+from kernel_templates.device import Device
+from kernel_templates.norm_qkv_rope import cuda_finish
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+
+H100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 80 << 30)
+SHAPES = {"smollm2": (9, 3, 64, False), "qwen3-0.6b": (16, 8, 128, True), "qwen3-8b": (32, 8, 128, True)}
+
+
+def buffers_of(problem, capacity):
+    size = problem.heads * problem.head_dim
+    cache = (problem.kv_heads, capacity, problem.head_dim)
+    return {
+        "qkv": torch.zeros(size + 2 * problem.kv_heads * problem.head_dim),
+        "keys": torch.zeros(cache, dtype=torch.float16),
+        "values": torch.zeros(cache, dtype=torch.float16),
+        "position": torch.zeros(1, dtype=torch.int32),
+        "attended": Vector.allocate(-(-size // 32) * 32, "cpu"),
+    }
+
+
+def compiled(shape, context, capability, finish=True, **changes):
+    """Machine code of every kernel, in the default configuration or with changes to it."""
+    heads, kv_heads, head_dim, qk_norm = shape
+    problem = Attention(heads, kv_heads, head_dim, context)
+    config = {**space.cuda(problem, H100).default, **changes}
+    assert space.cuda(problem, H100).broken(config) is None
+    norm, rope = torch.zeros(head_dim), torch.zeros(context, head_dim)
+    how = cuda.Finish(qk_norm, head_dim, norm, norm, rope, 1e-6) if finish else None
+    made = cuda.launches(problem, config, (), buffers_of(problem, context), how)
+    return [cross_compile(launch, capability) for launch in made]
+
+
+def loads_of(ptx):
+    return re.findall(r"ld\.global(?:\.\w+)*?\.(v\d\.b32|b32|b16|v\d\.b16)", ptx)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"), [("smollm2", 75), ("qwen3-0.6b", 90), ("qwen3-8b", 80), ("qwen3-8b", 100)]
+)
+def test_long_contexts_load_16_bytes_and_spill_nothing(name, capability):
+    (code,) = compiled(SHAPES[name], 4096, capability)
+    assert code.spills == 0
+    loads = loads_of(code.ptx)
+    assert not [kind for kind in loads if "b16" in kind], "float16 loaded piece by piece"
+    assert loads.count("v4.b32") > 16
+
+
+def test_long_contexts_ask_for_the_cache_before_the_wait():
+    """One wait; before it the first keys and values, after it the projections; no shared memory but at the end."""
+    (code,) = compiled(SHAPES["qwen3-8b"], 4096, 90)
+    assert code.ptx.count("griddepcontrol.wait") == 1
+    assert code.ptx.count("griddepcontrol.launch_dependents") == 1
+    before, after = code.ptx.split("griddepcontrol.wait")
+    assert before.index("griddepcontrol.launch_dependents") < before.index("ld.global")
+    rows = 4
+    assert before.count(".v4.b32") >= 2 * rows
+    assert "st.global" not in before and "bar.sync" not in before and "st.shared" not in before
+    loop_and_prologue = after[: after.index("st.shared")]
+    assert loop_and_prologue.count("v4.b32") >= 2 * rows  # the loop's own loads
+    assert "bar.sync" not in loop_and_prologue
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "changes", "instructions"),
+    [
+        ("qwen3-0.6b", 128, {}, 650), ("smollm2", 256, {}, 600), ("qwen3-0.6b", 256, {}, 900),
+        ("qwen3-0.6b", 128, {"heads": 2}, 1150),
+    ],
+)  # fmt: skip
+def test_short_contexts_have_a_short_way_from_the_wait(name, context, changes, instructions):
+    """All of the cache is loaded and made float32 before the wait; one exchange between warps comes after it."""
+    (code,) = compiled(SHAPES[name], context, 90, **changes)
+    assert code.spills == 0
+    before, after = code.ptx.split("griddepcontrol.wait")
+    assert "st.global" not in before and "bar.sync" not in before and "st.shared" not in before
+    kinds = [kind for kind in loads_of(after) if "b16" in kind]
+    assert not kinds, "the cache is read after the wait"
+    machine = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", code.sass)
+    wait = next(i for i, text in enumerate(machine) if "ACQBULK" in text)
+    problem = Attention(*SHAPES[name][:3], context)
+    held = space.held(problem, space.cuda(problem, H100).default)
+    assert sum("HADD2.F32" in text for text in machine[:wait]) == 2 * held, "converted where used"
+    assert sum("HADD2.F32" in text for text in machine[wait:]) <= 8
+    end = max(i for i, text in enumerate(machine) if "EXIT" in text)
+    assert end - wait < instructions
+    joins = 2 if "atom" in code.ptx else 0
+    assert sum("BAR.SYNC" in text for text in machine) <= 3 + joins
+
+
+@pytest.mark.parametrize(("context", "capability"), [(4096, 75), (4096, 90), (256, 80)])
+def test_without_prologue_and_with_a_second_kernel(context, capability):
+    attend, combine = compiled(SHAPES["qwen3-8b"], context, capability, finish=False, splits=2, combine="kernel")
+    assert attend.spills == combine.spills == 0
+    assert ("griddepcontrol.wait" in combine.ptx) == (capability >= 90)
+    assert "atom" not in attend.ptx
+
+
+@pytest.mark.parametrize("context", [256, 4096])
+def test_arrivals_are_counted_after_a_barrier(context):
+    """Triton 3.6 puts none before a scalar release atomic; without one, other threads' stores may come late."""
+    (code,) = compiled(SHAPES["qwen3-8b"], context, 90, combine="last")
+    counted = code.ptx.index("atom.global.gpu.acq_rel")
+    assert code.ptx.rindex("bar.sync", 0, counted) > code.ptx.rindex("st.global", 0, counted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "context"), [((8, 2, 80, True), 200), ((4, 4, 96, False), 1024), ((4, 2, 256, True), 64)]
+)
+def test_odd_shapes_compile_without_spills(shape, context):
+    (code,) = compiled(shape, context, 90)
+    assert code.spills == 0
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_finish_kernel(capability):
+    problem = NormQkvRope(1024, 16, 8, 128, 128, 1, "Q4_0", "Q4_0", "Q4_0")
+    norm, rope = torch.zeros(128), torch.zeros(512, 128)
+    extra = {"q_norm": norm, "k_norm": norm, "rope": rope, "eps": 1e-6}
+    buffers = buffers_of(Attention(16, 8, 128, 512), 512) | extra
+    code = cross_compile(cuda_finish.finish_launch(problem, buffers), capability)
+    assert code.spills == 0
+    assert "st.shared" not in code.ptx
+
+
+@pytest.mark.parametrize("shape", [*SHAPES.values(), (32, 4, 128, True), (64, 4, 128, True), (8, 8, 16, False)])
+@pytest.mark.parametrize("context", [1, 64, 200, 4096, 131072])
+@pytest.mark.parametrize("units", [14, 132])
+def test_space_has_a_valid_default_and_no_needless_splits(shape, context, units):
+    problem = Attention(*shape[:3], context)
+    found = space.cuda(problem, Device("cuda", "a chip", "8.0", units, 8 << 30))
+    configs = found.configs()
+    assert found.default in configs and len(configs) <= 250
+    assert all((c["splits"] - 1) * c["tile"] < context for c in configs)
