@@ -1,8 +1,8 @@
 """Tuning in context: which configurations are fastest in the captured layer, chained as the decoder chains them.
 
 What wins alone need not win between its neighbours (docs/log.md). A Layer is a problem whose parameters are its parts'
-with a prefix: "ffn_rows". Starting from the parts' own winners, one part after the other is changed: by single steps from
-the best known, then to what did best alone. A change is kept when it is faster in samples taken in turn.
+with a prefix: "ffn_rows". Starting from the parts' own winners, one part after the other is changed: by single steps
+from the best known, then to what did best alone. A change is kept when it is faster in samples taken in turn.
 """
 
 import time

@@ -24,8 +24,8 @@ class TuneError(Exception):
 
 
 def draw_ahead(problems: Iterable[Problem], where: Place, crew: Crew, seed: int) -> None:
-    """Have workers write the problems' inputs and references' answers to files, in this order, for `Judge.open` to read:
-    they take seconds, in which whoever measures would measure nothing."""
+    """Have workers write the problems' inputs and references' answers to files, in this order, for `Judge.open` to
+    read: they take seconds, in which whoever measures would measure nothing."""
     for problem in problems if where.apart else ():
         path = _drawn(problem, crew)
         crew.submit(path, path, ("draw", where.builds, problem.key, seed, str(path)), DRAW_S, NOW - 1, slow=True)
@@ -36,8 +36,8 @@ def _drawn(problem: Problem, crew: Crew) -> Path:
 
 
 def warm(problem: Problem, configs: Sequence[Config], where: Place, crew: Crew) -> None:
-    """Have configurations compiled when there is nothing better to do, the first one and what differs from it; the cache
-    keeps what comes of it."""
+    """Have configurations compiled when there is nothing better to do, the first one and what differs from it; the
+    cache keeps what comes of it."""
     for number, config in enumerate(configs):
         for share in [(0, 1)] if number else _shares():
             request = ("compile", where.builds, problem.key, dict(config), dict(configs[0]) if number else None, share)

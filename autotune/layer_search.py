@@ -201,8 +201,8 @@ class LayerSearch:
         return False
 
     def _moves(self, order: Sequence[str], passes: int) -> list[Move]:
-        """Single steps of every part, then what did best alone; later, draws from further down that list and changes of
-        two parameters."""
+        """Single steps of every part, then what did best alone; later, draws from further down that list and changes
+        of two parameters."""
         moves = [move for prefix in order for move in self._steps(prefix)]
         for prefix in order:
             alone = self.alone.get(prefix, [])
@@ -212,8 +212,8 @@ class LayerSearch:
         return moves + ([pair for prefix in order for pair in self._pairs(prefix)] if passes else [])
 
     def _sweep(self, waiting: deque[Move], stop: float | None) -> bool:
-        """Try these moves, and after a gain the steps that follow it; whether `stop` came first. Compilers work ahead: a
-        part's kernels fit whatever the other parts have become meanwhile."""
+        """Try these moves, and after a gain the steps that follow it; whether `stop` came first. Compilers work ahead:
+        a part's kernels fit whatever the other parts have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
         while waiting or self.judge.compiling:
             if stop is not None and time.monotonic() >= stop:

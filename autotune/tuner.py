@@ -27,6 +27,7 @@ REMATCH_ROUNDS = 15
 REMATCH_SHARE, REMATCH_S = 0.15, 1.5  # of a problem's budget, and at most, kept for the rematch
 LEAD_SHARE, LEAD_S = 0.3, 2.0  # before that, so long: what starts compiling would come too late, so the next ones' do
 QUEUED = 3  # jobs that wait for a compiler: more were proposed knowing less
+FIXED_S = 0.5  # that a problem takes beside its share: opening
 GRACE_S = 20.0  # that a problem gets beyond its budget while nothing has worked yet
 TuneError = judging.TuneError
 
@@ -80,8 +81,9 @@ def tune(
     """Tune each problem for `where`, this machine's processor if None; `problems` says how often a token runs each.
 
     trials: proposals per problem, earlier runs' included; budget_s: seconds for all problems together; None: no limit.
-    crew: workers that are there already; after: called once, when they would otherwise idle. KeyboardInterrupt passes through after the problem at hand got its winner from
-    what is known so far. TuneError: no configuration of a problem works, or the rematch of those that did fails.
+    crew: workers that are there already; after: called before the end, when they would otherwise idle.
+    KeyboardInterrupt passes through after the problem at hand got its winner from what is known so far. TuneError: no
+    configuration of a problem works, or the rematch of those that did fails.
     """
     where = where or place.cpu()
     if crew is None:
@@ -101,12 +103,19 @@ def tune(
         for index, p in enumerate(order)
     ]
     for index, search in enumerate(searches):
-        until = None
-        if end is not None:  # a share of what is left, so that a quick problem leaves its time to the others
-            share = weights[index] / sum(weights[index:])
-            until = time.monotonic() + max(0.0, end - time.monotonic()) * share
-        following = [search.ahead for search in searches[index + 1 :]] if where.apart else []
-        results.append(search.run(problems[search.problem], until, [*following, _once(after)]))
+
+        def until(index: int = index) -> float | None:
+            """A share of what is left, so that a quick problem leaves its time to the others."""
+            if end is None:
+                return None
+            left, later = max(0.0, end - time.monotonic()), len(searches) - index - 1
+            left = max(left / 2, left - FIXED_S * later)
+            return time.monotonic() + left * weights[index] / sum(weights[index:])
+
+        following: list[Callable[[int], int]] = []
+        if where.apart:
+            following = [later.ahead for later in searches[index + 1 :]] or [_once(after)]
+        results.append(search.run(problems[search.problem], until, following))
     return sorted(results, key=lambda result: list(problems).index(result.problem))
 
 
@@ -120,8 +129,9 @@ def _bytes(problem: Problem) -> int:
 
 
 def _weights(problems: Mapping[Problem, int]) -> list[float]:
-    """How much time each deserves. What moves more bytes in a token deserves more, but not in proportion: little problems
-    add up. Problems that differ in their context only are never in one token; and nothing gets less than a fair bit."""
+    """How much time each deserves. What moves more bytes in a token deserves more, but not in proportion: little
+    problems add up. Those that differ in their context only are never in one token. Nothing gets less than a fair bit.
+    """
 
     def alike(problem: Problem) -> Problem:
         return replace(problem, context=0) if any(f.name == "context" for f in fields(problem)) else problem  # type: ignore[call-arg]
@@ -168,12 +178,12 @@ class _ProblemSearch:
         self.sampler, self.seed, self.hinted = sampler, seed, -1
         self.run_id = -1  # until it begins
 
-    def run(self, count: int, until: float | None, following: Sequence[Callable[[int], int]] = ()) -> Tuned:
-        """Search until `trials` proposals are known or the clock says `until`, then decide. following: what else may be
-        compiled when little time is left, each given how many jobs there is room for and returning what it leaves."""
-        begun = time.monotonic()
-        stop = None if until is None else until - min(REMATCH_S, REMATCH_SHARE * (until - begun))
-        last = None if stop is None else stop - min(LEAD_S, LEAD_SHARE * (stop - begun))
+    def run(
+        self, count: int, until: Callable[[], float | None], following: Sequence[Callable[[int], int]] = ()
+    ) -> Tuned:
+        """Search until `trials` proposals are known or the clock says what `until` gives once inputs are there, then
+        decide. following: what else may be compiled when little time is left, each given how many jobs there is room
+        for and returning what it leaves."""
         size = judging.space_size(self.search.size)
         run = Run(
             self.problem.key, self.problem.template_version, self.sampler, self.seed, size, self.work.bytes,
@@ -182,6 +192,10 @@ class _ProblemSearch:
         self.run_id = self.db.begin_run(self.device, run)
         status, before = "finished", len(self.tried)
         try:
+            self._open()
+            begun, end = time.monotonic(), until()
+            stop = None if end is None else end - min(REMATCH_S, REMATCH_SHARE * (end - begun))
+            last = None if stop is None else stop - min(LEAD_S, LEAD_SHARE * (stop - begun))
             if self._search(stop, last, following):
                 status = "budget"
             self.bench.close()  # what is still compiling, nobody waits for
@@ -219,13 +233,15 @@ class _ProblemSearch:
             if room <= 0:
                 return
 
-    def _search(self, stop: float | None, last: float | None, following: Sequence[Callable[[int], int]]) -> bool:
-        """Propose, compile and try until `trials` are known, nothing is left, or it is `stop`: True. From `last` on
-        nothing more is proposed."""
+    def _open(self) -> None:
         if self.where.apart:
             self._propose(len(self.crew.compilers))  # compiles while the measurer starts, or reads the inputs
             self.bench.await_drawing()
         self.bench.open()
+
+    def _search(self, stop: float | None, last: float | None, following: Sequence[Callable[[int], int]]) -> bool:
+        """Propose, compile and try until `trials` are known, nothing is left, or it is `stop`: True. From `last` on
+        nothing more is proposed."""
         while True:
             if self._is_over(stop):
                 return True

@@ -1,24 +1,28 @@
 """What could change a number: versions of everything that compiles or runs a kernel, and this project's commit."""
 
 import functools
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+COMMIT = "AUTOTUNE_COMMIT"
+"""Names the commit of a copy that has no history."""
 
 PACKAGES = ("autotune", "llvmlite", "numba", "numpy", "optuna", "torch", "triton")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Name -> version; "commit" only in a checkout, with "+changes" when files differ from it."""
+    """Name -> version; "commit" of a checkout, with "+changes" when files differ from it, else AUTOTUNE_COMMIT."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    if commit := _commit():
+    if commit := _commit() or os.environ.get(COMMIT):
         found["commit"] = commit
     return found
 

@@ -1,5 +1,7 @@
 """How far each engine's predictions are from the judge's: ours and llama.cpp's, against the same float32 reference.
 
+On a GPU ours alone, and beside it how many of ten greedy texts are those that the CPU backend writes.
+
 The reference (model/reference.py) computes with the same quantized weights, so what is measured is an engine's own
 arithmetic: rounded activations, float16 caches, orders of summation. Top-1 is the share of positions whose most likely
 token is the reference's; KL(reference ‖ engine) is in nats, over float64 log-softmaxes, averaged over positions.
@@ -30,6 +32,19 @@ from model.tokenizer import Tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ROOT / "benchmarks" / "text.txt"
 REAL_TOKENS, MADE_TOKENS = 256, 64
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a village by the sea,",
+    "Water boils at a temperature of",
+    "def fibonacci(n):",
+    "The three longest rivers of the world are",
+    "To bake bread you need flour, water and",
+    "Dear neighbour, I am writing to you because",
+    "A virus differs from a bacterium in that",
+    "Five birds that cannot fly:",
+    "In the year 1969 two people",
+)
+TEXT_TOKENS = 64
 PATHS = {"decode": True, "prefill": False}  # name -> stepwise
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 110)  # a log has no width; a table needs one
 
@@ -86,50 +101,95 @@ def table_of(models: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def compare_texts(path: Path, threads: int, db: str | None, device: str) -> dict[str, Any]:
+    """Greedy texts of the CPU backend and of `device`, for every prompt; and where they part."""
+    texts: list[list[list[int]]] = []
+    for where in ("cpu", device):
+        with Child(sys.executable, "our_worker.py") as child:
+            child.ask("open", path=str(path), threads=threads, context=512, db=db, device=where)
+            texts.append(child.ask("greedy", prompts=PROMPTS, tokens=TEXT_TOKENS)["tokens"])
+    rows = [
+        {"prompt": prompt, "same_until": same_until(cpu, gpu)} for prompt, cpu, gpu in zip(PROMPTS, *texts, strict=True)
+    ]
+    same = sum(row["same_until"] == TEXT_TOKENS for row in rows)
+    return {"tokens": TEXT_TOKENS, "prompts": len(rows), "same": same, "texts": rows}
+
+
+def same_until(a: list[int], b: list[int]) -> int:
+    """How many tokens two texts have in common before they part."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 @click.command()
 @click.option("--peer-python", "peer_python_path", help=f"A Python that has llama_cpp; or ${VARIABLE}.")
 @click.option("--db", help="Tuning database (default: the user's own).")
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda or cuda:N (ours alone).")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: accuracy_cpu.json or accuracy_cuda.json.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Default: benchmarks/accuracy_cpu.json; on a GPU the folder "
+    "benchmarks/CHIP, with accuracy_MODEL.json for each model."
+)  # fmt: skip
 def main(peer_python_path: str | None, db: str | None, threads: int, device: str, out: Path | None) -> None:
     """Measure our logits and llama.cpp's against the reference and write benchmarks/accuracy_cpu.json.
 
-    On a GPU ours are measured alone: llama.cpp's arithmetic is the processor's, which the other file has.
+    On a GPU ours are measured alone (llama.cpp's arithmetic is the processor's, which the other file has), and greedy
+    texts are compared with the CPU backend's.
 
-    Example: scripts/accuracy
+    Example: scripts/accuracy --device cuda:0
     """
     torch.set_num_threads(threads)
-    python = peer_python(peer_python_path) if device == "cpu" else None
     try:
-        if python:
-            with Child(python, "llama_worker.py") as peer:
-                document = facts.context(peer, python, measure=False)
+        if device == "cpu":
+            _on_cpu(peer_python(peer_python_path), db, threads, out or ROOT / "benchmarks" / "accuracy_cpu.json")
         else:
-            document = _gpu_facts(device)
-        document["models"] = {}
-        for name, path in files.compared_models().items():
-            count = REAL_TOKENS if name == files.REAL else MADE_TOKENS
-            screen.print(f"{name}: {count} tokens ...")
-            document["models"][name] = measure(path, python, count, threads, db, device)
+            _on_gpu(db, threads, device, out)
     except WorkerError as error:
         raise click.ClickException(str(error)) from None
-    facts.write(out or ROOT / "benchmarks" / f"accuracy_{device.partition(':')[0]}.json", document)
+
+
+def _on_cpu(python: Path, db: str | None, threads: int, out: Path) -> None:
+    with Child(python, "llama_worker.py") as peer:
+        document = facts.context(peer, python, measure=False)
+    document["models"] = {}
+    for name, path in files.compared_models().items():
+        document["models"][name] = _logits(name, path, python, threads, db, "cpu")
+    facts.write(out, document)
     screen.print(table_of(document["models"]))
+
+
+def _on_gpu(db: str | None, threads: int, device: str, out: Path | None) -> None:
+    """One file a model, so that a machine that has not both keeps the other's."""
+    about, models = _gpu_facts(device), {}
+    folder = out or ROOT / "benchmarks" / facts.chip_folder(about["device"]["chip"])
+    for name, path in files.compared_models().items():
+        models[name] = _logits(name, path, None, threads, db, device)
+        document = {**about, "models": {name: models[name]}}
+        if name == files.REAL:
+            screen.print(f"{name}: {len(PROMPTS)} texts of {TEXT_TOKENS} tokens on the cpu and on {device} ...")
+            document["texts"] = compare_texts(path, threads, db, device)
+            screen.print(f"{document['texts']['same']} of {len(PROMPTS)} texts are the same")
+        facts.write(folder / f"accuracy_{'smollm2' if name == files.REAL else name.split()[0]}.json", document)
+    screen.print(table_of(models))
+
+
+def _logits(name: str, path: Path, python: Path | None, threads: int, db: str | None, device: str) -> dict[str, Any]:
+    count = REAL_TOKENS if name == files.REAL else MADE_TOKENS
+    screen.print(f"{name}: {count} tokens ...")
+    return measure(path, python, count, threads, db, device)
 
 
 def _gpu_facts(device: str) -> dict[str, Any]:
     from kernel_templates.cuda import machine as gpus
 
     try:
-        found = gpus.detect(int(device.partition(":")[2] or 0))
+        found = gpus.detect(gpus.index_of(f"{device}:0" if device == "cuda" else device))
     except (gpus.DeviceError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"scripts/accuracy --device {device}",
-        "versions": versions(),
-        "device": {"chip": found.chip, "capability": found.capability, **dict(found.versions)},
+        "versions": versions() | dict(found.versions),
+        "device": {"chip": found.chip, "capability": found.capability, "fingerprint": found.fingerprint},
     }
 
 

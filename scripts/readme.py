@@ -1,12 +1,18 @@
 """Put the measured numbers into README.md: what stands between `<!-- name -->` marks comes from files in benchmarks/.
 
-python scripts/readme.py          # after scripts/demo > benchmarks/demo.txt, scripts/bench_peer, scripts/accuracy
+python scripts/readme.py          # after any of the commands that benchmarks/README.md lists
+
+A GPU's files lie in a folder of its own, benchmarks/h100/ for instance; where there is none yet, the README says so.
+The tree of the sources is written too.
 """
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tree import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -38,18 +44,124 @@ def accuracy(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def none_yet(command: str) -> str:
+    return f"*No measurement is committed yet; `{command}` writes one.*"
+
+
+def results(prefix: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Chip -> documents of benchmarks/CHIP/*.json: those of scripts/bench_gpu, or those whose name has the prefix."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(BENCHMARKS.glob("*/*.json")):
+        if path.name.startswith(prefix or "accuracy_") == bool(prefix):
+            document = json.loads(path.read_text())
+            found.setdefault(document["device"]["chip"], []).append(document)
+    return found
+
+
+def gpu() -> str:
+    """Every model of every chip, the fastest first."""
+    parts = []
+    for chip, documents in results().items():
+        first = documents[0]
+        deep, settings = f"{first['summary']['depth']:,}", first["bench"]["settings"]
+        columns = (
+            "llama.cpp tok/s",
+            "autotune tok/s",
+            "ratio",
+            "TB/s, of read",
+            "kernels",
+            f"at {deep}",
+            "prefill tok/s",
+        )
+        lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        ordered = sorted(documents, key=lambda d: -d["summary"]["decode_tok_s"])
+        lines += [f"| {' | '.join(_gpu_cells(document))} |" for document in ordered]
+        words = [
+            f"{chip}, which reads {first['device']['read_gb_s'] / 1e3:.2f} TB/s, {first['date'][:10]}.",
+            f"{settings['tokens']} greedy tokens from an empty context and after {deep} tokens, a prompt of "
+            f"{settings['prompt']:,}, medians of {settings['runs']} runs; kernels are those of one token.",
+        ]
+        sources = sorted({d["marks"]["source"] for d in documents if d["marks"] and d["marks"]["decode"]})
+        words += [f"The other side was not run beside it but quoted: {source}." for source in sources]
+        parts.append("\n".join([*lines, "", " ".join(words)]))
+    return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
+
+
+def _gpu_cells(document: dict[str, Any]) -> list[str]:
+    s, mark = document["summary"], document["marks"] or {}
+    other, ratio, prefill = "–", "–", f"{s['prefill_tok_s']:,.0f}"
+    if mark.get("decode"):
+        what = mark["engine"].removeprefix("llama.cpp").removeprefix(", ")
+        other = "–".join(f"{rate:,}" for rate in mark["decode"]) + (f" ({what})" if what else "")
+        ratio = f"**{s['decode_tok_s'] / max(mark['decode']):.2f}×**"
+    if mark.get("prefill"):
+        prefill += f" (llama.cpp {'–'.join(f'{rate:,}' for rate in mark['prefill'])})"
+    read = f"{s['gb_s'] / 1e3:.2f}, {s['share']:.0%}"
+    rates = (f"{s['decode_tok_s']:,.0f}", f"{s['deep_tok_s']:,.0f}")
+    return [document["name"], other, rates[0], ratio, read, str(s["kernels_per_token"]), rates[1], prefill]
+
+
+def gpu_token(name: str = "qwen3-0.6b-Q4_0") -> str:
+    """Where a token's time goes, for one model of each chip."""
+    parts = []
+    for chip, documents in results().items():
+        for document in (d for d in documents if d["name"] == name):
+            lines = [f"| {name} on {chip} | kernels | µs | µs each | MB | TB/s |", "|---|---|---|---|---|---|"]
+            for row in document["bench"]["operations"]["tuned"]:
+                size = f"{row['bytes'] / 1e6:.1f} | {row['gb_s'] / 1e3:.2f}" if row["bytes"] else "– | –"
+                lines.append(f"| {row['kernel']} | {row['count']} | {row['us']:.1f} | {row['us_each']:.2f} | {size} |")
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts) or none_yet(f"./scripts/bench_gpu {name}")
+
+
+def gpu_accuracy() -> str:
+    """Rows of accuracy_*.json of every chip, and how many texts are the CPU's."""
+    parts = []
+    for chip, documents in results("accuracy_").items():
+        table = accuracy({"models": {k: v for document in documents for k, v in document["models"].items()}})
+        texts = [
+            f"{d['texts']['same']} of {d['texts']['prompts']} greedy texts of {d['texts']['tokens']} tokens "
+            f"({next(iter(d['models']))}) are the CPU's, token for token."
+            for d in documents
+            if "texts" in d
+        ]
+        parts.append("\n".join([table, "", " ".join([f"{chip}, {documents[0]['date'][:10]}.", *texts])]))
+    return "\n\n".join(parts) or none_yet("./scripts/accuracy --device cuda:0")
+
+
+def gpu_demo() -> str:
+    """What scripts/demo printed on each GPU."""
+    texts = [f"```\n{path.read_text().strip()}\n```" for path in sorted(BENCHMARKS.glob("*/demo.txt"))]
+    return "\n\n".join(texts) or none_yet("./scripts/demo > benchmarks/CHIP/demo.txt")
+
+
+def house() -> str:
+    return f"```\n{tree()}\n```"
+
+
+def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """The text with every part between its marks. Raises ValueError for a part that has none."""
+    for name, part in parts.items():
+        new = f"<!-- {name} -->\n{part()}\n<!-- /{name} -->"
+        text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=new: new, text, flags=re.S)
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for {name}")
+    return text
+
+
 def main() -> None:
     readme = ROOT / "README.md"
-    text = readme.read_text()
     parts = {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",
         "peer": lambda: peer(json.loads((BENCHMARKS / "cpu.json").read_text())),
         "accuracy": lambda: accuracy(json.loads((BENCHMARKS / "accuracy_cpu.json").read_text())),
+        "gpu": gpu,
+        "gpu-token": gpu_token,
+        "gpu-accuracy": gpu_accuracy,
+        "gpu-demo": gpu_demo,
+        "tree": house,
     }
-    for name, part in parts.items():
-        filled = f"<!-- {name} -->\n{part()}\n<!-- /{name} -->"
-        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=filled: new, text, flags=re.S)
-    readme.write_text(text)
+    readme.write_text(filled(readme.read_text(), parts))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,7 @@ class Builder:
         self._blueprints: OrderedDict[str, Blueprint] = OrderedDict()
         self._launchers: set[tuple] = set()
 
-    def compile(
-        self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)
-    ) -> tuple:
+    def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
         """Compile the kernels that Triton's cache lacks; ("compiled", seconds). base: another configuration, which
         somebody compiles: only what differs is compiled here. share: (which, of how many) parts of the kernels."""
         start = time.perf_counter()

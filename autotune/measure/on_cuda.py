@@ -33,8 +33,8 @@ class OnCuda:
         return self._bench
 
     def open(self, problem: str, seed: int, units: int, drawn: str | None = None) -> tuple:
-        """Draw inputs and compute the reference's answer, unless that is done, or was by whoever wrote the file `drawn`;
-        ("opened", tolerance)."""
+        """Draw inputs and compute the reference's answer, unless that is done, or was by whoever wrote the file
+        `drawn`; ("opened", tolerance)."""
         if self._bench is None or self._key != (problem, seed):
             self._ready.clear()
             self._bench = None

@@ -105,7 +105,7 @@ class Search:
             self._times[config] = seconds
 
     def _step(self) -> Config | None:
-        """A new one near the best, for the samplers that go from there; None if there is none, or it is time to draw."""
+        """A new one near the best, for samplers that go from there; None if there is none, or it is time to draw."""
         if self.sampler == "walk":
             return self._walk()
         if self.sampler != "climb" or not self._times or self._random.random() < 1 / 3:
@@ -117,13 +117,14 @@ class Search:
         return None
 
     def _walk(self) -> Config | None:
-        """Mostly one step from the best, or from the default while nothing is known; one time of four two steps; one time
-        of ten a mixture of two of the best; one of twenty none."""
+        """Mostly one step from the best, or from the default while nothing is known; one time of four two steps; one
+        time of ten a mixture of two of the best; one of twenty none."""
         dice, ranked = self._random.random(), sorted(self._times, key=self._times.__getitem__)
         if len(ranked) >= FEW_KNOWN and dice < 0.15:
             return self._mixture(ranked[:8]) if dice < 0.1 else None
         few = ranked[:4] or [self.space.default]
-        self._random.shuffle(few) if self._random.random() < 0.25 else None
+        if self._random.random() < 0.25:  # not always the very best
+            self._random.shuffle(few)
         for best in few:
             near = [c for c in neighbours(self.space, best) if self._is_new(c)]
             if near and dice < 0.75:

@@ -100,7 +100,7 @@ def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
 
 
 def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, int]:
-    """Short: everything at once, by as few programs a head as can. Long: some 256 positions a program, as long as the
+    """Short: everything at once, by as few programs a head as can. Long: some 64 positions a program, as long as the
     chip has room for more programs."""
     tile, warps = 64 * 256 // power_of_two(problem.head_dim), 8
     needed = power_of_two(-(-problem.context // tile))
@@ -108,11 +108,12 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     if problem.context <= _SHORT and needed in splits and one_pass(problem, short):
         return short
     warps = 4
-    busy = max(1, min(problem.context // 256, 2 * device.units // problem.kv_heads))
+    busy = max(1, min(problem.context // 64, 2 * device.units // problem.kv_heads))
+    tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
     return {
-        "tile": min(max(4 * slots(problem.head_dim, warps), 16), 128),
+        "tile": tile,
         "warps": warps,
-        "splits": max(s for s in splits if s <= busy),
+        "splits": max(s for s in splits if s <= busy and s // 2 * tile < problem.context),
         "heads": problem.heads // problem.kv_heads,
     }
 

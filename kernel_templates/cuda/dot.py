@@ -96,8 +96,9 @@ def load_x(
 ):  # fmt: skip
     """What units u [UNITS, 1, 1] of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
 
-    g: zeros [1, GROUPS, 1]. For float formats: values times norm if NORM, the second half of the unit's columns apart. For integer ones: high
-    plane, high plane of the upper nibbles, low plane, low plane of the upper nibbles, scale, sum of the columns.
+    g: zeros [1, GROUPS, 1]. For float formats: values times norm if NORM, the second half of the unit's columns apart.
+    For integer ones: high plane, high plane of the upper nibbles, low plane, low plane of the upper nibbles, scale, sum
+    of the columns.
     SOURCE "planes": as the producer quantized the vector; "values": quantized here.
     """
     unit = (u + g)[:, :, :, None]
@@ -151,8 +152,35 @@ def load_x(
 
 
 @triton.jit
+def aim(
+    values, high, low, scale, g, u,
+    FORMAT: tl.constexpr, ACT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Compute, before the wait, the addresses that `load_x` will read after it: a prefetch into the L2 cache, where
+    the vector will be anyway, needs them now."""
+    if ASM and SOURCE == "planes":
+        unit = u + g * 0
+        if FORMAT == "F16" or FORMAT == "BF16" or FORMAT == "F32":
+            _prefetch(values + unit * (4 if FORMAT == "F32" else 8))
+        else:
+            WORDS: tl.constexpr = 4 if FORMAT == "Q8_0" else 8
+            _prefetch(high + unit * WORDS)
+            if ACT == 16:
+                _prefetch(low + unit * WORDS)
+            _prefetch(scale + (unit >> 1 if FORMAT == "Q8_0" else unit) * 4)
+
+
+@triton.jit
+def _prefetch(pointers):
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def _quantize_words(values, norm, e, have, ACT: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr):
-    """Groups of 8 values from elements e on, quantized as `quantize.store_group` does: words of the first four, the last."""
+    """Groups of 8 values from e on, quantized as by `quantize.store_group`: words of the first four, of the last."""
     largest = tl.abs(e * 0.0)
     for j in tl.static_range(8):
         x = tl.load(values + e + j, mask=have, other=0.0)
@@ -222,9 +250,9 @@ def unpack(tile, FORMAT: tl.constexpr):
 
 @triton.jit
 def settle(parts, address, FORMAT: tl.constexpr, ASM: tl.constexpr):
-    """Have an unpacked tile computed here. ptxas would leave unpacking until after the wait that follows, where it costs
-    time; it cannot if an instruction with an effect, a prefetch of `address` that next to never happens, depends on the
-    result."""
+    """Have an unpacked tile computed here. ptxas would leave unpacking until after the wait that follows, where it
+    costs time; it cannot if an instruction with an effect, a prefetch of `address` that next to never happens, depends
+    on the result."""
     if ASM:
         # Of the parts, those that are [UNITS, GROUPS, EACH, 4].
         WORDS: tl.constexpr = 1 if FORMAT == "F32" or FORMAT == "Q8_0" else 2

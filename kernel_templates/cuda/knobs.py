@@ -20,10 +20,15 @@ def units(cols: int, name: str) -> int:
 
 
 def product_parameters(
-    prefix: str, matrices: Sequence[tuple[str, int]], quantizes: bool, together: int = 1, early: int = 1
+    prefix: str,
+    matrices: Sequence[tuple[str, int]],
+    quantizes: bool,
+    together: int = 1,
+    early: int = 1,
+    ready: int = 1,
 ) -> tuple[tuple[Parameter, ...], tuple[Constraint, ...]]:
     """For a kernel that multiplies `matrices` (format, columns), `together` of them side by side; one that `quantizes`
-    its output needs whole groups of 8 rows. early: the default of that parameter."""
+    its output needs whole groups of 8 rows. early, ready: those parameters' defaults."""
     most = max(units(cols, name) for name, cols in matrices)
     fewest = min(units(cols, name) for name, cols in matrices)
     default_units = 32
@@ -62,6 +67,11 @@ def product_parameters(
             "whether the next kernel may start at once, its weights loaded long before, or when this one has read its "
             "vector",
         ),
+        Parameter(
+            prefix + "ready", (0, 1), ready,
+            "whether the tiles ahead are unpacked before the previous kernel is waited for: less to do afterwards, but "
+            "a program that need not wait waits for its weights before it asks for the vector",
+        ),
     )  # fmt: skip
     if any(formats.get(name).block > 1 for name, _ in matrices):
         meaning = "quantized vector of the producer, or its values, quantized by each consumer"
@@ -96,8 +106,14 @@ def product_parameters(
     return parameters, constraints
 
 
-def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool) -> Space:
-    return Space(*product_parameters("", matrices, quantizes))
+def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool, ready: int = 1) -> Space:
+    return Space(*product_parameters("", matrices, quantizes, ready=ready))
+
+
+def waits(rows: int, cols: int) -> int:
+    """Whether a product's programs mostly stand waiting for the previous kernel, as an untuned guess: 1 or 0. Of a
+    larger matrix most programs start after it has ended."""
+    return int(rows * cols < 1 << 24)
 
 
 def constants(
@@ -111,7 +127,7 @@ def constants(
         "FORMAT": name, "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
         "EACH": c["each"], "GROUPS": groups, "UNITS": c["units"], "CHUNKS": chunks, "STEPS": c["steps"],
         "AHEAD": min(c["ahead"], chunks * c["steps"]), "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
-        "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]),
+        "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),
     }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """From a tile's sums, which lie across a warp's lanes, to rows: each row's total in lanes of its own.
 
-EACH rows of 32 partial sums take 5 EACH exchanges between lanes if each is summed by itself. Here lanes give away half of
-their rows at each step and take over the other half of the rest: 4 + 2 + 1 + 1 + 1 exchanges for 8 rows. And what follows
-(adding the residual, gating, quantizing, storing) is done once for all rows, side by side.
+EACH rows of 32 partial sums take 5 EACH exchanges between lanes if each is summed by itself. Here lanes give away half
+of their rows at each step and take over the other half of the rest: 4 + 2 + 1 + 1 + 1 exchanges for 8 rows. And what
+follows (adding the residual, gating, quantizing, storing) is done once for all rows, side by side.
 """
 
 import triton
@@ -22,8 +22,8 @@ def row_places(row, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexp
 
 @triton.jit
 def to_lanes(acc, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """float32 [UNITS, GROUPS, EACH] summed over units -> [LANES, GROUPS], LANES = min(UNITS, 32): lane l has the total of
-    row l // (LANES / EACH). EACH is at most LANES. Relies on a tile's layout: units across lanes, then warps."""
+    """float32 [UNITS, GROUPS, EACH] summed over units -> [LANES, GROUPS], LANES = min(UNITS, 32): lane l has the total
+    of row l // (LANES / EACH). EACH is at most LANES. Relies on a tile's layout: units across lanes, then warps."""
     LANES: tl.constexpr = UNITS if UNITS < 32 else 32
     if not ASM:
         rows = tl.trans(tl.sum(acc, 0))[:, None, :]

@@ -1,8 +1,8 @@
 """The kernels around a matrix-vector product: plain rows, rows added to the residual stream, gated rows, and logits.
 
-All go the same way: the next kernel may start; the first AHEAD weight tiles are asked for; the previous kernel is waited
-for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A program has STEPS
-times GROUPS * EACH rows; a row is read in CHUNKS tiles of UNITS units (`dot` says what tile and unit are).
+All go the same way: the next kernel may start; the first AHEAD weight tiles are asked for; the previous kernel is
+waited for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A program
+has STEPS times GROUPS * EACH rows; a row is read in CHUNKS tiles of UNITS units (`dot` says what tile and unit are).
 """
 
 # Tuples grow in loops that are unrolled when compiling: Triton has no `(*held, tile)`, mypy no such tuples.
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.dot import load_tile, load_x, opaque, reciprocal, settle, tile_dot, unpack
+from kernel_templates.cuda.dot import aim, load_tile, load_x, opaque, reciprocal, settle, tile_dot, unpack
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
@@ -23,7 +23,7 @@ KEPT = tl.constexpr(4)
 
 @triton.jit
 def places(EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr):
-    """Where a program's tiles begin: its first row, rows [1, GROUPS, EACH], units [UNITS, 1, 1]; and its groups [1, GROUPS, 1]."""
+    """Where a program's tiles begin: first row, rows [1, GROUPS, EACH], units [UNITS, 1, 1], groups [1, GROUPS, 1]."""
     first = tl.program_id(0) * (EACH * GROUPS * STEPS)
     e, g = tl.arange(0, EACH)[None, None, :], tl.arange(0, GROUPS)[None, :, None]
     u = opaque(tl.arange(0, UNITS), ASM)[:, None, None]
@@ -63,8 +63,8 @@ def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, rows,
     FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor."""
     if PDL and EARLY:
@@ -76,9 +76,11 @@ def rows_product(
         row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
         held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
     ready = ()
-    for t in tl.static_range(AHEAD):
+    for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], FORMAT),)
         settle(ready[t], w0, FORMAT, ASM)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
+        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
@@ -99,7 +101,7 @@ def rows_product(
         if CHUNKS > KEPT and t + XS < TILES:
             unit = u + (t + XS) % CHUNKS * UNITS
             xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
-        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
@@ -112,8 +114,8 @@ def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
     FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8."""
     if PDL and EARLY:
@@ -129,9 +131,11 @@ def residual_product(
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
     ready = ()
-    for t in tl.static_range(AHEAD):
+    for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], FORMAT),)
         settle(ready[t], w0, FORMAT, ASM)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
+        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
@@ -154,16 +158,14 @@ def residual_product(
         if CHUNKS > KEPT and t + XS < TILES:
             unit = u + (t + XS) % CHUNKS * UNITS
             xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, FORMAT, ACT, COLS, False, SOURCE, ASM),)
-        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) + before[t // CHUNKS]
             n = y * norms[t // CHUNKS]
             once = once & (at < rows)
-            store_lanes(
-                out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM
-            )
+            store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
 
 
@@ -174,7 +176,7 @@ def gated_product(
     FORMAT: tl.constexpr, UP_FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = silu(G[r] . n) * (U[r] . n), n being x * norm times x's RMS factor; quantized.
 
@@ -193,9 +195,11 @@ def gated_product(
             unit = u + (t % BOTH - CHUNKS) * UNITS
             held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_FORMAT, COLS, EVEN, STREAM),)
     ready = ()
-    for t in tl.static_range(AHEAD):
+    for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], FORMAT if t % BOTH < CHUNKS else UP_FORMAT),)
         settle(ready[t], g0, FORMAT if t % BOTH < CHUNKS else UP_FORMAT, ASM)
+    for c in tl.static_range(CHUNKS if FORMAT == UP_FORMAT and CHUNKS <= KEPT else 1):
+        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     SHARED: tl.constexpr = FORMAT == UP_FORMAT and CHUNKS <= KEPT
@@ -228,21 +232,19 @@ def gated_product(
                 xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_FORMAT, ACT, COLS, True, SOURCE, ASM),)
         x = xs[t % BOTH % CHUNKS if SHARED else t]
         if t % BOTH < CHUNKS:
-            acc += tile_dot(ready[t] if t < AHEAD else unpack(held[t], FORMAT), x, FORMAT, ACT, ASM)
+            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT), x, FORMAT, ACT, ASM)
             if t % BOTH == CHUNKS - 1:
                 gate = acc
                 acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
         else:
-            acc += tile_dot(ready[t] if t < AHEAD else unpack(held[t], UP_FORMAT), x, UP_FORMAT, ACT, ASM)
+            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], UP_FORMAT), x, UP_FORMAT, ACT, ASM)
         if t % BOTH == BOTH - 1:
             at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
             y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
             once = once & (at < rows)
-            store_lanes(
-                out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM
-            )
+            store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
 
 
@@ -251,8 +253,8 @@ def logits_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, logits, best_value, best_id, rows,
     FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """logits[r] = W[r] . n, and each program's largest with its row: the smaller row of equals, NaN if one is NaN."""
     if PDL and EARLY:
@@ -264,9 +266,11 @@ def logits_product(
         row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
         held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
     ready = ()
-    for t in tl.static_range(AHEAD):
+    for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], FORMAT),)
         settle(ready[t], w0, FORMAT, ASM)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
+        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
@@ -289,7 +293,7 @@ def logits_product(
         if CHUNKS > KEPT and t + XS < TILES:
             unit = u + (t + XS) % CHUNKS * UNITS
             xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
-        parts = ready[t] if t < AHEAD else unpack(held[t], FORMAT)
+        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)

@@ -16,8 +16,8 @@ def round_to_int(x):
 def store_group(high, low, scale, group, n, e, inside, ACT: tl.constexpr):
     """Quantize groups of 8 values and store their words and scales in the order of `vector`.
 
-    n: float32 [A, B, 8], a group's values along the last axis; e: int32 [1, 1, 8], its numbers 0..7; group, inside: [A, B],
-    each group's number and whether this thread is to store it. high, low: int32 pointers; ACT: bits, 16 or 8.
+    n: float32 [A, B, 8], a group's values along the last axis; e: int32 [1, 1, 8], its numbers 0..7; group, inside:
+    [A, B], each group's number and whether this thread is to store it. high, low: int32 pointers; ACT: bits, 16 or 8.
     """
     LIMIT: tl.constexpr = 32767.0 if ACT == 16 else 127.0
     largest = tl.max(tl.abs(n), 2)
@@ -47,8 +47,8 @@ def store_lanes(
 ):  # fmt: skip
     """Store v float32 [LANES, GROUPS] as elements `at` of a vector, its quantized n = v * norm, and v^2 by groups of 8.
 
-    Rows are where `lanes.to_lanes` leaves them, EACH for every group of lanes; once: the lanes that store, one a row. What
-    8 rows have in common goes from lane to lane, and through shared memory if EACH < 8. high, low: int32 pointers.
+    Rows are where `lanes.to_lanes` leaves them, EACH for every group of lanes; once: the lanes that store, one a row.
+    What 8 rows have in common goes from lane to lane, and through shared memory if EACH < 8. high, low: int32 pointers.
     """
     LANES: tl.constexpr = v.shape[0]
     GROUPS: tl.constexpr = v.shape[1]

@@ -63,7 +63,5 @@ def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
 def tolerance(problem: Layer) -> float:
     """The products' errors add up; attention's and float16's are small beside them."""
     return (
-        norm_qkv_rope.tolerance(problem.qkv_part)
-        + matvec.tolerance(problem.out_part)
-        + ffn.tolerance(problem.ffn_part)
+        norm_qkv_rope.tolerance(problem.qkv_part) + matvec.tolerance(problem.out_part) + ffn.tolerance(problem.ffn_part)
     )

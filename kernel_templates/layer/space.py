@@ -21,8 +21,8 @@ SPACES: dict[str, Callable[..., Space]] = {
 def cuda(problem: Layer, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
     finish = Parameter(
-        "finish", ("attention", "kernel"), "attention", "where QK-norm, RoPE and the append to the cache happen: in the "
-        "attention's prologue, or in a kernel of their own",
+        "finish", ("attention", "kernel"), "attention",
+        "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
     )  # fmt: skip
     parameters, constraints = [finish], []
     for prefix, part in problem.parts().items():

@@ -13,4 +13,6 @@ def cpu(problem: Matvec, features: frozenset[str]) -> Space:
 
 
 def cuda(problem: Matvec, device) -> Space:
-    return cuda_knobs.product_space([(problem.format, problem.cols)], quantizes=True)
+    return cuda_knobs.product_space(
+        [(problem.format, problem.cols)], quantizes=True, ready=cuda_knobs.waits(problem.rows, problem.cols)
+    )

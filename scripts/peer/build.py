@@ -1,4 +1,4 @@
-"""llama-cpp-python, built once from its source package into an environment of its own with this processor's features.
+"""llama-cpp-python, built once from its source, into an environment of its own and for this processor.
 
 A prebuilt wheel would be slow (no AVX-512), and `-DGGML_NATIVE=ON` turns on AMX, which crashed on Sapphire Rapids
 virtual machines; so each instruction set is named, as far as /proc/cpuinfo has it, and AMX never is.

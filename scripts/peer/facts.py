@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -30,6 +31,12 @@ def context(peer: Child, python: Path, measure: bool) -> dict[str, Any]:
     if measure:
         facts["device"]["read_gb_s"] = round(bandwidth.ceilings(device.units)["read_gb_s"], 1)
     return facts
+
+
+def chip_folder(chip: str) -> str:
+    """The folder in benchmarks/ of a GPU's results: "h100" for "NVIDIA H100 80GB HBM3", "rtx-4090" for a GeForce."""
+    name = re.search(r"\b(?:rtx |gtx )?[a-z]{0,2}\d+[a-z]*(?: ti| super)*\b", chip.lower())
+    return re.sub(r"[^a-z0-9]+", "-", name[0] if name else chip.lower()).strip("-")
 
 
 def write(path: Path, document: dict[str, Any]) -> None:

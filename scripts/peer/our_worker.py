@@ -48,6 +48,15 @@ def prefill(tokens: list[int]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start}
 
 
+def greedy(prompts: list[str], tokens: int) -> dict[str, Any]:
+    """The likeliest `tokens` tokens after each prompt, one after the other; an end token does not end it."""
+    engine, found = opened["model"], []
+    for prompt in prompts:
+        engine.reset()
+        found.append(list(engine.generate_tokens(engine.tokenizer.encode(prompt), tokens, Sampler())))
+    return {"tokens": found}
+
+
 def logits(tokens: list[int], stepwise: bool, out: str) -> dict[str, Any]:
     """Write float32 [tokens, vocab] to the file `out`."""
     np.save(out, opened["model"].logits(tokens, stepwise))
@@ -55,4 +64,4 @@ def logits(tokens: list[int], stepwise: bool, out: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"open": open_model, "decode": decode, "prefill": prefill, "logits": logits})
+    serve({"open": open_model, "decode": decode, "prefill": prefill, "greedy": greedy, "logits": logits})

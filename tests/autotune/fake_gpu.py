@@ -10,7 +10,9 @@ exact. What is fastest in a layer is not what is fastest alone. Configurations o
 import os
 import random
 import sys
+import tempfile
 import time
+import zlib
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -113,35 +115,42 @@ def install(monkeypatch) -> None:
 
 
 class FakeGpu:
-    """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a compilation of what this
-    process has not compiled yet, FAKE_OPEN opening a problem that was not drawn; FAKE_LOG: a file that every request
-    goes to."""
+    """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that nobody has
+    compiled yet, FAKE_OPEN opening a problem that was not drawn; FAKE_LOG: a file that every request goes to."""
 
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
-        self.built: set[tuple] = set()
         self.problem: Problem | None = None
         self.key = ("", 0)
 
-    def compile(self, key: str, config: dict) -> tuple:
-        self._log("compile", config)
+    def compile(self, key: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
+        if share[0] == 0:
+            self._log("compile", config)
         if self._parse(key, config, 1):
             return ("failed_to_compile", "PTXASError: too many rows")
         start = time.monotonic()
-        for block in self._blocks(key, config):
-            if block not in self.built:
-                self.built.add(block)
+        known = set() if base is None else set(self._kernels(key, base))
+        for kernel in self._kernels(key, config)[share[0] :: share[1]]:
+            if kernel not in known and not (cached := self._cache() / f"{zlib.crc32(kernel.encode())}").exists():
                 time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
+                cached.touch()
         return ("compiled", time.monotonic() - start)
 
-    def _blocks(self, key: str, config: dict) -> list[tuple]:
-        """What is compiled apart: a part's kernel."""
-        names = {name.partition("_")[0] if "_" in name else "" for name in config}
+    def _kernels(self, key: str, config: dict) -> list[str]:
+        """What is compiled apart: each part of a layer, "finish" with the attention."""
+        layer = key.startswith(Layer.op)
+        names = sorted({name.partition("_")[0] for name in config} - {"finish"}) if layer else [""]
+        parts = {name: block(config, name) if layer else dict(config) for name in names}
         return [
-            (key, n, *sorted(i for i in config.items() if i[0].startswith(n)))
-            for n in sorted(names)
-            if n or len(names) == 1
+            f"{'' if layer and n != 'attention' else (key, config.get('finish'))} {n} {sorted(part.items())}"
+            for n, part in parts.items()
         ]
+
+    def _cache(self) -> Path:
+        """As Triton's on disk, but a run's own."""
+        path = Path(os.environ.get("FAKE_CACHE", tempfile.gettempdir())) / f"fake-gpu-{os.getppid()}"
+        path.mkdir(exist_ok=True)
+        return path
 
     def draw(self, key: str, seed: int, path: str) -> tuple:
         time.sleep(_seconds("FAKE_OPEN"))

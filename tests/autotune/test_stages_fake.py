@@ -24,7 +24,8 @@ PROBLEMS = {**dict.fromkeys(SHORT.parts().values(), 4), Part("attention", 1024):
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch) -> None:
+def stand_ins(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FAKE_CACHE", str(tmp_path))
     fake_gpu.install(monkeypatch)
 
 
@@ -183,3 +184,14 @@ def test_a_winner_of_another_chip_is_not_used(db, tmp_path, monkeypatch) -> None
 def test_no_part_has_to_be_tuned_before(db) -> None:
     _, (tuned,) = stages.tune({}, [SHORT], db, fake_gpu.place(), budget_s=None)
     assert tuned.best_ns == 4000.0 and tuned.isolated_ns == tuned.default_ns
+
+
+def test_compilers_are_never_waited_for(db, monkeypatch) -> None:
+    """Slow compilers, inputs that take long: many more configurations than one worker could, and in time."""
+    monkeypatch.setenv("FAKE_COMPILE", "0.8")
+    monkeypatch.setenv("FAKE_SLOW", "0.01")
+    monkeypatch.setenv("FAKE_OPEN", "1.0")
+    begun = time.monotonic()
+    alone, layers = stages.tune(PROBLEMS, [SHORT, LONG], db, fake_gpu.place(compilers=8), budget_s=30.0)
+    spent = time.monotonic() - begun
+    assert spent < 35.0 and sum(t.trials for t in (*alone, *layers)) > 100

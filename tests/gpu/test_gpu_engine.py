@@ -32,12 +32,6 @@ PROMPTS = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-
-
 def tokens_of(count: int, vocab: int = 512, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, vocab, count).tolist()
 

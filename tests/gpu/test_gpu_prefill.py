@@ -19,12 +19,6 @@ pytestmark = pytest.mark.gpu
 ROWS, COLS = 4096, 4096
 
 
-@pytest.fixture(autouse=True, scope="module")
-def gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-
-
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16"])
 def test_expanded_values_are_the_format_s(name: str) -> None:
     weight = samples.weight(ROWS, COLS, name, np.random.default_rng(0))

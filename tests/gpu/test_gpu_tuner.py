@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from autotune import ceilings, place, stages, tuner
 from autotune.measure.process import Worker, WorkerDied
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.gpu
 
 FORMATS = ["Q4_0"] * 7
 LAYER = Layer(1024, 16, 8, 128, 128, 1, 3072, *FORMATS, "int16", 256)
-
-
-@pytest.fixture(autouse=True)
-def gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture

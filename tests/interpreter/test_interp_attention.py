@@ -15,6 +15,11 @@ from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 CAPACITY, EPS = 96, 1e-6
 
 
+def slow(*values):
+    """A case that adds little to the others and takes a second."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def config(tile=32, warps=1, splits=1, combine="last", heads=1):
     return {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads}
 
@@ -102,13 +107,13 @@ def planes(out, size, activation):
     np.testing.assert_allclose(out.scale[: size // 8], step, rtol=1e-6)
 
 
-@pytest.mark.parametrize("position", [0, 31, 95])
+@pytest.mark.parametrize("position", [0, slow(31), 95])
 @pytest.mark.parametrize(
     ("chosen", "at_once"),
     [
         (config(16), False), (config(16, 1, 2, heads=2), False), (config(16, 1, 4, "kernel"), False),
-        (config(128, 4), True), (config(32, 2, 4, heads=2), True), (config(16, 1, 8), True),
-        (config(32, 1, 4, "kernel"), True),
+        (config(128, 4), True), (config(32, 2, 4, heads=2), True), slow(config(16, 1, 8), True),
+        slow(config(32, 1, 4, "kernel"), True),
     ],
 )  # fmt: skip
 def test_any_position_whatever_the_splits(position, chosen, at_once):
@@ -118,8 +123,10 @@ def test_any_position_whatever_the_splits(position, chosen, at_once):
     token.run(chosen)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (3, 1), (4, 1)])
-@pytest.mark.parametrize("head_dim", [16, 80])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"),
+    [(2, 2, 80), (3, 1, 16), slow(2, 2, 16), slow(3, 1, 80), slow(4, 1, 16), (4, 1, 80)],
+)
 def test_groups_and_head_sizes(heads, kv_heads, head_dim):
     """All heads of a group in a program, tile by tile and at once."""
     if heads * head_dim % 32:
@@ -129,20 +136,22 @@ def test_groups_and_head_sizes(heads, kv_heads, head_dim):
         Token(heads, kv_heads, head_dim, 40, seed=head_dim).run(chosen)
 
 
-@pytest.mark.parametrize(("head_dim", "rope_dim"), [(96, 48), (80, 80), (128, 64)])
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(
+    ("head_dim", "rope_dim", "qk_norm"),
+    [(96, 48, True), (80, 80, False), (128, 64, True), slow(96, 48, False), slow(80, 80, True), slow(128, 64, False)],
+)
 def test_partial_rope(head_dim, rope_dim, qk_norm):
     for chosen in (config(16, 1, 2, heads=2), config(64, 1, 2)):
         Token(2, 1, head_dim, 37, rope_dim, qk_norm).run(chosen)
 
 
-@pytest.mark.parametrize("activation", ["int16", "int8", ""])
+@pytest.mark.parametrize("activation", [slow("int16"), "int8", ""])
 @pytest.mark.parametrize("chosen", [config(16, 2), config(64, 4, 2, "kernel"), config(128, 4)])
 def test_every_activation(activation, chosen):
     Token(3, 1, 64, 90).run(chosen, activation)
 
 
-@pytest.mark.parametrize("chosen", [config(16, 1, 4, heads=2), config(32, 1, 4), config(32, 1, 4, "kernel", 2)])
+@pytest.mark.parametrize("chosen", [config(16, 1, 4, heads=2), config(32, 1, 4), slow(config(32, 1, 4, "kernel", 2))])
 def test_second_token_sees_the_first(chosen):
     """Through shared scratch and counters, which every token must leave as it found them."""
     first = Token(2, 1, 64, 47, seed=1)
@@ -161,9 +170,9 @@ def test_second_token_sees_the_first(chosen):
     [
         config(64, 4),
         config(32, 1, 2, heads=3),
-        config(16, 1, 8),
-        config(16, 2, 4, "kernel"),
-        config(64, 2, 16, heads=3),
+        slow(config(16, 1, 8)),
+        slow(config(16, 2, 4, "kernel")),
+        slow(config(64, 2, 16, heads=3)),
     ],
 )
 def test_alone_as_the_problem_is_judged(chosen):
@@ -177,7 +186,7 @@ def test_alone_as_the_problem_is_judged(chosen):
     planes(buffers["attended"], 3 * 64, "int16")
 
 
-@pytest.mark.parametrize(("head_dim", "rope_dim", "qk_norm"), [(80, 40, 1), (128, 128, 0)])
+@pytest.mark.parametrize(("head_dim", "rope_dim", "qk_norm"), [(80, 40, 1), slow(128, 128, 0)])
 def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     """The other way to the same result: norm, RoPE and append first, attention over final queries then."""
     token = Token(4, 2, head_dim, 50, rope_dim, bool(qk_norm))
@@ -196,7 +205,7 @@ def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     close(token.buffers["attended"].values.reshape(4, -1), expected, 2e-2 if qk_norm else 1e-3)
 
 
-@pytest.mark.parametrize("chosen", [config(16, 1, 4), config(128, 4), config(32, 1, 4)])
+@pytest.mark.parametrize("chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4))])
 def test_extreme_scores(chosen):
     """Scores of thousands, as the largest K-norm weights allow: one position takes all, and nothing overflows."""
     token = Token(2, 1, 64, 60)

@@ -30,7 +30,10 @@ from model.tokenizer import Tokenizer
 
 Made = Callable[[str, str], Path]
 BOUNDS = {"tiny": 2e-3, "tiny-qwen3": 1e-2}
-MODELS = [("tiny", "Q4_0"), ("tiny", "Q8_0"), ("tiny", "BF16"), ("tiny-qwen3", "Q4_0")]  # the last with a Q6_K head
+MODELS = [  # the last with a Q6_K head
+    ("tiny", "Q4_0"),
+    *(pytest.param(*m, marks=pytest.mark.slow) for m in (("tiny", "Q8_0"), ("tiny", "BF16"), ("tiny-qwen3", "Q4_0"))),
+]
 GPU = Device("cuda", "interpreter", "9.0", 132, 80 << 30)
 
 
@@ -54,7 +57,7 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("shape", "quant"), MODELS)
 def test_logits_are_the_reference_s(made: Made, shape: str, quant: str) -> None:
-    path, tokens = made(shape, quant), tokens_of(3)
+    path, tokens = made(shape, quant), tokens_of(2)
     opened, wanted = interpreted(path), reference_logits(path, tokens).numpy()
     step, whole = opened.logits(tokens, stepwise=True), opened.logits(tokens)
     print(f"{shape} {quant}: step {distance(step, wanted):.2g}, prefill {distance(whole, wanted):.2g}")
@@ -70,6 +73,7 @@ def opened(made: Made) -> Iterator[Model]:
         yield interpreted(made("tiny", "Q4_0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 9], ids=["steps", "prefill"])
 def test_greedy_tokens_are_the_cpu_s(tiny_model: Path, opened: Model, count: int) -> None:
     prompt, tokens = tokens_of(count, seed=count), 4
@@ -80,6 +84,7 @@ def test_greedy_tokens_are_the_cpu_s(tiny_model: Path, opened: Model, count: int
     assert opened._cached == [*prompt, *wanted[:-1]]
 
 
+@pytest.mark.slow
 def test_the_cache_goes_on_after_an_interruption(opened: Model) -> None:
     prompt = tokens_of(5)
     opened.reset()
@@ -92,6 +97,7 @@ def test_the_cache_goes_on_after_an_interruption(opened: Model) -> None:
     assert list(opened.generate_tokens([*prompt, *whole[:3]], 1, Sampler())) == whole[3:]
 
 
+@pytest.mark.slow
 def test_end_tokens_end_the_stream(opened: Model) -> None:
     prompt = tokens_of(5)
     whole = list(opened.generate_tokens(prompt, 3, Sampler()))
@@ -104,6 +110,7 @@ def test_end_tokens_end_the_stream(opened: Model) -> None:
         opened.tokenizer.end_tokens = frozenset()
 
 
+@pytest.mark.slow
 def test_seeded_samples_repeat(opened: Model) -> None:
     prompt, hot = tokens_of(5), Sampler(temperature=1.5, top_k=40, top_p=0.95, seed=3)
     drawn = [list(opened.generate_tokens(prompt, 3, hot)) for _ in range(2)]
@@ -112,8 +119,9 @@ def test_seeded_samples_repeat(opened: Model) -> None:
     assert all(0 <= token < 512 for token in drawn[0])
 
 
+@pytest.mark.slow
 def test_each_context_has_its_own_kernels(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contexts of 2, 8 and 32 positions instead of 256 and up; and the end of the context is kept."""
+    """Contexts of 2, 8 and 32 positions instead of 160 and up; and the end of the context is kept."""
     monkeypatch.setattr(problems, "FIRST_CONTEXT", 2)
     small, prompt = interpreted(made("tiny", "Q4_0"), 10), tokens_of(2)
     assert [p.context for p in small.choices if isinstance(p, Layer)] == [2, 8, 32]
@@ -124,6 +132,7 @@ def test_each_context_has_its_own_kernels(made: Made, monkeypatch: pytest.Monkey
     assert (wanted.max(1) - chosen < 0.02).all()  # each is the likeliest, or next to it within the chain's error
 
 
+@pytest.mark.slow
 def test_garbage_is_an_error(made: Made) -> None:
     broken = interpreted(made("tiny", "Q4_0"), 64)
     broken.runner.decoder.model.output_norm.fill_(float("nan"))

@@ -185,7 +185,10 @@ CUTS = ((40, 1.0), (0, 0.9), (40, 0.9), (299, 0.95), (2, 1.0))
 EDGES = ((0, 1.0), (299, 1.0), (300, 1.0), (1000, 1.0), (0, 0.05), (0, 0.999), (3, 0.99))
 
 
-@pytest.mark.parametrize("name", list(distributions()))
+FEW = ("normal", "ties", "holes")
+
+
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in distributions()])
 def test_kept_tokens_are_those_of_the_cpu_sampler(name, small_programs):
     """The same set, and of tokens equal to the last one kept all of them."""
     sampling = Sampling(distributions()[name])

@@ -16,17 +16,17 @@ from model.problems import contexts, gpu_layers, gpu_problems, layer_at, model_p
 
 
 def test_contexts_cover_the_capacity() -> None:
-    assert contexts(1) == contexts(256) == [256]
-    assert contexts(257) == [256, 1024]
-    assert contexts(40960) == [256, 1024, 4096, 16384, 65536]
+    assert contexts(1) == contexts(160) == [160]
+    assert contexts(161) == [160, 640]
+    assert contexts(40960) == [160, 640, 2560, 10240, 40960]
 
 
 def test_every_layer_counts_once_a_token(made: Callable[[str, str], Path]) -> None:
     file = open_gguf(made("tiny-qwen3", "Q4_0"))
     config = ModelConfig.from_gguf(file)
-    counts = gpu_problems(config, file, 1000)
+    counts = gpu_problems(config, file, 600)
     attention = [p for p in counts if isinstance(p, Attention)]
-    assert [p.context for p in attention] == [256, 1024]
+    assert [p.context for p in attention] == [160, 640]
     assert [counts[p] for p in attention] == [config.layers, config.layers]
     others = {p: n for p, n in counts.items() if p not in attention}
     assert others == {p: n for p, n in model_problems(config, file).items() if not isinstance(p, Attention)}
@@ -35,9 +35,9 @@ def test_every_layer_counts_once_a_token(made: Callable[[str, str], Path]) -> No
 def test_layers_are_distinct_and_the_first_context_comes_first(made: Callable[[str, str], Path]) -> None:
     file = open_gguf(made("tiny-qwen3", "Q6_K"))
     config = ModelConfig.from_gguf(file)
-    layers = gpu_layers(config, file, 1000)
-    assert [p.context for p in layers] == [256, 1024]  # both layers of this file are alike
-    assert layers[0] == layer_at(config, file, 0, 256) == layer_at(config, file, 1, 256)
+    layers = gpu_layers(config, file, 600)
+    assert [p.context for p in layers] == [160, 640]  # both layers of this file are alike
+    assert layers[0] == layer_at(config, file, 0, 160) == layer_at(config, file, 1, 160)
     assert layers[0].k_format == "Q6_K" and layers[0].qk_norm == 1
 
 

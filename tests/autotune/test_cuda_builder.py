@@ -1,0 +1,86 @@
+"""Compiling for a GPU that is not here: the keys are those of a launch there, and inputs go by file."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernel_templates import registry
+from kernel_templates.matvec.problem import Matvec
+
+pytest.importorskip("triton")
+
+BUILD = """
+import sys, torch, triton
+from triton.backends.nvidia.driver import CudaDriver
+from autotune.measure import builder
+from kernel_templates import registry, samples
+from kernel_templates.cuda.launch import HOPPER
+from kernel_templates.device import Device
+from kernel_templates.matvec.problem import Matvec
+
+problem = Matvec(64, 64, "Q4_0")
+config = registry.cuda_space(problem, Device("cuda", "x", "9.0", 132, 80 << 30)).default
+seen = []
+triton.knobs.compilation.listener = lambda src, metadata, metadata_group, times, cache_hit: seen.append(
+    (metadata["hash"], cache_hit))
+made = builder.Builder(90)
+assert made.compile(problem.key, dict(config))[0] == "compiled"
+count = len(seen)
+assert count and not torch.cuda.is_initialized()
+made.compile(problem.key, dict(config), dict(config))  # nothing differs
+assert len(seen) == count
+
+# A launch with the driver's own idea of an H100, up to the point where the kernel would be loaded.
+class Loading(Exception):
+    pass
+
+def load(*_):
+    raise Loading
+
+driver = object.__new__(CudaDriver)
+driver.get_current_device, driver.get_current_stream = lambda: 0, lambda device: 0
+driver.get_device_capability, driver.launcher_cls = lambda device: (9, 0), load
+triton.runtime.driver.set_active(driver)
+template, operation = registry.cuda(problem.op), registry.get(problem.op)
+inputs = operation.inputs(problem, 0)
+packed = template.pack(problem, config, inputs.weights, "cpu")
+for launch in template.launches(problem, config, packed, template.prepare(problem, inputs, "cpu")):
+    launch.kernel.device_caches.clear()
+    try:
+        launch.run(HOPPER)
+        raise SystemExit("it ran")
+    except Loading:
+        pass
+built, launched = seen[:count], seen[count:]
+assert [key for key, _ in built] == [key for key, _ in launched], (built, launched)
+assert all(hit for _, hit in launched) and not any(hit for _, hit in built)
+print("done")
+"""
+
+
+def test_what_is_compiled_ahead_is_what_a_launch_asks_for(tmp_path) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "done", done.stderr[-2000:]
+
+
+def test_drawn_inputs_are_those_drawn_on_the_spot(tmp_path) -> None:
+    from autotune.measure.builder import Builder
+
+    problem, path = Matvec(64, 64, "Q4_0"), tmp_path / "drawn"
+    assert Builder.draw(object.__new__(Builder), problem.key, 3, str(path))[0] == "drawn"
+    inputs, answers = pickle.loads(path.read_bytes())
+    operation = registry.get(problem.op)
+    fresh = operation.inputs(problem, 3)
+    assert all(np.array_equal(fresh.weights[name].raw, inputs.weights[name].raw) for name in fresh.weights)
+    expected = operation.reference(problem, fresh)
+    assert all(np.array_equal(answers[name], expected[name]) for name in expected)
+    assert [p.name for p in Path(tmp_path).iterdir()] == ["drawn"]

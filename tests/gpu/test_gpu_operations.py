@@ -1,0 +1,207 @@
+"""Every template on a GPU against the float64 reference: formats, odd sizes, configurations drawn at random.
+
+Inputs are fresh in every session and outputs start as NaN; AUTOTUNE_TEST_SEED repeats a session. With -s each case
+prints what a call takes in a captured graph of several, and the bytes that it has to read and write over that time
+(from the second-level cache: shapes here are small).
+"""
+
+import itertools
+import os
+import random
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kernel_templates import formats, registry
+from kernel_templates.cuda import machine
+from kernel_templates.cuda.graph import Graph
+from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.space import SPACES
+from kernel_templates.operation import Inputs
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config, Space
+
+pytestmark = pytest.mark.gpu
+
+SEED = int(os.environ.get("AUTOTUNE_TEST_SEED", secrets.randbits(31)))
+DRAWN = 6
+CALLS, REPLAYS = 20, 20
+
+MATVEC = "matvec:rows={rows},cols={cols},format={name},activation={activation}"
+FFN = "ffn:hidden={hidden},ffn={ffn},gate_format={0},up_format={1},down_format={2},activation=int16"
+HEAD = "head:vocab={vocab},hidden={hidden},format={name},activation=int16"
+QKV = "norm_qkv_rope:{shape},q_format={0},k_format={1},v_format={2},activation=int16"
+LAYER = (
+    "layer:{shape},ffn={ffn},q_format={0},k_format={0},v_format={1},out_format={0},gate_format={0},up_format={0},"
+    "down_format={1},activation=int16,context={context}"
+)
+SMOLLM2 = "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0"
+QWEN3 = "hidden=1024,heads=16,kv_heads=8,head_dim=128,rope_dim=128,qk_norm=1"
+PARTIAL = "hidden=768,heads=8,kv_heads=2,head_dim=80,rope_dim=40,qk_norm=1"  # RoPE over half of a head
+
+FORMATS = [
+    *(MATVEC.format(rows=576, cols=1536, name=n, activation=a) for n in formats.FORMATS for a in ("int16", "int8")),
+    *(FFN.format(n, n, n, hidden=1024, ffn=1536) for n in formats.FORMATS),
+    *(HEAD.format(vocab=5003, hidden=1024, name=n) for n in formats.FORMATS),
+    *(QKV.format(n, n, n, shape=QWEN3) for n in formats.FORMATS),
+]
+ODD = [
+    MATVEC.format(rows=32, cols=32, name="Q4_0", activation="int16"),
+    MATVEC.format(rows=96, cols=53248, name="Q4_0", activation="int16"),
+    FFN.format("Q4_0", "Q8_0", "F16", hidden=576, ffn=1568),
+    FFN.format("BF16", "Q4_1", "Q8_0", hidden=96, ffn=160),
+    HEAD.format(vocab=49152, hidden=576, name="Q8_0"),
+    HEAD.format(vocab=7, hidden=32, name="Q4_1"),
+    QKV.format("Q4_0", "Q4_0", "Q6_K", shape=PARTIAL),
+    QKV.format("Q4_1", "Q8_0", "Q4_1", shape=SMOLLM2),
+    *(
+        f"attention:heads={h},kv_heads={k},head_dim={d},context=160"
+        for h, k, d in ((8, 1, 80), (4, 4, 96), (3, 1, 256))
+    ),
+]
+SAMPLED = [
+    MATVEC.format(rows=1024, cols=2048, name="Q4_0", activation="int16"),
+    MATVEC.format(rows=576, cols=1536, name="Q4_1", activation="int8"),
+    MATVEC.format(rows=1024, cols=3072, name="Q6_K", activation="int16"),
+    MATVEC.format(rows=576, cols=576, name="BF16", activation="int16"),
+    FFN.format("Q4_0", "Q4_0", "Q4_0", hidden=1024, ffn=3072),
+    FFN.format("Q8_0", "Q4_1", "Q8_0", hidden=576, ffn=1536),
+    HEAD.format(vocab=5003, hidden=1024, name="Q6_K"),
+    HEAD.format(vocab=8192, hidden=576, name="Q8_0"),
+    QKV.format("Q4_0", "Q4_0", "Q4_0", shape=QWEN3),
+    QKV.format("F16", "F16", "Q8_0", shape=SMOLLM2),
+    "attention:heads=16,kv_heads=8,head_dim=128,context=160",
+    "attention:heads=9,kv_heads=3,head_dim=64,context=640",
+    "attention:heads=32,kv_heads=8,head_dim=128,context=2560",
+]
+LAYERS = [
+    LAYER.format("Q4_0", "Q8_0", shape=QWEN3, ffn=3072, context=160),
+    LAYER.format("Q4_1", "Q4_1", shape=SMOLLM2, ffn=1536, context=700),
+    LAYER.format("BF16", "BF16", shape=PARTIAL, ffn=1024, context=90),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seed() -> None:
+    print(f"\nAUTOTUNE_TEST_SEED={SEED}")
+
+
+class Case:
+    """One problem with inputs and the reference's answer, on the GPU."""
+
+    def __init__(self, key: str, position: int | None = None) -> None:
+        self.problem: Problem = registry.parse_problem(key)
+        self.operation, self.template = registry.get(self.problem.op), registry.cuda(self.problem.op)
+        self.device = machine.detect(0)
+        self.space: Space = registry.cuda_space(self.problem, self.device)
+        self.target = machine.target(self.device)
+        self.inputs: Inputs = self.operation.inputs(self.problem, SEED)
+        if position is not None:
+            self.inputs.buffers["position"][0] = position
+        self.wanted = self.operation.reference(self.problem, self.inputs)
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Run once from poisoned buffers and compare every output; then time it."""
+        buffers = self.template.prepare(self.problem, self.inputs, "cuda:0")
+        packed = self.template.pack(self.problem, Config(config), self.inputs.weights, "cuda:0")
+        launches = self.template.launches(self.problem, Config(config), packed, buffers)
+        for launch in launches:
+            launch.run(self.target)
+        torch.cuda.synchronize()
+        found, worst = self.template.collect(self.problem, buffers), 0.0
+        for name, wanted in self.wanted.items():
+            wanted = np.asarray(wanted, np.float64).ravel()
+            off = found[name].ravel()[: wanted.size].astype(np.float64) - wanted
+            error = float(np.linalg.norm(off) / np.linalg.norm(wanted))
+            worst = max(worst, error if np.isfinite(error) else np.inf)
+        tolerance = self.operation.tolerance(self.problem)
+        us = microseconds(Graph(launches * CALLS, self.target, "cuda:0"))
+        gb_s = self.operation.work(self.problem).bytes / us / 1e3
+        print(f"{self.problem.key}: {us:6.2f} us, {gb_s:5.0f} GB/s, error {worst:.2g} of {tolerance:.2g}")
+        assert worst <= tolerance, f"seed {SEED}, configuration {dict(config)}"
+        if self.problem.op == "head":
+            is_the_largest(self.problem, self.template, config, buffers)
+
+    def draw(self) -> Iterator[Config]:
+        """DRAWN valid configurations besides the default."""
+        rng, drawn = random.Random(f"{SEED} {self.problem.key}"), {self.space.default}
+        while len(drawn) <= DRAWN:
+            if isinstance(self.problem, Layer):  # part by part: next to no draw of all at once is valid
+                parts = {n: any_valid(SPACES[n](p, self.device), rng) for n, p in self.problem.parts().items()}
+                every = {f"{prefix}_{n}": v for prefix, part in parts.items() for n, v in part.items()}
+                config = Config({**self.space.default, **every})
+            else:
+                config = any_valid(self.space, rng)
+            assert self.space.broken(config) is None
+            if config not in drawn:
+                drawn.add(config)
+                yield config
+
+
+def any_valid(space: Space, rng: random.Random) -> Config:
+    """A configuration drawn at random, each of the valid ones as likely as another."""
+    while True:
+        config = Config({p.name: rng.choice(p.values) for p in space.parameters})
+        if space.broken(config) is None:
+            return config
+
+
+def microseconds(graph: Graph) -> float:
+    """Of one of the calls in it, which follow each other as in a model."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(REPLAYS):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3 / REPLAYS / CALLS
+
+
+def is_the_largest(problem: Any, template: Any, config: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+    """Each program's best logit and its row, of which the best is the argmax."""
+    count = template.partials(problem, config)
+    best, ids = buffers["best_value"][:count], buffers["best_id"][:count].long()
+    assert torch.equal(buffers["logits"][ids], best)
+    assert torch.equal(best.max(), buffers["logits"].max())
+    assert buffers["best_value"][count:].isnan().all() and (buffers["best_id"][count:] == -1).all()
+
+
+@pytest.mark.parametrize("key", [*FORMATS, *ODD])
+def test_default_configuration(key: str) -> None:
+    case = Case(key)
+    case.check(case.space.default)
+
+
+@pytest.mark.parametrize("key", SAMPLED)
+def test_configurations_drawn_at_random(key: str) -> None:
+    case = Case(key)
+    for config in case.draw():
+        case.check(config)
+
+
+@pytest.mark.parametrize("position", [0, 1, 31, 159, 160, 639, 2000, 2559])
+@pytest.mark.parametrize("context", [160, 640, 2560])
+def test_attention_at_any_position(context: int, position: int) -> None:
+    """Of a cache that holds `context`; what lies after the position is NaN."""
+    if position >= context:
+        pytest.skip("past the end of this context")
+    case = Case(f"attention:heads=16,kv_heads=8,head_dim=128,context={context}", position)
+    case.check(case.space.default)
+    for config in itertools.islice(case.draw(), 2):
+        case.check(config)
+
+
+@pytest.mark.parametrize("finish", ["attention", "kernel"])
+@pytest.mark.parametrize("key", LAYERS)
+def test_layer(key: str, finish: str) -> None:
+    """With heads finished in the attention's prologue, or by a kernel of their own."""
+    case = Case(key)
+    case.check({**case.space.default, "finish": finish})
+    for config in itertools.islice(case.draw(), 1):
+        case.check({**config, "finish": finish})

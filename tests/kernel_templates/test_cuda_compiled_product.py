@@ -1,0 +1,93 @@
+"""The product kernels compiled for chips that are not here, in their default configurations: what the code does.
+
+Every format is compiled for every generation as the smallest operation, every operation for every generation in Q4_0.
+"""
+
+import os
+import re
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from kernel_templates import registry, samples
+from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.device import Device
+
+ANY = Device("cuda", "any", "9.0", 132, 80 << 30)
+CAPABILITIES = (75, 80, 90, 100)
+FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16")
+FLOATS = ("F16", "BF16", "F32")
+QWEN3 = {  # 0.6B
+    "ffn": "hidden=1024,ffn=3072,gate_format={0},up_format={0},down_format={0},activation=int16",
+    "head": "vocab=151936,hidden=1024,format={0},activation=int16",
+    "norm_qkv_rope": "hidden=1024,heads=16,kv_heads=8,head_dim=128,rope_dim=128,qk_norm=1,q_format={0},k_format={0},"
+    "v_format={0},activation=int16",
+}
+SMOLLM2 = {  # 135M, whose width is no power of two
+    "matvec": "rows=576,cols=576,format={0},activation=int16",
+    "ffn": "hidden=576,ffn=1536,gate_format={0},up_format={0},down_format={0},activation=int16",
+    "head": "vocab=49152,hidden=576,format={0},activation=int16",
+    "norm_qkv_rope": "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0,q_format={0},k_format={0},"
+    "v_format={0},activation=int16",
+}
+
+
+def launches(op: str, fields: str, name: str) -> list[Launch]:
+    """In the default configuration; tensors have shapes only, since nothing runs."""
+    problem = registry.parse_problem(f"{op}:{fields.format(name)}")
+    template, config = registry.cuda(op), registry.cuda_space(problem, ANY).default
+    with samples.shapes_only():
+        inputs = registry.get(op).inputs(problem, 0)
+    packed = template.pack(problem, config, inputs.weights, "meta")
+    return template.launches(problem, config, packed, template.prepare(problem, inputs, "meta"))
+
+
+def wide_loads(ptx: str) -> int:
+    """Loads of 16 bytes a thread."""
+    return len(re.findall(r"ld\.global(?:\.[\w:]+)*?\.v4\.b32", ptx))
+
+
+def is_good(launch: Launch, code: Compiled, capability: int) -> None:
+    assert code.spills == 0, (launch.name, code.resources)
+    assert code.ptx.count("griddepcontrol.wait") == (capability >= 90)
+    assert code.ptx.count("griddepcontrol.launch_dependents") == (capability >= 90)
+    if "CHUNKS" not in launch.constants:  # the kernel that finishes heads has no weights
+        return
+    c = launch.constants
+    chunks = c["CHUNKS"] + c.get("UP_CHUNKS", 0)
+    assert wide_loads(code.ptx) >= chunks * c["STEPS"] * c["EACH"], "weights are loaded piece by piece"
+    assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["FORMAT"] not in FLOATS)
+    if capability >= 90:
+        before, after = code.ptx.split("griddepcontrol.wait")
+        assert wide_loads(before) == c["AHEAD"] * c["EACH"], "tiles ahead are asked for before the wait, no others"
+        assert "st.global" not in before
+        assert wide_loads(after) > 0, "the vector is read after the wait"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_on_every_generation(name: str, capability: int) -> None:
+    (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", name)
+    is_good(launch, cross_compile(launch, capability), capability)
+
+
+def test_float32() -> None:
+    (launch,) = launches("matvec", "rows=1024,cols=1024,format={0},activation=int16", "F32")
+    is_good(launch, cross_compile(launch, 90), 90)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("op", list(QWEN3))
+def test_every_operation_on_every_generation(op: str, capability: int) -> None:
+    for launch in launches(op, QWEN3[op], "Q4_0"):
+        is_good(launch, cross_compile(launch, capability), capability)
+
+
+@pytest.mark.parametrize("op", list(SMOLLM2))
+def test_widths_that_are_no_power_of_two(op: str) -> None:
+    for launch in launches(op, SMOLLM2[op], "Q8_0" if op == "head" else "Q4_1"):
+        is_good(launch, cross_compile(launch, 90), 90)
