@@ -9,6 +9,7 @@ from kernel_templates.space import Constraint, Parameter, Space
 UNIT_COLS = {"Q4_0": 32, "Q4_1": 32, "Q6_K": 32, "Q8_0": 16, "F16": 8, "BF16": 8, "F32": 4}
 """Columns in the 16 bytes that one load brings."""
 
+HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
 MOST_TILES = 64  # a row's loop is unrolled: what a row needs at least in the largest models
 UNROLLED = 12  # tiles beyond this must be because the row is long: compiling takes a second for every ten
 MOST_WORDS = 128  # of 32 bits a thread may hold for tiles in flight; it has 255 registers
@@ -24,11 +25,11 @@ def product_parameters(
     matrices: Sequence[tuple[str, int]],
     quantizes: bool,
     together: int = 1,
+    rows: int = 1024,
     early: int = 1,
-    ready: int = 1,
 ) -> tuple[tuple[Parameter, ...], tuple[Constraint, ...]]:
     """For a kernel that multiplies `matrices` (format, columns), `together` of them side by side; one that `quantizes`
-    its output needs whole groups of 8 rows. early, ready: those parameters' defaults."""
+    its output needs whole groups of 8 rows. rows: of each matrix; early: that parameter's default."""
     most = max(units(cols, name) for name, cols in matrices)
     fewest = min(units(cols, name) for name, cols in matrices)
     default_units = 32
@@ -36,9 +37,12 @@ def product_parameters(
         default_units //= 2
     while -(-most // default_units) > (8 if default_units < 128 else MOST_TILES // together) and default_units < 256:
         default_units *= 2
-    # Untuned: 8 rows a program, 2 of them a thread where a row fits in a warp.
+    # Untuned, as an H100 likes it: 8 rows a program, 2 of them a thread where a row fits in a warp; 16 and 4 where that
+    # still leaves programs for a hundred multiprocessors; three tiles in flight.
     warps = min(max(4, default_units // 8), 16)
-    default_each = max(1, default_units // (4 * warps))
+    default_each = max(1, default_units // (4 * warps)) * (2 if default_units == 32 and 1536 <= rows < 1 << 16 else 1)
+    default_ready = int(rows * max(cols for _, cols in matrices) < HIDDEN_WEIGHTS)
+    default_ahead = min(3, together * -(-fewest // default_units))
 
     def get(c: Mapping[str, Any], name: str) -> int:
         return c[prefix + name]
@@ -46,7 +50,7 @@ def product_parameters(
     def tiles(c: Mapping[str, Any], count: int) -> int:
         return get(c, "steps") * -(-count // get(c, "units"))
 
-    def rows(c: Mapping[str, Any]) -> int:
+    def together_rows(c: Mapping[str, Any]) -> int:
         return get(c, "each") * 32 * get(c, "warps") // get(c, "units")
 
     parameters: tuple[Parameter, ...] = (
@@ -60,7 +64,10 @@ def product_parameters(
             "rows a thread holds: few are soon done, many share the vector's loads",
         ),
         Parameter(prefix + "steps", (1, 2, 4, 8), 1, "groups of rows that a program takes one after the other"),
-        Parameter(prefix + "ahead", (1, 2, 3, 4, 6, 8), 1, "tiles asked for before the previous kernel is waited for"),
+        Parameter(
+            prefix + "ahead", (1, 2, 3, 4, 6, 8), default_ahead,
+            "tiles asked for before the previous kernel is waited for",
+        ),
         Parameter(prefix + "stream", (0, 1), 0, "whether weights may leave the cache first"),
         Parameter(
             prefix + "early", (0, 1), early,
@@ -68,7 +75,7 @@ def product_parameters(
             "vector",
         ),
         Parameter(
-            prefix + "ready", (0, 1), ready,
+            prefix + "ready", (0, 1), default_ready,
             "whether the tiles ahead are unpacked before the previous kernel is waited for: less to do afterwards, but "
             "a program that need not wait waits for its weights before it asks for the vector",
         ),
@@ -102,18 +109,12 @@ def product_parameters(
     )  # fmt: skip
     if quantizes:
         reason = "the output is quantized by groups of 8 rows, which a program must have whole"
-        constraints += (Constraint("whole groups", reason, lambda c: rows(c) % 8 == 0),)
+        constraints += (Constraint("whole groups", reason, lambda c: together_rows(c) % 8 == 0),)
     return parameters, constraints
 
 
-def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool, ready: int = 1) -> Space:
-    return Space(*product_parameters("", matrices, quantizes, ready=ready))
-
-
-def waits(rows: int, cols: int) -> int:
-    """Whether a product's programs mostly stand waiting for the previous kernel, as an untuned guess: 1 or 0. Of a
-    larger matrix most programs start after it has ended."""
-    return int(rows * cols < 1 << 24)
+def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool, rows: int = 1024) -> Space:
+    return Space(*product_parameters("", matrices, quantizes, rows=rows))
 
 
 def constants(

@@ -13,6 +13,4 @@ def cpu(problem: Head, features: frozenset[str]) -> Space:
 
 
 def cuda(problem: Head, device) -> Space:
-    return cuda_knobs.product_space(
-        [(problem.format, problem.hidden)], quantizes=False, ready=cuda_knobs.waits(problem.vocab, problem.hidden)
-    )
+    return cuda_knobs.product_space([(problem.format, problem.hidden)], quantizes=False, rows=problem.vocab)

@@ -13,6 +13,4 @@ def cpu(problem: Matvec, features: frozenset[str]) -> Space:
 
 
 def cuda(problem: Matvec, device) -> Space:
-    return cuda_knobs.product_space(
-        [(problem.format, problem.cols)], quantizes=True, ready=cuda_knobs.waits(problem.rows, problem.cols)
-    )
+    return cuda_knobs.product_space([(problem.format, problem.cols)], quantizes=True, rows=problem.rows)

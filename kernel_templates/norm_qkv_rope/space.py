@@ -25,6 +25,4 @@ def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
 
 def cuda(problem: NormQkvRope, device) -> Space:
     matrices = [(name, problem.hidden) for _, _, name in problem.parts]
-    return cuda_knobs.product_space(
-        matrices, quantizes=False, ready=cuda_knobs.waits(sum(rows for _, rows, _ in problem.parts), problem.hidden)
-    )
+    return cuda_knobs.product_space(matrices, quantizes=False, rows=sum(rows for _, rows, _ in problem.parts))
