@@ -1,4 +1,4 @@
-"""How fast a model runs here, untuned against tuned: one of the two places that know both the tuner and the engine.
+"""How fast a model runs here, untuned against tuned: one of the places that know both the tuner and the engine.
 
 Both engines are loaded and take turns, so a machine that drifts drifts for both; a model too large to be held twice is
 measured one after the other. Memory is read by `ReadProbe` in between: rates are shares of what the machine could do.

@@ -8,7 +8,7 @@ side: nothing here goes from warp to warp.
 import triton
 import triton.language as tl
 
-from kernel_templates.cuda.quantize import round_to_int
+from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -34,27 +34,6 @@ def side(dims, warps):
 @triton.constexpr_function
 def lanes(dims, warps):
     return 32 // side(dims, warps)
-
-
-@triton.jit
-def opaque(i, ASM: tl.constexpr):
-    """i, of which no compiler knows that neighbours follow each other: accesses then keep the layout of their tensor's
-    shape, whatever would suit memory."""
-    if ASM:
-        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [i], dtype=tl.int32, is_pure=True, pack=1)
-    else:
-        return i
-
-
-@triton.jit
-def inverse(x, ASM: tl.constexpr):
-    """1 / x for x of ordinary size, in one instruction."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return 1.0 / x
 
 
 @triton.jit
@@ -106,7 +85,7 @@ def store_heads(
             pair = tl.reshape(largest, [SIDE // 2, 2, 1, WIDE, G, 1])
             both = tl.broadcast_to(tl.max(pair, 1, keep_dims=True), pair.shape)
             largest = tl.reshape(both, [SIDE, 1, WIDE, G, 1])
-        q = round_to_int(y * tl.where(largest > 1e-30, limit * inverse(largest, ASM), 0.0))
+        q = round_to_int(y * tl.where(largest > 1e-30, limit * reciprocal(largest, ASM), 0.0))
         e = tl.arange(0, EACH)[None, None, None, None, :]
         group = start // 8
         words = group // 4 * 8 + group % 4 + start % 8  # start % 8 is 0 or 4: the second half of a run is 4 words on
@@ -174,7 +153,7 @@ def join_splits(
         m = top
     weight = tl.exp2(m - tl.max(m, 1, keep_dims=True))
     total = tl.sum(total * weight, 1, keep_dims=True)
-    return tl.sum(acc * weight, 1, keep_dims=True) * inverse(tl.where(total > 0, total, 1.0), ASM)
+    return tl.sum(acc * weight, 1, keep_dims=True) * reciprocal(tl.where(total > 0, total, 1.0), ASM)
 
 
 @triton.jit

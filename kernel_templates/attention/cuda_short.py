@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.cuda_join import LOG2E, LOWEST, each, hand_over, inverse, lanes, side
+from kernel_templates.attention.cuda_join import LOG2E, LOWEST, each, hand_over, lanes, side
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
+from kernel_templates.cuda.instructions import reciprocal
 
 
 @triton.jit
@@ -160,7 +161,7 @@ def attend_short(
     y = tl.sum(p[:, :, :, :, :, None] * v, 4)
     one_lane = tl.arange(0, LANES)[None, :, None, None, None] == 0
     y += tl.where(one_lane, new, 0.0) * tl.reshape(new_v, [SIDE, LANES, WARPS, 1, EACH])
-    y = tl.sum(y, 1, keep_dims=True) * inverse(total, ASM)
+    y = tl.sum(y, 1, keep_dims=True) * reciprocal(total, ASM)
 
     used = position // TILE + 1
     hand_over(

@@ -14,41 +14,7 @@ planes, the lower one unsigned.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def opaque(i, ASM: tl.constexpr):
-    """i, of which the compiler no longer knows that neighbours follow each other: loads then keep the tile's layout,
-    one element a thread, instead of one that suits them and has to be converted afterwards."""
-    if ASM:
-        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [i], dtype=tl.int32, is_pure=True, pack=1)
-    else:
-        return i
-
-
-@triton.jit
-def dp4a(a, b, c, ASM: tl.constexpr):
-    """c + the sum of four products of signed bytes of a and b; int32."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
-        )
-    else:
-        for j in tl.static_range(4):
-            c = c + ((a << (24 - 8 * j)) >> 24) * ((b << (24 - 8 * j)) >> 24)
-        return c
-
-
-@triton.jit
-def dp4a_unsigned(a, b, c, ASM: tl.constexpr):
-    """The same with unsigned bytes in b."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            "dp4a.s32.u32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
-        )
-    else:
-        for j in tl.static_range(4):
-            c = c + ((a << (24 - 8 * j)) >> 24) * ((b >> (8 * j)) & 255)
-        return c
+from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, reciprocal, round_to_int
 
 
 @triton.jit
@@ -161,21 +127,13 @@ def aim(
     if ASM and SOURCE == "planes":
         unit = u + g * 0
         if FORMAT == "F16" or FORMAT == "BF16" or FORMAT == "F32":
-            _prefetch(values + unit * (4 if FORMAT == "F32" else 8))
+            prefetch(values + unit * (4 if FORMAT == "F32" else 8))
         else:
             WORDS: tl.constexpr = 4 if FORMAT == "Q8_0" else 8
-            _prefetch(high + unit * WORDS)
+            prefetch(high + unit * WORDS)
             if ACT == 16:
-                _prefetch(low + unit * WORDS)
-            _prefetch(scale + (unit >> 1 if FORMAT == "Q8_0" else unit) * 4)
-
-
-@triton.jit
-def _prefetch(pointers):
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
+                prefetch(low + unit * WORDS)
+            prefetch(scale + (unit >> 1 if FORMAT == "Q8_0" else unit) * 4)
 
 
 @triton.jit
@@ -194,7 +152,7 @@ def _quantize_words(values, norm, e, have, ACT: tl.constexpr, NORM: tl.constexpr
         x = tl.load(values + e + j, mask=have, other=0.0)
         if NORM:
             x = x * tl.load(norm + e + j, mask=have, other=0.0)
-        q = (x * inverse + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
+        q = round_to_int(x * inverse)
         h = (((q >> 8) if ACT == 16 else q) & 255) << (8 * (j % 4))
         x = (q & 255) << (8 * (j % 4))
         if j < 4:
@@ -286,14 +244,3 @@ def tile_dot(parts, x, FORMAT: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexp
         else:  # columns 0..15, which are words 0 and 1, have the first subscale
             first = tl.arange(0, 4)[None, None, None, :] < 2
             return tl.sum(dot * tl.where(first, parts[2][:, :, :, None], parts[3][:, :, :, None]), 3)
-
-
-@triton.jit
-def reciprocal(x, ASM: tl.constexpr):
-    """1 / x to an ulp: a division takes ten instructions, and is not needed to round to 16 bits or to gate."""
-    if ASM:
-        return tl.inline_asm_elementwise(
-            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return 1.0 / x

@@ -8,7 +8,7 @@ follows (adding the residual, gating, quantizing, storing) is done once for all 
 import triton
 import triton.language as tl
 
-from kernel_templates.cuda.dot import opaque
+from kernel_templates.cuda.instructions import opaque
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The kernels around a matrix-vector product: plain rows, rows added to the residual stream, gated rows, and logits.
+"""The kernels around a matrix-vector product: rows and the best of them, rows added to the stream, gated rows.
 
 All go the same way: the next kernel may start; the first AHEAD weight tiles are asked for; the previous kernel is
 waited for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A program
@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.dot import aim, load_tile, load_x, opaque, reciprocal, settle, tile_dot, unpack
+from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
+from kernel_templates.cuda.instructions import opaque, reciprocal
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
@@ -60,13 +61,16 @@ def rms_factor(parts, eps, COLS: tl.constexpr):
 
 @triton.jit
 def rows_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, rows,
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
     FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = W[r] . n, n being x * norm times x's RMS factor."""
+    """out[r] = W[r] . n, n being x * norm times x's RMS factor.
+
+    BEST: also each program's largest, with its row: the smaller row of equals, NaN if one is NaN.
+    """
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
@@ -94,6 +98,9 @@ def rows_product(
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    if BEST:
+        where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
+        best = tl.full(where.shape, float("-inf"), tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
             row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
@@ -105,8 +112,19 @@ def rows_product(
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
-            tl.store(out + at, to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor, mask=once & (at < rows))
+            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
+            tl.store(out + at, y, mask=once & (at < rows))
+            if BEST:
+                better = (at < rows) & ((y > best) | (y != y))
+                best, where = tl.where(better, y, best), tl.where(better, at, where)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    if BEST:
+        broken = tl.max(tl.max((best != best).to(tl.int32), 0), 0)
+        top = tl.max(tl.max(tl.where(best != best, float("-inf"), best), 0), 0)
+        winner = tl.min(tl.min(tl.where(best == top, where, rows), 0), 0)
+        one = tl.arange(0, 1)
+        tl.store(best_value + tl.program_id(0) + one, tl.where(broken > 0, float("nan"), top))
+        tl.store(best_id + tl.program_id(0) + one, tl.minimum(winner, rows - 1))
 
 
 @triton.jit
@@ -246,65 +264,3 @@ def gated_product(
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-
-
-@triton.jit
-def logits_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, logits, best_value, best_id, rows,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
-    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
-    """logits[r] = W[r] . n, and each program's largest with its row: the smaller row of equals, NaN if one is NaN."""
-    if PDL and EARLY:
-        gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
-    TILES: tl.constexpr = STEPS * CHUNKS
-    held = ()
-    for t in tl.static_range(AHEAD):
-        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
-        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
-    ready = ()
-    for t in tl.static_range(AHEAD if READY else 0):
-        ready = ready + (unpack(held[t], FORMAT),)
-        settle(ready[t], w0, FORMAT, ASM)
-    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
-    if PDL:
-        gdc_wait()
-    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
-    xs = ()
-    for c in tl.static_range(XS):
-        unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
-    parts = load_squares(squares, g, u, COLS, UNITS)
-    all_asked_for(ASM)
-    if PDL and not EARLY:
-        gdc_launch_dependents()
-    factor = rms_factor(parts, eps, COLS)
-    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-    where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
-    best = tl.full(where.shape, float("-inf"), tl.float32)
-    for t in tl.static_range(TILES):
-        if t + AHEAD < TILES:
-            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
-            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
-        if CHUNKS > KEPT and t + XS < TILES:
-            unit = u + (t + XS) % CHUNKS * UNITS
-            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
-        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
-        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
-        if t % CHUNKS == CHUNKS - 1:
-            at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
-            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
-            tl.store(logits + at, y, mask=once & (at < rows))
-            better = (at < rows) & ((y > best) | (y != y))
-            best, where = tl.where(better, y, best), tl.where(better, at, where)
-            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-    broken = tl.max(tl.max((best != best).to(tl.int32), 0), 0)
-    top = tl.max(tl.max(tl.where(best != best, float("-inf"), best), 0), 0)
-    winner = tl.min(tl.min(tl.where(best == top, where, rows), 0), 0)
-    one = tl.arange(0, 1)
-    tl.store(best_value + tl.program_id(0) + one, tl.where(broken > 0, float("nan"), top))
-    tl.store(best_id + tl.program_id(0) + one, tl.minimum(winner, rows - 1))

@@ -3,13 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernel_templates.cuda.dot import reciprocal
-
-
-@triton.jit
-def round_to_int(x):
-    """Nearest integer, halves to even, for |x| < 2^22: adding 1.5 * 2^23 leaves it in the mantissa's low bits."""
-    return (x + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
+from kernel_templates.cuda.instructions import reciprocal, round_to_int
 
 
 @triton.jit

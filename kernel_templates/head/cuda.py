@@ -35,7 +35,7 @@ def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[
         *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab,
     )  # fmt: skip
     grid = (knobs.programs(constants, problem.vocab),)
-    return [Launch("head", product.logits_product, grid, arguments, constants, config["warps"])]
+    return [Launch("head", product.rows_product, grid, arguments, constants | {"BEST": True}, config["warps"])]
 
 
 def _constants(problem: Head, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def launches(
         constants = knobs.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
         arguments = (*planes.pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"])
         out = buffers["qkv"][first : first + planes.rows]
+        arguments = (*arguments, out, out, out, planes.rows)  # no best row is asked for: its pointers are not followed
         grid = (knobs.programs(constants, planes.rows),)
-        made.append(
-            Launch("qkv", product.rows_product, grid, (*arguments, out, planes.rows), constants, config["warps"])
-        )
+        constants["BEST"] = False
+        made.append(Launch("qkv", product.rows_product, grid, arguments, constants, config["warps"]))
         first += planes.rows
     return [*made, finish_launch(problem, buffers)] if finish else made
 

@@ -1,0 +1,66 @@
+"""What Triton has no word for, or says in many: single instructions of a GPU, each with a twin for the interpreter."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def opaque(i, ASM: tl.constexpr):
+    """i, of which the compiler no longer knows that neighbours follow each other: loads then keep the tile's layout,
+    one element a thread, instead of one that suits them and has to be converted afterwards."""
+    if ASM:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [i], dtype=tl.int32, is_pure=True, pack=1)
+    else:
+        return i
+
+
+@triton.jit
+def dp4a(a, b, c, ASM: tl.constexpr):
+    """c + the sum of four products of signed bytes of a and b; int32."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        for j in tl.static_range(4):
+            c = c + ((a << (24 - 8 * j)) >> 24) * ((b << (24 - 8 * j)) >> 24)
+        return c
+
+
+@triton.jit
+def dp4a_unsigned(a, b, c, ASM: tl.constexpr):
+    """The same with unsigned bytes in b."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "dp4a.s32.u32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        for j in tl.static_range(4):
+            c = c + ((a << (24 - 8 * j)) >> 24) * ((b >> (8 * j)) & 255)
+        return c
+
+
+@triton.jit
+def reciprocal(x, ASM: tl.constexpr):
+    """1 / x to an ulp: a division takes ten instructions, and is not needed to round to 16 bits or to gate."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def round_to_int(x):
+    """Nearest integer, halves to even, for |x| < 2^22: adding 1.5 * 2^23 leaves it in the mantissa's low bits."""
+    return (x + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
+
+
+@triton.jit
+def prefetch(pointers):
+    """Ask for what they point to in the L2 cache; not for the interpreter."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
