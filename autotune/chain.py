@@ -13,7 +13,7 @@ from autotune import judging
 from autotune.layer_search import LayerSearch, TunedLayer
 from autotune.measure.crew import Crew
 from autotune.place import Place
-from autotune.tuner import Progress
+from autotune.problem_search import Progress
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from tuning_db import TuningDB

@@ -78,6 +78,12 @@ class Judge:
         if self.where.apart:
             self.crew.finished(_drawn(self.problem, self.crew), DRAW_S)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether nobody is drawing this problem's inputs any more."""
+        path = _drawn(self.problem, self.crew)
+        return not self.where.apart or not self.crew.busy(path)
+
     def ask(self, *request) -> tuple:
         """A request to the measurer about this problem, opened again in case the worker is a new one."""
         self.open()

@@ -14,8 +14,8 @@ from autotune.judging import Judge, TuneError
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import WorkerDied, WorkerTimedOut
 from autotune.place import Place
+from autotune.problem_search import Progress
 from autotune.search.study import grid_size, neighbours
-from autotune.tuner import Progress
 from autotune.versions import versions
 from kernel_templates import registry
 from kernel_templates.problem import Problem
@@ -192,6 +192,9 @@ class LayerSearch:
     def _descend(self, order: Sequence[str], stop: float | None) -> bool:
         """Change one part after the other while that pays; whether `stop` came first."""
         idle = passes = 0
+        # What did best alone comes first: its kernels are in the cache.
+        if self._sweep(deque(move for prefix in order for move in self._best_alone(prefix, 0)), stop, follow=False):
+            return True
         while idle < IDLE_PASSES and order:
             before = self.best
             if self._sweep(deque(self._moves(order, passes)), stop):
@@ -201,19 +204,22 @@ class LayerSearch:
         return False
 
     def _moves(self, order: Sequence[str], passes: int) -> list[Move]:
-        """Single steps of every part, then what did best alone; later, draws from further down that list and changes
-        of two parameters."""
+        """Single steps of every part; later, draws from what was less good alone and changes of two parameters."""
         moves = [move for prefix in order for move in self._steps(prefix)]
-        for prefix in order:
-            alone = self.alone.get(prefix, [])
-            some = alone[:BEST_FEW] if passes == 0 else self.random.sample(alone, min(BEST_FEW, len(alone)))
-            blocks = (self._with({prefix: config}, self.best) for config in some)
-            moves += [Move(prefix, self._block(prefix, block)) for block in blocks]
-        return moves + ([pair for prefix in order for pair in self._pairs(prefix)] if passes else [])
+        if passes:
+            moves += [move for prefix in order for move in self._best_alone(prefix, passes)]
+            moves += [pair for prefix in order for pair in self._pairs(prefix)]
+        return moves
 
-    def _sweep(self, waiting: deque[Move], stop: float | None) -> bool:
-        """Try these moves, and after a gain the steps that follow it; whether `stop` came first. Compilers work ahead:
-        a part's kernels fit whatever the other parts have become meanwhile."""
+    def _best_alone(self, prefix: str, passes: int) -> list[Move]:
+        alone = self.alone.get(prefix, [])
+        some = alone[:BEST_FEW] if passes == 0 else self.random.sample(alone, min(BEST_FEW, len(alone)))
+        blocks = (self._with({prefix: config}, self.best) for config in some)
+        return [Move(prefix, self._block(prefix, block)) for block in blocks]
+
+    def _sweep(self, waiting: deque[Move], stop: float | None, follow: bool = True) -> bool:
+        """Try these moves, and if they are to `follow` gains, the steps from there; whether `stop` came first.
+        Compilers work ahead: a part's kernels fit whatever the other parts have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
         while waiting or self.judge.compiling:
             if stop is not None and time.monotonic() >= stop:
@@ -233,7 +239,7 @@ class LayerSearch:
                     continue
                 if self._block(move.prefix, config) != self._block(move.prefix, compiled_for):
                     waiting.appendleft(move)  # its own part has changed since: another kernel
-                elif self._challenge(config, compiled):  # a gain: go on from there first
+                elif self._challenge(config, compiled) and follow:  # a gain: go on from there first
                     waiting.extendleft(reversed([m for m in self._steps(move.prefix) if m != move]))
                 self._compile_ahead(waiting)
         return False

@@ -12,6 +12,7 @@ from autotune.errors import UserError
 from autotune.search import SAMPLERS
 
 if TYPE_CHECKING:
+    from autotune.measure.timeline import Timeline
     from kernel_templates.problem import Problem
 
 
@@ -42,12 +43,19 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     "--sampler", type=click.Choice(SAMPLERS), help="How to choose what to try.  [default: climb, on a GPU walk]"
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
+@click.option(
+    "--timeline",
+    "timeline_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="On a GPU: write when each worker did what, as a trace that ui.perfetto.dev opens.",
+)
 @options.device_option
 @options.db_option
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
-    sampler: str | None, seed: int, device: str, db_path: Path | None, as_json: bool,
+    sampler: str | None, seed: int, timeline_path: Path | None, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels for this machine.
 
@@ -78,13 +86,18 @@ def tune(
                     )  # fmt: skip
             else:
                 from autotune import place, stages
+                from autotune.measure.timeline import Timeline
 
+                timeline = Timeline()
                 budget_s = (stages.BUDGET_S if budget is None else budget) or None
                 with TuneProgress(None, budget_s) as progress:
-                    tuned, chained = stages.tune(
-                        problems, layers, db, place.of(device), trials=trials, budget_s=budget_s,
-                        sampler=sampler or "walk", seed=seed, report=progress.report,
-                    )  # fmt: skip
+                    try:
+                        tuned, chained = stages.tune(
+                            problems, layers, db, place.of(device), trials=trials, budget_s=budget_s,
+                            sampler=sampler or "walk", seed=seed, report=progress.report, timeline=timeline,
+                        )  # fmt: skip
+                    finally:
+                        _write(timeline, timeline_path)
                 in_context = [tune_output.layer_row(result) for result in chained]
             rows = [tune_output.row(result) for result in tuned]
         except KeyboardInterrupt:
@@ -110,6 +123,14 @@ def tune(
         output.note(f"{count} of {of} problems have a winner in {path}")
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _write(timeline: "Timeline", path: Path | None) -> None:
+    if path is not None:
+        try:
+            timeline.write(path)
+        except OSError as error:
+            raise UserError(f"--timeline: {path} cannot be written: {error.strerror}; name another file") from None
 
 
 def _problems(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autotune.commands import output
 
 if TYPE_CHECKING:
-    from autotune.tuner import Progress
+    from autotune.problem_search import Progress
 
 
 class TuneProgress:

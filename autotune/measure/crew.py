@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from autotune.measure.process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
+from autotune.measure.timeline import Timeline
 
 FIRST_S = 30.0  # that a worker's first job may take longer: it imports the templates
 NOW, NEXT = 0, 1  # ranks of jobs: for the problem at hand, and for those that follow
@@ -30,6 +31,7 @@ class _Job:
     limit_s: float
     rank: int
     slow: bool
+    begun: float = 0.0
     until: float = 0.0
 
 
@@ -39,9 +41,14 @@ class Crew:
     folder: where workers leave files for each other; it goes when the crew goes.
     """
 
-    def __init__(self, compilers: int, apart: bool, program: Sequence[str] = PROGRAM) -> None:
-        """apart: the measurer does not compile, and is one more process."""
-        self.measurer = Worker(program)
+    def __init__(
+        self, compilers: int, apart: bool, program: Sequence[str] = PROGRAM, timeline: Timeline | None = None,
+        device: str = "",
+    ) -> None:  # fmt: skip
+        """apart: the measurer does not compile, and is one more process. timeline: where every job leaves a span.
+        device: what the measurer makes ready before anybody asks, "cuda:0" for instance."""
+        self.timeline = timeline or Timeline()
+        self.measurer = Worker(program, device=device)
         quiet = ONE_THREAD if apart else {}
         self.compilers = [Worker(program, quiet) for _ in range(compilers if apart else compilers - 1)]
         if not apart:
@@ -49,6 +56,7 @@ class Crew:
         self.apart = apart
         self._queue: list[_Job] = []
         self._jobs: dict[int, _Job] = {}  # by worker
+        self._answered = 0
         self._boxes: dict[Hashable, deque[tuple[Any, Answer]]] = {}
         self._used: set[int] = set()  # workers that have answered once
         self._folder: tempfile.TemporaryDirectory | None = None
@@ -105,6 +113,13 @@ class Crew:
         box = self._boxes.pop(owner, deque())
         return list(box)
 
+    def wait(self, wait_s: float) -> None:
+        """Until the next answer comes, whoever owns it, no longer than `wait_s`."""
+        until, before = time.monotonic() + wait_s, self._answered
+        self._turn(0.0)
+        while self._answered == before and (self._queue or self._jobs) and time.monotonic() < until:
+            self._turn(until - time.monotonic())
+
     def withdraw(self, owner: Hashable) -> None:
         """Forget the owner's jobs: what is queued is not done any more, and what is being done has no reader."""
         self._queue = [job for job in self._queue if job.owner != owner]
@@ -116,6 +131,13 @@ class Crew:
     def ask(self, *request: Any, timeout_s: float) -> tuple:
         """A request to the measurer and its answer; what is queued is handed out meanwhile. Raises WorkerDied and
         WorkerTimedOut."""
+        begun = time.monotonic()
+        try:
+            return self._ask(*request, timeout_s=timeout_s)
+        finally:
+            self.timeline.add("measurer", request[0], begun, time.monotonic(), request=repr(request[1:])[:400])
+
+    def _ask(self, *request: Any, timeout_s: float) -> tuple:
         if not self.apart:
             return self.measurer.request(*request, timeout_s=timeout_s)
         self.measurer.start()
@@ -170,7 +192,7 @@ class Crew:
             self._answer(job, gone)
             return
         limit = job.limit_s if index in self._used else job.limit_s + FIRST_S
-        self._jobs[index] = replace(job, until=time.monotonic() + limit)
+        self._jobs[index] = replace(job, begun=time.monotonic(), until=time.monotonic() + limit)
 
     def _next(self) -> _Job | None:
         """The first job of the lowest rank."""
@@ -196,9 +218,12 @@ class Crew:
                 answer = hung if isinstance(gone, WorkerTimedOut) else gone
                 self._used.discard(index)
                 worker.start()
+            about = {"request": repr(job.request[1:])[:400], "rank": job.rank, "answer": repr(answer)[:200]}
+            self.timeline.add(f"worker {index}", job.request[0], job.begun, time.monotonic(), **about)
             self._answer(job, answer)
 
     def _answer(self, job: _Job, answer: Answer) -> None:
+        self._answered += 1
         if job.owner is not None:
             self._boxes.setdefault(job.owner, deque()).append((job.tag, answer))
 

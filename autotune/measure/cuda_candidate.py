@@ -72,18 +72,6 @@ class Bench:
 
     def prepare(self, config: Config, verify: bool = True) -> Ready:
         """Verify on fresh buffers, then capture the copies. Raises WrongResult, or what Triton and CUDA raise."""
-        try:
-            return self._prepare(config, verify)
-        except torch.OutOfMemoryError:  # layouts kept for others may be what is in the way
-            self.forget()
-            return self._prepare(config, verify)
-
-    def forget(self) -> None:
-        """Give back the GPU memory that is kept between candidates."""
-        self._packed.clear()
-        torch.cuda.empty_cache()
-
-    def _prepare(self, config: Config, verify: bool) -> Ready:
         packed = self._pack(config)
         buffers = tensors.clone(self._fresh)
         error = float("nan")
@@ -104,6 +92,10 @@ class Bench:
         graph = capture(launches, self._target)
         once = _timed(graph, 2)  # after a first replay, which uploads the graph
         return Ready(config, graph, len(packed), max(2, min(50, round(SAMPLE_NS / max(once, 1.0)))), error, launches)
+
+    def forget(self) -> None:
+        """Let go of the weights that are kept between candidates."""
+        self._packed.clear()
 
     def _pack(self, config: Config) -> list[tuple]:
         """The weights and, once they were made, their copies; shared by the configurations that read them alike."""

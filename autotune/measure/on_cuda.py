@@ -1,6 +1,8 @@
 """What a worker does on a GPU: open a problem, time one candidate, two in turn, or several."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -11,43 +13,61 @@ from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
 
+_T = TypeVar("_T")
+_OPEN = 16  # problems that stay open, with their weights on the GPU as long as it has room
 _KEPT = 2  # captured candidates that stay for the next duel: the best one and its last challenger
 
 
 class OnCuda:
-    """The current problem of GPU `index`, and the candidates that may be wanted again."""
+    """The open problems of GPU `index`, which of them is meant, and its candidates that may be wanted again."""
 
     def __init__(self, index: int):
         torch.cuda.set_device(index)
+        torch.empty(1, device="cuda")  # CUDA starts here, not in the first problem's time
         self._index, self._name = index, f"cuda:{index}"
         self._target, self._l2 = machine.target(machine.detect(index)), machine.l2_bytes(index)
-        self._bench: cuda_candidate.Bench | None = None
-        self._key = ("", 0)
+        self._benches: OrderedDict[tuple[str, int], cuda_candidate.Bench] = OrderedDict()  # the last one is meant
         self._ready: OrderedDict[Config, cuda_candidate.Ready] = OrderedDict()
         self._probe: ReadProbe | None = None
 
     @property
     def bench(self) -> cuda_candidate.Bench:
-        if self._bench is None:
+        if not self._benches:
             raise RuntimeError("no problem is open")
-        return self._bench
+        return next(reversed(self._benches.values()))
 
     def open(self, problem: str, seed: int, units: int, drawn: str | None = None) -> tuple:
-        """Draw inputs and compute the reference's answer, unless that is done, or was by whoever wrote the file
-        `drawn`; ("opened", tolerance)."""
-        if self._bench is None or self._key != (problem, seed):
+        """Make a problem the one that is meant: draw its inputs and compute the reference's answer, unless that was
+        done here, or by whoever wrote the file `drawn`; ("opened", tolerance)."""
+        key = (problem, seed)
+        if not self._benches or next(reversed(self._benches)) != key:
             self._ready.clear()
-            self._bench = None
-            torch.cuda.empty_cache()
-            target = registry.parse_problem(problem)
-            self._bench = cuda_candidate.Bench(target, self._name, self._target, self._l2, seed, drawn)
-            self._key = (problem, seed)
+            if key not in self._benches:
+                self._benches[key] = self._with_room(lambda: self._made(problem, seed, drawn))
+                while len(self._benches) > _OPEN:
+                    self._benches.popitem(last=False)
+            self._benches.move_to_end(key)
         return ("opened", self.bench.tolerance)
+
+    def _made(self, problem: str, seed: int, drawn: str | None) -> cuda_candidate.Bench:
+        target = registry.parse_problem(problem)
+        return cuda_candidate.Bench(target, self._name, self._target, self._l2, seed, drawn)
+
+    def _with_room(self, make: Callable[[], _T]) -> _T:
+        """What `make` gives; if memory does not hold it, again without what the other problems have there."""
+        try:
+            return make()
+        except torch.OutOfMemoryError:
+            for bench in self._benches.values():
+                bench.forget()
+            self._ready.clear()
+            torch.cuda.empty_cache()
+            return make()
 
     def measure(self, config: dict, samples: int) -> tuple:
         """("ok", Measurement, error) or ("wrong", message, error)."""
         try:
-            ready = self.bench.prepare(Config(config))
+            ready = self._with_room(lambda: self.bench.prepare(Config(config)))
         except WrongResult as wrong:
             return ("wrong", str(wrong), wrong.error)
         return ("ok", measure(ready, samples), ready.error)
@@ -65,7 +85,7 @@ class OnCuda:
     def rematch(self, configs: list[dict], rounds: int) -> tuple:
         """("rematch", measurements, errors, bytes a second that the GPU read meanwhile). What is wrong is an error."""
         self._ready.clear()
-        ready = [self.bench.prepare(Config(c)) for c in configs]
+        ready = self._with_room(lambda: [self.bench.prepare(Config(c)) for c in configs])
         if self._probe is None:
             self._probe = ReadProbe(self._index)
         measurements, rate = rematch(ready, rounds, self._probe)
@@ -75,6 +95,6 @@ class OnCuda:
         if config not in self._ready:
             while len(self._ready) >= _KEPT:
                 self._ready.popitem(last=False)
-            self._ready[config] = self.bench.prepare(config, verify)
+            self._ready[config] = self._with_room(lambda: self.bench.prepare(config, verify))
         self._ready.move_to_end(config)
         return self._ready[config]

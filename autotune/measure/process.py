@@ -25,10 +25,13 @@ class Worker:
     """One worker process, started when first needed. `program`: the command that, with the number of a pipe after it,
     speaks the protocol of `autotune.measure.worker`."""
 
-    def __init__(self, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None) -> None:
-        """environment: variables of the process beside ours."""
+    def __init__(
+        self, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None, device: str = ""
+    ) -> None:
+        """environment: variables of the process beside ours; device: what it makes ready before it is asked."""
         self._program = tuple(program)
         self._environment = dict(environment or {})
+        self._device = device
         self._process: subprocess.Popen | None = None
         self._pipe: Connection | None = None
         self._started = False
@@ -40,7 +43,7 @@ class Worker:
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [*self._program, str(theirs.fileno())],
+                [*self._program, str(theirs.fileno()), self._device],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

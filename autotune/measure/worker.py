@@ -1,4 +1,4 @@
-"""The process in which candidates live. Run as `python -m autotune.measure.worker FD`; talks over one pipe.
+"""The process in which candidates live. Run as `python -m autotune.measure.worker FD [DEVICE]`; talks over one pipe.
 
 Requests and replies are tuples; the first element names the request, and "compile", "draw" and "open" name the backend
 next: "cpu", "cuda:0", or "sm90" for what is compiled for a GPU of that capability without touching one. The
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,11 +35,14 @@ def backend(device: str) -> Any:
     return OnCuda(machine.index_of(device))
 
 
-def serve(pipe: Connection, make: Callable[[str], Any]) -> None:
-    """Answer requests until the parent is gone or CUDA is."""
+def serve(pipe: Connection, make: Callable[[str], Any], first: str = "") -> None:
+    """Answer requests until the parent is gone or CUDA is. first: a backend to make before there are any."""
     backends: dict[str, Any] = {}
     current: Any = None
     pipe.send(("started", os.getpid()))
+    if first:
+        with suppress(Exception):  # whoever asks for it will hear why
+            backends[first] = make(first)
     while True:
         try:
             name, *arguments = pipe.recv()
@@ -77,7 +81,7 @@ def _failure(problem: Exception) -> tuple[str, str]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(Connection(int(sys.argv[1])), backend)
+    serve(Connection(int(sys.argv[1])), backend, sys.argv[2] if len(sys.argv) > 2 else "")
 
 
 if __name__ == "__main__":

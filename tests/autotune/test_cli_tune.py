@@ -8,7 +8,7 @@ import pytest
 
 from autotune import ceilings, stages, tuner
 from autotune.layer_search import TunedLayer
-from autotune.tuner import Progress, Tuned
+from autotune.problem_search import Progress, Tuned
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from tuning_db.records import Measurement, Outcome, Winner

@@ -13,7 +13,8 @@ import fake_gpu
 import pytest
 from fake_gpu import DEVICE, Layer, Part
 
-from autotune import stages, tuner
+from autotune import stages
+from autotune.problem_search import Progress
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import open_db
@@ -36,7 +37,7 @@ def db(tmp_path):
 
 
 def test_what_wins_alone_is_not_what_wins_in_context(db) -> None:
-    seen: list[tuner.Progress] = []
+    seen: list[Progress] = []
     alone, layers = stages.tune(
         PROBLEMS, [SHORT, LONG], db, fake_gpu.place(), budget_s=None, sampler="exhaustive", report=seen.append
     )
@@ -58,8 +59,8 @@ def test_what_wins_alone_is_not_what_wins_in_context(db) -> None:
 
 
 def test_every_kind_of_failure_is_one_trial(db) -> None:
-    (tuned,) = tuner.tune(
-        {Part("qkv", 1): 1}, db, trials=None, budget_s=None, sampler="exhaustive", where=fake_gpu.place()
+    (tuned,), _ = stages.tune(
+        {Part("qkv", 1): 1}, [], db, fake_gpu.place(), trials=None, budget_s=None, sampler="exhaustive"
     )
     outcomes = Counter(trial.outcome for trial in db.past_trials(DEVICE, Part("qkv", 1).key, 1))
     rematch = 5 if tuned.config != {"rows": 1} else 4
@@ -90,9 +91,9 @@ def test_a_combination_that_is_wrong_together_never_wins(db, monkeypatch) -> Non
 
 
 def test_an_interrupt_in_context_keeps_the_best_and_goes_on(db) -> None:
-    seen: list[tuner.Progress] = []
+    seen: list[Progress] = []
 
-    def stop(progress: tuner.Progress) -> None:
+    def stop(progress: Progress) -> None:
         seen.append(progress)
         if sum(p.stage == 2 for p in seen) == 6:
             raise KeyboardInterrupt

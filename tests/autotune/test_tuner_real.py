@@ -7,6 +7,7 @@ import pytest
 
 from autotune import tuner
 from autotune.measure.process import Worker, WorkerDied, WorkerTimedOut
+from autotune.problem_search import Progress
 from kernel_templates.cpu import machine
 from kernel_templates.matvec.problem import Matvec
 from tuning_db import open_db
@@ -22,7 +23,7 @@ def db(tmp_path):
 
 
 def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
-    seen: list[tuner.Progress] = []
+    seen: list[Progress] = []
     (first,) = tuner.tune({PROBLEM: 3}, db, trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
     assert [p.trial for p in seen] == [1, 2, 3] and first.trials == 3 and first.count == 3
     assert first.best_ns <= first.default_ns and first.source == "searched"
@@ -37,7 +38,7 @@ def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
 
 
 def test_an_interrupt_keeps_what_was_found(db) -> None:
-    def stop(progress: tuner.Progress) -> None:
+    def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

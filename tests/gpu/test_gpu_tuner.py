@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune import ceilings, place, stages, tuner
+from autotune import ceilings, place, stages
 from autotune.measure.process import Worker, WorkerDied
 from kernel_templates import registry
 from kernel_templates.cuda import machine
@@ -29,7 +29,7 @@ def db(tmp_path):
 
 def test_a_problem_alone(db) -> None:
     problem, device = Matvec(1024, 2048, "Q4_0"), machine.detect(0)
-    (tuned,) = tuner.tune({problem: 28}, db, trials=12, budget_s=60.0, sampler="walk", where=place.cuda(0))
+    (tuned,), _ = stages.tune({problem: 28}, [], db, place.cuda(0), trials=12, budget_s=60.0)
     assert tuned.best_ns <= tuned.default_ns and 0.0 < tuned.share < 1.05
     answer = db.lookup(device, problem.key, problem.template_version)
     assert answer.source is Source.EXACT and answer.winner.error <= answer.winner.tolerance

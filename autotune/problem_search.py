@@ -1,0 +1,217 @@
+"""One problem alone: its space, its sampler, its run in the database; proposals, trials, and the rematch at the end."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from autotune import judging
+from autotune.judging import TuneError
+from autotune.measure.crew import Answer, Crew
+from autotune.measure.process import WorkerDied, WorkerTimedOut
+from autotune.place import Place
+from autotune.search.study import Search
+from autotune.versions import versions
+from kernel_templates import registry
+from kernel_templates.operation import Work
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config, Space
+from tuning_db import TuningDB
+from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
+
+SAMPLES = 7
+LEADERS = 4
+REMATCH_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a tuning run is, after each trial. Times in nanoseconds; stage 1: problems alone, 2: in context."""
+
+    problem: Problem
+    index: int
+    of: int
+    trial: int
+    trials: int | None
+    best_ns: float | None
+    default_ns: float | None
+    outcome: Outcome
+    stage: int = 1
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out for one problem. Rates in 10^9 bytes a second over the bytes the problem must move; `share`: of
+    what the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough."""
+
+    problem: Problem
+    count: int
+    config: Config
+    default_ns: float
+    best_ns: float
+    gb_s: float
+    default_gb_s: float
+    share: float
+    trials: int
+    failed: int
+    source: str
+
+
+class ProblemSearch:
+    """One problem's search: its space, its study, its run in the database."""
+
+    def __init__(
+        self, problem, where: Place, db: TuningDB, crew: Crew, sampler: str, seed: int, index, report,
+        trials: int | None,
+    ):  # fmt: skip
+        self.problem, self.where, self.device, self.db, self.crew = problem, where, where.device, db, crew
+        self.index, self.report, self.trials = index, report, trials
+        self.bench = judging.Judge(problem, where, crew, seed)
+        self.operation = registry.get(problem.op)
+        self.space: Space = where.space(problem)
+        self.work: Work = self.operation.work(problem)
+        self.past = db.past_trials(self.device, problem.key, problem.template_version)
+        self.search = Search(self.space, sampler, seed)
+        self.tried: dict[Config, Trial] = {}
+        for trial in self.past:
+            config = Config(trial.config)
+            if self.space.broken(config) is None:
+                self._remember(config, trial)
+                self.search.replay(config, _seconds(trial))
+        self.sampler, self.seed = sampler, seed
+        self.run_id, self.known = -1, 0  # until it begins
+        self.status = "finished"
+        self.compile_s, self.measured = 0.0, 0  # what this run has spent, and on how many
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Around everything the search does: its run in the database. `status` says how it ended; when it is cut
+        short, the best so far is kept. Raises TuneError when a worker is lost for good."""
+        size = judging.space_size(self.search.size)
+        run = Run(
+            self.problem.key, self.problem.template_version, self.sampler, self.seed, size, self.work.bytes,
+            self.work.ops, versions(),
+        )  # fmt: skip
+        self.run_id = self.db.begin_run(self.device, run)
+        self.known = len(self.tried)
+        try:
+            yield
+        except (WorkerDied, WorkerTimedOut) as gone:
+            self._keep_best_so_far()
+            self.db.finish_run(self.run_id, "interrupted")
+            raise TuneError(f"{self.problem.key}: {gone}") from gone
+        except BaseException:
+            self._keep_best_so_far()
+            self.db.finish_run(self.run_id, "interrupted")
+            raise
+        self.db.finish_run(self.run_id, self.status)
+
+    def propose(self) -> bool:
+        """Have a worker compile what the sampler asks for next; whether there was anything."""
+        config = self._next()
+        if config is not None:
+            self.bench.compile(config, base=self.space.default)
+        return config is not None
+
+    def _next(self) -> Config | None:
+        if self.trials is not None and len(self.tried) + self.bench.compiling >= self.trials:
+            return None
+        return self.search.ask()
+
+    def suggest(self, others: Sequence[Tuned]) -> None:
+        """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
+        run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
+        """
+        answer = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
+        hints = [Config(answer.winner.config)] if answer.winner else []
+        for other in reversed(others):
+            won = other.config
+            shared = {n: won.get(n, won.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
+            hints.append(Config(shared))
+        self.search.suggest(hints)
+
+    def attempt(self, config: Config, compiled: Answer) -> None:
+        """Verify and time what was compiled, and record what became of it."""
+        trial = self.bench.trial(config, compiled, lambda: self.bench.ask("measure", dict(config), SAMPLES))
+        self.compile_s, self.measured = self.compile_s + (trial.compile_s or 0.0), self.measured + 1
+        self.db.record_trial(self.run_id, trial)
+        self._remember(config, trial)
+        self.search.tell(config, _seconds(trial))
+        best, default = self.best(), self.tried.get(self.space.default)
+        self.report(
+            Progress(
+                self.problem, self.index[0], self.index[1], len(self.tried), self.trials, best[0] if best else None,
+                default.measurement.median_ns if default and default.measurement else None, trial.outcome,
+            )
+        )  # fmt: skip
+
+    def _remember(self, config: Config, trial: Trial) -> None:
+        known = self.tried.get(config)
+        if known is None or known.measurement is None or trial.measurement is not None:
+            self.tried[config] = trial
+
+    def _ranked(self) -> list[tuple[float, Config]]:
+        timed = [(t.measurement.median_ns, c) for c, t in self.tried.items() if t.measurement is not None]
+        return sorted(timed, key=lambda pair: pair[0])
+
+    def best(self) -> tuple[float, Config] | None:
+        """Nanoseconds and configuration of the fastest so far, if any works."""
+        ranked = self._ranked()
+        return ranked[0] if ranked else None
+
+    def decide(self, count: int) -> Tuned:
+        """Rematch the leaders and the default in one go; the fastest median wins and is recorded."""
+        leaders = [c for _, c in self._ranked()[:LEADERS]]
+        if not leaders:
+            raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
+        default = self.space.default
+        entries = leaders if default in leaders or self._failed(default) else [*leaders, default]
+        measurements, errors, rate = self.bench.rematch(entries, REMATCH_ROUNDS)
+        by_config: dict[Config, tuple[Measurement, float]] = dict(
+            zip(entries, zip(measurements, errors, strict=True), strict=True)
+        )
+        for config, (measurement, error) in by_config.items():
+            trial = Trial(dict(config), Outcome.OK, measurement, None, error, self.bench.tolerance, "rematch")
+            trial_id = self.db.record_trial(self.run_id, trial)
+            if config == min(by_config, key=lambda c: by_config[c][0].median_ns):
+                won, won_id = config, trial_id
+        best = by_config[won][0]
+        default_ns = by_config[default][0].median_ns if default in by_config else math.nan
+        winner = Winner(
+            self.problem.key,
+            self.problem.template_version,
+            dict(won),
+            best,
+            default_ns,
+            by_config[won][1],
+            self.bench.tolerance,
+        )
+        self.db.set_winner(self.device, winner, self.run_id, won_id)
+        gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns
+        failed = sum(t.measurement is None for t in self.tried.values())
+        return Tuned(
+            self.problem, count, won, default_ns, best.median_ns, gb_s, default_gb_s, gb_s * 1e9 / rate,
+            len(self.tried), failed, "searched" if len(self.tried) > self.known else "known",
+        )  # fmt: skip
+
+    def _failed(self, config: Config) -> bool:
+        return config in self.tried and self.tried[config].measurement is None
+
+    def _keep_best_so_far(self) -> None:
+        """An interrupted search still leaves its best verified candidate, if no winner is known."""
+        best = self.best()
+        known = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
+        if best is None or (known.winner and known.winner.problem == self.problem.key):
+            return
+        trial, default = self.tried[best[1]], self.tried.get(self.space.default)
+        assert trial.measurement is not None and trial.error is not None and trial.tolerance is not None
+        default_ns = default.measurement.median_ns if default and default.measurement else None
+        winner = Winner(
+            self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,
+            trial.error, trial.tolerance,
+        )  # fmt: skip
+        self.db.set_winner(self.device, winner, self.run_id, None)
+
+
+def _seconds(trial: Trial) -> float | None:
+    return None if trial.measurement is None else trial.measurement.median_ns * 1e-9
