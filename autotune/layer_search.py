@@ -26,6 +26,9 @@ from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 BEST_FEW = 6  # of a part alone, its default among them
 MORE = 30  # of a part alone, from which more are drawn when steps lead nowhere
 PAIRS = 8  # of a part, changes of two parameters that are drawn then
+MIXTURES = 24  # of what did best in context, parts taken together: nothing has to be compiled for them
+GOOD_FEW = 5  # of a part in context, from which mixtures are drawn
+CHAMPIONS = 4  # the last ones, which meet again at the end
 DUEL_ROUNDS = 15
 GAIN = 0.997  # of the best's time: less than this difference is not told from chance
 FINAL_ROUNDS = 21
@@ -35,7 +38,8 @@ QUEUED = 4  # jobs that wait for a compiler
 FIRST_SAMPLES = 7
 ATTENTION = "attention"  # the prefix of what depends on the context
 WHOLE = ""  # the block of parameters that belong to no part
-IDLE_PASSES = 2  # over all parts without a gain, after which a search ends
+MOST_PASSES = 1000
+IDLE_PASSES = 2  # over all parts without a gain, after which a search without a budget ends
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class LayerSearch:
         self.work = registry.get(layer.op).work(layer)
         self.seed, self.random = seed, random.Random(seed)
         self.tried: dict[Config, Trial] = {}
+        self.champions: list[Config] = []
+        self.ratios: dict[str, dict[Config, float]] = {prefix: {} for prefix in self.order}  # block -> time
         self.proved: dict[str, dict[Config, float]] = {prefix: {} for prefix in self.order}  # block -> its error
         self.leader: Config | None = None
         self.best: Config | None = None
@@ -169,7 +175,7 @@ class LayerSearch:
                 continue
             trial = self.judge.trial(config, compiled, partial(self.judge.ask, "measure", dict(config), FIRST_SAMPLES))
             if trial.measurement is not None:
-                self.best, self.best_ns = config, trial.measurement.median_ns
+                self._take_over(config, trial.measurement.median_ns)
                 self._prove(config, trial.error)
             self._record(trial)
             if self.best is not None:
@@ -195,12 +201,14 @@ class LayerSearch:
         # What did best alone comes first: its kernels are in the cache.
         if self._sweep(deque(move for prefix in order for move in self._best_alone(prefix, 0)), stop, follow=False):
             return True
-        while idle < IDLE_PASSES and order:
-            before = self.best
+        while order and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
+            before, known = self.best, len(self.tried)
             if self._sweep(deque(self._moves(order, passes)), stop):
                 return True
             passes += 1
             idle = idle + 1 if self.best == before else 0
+            if passes > IDLE_PASSES and len(self.tried) == known:
+                return False  # it draws nothing new any more
         return False
 
     def _moves(self, order: Sequence[str], passes: int) -> list[Move]:
@@ -208,7 +216,20 @@ class LayerSearch:
         moves = [move for prefix in order for move in self._steps(prefix)]
         if passes:
             moves += [move for prefix in order for move in self._best_alone(prefix, passes)]
+            moves += self._mixtures(order)
             moves += [pair for prefix in order for pair in self._pairs(prefix)]
+        return moves
+
+    def _mixtures(self, order: Sequence[str]) -> list[Move]:
+        """Several parts changed at once, each to one of its best in context: kernels overlap, so what two changes bring
+        is not the sum of what each does."""
+        good = {prefix: sorted(self.ratios[prefix], key=self.ratios[prefix].__getitem__)[:GOOD_FEW] for prefix in order}
+        several = [prefix for prefix in order if good[prefix]]
+        moves = []
+        for _ in range(MIXTURES if len(several) > 1 else 0):
+            chosen = self.random.sample(several, self.random.randint(2, min(3, len(several))))
+            blocks = [self.random.choice(good[prefix]) for prefix in chosen]
+            moves.append(Move(WHOLE, Config({name: value for block in blocks for name, value in block.items()})))
         return moves
 
     def _best_alone(self, prefix: str, passes: int) -> list[Move]:
@@ -339,10 +360,17 @@ class LayerSearch:
             ratio = trial.measurement.median_ns / theirs[0]
             trial = replace(trial, message=f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's time")
             self._prove(config, trial.error)
+            changed = [p for p in self.order if self._block(p, config) != self._block(p, champion)]
+            if len(changed) == 1:
+                self.ratios[changed[0]][self._block(changed[0], config)] = ratio
         if won and trial.measurement is not None:
-            self.best, self.best_ns = config, trial.measurement.median_ns
+            self._take_over(config, trial.measurement.median_ns)
         self._record(trial)
         return won
+
+    def _take_over(self, config: Config, ns: float) -> None:
+        self.best, self.best_ns = config, ns
+        self.champions = [*self.champions, config][-CHAMPIONS:]
 
     def _record(self, trial: Trial) -> None:
         self.db.record_trial(self.run_id, trial)
@@ -360,7 +388,8 @@ class LayerSearch:
     def _decide(self, isolated: Config) -> TunedLayer:
         """Prove and time the best, what won alone and the default against each other; the fastest is recorded."""
         assert self.best is not None
-        entries = [c for c in dict.fromkeys((self.best, isolated, self.space.default)) if self._works(c)]
+        finalists = (*reversed(self.champions), isolated, self.space.default)
+        entries = [c for c in dict.fromkeys(finalists) if self._works(c)]
         try:
             measurements, errors, rate = self.judge.rematch(entries, FINAL_ROUNDS)
         except TuneError:  # the combination is wrong, or the default is: see what still stands

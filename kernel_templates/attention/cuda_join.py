@@ -36,6 +36,15 @@ def lanes(dims, warps):
     return 32 // side(dims, warps)
 
 
+@triton.constexpr_function
+def run(splits, lanes, heads):
+    """Splits that a lane reads at once: as many as there are for it, up to 8, or fewer of several heads."""
+    run = 1
+    while run * lanes < splits and run * heads < 16 and run < 8:
+        run *= 2
+    return run
+
+
 @triton.jit
 def _element(DIMS: tl.constexpr, WARPS: tl.constexpr):
     """Element numbers, [SIDE, 1, WIDE, 1, EACH]."""
@@ -129,31 +138,40 @@ def join_splits(
     G: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr,
     SPLITS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """y for `store_heads` from `used` parts. Read past the first-level cache, which other programs' stores do not
-    reach."""
+    """y for `store_heads` from `used` parts, RUN at a time in each lane.
+
+    Read past the first-level cache, which other programs' stores do not reach. Parts that a lane reads at once are one
+    tensor, not a loop unrolled: Triton's passes over loads take time with the square of what is written out.
+    """
+    SIDE: tl.constexpr = side(DIMS, WARPS)
     LANES: tl.constexpr = lanes(DIMS, WARPS)
-    g = tl.arange(0, G)[None, None, None, :, None]
-    head = first_head + tl.minimum(g, count - 1)
-    element, first = _element(DIMS, WARPS), _first_element(DIMS, WARPS)
-    m = tl.full([side(DIMS, WARPS), LANES, wide(DIMS, WARPS), G, 1], LOWEST, tl.float32)
+    WIDE: tl.constexpr = wide(DIMS, WARPS)
+    EACH: tl.constexpr = each(DIMS, WARPS)
+    RUN: tl.constexpr = run(SPLITS, LANES, G)
+    head = first_head + tl.minimum(tl.arange(0, G), count - 1)[None, None, None, None, :, None]
+    element = tl.expand_dims(_element(DIMS, WARPS), 3)
+    real = tl.expand_dims(_first_element(DIMS, WARPS) < HEAD_DIM, 3)
+    m = tl.full([SIDE, LANES, WIDE, 1, G, 1], LOWEST, tl.float32)
     total = tl.zeros(m.shape, tl.float32)
-    acc = tl.zeros([side(DIMS, WARPS), LANES, wide(DIMS, WARPS), G, each(DIMS, WARPS)], tl.float32)
-    for j in tl.static_range((SPLITS + LANES - 1) // LANES):
-        split = j * LANES + _lane(DIMS, WARPS)
+    acc = tl.zeros([SIDE, LANES, WIDE, 1, G, EACH], tl.float32)
+    for step in tl.static_range((SPLITS + LANES * RUN - 1) // (LANES * RUN)):
+        some = step * RUN + tl.arange(0, RUN)[None, None, None, :, None, None]
+        split = some * LANES + tl.expand_dims(_lane(DIMS, WARPS), 3)
         part = head * SPLITS + tl.minimum(split, SPLITS - 1)
-        have = tl.broadcast_to((split < used) & (first < HEAD_DIM), m.shape)
-        log_at = opaque(tl.broadcast_to(HEADS * SPLITS * HEAD_DIM + part, m.shape), ASM)
+        have = tl.broadcast_to((split < used) & real, [SIDE, LANES, WIDE, RUN, G, 1])
+        log_at = opaque(tl.broadcast_to(HEADS * SPLITS * HEAD_DIM + part, have.shape), ASM)
         log = tl.load(partial + log_at, mask=have, other=float("-inf"), cache_modifier=".cg")
         at = part * HEAD_DIM + element
         y = tl.load(partial + at, mask=tl.broadcast_to(have, at.shape), other=0.0, cache_modifier=".cg")
-        top = tl.maximum(m, log)
+        top = tl.maximum(m, tl.max(log, 3, keep_dims=True))
         kept, new = tl.exp2(m - top), tl.exp2(log - top)
-        total = total * kept + new
-        acc = acc * kept + y * new
+        total = total * kept + tl.sum(new, 3, keep_dims=True)
+        acc = acc * kept + tl.sum(y * new, 3, keep_dims=True)
         m = top
     weight = tl.exp2(m - tl.max(m, 1, keep_dims=True))
     total = tl.sum(total * weight, 1, keep_dims=True)
-    return tl.sum(acc * weight, 1, keep_dims=True) * reciprocal(tl.where(total > 0, total, 1.0), ASM)
+    y = tl.sum(acc * weight, 1, keep_dims=True) * reciprocal(tl.where(total > 0, total, 1.0), ASM)
+    return tl.reshape(y, [SIDE, 1, WIDE, G, EACH])
 
 
 @triton.jit
@@ -166,16 +184,15 @@ def hand_over(
 
     counter: int32, arrivals of these heads' splits, 0 before and after a token.
     """
-    if SPLITS == 1:  # noqa: SIM114 - decided by the compiler, what follows when running
-        store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
-    elif LAST_COMBINES and used == 1:
-        store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
-    else:
+    last = True
+    if SPLITS > 1 and (used > 1 or not LAST_COMBINES):
         leave_part(partial, split, first_head, count, y, log, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS)
+        last = False
         if LAST_COMBINES:
             tl.debug_barrier()  # every thread's stores before the count: Triton puts no barrier there
-            arrived = tl.atomic_add(counter, 1, sem="acq_rel")
-            if arrived == used - 1:
+            last = tl.atomic_add(counter, 1, sem="acq_rel") == used - 1
+            if last:
                 tl.store(counter, 0)  # for the next token
                 y = join_splits(partial, first_head, count, used, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
-                store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
+    if last:
+        store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
