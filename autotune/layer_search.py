@@ -1,16 +1,16 @@
-"""One layer's search in context: blocks, proposals, duels with the best, and the winner."""
+"""One layer's search in context: from the best known to a better one, by duels, and the winner."""
 
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from autotune import judging
 from autotune.judging import Judge, TuneError
+from autotune.layer_moves import DRAWS, Move, Moves, kernel_of
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import WorkerDied, WorkerTimedOut
 from autotune.place import Place
@@ -24,10 +24,6 @@ from tuning_db import TuningDB
 from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 
 BEST_FEW = 6  # of a part alone, its default among them
-MORE = 30  # of a part alone, from which more are drawn when steps lead nowhere
-PAIRS = 8  # of a part, changes of two parameters that are drawn then
-MIXTURES = 24  # of what did best in context, parts taken together: nothing has to be compiled for them
-GOOD_FEW = 5  # of a part in context, from which mixtures are drawn
 CHAMPIONS = 4  # the last ones, which meet again at the end
 DUEL_ROUNDS = 15
 GAIN = 0.997  # of the best's time: less than this difference is not told from chance
@@ -36,10 +32,10 @@ FINAL_SHARE, FINAL_S = 0.15, 1.5  # of the time, and at most, kept for the last 
 LEAD_S = 1.5  # before that, so long, compilers work for the next layer
 QUEUED = 4  # jobs that wait for a compiler
 FIRST_SAMPLES = 7
+CACHED_S = 0.1  # what took less to compile was there already
 ATTENTION = "attention"  # the prefix of what depends on the context
-WHOLE = ""  # the block of parameters that belong to no part
 MOST_PASSES = 1000
-IDLE_PASSES = 2  # over all parts without a gain, after which a search without a budget ends
+IDLE_PASSES = 2  # over all kernels without a gain, after which a search without a budget ends
 
 
 @dataclass(frozen=True)
@@ -57,14 +53,6 @@ class TunedLayer:
     trials: int
     failed: int
     source: str
-
-
-@dataclass(frozen=True)
-class Move:
-    """A change of one part: other values of one parameter or more, whatever the rest of the layer is by then."""
-
-    prefix: str
-    changes: Config
 
 
 def best_alone(db: TuningDB, where: Place, problem: Problem, count: int) -> list[Config]:
@@ -85,22 +73,24 @@ def best_alone(db: TuningDB, where: Place, problem: Problem, count: int) -> list
 
 
 class LayerSearch:
-    """One layer's search: its blocks (a part's parameters under their prefix), its best, its run in the database."""
+    """One layer's search: its best, what was tried, its run in the database."""
 
     def __init__(self, layer: Any, db: TuningDB, where: Place, crew: Crew, seed: int, index, report):
         self.layer, self.db, self.where, self.crew, self.index, self.report = layer, db, where, crew, index, report
         self.judge = Judge(layer, where, crew, seed)
         self.space: Space = where.space(layer)
         self.parts: dict[str, Problem] = layer.parts()
-        work = {prefix: registry.get(part.op).work(part).bytes for prefix, part in self.parts.items()}
-        self.order = [*sorted(self.parts, key=lambda prefix: -work[prefix]), WHOLE]
-        self.alone = {prefix: best_alone(db, where, part, MORE) for prefix, part in self.parts.items()}
+        self.moves = Moves(self.space, seed)
+        self.alone = {prefix: best_alone(db, where, part, BEST_FEW) for prefix, part in self.parts.items()}
         self.work = registry.get(layer.op).work(layer)
-        self.seed, self.random = seed, random.Random(seed)
+        self.seed = seed
         self.tried: dict[Config, Trial] = {}
         self.champions: list[Config] = []
-        self.ratios: dict[str, dict[Config, float]] = {prefix: {} for prefix in self.order}  # block -> time
-        self.proved: dict[str, dict[Config, float]] = {prefix: {} for prefix in self.order}  # block -> its error
+        # Of each kernel's blocks that were tried in context: its share of the first best's time, and its error.
+        self.times: dict[str, dict[Config, float]] = {kernel: {} for kernel in self.moves.kernels}
+        self.proved: dict[str, dict[Config, float]] = {kernel: {} for kernel in self.moves.kernels}
+        self.level = 1.0  # the best's time as a share of the first best's
+        self.compiling: dict[str, tuple[float, int]] = {}  # seconds and configurations, by kernel
         self.leader: Config | None = None
         self.best: Config | None = None
         self.best_ns = math.inf
@@ -129,7 +119,7 @@ class LayerSearch:
         try:
             isolated = self._isolated()
             self._start(isolated)
-            if self._descend([p for p in self.order if leader is None or p == ATTENTION], stop):
+            if self._descend([k for k in self.moves.kernels if leader is None or k == ATTENTION], stop):
                 status = "budget"
             self.judge.close()  # what is still compiling, nobody waits for
             self._look_ahead()
@@ -195,15 +185,16 @@ class LayerSearch:
             config[name] == value for name, value in self.leader.items() if not name.startswith(f"{ATTENTION}_")
         )
 
-    def _descend(self, order: Sequence[str], stop: float | None) -> bool:
-        """Change one part after the other while that pays; whether `stop` came first."""
+    def _descend(self, kernels: Sequence[str], stop: float | None) -> bool:
+        """Change the best while that pays; whether `stop` came first."""
+        # What did best alone comes first: its kernels are in the cache. Then what all kernels must agree about.
+        for moves in (self._best_alone(kernels), self.moves.switches(kernels)):
+            if self._sweep(deque(moves), stop, follow=False):
+                return True
         idle = passes = 0
-        # What did best alone comes first: its kernels are in the cache.
-        if self._sweep(deque(move for prefix in order for move in self._best_alone(prefix, 0)), stop, follow=False):
-            return True
-        while order and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
+        while kernels and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
             before, known = self.best, len(self.tried)
-            if self._sweep(deque(self._moves(order, passes)), stop):
+            if self._sweep(deque(self._pass(kernels, passes)), stop):
                 return True
             passes += 1
             idle = idle + 1 if self.best == before else 0
@@ -211,36 +202,31 @@ class LayerSearch:
                 return False  # it draws nothing new any more
         return False
 
-    def _moves(self, order: Sequence[str], passes: int) -> list[Move]:
-        """Single steps of every part; later, draws from what was less good alone and changes of two parameters."""
-        moves = [move for prefix in order for move in self._steps(prefix)]
+    def _pass(self, kernels: Sequence[str], passes: int) -> list[Move]:
+        """Single steps; later, changes of several parameters, more of those that compile quickly."""
+        assert self.best is not None
+        moves = list(self.moves.steps(self.best, kernels))
         if passes:
-            moves += [move for prefix in order for move in self._best_alone(prefix, passes)]
-            moves += self._mixtures(order)
-            moves += [pair for prefix in order for pair in self._pairs(prefix)]
+            moves += self.moves.mixtures(self.times, kernels)
+            mean = {k: seconds / count for k, (seconds, count) in self.compiling.items()}
+            for kernel in kernels:
+                share = min(mean.values(), default=1.0) / mean.get(kernel, 1.0)
+                moves += self.moves.draws(self.best, kernel, max(2, round(DRAWS * min(1.0, share))))
+            moves += self.moves.switches(kernels)
         return moves
 
-    def _mixtures(self, order: Sequence[str]) -> list[Move]:
-        """Several parts changed at once, each to one of its best in context: kernels overlap, so what two changes bring
-        is not the sum of what each does."""
-        good = {prefix: sorted(self.ratios[prefix], key=self.ratios[prefix].__getitem__)[:GOOD_FEW] for prefix in order}
-        several = [prefix for prefix in order if good[prefix]]
+    def _best_alone(self, kernels: Sequence[str]) -> list[Move]:
         moves = []
-        for _ in range(MIXTURES if len(several) > 1 else 0):
-            chosen = self.random.sample(several, self.random.randint(2, min(3, len(several))))
-            blocks = [self.random.choice(good[prefix]) for prefix in chosen]
-            moves.append(Move(WHOLE, Config({name: value for block in blocks for name, value in block.items()})))
+        for prefix, configs in self.alone.items():
+            for config in configs:
+                own = {f"{prefix}_{n}": v for n, v in config.items() if f"{prefix}_{n}" in self.space.default}
+                if own and all(kernel_of(name) in kernels for name in own):
+                    moves.append(Move(Config(own)))
         return moves
-
-    def _best_alone(self, prefix: str, passes: int) -> list[Move]:
-        alone = self.alone.get(prefix, [])
-        some = alone[:BEST_FEW] if passes == 0 else self.random.sample(alone, min(BEST_FEW, len(alone)))
-        blocks = (self._with({prefix: config}, self.best) for config in some)
-        return [Move(prefix, self._block(prefix, block)) for block in blocks]
 
     def _sweep(self, waiting: deque[Move], stop: float | None, follow: bool = True) -> bool:
         """Try these moves, and if they are to `follow` gains, the steps from there; whether `stop` came first.
-        Compilers work ahead: a part's kernels fit whatever the other parts have become meanwhile."""
+        Compilers work ahead: a kernel fits whatever the other kernels have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
         while waiting or self.judge.compiling:
             if stop is not None and time.monotonic() >= stop:
@@ -258,10 +244,12 @@ class LayerSearch:
                 config = self._moved(move)
                 if config in self.tried or not self._may_win(config):
                     continue
-                if self._block(move.prefix, config) != self._block(move.prefix, compiled_for):
-                    waiting.appendleft(move)  # its own part has changed since: another kernel
+                touched = {kernel_of(name) for name in move.changes}
+                if touched & set(self.moves.changed(config, compiled_for)):
+                    waiting.appendleft(move)  # the rest of its kernel has changed since: it is another one
                 elif self._challenge(config, compiled) and follow:  # a gain: go on from there first
-                    waiting.extendleft(reversed([m for m in self._steps(move.prefix) if m != move]))
+                    assert self.best is not None
+                    waiting.extendleft(m for m in self.moves.steps(self.best, touched) if m != move)
                 self._compile_ahead(waiting)
         return False
 
@@ -284,25 +272,6 @@ class LayerSearch:
         assert self.best is not None
         return Config({**self.best, **move.changes})
 
-    def _steps(self, prefix: str) -> Iterator[Move]:
-        """Single steps of one part from the best known."""
-        assert self.best is not None
-        for config in neighbours(self.space, self.best):
-            changed = next(name for name in config if config[name] != self.best[name])
-            if self._owner(changed) == prefix:
-                yield Move(prefix, Config({changed: config[changed]}))
-
-    def _pairs(self, prefix: str) -> Iterator[Move]:
-        """Some changes of two parameters of one part, each by a place or two."""
-        assert self.best is not None
-        own = [p for p in self.space.parameters if self._owner(p.name) == prefix]
-        for _ in range(PAIRS if len(own) > 1 else 0):
-            changes = {}
-            for p in self.random.sample(own, 2):
-                at = p.values.index(self.best[p.name]) + self.random.choice((-2, -1, 1, 2))
-                changes[p.name] = p.values[min(max(at, 0), len(p.values) - 1)]
-            yield Move(prefix, Config(changes))
-
     def firsts(self, leader: Config | None) -> list[Config]:
         """Where a search would start, and the single steps from there: worth compiling before its turn comes."""
         start = self._isolated()
@@ -312,7 +281,7 @@ class LayerSearch:
             return []
         steps = neighbours(self.space, start)
         if leader is not None:
-            steps = (c for c in steps if all(c[n] == v for n, v in start.items() if self._owner(n) != ATTENTION))
+            steps = (c for c in steps if self.moves.changed(c, start) == [ATTENTION])
         return [start, *steps]
 
     def _isolated(self) -> Config:
@@ -326,19 +295,12 @@ class LayerSearch:
             values |= {f"{prefix}_{n}": v for n, v in config.items() if f"{prefix}_{n}" in values}
         return Config(values)
 
-    def _owner(self, name: str) -> str:
-        """The part whose parameter that is."""
-        return next((prefix for prefix in self.parts if name.startswith(f"{prefix}_")), WHOLE)
-
-    def _block(self, prefix: str, config: Config) -> Config:
-        return Config({name: value for name, value in config.items() if self._owner(name) == prefix})
-
     def _prove(self, config: Config, error: float | None) -> None:
-        for prefix in self.order:
-            self.proved[prefix].setdefault(self._block(prefix, config), error or 0.0)
+        for kernel in self.moves.kernels:
+            self.proved[kernel].setdefault(self.moves.block(kernel, config), error or 0.0)
 
     def _is_proved(self, config: Config) -> bool:
-        return all(self._block(prefix, config) in blocks for prefix, blocks in self.proved.items())
+        return all(self.moves.block(kernel, config) in blocks for kernel, blocks in self.proved.items())
 
     def _challenge(self, config: Config, compiled: Answer) -> bool:
         """Time a configuration in turn with the best; whether it is the best now."""
@@ -355,18 +317,28 @@ class LayerSearch:
             return ("ok", reply[1], None if math.isnan(reply[3]) else reply[3])
 
         trial = self.judge.trial(config, compiled, duel)
-        won = trial.measurement is not None and trial.measurement.median_ns < GAIN * theirs[0]
+        won, ns = False, math.inf if trial.measurement is None else trial.measurement.median_ns
         if trial.measurement is not None:
-            ratio = trial.measurement.median_ns / theirs[0]
+            ratio = ns / theirs[0]
+            won = ratio < GAIN
             trial = replace(trial, message=f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's time")
             self._prove(config, trial.error)
-            changed = [p for p in self.order if self._block(p, config) != self._block(p, champion)]
-            if len(changed) == 1:
-                self.ratios[changed[0]][self._block(changed[0], config)] = ratio
-        if won and trial.measurement is not None:
-            self._take_over(config, trial.measurement.median_ns)
+            self._learn(self.moves.changed(config, champion), config, ratio, trial.compile_s)
+            if won:
+                self.level *= ratio
+                self._take_over(config, ns)
         self._record(trial)
         return won
+
+    def _learn(self, changed: Sequence[str], config: Config, ratio: float, compile_s: float | None) -> None:
+        """What one kernel's change tells of it; ratio: to the best's time."""
+        if len(changed) != 1:
+            return
+        (kernel,) = changed
+        self.times[kernel][self.moves.block(kernel, config)] = ratio * self.level
+        seconds, count = self.compiling.get(kernel, (0.0, 0))
+        if compile_s is not None and compile_s > CACHED_S:
+            self.compiling[kernel] = (seconds + compile_s, count + 1)
 
     def _take_over(self, config: Config, ns: float) -> None:
         self.best, self.best_ns = config, ns
@@ -444,6 +416,6 @@ class LayerSearch:
             return
         default = self.tried.get(self.space.default)
         default_ns = default.measurement.median_ns if default and default.measurement else None
-        error = max(blocks.get(self._block(prefix, self.best), 0.0) for prefix, blocks in self.proved.items())
+        error = max(blocks.get(self.moves.block(k, self.best), 0.0) for k, blocks in self.proved.items())
         self._set_winner(self.best, trial.measurement, error, default_ns, None)
         self.kept.add(self.best)

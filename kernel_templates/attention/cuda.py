@@ -75,13 +75,14 @@ def launches(
         "QK_NORM": bool(finish and finish.qk_norm),
         "FINISH": finish is not None,
         "TOGETHER": together,
+        "EARLY": bool(config["early"]),
         "G": power_of_two(together),
         "LAST_COMBINES": config["combine"] == "last",
     }
     kernel = cuda_kernel.attend
     if one_pass(problem, config):
         kernel = cuda_short.attend_short
-        constants["EARLY"] = _early(problem, config)
+        constants["READY"] = _ready(problem, config)
     attend = Launch(
         "attention",
         kernel,
@@ -106,11 +107,11 @@ def launches(
     return [attend, join]
 
 
-def _early(problem: Attention, config: Mapping[str, Any]) -> int:
+def _ready(problem: Attention, config: Mapping[str, Any]) -> int:
     """How much of the cache is held as float32 instead of float16: what 255 registers leave room for, some 90 and 24 a
     further head being taken."""
     room = 160 - 24 * (power_of_two(config["heads"]) - 1)
-    return next((early for early in (2, 1) if held(problem, config) * (2 + early) // 2 <= room), 0)
+    return next((ready for ready in (2, 1) if held(problem, config) * (2 + ready) // 2 <= room), 0)
 
 
 def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def attend(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
-    WARPS: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
     LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over its share of positions 0..position.
@@ -87,9 +87,9 @@ def attend(
     FINISH: qkv holds this token's raw projections; queries are normed and rotated here, programs whose share holds
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
-    G: TOGETHER, padded to a power of two.
+    G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when this one's loop does.
     """
-    if PDL:
+    if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
@@ -156,6 +156,8 @@ def attend(
         total = tl.zeros([SLOTS, G, 1, 1], tl.float32)
         acc = tl.zeros([SLOTS, G, 1, DIMS], tl.float32)
 
+    if PDL and not EARLY:
+        gdc_launch_dependents()
     for _ in range(_bound(begin, ASM), _bound(stop, ASM), TILE):
         next_at = at + TILE  # the next tile is on its way while this one is used
         next_k = tl.load(keys + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)

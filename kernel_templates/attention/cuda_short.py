@@ -49,14 +49,15 @@ def attend_short(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
-    WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
     LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over positions split * TILE.. of 0..position < SPLITS * TILE.
 
-    FINISH as in `cuda_kernel.attend`. EARLY: what is made float32 before the wait, 1 the keys, 2 the values too.
+    FINISH as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the values too.
+    EARLY: whether the next kernel may start at once, or when this one has asked for its input.
     """
-    if PDL:
+    if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
@@ -93,9 +94,9 @@ def attend_short(
         q_own, q_other = rotation(q_norm, angles, every, SCALE, HEAD_DIM, ROPE_DIM, QK_NORM)
         k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
     if ASM and position < 0:
-        if EARLY >= 1:
+        if READY >= 1:
             _need(k)
-        if EARLY >= 2:
+        if READY >= 2:
             _need(v)
         if FINISH:
             _need(q_own)
@@ -127,6 +128,8 @@ def attend_short(
         # `position` may be the previous kernel's work: only now is it there.
         new_k = tl.load(keys + position * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float32)
         new_v = tl.load(values + position * HEAD_DIM + every_v, mask=real_v, other=0.0)
+    if PDL and not EARLY:
+        gdc_launch_dependents()
     s = tl.sum(q * k, 3)
     new = tl.sum(q * new_k, 3)
     if FINISH and QK_NORM:  # the norms' factors commute with the products: they come where nobody waits for them

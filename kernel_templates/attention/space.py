@@ -52,6 +52,7 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "head, or one, for less to do in a row though the cache is read more often",
             ),
             Parameter("combine", ("last", "kernel"), "last", "who joins the splits: the last to finish, or a kernel"),
+            Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
         (
             Constraint(

@@ -9,6 +9,7 @@ from kernel_templates.space import Constraint, Parameter, Space
 UNIT_COLS = {"Q4_0": 32, "Q4_1": 32, "Q6_K": 32, "Q8_0": 16, "F16": 8, "BF16": 8, "F32": 4}
 """Columns in the 16 bytes that one load brings."""
 
+BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
 MOST_TILES = 64  # a row's loop is unrolled: what a row needs at least in the largest models
 UNROLLED = 12  # tiles beyond this must be because the row is long: compiling takes a second for every ten
@@ -26,10 +27,9 @@ def product_parameters(
     quantizes: bool,
     together: int = 1,
     rows: int = 1024,
-    early: int = 1,
 ) -> tuple[tuple[Parameter, ...], tuple[Constraint, ...]]:
     """For a kernel that multiplies `matrices` (format, columns), `together` of them side by side; one that `quantizes`
-    its output needs whole groups of 8 rows. rows: of each matrix; early: that parameter's default."""
+    its output needs whole groups of 8 rows. rows: of each matrix."""
     most = max(units(cols, name) for name, cols in matrices)
     fewest = min(units(cols, name) for name, cols in matrices)
     default_units = 32
@@ -37,10 +37,13 @@ def product_parameters(
         default_units //= 2
     while -(-most // default_units) > (8 if default_units < 128 else MOST_TILES // together) and default_units < 256:
         default_units *= 2
-    # Untuned, as an H100 likes it: 8 rows a program, 2 of them a thread where a row fits in a warp; 16 and 4 where that
-    # still leaves programs for a hundred multiprocessors; three tiles in flight.
+    # Untuned, as an H100 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
+    # them a thread; three tiles in flight.
     warps = min(max(4, default_units // 8), 16)
-    default_each = max(1, default_units // (4 * warps)) * (2 if default_units == 32 and 1536 <= rows < 1 << 16 else 1)
+    groups = 32 * warps // default_units
+    default_each = max(1, 8 // groups) if quantizes else 1
+    while default_each < 8 and 2 * default_each * groups * BUSY <= rows:
+        default_each *= 2
     default_ready = int(rows * max(cols for _, cols in matrices) < HIDDEN_WEIGHTS)
     default_ahead = min(3, together * -(-fewest // default_units))
 
@@ -70,7 +73,7 @@ def product_parameters(
         ),
         Parameter(prefix + "stream", (0, 1), 0, "whether weights may leave the cache first"),
         Parameter(
-            prefix + "early", (0, 1), early,
+            prefix + "early", (0, 1), 1,
             "whether the next kernel may start at once, its weights loaded long before, or when this one has read its "
             "vector",
         ),

@@ -15,10 +15,7 @@ def cpu(problem: Ffn, features: frozenset[str]) -> Space:
 
 def cuda(problem: Ffn, device) -> Space:
     wide = [(problem.gate_format, problem.hidden), (problem.up_format, problem.hidden)]
-    # The widest kernel is hurt most by others that load their weights meanwhile (docs/log.md).
-    gate_up = cuda_knobs.product_parameters(
-        "gate_up_", wide, quantizes=True, together=2, rows=problem.ffn, early=0
-    )  # fmt: skip
+    gate_up = cuda_knobs.product_parameters("gate_up_", wide, quantizes=True, together=2, rows=problem.ffn)
     narrow = [(problem.down_format, problem.ffn)]
     down = cuda_knobs.product_parameters("down_", narrow, quantizes=True, rows=problem.hidden)
     return Space(gate_up[0] + down[0], gate_up[1] + down[1])

@@ -21,7 +21,7 @@ def slow(*values):
 
 
 def config(tile=32, warps=1, splits=1, combine="last", heads=1):
-    return {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads}
+    return {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads, "early": 1}
 
 
 class Token:
