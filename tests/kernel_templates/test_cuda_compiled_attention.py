@@ -145,5 +145,5 @@ def test_space_has_a_valid_default_and_no_needless_splits(shape, context, units)
     problem = Attention(*shape[:3], context)
     found = space.cuda(problem, Device("cuda", "a chip", "8.0", units, 8 << 30))
     configs = found.configs()
-    assert found.default in configs and len(configs) <= 250
+    assert found.default in configs and len(configs) <= 500
     assert all(c["splits"] == 1 or c["splits"] // 2 * c["tile"] < context for c in configs)

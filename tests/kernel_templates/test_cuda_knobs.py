@@ -15,13 +15,14 @@ def tiles(space: Space, name: str, cols: int) -> int:
     return -(-knobs.units(cols, name) // config["units"]) * config["steps"]
 
 
+@pytest.mark.parametrize("rows", [96, 1024, 12288, 151936])
 @pytest.mark.parametrize("quantizes", [False, True])
 @pytest.mark.parametrize(("name", "cols"), PAIRS)
-def test_every_width_has_a_default(name: str, cols: int, quantizes: bool) -> None:
-    space = knobs.product_space([(name, cols)], quantizes)  # a Space whose default breaks a rule is an error
+def test_every_width_has_a_default(name: str, cols: int, quantizes: bool, rows: int) -> None:
+    space = knobs.product_space([(name, cols)], quantizes, rows)  # a Space whose default breaks a rule is an error
     assert space.broken(space.default) is None
     assert tiles(space, name, cols) <= knobs.MOST_TILES
-    made = knobs.constants(space.default, "", name, cols, 1024, "int16")
+    made = knobs.constants(space.default, "", name, cols, rows, "int16")
     assert made["GROUPS"] * made["UNITS"] == 32 * space.default["warps"], "a group and a unit for every thread"
     assert made["CHUNKS"] * made["UNITS"] >= knobs.units(cols, name) > (made["CHUNKS"] - 1) * made["UNITS"]
     if quantizes:
@@ -31,9 +32,10 @@ def test_every_width_has_a_default(name: str, cols: int, quantizes: bool) -> Non
 @pytest.mark.parametrize(("name", "cols"), PAIRS)
 def test_gate_and_up_side_by_side(name: str, cols: int) -> None:
     """Also in another format than each other."""
-    for other in (name, "F16", "Q8_0"):
-        space = Space(*knobs.product_parameters("gate_up_", [(name, cols), (other, cols)], True, together=2, early=0))
-        assert space.broken(space.default) is None and space.default["gate_up_early"] == 0
+    for other, rows in ((name, 1024), ("F16", 12288), ("Q8_0", 53248)):
+        matrices = [(name, cols), (other, cols)]
+        space = Space(*knobs.product_parameters("gate_up_", matrices, True, together=2, rows=rows))
+        assert space.broken(space.default) is None
 
 
 @pytest.mark.parametrize(
