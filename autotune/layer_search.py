@@ -17,7 +17,6 @@ from autotune.place import Place
 from autotune.problem_search import Progress
 from autotune.search.study import grid_size, neighbours
 from autotune.versions import versions
-from kernel_templates import registry
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -82,7 +81,7 @@ class LayerSearch:
         self.parts: dict[str, Problem] = layer.parts()
         self.moves = Moves(self.space, seed)
         self.alone = {prefix: best_alone(db, where, part, BEST_FEW) for prefix, part in self.parts.items()}
-        self.work = registry.get(layer.op).work(layer)
+        self.work = where.work(layer)
         self.seed = seed
         self.tried: dict[Config, Trial] = {}
         self.champions: list[Config] = []

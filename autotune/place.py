@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autotune.measure.process import PROGRAM
 from kernel_templates import registry
 from kernel_templates.device import Device
+from kernel_templates.operation import Work
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
@@ -17,20 +18,26 @@ MOST_COMPILERS = 12  # for a GPU: more do not help, for candidates are not measu
 class Place:
     """A device as the tuner sees it.
 
-    name: "cpu" or "cuda:0"; builds: the workers' backend that compiles for it; space: a problem's space there;
-    compilers: processes that compile side by side; apart: whether one more process measures meanwhile; compile_s,
-    measure_s: seconds after which a request counts as hung; program: the worker's command.
+    name: "cpu" or "cuda:0"; builds: the workers' backend that compiles for it; space: a problem's space there; work:
+    what it must move and compute as it is timed there; compilers: processes that compile side by side; apart: whether
+    one more process measures meanwhile; compile_s, measure_s: seconds after which a request counts as hung; program:
+    the worker's command.
     """
 
     name: str
     builds: str
     device: Device
     space: Callable[[Problem], Space]
+    work: Callable[[Problem], Work]
     compilers: int
     apart: bool
     compile_s: float = 60.0
     measure_s: float = 60.0
     program: tuple[str, ...] = PROGRAM
+
+
+def _work(problem: Problem) -> Work:
+    return registry.get(problem.op).work(problem)
 
 
 def cpu() -> Place:
@@ -41,7 +48,7 @@ def cpu() -> Place:
         return registry.get(problem.op).cpu_space(problem, machine.features())
 
     device = machine.detect()
-    return Place("cpu", "cpu", device, space, max(2, min(device.units, 8)), apart=False)
+    return Place("cpu", "cpu", device, space, _work, max(2, min(device.units, 8)), apart=False)
 
 
 def cuda(index: int = 0) -> Place:
@@ -57,6 +64,7 @@ def cuda(index: int = 0) -> Place:
         f"sm{device.capability.replace('.', '')}",
         device,
         lambda problem: registry.cuda_space(problem, device),
+        lambda problem: _work(getattr(problem, "typical", problem)),
         max(1, min(cores - 3, MOST_COMPILERS)),
         apart=True,
         compile_s=8.0,

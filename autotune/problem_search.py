@@ -13,7 +13,6 @@ from autotune.place import Place
 from autotune.search.study import Search
 from autotune.versions import versions
 from kernel_templates import registry
-from kernel_templates.operation import Work
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -69,7 +68,7 @@ class ProblemSearch:
         self.bench = judging.Judge(problem, where, crew, seed)
         self.operation = registry.get(problem.op)
         self.space: Space = where.space(problem)
-        self.work: Work = self.operation.work(problem)
+        self.work = where.work(problem)
         self.past = db.past_trials(self.device, problem.key, problem.template_version)
         self.search = Search(self.space, sampler, seed)
         self.tried: dict[Config, Trial] = {}

@@ -1,6 +1,6 @@
 """The shapes of decoding attention."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kernel_templates.problem import Problem
@@ -10,7 +10,7 @@ from kernel_templates.problem import Problem
 class Attention(Problem):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
-    `context` is what a configuration is measured at; a kernel runs at any position.
+    A configuration is for positions below `context`: proved at the last of them, timed on a GPU at a `typical` one.
     """
 
     op: ClassVar[str] = "attention"
@@ -20,3 +20,9 @@ class Attention(Problem):
     kv_heads: int
     head_dim: int
     context: int
+
+    @property
+    def typical(self) -> "Attention":
+        """What stands for all positions of a context: the middle of those between a quarter of it and all of it, for
+        a model's contexts are four times as long each."""
+        return replace(self, context=-(-self.context * 5 // 8))

@@ -32,7 +32,7 @@ def cpu(problem: Attention, features: frozenset[str]) -> Space:
 def cuda(problem: Attention, device: Device) -> Space:
     group = problem.heads // problem.kv_heads
     splits = [1]
-    while splits[-1] < 64 and splits[-1] * 16 < problem.context and splits[-1] * problem.kv_heads < 4 * device.units:
+    while splits[-1] < 128 and splits[-1] * 16 < problem.context and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
 
@@ -51,7 +51,10 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "heads", tuple(sorted({1, group})), default["heads"], "query heads of a program: all that share a key "
                 "head, or one, for less to do in a row though the cache is read more often",
             ),
-            Parameter("combine", ("last", "kernel"), "last", "who joins the splits: the last to finish, or a kernel"),
+            Parameter(
+                "combine", ("last", "kernel"), default["combine"],
+                "who joins the splits: the last to finish, or a kernel",
+            ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
         (
@@ -100,22 +103,27 @@ def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
     return config["tile"] // max(1, slots(problem.head_dim, config["warps"]))
 
 
-def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, int]:
-    """Short: everything at once, by as few programs a head as can. Long: some 64 positions a program, as long as the
-    chip has room for more programs."""
-    tile, warps = 64 * 256 // power_of_two(problem.head_dim), 8
-    needed = power_of_two(-(-problem.context // tile))
-    short = {"tile": min(tile, 256), "warps": warps, "splits": needed, "heads": 1}
-    if problem.context <= _SHORT and needed in splits and one_pass(problem, short):
-        return short
+def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
+    """Everything at once, by as few programs a head as can, while that takes few programs: it is up to twice as fast
+    as a loop (docs/log.md). Longer contexts: some 64 positions a program, as long as there is room for programs."""
+    dims = power_of_two(problem.head_dim)
+    for warps, most in ((8, _SHORT), (4, problem.context)):
+        tile = min(8 * 256 * warps // dims, 256)
+        needed = power_of_two(-(-problem.context // tile))
+        once = {"tile": tile, "warps": warps, "splits": needed, "heads": 1}
+        programs = problem.heads * -(-problem.typical.context // tile)
+        if problem.context <= most and programs <= 3 * device.units and needed in splits and one_pass(problem, once):
+            return once | {"combine": "last" if problem.context <= _SHORT else "kernel"}
     warps = 4
-    busy = max(1, min(problem.context // 64, 2 * device.units // problem.kv_heads))
+    busy = max(1, min(problem.context // 64, 4 * device.units // problem.kv_heads))
     tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
+    count = max(s for s in splits if s <= busy and s // 2 * tile < problem.context)
     return {
         "tile": tile,
         "warps": warps,
-        "splits": max(s for s in splits if s <= busy and s // 2 * tile < problem.context),
+        "splits": count,
         "heads": problem.heads // problem.kv_heads,
+        "combine": "kernel" if count > 8 else "last",
     }
 
 

@@ -9,6 +9,10 @@ from kernel_templates.space import Constraint, Parameter, Space
 UNIT_COLS = {"Q4_0": 32, "Q4_1": 32, "Q6_K": 32, "Q8_0": 16, "F16": 8, "BF16": 8, "F32": 4}
 """Columns in the 16 bytes that one load brings."""
 
+TILE_WORDS = {"Q4_0": 5, "Q4_1": 6, "Q6_K": 8, "Q8_0": 5, "F16": 4, "BF16": 4, "F32": 4}
+"""Words of 32 bits that a thread holds of a row in a tile: quants and scales."""
+
+ROW_WORDS = 80  # of all its rows, untuned
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
 MOST_TILES = 64  # a row's loop is unrolled: what a row needs at least in the largest models
@@ -38,11 +42,12 @@ def product_parameters(
     while -(-most // default_units) > (8 if default_units < 128 else MOST_TILES // together) and default_units < 256:
         default_units *= 2
     # Untuned, as an H100 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
-    # them a thread; three tiles in flight.
+    # them a thread unless a row's tiles are many words; three tiles in flight.
     warps = min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
-    while default_each < 8 and 2 * default_each * groups * BUSY <= rows:
+    words = together * -(-most // default_units) * max(TILE_WORDS[name] for name, _ in matrices)
+    while default_each < 8 and 2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS:
         default_each *= 2
     default_ready = int(rows * max(cols for _, cols in matrices) < HIDDEN_WEIGHTS)
     default_ahead = min(3, together * -(-fewest // default_units))

@@ -61,7 +61,8 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     x.fill(values, norms["attn_norm"], problem.activation)
     position = int(b["position"][0])
     rope = torch.full((capacity, problem.rope_dim), float("nan"))
-    rope[position] = torch.from_numpy(b["rope"][: problem.rope_dim])
+    for at in (position, problem.typical.context - 1):  # where it is proved, and where it is timed
+        rope[at] = torch.from_numpy(b["rope"][: problem.rope_dim])
     keys, cached = (t.to(device, torch.float16).contiguous() for t in cache.read(b["keys"], b["values"], capacity))
     size = (problem.heads + 2 * problem.kv_heads) * problem.head_dim
     return {

@@ -1,6 +1,6 @@
 """The shapes of a transformer layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kernel_templates.attention.problem import Attention
@@ -12,7 +12,7 @@ from kernel_templates.problem import Problem
 
 @dataclass(frozen=True)
 class Layer(Problem):
-    """x [hidden] through one layer for one position, `context` being how many are cached when it is measured: its
+    """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
@@ -54,6 +54,11 @@ class Layer(Problem):
     @property
     def ffn_part(self) -> Ffn:
         return Ffn(self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation)
+
+    @property
+    def typical(self) -> "Layer":
+        """As of `Attention`."""
+        return replace(self, context=self.attention_part.typical.context)
 
     def parts(self) -> dict[str, Problem]:
         """Prefix of a part's parameters -> its problem, in the order they run."""

@@ -86,24 +86,29 @@ def time_ns(problem: Problem, config) -> float:
     return part_ns(config, 2, 1, 0)
 
 
+def _work(problem: Problem):
+    from kernel_templates.operation import Work
+
+    return Work(1_000_000, 1_000_000)
+
+
 def operation(problem: type[Problem]):
     """The stand-in's Operation; only its cost and tolerance are ever asked for."""
-    from kernel_templates.operation import NO_CPU, Operation, Work, no_cpu_space  # a worker starts faster without
-
-    def work(_: Problem):
-        return Work(1_000_000, 1_000_000)
+    from kernel_templates.operation import NO_CPU, Operation, no_cpu_space  # a worker starts faster without
 
     def none(*_):
         raise AssertionError("the stand-in needs none")
 
-    return Operation(problem.op, problem, no_cpu_space, none, none, work, lambda _: TOLERANCE, NO_CPU)
+    return Operation(problem.op, problem, no_cpu_space, none, none, _work, lambda _: TOLERANCE, NO_CPU)
 
 
 def place(device: Device = DEVICE, compilers: int = 2):
     """The stand-in's Place."""
     from autotune.place import Place
 
-    return Place("cuda:0", "sm90", device, space, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM)
+    return Place(
+        "cuda:0", "sm90", device, space, _work, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM
+    )
 
 
 def install(monkeypatch) -> None:

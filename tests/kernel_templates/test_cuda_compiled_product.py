@@ -36,6 +36,14 @@ SMOLLM2 = {  # 135M, whose width is no power of two
 }
 
 
+LARGE = {  # Qwen3-8B's, and what Qwen3-1.7B has between
+    "matvec": "rows=4096,cols=4096,format={0},activation=int16",
+    "ffn": "hidden=4096,ffn=12288,gate_format={0},up_format={0},down_format={0},activation=int16",
+    "ffn of 2048": "hidden=2048,ffn=6144,gate_format={0},up_format={0},down_format={0},activation=int16",
+    "head": "vocab=151936,hidden=4096,format={0},activation=int16",
+}
+
+
 def launches(op: str, fields: str, name: str) -> list[Launch]:
     """In the default configuration; tensors have shapes only, since nothing runs."""
     problem = registry.parse_problem(f"{op}:{fields.format(name)}")
@@ -90,4 +98,11 @@ def test_every_operation_on_every_generation(op: str, capability: int) -> None:
 @pytest.mark.parametrize("op", list(SMOLLM2))
 def test_widths_that_are_no_power_of_two(op: str) -> None:
     for launch in launches(op, SMOLLM2[op], "Q8_0" if op == "head" else "Q4_1"):
+        is_good(launch, cross_compile(launch, 90), 90)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "Q8_0", "BF16"])
+@pytest.mark.parametrize("op", list(LARGE))
+def test_untuned_rows_of_large_models_stay_in_registers(op: str, name: str) -> None:
+    for launch in launches(op.partition(" ")[0], LARGE[op], name):
         is_good(launch, cross_compile(launch, 90), 90)
