@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
+from autotune.measure.nursery import Nursery
 from autotune.measure.process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
 from autotune.measure.timeline import Timeline
 
@@ -48,9 +49,11 @@ class Crew:
         """apart: the measurer does not compile, and is one more process. timeline: where every job leaves a span.
         device: what the measurer makes ready before anybody asks, "cuda:0" for instance."""
         self.timeline = timeline or Timeline()
-        self.measurer = Worker(program, device=device)
+        self._nursery = Nursery() if apart and program == PROGRAM else None
+        self.measurer = Worker(program, device=device, nursery=self._nursery)
         quiet = ONE_THREAD if apart else {}
-        self.compilers = [Worker(program, quiet) for _ in range(compilers if apart else compilers - 1)]
+        count = compilers if apart else compilers - 1
+        self.compilers = [Worker(program, quiet, nursery=self._nursery) for _ in range(count)]
         if not apart:
             self.compilers.insert(0, self.measurer)
         self.apart = apart
@@ -63,6 +66,8 @@ class Crew:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True)
+        if self._nursery is not None:
+            self._nursery.__enter__()
         for worker in (self.measurer, *self.compilers):
             worker.start()
         return self
@@ -74,6 +79,8 @@ class Crew:
             worker.kill()
         for worker in (self.measurer, *self.compilers):
             worker.stop()
+        if self._nursery is not None:
+            self._nursery.__exit__(*exception)
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from autotune.measure.nursery import Child, Nursery
+
 
 class WorkerDied(Exception):
     """The process ended while it was answering; the message says how."""
@@ -26,13 +28,18 @@ class Worker:
     speaks the protocol of `autotune.measure.worker`."""
 
     def __init__(
-        self, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None, device: str = ""
+        self,
+        program: Sequence[str] = PROGRAM,
+        environment: Mapping[str, str] | None = None,
+        device: str = "",
+        nursery: Nursery | None = None,
     ) -> None:
-        """environment: variables of the process beside ours; device: what it makes ready before it is asked."""
+        """environment: variables of the process beside ours; device: what it makes ready before it is asked; nursery:
+        forks the process instead of starting `program`."""
         self._program = tuple(program)
         self._environment = dict(environment or {})
-        self._device = device
-        self._process: subprocess.Popen | None = None
+        self._device, self._nursery = device, nursery
+        self._process: subprocess.Popen | Child | None = None
         self._pipe: Connection | None = None
         self._started = False
 
@@ -42,15 +49,21 @@ class Worker:
             return
         ours, theirs = Pipe()
         with theirs:
-            self._process = subprocess.Popen(
-                [*self._program, str(theirs.fileno()), self._device],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **self._environment},
-            )
+            self._process = self._begin(theirs.fileno())
         self._pipe, self._started = ours, False
+
+    def _begin(self, descriptor: int) -> "subprocess.Popen | Child":
+        if self._nursery is not None:
+            with contextlib.suppress(OSError):  # it is gone: then without
+                return self._nursery.fork(descriptor, self._device)
+        return subprocess.Popen(
+            [*self._program, str(descriptor), self._device],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self._environment},
+        )
 
     def send(self, *request) -> None:
         """Ask; the answer is fetched with `answer`. Raises WorkerDied."""
