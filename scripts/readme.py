@@ -76,10 +76,11 @@ def gpu() -> str:
         lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         ordered = sorted(documents, key=lambda d: -d["summary"]["decode_tok_s"])
         lines += [f"| {' | '.join(_gpu_cells(document))} |" for document in ordered]
+        runs = " or ".join(str(n) for n in sorted({d["bench"]["settings"]["runs"] for d in documents}))
         words = [
             f"{chip}, which reads {first['device']['read_gb_s'] / 1e3:.2f} TB/s, {first['date'][:10]}.",
             f"{settings['tokens']} greedy tokens from an empty context and after {deep} tokens, a prompt of "
-            f"{settings['prompt']:,}, medians of {settings['runs']} runs; kernels are those of one token.",
+            f"{settings['prompt']:,}, medians of {runs} runs; kernels are those of one token.",
         ]
         sources = sorted({d["marks"]["source"] for d in documents if d["marks"] and d["marks"]["decode"]})
         words += [f"The other side was not run beside it but quoted: {source}." for source in sources]
