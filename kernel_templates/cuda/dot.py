@@ -138,7 +138,7 @@ def aim(
 
 @triton.jit
 def _quantize_words(values, norm, e, have, ACT: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr):
-    """Groups of 8 values from e on, quantized as by `quantize.store_group`: words of the first four, of the last."""
+    """Groups of 8 values from e on, quantized as by `quantize.store_groups`: words of the first four, of the last."""
     largest = tl.abs(e * 0.0)
     for j in tl.static_range(8):
         x = tl.load(values + e + j, mask=have, other=0.0)

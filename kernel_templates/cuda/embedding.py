@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from kernel_templates import formats
-from kernel_templates.cuda.quantize import store_vector
+from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.quantize import store_groups
 
 TILE = 8192
 """Elements decoded at once: 16 a thread in 16 warps, which leaves registers to spare."""
@@ -58,45 +59,45 @@ def load_f16(address, inside):
 
 
 @triton.jit
-def decode(row, g, inside, FORMAT: tl.constexpr):
-    """Weights 8g..8g+7 of the row of bytes at `row`: float32 [G, 8] for g int32 [G], bit for bit what
-    `formats.<FORMAT>.dequantize` gives. inside: mask [G].
+def decode(row, g, e, inside, FORMAT: tl.constexpr):
+    """Element e, 0..7, of group g of the row of bytes at `row`: float32, bit for bit what `formats.<FORMAT>.dequantize`
+    gives. g, e: int32 of one shape; inside: mask.
 
     Groups of 8 because a group never crosses a scale, in any format.
     """
-    e = tl.arange(0, 8)
-    all8 = inside[:, None] & (e < 8)[None, :]
     if FORMAT == "Q4_0" or FORMAT == "Q4_1":
         BYTES: tl.constexpr = 18 if FORMAT == "Q4_0" else 20
-        block = row + g // 4 * BYTES
-        byte = tl.load((block + (BYTES - 16) + g % 2 * 8)[:, None] + e[None, :], mask=all8, other=0).to(tl.int32)
-        quant = (byte >> (g % 4 // 2 * 4)[:, None]) & 15
+        block = row + (g >> 2) * BYTES
+        byte = tl.load(block + ((g & 1) * 8 + e + (BYTES - 16)), mask=inside, other=0).to(tl.int32)
+        quant = (byte >> ((g & 2) * 2)) & 15
         scale = load_f16(block, inside)
         if FORMAT == "Q4_0":
-            return (quant - 8).to(tl.float32) * scale[:, None]
+            return (quant - 8).to(tl.float32) * scale
         # 4 bits times 11 are exact in float32, so a fused multiply-add rounds as the two steps do.
-        return quant.to(tl.float32) * scale[:, None] + load_f16(block + 2, inside)[:, None]
+        return quant.to(tl.float32) * scale + load_f16(block + 2, inside)
     elif FORMAT == "Q8_0":
-        block = row + g // 4 * 34
-        byte = tl.load((block + 2 + g % 4 * 8)[:, None] + e[None, :], mask=all8, other=0)
-        return byte.to(tl.int8, bitcast=True).to(tl.float32) * load_f16(block, inside)[:, None]
+        block = row + (g >> 2) * 34
+        byte = tl.load(block + ((g & 3) * 8 + e + 2), mask=inside, other=0)
+        return byte.to(tl.int8, bitcast=True).to(tl.float32) * load_f16(block, inside)
     elif FORMAT == "Q6_K":
-        block = row + g // 32 * 210
-        half, run, at = g % 32 // 16, g % 16 // 4, g % 4 * 8
-        low = tl.load((block + half * 64 + run % 2 * 32 + at)[:, None] + e[None, :], mask=all8, other=0).to(tl.int32)
-        high = tl.load((block + 128 + half * 32 + at)[:, None] + e[None, :], mask=all8, other=0).to(tl.int32)
-        subscale = tl.load(block + 192 + g % 32 // 2, mask=inside, other=0).to(tl.int8, bitcast=True)
-        quant = ((low >> (run // 2 * 4)[:, None]) & 15) | (((high >> (run * 2)[:, None]) & 3) << 4)
-        return (quant - 32).to(tl.float32) * (load_f16(block + 208, inside) * subscale.to(tl.float32))[:, None]
+        block = row + (g >> 5) * 210
+        half, run, at = (g >> 4) & 1, (g >> 2) & 3, (g & 3) * 8 + e
+        low = tl.load(block + (half * 64 + (run & 1) * 32 + at), mask=inside, other=0).to(tl.int32)
+        high = tl.load(block + (half * 32 + at + 128), mask=inside, other=0).to(tl.int32)
+        subscale = tl.load(block + (((g & 31) >> 1) + 192), mask=inside, other=0).to(tl.int8, bitcast=True)
+        quant = ((low >> ((run >> 1) * 4)) & 15) | (((high >> (run * 2)) & 3) << 4)
+        return (quant - 32).to(tl.float32) * (load_f16(block + 208, inside) * subscale.to(tl.float32))
     else:
-        i = (g * 8)[:, None] + e[None, :]
+        i = g * 8 + e
         if FORMAT == "F16":
-            return tl.load(row.to(tl.pointer_type(tl.float16), bitcast=True) + i, mask=all8, other=0.0).to(tl.float32)
+            return tl.load(row.to(tl.pointer_type(tl.float16), bitcast=True) + i, mask=inside, other=0.0).to(tl.float32)
         elif FORMAT == "BF16":
-            return tl.load(row.to(tl.pointer_type(tl.bfloat16), bitcast=True) + i, mask=all8, other=0.0).to(tl.float32)
+            return tl.load(row.to(tl.pointer_type(tl.bfloat16), bitcast=True) + i, mask=inside, other=0.0).to(
+                tl.float32
+            )
         else:
             tl.static_assert(FORMAT == "F32", "unknown weight format")
-            return tl.load(row.to(tl.pointer_type(tl.float32), bitcast=True) + i, mask=all8, other=0.0)
+            return tl.load(row.to(tl.pointer_type(tl.float32), bitcast=True) + i, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -120,19 +121,22 @@ def row_bytes(FORMAT: tl.constexpr, HIDDEN: tl.constexpr):
 def embed_row(
     raw, token, norm, values, high, low, scale, squares,
     FORMAT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
-    NORMED: tl.constexpr,
+    NORMED: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """One program writes a whole vector: the row of `token` (a number in a register), quantized as row * norm.
 
-    A token outside the vocabulary reads the nearest row there is.
+    A token outside the vocabulary reads the nearest row there is. Everything is [8, groups], a group's elements in
+    neighbouring lanes, by opaque numbers: so no access is laid out in another way and goes through shared memory.
     """
     token = tl.minimum(tl.maximum(token, 0), VOCAB - 1)
     row = raw + token.to(tl.int64) * row_bytes(FORMAT, HIDDEN)
+    zero = tl.zeros([8, TILE // 8], tl.int32)
+    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
     for first in tl.static_range(0, HIDDEN, TILE):
-        g = first // 8 + tl.arange(0, TILE // 8)
-        v = tl.reshape(decode(row, g, g < HIDDEN // 8, FORMAT), [TILE])
+        g = opaque(zero + first // 8 + tl.arange(0, TILE // 8)[None, :], ASM)
+        inside = g < HIDDEN // 8
+        v = decode(row, g, e, inside, FORMAT)
         n = v
         if NORMED:
-            i = first + tl.arange(0, TILE)
-            n = v * tl.load(norm + i, mask=i < HIDDEN, other=0.0)
-        store_vector(values, high, low, scale, squares, first, v, n, HIDDEN, TILE, ACT, True)
+            n = v * tl.load(norm + (g * 8 + e), mask=inside, other=0.0)
+        store_groups(values, high, low, scale, squares, g, e, v, n, inside, ACT, ASM)

@@ -70,7 +70,7 @@ def pick(
     finite = is_finite(value)
     chosen = tl.where(finite, ranked_token(top), 0)
     embed_row(
-        raw, chosen, norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED
+        raw, chosen, norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
     )  # fmt: skip
     at = tl.load(position) + 1
     tl.store(token, chosen)
@@ -91,5 +91,5 @@ def embed(
         gdc_launch_dependents()
         gdc_wait()
     embed_row(
-        raw, tl.load(token), norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED
+        raw, tl.load(token), norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
     )  # fmt: skip
