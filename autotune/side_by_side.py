@@ -30,7 +30,7 @@ def tune(
     *,
     trials: int | None = None,
     budget_s: float | None = None,
-    sampler: str = "walk",
+    sampler: str = "pool",
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     after: Callable[[], None] = lambda: None,

@@ -25,7 +25,7 @@ def tune(
     *,
     trials: int | None = None,
     budget_s: float | None = BUDGET_S,
-    sampler: str = "walk",
+    sampler: str = "pool",
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     timeline: Timeline | None = None,

@@ -28,7 +28,7 @@ def tune(
     *,
     trials: int | None = 40,
     budget_s: float | None = 75.0,
-    sampler: str = "climb",
+    sampler: str = "pool",
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     where: Place | None = None,

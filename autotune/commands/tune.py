@@ -40,7 +40,7 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
 )
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), help="How to choose what to try.  [default: climb, on a GPU walk]"
+    "--sampler", type=click.Choice(SAMPLERS), default="pool", show_default=True, help="How to choose what to try."
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
 @click.option(
@@ -55,7 +55,7 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
-    sampler: str | None, seed: int, timeline_path: Path | None, device: str, db_path: Path | None, as_json: bool,
+    sampler: str, seed: int, timeline_path: Path | None, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels for this machine.
 
@@ -81,7 +81,7 @@ def tune(
                 budget_s = (CPU_BUDGET_S if budget is None else budget) or None
                 with TuneProgress(trials) as progress:
                     tuned = tuner.tune(
-                        problems, db, trials=trials, budget_s=budget_s, sampler=sampler or "climb", seed=seed,
+                        problems, db, trials=trials, budget_s=budget_s, sampler=sampler, seed=seed,
                         report=progress.report,
                     )  # fmt: skip
             else:
@@ -94,7 +94,7 @@ def tune(
                     try:
                         tuned, chained = stages.tune(
                             problems, layers, db, place.of(device), trials=trials, budget_s=budget_s,
-                            sampler=sampler or "walk", seed=seed, report=progress.report, timeline=timeline,
+                            sampler=sampler, seed=seed, report=progress.report, timeline=timeline,
                         )  # fmt: skip
                     finally:
                         _write(timeline, timeline_path)

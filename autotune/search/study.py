@@ -6,13 +6,14 @@ The study lives in memory; the tuning database holds every trial, and earlier on
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from autotune.search import SAMPLERS
+from autotune.search.pool_sampler import PoolSampler
 from kernel_templates.space import Config, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -20,6 +21,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 _TRIES = 30  # Optuna knows no constraints between parameters: an invalid or repeated proposal is refused and redrawn
 _DRAWS = 5000  # of a space that is not listed, before it counts as exhausted
 FEW_KNOWN = 8  # results before "walk" does anything but step
+WITHOUT_STUDY = ("walk", "exhaustive")
 LISTED = 50_000  # configurations, before constraints, up to which a space is listed; two large templates have millions
 
 
@@ -29,23 +31,34 @@ class Search:
     `size`: how many there are; of a space that is too large to list, before constraints.
     """
 
-    def __init__(self, space: Space, sampler: str = "climb", seed: int = 0, first: Iterable[Config] = ()):
-        """first: configurations to propose before the sampler is asked, the default ahead of them all."""
+    def __init__(
+        self,
+        space: Space,
+        sampler: str = "pool",
+        seed: int = 0,
+        first: Iterable[Config] = (),
+        configs: Sequence[Config] | None = None,
+    ):
+        """first: configurations to propose before the sampler is asked, the default ahead of them all. configs: the
+        valid ones, when they are known as a list; then the default is one like any other."""
         if sampler not in SAMPLERS:
             raise ValueError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
         self.space, self.sampler = space, sampler
         self.size = grid_size(space)
         self._left: dict[Config, None] | None = None
-        if self.size <= LISTED:
-            self._left = dict.fromkeys(space.configs())
+        if configs is not None or self.size <= LISTED:
+            self._left = dict.fromkeys(space.configs() if configs is None else configs)
             self.size = len(self._left)
+        if sampler == "pool" and self._left is None:
+            self.sampler = "walk"
         self._seen: set[Config] = set()
         self._order = _every(space)
-        self._first = [c for c in (space.default, *first) if space.broken(c) is None]
-        self._study = optuna.create_study(sampler=_optuna_sampler(sampler, seed))
+        begin = [] if configs is not None else [space.default]
+        self._first = [c for c in (*begin, *first) if space.broken(c) is None]
         self._distributions: dict[str, BaseDistribution] = {
             p.name: CategoricalDistribution(p.values) for p in space.parameters
         }
+        self._study = optuna.create_study(sampler=self._optuna_sampler(seed))
         self._open: dict[Config, optuna.Trial] = {}
         self._times: dict[Config, float] = {}
         self._random = random.Random(seed)
@@ -59,7 +72,7 @@ class Search:
         if self.space.broken(config) is None:
             self._take(config)
             self._note(config, seconds)
-            if self.sampler not in ("walk", "exhaustive"):
+            if self.sampler not in WITHOUT_STUDY:
                 self._study.add_trial(self._finished(config, seconds))
 
     def ask(self) -> Config | None:
@@ -67,6 +80,9 @@ class Search:
         while self._first:
             config = self._first.pop(0)
             if self._is_new(config):
+                if self.sampler not in WITHOUT_STUDY:  # samplers that model times ought to know what is under way
+                    self._study.enqueue_trial(dict(config))
+                    self._open[config] = self._study.ask(self._distributions)
                 return self._take(config)
         if self._left is not None and not self._left:
             return None
@@ -90,7 +106,7 @@ class Search:
     def tell(self, config: Config, seconds: float | None) -> None:
         """What `ask` proposed took this long, in seconds; None: it failed to compile, was wrong, crashed or hung."""
         self._note(config, seconds)
-        if self.sampler in ("walk", "exhaustive"):
+        if self.sampler in WITHOUT_STUDY:
             return
         trial = self._open.pop(config, None)
         if trial is None:
@@ -178,6 +194,13 @@ class Search:
         # The sampler keeps returning to what it knows: take the untried configuration that differs least from it.
         return min(self._left, key=lambda c: sum(c[name] != config[name] for name in config))
 
+    def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self.sampler == "pool" and self._left:
+            return PoolSampler(list(self._left), seed, self._distributions)
+        if self.sampler in ("climb", "tpe"):
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
+        return optuna.samplers.RandomSampler(seed=seed)
+
     def _finished(self, config: Config, seconds: float | None):
         state = TrialState.PRUNED if seconds is None else TrialState.COMPLETE
         return create_trial(params=dict(config), distributions=self._distributions, value=seconds, state=state)
@@ -204,9 +227,3 @@ def neighbours(space: Space, config: Config) -> Iterator[Config]:
             found = Config({**config, p.name: value})
             if space.broken(found) is None:
                 yield found
-
-
-def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    if name in ("climb", "tpe"):
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)

@@ -37,7 +37,7 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
     result = autotune("tune", tiny_model)
     assert result.exit_code == 0 and len(calls[0]["problems"]) == 5
     assert {k: calls[0][k] for k in ("writable", "trials", "budget_s", "sampler", "seed")} == {
-        "writable": True, "trials": 40, "budget_s": 75.0, "sampler": "climb", "seed": 0,
+        "writable": True, "trials": 40, "budget_s": 75.0, "sampler": "pool", "seed": 0,
     }  # fmt: skip
     assert "matvec:rows=64,cols=64" in result.stdout and " 9 " in result.stdout and "70%" in result.stdout
     assert "geometric mean speed-up 2.00×" in result.stdout
@@ -127,7 +127,7 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
     result = autotune("tune", tiny_qwen3, "--device", "cuda")
     assert result.exit_code == 0, result.stderr
     assert {k: asked[0][k] for k in ("where", "trials", "budget_s", "sampler", "seed")} == {
-        "where": "cuda:0", "trials": None, "budget_s": 150.0, "sampler": "walk", "seed": 0,
+        "where": "cuda:0", "trials": None, "budget_s": 150.0, "sampler": "pool", "seed": 0,
     }  # fmt: skip
     assert "Tuned, each alone" in result.stdout and "Tuned, in context" in result.stdout
     assert "40.0" in result.stdout and "30.0" in result.stdout and "in context 1.50× the speed" in result.stdout
