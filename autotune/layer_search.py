@@ -79,7 +79,7 @@ class LayerSearch:
         self.judge = Judge(layer, where, crew, seed)
         self.space: Space = where.space(layer)
         self.parts: dict[str, Problem] = layer.parts()
-        self.moves = Moves(self.space, seed)
+        self.moves = Moves(self.space, {prefix: where.space(part) for prefix, part in self.parts.items()}, seed)
         self.alone = {prefix: best_alone(db, where, part, BEST_FEW) for prefix, part in self.parts.items()}
         self.work = where.work(layer)
         self.seed = seed
@@ -202,7 +202,7 @@ class LayerSearch:
         return False
 
     def _pass(self, kernels: Sequence[str], passes: int) -> list[Move]:
-        """Single steps; later, changes of several parameters, more of those that compile quickly."""
+        """Single steps; later, what promises most of each kernel, more of those that compile quickly."""
         assert self.best is not None
         moves = list(self.moves.steps(self.best, kernels))
         if passes:
@@ -210,7 +210,8 @@ class LayerSearch:
             mean = {k: seconds / count for k, (seconds, count) in self.compiling.items()}
             for kernel in kernels:
                 share = min(mean.values(), default=1.0) / mean.get(kernel, 1.0)
-                moves += self.moves.draws(self.best, kernel, max(2, round(DRAWS * min(1.0, share))))
+                count = max(2, round(DRAWS * min(1.0, share)))
+                moves += self.moves.promising(self.best, kernel, self.times[kernel], count)
             moves += self.moves.switches(kernels)
         return moves
 
@@ -317,12 +318,15 @@ class LayerSearch:
 
         trial = self.judge.trial(config, compiled, duel)
         won, ns = False, math.inf if trial.measurement is None else trial.measurement.median_ns
-        if trial.measurement is not None:
+        changed = self.moves.changed(config, champion)
+        if trial.measurement is None:
+            self._learn(changed, config, math.inf, None)
+        else:
             ratio = ns / theirs[0]
             won = ratio < GAIN
             trial = replace(trial, message=f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's time")
             self._prove(config, trial.error)
-            self._learn(self.moves.changed(config, champion), config, ratio, trial.compile_s)
+            self._learn(changed, config, ratio, trial.compile_s)
             if won:
                 self.level *= ratio
                 self._take_over(config, ns)
@@ -330,7 +334,7 @@ class LayerSearch:
         return won
 
     def _learn(self, changed: Sequence[str], config: Config, ratio: float, compile_s: float | None) -> None:
-        """What one kernel's change tells of it; ratio: to the best's time."""
+        """What one kernel's change tells of it; ratio: to the best's time, infinite for a failure."""
         if len(changed) != 1:
             return
         (kernel,) = changed
@@ -342,6 +346,9 @@ class LayerSearch:
     def _take_over(self, config: Config, ns: float) -> None:
         self.best, self.best_ns = config, ns
         self.champions = [*self.champions, config][-CHAMPIONS:]
+        for kernel, times in self.times.items():
+            block = self.moves.block(kernel, config)
+            times[block] = min(times.get(block, math.inf), self.level)
 
     def _record(self, trial: Trial) -> None:
         self.db.record_trial(self.run_id, trial)

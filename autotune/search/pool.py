@@ -23,15 +23,15 @@ MOST = 20_000  # points that a model speaks of; of larger pools those near the b
 class Pool:
     """Configurations by their numbers 0..N-1. ask, tell and skip in any order; none is ever asked twice."""
 
-    def __init__(self, columns: Sequence[Sequence[Value]], seed: int = 0):
-        """columns: of each parameter its N values."""
+    def __init__(self, columns: Sequence[Sequence[Value]], seed: int = 0, first: int = FIRST):
+        """columns: of each parameter its N values; first: how many to ask for before there is a model."""
         self._points = encode(columns)
         self._random = np.random.default_rng(seed)
         self._left = np.ones(len(self._points), bool)
         self._seen: list[int] = []  # rows that were asked, skipped or told, in that order
         self._results: dict[int, float] = {}  # logarithms of seconds, infinite for failures
         self._expected: dict[int, float] = {}  # of rows asked for by the model
-        self._spread = self._spread_out()
+        self._spread = self._spread_out(first)
         self._refit_at = 0
 
     def ask(self) -> int | None:
@@ -57,12 +57,12 @@ class Pool:
         self.skip(row)
         self._results[row] = math.inf if seconds is None else math.log(seconds)
 
-    def _spread_out(self) -> list[int]:
-        """FIRST points, each as far from those before it as can be."""
+    def _spread_out(self, count: int) -> list[int]:
+        """Points, each as far from those before it as can be."""
         some = self._random.choice(len(self._points), min(len(self._points), 2000), replace=False)
         chosen: list[int] = []
         distance = np.zeros(len(some))
-        for _ in range(min(FIRST, len(some))):
+        for _ in range(min(count, len(some))):
             chosen.append(int(some[np.argmax(distance)]))
             away = np.square(self._points[some] - self._points[chosen[-1]]).sum(1)
             distance = away if len(chosen) == 1 else np.minimum(distance, away)
