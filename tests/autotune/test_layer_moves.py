@@ -82,25 +82,20 @@ def test_what_belongs_to_no_kernel_is_drawn(moves) -> None:
     assert moves.promising(moves.space.default, "", {}, 5) == []  # one parameter: its steps are all there is
 
 
-def test_a_model_finds_what_draws_do_not(moves) -> None:
-    """A narrow valley that no single step from the default goes down."""
+def test_a_model_finds_the_end_of_a_narrow_valley(moves) -> None:
+    """Which no single step from the default goes down."""
 
     def time(block: Config) -> float:
         rows, warps, each = (SIZES.index(block[f"ffn_down_{n}"]) for n in ("rows", "warps", "each"))
         return 1.0 + abs(rows + warps - 5) * 0.3 + abs(rows - each) * 0.2 + (block["ffn_down_early"] == rows % 2) * 0.1
 
     best = moves.space.default
-
-    def search(propose) -> float:
-        times = {moves.block("ffn_down", best): time(moves.block("ffn_down", best))}
-        for _ in range(6):
-            for move in propose(times):
-                block = moves.block("ffn_down", after(best, move))
-                times[block] = time(block)
-        return min(times.values())
-
-    assert search(lambda times: moves.promising(best, "ffn_down", times, 6)) < 1.15
-    assert search(lambda times: moves.draws(best, "ffn_down", 6)) >= 1.0
+    times = {moves.block("ffn_down", best): time(moves.block("ffn_down", best))}
+    for _ in range(6):
+        for move in moves.promising(best, "ffn_down", times, 6):
+            block = moves.block("ffn_down", after(best, move))
+            times[block] = time(block)
+    assert min(times.values()) < 1.15  # 37 of 220
 
 
 def test_mixtures_take_each_kernel_from_its_best(moves) -> None:
