@@ -60,6 +60,34 @@ def rms_factor(parts, eps, COLS: tl.constexpr):
 
 
 @triton.jit
+def tiles_ahead(
+    w0, w1, w2, w3, r, rows, u,
+    FORMAT: tl.constexpr, COLS: tl.constexpr, BELOW: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr,
+    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """Ask for the first AHEAD tiles. BELOW: rows from one step's to the next's."""
+    held = ()
+    for t in tl.static_range(AHEAD):
+        row, unit = r + t // CHUNKS * BELOW, u + t % CHUNKS * UNITS
+        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    return held
+
+
+@triton.jit
+def vector_ahead(
+    values, high, low, scale, norm, g, u,
+    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
+    UNITS: tl.constexpr, CHUNKS: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Ask for the vector, or for two of its many CHUNKS."""
+    xs = ()
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
+        unit = u + c * UNITS
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, NORM, SOURCE, ASM),)
+    return xs
+
+
+@triton.jit
 def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
     FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
@@ -75,10 +103,9 @@ def rows_product(
         gdc_launch_dependents()
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
-    held = ()
-    for t in tl.static_range(AHEAD):
-        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
-        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    held = tiles_ahead(
+        w0, w1, w2, w3, r, rows, u, FORMAT, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+    )  # fmt: skip
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], FORMAT),)
@@ -88,10 +115,9 @@ def rows_product(
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
-    xs = ()
-    for c in tl.static_range(XS):
-        unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+    xs = vector_ahead(
+        values, high, low, scale, norm, g, u, FORMAT, ACT, COLS, True, SOURCE, UNITS, CHUNKS, ASM
+    )  # fmt: skip
     parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
     if PDL and not EARLY:
@@ -140,10 +166,9 @@ def residual_product(
         gdc_launch_dependents()
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
-    held = ()
-    for t in tl.static_range(AHEAD):
-        row, unit = r + t // CHUNKS * (EACH * GROUPS), u + t % CHUNKS * UNITS
-        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+    held = tiles_ahead(
+        w0, w1, w2, w3, r, rows, u, FORMAT, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+    )  # fmt: skip
     norms = ()
     for s in tl.static_range(STEPS):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
@@ -157,10 +182,9 @@ def residual_product(
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
-    xs = ()
-    for c in tl.static_range(XS):
-        unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, FORMAT, ACT, COLS, False, SOURCE, ASM),)
+    xs = vector_ahead(
+        values, high, low, scale, values, g, u, FORMAT, ACT, COLS, False, SOURCE, UNITS, CHUNKS, ASM
+    )  # fmt: skip
     before = ()
     for s in tl.static_range(STEPS):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
