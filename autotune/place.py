@@ -36,6 +36,11 @@ class Place:
     program: tuple[str, ...] = PROGRAM
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _work(problem: Problem) -> Work:
     return registry.get(problem.op).work(problem)
 
@@ -56,7 +61,6 @@ def cuda(index: int = 0) -> Place:
     from kernel_templates.cuda import machine
 
     device = machine.detect(index)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A tile of thousands of elements a thread can compile for a minute, and would not be fast: it is given up. Three
     # cores are left for the search, for the one who measures, and for what else goes on.
     return Place(
@@ -65,7 +69,7 @@ def cuda(index: int = 0) -> Place:
         device,
         lambda problem: registry.cuda_space(problem, device),
         lambda problem: _work(getattr(problem, "typical", problem)),
-        max(1, min(cores - 3, MOST_COMPILERS)),
+        max(1, min(cores() - 3, MOST_COMPILERS)),
         apart=True,
         compile_s=8.0,
         measure_s=30.0,

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Value = int | str | bool
@@ -86,6 +86,21 @@ class Space:
             extra = sorted(set(config) - {p.name for p in self.parameters})
             return Constraint("unknown parameter", f"this template has no parameter {extra[0]!r}", bool)
         return next((c for c in self.constraints if not c.holds(config)), None)
+
+    def fixed(self, values: Mapping[str, Value]) -> "Space":
+        """The part of this space where these parameters have one value each; the default's others stay as they are.
+
+        Raises ValueError for a parameter or a value that is not here, and when the default would be invalid.
+        """
+        known = {p.name: p.values for p in self.parameters}
+        for name, value in values.items():
+            if value not in known.get(name, ()):
+                raise ValueError(f"{name}={value} is no choice of this space")
+        parameters = (
+            replace(p, values=(values[p.name],), default=values[p.name]) if p.name in values else p
+            for p in self.parameters
+        )
+        return Space(tuple(parameters), self.constraints)
 
     def configs(self) -> tuple[Config, ...]:
         """Every valid configuration, in the order of the parameters' values."""

@@ -19,6 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from autotune.measure.blueprint import Blueprint
+from autotune.screen import binary
 from kernel_templates import registry
 from kernel_templates.cuda.crosscompile import capability_target
 from kernel_templates.cuda.launch import Launch
@@ -70,17 +71,30 @@ class Builder:
         """Compile the kernels that Triton's cache lacks; ("compiled", seconds). base: another configuration, which
         somebody compiles: only what differs is compiled here. share: (which, of how many) parts of the kernels."""
         start = time.perf_counter()
-        if problem not in self._blueprints:
-            while len(self._blueprints) >= KEPT:
-                self._blueprints.popitem(last=False)
-            self._blueprints[problem] = Blueprint(registry.parse_problem(problem))
-        self._blueprints.move_to_end(problem)
-        blueprint = self._blueprints[problem]
+        blueprint = self._blueprint(problem)
         known = set() if base is None else {_identity(launch) for launch in blueprint.launches(Config(base))}
         for launch in blueprint.launches(Config(config))[share[0] :: share[1]]:
             if _identity(launch) not in known:
                 self._prepare_launcher(compile_for(launch, self._capability))
         return ("compiled", time.perf_counter() - start)
+
+    def inspect(self, problem: str, config: dict) -> tuple:
+        """Compile all kernels of a configuration; ("compiled", seconds, their Binaries in order)."""
+        start = time.perf_counter()
+        made = []
+        for launch in self._blueprint(problem).launches(Config(config)):
+            kernel = compile_for(launch, self._capability)
+            self._prepare_launcher(kernel)
+            made.append(binary.of(launch, kernel))
+        return ("compiled", time.perf_counter() - start, made)
+
+    def _blueprint(self, problem: str) -> Blueprint:
+        if problem not in self._blueprints:
+            while len(self._blueprints) >= KEPT:
+                self._blueprints.popitem(last=False)
+            self._blueprints[problem] = Blueprint(registry.parse_problem(problem))
+        self._blueprints.move_to_end(problem)
+        return self._blueprints[problem]
 
     def draw(self, problem: str, seed: int, path: str) -> tuple:
         """Write a problem's inputs and the reference's answer to a file; ("drawn", seconds)."""

@@ -1,7 +1,7 @@
 """The process in which candidates live. Run as `python -m autotune.measure.worker FD [DEVICE]`; talks over one pipe.
 
-Requests and replies are tuples; the first element names the request, and "compile", "draw" and "open" name the backend
-next: "cpu", "cuda:0", or "sm90" for what is compiled for a GPU of that capability without touching one. The
+Requests and replies are tuples; the first element names the request, and "compile", "inspect", "draw" and "open" name
+the backend next: "cpu", "cuda:0", or "sm90" for what is compiled for a GPU of that capability without touching one. The
 parent may kill this process at any time, and it ends by itself when the parent does. Ctrl-C is the parent's business.
 
 A reply to any request may be ("failed", message); ("failed_to_compile", message) when Triton says so; ("poisoned",
@@ -50,7 +50,7 @@ def serve(pipe: Connection, make: Callable[[str], Any], first: str = "") -> None
             return
         reply: tuple
         try:
-            if name in ("compile", "draw", "open"):
+            if name in ("compile", "inspect", "draw", "open"):
                 device, *arguments = arguments
                 if device not in backends:
                     backends[device] = make(device)
