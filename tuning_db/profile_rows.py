@@ -67,7 +67,7 @@ def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
         launch.place, launch.kernel, launch.kind.value, *(launch.grid or (None,) * 3), *(launch.block or (None,) * 3),
         launch.start_ns, launch.duration_ns, launch.count, launch.stream, launch.range, launch.problem,
         None if launch.config is None else canonical_json(dict(launch.config)), launch.role,
-        np.asarray(m.values, "<f8").tobytes() if len(m.values) else None,
+        np.asarray(m.numbers, "<f8").tobytes() if len(m.numbers) else None,
         canonical_json(dict(m.texts)) if m.texts else None,
     )  # fmt: skip
 
