@@ -65,6 +65,9 @@ class Metrics(Mapping[str, Metric]):
         return int(np.count_nonzero(~np.isnan(self.numbers))) + len(self.texts)
 
 
+NO_METRICS = Metrics()
+
+
 @dataclass(frozen=True)
 class SourceLine:
     """One machine instruction of a kernel, with the lines it came from and what warps waited for at it.
@@ -147,7 +150,7 @@ class KernelLaunch:
     problem: str | None = None
     config: Mapping[str, Any] | None = None
     role: str | None = None
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(default_factory=lambda: NO_METRICS)
     findings: tuple[RuleFinding, ...] = ()
     lines: tuple[SourceLine, ...] = ()
 

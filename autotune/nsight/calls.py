@@ -1,10 +1,10 @@
 """The kernels of one call of a problem, and what identifies each of them in a profiler's report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from autotune.nsight.kernel_key import KnownKernel
 from kernel_templates import registry, samples
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
@@ -13,23 +13,6 @@ if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Launch
 
 WARP = 32  # threads
-NEEDED = "autotune__bytes_needed"
-"""Our own metric: the least that a launch reads and writes."""
-
-
-@dataclass(frozen=True)
-class KnownKernel:
-    """One launch of one call. kernel: its symbol; grid, block: as the driver is given them; bytes_needed: the least it
-    has to read and write; name: what it does in its operation ("gate_up")."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    name: str
-    problem: str
-    config: Mapping[str, Any]
-    role: str | None
-    bytes_needed: int
 
 
 def described(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.nsight import ncu
-from autotune.nsight.calls import KnownKernel
+from autotune.nsight.kernel_key import KnownKernel
 from kernel_templates.space import Config
 
 TIMED_SAMPLES = 30
@@ -42,7 +42,7 @@ def record(
     if failure is None and not report.exists():
         failure = "it wrote no report"
     rows = json.loads(manifest.read_text()) if manifest.exists() else []
-    return Recording(report, tuple(_known(row) for row in rows), failure)
+    return Recording(report, tuple(KnownKernel.parse(row) for row in rows), failure)
 
 
 def timed(calls: Sequence[Call], device: str, folder: Path, timeout_s: float = 300) -> list[dict[str, Any]] | str:
@@ -58,7 +58,3 @@ def _subject(calls: Sequence[Call], device: str, manifest: Path, folder: Path, t
     asked = [{"problem": call.problem, "config": dict(call.config), "role": call.role} for call in calls]
     request.write_text(json.dumps({"device": device, "calls": asked, "manifest": str(manifest), "timed": timed}))
     return [sys.executable, "-m", "autotune.nsight.subject", str(request)]
-
-
-def _known(row: dict[str, Any]) -> KnownKernel:
-    return KnownKernel(**{**row, "grid": tuple(row["grid"]), "block": tuple(row["block"])})
