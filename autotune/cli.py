@@ -92,9 +92,17 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    devices.devices, tune.tune, screen.screen, generate.generate, chat.chat, bench.bench, db.db, replay.replay,
-    export.export, import_.import_,
-):  # fmt: skip
+    devices.devices,
+    tune.tune,
+    screen.screen,
+    generate.generate,
+    chat.chat,
+    bench.bench,
+    db.db,
+    replay.replay,
+    export.export,
+    import_.import_,
+):
     cli.add_command(command)
 
 

@@ -64,12 +64,12 @@ class Moves:
                 yield Move(Config({name: config[name]}))
 
     def switches(self, kernels: Sequence[str]) -> list[Move]:
-        """A parameter of two values that several kernels have, set in all of them in every way: when the next kernel
-        may start, say, is a matter between them all."""
+        """A parameter that is 0 or 1 and that several kernels have, set in all of them in every way: when the next
+        kernel may start, say, is a matter between them all."""
         owners: dict[str, list[Parameter]] = {}
         for kernel in kernels:
             for p in self._own[kernel]:
-                if len(p.values) == 2:
+                if p.values == (0, 1):
                     owners.setdefault(p.name.rpartition("_")[2], []).append(p)
         moves = []
         for shared in owners.values():

@@ -14,16 +14,18 @@ from autotune.errors import UserError
     "--format", "kind", type=click.Choice(("t4", "t1")), default="t4", show_default=True,
     help="t4: what was measured; t1: the space, parameters and conditions.",
 )  # fmt: skip
-@click.option("--run", "number", type=int, help="Number of a run, as autotune db list --runs shows it.  [default: the last]")
+@click.option(
+    "--run", "number", type=int, help="Number of a run, as autotune db list --runs shows it.  [default: the last]"
+)
 @click.option(
     "--out", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="Write to a file, gzipped if its name ends in .gz.  [default: stdout]",
 )  # fmt: skip
 @options.db_option
 def export(kind: str, number: int | None, out: Path | None, db_path: Path | None) -> None:
-    """Write a tuning run in the auto-tuning community's formats, T4 for results and T1 for spaces.
+    """Write a tuning run in a format that other auto-tuners read.
 
-    What is written was checked against the format's schema first. autotune import reads T4 again, without loss.
+    T4 has the results of a run, T1 the space that it searched: formats of the auto-tuning community. What is written was checked against the format's schema first. autotune import reads T4 again, without loss.
 
     \b
     Example:

@@ -1,7 +1,7 @@
 """Kernel Tuner's cache files: one JSON object, whose last two braces are missing while tuning goes on.
 
-{"device_name", "kernel_name", "problem_size", "tune_params_keys", "tune_params", "cache": {"1,2": {parameters, "time" in
-milliseconds or a word that says what failed, "times", "compile_time" in milliseconds, ...}}}
+{"device_name", "kernel_name", "problem_size", "tune_params_keys", "tune_params", "cache": {"1,2": {parameters, "time"
+in milliseconds or a word that says what failed, "times", "compile_time" in milliseconds, ...}}}
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,6 @@ from tuning_db import TuningDB
 from tuning_db.records import Measurement, Run, Trial
 
 LARGEST = 1 << 30  # bytes of text: a recorded space of a million configurations has less
-HEAD = 4096  # bytes by which a file is recognized, after decompression
 
 
 @dataclass(frozen=True)
@@ -29,18 +28,13 @@ class Summary:
     run: int
     found: int
     failed: int
+    note: str = ""
 
-
-def head(path: Path) -> bytes:
-    """The first bytes of a file, decompressed if it is gzipped. Raises OSError."""
-    with path.open("rb") as file:
-        begin = file.read(HEAD)
-    if begin[:2] == b"\x1f\x8b":
-        try:
-            return zlib.decompressobj(31).decompress(begin, HEAD)
-        except zlib.error:
-            return b""
-    return begin
+    @property
+    def line(self) -> str:
+        """For whoever imported it."""
+        count = f"{self.found} result{'s' * (self.found != 1)}, {self.failed} failed"
+        return f"{self.format}, {count}; {self.problem} on {self.device}, run {self.run}"
 
 
 def text(path: Path) -> str:

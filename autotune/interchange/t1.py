@@ -1,6 +1,6 @@
 """T1, the auto-tuning community's description of a space: parameters with their values, and conditions between them.
 
-Our rules are Python functions. Each becomes an expression by trying it on all values of the parameters that it looks at:
+Our rules are Python functions. Each becomes an expression by trying it on all values of the parameters it looks at:
 what it allows, or what it refuses if that is shorter, as a list. So a T1 file's space is exactly ours.
 """
 

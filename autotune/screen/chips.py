@@ -20,7 +20,9 @@ class Chip:
     @property
     def device(self) -> Device:
         """As a space asks for it."""
-        return Device("cuda", self.name, f"{self.capability // 10}.{self.capability % 10}", self.multiprocessors, self.memory)
+        return Device(
+            "cuda", self.name, f"{self.capability // 10}.{self.capability % 10}", self.multiprocessors, self.memory
+        )
 
 
 CHIPS = {

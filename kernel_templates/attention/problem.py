@@ -24,5 +24,5 @@ class Attention(Problem):
     @property
     def typical(self) -> "Attention":
         """What stands for all positions of a context: the middle of those between a quarter of it and all of it, for
-        a model's contexts are four times as long each."""
+        a model's contexts are two to four times as long each."""
         return replace(self, context=-(-self.context * 5 // 8))

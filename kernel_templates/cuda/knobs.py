@@ -15,6 +15,7 @@ TILE_WORDS = {"Q4_0": 5, "Q4_1": 6, "Q6_K": 8, "Q8_0": 5, "F16": 4, "BF16": 4, "
 ROW_WORDS = 80  # of all its rows, untuned
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
+CACHED_WEIGHTS = 1 << 24  # larger matrices are gone from the second-level cache before the next token
 MOST_TILES = 64  # a row's loop is unrolled: what a row needs at least in the largest models
 UNROLLED = 12  # tiles beyond this must be because the row is long: compiling takes a second for every ten
 MOST_WORDS = 128  # of 32 bits a thread may hold for tiles in flight; it has 255 registers
@@ -49,7 +50,8 @@ def product_parameters(
     words = together * -(-most // default_units) * max(TILE_WORDS[name] for name, _ in matrices)
     while default_each < 8 and 2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS:
         default_each *= 2
-    default_ready = int(rows * max(cols for _, cols in matrices) < HIDDEN_WEIGHTS)
+    weights = rows * max(cols for _, cols in matrices)
+    default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
     default_ahead = min(3, together * -(-fewest // default_units))
 
     def get(c: Mapping[str, Any], name: str) -> int:
@@ -76,7 +78,7 @@ def product_parameters(
             prefix + "ahead", (1, 2, 3, 4, 6, 8), default_ahead,
             "tiles asked for before the previous kernel is waited for",
         ),
-        Parameter(prefix + "stream", (0, 1), 0, "whether weights may leave the cache first"),
+        Parameter(prefix + "stream", (0, 1), default_stream, "whether weights may leave the cache first"),
         Parameter(
             prefix + "early", (0, 1), 1,
             "whether the next kernel may start at once, its weights loaded long before, or when this one has read its "
@@ -113,6 +115,12 @@ def product_parameters(
         Constraint(
             "registers", f"tiles in flight, {MOST_WORDS} words a thread at most, stay in registers",
             lambda c: get(c, "each") * 4 * (get(c, "ahead") + (tiles(c, most) > get(c, "ahead"))) <= MOST_WORDS,
+        ),
+    )  # fmt: skip
+    constraints += (
+        Constraint(
+            "quantized once", "each of a large matrix's many programs would quantize the whole vector again",
+            lambda c: c.get(prefix + "source", "planes") == "planes" or weights < HIDDEN_WEIGHTS,
         ),
     )  # fmt: skip
     if quantizes:

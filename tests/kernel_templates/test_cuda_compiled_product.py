@@ -83,6 +83,11 @@ def test_every_format_on_every_generation(name: str, capability: int) -> None:
     is_good(launch, cross_compile(launch, capability), capability)
 
 
+def test_volta() -> None:
+    (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", "Q4_0")
+    is_good(launch, cross_compile(launch, 70), 70)
+
+
 def test_float32() -> None:
     (launch,) = launches("matvec", "rows=1024,cols=1024,format={0},activation=int16", "F32")
     is_good(launch, cross_compile(launch, 90), 90)

@@ -18,7 +18,7 @@ from model.problems import contexts, gpu_layers, gpu_problems, layer_at, model_p
 def test_contexts_cover_the_capacity() -> None:
     assert contexts(1) == contexts(160) == [160]
     assert contexts(161) == [160, 640]
-    assert contexts(40960) == [160, 640, 2560, 10240, 40960]
+    assert contexts(40960) == [160, 640, 2560, 5120, 10240, 20480, 40960]
 
 
 def test_every_layer_counts_once_a_token(made: Callable[[str, str], Path]) -> None:

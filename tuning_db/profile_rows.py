@@ -1,0 +1,132 @@
+"""Profiles to table rows and back. Reading raises ValueError, TypeError or KeyError on a row that makes no sense."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from tuning_db.profile_records import (
+    Columns,
+    KernelLaunch,
+    Metric,
+    Metrics,
+    Profile,
+    Provenance,
+    Range,
+    RowKind,
+    RuleFinding,
+    SourceLine,
+    StoredProfile,
+)
+from tuning_db.rows import Row, canonical_json
+
+LAUNCH_COLUMNS = (
+    "place", "kernel", "kind", "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "start_ns",
+    "duration_ns", "count", "stream", "range_place", "problem", "config", "role", "metric_values", "metric_texts",
+)  # fmt: skip
+RANGE_COLUMNS = ("place", "name", "parent", "domain", "thread", "start_ns", "end_ns")
+
+
+def profile_row(profile: Profile) -> dict[str, Any]:
+    p = profile.provenance
+    # One list of metrics for the whole profile: a launch keeps only its values.
+    columns = next((launch.metrics.columns for launch in profile.launches if launch.metrics.columns.names), Columns())
+    return {
+        "file": p.file, "sha256": p.sha256, "size_bytes": int(p.size_bytes), "tool": p.tool, "format": p.format,
+        "tool_version": p.tool_version, "chip": p.chip, "clocks": canonical_json(dict(p.clocks)),
+        "fingerprint": p.fingerprint, "recorded_at": p.recorded_at, "found": int(p.found), "expected": p.expected,
+        "note": p.note, "metric_names": canonical_json(columns.names), "metric_units": canonical_json(columns.units),
+    }  # fmt: skip
+
+
+def provenance_from(row: Row) -> Provenance:
+    return Provenance(
+        file=row["file"], sha256=row["sha256"], size_bytes=int(row["size_bytes"]), tool=row["tool"],
+        format=row["format"], tool_version=row["tool_version"], chip=row["chip"], clocks=json.loads(row["clocks"]),
+        fingerprint=row["fingerprint"], recorded_at=row["recorded_at"], found=int(row["found"]),
+        expected=None if row["expected"] is None else int(row["expected"]), note=row["note"],
+    )  # fmt: skip
+
+
+def stored_profile_from(row: Row) -> StoredProfile:
+    return StoredProfile(
+        int(row["id"]), provenance_from(row), int(row["rows"]), float(row["total_ns"] or 0.0), row["imported_at"]
+    )
+
+
+def columns_from(row: Row) -> Columns:
+    names, units = tuple(json.loads(row["metric_names"])), tuple(json.loads(row["metric_units"]))
+    if len(names) != len(units):
+        raise ValueError(f"{len(names)} metrics have {len(units)} units")
+    return Columns(names, units)
+
+
+def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
+    """The values of LAUNCH_COLUMNS. Metrics are float64, least significant byte first, in the profile's order."""
+    m = launch.metrics
+    return (
+        launch.place, launch.kernel, launch.kind.value, *(launch.grid or (None,) * 3), *(launch.block or (None,) * 3),
+        launch.start_ns, launch.duration_ns, launch.count, launch.stream, launch.range, launch.problem,
+        None if launch.config is None else canonical_json(dict(launch.config)), launch.role,
+        np.asarray(m.numbers, "<f8").tobytes() if len(m.numbers) else None,
+        canonical_json(dict(m.texts)) if m.texts else None,
+    )  # fmt: skip
+
+
+def launch_from(
+    row: Row, columns: Columns, findings: tuple[RuleFinding, ...] = (), lines: tuple[SourceLine, ...] = ()
+) -> KernelLaunch:
+    values = np.frombuffer(row["metric_values"] or b"", "<f8")
+    if len(values) not in (0, len(columns.names)):
+        raise ValueError(f"{len(values)} values stand for {len(columns.names)} metrics")
+    texts = json.loads(row["metric_texts"]) if row["metric_texts"] else {}
+    return KernelLaunch(
+        place=int(row["place"]), kernel=row["kernel"], kind=RowKind(row["kind"]),
+        grid=_triple(row, "grid"), block=_triple(row, "block"), start_ns=row["start_ns"],
+        duration_ns=row["duration_ns"], count=int(row["count"]), stream=row["stream"], range=row["range_place"],
+        problem=row["problem"], config=None if row["config"] is None else json.loads(row["config"]), role=row["role"],
+        metrics=Metrics(columns if len(values) else Columns(), values, texts), findings=findings, lines=lines,
+    )  # fmt: skip
+
+
+def finding_row(finding: RuleFinding) -> dict[str, Any]:
+    return {
+        "rule": finding.rule, "section": finding.section, "kind": finding.kind, "title": finding.title,
+        "text": finding.text, "gain": finding.gain, "gain_scope": finding.gain_scope,
+        "focus": canonical_json([[m.name, m.unit, m.value] for m in finding.focus]),
+    }  # fmt: skip
+
+
+def finding_from(row: Row) -> RuleFinding:
+    focus = tuple(Metric(name, unit, value) for name, unit, value in json.loads(row["focus"]))
+    return RuleFinding(
+        row["rule"], row["section"], row["kind"], row["title"], row["text"], row["gain"], row["gain_scope"], focus
+    )
+
+
+def line_row(line: SourceLine) -> dict[str, Any]:
+    return {
+        "address": line.address, "sass": line.sass, "ptx": line.ptx, "file": line.file, "line": line.line,
+        "executed": line.executed, "stalls": canonical_json(dict(line.stalls)),
+    }  # fmt: skip
+
+
+def line_from(row: Row) -> SourceLine:
+    return SourceLine(
+        int(row["address"]), row["sass"], row["ptx"], row["file"], row["line"], row["executed"],
+        json.loads(row["stalls"]),
+    )  # fmt: skip
+
+
+def range_row(place: int, item: Range) -> tuple[Any, ...]:
+    """The values of RANGE_COLUMNS."""
+    return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns
+
+
+def range_from(row: Row) -> Range:
+    return Range(row["name"], row["parent"], row["domain"], row["thread"], row["start_ns"], row["end_ns"])
+
+
+def _triple(row: Row, name: str) -> tuple[int, int, int] | None:
+    x, y, z = (row[f"{name}_{axis}"] for axis in "xyz")
+    return None if x is None else (int(x), int(y), int(z))

@@ -1,0 +1,122 @@
+"""Profiles in the database: what profilers said, one row for each imported file and one for each launch in it.
+
+Functions rather than methods of `TuningDB`: neither tuning nor the engine asks for them. Every one raises DatabaseError
+when the file fails underneath it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tuning_db import profile_rows, rows
+from tuning_db.errors import translated
+from tuning_db.profile_records import KernelLaunch, Profile, StoredProfile
+from tuning_db.reading import Reader
+from tuning_db.store import TuningDB
+
+_LISTED = """
+    SELECT p.*, count(l.id) AS rows, sum(l.duration_ns) AS total_ns
+    FROM profiles p LEFT JOIN profile_launches l ON l.profile_id = p.id
+"""
+
+
+def store(db: TuningDB, profile: Profile) -> int:
+    """Keep a profile and return its id. The same file again replaces what was read from it before."""
+    with db._transaction():
+        for (old,) in db._db.execute("SELECT id FROM profiles WHERE sha256 = ?", (profile.provenance.sha256,)):
+            _forget(db, old)
+        number = db._insert("profiles", {**profile_rows.profile_row(profile), "imported_at": rows.utc_now()})
+        _insert_many(
+            db, "profile_ranges", number, profile_rows.RANGE_COLUMNS,
+            (profile_rows.range_row(place, item) for place, item in enumerate(profile.ranges)),
+        )  # fmt: skip
+        for name, text in profile.sources.items():
+            db._insert("profile_sources", {"profile_id": number, "name": name, "text": text})
+        launches = (profile_rows.launch_row(launch) for launch in profile.launches)
+        _insert_many(db, "profile_launches", number, profile_rows.LAUNCH_COLUMNS, launches)
+        _store_details(db, number, profile)
+    return number
+
+
+def listed(db: Reader) -> list[StoredProfile]:
+    """Every profile without its rows, in the order they were imported."""
+    return db._read(_LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
+
+
+def load(db: Reader, number: int) -> Profile:
+    """The whole profile with this id. Raises KeyError if there is none."""
+    found = db._read("SELECT * FROM profiles WHERE id = ?", (number,), dict)
+    if not found:
+        raise KeyError(f"no profile has the id {number}")
+    with db._sensible():
+        columns, provenance = profile_rows.columns_from(found[0]), profile_rows.provenance_from(found[0])
+    findings = _grouped(db, "profile_findings", number, profile_rows.finding_from)
+    lines = _grouped(db, "profile_lines", number, profile_rows.line_from)
+
+    def built(row: rows.Row) -> KernelLaunch:
+        mine = row["id"]
+        return profile_rows.launch_from(row, columns, tuple(findings.get(mine, ())), tuple(lines.get(mine, ())))
+
+    launches = db._read("SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built)
+    ranges = db._read(
+        "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place", (number,), profile_rows.range_from
+    )
+    sources = db._read(
+        "SELECT name, text FROM profile_sources WHERE profile_id = ? ORDER BY name",
+        (number,),
+        lambda row: (row["name"], row["text"]),
+    )
+    return Profile(provenance, tuple(launches), tuple(ranges), dict(sources))
+
+
+def of_problem(db: Reader, problem: str) -> list[int]:
+    """Ids of the profiles that have launches of this problem, newest last."""
+    return db._read(
+        "SELECT DISTINCT profile_id FROM profile_launches WHERE problem = ? ORDER BY profile_id",
+        (problem,),
+        lambda row: int(row["profile_id"]),
+    )
+
+
+def _insert_many(
+    db: TuningDB, table: str, number: int, columns: Sequence[str], values: Iterable[tuple[Any, ...]]
+) -> None:
+    marks = ", ?" * len(columns)
+    db._connection.executemany(
+        f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES (?{marks})", ((number, *row) for row in values)
+    )
+
+
+def _store_details(db: TuningDB, number: int, profile: Profile) -> None:
+    """Rules and instructions of the launches that have any: a few of many."""
+    detailed = [launch for launch in profile.launches if launch.findings or launch.lines]
+    if not detailed:
+        return
+    ids = dict(db._db.execute("SELECT place, id FROM profile_launches WHERE profile_id = ?", (number,)).fetchall())
+    for launch in detailed:
+        for finding in launch.findings:
+            db._insert("profile_findings", {"launch_id": ids[launch.place], **profile_rows.finding_row(finding)})
+        for line in launch.lines:
+            db._insert("profile_lines", {"launch_id": ids[launch.place], **profile_rows.line_row(line)})
+
+
+def _grouped(db: Reader, table: str, number: int, build: Any) -> dict[int, list[Any]]:
+    found = db._read(
+        f"SELECT t.* FROM {table} t JOIN profile_launches l ON l.id = t.launch_id WHERE l.profile_id = ? ORDER BY t.id",
+        (number,),
+        lambda row: (int(row["launch_id"]), build(row)),
+    )
+    groups = defaultdict(list)
+    for launch, item in found:
+        groups[launch].append(item)
+    return groups
+
+
+def _forget(db: TuningDB, number: int) -> None:
+    mine = "SELECT id FROM profile_launches WHERE profile_id = ?"
+    with translated(db.path):
+        for table in ("profile_findings", "profile_lines"):
+            db._db.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
+        for table in ("profile_launches", "profile_ranges", "profile_sources"):
+            db._db.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
+        db._db.execute("DELETE FROM profiles WHERE id = ?", (number,))
