@@ -25,7 +25,8 @@ from autotune.errors import UserError
 def export(kind: str, number: int | None, out: Path | None, db_path: Path | None) -> None:
     """Write a tuning run in a format that other auto-tuners read.
 
-    T4 has the results of a run, T1 the space that it searched: formats of the auto-tuning community. What is written was checked against the format's schema first. autotune import reads T4 again, without loss.
+    T4 has the results of a run, T1 the space that it searched: formats of the auto-tuning community. What is written
+    was checked against the format's schema first; autotune import reads T4 again, without loss.
 
     \b
     Example:

@@ -31,9 +31,9 @@ TOLD_S = 10.0  # between two notes of how far it is
 def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int | None, as_json: bool) -> None:
     """Compile a problem's configurations and say which cannot win, and why.
 
-    No GPU is needed. Every valid configuration is compiled, or --limit of them; of its machine code are read registers, spills, shared
-    memory, occupancy, width of loads and the mix of instructions, and a lower bound on its time follows. Shown are
-    those kept, the lowest bound first, and the reason why each other one was dropped.
+    No GPU is needed. Every valid configuration is compiled, or --limit of them; registers, spills, shared memory,
+    occupancy, width of loads and the mix of instructions are read from its machine code, and a lower bound on its time
+    follows. Shown are those kept, the lowest bound first, and the reason why each other one was dropped.
 
     \b
     Example:
@@ -101,12 +101,13 @@ def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
         "latency_ns": e and e.latency,
         "kernels": [
             {
-                "name": k.binary.name, "digest": k.binary.digest, "programs": k.binary.programs,
-                "threads": k.binary.threads, "registers": k.binary.registers, "spill_bytes": k.binary.spills,
-                "shared_bytes": k.binary.shared, "resident_programs": k.occupancy.programs,
+                "name": k.facts.name, "digest": k.facts.digest, "programs": k.facts.programs,
+                "threads": k.facts.threads, "registers": k.facts.registers, "spill_bytes": k.facts.spills,
+                "shared_bytes": k.facts.shared, "resident_programs": k.occupancy.programs,
                 "occupancy": k.occupancy.share, "occupancy_limit": k.occupancy.by, "rounds": k.rounds,
-                "instructions": k.code.instructions, "mix": k.code.mix, "widest_load_bytes": k.code.widest,
-                "narrowest_load_bytes": k.code.narrowest, "chain_cycles": k.code.chain,
+                "instructions": k.facts.code.instructions, "mix": k.facts.code.mix,
+                "widest_load_bytes": k.facts.code.widest,
+                "narrowest_load_bytes": k.facts.code.narrowest, "chain_cycles": k.facts.code.chain,
             }
             for k in verdict.kernels
         ],
@@ -149,9 +150,9 @@ def _cells(verdict: "Verdict") -> tuple[str, ...]:
         return "+".join(str(value(k)) for k in ks)
 
     return (
-        output.micros(verdict.estimate.bound), verdict.estimate.limit, each(lambda k: k.binary.registers),
+        output.micros(verdict.estimate.bound), verdict.estimate.limit, each(lambda k: k.facts.registers),
         each(lambda k: output.percent(k.occupancy.share)), each(lambda k: k.rounds),
-        each(lambda k: k.code.instructions), each(lambda k: f"{k.code.narrowest}–{k.code.widest} B"),
+        each(lambda k: k.facts.code.instructions), each(lambda k: f"{k.facts.code.narrowest}–{k.facts.code.widest} B"),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import PROGRAM
-from autotune.screen.binary import Binary
+from autotune.screen.binary import Facts
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -17,7 +17,7 @@ class Candidate:
     """A configuration and its kernels, or why it has none."""
 
     config: Config
-    binaries: tuple[Binary, ...]
+    kernels: tuple[Facts, ...]
     failure: str | None = None
 
 
@@ -46,4 +46,4 @@ def _candidate(config: Config, answer: Answer) -> Candidate:
         return Candidate(config, (), f"compiling: {answer}")
     if answer[0] != "compiled":
         return Candidate(config, (), f"does not compile: {answer[1]}")
-    return Candidate(config, tuple(answer[2]))
+    return Candidate(config, tuple(binary.facts for binary in answer[2]))

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.screen import machine_code
-from autotune.screen.binary import Binary
+from autotune.screen.binary import Facts
 from autotune.screen.chips import Chip
 from autotune.screen.occupancy import Occupancy, occupancy
 
@@ -34,24 +33,22 @@ class Estimate:
 class Kernel:
     """One kernel of a candidate as screening sees it. rounds: how often the busiest multiprocessor is filled."""
 
-    binary: Binary
-    code: machine_code.Code
+    facts: Facts
     occupancy: Occupancy
     rounds: int
     issue_ns: float
     latency_ns: float
 
 
-def kernel(binary: Binary, chip: Chip) -> Kernel:
-    """Raises ValueError for a chip or a code that is not known."""
-    code = machine_code.read(binary.text)
-    held = occupancy(chip.capability, binary.threads, binary.registers, binary.shared)
-    busiest = -(-binary.programs // chip.multiprocessors)
+def kernel(facts: Facts, chip: Chip) -> Kernel:
+    """Raises ValueError for a chip that is not known."""
+    held = occupancy(chip.capability, facts.threads, facts.registers, facts.shared)
+    busiest = -(-facts.programs // chip.multiprocessors)
     rounds = -(-busiest // held.programs) if held.programs else 0
-    warps = -(-busiest * (binary.threads // 32) // SCHEDULERS)
-    issue = warps * code.issue / chip.clock
-    latency = (max(0, rounds - 1) * code.chain + code.after) / chip.clock
-    return Kernel(binary, code, held, rounds, issue, latency)
+    warps = -(-busiest * (facts.threads // 32) // SCHEDULERS)
+    issue = warps * facts.code.issue / chip.clock
+    latency = (max(0, rounds - 1) * facts.code.chain + facts.code.after) / chip.clock
+    return Kernel(facts, held, rounds, issue, latency)
 
 
 def estimate(kernels: Sequence[Kernel], work_bytes: int, chip: Chip) -> Estimate:

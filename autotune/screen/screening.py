@@ -21,12 +21,14 @@ MARGIN = 1.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """reason: why it was dropped, None if it was kept; estimate: None for what did not compile."""
+    """rule, reason: by which rule and why it was dropped, None if it was kept; estimate: None for what did not
+    compile."""
 
     config: Config
     kernels: tuple[Kernel, ...]
     estimate: Estimate | None
-    reason: str | None
+    rule: str | None = None
+    reason: str | None = None
 
     @property
     def kept(self) -> bool:
@@ -38,35 +40,40 @@ def screen(candidates: Sequence[Candidate], work_bytes: int, chip: Chip) -> list
     problem must move. Raises ValueError for a chip that is not known."""
     judged = []
     for candidate in candidates:
-        kernels = tuple(estimate.kernel(b, chip) for b in candidate.binaries)
+        kernels = tuple(estimate.kernel(b, chip) for b in candidate.kernels)
         bound = estimate.estimate(kernels, work_bytes, chip) if kernels else None
         judged.append((candidate, kernels, bound))
     lowest = min((e.bound for _, kernels, e in judged if e and _impossible(kernels) is None), default=0.0)
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[tuple[str, ...], Config] = {}
     verdicts = []
-    for number, (candidate, kernels, bound) in enumerate(judged, 1):
-        digests = tuple(b.digest for b in candidate.binaries)
-        first = seen.setdefault(digests, number) if digests else number
-        reason = candidate.failure or _impossible(kernels)
-        if reason is None and first != number:
-            reason = f"the same machine code as {judged[first - 1][0].config.key}"
-        verdicts.append(Verdict(candidate.config, kernels, bound, reason or _hopeless(kernels, bound, lowest)))
+    for candidate, kernels, bound in judged:
+        digests = tuple(k.digest for k in candidate.kernels)
+        first = seen.setdefault(digests, candidate.config) if digests else candidate.config
+        rule, reason = None, None
+        if candidate.failure:
+            rule, reason = "failed", candidate.failure
+        elif reason := _impossible(kernels):
+            rule = "impossible"
+        elif first != candidate.config:
+            rule, reason = "twin", f"the same machine code as {first.key}"
+        elif reason := _spills(kernels):
+            rule = "spills"
+        elif bound is not None and bound.bound > MARGIN * lowest:
+            rule = bound.limit
+            reason = f"at least {bound.bound / 1e3:.2f} µs by {rule}, {bound.bound / lowest:.2f} times the lowest bound"
+        verdicts.append(Verdict(candidate.config, kernels, bound, rule, reason))
     return sorted(verdicts, key=lambda v: (not v.kept, v.estimate.bound if v.estimate else float("inf")))
 
 
 def _impossible(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
         if not k.occupancy.programs:
-            return f"{k.binary.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
+            return f"{k.facts.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
     return None
 
 
-def _hopeless(kernels: Sequence[Kernel], bound: Estimate | None, lowest: float) -> str | None:
+def _spills(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
-        if k.binary.spills:
-            return f"{k.binary.name}: {k.binary.spills} bytes of a thread do not fit its registers"
-    if bound is not None and bound.bound > MARGIN * lowest:
-        return (
-            f"at least {bound.bound / 1e3:.2f} µs by {bound.limit}, {bound.bound / lowest:.2f} times the lowest bound"
-        )
+        if k.facts.spills:
+            return f"{k.facts.name}: {k.facts.spills} bytes of a thread do not fit its registers"
     return None

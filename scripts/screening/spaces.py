@@ -1,6 +1,6 @@
 """The spaces that `bench_screen` measures exhaustively, and which part: what is fixed keeps the default's value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel_templates import registry
 from kernel_templates.device import Device
@@ -29,6 +29,14 @@ class Part:
         whole = registry.cuda_space(self.problem, device)
         kept = {n: v for n, v in whole.default.items() if n in self.fixed or n.startswith(self.prefixes)}
         return whole.fixed(kept)
+
+    @property
+    def relative_problem(self) -> Problem:
+        return registry.parse_problem(self.relative)
+
+    def like(self, problem: Problem) -> "Part":
+        """The same part of another problem's space."""
+        return replace(self, key=problem.key)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
