@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from screening import judging, measuring, searching, space_files
 from screening.recording import Recording
-from screening.spaces import PARTS
+from screening.spaces import HELD_OUT, PARTS
 
 from autotune import place
 from autotune.versions import versions
@@ -34,6 +34,9 @@ RELATIVE_S = 20.0  # of tuning the other shape that a warm search begins from
 screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
 
 
+held_out = click.option("--held-out", is_flag=True, help="Spaces that no rule was made for, instead of the three.")
+
+
 @click.group(help=__doc__)
 def main() -> None:
     pass
@@ -46,24 +49,25 @@ def main() -> None:
     "--budget", type=click.FloatRange(min=1), default=540, show_default=True, help="Seconds; run again to go on."
 )
 @click.option("--compilers", type=click.IntRange(min=1), help="Processes.  [default: one a core but one]")
-def measure(folder: Path, device: str, budget: float, compilers: int | None) -> None:
+@held_out
+def measure(folder: Path, device: str, budget: float, compilers: int | None, held_out: bool) -> None:
     """Measure every configuration of each space, or go on with that.
 
     Example: scripts/bench_screen measure --folder /tmp/spaces
     """
     begun = time.monotonic()
-    where = place.of(device)
+    parts, where = HELD_OUT if held_out else PARTS, place.of(device)
     where = replace(where, compilers=compilers or place.cores() - 1, compile_s=20.0)
-    spaces = {part.problem: part.space(where.device) for part in PARTS.values()}
-    for name, part in PARTS.items():
+    spaces = {part.problem: part.space(where.device) for part in parts.values()}
+    for name, part in parts.items():
         screen.print(f"{name}: {len(spaces[part.problem].configs())} configurations of {part.key}")
     with ExitStack() as stack:
-        recordings = {part.problem: stack.enter_context(Recording(folder, name)) for name, part in PARTS.items()}
+        recordings = {part.problem: stack.enter_context(Recording(folder, name)) for name, part in parts.items()}
         complete = measuring.measure(spaces, recordings, where, begun + budget, screen.print)
     about = {"device": where.device.__dict__, "versions": versions(), "complete": complete}
     about["seconds"] = round(time.monotonic() - begun, 1)
     facts.write(folder / "about.json", about)
-    for name, part in PARTS.items():
+    for name, part in parts.items():
         rows = recordings[part.problem].rows.values()
         times = sorted(row.ns for row in rows if row.ns)
         best = f"{times[0] / 1e3:.2f} to {times[-1] / 1e3:.1f} µs" if times else "none worked"
@@ -80,7 +84,8 @@ def measure(folder: Path, device: str, budget: float, compilers: int | None) -> 
     show_default="benchmarks/spaces",
     help="Folder of T4 files.",
 )
-def collect(folder: Path, out: Path) -> None:
+@held_out
+def collect(folder: Path, out: Path, held_out: bool) -> None:
     """Write what `measure` found as T4 files.
 
     Example: scripts/bench_screen collect --folder /tmp/spaces
@@ -89,7 +94,7 @@ def collect(folder: Path, out: Path) -> None:
     if not about["complete"]:
         raise click.ClickException(f"{folder} is not complete; run scripts/bench_screen measure again")
     device = Device(**{**about["device"], "versions": tuple(map(tuple, about["device"]["versions"]))})
-    for name, part in PARTS.items():
+    for name, part in (HELD_OUT if held_out else PARTS).items():
         recording, work = Recording(folder, name), registry.get(part.problem.op).work(part.problem)
         run = Run(
             part.key, part.problem.template_version, "exhaustive", 0, len(recording.rows), work.bytes, work.ops,

@@ -24,6 +24,12 @@ class Estimate:
         return max(self.memory, self.issue, self.latency)
 
     @property
+    def busy(self) -> float:
+        """Issuing and waiting together, which a bound may not add up, but a program of few warps must. Of two
+        candidates that move the same bytes the one that has less of it is usually the faster one."""
+        return self.issue + self.latency
+
+    @property
     def limit(self) -> str:
         """What the bound comes from."""
         return max(("memory", "issue", "latency"), key=lambda name: getattr(self, name))

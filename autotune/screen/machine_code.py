@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 FAMILIES = {
-    0x181: "load", 0x182: "constant", 0x0B9: "constant", 0x183: "local", 0x187: "local", 0x184: "shared",
-    0x188: "shared", 0x186: "store", 0x1A8: "atomic", 0x18E: "atomic", 0x189: "shuffle", 0x11D: "barrier",
-    0x192: "fence", 0x026: "dot", 0x023: "float", 0x020: "float", 0x021: "float", 0x008: "float", 0x009: "float",
-    0x00B: "float", 0x030: "half", 0x031: "half", 0x032: "half", 0x035: "half", 0x045: "convert", 0x105: "convert",
-    0x106: "convert", 0x108: "special", 0x119: "special", 0x13C: "matrix", 0x137: "matrix", 0x147: "control",
-    0x14D: "control", 0x118: "control", 0x02D: "release", 0x02E: "wait", 0x18F: "prefetch",
+    0x181: "load", 0x186: "store", 0x182: "constant", 0x0B9: "constant", 0x1AC: "constant", 0x183: "local",
+    0x187: "local", 0x184: "shared", 0x188: "shared", 0x03B: "shared", 0x044: "shared", 0x1A8: "atomic",
+    0x18E: "atomic", 0x189: "shuffle", 0x11D: "barrier", 0x192: "fence", 0x026: "dot", 0x023: "float", 0x020: "float",
+    0x021: "float", 0x04A: "float", 0x008: "float", 0x009: "float", 0x00B: "float", 0x030: "half", 0x031: "half",
+    0x032: "half", 0x035: "half", 0x045: "convert", 0x105: "convert", 0x106: "convert", 0x108: "special",
+    0x119: "special", 0x13C: "matrix", 0x137: "matrix", 0x147: "control", 0x14D: "control", 0x118: "control",
+    0x02D: "release", 0x02E: "wait", 0x18F: "prefetch",
 }  # fmt: skip
 """Everything else counts as "integer". release, wait: the next kernel may start; the previous one has ended."""
 

@@ -4,11 +4,12 @@ The rules, in the order in which they are tried; the first that applies gives th
 1. what does not compile, or no multiprocessor holds, cannot run;
 2. the same machine code, launched alike, is the same candidate;
 3. what spills registers waits for memory where others do not;
-4. a bound above `MARGIN` times the lowest bound is beaten by who is there.
+4. of those that are left, the share `KEPT` of all that compiled which issues and waits least is kept: the times of
+   kernels that move the same bytes follow that sum (docs/log.md says how closely, and what a smaller share cost).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.screen import estimate
 from autotune.screen.chips import Chip
@@ -16,7 +17,7 @@ from autotune.screen.compiling import Candidate
 from autotune.screen.estimate import Estimate, Kernel
 from kernel_templates.space import Config
 
-MARGIN = 1.5
+KEPT = 0.35
 
 
 @dataclass(frozen=True)
@@ -36,33 +37,39 @@ class Verdict:
 
 
 def screen(candidates: Sequence[Candidate], work_bytes: int, chip: Chip) -> list[Verdict]:
-    """Best first: those kept by their bounds, then those dropped, those without a bound last. work_bytes: that the
-    problem must move. Raises ValueError for a chip that is not known."""
-    judged = []
-    for candidate in candidates:
-        kernels = tuple(estimate.kernel(b, chip) for b in candidate.kernels)
-        bound = estimate.estimate(kernels, work_bytes, chip) if kernels else None
-        judged.append((candidate, kernels, bound))
-    lowest = min((e.bound for _, kernels, e in judged if e and _impossible(kernels) is None), default=0.0)
-    seen: dict[tuple[str, ...], Config] = {}
+    """Best first: those kept by what they issue and wait, then those dropped, those that did not compile last.
+    work_bytes: that the problem must move. Raises ValueError for a chip that is not known."""
+    first: dict[tuple[str, ...], Config] = {}
     verdicts = []
-    for candidate, kernels, bound in judged:
+    for candidate in candidates:
+        kernels = tuple(estimate.kernel(k, chip) for k in candidate.kernels)
+        bound = estimate.estimate(kernels, work_bytes, chip) if kernels else None
         digests = tuple(k.digest for k in candidate.kernels)
-        first = seen.setdefault(digests, candidate.config) if digests else candidate.config
+        twin = first.setdefault(digests, candidate.config) if digests else candidate.config
         rule, reason = None, None
         if candidate.failure:
             rule, reason = "failed", candidate.failure
         elif reason := _impossible(kernels):
             rule = "impossible"
-        elif first != candidate.config:
-            rule, reason = "twin", f"the same machine code as {first.key}"
+        elif twin != candidate.config:
+            rule, reason = "twin", f"the same machine code as {twin.key}"
         elif reason := _spills(kernels):
             rule = "spills"
-        elif bound is not None and bound.bound > MARGIN * lowest:
-            rule = bound.limit
-            reason = f"at least {bound.bound / 1e3:.2f} µs by {rule}, {bound.bound / lowest:.2f} times the lowest bound"
         verdicts.append(Verdict(candidate.config, kernels, bound, rule, reason))
-    return sorted(verdicts, key=lambda v: (not v.kept, v.estimate.bound if v.estimate else float("inf")))
+    kept = sorted(v.estimate.busy for v in verdicts if v.kept and v.estimate)
+    if kept:
+        compiled = sum(v.estimate is not None for v in verdicts)
+        limit = kept[min(len(kept), max(1, int(KEPT * compiled))) - 1]
+        verdicts = [_slow(v, limit) if v.kept else v for v in verdicts]
+    return sorted(verdicts, key=lambda v: (not v.kept, v.estimate.busy if v.estimate else float("inf")))
+
+
+def _slow(verdict: Verdict, limit: float) -> Verdict:
+    e = verdict.estimate
+    if e is None or e.busy <= limit:
+        return verdict
+    reason = f"issues {e.issue / 1e3:.2f} and waits {e.latency / 1e3:.2f} µs; those kept take {limit / 1e3:.2f} at most"
+    return replace(verdict, rule="slow", reason=reason)
 
 
 def _impossible(kernels: Sequence[Kernel]) -> str | None:

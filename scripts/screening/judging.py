@@ -12,7 +12,7 @@ from autotune.screen import chips, screening
 from kernel_templates.space import Config
 
 SEEDS = 8
-EVALUATIONS = (10, 20, 30, 40, 60, 80, 100, 150)
+EVALUATIONS = (10, 20, 30, 40, 60, 80, 100, 150, 200)
 
 
 def screened(space: Measured) -> dict[str, Any]:

@@ -52,3 +52,9 @@ PARTS = {
         FFN.format(2048, 6144),
     ),
 }
+
+HELD_OUT = {
+    "matvec-1024x3072-Q8_0": Part("matvec:rows=1024,cols=3072,format=Q8_0,activation=int16", ALONE, ""),
+    "head-49152x576-Q8_0": Part("head:vocab=49152,hidden=576,format=Q8_0,activation=int16", ALONE, ""),
+}
+"""Looked at only after screening's rules were settled on PARTS: whether they hold where nobody looked."""
