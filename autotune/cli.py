@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, db, devices, generate, import_, replay, tune
+from autotune.commands import bench, chat, db, devices, export, generate, import_, replay, screen, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -94,11 +94,13 @@ def cli(ctx: click.Context) -> None:
 for command in (
     devices.devices,
     tune.tune,
+    screen.screen,
     generate.generate,
     chat.chat,
     bench.bench,
     db.db,
     replay.replay,
+    export.export,
     import_.import_,
 ):
     cli.add_command(command)

@@ -10,6 +10,8 @@ from autotune.judging import TuneError
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import WorkerDied, WorkerTimedOut
 from autotune.place import Place
+from autotune.screen.binary import Facts
+from autotune.screen.sieve import Sieve
 from autotune.search.study import Search
 from autotune.versions import versions
 from kernel_templates import registry
@@ -69,6 +71,8 @@ class ProblemSearch:
         self.operation = registry.get(problem.op)
         self.space: Space = where.space(problem)
         self.work = where.work(problem)
+        ceilings = db.ceilings(self.device) or {}
+        self.sieve = Sieve(self.device, self.work.bytes, self.space.default, ceilings.get("read_gb_s"))
         self.past = db.past_trials(self.device, problem.key, problem.template_version)
         self.search = Search(self.space, sampler, seed)
         self.tried: dict[Config, Trial] = {}
@@ -130,8 +134,11 @@ class ProblemSearch:
         self.search.suggest(hints)
 
     def attempt(self, config: Config, compiled: Answer) -> None:
-        """Verify and time what was compiled, and record what became of it."""
-        trial = self.bench.trial(config, compiled, lambda: self.bench.ask("measure", dict(config), SAMPLES))
+        """Verify and time what was compiled, unless screening knows better, and record what became of it."""
+        trial = self._screened(config, compiled)
+        if trial is None:
+            trial = self.bench.trial(config, compiled, lambda: self.bench.ask("measure", dict(config), SAMPLES))
+            self.sieve.remember(config, _facts(compiled), trial)
         self.compile_s, self.measured = self.compile_s + (trial.compile_s or 0.0), self.measured + 1
         self.db.record_trial(self.run_id, trial)
         self._remember(config, trial)
@@ -143,6 +150,12 @@ class ProblemSearch:
                 default.measurement.median_ns if default and default.measurement else None, trial.outcome,
             )
         )  # fmt: skip
+
+    def _screened(self, config: Config, compiled: Answer) -> Trial | None:
+        if not (facts := _facts(compiled)) or isinstance(compiled, Exception):
+            return None
+        best = self.best()
+        return self.sieve.judge(config, facts, compiled[1], best[0] if best else None)
 
     def _remember(self, config: Config, trial: Trial) -> None:
         known = self.tried.get(config)
@@ -187,7 +200,7 @@ class ProblemSearch:
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
         gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns
-        failed = sum(t.measurement is None for t in self.tried.values())
+        failed = sum(t.measurement is None and t.outcome is not Outcome.PRUNED for t in self.tried.values())
         return Tuned(
             self.problem, count, won, default_ns, best.median_ns, gb_s, default_gb_s, gb_s * 1e9 / rate,
             len(self.tried), failed, "searched" if len(self.tried) > self.known else "known",
@@ -210,6 +223,11 @@ class ProblemSearch:
             trial.error, trial.tolerance,
         )  # fmt: skip
         self.db.set_winner(self.device, winner, self.run_id, None)
+
+
+def _facts(compiled: Answer) -> Sequence[Facts | None]:
+    """Of the kernels that were compiled; none on a processor."""
+    return () if isinstance(compiled, Exception) or len(compiled) < 3 or compiled[0] != "compiled" else compiled[2]
 
 
 def _seconds(trial: Trial) -> float | None:

@@ -6,7 +6,7 @@ A trial is on disk when `record_trial` returns: a process killed at any instant 
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +101,31 @@ class TuningDB(Reader):
             self._db.execute(
                 "UPDATE runs SET status = ?, finished_at = ? WHERE id = ?", (ended.value, rows.utc_now(), run_id)
             )
+
+    def add_run(
+        self, device: Device, run: Run, trials: Sequence[Trial], status: str, started_at: str | None,
+        finished_at: str | None,
+    ) -> int:  # fmt: skip
+        """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
+        where they are not known."""
+        now = rows.utc_now()
+        with self._transaction():
+            run_id = self._insert(
+                "runs",
+                {
+                    "device_id": self._device_id(device),
+                    "problem_id": self._problem_id(run.problem),
+                    **rows.run_row(run),
+                    "status": RunStatus(status).value,
+                    "host": "",
+                    "pid": 0,
+                    "started_at": started_at or now,
+                    "finished_at": finished_at if started_at else now,
+                },
+            )
+            for trial in trials:
+                self._insert("run_trials", {"run_id": run_id, **rows.trial_row(trial), "created_at": now})
+            return run_id
 
     def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:
         """Make this the current winner of its problem and template version on this device; return its id.

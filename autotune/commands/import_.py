@@ -17,22 +17,24 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
 
     Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, pip install
     'autotune[nsight]') and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys
-    stats, logs of Helion's autotuner. Kernels of ours are joined to their problem and configuration.
+    stats, logs of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of
+    other auto-tuners, gzipped or not: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run
+    of the device that it names.
 
     \b
     Example:
       autotune import report.ncu-rep
-      autotune import trace.sqlite kernels.csv
+      autotune import trace.sqlite kernels.csv gemm_A100_T4.json.gz
     """
     from dataclasses import asdict
 
-    from autotune.nsight import importing
+    from autotune.interchange import recognizing
 
     kinds = []
     for file in files:  # before anything is stored
-        kind = importing.recognize(file)
+        kind = recognizing.recognize(file)
         if kind is None:
-            known = ", ".join(k.name for k in importing.RECOGNIZERS)
+            known = ", ".join(k.name for k in recognizing.RECOGNIZERS)
             raise UserError(f"{file} is of no kind that can be imported; these can: {known}")
         kinds.append(kind)
     with options.open_database(db_path, readonly=False) as db:
@@ -41,11 +43,6 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         output.print_json({"imported": [asdict(summary) for summary in done]})
         return
     for summary in done:
-        partial = summary.expected is not None and summary.found < summary.expected
-        count = f"partial, {summary.found} of {summary.expected}" if partial else output.counted(summary.found, "row")
-        click.echo(
-            f"{summary.file}: {summary.format}, {count}, {summary.joined} of ours, "
-            f"{summary.total_ns / 1e3:.1f} µs in all; profile {summary.profile}"
-        )
+        click.echo(f"{summary.file}: {summary.line}")
         if summary.note:
             output.note(f"{summary.file}: {summary.note}")

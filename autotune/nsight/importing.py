@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.nsight import files, helion_log, joining, ncu_csv, ncu_rep, nsys_csv, nsys_sqlite
+from autotune.nsight import helion_log, joining, ncu_csv, ncu_rep, nsys_csv, nsys_sqlite
 from tuning_db import TuningDB, profiles
 from tuning_db.profile_records import Profile
 
@@ -21,6 +21,14 @@ class Summary:
     joined: int
     total_ns: float
     note: str
+
+    @property
+    def line(self) -> str:
+        """For whoever imported it."""
+        partial = self.expected is not None and self.found < self.expected
+        count = f"partial, {self.found} of {self.expected}" if partial else f"{self.found} row{'s' * (self.found != 1)}"
+        spent = f"{self.total_ns / 1e3:.1f} µs in all"
+        return f"{self.format}, {count}, {self.joined} of ours, {spent}; profile {self.profile}"
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,6 @@ RECOGNIZERS = (
     _recognizer("CSV of nsys stats", nsys_csv.recognizes, nsys_csv.read),
     _recognizer("Helion autotune log", helion_log.recognizes, helion_log.read),
 )
-
-
-def recognize(path: Path) -> Recognizer | None:
-    """None for a file of no kind that is known. Raises UserError for one that is empty or cannot be read."""
-    head = files.head_of(path)
-    if not head:
-        raise files.unusable(path, "is empty", "record or export it again")
-    return next((kind for kind in RECOGNIZERS if kind.recognizes(head, path)), None)
 
 
 def keep(profile: Profile, db: TuningDB) -> Summary:

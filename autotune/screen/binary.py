@@ -5,10 +5,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from autotune.screen import cubin
+from autotune.screen import cubin, machine_code
+from autotune.screen.machine_code import Code
 
 if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Launch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What screening needs of a kernel. digest: kernels that have it in common do the same; programs: of the grid;
+    threads, shared: of a program, threads and bytes; spills: bytes of local memory a thread uses."""
+
+    name: str
+    digest: str
+    programs: int
+    threads: int
+    shared: int
+    registers: int
+    spills: int
+    code: Code
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,14 @@ class Binary:
         of the source left out."""
         launched = repr((self.programs, self.threads, self.shared, self.scalars)).encode()
         return hashlib.sha256(launched + self.text).hexdigest()[:16]
+
+    @property
+    def facts(self) -> Facts:
+        """Raises ValueError for what is no machine code."""
+        code = machine_code.read(self.text)
+        return Facts(
+            self.name, self.digest, self.programs, self.threads, self.shared, self.registers, self.spills, code
+        )
 
 
 def of(launch: "Launch", compiled: Any) -> Binary:

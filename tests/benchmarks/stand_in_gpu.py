@@ -4,6 +4,7 @@ Run as a program with a pipe's number it speaks the protocol of `autotune.measur
 compile, one row a thread and 8 warps is wrong, and 8 rows a thread are the same code as 4.
 """
 
+import struct
 import sys
 import zlib
 from multiprocessing.connection import Connection
@@ -30,6 +31,11 @@ def time_ns(config) -> float:
     )
 
 
+def same_size(config) -> int:
+    """More rows a thread, more code; but for 8."""
+    return min(value(config, "each"), 4)
+
+
 class StandIn:
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
@@ -38,11 +44,12 @@ class StandIn:
         if value(config, "warps") == 16:
             raise RuntimeError("PTXASError: too many warps")
         same = {**config, **{n: min(v, 4) for n, v in config.items() if n.endswith("each")}}
-        code = zlib.compress(Config(same).key.encode()).ljust(160, b"\0")
-        return ("compiled", 0.1, [Binary("k", 100, 32 * value(config, "warps"), 0, (), 64, 0, code)])
+        adds = struct.pack("<IIQ", 0x210, zlib.crc32(Config(same).key.encode()), 0x7E1 << 41) * 40 * same_size(config)
+        return ("compiled", 0.1, [Binary("k", 100, 32 * value(config, "warps"), 0, (), 64, 0, adds)])
 
     def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple = (0, 1)) -> tuple:
-        return self.inspect(problem, config)[:2]
+        said, seconds, binaries = self.inspect(problem, config)
+        return (said, seconds, [binary.facts for binary in binaries])
 
     def draw(self, problem: str, seed: int, path: str) -> tuple:
         Path(path).write_text(problem)

@@ -70,3 +70,40 @@ def test_a_space_is_measured_to_the_end_and_goes_on_after_a_kill(script, tmp_pat
     call(script, "measure", "--folder", tmp_path)
     again = Recording(tmp_path, "small").rows
     assert {c: r.median_ns for c, r in again.items()} == {c: r.median_ns for c, r in rows.items()}
+
+
+@pytest.mark.slow
+def test_collected_judged_and_searched(script, tmp_path) -> None:
+    from screening import space_files
+
+    spaces, out = tmp_path / "spaces", tmp_path / "screen.json"
+    call(script, "measure", "--folder", tmp_path / "work")
+    call(script, "collect", "--folder", tmp_path / "work", "--out", spaces)
+    measured = space_files.read(spaces / "small.t4.json.gz")
+    assert measured.device == stand_in_gpu.DEVICE and len(measured.candidates) == len(measured.ns)
+    for config, ns in measured.ns.items():
+        failed = config["warps"] == 16 or (config["each"], config["warps"]) == (1, 8)
+        assert ns == (None if failed else stand_in_gpu.time_ns(config))
+
+    call(script, "judge", "--spaces", spaces, "--out", out)
+    space = json.loads(out.read_text())["spaces"]["small"]
+    assert space["screening"]["by"]["twin"] == sum(c["each"] == 8 and c["warps"] < 16 for c in measured.ns)
+    assert space["screening"]["bound_above_time"] == 0 and space["screening"]["regret"] == 0.0
+    found = space["search"]["found"]
+    assert 1.0 <= found["60"]["mean"] <= found["20"]["mean"] <= found["20"]["p95"]
+
+    words = ("--spaces", spaces, "--folder", tmp_path / "search", "--seeds", 1, "--cold", 3, "--warm", 2, "--out", out)
+    monkey = script.RELATIVE_S
+    script.RELATIVE_S = 1.5
+    try:
+        call(script, "search", *words)
+        told = call(script, "search", *words)
+    finally:
+        script.RELATIVE_S = monkey
+    assert "small cold" in told and "small warm" in told
+    document = json.loads(out.read_text())
+    cold, warm = document["searches"]["runs"]
+    assert (cold["kind"], warm["kind"]) == ("cold", "warm") and "spaces" in document
+    for run in (cold, warm):
+        assert run["ns"] == run["best_ns"] == min(ns for ns in measured.ns.values() if ns)
+        assert run["wall_s"] < run["budget_s"] + 3 and run["evaluations"] > 20

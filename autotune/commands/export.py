@@ -1,0 +1,60 @@
+"""`autotune export`: a run, or the space it searched, in a format that other auto-tuners read."""
+
+import json
+from pathlib import Path
+
+import click
+
+from autotune.commands import options
+from autotune.errors import UserError
+
+
+@click.command()
+@click.option(
+    "--format", "kind", type=click.Choice(("t4", "t1")), default="t4", show_default=True,
+    help="t4: what was measured; t1: the space, parameters and conditions.",
+)  # fmt: skip
+@click.option(
+    "--run", "number", type=int, help="Number of a run, as autotune db list --runs shows it.  [default: the last]"
+)
+@click.option(
+    "--out", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to a file, gzipped if its name ends in .gz.  [default: stdout]",
+)  # fmt: skip
+@options.db_option
+def export(kind: str, number: int | None, out: Path | None, db_path: Path | None) -> None:
+    """Write a tuning run in a format that other auto-tuners read.
+
+    T4 has the results of a run, T1 the space that it searched: formats of the auto-tuning community. What is written
+    was checked against the format's schema first; autotune import reads T4 again, without loss.
+
+    \b
+    Example:
+      autotune export --format t4 --run 3 --out matvec.json.gz
+    """
+    from autotune.interchange import files, t1, t4
+    from kernel_templates import registry
+
+    with options.open_database(db_path) as db:
+        runs = [run for run in db.runs() if number is None or run.id == number]
+        if not runs:
+            raise UserError(
+                "there is no run to export; tune a model first"
+                if number is None
+                else f"there is no run {number}; autotune db list --runs shows them"
+            )
+        stored = runs[-1]
+        if kind == "t4":
+            made = t4.document(stored, db.trials(stored.id))
+        else:
+            try:
+                problem = registry.parse_problem(stored.run.problem)
+                space = files.space_of(problem, stored.device)
+            except ValueError as error:
+                raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
+            made = t1.document(problem, space, stored.device.backend)
+    text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
+    if out is None:
+        click.echo(text)
+    else:
+        files.write(out, text + "\n")

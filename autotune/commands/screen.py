@@ -1,0 +1,160 @@
+"""`autotune screen`: which configurations of a problem deserve a measurement, by their machine code alone."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.commands import options, output
+from autotune.errors import UserError
+
+if TYPE_CHECKING:
+    from autotune.screen.choosing import Choice
+    from autotune.screen.screening import Verdict
+
+SHOWN = 20  # of those kept and of those dropped each, in the table
+TOLD_S = 10.0  # between two notes of how far it is
+
+
+@click.command()
+@click.argument("op")
+@click.option(
+    "--problem", "fields", required=True, metavar="NAME=VALUE,...",
+    help="Shapes and formats, as autotune db list prints them after the operation's name and a colon.",
+)  # fmt: skip
+@click.option("--arch", metavar="sm_90", help="Compute capability to compile for.  [default: that of the GPU here]")
+@click.option("--limit", type=click.IntRange(min=1), help="Compile only so many, drawn at random.  [default: all]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Compilers side by side.  [default: one a core]")
+@options.json_option
+def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int | None, as_json: bool) -> None:
+    """Compile a problem's configurations and say which cannot win, and why.
+
+    No GPU is needed. Every valid configuration is compiled, or --limit of them; registers, spills, shared memory,
+    occupancy, width of loads and the mix of instructions are read from its machine code, and a lower bound on its time
+    follows. Shown are those kept, the lowest bound first, and the reason why each other one was dropped.
+
+    \b
+    Example:
+      autotune screen matvec --problem rows=4096,cols=1024,format=Q4_0,activation=int16 --arch sm_90 --limit 50
+    """
+    from autotune import place
+    from autotune.screen import chips, choosing, compiling, screening
+    from kernel_templates import registry
+
+    capability = _capability(arch)
+    try:
+        problem = registry.parse_problem(f"{op}:{fields}")
+        chip = chips.chip(capability)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    choice = choosing.choose(registry.cuda_space(problem, chip.device), limit)
+
+    candidates = compiling.compile_all(problem, choice.configs, capability, jobs or place.cores(), _said_at_times())
+    typical = getattr(problem, "typical", problem)
+    verdicts = screening.screen(candidates, registry.get(op).work(typical).bytes, chip)
+    if as_json:
+        output.print_json(
+            {
+                "problem": problem.key, "arch": f"sm_{capability}", "chip": chip.name, "valid": choice.valid,
+                "looked_at": choice.seen, "not_compiled": dict(choice.dropped),
+                "candidates": [_row(rank, v) for rank, v in enumerate(verdicts, 1)],
+            }
+        )  # fmt: skip
+    else:
+        _show(problem.key, chip.name, choice, verdicts)
+
+
+def _capability(arch: str | None) -> int:
+    """90 for "sm_90"; without, that of the GPU here. Raises UserError."""
+    if arch is None:
+        return int(options.detect("cuda:0").capability.replace(".", ""))
+    if not (found := re.fullmatch(r"sm_?(\d{2,3})a?", arch)):
+        raise UserError(f"--arch: {arch!r} is no compute capability; give sm_90, for instance")
+    return int(found[1])
+
+
+def _said_at_times() -> Callable[[int], None]:
+    told = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TOLD_S:
+            told = time.monotonic()
+            output.note(f"{done} compiled")
+
+    return report
+
+
+def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
+    e = verdict.estimate
+    return {
+        "rank": rank,
+        "config": dict(verdict.config),
+        "kept": verdict.kept,
+        "reason": verdict.reason,
+        "bound_ns": e and e.bound,
+        "limited_by": e and e.limit,
+        "memory_ns": e and e.memory,
+        "issue_ns": e and e.issue,
+        "latency_ns": e and e.latency,
+        "kernels": [
+            {
+                "name": k.facts.name, "digest": k.facts.digest, "programs": k.facts.programs,
+                "threads": k.facts.threads, "registers": k.facts.registers, "spill_bytes": k.facts.spills,
+                "shared_bytes": k.facts.shared, "resident_programs": k.occupancy.programs,
+                "occupancy": k.occupancy.share, "occupancy_limit": k.occupancy.by, "rounds": k.rounds,
+                "instructions": k.facts.code.instructions, "mix": k.facts.code.mix,
+                "widest_load_bytes": k.facts.code.widest,
+                "narrowest_load_bytes": k.facts.code.narrowest, "chain_cycles": k.facts.code.chain,
+            }
+            for k in verdict.kernels
+        ],
+    }  # fmt: skip
+
+
+def _show(key: str, chip: str, choice: "Choice", verdicts: "Sequence[Verdict]") -> None:
+    kept, dropped = [v for v in verdicts if v.kept], [v for v in verdicts if not v.kept]
+    varied = [n for n in choice.configs[0] if len({config[n] for config in choice.configs}) > 1]
+    click.echo(f"{key} for {chip}")
+    seen = f"{choice.seen:,} configurations{'' if choice.valid is not None else ' drawn from more'}"
+    click.echo(f"{seen}: {sum(choice.dropped.values()):,} not compiled, {len(verdicts):,} compiled")
+    for reason, count in sorted(choice.dropped.items(), key=lambda pair: -pair[1]):
+        click.echo(f"  {count:>9,} {reason}")
+    output.print_table(
+        f"{len(kept)} kept, the lowest bound first",
+        ("rank", "bound µs", "by", "registers", "occupancy", "rounds", "instructions", "loads", "configuration"),
+        [(str(i), *_cells(v), _varied(v, varied)) for i, v in enumerate(kept[:SHOWN], 1)],
+        ("rank", "bound µs", "registers", "occupancy", "rounds", "instructions", "loads"),
+    )
+    output.print_table(
+        f"{len(dropped)} dropped ({output.percent(len(dropped) / max(1, len(verdicts)))})",
+        ("bound µs", "reason", "configuration"),
+        [(_bound(v), v.reason or "", _varied(v, varied)) for v in dropped[:SHOWN]],
+        ("bound µs",),
+    )
+    if max(len(kept), len(dropped)) > SHOWN:
+        output.note(f"only {SHOWN} of each are shown; --json has all of them")
+
+
+def _bound(verdict: "Verdict") -> str:
+    return output.micros(verdict.estimate.bound if verdict.estimate else None)
+
+
+def _cells(verdict: "Verdict") -> tuple[str, ...]:
+    assert verdict.estimate is not None
+    ks = verdict.kernels
+
+    def each(value: Callable[[Any], object]) -> str:
+        return "+".join(str(value(k)) for k in ks)
+
+    return (
+        output.micros(verdict.estimate.bound), verdict.estimate.limit, each(lambda k: k.facts.registers),
+        each(lambda k: output.percent(k.occupancy.share)), each(lambda k: k.rounds),
+        each(lambda k: k.facts.code.instructions), each(lambda k: f"{k.facts.code.narrowest}–{k.facts.code.widest} B"),
+    )  # fmt: skip
+
+
+def _varied(verdict: "Verdict", names: Sequence[str]) -> str:
+    return " ".join(f"{name}={verdict.config[name]}" for name in names)

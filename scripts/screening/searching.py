@@ -1,0 +1,82 @@
+"""Real searches on a GPU of spaces that were measured exhaustively: seconds, and how near the best they come."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from screening.spaces import Part
+
+from autotune import stages
+from autotune.judging import Judge
+from autotune.measure.crew import Crew
+from autotune.place import Place
+from autotune.problem_search import Progress
+from kernel_templates.space import Config
+from tuning_db import open_db
+
+ROUNDS = 31
+
+
+def search(part: Part, where: Place, budget: float, seed: int, known: Path | None = None) -> dict[str, Any]:
+    """One search with compilers that start from nothing. known: a database whose winners it may begin from."""
+    there = replace(where, space=lambda problem: part.like(problem).space(where.device))
+    trace: list[tuple[float, float]] = []
+    with _cold() as folder:
+        path = folder / "tuning.db"
+        if known is not None:
+            shutil.copy(known, path)
+        begun = time.monotonic()
+
+        def report(progress: Progress) -> None:
+            if progress.best_ns is not None and (not trace or progress.best_ns < trace[-1][1]):
+                trace.append((round(time.monotonic() - begun, 2), progress.best_ns))
+
+        with open_db(path) as db:
+            (tuned,), _ = stages.tune({part.problem: 1}, [], db, there, budget_s=budget, seed=seed, report=report)
+            seconds = time.monotonic() - begun
+            trials = [t for run in db.runs() if run.run.problem == part.key for t in db.trials(run.id)]
+    outcomes = [trial.outcome.value for trial in trials if trial.message != "rematch"]
+    return {
+        "seed": seed,
+        "budget_s": budget,
+        "wall_s": round(seconds, 2),
+        "evaluations": tuned.trials,
+        "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},
+        "twins": sum((trial.message or "").startswith("the same machine code") for trial in trials),
+        "config": dict(tuned.config),
+        "trace": trace,
+    }
+
+
+def winners_of_relative(part: Part, where: Place, budget: float, path: Path) -> None:
+    """Tune the other shape that a warm start begins from, into a database of its own."""
+    relative = part.like(part.relative_problem)
+    there = replace(where, space=lambda problem: relative.space(where.device))
+    with _cold(), open_db(path) as db:
+        stages.tune({relative.problem: 1}, [], db, there, budget_s=budget)
+
+
+def compare(part: Part, where: Place, configs: Sequence[Config]) -> list[float]:
+    """Nanoseconds of each, timed in turn."""
+    with Crew(0, where.apart, where.program, device=where.name) as crew:
+        return [m.median_ns for m in Judge(part.problem, where, crew, 0).rematch(configs, ROUNDS)[0]]
+
+
+@contextmanager
+def _cold():
+    """A folder, in which Triton finds nothing compiled."""
+    before = os.environ.get("TRITON_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True) as name:
+        os.environ["TRITON_CACHE_DIR"] = str(Path(name) / "triton")
+        try:
+            yield Path(name)
+        finally:
+            os.environ.pop("TRITON_CACHE_DIR")
+            if before is not None:
+                os.environ["TRITON_CACHE_DIR"] = before

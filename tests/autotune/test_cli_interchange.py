@@ -1,0 +1,36 @@
+"""`autotune export` and `autotune import` on the command line."""
+
+import gzip
+import json
+
+from tuning_db import open_db
+
+
+def test_a_run_is_exported_and_imported_elsewhere(autotune, filled, tmp_path) -> None:
+    out = tmp_path / "run.json.gz"
+    assert autotune("export", "--run", 1, "--out", out, "--db", filled).stdout == ""
+    document = json.loads(gzip.decompress(out.read_bytes()))
+    assert document["metadata"]["run"]["problem"].startswith("matvec:") and len(document["results"]) == 1
+    other = tmp_path / "other.db"
+    told = json.loads(autotune("import", out, "--db", other, "--json").stdout)["imported"]
+    assert [(one["format"], one["found"], one["failed"]) for one in told] == [("T4", 1, 0)]
+    assert "run.json.gz: T4, 1 result, 0 failed; matvec:" in autotune("import", out, "--db", other).stdout
+    with open_db(filled, readonly=True) as before, open_db(other, readonly=True) as after:
+        assert after.trials(1) == before.trials(1)
+
+
+def test_the_space_of_a_run(autotune, filled) -> None:
+    document = json.loads(autotune("export", "--format", "t1", "--db", filled).stdout)
+    assert {p["Name"] for p in document["ConfigurationSpace"]["TuningParameters"]} >= {"lanes"}
+    assert document["KernelSpecification"]["KernelFile"] == "kernel_templates/matvec/cpu.py"
+
+
+def test_mistakes_are_one_line(complaint, filled, tmp_path) -> None:
+    assert "no run 99" in complaint("export", "--run", 99, "--db", filled)
+    assert "no run to export" in complaint("export")
+    assert "cannot be written" in complaint("export", "--out", tmp_path / "no" / "x.json", "--db", filled)
+    strange = tmp_path / "strange.json"
+    strange.write_text('{"hello": 1}')
+    assert "no kind that can be imported" in complaint("import", strange)
+    strange.write_text('{"results": [')
+    assert "is damaged" in complaint("import", strange)
