@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from autotune.judging import Judge, TuneError
+from autotune.final import final
+from autotune.judging import Judge
 from autotune.layer_moves import Moves
 from autotune.measure.crew import Answer, Crew
 from autotune.place import Place
@@ -30,7 +31,8 @@ ATTENTION = "attention"  # the prefix of what depends on the context
 @dataclass(frozen=True)
 class TunedLayer:
     """What came out for one layer. Times of the layer in nanoseconds: with every default, with what won alone, and
-    tuned in context; share: of what the machine read at the same moment."""
+    tuned in context; share: of what the machine read at the same moment. Energies in microjoules a call, where they
+    were asked for."""
 
     problem: Problem
     config: Config
@@ -42,6 +44,8 @@ class TunedLayer:
     trials: int
     failed: int
     source: str
+    best_uj: float | None = None
+    default_uj: float | None = None
 
 
 class Champion:
@@ -72,7 +76,8 @@ class Champion:
         """Read what earlier runs tried, so as not to try it again. Returns the winner known for this layer or one like
         it on this chip, if it is valid here, and whether it is this layer's own."""
         for trial in self.db.past_trials(self.where.device, self.layer.key, self.layer.template_version):
-            self.tried[Config(trial.config)] = trial
+            if trial.measurement is None or self.where.objective.of(trial.measurement) is not None:
+                self.tried[Config(trial.config)] = trial
         winner = self.db.lookup(self.where.device, self.layer.key, self.layer.template_version).winner
         config = Config(winner.config) if winner else None
         valid = config is not None and self.space.broken(config) is None
@@ -88,13 +93,21 @@ class Champion:
 
     def first(self, config: Config, compiled: Answer) -> None:
         """Prove and time a configuration while there is no best; if it works, it is."""
-        trial = self.judge.trial(config, compiled, partial(self.judge.ask, "measure", dict(config), FIRST_SAMPLES))
+        trial = self.judge.trial(config, compiled, partial(self._measure, config))
         if trial.measurement is not None:
             self._take_over(config, trial.measurement.median_ns)
             self._prove(config, trial.error)
         self._record(trial)
         if self.best is not None:
             self.keep_best_so_far()
+
+    def _measure(self, config: Config) -> tuple:
+        return self.judge.ask("measure", dict(config), FIRST_SAMPLES, *self.where.energy)
+
+    def _score(self, measurement: Measurement | None) -> float:
+        """What the search makes small; infinite where it is not known."""
+        found = self.where.objective.of(measurement)
+        return math.inf if found is None else found
 
     def _prove(self, config: Config, error: float | None) -> None:
         for kernel in self.moves.kernels:
@@ -107,13 +120,13 @@ class Champion:
         """Time a configuration in turn with the best; whether it is the best now."""
         champion = self.best
         assert champion is not None
-        verify, theirs = not self._is_proved(config), [math.inf]
+        verify, theirs, energy = not self._is_proved(config), [math.inf], self.where.energy
 
         def duel() -> tuple:
-            reply = self.judge.ask("duel", dict(config), dict(champion), DUEL_ROUNDS, verify)
+            reply = self.judge.ask("duel", dict(config), dict(champion), DUEL_ROUNDS, verify, *energy)
             if reply[0] != "duel":
                 return reply
-            theirs[0] = reply[2].median_ns
+            theirs[0] = self._score(reply[2])
             # What is made of parts proved before is not proved again until it may win: no error then.
             return ("ok", reply[1], None if math.isnan(reply[3]) else reply[3])
 
@@ -123,9 +136,12 @@ class Champion:
         if trial.measurement is None:
             self._learn(changed, config, math.inf, None)
         else:
-            ratio = ns / theirs[0]
+            ratio = self._score(trial.measurement) / theirs[0]
             won = ratio < GAIN
-            trial = replace(trial, message=f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's time")
+            trial = replace(
+                trial,
+                message=f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's {self.where.objective}",
+            )
             self._prove(config, trial.error)
             self._learn(changed, config, ratio, trial.compile_s)
             if won:
@@ -169,18 +185,9 @@ class Champion:
         assert self.best is not None
         finalists = (*reversed(self.champions), isolated, self.space.default)
         entries = [c for c in dict.fromkeys(finalists) if self._works(c)]
-        try:
-            measurements, errors, rate = self.judge.rematch(entries, FINAL_ROUNDS)
-        except TuneError:  # the combination is wrong, or the default is: see what still stands
-            self._drop_wrong(entries)
-            entries = [c for c in entries if self.tried[c].measurement is not None]
-            if not any(self.may_win(c) for c in entries):
-                raise
-            measurements, errors, rate = self.judge.rematch(entries, FINAL_ROUNDS)
-        found: dict[Config, tuple[Measurement, float]] = dict(
-            zip(entries, zip(measurements, errors, strict=True), strict=True)
-        )
-        won = min((c for c in found if self.may_win(c)), key=lambda c: found[c][0].median_ns)
+        # A combination of proved parts may be wrong all the same, and so may the default.
+        found, rate = final(self.judge, entries, FINAL_ROUNDS, self._record_again, self.may_win)
+        won = min((c for c in found if self.may_win(c)), key=lambda c: self._score(found[c][0]))
         ids = {}
         for config, (measurement, error) in found.items():
             trial = Trial(dict(config), Outcome.OK, measurement, None, error, self.judge.tolerance, "rematch")
@@ -192,7 +199,8 @@ class Champion:
         return TunedLayer(
             self.layer, won, times.get(self.space.default, math.nan), times.get(isolated, math.nan), times[won], gb_s,
             gb_s * 1e9 / rate, len(self.tried), sum(t.measurement is None for t in self.tried.values()),
-            "searched" if self.fresh > 1 else "known",
+            "searched" if self.fresh > 1 else "known", found[won][0].energy_uj,
+            found[self.space.default][0].energy_uj if self.space.default in found else None,
         )  # fmt: skip
 
     def _works(self, config: Config) -> bool:
@@ -200,13 +208,10 @@ class Champion:
         trial = self.tried.get(config)
         return self.space.broken(config) is None and (trial is None or trial.measurement is not None)
 
-    def _drop_wrong(self, entries: Sequence[Config]) -> None:
-        """Prove each entry by itself, and record what fails, so that it is not chosen."""
-        for config in entries:
-            measure = partial(self.judge.ask, "measure", dict(config), FIRST_SAMPLES)
-            trial = self.judge.trial(config, ("compiled", None), measure)
-            self.db.record_trial(self.run_id, trial)
-            self.tried[config] = trial
+    def _record_again(self, trial: Trial) -> None:
+        """What worked before and was tried once more at the end."""
+        self.db.record_trial(self.run_id, trial)
+        self.tried[Config(trial.config)] = trial
 
     def _set_winner(
         self, config: Config, measured: Measurement, error: float, default_ns: float | None, trial_id: int | None

@@ -36,8 +36,9 @@ def best_alone(db: TuningDB, where: Place, problem: Problem, count: int) -> list
     times: dict[Config, float] = {}
     for trial in db.past_trials(where.device, problem.key, problem.template_version):
         config = Config(trial.config)
-        if trial.outcome is Outcome.OK and trial.measurement is not None and space.broken(config) is None:
-            times[config] = trial.measurement.median_ns
+        score = where.objective.of(trial.measurement)
+        if trial.outcome is Outcome.OK and score is not None and space.broken(config) is None:
+            times[config] = score
     ranked = sorted(times, key=times.__getitem__)
     if space.default in ranked[:count]:
         return ranked[:count]
@@ -70,7 +71,7 @@ class LayerSearch:
         self.crew.withdraw(judging.WARMING)
         run = Run(
             self.layer.key, self.layer.template_version, "chain", self.seed, judging.space_size(grid_size(self.space)),
-            self.champion.work.bytes, self.champion.work.ops, versions(),
+            self.champion.work.bytes, self.champion.work.ops, versions(), self.where.objective,
         )  # fmt: skip
         self.champion.run_id = self.db.begin_run(self.where.device, run)
         try:

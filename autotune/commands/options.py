@@ -105,6 +105,18 @@ def require(device: str) -> None:
         raise UserError(f"device {device} cannot be used: {error}") from None
 
 
+def require_energy(device: str) -> None:
+    """Refuse a device that does not count its energy. Raises UserError."""
+    counted = None
+    if device != CPU:
+        from autotune.measure.device_state import GpuWatch
+        from kernel_templates.cuda import machine as gpus
+
+        counted = GpuWatch(gpus.uuid(gpus.index_of(device))).joules()
+    if counted is None:
+        raise UserError(f"--objective: device {device} does not report its energy; use --objective time")
+
+
 def detect(device: str) -> "Device":
     """The Device behind a name. Raises UserError when it cannot be used."""
     require(device)

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from autotune.measure.judge import WrongResult, relative_error
+from autotune.measure.trust import cold_bytes
 from kernel_templates import registry
 from kernel_templates.cpu import machine, memory
 from kernel_templates.cpu.graph import Graph, Step
@@ -27,13 +28,15 @@ LARGE = 1 << 16  # buffers from this size (KV caches) are copied along with the 
 
 @dataclass(frozen=True)
 class Ready:
-    """A verified candidate, ready to be timed. `calls`: how many calls one replay makes."""
+    """A verified candidate, ready to be timed. `calls`: how many calls one replay makes; cold_bytes: of a call, those
+    that no cache can hold (see `autotune.measure.trust`)."""
 
     config: Config
     graph: Graph
     calls: int
     error: float
     compile_s: float
+    cold_bytes: int = 0
 
     def sample(self) -> float:
         """Nanoseconds a call takes, over one replay."""
@@ -72,7 +75,10 @@ class Bench:
         steps: list[Step] = []
         for matrices, buffers in self._copies(packed, fresh, working_set):
             steps.append(template.bind(self.problem, config, kernel, matrices, buffers | scratch))
-        return Ready(config, Graph(self.team, steps), len(steps), error, kernel.compile_s)
+        size = sum(p.nbytes for p in packed) + sum(b.nbytes for b in fresh.values() if b.nbytes >= LARGE)
+        call = min(size, self.operation.work(self.problem).bytes)
+        cold = cold_bytes(call, len(steps), machine.last_level_cache())
+        return Ready(config, Graph(self.team, steps), len(steps), error, kernel.compile_s, cold)
 
     def _fresh(self) -> dict[str, np.ndarray]:
         """Copies of the inputs; what is only written holds NaN, so that a row nobody wrote is seen."""
