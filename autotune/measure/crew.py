@@ -183,10 +183,12 @@ class Crew:
                 worker.start()
                 if worker.started():
                     self._give(index)
-            except WorkerDied as gone:  # before it could begin: that is the next job's fate, or there were no end
+            except WorkerDied as gone:  # before it could begin: twice, and that is the next job's fate, or no end were
                 self._used.discard(index)
                 job = self._next()
-                if job is not None:
+                if job is not None and not job.again:
+                    self._queue.insert(0, replace(job, again=True))
+                elif job is not None:
                     self._answer(job, gone)
 
     def _give(self, index: int) -> None:
