@@ -77,8 +77,17 @@ def cuda(index: int = 0) -> Place:
         apart=True,
         compile_s=8.0,
         measure_s=30.0,
-        identity=machine.uuid(index) or f"cuda:{index}",
+        identity=identity(f"cuda:{index}"),
     )
+
+
+def identity(name: str) -> str:
+    """What tells the chip called "cpu" or "cuda:0" from others of this machine, whatever a process calls them."""
+    if name == "cpu":
+        return name
+    from kernel_templates.cuda import machine
+
+    return machine.uuid(machine.index_of(name)) or name
 
 
 def of(name: str) -> Place:

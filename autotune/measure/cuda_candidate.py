@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from autotune.measure import tensors
+from autotune.measure.fence import Fences
 from autotune.measure.judge import WrongResult, relative_error
 from autotune.measure.trust import cold_bytes
 from kernel_templates import registry
@@ -83,14 +84,17 @@ class Bench:
         self._packed: OrderedDict[tuple, list[tuple]] = OrderedDict()
 
     def prepare(self, config: Config, verify: bool = True) -> Ready:
-        """Verify on fresh buffers, then capture the copies. Raises WrongResult, or what Triton and CUDA raise."""
+        """Verify on fresh buffers, then capture the copies. Raises WrongResult, OutOfBounds, or what Triton and CUDA
+        raise."""
         packed = self._pack(config)
-        buffers = tensors.clone(self._fresh)
+        fences = Fences()
+        buffers = tensors.each(self._fresh, fences.tensor) if verify else tensors.clone(self._fresh)
         error = float("nan")
         if verify:
             for launch in self._template.launches(self.problem, config, packed[0], buffers):
                 launch.run(self._target)
             torch.cuda.synchronize()
+            fences.check()
             error = relative_error(self._template.collect(self.problem, buffers), self._answers)
             if not error <= self.tolerance:
                 raise WrongResult(error, self.tolerance)

@@ -1,8 +1,8 @@
 """Around every measurement: what the device did meanwhile, again while it was throttled, and never faster than memory.
 
-Floor: a candidate whose copies together exceed the last cache twice reads all of its bytes from memory in every call,
-so none can be faster than its bytes at the rate at which memory was measured to be read. SLACK: a cache that replaces
-lines at random keeps a fifth of what is read in turn from twice its size (h = exp(-2 (1 - h)), h = 0.20), and
+Floor: a candidate whose copies together exceed the last cache about twice reads its bytes from memory in every call, so
+it cannot be faster than these bytes at the rate at which memory was measured to be read. SLACK: a cache that replaces
+lines at random keeps a quarter of what is read in turn from 1.9 times its size (h = exp(-1.9 (1 - h)), h = 0.23), and
 the rate itself is uncertain by some percent. Where copies are too few or too small for that, nothing is claimed.
 """
 
@@ -19,7 +19,7 @@ RETAKES = 2  # of a measurement under throttling
 REST_S = 0.1  # before each: power is averaged over some milliseconds, heat takes longer than anybody waits
 RESIGNED = 4  # measurements in a row that stayed throttled: it is how this device is, and nothing is retaken
 SLACK = 0.7  # of the floor
-CACHES = 2  # times the last cache that copies have to exceed
+CACHES = 1.9  # times the last cache that copies have to exceed: they are made to be twice as large, with all padding
 PROBES = 7
 
 
