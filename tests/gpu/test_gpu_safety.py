@@ -1,5 +1,6 @@
-"""On a real GPU: its state, its energy, the floor, writes beside buffers, and candidates that break CUDA in a search."""
+"""On a real GPU: its state, its energy, the floor, writes beside buffers, candidates that break CUDA in a search."""
 
+import itertools
 import sys
 import time
 from collections import Counter
@@ -40,6 +41,12 @@ def measurer() -> OnCuda:
     return OnCuda(0)
 
 
+def show(tuned) -> None:
+    print(
+        f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us"
+    )
+
+
 def default(problem) -> dict:
     return dict(registry.cuda_space(problem, machine.detect(0)).default)
 
@@ -72,8 +79,8 @@ def test_how_the_energy_counter_moves(measurer) -> None:
         if (now := gpu.joules()) != last:
             steps.append((time.monotonic(), now))
             last = now
-    gaps = [b[0] - a[0] for a, b in zip(steps, steps[1:], strict=False)]
-    assert len(gaps) > 4 and max(gaps) < 1.0 and all(b[1] > a[1] for a, b in zip(steps, steps[1:], strict=False))
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(steps)]
+    assert len(gaps) > 4 and max(gaps) < 1.0 and all(b[1] > a[1] for a, b in itertools.pairwise(steps))
     power = (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0])
     print(f"steps of {1e3 * sorted(gaps)[len(gaps) // 2]:.0f} ms, {power:.0f} W on average")
 
@@ -118,9 +125,7 @@ def test_energy_as_the_objective(db) -> None:
     winner = db.lookup(where.device, LARGE.key, LARGE.template_version).winner
     assert winner.measurement.energy_uj == tuned.best_uj and winner.measurement.state["sm_mhz"]
     assert db.runs()[0].run.objective is Objective.ENERGY
-    print(
-        f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us"
-    )
+    show(tuned)
 
 
 @pytest.mark.slow
@@ -129,9 +134,7 @@ def test_energy_in_context(db) -> None:
     where = replace(place.cuda(0), objective=Objective.EDP)
     _, (tuned,) = stages.tune({}, [layer], db, where, budget_s=45.0)
     assert tuned.best_uj and tuned.best_uj * tuned.best_ns <= tuned.default_uj * tuned.default_ns * 1.05
-    print(
-        f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us"
-    )
+    show(tuned)
 
 
 def test_what_breaks_cuda_costs_one_trial_each(db, monkeypatch) -> None:
