@@ -42,9 +42,7 @@ def measurer() -> OnCuda:
 
 
 def show(tuned) -> None:
-    print(
-        f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us"
-    )
+    print(f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns:.0f} -> {tuned.best_ns:.0f} ns")
 
 
 def default(problem) -> dict:
