@@ -11,10 +11,10 @@ SMALL = "rows=64,cols=512,format=Q4_0,activation=int16"
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
 def test_a_ranking_with_reasons(autotune) -> None:
-    words = ("screen", "matvec", "--problem", SMALL, "--arch", "sm_90", "--limit", 5, "--jobs", 2, "--json")
+    words = ("screen", "matvec", "--problem", SMALL, "--arch", "sm_90", "--limit", 3, "--jobs", 1, "--json")
     document = json.loads(autotune(*words).stdout)
     rows = document["candidates"]
-    assert document["problem"] == f"matvec:{SMALL}" and len(rows) == 5 and [r["rank"] for r in rows] == [1, 2, 3, 4, 5]
+    assert document["problem"] == f"matvec:{SMALL}" and len(rows) == 3 and [r["rank"] for r in rows] == [1, 2, 3]
     assert any(row["kept"] for row in rows) and all(row["kept"] == (row["reason"] is None) for row in rows)
     for row in rows:
         (kernel,) = row["kernels"]

@@ -45,7 +45,7 @@ trials = st.builds(
 ).filter(lambda t: t.outcome is not Outcome.OK or t.measurement is not None)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(trials, max_size=4), st.sampled_from([s for s in RunStatus if s is not RunStatus.RUNNING]))
 def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunStatus) -> None:
     run = Run("matvec:rows=8,cols=32,format=Q4_0,activation=int16", 3, "pool", 7, 99, 10, 20, {"commit": "abc"})
