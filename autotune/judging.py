@@ -61,7 +61,14 @@ class Judge:
         self.tolerance = float("nan")
 
     def open(self) -> None:
-        """Have the measurer know the problem; at once when it does. Raises TuneError, WorkerDied, WorkerTimedOut."""
+        """Have the measurer know the problem; at once when it does. A worker that is lost meanwhile was lost to what
+        went before, so another one tries once more. Raises TuneError, WorkerDied, WorkerTimedOut."""
+        try:
+            self._open()
+        except (WorkerDied, WorkerTimedOut):
+            self._open()
+
+    def _open(self) -> None:
         drawn = None
         if self.where.apart:
             drawn = str(_drawn(self.problem, self.crew))
@@ -85,9 +92,19 @@ class Judge:
         return not self.where.apart or not self.crew.busy(path)
 
     def ask(self, *request) -> tuple:
-        """A request to the measurer about this problem, opened again in case the worker is a new one."""
+        """A request to the measurer about this problem, opened again in case the worker is a new one.
+
+        A worker that dies may have been killed from outside, or wounded by what it ran before: then a new one is asked
+        once more, and what that dies of is this request's own doing. Raises TuneError, WorkerDied, WorkerTimedOut."""
         self.open()
-        reply = self.crew.ask(*request, timeout_s=self.where.measure_s)
+        fresh = self.crew.measurer.answered <= 1
+        try:
+            reply = self.crew.ask(*request, timeout_s=self.where.measure_s)
+        except WorkerDied as death:
+            if fresh and not death.killed:
+                raise
+            self.open()
+            reply = self.crew.ask(*request, timeout_s=self.where.measure_s)
         if reply[0] == "poisoned":
             self.crew.measurer.stop()  # it ends by itself; the next request must not go to it
             self.crew.measurer.start()
@@ -161,6 +178,8 @@ class Judge:
             return Trial(dict(config), Outcome.OK, reply[1], spent, reply[2], self.tolerance)
         if reply[0] == "wrong":
             return Trial(dict(config), Outcome.WRONG, None, spent, reply[2], self.tolerance, reply[1])
+        if reply[0] == "impossible":
+            return Trial(dict(config), Outcome.IMPOSSIBLE, compile_s=spent, message=reply[1])
         if reply[0] == "failed_to_compile":
             return Trial(dict(config), Outcome.FAILED_TO_COMPILE, compile_s=spent, message=reply[1])
         return Trial(dict(config), Outcome.CRASHED, compile_s=spent, message=reply[1])
@@ -170,7 +189,7 @@ class Judge:
 
         Raises TuneError, WorkerDied and WorkerTimedOut.
         """
-        reply = self.ask("rematch", [dict(c) for c in configs], rounds)
+        reply = self.ask("rematch", [dict(c) for c in configs], rounds, *self.where.energy)
         if reply[0] != "rematch":
             raise TuneError(f"{self.problem.key}: the rematch failed: {reply[1]}")
         return reply[1], reply[2], reply[3]

@@ -10,6 +10,7 @@ from kernel_templates.device import Device
 from kernel_templates.operation import Work
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
+from tuning_db.records import Objective
 
 MOST_COMPILERS = 12  # for a GPU: more do not help, for candidates are not measured faster than these compile
 
@@ -21,7 +22,7 @@ class Place:
     name: "cpu" or "cuda:0"; builds: the workers' backend that compiles for it; space: a problem's space there; work:
     what it must move and compute as it is timed there; compilers: processes that compile side by side; apart: whether
     one more process measures meanwhile; compile_s, measure_s: seconds after which a request counts as hung; program:
-    the worker's command.
+    the worker's command; identity: what tells this chip from others of its machine; objective: what is made small.
     """
 
     name: str
@@ -34,6 +35,13 @@ class Place:
     compile_s: float = 60.0
     measure_s: float = 60.0
     program: tuple[str, ...] = PROGRAM
+    identity: str = ""
+    objective: Objective = Objective.TIME
+
+    @property
+    def energy(self) -> tuple[bool, ...]:
+        """What a request to measure ends with: that energy is wanted, if it is."""
+        return () if self.objective is Objective.TIME else (True,)
 
 
 def cores() -> int:
@@ -53,7 +61,7 @@ def cpu() -> Place:
         return registry.get(problem.op).cpu_space(problem, machine.features())
 
     device = machine.detect()
-    return Place("cpu", "cpu", device, space, _work, max(2, min(device.units, 8)), apart=False)
+    return Place("cpu", "cpu", device, space, _work, max(2, min(device.units, 8)), apart=False, identity="cpu")
 
 
 def cuda(index: int = 0) -> Place:
@@ -73,7 +81,17 @@ def cuda(index: int = 0) -> Place:
         apart=True,
         compile_s=8.0,
         measure_s=30.0,
+        identity=identity(f"cuda:{index}"),
     )
+
+
+def identity(name: str) -> str:
+    """What tells the chip called "cpu" or "cuda:0" from others of this machine, whatever a process calls them."""
+    if name == "cpu":
+        return name
+    from kernel_templates.cuda import machine
+
+    return machine.uuid(machine.index_of(name)) or name
 
 
 def of(name: str) -> Place:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from autotune import judging
+from autotune.final import final
 from autotune.judging import TuneError
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import WorkerDied, WorkerTimedOut
@@ -18,7 +19,7 @@ from kernel_templates import registry
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
-from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
+from tuning_db.records import Objective, Outcome, Run, Trial, Winner
 
 SAMPLES = 7
 LEADERS = 4
@@ -43,7 +44,8 @@ class Progress:
 @dataclass(frozen=True)
 class Tuned:
     """What came out for one problem. Rates in 10^9 bytes a second over the bytes the problem must move; `share`: of
-    what the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough."""
+    what the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough.
+    Energies in microjoules a call, where they were asked for."""
 
     problem: Problem
     count: int
@@ -56,6 +58,8 @@ class Tuned:
     trials: int
     failed: int
     source: str
+    best_uj: float | None = None
+    default_uj: float | None = None
 
 
 class ProblemSearch:
@@ -78,9 +82,10 @@ class ProblemSearch:
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:
             config = Config(trial.config)
-            if self.space.broken(config) is None:
+            scored = trial.measurement is None or self._score(trial) is not None
+            if self.space.broken(config) is None and scored:
                 self._remember(config, trial)
-                self.search.replay(config, _seconds(trial))
+                self.search.replay(config, self._score(trial))
         self.sampler, self.seed = sampler, seed
         self.run_id, self.known = -1, 0  # until it begins
         self.status = "finished"
@@ -93,7 +98,7 @@ class ProblemSearch:
         size = judging.space_size(self.search.size)
         run = Run(
             self.problem.key, self.problem.template_version, self.sampler, self.seed, size, self.work.bytes,
-            self.work.ops, versions(),
+            self.work.ops, versions(), self.where.objective,
         )  # fmt: skip
         self.run_id = self.db.begin_run(self.device, run)
         self.known = len(self.tried)
@@ -137,25 +142,34 @@ class ProblemSearch:
         """Verify and time what was compiled, unless screening knows better, and record what became of it."""
         trial = self._screened(config, compiled)
         if trial is None:
-            trial = self.bench.trial(config, compiled, lambda: self.bench.ask("measure", dict(config), SAMPLES))
+            trial = self.bench.trial(config, compiled, lambda: self._measure(config))
             self.sieve.remember(config, _facts(compiled), trial)
         self.compile_s, self.measured = self.compile_s + (trial.compile_s or 0.0), self.measured + 1
         self.db.record_trial(self.run_id, trial)
         self._remember(config, trial)
-        self.search.tell(config, _seconds(trial))
+        self.search.tell(config, self._score(trial))
         best, default = self.best(), self.tried.get(self.space.default)
         self.report(
             Progress(
-                self.problem, self.index[0], self.index[1], len(self.tried), self.trials, best[0] if best else None,
-                default.measurement.median_ns if default and default.measurement else None, trial.outcome,
+                self.problem, self.index[0], self.index[1], len(self.tried), self.trials,
+                _median_ns(self.tried[best[1]]) if best else None, _median_ns(default), trial.outcome,
             )
         )  # fmt: skip
 
     def _screened(self, config: Config, compiled: Answer) -> Trial | None:
         if not (facts := _facts(compiled)) or isinstance(compiled, Exception):
             return None
-        best = self.best()
-        return self.sieve.judge(config, facts, compiled[1], best[0] if best else None)
+        # A bound on the time tells nothing of another objective.
+        best = self.best() if self.where.objective is Objective.TIME else None
+        return self.sieve.judge(config, facts, compiled[1], _median_ns(self.tried[best[1]]) if best else None)
+
+    def _measure(self, config: Config) -> tuple:
+        return self.bench.ask("measure", dict(config), SAMPLES, *self.where.energy)
+
+    def _score(self, trial: Trial) -> float | None:
+        """What the search makes small, times in seconds; None: it failed, or another objective was measured."""
+        found = self.where.objective.of(trial.measurement)
+        return None if found is None else found * 1e-9
 
     def _remember(self, config: Config, trial: Trial) -> None:
         known = self.tried.get(config)
@@ -163,29 +177,27 @@ class ProblemSearch:
             self.tried[config] = trial
 
     def _ranked(self) -> list[tuple[float, Config]]:
-        timed = [(t.measurement.median_ns, c) for c, t in self.tried.items() if t.measurement is not None]
-        return sorted(timed, key=lambda pair: pair[0])
+        scored = [(score, c) for c, t in self.tried.items() if (score := self._score(t)) is not None]
+        return sorted(scored, key=lambda pair: pair[0])
 
     def best(self) -> tuple[float, Config] | None:
-        """Nanoseconds and configuration of the fastest so far, if any works."""
+        """Score and configuration of the best so far, if any works."""
         ranked = self._ranked()
         return ranked[0] if ranked else None
 
     def decide(self, count: int) -> Tuned:
-        """Rematch the leaders and the default in one go; the fastest median wins and is recorded."""
+        """Rematch the leaders and the default in one go; the best median wins and is recorded."""
         leaders = [c for _, c in self._ranked()[:LEADERS]]
         if not leaders:
             raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
         default = self.space.default
         entries = leaders if default in leaders or self._failed(default) else [*leaders, default]
-        measurements, errors, rate = self.bench.rematch(entries, REMATCH_ROUNDS)
-        by_config: dict[Config, tuple[Measurement, float]] = dict(
-            zip(entries, zip(measurements, errors, strict=True), strict=True)
-        )
+        by_config, rate = final(self.bench, entries, REMATCH_ROUNDS, self._record_again)
+        chosen = min(by_config, key=lambda c: self.where.objective.of(by_config[c][0]) or math.inf)
         for config, (measurement, error) in by_config.items():
             trial = Trial(dict(config), Outcome.OK, measurement, None, error, self.bench.tolerance, "rematch")
             trial_id = self.db.record_trial(self.run_id, trial)
-            if config == min(by_config, key=lambda c: by_config[c][0].median_ns):
+            if config == chosen:
                 won, won_id = config, trial_id
         best = by_config[won][0]
         default_ns = by_config[default][0].median_ns if default in by_config else math.nan
@@ -203,8 +215,14 @@ class ProblemSearch:
         failed = sum(t.measurement is None and t.outcome is not Outcome.PRUNED for t in self.tried.values())
         return Tuned(
             self.problem, count, won, default_ns, best.median_ns, gb_s, default_gb_s, gb_s * 1e9 / rate,
-            len(self.tried), failed, "searched" if len(self.tried) > self.known else "known",
+            len(self.tried), failed, "searched" if len(self.tried) > self.known else "known", best.energy_uj,
+            by_config[default][0].energy_uj if default in by_config else None,
         )  # fmt: skip
+
+    def _record_again(self, trial: Trial) -> None:
+        """What worked before and was tried once more at the end."""
+        self.db.record_trial(self.run_id, trial)
+        self.tried[Config(trial.config)] = trial
 
     def _failed(self, config: Config) -> bool:
         return config in self.tried and self.tried[config].measurement is None
@@ -217,7 +235,7 @@ class ProblemSearch:
             return
         trial, default = self.tried[best[1]], self.tried.get(self.space.default)
         assert trial.measurement is not None and trial.error is not None and trial.tolerance is not None
-        default_ns = default.measurement.median_ns if default and default.measurement else None
+        default_ns = _median_ns(default)
         winner = Winner(
             self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,
             trial.error, trial.tolerance,
@@ -230,5 +248,5 @@ def _facts(compiled: Answer) -> Sequence[Facts | None]:
     return () if isinstance(compiled, Exception) or len(compiled) < 3 or compiled[0] != "compiled" else compiled[2]
 
 
-def _seconds(trial: Trial) -> float | None:
-    return None if trial.measurement is None else trial.measurement.median_ns * 1e-9
+def _median_ns(trial: Trial | None) -> float | None:
+    return None if trial is None or trial.measurement is None else trial.measurement.median_ns

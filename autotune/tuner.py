@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 
 from autotune import judging, place
+from autotune.measure import device_lock
 from autotune.measure.crew import Crew
 from autotune.place import Place
 from autotune.problem_search import ProblemSearch, Progress, Tuned
@@ -32,16 +33,19 @@ def tune(
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     where: Place | None = None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> list[Tuned]:
     """Tune each problem for `where`, this machine's processor if None; `problems` says how often a token runs each.
 
     trials: proposals per problem, earlier runs' included; budget_s: seconds for all problems together; None: no limit.
+    While another process measures on the device this one waits, which `tell` is told and the budget does not count.
     KeyboardInterrupt passes through after the problem at hand got its winner from what is known so far. TuneError: no
     configuration of a problem works, or the rematch of those that did fails.
     """
     where = where or place.cpu()
     db.remember_device(where.device)
-    with Crew(where.compilers, where.apart, where.program) as crew:
+    alone = device_lock.measuring(where.identity, where.name, tell)
+    with alone, Crew(where.compilers, where.apart, where.program) as crew:
         end = None if budget_s is None else time.monotonic() + budget_s
         order = in_order(problems)
         shares = list(weights({p: problems[p] for p in order}).values())
@@ -72,7 +76,8 @@ def _stop(end: float | None, shares: list[float]) -> float | None:
 def _search(search: ProblemSearch, stop: float | None) -> None:
     """Propose for all compilers, compile, measure, until the trials are done, nothing is left, or it is `stop`."""
     while not is_over([search], stop):
-        while search.crew.room() and search.propose():
+        # One is proposed even if all workers have just died: it waits for the first of the next ones.
+        while (search.crew.room() or not search.bench.compiling) and search.propose():
             pass
         if not search.bench.compiling:
             return
@@ -80,6 +85,8 @@ def _search(search: ProblemSearch, stop: float | None) -> None:
         while search.bench.compiling:
             done += search.bench.compiled(1.0)
         for config, compiled in done:
+            if is_over([search], stop):
+                break  # what was compiled for nothing will be found in the cache
             search.attempt(config, compiled)
     search.status = "budget"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kernel_templates.attention.problem import Attention
+from kernel_templates.attention.problem import LONG, Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.head.problem import Head
 from kernel_templates.layer.problem import Layer
@@ -19,7 +19,7 @@ float32 in KL and costs arithmetic that waits for memory anyway (docs/log.md, be
 TUNED_CONTEXT = 512
 """Cached positions that attention is tuned at on the CPU, where one kernel serves any."""
 
-FIRST_CONTEXT, CONTEXT_STEP, LONG_CONTEXT, LONG_STEP = 160, 4, 2560, 2
+FIRST_CONTEXT, CONTEXT_STEP, LONG_STEP = 160, 4, 2
 """A GPU spreads attention over more programs the longer the context is: contexts 160, 640, 2560, 5120, 10240, ... are
 tuned each by itself, and a token runs the kernels of the first that lies above its position. The steps are smaller
 where attention takes much of the token."""
@@ -65,7 +65,7 @@ def contexts(capacity: int) -> list[int]:
     """The contexts that a cache of `capacity` positions is tuned for; the last is the first that covers it."""
     bounds = [FIRST_CONTEXT]
     while bounds[-1] < capacity:
-        bounds.append(bounds[-1] * (CONTEXT_STEP if bounds[-1] < LONG_CONTEXT else LONG_STEP))
+        bounds.append(bounds[-1] * (CONTEXT_STEP if bounds[-1] < LONG else LONG_STEP))
     return bounds
 
 

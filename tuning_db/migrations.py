@@ -136,6 +136,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        2,
+        "the device's state and the energy of a measurement, the objective of a run",
+        (
+            "ALTER TABLE run_trials ADD COLUMN state TEXT",
+            "ALTER TABLE run_trials ADD COLUMN energy_uj REAL",
+            "ALTER TABLE winners ADD COLUMN state TEXT",
+            "ALTER TABLE winners ADD COLUMN energy_uj REAL",
+            "ALTER TABLE runs ADD COLUMN objective TEXT NOT NULL DEFAULT 'time'",
+        ),
+    ),
+    Migration(
         4,
         "profiles",
         (

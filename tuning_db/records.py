@@ -17,16 +17,39 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     TIMED_OUT = "timed_out"
     PRUNED = "pruned"
+    IMPOSSIBLE = "impossible"
+    """Faster than memory allows: the measurement is at fault."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Quantiles over `samples` timed executions of one kernel call, in nanoseconds."""
+    """Quantiles over `samples` timed executions of one kernel call, in nanoseconds.
+
+    state: what the device did meanwhile, as `autotune.measure.device_state` says it: clocks, temperature and power as
+    [before, after], `throttled` with the reasons, `retakes`. energy_uj: microjoules of a call, idle power included.
+    """
 
     q10_ns: float
     median_ns: float
     q90_ns: float
     samples: int
+    state: Mapping[str, Any] | None = None
+    energy_uj: float | None = None
+
+
+class Objective(StrEnum):
+    """What a search makes small: nanoseconds, microjoules, or their product."""
+
+    TIME = "time"
+    ENERGY = "energy"
+    EDP = "edp"
+
+    def of(self, measurement: Measurement | None) -> float | None:
+        """None where it is not known."""
+        if measurement is None or self is Objective.TIME:
+            return None if measurement is None else measurement.median_ns
+        energy = measurement.energy_uj
+        return energy if energy is None or self is Objective.ENERGY else energy * measurement.median_ns
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,7 @@ class Run:
     work_bytes: int
     work_ops: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    objective: Objective = Objective.TIME
 
 
 class RunStatus(StrEnum):

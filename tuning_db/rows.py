@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernel_templates.device import Device
-from tuning_db.records import Measurement, Outcome, Run, RunStatus, StoredRun, StoredWinner, Trial, Winner
+from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, StoredWinner, Trial, Winner
 
 MESSAGE_LIMIT = 500
 
@@ -57,6 +57,7 @@ def run_row(run: Run) -> dict[str, Any]:
         "work_bytes": int(run.work_bytes),
         "work_ops": int(run.work_ops),
         "run_versions": canonical_json(dict(run.versions)),
+        "objective": Objective(run.objective).value,
     }
 
 
@@ -70,6 +71,7 @@ def stored_run_from(row: Row) -> StoredRun:
         work_bytes=int(row["work_bytes"]),
         work_ops=int(row["work_ops"]),
         versions=_mapping(row["run_versions"]),
+        objective=Objective(row["objective"]),
     )
     return StoredRun(
         id=int(row["id"]),
@@ -148,11 +150,20 @@ def _measurement_row(measurement: Measurement) -> dict[str, Any]:
         "median_ns": float(measurement.median_ns),
         "q90_ns": float(measurement.q90_ns),
         "samples": int(measurement.samples),
+        "state": None if measurement.state is None else canonical_json(dict(measurement.state)),
+        "energy_uj": _optional_float(measurement.energy_uj),
     }
 
 
 def _measurement_from(row: Row) -> Measurement:
-    return Measurement(float(row["q10_ns"]), float(row["median_ns"]), float(row["q90_ns"]), int(row["samples"]))
+    return Measurement(
+        q10_ns=float(row["q10_ns"]),
+        median_ns=float(row["median_ns"]),
+        q90_ns=float(row["q90_ns"]),
+        samples=int(row["samples"]),
+        state=None if row["state"] is None else _mapping(row["state"]),
+        energy_uj=_optional_float(row["energy_uj"]),
+    )
 
 
 def _mapping(text: str) -> dict[str, Any]:

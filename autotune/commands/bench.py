@@ -45,7 +45,7 @@ def bench(
     from model.gguf_file import open_gguf
 
     open_gguf(model)  # a bad file is refused before the database is touched
-    with options.open_database(db_path, readonly=False) as db:
+    with options.open_database(db_path, readonly=False) as db, options.alone(device):
         if device == options.CPU:
             result = library.bench(model, db, device, prompt=prompt or 512, tokens=tokens, runs=runs)
         else:

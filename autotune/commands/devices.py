@@ -1,6 +1,7 @@
 """`autotune devices`: what this machine has, and how fast it can possibly be."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
         for name, device in here.items():
             if not as_json and (measure or db.ceilings(device) is None):
                 output.note(f"measuring what {name} can do, a few seconds ...")
-            limits[name] = ceilings.known_or_measured(db, device, force=measure, index=_index(name))
+            with options.alone(name) if measure or db.ceilings(device) is None else nullcontext():
+                limits[name] = ceilings.known_or_measured(db, device, force=measure, index=_index(name))
     if as_json:
         shown = [{"name": n, **output.device_document(d), "ceilings": limits[n]} for n, d in here.items()]
         output.print_json({"devices": shown, "unusable_gpus": unusable})

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,27 @@ def require(device: str) -> None:
         gpus.check(gpus.index_of(device))
     except gpus.DeviceError as error:
         raise UserError(f"device {device} cannot be used: {error}") from None
+
+
+def alone(device: str) -> AbstractContextManager[None]:
+    """While it is held no other process of this user measures on the device; a note says for whom this one waits."""
+    from autotune import place
+    from autotune.commands import output
+    from autotune.measure import device_lock
+
+    return device_lock.measuring(place.identity(device), device, output.note)
+
+
+def require_energy(device: str) -> None:
+    """Refuse a device that does not count its energy. Raises UserError."""
+    counted = None
+    if device != CPU:
+        from autotune.measure.device_state import GpuWatch
+        from kernel_templates.cuda import machine as gpus
+
+        counted = GpuWatch(gpus.uuid(gpus.index_of(device))).joules()
+    if counted is None:
+        raise UserError(f"--objective: device {device} does not report its energy; use --objective time")
 
 
 def detect(device: str) -> "Device":

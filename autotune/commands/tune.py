@@ -1,6 +1,7 @@
 """`autotune tune`: search the kernels of one model on this machine, and keep the winners."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,13 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 @click.option(
     "--sampler", type=click.Choice(SAMPLERS), default="pool", show_default=True, help="How to choose what to try."
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["time", "energy", "edp"]),
+    default="time",
+    show_default=True,
+    help="What to make small: time, energy a call, or their product. Energy takes half a second more a trial.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
 @click.option(
     "--timeline",
@@ -55,12 +63,14 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
-    sampler: str, seed: int, timeline_path: Path | None, device: str, db_path: Path | None, as_json: bool,
+    sampler: str, objective: str, seed: int, timeline_path: Path | None, device: str, db_path: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels for this machine.
 
     Every problem is tuned once, however many layers share it; on a GPU first alone, then in the captured layer. Each
-    trial is recorded as it is made: Ctrl-C keeps what was found, and the next run goes on from there.
+    trial is recorded as it is made: Ctrl-C keeps what was found, and the next run goes on from there. Where another
+    process measures on the same device, this one waits for its end.
 
     \b
     Example:
@@ -69,6 +79,8 @@ def tune(
       autotune tune model.gguf --op matvec --op ffn --budget 300 --trials 200
     """
     here = options.detect(device)
+    if objective != "time":
+        options.require_energy(device)
     problems, layers = _problems(model, ops, device, context)
     from autotune import tuner
 
@@ -82,19 +94,21 @@ def tune(
                 with TuneProgress(trials) as progress:
                     tuned = tuner.tune(
                         problems, db, trials=trials, budget_s=budget_s, sampler=sampler, seed=seed,
-                        report=progress.report,
+                        report=progress.report, tell=progress.tell,
                     )  # fmt: skip
             else:
                 from autotune import place, stages
                 from autotune.measure.timeline import Timeline
+                from tuning_db.records import Objective
 
                 timeline = Timeline()
                 budget_s = (stages.BUDGET_S if budget is None else budget) or None
                 with TuneProgress(None, budget_s) as progress:
                     try:
                         tuned, chained = stages.tune(
-                            problems, layers, db, place.of(device), trials=trials, budget_s=budget_s,
-                            sampler=sampler, seed=seed, report=progress.report, timeline=timeline,
+                            problems, layers, db, replace(place.of(device), objective=Objective(objective)),
+                            trials=trials, budget_s=budget_s, sampler=sampler, seed=seed, report=progress.report,
+                            timeline=timeline, tell=progress.tell,
                         )  # fmt: skip
                     finally:
                         _write(timeline, timeline_path)
@@ -111,6 +125,7 @@ def tune(
         document = {
             "model": str(model),
             "device": output.device_document(here),
+            "objective": objective,
             "database": str(path),
             "interrupted": interrupted,
             "tuned": rows,

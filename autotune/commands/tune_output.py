@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
+_ENERGY = ("default µJ", "tuned µJ")
+
+
 def row(result: Any) -> dict[str, Any]:
     """One `Tuned` for table and JSON."""
     return {
@@ -28,6 +31,8 @@ def row(result: Any) -> dict[str, Any]:
         "trials": result.trials,
         "failed": result.failed,
         "source": result.source,
+        "best_uj": result.best_uj,
+        "default_uj": result.default_uj,
     }
 
 
@@ -59,6 +64,8 @@ def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") ->
                 "trials": len(db.past_trials(device, problem.key, problem.template_version)),
                 "failed": None,
                 "source": "kept",
+                "best_uj": winner.measurement.energy_uj,
+                "default_uj": None,
             }
         )
     return rows
@@ -77,6 +84,8 @@ def layer_row(result: Any) -> dict[str, Any]:
         "trials": result.trials,
         "failed": result.failed,
         "source": result.source,
+        "best_uj": result.best_uj,
+        "default_uj": result.default_uj,
     }
 
 
@@ -93,11 +102,16 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
 
 
 def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
-    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    energy = any(row["best_uj"] is not None for row in rows)
+    numeric: tuple[str, ...] = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    numeric += _ENERGY if energy else ()
     lines = [
-        (row["problem"], str(row["count"]), output.micros(row["default_ns"]), *_common(row, row["default_ns"]))
+        (
+            row["problem"], str(row["count"]), output.micros(row["default_ns"]), *_common(row, row["default_ns"]),
+            *(_energies(row) if energy else ()),
+        )
         for row in rows
-    ]
+    ]  # fmt: skip
     output.print_table(title, ("problem", *numeric), lines, numeric)
     known = [row for row in rows if _is_time(row["default_ns"])]
     if known:
@@ -109,11 +123,13 @@ def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
-    numeric = ("default µs", "alone µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    energy = any(row["best_uj"] is not None for row in rows)
+    numeric: tuple[str, ...] = ("default µs", "alone µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
+    numeric += _ENERGY if energy else ()
     lines = [
         (
             row["problem"], output.micros(row["default_ns"]), output.micros(row.get("isolated_ns")),
-            *_common(row, row["default_ns"]),
+            *_common(row, row["default_ns"]), *(_energies(row) if energy else ()),
         )
         for row in rows
     ]  # fmt: skip
@@ -133,6 +149,10 @@ def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
         str(row["trials"]),
         "–" if row["failed"] is None else str(row["failed"]),
     )
+
+
+def _energies(row: dict[str, Any]) -> tuple[str, str]:
+    return output.number(row["default_uj"]), output.number(row["best_uj"])
 
 
 def _is_time(value: float | None) -> bool:

@@ -32,6 +32,13 @@ class TuneProgress:
     def __exit__(self, *exception: Any) -> None:
         self._bar.stop()
 
+    def tell(self, message: str) -> None:
+        """A line for the reader, above the bar."""
+        if self._screen.is_terminal:
+            self._screen.print(message)
+        else:
+            output.note(message)
+
     def report(self, progress: "Progress") -> None:
         """Show where the run is. A problem that ends early, for its budget, makes the bar jump."""
         op, place = progress.problem.op, (progress.stage, progress.index)

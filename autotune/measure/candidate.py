@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 
+from autotune.measure.fence import Fences
 from autotune.measure.judge import WrongResult, relative_error
+from autotune.measure.trust import cold_bytes
 from kernel_templates import registry
 from kernel_templates.cpu import machine, memory
 from kernel_templates.cpu.graph import Graph, Step
@@ -27,13 +29,15 @@ LARGE = 1 << 16  # buffers from this size (KV caches) are copied along with the 
 
 @dataclass(frozen=True)
 class Ready:
-    """A verified candidate, ready to be timed. `calls`: how many calls one replay makes."""
+    """A verified candidate, ready to be timed. `calls`: how many calls one replay makes; cold_bytes: of a call, those
+    that no cache can hold (see `autotune.measure.trust`)."""
 
     config: Config
     graph: Graph
     calls: int
     error: float
     compile_s: float
+    cold_bytes: int = 0
 
     def sample(self) -> float:
         """Nanoseconds a call takes, over one replay."""
@@ -55,16 +59,18 @@ class Bench:
     def prepare(self, config: Config, working_set: int) -> Ready:
         """Compile, verify on the shared inputs, and lay out `working_set` bytes of copies.
 
-        Raises WrongResult, or whatever the compiler raises.
+        Raises WrongResult, OutOfBounds, or whatever the compiler raises.
         """
         template = self.operation.cpu
         kernel = template.compile(self.problem, config, machine.features())
         packed = template.pack(self.problem, config, self._inputs.weights)
         room = self.team.threads * template.scratch_bytes(self.problem, config)
-        scratch = {"scratch": memory.zeros((max(64, room),), np.uint8)}
+        fences = Fences()
+        scratch = {"scratch": fences.array(np.zeros(max(64, room), np.uint8))}
 
-        fresh = self._fresh()
+        fresh = self._fresh(fences)
         Graph(self.team, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
+        fences.check()
         error = relative_error(fresh, self._answers)
         if not error <= self.tolerance:
             raise WrongResult(error, self.tolerance)
@@ -72,11 +78,14 @@ class Bench:
         steps: list[Step] = []
         for matrices, buffers in self._copies(packed, fresh, working_set):
             steps.append(template.bind(self.problem, config, kernel, matrices, buffers | scratch))
-        return Ready(config, Graph(self.team, steps), len(steps), error, kernel.compile_s)
+        size = sum(p.nbytes for p in packed) + sum(b.nbytes for b in fresh.values() if b.nbytes >= LARGE)
+        call = min(size, self.operation.work(self.problem).bytes)
+        cold = cold_bytes(call, len(steps), machine.last_level_cache())
+        return Ready(config, Graph(self.team, steps), len(steps), error, kernel.compile_s, cold)
 
-    def _fresh(self) -> dict[str, np.ndarray]:
+    def _fresh(self, fences: Fences) -> dict[str, np.ndarray]:
         """Copies of the inputs; what is only written holds NaN, so that a row nobody wrote is seen."""
-        buffers = {name: _copy(value) for name, value in self._inputs.buffers.items()}
+        buffers = {name: fences.array(value) for name, value in self._inputs.buffers.items()}
         for name in self._answers:
             if buffers[name].dtype == np.float32 and not np.any(self._inputs.buffers[name]):
                 buffers[name].fill(POISON)

@@ -5,7 +5,6 @@ until all have finished. On a GPU compiling goes on while candidates are measure
 belongs to an `owner`, its answer waits until the owner asks, and nobody waits for a job whose owner has gone on.
 """
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -14,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
+from autotune.measure.folder import RunFolder
 from autotune.measure.nursery import Nursery
 from autotune.measure.process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
 from autotune.measure.timeline import Timeline
@@ -32,6 +32,7 @@ class _Job:
     limit_s: float
     rank: int
     slow: bool
+    again: bool = False  # a first worker died of this, or of what it did before
     begun: float = 0.0
     until: float = 0.0
 
@@ -62,10 +63,10 @@ class Crew:
         self._answered = 0
         self._boxes: dict[Hashable, deque[tuple[Any, Answer]]] = {}
         self._used: set[int] = set()  # workers that have answered once
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: RunFolder | None = None
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True)
+        self._folder = RunFolder()
         if self._nursery is not None:
             self._nursery.__enter__()
         for worker in (self.measurer, *self.compilers):
@@ -82,12 +83,12 @@ class Crew:
         if self._nursery is not None:
             self._nursery.__exit__(*exception)
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
 
     @property
     def folder(self) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name)
+        return self._folder.path
 
     def busy(self, owner: Hashable) -> int:
         """How many jobs of `owner` are queued or being done."""
@@ -165,7 +166,7 @@ class Crew:
         """Hand out, wait for news of any worker or `other`, and put away the answers."""
         self._hand_out()
         watched = [self.compilers[i] for i in range(len(self.compilers)) if i in self._jobs or self._is_starting(i)]
-        pipes = [w.pipe for w in (*watched, *([other] if other else [])) if w.pipe is not None]
+        pipes = [w.pipe.fileno() for w in (*watched, *([other] if other else [])) if w.pipe is not None]
         soonest = min((job.until for job in self._jobs.values()), default=time.monotonic() + 1.0) - time.monotonic()
         if wait_s > 0.0 and pipes:
             wait(pipes, max(0.0, min(wait_s, soonest)))
@@ -182,10 +183,12 @@ class Crew:
                 worker.start()
                 if worker.started():
                     self._give(index)
-            except WorkerDied as gone:  # before it could begin: that is the next job's fate, or there were no end
+            except WorkerDied as gone:  # before it could begin: twice, and that is the next job's fate, or no end were
                 self._used.discard(index)
                 job = self._next()
-                if job is not None:
+                if job is not None and not job.again:
+                    self._queue.insert(0, replace(job, again=True))
+                elif job is not None:
                     self._answer(job, gone)
 
     def _give(self, index: int) -> None:
@@ -194,9 +197,9 @@ class Crew:
             return
         try:
             self.compilers[index].send(*job.request)
-        except (WorkerDied, WorkerTimedOut) as gone:
+        except (WorkerDied, WorkerTimedOut):  # it had ended before it could begin: another one will do the job
             self._used.discard(index)
-            self._answer(job, gone)
+            self._queue.insert(0, job)
             return
         limit = job.limit_s if index in self._used else job.limit_s + FIRST_S
         self._jobs[index] = replace(job, begun=time.monotonic(), until=time.monotonic() + limit)
@@ -223,8 +226,12 @@ class Crew:
             except (WorkerTimedOut, WorkerDied) as gone:
                 hung = WorkerTimedOut(f"no answer within {job.limit_s:.0f} s")
                 answer = hung if isinstance(gone, WorkerTimedOut) else gone
+                doubtful = isinstance(gone, WorkerDied) and (gone.killed or index in self._used)
                 self._used.discard(index)
                 worker.start()
+                if doubtful and not job.again and job.owner is not None:
+                    self._queue.insert(0, replace(job, again=True))
+                    continue
             about = {"request": repr(job.request[1:])[:400], "rank": job.rank, "answer": repr(answer)[:200]}
             self.timeline.add(f"worker {index}", job.request[0], job.begun, time.monotonic(), **about)
             self._answer(job, answer)

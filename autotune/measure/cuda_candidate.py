@@ -18,7 +18,9 @@ import numpy as np
 import torch
 
 from autotune.measure import tensors
+from autotune.measure.fence import Fences
 from autotune.measure.judge import WrongResult, relative_error
+from autotune.measure.trust import cold_bytes
 from kernel_templates import registry
 from kernel_templates.cuda.launch import Launch, Target
 from kernel_templates.operation import CudaTemplate, Inputs
@@ -28,13 +30,15 @@ from kernel_templates.space import Config
 FEWEST, MOST = 4, 64  # copies
 CACHES = ("keys", "values")  # buffers that every layer has for itself
 PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
+RUN_SAMPLES = 5  # as long as so many samples; energy is counted over many runs
 SAMPLE_NS = 1_000_000  # a sample is as many replays as take about this long: events resolve half a microsecond
 
 
 @dataclass(frozen=True)
 class Ready:
     """A candidate ready to be timed. `graph`: the captured copies; `calls`: how many there are; `replays`: of the graph
-    a sample; `launches` keeps every tensor alive. error: against the reference; NaN if this one was not verified."""
+    a sample; `launches` keeps every tensor alive. error: against the reference; NaN if this one was not verified.
+    cold_bytes: of a call, those that no cache can hold (see `autotune.measure.trust`)."""
 
     config: Config
     graph: Any
@@ -42,10 +46,18 @@ class Ready:
     replays: int
     error: float
     launches: Sequence[Launch]
+    cold_bytes: int = 0
 
     def sample(self) -> float:
         """Nanoseconds a call takes, by the GPU's clock."""
         return _timed(self.graph, self.replays) / self.calls
+
+    def run(self) -> int:
+        """Some milliseconds of calls, to their end; how many."""
+        for _ in range(RUN_SAMPLES * self.replays):
+            self.graph.replay()
+        torch.cuda.synchronize()
+        return RUN_SAMPLES * self.replays * self.calls
 
 
 class Bench:
@@ -67,18 +79,22 @@ class Bench:
             self._inputs = operation.inputs(problem, seed)
             self._answers = operation.reference(problem, self._inputs)
         self.tolerance = operation.tolerance(problem)
+        self._call_bytes = operation.work(getattr(problem, "typical", problem)).bytes
         self._fresh = self._template.prepare(problem, self._inputs, device)
         self._packed: OrderedDict[tuple, list[tuple]] = OrderedDict()
 
     def prepare(self, config: Config, verify: bool = True) -> Ready:
-        """Verify on fresh buffers, then capture the copies. Raises WrongResult, or what Triton and CUDA raise."""
+        """Verify on fresh buffers, then capture the copies. Raises WrongResult, OutOfBounds, or what Triton and CUDA
+        raise."""
         packed = self._pack(config)
-        buffers = tensors.clone(self._fresh)
+        fences = Fences()
+        buffers = tensors.each(self._fresh, fences.tensor) if verify else tensors.clone(self._fresh)
         error = float("nan")
         if verify:
             for launch in self._template.launches(self.problem, config, packed[0], buffers):
                 launch.run(self._target)
             torch.cuda.synchronize()
+            fences.check()
             error = relative_error(self._template.collect(self.problem, buffers), self._answers)
             if not error <= self.tolerance:
                 raise WrongResult(error, self.tolerance)
@@ -93,7 +109,9 @@ class Bench:
             launches += self._template.launches(self.problem, config, weights, {**buffers, **tensors.clone(caches)})
         graph = capture(launches, self._target)
         once = _timed(graph, 2)  # after a first replay, which uploads the graph
-        return Ready(config, graph, len(packed), max(2, min(50, round(SAMPLE_NS / max(once, 1.0)))), error, launches)
+        replays = max(2, min(50, round(SAMPLE_NS / max(once, 1.0))))
+        cold = cold_bytes(min(self._call_bytes, size), len(packed), self._l2)
+        return Ready(config, graph, len(packed), replays, error, launches, cold)
 
     def forget(self) -> None:
         """Let go of the weights that are kept between candidates."""

@@ -19,6 +19,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+from autotune.measure.mortal import become_mortal, end_group, status_of
+
 COMMAND = (sys.executable, "-m", "autotune.measure.nursery")
 PACKET = 256  # bytes; a message is far shorter
 RUNNING = 1 << 20
@@ -36,7 +38,7 @@ class Child:
     def kill(self) -> None:
         if self.poll() is None:
             with suppress(OSError):
-                os.kill(self._nursery.pid_of(self), signal.SIGKILL)
+                end_group(self._nursery.pid_of(self))
 
     def poll(self) -> int | None:
         """Its exit status, None while it runs; a child of a nursery that is gone counts as killed."""
@@ -117,6 +119,7 @@ class Nursery:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_mortal()
     requests = socket.socket(fileno=int(sys.argv[1]))
     preload()
     while True:
@@ -132,8 +135,8 @@ def main() -> None:
             os.close(descriptors[0])
             requests.send(str(child).encode())
         else:
-            ended, status = os.waitpid(int(argument), os.WNOHANG)
-            requests.send(str(os.waitstatus_to_exitcode(status) if ended else RUNNING).encode())
+            status = status_of(int(argument))
+            requests.send(str(RUNNING if status is None else status).encode())
 
 
 def preload() -> None:
@@ -159,6 +162,7 @@ def be_a_worker(descriptor: int, device: str) -> None:
 
     status = 1
     try:
+        become_mortal()
         serve(Connection(descriptor), backend, device)
         status = 0
     finally:

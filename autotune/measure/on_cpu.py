@@ -4,11 +4,14 @@ import time
 
 from autotune.measure import candidate
 from autotune.measure.bandwidth import ReadProbe
+from autotune.measure.device_state import CpuWatch
 from autotune.measure.judge import WrongResult, measure, rematch
+from autotune.measure.trust import Impossible, Trust
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.team import Team
 from kernel_templates.space import Config
+from tuning_db.records import Measurement
 
 
 class OnCpu:
@@ -17,6 +20,7 @@ class OnCpu:
     def __init__(self) -> None:
         self._bench: candidate.Bench | None = None
         self._key = ("", 0)
+        self._trust = Trust(CpuWatch(), self._probe)
 
     @property
     def bench(self) -> candidate.Bench:
@@ -44,11 +48,25 @@ class OnCpu:
             ready = self.bench.prepare(Config(config), candidate.working_set())
         except WrongResult as wrong:
             return ("wrong", str(wrong), wrong.error)
-        return ("ok", measure(ready, samples), ready.error)
+        try:
+            (measurement,) = self._trust.take([ready], lambda: [measure(ready, samples)])
+        except Impossible as impossible:
+            return ("impossible", str(impossible))
+        return ("ok", measurement, ready.error)
 
     def rematch(self, configs: list[dict], rounds: int) -> tuple:
         """("rematch", measurements, errors, bytes a second that the machine read meanwhile)."""
         size = candidate.working_set()
         ready = [self.bench.prepare(Config(c), size) for c in configs]
-        measurements, rate = rematch(ready, rounds, ReadProbe(self.bench.team, size))
-        return ("rematch", measurements, [r.error for r in ready], rate)
+        rates: list[float] = []
+
+        def take() -> list[Measurement]:
+            measurements, rate = rematch(ready, rounds, self._trust.probe())
+            rates.append(rate)
+            return measurements
+
+        measurements = self._trust.take(ready, take)
+        return ("rematch", measurements, [r.error for r in ready], rates[-1])
+
+    def _probe(self) -> ReadProbe:
+        return ReadProbe(self.bench.team, candidate.working_set())

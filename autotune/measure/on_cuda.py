@@ -1,17 +1,21 @@
 """What a worker does on a GPU: open a problem, time one candidate, two in turn, or several."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from autotune.measure import cuda_candidate
 from autotune.measure.cuda_bandwidth import ReadProbe
+from autotune.measure.device_state import GpuWatch, joules_a_call
 from autotune.measure.judge import WrongResult, duel, measure, rematch, summarize
+from autotune.measure.trust import Impossible, Trust
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
+from tuning_db.records import Measurement
 
 _T = TypeVar("_T")
 _OPEN = 16  # problems that stay open, with their weights on the GPU as long as it has room
@@ -28,7 +32,7 @@ class OnCuda:
         self._target, self._l2 = machine.target(machine.detect(index)), machine.l2_bytes(index)
         self._benches: OrderedDict[tuple[str, int], cuda_candidate.Bench] = OrderedDict()  # the last one is meant
         self._ready: OrderedDict[Config, cuda_candidate.Ready] = OrderedDict()
-        self._probe: ReadProbe | None = None
+        self._trust = Trust(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
 
     @property
     def bench(self) -> cuda_candidate.Bench:
@@ -64,32 +68,56 @@ class OnCuda:
             torch.cuda.empty_cache()
             return make()
 
-    def measure(self, config: dict, samples: int) -> tuple:
-        """("ok", Measurement, error) or ("wrong", message, error)."""
+    def measure(self, config: dict, samples: int, energy: bool = False) -> tuple:
+        """("ok", Measurement, error), ("wrong", message, error) or ("impossible", message). energy: count it too."""
         try:
             ready = self._with_room(lambda: self.bench.prepare(Config(config)))
+            measurements = self._taken([ready], lambda: [measure(ready, samples)], energy)
         except WrongResult as wrong:
             return ("wrong", str(wrong), wrong.error)
-        return ("ok", measure(ready, samples), ready.error)
+        except Impossible as impossible:
+            return ("impossible", str(impossible))
+        return ("ok", measurements[0], ready.error)
 
-    def duel(self, config: dict, champion: dict, rounds: int, verify: bool) -> tuple:
-        """("duel", its Measurement, the champion's meanwhile, error or NaN) or ("wrong", message, error)."""
+    def _taken(
+        self, ready: Sequence[cuda_candidate.Ready], take: Callable[[], list[Measurement]], energy: bool
+    ) -> list[Measurement]:
+        """Measurements to be trusted. Raises Impossible, and NoEnergy where energy cannot be counted."""
+        measurements = self._trust.take(ready, take)
+        if energy:
+            joules = [joules_a_call(self._trust.watch, r.run) for r in ready]
+            measurements = [replace(m, energy_uj=1e6 * j) for m, j in zip(measurements, joules, strict=True)]
+        return measurements
+
+    def duel(self, config: dict, champion: dict, rounds: int, verify: bool, energy: bool = False) -> tuple:
+        """("duel", its Measurement, the champion's meanwhile, error or NaN), ("wrong", message, error) or
+        ("impossible", message)."""
         best = self._kept(Config(champion), verify=False)
         try:
             challenger = self._kept(Config(config), verify)
         except WrongResult as wrong:
             return ("wrong", str(wrong), wrong.error)
-        mine, theirs = duel(challenger.sample, best.sample, rounds)
-        return ("duel", summarize(mine), summarize(theirs), challenger.error)
+        try:
+            mine, theirs = self._taken(
+                [challenger, best], lambda: [summarize(t) for t in duel(challenger.sample, best.sample, rounds)], energy
+            )
+        except Impossible as impossible:
+            return ("impossible", str(impossible))
+        return ("duel", mine, theirs, challenger.error)
 
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
+    def rematch(self, configs: list[dict], rounds: int, energy: bool = False) -> tuple:
         """("rematch", measurements, errors, bytes a second that the GPU read meanwhile). What is wrong is an error."""
         self._ready.clear()
         ready = self._with_room(lambda: [self.bench.prepare(Config(c)) for c in configs])
-        if self._probe is None:
-            self._probe = ReadProbe(self._index)
-        measurements, rate = rematch(ready, rounds, self._probe)
-        return ("rematch", measurements, [r.error for r in ready], rate)
+        rates: list[float] = []
+
+        def take() -> list[Measurement]:
+            measurements, rate = rematch(ready, rounds, self._trust.probe())
+            rates.append(rate)
+            return measurements
+
+        measurements = self._taken(ready, take, energy)
+        return ("rematch", measurements, [r.error for r in ready], rates[-1])
 
     def _kept(self, config: Config, verify: bool) -> cuda_candidate.Ready:
         if config not in self._ready:

@@ -2,23 +2,31 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 
+from autotune.measure.channel import Channel, Garbled, Late
+from autotune.measure.mortal import Leader
 from autotune.measure.nursery import Child, Nursery
 
 
 class WorkerDied(Exception):
-    """The process ended while it was answering; the message says how."""
+    """The process ended while it was answering, or what it answered was no answer; the message says how. killed:
+    whether by SIGKILL, which no process gets by its own doing: the system was out of memory, or somebody did it."""
+
+    def __init__(self, message: str, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 class WorkerTimedOut(Exception):
     """The process did not answer in time and was killed."""
 
 
+DYING_S = 1.0  # from the end of its pipe to that of a process
+SEND_S = 10.0  # that a worker which is idle may take to read a request
 START_S = 120.0  # importing torch, numba and Triton on a cold disk, all workers at once
 PROGRAM = (sys.executable, "-m", "autotune.measure.worker")
 
@@ -39,30 +47,32 @@ class Worker:
         self._program = tuple(program)
         self._environment = dict(environment or {})
         self._device, self._nursery = device, nursery
-        self._process: subprocess.Popen | Child | None = None
-        self._pipe: Connection | None = None
+        self._process: Leader | Child | None = None
+        self._pipe: Channel | None = None
         self._started = False
+        self.answered = 0  # requests since it started
 
     def start(self) -> None:
         """Start the process without waiting for it."""
         if self._process is not None:
             return
-        ours, theirs = Pipe()
-        with theirs:
+        self._pipe, self._started, self.answered = Channel(), False, 0
+        with self._pipe.theirs as theirs:
             self._process = self._begin(theirs.fileno())
-        self._pipe, self._started = ours, False
 
-    def _begin(self, descriptor: int) -> "subprocess.Popen | Child":
+    def _begin(self, descriptor: int) -> "Leader | Child":
         if self._nursery is not None:
             with contextlib.suppress(OSError):  # it is gone: then without
                 return self._nursery.fork(descriptor, self._device)
-        return subprocess.Popen(
-            [*self._program, str(descriptor), self._device],
-            pass_fds=(descriptor,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **self._environment},
+        return Leader(
+            subprocess.Popen(
+                [*self._program, str(descriptor), self._device],
+                pass_fds=(descriptor,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **self._environment},
+            )
         )
 
     def send(self, *request) -> None:
@@ -72,13 +82,15 @@ class Worker:
         if not self._started:
             self._receive(START_S)
             self._started = True
+        elif self._pipe.anything():  # it ended since, or something wrote what nobody had asked for
+            raise self._died("the worker wrote to its pipe unasked")
         try:
-            self._pipe.send(request)
+            self._pipe.send(request, SEND_S)
         except OSError as gone:
             raise self._died() from gone
 
     @property
-    def pipe(self) -> Connection | None:
+    def pipe(self) -> Channel | None:
         """What becomes readable when there is news: that the process has started, an answer, or its end."""
         return self._pipe
 
@@ -91,7 +103,9 @@ class Worker:
 
     def answer(self, timeout_s: float) -> tuple:
         """The reply to what was sent. Raises WorkerDied or WorkerTimedOut; either way the next request starts anew."""
-        return self._receive(timeout_s)
+        reply = self._receive(timeout_s)
+        self.answered += 1
+        return reply
 
     def request(self, *request, timeout_s: float) -> tuple:
         """Send and wait for the answer."""
@@ -114,18 +128,28 @@ class Worker:
 
     def _receive(self, timeout_s: float) -> tuple:
         assert self._pipe is not None and self._process is not None
-        if not wait([self._pipe], timeout_s):
-            self.stop()
-            raise WorkerTimedOut(f"no answer within {timeout_s:.0f} s")
         try:
-            return self._pipe.recv()
+            return self._pipe.receive(timeout_s)
+        except Late:
+            if self._process.poll() is not None:  # something it started holds its pipe open
+                raise self._died() from None
+            self.stop()
+            raise WorkerTimedOut(f"no answer within {timeout_s:.0f} s") from None
+        except Garbled as garbage:
+            self.stop()
+            raise WorkerDied(f"the worker was stopped: {garbage}") from None
         except (EOFError, OSError) as gone:
             raise self._died() from gone
 
-    def _died(self) -> WorkerDied:
+    def _died(self, otherwise: str = "the worker closed its pipe") -> WorkerDied:
+        """What to raise; `otherwise`: why, if it has not ended by itself."""
         assert self._process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5.0)
+            self._process.wait(DYING_S)
         code = self._process.poll()
         self.stop()
-        return WorkerDied(f"the worker died by signal {-code}" if code and code < 0 else f"the worker ended ({code})")
+        if code is None:
+            return WorkerDied(otherwise)
+        if code >= 0:
+            return WorkerDied(f"the worker ended ({code})")
+        return WorkerDied(f"the worker died by signal {-code}", killed=code == -signal.SIGKILL)

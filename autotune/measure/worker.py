@@ -3,6 +3,8 @@
 Requests and replies are tuples; the first element names the request, and "compile", "inspect", "draw" and "open" name
 the backend next: "cpu", "cuda:0", or "sm90" for what is compiled for a GPU of that capability without touching one. The
 parent may kill this process at any time, and it ends by itself when the parent does. Ctrl-C is the parent's business.
+When candidates have left it with more than half of the machine's memory it ends after its answer, and another one is
+started.
 
 A reply to any request may be ("failed", message); ("failed_to_compile", message) when Triton says so; ("poisoned",
 message) when a kernel has broken CUDA for this process, which ends with it.
@@ -15,6 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
+
+from autotune.measure.mortal import become_mortal
 
 COMPILER_ERRORS = ("CompilationError", "PTXASError", "OutOfResources", "CompileTimeAssertionFailure")
 
@@ -35,8 +41,10 @@ def backend(device: str) -> Any:
     return OnCuda(machine.index_of(device))
 
 
-def serve(pipe: Connection, make: Callable[[str], Any], first: str = "") -> None:
-    """Answer requests until the parent is gone or CUDA is. first: a backend to make before there are any."""
+def serve(pipe: Connection, make: Callable[[str], Any], first: str = "", most_bytes: int | None = None) -> None:
+    """Answer requests until the parent is gone or CUDA is, or the process has grown beyond `most_bytes`, half of the
+    machine's memory if None. first: a backend to make before there are requests."""
+    most = psutil.virtual_memory().total // 2 if most_bytes is None else most_bytes
     backends: dict[str, Any] = {}
     current: Any = None
     pipe.send(("started", os.getpid()))
@@ -61,8 +69,8 @@ def serve(pipe: Connection, make: Callable[[str], Any], first: str = "") -> None
         except Exception as problem:
             reply = _failure(problem)
         pipe.send(reply)
-        if reply[0] == "poisoned":
-            os._exit(1)  # nothing on the GPU can be put away any more
+        if reply[0] == "poisoned" or psutil.Process().memory_info().rss > most:
+            os._exit(1)  # nothing on the GPU can be put away any more, and nothing else needs to be
 
 
 def _failure(problem: Exception) -> tuple[str, str]:
@@ -81,6 +89,7 @@ def _failure(problem: Exception) -> tuple[str, str]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_mortal()
     serve(Connection(int(sys.argv[1])), backend, sys.argv[2] if len(sys.argv) > 2 else "")
 
 

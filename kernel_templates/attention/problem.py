@@ -5,6 +5,9 @@ from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
+LONG = 2560
+"""Positions from which attention takes much of a token: contexts beyond are tuned in smaller steps."""
+
 
 @dataclass(frozen=True)
 class Attention(Problem):
@@ -23,6 +26,6 @@ class Attention(Problem):
 
     @property
     def typical(self) -> "Attention":
-        """What stands for all positions of a context: the middle of those between a quarter of it and all of it, for
-        a model's contexts are two to four times as long each."""
-        return replace(self, context=-(-self.context * 5 // 8))
+        """What stands for all positions of a context: the middle of those from the context before it on, which is a
+        quarter as long, or half as long if this is one of the `LONG`."""
+        return replace(self, context=-(-self.context * (6 if self.context > LONG else 5) // 8))

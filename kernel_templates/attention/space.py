@@ -9,6 +9,8 @@ from kernel_templates.space import Constraint, Parameter, Space
 
 _SHORT = 512  # positions whose keys and values the second-level cache gives at any rate
 
+_HELD = 64  # elements of a tile's keys a thread, and of its values: with them it takes 216 registers
+
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
@@ -90,7 +92,7 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
         problem.context <= config["tile"] * config["splits"]
         and 8 * config["warps"] <= dims <= 256
         and slots(problem.head_dim, config["warps"]) <= config["tile"]
-        and held(problem, config) <= (64 if config["heads"] <= 2 else 32)
+        and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
     )
 
 
@@ -104,15 +106,19 @@ def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
 
 
 def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
-    """Everything at once, by as few programs a head as can, while that takes few programs: it is up to twice as fast
-    as a loop (docs/log.md). Longer contexts: some 64 positions a program, as long as there is room for programs."""
-    dims = power_of_two(problem.head_dim)
-    for warps, most in ((8, _SHORT), (4, problem.context)):
-        tile = min(8 * 256 * warps // dims, 256)
+    """Everything at once, by as few programs a head as can, while all of them are resident together: it is up to twice
+    as fast as a loop, and half as fast when some programs have to wait for others (docs/log.md). First a program a
+    head, then one for all heads that share a key head. Longer contexts: some 64 positions a program, as long as there
+    is room for programs."""
+    dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
+    for warps, most, together in ((8, _SHORT, 1), (4, problem.context, 1), (4, problem.context, group)):
+        elements = _HELD if together <= 2 else _HELD // 2
+        tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.context // tile))
-        once = {"tile": tile, "warps": warps, "splits": needed, "heads": 1}
-        programs = problem.heads * -(-problem.typical.context // tile)
-        if problem.context <= most and programs <= 3 * device.units and needed in splits and one_pass(problem, once):
+        once = {"tile": tile, "warps": warps, "splits": needed, "heads": together}
+        programs = problem.heads // together * -(-problem.typical.context // tile)
+        resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
+        if problem.context <= most and programs <= resident and needed in splits and one_pass(problem, once):
             return once | {"combine": "last" if problem.context <= _SHORT else "kernel"}
     warps = 4
     busy = max(1, min(problem.context // 64, 4 * device.units // problem.kv_heads))

@@ -96,6 +96,13 @@ def target(device: Device) -> "Target":
     return HOPPER if (int(major), int(minor)) >= PDL_FROM else OLDER
 
 
+def uuid(index: int = 0) -> str:
+    """What tells GPU `index` from every other one, as torch writes it; "" where torch does not say."""
+    import torch
+
+    return str(getattr(torch.cuda.get_device_properties(index), "uuid", "")) if torch.cuda.is_available() else ""
+
+
 def l2_bytes(index: int = 0) -> int:
     """Bytes of the second-level cache, the last one of a GPU; 64 MiB where torch does not say."""
     import torch

@@ -107,8 +107,9 @@ def place(device: Device = DEVICE, compilers: int = 2):
     from autotune.place import Place
 
     return Place(
-        "cuda:0", "sm90", device, space, _work, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM
-    )
+        "cuda:0", "sm90", device, space, _work, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM,
+        identity=f"fake of process {os.getpid()}",
+    )  # fmt: skip
 
 
 def install(monkeypatch) -> None:

@@ -140,6 +140,37 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
     assert asked[2]["budget_s"] is None
 
 
+def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeypatch, tiny_qwen3, fake_gpu) -> None:
+    import fake_nvml
+
+    asked: list = []
+
+    def tune(problems, layers, db, where, **_):
+        asked.append(where.objective)
+        return [
+            Tuned(p, n, {"rows": 4}, 3e3, 1.5e3, 20.0, 10.0, 0.7, 9, 1, "searched", 512.5, 1024.0)
+            for p, n in problems.items()
+        ], []
+
+    monkeypatch.setattr(stages, "tune", tune)
+    monkeypatch.setattr(machine, "uuid", lambda index=0: "1")
+    tune_words = ("tune", tiny_qwen3, "--device", "cuda:0", "--objective")
+    counts = fake_nvml.module(energy=1000)
+    for name in ("nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption", "NVMLError"):
+        monkeypatch.setattr(f"pynvml.{name}", getattr(counts, name))
+    result = autotune(*tune_words, "energy")
+    assert result.exit_code == 0 and "512.5" in result.stdout and "1024.0" in result.stdout, result.stderr
+    document = json.loads(autotune(*tune_words, "edp", "--json").stdout)
+    assert document["objective"] == "edp" and document["tuned"][0]["best_uj"] == 512.5
+    assert asked == ["energy", "edp"]
+    monkeypatch.setattr(
+        "pynvml.nvmlDeviceGetTotalEnergyConsumption", fake_nvml.module().nvmlDeviceGetTotalEnergyConsumption
+    )
+    monkeypatch.setattr("pynvml.NVMLError", fake_nvml.NVMLError)
+    assert "device cuda:0 does not report its energy; use --objective time" in complaint(*tune_words, "energy")
+    assert "device cpu does not report its energy" in complaint("tune", tiny_qwen3, "--objective", "edp")
+
+
 def test_an_interrupt_in_context_shows_both_tables(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
     def tune(problems, layers, db, where, **_):
         measured = Measurement(400.0, 500.0, 600.0, 9)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 from autotune.measure.crew import Crew
+from autotune.measure.mortal import Leader
 from autotune.measure.nursery import Nursery
 from autotune.measure.process import Worker, WorkerDied
 from kernel_templates import registry
@@ -48,7 +49,7 @@ def test_without_the_nursery_workers_start_by_themselves(nursery) -> None:
     nursery._process.kill()
     nursery._process.wait()
     worker = Worker(nursery=nursery)
-    assert worker.request(*REQUEST, timeout_s=60.0)[0] == "compiled" and isinstance(worker._process, subprocess.Popen)
+    assert worker.request(*REQUEST, timeout_s=60.0)[0] == "compiled" and isinstance(worker._process, Leader)
     worker.stop()
 
 

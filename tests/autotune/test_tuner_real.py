@@ -48,11 +48,11 @@ def test_an_interrupt_keeps_what_was_found(db) -> None:
 
 
 def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> None:
-    ask, killed = Worker.request, []
+    ask, fatal = Worker.request, []
 
     def request(self, *message, timeout_s):
-        if message[0] == "measure" and not killed:
-            killed.append(self._process.pid)
+        if message[0] == "measure" and message[1] == (fatal or [message[1]])[0]:
+            fatal[:] = [message[1]]
             os.kill(self._process.pid, signal.SIGSEGV)
         return ask(self, *message, timeout_s=timeout_s)
 

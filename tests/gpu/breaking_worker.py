@@ -1,14 +1,20 @@
-"""A worker whose GPU a configuration can break: {"break": True} writes far outside its memory."""
+"""A worker whose candidates break things on a GPU. {"break": True} writes far outside its memory. With $BREAKING set
+configurations do what `kind_of` says before they are measured, all but the default."""
 
+import ctypes
+import os
 import sys
+import zlib
 from multiprocessing.connection import Connection
 
 import torch
 import triton
 import triton.language as tl
 
+from autotune.measure.mortal import become_mortal
 from autotune.measure.on_cuda import OnCuda
-from autotune.measure.worker import serve
+from autotune.measure.worker import backend, serve
+from kernel_templates.space import Config
 
 
 @triton.jit
@@ -16,13 +22,40 @@ def wild(out, OFFSET: tl.constexpr):
     tl.store(out + tl.program_id(0).to(tl.int64) + OFFSET, 1.0)
 
 
+@triton.jit
+def spin(out, rounds):
+    """About a minute and a half, then it ends: nothing is left on a machine whose driver cannot stop a kernel."""
+    x = tl.load(out)
+    for _ in range(rounds):
+        x = x * 1.0001 + 1.0
+        x = tl.where(x > 1e30, 1.0, x)
+    tl.store(out, x)
+
+
+KINDS = {"illegal address": "crashed", "spin": "timed_out", "out of memory": "crashed", "segfault": "crashed"}
+
+
+def kind_of(config: dict) -> str | None:
+    """Half of all configurations do one of KINDS."""
+    dice = zlib.crc32(Config(config).key.encode()) % (2 * len(KINDS))
+    return list(KINDS)[dice] if dice < len(KINDS) else None
+
+
 class Breaking(OnCuda):
-    def measure(self, config: dict, samples: int) -> tuple:
-        if config.pop("break", False):
+    def measure(self, config: dict, samples: int, energy: bool = False) -> tuple:
+        kind = kind_of(config) if os.environ.get("BREAKING") not in (None, Config(config).key) else None
+        if config.pop("break", False) or kind == "illegal address":
             wild[(1,)](torch.zeros(1, device="cuda"), OFFSET=1 << 40)
-            torch.cuda.synchronize()
-        return super().measure(config, samples)
+        elif kind == "spin":
+            spin[(1,)](torch.zeros(1, device="cuda"), 1 << 33)
+        elif kind == "out of memory":
+            torch.empty(1 << 42, dtype=torch.uint8, device="cuda")
+        elif kind == "segfault":
+            ctypes.string_at(8)
+        torch.cuda.synchronize()
+        return super().measure(config, samples, energy)
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), lambda device: Breaking(0))
+    become_mortal()
+    serve(Connection(int(sys.argv[1])), lambda device: Breaking(0) if device.startswith("cuda") else backend(device))

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from tuning_db import DatabaseError, migrations, open_db
+from tuning_db.records import Measurement, Objective
 
 
 def raw(path):
@@ -100,6 +101,25 @@ def test_an_older_file_is_brought_up_to_date_with_its_rows(tmp_path, samples, re
     assert path.read_bytes() == before
     with open_db(path) as db:
         assert db.info()["schema_version"] == migrations.LATEST and len(db.winners()) == 1
+
+
+def test_the_first_schema_is_brought_up_to_date_with_its_measurements(tmp_path, samples, monkeypatch):
+    path = tmp_path / "tuning.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        patch.setattr(migrations, "LATEST", 1)
+        open_db(path).close()
+    old = raw(path)
+    old.execute("INSERT INTO devices VALUES (1, 'f', 'cpu/x/y/2', 'cpu', 'x', 'y', 2, 9, '[]', 'now')")
+    old.execute("INSERT INTO problems VALUES (1, ?, 'matvec')", (samples.key,))
+    old.execute("INSERT INTO runs VALUES (1, 1, 1, 1, 'tpe', 0, 9, 1, 1, '{}', 'finished', 'h', 1, 'now', 'now')")
+    old.execute("INSERT INTO run_trials VALUES (1, 1, '{}', 'ok', 1.0, 2.0, 3.0, 7, 0.1, 0.0, 1.0, NULL, 'now')")
+    old.close()
+    for readonly in (True, False):
+        with open_db(path, readonly=readonly) as db:
+            assert db.trials(1)[0].measurement == Measurement(1.0, 2.0, 3.0, 7)
+            assert db.runs()[0].run.objective is Objective.TIME
+            assert db.info()["schema_version"] == migrations.LATEST
 
 
 def test_a_failing_migration_leaves_the_old_schema(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Records go in and come out equal; history, resuming, ceilings and the numbers of `info`."""
 
+import dataclasses
 import multiprocessing
 import sqlite3
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuning_db import DatabaseError, default_path, open_db
-from tuning_db.records import Outcome, RunStatus, Trial
+from tuning_db import DatabaseError, default_path, migrations, open_db
+from tuning_db.records import Objective, Outcome, RunStatus, Trial
 from tuning_db.rows import canonical_json
 
 
@@ -43,6 +44,20 @@ def test_a_trial_comes_back_equal(db, samples):
     ids = [db.record_trial(run, trial) for trial in trials]
     assert ids == sorted(ids)
     assert db.trials(run) == trials
+
+
+def test_a_measurements_state_and_energy_come_back(db, samples):
+    state = {"sm_mhz": [1980, 1965], "power_w": [310.5, 322.0], "throttled": ["power cap"], "retakes": 2}
+    measured = dataclasses.replace(samples.trial().measurement, state=state, energy_uj=812.5)
+    run = db.begin_run(samples.device(), dataclasses.replace(samples.run(), objective=Objective.ENERGY))
+    trial = dataclasses.replace(samples.trial(), measurement=measured)
+    winner = dataclasses.replace(samples.winner(), measurement=measured)
+    db.set_winner(samples.device(), winner, run, db.record_trial(run, trial))
+    assert db.trials(run) == [trial] and db.winners()[0].winner == winner
+    assert db.runs()[0].run.objective is Objective.ENERGY
+    assert Objective.ENERGY.of(measured) == 812.5 and Objective.EDP.of(measured) == 812.5 * measured.median_ns
+    assert Objective.TIME.of(measured) == measured.median_ns and Objective.TIME.of(None) is None
+    assert Objective.EDP.of(samples.trial().measurement) is None
 
 
 def test_messages_are_one_short_line_of_valid_text(db, samples):
@@ -148,7 +163,7 @@ def test_info_counts_and_measures(db, samples):
     info = db.info()
     assert info["path"] == str(db.path) and info["exists"] and info["size_bytes"] > 4096
     assert {name: info[name] for name in ("schema_version", "devices", "problems", "runs", "trials", "winners")} == {
-        "schema_version": 1, "devices": 1, "problems": 1, "runs": 1, "trials": 1, "winners": 0,
+        "schema_version": migrations.LATEST, "devices": 1, "problems": 1, "runs": 1, "trials": 1, "winners": 0,
     }  # fmt: skip
 
 

@@ -1,0 +1,224 @@
+"""Candidates that misbehave in every way, and kills from outside: each costs a trial at most, and the winner stays."""
+
+import contextlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import faulty
+import psutil
+import pytest
+from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
+
+from autotune import tuner
+from kernel_templates import registry
+from kernel_templates.space import Config, Constraint, Space
+from tuning_db import open_db
+from tuning_db.records import Outcome, Source
+
+PROBLEM = Faulty(1)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setitem(registry.OPERATIONS, Faulty.op, faulty.operation())
+
+
+def run(path: Path, trials: int = 200, sampler: str = "exhaustive", **settings):
+    with open_db(path) as db:
+        (tuned,) = tuner.tune(
+            {PROBLEM: 1}, db, trials=trials, budget_s=None, sampler=sampler, where=faulty.place(), **settings
+        )
+    return tuned
+
+
+def trials_of(path: Path) -> list:
+    with open_db(path, readonly=True) as db:
+        found = db.past_trials(DEVICE, PROBLEM.key, 1)
+        assert db.lookup(DEVICE, PROBLEM.key, 1).source is Source.EXACT
+    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    return [t for t in found if t.message != "rematch"]
+
+
+def leftovers(tmp_path: Path) -> list[str]:
+    return [p.name for p in tmp_path.glob("autotune-*")]
+
+
+def orphans() -> list[psutil.Process]:
+    """Workers of these tests that still run, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if faulty.PROGRAM[1] in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def gone(seconds: float = 5.0) -> bool:
+    until = time.monotonic() + seconds
+    while orphans() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not orphans()
+
+
+def cut(configs) -> Space:
+    """The space with these configurations only."""
+    configs = set(configs)
+    return Space(SPACE.parameters, (Constraint("few", "a test has little time", lambda c: Config(c) in configs),))
+
+
+def test_every_fault_is_recorded_as_what_it_was(tmp_path, monkeypatch) -> None:
+    """One configuration for each fault, and some that behave: they fall before, between and after the others."""
+    bad = {next(c for c in SPACE.configs() if faulty.fault_of(c, 1) == fault): fault for fault in FAULTS}
+    good = [c for c in SPACE.configs() if faulty.fault_of(c, 1) is None][::30]
+    monkeypatch.setenv("FAULTY_SEED", "1")
+    monkeypatch.setattr(faulty, "SPACE", cut([*bad, *good, SPACE.default, Config(BEST)]))
+    tuned = run(tmp_path / "t.db")
+    found = {Config(t.config): t for t in trials_of(tmp_path / "t.db")}
+    assert tuned.config == BEST
+    assert {bad[c]: str(found[c].outcome) for c in bad} == FAULTS
+    assert all(t.outcome is Outcome.OK and t.message is None for c, t in found.items() if c not in bad)
+    assert all(found[c].message for c in bad if FAULTS[bad[c]] != "ok")
+    assert gone() and leftovers(tmp_path) == []
+    messages = {bad[c]: found[c].message for c in bad}
+    assert "signal 11" in messages["segfault"] and "signal 11" in messages["bounds"] and "(0)" in messages["exit"]
+    assert "pipe" in messages["garbage"] and messages["raise"] == "ValueError: no such kernel"
+
+
+TUNER = """
+import sys
+sys.path.insert(0, {folder!r})
+import faulty
+from autotune import tuner
+from kernel_templates import registry
+from kernel_templates.space import Config, Constraint, Space
+from test_faults import cut
+from tuning_db import open_db
+registry.OPERATIONS["faulty"] = faulty.operation()
+faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
+                   [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
+with open_db(sys.argv[1]) as db:
+    tuner.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
+               where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+print("done", flush=True)
+"""
+
+
+class Reaper(threading.Thread):
+    """Kills one of the workers now and then, no two within `apart_s`: what a kill costs is tried again meanwhile."""
+
+    def __init__(self, dice: random.Random, apart_s: float):
+        super().__init__(daemon=True)
+        self.kills, self._dice, self._apart_s, self._over = 0, dice, apart_s, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self._apart_s + self._dice.random()):
+            if workers := orphans():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self._dice.choice(workers).kill()
+                    self.kills += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def mixture(tmp_path: Path, monkeypatch, seed: int, parent_kills: int, count: int, kill_after_s: float) -> Counter:
+    """Tune `count` configurations, half of which misbehave, killing the tuner some times and workers meanwhile."""
+    path, dice = tmp_path / "m.db", random.Random(seed)
+    monkeypatch.setenv("FAULTY_SEED", str(seed))
+    script = TUNER.format(folder=str(Path(__file__).parent), count=count)
+    reaper = Reaper(dice, 3.0)
+    reaper.start()
+    told, attempts = 0, 0
+    try:
+        while True:
+            process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+            if attempts < parent_kills:
+                threading.Timer(1.0 + kill_after_s * dice.random(), process.kill).start()
+            lines = process.stdout.read().split()
+            code = process.wait()
+            told = max([told, *(int(line) for line in lines if line.isdigit())])
+            if path.exists():
+                with open_db(path, readonly=True) as db:
+                    # Whatever was reported is there.
+                    kept = {Config(t.config) for t in db.past_trials(DEVICE, PROBLEM.key, 1)}
+                    assert len(kept) >= told
+            assert gone(), "workers outlive their parent"
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, code
+            attempts += 1
+    finally:
+        reaper.stop()
+    assert lines[-1] == "done" and leftovers(tmp_path) == []
+    trials = trials_of(path)
+    counts = Counter(Config(t.config) for t in trials)
+    repeated = [c for c, n in counts.items() if n > 1]
+    unlike = [t for t in trials if t.outcome != FAULTS.get(faulty.fault_of(t.config, seed) or "", "ok")]
+    assert repeated == [] and len(unlike) <= reaper.kills, (repeated, unlike)
+    with open_db(path, readonly=True) as db:
+        assert db.lookup(DEVICE, PROBLEM.key, 1).winner.config == BEST
+    result = Counter({str(t.outcome): 0 for t in trials})
+    result.update(str(t.outcome) for t in trials)
+    print(f"seed {seed}: {len(counts)} candidates {dict(result)}, {len(unlike)} lost, "
+          f"{reaper.kills} workers and {attempts} tuners killed")  # fmt: skip
+    return result
+
+
+def test_a_small_mixture_with_kills_ends_with_the_same_winner(tmp_path, monkeypatch) -> None:
+    mixture(tmp_path, monkeypatch, 3, parent_kills=1, count=6, kill_after_s=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(100, 105))
+def test_two_hundred_candidates(tmp_path, monkeypatch, seed) -> None:
+    outcomes = mixture(tmp_path, monkeypatch, seed, parent_kills=5, count=200, kill_after_s=20.0)
+    assert sum(outcomes.values()) == 200 and outcomes["ok"] < 150
+
+
+def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
+    """A trial takes 0.3 s, four are compiled at once, and the last comparison is part of the budget too."""
+    monkeypatch.setenv("FAULTY_SLOW", "0.3")
+    begun, spent = time.monotonic(), []
+    with open_db(tmp_path / "b.db") as db:
+        (tuned,) = tuner.tune(
+            {PROBLEM: 1}, db, trials=None, budget_s=2.5, where=faulty.place(compilers=4),
+            report=lambda p: spent.append(time.monotonic() - begun),
+        )  # fmt: skip
+    assert 1 < tuned.trials < 9 and spent[-1] <= 2.5 + 0.3, spent
+    assert time.monotonic() - begun < 2.5 + 0.3 + 1.0  # processes begin and end
+    with open_db(tmp_path / "b.db", readonly=True) as db:
+        assert [r.status for r in db.runs()] == ["budget"]
+    (more,) = [run(tmp_path / "b.db", trials=tuned.trials + 3)]
+    assert more.trials == tuned.trials + 3
+
+
+def test_stale_folders_of_killed_runs_go(tmp_path, monkeypatch) -> None:
+    from autotune.measure.folder import RunFolder
+
+    script = (
+        "from autotune.measure.folder import RunFolder\nimport time\n"
+        "folder = RunFolder()\nprint(folder.path, flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    left = Path(process.stdout.readline().strip())
+    (left / "inputs").write_text("x")
+    mine = RunFolder()
+    assert left.is_dir(), "its owner lives"
+    process.kill()
+    process.wait()
+    other = RunFolder()
+    assert not left.exists() and mine.path.is_dir() and other.path.is_dir()
+    mine.close(), other.close()
+    assert leftovers(tmp_path) == []
