@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autotune.screen.screening import Verdict
 
 SHOWN = 20  # of those kept and of those dropped each, in the table
+NUMBERS = ("rank", "issue + wait µs", "bound µs", "registers", "occupancy", "rounds", "instructions", "loads")
 TOLD_S = 10.0  # between two notes of how far it is
 
 
@@ -33,7 +34,7 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
 
     No GPU is needed. Every valid configuration is compiled, or --limit of them; registers, spills, shared memory,
     occupancy, width of loads and the mix of instructions are read from its machine code, and a lower bound on its time
-    follows. Shown are those kept, the lowest bound first, and the reason why each other one was dropped.
+    follows. Shown are those kept, the most promising first, and the reason why each other one was dropped.
 
     \b
     Example:
@@ -119,14 +120,15 @@ def _show(key: str, chip: str, choice: "Choice", verdicts: "Sequence[Verdict]") 
     varied = [n for n in choice.configs[0] if len({config[n] for config in choice.configs}) > 1]
     click.echo(f"{key} for {chip}")
     seen = f"{choice.seen:,} configurations{'' if choice.valid is not None else ' drawn from more'}"
-    click.echo(f"{seen}: {sum(choice.dropped.values()):,} not compiled, {len(verdicts):,} compiled")
+    broken, compiled = sum(choice.dropped.values()), output.counted(len(verdicts), "other")
+    click.echo(f"{seen}: {broken:,} break a constraint, {compiled} compiled")
     for reason, count in sorted(choice.dropped.items(), key=lambda pair: -pair[1]):
         click.echo(f"  {count:>9,} {reason}")
     output.print_table(
-        f"{len(kept)} kept, the lowest bound first",
-        ("rank", "bound µs", "by", "registers", "occupancy", "rounds", "instructions", "loads", "configuration"),
+        f"{len(kept)} kept, those first that issue and wait least",
+        (*NUMBERS, "bound by", "configuration"),
         [(str(i), *_cells(v), _varied(v, varied)) for i, v in enumerate(kept[:SHOWN], 1)],
-        ("rank", "bound µs", "registers", "occupancy", "rounds", "instructions", "loads"),
+        NUMBERS,
     )
     output.print_table(
         f"{len(dropped)} dropped ({output.percent(len(dropped) / max(1, len(verdicts)))})",
@@ -150,9 +152,10 @@ def _cells(verdict: "Verdict") -> tuple[str, ...]:
         return "+".join(str(value(k)) for k in ks)
 
     return (
-        output.micros(verdict.estimate.bound), verdict.estimate.limit, each(lambda k: k.facts.registers),
+        output.micros(verdict.estimate.busy), output.micros(verdict.estimate.bound), each(lambda k: k.facts.registers),
         each(lambda k: output.percent(k.occupancy.share)), each(lambda k: k.rounds),
         each(lambda k: k.facts.code.instructions), each(lambda k: f"{k.facts.code.narrowest}–{k.facts.code.widest} B"),
+        verdict.estimate.limit,
     )  # fmt: skip
 
 

@@ -17,15 +17,16 @@ from autotune.interchange import schema, summary
 from autotune.interchange.summary import Summary
 from kernel_templates.device import Device
 from tuning_db import TuningDB
-from tuning_db.records import Measurement, Outcome, Run, RunStatus, StoredRun, Trial
+from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, Trial
 
 NAME = "T4"
 VERSION = "1.0.0"
 INVALIDITY = {
     Outcome.OK: "correct", Outcome.WRONG: "correctness", Outcome.FAILED_TO_COMPILE: "compile",
     Outcome.CRASHED: "runtime", Outcome.TIMED_OUT: "timeout", Outcome.PRUNED: "constraints",
+    Outcome.IMPOSSIBLE: "runtime",
 }  # fmt: skip
-OUTCOMES = {word: outcome for outcome, word in INVALIDITY.items()}
+OUTCOMES = {word: outcome for outcome, word in reversed(INVALIDITY.items())}
 TIMES = ("q10_ns", "median_ns", "q90_ns")
 UNITS = {"milliseconds": 1e6, "microseconds": 1e3, "nanoseconds": 1.0, "seconds": 1e9}
 
@@ -53,7 +54,9 @@ def _result(trial: Trial) -> dict[str, Any]:
     m = trial.measurement
     exact: dict[str, tuple[Any, str]] = {} if m is None else {name: (getattr(m, name), "ns") for name in TIMES}
     if m is not None:
-        exact = {"time": (m.median_ns * 1e-6, "ms"), **exact, "samples": (m.samples, "")}
+        state = None if m.state is None else json.dumps(dict(m.state), allow_nan=False)
+        more = {"samples": (m.samples, ""), "energy": (m.energy_uj, "uJ"), "state": (state, "")}
+        exact = {"time": (m.median_ns * 1e-6, "ms"), **exact, **more}
     exact |= {"compile_s": (trial.compile_s, "s"), "error": (trial.error, ""), "tolerance": (trial.tolerance, "")}
     return {
         "configuration": dict(trial.config),
@@ -66,7 +69,9 @@ def _result(trial: Trial) -> dict[str, Any]:
         "objectives": ["time"],
         "measurements": [
             {"name": name, "value": _said(value), "unit": unit}
-            for name, (value, unit) in (exact | {"message": (trial.message, "")}).items()
+            for name, (value, unit) in (
+                exact | {"message": (trial.message, ""), "outcome": (trial.outcome, "")}
+            ).items()
             if value is not None
         ],
     }
@@ -110,7 +115,7 @@ def _ours(metadata: Mapping[str, Any], path: Path) -> tuple[Device, Run, str, tu
     try:
         versions = tuple((str(name), str(version)) for name, version in metadata["device"]["versions"])
         device = Device(**{**metadata["device"], "versions": versions})
-        run = Run(**metadata["run"])
+        run = Run(**{**metadata["run"], "objective": Objective(metadata["run"]["objective"])})
         times = (metadata["started_at"], metadata["finished_at"])
         if not isinstance(run.problem, str) or not all(time is None or isinstance(time, str) for time in times):
             raise TypeError("a problem and times are texts")
@@ -127,7 +132,8 @@ def _foreign(metadata: Mapping[str, Any], results: Sequence[Any], path: Path) ->
 
 def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
     found = {entry["name"]: entry for entry in result.get("measurements", [])}
-    outcome = OUTCOMES[result["invalidity"]]
+    exact = found["outcome"]["value"] if "outcome" in found else None
+    outcome = Outcome(exact) if exact in tuple(Outcome) else OUTCOMES[result["invalidity"]]
 
     def number(name: str) -> float | None:
         value = found[name]["value"] if name in found else None
@@ -138,7 +144,8 @@ def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
     measurement = None
     if all(name in found for name in (*TIMES, "samples")):
         low, middle, high = (summary.finite(found[name]["value"], name, path) for name in TIMES)
-        measurement = Measurement(low, middle, high, int(summary.finite(found["samples"]["value"], "samples", path)))
+        samples = int(summary.finite(found["samples"]["value"], "samples", path))
+        measurement = Measurement(low, middle, high, samples, _state(found, path), number("energy"))
     elif outcome is Outcome.OK:
         measurement = _foreign_time(result, found, unit, path)
     message = found["message"]["value"] if "message" in found else None
@@ -155,6 +162,15 @@ def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
         config, outcome, measurement, compile_s, number("error"), number("tolerance"),
         None if message is None else str(message),
     )  # fmt: skip
+
+
+def _state(found: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
+    if "state" not in found:
+        return None
+    state = summary.document(path, str(found["state"]["value"]))
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is damaged: a device's state is {state!r:.40}")
+    return state
 
 
 def _foreign_time(result: Mapping[str, Any], found: Mapping[str, Any], unit: float, path: Path) -> Measurement:

@@ -68,7 +68,8 @@ def _slow(verdict: Verdict, limit: float) -> Verdict:
     e = verdict.estimate
     if e is None or e.busy <= limit:
         return verdict
-    reason = f"issues {e.issue / 1e3:.2f} and waits {e.latency / 1e3:.2f} µs; those kept take {limit / 1e3:.2f} at most"
+    both = f"issues for {e.issue / 1e3:.2f} and waits for {e.latency / 1e3:.2f} µs, {e.busy / 1e3:.2f} together"
+    reason = f"{both}; those kept {limit / 1e3:.2f} at most"
     return replace(verdict, rule="slow", reason=reason)
 
 

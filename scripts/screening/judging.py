@@ -33,14 +33,23 @@ def screened(space: Measured) -> dict[str, Any]:
         "worst_ns": max(times.values()),
         "best_kept_ns": min(kept),
         "regret": min(kept) / best - 1.0,
+        "share_needed": _share_needed(verdicts, times),
         "by": dict(Counter(v.rule for v in compiled if v.rule)),
         "bound_above_time": sum(v.estimate is not None and v.estimate.bound > times[v.config] for v in compiled
                                 if v.config in times),
         "rank_correlation": _rank_correlation(
-            [v.estimate.bound for v in compiled if v.estimate and v.config in times],
+            [v.estimate.busy for v in compiled if v.estimate and v.config in times],
             [times[v.config] for v in compiled if v.estimate and v.config in times],
         ),
     }  # fmt: skip
+
+
+def _share_needed(verdicts: Sequence[screening.Verdict], times: dict[Config, float]) -> float:
+    """How few of what compiled had to be kept for the best to be among them: how near the rule came to missing it."""
+    best = min(times, key=times.__getitem__)
+    mine = next(v.estimate.busy for v in verdicts if v.config == best and v.estimate)
+    fair = [v.estimate.busy for v in verdicts if v.estimate and v.rule in (None, "slow")]
+    return sum(busy <= mine for busy in fair) / sum(v.estimate is not None for v in verdicts)
 
 
 def searched(space: Measured, sampler: str = "pool") -> dict[str, Any]:

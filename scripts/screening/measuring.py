@@ -8,6 +8,7 @@ from screening.recording import Recording, Row
 
 from autotune import judging
 from autotune.judging import Judge
+from autotune.measure import device_lock
 from autotune.measure.crew import Answer, Crew
 from autotune.place import Place
 from autotune.problem_search import SAMPLES
@@ -31,7 +32,10 @@ def measure(
     todo = [(p, c) for p, space in spaces.items() for c in space.configs() if c not in recordings[p].rows]
     random.Random(0).shuffle(todo)  # whatever is cut short is a fair sample
     total = done = 0
-    with Crew(where.compilers, where.apart, where.program, device=where.name) as crew:
+    with (
+        device_lock.measuring(where.identity, where.name, report),
+        Crew(where.compilers, where.apart, where.program, device=where.name) as crew,
+    ):
         judging.draw_ahead(spaces, where, crew, 0)
         judges = {p: Judge(p, where, crew, 0) for p in spaces}
         total, told = len(todo), time.monotonic()

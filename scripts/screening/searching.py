@@ -14,6 +14,7 @@ from screening.spaces import Part
 
 from autotune import stages
 from autotune.judging import Judge
+from autotune.measure import device_lock
 from autotune.measure.crew import Crew
 from autotune.place import Place
 from autotune.problem_search import Progress
@@ -64,7 +65,10 @@ def winners_of_relative(part: Part, where: Place, budget: float, path: Path) -> 
 
 def compare(part: Part, where: Place, configs: Sequence[Config]) -> list[float]:
     """Nanoseconds of each, timed in turn."""
-    with Crew(0, where.apart, where.program, device=where.name) as crew:
+    with (
+        device_lock.measuring(where.identity, where.name),
+        Crew(0, where.apart, where.program, device=where.name) as crew,
+    ):
         return [m.median_ns for m in Judge(part.problem, where, crew, 0).rematch(configs, ROUNDS)[0]]
 
 

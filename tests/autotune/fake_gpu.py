@@ -140,7 +140,8 @@ class FakeGpu:
             if kernel not in known and not (cached := self._cache() / f"{zlib.crc32(kernel.encode())}").exists():
                 time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
                 cached.touch()
-        return ("compiled", time.monotonic() - start)
+        spent = time.monotonic() - start
+        return ("compiled", spent, [_facts(config)]) if "FAKE_FACTS" in os.environ else ("compiled", spent)
 
     def _kernels(self, key: str, config: dict) -> list[str]:
         """What is compiled apart: each part of a layer, "finish" with the attention."""
@@ -214,6 +215,16 @@ class FakeGpu:
         if "FAKE_LOG" in os.environ:
             with open(os.environ["FAKE_LOG"], "a") as log:
                 log.write(f"{name} {Config(config).key}\n")
+
+
+def _facts(config: dict):
+    """With FAKE_FACTS: "ahead" changes nothing in the machine code, and 16 rows are thousands of instructions."""
+    from autotune.screen.binary import Facts
+    from autotune.screen.machine_code import Code
+
+    size = 8000 if config["rows"] == 16 else 400
+    code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
+    return Facts("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
 
 
 def _seconds(name: str) -> float:

@@ -72,6 +72,28 @@ def test_every_kind_of_failure_is_one_trial(db) -> None:
     assert sum("the worker ended (3)" in m for m in crashed) == 4
 
 
+def test_what_is_known_from_machine_code_is_not_measured(db, tmp_path, monkeypatch) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    monkeypatch.setenv("FAKE_FACTS", "1")
+    part = Part("out", 64)
+    (tuned,), _ = stages.tune({part: 1}, [], db, fake_gpu.place(), trials=None, budget_s=None, sampler="exhaustive")
+    trials = [t for t in db.past_trials(DEVICE, part.key, 1) if t.message != "rematch"]
+    twins = [t for t in trials if (t.message or "").startswith("the same machine code as ")]
+    pruned = [t for t in trials if t.outcome is Outcome.PRUNED]
+    assert len(trials) == 80 and {t.config["rows"] for t in pruned} == {16} and len(twins) + len(pruned) > 60
+    assert all("by issue; the best takes" in t.message and t.measurement is None for t in pruned)
+    for twin in twins:
+        of = json.loads(twin.message.removeprefix("the same machine code as "))
+        (measured,) = [t for t in trials if t.config == of]
+        assert (measured.config["rows"], measured.config["warps"]) == (twin.config["rows"], twin.config["warps"])
+        assert twin.measurement == measured.measurement and measured.message is None
+    measured = [line for line in log.read_text().splitlines() if line.startswith("measure ")]
+    assert len(measured) == 80 - len(twins) - len(pruned)
+    assert (tuned.trials, tuned.failed) == (80, 0)
+    assert tuned.config["rows"] == 4 and tuned.config["warps"] == 2
+
+
 def test_a_part_proved_before_is_not_proved_again(db, tmp_path, monkeypatch) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_LOG", str(log))

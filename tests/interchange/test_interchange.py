@@ -18,7 +18,7 @@ from autotune.interchange import kernel_tuner, recognizing, t1, t4
 from kernel_templates import registry
 from kernel_templates.device import Device
 from tuning_db import open_db
-from tuning_db.records import Measurement, Outcome, Run, RunStatus, Trial
+from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, Trial
 
 H100 = Device("cuda", "NVIDIA H100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
@@ -33,11 +33,13 @@ def official(name: str) -> dict:
 
 times = st.floats(1.0, 1e12)
 numbers = st.one_of(st.none(), st.floats(0, allow_nan=False))
+states = st.one_of(st.none(), st.dictionaries(st.text(), st.lists(st.integers(0, 2000), max_size=2)))
+measurements = st.builds(Measurement, times, times, times, st.integers(1, 10**6), states, st.one_of(st.none(), times))
 trials = st.builds(
     Trial,
     config=st.dictionaries(st.text(min_size=1), st.one_of(st.integers(-(2**60), 2**60), st.text(), st.booleans())),
     outcome=st.sampled_from(Outcome),
-    measurement=st.one_of(st.none(), st.builds(Measurement, times, times, times, st.integers(1, 10**6))),
+    measurement=st.one_of(st.none(), measurements),
     compile_s=st.one_of(st.none(), st.floats(0, 1e6)),
     error=numbers,
     tolerance=numbers,
@@ -45,10 +47,12 @@ trials = st.builds(
 ).filter(lambda t: t.outcome is not Outcome.OK or t.measurement is not None)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(trials, max_size=4), st.sampled_from([s for s in RunStatus if s is not RunStatus.RUNNING]))
 def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunStatus) -> None:
-    run = Run("matvec:rows=8,cols=32,format=Q4_0,activation=int16", 3, "pool", 7, 99, 10, 20, {"commit": "abc"})
+    run = Run(
+        "matvec:rows=8,cols=32,format=Q4_0,activation=int16", 3, "pool", 7, 99, 10, 20, {"commit": "abc"}, Objective.EDP
+    )
     with tempfile.TemporaryDirectory() as folder:
         with open_db(Path(folder) / "a.db") as db:
             number = db.begin_run(H100, run)
