@@ -102,7 +102,8 @@ def test_a_part_proved_before_is_not_proved_again(db, tmp_path, monkeypatch) -> 
     proved = [d for d in duels if d[1] == "True"]
     assert 0 < len(proved) < len(duels)
     configs = [line.partition(" {")[2] for line in log.read_text().splitlines() if line.startswith("duel")]
-    assert len(set(configs)) == len(configs)  # and nothing is tried twice
+    kills = [c for c in configs if '"qkv_rows":16' in c and '"qkv_warps":8' in c]  # what kills a worker is asked again
+    assert len(set(configs)) == len(configs) - (len(kills) - len(set(kills)))  # and nothing else is tried twice
 
 
 def test_a_combination_that_is_wrong_together_never_wins(db, monkeypatch) -> None:
