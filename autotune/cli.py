@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, db, devices, generate, import_, replay, tune
+from autotune.commands import bench, chat, db, devices, generate, import_, profile, replay, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -100,6 +100,7 @@ for command in (
     db.db,
     replay.replay,
     import_.import_,
+    profile.profile,
 ):
     cli.add_command(command)
 

@@ -14,6 +14,7 @@ from autotune.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = {"devices", "tune", "generate", "replay", "chat", "bench", "db", "db info", "db list", "db best"}
+EXPECTED |= {"import", "profile"}
 
 
 def walk(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
