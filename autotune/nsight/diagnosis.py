@@ -56,10 +56,10 @@ class Finding:
 def diagnose(
     launch: KernelLaunch, before: KernelLaunch | None = None, after: KernelLaunch | None = None
 ) -> list[Finding]:
-    """What is wrong, best first; empty for a launch without such metrics. before, after: its neighbours in the stream."""
+    """What is wrong, best first; empty for a launch without such metrics. before, after: its neighbours."""
     here = Facts(launch)
     found = [rule(here) for rule in RULES]
-    found.append(_round_trip(here, before and Facts(before), after and Facts(after)))
+    found.append(_round_trip(here, Facts(before) if before else None, Facts(after) if after else None))
     kept = [f for f in found if f is not None and f.weight >= LEAST]
     return sorted(kept, key=lambda finding: -finding.weight)
 
