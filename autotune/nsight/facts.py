@@ -74,7 +74,7 @@ class Facts:
 
     @property
     def local(self) -> float:
-        """The share of the sectors asked of the first-level cache that are local memory's: spilled registers, mostly."""
+        """The share of the sectors asked of the first-level cache that are local memory's: mostly spilled registers."""
         spilled = self.total(f"{SECTORS}local_op_{op}.sum" for op in ("ld", "st"))
         rest = self.total(f"{SECTORS}global_op_{op}.sum" for op in ("ld", "st", "atom", "red"))
         return spilled / (spilled + rest) if spilled else 0.0

@@ -5,6 +5,7 @@ A CSV says nowhere where it should end. One cut within a row, or whose last laun
 as partial; one cut between two launches cannot be told from a whole one, and the note says so.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def read_raw(path: Path) -> Profile:
     if len(unit_row) != len(header) or unit_row[:1] != [""]:
         raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
     whole, cut = _whole_rows(path, header, list(table))
+    _check_order(path, [row[header.index("ID")] for row in whole])
     places = [i for i, name in enumerate(header) if name not in DESCRIBING]
     scaled = [units.base(unit_row[i]) for i in places]
     columns = Columns(tuple(header[i] for i in places), tuple(unit for unit, _ in scaled))
@@ -60,6 +62,8 @@ def read_details(path: Path) -> Profile:
     table = files.rows(path, DETAILS)
     header = next(table, [])
     whole, cut = _whole_rows(path, header, list(table))
+    numbers = [row[header.index("ID")] for row in whole]
+    _check_order(path, [number for number, _ in itertools.groupby(numbers)])
     groups: dict[str, list[dict[str, str]]] = {}
     for row in whole:
         named = dict(zip(header, row, strict=True))
@@ -88,6 +92,14 @@ def _whole_rows(path: Path, header: list[str], body: list[list[str]]) -> tuple[l
     if any(len(row) != len(header) for row in whole):
         raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
     return whole, cut
+
+
+def _check_order(path: Path, numbers: list[str]) -> None:
+    """Launches are numbered in order. Raises UserError if these are not."""
+    if not all(number.isdigit() for number in numbers):
+        raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
+    if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
+        raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
 
 
 def _metrics(row: list[str], places: list[int], factors: list[float], columns: Columns) -> Metrics:

@@ -45,7 +45,7 @@ def read(path: Path) -> Profile:
 
 
 def _read(path: Path, db: sqlite3.Connection) -> Profile:
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    tables = _tables(db)
     if not tables & {KERNELS, GRAPHS}:
         if tables & {CALLS, RANGES, "META_DATA_EXPORT"}:
             raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
@@ -68,6 +68,16 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     if not launches:
         raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
     return Profile(_provenance(path, db, tables, len(launches)), tuple(launches), ranges)
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    """Names of the tables. Each is there three times over, so that a damaged one is seen, and not just missed."""
+    found = set()
+    for name, table, sql in db.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'table'"):
+        if name != table or name not in str(sql):
+            raise sqlite3.DatabaseError(f"the table {name!r} has several names")
+        found.add(name)
+    return found
 
 
 def _kernels(db: sqlite3.Connection) -> list[tuple]:

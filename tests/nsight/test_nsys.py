@@ -107,7 +107,7 @@ def test_an_export_without_kernels_says_how_to_record_them(tmp_path, change):
     db.execute(change)
     db.commit()
     db.close()
-    with pytest.raises(UserError, match="has no kernels; record with nsys profile --trace cuda,nvtx"):
+    with pytest.raises(UserError, match="has no kernels; record with nsys profile"):
         nsys_sqlite.read(path)
 
 
@@ -120,7 +120,7 @@ def test_rows_without_sense_are_refused(tmp_path, change):
     db.execute(f"UPDATE CUPTI_ACTIVITY_KIND_KERNEL {change}")
     db.commit()
     db.close()
-    with pytest.raises(UserError, match="is damaged .a row of CUPTI_ACTIVITY_KIND_KERNEL makes no sense"):
+    with pytest.raises(UserError, match=r"is damaged .a row of CUPTI_ACTIVITY_KIND_KERNEL makes no sense"):
         nsys_sqlite.read(path)
 
 
