@@ -135,7 +135,7 @@ def _low_occupancy(here: Facts) -> Finding | None:
 
 
 def _tail_wave(here: Facts) -> Finding | None:
-    waves, active, elapsed = (here.number(name) for name in (facts.WAVES, facts.ACTIVE, facts.ELAPSED))
+    waves, active, elapsed = here.waves, here.number(facts.ACTIVE), here.number(facts.ELAPSED)
     if waves is None or waves <= 1 or not active or not elapsed:
         return None
     whole = -(-waves // 1)
@@ -236,11 +236,11 @@ def _round_trip(here: Facts, before: Facts | None, after: Facts | None) -> Findi
     """A neighbour reads about as much as this one writes, or has written what this one reads."""
     pairs = [(first, second) for first, second in ((before, here), (here, after)) if first and second]
     for first, second in pairs:
-        written, read = first.number(facts.DRAM_WRITE) or 0.0, second.number(facts.DRAM_READ) or 0.0
+        written, read = first.written, second.read
         bound = min(first.share(facts.DRAM) or 0.0, second.share(facts.DRAM) or 0.0)
         if min(written, read) < LARGE or abs(written - read) > ALIKE * max(written, read) or bound < BUSY:
             continue
-        saved = (written + read) / (first.traffic + second.traffic)
+        saved = (written + read) / (first.read + first.written + second.read + second.written)
         names = (
             f"{first.launch.kernel} writes {written / 1e6:.1f} MB and {second.launch.kernel} reads {read / 1e6:.1f} MB"
         )
@@ -249,7 +249,7 @@ def _round_trip(here: Facts, before: Facts | None, after: Facts | None) -> Findi
             "One kernel writes to memory what the next reads back",
             f"{names} right after it: the same data, by its size. One kernel that does both keeps it in registers.",
             saved * bound,
-            here.shown(facts.DRAM_READ, facts.DRAM_WRITE, facts.DRAM),
+            here.shown(facts.FETCHED, facts.SENT, facts.DRAM),
         )
     return None
 

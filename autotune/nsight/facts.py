@@ -13,6 +13,7 @@ L1 = "l1tex__throughput.avg.pct_of_peak_sustained_active"
 L2 = "lts__throughput.avg.pct_of_peak_sustained_elapsed"
 DRAM = "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"
 DRAM_READ, DRAM_WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
+FETCHED, SENT = "l1tex__m_xbar2l1tex_read_bytes.sum", "l1tex__m_l1tex2xbar_write_bytes.sum"  # L2 and back
 GRID, UNITS, WAVES = "launch__grid_size", "launch__sm_count", "launch__waves_per_multiprocessor"
 POSSIBLE = "sm__maximum_warps_per_active_cycle_pct"  # occupancy that the launch allows
 ACHIEVED = "sm__warps_active.avg.pct_of_peak_sustained_active"
@@ -63,6 +64,24 @@ class Facts:
         return self.total((DRAM_READ, DRAM_WRITE))
 
     @property
+    def read(self) -> float:
+        """Bytes that multiprocessors took from the second-level cache; from DRAM where that was not counted."""
+        return self.number(FETCHED) or self.number(DRAM_READ) or 0.0
+
+    @property
+    def written(self) -> float:
+        """Bytes that they sent there. Some of it reaches DRAM only after the launch, so DRAM would count less."""
+        return self.number(SENT) or self.number(DRAM_WRITE) or 0.0
+
+    @property
+    def waves(self) -> float | None:
+        """How often the grid fills the GPU: from its sizes, since a CSV rounds the metric to two digits."""
+        limits, blocks = self.limits(), self.number(GRID)
+        if limits and blocks and self.units and min(limits.values()):
+            return blocks / (min(limits.values()) * self.units)
+        return self.number(WAVES)
+
+    @property
     def needed(self) -> float | None:
         return self.number(NEEDED)
 
@@ -93,12 +112,16 @@ class Facts:
 
     def limiter(self) -> str | None:
         """What allows the fewest blocks on a multiprocessor: "registers", "shared_mem", "warps", "blocks"..."""
-        limits = {
+        limits = self.limits()
+        return min(limits, key=limits.__getitem__) if limits else None
+
+    def limits(self) -> dict[str, float]:
+        """Blocks that a multiprocessor can hold, by what would allow no more."""
+        return {
             name.removeprefix(LIMIT): value
             for name in self.launch.metrics
             if name.startswith(LIMIT) and (value := self.number(name)) is not None
         }
-        return min(limits, key=limits.__getitem__) if limits else None
 
     def stall(self) -> tuple[str, float] | None:
         """Why warps waited most, and the share of the time between two instructions of a warp that this took."""

@@ -27,6 +27,7 @@ DESCRIBING = frozenset(
 )  # fmt: skip
 DURATION, CHIP = "gpu__time_duration.sum", "device__attribute_display_name"
 CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
+RULE = "Rule Name"
 NO_END = "a CSV has no end mark: launches missing after the last one would not be noticed"
 TOOL, AGAIN = "Nsight Compute", "export it again"
 
@@ -61,7 +62,10 @@ def read_details(path: Path) -> Profile:
     """Metrics have the names that the page shows, with their section's: "Occupancy: Achieved Occupancy"."""
     table = files.rows(path, DETAILS)
     header = next(table, [])
-    whole, cut = _whole_rows(path, header, list(table))
+    # A metric's row ends with one empty cell where a rule's goes on.
+    short = header.index(RULE) + 1 if RULE in header else len(header)
+    padded = [row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row for row in table]
+    whole, cut = _whole_rows(path, header, padded)
     numbers = [row[header.index("ID")] for row in whole]
     _check_order(path, [number for number, _ in itertools.groupby(numbers)])
     groups: dict[str, list[dict[str, str]]] = {}
@@ -136,12 +140,12 @@ def _detailed(place: int, rows: list[dict[str, str]], columns: Columns) -> Kerne
             texts[_name(row)] = row["Metric Value"]
     findings = tuple(
         RuleFinding(
-            rule=row["Rule Name"], section=row["Section Name"], kind=_KINDS.get(row["Rule Type"], "ok"),
-            title=row["Rule Name"], text=row["Rule Description"],
+            rule=row[RULE], section=row["Section Name"], kind=_KINDS.get(row["Rule Type"], "ok"),
+            title=row[RULE], text=row["Rule Description"],
             gain=units.number(row.get("Estimated Speedup", "")), gain_scope=row.get("Estimated Speedup Type") or None,
         )
         for row in rows
-        if row.get("Rule Name")
+        if row.get(RULE)
     )  # fmt: skip
     return _launch(place, rows[0], Metrics(columns, values, texts), findings)
 

@@ -1,6 +1,7 @@
-"""What the profiler tests share: the recorded files, and a database."""
+"""What the profiler tests share: what scripts/record_fixtures recorded on an H100, and a database."""
 
-from collections.abc import Iterator
+import lzma
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def db(tmp_path: Path) -> Iterator[TuningDB]:
 
 
 @pytest.fixture(scope="session")
-def recorded() -> Path:
-    """The folder of what scripts/record_fixtures recorded on an H100."""
-    return FIXTURES
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """recorded("small.ncu-rep") -> its path, unpacked where it is kept packed."""
+    folder = tmp_path_factory.mktemp("recorded")
+
+    def path_of(name: str) -> Path:
+        packed = FIXTURES / f"{name}.xz"
+        if not packed.exists():
+            return FIXTURES / name
+        path = folder / name
+        if not path.exists():
+            path.write_bytes(lzma.decompress(packed.read_bytes()))
+        return path
+
+    return path_of

@@ -34,7 +34,9 @@ def block(sources=(), results=(), ranges=(), extra=b""):
 
 
 HEAD = framing.MAGIC + sized(field(1, 3))
-SESSION = field(3, b"\x08\x07") + field(4, field(1, b"gpu__time_duration.sum"))
+SESSION = field(3, field(2, 1_700_000_000) + field(8, field(1, b"ncu") + field(2, b"2025.3.1"))) + field(
+    4, field(1, b"gpu__time_duration.sum")
+)
 FILE = (
     HEAD
     + block(sources=[b"s" * 50], extra=SESSION)
@@ -45,7 +47,7 @@ FILE = (
 
 def test_a_whole_file():
     found = framing.blocks(FILE)
-    assert [(b.sources, b.results, b.ranges) for b in found] == [(1, 0, 0), (0, 2, 0), (0, 1, 1)]
+    assert [(b.sources, b.results) for b in found] == [(1, 0), (0, 2), (0, 2)]
     assert found[-1].end == len(FILE)
     assert all(one.end < other.start for one, other in pairwise(found))
 
@@ -79,11 +81,28 @@ def test_every_cut_counts_what_is_whole_before_it():
     for size in range(len(FILE)):
         whole = sum(1 for end in ends if end <= size)
         if size in boundaries and whole:  # between two blocks nothing in the frame is amiss
-            assert sum(b.results + b.ranges for b in framing.blocks(FILE[:size])) == whole
+            assert sum(b.results for b in framing.blocks(FILE[:size])) == whole
             continue
         with pytest.raises(Damaged) as caught:
             framing.blocks(FILE[:size])
         assert caught.value.results == whole
+
+
+def test_who_wrote_it_and_when():
+    assert framing.about(framing.blocks(FILE)) == ("ncu 2025.3.1", 1_700_000_000)
+
+
+def test_a_source_without_its_results_is_a_cut():
+    with pytest.raises(Damaged, match="before the results of its last kernel") as caught:
+        framing.blocks(FILE + block(sources=[b"s"]))
+    assert (caught.value.results, caught.value.declared) == (4, 5)
+
+
+@pytest.mark.parametrize("kind", [2, 7, 8, 9])
+def test_results_of_every_kind_count(kind):
+    payload = sized(b"r")
+    data = HEAD + sized(field(kind, 1) + field(5, len(payload))) + payload
+    assert framing.blocks(data)[0].results == 1
 
 
 def test_flipped_bits_never_escape():

@@ -20,6 +20,7 @@ from tuning_db import profiles
         ("Gbyte/second", ("byte/s", 1e9)), ("byte/ns", ("byte/s", 1e9)), ("Ghz", ("hz", 1e9)), ("hz", ("hz", 1)),
         ("cycle/nsecond", ("hz", 1e9)), ("Kbyte/block", ("byte/block", 1e3)), ("%", ("%", 1)), ("", ("", 1)),
         ("inst/cycle", ("inst/cycle", 1)), ("register/thread", ("register/thread", 1)), ("Minst", ("inst", 1e6)),
+        ("%/Kbyte", ("%/byte", 1e3)),
     ],
 )  # fmt: skip
 def test_units_come_in_their_base(printed, expected):
