@@ -5,6 +5,7 @@ DIR numbers.npy, float64 [launches, metrics], and report.json, everything else.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,19 @@ def _findings(action: Any) -> list[dict[str, Any]]:
                 "section": rule["section_identifier"],
                 "kind": KINDS.get(int(message["type"]), "ok"),
                 "title": message["title"] or rule["name"],
-                "text": message["message"],
+                "text": plain(message["message"]),
                 "gain": speedup["speedup"] if speedup else None,
                 "gain_scope": scope,
                 "focus": [[m["name"], m["value"]] for m in rule.get("focus_metrics", [])],
             }
         )
     return found
+
+
+def plain(text: str) -> str:
+    """A rule's message without the links that the tool's window makes of @url:NAME:ADDRESS@ and @section:ID:NAME@."""
+    text = re.sub(r"@url:([^:@]*):([^@]*)@", r"\1 (\2)", text)
+    return re.sub(r"@(?:section|sass):[^:@]*:([^@]*)@|@source:[^@]*:([^:@]*)@", lambda m: m[1] or m[2] or "", text)
 
 
 def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A report of many launches, made from a recorded one: as `ncu --set basic` leaves it, without what takes the room."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from autotune.nsight import framing
 
@@ -19,7 +20,7 @@ def many(report: bytes, launches: int, metrics: int) -> bytes:
     first = next(b for b in found if b.results)
     head = report[: next(b for b in found if b.sources).end]
     out = bytearray(head)
-    for before, block in zip(found, found[1:], strict=False):
+    for before, block in pairwise(found):
         if block.sources and block.start > first.end:
             out += report[before.end : block.end]
     # The header of a result's block holds the names that its metrics refer to.

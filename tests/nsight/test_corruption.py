@@ -10,6 +10,7 @@ from pathlib import Path
 
 import generators as make
 import pytest
+import reports
 
 from autotune.errors import UserError
 from autotune.nsight import framing, importing
@@ -18,6 +19,8 @@ from tuning_db import TuningDB, profiles
 
 FLIPS, BLOCK = 500, 512
 SAMPLE_FLIPS, SAMPLE_CUTS = 40, 25
+SAMPLE_REPORT = 6  # of a report: each is read by a process of its own
+BETWEEN = "cut between two blocks"
 
 
 def nsys(folder: Path) -> Path:
@@ -52,8 +55,10 @@ def imported(path: Path, db: TuningDB) -> tuple[int, bool] | None:
         return None
     stored = profiles.load(db, summary.profile)
     assert len(stored.launches) == summary.found == stored.provenance.found
-    # A CSV cannot say whether it is whole, and says that instead.
-    return summary.found, stored.provenance.partial or "no end mark" in stored.provenance.note
+    about = stored.provenance
+    # A CSV cannot say whether it is whole, and says that instead; a report only between two blocks.
+    open_end = "no end mark" in about.note and (about.format != "ncu-rep" or path.stem == BETWEEN)
+    return summary.found, about.partial or open_end
 
 
 def check(damaged: Path, whole: int, db: TuningDB, what: str) -> None:
@@ -61,6 +66,10 @@ def check(damaged: Path, whole: int, db: TuningDB, what: str) -> None:
     if result is not None:
         rows, says_so = result
         assert rows == whole or (rows < whole and says_so), f"{what}: {rows} of {whole} without a word"
+
+
+def ends_of_blocks(data: bytes) -> set[int]:
+    return {block.end for block in framing.blocks(data)}
 
 
 def cuts(data: bytes) -> list[int]:
@@ -78,7 +87,9 @@ def cut_everywhere(path: Path, db: TuningDB, folder: Path, count: int | None) ->
     if count is not None:
         places = sorted(random.Random(0).sample(places, min(count, len(places))))
     for place in places:
-        damaged = folder / f"cut{path.suffix}"
+        # Where a block ends, a report that was stopped there would end too.
+        between = data.startswith(framing.MAGIC) and place in ends_of_blocks(data)
+        damaged = folder / f"{BETWEEN if between else 'cut'}{path.suffix}"
         damaged.write_bytes(data[:place])
         check(damaged, whole[0], db, f"cut at {place}")
 
@@ -117,6 +128,35 @@ def test_cut_at_every_block(kind, tmp_path, db):
 @pytest.mark.parametrize("kind", list(SAMPLES))
 def test_500_flipped_bits(kind, tmp_path, db):
     flip_bits(SAMPLES[kind](tmp_path), db, tmp_path, FLIPS)
+
+
+@pytest.fixture
+def short_report(recorded, tmp_path) -> Path:
+    """Six launches of a recorded report with 100 metrics each."""
+    pytest.importorskip("ncu_report", reason="needs NVIDIA's package ncu-report")
+    path = tmp_path / "short.ncu-rep"
+    path.write_bytes(reports.many(recorded("small.ncu-rep").read_bytes(), 6, 100))
+    return path
+
+
+def test_report_cut(short_report, tmp_path, db):
+    cut_everywhere(short_report, db, tmp_path, SAMPLE_REPORT)
+
+
+def test_report_flipped(short_report, tmp_path, db):
+    flip_bits(short_report, db, tmp_path, SAMPLE_REPORT)
+
+
+@pytest.mark.slow
+def test_short_report_cut_at_every_block(short_report, tmp_path, db):
+    cut_everywhere(short_report, db, tmp_path, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_report_500_flipped_bits(recorded, tmp_path, db):
+    pytest.importorskip("ncu_report", reason="needs NVIDIA's package ncu-report")
+    flip_bits(recorded("small.ncu-rep"), db, tmp_path, FLIPS)
 
 
 @pytest.mark.parametrize("content", [b"", b"NVR", b"NVR\0", b"\0" * 100, b"hello\n", b"ID\n", bytes(range(256)) * 9])

@@ -72,7 +72,7 @@ def test_source_instructions_and_stalls(small):
     files = {line.file for line in lines if line.file}
     assert any(file.endswith("cuda/product.py") for file in files)
     for line in lines:
-        if line.file in small.sources and small.sources[line.file]:
+        if small.sources.get(line.file):
             assert 1 <= line.line <= len(small.sources[line.file].splitlines()) + 1
     product = next(text for name, text in small.sources.items() if name.endswith("cuda/product.py"))
     assert "def rows_product" in product
@@ -167,4 +167,3 @@ def test_a_reader_that_hangs_or_dies_is_one_line(recorded, monkeypatch):
     monkeypatch.setattr(ncu_rep.subprocess, "run", lambda *_, **__: dead)
     with pytest.raises(UserError, match="NVIDIA's library fails on it"):
         ncu_rep.read(recorded("small.ncu-rep"))
-
