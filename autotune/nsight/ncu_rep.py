@@ -96,9 +96,11 @@ def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[K
     columns = Columns(tuple(document["names"]), tuple(document["units"]))
     ranges: list[Range] = []
     places: dict[tuple[str, ...], int] = {}
-    launches = []
-    for place, row in enumerate(document["launches"]):
-        metrics = Metrics(columns, numbers[place], row["texts"])
+    launches: list[KernelLaunch] = []
+    for number, row in enumerate(document["launches"]):
+        if not row["kernel"]:
+            continue  # the library has an entry for a result that it could not decode, without a name
+        metrics, place = Metrics(columns, numbers[number], row["texts"]), len(launches)
         launches.append(
             KernelLaunch(
                 place=place,
