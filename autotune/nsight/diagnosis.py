@@ -128,7 +128,7 @@ def _low_occupancy(here: Facts) -> Finding | None:
         "low occupancy",
         f"Too few warps fit on a multiprocessor, because of {what}",
         f"At most {possible:.0%} of the warps that a multiprocessor could hold are there to hide each other's waiting, "
-        f"and no unit is busy for more than {here.busiest:.0%} of the time. Use less {what} a block.",
+        f"and no unit is busy for more than {here.busiest:.0%} of the time. Let a block use less of that.",
         (1 - here.busiest) * (1 - possible),
         here.shown(facts.POSSIBLE, facts.ACHIEVED, f"{facts.LIMIT}{limiter}", facts.SM, facts.DRAM),
     )
