@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     result = folder / "report.json"
     if done.returncode or not result.exists():
         raise files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
-    return json.loads(result.read_text()), np.load(folder / "numbers.npy", allow_pickle=False)
+    return json.loads(result.read_bytes()), np.load(folder / "numbers.npy", allow_pickle=False)
 
 
 def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[KernelLaunch, ...], tuple[Range, ...]]:
@@ -138,6 +139,7 @@ def _finding(row: Mapping[str, Any], columns: Columns) -> RuleFinding:
     focus = tuple(
         Metric(name, columns.units[columns.places[name]] if name in columns.places else "", value)
         for name, value in row["focus"]
+        if isfinite(value)
     )
     return RuleFinding(**{**row, "focus": focus})
 

@@ -58,7 +58,8 @@ def main(report: Path, folder: Path) -> None:
         "names": names, "units": [units.base(unit_of[name])[0] for name in names], "launches": launches,
         "sources": sources, "chip": chip,
     }  # fmt: skip
-    (folder / "report.json").write_text(json.dumps(document))
+    # Bytes that are no text come from the library as surrogates, which nothing else could write.
+    (folder / "report.json").write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _columns(actions: list[Any]) -> tuple[list[str], dict[str, str]]:
