@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, db, devices, export, generate, import_, replay, screen, tune
+from autotune.commands import bench, chat, db, devices, export, generate, import_, profile, replay, screen, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -102,6 +102,7 @@ for command in (
     replay.replay,
     export.export,
     import_.import_,
+    profile.profile,
 ):
     cli.add_command(command)
 

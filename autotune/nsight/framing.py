@@ -2,8 +2,11 @@
 without a complaint, and gives what happens to be there.
 
 The format (Nsight Compute ships its Protocol Buffers definitions in extras/FileFormat): the four bytes "NVR\\0"; a
-header; then blocks, each a header and as many bytes of payload as that says: its sources, results and range results.
+header; then blocks, each a header and as many bytes of payload as that says: its sources and results.
 Every header and every entry of a payload is a message behind its size, 4 bytes, least significant byte first.
+
+Nothing says how many blocks there should be: a file cut right behind a result looks whole, as a recording that was
+stopped there would. Cut behind a source, whose results follow in the next block, it does not.
 """
 
 from collections.abc import Iterator
@@ -11,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAGIC = b"NVR\0"
-SOURCES, RESULTS, PAYLOAD, RANGES = 1, 2, 5, 7  # field numbers of a block's header
+# Field numbers of a block's header; results of kernels, ranges, command lists and graphs.
+SOURCES, SESSION, PAYLOAD, RESULTS = 1, 3, 5, (2, 7, 8, 9)
+CREATED, VERSIONS = 2, 8  # of its session: Unix seconds, and who wrote it
 LARGEST = 1 << 31
 
 
@@ -25,13 +30,13 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block's payload lies in the file, and how many entries of each kind it has."""
+    """Where a block's payload lies in the file, how many entries of each kind it has, and its session if it has one."""
 
     start: int
     end: int
     sources: int
     results: int
-    ranges: int
+    session: bytes = b""
 
 
 def blocks(data: bytes) -> list[Block]:
@@ -49,14 +54,16 @@ def blocks(data: bytes) -> list[Block]:
         block = _block(data[at + 4 : end], end, found)
         found.append(block)
         whole = _entries(data, block)
-        declared = sum(b.results + b.ranges for b in found)
-        if whole < block.sources + block.results + block.ranges or block.end > len(data):
-            before = sum(b.results + b.ranges for b in found[:-1])
-            mine = min(max(0, whole - block.sources), block.results + block.ranges)
-            raise Damaged(f"ends in the middle of block {len(found)}", before + mine, declared)
+        if whole < block.sources + block.results or block.end > len(data):
+            before = sum(b.results for b in found[:-1])
+            mine = max(0, whole - block.sources)
+            raise Damaged(f"ends in the middle of block {len(found)}", before + mine, before + block.results)
         at = block.end
-    if not any(block.results or block.ranges for block in found):
+    results = sum(block.results for block in found)
+    if not results:
         raise Damaged("has no kernels in it")
+    if found[-1].sources and not found[-1].results:
+        raise Damaged("ends before the results of its last kernel", results, results + 1)
     return found
 
 
@@ -87,22 +94,44 @@ def read(path: Path) -> list[Block]:
     return blocks(path.read_bytes())
 
 
+def about(found: list[Block]) -> tuple[str, int | None]:
+    """Which tool wrote a file, and when, in Unix seconds; as far as its session says so."""
+    version, created = "", None
+    for block in found:
+        for number, value in fields(block.session):
+            if number == CREATED and isinstance(value, int):
+                created = value
+            elif number == VERSIONS and isinstance(value, bytes):
+                words = [word.decode("utf-8", "replace") for _, word in fields(value) if isinstance(word, bytes)]
+                version = version or " ".join(words)
+    return version, created
+
+
 def _block(header: bytes, start: int, before: list[Block]) -> Block:
-    counts = {SOURCES: 0, RESULTS: 0, PAYLOAD: 0, RANGES: 0}
+    sources = payload = results = 0
+    session = b""
     try:
         for number, value in fields(header):
-            if number in counts and isinstance(value, int):
-                counts[number] = value
+            if isinstance(value, bytes):
+                session = value if number == SESSION else session
+            elif number == SOURCES:
+                sources = value
+            elif number == PAYLOAD:
+                payload = value
+            elif number in RESULTS:
+                results += value
+        for _ in fields(session):
+            pass
     except Damaged as error:
         raise _after(str(error), before) from None
-    if max(counts.values()) > LARGEST:
+    if max(sources, payload, results) > LARGEST:
         raise _after("has a block that is too large", before)
-    return Block(start, start + counts[PAYLOAD], counts[SOURCES], counts[RESULTS], counts[RANGES])
+    return Block(start, start + payload, sources, results, session)
 
 
 def _entries(data: bytes, block: Block) -> int:
     """How many entries of a block lie whole within its payload and the file; they must fill it."""
-    at, count, wanted = block.start, 0, block.sources + block.results + block.ranges
+    at, count, wanted = block.start, 0, block.sources + block.results
     end = min(block.end, len(data))
     while count < wanted and at + 4 <= end:
         size = int.from_bytes(data[at : at + 4], "little")
@@ -123,7 +152,7 @@ def _message_end(data: bytes, at: int, before: list[Block]) -> int:
 
 
 def _after(what: str, before: list[Block]) -> Damaged:
-    results = sum(block.results + block.ranges for block in before)
+    results = sum(block.results for block in before)
     return Damaged(what, results, results)
 
 

@@ -41,7 +41,13 @@ class Recognizer:
 
 
 def _recognizer(name: str, recognizes: Callable[[bytes], bool], read: Callable[[Path], Profile]) -> Recognizer:
-    return Recognizer(name, lambda head, _: recognizes(head), lambda path, db: keep(read(path), db))
+    def load(path: Path, db: TuningDB) -> Summary:
+        try:
+            return keep(read(path), db)
+        except (OverflowError, ValueError) as error:  # what no column can hold
+            raise files.unusable(path, f"is damaged: {error}", "record or export it again") from None
+
+    return Recognizer(name, lambda head, _: recognizes(head), load)
 
 
 RECOGNIZERS = (

@@ -5,6 +5,7 @@ A CSV says nowhere where it should end. One cut within a row, or whose last laun
 as partial; one cut between two launches cannot be told from a whole one, and the note says so.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ DESCRIBING = frozenset(
 )  # fmt: skip
 DURATION, CHIP = "gpu__time_duration.sum", "device__attribute_display_name"
 CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
+RULE = "Rule Name"
 NO_END = "a CSV has no end mark: launches missing after the last one would not be noticed"
 TOOL, AGAIN = "Nsight Compute", "export it again"
 
@@ -45,6 +47,7 @@ def read_raw(path: Path) -> Profile:
     if len(unit_row) != len(header) or unit_row[:1] != [""]:
         raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
     whole, cut = _whole_rows(path, header, list(table))
+    _check_order(path, [row[header.index("ID")] for row in whole])
     places = [i for i, name in enumerate(header) if name not in DESCRIBING]
     scaled = [units.base(unit_row[i]) for i in places]
     columns = Columns(tuple(header[i] for i in places), tuple(unit for unit, _ in scaled))
@@ -59,7 +62,12 @@ def read_details(path: Path) -> Profile:
     """Metrics have the names that the page shows, with their section's: "Occupancy: Achieved Occupancy"."""
     table = files.rows(path, DETAILS)
     header = next(table, [])
-    whole, cut = _whole_rows(path, header, list(table))
+    # A metric's row ends with one empty cell where a rule's goes on.
+    short = header.index(RULE) + 1 if RULE in header else len(header)
+    padded = [row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row for row in table]
+    whole, cut = _whole_rows(path, header, padded)
+    numbers = [row[header.index("ID")] for row in whole]
+    _check_order(path, [number for number, _ in itertools.groupby(numbers)])
     groups: dict[str, list[dict[str, str]]] = {}
     for row in whole:
         named = dict(zip(header, row, strict=True))
@@ -88,6 +96,14 @@ def _whole_rows(path: Path, header: list[str], body: list[list[str]]) -> tuple[l
     if any(len(row) != len(header) for row in whole):
         raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
     return whole, cut
+
+
+def _check_order(path: Path, numbers: list[str]) -> None:
+    """Launches are numbered in order. Raises UserError if these are not."""
+    if not all(number.isdigit() for number in numbers):
+        raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
+    if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
+        raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
 
 
 def _metrics(row: list[str], places: list[int], factors: list[float], columns: Columns) -> Metrics:
@@ -124,12 +140,12 @@ def _detailed(place: int, rows: list[dict[str, str]], columns: Columns) -> Kerne
             texts[_name(row)] = row["Metric Value"]
     findings = tuple(
         RuleFinding(
-            rule=row["Rule Name"], section=row["Section Name"], kind=_KINDS.get(row["Rule Type"], "ok"),
-            title=row["Rule Name"], text=row["Rule Description"],
+            rule=row[RULE], section=row["Section Name"], kind=_KINDS.get(row["Rule Type"], "ok"),
+            title=row[RULE], text=row["Rule Description"],
             gain=units.number(row.get("Estimated Speedup", "")), gain_scope=row.get("Estimated Speedup Type") or None,
         )
         for row in rows
-        if row.get("Rule Name")
+        if row.get(RULE)
     )  # fmt: skip
     return _launch(place, rows[0], Metrics(columns, values, texts), findings)
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tuning_db.profile_records import (
 TIMEOUT_S = 300
 LIBRARY = "ncu_report"
 AGAIN = "record or copy it again"
+NO_END = "a report has no end mark: one cut right behind a kernel is as one that was stopped there"
 CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
 
 
@@ -42,7 +45,7 @@ def read(path: Path) -> Profile:
 
     Raises UserError when nothing can be read, or NVIDIA's library is not installed.
     """
-    found, expected, note = _checked(path)
+    expected, note, session = _checked(path)
     if importlib.util.find_spec(LIBRARY) is None:
         raise UserError(f"{path} needs NVIDIA's package ncu-report; pip install 'autotune[nsight]'")
     with tempfile.TemporaryDirectory() as folder:
@@ -52,29 +55,30 @@ def read(path: Path) -> Profile:
         raise files.unusable(path, f"has {expected} kernels by its frame and {len(launches)} by its content", AGAIN)
     if not launches:
         raise files.unusable(path, "has no kernel that can be read", AGAIN)
-    if len(launches) < found and not note:
-        note = "NVIDIA's library could not read the others"
+    complete = len(launches) == expected
+    note = NO_END if complete else note or "NVIDIA's library could not read the others"
     sha256, size = files.fingerprint(path)
     first = launches[0].metrics
     clocks = {name: value for name, metric in CLOCKS.items() if (value := first.number(metric)) is not None}
     provenance = Provenance(
         file=path.name, sha256=sha256, size_bytes=size, tool="Nsight Compute", format="ncu-rep",
-        chip=document["chip"], clocks=clocks, found=len(launches), expected=expected, note=note,
+        tool_version=session[0], recorded_at=None if session[1] is None else _utc(session[1]), chip=document["chip"],
+        clocks=clocks, found=len(launches), expected=expected, note=note,
     )  # fmt: skip
     return Profile(provenance, launches, ranges, document["sources"])
 
 
-def _checked(path: Path) -> tuple[int, int, str]:
-    """Kernels that are there, kernels that the file says it has, and what is wrong if these differ."""
+def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
+    """Kernels that the file says it has, what is wrong with it if anything is, and who wrote it."""
     try:
         blocks = framing.read(path)
+        session = framing.about(blocks)
     except framing.Damaged as error:
         if not error.results:
             raise files.unusable(path, str(error), AGAIN) from None
         # One more than is there when it was cut where a block's own count was lost.
-        return error.results, max(error.declared, error.results + 1), str(error)
-    count = sum(block.results + block.ranges for block in blocks)
-    return count, count, ""
+        return max(error.declared, error.results + 1), f"the file {error}", ("", None)
+    return sum(block.results for block in blocks), "", session
 
 
 def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -86,16 +90,18 @@ def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     result = folder / "report.json"
     if done.returncode or not result.exists():
         raise files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
-    return json.loads(result.read_text()), np.load(folder / "numbers.npy", allow_pickle=False)
+    return json.loads(result.read_bytes()), np.load(folder / "numbers.npy", allow_pickle=False)
 
 
 def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[KernelLaunch, ...], tuple[Range, ...]]:
     columns = Columns(tuple(document["names"]), tuple(document["units"]))
     ranges: list[Range] = []
     places: dict[tuple[str, ...], int] = {}
-    launches = []
-    for place, row in enumerate(document["launches"]):
-        metrics = Metrics(columns, numbers[place], row["texts"])
+    launches: list[KernelLaunch] = []
+    for number, row in enumerate(document["launches"]):
+        if not row["kernel"]:
+            continue  # the library has an entry for a result that it could not decode, without a name
+        metrics, place = Metrics(columns, numbers[number], row["texts"]), len(launches)
         launches.append(
             KernelLaunch(
                 place=place,
@@ -133,6 +139,7 @@ def _finding(row: Mapping[str, Any], columns: Columns) -> RuleFinding:
     focus = tuple(
         Metric(name, columns.units[columns.places[name]] if name in columns.places else "", value)
         for name, value in row["focus"]
+        if isfinite(value)
     )
     return RuleFinding(**{**row, "focus": focus})
 
@@ -140,6 +147,13 @@ def _finding(row: Mapping[str, Any], columns: Columns) -> RuleFinding:
 def _triple(metrics: Metrics, name: str) -> tuple[int, int, int] | None:
     x, y, z = (_whole(metrics, f"launch__{name}_dim_{axis}") for axis in "xyz")
     return None if x is None or y is None or z is None else (x, y, z)
+
+
+def _utc(seconds: int) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _whole(metrics: Metrics, name: str) -> int | None:

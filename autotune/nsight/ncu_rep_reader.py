@@ -5,6 +5,7 @@ DIR numbers.npy, float64 [launches, metrics], and report.json, everything else.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ncu_report import IMetric
 
 from autotune.nsight import units
 
-WITH_LINES = 64  # launches whose instructions are read: of more, nobody looks at each
+WITH_LINES = 16  # launches whose instructions are read, a quarter of a second each: of more, nobody looks at each
 LEFT_OUT = ("device__attribute_", "nvlink__", "numa__")  # facts about the machine, the same in every launch
 CHIP = "device__attribute_display_name"
 EXECUTED = "inst_executed"
@@ -57,7 +58,8 @@ def main(report: Path, folder: Path) -> None:
         "names": names, "units": [units.base(unit_of[name])[0] for name in names], "launches": launches,
         "sources": sources, "chip": chip,
     }  # fmt: skip
-    (folder / "report.json").write_text(json.dumps(document))
+    # Bytes that are no text come from the library as surrogates, which nothing else could write.
+    (folder / "report.json").write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _columns(actions: list[Any]) -> tuple[list[str], dict[str, str]]:
@@ -126,13 +128,19 @@ def _findings(action: Any) -> list[dict[str, Any]]:
                 "section": rule["section_identifier"],
                 "kind": KINDS.get(int(message["type"]), "ok"),
                 "title": message["title"] or rule["name"],
-                "text": message["message"],
+                "text": plain(message["message"]),
                 "gain": speedup["speedup"] if speedup else None,
                 "gain_scope": scope,
                 "focus": [[m["name"], m["value"]] for m in rule.get("focus_metrics", [])],
             }
         )
     return found
+
+
+def plain(text: str) -> str:
+    """A rule's message without the links that the tool's window makes of @url:NAME:ADDRESS@ and @section:ID:NAME@."""
+    text = re.sub(r"@url:([^:@]*):([^@]*)@", r"\1 (\2)", text)
+    return re.sub(r"@(?:section|sass):[^:@]*:([^@]*)@|@source:[^@]*:([^:@]*)@", lambda m: m[1] or m[2] or "", text)
 
 
 def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:

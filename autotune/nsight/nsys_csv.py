@@ -30,9 +30,10 @@ def read(path: Path) -> Profile:
     cut = False
     for row in table:
         if len(row) != len(header):
-            # Another report follows behind its own header, unless this is where the file was cut.
             cut = next(table, None) is None
-            break
+            if not cut and any(units.number(cell) is not None for cell in row):
+                raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
+            break  # where the file was cut, or at the header of the next report
         named = dict(zip(header, row, strict=True))
         launch = _launch(len(launches), named) if trace else _summary(len(launches), named)
         if launch is not None:

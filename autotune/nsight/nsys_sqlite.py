@@ -10,6 +10,7 @@ import sqlite3
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read(path: Path) -> Profile:
 
 
 def _read(path: Path, db: sqlite3.Connection) -> Profile:
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    tables = _tables(db)
     if not tables & {KERNELS, GRAPHS}:
         if tables & {CALLS, RANGES, "META_DATA_EXPORT"}:
             raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
@@ -59,56 +60,66 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     ranges, spans = _ranges(db, tables)
     calls = _calls(db, tables)
     rows = (_kernels(db) if KERNELS in tables else []) + (_graphs(db) if GRAPHS in tables else [])
-    rows.sort(key=lambda row: (row["start_ns"], row["kernel"]))
-    launches = []
-    for place, row in enumerate(rows):
-        call = calls.get(row.pop("call"))
-        launches.append(KernelLaunch(place=place, range=_innermost(call, spans), **row))
+    rows.sort(key=itemgetter(0, 1))
+    launches = [
+        KernelLaunch(place, name, kind, grid, block, start, length, 1, stream, _innermost(calls.get(call), spans))
+        for place, (start, name, kind, grid, block, length, stream, call) in enumerate(rows)
+    ]
     if not launches:
         raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
     return Profile(_provenance(path, db, tables, len(launches)), tuple(launches), ranges)
 
 
-def _kernels(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    process = "k.globalPid" if "globalPid" in _columns(db, KERNELS) else "0"
+def _tables(db: sqlite3.Connection) -> set[str]:
+    """Names of the tables. Each is there three times over, so that a damaged one is seen, and not just missed."""
+    found = set()
+    for name, table, sql in db.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'table'"):
+        if name != table or name not in str(sql):
+            raise sqlite3.DatabaseError(f"the table {name!r} has several names")
+        found.add(name)
+    return found
+
+
+def _kernels(db: sqlite3.Connection) -> list[tuple]:
+    """(start, name, kind, grid, block, length, stream, call) of each; the names of a call: process and correlation."""
+    whole = ("start", "end", "gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ", "streamId")
+    process = _checked(db, KERNELS, whole)
     found = db.execute(
         f"SELECT s.value, k.start, k.end, k.gridX, k.gridY, k.gridZ, k.blockX, k.blockY, k.blockZ, k.streamId, "
         f"k.correlationId, {process}, k.shortName FROM {KERNELS} k LEFT JOIN {STRINGS} s ON s.id = k.shortName"
     )
-    rows = []
-    for name, start, end, gx, gy, gz, bx, by, bz, stream, correlation, pid, number in found:
-        rows.append(
-            {
-                "kernel": name if isinstance(name, str) else f"kernel {number}",
-                "kind": RowKind.KERNEL,
-                "grid": (_whole(gx), _whole(gy), _whole(gz)),
-                "block": (_whole(bx), _whole(by), _whole(bz)),
-                "start_ns": _whole(start),
-                "duration_ns": _length(start, end),
-                "stream": _whole(stream),
-                "call": (pid & PROCESS, correlation),
-            }
+    return [
+        (
+            start, name if isinstance(name, str) else f"kernel {number}", RowKind.KERNEL, (gx, gy, gz), (bx, by, bz),
+            end - start, stream, (pid & PROCESS, correlation),
         )
-    return rows
+        for name, start, end, gx, gy, gz, bx, by, bz, stream, correlation, pid, number in found
+    ]  # fmt: skip
 
 
-def _graphs(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    process = "globalPid" if "globalPid" in _columns(db, GRAPHS) else "0"
+def _graphs(db: sqlite3.Connection) -> list[tuple]:
+    process = _checked(db, GRAPHS, ("start", "end", "streamId"))
     found = db.execute(f"SELECT graphId, start, end, streamId, correlationId, {process} FROM {GRAPHS}")
     return [
-        {
-            "kernel": f"graph {number}", "kind": RowKind.GRAPH, "start_ns": _whole(start),
-            "duration_ns": _length(start, end), "stream": _whole(stream), "call": (pid & PROCESS, correlation),
-        }
+        (start, f"graph {number}", RowKind.GRAPH, None, None, end - start, stream, (pid & PROCESS, correlation))
         for number, start, end, stream, correlation, pid in found
-    ]  # fmt: skip
+    ]
+
+
+def _checked(db: sqlite3.Connection, table: str, whole: Sequence[str]) -> str:
+    """The column of the process, or 0 where this version has none. Raises sqlite3.DataError for rows without sense."""
+    process = ("globalPid",) if "globalPid" in _columns(db, table) else ()
+    wrong = " OR ".join(f"typeof({name}) != 'integer'" for name in (*whole, *process))
+    if db.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {wrong} OR end < start)").fetchone()[0]:
+        raise sqlite3.DataError(f"a row of {table} makes no sense")
+    return process[0] if process else "0"
 
 
 def _calls(db: sqlite3.Connection, tables: set[str]) -> dict[Any, Call]:
     """(process, correlation number) -> thread and time of the API call."""
     if CALLS not in tables:
         return {}
-    found = db.execute(f"SELECT globalTid, correlationId, start FROM {CALLS}")
+    found = db.execute(f"SELECT globalTid, correlationId, start FROM {CALLS} WHERE typeof(globalTid) = 'integer'")
     return {(thread & PROCESS, correlation): (thread, start) for thread, correlation, start in found}
 
 
@@ -190,13 +201,6 @@ def _provenance(path: Path, db: sqlite3.Connection, tables: set[str], count: int
 
 def _columns(db: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
-
-
-def _length(start: Any, end: Any) -> int:
-    length = _whole(end) - _whole(start)
-    if length < 0:
-        raise sqlite3.DataError("a kernel ends before it starts")
-    return length
 
 
 def _whole(value: Any) -> int:

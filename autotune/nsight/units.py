@@ -25,7 +25,9 @@ def base(unit: str) -> tuple[str, float]:
         seconds = _NANOSECONDS[under] / 1e9
         # A cycle a second is a hertz.
         return ("hz" if name == "cycle" else f"{name}/s"), factor / seconds
-    return f"{name}/{under}", factor
+    # The tool puts a value's prefix at the bytes, also below the line: 1.39 %/Kbyte are 1390 %/byte.
+    below, scale = _numerator(under)
+    return f"{name}/{below}", factor * scale
 
 
 def _numerator(text: str) -> tuple[str, float]:

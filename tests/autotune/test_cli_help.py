@@ -23,6 +23,7 @@ EXPECTED = {
     "screen",
     "export",
     "import",
+    "profile",
     "db",
     "db info",
     "db list",

@@ -1,9 +1,9 @@
 """Files of the profilers that no machine of ours can record, or not this large, made from their documented schemas.
 
 Nsight Systems' SQLite: the tables and columns of NVIDIA's exporter documentation (docs.nvidia.com/nsight-systems,
-"SQLite Schema Reference"), those that matter for kernels; thread ids hold the process above their lowest 24 bits.
-CSV of `nsys stats`: the columns of its reports cuda_gpu_trace and cuda_gpu_kern_sum in 2025. Nsight Compute's CSV: as
-the recorded fixtures have it. Helion's log: the columns that its sources of 2026 write.
+"SQLite Schema Reference"), those that matter for kernels; global thread ids hold the process above their lowest 24
+bits. CSV of `nsys stats`: the columns of its reports cuda_gpu_trace and cuda_gpu_kern_sum in 2025. Nsight
+Compute's CSV: as the recorded fixtures have it. Helion's log: the columns that its sources of 2026 write.
 """
 
 import csv
