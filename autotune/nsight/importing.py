@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.nsight import helion_log, joining, ncu_csv, ncu_rep, nsys_csv, nsys_sqlite
+from autotune.nsight import files, helion_log, joining, ncu_csv, ncu_rep, nsys_csv, nsys_sqlite
 from tuning_db import TuningDB, profiles
 from tuning_db.profile_records import Profile
 
