@@ -14,20 +14,23 @@ from filelock import FileLock, Timeout
 
 PREFIX = "autotune-"
 LOCK = "in-use"
+TRIES = 10
 YOUNG_S = 60.0  # a folder without a lock may be one that is just being made
 
 
 class RunFolder:
-    """A new folder under the system's temporary one. `close` removes it."""
+    """A new folder under the system's temporary one. `close` removes it. Raises OSError where none can be made."""
 
     def __init__(self) -> None:
         remove_stale()
-        while True:
+        for attempt in range(TRIES):
             path = Path(tempfile.mkdtemp(prefix=PREFIX))
             lock = FileLock(path / LOCK)
             try:
                 lock.acquire(timeout=0)
             except (Timeout, OSError):  # somebody who removes stale ones was faster
+                if attempt == TRIES - 1:
+                    raise
                 continue
             if (path / LOCK).exists():
                 break

@@ -33,6 +33,9 @@ def end_group(leader: int) -> None:
 
 def status_of(child: int) -> int | None:
     """The exit status of a child of ours as subprocess counts it, None while it runs. Its group ends with it."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: what the child started is left to end by itself
+        ended, status = os.waitpid(child, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended else None
     if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         return None
     end_group(child)  # before it is reaped: until then nobody else can have its number
