@@ -130,6 +130,22 @@ def test_500_flipped_bits(kind, tmp_path, db):
     flip_bits(SAMPLES[kind](tmp_path), db, tmp_path, FLIPS)
 
 
+RECORDED = ("small.base.csv", "small.raw.csv", "small.details.csv")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_csv(name, recorded, tmp_path, db):
+    cut_everywhere(recorded(name), db, tmp_path, SAMPLE_CUTS)
+    flip_bits(recorded(name), db, tmp_path, SAMPLE_CUTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_csv_everywhere(name, recorded, tmp_path, db):
+    cut_everywhere(recorded(name), db, tmp_path, None)
+    flip_bits(recorded(name), db, tmp_path, FLIPS)
+
+
 @pytest.fixture
 def short_report(recorded, tmp_path) -> Path:
     """Six launches of a recorded report with 100 metrics each."""

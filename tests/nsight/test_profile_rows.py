@@ -1,0 +1,102 @@
+"""Profiles in the database: what goes in comes out, and a new import of a file leaves nothing of the old one."""
+
+import numpy as np
+import pytest
+
+from tuning_db import DatabaseError, open_db, profiles
+from tuning_db.profile_records import (
+    Columns,
+    KernelLaunch,
+    Metric,
+    Metrics,
+    Profile,
+    Provenance,
+    Range,
+    RowKind,
+    RuleFinding,
+    SourceLine,
+)
+
+COLUMNS = Columns(("a.sum", "b.pct"), ("byte", "%"))
+ABOUT = Provenance(
+    "x.ncu-rep",
+    "ab" * 32,
+    3,
+    "Nsight Compute",
+    "ncu-rep",
+    "2025.3",
+    "H100",
+    {"sm": 1.5e9},
+    "f00",
+    "2026-01-01",
+    2,
+    3,
+    "cut",
+)  # fmt: skip
+PROFILE = Profile(
+    ABOUT,
+    (
+        KernelLaunch(
+            0,
+            "k",
+            grid=(1, 2, 3),
+            block=(4, 5, 6),
+            start_ns=7,
+            duration_ns=12.5,
+            stream=7,
+            range=1,
+            metrics=Metrics(COLUMNS, np.array([1.0, np.nan]), {"t": "word"}),
+            findings=(RuleFinding("r", "s", "ok", "t", "x", 12.0, "global", (Metric("a.sum", "byte", 1.0),)),),
+            lines=(SourceLine(16, "LDG", "ld", "f.py", 3, 7, {"wait": 2}),),
+        ),
+        KernelLaunch(1, "graph 1", RowKind.GRAPH, problem="matvec:rows=1", config={"a": 1}, role="winner", count=3),
+    ),
+    (Range("token", None, "d", 1, 0, 9), Range("qkv", 0)),
+    {"f.py": "x = 1\n"},
+)
+
+
+def test_out_as_in(db):
+    number = profiles.store(db, PROFILE)
+    got = profiles.load(db, number)
+    assert (got.provenance, got.ranges, got.sources) == (PROFILE.provenance, PROFILE.ranges, PROFILE.sources)
+    for one, other in zip(PROFILE.launches, got.launches, strict=True):
+        assert dict(one.metrics) == dict(other.metrics)
+        names = [name for name in KernelLaunch.__dataclass_fields__ if name != "metrics"]
+        assert all(getattr(one, name) == getattr(other, name) for name in names)
+    assert got.launches[0].metrics.number("b.pct") is None and got.launches[0].lines[0].samples == 2
+    assert profiles.of_problem(db, "matvec:rows=1") == [number] and profiles.of_problem(db, "x") == []
+    (listed,) = profiles.listed(db)
+    assert (listed.rows, listed.total_ns, listed.provenance.partial) == (2, 12.5, True)
+
+
+def test_again_replaces_all_of_it(db):
+    profiles.store(db, PROFILE)
+    profiles.store(db, Profile(ABOUT, PROFILE.launches[1:]))
+    for table, rows in {"profiles": 1, "profile_launches": 1, "profile_findings": 0, "profile_lines": 0,
+                        "profile_ranges": 0, "profile_sources": 0}.items():  # fmt: skip
+        assert db._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == rows, table
+
+
+def test_a_failure_keeps_what_was_there(db):
+    profiles.store(db, PROFILE)
+    with pytest.raises(OverflowError):
+        profiles.store(db, Profile(ABOUT, (KernelLaunch(0, "k", stream=1 << 70),)))
+    assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 2
+
+
+def test_none_and_damaged(db):
+    with pytest.raises(KeyError):
+        profiles.load(db, 5)
+    number = profiles.store(db, PROFILE)
+    db._connection.execute("UPDATE profile_launches SET metric_values = x'00' WHERE place = 0")
+    with pytest.raises(DatabaseError, match="makes no sense"):
+        profiles.load(db, number)
+
+
+def test_reading_needs_no_writing(db):
+    profiles.store(db, PROFILE)
+    with open_db(db.path, readonly=True) as reader:
+        assert profiles.listed(reader)
+        with pytest.raises(DatabaseError, match="read-only"):
+            profiles.store(reader, PROFILE)
