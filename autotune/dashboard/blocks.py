@@ -1,8 +1,11 @@
 """What a page consists of: words, tables, charts. A chart knows its own table, so that no chart is without one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+_PLAIN = re.compile(r"-?[\d,]+(\.\d+)?(e[+-]?\d+)?[×%]?")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Cell:
     value: float | None = None
     href: str | None = None
     tone: str = ""
+
+    @property
+    def sort(self) -> str | None:
+        """`value` where the text does not tell it: the page reads numbers with commas, × and % itself."""
+        if self.value is None or _PLAIN.fullmatch(self.text):
+            return None
+        return f"{self.value:.6g}"
 
 
 @dataclass(frozen=True)
@@ -93,11 +103,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Spans:
-    """What happened when, one row a track. rows: (track, ((begin, end, text), ...))."""
+    """From where to where, one row a track. rows: (track, ((begin, end, text), ...)); marks: (place, name)."""
 
     title: str
     x: Axis
     rows: tuple[tuple[str, tuple[tuple[float, float, str], ...]], ...]
+    marks: tuple[tuple[float, str], ...] = ()
 
     def table(self) -> Table:
         columns = (Column("track"), Column("from", self.x.title, True), Column("to", self.x.title, True), Column("what"))

@@ -6,7 +6,7 @@ from typing import Any
 from autotune.dashboard.blocks import XY, Bars, Chart, Spans, significant
 from autotune.dashboard.scales import Scale, scale
 
-WIDTH, HEIGHT = 640, 280
+WIDTH, HEIGHT = 600, 280
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 10, 40
 ROW, GAP = 13, 7  # a bar's height, and between rows
 LETTER = 6.3  # the width of one at 12 pixels, about
@@ -75,17 +75,17 @@ def _bars(chart: Bars) -> Drawing:
 def _spans(chart: Spans) -> Drawing:
     left = _label_width([track for track, _ in chart.rows])
     height = TOP + len(chart.rows) * (ROW + GAP) + BOTTOM
-    x = scale((t for _, spans in chart.rows for b, e, _ in spans for t in (b, e)), left, WIDTH - RIGHT, zero=True)
+    values = [t for _, spans in chart.rows for b, e, _ in spans for t in (b, e)] + [value for value, _ in chart.marks]
+    x = scale(values, left, WIDTH - RIGHT, zero=chart.x.zero, most=5)
     shapes = _vertical_grid(x, TOP, height - BOTTOM, chart.x.title)
     for place, (track, spans) in enumerate(chart.rows):
         top = TOP + place * (ROW + GAP) + GAP / 2
         shapes.append(("label", {"x": left - 8, "y": top + 10, "text": _cut(track), "tip": track, "anchor": "end"}))
         for begin, end, text in spans:
             width = max(0.5, round(x(end) - x(begin), 1))
-            shapes.append(
-                ("bar", {"x": x(begin), "y": top, "w": width, "h": ROW, "tone": f"s{place % 6}", "tip": text})
-            )
-    return Drawing(WIDTH, height, tuple(shapes))
+            shapes.append(("bar", {"x": x(begin), "y": top, "w": width, "h": ROW, "tone": "s0", "tip": text}))
+    shapes += [("mark", {"x": x(value), "y1": TOP, "y2": height - BOTTOM, "tip": text}) for value, text in chart.marks]
+    return Drawing(WIDTH, height, tuple(shapes), tuple(("mark", text) for _, text in chart.marks))
 
 
 def _vertical_grid(x: Scale, top: float, bottom: float, title: str) -> list[tuple[str, dict[str, Any]]]:

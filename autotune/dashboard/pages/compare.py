@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from autotune.dashboard.blocks import (
-    XY, Axis, Block, Cell, Column, Detail, Page, Series, Table, Words, micros_cell, number_cell,
+    Axis, Block, Cell, Column, Detail, Page, Spans, Table, Words, micros_cell, number_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Database, Facts, RunFacts
 from autotune.dashboard.names import short_names
@@ -144,21 +144,12 @@ def _index(pairs: list[Pair]) -> Table:
 
 
 def _detail(place: int, pair: Pair, noise: Scatter) -> Detail:
-    points = [(row, float(number)) for number, row in enumerate(pair.rows, 1)]
-    series = []
-    for word in ("better", "noise", "worse"):
-        dots = tuple(
-            (n, v.ratio, f"{name}: {v.ratio:.3f} ({v.low:.3f}–{v.high:.3f}), {v.word}")
-            for (name, _, _, v), n in points
-            if v.word == word
-        )
-        series.append(Series(word, "dots", dots))
-    last = float(len(pair.rows))
-    series.append(Series("equal", "line", ((1.0, 1.0, "equal"), (max(last, 2.0), 1.0, "equal")), dashed=True))
-    chart = XY(
-        "Second ÷ first, problems in order", Axis("problem", "place in the table"),
-        Axis("second median ÷ first median", "1 = equal, less is better", log=True), tuple(series),
-    )  # fmt: skip
+    spans = tuple(
+        (name, ((v.low, v.high, f"{name}: {v.ratio:.3f} ({v.low:.3f}–{v.high:.3f}), {v.word}"),))
+        for name, _, _, v in pair.rows
+    )
+    axis = Axis("second median ÷ first median, 98% interval", "less is better")
+    chart = Spans("Second ÷ first", axis, spans, ((1.0, "equal"),))
     columns = (
         Column("problem"), Column("first", "median, µs", True), Column("second", "median, µs", True),
         Column("ratio", "second ÷ first", True), Column("low", "98% interval", True), Column("high", "98% interval", True),

@@ -107,7 +107,7 @@ def peer_ratio(bench: Bench) -> float | None:
 
 def models(benches: Sequence[Bench]) -> Table:
     columns = (
-        Column("model"), Column("device"),
+        Column("model"),
         Column("untuned", "decode, tok/s, median", True), Column("tuned", "decode, tok/s, median", True),
         Column("speed-up", "tuned ÷ untuned", True),
         Column("peer", "decode, tok/s, as quoted, the higher if two", True),
@@ -117,12 +117,12 @@ def models(benches: Sequence[Bench]) -> Table:
         Column("kernels", "launched for a token", True), Column("prefill", "tok/s, median", True),
     )  # fmt: skip
     rows = []
-    for bench in benches:
+    for place, bench in enumerate(benches):
         document, marks = bench.document, bench.marks
         tuned, untuned = first_decode(document["tuned"]), first_decode(document["untuned"])
         rows.append(
             (
-                link(document["model"].removesuffix(".gguf"), "token"), Cell(document["device"]["chip"]),
+                link(document["model"].removesuffix(".gguf"), f"token-{place}"),
                 number_cell(untuned["tok_s"], 0), number_cell(tuned["tok_s"], 0),
                 number_cell(tuned["tok_s"] / untuned["tok_s"], 2, "×"),
                 number_cell(max(marks["decode"]) if marks else None, 0),
@@ -131,7 +131,8 @@ def models(benches: Sequence[Bench]) -> Table:
                 number_cell(tuned["kernels_per_token"], 0), number_cell(document["tuned"]["prefill_tok_s"], 0),
             )
         )  # fmt: skip
-    return Table("Decoding at batch 1 from an empty context, and prefill", columns, tuple(rows))
+    chips = " and ".join(sorted({bench.document["device"]["chip"] for bench in benches}))
+    return Table(f"Decoding at batch 1 from an empty context, and prefill, on {chips}", columns, tuple(rows))
 
 
 def _problems(rows: Sequence[Row], database: Database) -> Table:

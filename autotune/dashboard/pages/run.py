@@ -1,6 +1,7 @@
 """Did the search converge, what failed and why, and where did its time go?"""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from autotune.dashboard.blocks import (
     XY, Axis, Block, Cell, Column, Detail, Page, Series, Table, Words, link, micros_cell, number_cell, percent_cell,
@@ -97,8 +98,8 @@ def _detail(run: RunFacts, name: str) -> Detail:
     blocks: list[Block] = [Words(_summary(run, name))]
     if run.working:
         blocks += [
-            _progress(run, "trial", [float(place + 1) for place in range(len(run.trials))], ""),
-            _progress(run, "wall time since the start", list(run.ended_s), "s"),
+            progress(run, "Best so far by trial"),
+            _progress(run, "Best so far by wall time", Axis("wall time since the start", "s", zero=True), run.ended_s),
         ]
     reasons = Counter(
         (t.trial.outcome.value.replace("_", " "), t.trial.message or "no message")
@@ -134,7 +135,12 @@ def _summary(run: RunFacts, name: str) -> str:
     )
 
 
-def _progress(run: RunFacts, what: str, xs: list[float], unit: str) -> XY:
+def progress(run: RunFacts, title: str) -> XY:
+    """A run's trials by number, and the best so far; of a run in which something worked."""
+    return _progress(run, title, Axis("trial", zero=True), [float(place + 1) for place in range(len(run.trials))])
+
+
+def _progress(run: RunFacts, title: str, x: Axis, xs: Sequence[float]) -> XY:
     dots, best, least = [], [], float("inf")
     for place, nanoseconds in run.working:
         micros = nanoseconds / 1e3
@@ -144,7 +150,7 @@ def _progress(run: RunFacts, what: str, xs: list[float], unit: str) -> XY:
             best.append((xs[place], micros, f"trial {place + 1}"))
     best.append((xs[-1], least, "end"))
     return XY(
-        f"Best so far by {what}", Axis(what, unit), Axis("median time", "µs", log=True),
+        title, x, Axis("median time", "µs", log=True),
         (Series("trials that worked", "dots", tuple(dots)), Series("best so far", "steps", tuple(best))),
     )  # fmt: skip
 

@@ -72,7 +72,8 @@ def _sentence(bench: Bench, untuned: dict, tuned: dict, kernels: list[str]) -> s
     first = decode[min(decode, key=lambda depth: (len(depth), depth))]
     if "token" in tuned:
         outside = 1e6 / first["tok_s"] - tuned["token"]["us"]
-        text += f" As a user gets it, a token takes {1e6 / first['tok_s']:,.0f} µs ({outside:+,.0f} µs beside the GPU's)."
+        text += f" As a user gets it, sampled and read by Python, a token takes {1e6 / first['tok_s']:,.0f} µs"
+        text += f", {outside:,.0f} µs more than on the GPU." if outside >= 1 else "."
     return text
 
 
@@ -132,7 +133,7 @@ def _recorded(id: str, timeline: Timeline) -> Detail:
     for event in shown:
         tracks[event.name].append((event.begin, event.end, f"{event.name}: {event.end - event.begin:.2f} µs"))
     part = f", the first {LONGEST} launches" if len(timeline.events) > LONGEST else ""
-    blocks.append(Spans(f"Kernels in time{part}", Axis("time", "µs"), tuple((n, tuple(s)) for n, s in tracks.items())))
+    blocks.append(Spans(f"Kernels in time{part}", Axis("time", "µs", zero=True), tuple((n, tuple(s)) for n, s in tracks.items())))
     by_kernel = defaultdict(list)
     for event in timeline.events:
         by_kernel[event.name].append(event.end - event.begin)

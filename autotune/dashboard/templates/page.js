@@ -49,7 +49,8 @@ function sort(button) {
   const down = before ? before === "ascending" : th.classList.contains("n");
   const value = (row) => {
     const cell = row.cells[place];
-    return cell.dataset.v !== undefined ? Number(cell.dataset.v) : cell.classList.contains("n") ? NaN : cell.textContent;
+    if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+    return cell.classList.contains("n") ? Number(cell.textContent.replace(/[,×%]/g, "").replace("–", "NaN")) : cell.textContent;
   };
   const compare = (a, b) => {
     const x = value(a), y = value(b);
