@@ -67,12 +67,13 @@ class Series:
 
 @dataclass(frozen=True)
 class XY:
-    """Points over two axes."""
+    """Points over two axes. twin: the caption of a table on the same page that has all its values; "" for one of its own."""
 
     title: str
     x: Axis
     y: Axis
     series: tuple[Series, ...]
+    twin: str = ""
 
     def table(self) -> Table:
         """Every point, by series."""
@@ -87,13 +88,14 @@ class XY:
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars: `rows` are (label, one value for each of `sides`, None where there is none)."""
+    """Horizontal bars: `rows` are (label, one value for each of `sides`, None where there is none). twin: as of `XY`."""
 
     title: str
     x: Axis
     sides: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
     marks: tuple[tuple[float, str], ...] = ()
+    twin: str = ""
 
     def table(self) -> Table:
         columns = (Column("bar"), *(Column(f"{side}, {self.x.title}", "", True) for side in self.sides))
@@ -109,6 +111,7 @@ class Spans:
     x: Axis
     rows: tuple[tuple[str, tuple[tuple[float, float, str], ...]], ...]
     marks: tuple[tuple[float, str], ...] = ()
+    twin: str = ""
 
     def table(self) -> Table:
         columns = (Column("track"), Column("from", self.x.title, True), Column("to", self.x.title, True), Column("what"))

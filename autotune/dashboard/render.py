@@ -1,12 +1,11 @@
 """Blocks -> one HTML file: no request leaves it, and the same facts give the same bytes.
 
-Details (a run, a kernel, a pair) are packed, gzipped and in base64, until someone opens them; the browser unpacks them
-itself (DecompressionStream). Everything goes through Jinja's escaping, and the page's Content-Security-Policy lets only
+Details (a run, a kernel, a pair) are packed until someone opens them; the browser unpacks them itself
+(DecompressionStream). Everything goes through Jinja's escaping, and the page's Content-Security-Policy lets only
 this file's own script run, so that text from a database or a profile stays text.
 """
 
 import base64
-import gzip
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from autotune.dashboard.blocks import Detail, Page
 from autotune.dashboard.draw import draw
+from autotune.dashboard.packing import CODES, MARKUP, packed
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +41,8 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
     style, early, script = asset("style.css"), asset("early.js"), asset("page.js")
     return environment.get_template("page.html.j2").render(
         pages=pages,
-        packed={detail.id: pack(detail) for page in pages for detail in page.details},
+        packed={detail.id: _detail(detail) for page in pages for detail in page.details},
+        markup=dict(zip(CODES, MARKUP, strict=True)),
         title=title,
         live=live,
         style=style,
@@ -54,9 +55,8 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
     )
 
 
-def pack(detail: Detail) -> str:
-    html = _environment().get_template("detail.html.j2").render(detail=detail)
-    return base64.b64encode(gzip.compress(html.encode(), 9, mtime=0)).decode()
+def _detail(detail: Detail) -> str:
+    return packed(_environment().get_template("detail.html.j2").render(detail=detail))
 
 
 def _digest(text: str) -> str:

@@ -8,6 +8,7 @@ from autotune.dashboard.facts import Facts
 from tuning_db.profile_records import KernelLaunch, Profile, RuleFinding
 
 MOST_STALLS = 10
+COUNTERS = "Counters"
 TONES = {"optimization": "warn", "warning": "warn", "error": "bad", "ok": "good"}
 Profiled = tuple[Profile, KernelLaunch]
 
@@ -107,13 +108,13 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
     light = counters.find(launch, counters.SPEED_OF_LIGHT)
     if light:
         rows = tuple((f.label, (f.value,)) for f in light)
-        blocks.append(Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows))
+        blocks.append(Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS))
     waited = counters.stalls(launch)
     if waited:
         rows = tuple((f.label.replace("_", " "), (f.value,)) for f in waited[:MOST_STALLS])
         ratio = waited[0].name.startswith(counters.STALL_RATIO[0])
         axis = Axis("warps stalled for an issued instruction" if ratio else "samples", "", zero=True)
-        blocks.append(Bars("What warps wait for", axis, ("launch",), rows))
+        blocks.append(Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
     blocks.append(_counters(launch, [*light, *waited]))
     return Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
 
@@ -157,4 +158,4 @@ def _counters(launch: KernelLaunch, shown: list[counters.Found]) -> Table:
     times = redundancy(launch)
     if times is not None:
         rows.append((Cell("bytes read ÷ bytes needed"), number_cell(times, 2), Cell(""), Cell("dram__bytes_read.sum ÷ needed")))
-    return Table("Counters", columns, tuple(rows))
+    return Table(COUNTERS, columns, tuple(rows))

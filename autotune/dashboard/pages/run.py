@@ -11,6 +11,7 @@ from autotune.dashboard.names import short_names
 from tuning_db.records import Outcome, Trial
 
 CONVERGED = 0.75  # a search that found its best in this first share of its trials could have stopped
+TRIALS = "Every trial"
 CLOSE = 1.02  # times the best's time is nearly the best
 
 
@@ -151,32 +152,36 @@ def _progress(run: RunFacts, title: str, x: Axis, xs: Sequence[float]) -> XY:
     best.append((xs[-1], least, "end"))
     return XY(
         title, x, Axis("median time", "µs", log=True),
-        (Series("trials that worked", "dots", tuple(dots)), Series("best so far", "steps", tuple(best))),
+        (Series("trials that worked", "dots", tuple(dots)), Series("best so far", "steps", tuple(best))), TRIALS,
     )  # fmt: skip
 
 
 def _trials(run: RunFacts) -> Table:
     varied = sorted({name for t in run.trials for name in t.trial.config})
     columns = (
-        Column("trial", "", True), Column("outcome"), Column("time", "median, µs", True),
+        Column("trial", "", True), Column("ended", "after the run's start, s", True), Column("outcome"),
+        Column("time", "median, µs", True), Column("best so far", "least median, µs", True),
         Column("q10", "µs", True), Column("q90", "µs", True), Column("samples", "timed executions", True),
         Column("compile", "s", True), Column("error", "‖out − ref‖ ÷ ‖ref‖", True), Column("note"),
         *(Column(name, "parameter", False) for name in varied),
     )  # fmt: skip
-    rows = []
+    rows, least = [], float("nan")
     for place, timed in enumerate(run.trials):
         trial, measured = timed.trial, timed.trial.measurement
+        if measured and trial.outcome is Outcome.OK and not measured.median_ns >= least:
+            least = measured.median_ns
         rows.append(
             (
-                number_cell(place + 1, 0),
+                number_cell(place + 1, 0), number_cell(run.ended_s[place], 1),
                 Cell(trial.outcome.value.replace("_", " "), None, None, "" if trial.outcome is Outcome.OK else "bad"),
-                micros_cell(measured.median_ns if measured else None), micros_cell(measured.q10_ns if measured else None),
+                micros_cell(measured.median_ns if measured else None), micros_cell(least),
+                micros_cell(measured.q10_ns if measured else None),
                 micros_cell(measured.q90_ns if measured else None), number_cell(measured.samples if measured else None, 0),
                 number_cell(trial.compile_s, 2), number_cell(trial.error), Cell(trial.message or ""),
                 *(_setting(trial, parameter) for parameter in varied),
             )
         )  # fmt: skip
-    return Table("Every trial", columns, tuple(rows))
+    return Table(TRIALS, columns, tuple(rows))
 
 
 def _setting(trial: Trial, name: str) -> Cell:

@@ -135,4 +135,6 @@ def _machine_code(launch: KernelLaunch) -> Listing:
 
 
 def _mostly(stalls: Counter[str]) -> str:
-    return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in stalls.most_common(2) if count)
+    """The two reasons most waited for, with their samples where there are several."""
+    found = [(reason.replace("_", " "), count) for reason, count in sorted(stalls.items(), key=lambda p: (-p[1], p[0]))]
+    return found[0][0] if len(found) == 1 else ", ".join(f"{reason} {count}" for reason, count in found[:2])

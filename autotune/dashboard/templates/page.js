@@ -37,7 +37,8 @@ async function unpack(packed, article) {
   if (article.dataset.shows === packed.id) return;
   const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  article.innerHTML = await new Response(stream).text();
+  const markup = JSON.parse(find("#markup").textContent);
+  article.innerHTML = (await new Response(stream).text()).replace(/[\x01-\x08\x0b\x0c\x0e-\x1f]/g, (code) => markup[code]);
   article.dataset.shows = packed.id;
 }
 
