@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, dashboard, db, devices, generate, replay, tune
+from autotune.commands import bench, chat, dashboard, db, devices, generate, import_, profile, replay, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -92,8 +92,17 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    devices.devices, tune.tune, generate.generate, chat.chat, bench.bench, db.db, dashboard.dashboard, replay.replay,
-):  # fmt: skip
+    devices.devices,
+    tune.tune,
+    generate.generate,
+    chat.chat,
+    bench.bench,
+    db.db,
+    dashboard.dashboard,
+    replay.replay,
+    import_.import_,
+    profile.profile,
+):
     cli.add_command(command)
 
 

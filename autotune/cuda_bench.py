@@ -35,7 +35,7 @@ clock = time.perf_counter
 
 def bench(
     path: str | Path, db: TuningDB, device: str, *, prompt: int = 2048, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (0, 4096),
+    depths: tuple[int, ...] = (0, 4096), nvtx: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth (cached tokens before them).
 
@@ -53,14 +53,14 @@ def bench(
         "model": Path(path).name,
         "device": {"chip": here.chip, "fingerprint": here.fingerprint, "read_gb_s": read},
         "versions": versions() | dict(here.versions),
-        "settings": {"prompt": prompt, "tokens": tokens, "runs": runs, "alternating": together},
+        "settings": {"prompt": prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx},
         "operations": {},
     }
     for sides in [SIDES] if together else [(side,) for side in SIDES]:
         with ExitStack() as opened:
             engines = {}
             for side in sides:
-                engine = model.load(path, device, db=db, tuned=side == "tuned", context=asked.room)
+                engine = model.load(path, device, db=db, tuned=side == "tuned", context=asked.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
             _measure(engines, asked, index, read, report)
             del engine, engines  # the memory goes with the last reference

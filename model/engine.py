@@ -166,11 +166,13 @@ def load(
     tuned: bool = True,
     threads: int | None = None,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
+    nvtx: bool = False,
 ) -> Model:
     """Load a GGUF model. device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up (None: the templates'
     defaults); tuned=False ignores it.
 
-    context: positions the KV cache holds, at most what the model was trained for. Raises ModelError.
+    context: positions the KV cache holds, at most what the model was trained for; nvtx: mark the operations of a
+    GPU for a profiler, which makes tokens slower. Raises ModelError.
     """
     backend, index = parse_device(device)
     file = open_gguf(Path(path))
@@ -179,11 +181,13 @@ def load(
         raise ModelError(f"heads of {config.head_dim} elements are not supported; use a model whose heads divide by 16")
     if any(heads * config.head_dim % 32 for heads in (config.heads, config.kv_heads)):
         raise ModelError("the widths of all heads together must divide by 32; use another model")
+    if nvtx and backend == "cpu":
+        raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
     room = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    settings = Settings(room, db if tuned else None, index, threads, on_layer)
+    settings = Settings(room, db if tuned else None, index, threads, on_layer, nvtx)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
 

@@ -18,13 +18,15 @@ STEPS_BELOW = 4
 @dataclass(frozen=True)
 class Settings:
     """How to open a runner. context: positions of the KV cache; db: where winners are looked up, None for defaults;
-    index: which device of its kind; threads: of the CPU, None for all cores."""
+    index: which device of its kind; threads: of the CPU, None for all cores; nvtx: mark a GPU's
+    operations by name, for a profiler that watches."""
 
     context: int
     db: TuningDB | None = None
     index: int = 0
     threads: int | None = None
     on_layer: Callable[[int, int], None] = lambda done, of: None
+    nvtx: bool = False
 
 
 class Runner(Protocol):

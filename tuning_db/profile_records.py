@@ -35,18 +35,18 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class Metrics(Mapping[str, Metric]):
-    """The metrics of one launch by name. values: float64, one for each of `columns`, NaN where it has none; texts:
+    """The metrics of one launch by name. numbers: float64, one for each of `columns`, NaN where it has none; texts:
     those that are words."""
 
     columns: Columns = Columns()
-    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    numbers: np.ndarray = field(default_factory=lambda: np.empty(0))
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Metric:
         if name in self.texts:
             return Metric(name, "", self.texts[name])
         place = self.columns.places[name]
-        value = float(self.values[place])
+        value = float(self.numbers[place])
         if value != value:
             raise KeyError(name)
         return Metric(name, self.columns.units[place], value)
@@ -54,15 +54,18 @@ class Metrics(Mapping[str, Metric]):
     def number(self, name: str) -> float | None:
         """The value of a numeric metric; None where this launch has none."""
         place = self.columns.places.get(name)
-        value = float("nan") if place is None else float(self.values[place])
+        value = float("nan") if place is None else float(self.numbers[place])
         return None if value != value else value
 
     def __iter__(self) -> Iterator[str]:
-        yield from (name for name, value in zip(self.columns.names, self.values, strict=True) if value == value)
+        yield from (name for name, value in zip(self.columns.names, self.numbers, strict=True) if value == value)
         yield from self.texts
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(~np.isnan(self.values))) + len(self.texts)
+        return int(np.count_nonzero(~np.isnan(self.numbers))) + len(self.texts)
+
+
+NO_METRICS = Metrics()
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class KernelLaunch:
     problem: str | None = None
     config: Mapping[str, Any] | None = None
     role: str | None = None
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(default_factory=lambda: NO_METRICS)
     findings: tuple[RuleFinding, ...] = ()
     lines: tuple[SourceLine, ...] = ()
 

@@ -24,6 +24,7 @@ LAUNCH_COLUMNS = (
     "place", "kernel", "kind", "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "start_ns",
     "duration_ns", "count", "stream", "range_place", "problem", "config", "role", "metric_values", "metric_texts",
 )  # fmt: skip
+RANGE_COLUMNS = ("place", "name", "parent", "domain", "thread", "start_ns", "end_ns")
 
 
 def profile_row(profile: Profile) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
         launch.place, launch.kernel, launch.kind.value, *(launch.grid or (None,) * 3), *(launch.block or (None,) * 3),
         launch.start_ns, launch.duration_ns, launch.count, launch.stream, launch.range, launch.problem,
         None if launch.config is None else canonical_json(dict(launch.config)), launch.role,
-        np.asarray(m.values, "<f8").tobytes() if len(m.values) else None,
+        np.asarray(m.numbers, "<f8").tobytes() if len(m.numbers) else None,
         canonical_json(dict(m.texts)) if m.texts else None,
     )  # fmt: skip
 
@@ -117,11 +118,9 @@ def line_from(row: Row) -> SourceLine:
     )  # fmt: skip
 
 
-def range_row(place: int, item: Range) -> dict[str, Any]:
-    return {
-        "place": place, "name": item.name, "parent": item.parent, "domain": item.domain, "thread": item.thread,
-        "start_ns": item.start_ns, "end_ns": item.end_ns,
-    }  # fmt: skip
+def range_row(place: int, item: Range) -> tuple[Any, ...]:
+    """The values of RANGE_COLUMNS."""
+    return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns
 
 
 def range_from(row: Row) -> Range:

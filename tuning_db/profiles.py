@@ -5,6 +5,7 @@ when the file fails underneath it.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tuning_db import profile_rows, rows
@@ -25,15 +26,14 @@ def store(db: TuningDB, profile: Profile) -> int:
         for (old,) in db._db.execute("SELECT id FROM profiles WHERE sha256 = ?", (profile.provenance.sha256,)):
             _forget(db, old)
         number = db._insert("profiles", {**profile_rows.profile_row(profile), "imported_at": rows.utc_now()})
-        for place, item in enumerate(profile.ranges):
-            db._insert("profile_ranges", {"profile_id": number, **profile_rows.range_row(place, item)})
+        _insert_many(
+            db, "profile_ranges", number, profile_rows.RANGE_COLUMNS,
+            (profile_rows.range_row(place, item) for place, item in enumerate(profile.ranges)),
+        )  # fmt: skip
         for name, text in profile.sources.items():
             db._insert("profile_sources", {"profile_id": number, "name": name, "text": text})
-        columns = profile_rows.LAUNCH_COLUMNS
-        db._connection.executemany(
-            f"INSERT INTO profile_launches (profile_id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
-            ((number, *profile_rows.launch_row(launch)) for launch in profile.launches),
-        )
+        launches = (profile_rows.launch_row(launch) for launch in profile.launches)
+        _insert_many(db, "profile_launches", number, profile_rows.LAUNCH_COLUMNS, launches)
         _store_details(db, number, profile)
     return number
 
@@ -75,6 +75,15 @@ def of_problem(db: Reader, problem: str) -> list[int]:
         "SELECT DISTINCT profile_id FROM profile_launches WHERE problem = ? ORDER BY profile_id",
         (problem,),
         lambda row: int(row["profile_id"]),
+    )
+
+
+def _insert_many(
+    db: TuningDB, table: str, number: int, columns: Sequence[str], values: Iterable[tuple[Any, ...]]
+) -> None:
+    marks = ", ?" * len(columns)
+    db._connection.executemany(
+        f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES (?{marks})", ((number, *row) for row in values)
     )
 
 

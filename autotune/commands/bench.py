@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from autotune.commands import options, output
+from autotune.errors import UserError
 
 
 @click.command()
@@ -23,12 +24,13 @@ from autotune.commands import options, output
     multiple=True,
     help="Cached tokens to decode after, on a GPU; may be given again.  [default: 0 and 4096]",
 )
+@options.nvtx_option
 @options.device_option
 @options.db_option
 @options.json_option
 def bench(
-    model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...], device: str, db_path: Path | None,
-    as_json: bool,
+    model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...], nvtx: bool, device: str,
+    db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
 
@@ -41,6 +43,8 @@ def bench(
       autotune bench model.gguf --device cuda:0 --depth 0 --depth 4096
     """
     options.require(device)
+    if nvtx and device == options.CPU:
+        raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
     from autotune import bench as library
     from model.gguf_file import open_gguf
 
@@ -52,7 +56,14 @@ def bench(
             from autotune import cuda_bench
 
             result = cuda_bench.bench(
-                model, db, device, prompt=prompt or 2048, tokens=tokens, runs=runs, depths=depths or (0, 4096)
+                model,
+                db,
+                device,
+                prompt=prompt or 2048,
+                tokens=tokens,
+                runs=runs,
+                depths=depths or (0, 4096),
+                nvtx=nvtx,
             )
     if as_json:
         output.print_json(result)

@@ -20,12 +20,14 @@ from autotune.errors import UserError
     help="Put TEXT as a question through the model's chat template, or complete it as it is.  [default: raw]",
 )
 @options.sampling_options(temperature=0.0, top_k=0, top_p=1.0, tokens=128)
+@options.nvtx_option
 @options.device_option
 @options.db_option
 @options.json_option
 def generate(
     model: Path, prompt: str, as_chat: bool, tokens: int, temperature: float, top_k: int, top_p: float,
-    seed: int | None, context: int | None, untuned: bool, device: str, db_path: Path | None, as_json: bool,
+    seed: int | None, context: int | None, untuned: bool, nvtx: bool, device: str, db_path: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Write text after a prompt, streaming it.
 
@@ -40,7 +42,7 @@ def generate(
 
     sampler = Sampler(temperature, top_k, top_p, seed)
     text = _standard_input() if prompt == "-" else prompt
-    engine = loading.load_model(model, device, db_path, context, untuned)
+    engine = loading.load_model(model, device, db_path, context, untuned, nvtx)
     if as_chat and engine.chat.note:
         output.note(engine.chat.note)
     start = _tokens(engine, text, as_chat)

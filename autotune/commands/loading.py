@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from model.engine import Model, Timing
 
 
-def load_model(path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool) -> "Model":
+def load_model(
+    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False
+) -> "Model":
     """The model with the winners that the database has for it; a progress bar on a terminal while it loads."""
     options.require(device)
     from rich.progress import BarColumn, Progress, TextColumn
@@ -26,7 +28,7 @@ def load_model(path: Path, device: str, db_path: Path | None, context: int | Non
     with options.open_database(db_path) as db, bar:
         task = bar.add_task("load", total=None, name=path.name, state="")
         return load(
-            path, device, db=db, context=context, tuned=not untuned,
+            path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx,
             on_layer=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
 

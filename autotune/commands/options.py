@@ -40,6 +40,10 @@ db_option = click.option(
 device_option = click.option(
     "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Where to run."
 )
+nvtx_option = click.option(
+    "--nvtx", is_flag=True,
+    help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, and tokens slower.",
+)  # fmt: skip
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout, everything else on stderr."
 )

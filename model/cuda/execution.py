@@ -43,6 +43,9 @@ class Executor(Protocol):
     def program(self, launches: Sequence[Launch]) -> Program:
         """The launches as one thing that can be started again and again."""
 
+    def span(self, name: str) -> AbstractContextManager:
+        """What is started inside belongs together under this name, for a profiler that was asked to watch."""
+
     def courier(self, width: int, slots: int) -> Courier:
         """For `width` values a time, at most `slots` times sent and not received."""
 
@@ -63,8 +66,28 @@ class Captured:
     def program(self, launches: Sequence[Launch]) -> Program:
         return Graph(launches, self.target, self.device).replay
 
+    def span(self, name: str) -> AbstractContextManager:
+        return nullcontext()
+
     def courier(self, width: int, slots: int) -> Courier:
         return _SideStream(width, slots, self.device)
+
+
+class Marked(Captured):
+    """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
+    the kernels of a graph under the graph alone. So tokens are slower, by what launching costs."""
+
+    def program(self, launches: Sequence[Launch]) -> Program:
+        def run() -> None:
+            with self.span("token"):
+                for launch in launches:
+                    with self.span(launch.name):
+                        launch.run(self.target)
+
+        return run
+
+    def span(self, name: str) -> AbstractContextManager:
+        return torch.cuda.nvtx.range(name)
 
 
 class Direct:
@@ -86,6 +109,9 @@ class Direct:
                 launch.run(self.target)
 
         return run
+
+    def span(self, name: str) -> AbstractContextManager:
+        return nullcontext()
 
     def courier(self, width: int, slots: int) -> Courier:
         return _Immediate()

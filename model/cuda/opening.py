@@ -27,9 +27,10 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cud
         device = machine.detect(settings.index)
     except machine.DeviceError as error:
         raise ModelError(str(error)) from None
-    from model.cuda.execution import Captured
+    from model.cuda.execution import Captured, Marked
 
-    runner = build(file, config, settings, device, Captured(settings.index, machine.target(device)))
+    executor = (Marked if settings.nvtx else Captured)(settings.index, machine.target(device))
+    runner = build(file, config, settings, device, executor)
     runner.decoder.program(("layers", "head", "greedy"), 0)  # so that the first token does not wait for a compiler
     return runner
 

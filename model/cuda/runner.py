@@ -48,5 +48,6 @@ class CudaRunner:
             torch.cuda.synchronize(self.decoder.executor.device)
 
     def _prefill(self, tokens: list[int], first: int, every: bool = False) -> torch.Tensor:
-        with self.decoder.executor.here(), room_for(f"a prompt of {len(tokens)} tokens", FOR_CONTEXT):
+        executor, wanted = self.decoder.executor, f"a prompt of {len(tokens)} tokens"
+        with executor.here(), executor.span("prefill"), room_for(wanted, FOR_CONTEXT):
             return self.prefill.run(tokens, first, every)

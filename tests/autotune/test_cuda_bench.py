@@ -97,7 +97,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = Clock()
     device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
-    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int) -> FakeEngine:
+    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool) -> FakeEngine:
         side = "tuned" if tuned else "untuned"
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
@@ -125,7 +125,7 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     report = bench(runs=3)
     json.dumps(report)
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
-    assert report["settings"] == {"prompt": 2048, "tokens": 128, "runs": 3, "alternating": True}
+    assert report["settings"] == {"prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False}
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
         shallow, deep = report[side]["decode"]["0"], report[side]["decode"]["4096"]

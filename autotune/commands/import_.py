@@ -1,0 +1,51 @@
+"""`autotune import`: what other tools measured, into the tuning database."""
+
+from pathlib import Path
+
+import click
+
+from autotune.commands import options, output
+from autotune.errors import UserError
+
+
+@click.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.db_option
+@options.json_option
+def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+    """Read files of other tools into the tuning database.
+
+    Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, pip install
+    'autotune[nsight]') and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys
+    stats, logs of Helion's autotuner. Kernels of ours are joined to their problem and configuration.
+
+    \b
+    Example:
+      autotune import report.ncu-rep
+      autotune import trace.sqlite kernels.csv
+    """
+    from dataclasses import asdict
+
+    from autotune.nsight import importing
+
+    kinds = []
+    for file in files:  # before anything is stored
+        kind = importing.recognize(file)
+        if kind is None:
+            known = ", ".join(k.name for k in importing.RECOGNIZERS)
+            raise UserError(f"{file} is of no kind that can be imported; these can: {known}")
+        kinds.append(kind)
+    with options.open_database(db_path, readonly=False) as db:
+        done = [kind.load(file, db) for kind, file in zip(kinds, files, strict=True)]
+    if as_json:
+        output.print_json({"imported": [asdict(summary) for summary in done]})
+        return
+    for summary in done:
+        partial = summary.expected is not None and summary.found < summary.expected
+        count = f"partial, {summary.found} of {summary.expected}" if partial else output.counted(summary.found, "row")
+        click.echo(
+            f"{summary.file}: {summary.format}, {count}, {summary.joined} of ours, "
+            f"{summary.total_ns / 1e3:.1f} µs in all; profile {summary.profile}"
+        )
+        if summary.note:
+            output.note(f"{summary.file}: {summary.note}")

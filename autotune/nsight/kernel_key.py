@@ -1,0 +1,28 @@
+"""What identifies a kernel of ours in a profiler's report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+NEEDED = "autotune__bytes_needed"
+"""Our own metric: the least that a launch reads and writes."""
+
+
+@dataclass(frozen=True)
+class KnownKernel:
+    """One launch of one call. kernel: its symbol; grid, block: as the driver is given them; bytes_needed: the least it
+    has to read and write; name: what it does in its operation ("gate_up")."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    name: str
+    problem: str
+    config: Mapping[str, Any]
+    role: str | None
+    bytes_needed: int
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Self:
+        """From what `dataclasses.asdict` gave, through JSON."""
+        return cls(**{**row, "grid": tuple(row["grid"]), "block": tuple(row["block"])})
