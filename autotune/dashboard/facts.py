@@ -6,8 +6,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from autotune.nsight.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
-from tuning_db.profile_records import KernelLaunch, Profile
+from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 from tuning_db.records import Outcome, StoredRun, StoredWinner
 from tuning_db.timed_trials import TimedTrial
 
@@ -88,6 +89,15 @@ class Database:
 
 
 @dataclass(frozen=True, eq=False)
+class Profiled:
+    """A launch with its profile and what our own rules find wrong with it, the most likely cause first."""
+
+    profile: Profile
+    launch: KernelLaunch
+    causes: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Facts:
     """database: what the pages show; against: another one to compare it with."""
 
@@ -97,11 +107,11 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
-    def profiled(self) -> tuple[tuple[Profile, KernelLaunch], ...]:
+    def profiled(self) -> tuple[Profiled, ...]:
         """Launches with counters, rules or instructions: those that the kernel's page has something to say about."""
         return tuple(
-            (profile, launch)
+            Profiled(profile, launch, tuple(causes))
             for profile in self.database.profiles
-            for launch in profile.launches
-            if launch.findings or launch.lines or len(launch.metrics)
+            for launch, causes in zip(profile.launches, diagnose_all(profile.launches), strict=True)
+            if launch.kind is not RowKind.TRIAL and (launch.findings or launch.lines or len(launch.metrics))
         )

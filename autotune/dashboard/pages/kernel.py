@@ -1,21 +1,23 @@
 """What holds a kernel back: its counters, and the tool's rules in words."""
 
+from collections import Counter
+
 from autotune.dashboard import counters
 from autotune.dashboard.blocks import (
     Axis, Bars, Block, Cell, Column, Detail, Page, Remarks, Table, Words, link, micros_cell, number_cell, significant,
 )  # fmt: skip
-from autotune.dashboard.facts import Facts
-from tuning_db.profile_records import KernelLaunch, Profile, RuleFinding
+from autotune.dashboard.facts import Facts, Profiled
+from autotune.nsight.diagnosis import Finding
+from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
 
 MOST_STALLS = 10
 COUNTERS = "Counters"
 TONES = {"optimization": "warn", "warning": "warn", "error": "bad", "ok": "good"}
-Profiled = tuple[Profile, KernelLaunch]
 
 
 def page(facts: Facts) -> Page:
     profiled = facts.profiled
-    details = tuple(_detail(place, *entry) for place, entry in enumerate(profiled))
+    details = tuple(_detail(place, entry) for place, entry in enumerate(profiled))
     question = "What holds each kernel back?"
     blocks = (_index(profiled),) if profiled else ()
     return Page("kernel", "Kernel", question, _answer(profiled), blocks, "kernel", details)
@@ -48,18 +50,22 @@ def limiter(launch: KernelLaunch) -> str | None:
 def _answer(profiled: tuple[Profiled, ...]) -> str:
     if not profiled:
         return "No profile with counters has been imported: autotune import report.ncu-rep brings one in."
-    worst = max(profiled, key=lambda e: max((f.gain or 0.0 for f in findings(e[1])[:1]), default=0.0))
-    top = findings(worst[1])[:1]
-    text = f"{len(profiled)} profiled launches."
-    if top and top[0].gain:
-        text += (
-            f" The tool's largest estimated gain is in {label(worst[1])}: {top[0].title}, {top[0].gain:.0f}%"
-            f"{' of the part it looks at' if top[0].gain_scope == 'local' else ''}."
-        )
-    wasteful = [e for e in profiled if (redundancy(e[1]) or 0.0) > 1.1]
-    if wasteful:
-        text += f" {len(wasteful)} read more than 1.1 times the bytes needed."
-    return text
+    text = f"{len(profiled)} launches were profiled."
+    known = [entry for entry in profiled if entry.causes]
+    if known:
+        worst = max(known, key=lambda entry: entry.causes[0].gain * (_time(entry.launch) or 0.0))
+        cause = worst.causes[0]
+        if cause.gain:
+            text += f" The most time to gain is in {label(worst.launch)}: {_lower(cause.title)}, up to {cause.gain:.0%} of it."
+        causes = Counter(entry.causes[0].title for entry in known)
+        title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+        text += f" The most frequent finding is: {_lower(title)} ({count})."
+    wasteful = sum((redundancy(entry.launch) or 0.0) > 1.1 for entry in profiled)
+    return text + (f" {wasteful} read more than 1.1 times the bytes needed." if wasteful else "")
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _index(profiled: tuple[Profiled, ...]) -> Table:
@@ -69,22 +75,23 @@ def _index(profiled: tuple[Profiled, ...]) -> Table:
         Column("memory", "gpu__compute_memory_throughput, % of peak", True),
         Column("DRAM", "gpu__dram_throughput, % of peak", True),
         Column("occupancy", "sm__warps_active, % of peak", True), Column("first stall"),
-        Column("read ÷ needed", "dram__bytes_read.sum ÷ bytes needed", True), Column("top rule"),
-        Column("gain", "the rule's estimate, %", True), Column("file"),
+        Column("read ÷ needed", "dram__bytes_read.sum ÷ bytes needed", True), Column("top finding"),
+        Column("gain", "estimated, at best, % of the time", True), Column("file"),
     )  # fmt: skip
     rows = []
-    for place, (profile, launch) in enumerate(profiled):
+    for place, entry in enumerate(profiled):
+        launch = entry.launch
         light = {f.label: f.value for f in counters.find(launch, counters.SPEED_OF_LIGHT)}
         occupancy = counters.one(launch, counters.OCCUPANCY["achieved"])
-        waited, top = counters.stalls(launch)[:1], findings(launch)[:1]
+        waited, top = counters.stalls(launch)[:1], entry.causes[:1]
         rows.append(
             (
                 link(label(launch), f"kernel-{place}"), Cell(launch.problem or "–"), micros_cell(_time(launch)),
                 *(number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
                 number_cell(occupancy.value if occupancy else None, 1),
                 Cell(waited[0].label.replace("_", " ") if waited else "–"), number_cell(redundancy(launch), 2),
-                Cell(top[0].title if top else "–"), number_cell(top[0].gain if top else None, 0),
-                Cell(profile.provenance.file),
+                Cell(top[0].title if top else "–"), number_cell(100 * top[0].gain if top else None, 0),
+                Cell(entry.profile.provenance.file),
             )
         )  # fmt: skip
     return Table("Every profiled launch", columns, tuple(rows))
@@ -97,8 +104,14 @@ def _time(launch: KernelLaunch) -> float | None:
     return found.value if found else None
 
 
-def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
-    blocks: list[Block] = [Words(_summary(profile, launch))]
+def _detail(place: int, entry: Profiled) -> Detail:
+    launch = entry.launch
+    blocks: list[Block] = [Words(_summary(entry.profile, launch))]
+    if entry.causes:
+        blocks += [
+            Words("What holds it back", heading=True),
+            Remarks(tuple((_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain else "good") for c in entry.causes)),
+        ]
     found = findings(launch)
     if found:
         blocks += [
@@ -117,6 +130,20 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
         blocks.append(Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
     blocks.append(_counters(launch, [*light, *waited]))
     return Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+
+
+def _cause(cause: Finding) -> str:
+    return f"{cause.title}: up to {cause.gain:.0%} of the time" if cause.gain else cause.title
+
+
+def _shown(cause: Finding) -> str:
+    shown = (f"{m.name} {_value(m)}" for m in cause.metrics)
+    text = ", ".join(shown)
+    return f"({text})" if text else ""
+
+
+def _value(metric: Metric) -> str:
+    return metric.value if isinstance(metric.value, str) else f"{significant(metric.value)} {metric.unit}".rstrip()
 
 
 def _title(finding: RuleFinding) -> str:

@@ -4,27 +4,27 @@ from collections import Counter
 
 from autotune.dashboard.blocks import Block, Cell, Column, Detail, Listing, Page, Table, Words, link, number_cell, percent_cell
 from autotune.dashboard.facts import Facts
-from autotune.dashboard.pages.kernel import Profiled, label
+from autotune.dashboard.pages.kernel import label
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
 
 AROUND = 3  # lines of source shown around those that machine code came from
 
 
 def page(facts: Facts) -> Page:
-    profiled = [(place, *entry) for place, entry in enumerate(facts.profiled) if entry[1].lines]
+    profiled = [(n, one.profile, one.launch) for n, one in enumerate(facts.profiled) if one.launch.lines]
     details = tuple(_detail(*entry) for entry in profiled)
     question = "Which line of which kernel waits, and for what?"
     blocks = (_index(profiled),) if profiled else ()
-    return Page("source", "Source", question, _answer([entry[1:] for entry in profiled]), blocks, "kernel", details)
+    return Page("source", "Source", question, _answer([launch for *_, launch in profiled]), blocks, "kernel", details)
 
 
-def _answer(profiled: list[Profiled]) -> str:
-    if not profiled:
+def _answer(launches: list[KernelLaunch]) -> str:
+    if not launches:
         return "No imported report has machine code: ncu --set full --import-source yes records it."
-    sampled = [entry for entry in profiled if _samples(entry[1])]
+    sampled = [launch for launch in launches if _samples(launch)]
     if not sampled:
-        return f"{len(profiled)} kernels have machine code, none of them samples of what its warps waited for."
-    _, launch = max(sampled, key=lambda entry: _hottest(entry[1])[2])
+        return f"{len(launches)} kernels have machine code, none of them samples of what its warps waited for."
+    launch = max(sampled, key=lambda launch: _hottest(launch)[2])
     where, reason, share = _hottest(launch)
     return f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {reason.replace('_', ' ')}."
 
