@@ -62,7 +62,9 @@ def _serve(db_path: Path | None, against: Path | None, benches: tuple[Path, ...]
     from tuning_db import default_path
 
     first = db_path or default_path()
-    watched = [file for path in (first, against, *benches) if path for file in (path, path.with_name(path.name + "-wal"))]
+    watched = [
+        file for path in (first, against, *benches) if path for file in (path, path.with_name(path.name + "-wal"))
+    ]
 
     def state() -> list[tuple[int, int] | None]:
         return [(at.st_mtime_ns, at.st_size) if (at := _stat(file)) else None for file in watched]

@@ -114,7 +114,12 @@ class Spans:
     twin: str = ""
 
     def table(self) -> Table:
-        columns = (Column("track"), Column("from", self.x.title, True), Column("to", self.x.title, True), Column("what"))
+        columns = (
+            Column("track"),
+            Column("from", self.x.title, True),
+            Column("to", self.x.title, True),
+            Column("what"),
+        )
         rows = tuple(
             (Cell(track), number_cell(begin), number_cell(end), Cell(text))
             for track, spans in self.rows

@@ -19,7 +19,7 @@ def on_terminal(chart: XY, width: int, height: int, colours: bool) -> str:
     figure.clear()
     figure.theme("simple")
     figure.plot_size(width, height)
-    for series in chart.series:
+    for series in sorted(chart.series, key=lambda series: series.kind == "dots"):  # dots over lines
         xs, ys = _places(series)
         signal = figure.signal(xs, ys, marker="•" if series.kind == "dots" else None).label(series.name)
         figure.draw(signal.lines(series.kind != "dots"))

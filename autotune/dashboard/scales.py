@@ -35,7 +35,9 @@ def scale(
         return Scale(low, high, begin, end, True, _log_ticks(low, high, most))
     low = min(low, 0.0) if zero else low
     if high <= low:
-        low, high = (low - 0.5 * (abs(low) or 1.0), low + 0.5 * (abs(low) or 1.0)) if not zero else (0.0, abs(low) or 1.0)
+        low, high = (
+            (low - 0.5 * (abs(low) or 1.0), low + 0.5 * (abs(low) or 1.0)) if not zero else (0.0, abs(low) or 1.0)
+        )
     step = _step((high - low) / most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(n * step, 12) for n in range(first, last + 1))

@@ -30,7 +30,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
-            raise UserError(f"port {port} cannot be used ({error.strerror or error}); choose another with --port") from None
+            raise UserError(
+                f"port {port} cannot be used ({error.strerror or error}); choose another with --port"
+            ) from None
 
     @property
     def url(self) -> str:
@@ -94,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return False
 
-    def _answer(self, status: HTTPStatus, body: str | bytes, kind: str = "text/plain; charset=utf-8", allow: bool = False) -> None:
+    def _answer(
+        self, status: HTTPStatus, body: str | bytes, kind: str = "text/plain; charset=utf-8", allow: bool = False
+    ) -> None:
         data = body.encode() if isinstance(body, str) else body
         self.send_response(status)
         if allow:

@@ -56,7 +56,10 @@ def of_profile(profile: Profile) -> Timeline | None:
     events = []
     for launch in launches:
         begin = ((launch.start_ns or 0) - first) / 1e3
-        about = {"problem": launch.problem, "range": None if launch.range is None else profile.ranges[launch.range].name}
+        about = {
+            "problem": launch.problem,
+            "range": None if launch.range is None else profile.ranges[launch.range].name,
+        }
         events.append(
             Event(
                 f"stream {launch.stream if launch.stream is not None else '?'}", launch.kernel, begin,

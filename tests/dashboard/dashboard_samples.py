@@ -14,7 +14,12 @@ from tuning_db.profile_records import (
 from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 
 H100 = Device(
-    "cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 85_017_493_504, (("cuda", "13.0"), ("driver", "580"), ("triton", "3.6.0"))
+    "cuda",
+    "NVIDIA H100 80GB HBM3",
+    "9.0",
+    132,
+    85_017_493_504,
+    (("cuda", "13.0"), ("driver", "580"), ("triton", "3.6.0")),
 )
 SPACE = {
     "ahead": (1, 2, 3), "each": (1, 2, 4), "early": (0, 1), "ready": (0, 1), "source": ("planes", "blocks"),
@@ -34,7 +39,9 @@ METRICS = {
 }  # fmt: skip
 
 
-def record(path: Path, runs: int, trials: int, problems: int, seed: int = 0, drift: float = 0.0, note: str = "") -> None:
+def record(
+    path: Path, runs: int, trials: int, problems: int, seed: int = 0, drift: float = 0.0, note: str = ""
+) -> None:
     """`runs` searches of `trials` trials each, over `problems` problems in turn. drift: what all times are longer by."""
     rng = random.Random(seed)
     with open_db(path) as db:
@@ -44,7 +51,9 @@ def record(path: Path, runs: int, trials: int, problems: int, seed: int = 0, dri
             rows_ = 576 * (1 + number % problems)
             key = f"matvec:rows={rows_},cols=1024,format=Q4_0,activation=int16{note}"
             bytes_ = rows_ * 1024 * 18 // 32
-            run = db.begin_run(H100, Run(key, 1, "pool", 0, 5184, bytes_, rows_ * 2048, {"commit": f"abc{seed}", "torch": "2.11.0"}))
+            run = db.begin_run(
+                H100, Run(key, 1, "pool", 0, 5184, bytes_, rows_ * 2048, {"commit": f"abc{seed}", "torch": "2.11.0"})
+            )
             _search(db, rng, run, key, bytes_, trials, drift, note)
             db.finish_run(run, "finished")
 
@@ -56,12 +65,19 @@ def _search(db, rng: random.Random, run: int, key: str, bytes_: int, trials: int
     for _ in range(trials):
         config = {name: rng.choice(values) for name, values in SPACE.items()}
         if rng.random() < 0.03:
-            records.append((Trial(config, Outcome.TIMED_OUT, None, 8.0, None, None, f"compiling: no answer within 8 s{note}"), None))
+            records.append(
+                (
+                    Trial(config, Outcome.TIMED_OUT, None, 8.0, None, None, f"compiling: no answer within 8 s{note}"),
+                    None,
+                )
+            )
             continue
         time = base * (1 + 0.4 * (config["source"] == "blocks") + 0.1 * abs(config["warps"] - 4) + 0.3 * rng.random())
         time *= 1 + drift + rng.gauss(0, 0.004)
         measured = Measurement(time * 0.997, time, time * 1.004, 7)
-        records.append((Trial(config, Outcome.OK, measured, rng.uniform(0.2, 2.0), rng.uniform(1e-5, 2e-5), 0.015), measured))
+        records.append(
+            (Trial(config, Outcome.OK, measured, rng.uniform(0.2, 2.0), rng.uniform(1e-5, 2e-5), 0.015), measured)
+        )
     first = None
     with db._transaction():  # one for all: these tests want a full database, not to wait for a disk
         for trial, measured in records:
@@ -75,7 +91,9 @@ def _search(db, rng: random.Random, run: int, key: str, bytes_: int, trials: int
     db.set_winner(H100, Winner(key, 1, best[2], best[3], first.median_ns, 1e-5, 0.015), run, best[1])
 
 
-def profile(kernels: int, instructions: int, seed: int = 0, name: str = "report.ncu-rep", kernel: str = "_product_kernel") -> Profile:
+def profile(
+    kernels: int, instructions: int, seed: int = 0, name: str = "report.ncu-rep", kernel: str = "_product_kernel"
+) -> Profile:
     """An Nsight Compute report of `kernels` launches with counters, rules and sampled machine code."""
     rng = random.Random(seed)
     columns = Columns(tuple(METRICS), tuple(METRICS.values()))
@@ -94,7 +112,9 @@ def profile(kernels: int, instructions: int, seed: int = 0, name: str = "report.
         name, f"{seed:064x}", 1_000_000, "Nsight Compute", "ncu-rep", "2026.3.1", "NVIDIA H100 80GB HBM3",
         {"sm": 1.7e9, "dram": 2.6e9}, H100.fingerprint, "2026-11-26T19:00:00+00:00", kernels, kernels,
     )  # fmt: skip
-    source = "\n".join(f"    acc += tl.sum(weights{line} * vector{line}, axis=1)  # step {line}" for line in range(1, 121))
+    source = "\n".join(
+        f"    acc += tl.sum(weights{line} * vector{line}, axis=1)  # step {line}" for line in range(1, 121)
+    )
     return Profile(origin, tuple(launches), (), {"product.py": source})
 
 
@@ -102,7 +122,9 @@ def timeline(name: str = "token.sqlite", kernel: str = "kernel") -> Profile:
     """An Nsight Systems timeline: two streams, 1 µs gaps."""
     launches, at = [], 1_000_000
     for place in range(40):
-        launches.append(KernelLaunch(place, f"{kernel}_{place % 5}", start_ns=at, duration_ns=2000.0, stream=7, range=0))
+        launches.append(
+            KernelLaunch(place, f"{kernel}_{place % 5}", start_ns=at, duration_ns=2000.0, stream=7, range=0)
+        )
         at += 3000
     origin = Provenance(name, "f" * 64, 5000, "Nsight Systems", "sqlite", found=40, expected=50)
     return Profile(origin, tuple(launches), (Range("decode step"),))
@@ -120,13 +142,32 @@ def _findings(rng: random.Random) -> tuple[RuleFinding, ...]:
 
 
 def _lines(rng: random.Random, count: int) -> tuple[SourceLine, ...]:
-    names = ("LDG.E.128", "LDS.64", "FFMA", "IMAD", "HFMA2.MMA", "SHFL.BFLY", "IDP.4A.S8.S8", "BAR.SYNC", "STG.E", "PRMT")
+    names = (
+        "LDG.E.128",
+        "LDS.64",
+        "FFMA",
+        "IMAD",
+        "HFMA2.MMA",
+        "SHFL.BFLY",
+        "IDP.4A.S8.S8",
+        "BAR.SYNC",
+        "STG.E",
+        "PRMT",
+    )
     lines = []
     for n in range(count):
         sass = f"{rng.choice(names)} R{rng.randrange(96)}, R{rng.randrange(96)}, R{rng.randrange(96)}, R{rng.randrange(96)} ;"
         stalls = {rng.choice(STALLS): rng.randrange(1, 900)} if rng.random() < 0.4 else {}
         lines.append(
-            SourceLine(16 * n, sass, "ld.global.v4.b32" if n % 3 == 0 else None, "product.py", 1 + n * 100 // count, 128, stalls)
+            SourceLine(
+                16 * n,
+                sass,
+                "ld.global.v4.b32" if n % 3 == 0 else None,
+                "product.py",
+                1 + n * 100 // count,
+                128,
+                stalls,
+            )
         )
     return tuple(lines)
 
@@ -139,7 +180,12 @@ def store(path: Path, found: Sequence[Profile]) -> None:
 
 def bench(model: str = "qwen3-0.6b-Q4_0.gguf") -> dict:
     """What `scripts/bench_gpu` writes, as far as the dashboard reads it."""
-    operations = [("qkv", 28, 50.0, 66e6), ("attention", 28, 60.0, 8e6), ("head", 1, 48.0, 128e6), ("pick", 1, 5.0, None)]
+    operations = [
+        ("qkv", 28, 50.0, 66e6),
+        ("attention", 28, 60.0, 8e6),
+        ("head", 1, 48.0, 128e6),
+        ("pick", 1, 5.0, None),
+    ]
 
     def side(scale: float) -> list[dict]:
         found = [
@@ -149,12 +195,26 @@ def bench(model: str = "qwen3-0.6b-Q4_0.gguf") -> dict:
             }
             for kernel, count, us, size in operations
         ]  # fmt: skip
-        total = {"kernel": "token", "count": 58, "us": 150.0 * scale, "us_each": 2.6, "bytes": 202e6, "gb_s": 1300.0, "share": 0.41}
+        total = {
+            "kernel": "token",
+            "count": 58,
+            "us": 150.0 * scale,
+            "us_each": 2.6,
+            "bytes": 202e6,
+            "gb_s": 1300.0,
+            "share": 0.41,
+        }
         return [*found, total]
 
     def decode(rate: float) -> dict:
         return {
-            depth: {"tok_s": rate / scale, "gb_s": 1200.0, "share": 0.38, "kernels_per_token": 142, "bytes_per_token": 384e6}
+            depth: {
+                "tok_s": rate / scale,
+                "gb_s": 1200.0,
+                "share": 0.38,
+                "kernels_per_token": 142,
+                "bytes_per_token": 384e6,
+            }
             for depth, scale in (("0", 1.0), ("4096", 1.6))
         }
 

@@ -121,12 +121,18 @@ def _detail(place: int, entry: Profiled) -> Detail:
     light = counters.find(launch, counters.SPEED_OF_LIGHT)
     if light:
         rows = tuple((f.label, (f.value,)) for f in light)
-        blocks.append(Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS))
+        blocks.append(
+            Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS)
+        )
     waited = counters.stalls(launch)
     if waited:
         rows = tuple((f.label.replace("_", " "), (f.value,)) for f in waited[:MOST_STALLS])
         ratio = waited[0].name.startswith(counters.STALL_RATIO[0])
-        axis = Axis("warps stalled for an issued instruction" if ratio else "samples", "", zero=True)
+        axis = Axis(
+            "warps stalled" if ratio else "samples",
+            "for an issued instruction" if ratio else "of the program counter",
+            zero=True,
+        )
         blocks.append(Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
     blocks.append(_counters(launch, [*light, *waited]))
     return Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
@@ -184,5 +190,7 @@ def _counters(launch: KernelLaunch, shown: list[counters.Found]) -> Table:
     rows = [(Cell(f.label.replace("_", " ")), number_cell(f.value), Cell(f.unit), Cell(f.name)) for f in found]
     times = redundancy(launch)
     if times is not None:
-        rows.append((Cell("bytes read ÷ bytes needed"), number_cell(times, 2), Cell(""), Cell("dram__bytes_read.sum ÷ needed")))
+        rows.append(
+            (Cell("bytes read ÷ bytes needed"), number_cell(times, 2), Cell(""), Cell("dram__bytes_read.sum ÷ needed"))
+        )
     return Table(COUNTERS, columns, tuple(rows))

@@ -18,9 +18,7 @@ def page(facts: Facts) -> Page:
     found = _importances(facts.database)
     names = short_names(problem for _, problem, _ in found)
     several = len({device for device, _, _ in found}) > 1
-    labels = {
-        group: names[group[1]] + (f" on {group[0].chip}" if several else "") for group in found
-    }
+    labels = {group: names[group[1]] + (f" on {group[0].chip}" if several else "") for group in found}
     details = tuple(
         _detail(f"parameters-{place}", labels[group], group, one) for place, (group, one) in enumerate(found.items())
     )
@@ -80,10 +78,14 @@ def _index(found: dict[Group, Importance], labels) -> Table:
 def _detail(id: str, label: str, group: Group, one: Importance) -> Detail:
     device, problem, version = group
     blocks: list[Block] = [
-        Words(f"{label}: {one.trials} trials that worked, {device.chip}, template version {version}. Problem {problem}.")
+        Words(
+            f"{label}: {one.trials} trials that worked, {device.chip}, template version {version}. Problem {problem}."
+        )
     ]
     if one.ped_anova is None:
-        blocks.append(Words(f"Fewer than {LEAST} trials worked, or nothing varied: no importances, only what was measured."))
+        blocks.append(
+            Words(f"Fewer than {LEAST} trials worked, or nothing varied: no importances, only what was measured.")
+        )
     else:
         blocks.append(_chart(one))
     order = list(one.fanova or one.ped_anova or one.slices)

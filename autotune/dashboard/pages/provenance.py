@@ -36,9 +36,7 @@ def _files(facts: Facts) -> Table:
     if facts.against is not None:
         files.append((facts.against.file, f"tuning database to compare with, schema {facts.against.schema}"))
     files += [(bench.file, f"benchmark of {bench.document['model']}") for bench in facts.benches]
-    rows = [
-        (Cell(file.name), Cell(what), number_cell(file.size_bytes, 0), Cell(file.sha256)) for file, what in files
-    ]
+    rows = [(Cell(file.name), Cell(what), number_cell(file.size_bytes, 0), Cell(file.sha256)) for file, what in files]
     for profile in facts.database.profiles:
         origin = profile.provenance
         what = f"{origin.tool} profile, {origin.format}"

@@ -22,7 +22,13 @@ def page(facts: Facts) -> Page:
         blocks.append(_table(device, mine, facts))
         sentences.append(_sentence(device, mine, facts))
     answer = " ".join(sentences) or "No device has both a measured read bandwidth and a winner yet."
-    return Page("roofline", "Roofline", "Is each problem bound by memory or by arithmetic, and how close?", answer, tuple(blocks))
+    return Page(
+        "roofline",
+        "Roofline",
+        "Is each problem bound by memory or by arithmetic, and how close?",
+        answer,
+        tuple(blocks),
+    )
 
 
 def _intensity(row: Row, facts: Facts) -> tuple[float, float]:
@@ -90,14 +96,21 @@ def _roofs(device: DeviceFacts) -> Table:
         "int8_gop_s": ("8-bit integer arithmetic", "Gop/s"), "f32_gflop_s": ("32-bit float arithmetic", "Gflop/s"),
     }  # fmt: skip
     rows = [
-        (Cell(measured[name][0]), number_cell(value, 1), Cell(measured[name][1]), Cell("measured here (autotune devices)"))
+        (
+            Cell(measured[name][0]),
+            number_cell(value, 1),
+            Cell(measured[name][1]),
+            Cell("measured here (autotune devices)"),
+        )
         for name, value in sorted(device.ceilings.items())
         if name in measured
     ]
     known = vendor(device.device.chip)
     if known:
         rows.append((Cell("memory bandwidth"), number_cell(known.memory_gb_s, 0), Cell("GB/s"), Cell(known.source)))
-        rows.append((Cell("32-bit float arithmetic"), number_cell(known.f32_gflop_s, 0), Cell("Gflop/s"), Cell(known.source)))
+        rows.append(
+            (Cell("32-bit float arithmetic"), number_cell(known.f32_gflop_s, 0), Cell("Gflop/s"), Cell(known.source))
+        )
     return Table("Roofs: measured, and the vendor's", columns, tuple(rows))
 
 

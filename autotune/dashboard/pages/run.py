@@ -145,7 +145,7 @@ def _progress(run: RunFacts, title: str, x: Axis, xs: Sequence[float]) -> XY:
     dots, best, least = [], [], float("inf")
     for place, nanoseconds in run.working:
         micros = nanoseconds / 1e3
-        dots.append((xs[place], micros, f"trial {place + 1}: {micros:.2f} µs"))
+        dots.append((xs[place], micros, f"trial {place + 1}: {micros_cell(nanoseconds).text} µs"))
         if micros < least:
             least = micros
             best.append((xs[place], micros, f"trial {place + 1}"))
@@ -187,4 +187,3 @@ def _trials(run: RunFacts) -> Table:
 def _setting(trial: Trial, name: str) -> Cell:
     value = trial.config.get(name)
     return Cell("–" if value is None else str(value), float(value) if isinstance(value, int | float) else None)
-

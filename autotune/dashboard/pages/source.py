@@ -2,11 +2,24 @@
 
 from collections import Counter
 
-from autotune.dashboard.blocks import Block, Cell, Column, Detail, Listing, Page, Table, Words, link, number_cell, percent_cell
+from autotune.dashboard.blocks import (
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Listing,
+    Page,
+    Table,
+    Words,
+    link,
+    number_cell,
+    percent_cell,
+)
 from autotune.dashboard.facts import Facts
 from autotune.dashboard.pages.kernel import label
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
 
+ISSUING = ("selected", "not_selected")  # samples of warps that could issue: they waited for nothing but their turn
 AROUND = 3  # lines of source shown around those that machine code came from
 
 
@@ -26,7 +39,9 @@ def _answer(launches: list[KernelLaunch]) -> str:
         return f"{len(launches)} kernels have machine code, none of them samples of what its warps waited for."
     launch = max(sampled, key=lambda launch: _hottest(launch)[2])
     where, reason, share = _hottest(launch)
-    return f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {reason.replace('_', ' ')}."
+    return (
+        f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {reason.replace('_', ' ')}."
+    )
 
 
 def _samples(launch: KernelLaunch) -> int:
@@ -34,7 +49,12 @@ def _samples(launch: KernelLaunch) -> int:
 
 
 def _where(line: SourceLine) -> str:
-    return f"{line.file}:{line.line}" if line.file and line.line else f"instruction {line.address:#x}"
+    return f"{_short(line.file)}:{line.line}" if line.file and line.line else f"instruction {line.address:#x}"
+
+
+def _short(file: str) -> str:
+    """The end of a path: where it lay when it was compiled says nothing here."""
+    return "/".join(file.replace("\\", "/").split("/")[-2:])
 
 
 def _hottest(launch: KernelLaunch) -> tuple[str, str, float]:
@@ -42,12 +62,13 @@ def _hottest(launch: KernelLaunch) -> tuple[str, str, float]:
     at: Counter[str] = Counter()
     for line in launch.lines:
         at[_where(line)] += line.samples
-    where, count = at.most_common(1)[0]
+    where, count = min(at.items(), key=lambda pair: (-pair[1], pair[0]))
     reasons: Counter[str] = Counter()
     for line in launch.lines:
         if _where(line) == where:
             reasons.update(line.stalls)
-    return where, reasons.most_common(1)[0][0], count / _samples(launch)
+    waits = {reason: n for reason, n in reasons.items() if reason not in ISSUING} or reasons
+    return where, min(waits, key=lambda reason: (-waits[reason], reason)), count / _samples(launch)
 
 
 def _index(profiled: list[tuple[int, Profile, KernelLaunch]]) -> Table:
@@ -73,12 +94,15 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
     blocks: list[Block] = []
     if total:
         where, reason, share = _hottest(launch)
-        blocks.append(Words(f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly {reason.replace('_', ' ')}."))
+        blocks.append(
+            Words(f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly {reason.replace('_', ' ')}.")
+        )
         blocks.append(_reasons(launch, total))
     else:
         blocks.append(Words(f"{label(launch)}: machine code without samples."))
     blocks.append(Words("Choose a line to see what belongs to it; darker lines have more of the samples."))
-    blocks += [*_sources(profile, launch), _machine_code(launch)]
+    sources = _sources(profile, launch)
+    blocks += [*sources[:1], _machine_code(launch), *sources[1:]]  # the hottest file beside the machine code
     return Detail(f"source-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
 
 
@@ -94,8 +118,12 @@ def _reasons(launch: KernelLaunch, total: int) -> Table:
         (Cell(reason.replace("_", " ")), number_cell(count, 0), percent_cell(count / total))
         for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
     )
-    columns = (Column("waits for"), Column("samples", "", True), Column("share", "of all samples", True))
-    return Table("What warps waited for", columns, rows)
+    columns = (
+        Column("state"),
+        Column("samples", "of the program counter", True),
+        Column("share", "of all samples", True),
+    )
+    return Table("What warps did at the samples", columns, rows)
 
 
 def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
@@ -108,10 +136,15 @@ def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
             notes.setdefault((line.file, line.line), Counter()).update(line.stalls)
     most = max(samples.values(), default=0)
     listings = []
-    for file in sorted({file for file, _ in samples}):
+    in_file: Counter[str] = Counter()
+    for (file, _), count in samples.items():
+        in_file[file] += count
+    for file in sorted(in_file, key=lambda file: (-in_file[file], file)):
         text = profile.sources.get(file, "").splitlines()
         used = sorted(number for name, number in samples if name == file)
-        shown = sorted({n for u in used for n in range(max(1, u - AROUND), u + AROUND + 1) if n <= len(text)} | set(used))
+        shown = sorted(
+            {n for u in used for n in range(max(1, u - AROUND), u + AROUND + 1) if n <= len(text)} | set(used)
+        )
         rows = []
         for number in shown:
             count = samples[file, number]
@@ -119,7 +152,7 @@ def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
             note = _mostly(notes.get((file, number), Counter()))
             key = f"{file}:{number}" if number in used else ""
             rows.append((str(number), line_text, str(count) if count else "", _heat(count, most), note, key))
-        listings.append(Listing(f"Source, {file}", ("line", "source"), tuple(rows)))
+        listings.append(Listing(f"Source, {_short(file)}", ("line", "source"), tuple(rows)))
     return listings
 
 

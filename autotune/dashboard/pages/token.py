@@ -36,7 +36,11 @@ def _answer(facts: Facts, recorded: list[Timeline]) -> str:
             name, row = max(tuned.items(), key=lambda pair: pair[1]["us"])
             total = sum(r["us"] for r in tuned.values())
             sentences.append(f"{bench.document['model'].removesuffix('.gguf')} {name} ({row['us'] / total:.0%})")
-    return f"What takes most of a tuned token's kernel time: {', '.join(sentences)}." if sentences else "No kernels were timed."
+    return (
+        f"What takes most of a tuned token's kernel time: {', '.join(sentences)}."
+        if sentences
+        else "No kernels were timed."
+    )
 
 
 def _bench(id: str, bench: Bench) -> Detail:
@@ -133,15 +137,27 @@ def _recorded(id: str, timeline: Timeline) -> Detail:
     for event in shown:
         tracks[event.name].append((event.begin, event.end, f"{event.name}: {event.end - event.begin:.2f} µs"))
     part = f", the first {LONGEST} launches" if len(timeline.events) > LONGEST else ""
-    blocks.append(Spans(f"Kernels in time{part}", Axis("time", "µs", zero=True), tuple((n, tuple(s)) for n, s in tracks.items())))
+    blocks.append(
+        Spans(f"Kernels in time{part}", Axis("time", "µs", zero=True), tuple((n, tuple(s)) for n, s in tracks.items()))
+    )
     by_kernel = defaultdict(list)
     for event in timeline.events:
         by_kernel[event.name].append(event.end - event.begin)
     total = sum(map(sum, by_kernel.values()))
     rows = tuple(
-        (Cell(name), number_cell(len(times), 0), number_cell(sum(times), 1), percent_cell(sum(times) / total if total else None))
+        (
+            Cell(name),
+            number_cell(len(times), 0),
+            number_cell(sum(times), 1),
+            percent_cell(sum(times) / total if total else None),
+        )
         for name, times in sorted(by_kernel.items(), key=lambda pair: (-sum(pair[1]), pair[0]))
     )
-    columns = (Column("kernel"), Column("launches", "", True), Column("time", "sum, µs", True), Column("share", "of kernel time", True))
+    columns = (
+        Column("kernel"),
+        Column("launches", "", True),
+        Column("time", "sum, µs", True),
+        Column("share", "of kernel time", True),
+    )
     blocks.append(Table("Kernels", columns, rows))
     return Detail(id, timeline.name, tuple(blocks))

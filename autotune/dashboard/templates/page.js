@@ -31,6 +31,7 @@ async function go(focus) {
     scrollTo(0, 0);
   }
   root.dataset.ready = wanted;
+  performance.mark("ready");
 }
 
 async function unpack(packed, article) {
