@@ -19,7 +19,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """value: what the column is sorted by; href: "#..." inside the page; tone: "good", "bad", "quiet" or "heat0".."heat9"."""
+    """value: what the column is sorted by; href: "#..." inside the page; tone: "good", "bad" or "quiet"."""
 
     text: str
     value: float | None = None
@@ -67,7 +67,7 @@ class Series:
 
 @dataclass(frozen=True)
 class XY:
-    """Points over two axes. twin: the caption of a table on the same page that has all its values; "" for one of its own."""
+    """Points over two axes. twin: the caption of a table beside it that has all its values; "" for one of its own."""
 
     title: str
     x: Axis
@@ -88,7 +88,7 @@ class XY:
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars: `rows` are (label, one value for each of `sides`, None where there is none). twin: as of `XY`."""
+    """Horizontal bars. rows: (label, one value for each of `sides`, None where there is none); twin: as of `XY`."""
 
     title: str
     x: Axis
@@ -148,8 +148,8 @@ class Remarks:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines of code. rows: (number, text, samples, heat 0..9 or None, note, key): rows with the same key in the listings
-    of one detail belong together."""
+    """Lines of code. rows: (number, text, samples, heat 0..9 or None, note, key); rows with the same key in the
+    listings of one detail belong together."""
 
     caption: str
     heading: tuple[str, str]

@@ -1,7 +1,7 @@
 """Which of a profiler's metrics the pages speak of, under the names that its two forms of export give them.
 
-The first name is Nsight Compute's own (reports and `--page raw`), the second the label of `--page details`. Values are in
-base units. "autotune__bytes_needed" is ours: what the problem cannot do without.
+The first name is Nsight Compute's own (reports and `--page raw`), the second the label of `--page details`. Values are
+in base units. "autotune__bytes_needed" is ours: what the problem cannot do without.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,7 @@ SPEED_OF_LIGHT = {
         "dram__throughput.avg.pct_of_peak_sustained_elapsed",
         "DRAM Throughput",
     ),
-    "L2 cache": ("lts__t_sectors.avg.pct_of_peak_sustained_elapsed", "lts__throughput.avg.pct_of_peak_sustained_elapsed",
-                 "L2 Cache Throughput"),
+    "L2 cache": ("lts__throughput.avg.pct_of_peak_sustained_elapsed", "L2 Cache Throughput"),
     "L1/TEX cache": ("l1tex__throughput.avg.pct_of_peak_sustained_active", "L1/TEX Cache Throughput"),
 }  # fmt: skip
 OCCUPANCY = {

@@ -9,7 +9,7 @@ from autotune.dashboard.scales import Scale, scale
 WIDTH, HEIGHT = 600, 280
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 10, 40
 ROW, GAP = 13, 7  # a bar's height, and between rows
-LETTER = 6.3  # the width of one at 12 pixels, about
+LETTER = 6.9  # the width of one at 12 pixels, about
 LONGEST = 46  # letters of a label
 
 

@@ -1,4 +1,4 @@
-"""Details made small: markup that tables repeat thousands of times as one control character each, then gzip, then base64.
+"""Details made small: markup that tables repeat thousands of times as one control character each, gzip, base64.
 
 Without the first step gzip spends two or three bytes on every cell's tags: of a run's trials more than on the numbers.
 The browser does it backwards (templates/page.js).
@@ -10,7 +10,8 @@ import re
 
 # Text has no control characters: they are taken out before.
 _SEEN = (
-    '</td></tr>\n<tr><td class="n">', "</td></tr>\n<tr><td>", '</td><td class="n">', "</td><td>", '</td><td class="bad">',
+    '</td></tr>\n<tr><td class="n">', "</td></tr>\n<tr><td>", '</td><td class="n">', "</td><td>",
+    '</td><td class="bad">',
     '</td><td class="n quiet">', '"/>\n<circle class="s0" cx="', '" r="3" data-tip="', '" cy="',
     '</td></tr>\n<tr data-key="', '"><td class="n"><button type="button" aria-pressed="false">',
     "</button></td><td><code>", '</code></td><td class="n">', '</td></tr>\n<tr class="heat', '" data-key="',

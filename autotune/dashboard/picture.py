@@ -5,7 +5,7 @@ plotext draws in a terminal's characters and depends on nothing; Matplotlib (of 
 
 from pathlib import Path
 
-from autotune.dashboard.blocks import XY
+from autotune.dashboard.blocks import XY, Series
 from autotune.errors import UserError
 
 SUFFIXES = (".png", ".svg")
@@ -45,8 +45,10 @@ def to_file(chart: XY, path: Path) -> None:
         axes = figure.subplots()
         for series in chart.series:
             xs, ys = _places(series)
-            style = {"marker": "o", "linestyle": "", "alpha": 0.6} if series.kind == "dots" else {}
-            axes.plot(xs, ys, label=series.name, **style)
+            if series.kind == "dots":
+                axes.plot(xs, ys, "o", label=series.name, alpha=0.6)
+            else:
+                axes.plot(xs, ys, label=series.name)
         axes.set(title=chart.title, xlabel=chart.x.title, ylabel=chart.y.title)
         for axis, scale in ((chart.x, axes.set_xscale), (chart.y, axes.set_yscale)):
             if axis.log:
@@ -56,9 +58,10 @@ def to_file(chart: XY, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else {"Software": None})
 
 
-def _places(series) -> tuple[list[float], list[float]]:
+def _places(series: Series) -> tuple[list[float], list[float]]:
     """Coordinates, with the corners of steps."""
-    xs, ys = [], []
+    xs: list[float] = []
+    ys: list[float] = []
     for x, y, _ in series.points:
         if series.kind == "steps" and ys:
             xs.append(x)

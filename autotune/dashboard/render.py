@@ -17,6 +17,8 @@ from autotune.dashboard.blocks import Detail, Page
 from autotune.dashboard.draw import draw
 from autotune.dashboard.packing import CODES, MARKUP, packed
 
+_SELF, _NONE = "'self'", "'none'"
+
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
@@ -50,7 +52,7 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
         script=script,
         policy=(
             f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(early)} {_digest(script)}; "
-            f"img-src data:; connect-src {chr(39)}{'self' if live else 'none'}{chr(39)}; base-uri 'none'; form-action 'none'"
+            f"img-src data:; connect-src {_SELF if live else _NONE}; base-uri 'none'; form-action 'none'"
         ),
     )
 

@@ -1,4 +1,4 @@
-"""When which kernel ran: from a profile with start times, or, without one, a token's kernels as the benchmark timed them."""
+"""When which kernel ran: from a profile with start times, or a token's kernels as the benchmark timed them."""
 
 import json
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ def of_bench(bench: Bench, side: str) -> Timeline:
 
 
 def perfetto(found: Iterable[Timeline]) -> str:
-    """Chrome's Trace Event Format, which ui.perfetto.dev opens: a process for each timeline, a thread for each track."""
+    """Chrome's Trace Event Format, for ui.perfetto.dev: a process for each timeline, a thread for each track."""
     events: list[dict[str, Any]] = []
     for process, timeline in enumerate(found, 1):
         named = {"name": timeline.name, "note": timeline.note}

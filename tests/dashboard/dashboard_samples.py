@@ -9,7 +9,14 @@ import numpy as np
 from kernel_templates.device import Device
 from tuning_db import open_db, profiles, rows
 from tuning_db.profile_records import (
-    Columns, KernelLaunch, Metrics, Profile, Provenance, Range, RuleFinding, SourceLine,
+    Columns,
+    KernelLaunch,
+    Metrics,
+    Profile,
+    Provenance,
+    Range,
+    RuleFinding,
+    SourceLine,
 )  # fmt: skip
 from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 
@@ -131,7 +138,21 @@ def timeline(name: str = "token.sqlite", kernel: str = "kernel") -> Profile:
 
 
 def _findings(rng: random.Random) -> tuple[RuleFinding, ...]:
-    words = "warps memory stall scheduler sector cycle issue coalesced global shared access pattern thread".split()
+    words = [
+        "warps",
+        "memory",
+        "stall",
+        "scheduler",
+        "sector",
+        "cycle",
+        "issue",
+        "coalesced",
+        "global",
+        "shared",
+        "access",
+        "pattern",
+        "thread",
+    ]
     return tuple(
         RuleFinding(
             f"Rule{n}", "SpeedOfLight", "optimization" if n else "ok", f"Finding {n}",

@@ -5,7 +5,17 @@ from collections import Counter
 from dataclasses import dataclass
 
 from autotune.dashboard.blocks import (
-    Axis, Block, Cell, Column, Detail, Page, Spans, Table, Words, micros_cell, number_cell,
+    Axis,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Spans,
+    Table,
+    Words,
+    micros_cell,
+    number_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Database, Facts, RunFacts
 from autotune.dashboard.names import short_names
@@ -54,9 +64,9 @@ def _noise(noise: Scatter) -> str:
         )
     where = "in another run" if noise.between_runs else "again, most of them in the same run"
     return (
-        f"Noise: of {noise.count} configurations that were measured {where}, 98% came within {noise.band:.1%} of before "
-        "(|ln(second ÷ first)|). An interval is the ratio of the medians times e^±b, where b adds to this, in squares, 2.33 "
-        "standard errors of the two medians (1.2533 · (q90 − q10) ÷ 2.5631 ÷ √samples each)."
+        f"Noise: of {noise.count} configurations that were measured {where}, 98% came within {noise.band:.1%} of "
+        "before (|ln(second ÷ first)|). An interval is the ratio of the medians times e^±b, where b adds to this, in "
+        "squares, 2.33 standard errors of the two medians (1.2533 · (q90 − q10) ÷ 2.5631 ÷ √samples each)."
     )
 
 
@@ -93,7 +103,7 @@ def _pairs(facts: Facts, noise: Scatter) -> list[Pair]:
         if set(one.best) & set(other.best)
     ]
     again = _again(facts.database, noise)
-    return ([again] if again else []) + found
+    return found + ([again] if again else [])
 
 
 def _pair(name: str, other: str, one: dict[str, Measurement], two: dict[str, Measurement], noise: Scatter) -> Pair:
@@ -120,7 +130,7 @@ def _again(database: Database, noise: Scatter) -> Pair | None:
 
 def _answer(pairs: list[Pair]) -> str:
     if not pairs:
-        return "Nothing was tuned twice: a second run, commit or GPU in the database, or --against FILE, gives a comparison."
+        return "Nothing was tuned twice: another run, commit or GPU, or --against FILE, gives a comparison (0 pairs)."
     pair = pairs[0]
     count = Counter(v.word for *_, v in pair.rows)
     return (
@@ -152,8 +162,8 @@ def _detail(place: int, pair: Pair, noise: Scatter) -> Detail:
     chart = Spans("Second ÷ first", axis, spans, ((1.0, "equal"),))
     columns = (
         Column("problem"), Column("first", "median, µs", True), Column("second", "median, µs", True),
-        Column("ratio", "second ÷ first", True), Column("low", "98% interval", True), Column("high", "98% interval", True),
-        Column("verdict"),
+        Column("ratio", "second ÷ first", True), Column("low", "98% interval", True),
+        Column("high", "98% interval", True), Column("verdict"),
     )  # fmt: skip
     rows = tuple(
         (

@@ -4,7 +4,20 @@ from collections import Counter
 
 from autotune.dashboard import counters
 from autotune.dashboard.blocks import (
-    Axis, Bars, Block, Cell, Column, Detail, Page, Remarks, Table, Words, link, micros_cell, number_cell, significant,
+    Axis,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Remarks,
+    Table,
+    Words,
+    link,
+    micros_cell,
+    number_cell,
+    significant,
 )  # fmt: skip
 from autotune.dashboard.facts import Facts, Profiled
 from autotune.nsight.diagnosis import Finding
@@ -56,7 +69,8 @@ def _answer(profiled: tuple[Profiled, ...]) -> str:
         worst = max(known, key=lambda entry: entry.causes[0].gain * (_time(entry.launch) or 0.0))
         cause = worst.causes[0]
         if cause.gain:
-            text += f" The most time to gain is in {label(worst.launch)}: {_lower(cause.title)}, up to {cause.gain:.0%} of it."
+            title = _lower(cause.title)
+            text += f" The most time to gain is in {label(worst.launch)}: {title}, up to {cause.gain:.0%} of it."
         causes = Counter(entry.causes[0].title for entry in known)
         title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
         text += f" The most frequent finding is: {_lower(title)} ({count})."

@@ -5,7 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.dashboard.blocks import (
-    Axis, Bars, Block, Cell, Column, Page, Table, Words, link, micros_cell, number_cell, percent_cell,
+    Axis,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Page,
+    Table,
+    Words,
+    link,
+    micros_cell,
+    number_cell,
+    percent_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Bench, Database, Facts
 from autotune.dashboard.names import short_names

@@ -3,7 +3,19 @@
 from collections import Counter, defaultdict
 
 from autotune.dashboard.blocks import (
-    Axis, Bars, Block, Cell, Column, Detail, Page, Table, Words, link, micros_cell, number_cell, percent_cell,
+    Axis,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Table,
+    Words,
+    link,
+    micros_cell,
+    number_cell,
+    percent_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Database, Facts
 from autotune.dashboard.importance import LEAST, Importance, importance
@@ -51,7 +63,7 @@ def _answer(found: dict[Group, Importance]) -> str:
     select = Counter(top[0] for one in known if (top := _first(one.ped_anova)))
     agree = sum(bool(one.fanova) and _first(one.fanova)[0] == _first(one.ped_anova)[0] for one in known)  # type: ignore[index]
     name, count = select.most_common(1)[0]
-    text = f"What tells the best tenth from the rest (PED-ANOVA) is most often {name}: in {count} of {len(known)} problems."
+    text = f"What tells the best tenth from the rest (PED-ANOVA) is most often {name}: in {count} of {len(known)}."
     if not explain:
         return text + " fANOVA needs scikit-learn: pip install 'autotune[dashboard]'."
     other, often = explain.most_common(1)[0]

@@ -1,7 +1,18 @@
 """How far is each problem from what the machine can do: memory or arithmetic?"""
 
 from autotune.dashboard.blocks import (
-    XY, Axis, Block, Cell, Column, Page, Series, Table, Words, micros_cell, number_cell, percent_cell,
+    XY,
+    Axis,
+    Block,
+    Cell,
+    Column,
+    Page,
+    Series,
+    Table,
+    Words,
+    micros_cell,
+    number_cell,
+    percent_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import DeviceFacts, Facts
 from autotune.dashboard.pages.overview import Row, standings
@@ -55,7 +66,8 @@ def _sentence(device: DeviceFacts, rows: list[Row], facts: Facts) -> str:
     if lowest is None:
         return text
     memory = sum(_intensity(row, facts)[0] < lowest / read for row in rows)
-    return f"{text} {memory} of {len(rows)} problems lie left of the ridge ({lowest / read:,.1f} operations a byte): bound by memory."
+    ridge = f"{lowest / read:,.1f} operations a byte"
+    return f"{text} {memory} of {len(rows)} problems lie left of the ridge ({ridge}): bound by memory."
 
 
 def _chart(device: DeviceFacts, rows: list[Row], facts: Facts) -> XY:
@@ -67,7 +79,7 @@ def _chart(device: DeviceFacts, rows: list[Row], facts: Facts) -> XY:
     series = [
         Series(
             "winners", "dots",
-            tuple((x, y, f"{row.name}: {y:,.0f} Gop/s, {row.gb_s:,.0f} GB/s, {row.share or 0:.0%}") for row, x, y in points),
+            tuple((x, y, f"{r.name}: {y:,.0f} Gop/s, {r.gb_s:,.0f} GB/s, {r.share or 0:.0%}") for r, x, y in points),
         ),
         Series(
             f"read bandwidth, measured: {read:,.0f} GB/s", "line",

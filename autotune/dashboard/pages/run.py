@@ -4,7 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autotune.dashboard.blocks import (
-    XY, Axis, Block, Cell, Column, Detail, Page, Series, Table, Words, link, micros_cell, number_cell, percent_cell,
+    XY,
+    Axis,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Series,
+    Table,
+    Words,
+    link,
+    micros_cell,
+    number_cell,
+    percent_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Database, Facts, RunFacts
 from autotune.dashboard.names import short_names
@@ -130,9 +143,9 @@ def _summary(run: RunFacts, name: str) -> str:
     compiled = sum(t.trial.compile_s or 0.0 for t in run.trials)
     return (
         f"{text} The best so far came within 2% of the final best at trial {settled(run)} of {tried(run)}, after "
-        f"{run.ended_s[(settled(run) or 1) - 1]:.1f} of {run.ended_s[-1]:.1f} s. Compiling took {compiled:.1f} s summed "
-        f"over trials, {compiled / max(run.ended_s[-1], 1e-9):.1f} times the wall time, as workers compile side by side "
-        "and other problems are tuned meanwhile; the rest is measuring, checking and waiting."
+        f"{run.ended_s[(settled(run) or 1) - 1]:.1f} of {run.ended_s[-1]:.1f} s. Compiling took {compiled:.1f} s "
+        f"summed over trials, {compiled / max(run.ended_s[-1], 1e-9):.1f} times the wall time, as workers compile side "
+        "by side and other problems are tuned meanwhile; the rest is measuring, checking and waiting."
     )
 
 
@@ -176,7 +189,8 @@ def _trials(run: RunFacts) -> Table:
                 Cell(trial.outcome.value.replace("_", " "), None, None, "" if trial.outcome is Outcome.OK else "bad"),
                 micros_cell(measured.median_ns if measured else None), micros_cell(least),
                 micros_cell(measured.q10_ns if measured else None),
-                micros_cell(measured.q90_ns if measured else None), number_cell(measured.samples if measured else None, 0),
+                micros_cell(measured.q90_ns if measured else None),
+                number_cell(measured.samples if measured else None, 0),
                 number_cell(trial.compile_s, 2), number_cell(trial.error), Cell(trial.message or ""),
                 *(_setting(trial, parameter) for parameter in varied),
             )

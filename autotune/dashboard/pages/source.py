@@ -74,7 +74,8 @@ def _hottest(launch: KernelLaunch) -> tuple[str, str, float]:
 def _index(profiled: list[tuple[int, Profile, KernelLaunch]]) -> Table:
     columns = (
         Column("kernel"), Column("instructions", "SASS", True), Column("samples", "of warps that did not issue", True),
-        Column("hottest line"), Column("share", "samples there ÷ all samples", True), Column("waits for"), Column("file"),
+        Column("hottest line"), Column("share", "samples there ÷ all samples", True), Column("waits for"),
+        Column("file"),
     )  # fmt: skip
     rows = []
     for place, profile, launch in profiled:
@@ -97,12 +98,13 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
         blocks.append(
             Words(f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly {reason.replace('_', ' ')}.")
         )
-        blocks.append(_reasons(launch, total))
     else:
         blocks.append(Words(f"{label(launch)}: machine code without samples."))
     blocks.append(Words("Choose a line to see what belongs to it; darker lines have more of the samples."))
     sources = _sources(profile, launch)
     blocks += [*sources[:1], _machine_code(launch), *sources[1:]]  # the hottest file beside the machine code
+    if total:
+        blocks.append(_reasons(launch, total))
     return Detail(f"source-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
 
 

@@ -3,7 +3,18 @@
 from collections import defaultdict
 
 from autotune.dashboard.blocks import (
-    Axis, Bars, Block, Cell, Column, Detail, Page, Spans, Table, Words, number_cell, percent_cell,
+    Axis,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Spans,
+    Table,
+    Words,
+    number_cell,
+    percent_cell,
 )  # fmt: skip
 from autotune.dashboard.facts import Bench, Facts
 from autotune.dashboard.timeline import Timeline, of_profile
