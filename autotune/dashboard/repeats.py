@@ -1,7 +1,8 @@
 """Better, worse or noise: how far two measurements of the same thing lie apart here, and what lies further.
 
 Quantiles of one measurement say how its executions scattered within milliseconds. What separates two runs is more:
-clocks, memory placement, neighbours. Both can be learned from the database, for it holds the same configuration measured again.
+clocks, memory placement, neighbours. Both can be learned from the database, for it holds the same configuration
+measured again.
 """
 
 import itertools

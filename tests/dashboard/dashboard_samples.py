@@ -49,7 +49,7 @@ METRICS = {
 def record(
     path: Path, runs: int, trials: int, problems: int, seed: int = 0, drift: float = 0.0, note: str = ""
 ) -> None:
-    """`runs` searches of `trials` trials each, over `problems` problems in turn. drift: what all times are longer by."""
+    """`runs` searches of `trials` trials each, over `problems` problems. drift: what all times are longer by."""
     rng = random.Random(seed)
     with open_db(path) as db:
         db.remember_device(H100)
@@ -138,21 +138,7 @@ def timeline(name: str = "token.sqlite", kernel: str = "kernel") -> Profile:
 
 
 def _findings(rng: random.Random) -> tuple[RuleFinding, ...]:
-    words = [
-        "warps",
-        "memory",
-        "stall",
-        "scheduler",
-        "sector",
-        "cycle",
-        "issue",
-        "coalesced",
-        "global",
-        "shared",
-        "access",
-        "pattern",
-        "thread",
-    ]
+    words = ("warps", "memory", "stall", "scheduler", "sector", "cycle", "issue", "coalesced", "global", "shared")
     return tuple(
         RuleFinding(
             f"Rule{n}", "SpeedOfLight", "optimization" if n else "ok", f"Finding {n}",
@@ -177,7 +163,7 @@ def _lines(rng: random.Random, count: int) -> tuple[SourceLine, ...]:
     )
     lines = []
     for n in range(count):
-        sass = f"{rng.choice(names)} R{rng.randrange(96)}, R{rng.randrange(96)}, R{rng.randrange(96)}, R{rng.randrange(96)} ;"
+        sass = f"{rng.choice(names)} " + ", ".join(f"R{rng.randrange(96)}" for _ in range(4)) + " ;"
         stalls = {rng.choice(STALLS): rng.randrange(1, 900)} if rng.random() < 0.4 else {}
         lines.append(
             SourceLine(

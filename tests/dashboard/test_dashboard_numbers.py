@@ -25,7 +25,7 @@ def measured(rng: random.Random, time: float, drift: float, jitter: float = 0.00
 
 @pytest.mark.parametrize("drift", [0.004, 0.02])
 def test_the_same_twice_is_noise_and_a_tenth_is_not(tmp_path: Path, drift: float):
-    """The band is learned from repeats in the database, whatever the machine's drift; of 400 A/A pairs 95% are noise."""
+    """The band is learned from repeats in the database, whatever the drift; of 400 A/A pairs 95% are noise."""
     rng = random.Random(5)
     with open_db(tmp_path / "aa.db") as db:
         for _ in range(2):

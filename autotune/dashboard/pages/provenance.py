@@ -47,7 +47,8 @@ def _files(facts: Facts) -> Table:
 def _devices(facts: Facts) -> Table:
     columns = (
         Column("device"), Column("fingerprint"), Column("capability"), 
-        Column("units", "cores or multiprocessors", True), Column("memory", "GB", True), Column("software"), Column("measured roofs", "autotune devices"),
+        Column("units", "cores or multiprocessors", True), Column("memory", "GB", True),
+        Column("software"), Column("measured roofs", "autotune devices"),
     )  # fmt: skip
     rows = []
     for found in facts.database.devices:
