@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 from autotune.cli import cli
 from autotune.dashboard import build
 
-HOSTILE = '</script><img src=x onerror="document.title=1">'
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -28,9 +27,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_db(folder: Path) -> Path:
     """Three problems, one tuned twice; a report and a timeline; hostile names wherever a name comes from outside."""
     path = folder / "small.db"
-    samples.record(path, runs=4, trials=12, problems=3, note=HOSTILE)
+    samples.record(path, runs=4, trials=12, problems=3, note=samples.HOSTILE)
     samples.store(
-        path, [samples.profile(2, 12, name=f"{HOSTILE}.ncu-rep", kernel=HOSTILE), samples.timeline(kernel=HOSTILE)]
+        path,
+        [
+            samples.profile(2, 12, name=f"{samples.HOSTILE}.ncu-rep", kernel=samples.HOSTILE),
+            samples.timeline(kernel=samples.HOSTILE),
+        ],
     )
     return path
 
@@ -39,14 +42,14 @@ def small_db(folder: Path) -> Path:
 def other_db(folder: Path) -> Path:
     """The same problems a tenth slower."""
     path = folder / "other.db"
-    samples.record(path, runs=4, trials=12, problems=3, seed=1, drift=0.1, note=HOSTILE)
+    samples.record(path, runs=4, trials=12, problems=3, seed=1, drift=0.1, note=samples.HOSTILE)
     return path
 
 
 @pytest.fixture(scope="session")
 def bench_file(folder: Path) -> Path:
     path = folder / "bench.json"
-    path.write_text(json.dumps(samples.bench(HOSTILE)))
+    path.write_text(json.dumps(samples.bench(samples.HOSTILE)))
     return path
 
 

@@ -20,6 +20,7 @@ from tuning_db.profile_records import (
 )  # fmt: skip
 from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 
+HOSTILE = '</script><img src=x onerror="document.title=1">'
 H100 = Device(
     "cuda",
     "NVIDIA H100 80GB HBM3",

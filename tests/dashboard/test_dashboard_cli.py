@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE
+from dashboard_samples import HOSTILE
 
 from autotune.dashboard.collect import read_bench
 from autotune.errors import UserError
