@@ -14,7 +14,7 @@ _SEEN = (
     '</td><td class="bad">',
     '</td><td class="n quiet">', '"/>\n<circle class="s0" cx="', '" r="3" data-tip="', '" cy="',
     '</td></tr>\n<tr data-key="', '"><td class="n"><button type="button" aria-pressed="false">',
-    "</button></td><td><code>", '</code></td><td class="n">', '</td></tr>\n<tr class="heat', '" data-key="',
+    '</button></td><td class="n">', "</td><td><code>", "</code></td><td>", '</td></tr>\n<tr class="heat', '" data-key="',
     '"/>\n<text x="', '" text-anchor="', '"/>\n<path class="grid" d="M', '</text>\n<path class="grid" d="M',
     '</text>\n<rect class="s', '" width="', '" height="', '</button></th>\n<th scope="col"><button type="button">',
     '</th>\n<th scope="col" class="n"><button type="button">', '</small></th>\n<th scope="col"><button type="button">',

@@ -71,16 +71,19 @@ def _noise(noise: Scatter) -> str:
 
 
 def sides(facts: Facts) -> list[Side]:
-    """In the order of the databases and of their runs."""
-    found: dict[str, dict[str, Measurement]] = {}
+    """In the order of the databases and of their runs, named by what they differ in."""
+    found: dict[tuple[str, ...], dict[str, Measurement]] = {}
     for database in _databases(facts):
         for run in database.runs:
             stored = run.stored
-            parts = [stored.device.chip, stored.device.fingerprint, stored.run.versions.get("commit", "unknown commit")]
-            if facts.against is not None:
-                parts.insert(0, "against" if database is facts.against else "this")
-            _keep(found.setdefault(" · ".join(parts), {}), run)
-    return [Side(name, best) for name, best in found.items()]
+            device, commit = stored.device, stored.run.versions.get("commit", "unknown commit")
+            where = f"{'against' if database is facts.against else 'this'} {database.file.name}"
+            _keep(found.setdefault((where, device.chip, device.fingerprint, commit), {}), run)
+    differ = [len(set(column)) > 1 for column in zip(*found, strict=True)]
+    return [
+        Side(" · ".join(part for part, telling in zip(parts, differ, strict=True) if telling) or "all", best)
+        for parts, best in found.items()
+    ]
 
 
 def best_measurement(run: RunFacts) -> Measurement | None:

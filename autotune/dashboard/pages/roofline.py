@@ -67,7 +67,7 @@ def _sentence(device: DeviceFacts, rows: list[Row], facts: Facts) -> str:
         return text
     memory = sum(_intensity(row, facts)[0] < lowest / read for row in rows)
     ridge = f"{lowest / read:,.1f} operations a byte"
-    return f"{text} {memory} of {len(rows)} problems lie left of the ridge ({ridge}): bound by memory."
+    return f"{text} {memory} of {len(rows)} problems lie left of the ridge ({ridge}): memory is their roof."
 
 
 def _chart(device: DeviceFacts, rows: list[Row], facts: Facts) -> XY:

@@ -17,6 +17,7 @@ from autotune.dashboard.blocks import (
 )
 from autotune.dashboard.facts import Facts
 from autotune.dashboard.pages.kernel import label
+from autotune.nsight.diagnosis import STALLS
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
 
 ISSUING = ("selected", "not_selected")  # samples of warps that could issue: they waited for nothing but their turn
@@ -39,9 +40,11 @@ def _answer(launches: list[KernelLaunch]) -> str:
         return f"{len(launches)} kernels have machine code, none of them samples of what its warps waited for."
     launch = max(sampled, key=lambda launch: _hottest(launch)[2])
     where, reason, share = _hottest(launch)
-    return (
-        f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {reason.replace('_', ' ')}."
-    )
+    return f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {_in_words(reason)}."
+
+
+def _in_words(reason: str) -> str:
+    return STALLS.get(reason, reason.replace("_", " "))
 
 
 def _samples(launch: KernelLaunch) -> int:
@@ -96,7 +99,9 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
     if total:
         where, reason, share = _hottest(launch)
         blocks.append(
-            Words(f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly {reason.replace('_', ' ')}.")
+            Words(
+                f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly waiting for {_in_words(reason)}."
+            )
         )
     else:
         blocks.append(Words(f"{label(launch)}: machine code without samples."))
@@ -165,7 +170,7 @@ def _machine_code(launch: KernelLaunch) -> Listing:
         key = f"{line.file}:{line.line}" if line.file and line.line else ""
         note = " · ".join(part for part in (_mostly(Counter(line.stalls)), line.ptx or "") if part)
         heat, count = _heat(line.samples, most), str(line.samples) if line.samples else ""
-        rows.append((f"{line.address:04x}", line.sass, count, heat, note, key))
+        rows.append((f"{line.address:04x}", line.sass.strip(), count, heat, note, key))
     return Listing("Machine code (SASS) with the PTX it came from", ("address", "instruction"), tuple(rows))
 
 
