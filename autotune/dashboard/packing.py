@@ -7,6 +7,7 @@ The browser does it backwards (templates/page.js).
 import base64
 import gzip
 import re
+from collections.abc import Sequence
 
 # Text has no control characters: they are taken out before.
 _SEEN = (
@@ -23,20 +24,21 @@ _SEEN = (
 )  # fmt: skip
 MARKUP = tuple(sorted(_SEEN, key=len, reverse=True))  # a longer one may hold a shorter one
 CODES = "".join(chr(code) for code in range(1, 32) if chr(code) not in "\t\n\r")[: len(MARKUP)]
+SEPARATOR = "\0"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f]")
 
 
-def packed(html: str) -> str:
-    """base64 text, the same for the same HTML."""
-    short = _CONTROLS.sub("\ufffd", html)
+def packed(details: Sequence[str]) -> str:
+    """base64 text, the same for the same HTML; what several details have in common is said once."""
+    short = SEPARATOR.join(_CONTROLS.sub("\ufffd", html) for html in details)
     for code, markup in zip(CODES, MARKUP, strict=True):
         short = short.replace(markup, code)
     return base64.b64encode(gzip.compress(short.encode(), 9, mtime=0)).decode()
 
 
-def unpacked(text: str) -> str:
+def unpacked(text: str) -> list[str]:
     """What `packed` was given."""
     html = gzip.decompress(base64.b64decode(text)).decode()
     for code, markup in zip(CODES, MARKUP, strict=True):
         html = html.replace(code, markup)
-    return html
+    return html.split(SEPARATOR)

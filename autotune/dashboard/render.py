@@ -13,10 +13,11 @@ from functools import lru_cache
 import jinja2
 from markupsafe import Markup
 
-from autotune.dashboard.blocks import Detail, Page
+from autotune.dashboard.blocks import Page
 from autotune.dashboard.draw import draw
 from autotune.dashboard.packing import CODES, MARKUP, packed
 
+TOGETHER = 8  # details in one piece: alike, so that gzip sees what they share, and few, so that one is soon unpacked
 _SELF, _NONE = "'self'", "'none'"
 
 
@@ -43,7 +44,8 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
     style, early, script = asset("style.css"), asset("early.js"), asset("page.js")
     return environment.get_template("page.html.j2").render(
         pages=pages,
-        packed={detail.id: _detail(detail) for page in pages for detail in page.details},
+        together=TOGETHER,
+        packed={page.id: _packed(page) for page in pages},
         markup=dict(zip(CODES, MARKUP, strict=True)),
         title=title,
         live=live,
@@ -57,8 +59,11 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
     )
 
 
-def _detail(detail: Detail) -> str:
-    return packed(_environment().get_template("detail.html.j2").render(detail=detail))
+def _packed(page: Page) -> list[str]:
+    """The page's details, TOGETHER at a time."""
+    template = _environment().get_template("detail.html.j2")
+    made = [template.render(detail=detail) for detail in page.details]
+    return [packed(made[first : first + TOGETHER]) for first in range(0, len(made), TOGETHER)]
 
 
 def _digest(text: str) -> str:

@@ -165,10 +165,12 @@ def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
 
 def _machine_code(launch: KernelLaunch) -> Listing:
     most = max((line.samples for line in launch.lines), default=0)
-    rows = []
+    rows, before = [], None
     for line in launch.lines:
         key = f"{line.file}:{line.line}" if line.file and line.line else ""
-        note = " · ".join(part for part in (_mostly(Counter(line.stalls)), line.ptx or "") if part)
+        ptx = line.ptx if line.ptx != before else None  # said once for all that came from it
+        before = line.ptx
+        note = " · ".join(part for part in (_mostly(Counter(line.stalls)), ptx) if part)
         heat, count = _heat(line.samples, most), str(line.samples) if line.samples else ""
         rows.append((f"{line.address:04x}", line.sass.strip(), count, heat, note, key))
     return Listing("Machine code (SASS) with the PTX it came from", ("address", "instruction"), tuple(rows))

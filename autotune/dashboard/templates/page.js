@@ -7,8 +7,8 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 async function go(focus) {
   const wanted = decodeURIComponent(location.hash.slice(1)) || "overview";
   if (wanted === "main") return find("#main").focus();
-  const packed = document.getElementById("packed-" + wanted);
-  const id = packed ? packed.dataset.page : wanted;
+  const detail = find(`option[data-piece][value="${CSS.escape(wanted)}"]`);
+  const id = detail ? detail.closest("select").dataset.page : wanted;
   const section = document.getElementById("page-" + id) || find("main > section");
   for (const other of all("main > section")) other.classList.toggle("shown", other === section);
   for (const link of all("nav a")) {
@@ -20,27 +20,29 @@ async function go(focus) {
     const select = find("select[data-page]", section);
     // A page without an overview of its own opens with its first detail.
     const bare = !find(":scope > .scroll, :scope > figure", section);
-    const shown = packed || (bare && document.getElementById("packed-" + select.options[1].value));
-    select.value = shown ? shown.id.slice("packed-".length) : "";
+    const shown = detail || (bare && select.options[1]);
+    select.value = shown ? shown.value : "";
     article.hidden = !shown;
     if (shown) await unpack(shown, article);
     else article.replaceChildren();
   }
   if (focus) {
-    (packed ? article : find("h2", section)).focus({ preventScroll: true });
+    (detail ? article : find("h2", section)).focus({ preventScroll: true });
     scrollTo(0, 0);
   }
   root.dataset.ready = wanted;
   performance.mark("ready");
 }
 
-async function unpack(packed, article) {
-  if (article.dataset.shows === packed.id) return;
+async function unpack(option, article) {
+  if (article.dataset.shows === option.value) return;
+  const packed = document.getElementById("packed-" + option.dataset.piece);
   const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const markup = JSON.parse(find("#markup").textContent);
-  article.innerHTML = (await new Response(stream).text()).replace(/[\x01-\x08\x0b\x0c\x0e-\x1f]/g, (code) => markup[code]);
-  article.dataset.shows = packed.id;
+  const short = (await new Response(stream).text()).split("\0")[option.dataset.place];
+  article.innerHTML = short.replace(/[\x01-\x08\x0b\x0c\x0e-\x1f]/g, (code) => markup[code]);
+  article.dataset.shows = option.value;
 }
 
 // Tables: a column's heading sorts by it, and again the other way.
