@@ -90,7 +90,7 @@ def autotune() -> Callable[..., Result]:
 def full_page(folder: Path, bench_file: Path) -> Path:
     """5,000 trials in 100 runs, 50 profiled kernels of 400 instructions."""
     database, path = folder / "full.db", folder / "full.html"
-    samples.record(database, runs=100, trials=50, problems=10)
+    samples.record(database, runs=100, trials=50, problems=40)
     samples.store(database, [samples.profile(50, 400), samples.timeline()])
     path.write_text(build.html(database, None, [bench_file]))
     return path
