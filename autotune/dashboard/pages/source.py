@@ -105,7 +105,7 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
         )
     else:
         blocks.append(Words(f"{label(launch)}: machine code without samples."))
-    blocks.append(Words("Choose a line to see what belongs to it; darker lines have more of the samples."))
+    blocks.append(Words("Choose a line to see what belongs to it. The stronger its colour, the more samples it has."))
     sources = _sources(profile, launch)
     blocks += [*sources[:1], _machine_code(launch), *sources[1:]]  # the hottest file beside the machine code
     if total:
