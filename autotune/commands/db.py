@@ -1,5 +1,7 @@
 """`autotune db`: what the tuning database holds. Reads only; nothing on disk changes."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,22 +95,59 @@ def best(problem: str, db_path: Path | None, as_json: bool) -> None:
       autotune db best matvec:rows=576
     """
     with options.open_database(db_path) as database:
-        known = sorted({w.winner.problem for w in database.winners()})
-        matching = [problem] if problem in known else [key for key in known if key.startswith(problem)]
-        if not matching:
-            raise UserError(
-                f"no winner of a problem that begins with {problem!r}; autotune db list shows what there is"
-            )
-        if len(matching) > 1:
-            raise UserError(
-                f"{len(matching)} problems begin with {problem!r}, {matching[0]} and {matching[1]} among them; "
-                "give more of the key"
-            )
-        winners, stored = database.best(matching[0]), database.runs()
+        key = _only(problem, {w.winner.problem for w in database.winners()}, "winner")
+        winners, stored = database.best(key), database.runs()
     if as_json:
-        output.print_json({"problem": matching[0], "winners": _winners(winners, stored)})
+        output.print_json({"problem": key, "winners": _winners(winners, stored)})
     else:
-        _print_winners(matching[0], winners, stored)
+        _print_winners(key, winners, stored)
+
+
+@db.command()
+@click.argument("problem")
+@click.option(
+    "-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path),
+    help="Write a picture, PNG or SVG by the file's ending, instead of drawing on the terminal.",
+)  # fmt: skip
+@options.db_option
+def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
+    """Draw how the latest search for one problem went: its trials and the best so far.
+
+    PROBLEM is a key as `autotune db list` prints it, or the beginning of just one.
+
+    \b
+    Example:
+      autotune db plot matvec:rows=576
+      autotune db plot matvec:rows=576 -o search.svg
+    """
+    from autotune.dashboard import picture
+    from autotune.dashboard.collect import read_database
+    from autotune.dashboard.names import short_names
+    from autotune.dashboard.pages.run import progress
+
+    database = read_database(db_path)
+    key = _only(problem, {run.stored.run.problem for run in database.runs if run.working}, "trial that worked")
+    run = [run for run in database.runs if run.working and run.stored.run.problem == key][-1]
+    name = short_names(one.stored.run.problem for one in database.runs)[key]
+    chart = progress(run, f"{name} on {run.stored.device.chip}, run {run.stored.id}")
+    if target is not None:
+        picture.to_file(chart, target)
+        return
+    size = shutil.get_terminal_size((100, 30))
+    click.echo(picture.on_terminal(chart, min(size.columns, 160), min(size.lines - 2, 32), sys.stdout.isatty()))
+
+
+def _only(beginning: str, known: set[str], what: str) -> str:
+    """The one key that is or begins with this. Raises UserError."""
+    matching = [beginning] if beginning in known else sorted(key for key in known if key.startswith(beginning))
+    if not matching:
+        raise UserError(f"no {what} of a problem that begins with {beginning!r}; autotune db list shows what there is")
+    if len(matching) > 1:
+        raise UserError(
+            f"{len(matching)} problems begin with {beginning!r}, {matching[0]} and {matching[1]} among them; "
+            "give more of the key"
+        )
+    return matching[0]
 
 
 def _print_winners(title: str, winners: "list[StoredWinner]", runs: "list[StoredRun]") -> None:

@@ -28,6 +28,8 @@ EXPECTED = {
     "db info",
     "db list",
     "db best",
+    "db plot",
+    "dashboard",
 }
 
 

@@ -1,0 +1,24 @@
+"""The whole way from files to a page, or to a timeline for Perfetto."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autotune.dashboard.collect import collect
+from autotune.dashboard.pages import pages
+from autotune.dashboard.render import render
+from autotune.dashboard.timeline import perfetto, timelines
+from autotune.errors import UserError
+
+
+def html(database: Path | None, against: Path | None = None, benches: Sequence[Path] = (), live: bool = False) -> str:
+    """Raises UserError and DatabaseError."""
+    facts = collect(database, against, benches)
+    return render(pages(facts), facts.database.file.name, live)
+
+
+def trace(database: Path | None, benches: Sequence[Path] = ()) -> str:
+    """Chrome's Trace Event Format. Raises UserError, also where nothing has times, and DatabaseError."""
+    found = timelines(collect(database, None, benches))
+    if not found:
+        raise UserError("nothing has a timeline: give --bench FILE, or import a profile with start times")
+    return perfetto(found)

@@ -1,0 +1,11 @@
+"""One file a page; each answers one question, and opens with the answer in words."""
+
+from autotune.dashboard.blocks import Page
+from autotune.dashboard.facts import Facts
+from autotune.dashboard.pages import compare, kernel, overview, parameters, provenance, roofline, run, source, token
+
+
+def pages(facts: Facts) -> tuple[Page, ...]:
+    """In the order of the menu."""
+    rooms = (overview, run, parameters, kernel, roofline, source, token, compare, provenance)
+    return tuple(room.page(facts) for room in rooms)

@@ -1,0 +1,180 @@
+"""Two runs, commits or GPUs: is the second better, worse, or is it noise?"""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+from autotune.dashboard.blocks import (
+    Axis,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Spans,
+    Table,
+    Words,
+    micros_cell,
+    number_cell,
+)  # fmt: skip
+from autotune.dashboard.facts import Database, Facts, RunFacts
+from autotune.dashboard.names import short_names
+from autotune.dashboard.repeats import Scatter, Verdict, scatter, verdict
+from tuning_db.records import Measurement
+
+MOST_PAIRS = 12
+TONES = {"better": "good", "worse": "bad", "noise": "quiet"}
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The best measurement of each problem in one database, on one device and commit."""
+
+    name: str
+    best: dict[str, Measurement]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    first: str
+    second: str
+    rows: tuple[tuple[str, Measurement, Measurement, Verdict], ...]
+
+
+def page(facts: Facts) -> Page:
+    noise = scatter([run for database in _databases(facts) for run in database.runs])
+    pairs = _pairs(facts, noise)
+    details = tuple(_detail(place, pair, noise) for place, pair in enumerate(pairs[:MOST_PAIRS]))
+    question = "Two runs, commits or GPUs: is the second better, worse, or is it noise?"
+    blocks: list[Block] = [Words(_noise(noise))]
+    if pairs:
+        blocks.append(_index(pairs))
+    return Page("compare", "Compare", question, _answer(pairs), tuple(blocks), "pair", details)
+
+
+def _databases(facts: Facts) -> list[Database]:
+    return [database for database in (facts.database, facts.against) if database is not None]
+
+
+def _noise(noise: Scatter) -> str:
+    if noise.assumed:
+        return (
+            f"Only {noise.count} configurations were measured twice, too few to know the noise here: differences up to "
+            f"{noise.band:.0%} are supposed to be noise."
+        )
+    where = "in another run" if noise.between_runs else "again, most of them in the same run"
+    return (
+        f"Noise: of {noise.count} configurations that were measured {where}, 98% came within {noise.band:.1%} of "
+        "before (|ln(second ÷ first)|). An interval is the ratio of the medians times e^±b, where b adds to this, in "
+        "squares, 2.33 standard errors of the two medians (1.2533 · (q90 − q10) ÷ 2.5631 ÷ √samples each)."
+    )
+
+
+def sides(facts: Facts) -> list[Side]:
+    """In the order of the databases and of their runs, named by what they differ in."""
+    found: dict[tuple[str, ...], dict[str, Measurement]] = {}
+    for database in _databases(facts):
+        for run in database.runs:
+            stored = run.stored
+            device, commit = stored.device, stored.run.versions.get("commit", "unknown commit")
+            where = f"{'against' if database is facts.against else 'this'} {database.file.name}"
+            _keep(found.setdefault((where, device.chip, device.fingerprint, commit), {}), run)
+    differ = [len(set(column)) > 1 for column in zip(*found, strict=True)]
+    return [
+        Side(" · ".join(part for part, telling in zip(parts, differ, strict=True) if telling) or "all", best)
+        for parts, best in found.items()
+    ]
+
+
+def best_measurement(run: RunFacts) -> Measurement | None:
+    """Of the rematch, where there was one: it was taken at the end, beside the rivals, with more samples."""
+    measured = [t.trial for t in run.trials if t.trial.measurement is not None and t.trial.outcome.value == "ok"]
+    last = [trial for trial in measured if trial.message == "rematch"] or measured
+    return min((t.measurement for t in last if t.measurement), key=lambda m: m.median_ns, default=None)
+
+
+def _keep(best: dict[str, Measurement], run: RunFacts) -> None:
+    measured, problem = best_measurement(run), run.stored.run.problem
+    if measured and (problem not in best or measured.median_ns < best[problem].median_ns):
+        best[problem] = measured
+
+
+def _pairs(facts: Facts, noise: Scatter) -> list[Pair]:
+    found = [
+        _pair(one.name, other.name, one.best, other.best, noise)
+        for one, other in itertools.combinations(sides(facts), 2)
+        if set(one.best) & set(other.best)
+    ]
+    again = _again(facts.database, noise)
+    return found + ([again] if again else [])
+
+
+def _pair(name: str, other: str, one: dict[str, Measurement], two: dict[str, Measurement], noise: Scatter) -> Pair:
+    names = short_names(set(one) & set(two))
+    rows = ((names[p], one[p], two[p], verdict(one[p], two[p], noise)) for p in sorted(set(one) & set(two)))
+    return Pair(name, other, tuple(sorted(rows, key=lambda row: (row[3].ratio, row[0]))))
+
+
+def _again(database: Database, noise: Scatter) -> Pair | None:
+    """The last two runs of each problem that was tuned again on the same device."""
+    runs: dict[tuple[str, str], list[RunFacts]] = {}
+    for run in database.runs:
+        if best_measurement(run):
+            runs.setdefault((run.stored.device.fingerprint, run.stored.run.problem), []).append(run)
+    one: dict[str, Measurement] = {}
+    two: dict[str, Measurement] = {}
+    for (_, problem), found in runs.items():
+        if len(found) > 1:
+            first, second = (best_measurement(run) for run in found[-2:])
+            assert first and second
+            one[problem], two[problem] = first, second
+    return _pair("the run before", "the latest run", one, two, noise) if one else None
+
+
+def _answer(pairs: list[Pair]) -> str:
+    if not pairs:
+        return "Nothing was tuned twice: another run, commit or GPU, or --against FILE, gives a comparison (0 pairs)."
+    pair = pairs[0]
+    count = Counter(v.word for *_, v in pair.rows)
+    return (
+        f"From {pair.first} to {pair.second}, of {len(pair.rows)} problems {count['better']} got better, "
+        f"{count['worse']} worse, and {count['noise']} differ by no more than noise."
+    )
+
+
+def _index(pairs: list[Pair]) -> Table:
+    columns = (
+        Column("first"), Column("second"), Column("problems", "in both", True), Column("better", "second faster", True),
+        Column("worse", "second slower", True), Column("noise", "interval holds 1", True),
+    )  # fmt: skip
+    rows = []
+    for place, pair in enumerate(pairs):
+        count = Counter(v.word for *_, v in pair.rows)
+        href = f"#compare-{place}" if place < MOST_PAIRS else None
+        numbers = (number_cell(count[word], 0) for word in ("better", "worse", "noise"))
+        rows.append((Cell(pair.first, None, href), Cell(pair.second), number_cell(len(pair.rows), 0), *numbers))
+    return Table("What can be compared", columns, tuple(rows))
+
+
+def _detail(place: int, pair: Pair, noise: Scatter) -> Detail:
+    spans = tuple(
+        (name, ((v.low, v.high, f"{name}: {v.ratio:.3f} ({v.low:.3f}–{v.high:.3f}), {v.word}"),))
+        for name, _, _, v in pair.rows
+    )
+    axis = Axis("second median ÷ first median, 98% interval", "less is better")
+    chart = Spans("Second ÷ first", axis, spans, ((1.0, "equal"),))
+    columns = (
+        Column("problem"), Column("first", "median, µs", True), Column("second", "median, µs", True),
+        Column("ratio", "second ÷ first", True), Column("low", "98% interval", True),
+        Column("high", "98% interval", True), Column("verdict"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            Cell(name), micros_cell(a.median_ns), micros_cell(b.median_ns), number_cell(v.ratio, 3),
+            number_cell(v.low, 3), number_cell(v.high, 3), Cell(v.word, None, None, TONES[v.word]),
+        )
+        for name, a, b, v in pair.rows
+    )  # fmt: skip
+    words = Words(f"First: {pair.first}. Second: {pair.second}.")
+    table = Table("Problem by problem", columns, rows)
+    return Detail(f"compare-{place}", f"{pair.first} → {pair.second}", (words, chart, table))

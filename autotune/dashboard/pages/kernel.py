@@ -1,0 +1,210 @@
+"""What holds a kernel back: its counters, and the tool's rules in words."""
+
+from collections import Counter
+
+from autotune.dashboard import counters
+from autotune.dashboard.blocks import (
+    Axis,
+    Bars,
+    Block,
+    Cell,
+    Column,
+    Detail,
+    Page,
+    Remarks,
+    Table,
+    Words,
+    link,
+    micros_cell,
+    number_cell,
+    significant,
+)  # fmt: skip
+from autotune.dashboard.facts import Facts, Profiled
+from autotune.nsight.diagnosis import Finding
+from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
+
+MOST_STALLS = 10
+COUNTERS = "Counters"
+TONES = {"optimization": "warn", "warning": "warn", "error": "bad", "ok": "good"}
+
+
+def page(facts: Facts) -> Page:
+    profiled = facts.profiled
+    details = tuple(_detail(place, entry) for place, entry in enumerate(profiled))
+    question = "What holds each kernel back?"
+    blocks = (_index(profiled),) if profiled else ()
+    return Page("kernel", "Kernel", question, _answer(profiled), blocks, "kernel", details)
+
+
+def label(launch: KernelLaunch) -> str:
+    """The kernel, and which of our configurations it is."""
+    return launch.kernel + (f" ({launch.role})" if launch.role else "")
+
+
+def findings(launch: KernelLaunch) -> list[RuleFinding]:
+    """The rules that found something, the largest estimated gain of the whole kernel first."""
+    found = [f for f in launch.findings if f.kind != "ok"]
+    return sorted(found, key=lambda f: (f.gain_scope == "local", -(f.gain or 0.0), f.rule))
+
+
+def redundancy(launch: KernelLaunch) -> float | None:
+    """Bytes read from memory ÷ bytes that the problem cannot do without."""
+    read, needed = counters.one(launch, counters.READ), counters.one(launch, counters.NEEDED)
+    return read.value / needed.value if read and needed and needed.value else None
+
+
+def limiter(launch: KernelLaunch) -> str | None:
+    """What lets the fewest blocks live on a multiprocessor."""
+    limits = counters.find(launch, counters.LIMITS)
+    least = min((f.value for f in limits), default=None)
+    return ", ".join(f.label for f in limits if f.value == least) or None
+
+
+def _answer(profiled: tuple[Profiled, ...]) -> str:
+    if not profiled:
+        return "No profile with counters has been imported: autotune import report.ncu-rep brings one in."
+    text = f"{len(profiled)} launches were profiled."
+    known = [entry for entry in profiled if entry.causes]
+    if known:
+        worst = max(known, key=lambda entry: entry.causes[0].gain * (_time(entry.launch) or 0.0))
+        cause = worst.causes[0]
+        if cause.gain:
+            title = _lower(cause.title)
+            text += f" The most time to gain is in {label(worst.launch)}: {title}, up to {cause.gain:.0%} of it."
+        causes = Counter(entry.causes[0].title for entry in known)
+        title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+        text += f" The most frequent finding is: {_lower(title)} ({count})."
+    wasteful = sum((redundancy(entry.launch) or 0.0) > 1.1 for entry in profiled)
+    return text + (f" {wasteful} read more than 1.1 times the bytes needed." if wasteful else "")
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
+def _index(profiled: tuple[Profiled, ...]) -> Table:
+    columns = (
+        Column("kernel"), Column("problem"), Column("time", "gpu__time_duration or the timeline's, µs", True),
+        Column("compute", "sm__throughput, % of peak", True),
+        Column("memory", "gpu__compute_memory_throughput, % of peak", True),
+        Column("DRAM", "gpu__dram_throughput, % of peak", True),
+        Column("occupancy", "sm__warps_active, % of peak", True), Column("first stall"),
+        Column("read ÷ needed", "dram__bytes_read.sum ÷ bytes needed", True), Column("top finding"),
+        Column("gain", "estimated, at best, % of the time", True), Column("file"),
+    )  # fmt: skip
+    rows = []
+    for place, entry in enumerate(profiled):
+        launch = entry.launch
+        light = {f.label: f.value for f in counters.find(launch, counters.SPEED_OF_LIGHT)}
+        occupancy = counters.one(launch, counters.OCCUPANCY["achieved"])
+        waited, top = counters.stalls(launch)[:1], entry.causes[:1]
+        rows.append(
+            (
+                link(label(launch), f"kernel-{place}"), Cell(launch.problem or "–"), micros_cell(_time(launch)),
+                *(number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
+                number_cell(occupancy.value if occupancy else None, 1),
+                Cell(waited[0].label.replace("_", " ") if waited else "–"), number_cell(redundancy(launch), 2),
+                Cell(top[0].title if top else "–"), number_cell(100 * top[0].gain if top else None, 0),
+                Cell(entry.profile.provenance.file),
+            )
+        )  # fmt: skip
+    return Table("Every profiled launch", columns, tuple(rows))
+
+
+def _time(launch: KernelLaunch) -> float | None:
+    if launch.duration_ns is not None:
+        return launch.duration_ns / max(launch.count, 1)
+    found = counters.one(launch, counters.FACTS["duration"])
+    return found.value if found else None
+
+
+def _detail(place: int, entry: Profiled) -> Detail:
+    launch = entry.launch
+    blocks: list[Block] = [Words(_summary(entry.profile, launch))]
+    if entry.causes:
+        blocks += [
+            Words("What holds it back", heading=True),
+            Remarks(tuple((_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain else "good") for c in entry.causes)),
+        ]
+    found = findings(launch)
+    if found:
+        blocks += [
+            Words("What the tool's rules say", heading=True),
+            Remarks(tuple((_title(f), f.text, TONES.get(f.kind, "")) for f in found)),
+        ]
+    light = counters.find(launch, counters.SPEED_OF_LIGHT)
+    if light:
+        rows = tuple((f.label, (f.value,)) for f in light)
+        blocks.append(
+            Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS)
+        )
+    waited = counters.stalls(launch)
+    if waited:
+        rows = tuple((f.label.replace("_", " "), (f.value,)) for f in waited[:MOST_STALLS])
+        ratio = waited[0].name.startswith(counters.STALL_RATIO[0])
+        axis = Axis(
+            "warps stalled" if ratio else "samples",
+            "for an issued instruction" if ratio else "of the program counter",
+            zero=True,
+        )
+        blocks.append(Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
+    blocks.append(_counters(launch, [*light, *waited]))
+    return Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+
+
+def _cause(cause: Finding) -> str:
+    return f"{cause.title}: up to {cause.gain:.0%} of the time" if cause.gain else cause.title
+
+
+def _shown(cause: Finding) -> str:
+    shown = (f"{m.name} {_value(m)}" for m in cause.metrics)
+    text = ", ".join(shown)
+    return f"({text})" if text else ""
+
+
+def _value(metric: Metric) -> str:
+    return metric.value if isinstance(metric.value, str) else f"{significant(metric.value)} {metric.unit}".rstrip()
+
+
+def _title(finding: RuleFinding) -> str:
+    if finding.gain is None:
+        return finding.title
+    scope = "of the part it looks at" if finding.gain_scope == "local" else "of the kernel's time"
+    return f"{finding.title}: estimated gain {finding.gain:.0f}% {scope}"
+
+
+def _summary(profile: Profile, launch: KernelLaunch) -> str:
+    parts = [f"{launch.kernel}, from {profile.provenance.file}"]
+    if launch.grid and launch.block:
+        grid, block = ("×".join(map(str, size)) for size in (launch.grid, launch.block))
+        parts.append(f"{grid} blocks of {block} threads")
+    time = _time(launch)
+    if time is not None:
+        parts.append(f"{significant(time / 1e3)} µs")
+    text = ", ".join(parts) + "."
+    if launch.problem:
+        text += f" Launched for {launch.problem}" + (f", {launch.role}" if launch.role else "") + "."
+    if launch.config:
+        text += " Configuration " + " ".join(f"{n}={v}" for n, v in sorted(launch.config.items())) + "."
+    achieved = counters.one(launch, counters.OCCUPANCY["achieved"])
+    bound = limiter(launch)
+    if achieved and bound:
+        text += f" Occupancy {achieved.value:.0f}% of the warps possible; what allows the fewest blocks: {bound}."
+    times = redundancy(launch)
+    if times is not None:
+        text += f" It read {times:.2f} times the bytes that the problem needs."
+    return text
+
+
+def _counters(launch: KernelLaunch, shown: list[counters.Found]) -> Table:
+    wanted = {**counters.FACTS, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
+    limits = {f"blocks allowed by {name}": names for name, names in counters.LIMITS.items()}
+    found = [*counters.find(launch, wanted), *counters.find(launch, limits), *shown]
+    columns = (Column("what"), Column("value", "", True), Column("unit"), Column("metric"))
+    rows = [(Cell(f.label.replace("_", " ")), number_cell(f.value), Cell(f.unit), Cell(f.name)) for f in found]
+    times = redundancy(launch)
+    if times is not None:
+        rows.append(
+            (Cell("bytes read ÷ bytes needed"), number_cell(times, 2), Cell(""), Cell("dram__bytes_read.sum ÷ needed"))
+        )
+    return Table(COUNTERS, columns, tuple(rows))
