@@ -114,7 +114,7 @@ class LayerSearch:
             self.layer.key, self.layer.template_version, "chain", self.seed, judging.space_size(grid_size(self.space)),
             self.work.bytes, self.work.ops, versions(),
         )  # fmt: skip
-        self.run_id = self.db.begin_run(self.where.device, run)
+        self.run_id = self.db.begin_run(self.where.device, run, self.space)
         try:
             isolated = self._isolated()
             self._start(isolated)
@@ -140,10 +140,11 @@ class LayerSearch:
         it on this chip, if it is valid here, and whether it is this layer's own."""
         for trial in self.db.past_trials(self.where.device, self.layer.key, self.layer.template_version):
             self.tried[Config(trial.config)] = trial
-        winner = self.db.lookup(self.where.device, self.layer.key, self.layer.template_version).winner
+        answer = self.db.lookup(self.where.device, self.layer.key, self.layer.template_version)
+        winner = answer.winner
         config = Config(winner.config) if winner else None
         valid = config is not None and self.space.broken(config) is None
-        return (config if valid else None), winner is not None and winner.problem == self.layer.key
+        return (config if valid else None), answer.measured_here
 
     def _start(self, isolated: Config) -> None:
         """Prove and time a first best, then let the others that promise much challenge it. Raises TuneError."""
@@ -411,8 +412,9 @@ class LayerSearch:
         self, config: Config, measured: Measurement, error: float, default_ns: float | None, trial_id: int | None
     ) -> None:
         winner = Winner(
-            self.layer.key, self.layer.template_version, dict(config), measured, default_ns, error, self.judge.tolerance
-        )
+            self.layer.key, self.layer.template_version, dict(config), measured, default_ns, error,
+            self.judge.tolerance, judging.reference(self.layer, self.seed), versions(),
+        )  # fmt: skip
         self.db.set_winner(self.where.device, winner, self.run_id, trial_id)
 
     def _keep_best_so_far(self) -> None:

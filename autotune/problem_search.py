@@ -13,6 +13,7 @@ from autotune.place import Place
 from autotune.search.study import Search
 from autotune.versions import versions
 from kernel_templates import registry
+from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -21,6 +22,7 @@ from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 SAMPLES = 7
 LEADERS = 4
 REMATCH_ROUNDS = 15
+RELATIVES = 4  # winners of other shapes and chips that a search begins with
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ProblemSearch:
             self.problem.key, self.problem.template_version, self.sampler, self.seed, size, self.work.bytes,
             self.work.ops, versions(),
         )  # fmt: skip
-        self.run_id = self.db.begin_run(self.device, run)
+        self.run_id = self.db.begin_run(self.device, run, self.space)
         self.known = len(self.tried)
         try:
             yield
@@ -121,8 +123,7 @@ class ProblemSearch:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
         run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
         """
-        answer = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
-        hints = [Config(answer.winner.config)] if answer.winner else []
+        hints = [Config(w.config) for w in known_elsewhere(self.db, self.device, self.problem)]
         for other in reversed(others):
             won = other.config
             shared = {n: won.get(n, won.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
@@ -184,6 +185,8 @@ class ProblemSearch:
             default_ns,
             by_config[won][1],
             self.bench.tolerance,
+            judging.reference(self.problem, self.seed),
+            versions(),
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
         gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns
@@ -200,16 +203,24 @@ class ProblemSearch:
         """An interrupted search still leaves its best verified candidate, if no winner is known."""
         best = self.best()
         known = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
-        if best is None or (known.winner and known.winner.problem == self.problem.key):
+        if best is None or known.measured_here:
             return
         trial, default = self.tried[best[1]], self.tried.get(self.space.default)
         assert trial.measurement is not None and trial.error is not None and trial.tolerance is not None
         default_ns = default.measurement.median_ns if default and default.measurement else None
         winner = Winner(
             self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,
-            trial.error, trial.tolerance,
+            trial.error, trial.tolerance, judging.reference(self.problem, self.seed), versions(),
         )  # fmt: skip
         self.db.set_winner(self.device, winner, self.run_id, None)
+
+
+def known_elsewhere(db: TuningDB, device: Device, problem: Problem) -> list[Winner]:
+    """What to try first: the winner that a model would run with now, then those nearest to this problem, by shape and
+    by chip, from this database and from those that come with autotune."""
+    answer = db.lookup(device, problem.key, problem.template_version)
+    near = db.relatives(device, problem.key, problem.template_version)[:RELATIVES]
+    return [*([answer.winner] if answer.winner else []), *near]
 
 
 def _seconds(trial: Trial) -> float | None:

@@ -6,11 +6,13 @@ any SQLite tool can tell the version. No table may carry a name that Optuna's re
 """
 
 import sqlite3
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tuning_db import identity
 from tuning_db.errors import DatabaseError, damaged
+from tuning_db.migration import Migration
+from tuning_db.migration_sharing import SHARING
 
 # The tables of Optuna's relational storage, which may have been the first to use the file.
 OPTUNA_TABLES = frozenset(
@@ -30,13 +32,6 @@ OPTUNA_TABLES = frozenset(
         "version_info",
     }
 )
-
-
-@dataclass(frozen=True)
-class Migration:
-    number: int
-    name: str
-    statements: tuple[str, ...]
 
 
 # Times are nanoseconds, sizes bytes, timestamps UTC in ISO 8601. JSON columns are canonical (tuning_db.rows).
@@ -135,6 +130,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX winners_by_problem ON winners (problem_id) WHERE replaced_at IS NULL",
         ),
     ),
+    SHARING,
 )
 
 LATEST = MIGRATIONS[-1].number
@@ -182,6 +178,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Apply what is missing, all or nothing. Safe when several processes open a new file at once."""
     if schema_version(connection) >= LATEST:
         return
+    identity.register(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Read again under the lock: another process may have been faster.

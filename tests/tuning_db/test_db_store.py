@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuning_db import DatabaseError, default_path, open_db
+from tuning_db import DatabaseError, default_path, migrations, open_db
 from tuning_db.records import Outcome, RunStatus, Trial
 from tuning_db.rows import canonical_json
 
@@ -148,7 +148,7 @@ def test_info_counts_and_measures(db, samples):
     info = db.info()
     assert info["path"] == str(db.path) and info["exists"] and info["size_bytes"] > 4096
     assert {name: info[name] for name in ("schema_version", "devices", "problems", "runs", "trials", "winners")} == {
-        "schema_version": 1, "devices": 1, "problems": 1, "runs": 1, "trials": 1, "winners": 0,
+        "schema_version": migrations.LATEST, "devices": 1, "problems": 1, "runs": 1, "trials": 1, "winners": 0,
     }  # fmt: skip
 
 
