@@ -80,6 +80,31 @@ def winners_only(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [*(d for d in all_facts(db, ["device"]) if d["fingerprint"] in used), *winners]
 
 
+def of_chip(facts: Iterable[Fact], chip: str) -> list[Fact]:
+    """What belongs to devices whose name has `chip` in it."""
+    return _of_devices(list(facts), lambda device: chip.lower() in device["chip"].lower())
+
+
+def of_chip_key(facts: Iterable[Fact], chip_key: str) -> list[Fact]:
+    """What belongs to the devices of one chip."""
+    return _of_devices(list(facts), lambda device: device["chip_key"] == chip_key)
+
+
+def _of_devices(facts: list[Fact], wanted: Callable[[Fact], bool]) -> list[Fact]:
+    devices = {f["fingerprint"] for f in facts if f["kind"] == "device" and wanted(f)}
+    runs = {f["uid"] for f in facts if f["kind"] == "run" and f["device"] in devices}
+    spaces = {f["space"] for f in facts if f["kind"] == "run" and f["uid"] in runs}
+
+    def belongs(fact: Fact) -> bool:
+        if fact["kind"] == "trial":
+            return fact["run"] in runs
+        if fact["kind"] == "space":
+            return fact["uid"] in spaces
+        return (fact["fingerprint"] if fact["kind"] == "device" else fact["device"]) in devices
+
+    return [fact for fact in facts if belongs(fact)]
+
+
 class Adder:
     """Adds facts within the caller's transaction. Facts come in the order of `lines.KINDS`; a fact about something
     that neither came nor is known raises KeyError."""

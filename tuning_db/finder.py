@@ -39,12 +39,12 @@ class Family:
         away = np.sqrt(np.square(self._logs - np.frombuffer(keys.logs(problem), "<f8")).sum(1))
         closest, ties = float(away.min()), []
         # Equal distances: the user's own, this very device first, then the alphabet, so that the answer is the same.
-        for at in np.flatnonzero(away <= closest * (1 + 1e-12)):
+        for at in np.flatnonzero(away <= closest * (1 + 1e-12)).tolist():
             if at < len(self.entries):
                 row_id, name, owner, _ = self.entries[at]
-                ties.append((False, owner != fingerprint, name, -row_id, int(at)))
+                ties.append((False, owner != fingerprint, name, -row_id, at))
             else:
-                ties.append((True, False, self.from_shipped[at - len(self.entries)]["problem"], 0, int(at)))
+                ties.append((True, False, self.from_shipped[at - len(self.entries)]["problem"], 0, at))
         best = min(ties)[-1]
         if best < len(self.entries):
             return self.entries[best][0], closest

@@ -9,6 +9,8 @@ from tuning_db.migration import Migration
 
 _WINNER_COLUMNS = "w.template_version, w.config, w.q10_ns, w.median_ns, w.q90_ns, w.samples, w.error, w.tolerance"
 
+_RUN = "template_version, sampler, seed, host, pid, started_at"
+
 SHARING = Migration(
     3,
     "spaces, names for merging, where a winner came from, views",
@@ -21,13 +23,14 @@ SHARING = Migration(
         )""",
         "ALTER TABLE runs ADD COLUMN uid TEXT",
         "ALTER TABLE runs ADD COLUMN space_id INTEGER REFERENCES spaces (id)",
-        """UPDATE runs SET uid = (
-            SELECT content_id(d.fingerprint, p.key, r.template_version, r.sampler, r.seed, r.host, r.pid, r.started_at)
-            FROM runs r JOIN devices d ON d.id = r.device_id JOIN problems p ON p.id = r.problem_id
+        # Two runs of one process within a millisecond are told apart by their place among their likes.
+        "CREATE TEMP TABLE places (id INTEGER PRIMARY KEY, place INTEGER)",
+        f"INSERT INTO places SELECT id, row_number() OVER (PARTITION BY device_id, problem_id, {_RUN} ORDER BY id) FROM runs",
+        f"""UPDATE runs SET uid = (
+            SELECT content_id(d.fingerprint, p.key, {_RUN}, n.place) FROM runs r JOIN devices d ON d.id = r.device_id
+                JOIN problems p ON p.id = r.problem_id JOIN places n ON n.id = r.id
             WHERE r.id = runs.id)""",
-        # Two runs of one process within a millisecond: told apart by their place among their likes.
-        """UPDATE runs SET uid = content_id(uid, (SELECT count(*) FROM runs r WHERE r.uid = runs.uid AND r.id < runs.id))
-            WHERE EXISTS (SELECT 1 FROM runs r WHERE r.uid = runs.uid AND r.id < runs.id)""",
+        "DROP TABLE places",
         "CREATE UNIQUE INDEX runs_by_uid ON runs (uid)",
         "ALTER TABLE run_trials ADD COLUMN number INTEGER",
         "CREATE TEMP TABLE numbered (id INTEGER PRIMARY KEY, number INTEGER)",

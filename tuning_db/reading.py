@@ -128,6 +128,16 @@ class Reader:
             finally:
                 self._connection.execute("ROLLBACK")
 
+    def copy_to(self, target: Path) -> None:
+        """Write a copy of the whole file, as of one moment, that needs no other file beside it."""
+        with translated(target):
+            copy = sqlite3.connect(target)
+            try:
+                self._connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            finally:
+                copy.close()
+
     def info(self) -> dict[str, Any]:
         """Where the database is, its size in bytes (log included), its schema version and how much it holds."""
         files = (self.path, Path(f"{self.path}-wal"))
