@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, db, devices, generate, replay, tune
+from autotune.commands import bench, chat, db, devices, generate, pull, replay, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -91,7 +91,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (devices.devices, tune.tune, generate.generate, chat.chat, bench.bench, db.db, replay.replay):
+for command in (devices.devices, tune.tune, generate.generate, chat.chat, bench.bench, db.db, pull.pull, replay.replay):
     cli.add_command(command)
 
 

@@ -10,7 +10,9 @@ from autotune.judging import TuneError
 from autotune.measure.crew import Answer, Crew
 from autotune.measure.process import WorkerDied, WorkerTimedOut
 from autotune.place import Place
+from autotune.search.shared import SharedSearch
 from autotune.search.study import Search
+from autotune.studies import Studies, publish
 from autotune.versions import versions
 from kernel_templates import registry
 from kernel_templates.device import Device
@@ -22,6 +24,7 @@ from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 SAMPLES = 7
 LEADERS = 4
 REMATCH_ROUNDS = 15
+FROM_ELSEWHERE = 2  # of other workers' leaders that meet this one's
 RELATIVES = 4  # winners of other shapes and chips that a search begins with
 
 
@@ -63,7 +66,7 @@ class ProblemSearch:
 
     def __init__(
         self, problem, where: Place, db: TuningDB, crew: Crew, sampler: str, seed: int, index, report,
-        trials: int | None,
+        trials: int | None, studies: Studies | None = None,
     ):  # fmt: skip
         self.problem, self.where, self.device, self.db, self.crew = problem, where, where.device, db, crew
         self.index, self.report, self.trials = index, report, trials
@@ -72,7 +75,10 @@ class ProblemSearch:
         self.space: Space = where.space(problem)
         self.work = where.work(problem)
         self.past = db.past_trials(self.device, problem.key, problem.template_version)
-        self.search = Search(self.space, sampler, seed)
+        self.search: Search | SharedSearch = Search(self.space, sampler, seed)
+        if studies is not None:
+            self.search = studies.join(self.search, self.device, problem, trials)
+            self.trials = None  # the study counts those of all workers
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:
             config = Config(trial.config)
@@ -119,6 +125,21 @@ class ProblemSearch:
             return None
         return self.search.ask()
 
+    @property
+    def waits(self) -> bool:
+        """Whether other workers may leave something to this one yet."""
+        return isinstance(self.search, SharedSearch) and self.search.waiting
+
+    def _challenge_from_elsewhere(self) -> None:
+        """What other workers found fastest is verified and timed here too, so that it can win here."""
+        assert isinstance(self.search, SharedSearch)
+        for config in self.search.leaders(FROM_ELSEWHERE):
+            if config not in self.tried and self.space.broken(config) is None:
+                self.bench.compile(config, base=self.space.default)
+                while self.bench.compiling:
+                    for done, compiled in self.bench.compiled(1.0):
+                        self.attempt(done, compiled)
+
     def suggest(self, others: Sequence[Tuned]) -> None:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
         run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
@@ -161,6 +182,8 @@ class ProblemSearch:
 
     def decide(self, count: int) -> Tuned:
         """Rematch the leaders and the default in one go; the fastest median wins and is recorded."""
+        if isinstance(self.search, SharedSearch):
+            self._challenge_from_elsewhere()
         leaders = [c for _, c in self._ranked()[:LEADERS]]
         if not leaders:
             raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
@@ -189,6 +212,8 @@ class ProblemSearch:
             versions(),
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
+        if isinstance(self.search, SharedSearch):
+            publish(self.search, self.db, self.device, self.problem)
         gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns
         failed = sum(t.measurement is None for t in self.tried.values())
         return Tuned(

@@ -10,6 +10,7 @@ from autotune.measure.crew import Crew
 from autotune.measure.timeline import Timeline
 from autotune.place import Place
 from autotune.problem_search import Progress, Tuned
+from autotune.studies import Studies
 from kernel_templates.problem import Problem
 from tuning_db import TuningDB
 
@@ -29,10 +30,12 @@ def tune(
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     timeline: Timeline | None = None,
+    studies: Studies | None = None,
 ) -> tuple[list[Tuned], list[TunedLayer]]:
     """Both stages; either may be empty. trials: of each problem alone; budget_s: seconds for everything, the workers'
-    start included; None: no limit. timeline: where every
-    worker's jobs leave their spans. Raises what `side_by_side.tune` and `chain.tune` raise."""
+    start included; None: no limit. timeline: where every worker's jobs leave their spans. studies: of
+    `side_by_side.tune`; layers in context each worker tunes for itself. Raises what `side_by_side.tune` and
+    `chain.tune` raise."""
     begun = time.monotonic()
 
     def left(share: float) -> float | None:
@@ -42,6 +45,6 @@ def tune(
         judging.draw_ahead([*tuner.in_order(problems), *layers], where, crew, seed)
         alone = side_by_side.tune(
             problems, db, where, crew, trials=trials, budget_s=left(ALONE if layers else 1.0), sampler=sampler,
-            seed=seed, report=report, after=partial(chain.warm, layers, db, where, crew, seed),
+            seed=seed, report=report, after=partial(chain.warm, layers, db, where, crew, seed), studies=studies,
         )  # fmt: skip
         return alone, chain.tune(layers, db, where, crew, budget_s=left(1.0), seed=seed, report=report)

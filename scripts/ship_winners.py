@@ -1,5 +1,5 @@
-"""See scripts/ship_winners. What is in a chip's file already is merged too, so that a refresh loses nothing: of two winners
-of one problem on the same device the better time stays."""
+"""See scripts/ship_winners. What is in a chip's file already is merged too, so that a refresh loses nothing: of two
+winners of one problem on the same device the better time stays."""
 
 import argparse
 import tempfile

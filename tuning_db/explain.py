@@ -49,9 +49,7 @@ class Explanation:
             line += f", the default {winner.default_ns / 1e3:.2f} µs: {winner.default_ns / measured.median_ns:.2f}×"
         said.append(f"{line}.")
         against = winner.reference or "the float64 reference"
-        said.append(
-            f"Verified against {against}: relative error {winner.error:.2e}, allowed {winner.tolerance:.2e}."
-        )
+        said.append(f"Verified against {against}: relative error {winner.error:.2e}, allowed {winner.tolerance:.2e}.")
         if self.second is not None:
             config, ns, together = self.second
             other = {n: v for n, v in config.items() if winner.config.get(n) != v}

@@ -80,17 +80,17 @@ def winners_only(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [*(d for d in all_facts(db, ["device"]) if d["fingerprint"] in used), *winners]
 
 
-def of_chip(facts: Iterable[Fact], chip: str) -> list[Fact]:
+def of_chip(facts: Iterable[dict[str, Any]], chip: str) -> list[dict[str, Any]]:
     """What belongs to devices whose name has `chip` in it."""
     return _of_devices(list(facts), lambda device: chip.lower() in device["chip"].lower())
 
 
-def of_chip_key(facts: Iterable[Fact], chip_key: str) -> list[Fact]:
+def of_chip_key(facts: Iterable[dict[str, Any]], chip_key: str) -> list[dict[str, Any]]:
     """What belongs to the devices of one chip."""
     return _of_devices(list(facts), lambda device: device["chip_key"] == chip_key)
 
 
-def _of_devices(facts: list[Fact], wanted: Callable[[Fact], bool]) -> list[Fact]:
+def _of_devices(facts: list[dict[str, Any]], wanted: Callable[[Fact], bool]) -> list[dict[str, Any]]:
     devices = {f["fingerprint"] for f in facts if f["kind"] == "device" and wanted(f)}
     runs = {f["uid"] for f in facts if f["kind"] == "run" and f["device"] in devices}
     spaces = {f["space"] for f in facts if f["kind"] == "run" and f["uid"] in runs}

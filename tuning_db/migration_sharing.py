@@ -25,7 +25,8 @@ SHARING = Migration(
         "ALTER TABLE runs ADD COLUMN space_id INTEGER REFERENCES spaces (id)",
         # Two runs of one process within a millisecond are told apart by their place among their likes.
         "CREATE TEMP TABLE places (id INTEGER PRIMARY KEY, place INTEGER)",
-        f"INSERT INTO places SELECT id, row_number() OVER (PARTITION BY device_id, problem_id, {_RUN} ORDER BY id) FROM runs",
+        f"""INSERT INTO places
+            SELECT id, row_number() OVER (PARTITION BY device_id, problem_id, {_RUN} ORDER BY id) FROM runs""",
         f"""UPDATE runs SET uid = (
             SELECT content_id(d.fingerprint, p.key, {_RUN}, n.place) FROM runs r JOIN devices d ON d.id = r.device_id
                 JOIN problems p ON p.id = r.problem_id JOIN places n ON n.id = r.id

@@ -88,7 +88,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "compile_s": "Seconds of compiling.",
             "error": "||out - ref|| / ||ref|| against the float64 reference.",
             "tolerance": "That the error had to stay below.",
-            "message": "One line: why it is not ok, or \"rematch\", or how a duel ended.",
+            "message": 'One line: why it is not ok, or "rematch", or how a duel ended.',
             "created_at": "UTC.",
             "number": "Of the trial within its run, from 0; with the run's uid its name everywhere.",
         },

@@ -40,6 +40,17 @@ db_option = click.option(
 device_option = click.option(
     "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Where to run."
 )
+
+
+def storage_option(required: bool = False) -> Callable[..., Any]:
+    """--storage, or $AUTOTUNE_STORAGE: a password on a command line is there for all to see."""
+    return click.option(
+        "--storage", envvar="AUTOTUNE_STORAGE", metavar="URL", required=required,
+        help="A server that workers share, as postgresql://USER:PASSWORD@HOST/DATABASE; better in $AUTOTUNE_STORAGE, "
+        "for a command line is there for all to see.",
+    )  # fmt: skip
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout, everything else on stderr."
 )

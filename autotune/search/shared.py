@@ -1,9 +1,9 @@
 """One search by many workers on many machines: an Optuna study on a server, through Optuna's relational storage.
 
 Optuna counts trials under a lock on the study, and a trial here is written whole, with its configuration, when it is
-counted. So whoever has the lower number has a configuration, and everybody sees the same: a worker that finds an earlier
-living trial of its configuration gives its own up. Workers prove that they live by heartbeats; the trial of one that
-has not for a while is failed by whoever notices, and its configuration is taken up again before anything new.
+counted. So whoever has the lower number has a configuration, and everybody sees the same: a worker that finds an
+earlier living trial of its configuration gives its own up. Workers prove that they live by heartbeats; the trial of one
+that has not for a while is failed by whoever notices, and its configuration is taken up again before anything new.
 """
 
 import logging
@@ -26,6 +26,7 @@ from autotune.search.study import Search
 from kernel_templates.space import Config, Space
 
 HEARTBEAT_S, GRACE_S = 10, 40
+FRESH_S = 1.0
 LIVING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)  # pruned: it was tried, and does not work
 BEGINNERS = 8  # attempts to open a server whose tables others are making
 GIVEN_UP = "given up"  # user attribute of a trial that somebody else had been faster with
@@ -122,6 +123,9 @@ class SharedSearch:
         self._vouched: set[int] = set()
         self._orphans: list[Config] = []
         self._others = False
+        self._living: set[Config] = set()  # what is tried by anybody, or was, as of the last look
+        self._fresh_until = 0.0  # the last look is good enough to propose by; claiming looks again
+        self._look_for_dead_at = 0.0
 
     @property
     def space(self) -> Space:
@@ -138,7 +142,7 @@ class SharedSearch:
         """The next configuration, which nobody else tries; None when there is none now. It may be that others still
         work on some (`waiting`), and leave them."""
         while True:
-            living = self._refresh()
+            living = self._refresh() if time.monotonic() > self._fresh_until else self._living
             if self._trials is not None and len(living) >= self._trials:
                 return None
             config = self._orphans.pop(0) if self._orphans else self._search.ask()
@@ -146,11 +150,13 @@ class SharedSearch:
                 return None
             if config not in living and self._claim(config):
                 return config
+            self._fresh_until = 0.0
 
     @property
     def waiting(self) -> bool:
         """Whether others have trials running, which would have to be taken up if they died, or some wait already."""
         self._refresh()
+        self._fresh_until = 0.0
         return self._others or bool(self._orphans)
 
     def tell(self, config: Config, seconds: float | None) -> None:
@@ -189,10 +195,13 @@ class SharedSearch:
         trial_id = self._shared.storage.create_new_trial(self._study_id, template)
         self._shared.begin(trial_id)
         number = self._shared.storage.get_trial_number_from_id(trial_id)
-        before = [t for t in self._get() if t.number < number and t.state in LIVING]
+        trials = self._get()
+        before = [t for t in trials if t.number < number and t.state in LIVING]
         late = self._trials is not None and len(before) >= self._trials
         if not late and all(t.params != config for t in before):
             self._running[config] = trial_id
+            self._learn(trials)
+            self._fresh_until = time.monotonic() + FRESH_S
             return True
         self._shared.end(trial_id)
         self._shared.storage.set_trial_user_attr(trial_id, GIVEN_UP, True)
@@ -200,11 +209,16 @@ class SharedSearch:
         return False
 
     def _refresh(self) -> set[Config]:
-        """Tell the sampler of others' results, fail trials of the dead; what is tried by anybody, or was."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self._study)
-        trials = self._get()
+        """Fail trials of the dead, and learn what has happened; what is tried by anybody, or was."""
+        if time.monotonic() > self._look_for_dead_at:
+            self._look_for_dead_at = time.monotonic() + self._shared.grace_s / 4
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.storages.fail_stale_trials(self._study)
+        return self._learn(self._get())
+
+    def _learn(self, trials: Sequence[FrozenTrial]) -> set[Config]:
+        """Tell the sampler of others' results."""
         living = {Config(t.params) for t in trials if t.state in LIVING}
         mine = set(self._running.values())
         self._others = False
@@ -217,6 +231,7 @@ class SharedSearch:
                 self._hear(trial)
         self._orphans = [Config(t.params) for t in trials if t.state is TrialState.FAIL]
         self._orphans = [c for c in dict.fromkeys(self._orphans) if c not in living]
+        self._living = living
         return living
 
     def _hear(self, trial: FrozenTrial) -> None:

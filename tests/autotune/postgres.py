@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -44,8 +45,8 @@ def server() -> Iterator[str]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = (bin_folder / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1",
-                   "-c", "fsync=off", "-c", "max_connections=60")  # fmt: skip
+        command = (bin_folder / "postgres", "-D", data, "-p", str(port), "-k", folder,
+                   "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=60")  # fmt: skip
         with (folder / "log").open("w") as log:
             running = subprocess.Popen(command, user=who, cwd=folder, stdout=log, stderr=log)
         try:
@@ -56,5 +57,5 @@ def server() -> Iterator[str]:
                 assert running.poll() is None, (folder / "log").read_text()
             yield f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
         finally:
-            running.terminate()
+            running.send_signal(signal.SIGINT)  # does not wait for clients to go
             running.wait(20)

@@ -13,7 +13,7 @@ import pytest
 from autotune.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPECTED = {"devices", "tune", "generate", "replay", "chat", "bench", "db", "db info", "db list", "db best"} | {
+EXPECTED = {"devices", "tune", "generate", "replay", "chat", "bench", "db", "db info", "db list", "db best", "pull"} | {
     f"db {name}" for name in ("explain", "schema", "export", "import", "merge", "prune", "vacuum")
 }
 

@@ -82,9 +82,11 @@ def work_together(url, name, workers, trials, folder, kill=0, sampler="random", 
             victim.kill()
             victims.append(victim)
         time.sleep(0.02)
-    for process in running:
-        process.kill() if process.poll() is None else None
-        assert process.wait() == (-9 if process in victims else 0)
+    late = [p for p in running if p.poll() is None]
+    for process in late:
+        process.kill()
+    assert not late, "workers did not come to an end"
+    assert [p.wait() for p in running] == [-9 if p in victims else 0 for p in running]
     return ended - begun
 
 
@@ -99,9 +101,10 @@ def test_three_workers_one_killed(server, tmp_path) -> None:
 def test_eight_workers_two_killed(server, tmp_path) -> None:
     """All of a recorded space, so that whoever is alone must find the same."""
     trials = len(shared_worker.SPACE.configs())
-    print(f"{trials} configurations")
-    took = work_together(server, "full", 8, 500, tmp_path, kill=2)
-    best, dead = check(server, "full", 500)
+    assert trials == 500
+    took = work_together(server, "full", 8, trials, tmp_path, kill=2)
+    best, dead = check(server, "full", trials)
+    assert best == best_alone(trials)
     print(f"500 trials by 8 workers, 2 of them killed: {took:.1f} s, {500 / took:.0f} trials/s, {dead} taken up again")
 
 

@@ -29,7 +29,9 @@ def tune(db, device, key, times, status="finished", ceiling=None):
         db.record_trial(run, Trial({"tile": tile}, Outcome.OK, measured(ns), 0.5, 1e-4, 1e-2))
     if times:
         best = times.index(min(times))
-        trial = db.record_trial(run, Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, "rematch"))
+        trial = db.record_trial(
+            run, Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, "rematch")
+        )
         db.set_winner(device, Winner(key, 1, {"tile": best}, measured(min(times)), 4e3, 1e-4, 1e-2), run, trial)
     if status:
         db.finish_run(run, status)
@@ -184,7 +186,7 @@ def test_nonsense_from_outside_is_one_line_and_nothing_is_added(tmp_path, kind, 
 
 @pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 2}', "{" * 5000])
 def test_another_files_first_line_is_refused(first):
-    with pytest.raises(lines.BadLine, match="first line is not|newer autotune"):
+    with pytest.raises(lines.BadLine, match=r"first line is not|newer autotune"):
         list(lines.read([first], "x"))
 
 
