@@ -146,7 +146,7 @@ def run(
     wide: Sequence[Problem],
     narrow: Sequence[Problem],
 ) -> dict[str, Any]:
-    """Both transfers on the device at hand: chip to chip where records of another chip are given, and shape to shape."""
+    """Both transfers on the device at hand: chip to chip if records of another chip are given, and shape to shape."""
     begun = time.monotonic()
     rows = []
     elsewhere = records(others, lambda device: device["chip_key"] != where.device.chip_key)

@@ -66,10 +66,9 @@ class Shared:
                 for name in optuna.get_all_study_names(self.storage)]  # fmt: skip
 
     def begin(self, trial_id: int) -> None:
-        """Keep a trial alive from now on."""
+        """Keep a trial alive from now on; one that ends before the next heartbeat needs none."""
         with self._lock:
             self._mine.add(trial_id)
-        self._database.record_heartbeat(trial_id)
 
     def end(self, trial_id: int) -> None:
         with self._lock:
@@ -194,8 +193,8 @@ class SharedSearch:
         self._asked.add(config)
         trial_id = self._shared.storage.create_new_trial(self._study_id, template)
         self._shared.begin(trial_id)
-        number = self._shared.storage.get_trial_number_from_id(trial_id)
         trials = self._get()
+        number = next(t.number for t in trials if t._trial_id == trial_id)
         before = [t for t in trials if t.number < number and t.state in LIVING]
         late = self._trials is not None and len(before) >= self._trials
         if not late and all(t.params != config for t in before):

@@ -91,7 +91,7 @@ def work_together(url, name, workers, trials, folder, kill=0, sampler="random", 
 
 
 def test_three_workers_one_killed(server, tmp_path) -> None:
-    trials = 60
+    trials = 40
     work_together(server, "short", 3, trials, tmp_path, kill=1, pause=0.02)
     _, dead = check(server, "short", trials)
     assert dead <= 1
