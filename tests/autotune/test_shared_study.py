@@ -70,7 +70,7 @@ def work_together(url, name, workers, trials, folder, kill=0, sampler="random", 
     logs = [folder / f"{name}-{i}" for i in range(workers)]
     running = [start(url, name, i, trials, log, sampler, pause) for i, log in enumerate(logs)]
     dice, victims = random.Random(trials), []
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     ended = begun = 0.0
     while any(p.poll() is None for p in running) and time.monotonic() < deadline:
         assert all(p.poll() in (None, 0) for p in running if p not in victims)
