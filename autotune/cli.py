@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import bench, chat, db, devices, export, generate, import_, profile, replay, screen, tune
+from autotune.commands import bench, chat, db, devices, export, generate, import_, profile, pull, replay, screen, tune
 from autotune.errors import one_line
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
@@ -99,6 +99,7 @@ for command in (
     chat.chat,
     bench.bench,
     db.db,
+    pull.pull,
     replay.replay,
     export.export,
     import_.import_,

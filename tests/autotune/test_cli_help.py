@@ -28,6 +28,8 @@ EXPECTED = {
     "db info",
     "db list",
     "db best",
+    "pull",
+    *(f"db {name}" for name in ("explain", "schema", "export", "import", "merge", "prune", "vacuum")),
 }
 
 
