@@ -48,6 +48,11 @@ def _shares() -> list[tuple[int, int]]:
     return [(i, SHARES) for i in range(SHARES)]
 
 
+def reference(problem: Problem, seed: int) -> str:
+    """What a candidate was verified against, for a Winner."""
+    return f"kernel_templates.{problem.op}.reference in float64, inputs of seed {seed}"
+
+
 def space_size(size: int) -> int:
     """For a Run: 0 when it is more than the database can hold."""
     return size if size <= LARGEST_INTEGER else 0

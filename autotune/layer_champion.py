@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from autotune import judging
 from autotune.final import final
 from autotune.judging import Judge
 from autotune.layer_moves import Moves
 from autotune.measure.crew import Answer, Crew
 from autotune.place import Place
 from autotune.problem_search import Progress
+from autotune.versions import versions
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -53,6 +55,7 @@ class Champion:
 
     def __init__(self, layer: Any, db: TuningDB, where: Place, crew: Crew, seed: int, moves: Moves, index, report):
         self.layer, self.db, self.where, self.index, self.report = layer, db, where, index, report
+        self.seed = seed
         self.judge = Judge(layer, where, crew, seed)
         self.space: Space = where.space(layer)
         self.moves = moves
@@ -78,10 +81,11 @@ class Champion:
         for trial in self.db.past_trials(self.where.device, self.layer.key, self.layer.template_version):
             if trial.measurement is None or self.where.objective.of(trial.measurement) is not None:
                 self.tried[Config(trial.config)] = trial
-        winner = self.db.lookup(self.where.device, self.layer.key, self.layer.template_version).winner
+        answer = self.db.lookup(self.where.device, self.layer.key, self.layer.template_version)
+        winner = answer.winner
         config = Config(winner.config) if winner else None
         valid = config is not None and self.space.broken(config) is None
-        return (config if valid else None), winner is not None and winner.problem == self.layer.key
+        return (config if valid else None), answer.measured_here
 
     def may_win(self, config: Config) -> bool:
         """Valid, and beyond attention what the leader has."""
@@ -217,8 +221,9 @@ class Champion:
         self, config: Config, measured: Measurement, error: float, default_ns: float | None, trial_id: int | None
     ) -> None:
         winner = Winner(
-            self.layer.key, self.layer.template_version, dict(config), measured, default_ns, error, self.judge.tolerance
-        )
+            self.layer.key, self.layer.template_version, dict(config), measured, default_ns, error,
+            self.judge.tolerance, judging.reference(self.layer, self.seed), versions(),
+        )  # fmt: skip
         self.db.set_winner(self.where.device, winner, self.run_id, trial_id)
 
     def keep_best_so_far(self) -> None:

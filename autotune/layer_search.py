@@ -73,7 +73,7 @@ class LayerSearch:
             self.layer.key, self.layer.template_version, "chain", self.seed, judging.space_size(grid_size(self.space)),
             self.champion.work.bytes, self.champion.work.ops, versions(), self.where.objective,
         )  # fmt: skip
-        self.champion.run_id = self.db.begin_run(self.where.device, run)
+        self.champion.run_id = self.db.begin_run(self.where.device, run, self.space)
         try:
             isolated = self._isolated()
             self._start(isolated)

@@ -13,9 +13,12 @@ from autotune.measure.process import WorkerDied, WorkerTimedOut
 from autotune.place import Place
 from autotune.screen.binary import Facts
 from autotune.screen.sieve import Sieve
+from autotune.search.shared import SharedSearch
 from autotune.search.study import Search
+from autotune.studies import Studies, publish
 from autotune.versions import versions
 from kernel_templates import registry
+from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -24,6 +27,8 @@ from tuning_db.records import Objective, Outcome, Run, Trial, Winner
 SAMPLES = 7
 LEADERS = 4
 REMATCH_ROUNDS = 15
+FROM_ELSEWHERE = 2  # of other workers' leaders that meet this one's
+RELATIVES = 4  # winners of other shapes and chips that a search begins with
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class ProblemSearch:
 
     def __init__(
         self, problem, where: Place, db: TuningDB, crew: Crew, sampler: str, seed: int, index, report,
-        trials: int | None,
+        trials: int | None, studies: Studies | None = None,
     ):  # fmt: skip
         self.problem, self.where, self.device, self.db, self.crew = problem, where, where.device, db, crew
         self.index, self.report, self.trials = index, report, trials
@@ -78,7 +83,10 @@ class ProblemSearch:
         ceilings = db.ceilings(self.device) or {}
         self.sieve = Sieve(self.device, self.work.bytes, self.space.default, ceilings.get("read_gb_s"))
         self.past = db.past_trials(self.device, problem.key, problem.template_version)
-        self.search = Search(self.space, sampler, seed)
+        self.search: Search | SharedSearch = Search(self.space, sampler, seed)
+        if studies is not None:
+            self.search = studies.join(self.search, self.device, problem, trials, where.objective)
+            self.trials = None  # the study counts those of all workers
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:
             config = Config(trial.config)
@@ -100,7 +108,7 @@ class ProblemSearch:
             self.problem.key, self.problem.template_version, self.sampler, self.seed, size, self.work.bytes,
             self.work.ops, versions(), self.where.objective,
         )  # fmt: skip
-        self.run_id = self.db.begin_run(self.device, run)
+        self.run_id = self.db.begin_run(self.device, run, self.space)
         self.known = len(self.tried)
         try:
             yield
@@ -126,12 +134,26 @@ class ProblemSearch:
             return None
         return self.search.ask()
 
+    @property
+    def waits(self) -> bool:
+        """Whether other workers may leave something to this one yet."""
+        return isinstance(self.search, SharedSearch) and self.search.waiting
+
+    def _challenge_from_elsewhere(self) -> None:
+        """What other workers found fastest is verified and timed here too, so that it can win here."""
+        assert isinstance(self.search, SharedSearch)
+        for config in self.search.leaders(FROM_ELSEWHERE):
+            if config not in self.tried and self.space.broken(config) is None:
+                self.bench.compile(config, base=self.space.default)
+                while self.bench.compiling:
+                    for done, compiled in self.bench.compiled(1.0):
+                        self.attempt(done, compiled)
+
     def suggest(self, others: Sequence[Tuned]) -> None:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
         run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
         """
-        answer = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
-        hints = [Config(answer.winner.config)] if answer.winner else []
+        hints = [Config(w.config) for w in known_elsewhere(self.db, self.device, self.problem)]
         for other in reversed(others):
             won = other.config
             shared = {n: won.get(n, won.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
@@ -187,6 +209,8 @@ class ProblemSearch:
 
     def decide(self, count: int) -> Tuned:
         """Rematch the leaders and the default in one go; the best median wins and is recorded."""
+        if isinstance(self.search, SharedSearch):
+            self._challenge_from_elsewhere()
         leaders = [c for _, c in self._ranked()[:LEADERS]]
         if not leaders:
             raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
@@ -209,8 +233,12 @@ class ProblemSearch:
             default_ns,
             by_config[won][1],
             self.bench.tolerance,
+            judging.reference(self.problem, self.seed),
+            versions(),
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
+        if isinstance(self.search, SharedSearch):
+            publish(self.search, self.db, self.device, self.problem)
         gb_s, default_gb_s = self.work.bytes / best.median_ns, self.work.bytes / default_ns
         failed = sum(t.measurement is None and t.outcome is not Outcome.PRUNED for t in self.tried.values())
         return Tuned(
@@ -231,16 +259,24 @@ class ProblemSearch:
         """An interrupted search still leaves its best verified candidate, if no winner is known."""
         best = self.best()
         known = self.db.lookup(self.device, self.problem.key, self.problem.template_version)
-        if best is None or (known.winner and known.winner.problem == self.problem.key):
+        if best is None or known.measured_here:
             return
         trial, default = self.tried[best[1]], self.tried.get(self.space.default)
         assert trial.measurement is not None and trial.error is not None and trial.tolerance is not None
         default_ns = _median_ns(default)
         winner = Winner(
             self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,
-            trial.error, trial.tolerance,
+            trial.error, trial.tolerance, judging.reference(self.problem, self.seed), versions(),
         )  # fmt: skip
         self.db.set_winner(self.device, winner, self.run_id, None)
+
+
+def known_elsewhere(db: TuningDB, device: Device, problem: Problem) -> list[Winner]:
+    """What to try first: the winner that a model would run with now, then those nearest to this problem, by shape and
+    by chip, from this database and from those that come with autotune."""
+    answer = db.lookup(device, problem.key, problem.template_version)
+    near = db.relatives(device, problem.key, problem.template_version)[:RELATIVES]
+    return [*([answer.winner] if answer.winner else []), *near]
 
 
 def _facts(compiled: Answer) -> Sequence[Facts | None]:

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from autotune.measure.crew import Crew
 from autotune.place import Place
 from autotune.problem_search import ProblemSearch, Progress, Tuned
-from autotune.tuner import in_order, is_over, weights
+from autotune.studies import Studies
+from autotune.tuner import WAIT_S, in_order, is_over, weights
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from tuning_db import TuningDB
@@ -34,6 +35,7 @@ def tune(
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     after: Callable[[], None] = lambda: None,
+    studies: Studies | None = None,
 ) -> list[Tuned]:
     """As `tuner.tune`, with a crew whose measurer does not compile. after: called before the end, when compilers would
     otherwise idle."""
@@ -43,7 +45,7 @@ def tune(
     order = in_order(problems)
     share = weights({p: problems[p] for p in order})
     searches = [
-        ProblemSearch(p, where, db, crew, sampler, seed, (index, len(problems)), report, trials)
+        ProblemSearch(p, where, db, crew, sampler, seed, (index, len(problems)), report, trials, studies)
         for index, p in enumerate(order)
     ]
     with ExitStack() as stack:
@@ -75,7 +77,11 @@ def _search(
             asking = []
             after()
         if not any(s.bench.compiling for s in searches):
-            return
+            asking = [s for s in searches if s.waits]
+            if not asking:
+                return
+            time.sleep(WAIT_S)
+            continue
         news = [(s, answer) for s in searches if s.bench.drawn for answer in s.bench.compiled(0.0)]
         for search, (config, compiled) in news:
             if is_over(searches, stop):

@@ -13,12 +13,14 @@ from autotune.measure import device_lock
 from autotune.measure.crew import Crew
 from autotune.place import Place
 from autotune.problem_search import ProblemSearch, Progress, Tuned
+from autotune.studies import Studies
 from kernel_templates import registry
 from kernel_templates.problem import Problem
 from tuning_db import TuningDB
 
 REMATCH_SHARE, REMATCH_S = 0.15, 1.5  # of a problem's budget, and at most, kept for the rematch
 FIXED_S = 0.5  # that a problem takes beside its share: opening
+WAIT_S = 0.3  # between looks at what other workers do
 GRACE_S = 20.0  # that a problem gets beyond its budget while nothing has worked yet
 TuneError = judging.TuneError
 
@@ -34,11 +36,13 @@ def tune(
     report: Callable[[Progress], None] = lambda progress: None,
     where: Place | None = None,
     tell: Callable[[str], None] = lambda message: None,
+    studies: Studies | None = None,
 ) -> list[Tuned]:
     """Tune each problem for `where`, this machine's processor if None; `problems` says how often a token runs each.
 
     trials: proposals per problem, earlier runs' included; budget_s: seconds for all problems together; None: no limit.
     While another process measures on the device this one waits, which `tell` is told and the budget does not count.
+    studies: where other workers tune the same problems; trials are then all workers' together.
     KeyboardInterrupt passes through after the problem at hand got its winner from what is known so far. TuneError: no
     configuration of a problem works, or the rematch of those that did fails.
     """
@@ -51,7 +55,7 @@ def tune(
         shares = list(weights({p: problems[p] for p in order}).values())
         results: list[Tuned] = []
         searches = [
-            ProblemSearch(p, where, db, crew, sampler, seed, (index, len(problems)), report, trials)
+            ProblemSearch(p, where, db, crew, sampler, seed, (index, len(problems)), report, trials, studies)
             for index, p in enumerate(order)
         ]
         for index, search in enumerate(searches):
@@ -80,7 +84,10 @@ def _search(search: ProblemSearch, stop: float | None) -> None:
         while (search.crew.room() or not search.bench.compiling) and search.propose():
             pass
         if not search.bench.compiling:
-            return
+            if not search.waits:
+                return
+            time.sleep(WAIT_S)
+            continue
         done = []
         while search.bench.compiling:
             done += search.bench.compiled(1.0)

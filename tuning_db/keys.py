@@ -5,6 +5,7 @@ comparable when only their sizes differ. The rooms that write keys know what the
 """
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ class ProblemKey:
     op: str
     sizes: tuple[tuple[str, int], ...]
     words: tuple[tuple[str, str], ...]
+    family: str  # the key without the sizes' values: only problems of one family are comparable
 
 
 @lru_cache(maxsize=4096)
@@ -22,14 +24,33 @@ def parse(key: str) -> ProblemKey:
     op, _, fields = key.partition(":")
     sizes: list[tuple[str, int]] = []
     words: list[tuple[str, str]] = []
+    names: list[str] = []
     for field in fields.split(",") if fields else ():
         name, _, value = field.partition("=")
         # isdecimal alone would take digits of other scripts; a 20-digit "size" is a name, not a shape.
         if value.isascii() and value.isdecimal() and len(value) < 20:
             sizes.append((name, int(value)))
+            names.append(name)
         else:
             words.append((name, value))
-    return ProblemKey(op, tuple(sizes), tuple(words))
+            names.append(f"{name}={value}")
+    return ProblemKey(op, tuple(sizes), tuple(words), f"{op}:{','.join(names)}")
+
+
+def family(key: str) -> str:
+    """What `parse` calls so, for SQL."""
+    return parse(key).family
+
+
+def logs(key: str) -> bytes:
+    """log2(1 + size) of each size as little-endian float64: in these coordinates `distance` is Euclid's."""
+    found = [math.log2(size + 1) for _, size in parse(key).sizes]
+    return struct.pack(f"<{len(found)}d", *found)
+
+
+def row(key: str) -> dict[str, str | bytes]:
+    """A problem as the table `problems` has it."""
+    return {"key": key, "op": parse(key).op, "family": family(key), "logs": logs(key)}
 
 
 def distance(one: ProblemKey, other: ProblemKey) -> float | None:
@@ -37,9 +58,7 @@ def distance(one: ProblemKey, other: ProblemKey) -> float | None:
 
     1 is added to every size first, so that a size of 0 (an absent residual, an empty cache) stays comparable.
     """
-    if one.op != other.op or one.words != other.words:
-        return None
-    if [name for name, _ in one.sizes] != [name for name, _ in other.sizes]:
+    if one.family != other.family:
         return None
     return math.sqrt(
         sum(math.log2((a + 1) / (b + 1)) ** 2 for (_, a), (_, b) in zip(one.sizes, other.sizes, strict=True))

@@ -6,11 +6,14 @@ any SQLite tool can tell the version. No table may carry a name that Optuna's re
 """
 
 import sqlite3
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tuning_db import identity
 from tuning_db.errors import DatabaseError, damaged
+from tuning_db.migration import Migration
+from tuning_db.migration_profiles import PROFILES
+from tuning_db.migration_sharing import SHARING
 
 # The tables of Optuna's relational storage, which may have been the first to use the file.
 OPTUNA_TABLES = frozenset(
@@ -30,13 +33,6 @@ OPTUNA_TABLES = frozenset(
         "version_info",
     }
 )
-
-
-@dataclass(frozen=True)
-class Migration:
-    number: int
-    name: str
-    statements: tuple[str, ...]
 
 
 # Times are nanoseconds, sizes bytes, timestamps UTC in ISO 8601. JSON columns are canonical (tuning_db.rows).
@@ -146,97 +142,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE runs ADD COLUMN objective TEXT NOT NULL DEFAULT 'time'",
         ),
     ),
-    Migration(
-        4,
-        "profiles",
-        (
-            # metric_names and metric_units: JSON lists, in the order of every launch's metric_values.
-            """CREATE TABLE profiles (
-                id INTEGER PRIMARY KEY,
-                file TEXT NOT NULL,
-                sha256 TEXT NOT NULL UNIQUE,
-                size_bytes INTEGER NOT NULL,
-                tool TEXT NOT NULL,
-                format TEXT NOT NULL,
-                tool_version TEXT NOT NULL,
-                chip TEXT NOT NULL,
-                clocks TEXT NOT NULL,
-                fingerprint TEXT,
-                recorded_at TEXT,
-                found INTEGER NOT NULL,
-                expected INTEGER,
-                note TEXT NOT NULL,
-                metric_names TEXT NOT NULL,
-                metric_units TEXT NOT NULL,
-                imported_at TEXT NOT NULL
-            )""",
-            # metric_values: float64, least significant byte first, NaN where a launch has none. Rows of their own would
-            # be 300 a launch, and an import of 1,000 launches would take seconds.
-            """CREATE TABLE profile_launches (
-                id INTEGER PRIMARY KEY,
-                profile_id INTEGER NOT NULL REFERENCES profiles (id),
-                place INTEGER NOT NULL,
-                kernel TEXT NOT NULL,
-                kind TEXT NOT NULL,
-                grid_x INTEGER, grid_y INTEGER, grid_z INTEGER,
-                block_x INTEGER, block_y INTEGER, block_z INTEGER,
-                start_ns INTEGER,
-                duration_ns REAL,
-                count INTEGER NOT NULL,
-                stream INTEGER,
-                range_place INTEGER,
-                problem TEXT,
-                config TEXT,
-                role TEXT,
-                metric_values BLOB,
-                metric_texts TEXT,
-                UNIQUE (profile_id, place)
-            )""",
-            "CREATE INDEX profile_launches_by_problem ON profile_launches (problem) WHERE problem IS NOT NULL",
-            """CREATE TABLE profile_findings (
-                id INTEGER PRIMARY KEY,
-                launch_id INTEGER NOT NULL REFERENCES profile_launches (id),
-                rule TEXT NOT NULL,
-                section TEXT NOT NULL,
-                kind TEXT NOT NULL,
-                title TEXT NOT NULL,
-                text TEXT NOT NULL,
-                gain REAL,
-                gain_scope TEXT,
-                focus TEXT NOT NULL
-            )""",
-            "CREATE INDEX profile_findings_by_launch ON profile_findings (launch_id)",
-            """CREATE TABLE profile_lines (
-                id INTEGER PRIMARY KEY,
-                launch_id INTEGER NOT NULL REFERENCES profile_launches (id),
-                address INTEGER NOT NULL,
-                sass TEXT NOT NULL,
-                ptx TEXT,
-                file TEXT,
-                line INTEGER,
-                executed INTEGER,
-                stalls TEXT NOT NULL
-            )""",
-            "CREATE INDEX profile_lines_by_launch ON profile_lines (launch_id)",
-            """CREATE TABLE profile_ranges (
-                profile_id INTEGER NOT NULL REFERENCES profiles (id),
-                place INTEGER NOT NULL,
-                name TEXT NOT NULL,
-                parent INTEGER,
-                domain TEXT NOT NULL,
-                thread INTEGER,
-                start_ns INTEGER,
-                end_ns INTEGER,
-                PRIMARY KEY (profile_id, place)
-            )""",
-            """CREATE TABLE profile_sources (
-                profile_id INTEGER NOT NULL REFERENCES profiles (id),
-                name TEXT NOT NULL,
-                text TEXT NOT NULL,
-                PRIMARY KEY (profile_id, name)
-            )""",
-        ),
-    ),
+    SHARING,
+    PROFILES,
 )
 
 LATEST = MIGRATIONS[-1].number
@@ -284,6 +191,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Apply what is missing, all or nothing. Safe when several processes open a new file at once."""
     if schema_version(connection) >= LATEST:
         return
+    identity.register(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Read again under the lock: another process may have been faster.

@@ -12,9 +12,10 @@ import psutil
 from sqlite_utils import Database
 
 from kernel_templates.device import Device
-from tuning_db import lookup, migrations, rows
+from tuning_db import facts, migrations, rows
 from tuning_db.errors import damaged, translated
-from tuning_db.records import Lookup, RunStatus, StoredRun, StoredWinner, Trial
+from tuning_db.finder import Finder
+from tuning_db.records import Lookup, RunStatus, StoredRun, StoredWinner, Trial, Winner
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class Reader:
         self._connection = connection
         # Plugins of sqlite-utils are for its command line; none belongs into a lookup.
         self._db = Database(connection, execute_plugins=False)
+        self._finder = Finder(connection, lambda sql, parameters: list(self._db.query(sql, parameters)))
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +91,7 @@ class Reader:
         fingerprint = device and device.fingerprint
         return self._read(
             _WINNERS + "WHERE (? IS NULL OR d.fingerprint = ?) AND (? IS NULL OR p.op = ?) "
-            "AND (? OR w.replaced_at IS NULL) ORDER BY p.key, w.id",
+            "AND (? OR w.current) ORDER BY p.key, w.id",
             (fingerprint, fingerprint, op, op, history),
             rows.stored_winner_from,
         )
@@ -97,7 +99,7 @@ class Reader:
     def best(self, problem: str) -> list[StoredWinner]:
         """The current winners of one problem on every device that has one, fastest first."""
         return self._read(
-            _WINNERS + "WHERE p.key = ? AND w.replaced_at IS NULL ORDER BY w.median_ns, w.id",
+            _WINNERS + "WHERE p.key = ? AND w.current ORDER BY w.median_ns, w.id",
             (problem,),
             rows.stored_winner_from,
         )
@@ -108,28 +110,33 @@ class Reader:
 
     def lookup_all(self, device: Device, wanted: Iterable[tuple[str, int]]) -> dict[str, Lookup]:
         """`lookup` for many (problem, template version) pairs at the cost of about one, keyed by problem."""
-        wanted = list(wanted)
-        marks = ",".join("?" * len(wanted))
-        same = self._read(
-            _WINNERS + f"WHERE d.chip_key = ? AND w.replaced_at IS NULL AND p.key IN ({marks})",
-            (device.chip_key, *(problem for problem, _ in wanted)),
-            dict,
-        )
-        answers: dict[str, Lookup] = {}
-        # Only a problem without a winner of its own makes us look at the others of its operation, once for each.
-        relatives: dict[str, list[dict[str, Any]]] = {}
-        for problem, version in wanted:
-            own = [row for row in same if row["problem"] == problem]
-            with self._sensible():
-                pick = lookup.same_problem(device, version, own)
-                if pick:
-                    answers[problem] = Lookup(pick.source, rows.winner_from(pick.row), pick.detail)
-                    continue
-            op = problem.partition(":")[0]
-            if op not in relatives:
-                relatives[op] = self._relatives(device, op)
-            answers[problem] = self._borrow(device, problem, version, relatives[op])
-        return answers
+        with translated(self.path), self._sensible():
+            return self._finder.find_all(device, list(wanted))
+
+    def relatives(self, device: Device, problem: str, template_version: int) -> list[Winner]:
+        """What a search for this problem should try early: winners of the same problem and of other shapes, on this
+        chip and on others of its backend, from this file and shipped ones, the nearest first."""
+        with translated(self.path), self._sensible():
+            return [rows.winner_from(row) for row in self._finder.relatives(device, problem, template_version)]
+
+    def facts(self, winners_only: bool = False) -> list[dict[str, Any]]:
+        """Everything there is, or current winners alone, as facts for others; see `tuning_db.lines`."""
+        with translated(self.path), self._sensible():
+            self._connection.execute("BEGIN")  # one moment, however many write meanwhile
+            try:
+                return (facts.winners_only if winners_only else facts.all_facts)(self._connection)
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def copy_to(self, target: Path) -> None:
+        """Write a copy of the whole file, as of one moment, that needs no other file beside it."""
+        with translated(target):
+            copy = sqlite3.connect(target)
+            try:
+                self._connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            finally:
+                copy.close()
 
     def info(self) -> dict[str, Any]:
         """Where the database is, its size in bytes (log included), its schema version and how much it holds."""
@@ -137,8 +144,8 @@ class Reader:
         counts = self._read(
             "SELECT (SELECT count(*) FROM devices) AS devices, (SELECT count(*) FROM problems) AS problems, "
             "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials) AS trials, "
-            "(SELECT count(*) FROM winners WHERE replaced_at IS NULL) AS winners, "
-            "(SELECT count(*) FROM winners WHERE replaced_at IS NOT NULL) AS replaced_winners",
+            "(SELECT count(*) FROM winners WHERE current) AS winners, "
+            "(SELECT count(*) FROM winners WHERE NOT current) AS replaced_winners",
             (),
             dict,
         )[0]
@@ -152,32 +159,6 @@ class Reader:
             "schema_version": version,
             **counts,
         }
-
-    def _relatives(self, device: Device, op: str) -> list[dict[str, Any]]:
-        """What ranking needs of the chip's current winners of one operation, without the weight of a whole row."""
-        return self._read(
-            "SELECT w.id, w.template_version, w.run_id, w.created_at, p.key AS problem, d.fingerprint "
-            "FROM winners w JOIN devices d ON d.id = w.device_id JOIN problems p ON p.id = w.problem_id "
-            "WHERE d.chip_key = ? AND p.op = ? AND w.replaced_at IS NULL",
-            (device.chip_key, op),
-            dict,
-        )
-
-    def _borrow(self, device: Device, problem: str, version: int, here: Sequence[rows.Row]) -> Lookup:
-        with self._sensible():
-            pick = lookup.nearest_shape(device, problem, version, here)
-        if pick:
-            # By id, whatever its state: a winner replaced since the ranking was measured all the same.
-            found = self._read(_WINNERS + "WHERE w.id = ?", (pick.row["id"],), rows.winner_from)
-            with self._sensible():
-                return Lookup(pick.source, found[0], pick.detail)
-        elsewhere = self._read(
-            _WINNERS + "WHERE p.key = ? AND d.chip_key != ? AND w.replaced_at IS NULL ORDER BY w.id DESC LIMIT 1",
-            (problem, device.chip_key),
-            dict,
-        )
-        with self._sensible():
-            return lookup.explain_default(device, problem, version, here, elsewhere)
 
     @contextmanager
     def _sensible(self) -> Iterator[None]:

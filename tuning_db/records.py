@@ -95,6 +95,7 @@ class StoredRun:
     """A run as the database knows it; timestamps are UTC in ISO 8601."""
 
     id: int
+    uid: str
     device: Device
     run: Run
     status: RunStatus
@@ -105,7 +106,11 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Winner:
-    """The best verified configuration of a problem on a device, and the default's time in the same run."""
+    """The best verified configuration of a problem on a device, and the default's time in the same run.
+
+    reference: what it was verified against; versions: what could change its numbers; clock_mhz: of the chip while it
+    was measured; each empty where nobody knows.
+    """
 
     problem: str
     template_version: int
@@ -114,11 +119,17 @@ class Winner:
     default_ns: float | None
     error: float
     tolerance: float
+    reference: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
 class StoredWinner:
-    """A winner with where it was measured and by which trial; `replaced_at` is None while it is the current one."""
+    """A winner with where it was measured and by which trial. `replaced_at`: when a later measurement took its place.
+
+    uid, run_uid: names that are the same in every database. `current`: the fastest of those that nothing replaced.
+    """
 
     id: int
     device: Device
@@ -127,6 +138,9 @@ class StoredWinner:
     trial_id: int | None
     created_at: str
     replaced_at: str | None
+    current: bool
+    uid: str
+    run_uid: str | None
 
 
 class Source(StrEnum):
@@ -136,6 +150,7 @@ class Source(StrEnum):
     SAME_CHIP = "same chip, other driver or compiler"
     SHIPPED = "shipped"
     NEAREST_SHAPE = "nearest shape on this chip"
+    NEAREST_CHIP = "nearest chip"
     DEFAULT = "template default"
 
 
@@ -146,3 +161,8 @@ class Lookup:
     source: Source
     winner: Winner | None
     detail: str
+
+    @property
+    def measured_here(self) -> bool:
+        """Whether the winner was measured for this very problem on this very chip, and is in the user's own file."""
+        return self.source in (Source.EXACT, Source.SAME_CHIP)

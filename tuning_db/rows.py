@@ -75,6 +75,7 @@ def stored_run_from(row: Row) -> StoredRun:
     )
     return StoredRun(
         id=int(row["id"]),
+        uid=row["uid"],
         device=device_from(row),
         run=run,
         status=RunStatus(row["status"]),
@@ -117,6 +118,9 @@ def winner_row(winner: Winner) -> dict[str, Any]:
         "default_ns": _optional_float(winner.default_ns),
         "error": float(winner.error),
         "tolerance": float(winner.tolerance),
+        "reference": None if winner.reference is None else _one_line(winner.reference),
+        "winner_versions": canonical_json(dict(winner.versions)),
+        "clock_mhz": _optional_float(winner.clock_mhz),
     }
 
 
@@ -129,6 +133,9 @@ def winner_from(row: Row) -> Winner:
         default_ns=_optional_float(row["default_ns"]),
         error=float(row["error"]),
         tolerance=float(row["tolerance"]),
+        reference=row["reference"],
+        versions=_mapping(row["winner_versions"]),
+        clock_mhz=_optional_float(row["clock_mhz"]),
     )
 
 
@@ -141,6 +148,9 @@ def stored_winner_from(row: Row) -> StoredWinner:
         trial_id=row["trial_id"],
         created_at=row["created_at"],
         replaced_at=row["replaced_at"],
+        current=bool(row["current"]),
+        uid=row["uid"],
+        run_uid=row["run_uid"],
     )
 
 

@@ -6,18 +6,21 @@ A trial is on disk when `record_trial` returns: a process killed at any instant 
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kernel_templates.device import Device
-from tuning_db import connection, rows
+from kernel_templates.space import Space
+from tuning_db import connection, facts, identity, keys, rows
 from tuning_db.errors import DatabaseError, read_only, translated
 from tuning_db.location import default_path
 from tuning_db.reading import Reader
 from tuning_db.records import Run, RunStatus, Trial, Winner
+
+_RUNNING = RunStatus.RUNNING.value
 
 
 def open_db(path: str | Path | None = None, readonly: bool = False) -> "TuningDB":
@@ -70,14 +73,17 @@ class TuningDB(Reader):
                 row = {"device_id": device_id, "name": name, "value": value, "measured_at": when}
                 self._insert("device_ceilings", row)
 
-    def begin_run(self, device: Device, run: Run) -> int:
+    def begin_run(self, device: Device, run: Run, space: Space | None = None) -> int:
         """Open a run of this process and return its id; its status is `running` until `finish_run`."""
         with self._transaction():
+            space_id = None if space is None else self._id_of("spaces", "uid", identity.space_row(space))
             return self._insert(
                 "runs",
                 {
                     "device_id": self._device_id(device),
                     "problem_id": self._problem_id(run.problem),
+                    "uid": identity.new_run(),
+                    "space_id": space_id,
                     **rows.run_row(run),
                     "status": RunStatus.RUNNING.value,
                     "host": socket.gethostname(),
@@ -90,7 +96,8 @@ class TuningDB(Reader):
         """Store one trial and return its id. Raises ValueError for a configuration that JSON cannot say."""
         row = {"run_id": run_id, **rows.trial_row(trial), "created_at": rows.utc_now()}
         with self._transaction():
-            return self._insert("run_trials", row)
+            last = self._db.execute("SELECT max(number) FROM run_trials WHERE run_id = ?", (run_id,)).fetchone()[0]
+            return self._insert("run_trials", {**row, "number": 0 if last is None else last + 1})
 
     def finish_run(self, run_id: int, status: str) -> None:
         """Close a run as `finished`, `interrupted` or `budget`. Raises ValueError for any other status."""
@@ -115,6 +122,7 @@ class TuningDB(Reader):
                 {
                     "device_id": self._device_id(device),
                     "problem_id": self._problem_id(run.problem),
+                    "uid": identity.new_run(),
                     **rows.run_row(run),
                     "status": RunStatus(status).value,
                     "host": "",
@@ -123,8 +131,9 @@ class TuningDB(Reader):
                     "finished_at": finished_at if started_at else now,
                 },
             )
-            for trial in trials:
-                self._insert("run_trials", {"run_id": run_id, **rows.trial_row(trial), "created_at": now})
+            for number, trial in enumerate(trials):
+                names = {"run_id": run_id, "number": number}
+                self._insert("run_trials", {**names, **rows.trial_row(trial), "created_at": now})
             return run_id
 
     def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:
@@ -137,13 +146,63 @@ class TuningDB(Reader):
         row, now = rows.winner_row(winner), rows.utc_now()
         with self._transaction():
             device_id, problem_id = self._device_id(device), self._problem_id(winner.problem)
+            uid = identity.winner_id(device.fingerprint, winner.problem, {**row, "created_at": now})
             self._db.execute(
-                "UPDATE winners SET replaced_at = ? WHERE device_id = ? AND problem_id = ? AND template_version = ? "
-                "AND replaced_at IS NULL",
-                (now, device_id, problem_id, row["template_version"]),
+                "UPDATE winners SET replaced_at = ?, current = 0 WHERE device_id = ? AND problem_id = ? "
+                "AND template_version = ? AND replaced_at IS NULL AND uid != ?",
+                (now, device_id, problem_id, row["template_version"], uid),
             )
+            self._finder.forget()
+            # Set twice within a millisecond it is the same one.
+            if known := self._db.execute("SELECT id FROM winners WHERE uid = ?", (uid,)).fetchone():
+                self._db.execute("UPDATE winners SET replaced_at = NULL, current = 1 WHERE id = ?", known)
+                return int(known[0])
             links = {"device_id": device_id, "problem_id": problem_id, "run_id": run_id, "trial_id": trial_id}
-            return self._insert("winners", {**links, **row, "created_at": now})
+            names = {
+                "uid": uid,
+                "current": 1,
+                "run_uid": self._value("SELECT uid FROM runs WHERE id = ?", run_id),
+                "trial_number": self._value("SELECT number FROM run_trials WHERE id = ?", trial_id),
+            }
+            return self._insert("winners", {**links, **names, **row, "created_at": now})
+
+    def add(self, news: Iterable[facts.Fact]) -> facts.Added:
+        """Add what others know (`tuning_db.facts`), all of it or nothing. Twice is like once.
+
+        Raises ValueError when a fact speaks of something that is not there.
+        """
+        with self._transaction():
+            self._finder.forget()
+            try:
+                return facts.Adder(self._connection).add(news)
+            except KeyError as unknown:
+                raise ValueError(unknown.args[0]) from None
+
+    def prune(self, keep: bool = False) -> dict[str, int]:
+        """Delete what no current winner came from: replaced winners, ended runs and their trials. A later search
+        will not remember those trials. keep: only count. Returns rows by table."""
+        dead = f"NOT EXISTS (SELECT 1 FROM winners w WHERE w.run_id = runs.id AND w.current) AND status != '{_RUNNING}'"
+        steps = {
+            "winners": "winners WHERE NOT current",
+            "trials": f"run_trials WHERE run_id IN (SELECT id FROM runs WHERE {dead})",
+            "runs": f"runs WHERE {dead}",
+        }
+        counts = {}
+        with self._transaction():
+            self._finder.forget()
+            for name, what in steps.items():
+                counts[name] = int(self._db.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
+                if not keep:
+                    self._db.execute(f"DELETE FROM {what}")
+        return counts
+
+    def vacuum(self) -> tuple[int, int]:
+        """Give the space of deleted rows back to the disk. Returns bytes before and after."""
+        before = self.info()["size_bytes"]
+        with translated(self.path):
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return before, self.info()["size_bytes"]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -177,7 +236,11 @@ class TuningDB(Reader):
         return self._id_of("devices", "fingerprint", {**rows.device_row(device), "first_seen_at": rows.utc_now()})
 
     def _problem_id(self, key: str) -> int:
-        return self._id_of("problems", "key", {"key": key, "op": key.partition(":")[0]})
+        return self._id_of("problems", "key", keys.row(key))
+
+    def _value(self, sql: str, row_id: int | None) -> Any:
+        found = None if row_id is None else self._db.execute(sql, (row_id,)).fetchone()
+        return found[0] if found else None
 
     def _id_of(self, table: str, unique: str, row: Mapping[str, Any]) -> int:
         found = self._db.execute(f"SELECT id FROM {table} WHERE {unique} = ?", (row[unique],)).fetchone()

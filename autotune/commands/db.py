@@ -1,4 +1,4 @@
-"""`autotune db`: what the tuning database holds. Reads only; nothing on disk changes."""
+"""`autotune db`: what the tuning database holds. The commands here only read; `db_share` has those that write."""
 
 import shutil
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.commands import options, output
+from autotune.commands import db_explain, db_share, options, output
 from autotune.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True, no_args_is_help=False)
 @click.pass_context
 def db(ctx: click.Context) -> None:
-    """Look into the tuning database.
+    """Look into the tuning database, share it, keep it small.
 
     \b
     Example:
@@ -25,6 +25,10 @@ def db(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+for command in (*db_explain.COMMANDS, *db_share.COMMANDS):
+    db.add_command(command)
 
 
 @db.command()

@@ -42,6 +42,7 @@ def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
         Source.SAME_CHIP: "tuned on this chip with other software",
         Source.SHIPPED: "shipped with autotune",
         Source.NEAREST_SHAPE: "borrowed from the nearest shape tuned here",
+        Source.NEAREST_CHIP: "borrowed from the nearest chip",
         Source.DEFAULT: "template defaults",
     }
     counts = Counter(choice.source for choice in model.choices.values())

@@ -45,6 +45,17 @@ nvtx_option = click.option(
     "--nvtx", is_flag=True,
     help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, and tokens slower.",
 )  # fmt: skip
+
+
+def storage_option(required: bool = False) -> Callable[..., Any]:
+    """--storage, or $AUTOTUNE_STORAGE: a password on a command line is there for all to see."""
+    return click.option(
+        "--storage", envvar="AUTOTUNE_STORAGE", metavar="URL", required=required,
+        help="A server that workers share, as postgresql://USER:PASSWORD@HOST/DATABASE; better in $AUTOTUNE_STORAGE, "
+        "for a command line is there for all to see.",
+    )  # fmt: skip
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout, everything else on stderr."
 )

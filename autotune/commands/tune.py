@@ -1,6 +1,7 @@
 """`autotune tune`: search the kernels of one model on this machine, and keep the winners."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kernel_templates.problem import Problem
 
 
+EACH = ("trials", "budget", "ops", "context", "sampler", "objective", "seed")  # options that every worker gets
 CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 
 
@@ -58,13 +60,19 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     type=click.Path(path_type=Path, dir_okay=False),
     help="On a GPU: write when each worker did what, as a trace that ui.perfetto.dev opens.",
 )
+@options.storage_option()
+@click.option(
+    "--devices",
+    type=click.Choice(["all"]),
+    help="A worker for every GPU here, all on one study: --storage's, else the database file itself.",
+)
 @options.device_option
 @options.db_option
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
-    sampler: str, objective: str, seed: int, timeline_path: Path | None, device: str, db_path: Path | None,
-    as_json: bool,
+    sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
+    device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels for this machine.
 
@@ -76,17 +84,23 @@ def tune(
     Example:
       autotune tune model.gguf
       autotune tune model.gguf --device cuda:0
+      autotune tune model.gguf --devices all
       autotune tune model.gguf --op matvec --op ffn --budget 300 --trials 200
     """
+    if devices is not None:
+        _for_each_gpu(model, storage, db_path)
+        return
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
     problems, layers = _problems(model, ops, device, context)
-    from autotune import tuner
+    from autotune import studies, tuner
 
     if device == options.CPU and trials is None:
         trials = CPU_TRIALS
-    with options.open_database(db_path, readonly=False) as db:
+    with ExitStack() as stack:
+        server = stack.enter_context(studies.opened(storage)) if storage else None
+        db = stack.enter_context(options.open_database(db_path, readonly=False))
         rows, in_context, interrupted = [], [], False
         try:
             if device == options.CPU:
@@ -94,7 +108,7 @@ def tune(
                 with TuneProgress(trials) as progress:
                     tuned = tuner.tune(
                         problems, db, trials=trials, budget_s=budget_s, sampler=sampler, seed=seed,
-                        report=progress.report, tell=progress.tell,
+                        report=progress.report, tell=progress.tell, studies=server,
                     )  # fmt: skip
             else:
                 from autotune import place, stages
@@ -108,7 +122,7 @@ def tune(
                         tuned, chained = stages.tune(
                             problems, layers, db, replace(place.of(device), objective=Objective(objective)),
                             trials=trials, budget_s=budget_s, sampler=sampler, seed=seed, report=progress.report,
-                            timeline=timeline, tell=progress.tell,
+                            timeline=timeline, tell=progress.tell, studies=server,
                         )  # fmt: skip
                     finally:
                         _write(timeline, timeline_path)
@@ -138,6 +152,28 @@ def tune(
         output.note(f"{count} of {of} problems have a winner in {path}")
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _for_each_gpu(model: Path, storage: str | None, db_path: Path | None) -> None:
+    """This very command for each GPU. Raises UserError when a worker fails."""
+    from autotune.commands import tune_devices
+
+    names = tune_devices.gpus()
+    with options.open_database(db_path, readonly=False) as db:
+        path = db.path
+    given = click.get_current_context()
+    words = ["tune", str(model), "--db", str(path)]
+    for parameter in given.command.params:
+        value = given.params.get(parameter.name or "")
+        own = isinstance(parameter, click.Option) and parameter.name in EACH and value not in (None, ())
+        for entry in (value if isinstance(value, tuple) else (value,)) if own else ():
+            words += [parameter.opts[0], str(entry)]
+    output.note(f"a worker for each of {', '.join(names)}")
+    if failed := tune_devices.run(names, words, storage or f"sqlite:///{path.absolute()}"):
+        raise UserError(
+            f"{output.counted(failed, 'worker')} of {len(names)} failed; what the others found is in {path}"
+        )
+    click.echo(f"tuned by {output.counted(len(names), 'worker')}; the winners are in {path}")
 
 
 def _write(timeline: "Timeline", path: Path | None) -> None:

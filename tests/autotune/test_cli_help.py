@@ -30,6 +30,8 @@ EXPECTED = {
     "db best",
     "db plot",
     "dashboard",
+    "pull",
+    *(f"db {name}" for name in ("explain", "schema", "export", "import", "merge", "prune", "vacuum")),
 }
 
 

@@ -6,7 +6,9 @@ SQLite's own limit on the number of pages, which fails with the same SQLITE_FULL
 
 import os
 import random
+import shutil
 import sqlite3
+import subprocess
 
 import pytest
 
@@ -200,6 +202,32 @@ def test_a_full_disk_keeps_what_was_recorded(filled, samples):
         assert len(db.trials(run)) == kept
         db._connection.execute("PRAGMA max_page_count = 100000")
         db.record_trial(run, samples.trial())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, for root."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(("umount", str(folder)), check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk, samples):
+    path = small_disk / "tuning.db"
+    kept = 0
+    with open_db(path) as db:
+        run = db.begin_run(samples.device(), samples.run())
+        db.set_winner(samples.device(), samples.winner(), run, None)
+        with pytest.raises(DatabaseError, match=r"no space left .* recorded so far is kept|cannot be used where it is"):
+            for kept in range(20_000):
+                db.record_trial(run, samples.trial(kept))
+    with open_db(path, readonly=True) as db:
+        assert kept > 100 and len(db.trials(run)) == kept
+        assert db.lookup(samples.device(), samples.key, 1).source.name == "EXACT"
 
 
 def test_a_lock_that_is_never_released(filled, samples, monkeypatch):

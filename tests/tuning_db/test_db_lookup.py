@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuning_db import keys, open_db
+from kernel_templates.device import Device
+from tuning_db import DatabaseError, keys, lines, open_db, shipped
 from tuning_db.lookup import nearest_shape
 from tuning_db.records import Source
 
 OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
+GPUS = (("L40", "8.9", 132), ("PCIe", "9.0", 114), ("H200", "9.0", 132), ("T4", "7.5", 40))
 OTHER_FORMAT = "matvec:rows=576,cols=576,format=Q8_0,residual=1"
 
 
@@ -48,11 +50,101 @@ def test_nearest_shape_on_this_chip(db, samples):
     assert "rows 1536 → 576" in found.detail and "1.41 doublings" in found.detail
 
 
-def test_another_chip_is_never_an_answer(db, samples):
-    db.set_winner(samples.device("H100"), samples.winner(), None, None)
+def test_another_chip_answers_last_and_never_silently(db, samples):
+    db.set_winner(samples.device("EPYC"), samples.winner(), None, None)
     found = db.lookup(samples.device(), samples.key, 1)
-    assert found.source is Source.DEFAULT and found.winner is None
-    assert found.detail == "tuned only on another chip: chip H100 → Xeon"
+    assert found.source is Source.NEAREST_CHIP and not found.measured_here
+    assert found.detail.startswith("measured on another chip: chip EPYC → Xeon; no run")
+    db.set_winner(samples.device(), samples.winner(FAR_SHAPE, tile=7), None, None)
+    assert db.lookup(samples.device(), samples.key, 1).source is Source.NEAREST_SHAPE
+
+
+def test_a_gpu_of_another_capability_is_never_an_answer(db, samples):
+    chips = {name: Device("cuda", name, sm, units, 80 << 30) for name, sm, units in GPUS}
+    for tile, name in enumerate(("L40", "PCIe")):
+        db.set_winner(chips[name], samples.winner(tile=tile), None, None)
+    found = db.lookup(chips["H200"], samples.key, 1)
+    assert found.source is Source.NEAREST_CHIP and found.winner.config == {"tile": 1}
+    nothing = db.lookup(chips["T4"], samples.key, 1)
+    assert nothing.source is Source.DEFAULT and nothing.winner is None
+    assert nothing.detail.startswith("tuned only on another chip: chip ") and "capability" in nothing.detail
+
+
+@pytest.fixture
+def ships(tmp_path, monkeypatch, samples):
+    """ships(*winners, device): files of shipped winners."""
+
+    def ship(device, *winners):
+        with open_db(tmp_path / "ship.db") as other:
+            for winner in winners:
+                other.set_winner(device, winner, None, None)
+            text = "\n".join(lines.write(other.facts(winners_only=True)))
+        shipped.FOLDER.mkdir(exist_ok=True)
+        (shipped.FOLDER / shipped.file_name(device.chip_key)).write_text(text)
+
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
+    return ship
+
+
+def test_shipped_winners_lie_beneath_the_users_own(db, samples, ships):
+    here, other = samples.device(), samples.device(numba="0.59")
+    ships(other, samples.winner(tile=8), samples.winner(FAR_SHAPE, tile=9))
+    found = db.lookup(here, samples.key, 1)
+    assert found.source is Source.SHIPPED and found.winner.config == {"tile": 8}
+    assert "numba 0.59 → 0.61" in found.detail
+    assert db.lookup(here, samples.key, 2).source is Source.DEFAULT
+    near = db.lookup(here, OTHER_SHAPE, 1)  # between both, and 1.41 doublings from one
+    assert near.source is Source.NEAREST_SHAPE and near.detail.startswith("shipped with autotune: matvec:rows=576")
+    db.set_winner(samples.device(numba="0.60"), samples.winner(tile=1), None, None)
+    assert db.lookup(here, samples.key, 1).source is Source.SAME_CHIP
+    assert db.lookup(samples.device("EPYC"), FAR_SHAPE, 1).source is Source.NEAREST_CHIP
+    assert [w.winner.problem for w in db.winners()] == [samples.key]  # nothing shipped gets into the file
+
+
+def test_a_damaged_shipped_file_is_one_line(db, samples, ships):
+    ships(samples.device(), samples.winner())
+    (file,) = shipped.FOLDER.iterdir()
+    file.write_text(file.read_text().replace('"error":0.001', '"error":0.1'))
+    with pytest.raises(DatabaseError, match="line 3: a winner has to be correct"):
+        db.lookup(samples.device(), samples.key, 1)
+
+
+def test_an_answer_changes_when_somebody_else_writes_a_winner(db, samples):
+    with open_db(db.path, readonly=True) as reader:
+        assert reader.lookup(samples.device(), samples.key, 1).source is Source.DEFAULT
+        for tile in (1, 2):
+            db.set_winner(samples.device(), samples.winner(tile=tile), None, None)
+            for asked in (reader, db):
+                assert asked.lookup(samples.device(), samples.key, 1).winner.config == {"tile": tile}
+
+
+def test_lookups_among_two_thousand_winners(tmp_path, samples):
+    """A model's problems at load, cold: exact, of the nearest shape and unknown; and one warm lookup."""
+    path = tmp_path / "large.db"
+    with open_db(path) as large:
+        with large._transaction():
+            pass
+        large._db.execute("PRAGMA synchronous = OFF")
+        for number in range(2000):
+            op, size = ("matvec", "ffn", "head", "attention")[number % 4], 64 * (1 + number // 4)
+            large.set_winner(samples.device(), samples.winner(f"{op}:rows={size},cols=576,format=Q4_1"), None, None)
+    wanted = [(f"{op}:rows={rows},cols=577,format=Q4_1", 1) for op in ("matvec", "ffn", "head") for rows in (576, 700)]
+    wanted += [(f"{op}:rows=640,cols=576,format=Q4_1", 1) for op in ("matvec", "ffn", "head")] + [("sort:rows=1", 1)]
+    cold, warm = [], []
+    for _ in range(7):
+        with open_db(path, readonly=True) as reader:
+            keys.parse.cache_clear()
+            start = time.perf_counter()
+            found = reader.lookup_all(samples.device(), wanted)
+            cold.append(time.perf_counter() - start)
+            for _ in range(50):
+                start = time.perf_counter()
+                reader.lookup(samples.device(), *wanted[0])
+                warm.append(time.perf_counter() - start)
+    sources = [found[problem].source for problem, _ in wanted]
+    assert sources == [Source.NEAREST_SHAPE] * 6 + [Source.EXACT] * 3 + [Source.DEFAULT]
+    print(f"a model {min(cold) * 1e3:.2f} ms, one warm {sorted(warm)[len(warm) // 2] * 1e6:.1f} µs")
+    assert min(cold) < 5e-3 and min(warm) < 20e-6
 
 
 def test_another_template_version_is_never_an_answer(db, samples):

@@ -3,11 +3,15 @@
 import multiprocessing
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
-from tuning_db import DatabaseError, migrations, open_db
-from tuning_db.records import Measurement, Objective
+from tuning_db import DatabaseError, migrations, open_db, schema
+from tuning_db.records import Measurement, Objective, Source
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+RELEASED = {1}  # versions that files may have been written by
 
 
 def raw(path):
@@ -32,6 +36,7 @@ def test_numbers_only_grow():
 
 def test_no_table_or_index_takes_a_name_of_optuna():
     ours = re.findall(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", str(migrations.MIGRATIONS))
+    ours += re.findall(r"CREATE (?:VIEW|TRIGGER) (\w+)", str(migrations.MIGRATIONS))
     assert ours and not migrations.OPTUNA_TABLES & set(ours)
     assert not any(name.startswith("ix_") for name in ours)
 
@@ -134,6 +139,66 @@ def test_a_failing_migration_leaves_the_old_schema(tmp_path, monkeypatch):
     with open_db(path) as db:
         assert db.info()["schema_version"] == migrations.LATEST
     assert not raw(path).execute("SELECT 1 FROM sqlite_master WHERE name = 'a'").fetchall()
+
+
+@pytest.fixture(params=sorted(FIXTURES.glob("tuning_db_schema_*.sql")), ids=lambda path: path.stem)
+def written_earlier(request, tmp_path):
+    """A database as an earlier version wrote it."""
+    path = tmp_path / "earlier.db"
+    raw(path).executescript(request.param.read_text()).connection.close()
+    return path
+
+
+def test_every_schema_before_the_latest_has_a_fixture():
+    kept = {int(path.stem.rpartition("_")[2]) for path in FIXTURES.glob("tuning_db_schema_*.sql")}
+    assert kept == {m.number for m in migrations.MIGRATIONS[:-1] if m.number in RELEASED}
+
+
+def test_a_database_of_an_earlier_version(written_earlier):
+    before = written_earlier.read_bytes()
+    with open_db(written_earlier, readonly=True) as db:
+        promised = db.facts()
+    assert written_earlier.read_bytes() == before
+    with open_db(written_earlier) as db:
+        assert db.facts() == promised
+        info = db.info()
+        counts = ("schema_version", "devices", "problems", "runs", "trials", "winners", "replaced_winners")
+        assert [info[name] for name in counts] == [migrations.LATEST, 2, 2, 3, 12, 3, 3]
+        for stored in db.winners():
+            winner = stored.winner
+            found = db.lookup(stored.device, winner.problem, winner.template_version)
+            assert found.source is Source.EXACT and found.winner == winner and winner.config["tile"] == 128
+            assert winner.versions["commit"] == "44a7a031f0aa" and winner.error == 1e-3
+            run = next(run for run in db.runs() if run.id == stored.run_id)
+            assert run.uid == stored.run_uid and len(db.trials(run.id)) == 4
+            assert [t.config["tile"] for t in db.trials(run.id)] == [16, 32, 64, 128]
+        assert db.ceilings(db.devices()[0])["read_gb_s"] == 26.7
+        assert not db._connection.execute("PRAGMA foreign_key_check").fetchall()
+        assert db._connection.execute("SELECT count(*) FROM v_trials").fetchone() == (12,)
+        assert db.add(promised).rows == {"devices": 0, "runs": 0, "trials": 0, "winners": 0}
+
+
+def test_two_copies_of_an_earlier_file_agree_on_names(written_earlier, tmp_path):
+    twin = tmp_path / "twin.db"
+    twin.write_bytes(written_earlier.read_bytes())
+    with open_db(written_earlier) as one, open_db(twin) as other:
+        assert one.facts() == other.facts()
+
+
+def test_the_schema_describes_itself(tmp_path):
+    path = tmp_path / "tuning.db"
+    open_db(path).close()
+    connection = raw(path)
+    there = {
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")]
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        if not name.startswith("sqlite_")
+    }
+    assert set(schema.TABLES) == set(there)
+    for table, columns in there.items():
+        holds, described = schema.TABLES[table]
+        assert holds.endswith(".") and set(described) <= set(columns)
+        assert all(schema.column(table, column).endswith(".") for column in columns)
 
 
 def _create(path, barrier, queue):

@@ -6,9 +6,10 @@ import signal
 import sqlite3
 import time
 
+import pytest
+
 from tuning_db import open_db
 
-SECONDS = 3.0
 context = multiprocessing.get_context("fork")
 
 
@@ -25,16 +26,16 @@ def _write(path, samples, queue, until):
 
 
 def _read(path, samples, queue, until):
-    count, slowest = 0, 0.0
+    count, times = 0, []
     while time.monotonic() < until:
         with open_db(path, readonly=True) as db:
             for _ in range(20):
-                start = time.monotonic()
+                start = time.perf_counter()
                 found = db.lookup(samples.device(), samples.key, 1)
-                slowest = max(slowest, time.monotonic() - start)
+                times.append(time.perf_counter() - start)
                 assert found.source.name == "EXACT", found
                 count += 1
-    queue.put(("read", count, slowest))
+    queue.put(("read", count, sorted(times)[len(times) * 99 // 100]))
 
 
 def _guarded(function, path, samples, queue, until):
@@ -44,26 +45,34 @@ def _guarded(function, path, samples, queue, until):
         queue.put((f"{type(error).__name__}: {error}", 0, 0.0))
 
 
-def test_readers_and_writers_together(tmp_path, samples):
+@pytest.mark.parametrize(
+    ("readers", "seconds"), [(3, 5.0), pytest.param(16, 60.0, marks=pytest.mark.slow)], ids=["short", "full"]
+)
+def test_readers_and_writers_together(tmp_path, samples, readers, seconds):
+    """Nobody hears of a lock, and 99 of 100 lookups take less than 5 ms of the reader's own time."""
     path = tmp_path / "tuning.db"
     with open_db(path) as db:
         db.set_winner(samples.device(), samples.winner(), None, None)
-    queue, until = context.SimpleQueue(), time.monotonic() + SECONDS
+    queue, until = context.SimpleQueue(), time.monotonic() + seconds
     children = [
         context.Process(target=_guarded, args=(function, path, samples, queue, until))
-        for function in (_write, _write, _read, _read, _read)
+        for function in (_write, _write, *[_read] * readers)
     ]
     for child in children:
         child.start()
     answers = sorted(queue.get() for _ in children)
     for child in children:
         child.join()
-    assert [what for what, *_ in answers] == ["read"] * 3 + ["wrote"] * 2, answers
+    assert [what for what, *_ in answers] == ["read"] * readers + ["wrote"] * 2, answers
+    p99 = max(slow for what, _, slow in answers if what == "read")
     written = sum(count for what, count, _ in answers if what == "wrote")
     with open_db(path, readonly=True) as db:
         assert db.info()["trials"] == written and db.info()["winners"] == 1
         assert db.info()["replaced_winners"] == written
-    print(f"{answers}")
+    lookups = sum(count for what, count, _ in answers if what == "read")
+    print(f"{lookups} lookups by {readers} beside {written} trials and winners: p99 {p99 * 1e3:.2f} ms")
+    if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):  # else waiting for a processor would be what is measured
+        assert p99 <= 5e-3
 
 
 def _write_until_killed(path, samples, pipe):

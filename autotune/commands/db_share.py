@@ -1,0 +1,203 @@
+"""`autotune db export`, `import`, `merge`, `prune` and `vacuum`: moving winners and keeping the file small."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.commands import options, output
+from autotune.errors import UserError
+
+if TYPE_CHECKING:
+    from tuning_db import TuningDB
+    from tuning_db.facts import Added
+
+MAGIC = b"SQLite format 3\0"
+
+
+@click.command("export")
+@click.option("--winners", is_flag=True, help="Current winners and their devices only, without runs and trials.")
+@click.option("--chip", help="Only of devices whose name has this in it.")
+@click.option("--sqlite", is_flag=True, help="Write an SQLite file, whole, instead of JSON lines; needs --output.")
+@click.option(
+    "-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False),
+    help="A file that is not there yet.  [default: stdout]",
+)  # fmt: skip
+@options.db_option
+def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, db_path: Path | None) -> None:
+    """Write what the database holds as JSON lines, or as an SQLite file.
+
+    Lines are sorted, so that the same knowledge is the same text. `autotune db import` reads them.
+
+    \b
+    Example:
+      autotune db export --winners --chip H100 -o h100.jsonl
+      autotune db export --sqlite -o backup.db
+    """
+    if sqlite and (target is None or winners or chip):
+        raise UserError("--sqlite writes the whole database to a file: give --output, and neither --winners nor --chip")
+    if target is not None and target.exists():
+        raise UserError(f"--output: {target} is there already; name another file, or move it away")
+    with options.open_database(db_path) as db:
+        if sqlite:
+            assert target is not None
+            db.copy_to(target)
+            return
+        text = "".join(f"{line}\n" for line in _lines(db, winners, chip))
+    if target is None:
+        click.echo(text, nl=False)
+    else:
+        target.write_text(text, encoding="utf-8")
+
+
+def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
+    from tuning_db import facts, lines
+
+    found = db.facts(winners_only=winners)
+    if chip is not None:
+        found = facts.of_chip(found, chip)
+        if not any(fact["kind"] == "device" for fact in found):
+            raise UserError(f"--chip: no device has {chip!r} in its name; autotune db list shows which there are")
+    return lines.write(found)
+
+
+@click.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.db_option
+@options.json_option
+def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+    """Add what somebody else has exported to the database.
+
+    FILE is JSON lines of `autotune db export`, or "-" for stdin. All of a file is added or, if one line of it makes no
+    sense, nothing. Adding a file twice is like adding it once; conflicts are resolved as by `autotune db merge`.
+
+    \b
+    Example:
+      autotune db import h100.jsonl
+    """
+    _add(files, db_path, as_json)
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.db_option
+@options.json_option
+def merge(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+    """Merge other people's databases into this one, which is made if missing.
+
+    Nothing is lost and nothing counted twice, in whatever order and however often files are merged. Where two people
+    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown.
+
+    \b
+    Example:
+      autotune db merge ann.db ben.db --db ours.db
+    """
+    _add(files, db_path, as_json)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say how much would go.")
+@options.db_option
+@options.json_option
+def prune(dry_run: bool, db_path: Path | None, as_json: bool) -> None:
+    """Delete what no current winner came from: old winners, runs and trials.
+
+    Current winners stay with the runs that found them. What is deleted will not be remembered by later searches, and
+    comes back if somebody who has it is merged. `autotune db vacuum` then makes the file smaller.
+
+    \b
+    Example:
+      autotune db prune --dry-run
+    """
+    with options.open_database(_there(db_path), readonly=False) as db:
+        counts = db.prune(keep=dry_run)
+    if as_json:
+        output.print_json({"deleted": counts, "dry_run": dry_run})
+    else:
+        gone = ", ".join(f"{count} {name}" for name, count in counts.items())
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {gone}")
+
+
+@click.command()
+@options.db_option
+@options.json_option
+def vacuum(db_path: Path | None, as_json: bool) -> None:
+    """Give the space of deleted rows back to the disk.
+
+    \b
+    Example:
+      autotune db vacuum
+    """
+    with options.open_database(_there(db_path), readonly=False) as db:
+        before, after = db.vacuum()
+    if as_json:
+        output.print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        click.echo(f"{before:,} bytes → {after:,} bytes")
+
+
+def _there(path: Path | None) -> Path | None:
+    """For what makes no sense in a file that would only be made now."""
+    with options.open_database(path) as db:
+        if not db.info()["exists"]:
+            raise UserError(f"there is no tuning database {db.path} yet; autotune tune MODEL makes it")
+    return path
+
+
+def _add(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+    everything = [(str(path), _facts(path)) for path in files]  # before the target is touched
+    results: dict[str, Added] = {}
+    with options.open_database(db_path, readonly=False) as db:
+        for name, found in everything:
+            try:
+                results[name] = db.add(found)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; nothing of it was added") from None
+        path = db.path
+    if as_json:
+        output.print_json({"database": str(path), "files": {name: _document(a) for name, a in results.items()}})
+        return
+    for name, added in results.items():
+        news = ", ".join(output.counted(count, table[:-1]) for table, count in added.rows.items())
+        click.echo(f"{name}: new {news}")
+        for c in added.conflicts:
+            whose, other = ("ours", "theirs") if c.kept_ours else ("theirs", "ours")
+            click.echo(
+                f"  {c.problem} on {c.chip}: {whose} is used, {output.micros(c.kept_ns)} µs; {other} took "
+                f"{output.micros(c.other_ns)} µs"
+            )
+
+
+def _facts(path: Path) -> list[dict[str, Any]]:
+    from tuning_db import lines
+
+    if str(path) != "-":
+        try:
+            with path.open("rb") as file:
+                if file.read(len(MAGIC)) == MAGIC:
+                    with options.open_database(path) as db:
+                        return db.facts()
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"{path} is not there; name a database or an export of one") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is neither a tuning database nor an export of one") from None
+    else:
+        text = sys.stdin.read()
+    try:
+        return list(lines.read(text.splitlines(), str(path)))
+    except lines.BadLine as error:
+        raise UserError(f"{error}; nothing was added") from None
+
+
+def _document(added: "Added") -> dict[str, Any]:
+    conflicts = [
+        {"chip": c.chip, "problem": c.problem, "kept_ns": c.kept_ns, "other_ns": c.other_ns, "kept_ours": c.kept_ours}
+        for c in added.conflicts
+    ]
+    return {"new": dict(added.rows), "conflicts": conflicts}
+
+
+COMMANDS = (export, import_, merge, prune, vacuum)

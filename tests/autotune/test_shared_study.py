@@ -1,0 +1,129 @@
+"""A shared study on a real PostgreSQL: workers that die, nothing lost, nothing done twice; and on an SQLite file."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import postgres
+import pytest
+import shared_worker
+from optuna.trial import TrialState
+
+from autotune.search.shared import GIVEN_UP, LIVING, Shared, SharedSearch
+from autotune.search.study import Search
+from kernel_templates.space import Config
+
+WORKER = Path(shared_worker.__file__)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def server():
+    if postgres.programs() is None:
+        pytest.skip("needs PostgreSQL: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'psycopg[binary]'")
+    with postgres.server() as url:
+        yield url
+
+
+def start(url, name, seed, trials, log, sampler="random", pause=0.0):
+    words = (url, name, sampler, str(seed), str(trials), str(log), str(pause))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, WORKER, *words], env=environment)
+
+
+def best_alone(trials, sampler="exhaustive", seed=0):
+    """What one worker finds on the record without a server."""
+    search, times = Search(shared_worker.SPACE, sampler, seed), {}
+    while len(times) < trials and (config := search.ask()) is not None:
+        times[config] = shared_worker.seconds(config)
+        search.tell(config, times[config])
+    return min((c for c in times if times[c]), key=lambda c: (times[c], c.key))
+
+
+def check(url, name, trials):
+    """None lost, none run twice to completion; and the best of them."""
+    shared = Shared(url)
+    try:
+        found = shared.study(name).get_trials(deepcopy=False)
+    finally:
+        shared.close()
+    living = [t for t in found if t.state in LIVING]
+    assert Counter(t.state.name for t in living).keys() <= {"COMPLETE", "PRUNED"}, "a trial was left behind"
+    assert len(living) == trials
+    assert max(Counter(Config(t.params) for t in living).values()) == 1
+    for trial in living:
+        assert trial.value == shared_worker.seconds(Config(trial.params))
+    dead = [t for t in found if t.state is TrialState.FAIL and GIVEN_UP not in t.user_attrs]
+    assert {Config(t.params) for t in dead} <= {Config(t.params) for t in living}
+    done = [t for t in living if t.state is TrialState.COMPLETE]
+    return Config(min(done, key=lambda t: (t.value, Config(t.params).key)).params), len(dead)
+
+
+def work_together(url, name, workers, trials, folder, kill=0, sampler="random", pause=0.0):
+    """Seconds from the first trial done to the last."""
+    logs = [folder / f"{name}-{i}" for i in range(workers)]
+    running = [start(url, name, i, trials, log, sampler, pause) for i, log in enumerate(logs)]
+    dice, victims = random.Random(trials), []
+    deadline = time.monotonic() + 600
+    ended = begun = 0.0
+    while any(p.poll() is None for p in running) and time.monotonic() < deadline:
+        assert all(p.poll() in (None, 0) for p in running if p not in victims)
+        done = sum(log.read_text().count("\n") for log in logs if log.exists())
+        begun = begun or (time.monotonic() if done else 0.0)
+        ended = time.monotonic() if done < trials - kill else ended
+        if len(victims) < kill and done > trials * (len(victims) + 1) / (kill + 2):
+            victim = dice.choice([p for p in running if p.poll() is None])
+            victim.kill()
+            victims.append(victim)
+        time.sleep(0.02)
+    late = [p for p in running if p.poll() is None]
+    for process in late:
+        process.kill()
+    assert not late, "workers did not come to an end"
+    assert [p.wait() for p in running] == [-9 if p in victims else 0 for p in running]
+    return ended - begun
+
+
+def test_three_workers_one_killed(server, tmp_path) -> None:
+    trials = 40
+    work_together(server, "short", 3, trials, tmp_path, kill=1, pause=0.02)
+    _, dead = check(server, "short", trials)
+    assert dead <= 1
+
+
+@pytest.mark.slow
+def test_eight_workers_two_killed(server, tmp_path) -> None:
+    """All of a recorded space, so that whoever is alone must find the same."""
+    trials = len(shared_worker.SPACE.configs())
+    assert trials == 500
+    took = work_together(server, "full", 8, trials, tmp_path, kill=2)
+    best, dead = check(server, "full", trials)
+    assert best == best_alone(trials)
+    print(f"500 trials by 8 workers, 2 of them killed: {took:.1f} s, {500 / took:.0f} trials/s, {dead} taken up again")
+
+
+def test_a_file_is_a_server_too(tmp_path) -> None:
+    """And what one worker gave up is taken up by the next; a worker that was taken for dead counts no more."""
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    one, other = Shared(url, heartbeat_s=1, grace_s=1), Shared(url, heartbeat_s=1, grace_s=60)
+    a = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), one, "s", 2)
+    b = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), other, "s", 2)
+    first, second = a.ask(), b.ask()
+    assert first and second and first != second
+    assert a.ask() is None and b.ask() is None and a.waiting and b.waiting
+    other.close()
+    time.sleep(2.1)
+    assert a.ask() == second  # b's heart stands still
+    b.tell(second, 1.0)
+    a.tell(first, 2.0)
+    a.tell(second, 3.0)
+    assert not a.waiting and a.leaders(5) == [first, second]
+    assert [t.value for t in one.study("s").get_trials() if t.state is TrialState.COMPLETE] == [2.0, 3.0]
+    one.close()
+    assert optuna.get_all_study_names(url) == ["s"]

@@ -1,0 +1,61 @@
+"""The transfer benchmark's flow, with a stand-in for the GPU: cold, warm, and the table."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "autotune"))
+
+import fake_gpu  # noqa: E402
+from fake_gpu import DEVICE, Part  # noqa: E402
+
+from autotune import side_by_side  # noqa: E402
+from autotune.measure.crew import Crew  # noqa: E402
+from kernel_templates.device import Device  # noqa: E402
+from tuning_db import open_db  # noqa: E402
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_CACHE", str(tmp_path))
+    fake_gpu.install(monkeypatch)
+    spec = importlib.util.spec_from_file_location("bench_transfer", ROOT / "scripts" / "bench_transfer.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench_transfer", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> None:
+    other = Device("cuda", "Other 200", "9.0", 132, 96 << 30)
+    where = fake_gpu.place(other)
+    with open_db(tmp_path / "other.db") as db, Crew(where.compilers, where.apart, where.program) as crew:
+        side_by_side.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
+    document = bench.run(
+        fake_gpu.place(DEVICE), [tmp_path / "other.db"], 12, 0, 4, [Part("ffn", 4096)], [Part("ffn", 2560)]
+    )
+    assert [r["kind"] for r in document["rows"]] == ["chip", "shape"] and document["records_from"] == ["Other 200"]
+    chip, shape = document["rows"]
+    assert (chip["began_with"], shape["began_with"]) == ("nearest chip", "nearest shape on this chip")
+    # The default is tried first, what is known elsewhere right after it (two compilers may finish in either order).
+    for row in (chip, shape):
+        assert row["warm_evaluations"] <= 3 and row["cold_trials"] == row["warm_trials"] == 12
+        assert row["warm_best_us"] <= row["cold_best_us"]
+    assert document["summary"]["chip"]["reached"]
+    json.dumps(document)
+
+
+def test_the_real_shapes_can_be_tuned(bench) -> None:
+    """On a GPU that is not there: every problem has a space, and both widths are of one family each."""
+    from kernel_templates import registry
+    from tuning_db import keys
+
+    h100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 85017493504)
+    for wide, narrow in zip(bench.shapes(4096), bench.shapes(2560), strict=True):
+        assert registry.cuda_space(narrow, h100).default and registry.parse_problem(wide.key) == wide
+        assert keys.distance(keys.parse(wide.key), keys.parse(narrow.key)) > 0

@@ -1,0 +1,171 @@
+"""Lookups in microseconds: answers and the sizes of winners are kept in memory until a winner changes.
+
+SQLite says in a microsecond or two whether anybody has written to the file since; the table `winners_state` says
+whether that concerned winners. A tuning run beside a reader writes trials all the time and winners rarely.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kernel_templates.device import Device
+from tuning_db import keys, lookup, rows, shipped
+from tuning_db.records import Lookup, Source
+from tuning_db.rows import Row
+
+_COLUMNS = (
+    "SELECT w.*, p.key AS problem, d.fingerprint, d.backend, d.chip, d.capability, d.units, d.memory_bytes, d.versions "
+    "FROM winners w JOIN devices d ON d.id = w.device_id JOIN problems p ON p.id = w.problem_id "
+)
+
+Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
+
+
+class Family:
+    """This chip's winners of problems that differ in sizes only, the user's own first, then shipped ones."""
+
+    def __init__(self, entries: Sequence[tuple[int, str, str, bytes]], from_shipped: Sequence[Row]):
+        """entries: (id, problem, fingerprint, `keys.logs`) of the user's own."""
+        self.entries, self.from_shipped = entries, from_shipped
+        packed = [entry[3] for entry in entries] + [keys.logs(row["problem"]) for row in from_shipped]
+        self._logs = np.frombuffer(b"".join(packed), "<f8").reshape(len(packed), -1) if packed else None
+
+    def nearest(self, problem: str, fingerprint: str) -> tuple[int | Row, float] | None:
+        """The id, or the shipped row, and how many doublings away it is."""
+        if self._logs is None:
+            return None
+        away = np.sqrt(np.square(self._logs - np.frombuffer(keys.logs(problem), "<f8")).sum(1))
+        closest, ties = float(away.min()), []
+        # Equal distances: the user's own, this very device first, then the alphabet, so that the answer is the same.
+        for at in np.flatnonzero(away <= closest * (1 + 1e-12)).tolist():
+            if at < len(self.entries):
+                row_id, name, owner, _ = self.entries[at]
+                ties.append((False, owner != fingerprint, name, -row_id, at))
+            else:
+                ties.append((True, False, self.from_shipped[at - len(self.entries)]["problem"], 0, at))
+        best = min(ties)[-1]
+        if best < len(self.entries):
+            return self.entries[best][0], closest
+        return self.from_shipped[best - len(self.entries)], closest
+
+
+class Finder:
+    """Answers `lookup` for one connection. `query`: reads rows as dictionaries, raising what its owner raises."""
+
+    def __init__(self, db: sqlite3.Connection, query: Query):
+        self._db, self._query = db, query
+        self._seen: tuple[int, int] = (-1, -1)  # SQLite's data version, the winners' generation
+        self._answers: dict[tuple[Device, str, int], Lookup] = {}
+        self._families: dict[tuple[str, str, int], Family] = {}
+
+    def forget(self) -> None:
+        """Winners have changed through this very connection, which SQLite does not count."""
+        self._answers.clear()
+        self._families.clear()
+
+    def find_all(self, device: Device, wanted: Sequence[tuple[str, int]]) -> dict[str, Lookup]:
+        """Answers by problem key."""
+        self._refresh()
+        found = {problem: self._answers.get((device, problem, version)) for problem, version in wanted}
+        missing = [(problem, version) for problem, version in wanted if found[problem] is None]
+        if missing:
+            for problem, answer in self._find(device, missing).items():
+                found[problem] = answer
+            for problem, version in missing:
+                self._answers[device, problem, version] = found[problem]  # type: ignore[assignment]
+        return found  # type: ignore[return-value]
+
+    def _refresh(self) -> None:
+        data_version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if data_version != self._seen[0]:
+            generation = self._db.execute("SELECT generation FROM winners_state").fetchone()[0]
+            if generation != self._seen[1]:
+                self.forget()
+            self._seen = (data_version, generation)
+
+    def _find(self, device: Device, wanted: Sequence[tuple[str, int]]) -> dict[str, Lookup]:
+        marks = ",".join("?" * len(wanted))
+        same = self._query(
+            _COLUMNS + f"WHERE w.current AND p.key IN ({marks}) AND d.chip_key = ?",
+            (*(problem for problem, _ in wanted), device.chip_key),
+        )
+        known = shipped.of_chip(device.chip_key)
+        answers = {}
+        for problem, version in wanted:
+            pick = (
+                lookup.same_problem(device, version, [row for row in same if row["problem"] == problem])
+                or lookup.shipped(device, problem, version, known)
+                or self._nearest_shape(device, problem, version, known)
+                or lookup.nearest_chip(device, version, self.elsewhere(device, problem))
+            )
+            answers[problem] = (
+                Lookup(pick.source, rows.winner_from(pick.row), pick.detail)
+                if pick
+                else self._nothing(device, problem, version, known)
+            )
+        return answers
+
+    def _nearest_shape(self, device: Device, problem: str, version: int, known: Sequence[Row]) -> lookup.Pick | None:
+        family = keys.family(problem)
+        key = (device.chip_key, family, version)
+        if key not in self._families:
+            devices = {
+                row["id"]: row["fingerprint"]
+                for row in self._query("SELECT id, fingerprint FROM devices WHERE chip_key = ?", (device.chip_key,))
+            }
+            own = self._db.execute(
+                "SELECT w.id, p.key, w.device_id, p.logs FROM problems p JOIN winners w ON w.problem_id = p.id "
+                "WHERE p.family = ? AND w.current AND w.template_version = ?",
+                (family, version),
+            ).fetchall()
+            alike = [r for r in known if keys.family(r["problem"]) == family and r["template_version"] == version]
+            self._families[key] = Family([(i, k, devices[d], logs) for i, k, d, logs in own if d in devices], alike)
+        nearest = self._families[key].nearest(problem, device.fingerprint)
+        if nearest is None:
+            return None
+        found, away = nearest
+        # By id, whatever its state: a winner replaced since then was measured all the same.
+        row = self._query(_COLUMNS + "WHERE w.id = ?", (found,))[0] if isinstance(found, int) else found
+        beneath = "" if isinstance(found, int) else "shipped with autotune: "
+        return lookup.Pick(Source.NEAREST_SHAPE, row, beneath + lookup.shape_detail(problem, row, away))
+
+    def elsewhere(self, device: Device, problem: str) -> list[Row]:
+        """Winners of one problem on other chips, the user's own before shipped ones, newest first."""
+        own = self._query(
+            _COLUMNS + "WHERE p.key = ? AND w.current AND d.chip_key != ? ORDER BY w.id DESC",
+            (problem, device.chip_key),
+        )
+        others = shipped.of_problem(problem, device.backend)
+        return [*own, *(row for row in others if row["chip_key"] != device.chip_key)]
+
+    def _nothing(self, device: Device, problem: str, version: int, known: Sequence[Row]) -> Lookup:
+        op = problem.partition(":")[0]
+        here: list[Mapping[str, Any]] = list(
+            self._query(
+                "SELECT w.template_version, p.key AS problem FROM winners w JOIN devices d ON d.id = w.device_id "
+                "JOIN problems p ON p.id = w.problem_id WHERE d.chip_key = ? AND p.op = ? AND w.current",
+                (device.chip_key, op),
+            )
+        )
+        here += [row for row in known if row["problem"].partition(":")[0] == op]
+        return lookup.explain_default(device, problem, version, here, self.elsewhere(device, problem))
+
+    def relatives(self, device: Device, problem: str, version: int) -> list[Row]:
+        """Winners of problems of one family on any chip of this backend, from this file and shipped ones, the nearest
+        first: this chip's before others', then by shape."""
+        family, wanted = keys.family(problem), keys.parse(problem)
+        own = self._query(
+            _COLUMNS + "WHERE p.family = ? AND w.current AND w.template_version = ? AND d.backend = ?",
+            (family, version, device.backend),
+        )
+        found: Iterable[Row] = [
+            *own, *(r for r in shipped.of_family(family, device.backend) if r["template_version"] == version)
+        ]  # fmt: skip
+
+        def far(row: Row) -> tuple:
+            chip = row["chip"] != device.chip, row["capability"] != device.capability
+            return keys.distance(wanted, keys.parse(row["problem"])), *chip, row["median_ns"]
+
+        return sorted(found, key=far)
