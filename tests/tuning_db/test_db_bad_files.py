@@ -206,10 +206,10 @@ def test_a_full_disk_keeps_what_was_recorded(filled, samples):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB, for root."""
+    """A file system of 2 MB, for root."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    command = ("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder))
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
