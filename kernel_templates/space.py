@@ -1,9 +1,9 @@
 """The configurations a template can be built in: typed parameters and named constraints, owned by no search."""
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 Value = int | str | bool
@@ -104,7 +104,60 @@ class Space:
 
     def configs(self) -> tuple[Config, ...]:
         """Every valid configuration, in the order of the parameters' values."""
-        names = [p.name for p in self.parameters]
-        grid = itertools.product(*(p.values for p in self.parameters))
-        points = (dict(zip(names, values, strict=True)) for values in grid)
-        return tuple(Config(p) for p in points if all(c.holds(p) for c in self.constraints))
+        return tuple(self.each())
+
+    def each(self) -> Iterator[Config]:
+        """Every valid configuration, one at a time: what a constraint rules out is not gone through."""
+        return self._completions({}, self.constraints, lambda values: values)
+
+    def draw(self, random: Random) -> Config | None:
+        """A valid configuration, each value of a parameter as likely as the next to be tried first; None if there is
+        none. Configurations are not equally likely: those with few like them come up more often."""
+        return next(self._completions({}, self.constraints, lambda values: random.sample(values, len(values))), None)
+
+    def _completions(
+        self, chosen: dict[str, Value], constraints: Sequence[Constraint], ordered: Callable[[tuple], Sequence]
+    ) -> Iterator[Config]:
+        """Valid configurations that begin with the chosen values. A constraint is asked as soon as what it reads is
+        known, and not again."""
+        undecided = []
+        for constraint in constraints:
+            try:
+                if not constraint.holds(_Partial(chosen, len(self.parameters))):
+                    return
+            except _Undecided:
+                undecided.append(constraint)
+        if len(chosen) == len(self.parameters):
+            yield Config(chosen)
+            return
+        parameter = self.parameters[len(chosen)]
+        for value in ordered(parameter.values):
+            yield from self._completions({**chosen, parameter.name: value}, undecided, ordered)
+
+
+class _Undecided(Exception):
+    """A constraint reads what is not chosen yet."""
+
+
+class _Partial(Mapping[str, Any]):
+    """Some of a configuration's values; whoever needs the others is stopped."""
+
+    def __init__(self, chosen: Mapping[str, Value], size: int):
+        self._chosen, self._size = chosen, size
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._chosen and len(self._chosen) < self._size:
+            raise _Undecided
+        return self._chosen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._need_all()
+        return iter(self._chosen)
+
+    def __len__(self) -> int:
+        self._need_all()
+        return self._size
+
+    def _need_all(self) -> None:
+        if len(self._chosen) < self._size:
+            raise _Undecided

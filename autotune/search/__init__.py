@@ -1,7 +1,6 @@
 """Samplers: they see a space and what became of earlier proposals, nothing else."""
 
-SAMPLERS = ("pool", "climb", "walk", "tpe", "random", "exhaustive")
-"""Names that `study.Search` accepts: a model of the times of all valid configurations, "walk" where they are too many
-to list; steps from the best one known with Optuna's TPE between them; steps of one or two
-parameters from the best, now and then a mixture or a draw, without a model, for large spaces and quick trials; TPE
-alone; Optuna's random sampler; and the whole space in order."""
+SAMPLERS = ("pool", "tpe", "gp", "cmaes", "random", "exhaustive")
+"""Names that `study.Search` accepts: our own, a model of the times of all valid configurations; Optuna's TPE, Gaussian
+process and CMA-ES, each proposal taken to the nearest valid one that is new; any, each as likely as the others; and the
+whole space in order."""

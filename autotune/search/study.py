@@ -1,28 +1,31 @@
-"""A search over one space as an Optuna study: ask for a configuration, tell what became of it.
+"""A search over one space: ask for a configuration, tell what became of it.
 
-The study lives in memory; the tuning database holds every trial, and earlier ones are told again when a search resumes.
+Optuna's samplers know no constraints: what they propose is taken to the nearest valid configuration that is new. Their
+study lives in memory; the tuning database holds every trial, and earlier ones are told again when a search resumes.
 """
 
-import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from autotune.search import SAMPLERS
+from autotune.search.candidates import candidates, neighbours
 from autotune.search.pool_sampler import PoolSampler
 from kernel_templates.space import Config, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_TRIES = 30  # Optuna knows no constraints between parameters: an invalid or repeated proposal is refused and redrawn
-_DRAWS = 5000  # of a space that is not listed, before it counts as exhausted
-FEW_KNOWN = 8  # results before "walk" does anything but step
-WITHOUT_STUDY = ("walk", "exhaustive")
 LISTED = 50_000  # configurations, before constraints, up to which a space is listed; two large templates have millions
+MODELLED = ("pool", "tpe", "gp", "cmaes")
+RENEW = 20  # results until the candidates of a space that is not listed are chosen anew
+
+__all__ = ["LISTED", "Search", "grid_size", "neighbours"]
 
 
 class Search:
@@ -43,28 +46,25 @@ class Search:
         valid ones, when they are known as a list; then the default is one like any other."""
         if sampler not in SAMPLERS:
             raise ValueError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
-        self.space, self.sampler = space, sampler
-        self.size = grid_size(space)
-        self._left: dict[Config, None] | None = None
-        if configs is not None or self.size <= LISTED:
-            self._left = dict.fromkeys(space.configs() if configs is None else configs)
-            self.size = len(self._left)
-        if sampler == "pool" and self._left is None:
-            self.sampler = "walk"
+        self.space, self.sampler, self._seed = space, sampler, seed
+        self._places = {p.name: {value: at for at, value in enumerate(p.values)} for p in space.parameters}
+        self._random = random.Random(seed)
         self._seen: set[Config] = set()
-        self._order = _every(space)
+        self._times: dict[Config, float | None] = {}
+        self._open: dict[Config, optuna.Trial] = {}
+        self._unseen = iter(space.each() if configs is None else configs)
         begin = [] if configs is not None else [space.default]
         self._first = [c for c in (*begin, *first) if space.broken(c) is None]
-        self._distributions: dict[str, BaseDistribution] = {
-            p.name: CategoricalDistribution(p.values) for p in space.parameters
-        }
-        self._study = optuna.create_study(sampler=self._optuna_sampler(seed))
-        self._open: dict[Config, optuna.Trial] = {}
-        self._times: dict[Config, float] = {}
-        self._random = random.Random(seed)
+        self._listed = configs is not None or grid_size(space) <= LISTED
+        self._list(configs if configs is not None else space.configs() if self._listed else ())
+        self.size = len(self._left) if self._listed else grid_size(space)
+        self._renew_at = 0
+        self._distributions = self._distribution_of_each()
+        self._study = optuna.create_study(sampler=self._optuna_sampler())
 
     def suggest(self, configs: Iterable[Config]) -> None:
-        """Propose these next, those that are valid and new."""
+        """Propose these next, those that are valid and new: what won for another shape or on another chip. Each that
+        is worse than hoped for costs one evaluation: the sampler takes its time like any other."""
         self._first += [c for c in configs if self.space.broken(c) is None]
 
     def replay(self, config: Config, seconds: float | None) -> None:
@@ -72,158 +72,130 @@ class Search:
         if self.space.broken(config) is None:
             self._take(config)
             self._note(config, seconds)
-            if self.sampler not in WITHOUT_STUDY:
-                self._study.add_trial(self._finished(config, seconds))
 
     def ask(self) -> Config | None:
         """The next configuration to try; None once every one has been proposed."""
         while self._first:
             config = self._first.pop(0)
             if self._is_new(config):
-                if self.sampler not in WITHOUT_STUDY:  # samplers that model times ought to know what is under way
-                    self._study.enqueue_trial(dict(config))
+                if self.sampler in MODELLED:  # samplers that model times ought to know what is under way
+                    self._study.enqueue_trial(self._params(config))
                     self._open[config] = self._study.ask(self._distributions)
                 return self._take(config)
-        if self._left is not None and not self._left:
-            return None
         if self.sampler == "exhaustive":
-            found = next((c for c in self._order if c not in self._seen), None)
-        else:
-            found = self._step() or (self._draw() if self.sampler == "walk" else self._proposal())
-        return None if found is None else self._take(found)
-
-    def _is_new(self, config: Config) -> bool:
-        if self._left is not None:
-            return config in self._left
-        return config not in self._seen and self.space.broken(config) is None
-
-    def _take(self, config: Config) -> Config:
-        self._seen.add(config)
-        if self._left is not None:
-            self._left.pop(config, None)
-        return config
+            found = next((c for c in self._unseen if c not in self._seen), None)
+            return None if found is None else self._take(found)
+        if not self._listed and (not self._left or len(self._times) >= self._renew_at):
+            self._renew()
+        if not self._left:
+            return None
+        return self._take(self._random.choice(list(self._left)) if self.sampler == "random" else self._proposal())
 
     def tell(self, config: Config, seconds: float | None) -> None:
         """What `ask` proposed took this long, in seconds; None: it failed to compile, was wrong, crashed or hung."""
         self._note(config, seconds)
-        if self.sampler in WITHOUT_STUDY:
-            return
-        trial = self._open.pop(config, None)
-        if trial is None:
-            self._study.add_trial(self._finished(config, seconds))
-        elif seconds is None:
-            self._study.tell(trial, state=TrialState.PRUNED)  # TPE ranks it last; it would ignore a FAIL
+
+    def _is_new(self, config: Config) -> bool:
+        return config in self._left if self._listed else config not in self._seen
+
+    def _take(self, config: Config) -> Config:
+        self._seen.add(config)
+        self._left.pop(config, None)
+        return config
+
+    def _list(self, configs: Iterable[Config]) -> None:
+        """These are the ones to choose from, apart from those proposed already."""
+        self._left = {c: None for c in configs if c not in self._seen}
+        self._rows = {config: row for row, config in enumerate(self._left)}
+        self._points = np.array([self._place(config) for config in self._left], np.int64)
+
+    def _renew(self) -> None:
+        """Other candidates of a space that is not listed: any, and those near the best."""
+        self._renew_at = len(self._times) + RENEW
+        works = {c: seconds for c, seconds in self._times.items() if seconds is not None}
+        best = sorted(works, key=works.__getitem__)
+        self._list(candidates(self.space, best, self._random))
+        if not self._left:  # nearly everything has been proposed
+            self._list(islice((c for c in self._unseen if c not in self._seen), RENEW))
+        if self.sampler == "pool" and self._left:
+            self._study.sampler = self._optuna_sampler()
+
+    def _proposal(self) -> Config:
+        trial = self._study.ask(self._distributions)
+        if self.sampler == "pool":
+            config = Config(trial.params)
+            self._open[config] = trial
+            return config
+        wanted = [trial.params.get(p.name, 0) for p in self.space.parameters]
+        config = self._nearest(wanted)
+        if self._place(config) == wanted or self.sampler == "cmaes":  # which learns from nothing but its own proposals
+            self._open[config] = trial
         else:
-            self._study.tell(trial, seconds)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return config
+
+    def _nearest(self, wanted: Sequence[int]) -> Config:
+        """Of those left, the one whose parameters are the fewest places away."""
+        left = list(self._left)
+        away = np.abs(self._points[[self._rows[config] for config in left]] - np.array(wanted)) / self._widths()
+        return left[int(away.sum(1).argmin())]
+
+    def _widths(self) -> np.ndarray:
+        return np.array([max(len(p.values) - 1, 1) for p in self.space.parameters])
+
+    def _place(self, config: Config) -> list[int]:
+        """Where its values stand in their lists."""
+        return [self._places[p.name][config[p.name]] for p in self.space.parameters]
 
     def _note(self, config: Config, seconds: float | None) -> None:
-        if seconds is not None:
-            self._times[config] = seconds
+        known = [time for time in self._times.values() if time is not None]
+        self._times[config] = seconds
+        if self.sampler not in MODELLED:
+            return
+        state, value = TrialState.COMPLETE, seconds
+        if seconds is None and self.sampler in ("gp", "cmaes") and known:  # they would not learn from a failure
+            value = max(known)
+        elif seconds is None:
+            state = TrialState.PRUNED  # which TPE ranks last; it would ignore a FAIL
+        trial = self._open.pop(config, None)
+        if trial is None:
+            distributions = self._distributions
+            params = self._params(config)
+            made = create_trial(params=params, distributions=distributions, value=value, state=state)
+            self._study.add_trial(made)
+        else:
+            self._study.tell(trial, value, state)
 
-    def _step(self) -> Config | None:
-        """A new one near the best, for samplers that go from there; None if there is none, or it is time to draw."""
-        if self.sampler == "walk":
-            return self._walk()
-        if self.sampler != "climb" or not self._times or self._random.random() < 1 / 3:
-            return None
-        for best in sorted(self._times, key=self._times.__getitem__)[:2]:
-            near = [c for c in neighbours(self.space, best) if self._is_new(c)]
-            if near:
-                return self._random.choice(near)
-        return None
+    def _params(self, config: Config) -> dict:
+        """As the study knows it: the values themselves, or for Optuna's samplers their places."""
+        if self.sampler == "pool":
+            return dict(config)
+        return {name: self._places[name][config[name]] for name in self._distributions}
 
-    def _walk(self) -> Config | None:
-        """Mostly one step from the best, or from the default while nothing is known; one time of four two steps; one
-        time of ten a mixture of two of the best; one of twenty none."""
-        dice, ranked = self._random.random(), sorted(self._times, key=self._times.__getitem__)
-        if len(ranked) >= FEW_KNOWN and dice < 0.15:
-            return self._mixture(ranked[:8]) if dice < 0.1 else None
-        few = ranked[:4] or [self.space.default]
-        if self._random.random() < 0.25:  # not always the very best
-            self._random.shuffle(few)
-        for best in few:
-            near = [c for c in neighbours(self.space, best) if self._is_new(c)]
-            if near and dice < 0.75:
-                return self._random.choice(near)
-            found = self._two_steps(best)
-            if found or near:
-                return found or self._random.choice(near)
-        return None
+    def _distribution_of_each(self) -> dict[str, BaseDistribution]:
+        if self.sampler == "pool":
+            return {p.name: CategoricalDistribution(p.values) for p in self.space.parameters}
+        return {p.name: IntDistribution(0, len(p.values) - 1) for p in self.space.parameters if len(p.values) > 1}
 
-    def _two_steps(self, best: Config) -> Config | None:
-        """Another place in the lists of two parameters, at most two away."""
-        for _ in range(_TRIES):
-            values = dict(best)
-            for p in self._random.sample(self.space.parameters, min(2, len(self.space.parameters))):
-                at = p.values.index(best[p.name]) + self._random.choice((-2, -1, -1, 1, 1, 2))
-                values[p.name] = p.values[min(max(at, 0), len(p.values) - 1)]
-            if self._is_new(found := Config(values)):
-                return found
-        return None
-
-    def _mixture(self, best: list[Config]) -> Config | None:
-        for _ in range(_TRIES):
-            one, other = (self._random.choice(best) for _ in range(2))
-            mixed = Config({name: self._random.choice((one, other))[name] for name in one})
-            if self._is_new(mixed):
-                return mixed
-        return None
-
-    def _draw(self) -> Config | None:
-        """Any new one, each as likely as the others."""
-        if self._left is not None:
-            return self._random.choice(list(self._left)) if self._left else None
-        for _ in range(_DRAWS):
-            config = Config({p.name: self._random.choice(p.values) for p in self.space.parameters})
-            if self._is_new(config):
-                return config
-        return None
-
-    def _proposal(self) -> Config | None:
-        for _ in range(_TRIES):
-            trial = self._study.ask(self._distributions)
-            config = Config(trial.params)
-            if self._is_new(config):
-                self._open[config] = trial
-                return config
-            # A repeat says nothing about its place; breaking a constraint does.
-            repeat = self.space.broken(config) is None
-            self._study.tell(trial, state=TrialState.FAIL if repeat else TrialState.PRUNED)
-        if self._left is None:
-            return self._draw()
-        # The sampler keeps returning to what it knows: take the untried configuration that differs least from it.
-        return min(self._left, key=lambda c: sum(c[name] != config[name] for name in config))
-
-    def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+    def _optuna_sampler(self) -> optuna.samplers.BaseSampler:
         if self.sampler == "pool" and self._left:
-            return PoolSampler(list(self._left), seed, self._distributions)
-        if self.sampler in ("climb", "tpe"):
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
-        return optuna.samplers.RandomSampler(seed=seed)
+            listed = [*self._left] if self._listed else [*self._seen_in_order(), *self._left]
+            return PoolSampler(listed, self._seed, self._distributions)
+        if self.sampler == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=self._seed, n_startup_trials=6, multivariate=True, constant_liar=True
+            )
+        if self.sampler == "gp":
+            return optuna.samplers.GPSampler(seed=self._seed, deterministic_objective=True)
+        if self.sampler == "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=self._seed, warn_independent_sampling=False)
+        return optuna.samplers.RandomSampler(seed=self._seed)
 
-    def _finished(self, config: Config, seconds: float | None):
-        state = TrialState.PRUNED if seconds is None else TrialState.COMPLETE
-        return create_trial(params=dict(config), distributions=self._distributions, value=seconds, state=state)
+    def _seen_in_order(self) -> list[Config]:
+        """What has been proposed, those with a result first."""
+        return [*self._times, *sorted((c for c in self._seen if c not in self._times), key=lambda c: c.key)]
 
 
 def grid_size(space: Space) -> int:
     """How many configurations there would be without constraints."""
     return math.prod(len(p.values) for p in space.parameters)
-
-
-def _every(space: Space) -> Iterator[Config]:
-    names = [p.name for p in space.parameters]
-    for values in itertools.product(*(p.values for p in space.parameters)):
-        point = dict(zip(names, values, strict=True))
-        if all(c.holds(point) for c in space.constraints):
-            yield Config(point)
-
-
-def neighbours(space: Space, config: Config) -> Iterator[Config]:
-    """Every valid configuration that differs in one parameter by one place in its list of values."""
-    for p in space.parameters:
-        at = p.values.index(config[p.name])
-        for value in p.values[max(0, at - 1) : at] + p.values[at + 1 : at + 2]:
-            found = Config({**config, p.name: value})
-            if space.broken(found) is None:
-                yield found
