@@ -37,8 +37,9 @@ SHOWN = (1, 5, 10, 20, 50, 100, 150, 200)
 
 @dataclass(frozen=True)
 class Run:
-    """rows: evaluated, in order, new ones only; repeated: asked for again, which costs a peer no evaluation; seconds: the
-    sampler's own, a peer's with reading its cache. A proposal that is no row of the space ends the run with an error."""
+    """rows: evaluated, in order, new ones only; repeated: asked for again, which costs a peer no evaluation; seconds:
+    the sampler's own, a peer's with reading its cache. A proposal that is no row of the space ends the run with an
+    error."""
 
     seed: int
     rows: tuple[int, ...]
