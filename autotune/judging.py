@@ -53,6 +53,13 @@ def reference(problem: Problem, seed: int) -> str:
     return f"kernel_templates.{problem.op}.reference in float64, inputs of seed {seed}"
 
 
+def clock_mhz(measurement: Measurement) -> float | None:
+    """The chip's mean clock before and after a measurement, for a Winner; None where the device does not say."""
+    state = measurement.state or {}
+    pair = state.get("sm_mhz") or state.get("mhz")
+    return None if pair is None else sum(pair) / len(pair)
+
+
 def space_size(size: int) -> int:
     """For a Run: 0 when it is more than the database can hold."""
     return size if size <= LARGEST_INTEGER else 0

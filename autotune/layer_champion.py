@@ -222,7 +222,7 @@ class Champion:
     ) -> None:
         winner = Winner(
             self.layer.key, self.layer.template_version, dict(config), measured, default_ns, error,
-            self.judge.tolerance, judging.reference(self.layer, self.seed), versions(),
+            self.judge.tolerance, judging.reference(self.layer, self.seed), versions(), judging.clock_mhz(measured),
         )  # fmt: skip
         self.db.set_winner(self.where.device, winner, self.run_id, trial_id)
 

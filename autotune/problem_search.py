@@ -235,6 +235,7 @@ class ProblemSearch:
             self.bench.tolerance,
             judging.reference(self.problem, self.seed),
             versions(),
+            judging.clock_mhz(best),
         )
         self.db.set_winner(self.device, winner, self.run_id, won_id)
         if isinstance(self.search, SharedSearch):
@@ -267,6 +268,7 @@ class ProblemSearch:
         winner = Winner(
             self.problem.key, self.problem.template_version, dict(best[1]), trial.measurement, default_ns,
             trial.error, trial.tolerance, judging.reference(self.problem, self.seed), versions(),
+            judging.clock_mhz(trial.measurement),
         )  # fmt: skip
         self.db.set_winner(self.device, winner, self.run_id, None)
 

@@ -98,7 +98,7 @@ def explain(db: TuningDB, device: Device, problem: str, template_version: int) -
     rivals = {name: found for name, found in best.items() if name in met} or best
     second = min((r for name, r in rivals.items() if name != own), key=lambda r: r[1], default=None)
     told = None if second is None else (*second, _settings(second[0]) in met)
-    failed = sum(t.outcome is not Outcome.OK for t in trials)
+    failed = sum(t.outcome not in (Outcome.OK, Outcome.PRUNED) for t in trials)
     return Explanation(problem, answer, stored, run, told, len(trials), failed)
 
 

@@ -36,7 +36,7 @@ def write(path: Path, recording: Recording, run: Run, device: Device) -> None:
     for part in sorted(recording.path.parent.glob(f"{recording.path.stem}.*.xz")):
         code |= dict(texts(part))
     rows = list(recording.rows.values())
-    stored = StoredRun(0, device, run, RunStatus.FINISHED, len(rows), "", None)
+    stored = StoredRun(0, "", device, run, RunStatus.FINISHED, len(rows), "", None)
     document = t4.document(stored, [_trial(row) for row in rows])
     for result, row in zip(document["results"], rows, strict=True):
         if row.rematch_ns is not None:

@@ -10,9 +10,10 @@ from fake_gpu import DEVICE, Part
 from autotune import stages, storage_url, studies
 from autotune.commands import tune_devices
 from autotune.errors import UserError
+from autotune.search.study import Search
 from kernel_templates.device import Device
 from tuning_db import open_db
-from tuning_db.records import Source
+from tuning_db.records import Objective, Source
 
 PROBLEMS = {Part("out", 64): 1}
 TRIALS = 6
@@ -59,6 +60,18 @@ def test_workers_share_what_they_try_and_pull_brings_it_home(tmp_path, autotune)
     assert json.loads(autotune("pull", "--storage", url, "--db", home, "--json").stdout)["new"]["winners"] == 0
     with open_db(home) as db:
         assert db.facts() == before
+
+
+def test_another_objective_is_another_study(tmp_path) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    search = Search(fake_gpu.place(DEVICE).space(Part("out", 64)), "exhaustive", 0)
+    with studies.opened(url) as server:
+        first = server.join(search, DEVICE, Part("out", 64), None, Objective.TIME)
+        first.tell(first.ask(), 1e-6)
+        for objective in (Objective.ENERGY, Objective.EDP):
+            other = server.join(search, DEVICE, Part("out", 64), None, objective)
+            assert other.leaders(9) == [] and len(first.leaders(9)) == 1
+        assert len(server.shared.studies()) == 3
 
 
 def test_a_server_that_is_not_there_is_one_line_without_the_password(complaint, tiny_model, tmp_path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kernel_templates.device import Device
 from tuning_db import lines, open_db, rows
-from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
+from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, Winner
 
 DEVICES = [Device("cpu", chip, "avx2", 2, 8 << 30, (("numba", "0.61"),)) for chip in ("Xeon", "Ryzen")]
 KEYS = ["matvec:rows=576,cols=576,format=Q4_1", "matvec:rows=64,cols=576,format=Q4_1"]
@@ -157,11 +157,30 @@ def test_text_and_back_is_the_same(tmp_path):
         assert b.ceilings(DEVICES[0]) == {"read_gb_s": 7.0, "measured_at": 7.0}
 
 
+def test_state_energy_and_objective_travel_and_so_do_imported_runs(tmp_path):
+    found = Measurement(900.0, 1000.0, 1200.0, 30, {"sm_mhz": [1980, 1965], "throttled": []}, 812.5)
+    trial = Trial({"tile": 1}, Outcome.OK, found, 0.5, 1e-4, 1e-2)
+    run = Run(KEYS[0], 1, "pool", 0, 100, 20_000, 80_000, {"commit": "abc"}, Objective.ENERGY)
+    winner = Winner(KEYS[0], 1, {"tile": 1}, found, 4e3, 1e-4, 1e-2, "a reference", {"commit": "abc"}, 1972.5)
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        number = a.add_run(DEVICES[0], run, [trial, trial], "finished", None, None)
+        a.set_winner(DEVICES[0], winner, number, 2)
+        text = list(lines.write(a.facts()))
+        b.add(lines.read(text, "a"))
+        assert list(lines.write(b.facts())) == text
+        (stored,) = b.runs()
+        assert stored.run == run and b.trials(stored.id) == [trial, trial]
+        assert b.winners()[0].winner == winner and b.winners()[0].trial_id == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "complaint"),
     [
         ("winner", {"error": 0.5}, "a winner has to be correct"),
         ("winner", {"median_ns": -1.0}, "a time is not positive"),
+        ("winner", {"energy_uj": -1.0}, "an energy is not positive"),
+        ("trial", {"state": [1980]}, "state of a trial cannot be"),
+        ("run", {"objective": "fame"}, "is not a valid Objective"),
         ("winner", {"median_ns": 10**400}, "out of range"),
         ("winner", {"median_ns": "fast"}, "median_ns of a winner cannot be 'fast'"),
         ("winner", {"config": [1]}, "config of a winner cannot be"),
