@@ -7,6 +7,7 @@ of (B(k) - A(k)) / (B(k) - best). 0: as good as random search; 1: the optimum at
 
 import json
 import os
+import random
 import shlex
 import sys
 import tempfile
@@ -133,6 +134,8 @@ def one(path: Path, sampler: str, trials: int, seed: int) -> Run:
 def _peer(recorded: replay.Recorded, strategy: str, trials: int, seed: int) -> Run:
     from kernel_tuner.interface import tune_cache
 
+    random.seed(seed)  # some strategies draw from the global generators, whatever seed they are given
+    np.random.seed(seed)
     names = list(recorded.configs[0])
     row_of = {tuple(config[name] for name in names): row for row, config in enumerate(recorded.configs)}
     with tempfile.TemporaryDirectory() as folder:

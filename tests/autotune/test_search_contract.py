@@ -3,8 +3,8 @@
 import random
 
 import pytest
+from sampler_names import QUICK_OR_SLOW
 
-from autotune.search import SAMPLERS
 from autotune.search.study import Search
 from kernel_templates.space import Config, Constraint, Parameter, Space
 
@@ -45,24 +45,24 @@ def run(space: Space, sampler: str, time=seconds, seed: int = 1, most: int = 100
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_every_valid_configuration_once_and_then_none(sampler: str, name: str) -> None:
     asked = run(SPACES[name], sampler)
     assert len(asked) == len(set(asked)) and set(asked) == set(SPACES[name].configs())
     assert asked[0] == SPACES[name].default
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_failures_alone_end_nothing(sampler: str) -> None:
     assert set(run(SMALL, sampler, lambda config: None)) == set(SMALL.configs())
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_a_seed_says_it_all(sampler: str) -> None:
     assert run(SMALL, sampler, seed=5) == run(SMALL, sampler, seed=5)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_what_is_told_again_is_not_asked_again(sampler: str) -> None:
     search = Search(SMALL, sampler)
     for config in SMALL.configs()[:10]:
@@ -74,7 +74,7 @@ def test_what_is_told_again_is_not_asked_again(sampler: str) -> None:
     assert len(rest) == len(set(rest)) and set(rest) == set(SMALL.configs()[10:])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_results_in_another_order_than_asked(sampler: str) -> None:
     search, waiting, asked, dice = Search(SMALL, sampler, seed=2), [], [], random.Random(2)
     while True:
@@ -89,7 +89,7 @@ def test_results_in_another_order_than_asked(sampler: str) -> None:
     assert len(asked) == len(set(asked)) == len(SMALL.configs())
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_a_space_too_large_to_list(sampler: str) -> None:
     parameters = tuple(Parameter(name, tuple(range(10)), 0, "one of many") for name in "abcdef")
     even = Constraint("even", "odd sums do not count", lambda p: (p["a"] + p["b"]) % 2 == 0)
@@ -98,7 +98,7 @@ def test_a_space_too_large_to_list(sampler: str) -> None:
     assert len(asked) == len(set(asked)) == 45 and all(space.broken(config) is None for config in asked)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_a_large_grid_of_few_valid_ones_ends(sampler: str) -> None:
     """10^7 combinations, 10 of them valid."""
     parameters = tuple(Parameter(name, tuple(range(10)), 0, "one of many") for name in "abcdefg")

@@ -1,8 +1,8 @@
 """What every sampler promises: valid configurations, none twice, the default first, an end."""
 
 import pytest
+from sampler_names import QUICK_OR_SLOW
 
-from autotune.search import SAMPLERS
 from autotune.search.study import Search
 from kernel_templates.space import Config, Constraint, Parameter, Space
 
@@ -20,7 +20,7 @@ def seconds(config: Config) -> float:
     return 1.0 + abs(config["a"] - 4) + (config["b"] == "x") + 0.1 * config["c"]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_every_configuration_once_and_then_none(sampler: str) -> None:
     search = Search(SPACE, sampler, seed=3)
     asked = []
@@ -32,7 +32,7 @@ def test_every_configuration_once_and_then_none(sampler: str) -> None:
     assert set(asked) == set(SPACE.configs()) and len(asked) == len(SPACE.configs())
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_a_batch_may_be_asked_before_any_is_told(sampler: str) -> None:
     search = Search(SPACE, sampler)
     batch = [search.ask() for _ in range(6)]
@@ -43,7 +43,7 @@ def test_a_batch_may_be_asked_before_any_is_told(sampler: str) -> None:
     assert search.ask() not in batch
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_what_an_earlier_run_tried_is_not_tried_again(sampler: str) -> None:
     earlier = SPACE.configs()[:10]
     search = Search(SPACE, sampler)
@@ -82,7 +82,7 @@ PARAMETERS = tuple(Parameter(name, tuple(range(10)), 0, "one of many") for name 
 LARGE = Space(PARAMETERS, (Constraint("even", "odd sums do not count", lambda p: (p["a"] + p["b"]) % 2 == 0),))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_a_space_too_large_to_list(sampler: str) -> None:
     search = Search(LARGE, sampler, first=[Config({**LARGE.default, "f": 9})])
     assert search.size == 10**6

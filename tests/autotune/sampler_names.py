@@ -1,0 +1,7 @@
+"""Samplers for tests that every one of them has to pass; Optuna's gp takes seconds for a few proposals."""
+
+import pytest
+
+from autotune.search import SAMPLERS
+
+QUICK_OR_SLOW = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS)
