@@ -88,6 +88,7 @@ class ProblemSearch:
             self.search = studies.join(self.search, self.device, problem, trials, where.objective)
             self.trials = None  # the study counts those of all workers
         self.tried: dict[Config, Trial] = {}
+        self.proposed: set[Config] = set()  # by this run
         for trial in self.past:
             config = Config(trial.config)
             scored = trial.measurement is None or self._score(trial) is not None
@@ -126,11 +127,12 @@ class ProblemSearch:
         """Have a worker compile what the sampler asks for next; whether there was anything."""
         config = self._next()
         if config is not None:
+            self.proposed.add(config)
             self.bench.compile(config, base=self.space.default)
         return config is not None
 
     def _next(self) -> Config | None:
-        if self.trials is not None and len(self.tried) + self.bench.compiling >= self.trials:
+        if self.trials is not None and len(self.proposed | self.tried.keys()) >= self.trials:
             return None
         return self.search.ask()
 

@@ -153,10 +153,12 @@ class SharedSearch:
 
     @property
     def waiting(self) -> bool:
-        """Whether others have trials running, which would have to be taken up if they died, or some wait already."""
-        self._refresh()
+        """Whether others have trials running, which would have to be taken up if they died, or some wait already. When
+        the trials are done without those, as when a worker died while it asked for one too many, nobody waits."""
+        living = self._refresh()
         self._fresh_until = 0.0
-        return self._others or bool(self._orphans)
+        done = self._trials is not None and len(living) >= self._trials
+        return self._others or (bool(self._orphans) and not done)
 
     def tell(self, config: Config, seconds: float | None) -> None:
         """As `Search.tell`; a result that comes after this worker was taken for dead counts here only."""

@@ -12,7 +12,8 @@ import optuna
 import postgres
 import pytest
 import shared_worker
-from optuna.trial import TrialState
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
 
 from autotune.search.shared import GIVEN_UP, LIVING, Shared, SharedSearch
 from autotune.search.study import Search
@@ -108,6 +109,20 @@ def test_eight_workers_two_killed(server, tmp_path) -> None:
     print(f"500 trials by 8 workers, 2 of them killed: {took:.1f} s, {500 / took:.0f} trials/s, {dead} taken up again")
 
 
+def test_a_trial_too_many_of_a_dead_worker_holds_nobody_up(tmp_path) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    search = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 1)
+    first = search.ask()
+    assert first is not None
+    other = next(c for c in shared_worker.SPACE.configs() if c != first)
+    distributions = {p.name: CategoricalDistribution(p.values) for p in shared_worker.SPACE.parameters}
+    dead = create_trial(state=TrialState.FAIL, params=dict(other), distributions=distributions)
+    shared.study("s").add_trial(dead)
+    search.tell(first, 1.0)
+    assert search.ask() is None and not search.waiting
+    shared.close()
+
+
 def test_a_file_is_a_server_too(tmp_path) -> None:
     """And what one worker gave up is taken up by the next; a worker that was taken for dead counts no more."""
     url = f"sqlite:///{tmp_path / 't.db'}"
@@ -117,6 +132,7 @@ def test_a_file_is_a_server_too(tmp_path) -> None:
     first, second = a.ask(), b.ask()
     assert first and second and first != second
     assert a.ask() is None and b.ask() is None and a.waiting and b.waiting
+    time.sleep(1.2)  # its first beat
     other.close()
     time.sleep(2.1)
     assert a.ask() == second  # b's heart stands still
