@@ -227,6 +227,7 @@ def main(folder: Path, samplers: tuple[str, ...], trials: int, seeds: int, gp_se
                     found = summary(recorded, [task.result() for task in tasks], trials)
                 except Exception as error:  # a peer that fails is told of, and the others go on
                     found = {"error": f"{type(error).__name__}: {error}"[:300]}
+                found["commit"] = document["versions"]["commit"]
                 found["load_average_1min"] = os.getloadavg()[0]
                 space["samplers"][sampler] = found
                 facts.write(out, document)

@@ -13,6 +13,7 @@ from autotune.cli import cli
 from autotune.errors import UserError
 from autotune.search.features import encode
 from autotune.search.pool import Pool
+from autotune.search.study import Search
 
 
 @pytest.fixture
@@ -108,3 +109,23 @@ def test_a_pool_takes_news_in_any_order_and_failures_alone() -> None:
         rest.append(row)
         pool.tell(row, 1.0 + abs(row - 25) / 10)
     assert len({*asked, *more, *rest}) == len(asked) + len(more) + len(rest) == 49 + (49 in asked + more)
+
+
+def test_a_good_prior_saves_evaluations_and_misleading_ones_cost_few(space) -> None:
+    recorded = replay.read(space)
+    ranked = sorted(zip(recorded.seconds, range(192), strict=True), key=lambda pair: (pair[0] is None, pair[0] or 0.0))
+    configs, close = recorded.configs, 1.05 * ranked[0][0]
+    good, bad = configs[ranked[1][1]], [configs[row] for _, row in ranked[-3:]]
+
+    def evaluations(prior: list) -> float:
+        counts = []
+        for seed in range(5):
+            search, count = Search(recorded.space, "pool", seed, first=prior, configs=configs), 1
+            while (recorded.seconds[configs.index(config := search.ask())] or 99.0) > close:
+                search.tell(config, recorded.seconds[configs.index(config)])
+                count += 1
+            counts.append(count)
+        return float(np.mean(counts))
+
+    alone = evaluations([])
+    assert evaluations([good]) < alone and evaluations(bad) <= alone + len(bad) + 3
