@@ -115,7 +115,7 @@ def best(problem: str, db_path: Path | None, as_json: bool) -> None:
 )  # fmt: skip
 @options.db_option
 def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
-    """Draw how the latest search for one problem went: its trials and the best so far.
+    """Draw how the latest search for a problem went: its trials and the best so far.
 
     PROBLEM is a key as `autotune db list` prints it, or the beginning of just one.
 

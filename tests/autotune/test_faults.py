@@ -193,11 +193,11 @@ def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
     begun, spent = time.monotonic(), []
     with open_db(tmp_path / "b.db") as db:
         (tuned,) = tuner.tune(
-            {PROBLEM: 1}, db, trials=None, budget_s=2.5, where=faulty.place(compilers=4),
+            {PROBLEM: 1}, db, trials=None, budget_s=5.0, where=faulty.place(compilers=4),
             report=lambda p: spent.append(time.monotonic() - begun),
         )  # fmt: skip
-    assert 1 < tuned.trials < 9 and spent[-1] <= 2.5 + 0.3, spent
-    assert time.monotonic() - begun < 2.5 + 0.3 + 1.0  # processes begin and end
+    assert 1 < tuned.trials < 18 and spent[-1] <= 5.0 + 0.3, spent
+    assert time.monotonic() - begun < 5.0 + 0.3 + 2.0  # processes begin and end
     with open_db(tmp_path / "b.db", readonly=True) as db:
         assert [r.status for r in db.runs()] == ["budget"]
     (more,) = [run(tmp_path / "b.db", trials=tuned.trials + 3)]

@@ -13,8 +13,8 @@ import pytest
 import reports
 
 from autotune.errors import UserError
-from autotune.nsight import framing, importing
-from autotune.nsight.importing import Recognizer
+from autotune.interchange import recognizing
+from autotune.nsight import framing
 from tuning_db import TuningDB, profiles
 
 FLIPS, BLOCK = 500, 512
@@ -46,7 +46,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 def imported(path: Path, db: TuningDB) -> tuple[int, bool] | None:
     """(rows, whether it says that some are missing), or None for an error of one line or a file of no known kind."""
     try:
-        kind: Recognizer | None = importing.recognize(path)
+        kind = recognizing.recognize(path)
         if kind is None:
             return None
         summary = kind.load(path, db)
@@ -186,4 +186,4 @@ def test_empty_and_junk(tmp_path, db, content):
 def test_not_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="cannot be read"):
-            importing.recognize(path)
+            recognizing.recognize(path)

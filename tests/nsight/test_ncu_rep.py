@@ -9,7 +9,8 @@ import pytest
 import reports
 
 from autotune.errors import UserError
-from autotune.nsight import importing, joining, ncu_csv, ncu_rep
+from autotune.interchange import recognizing
+from autotune.nsight import joining, ncu_csv, ncu_rep
 from autotune.nsight.kernel_key import NEEDED, KnownKernel
 from tuning_db import profiles
 
@@ -107,7 +108,7 @@ def test_the_details_csv_has_the_same_numbers(small, recorded):
 
 def test_stored_as_read(small, recorded, db):
     path = recorded("small.ncu-rep")
-    stored = profiles.load(db, importing.recognize(path).load(path, db).profile)
+    stored = profiles.load(db, recognizing.recognize(path).load(path, db).profile)
     assert stored.provenance == small.provenance and stored.ranges == small.ranges
     assert stored.sources == small.sources
     for one, other in zip(small.launches, stored.launches, strict=True):
@@ -133,10 +134,10 @@ def test_600_kernels_take_five_seconds(recorded, tmp_path):
     path = tmp_path / "many.ncu-rep"
     path.write_bytes(reports.many(recorded("small.ncu-rep").read_bytes(), 600, 300))
     script = (
-        "import json, resource, sys, time\nfrom pathlib import Path\nfrom autotune.nsight import importing\n"
+        "import json, resource, sys, time\nfrom pathlib import Path\nfrom autotune.interchange import recognizing\n"
         "from tuning_db import open_db\nstart = time.perf_counter()\n"
         "with open_db(sys.argv[2]) as db:\n"
-        "    path = Path(sys.argv[1])\n    summary = importing.recognize(path).load(path, db)\n"
+        "    path = Path(sys.argv[1])\n    summary = recognizing.recognize(path).load(path, db)\n"
         "seconds = time.perf_counter() - start\nused = resource.getrusage\n"
         "cpu = sum(getattr(used(who), kind) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)"
         " for kind in ('ru_utime', 'ru_stime'))\n"
