@@ -1,6 +1,7 @@
 """What models decode on a GPU: each is made, tuned, measured and deleted; what was found goes to a file of its own.
 
-Tuning starts from an empty database unless one is named, so a file also says what its seconds of tuning bring.
+Tuning starts from an empty database unless one is named; beneath it lie the winners that come with autotune, if there
+are any for this chip.
 llama.cpp does not run here: its numbers are quoted from where SOURCE says, and only beside results from the same chip.
 """
 
