@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from autotune import bytecode
 from autotune.commands import (
     bench,
     chat,
@@ -129,4 +130,5 @@ def main() -> NoReturn:
         # A character that the terminal's encoding lacks becomes "?", not an error in the middle of an answer.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    bytecode.keep()
     cli.main(prog_name="autotune")

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -33,6 +34,8 @@ class OnCuda:
         self._benches: OrderedDict[tuple[str, int], cuda_candidate.Bench] = OrderedDict()  # the last one is meant
         self._ready: OrderedDict[Config, cuda_candidate.Ready] = OrderedDict()
         self._trust = Trust(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
+        with suppress(Exception):  # while the first candidates are compiled; else the first measurement waits for it
+            self._trust.measure_rate()
 
     @property
     def bench(self) -> cuda_candidate.Bench:

@@ -52,7 +52,7 @@ class Trust:
         """Measurements of the candidates, each with the device's state. Raises Impossible."""
         found = self._watched(measure)
         if self._too_fast(candidates, found):  # neither the rate nor the time is believed at once
-            self._measure_rate()
+            self.measure_rate()
             found = self._watched(measure)
             for candidate, measurement in self._too_fast(candidates, found):
                 raise Impossible(
@@ -88,10 +88,10 @@ class Trust:
     def _too_fast(self, candidates: Sequence[Timed], found: Sequence[Measurement]) -> list[tuple[Timed, Measurement]]:
         pairs = [(c, m) for c, m in zip(candidates, found, strict=True) if c.cold_bytes]
         if pairs and not self._bytes_s:
-            self._measure_rate()
+            self.measure_rate()
         return [(c, m) for c, m in pairs if m.median_ns < SLACK * c.cold_bytes / self._bytes_s * 1e9]
 
-    def _measure_rate(self) -> None:
-        """The best of a few: others may take from the rate, nobody adds to it."""
+    def measure_rate(self) -> None:
+        """Find at what rate memory is read, the best of a few: others may take from the rate, nobody adds to it."""
         probe = self.probe()
         self._bytes_s = max(self._bytes_s, *(probe.nbytes / probe.seconds() for _ in range(PROBES)))

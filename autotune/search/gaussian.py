@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 import torch
+from scipy.optimize import minimize  # torch's own optimizers import 800 modules with their first step
 
 LENGTH, LENGTH_SPREAD = math.log(0.7), 1.0  # prior of a length's logarithm
 NOISE, NOISE_SPREAD = math.log(1e-2), 1.5  # of the noise, a share of the variance
-STEPS = 15  # of L-BFGS
+LENGTH_BOUNDS, NOISE_BOUNDS = (-3.0, 3.0), (-9.0, 0.0)  # of the logarithms
+STEPS, LOOKS = 15, 20  # of L-BFGS, and how often it may look
 JITTER = 1e-6
 
 
@@ -33,28 +35,29 @@ class GaussianProcess:
         """Lengths and noise from the values y, of mean 0 and variance 1, at the known points."""
         x, target = self._points[known], torch.from_numpy(y).double()
         squares = (x[:, None, :] - x[None, :, :]).square()
-        p = torch.cat([self._log_lengths, self._log_noise[None]]).clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([p], max_iter=STEPS, line_search_fn="strong_wolfe")
 
-        def loss() -> torch.Tensor:
-            optimizer.zero_grad()
-            lengths, noise = p[:-1].clamp(-3, 3), p[-1].clamp(-9, 0)
-            kernel = _matern((squares / (2 * lengths).exp()).sum(2))
-            kernel = kernel + (noise.exp() + JITTER) * torch.eye(len(known), dtype=torch.float64)
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+            p = torch.from_numpy(values).requires_grad_()
+            kernel = _matern((squares / (2 * p[:-1]).exp()).sum(2))
+            kernel = kernel + (p[-1].exp() + JITTER) * torch.eye(len(known), dtype=torch.float64)
             factor = torch.linalg.cholesky(kernel)
             solved = torch.cholesky_solve(target[:, None], factor)[:, 0]
             value = 0.5 * len(known) * (target @ solved).clamp_min(1e-12).log() + factor.diagonal().log().sum()
             value = value + 0.5 * ((p[:-1] - LENGTH) / LENGTH_SPREAD).square().sum()
             value = value + 0.5 * ((p[-1] - NOISE) / NOISE_SPREAD).square()
             value.backward()  # type: ignore[no-untyped-call]
-            return value
+            assert p.grad is not None
+            return float(value.detach()), p.grad.numpy()
 
+        begin = np.append(self._log_lengths.numpy(), float(self._log_noise))
+        bounds = [LENGTH_BOUNDS] * (len(begin) - 1) + [NOISE_BOUNDS]
+        options = {"maxiter": STEPS, "maxfun": LOOKS}
         try:
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
         except torch.linalg.LinAlgError:
             return  # the lengths that were good so far stay
-        if p.detach().isfinite().all():
-            self._log_lengths, self._log_noise = p.detach()[:-1].clamp(-3, 3), p.detach()[-1].clamp(-9, 0)
+        if np.isfinite(found).all():
+            self._log_lengths, self._log_noise = torch.from_numpy(found[:-1]), torch.tensor(found[-1])
         self._known = []
 
     def know(self, known: list[int]) -> None:

@@ -34,7 +34,7 @@ def test_a_problem_alone(db) -> None:
     answer = db.lookup(device, problem.key, problem.template_version)
     assert answer.source is Source.EXACT and answer.winner.error <= answer.winner.tolerance
     outcomes = [t.outcome for t in db.past_trials(device, problem.key, problem.template_version)]
-    assert outcomes.count(Outcome.OK) >= 10, outcomes
+    assert outcomes.count(Outcome.OK) + outcomes.count(Outcome.PRUNED) >= 10, outcomes
     print(f"{problem.key}: {tuned.default_ns / 1e3:.2f} -> {tuned.best_ns / 1e3:.2f} us, {tuned.gb_s:.0f} GB/s")
 
 
