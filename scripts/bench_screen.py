@@ -30,7 +30,7 @@ from tuning_db.records import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = ROOT / "benchmarks" / "spaces"
-RELATIVE_S = 20.0  # of tuning the other shape that a warm search begins from
+RELATIVE_S = 15.0  # of tuning the other shape that a warm search begins from
 screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
 
 

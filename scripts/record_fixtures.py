@@ -1,8 +1,8 @@
 """Record the profiler fixtures on this machine's GPU, with Nsight Compute: tests/fixtures/nsight is made by this.
 
 Writes into the folder --out: small.ncu-rep (one operation), decode.ncu-rep (a layer and the head of a 135M model), each
-untuned and with the winners of benchmarks/, and seeded.ncu-rep (scripts/seeded); their CSVs; needed.json; aa.json, raw
-times of a kernel against itself; machine.json. Everything runs from a copy under /tmp, so that reports name no folder
+untuned and with the winners of benchmarks/, and seeded.ncu-rep (scripts/seeded); their CSVs; needed.json; aa.db,
+kernels against themselves; machine.json. Everything runs from a copy under /tmp, so that reports name no folder
 of whoever records them.
 """
 
@@ -21,13 +21,14 @@ MODEL = ROOT / "benchmarks" / "h100" / "smollm2-135m-instruct.json"
 DEVICE = "cuda:0"
 PAGES = {"raw": ["--page", "raw"], "base": ["--page", "raw", "--print-units", "base"], "details": ["--page", "details"]}
 SMALL, DECODE = ("norm_qkv_rope",), ("layer", "head")
-PAIRS, SAMPLES = 100, 20
+KERNELS = ("norm_qkv_rope", "attention", "matvec", "ffn", "head")
+RUNS = 21
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="comparisons of a kernel with itself")
+    parser.add_argument("--runs", type=int, default=RUNS, help="measurements of every kernel for aa.db")
     parser.add_argument("--only", metavar="STEP", help="machine, small, seeded, decode or aa")
     parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -46,7 +47,7 @@ def main() -> None:
         "small": lambda: _ours(given.out, "small", SMALL, profiler),
         "seeded": lambda: _seeded(given.out, profiler),
         "decode": lambda: _ours(given.out, "decode", DECODE, profiler),
-        "aa": lambda: _against_itself(given.out, given.pairs),
+        "aa": lambda: _against_itself(given.out, given.runs),
     }.items():
         if given.only not in (None, name):
             continue
@@ -80,7 +81,7 @@ def _from_a_copy(given: argparse.Namespace) -> None:
     if given.only:
         command += ["--only", given.only]
     done = subprocess.run(
-        [*command, "--pairs", str(given.pairs)], cwd=COPY, env={**os.environ, "PYTHONPATH": path}, check=False
+        [*command, "--runs", str(given.runs)], cwd=COPY, env={**os.environ, "PYTHONPATH": path}, check=False
     )
     sys.exit(done.returncode)
 
@@ -138,33 +139,41 @@ def _csv(out: Path, name: str, profiler: Path) -> str | None:
     return None
 
 
-def _against_itself(out: Path, pairs: int) -> None:
-    """Pairs of samples of one kernel, taken in turn, and of it against another configuration; nanoseconds a call."""
-    import torch
-
-    from autotune.measure.cuda_candidate import Bench
+def _against_itself(out: Path, runs: int) -> None:
+    """The rematch of default and winner of every kernel, as often as `runs`, each time in a process of its own: a
+    tuning database of nothing but repeats."""
+    from autotune import judging, place
+    from autotune.measure import device_lock
+    from autotune.measure.crew import Crew
+    from autotune.problem_search import REMATCH_ROUNDS
+    from autotune.versions import versions
     from kernel_templates import registry
-    from kernel_templates.cuda import machine
+    from tuning_db import open_db
+    from tuning_db.records import Outcome, Run, Trial
 
-    (default, winner), index = _calls(SMALL), 0
-    here = machine.detect(index)
-    problem = registry.parse_problem(default.problem)
-    bench = Bench(problem, DEVICE, machine.target(here), machine.l2_bytes(index), 0)
-    torch.cuda.set_device(index)
-
-    def pair(one, other) -> list[list[float]]:
-        """Each captured anew, as two runs would: where memory lies is a part of what a comparison has to see past."""
-        first, second = bench.prepare(one), bench.prepare(other, verify=False)
-        taken = [(first.sample(), second.sample()) for _ in range(SAMPLES)]
-        return [list(side) for side in zip(*taken, strict=True)]
-
-    pair(default.config, default.config)
-    document = {
-        "problem": default.problem, "unit": "ns", "default": dict(default.config), "winner": dict(winner.config),
-        "default against default": [pair(default.config, default.config) for _ in range(pairs)],
-        "default against winner": [pair(default.config, winner.config) for _ in range(pairs // 5)],
-    }  # fmt: skip
-    (out / "aa.json").write_text(json.dumps(document))
+    where, calls = place.of(DEVICE), _calls(KERNELS)
+    problems = [registry.parse_problem(call.problem) for call in calls[::2]]
+    with (
+        open_db(out / "aa.db") as db,
+        device_lock.measuring(where.identity, where.name),
+        Crew(1, where.apart, where.program, device=where.name) as crew,
+    ):
+        db.remember_device(where.device)
+        judging.draw_ahead(problems, where, crew, 0)
+        for _ in range(runs):
+            crew.measurer.stop()
+            for problem, pair in zip(problems, zip(calls[::2], calls[1::2], strict=True), strict=True):
+                work, space = where.work(problem), where.space(problem)
+                about = (problem.key, problem.template_version, "exhaustive", 0, 2, work.bytes, work.ops, versions())
+                run_id = db.begin_run(where.device, Run(*about), space)
+                judge = judging.Judge(problem, where, crew, 0)
+                judge.await_drawing()
+                judge.open()
+                measured, errors, _ = judge.rematch([call.config for call in pair], REMATCH_ROUNDS)
+                for call, measurement, error in zip(pair, measured, errors, strict=True):
+                    known = (measurement, None, error, judge.tolerance, "rematch")
+                    db.record_trial(run_id, Trial(dict(call.config), Outcome.OK, *known))
+                db.finish_run(run_id, "finished")
 
 
 def _machine(out: Path, profiler: Path) -> None:

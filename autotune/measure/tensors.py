@@ -32,13 +32,24 @@ def clone(value: Any) -> Any:
     return each(value, lambda tensor: tensor.clone())
 
 
-def nbytes(value: Any) -> int:
-    """Bytes of all tensors in `value`, each counted once."""
-    sizes = []
+def of(value: Any) -> list[torch.Tensor]:
+    """The tensors in `value`, each once, in an order that only its structure decides."""
+    found: list[torch.Tensor] = []
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(tensor.numel() * tensor.element_size())
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
         return tensor
 
-    each(value, count)
-    return sum(sizes)
+    each(value, keep)
+    return found
+
+
+def copy(source: Any, target: Any) -> None:
+    """Write the contents of the tensors in `source` to those of `target`, which was made of it by `each`."""
+    for mine, other in zip(of(source), of(target), strict=True):
+        other.copy_(mine)
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of all tensors in `value`, each counted once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in of(value))
