@@ -35,6 +35,20 @@ screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty()
 
 
 held_out = click.option("--held-out", is_flag=True, help="Spaces that no rule was made for, instead of the three.")
+device_option = click.option("--device", default="cuda:0", show_default=True)
+folder_option = click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Working folder."
+)
+spaces_option = click.option(
+    "--spaces",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=SPACES,
+    show_default="benchmarks/spaces",
+    help="Folder of T4 files.",
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: benchmarks/CHIP/screen.json]"
+)
 
 
 @click.group(help=__doc__)
@@ -43,8 +57,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Working folder.")
-@click.option("--device", default="cuda:0", show_default=True)
+@folder_option
+@device_option
 @click.option(
     "--budget", type=click.FloatRange(min=1), default=540, show_default=True, help="Seconds; run again to go on."
 )
@@ -105,14 +119,8 @@ def collect(folder: Path, out: Path, held_out: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--spaces",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=SPACES,
-    show_default="benchmarks/spaces",
-    help="Folder of T4 files.",
-)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: benchmarks/CHIP/screen.json]")
+@spaces_option
+@out_option
 def judge(spaces: Path, out: Path | None) -> None:
     """Say what screening drops of the measured spaces, what it misses, and how soon a search finds the best; no GPU.
 
@@ -155,20 +163,18 @@ def _show(results: Mapping[str, Any]) -> None:
 
 
 @main.command()
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Working folder.")
-@click.option(
-    "--spaces",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=SPACES,
-    show_default="benchmarks/spaces",
-    help="Folder of T4 files.",
-)
-@click.option("--device", default="cuda:0", show_default=True)
+@folder_option
+@spaces_option
+@device_option
 @click.option("--cold", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds of a cold search.")
 @click.option("--warm", type=click.FloatRange(min=1), default=10, show_default=True, help="Seconds of a warm one.")
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: benchmarks/CHIP/screen.json]")
-def search(folder: Path, spaces: Path, device: str, cold: float, warm: float, seeds: int, out: Path | None) -> None:
+@click.option("--space", "names", multiple=True, type=click.Choice(list(PARTS)), help="This one only.  [default: all]")
+@out_option
+def search(
+    folder: Path, spaces: Path, device: str, cold: float, warm: float, seeds: int, names: tuple[str, ...],
+    out: Path | None,
+) -> None:  # fmt: skip
     """Search the measured spaces on a GPU, from nothing and from another shape's winner, and compare with the best.
 
     What was done stays in the folder; run again to go on.
@@ -178,7 +184,8 @@ def search(folder: Path, spaces: Path, device: str, cold: float, warm: float, se
     where = place.of(device)
     folder.mkdir(parents=True, exist_ok=True)
     done = Lines(folder / "search.jsonl")
-    for name, part in PARTS.items():
+    parts = {name: part for name, part in PARTS.items() if not names or name in names}
+    for name, part in parts.items():
         space = space_files.read(spaces / f"{name}.t4.json.gz")
         jobs = [("cold", seed) for seed in range(seeds)] + [("warm", seed) for seed in range(seeds)]
         for kind, seed in jobs:
@@ -202,7 +209,7 @@ def search(folder: Path, spaces: Path, device: str, cold: float, warm: float, se
         "device": where.device.chip, "versions": versions(), "compilers": where.compilers, "runs": done.rows,
     }  # fmt: skip
     facts.write(target, document)
-    for name in PARTS:
+    for name in parts:
         for kind in ("cold", "warm"):
             ratios = [r["ns"] / r["best_ns"] for r in done.find(space=name, kind=kind)]
             walls = [r["wall_s"] for r in done.find(space=name, kind=kind)]

@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from autotune.search import SAMPLERS
 from autotune.search.candidates import candidates, neighbours
+from autotune.search.near import Near
 from autotune.search.pool_sampler import PoolSampler
 from kernel_templates.space import Config, Space
 
@@ -55,6 +56,7 @@ class Search:
         self._unseen = iter(space.each() if configs is None else configs)
         begin = [] if configs is not None else [space.default]
         self._first = [c for c in (*begin, *first) if space.broken(c) is None]
+        self._near = Near(space, seed)
         self._listed = configs is not None or grid_size(space) <= LISTED
         self._list(configs if configs is not None else space.configs() if self._listed else ())
         self.size = len(self._left) if self._listed else grid_size(space)
@@ -77,11 +79,12 @@ class Search:
         """The next configuration to try; None once every one has been proposed."""
         while self._first:
             config = self._first.pop(0)
+            if self.sampler == "pool":
+                self._near.begin(config)
             if self._is_new(config):
-                if self.sampler in MODELLED:  # samplers that model times ought to know what is under way
-                    self._study.enqueue_trial(self._params(config))
-                    self._open[config] = self._study.ask(self._distributions)
-                return self._take(config)
+                return self._enqueued(config)
+        if self.sampler == "pool" and (config := self._near.next(self._is_new)) is not None:
+            return self._enqueued(config)
         if self.sampler == "exhaustive":
             found = next((c for c in self._unseen if c not in self._seen), None)
             return None if found is None else self._take(found)
@@ -94,6 +97,13 @@ class Search:
     def tell(self, config: Config, seconds: float | None) -> None:
         """What `ask` proposed took this long, in seconds; None: it failed to compile, was wrong, crashed or hung."""
         self._note(config, seconds)
+
+    def _enqueued(self, config: Config) -> Config:
+        """One that was not the sampler's choice; samplers that model times ought to know what is under way."""
+        if self.sampler in MODELLED:
+            self._study.enqueue_trial(self._params(config))
+            self._open[config] = self._study.ask(self._distributions)
+        return self._take(config)
 
     def _is_new(self, config: Config) -> bool:
         return config in self._left if self._listed else config not in self._seen
@@ -150,6 +160,7 @@ class Search:
     def _note(self, config: Config, seconds: float | None) -> None:
         known = [time for time in self._times.values() if time is not None]
         self._times[config] = seconds
+        self._near.told(config, seconds)
         if self.sampler not in MODELLED:
             return
         state, value = TrialState.COMPLETE, seconds

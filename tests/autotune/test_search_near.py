@@ -1,0 +1,81 @@
+"""What a search tries first: the neighbourhood of where it begins, without being trapped there."""
+
+import pytest
+
+from autotune.search.candidates import neighbours
+from autotune.search.near import MOST, Near
+from autotune.search.study import Search
+from kernel_templates.space import Config, Parameter, Space
+
+SIZES = (1, 2, 4, 8, 16, 32)
+
+
+@pytest.fixture
+def space() -> Space:
+    """A plain of 216 configurations; the default is a corner."""
+    return Space(tuple(Parameter(name, SIZES, 1, "") for name in ("warps", "tile", "stages")))
+
+
+def at(warps: int, tile: int, stages: int) -> Config:
+    return Config({"warps": warps, "tile": tile, "stages": stages})
+
+
+def asked(search: Search, count: int, seconds) -> list[Config]:
+    found = []
+    for _ in range(count):
+        config = search.ask()
+        assert config is not None
+        search.tell(config, seconds(config))
+        found.append(config)
+    return found
+
+
+def test_the_default_and_its_neighbours_come_first(space) -> None:
+    first, *steps = asked(Search(space), 4, lambda config: 1.0)
+    assert first == space.default and set(steps) == set(neighbours(space, space.default))
+
+
+def test_a_prior_winners_neighbours_come_before_the_defaults(space) -> None:
+    search, winner = Search(space), at(8, 8, 8)
+    search.suggest([winner])
+    found = asked(search, 8, lambda config: 1.0)
+    assert found[:2] == [space.default, winner]
+    assert set(found[2:]) == set(neighbours(space, winner))
+
+
+def test_it_follows_what_gets_better_and_shares_with_the_model(space) -> None:
+    """Downhill all the way from the default, a corner, to the other one, 15 steps away."""
+    search, best = Search(space), at(32, 32, 32)
+    found = asked(search, 60, lambda c: 1.0 / (c["warps"] * c["tile"] * c["stages"]))
+    assert best in found
+    steps = {n for config in found for n in neighbours(space, config)}
+    assert any(config not in steps for config in found[1:]), "the model has looked elsewhere, too"
+
+
+def test_a_bad_prior_winner_does_not_trap(space) -> None:
+    """It claims a corner that is the worst but one of all; the best is in the opposite one."""
+    search = Search(space, seed=3)
+    search.suggest([at(1, 2, 1)])
+    found = asked(search, 60, lambda c: 1.0 / (c["warps"] * c["tile"] * c["stages"]))
+    assert at(32, 32, 32) in found
+
+
+def test_of_many_neighbours_only_some(space) -> None:
+    large = Space(tuple(Parameter(f"p{i}", SIZES, 4, "") for i in range(20)))
+    near, given = Near(large, 0), []
+    near.begin(large.default)
+    while (config := near.next(lambda config: True)) is not None:
+        given.append(config)
+    assert len(given) == MOST == len(set(given))
+
+
+def test_failures_lead_nowhere(space) -> None:
+    near = Near(space, 0)
+    near.told(space.default, None)
+    assert near.next(lambda config: True) is None
+
+
+def test_a_recorded_space_has_no_default_to_begin_from(space) -> None:
+    """Its rows are all alike: whoever replays it compares samplers, not what a template's author knew."""
+    search = Search(space, configs=space.configs())
+    assert asked(search, 1, lambda c: 1.0) != [space.default]
