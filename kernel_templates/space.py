@@ -31,7 +31,9 @@ class Config(Mapping[str, Value]):
         return hash(self._items)
 
     def __eq__(self, other: object) -> bool:
-        return self._items == (other._items if isinstance(other, Config) else tuple(sorted(dict(other).items())))  # type: ignore[call-overload]
+        if isinstance(other, Config):
+            return self._items == other._items
+        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
 
     def __repr__(self) -> str:
         return f"Config({self.key})"

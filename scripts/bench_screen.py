@@ -167,7 +167,7 @@ def _show(results: Mapping[str, Any]) -> None:
 @spaces_option
 @device_option
 @click.option("--cold", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds of a cold search.")
-@click.option("--warm", type=click.FloatRange(min=1), default=10, show_default=True, help="Seconds of a warm one.")
+@click.option("--warm", type=click.FloatRange(min=0), default=10, show_default=True, help="Of a warm one; 0: none.")
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--space", "names", multiple=True, type=click.Choice(list(PARTS)), help="This one only.  [default: all]")
 @out_option
@@ -187,7 +187,8 @@ def search(
     parts = {name: part for name, part in PARTS.items() if not names or name in names}
     for name, part in parts.items():
         space = space_files.read(spaces / f"{name}.t4.json.gz")
-        jobs = [("cold", seed) for seed in range(seeds)] + [("warm", seed) for seed in range(seeds)]
+        kinds = ("cold", "warm") if warm else ("cold",)
+        jobs = [(kind, seed) for kind in kinds for seed in range(seeds)]
         for kind, seed in jobs:
             if done.find(space=name, kind=kind, seed=seed):
                 continue
@@ -210,7 +211,7 @@ def search(
     }  # fmt: skip
     facts.write(target, document)
     for name in parts:
-        for kind in ("cold", "warm"):
+        for kind in kinds:
             ratios = [r["ns"] / r["best_ns"] for r in done.find(space=name, kind=kind)]
             walls = [r["wall_s"] for r in done.find(space=name, kind=kind)]
             told = f"{max(walls):.1f} s at most, found / best {' '.join(f'{r:.3f}' for r in ratios)}"

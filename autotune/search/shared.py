@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from autotune.search.study import Search
 from kernel_templates.space import Config, Space
@@ -97,8 +97,9 @@ def _open(url: str, heartbeat_s: int, grace_s: int) -> RDBStorage:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats have been that since Optuna 2.5
                 return RDBStorage(url, options, heartbeat_interval=heartbeat_s, grace_period=grace_s)
-        except (IntegrityError, ProgrammingError, StorageInternalError):
-            if attempt == BEGINNERS - 1:
+        except (IntegrityError, ProgrammingError, StorageInternalError, OperationalError) as error:
+            away = isinstance(error, OperationalError) and "already exists" not in str(error)  # SQLite says it thus
+            if away or attempt == BEGINNERS - 1:
                 raise
             time.sleep(0.3)
     raise AssertionError

@@ -83,8 +83,9 @@ class Search:
                 self._near.begin(config)
             if self._is_new(config):
                 return self._enqueued(config)
-        if self.sampler == "pool" and (config := self._near.next(self._is_new)) is not None:
-            return self._enqueued(config)
+        step = self._near.next(self._is_new) if self.sampler == "pool" else None
+        if step is not None:
+            return self._enqueued(step)
         if self.sampler == "exhaustive":
             found = next((c for c in self._unseen if c not in self._seen), None)
             return None if found is None else self._take(found)

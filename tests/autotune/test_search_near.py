@@ -38,7 +38,7 @@ def test_the_default_and_its_neighbours_come_first(space) -> None:
 def test_a_prior_winners_neighbours_come_before_the_defaults(space) -> None:
     search, winner = Search(space), at(8, 8, 8)
     search.suggest([winner])
-    found = asked(search, 8, lambda config: 1.0)
+    found = asked(search, 8, lambda config: 1.0 if config == winner else 2.0)
     assert found[:2] == [space.default, winner]
     assert set(found[2:]) == set(neighbours(space, winner))
 
@@ -61,18 +61,27 @@ def test_a_bad_prior_winner_does_not_trap(space) -> None:
 
 
 def test_of_many_neighbours_only_some(space) -> None:
-    large = Space(tuple(Parameter(f"p{i}", SIZES, 4, "") for i in range(20)))
-    near, given = Near(large, 0), []
-    near.begin(large.default)
+    near, given = Near(Space(tuple(Parameter(f"p{i}", SIZES, 4, "") for i in range(20))), 0), []
+    near.begin(Config({f"p{i}": 4 for i in range(20)}))
     while (config := near.next(lambda config: True)) is not None:
         given.append(config)
     assert len(given) == MOST == len(set(given))
 
 
+def test_steps_go_from_the_best_of_several_beginnings(space) -> None:
+    """Of the default and three winners of elsewhere, the third is the fastest here."""
+    search, fastest = Search(space), at(16, 16, 16)
+    search.suggest([at(2, 8, 2), at(8, 2, 2), fastest])
+    found = asked(search, 10, lambda c: 1.0 if c == fastest else 2.0)
+    assert set(found[4:]) == set(neighbours(space, fastest))
+
+
 def test_failures_lead_nowhere(space) -> None:
     near = Near(space, 0)
-    near.told(space.default, None)
-    assert near.next(lambda config: True) is None
+    near.begin(space.default)
+    near.told(at(32, 32, 32), None)
+    steps = set(neighbours(space, space.default))
+    assert {near.next(lambda config: True) for _ in steps} == steps
 
 
 def test_a_recorded_space_has_no_default_to_begin_from(space) -> None:
