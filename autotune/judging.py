@@ -158,6 +158,11 @@ class Judge:
         """How many are asked for whose answers were not fetched."""
         return self.crew.outstanding(self.problem)
 
+    @property
+    def unmeasured(self) -> int:
+        """How many are compiled and wait to be measured."""
+        return self.crew.outstanding(self.problem) - self.crew.busy(self.problem)
+
     def close(self) -> None:
         """Nobody waits for this problem's compilers any more."""
         self.crew.withdraw(self.problem)

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import SQLAlchemyError
 
 from autotune import judging
 from autotune.final import final
@@ -121,6 +124,10 @@ class ProblemSearch:
             self._keep_best_so_far()
             self.db.finish_run(self.run_id, "interrupted")
             raise
+        finally:
+            if isinstance(self.search, SharedSearch):
+                with suppress(OptunaError, SQLAlchemyError):  # a server that is gone will miss the heartbeats
+                    self.search.release()
         self.db.finish_run(self.run_id, self.status)
 
     def propose(self) -> bool:

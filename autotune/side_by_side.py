@@ -18,6 +18,7 @@ from kernel_templates.space import Config
 from tuning_db import TuningDB
 
 QUEUED = 6  # jobs that wait for a compiler: more were proposed knowing less
+UNMEASURED = 6  # candidates of a problem that wait to be measured: as long as so many do, others are compiled for
 REMATCH_S, REMATCH_SHARE = 0.4, 0.2  # a problem, and of the budget at most, kept for rematches
 LEAD_S = 1.5  # before the end, so long, compilers work for whoever comes after
 COMPILE_S = 1.5  # of a candidate, as long as none of a problem was compiled
@@ -105,8 +106,8 @@ def _propose(asking: list[ProblemSearch], share: Mapping[Problem, float], crew: 
         return (search.compile_s + search.bench.compiling * mean) / share[search.problem]
 
     for _ in range(crew.room(QUEUED)):
-        while asking:
-            least = min(asking, key=had)
+        while wanting := [search for search in asking if search.bench.unmeasured < UNMEASURED]:
+            least = min(wanting, key=had)
             if least.propose():
                 break
             asking.remove(least)

@@ -20,10 +20,9 @@ class Near:
     def __init__(self, space: Space, seed: int):
         self._space, self._random = space, random.Random(seed)
         self._begun: list[Config] = []
-        self._centre: Config | None = None
-        self._around: list[Config] = []
-        self._steps: list[Config] = []  # of those around, what was not given yet
-        self._best: tuple[float, Config] | None = None
+        self._times: dict[Config, float] = {}  # of those that worked and, when they were told, the fastest
+        self._best: Config | None = None
+        self._steps: dict[Config, list[Config]] = {}  # from each centre, those not given yet
         self._given = self._asked = 0
 
     def begin(self, config: Config) -> None:
@@ -32,27 +31,43 @@ class Near:
 
     def told(self, config: Config, seconds: float | None) -> None:
         """None: it failed."""
-        if seconds is not None and (self._best is None or seconds < self._best[0]):
-            self._best = (seconds, config)
+        if seconds is None:
+            return
+        if self._best is None or seconds < self._times[self._best]:
+            self._best = config
+        if config is self._best or config in self._begun:
+            self._times[config] = seconds
 
     def next(self, is_new: Callable[[Config], bool]) -> Config | None:
         """None where the sampler should choose: nothing near is left, or it is its turn."""
         self._asked += 1
-        first = self._given < MOST
-        if not self._begun or not (first or self._asked % EVERY == 0):
+        if not self._begun:
             return None
-        # Until something was measured, what won elsewhere promises more than the default. What is first a step better
-        # must not keep from the other steps: they go in all directions, and it is but one.
-        centre = self._best[1] if self._best else self._begun[min(1, len(self._begun) - 1)]
-        if self._centre is None or (centre != self._centre and not (first and self._steps and centre in self._around)):
-            self._centre, self._around = centre, list(neighbours(self._space, centre))
-            self._steps = self._random.sample(self._around, min(MOST, len(self._around)))
-        while self._steps:
-            config = self._steps.pop()
-            if is_new(config):
+        if self._given < MOST:
+            centres = [self._likeliest(), self._begun[0]]  # in turn: what won elsewhere may be no good here
+            if self._given % 2:
+                centres.reverse()
+        elif self._asked % EVERY:
+            return None
+        else:
+            centres = []
+        for centre in (*centres, self._best):
+            step = None if centre is None else self._step(centre, is_new)
+            if step is not None:
                 self._given += 1
+                return step
+        return None
+
+    def _likeliest(self) -> Config:
+        """Of the beginnings: the fastest, or as long as none was measured, the first that won elsewhere."""
+        known = [config for config in self._begun if config in self._times]
+        return min(known, key=self._times.__getitem__) if known else self._begun[:2][-1]
+
+    def _step(self, centre: Config, is_new: Callable[[Config], bool]) -> Config | None:
+        if centre not in self._steps:
+            around = list(neighbours(self._space, centre))
+            self._steps[centre] = self._random.sample(around, min(MOST, len(around)))
+        while self._steps[centre]:
+            if is_new(config := self._steps[centre].pop()):
                 return config
-        if first and centre != self._centre:
-            return self.next(is_new)
-        self._given = MOST
         return None

@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import optuna
@@ -173,10 +174,16 @@ class SharedSearch:
             return
         self._shared.end(trial_id)
         state, values = (TrialState.PRUNED, None) if seconds is None else (TrialState.COMPLETE, [seconds])
-        try:
+        with suppress(UpdateFinishedTrialError):
             self._shared.storage.set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:
-            return
+
+    def release(self) -> None:
+        """Leave what this worker has begun and will not finish to the others, who need not take it for dead first."""
+        while self._running:
+            _, trial_id = self._running.popitem()
+            self._shared.end(trial_id)
+            with suppress(UpdateFinishedTrialError):
+                self._shared.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def leaders(self, count: int) -> list[Config]:
         """The fastest that anybody has found, the fastest first."""

@@ -35,12 +35,13 @@ def test_the_default_and_its_neighbours_come_first(space) -> None:
     assert first == space.default and set(steps) == set(neighbours(space, space.default))
 
 
-def test_a_prior_winners_neighbours_come_before_the_defaults(space) -> None:
+def test_a_prior_winners_neighbours_take_turns_with_the_defaults(space) -> None:
     search, winner = Search(space), at(8, 8, 8)
     search.suggest([winner])
-    found = asked(search, 8, lambda config: 1.0 if config == winner else 2.0)
+    found = asked(search, 14, lambda config: 1.0 if config == winner else 2.0)
     assert found[:2] == [space.default, winner]
-    assert set(found[2:]) == set(neighbours(space, winner))
+    assert set(neighbours(space, winner)) <= set(found[2:]) and found[2] in set(neighbours(space, winner))
+    assert set(neighbours(space, space.default)) <= set(found[2:]) and found[3] in set(neighbours(space, space.default))
 
 
 def test_it_follows_what_gets_better_and_shares_with_the_model(space) -> None:
@@ -68,12 +69,13 @@ def test_of_many_neighbours_only_some(space) -> None:
     assert len(given) == MOST == len(set(given))
 
 
-def test_steps_go_from_the_best_of_several_beginnings(space) -> None:
-    """Of the default and three winners of elsewhere, the third is the fastest here."""
-    search, fastest = Search(space), at(16, 16, 16)
-    search.suggest([at(2, 8, 2), at(8, 2, 2), fastest])
-    found = asked(search, 10, lambda c: 1.0 if c == fastest else 2.0)
-    assert set(found[4:]) == set(neighbours(space, fastest))
+def test_of_several_beginnings_the_fastest_counts(space) -> None:
+    """Of three winners of elsewhere, the third is the fastest here."""
+    search, others, fastest = Search(space), [at(2, 8, 2), at(8, 2, 2)], at(16, 16, 16)
+    search.suggest([*others, fastest])
+    found = asked(search, 14, lambda c: 1.0 if c == fastest else 2.0)
+    assert set(neighbours(space, fastest)) <= set(found[4:])
+    assert not set(neighbours(space, others[1])) & set(found[4:])
 
 
 def test_failures_lead_nowhere(space) -> None:

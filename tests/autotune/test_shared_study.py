@@ -143,3 +143,22 @@ def test_a_file_is_a_server_too(tmp_path) -> None:
     assert [t.value for t in one.study("s").get_trials() if t.state is TrialState.COMPLETE] == [2.0, 3.0]
     one.close()
     assert optuna.get_all_study_names(url) == ["s"]
+
+
+def test_what_a_worker_leaves_at_its_end_is_taken_up_at_once(tmp_path) -> None:
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    one, other = Shared(url), Shared(url)
+    a = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), one, "s")
+    left = [a.ask(), a.ask()]
+    a.release()
+    b = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), other, "s")
+    assert [b.ask(), b.ask()] == left and not b.waiting
+    one.close(), other.close()
+
+
+def test_workers_that_begin_at_once_on_a_new_file(tmp_path) -> None:
+    """Each makes the tables, and all but one find them there."""
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    program = f"from autotune.search.shared import Shared; Shared({url!r}).close()"
+    workers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
+    assert [worker.wait(120) for worker in workers] == [0] * 4
