@@ -54,7 +54,7 @@ def results(prefix: str = "") -> dict[str, list[dict[str, Any]]]:
     for path in sorted(BENCHMARKS.glob("*/*.json")):
         if path.name.startswith(prefix or "accuracy_") == bool(prefix):
             document = json.loads(path.read_text())
-            if prefix or "summary" in document:  # not what other commands write into a chip's folder
+            if prefix or "bench" in document:  # not what other commands write into a chip's folder
                 found.setdefault(document["device"]["chip"], []).append(document)
     return found
 
