@@ -1,7 +1,8 @@
-"""Single steps from where a search begins; after some of them, every third proposal is a step from the best.
+"""Single steps from where a search begins; after some of them, every third proposal is near the best: a step from it, or
+once those are done what the sampler likes best of all that is two steps away.
 
 A template's default and the winners of other shapes were chosen with knowledge that no model has yet, and what beats
-them is often a step away (docs/log.md). A model that begins from nothing looks everywhere else first.
+them is often near (docs/log.md). A model that begins from nothing looks everywhere else first.
 """
 
 import random
@@ -23,7 +24,10 @@ class Near:
         self._times: dict[Config, float] = {}  # of those that worked and, when they were told, the fastest
         self._best: Config | None = None
         self._steps: dict[Config, list[Config]] = {}  # from each centre, those not given yet
+        self._regions: dict[Config, list[Config]] = {}
         self._given = self._asked = 0
+        self.region: list[Config] = []
+        """After `next` gave None, what the sampler should choose from; anything if empty."""
 
     def begin(self, config: Config) -> None:
         """The search begins with this: the default first, and then the likeliest of what won elsewhere."""
@@ -41,6 +45,7 @@ class Near:
     def next(self, is_new: Callable[[Config], bool]) -> Config | None:
         """None where the sampler should choose: nothing near is left, or it is its turn."""
         self._asked += 1
+        self.region = []
         if not self._begun:
             return None
         if self._given < MOST:
@@ -56,7 +61,16 @@ class Near:
             if step is not None:
                 self._given += 1
                 return step
+        if self._best is not None:
+            self.region = self._two_steps(self._best)
         return None
+
+    def _two_steps(self, centre: Config) -> list[Config]:
+        if centre not in self._regions:
+            self._regions[centre] = list(
+                dict.fromkeys(far for near in neighbours(self._space, centre) for far in neighbours(self._space, near))
+            )
+        return self._regions[centre]
 
     def _likeliest(self) -> Config:
         """Of the beginnings: the fastest, or as long as none was measured, the first that won elsewhere."""

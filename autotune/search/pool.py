@@ -33,12 +33,15 @@ class Pool:
         self._expected: dict[int, float] = {}  # of rows asked for by the model
         self._spread = self._spread_out(first)
         self._refit_at = 0
+        self._among: list[int] = []
 
-    def ask(self) -> int | None:
-        """The next configuration; None once there is none left."""
+    def ask(self, among: Sequence[int] = ()) -> int | None:
+        """The next configuration; None once there is none left. among: if the model knows enough, one of these, as
+        long as there are any left."""
         if not self._left.any():
             return None
-        row = next((row for row in self._spread if self._left[row]), None)
+        self._among = [row for row in among if self._left[row]]
+        row = None if self._among else next((row for row in self._spread if self._left[row]), None)
         if row is None and sum(math.isfinite(result) for result in self._results.values()) >= 2:
             row = self._most_promising()
         if row is None:
@@ -80,6 +83,11 @@ class Pool:
         density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         gain = deviation * (z * _normal(z) + density)
         gain[~self._left[self._active]] = -1.0
+        places = [self._place[row] for row in self._among if self._place[row] >= 0]
+        if places:
+            inside = np.zeros(len(gain), bool)
+            inside[places] = True
+            gain[~inside] = -1.0
         at = int(np.argmax(gain))
         row = int(self._active[at])
         self._expected[row] = float(mean[at]) * spread + center

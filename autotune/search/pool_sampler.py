@@ -38,6 +38,8 @@ class PoolSampler(optuna.samplers.BaseSampler):
         self._space |= dict(distributions or {})
         self._pool = Pool([[config[name] for config in self._configs] for name in self._names], seed)
         self._told: set[int] = set()  # numbers of trials
+        self.among: Sequence[Mapping[str, Value]] = ()
+        """What the next one is chosen from, as long as any of these are left; anything if empty."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
@@ -53,7 +55,8 @@ class PoolSampler(optuna.samplers.BaseSampler):
             if (known := self._rows.get(self._key(enqueued))) is not None:
                 self._pool.skip(known)
             return {name: enqueued[name] for name in self._names}
-        row = self._pool.ask()
+        rows = [self._rows.get(self._key(config)) for config in self.among]
+        row = self._pool.ask([row for row in rows if row is not None])
         if row is None:
             study.stop()
             raise RuntimeError("every configuration has been proposed")

@@ -132,6 +132,8 @@ class Search:
             self._study.sampler = self._optuna_sampler()
 
     def _proposal(self) -> Config:
+        if isinstance(self._study.sampler, PoolSampler):
+            self._study.sampler.among = self._near.region
         trial = self._study.ask(self._distributions)
         if self.sampler == "pool":
             config = Config(trial.params)

@@ -90,3 +90,20 @@ def test_a_recorded_space_has_no_default_to_begin_from(space) -> None:
     """Its rows are all alike: whoever replays it compares samplers, not what a template's author knew."""
     search = Search(space, configs=space.configs())
     assert asked(search, 1, lambda c: 1.0) != [space.default]
+
+
+def test_when_no_step_is_left_the_model_chooses_two_steps_away(space) -> None:
+    """Every single step from the best is slower: only two at once lead on, to the one best of all."""
+    best = at(2, 2, 1)
+
+    def seconds(config: Config) -> float:
+        return 0.5 if config == best else 1.0 + sum(SIZES.index(value) for value in config.values())
+
+    assert best in asked(Search(space), 20, seconds)
+    near = Near(space, 0)
+    near.begin(space.default)
+    near.told(space.default, 1.0)
+    done = set(neighbours(space, space.default))
+    while near.next(lambda config: config not in done) is not None:
+        pass
+    assert best in near.region and at(4, 4, 4) not in near.region
