@@ -129,9 +129,13 @@ def judge(spaces: Path, out: Path | None) -> None:
     measured = {path.name.partition(".")[0]: space_files.read(path) for path in sorted(spaces.glob("*.t4.json.gz"))}
     if not measured:
         raise click.ClickException(f"{spaces} has no measured space; run scripts/bench_screen measure and collect")
-    results = {
-        n: {"key": s.key, "screening": judging.screened(s), "search": judging.searched(s)} for n, s in measured.items()
-    }
+    results = {}
+    for name, space in measured.items():
+        results[name] = {
+            "key": space.key, "screening": judging.screened(space), "search": judging.searched(space),
+        }  # fmt: skip
+        if part := (PARTS | HELD_OUT).get(name):
+            results[name]["rehearsal"] = judging.rehearsed(space, part.space(space.device))
     first = next(iter(measured.values()))
     target = out or ROOT / "benchmarks" / facts.chip_folder(first.device.chip) / "screen.json"
     document = json.loads(target.read_text()) if target.exists() else {}
@@ -147,13 +151,13 @@ def judge(spaces: Path, out: Path | None) -> None:
 
 def _show(results: Mapping[str, Any]) -> None:
     table = Table(
-        title="screening, and the sampler replayed: time found over the best, mean / 95th percentile of 8 seeds"
+        title="screening, and a tuning run rehearsed: time found over the best, mean / 95th percentile of 8 seeds"
     )
     columns = ("compiled", "dropped", "regret", "best µs", "worst µs", "20 evaluations", "40", "60", "100")
     for heading in ("space", *columns):
         table.add_column(heading, justify="left" if heading == "space" else "right")
     for name, result in results.items():
-        s, found = result["screening"], result["search"]["found"]
+        s, found = result["screening"], result.get("rehearsal", result["search"])["found"]
         table.add_row(
             name, str(s["compiled"]), f"{s['dropped']:.1%}", f"{s['regret']:.2%}", f"{s['best_ns'] / 1e3:.2f}",
             f"{s['worst_ns'] / 1e3:.1f}",

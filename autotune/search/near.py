@@ -1,5 +1,5 @@
-"""Single steps from where a search begins; after some of them, every third proposal is near the best: a step from it, or
-once those are done what the sampler likes best of all that is two steps away.
+"""Single steps from where a search begins. After some of them, every third proposal is near the best: a step from it,
+or once those are done, what the sampler likes best of all that is two steps away.
 
 A template's default and the winners of other shapes were chosen with knowledge that no model has yet, and what beats
 them is often near (docs/log.md). A model that begins from nothing looks everywhere else first.
