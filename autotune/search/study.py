@@ -57,6 +57,7 @@ class Search:
         begin = [] if configs is not None else [space.default]
         self._first = [c for c in (*begin, *first) if space.broken(c) is None]
         self._near = Near(space, seed)
+        self._has_default = configs is None
         self._listed = configs is not None or grid_size(space) <= LISTED
         self._list(configs if configs is not None else space.configs() if self._listed else ())
         self.size = len(self._left) if self._listed else grid_size(space)
@@ -79,7 +80,9 @@ class Search:
         """The next configuration to try; None once every one has been proposed."""
         while self._first:
             config = self._first.pop(0)
-            if self.sampler == "pool":
+            if (
+                self.sampler == "pool" and self._has_default
+            ):  # what is known besides it may mislead, and it balances that
                 self._near.begin(config)
             if self._is_new(config):
                 return self._enqueued(config)

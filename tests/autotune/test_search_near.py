@@ -88,8 +88,9 @@ def test_failures_lead_nowhere(space) -> None:
 
 def test_a_recorded_space_has_no_default_to_begin_from(space) -> None:
     """Its rows are all alike: whoever replays it compares samplers, not what a template's author knew."""
-    search = Search(space, configs=space.configs())
-    assert asked(search, 1, lambda c: 1.0) != [space.default]
+    search, prior = Search(space, first=[at(8, 8, 8)], configs=space.configs()), at(8, 8, 8)
+    first, second, third = asked(search, 3, lambda c: 1.0)
+    assert first == prior and not {second, third} & set(neighbours(space, prior))
 
 
 def test_when_no_step_is_left_the_model_chooses_two_steps_away(space) -> None:
