@@ -114,15 +114,19 @@ class TuningDB(Reader):
         finished_at: str | None,
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
-        where they are not known."""
-        now = rows.utc_now()
+        where they are not known. Its name is its content's: the same run is stored once, whoever adds it how often."""
+        now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
+        about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
+        uid = identity.content_id(*about, repr(tried))  # JSON has no infinite errors
         with self._transaction():
+            if known := self._db.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
+                return int(known[0])
             run_id = self._insert(
                 "runs",
                 {
                     "device_id": self._device_id(device),
                     "problem_id": self._problem_id(run.problem),
-                    "uid": identity.new_run(),
+                    "uid": uid,
                     **rows.run_row(run),
                     "status": RunStatus(status).value,
                     "host": "",
@@ -131,9 +135,8 @@ class TuningDB(Reader):
                     "finished_at": finished_at if started_at else now,
                 },
             )
-            for number, trial in enumerate(trials):
-                names = {"run_id": run_id, "number": number}
-                self._insert("run_trials", {**names, **rows.trial_row(trial), "created_at": now})
+            for number, row in enumerate(tried):
+                self._insert("run_trials", {"run_id": run_id, "number": number, **row, "created_at": now})
             return run_id
 
     def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:

@@ -86,7 +86,8 @@ def recognizes(head: bytes, path: Path) -> bool:
     """A JSON object that begins with the results, or what stands around them."""
     begin = head.lstrip()
     keys = (b'"results"', b'"schema_version"', b'"metadata"')
-    return begin[:1] == b"{" and begin[1:].lstrip().startswith(keys) and b'"cache"' not in begin
+    others = b'"tune_params_keys"' in begin and b'"results"' not in begin  # Kernel Tuner's caches have a version, too
+    return begin[:1] == b"{" and begin[1:].lstrip().startswith(keys) and not others
 
 
 def load(path: Path, db: TuningDB) -> Summary:

@@ -19,6 +19,15 @@ def test_a_run_is_exported_and_imported_elsewhere(autotune, filled, tmp_path) ->
         assert after.trials(1) == before.trials(1)
 
 
+def test_a_file_that_is_imported_twice_counts_once(autotune, filled, tmp_path) -> None:
+    out, other = tmp_path / "run.json", tmp_path / "other.db"
+    autotune("export", "--run", 1, "--out", out, "--db", filled)
+    first, again = (autotune("import", out, "--db", other).stdout for _ in range(2))
+    assert first == again
+    with open_db(other, readonly=True) as db:
+        assert len(db.runs()) == 1
+
+
 def test_the_space_of_a_run(autotune, filled) -> None:
     document = json.loads(autotune("export", "--format", "t1", "--db", filled).stdout)
     assert {p["Name"] for p in document["ConfigurationSpace"]["TuningParameters"]} >= {"lanes"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
@@ -50,6 +50,7 @@ trials = st.builds(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(trials, max_size=4), st.sampled_from([s for s in RunStatus if s is not RunStatus.RUNNING]))
+@example([Trial({"cache": 0}, Outcome.WRONG)], RunStatus.FINISHED)
 def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunStatus) -> None:
     run = Run(
         "matvec:rows=8,cols=32,format=Q4_0,activation=int16", 3, "pool", 7, 99, 10, 20, {"commit": "abc"}, Objective.EDP
