@@ -11,8 +11,6 @@ from pathlib import Path
 
 import platformdirs
 
-VARIABLES = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
-
 
 def keep(package: str = "torch") -> None:
     """If `package` was installed without bytecode, have this process and those it starts keep what they compile.
@@ -24,6 +22,5 @@ def keep(package: str = "torch") -> None:
         return
     folder = platformdirs.user_cache_path("autotune", appauthor=False) / "bytecode"
     sys.pycache_prefix, sys.dont_write_bytecode = str(folder), False
-    prefix, forbid = VARIABLES
-    os.environ[prefix] = str(folder)
-    os.environ.pop(forbid, None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,11 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from optuna.exceptions import OptunaError
-from sqlalchemy.exc import SQLAlchemyError
 
 from autotune import judging
 from autotune.final import final
@@ -126,8 +123,7 @@ class ProblemSearch:
             raise
         finally:
             if isinstance(self.search, SharedSearch):
-                with suppress(OptunaError, SQLAlchemyError):  # a server that is gone will miss the heartbeats
-                    self.search.release()
+                self.search.release()
         self.db.finish_run(self.run_id, self.status)
 
     def propose(self) -> bool:

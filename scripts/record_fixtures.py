@@ -2,8 +2,8 @@
 
 Writes into the folder --out: small.ncu-rep (one operation), decode.ncu-rep (a layer and the head of a 135M model), each
 untuned and with the winners of benchmarks/, and seeded.ncu-rep (scripts/seeded); their CSVs; needed.json; aa.db,
-kernels against themselves; machine.json. Everything runs from a copy under /tmp, so that reports name no folder
-of whoever records them.
+kernels against themselves, which is tests/fixtures/h100_repeats.db.xz once it is compressed; machine.json. Everything
+runs from a copy under /tmp, so that reports name no folder of whoever records them.
 """
 
 import argparse

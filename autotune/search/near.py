@@ -21,7 +21,7 @@ class Near:
     def __init__(self, space: Space, seed: int):
         self._space, self._random = space, random.Random(seed)
         self._begun: list[Config] = []
-        self._times: dict[Config, float] = {}  # of those that worked and, when they were told, the fastest
+        self._times: dict[Config, float] = {}  # of those that worked
         self._best: Config | None = None
         self._steps: dict[Config, list[Config]] = {}  # from each centre, those not given yet
         self._regions: dict[Config, list[Config]] = {}
@@ -35,12 +35,10 @@ class Near:
 
     def told(self, config: Config, seconds: float | None) -> None:
         """None: it failed."""
-        if seconds is None:
-            return
-        if self._best is None or seconds < self._times[self._best]:
-            self._best = config
-        if config is self._best or config in self._begun:
+        if seconds is not None:
             self._times[config] = seconds
+            if self._best is None or seconds < self._times[self._best]:
+                self._best = config
 
     def next(self, is_new: Callable[[Config], bool]) -> Config | None:
         """None where the sampler should choose: nothing near is left, or it is its turn."""
@@ -61,6 +59,7 @@ class Near:
             if step is not None:
                 self._given += 1
                 return step
+        self._given = MOST  # there were fewer: from now on it is every third
         if self._best is not None:
             self.region = self._two_steps(self._best)
         return None

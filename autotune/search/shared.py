@@ -18,10 +18,10 @@ from datetime import datetime, timedelta
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from autotune.search.study import Search
 from kernel_templates.space import Config, Space
@@ -178,12 +178,15 @@ class SharedSearch:
             self._shared.storage.set_trial_state_values(trial_id, state, values)
 
     def release(self) -> None:
-        """Leave what this worker has begun and will not finish to the others, who need not take it for dead first."""
-        while self._running:
-            _, trial_id = self._running.popitem()
-            self._shared.end(trial_id)
-            with suppress(UpdateFinishedTrialError):
-                self._shared.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        """Leave what this worker has begun and will not finish to the others, who need not take it for dead first. A
+        server that is gone will miss the heartbeats."""
+        left = list(self._running.values())
+        self._running.clear()
+        with suppress(OptunaError, SQLAlchemyError):
+            for trial_id in left:
+                self._shared.end(trial_id)
+                with suppress(UpdateFinishedTrialError):
+                    self._shared.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def leaders(self, count: int) -> list[Config]:
         """The fastest that anybody has found, the fastest first."""

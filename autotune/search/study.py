@@ -56,8 +56,8 @@ class Search:
         self._unseen = iter(space.each() if configs is None else configs)
         begin = [] if configs is not None else [space.default]
         self._first = [c for c in (*begin, *first) if space.broken(c) is None]
-        self._near = Near(space, seed)
-        self._has_default = configs is None
+        # Without the default, what won elsewhere would have nothing to balance it where it misleads.
+        self._near = Near(space, seed) if sampler == "pool" and configs is None else None
         self._listed = configs is not None or grid_size(space) <= LISTED
         self._list(configs if configs is not None else space.configs() if self._listed else ())
         self.size = len(self._left) if self._listed else grid_size(space)
@@ -80,13 +80,11 @@ class Search:
         """The next configuration to try; None once every one has been proposed."""
         while self._first:
             config = self._first.pop(0)
-            if (
-                self.sampler == "pool" and self._has_default
-            ):  # what is known besides it may mislead, and it balances that
+            if self._near is not None:
                 self._near.begin(config)
             if self._is_new(config):
                 return self._enqueued(config)
-        step = self._near.next(self._is_new) if self.sampler == "pool" else None
+        step = None if self._near is None else self._near.next(self._is_new)
         if step is not None:
             return self._enqueued(step)
         if self.sampler == "exhaustive":
@@ -135,7 +133,7 @@ class Search:
             self._study.sampler = self._optuna_sampler()
 
     def _proposal(self) -> Config:
-        if isinstance(self._study.sampler, PoolSampler):
+        if self._near is not None and isinstance(self._study.sampler, PoolSampler):
             self._study.sampler.among = self._near.region
         trial = self._study.ask(self._distributions)
         if self.sampler == "pool":
@@ -166,7 +164,8 @@ class Search:
     def _note(self, config: Config, seconds: float | None) -> None:
         known = [time for time in self._times.values() if time is not None]
         self._times[config] = seconds
-        self._near.told(config, seconds)
+        if self._near is not None:
+            self._near.told(config, seconds)
         if self.sampler not in MODELLED:
             return
         state, value = TrialState.COMPLETE, seconds

@@ -66,10 +66,7 @@ def searched(space: Measured, sampler: str = "pool") -> dict[str, Any]:
     return {
         "sampler": sampler,
         "seeds": SEEDS,
-        "found": {
-            str(k): {"mean": float(curves[:, k - 1].mean()), "p95": float(np.quantile(curves[:, k - 1], 0.95))}
-            for k in EVALUATIONS
-        },
+        "found": _after(curves),
         "evaluations_to_1.03": [int(np.argmax(curve <= 1.03)) + 1 if min(curve) <= 1.03 else None for curve in curves],
         "sampler_ms": 1e3 * float(np.mean([run.seconds / len(run.rows) for run in runs])),
     }
@@ -83,10 +80,7 @@ def rehearsed(space: Measured, searchable: Space) -> dict[str, Any]:
     return {
         "seeds": SEEDS,
         "under_way": UNDER_WAY,
-        "found": {
-            str(k): {"mean": float(curves[:, k - 1].mean()), "p95": float(np.quantile(curves[:, k - 1], 0.95))}
-            for k in EVALUATIONS
-        },
+        "found": _after(curves),
     }
 
 
@@ -110,6 +104,14 @@ def _rehearsal(space: Measured, search: Search) -> np.ndarray:
         search.tell(config, None if measured is None else measured * 1e-9)
         times.append(np.inf if measured is None else measured)
     return np.minimum.accumulate(np.array(times + [np.inf] * (max(EVALUATIONS) - len(times))))
+
+
+def _after(curves: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean and 95th percentile over the seeds [seeds, evaluations], by the number of evaluations."""
+    return {
+        str(k): {"mean": float(curves[:, k - 1].mean()), "p95": float(np.quantile(curves[:, k - 1], 0.95))}
+        for k in EVALUATIONS
+    }
 
 
 def _found(recorded: replay.Recorded, rows: Sequence[int]) -> np.ndarray:

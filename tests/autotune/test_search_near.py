@@ -108,3 +108,15 @@ def test_when_no_step_is_left_the_model_chooses_two_steps_away(space) -> None:
     while near.next(lambda config: config not in done) is not None:
         pass
     assert best in near.region and at(4, 4, 4) not in near.region
+
+
+def test_where_steps_are_few_the_model_still_has_two_turns_of_three(space) -> None:
+    near = Near(space, 0)
+    near.begin(space.default)
+    near.told(space.default, 1.0)
+    done = {space.default, *neighbours(space, space.default)}
+    turns = []
+    for _ in range(30):
+        assert near.next(lambda config: config not in done) is None
+        turns.append(bool(near.region))
+    assert 9 <= sum(turns) <= 11
