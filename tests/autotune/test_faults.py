@@ -1,6 +1,7 @@
 """Candidates that misbehave in every way, and kills from outside: each costs a trial at most, and the winner stays."""
 
 import contextlib
+import os
 import random
 import signal
 import sqlite3
@@ -54,11 +55,12 @@ def leftovers(tmp_path: Path) -> list[str]:
 
 
 def orphans() -> list[psutil.Process]:
-    """Workers of these tests that still run, whoever their parent is now."""
+    """Workers of this very test that still run, whoever their parent is now: others may run beside it."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if faulty.PROGRAM[1] in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+    for process in psutil.process_iter(["cmdline", "status", "environ"]):
+        words, mine = process.info["cmdline"] or [], (process.info["environ"] or {}).get("TMPDIR")
+        running = process.info["status"] != psutil.STATUS_ZOMBIE
+        if faulty.PROGRAM[1] in words and running and mine == os.environ["TMPDIR"]:
             found.append(process)
     return found
 
