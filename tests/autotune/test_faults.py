@@ -60,7 +60,7 @@ def orphans() -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "status", "environ"]):
         words, mine = process.info["cmdline"] or [], (process.info["environ"] or {}).get("TMPDIR")
         running = process.info["status"] != psutil.STATUS_ZOMBIE
-        if faulty.PROGRAM[1] in words and running and mine == os.environ.get("TMPDIR"):
+        if faulty.PROGRAM[1] in words and running and mine == os.environ["TMPDIR"]:
             found.append(process)
     return found
 

@@ -19,6 +19,12 @@ from autotune.measure.process import Worker, WorkerDied
 KEY = Faulty(1).key
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch) -> None:
+    """By which `gone` tells this test's workers from those of tests beside it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def channel(*parts: bytes) -> Channel:
     made = Channel()
     for part in parts:
