@@ -29,6 +29,7 @@ LEADERS = 4
 REMATCH_ROUNDS = 15
 FROM_ELSEWHERE = 2  # of other workers' leaders that meet this one's
 RELATIVES = 4  # winners of other shapes and chips that a search begins with
+LEADERS_BEFORE = 5  # and of the nearest of those, what was fastest: its best alone is often not good here (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class ProblemSearch:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
         run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
         """
-        hints = [Config(w.config) for w in known_elsewhere(self.db, self.device, self.problem)]
+        hints = known_elsewhere(self.db, self.device, self.problem)
         for other in reversed(others):
             won = other.config
             shared = {n: won.get(n, won.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
@@ -278,12 +279,13 @@ class ProblemSearch:
         self.db.set_winner(self.device, winner, self.run_id, None)
 
 
-def known_elsewhere(db: TuningDB, device: Device, problem: Problem) -> list[Winner]:
+def known_elsewhere(db: TuningDB, device: Device, problem: Problem) -> list[Config]:
     """What to try first: the winner that a model would run with now, then those nearest to this problem, by shape and
-    by chip, from this database and from those that come with autotune."""
-    answer = db.lookup(device, problem.key, problem.template_version)
-    near = db.relatives(device, problem.key, problem.template_version)[:RELATIVES]
-    return [*([answer.winner] if answer.winner else []), *near]
+    by chip, from this database and from those that come with autotune; then what else was fast for the nearest one."""
+    asked = (device, problem.key, problem.template_version)
+    answer = db.lookup(*asked)
+    winners = [*([answer.winner] if answer.winner else []), *db.relatives(*asked)[:RELATIVES]]
+    return list(dict.fromkeys(map(Config, (*(w.config for w in winners), *db.leaders(*asked, LEADERS_BEFORE)))))
 
 
 def _facts(compiled: Answer) -> Sequence[Facts | None]:

@@ -27,7 +27,7 @@ from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
-from tuning_db import TuningDB, lines, open_db, shipped
+from tuning_db import TuningDB, facts, lines, open_db, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 1.05
@@ -77,13 +77,14 @@ def _times(db: TuningDB, where: Place, problem: Problem) -> tuple[float | None, 
     return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.message != "rematch")
 
 
-def row(kind: str, cold: Outcome, warm: Outcome) -> dict[str, Any]:
-    """One problem of the table."""
+def row(kind: str, seed: int, cold: Outcome, warm: Outcome) -> dict[str, Any]:
+    """One problem of the table, with one seed."""
     worked = [t for t in cold.times if t is not None]
     best = min(worked)
     found = [t for t in warm.times if t is not None]
     return {
         "kind": kind,
+        "seed": seed,
         "problem": cold.problem.key,
         "began_with": warm.source,
         "cold_best_us": best / 1e3,
@@ -101,7 +102,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     warm = [r["warm_evaluations"] if r["warm_evaluations"] is not None else float("inf") for r in rows]
     share = sum(n <= AIM_EVALUATIONS for n in warm) / len(rows)
     return {
-        "problems": len(rows),
+        "problems": len({r["problem"] for r in rows}),
+        "searches": len(rows),
         "cold_median": statistics.median(cold),
         "warm_median": statistics.median(warm),
         "share_within_10": share,
@@ -111,25 +113,23 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Winners and their devices from databases or exports, those of chosen devices."""
-    found: dict[str, list[dict[str, Any]]] = {"device": [], "winner": []}
+    """What databases or exports hold of chosen devices: trials too, where they have any."""
+    found: list[dict[str, Any]] = []
     for path in paths:
         if path.suffix == ".jsonl":
-            facts = list(lines.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
+            held = list(lines.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
         else:
             with open_db(path, readonly=True) as db:
-                facts = db.facts(winners_only=True)
-        devices = [f for f in facts if f["kind"] == "device" and chosen(f)]
-        names = {f["fingerprint"] for f in devices}
-        found["device"] += devices
-        found["winner"] += [f for f in facts if f["kind"] == "winner" and f["device"] in names]
-    return [*found["device"], *found["winner"]]
+                held = db.facts()
+        for chip_key in dict.fromkeys(f["chip_key"] for f in held if f["kind"] == "device" and chosen(f)):
+            found += facts.of_chip_key(held, chip_key)
+    return found
 
 
-def known_problems(facts: Iterable[dict[str, Any]], where: Place) -> list[Problem]:
+def known_problems(records: Iterable[dict[str, Any]]) -> list[Problem]:
     """Of the records of other chips the problems that can be tuned alone here, one shape of each kind."""
     kinds: dict[str, Problem] = {}
-    for fact in facts:
+    for fact in records:
         if fact["kind"] == "winner" and not fact["problem"].startswith("layer:"):
             problem = registry.parse_problem(fact["problem"])
             if problem.template_version == fact["template_version"]:
@@ -137,37 +137,52 @@ def known_problems(facts: Iterable[dict[str, Any]], where: Place) -> list[Proble
     return sorted(kinds.values(), key=lambda p: p.key)
 
 
+def from_chip(
+    where: Place, elsewhere: Sequence[dict[str, Any]], limit: int, trials: int, seed: int
+) -> list[dict[str, Any]]:
+    """From another chip's records of the same problems, `limit` of them at most; nothing if there are none."""
+    problems = known_problems(elsewhere)
+    if not problems:
+        return []
+    problems = problems[:: max(1, len(problems) // limit)][:limit]
+    cold, warm = (search(problems, where, trials, seed, known) for known in ([], elsewhere))
+    return [row("chip", seed, c, w) for c, w in zip(cold, warm, strict=True)]
+
+
+def from_shape(
+    where: Place, wide: Sequence[Problem], narrow: Sequence[Problem], trials: int, seed: int
+) -> list[dict[str, Any]]:
+    """From a tuning run of the wide problems on this very chip to the narrow ones."""
+    with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
+        with Crew(where.compilers, where.apart, where.program) as crew:
+            side_by_side.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
+        known = db.facts()
+    cold, warm = (search(narrow, where, trials, seed, held) for held in ([], known))
+    return [row("shape", seed, c, w) for c, w in zip(cold, warm, strict=True)]
+
+
 def run(
     where: Place,
     others: Sequence[Path],
     trials: int,
-    seed: int,
+    seeds: Sequence[int],
     limit: int,
     wide: Sequence[Problem],
     narrow: Sequence[Problem],
 ) -> dict[str, Any]:
     """Both transfers on the device at hand: chip to chip if records of another chip are given, and shape to shape."""
     begun = time.monotonic()
-    rows = []
     elsewhere = records(others, lambda device: device["chip_key"] != where.device.chip_key)
-    problems = known_problems(elsewhere, where)
-    if problems:
-        problems = problems[:: max(1, len(problems) // limit)][:limit]
-        cold, warm = (search(problems, where, trials, seed, known) for known in ([], elsewhere))
-        rows += [row("chip", c, w) for c, w in zip(cold, warm, strict=True)]
-    with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
-        with Crew(where.compilers, where.apart, where.program) as crew:
-            side_by_side.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
-        known = db.facts(winners_only=True)
-    cold, warm = (search(narrow, where, trials, seed, facts) for facts in ([], known))
-    rows += [row("shape", c, w) for c, w in zip(cold, warm, strict=True)]
+    rows = []
+    for seed in seeds:
+        rows += from_chip(where, elsewhere, limit, trials, seed) + from_shape(where, wide, narrow, trials, seed)
     kinds = dict.fromkeys(r["kind"] for r in rows)
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": {"chip": where.device.chip, "fingerprint": where.device.fingerprint},
         "versions": versions(),
         "records_from": sorted({f["chip"] for f in elsewhere if f["kind"] == "device"}),
-        "settings": {"trials": trials, "seed": seed, "within": WITHIN},
+        "settings": {"trials": trials, "seeds": list(seeds), "within": WITHIN},
         "seconds": round(time.monotonic() - begun, 1),
         "summary": {kind: summary([r for r in rows if r["kind"] == kind]) for kind in kinds},
         "rows": rows,
@@ -181,14 +196,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--trials", type=int, default=50, help="Evaluations of each search, per problem.")
     parser.add_argument("--problems", type=int, default=8, help="Of another chip's records, at most.")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="How often all is done.")
     parser.add_argument("--out", type=Path, help="default: benchmarks/CHIP/transfer.json")
     parser.add_argument("records", nargs="*", type=Path, help="Databases or exports.  [default: tuning_db/shipped/]")
     arguments = parser.parse_args()
     where = place.of(arguments.device)
     others = arguments.records or sorted(shipped.FOLDER.glob(f"{where.device.backend}-*.jsonl"))
     shipped.FOLDER = Path("/nothing")  # cold is cold: what is shipped for this chip is not looked at
-    document = run(where, others, arguments.trials, arguments.seed, arguments.problems, shapes(4096), shapes(2560))
+    seeds = range(arguments.seeds)
+    document = run(where, others, arguments.trials, seeds, arguments.problems, shapes(4096), shapes(2560))
     chip = where.device.chip.lower().replace("nvidia ", "").split()[0]
     out = arguments.out or ROOT / "benchmarks" / chip / "transfer.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -164,8 +164,32 @@ class Finder:
             *own, *(r for r in shipped.of_family(family, device.backend) if r["template_version"] == version)
         ]  # fmt: skip
 
-        def far(row: Row) -> tuple:
-            chip = row["chip"] != device.chip, row["capability"] != device.capability
-            return keys.distance(wanted, keys.parse(row["problem"])), *chip, row["median_ns"]
+        return sorted(found, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
 
-        return sorted(found, key=far)
+    def leaders(self, device: Device, problem: str, version: int, most: int) -> list[str]:
+        """Configurations as JSON: what was fastest for the nearest of the problems that this file has trials of; on
+        this chip before others."""
+        wanted = keys.parse(problem)
+        tried = self._query(
+            "SELECT DISTINCT r.device_id, r.problem_id, p.key AS problem, d.chip, d.capability FROM runs r "
+            "JOIN problems p ON p.id = r.problem_id JOIN devices d ON d.id = r.device_id "
+            "WHERE p.family = ? AND r.template_version = ? AND d.backend = ? AND (p.key, d.fingerprint) != (?, ?) "
+            "AND EXISTS (SELECT 1 FROM run_trials t WHERE t.run_id = r.id AND t.outcome = 'ok')",
+            (keys.family(problem), version, device.backend, problem, device.fingerprint),
+        )
+        if not tried:
+            return []
+        nearest = min(tried, key=lambda row: _far(device, wanted, row))
+        times = self._query(
+            "SELECT t.config, t.median_ns FROM run_trials t JOIN runs r ON r.id = t.run_id WHERE r.device_id = ? AND "
+            "r.problem_id = ? AND r.template_version = ? AND t.outcome = 'ok' ORDER BY t.id",
+            (nearest["device_id"], nearest["problem_id"], version),
+        )
+        last = {row["config"]: row["median_ns"] for row in times}  # a rematch counts more than a trial
+        return sorted(last, key=last.__getitem__)[:most]
+
+
+def _far(device: Device, wanted: Any, row: Row) -> tuple:
+    """How far from home something was measured: by shape, and for one shape by chip."""
+    chip = row["chip"] != device.chip, row["capability"] != device.capability
+    return keys.distance(wanted, keys.parse(row["problem"])), *chip

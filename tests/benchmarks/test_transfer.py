@@ -37,7 +37,7 @@ def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> 
     with open_db(tmp_path / "other.db") as db, Crew(where.compilers, where.apart, where.program) as crew:
         side_by_side.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
     here = fake_gpu.place(DEVICE, compilers=1)  # candidates come in the order they were proposed
-    document = bench.run(here, [tmp_path / "other.db"], 12, 0, 4, [Part("ffn", 4096)], [Part("ffn", 2560)])
+    document = bench.run(here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], [Part("ffn", 2560)])
     assert [r["kind"] for r in document["rows"]] == ["chip", "shape"] and document["records_from"] == ["Other 200"]
     chip, shape = document["rows"]
     assert (chip["began_with"], shape["began_with"]) == ("nearest chip", "nearest shape on this chip")

@@ -1,5 +1,6 @@
 """One test for each source of a configuration, the order among them, and how near "nearest" is."""
 
+import dataclasses
 import os
 import time
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_templates.device import Device
 from tuning_db import DatabaseError, keys, lines, open_db, shipped
 from tuning_db.lookup import nearest_shape
-from tuning_db.records import Source
+from tuning_db.records import Outcome, Source, Trial
 
 OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
@@ -70,6 +71,30 @@ def test_a_gpu_of_another_capability_is_never_an_answer(db, samples):
     nothing = db.lookup(chips["T4"], samples.key, 1)
     assert nothing.source is Source.DEFAULT and nothing.winner is None
     assert nothing.detail.startswith("tuned only on another chip: chip ") and "capability" in nothing.detail
+
+
+def test_leaders_are_of_the_nearest_problem_with_trials_the_fastest_first(db, samples):
+    def tried(device, problem, *times):
+        run = db.begin_run(device, samples.run(problem))
+        for tile, ns in enumerate(times, 1):
+            db.record_trial(run, samples.trial(tile, ns))
+        return run
+
+    def leaders(most):
+        return [found["tile"] for found in db.leaders(samples.device(), samples.key, 1, most)]
+
+    assert leaders(5) == []
+    tried(samples.device(), samples.key, 1.0)  # this very problem: it is resumed, and is no hint
+    tried(samples.device(), FAR_SHAPE, 1.0, 2.0)
+    tried(samples.device(), OTHER_FORMAT, 1.0)
+    db.record_trial(db.begin_run(samples.device(), samples.run(samples.key, 2)), samples.trial(9))  # another template
+    assert leaders(5) == [1, 2]
+    tried(samples.device("EPYC"), OTHER_SHAPE, 3.0)
+    near = tried(samples.device(), OTHER_SHAPE, 30.0, 10.0, 20.0, 40.0)
+    db.record_trial(near, Trial({"tile": 8}, Outcome.WRONG))
+    assert leaders(3) == [2, 3, 1] and leaders(1) == [2]
+    db.record_trial(near, dataclasses.replace(samples.trial(2, 25.0), message="rematch"))  # it was luck
+    assert leaders(2) == [3, 2]
 
 
 @pytest.fixture
