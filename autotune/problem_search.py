@@ -18,7 +18,6 @@ from autotune.search.study import Search
 from autotune.studies import Studies, publish
 from autotune.versions import versions
 from kernel_templates import registry
-from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -159,7 +158,7 @@ class ProblemSearch:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
         run have in common with it: parameters of one name mean the same everywhere ("down_lanes" is a kind of "lanes").
         """
-        hints = known_elsewhere(self.db, self.device, self.problem)
+        hints = known_elsewhere(self.db, self.where, self.problem)
         for other in reversed(others):
             won = other.config
             shared = {n: won.get(n, won.get(n.rpartition("_")[2], v)) for n, v in self.space.default.items()}
@@ -279,13 +278,15 @@ class ProblemSearch:
         self.db.set_winner(self.device, winner, self.run_id, None)
 
 
-def known_elsewhere(db: TuningDB, device: Device, problem: Problem) -> list[Config]:
-    """What to try first: the winner that a model would run with now, then those nearest to this problem, by shape and
-    by chip, from this database and from those that come with autotune; then what else was fast for the nearest one."""
-    asked = (device, problem.key, problem.template_version)
-    answer = db.lookup(*asked)
-    winners = [*([answer.winner] if answer.winner else []), *db.relatives(*asked)[:RELATIVES]]
-    return list(dict.fromkeys(map(Config, (*(w.config for w in winners), *db.leaders(*asked, LEADERS_BEFORE)))))
+def known_elsewhere(db: TuningDB, where: Place, problem: Problem) -> list[Config]:
+    """What to try first: what the template would choose for the nearest problem tuned so far, for its rules of thumb
+    have edges; the winner that a model would run with now, then those nearest to this problem, by shape and by chip,
+    from this database and from those that come with autotune; then what else was fast for the nearest one."""
+    asked = (where.device, problem.key, problem.template_version)
+    answer, near = db.lookup(*asked), db.relatives(*asked)[:RELATIVES]
+    defaults = [where.space(registry.parse_problem(w.problem)).default for w in near[:1] if w.problem != problem.key]
+    winners = [Config(w.config) for w in ([answer.winner] if answer.winner else []) + near]
+    return list(dict.fromkeys((*defaults, *winners, *map(Config, db.leaders(*asked, LEADERS_BEFORE)))))
 
 
 def _facts(compiled: Answer) -> Sequence[Facts | None]:

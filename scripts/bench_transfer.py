@@ -9,7 +9,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 1.05
 AIM_EVALUATIONS, AIM_SHARE = 10, 0.8
 ACT = "int16"
+WIDE, NARROW = 4096, (2560, 3072)
+"""Widths of the models whose shapes are tuned first, and then; nothing was made to fit the last one."""
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,18 @@ def from_chip(
 
 
 def from_shape(
-    where: Place, wide: Sequence[Problem], narrow: Sequence[Problem], trials: int, seed: int
+    where: Place, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
 ) -> list[dict[str, Any]]:
-    """From a tuning run of the wide problems on this very chip to the narrow ones."""
+    """From a tuning run of the wide problems on this very chip to others, by the kind of transfer."""
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
         with Crew(where.compilers, where.apart, where.program) as crew:
             side_by_side.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
         known = db.facts()
-    cold, warm = (search(narrow, where, trials, seed, held) for held in ([], known))
-    return [row("shape", seed, c, w) for c, w in zip(cold, warm, strict=True)]
+    rows = []
+    for kind, problems in narrow.items():
+        cold, warm = (search(problems, where, trials, seed, held) for held in ([], known))
+        rows += [row(kind, seed, c, w) for c, w in zip(cold, warm, strict=True)]
+    return rows
 
 
 def run(
@@ -168,7 +173,7 @@ def run(
     seeds: Sequence[int],
     limit: int,
     wide: Sequence[Problem],
-    narrow: Sequence[Problem],
+    narrow: Mapping[str, Sequence[Problem]],
 ) -> dict[str, Any]:
     """Both transfers on the device at hand: chip to chip if records of another chip are given, and shape to shape."""
     begun = time.monotonic()
@@ -204,7 +209,8 @@ def main() -> None:
     others = arguments.records or sorted(shipped.FOLDER.glob(f"{where.device.backend}-*.jsonl"))
     shipped.FOLDER = Path("/nothing")  # cold is cold: what is shipped for this chip is not looked at
     seeds = range(arguments.seeds)
-    document = run(where, others, arguments.trials, seeds, arguments.problems, shapes(4096), shapes(2560))
+    narrow = {f"{WIDE} to {width}": shapes(width) for width in NARROW}
+    document = run(where, others, arguments.trials, seeds, arguments.problems, shapes(WIDE), narrow)
     chip = where.device.chip.lower().replace("nvidia ", "").split()[0]
     out = arguments.out or ROOT / "benchmarks" / chip / "transfer.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -108,11 +108,13 @@ def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
 def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
     """Everything at once, by as few programs a head as can, while all of them are resident together: it is up to twice
     as fast as a loop, and half as fast when some programs have to wait for others (docs/log.md). First a program a
-    head, then one for all heads that share a key head. Longer contexts: some 64 positions a program, as long as there
-    is room for programs."""
+    head, of half the positions where there is room for twice the programs, then one for all heads that share a key
+    head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
-    for warps, most, together in ((8, _SHORT, 1), (4, problem.context, 1), (4, problem.context, group)):
-        elements = _HELD if together <= 2 else _HELD // 2
+    whole, half, any_length = _HELD, _HELD // 2, problem.context
+    tries = ((8, _SHORT, 1, whole), (4, any_length, 1, half), (4, any_length, 1, whole), (4, any_length, group, None))
+    for warps, most, together, elements in tries:
+        elements = elements or (whole if together <= 2 else half)
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.context // tile))
         once = {"tile": tile, "warps": warps, "splits": needed, "heads": together}

@@ -37,8 +37,12 @@ def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> 
     with open_db(tmp_path / "other.db") as db, Crew(where.compilers, where.apart, where.program) as crew:
         side_by_side.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
     here = fake_gpu.place(DEVICE, compilers=1)  # candidates come in the order they were proposed
-    document = bench.run(here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], [Part("ffn", 2560)])
-    assert [r["kind"] for r in document["rows"]] == ["chip", "shape"] and document["records_from"] == ["Other 200"]
+    document = bench.run(
+        here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], {"4096 to 2560": [Part("ffn", 2560)]}
+    )
+    assert [r["kind"] for r in document["rows"]] == ["chip", "4096 to 2560"] and document["records_from"] == [
+        "Other 200"
+    ]
     chip, shape = document["rows"]
     assert (chip["began_with"], shape["began_with"]) == ("nearest chip", "nearest shape on this chip")
     # The default is tried first, what is known elsewhere right after it.
@@ -55,6 +59,7 @@ def test_the_real_shapes_can_be_tuned(bench) -> None:
     from tuning_db import keys
 
     h100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 85017493504)
-    for wide, narrow in zip(bench.shapes(4096), bench.shapes(2560), strict=True):
+    pairs = [pair for width in bench.NARROW for pair in zip(bench.shapes(bench.WIDE), bench.shapes(width), strict=True)]
+    for wide, narrow in pairs:
         assert registry.cuda_space(narrow, h100).default and registry.parse_problem(wide.key) == wide
         assert keys.distance(keys.parse(wide.key), keys.parse(narrow.key)) > 0
