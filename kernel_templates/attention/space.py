@@ -11,6 +11,8 @@ _SHORT = 512  # positions whose keys and values the second-level cache gives at 
 
 _HELD = 64  # elements of a tile's keys a thread, and of its values: with them it takes 216 registers
 
+_JOINED = 32  # splits: to join more costs what smaller shares save
+
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
@@ -111,16 +113,22 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     head, of half the positions where there is room for twice the programs, then one for all heads that share a key
     head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
-    whole, half, any_length = _HELD, _HELD // 2, problem.context
-    tries = ((8, _SHORT, 1, whole), (4, any_length, 1, half), (4, any_length, 1, whole), (4, any_length, group, None))
-    for warps, most, together, elements in tries:
-        elements = elements or (whole if together <= 2 else half)
+    together = _HELD if group <= 2 else _HELD // 2
+    longest, most_splits = problem.context, splits[-1]
+    tries = (  # warps, heads of a program, elements that a thread holds; up to so many positions, and splits
+        (8, 1, _HELD, _SHORT, most_splits),
+        (4, 1, _HELD // 2, longest, _JOINED),
+        (4, 1, _HELD, longest, most_splits),
+        (4, group, together, longest, most_splits),
+    )
+    for warps, heads, elements, positions, joined in tries:
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.context // tile))
-        once = {"tile": tile, "warps": warps, "splits": needed, "heads": together}
-        programs = problem.heads // together * -(-problem.typical.context // tile)
+        once = {"tile": tile, "warps": warps, "splits": needed, "heads": heads}
+        programs = problem.heads // heads * -(-problem.typical.context // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
-        if problem.context <= most and programs <= resident and needed in splits and one_pass(problem, once):
+        fits = problem.context <= positions and programs <= resident and needed in splits and needed <= joined
+        if fits and one_pass(problem, once):
             return once | {"combine": "last" if problem.context <= _SHORT else "kernel"}
     warps = 4
     busy = max(1, min(problem.context // 64, 4 * device.units // problem.kv_heads))
