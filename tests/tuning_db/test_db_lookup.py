@@ -17,7 +17,17 @@ OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
 GPUS = (("L40", "8.9", 132), ("PCIe", "9.0", 114), ("H200", "9.0", 132), ("T4", "7.5", 40))
 OTHER_FORMAT = "matvec:rows=576,cols=576,format=Q8_0,residual=1"
-SLACK = 1 if os.getloadavg()[0] < 1.5 else 4  # times are the goals' on an idle machine only
+PACE_S = 0.04  # a million additions, where the goals were set
+
+
+def _slack() -> float:
+    """Times are the goals' on an idle machine only, and on one as fast as that: a neighbour that load does not show
+    can take two thirds of a core."""
+    begun = time.perf_counter()
+    total = 0
+    for number in range(1_000_000):
+        total += number
+    return max(1.0, (time.perf_counter() - begun) / PACE_S) * (1 if os.getloadavg()[0] < 1.5 else 4)
 
 
 @pytest.fixture
@@ -171,7 +181,8 @@ def test_lookups_among_two_thousand_winners(tmp_path, samples):
     sources = [found[problem].source for problem, _ in wanted]
     assert sources == [Source.NEAREST_SHAPE] * 6 + [Source.EXACT] * 3 + [Source.DEFAULT]
     print(f"a model {min(cold) * 1e3:.2f} ms, one warm {sorted(warm)[len(warm) // 2] * 1e6:.1f} µs")
-    assert min(cold) < 5e-3 * SLACK and min(warm) < 20e-6 * SLACK
+    slack = _slack()
+    assert min(cold) < 5e-3 * slack and min(warm) < 20e-6 * slack
 
 
 def test_another_template_version_is_never_an_answer(db, samples):
@@ -227,7 +238,8 @@ def test_lookups_are_cheap(db, samples):
         one = best_of(20, lambda: reader.lookup(samples.device(), *wanted[0]))
         model = best_of(20, lambda: reader.lookup_all(samples.device(), wanted))
     print(f"one lookup {one * 1e6:.0f} µs, ten at once {model * 1e6:.0f} µs")
-    assert one < 1e-3 * SLACK and model < 5e-3 * SLACK
+    slack = _slack()
+    assert one < 1e-3 * slack and model < 5e-3 * slack
 
 
 sizes = st.integers(0, 200_000)
