@@ -171,18 +171,18 @@ def test_lookups_among_two_thousand_winners(tmp_path, samples):
     for _ in range(7):
         with open_db(path, readonly=True) as reader:
             keys.parse.cache_clear()
+            slack = _slack()
             start = time.perf_counter()
             found = reader.lookup_all(samples.device(), wanted)
-            cold.append(time.perf_counter() - start)
+            cold.append((time.perf_counter() - start) / slack)
             for _ in range(50):
                 start = time.perf_counter()
                 reader.lookup(samples.device(), *wanted[0])
-                warm.append(time.perf_counter() - start)
+                warm.append((time.perf_counter() - start) / slack)
     sources = [found[problem].source for problem, _ in wanted]
     assert sources == [Source.NEAREST_SHAPE] * 6 + [Source.EXACT] * 3 + [Source.DEFAULT]
     print(f"a model {min(cold) * 1e3:.2f} ms, one warm {sorted(warm)[len(warm) // 2] * 1e6:.1f} µs")
-    slack = _slack()
-    assert min(cold) < 5e-3 * slack and min(warm) < 20e-6 * slack
+    assert min(cold) < 5e-3 and min(warm) < 20e-6
 
 
 def test_another_template_version_is_never_an_answer(db, samples):
