@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 
+import pace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,17 +18,7 @@ OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
 GPUS = (("L40", "8.9", 132), ("PCIe", "9.0", 114), ("H200", "9.0", 132), ("T4", "7.5", 40))
 OTHER_FORMAT = "matvec:rows=576,cols=576,format=Q8_0,residual=1"
-PACE_S = 0.02  # a million additions, where a model took 4.1 ms
-
-
-def _slack() -> float:
-    """Times are the goals' on an idle machine only, and on one as fast as that: a neighbour that load does not show
-    can take two thirds of a core."""
-    begun = time.perf_counter()
-    total = 0
-    for number in range(1_000_000):
-        total += number
-    return max(1.0, (time.perf_counter() - begun) / PACE_S) * (1 if os.getloadavg()[0] < 1.5 else 4)
+LOADED = 1 if os.getloadavg()[0] < 1.5 else 4  # times are the goals' on an idle machine only
 
 
 @pytest.fixture
@@ -171,7 +162,7 @@ def test_lookups_among_two_thousand_winners(tmp_path, samples):
     for _ in range(7):
         with open_db(path, readonly=True) as reader:
             keys.parse.cache_clear()
-            slack = _slack()
+            slack = LOADED * pace.slack()
             start = time.perf_counter()
             found = reader.lookup_all(samples.device(), wanted)
             cold.append((time.perf_counter() - start) / slack)
@@ -238,7 +229,7 @@ def test_lookups_are_cheap(db, samples):
         one = best_of(20, lambda: reader.lookup(samples.device(), *wanted[0]))
         model = best_of(20, lambda: reader.lookup_all(samples.device(), wanted))
     print(f"one lookup {one * 1e6:.0f} µs, ten at once {model * 1e6:.0f} µs")
-    slack = _slack()
+    slack = LOADED * pace.slack()
     assert one < 1e-3 * slack and model < 5e-3 * slack
 
 

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import time
 
+import pace
 import pytest
 
 from tuning_db import open_db
@@ -73,7 +74,7 @@ def test_readers_and_writers_together(tmp_path, samples, readers, seconds):
     lookups = sum(count for what, count, _ in answers if what == "read")
     print(f"{lookups} lookups by {readers} beside {written} trials and winners: p99 {p99 * 1e3:.2f} ms")
     if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):  # else waiting for a processor would be what is measured
-        assert p99 <= 5e-3
+        assert p99 <= 5e-3 * pace.slack()
 
 
 def _write_until_killed(path, samples, pipe):
