@@ -284,9 +284,17 @@ def known_elsewhere(db: TuningDB, where: Place, problem: Problem) -> list[Config
     from this database and from those that come with autotune; then what else was fast for the nearest one."""
     asked = (where.device, problem.key, problem.template_version)
     answer, near = db.lookup(*asked), db.relatives(*asked)[:RELATIVES]
-    defaults = [where.space(registry.parse_problem(w.problem)).default for w in near[:1] if w.problem != problem.key]
-    winners = [Config(w.config) for w in ([answer.winner] if answer.winner else []) + near]
-    return list(dict.fromkeys((*defaults, *winners, *map(Config, db.leaders(*asked, LEADERS_BEFORE)))))
+    winners = [w.config for w in ([answer.winner] if answer.winner else []) + near]
+    untuned = [default for w in near[:1] if (default := _untuned(where, w.problem))]
+    return [*untuned, *map(Config, (*winners, *db.leaders(*asked, LEADERS_BEFORE)))]
+
+
+def _untuned(where: Place, problem: str) -> Config | None:
+    """The default of another problem; None where its sizes, out of somebody's database, suit no template."""
+    try:
+        return where.space(registry.parse_problem(problem)).default
+    except (ValueError, ArithmeticError):
+        return None
 
 
 def _facts(compiled: Answer) -> Sequence[Facts | None]:

@@ -128,10 +128,10 @@ def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> 
     return found
 
 
-def known_problems(records: Iterable[dict[str, Any]]) -> list[Problem]:
+def known_problems(held: Iterable[dict[str, Any]]) -> list[Problem]:
     """Of the records of other chips the problems that can be tuned alone here, one shape of each kind."""
     kinds: dict[str, Problem] = {}
-    for fact in records:
+    for fact in held:
         if fact["kind"] == "winner" and not fact["problem"].startswith("layer:"):
             problem = registry.parse_problem(fact["problem"])
             if problem.template_version == fact["template_version"]:

@@ -154,7 +154,7 @@ class Finder:
 
     def relatives(self, device: Device, problem: str, version: int) -> list[Row]:
         """Winners of problems of one family on any chip of this backend, from this file and shipped ones, the nearest
-        first: this chip's before others', then by shape."""
+        first: by shape, and of one shape this chip's before others'."""
         family, wanted = keys.family(problem), keys.parse(problem)
         own = self._query(
             _COLUMNS + "WHERE p.family = ? AND w.current AND w.template_version = ? AND d.backend = ?",
@@ -167,8 +167,7 @@ class Finder:
         return sorted(found, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
 
     def leaders(self, device: Device, problem: str, version: int, most: int) -> list[str]:
-        """Configurations as JSON: what was fastest for the nearest of the problems that this file has trials of; on
-        this chip before others."""
+        """Configurations as JSON: what was fastest for the nearest of the problems that this file has trials of."""
         wanted = keys.parse(problem)
         tried = self._query(
             "SELECT DISTINCT r.device_id, r.problem_id, p.key AS problem, d.chip, d.capability FROM runs r "
@@ -189,7 +188,7 @@ class Finder:
         return sorted(last, key=last.__getitem__)[:most]
 
 
-def _far(device: Device, wanted: Any, row: Row) -> tuple:
+def _far(device: Device, wanted: keys.ProblemKey, row: Row) -> tuple:
     """How far from home something was measured: by shape, and for one shape by chip."""
     chip = row["chip"] != device.chip, row["capability"] != device.capability
     return keys.distance(wanted, keys.parse(row["problem"])), *chip

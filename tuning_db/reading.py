@@ -1,6 +1,5 @@
 """Everything that asks the database. One connection, for one thread of one process."""
 
-import json
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,10 +120,10 @@ class Reader:
             return [rows.winner_from(row) for row in self._finder.relatives(device, problem, template_version)]
 
     def leaders(self, device: Device, problem: str, template_version: int, most: int) -> list[dict[str, Any]]:
-        """The fastest configurations of the nearest problem that this file has trials of, on this chip before others,
-        the fastest first: what was nearly best there may be best here."""
+        """The fastest configurations of the nearest problem that this file has trials of, the fastest first: what was
+        nearly best there may be best here. As far away, this chip's count before others'."""
         with translated(self.path), self._sensible():
-            return [json.loads(found) for found in self._finder.leaders(device, problem, template_version, most)]
+            return [rows.mapping(text) for text in self._finder.leaders(device, problem, template_version, most)]
 
     def facts(self, winners_only: bool = False) -> list[dict[str, Any]]:
         """Everything there is, or current winners alone, as facts for others; see `tuning_db.lines`."""

@@ -70,7 +70,7 @@ def stored_run_from(row: Row) -> StoredRun:
         space_size=int(row["space_size"]),
         work_bytes=int(row["work_bytes"]),
         work_ops=int(row["work_ops"]),
-        versions=_mapping(row["run_versions"]),
+        versions=mapping(row["run_versions"]),
         objective=Objective(row["objective"]),
     )
     return StoredRun(
@@ -100,7 +100,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 
 def trial_from(row: Row) -> Trial:
     return Trial(
-        config=_mapping(row["config"]),
+        config=mapping(row["config"]),
         outcome=Outcome(row["outcome"]),
         measurement=None if row["median_ns"] is None else _measurement_from(row),
         compile_s=_optional_float(row["compile_s"]),
@@ -128,13 +128,13 @@ def winner_from(row: Row) -> Winner:
     return Winner(
         problem=row["problem"],
         template_version=int(row["template_version"]),
-        config=_mapping(row["config"]),
+        config=mapping(row["config"]),
         measurement=_measurement_from(row),
         default_ns=_optional_float(row["default_ns"]),
         error=float(row["error"]),
         tolerance=float(row["tolerance"]),
         reference=row["reference"],
-        versions=_mapping(row["winner_versions"]),
+        versions=mapping(row["winner_versions"]),
         clock_mhz=_optional_float(row["clock_mhz"]),
     )
 
@@ -171,12 +171,12 @@ def _measurement_from(row: Row) -> Measurement:
         median_ns=float(row["median_ns"]),
         q90_ns=float(row["q90_ns"]),
         samples=int(row["samples"]),
-        state=None if row["state"] is None else _mapping(row["state"]),
+        state=None if row["state"] is None else mapping(row["state"]),
         energy_uj=_optional_float(row["energy_uj"]),
     )
 
 
-def _mapping(text: str) -> dict[str, Any]:
+def mapping(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {text[:40]!r}")

@@ -40,9 +40,8 @@ def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> 
     document = bench.run(
         here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], {"4096 to 2560": [Part("ffn", 2560)]}
     )
-    assert [r["kind"] for r in document["rows"]] == ["chip", "4096 to 2560"] and document["records_from"] == [
-        "Other 200"
-    ]
+    assert [r["kind"] for r in document["rows"]] == ["chip", "4096 to 2560"]
+    assert document["records_from"] == ["Other 200"]
     chip, shape = document["rows"]
     assert (chip["began_with"], shape["began_with"]) == ("nearest chip", "nearest shape on this chip")
     # The default is tried first, what is known elsewhere right after it.

@@ -146,3 +146,13 @@ def test_space_has_a_valid_default_and_no_needless_splits(shape, context, units)
     configs = found.configs()
     assert found.default in configs and len(configs) <= 500
     assert all(c["splits"] == 1 or c["splits"] // 2 * c["tile"] < context for c in configs)
+
+
+def test_twice_the_programs_of_half_the_positions_where_all_are_resident():
+    def untuned(heads: int, kv_heads: int, context: int) -> tuple[int, int]:
+        default = space.cuda(Attention(heads, kv_heads, 128, context), H100).default
+        return default["tile"], default["splits"]
+
+    assert untuned(16, 8, 640) == (32, 32)
+    assert untuned(32, 8, 640) == (64, 16), "twice as many would have to wait"
+    assert untuned(8, 8, 1280) == (64, 32), "64 splits are too many to join"

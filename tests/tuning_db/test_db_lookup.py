@@ -158,21 +158,23 @@ def test_lookups_among_two_thousand_winners(tmp_path, samples):
             large.set_winner(samples.device(), samples.winner(f"{op}:rows={size},cols=576,format=Q4_1"), None, None)
     wanted = [(f"{op}:rows={rows},cols=577,format=Q4_1", 1) for op in ("matvec", "ffn", "head") for rows in (576, 700)]
     wanted += [(f"{op}:rows=640,cols=576,format=Q4_1", 1) for op in ("matvec", "ffn", "head")] + [("sort:rows=1", 1)]
-    cold, warm = [], []
+    cold, warm, slacks = [], [], []
     for _ in range(7):
         with open_db(path, readonly=True) as reader:
             keys.parse.cache_clear()
-            slack = LOADED * pace.slack()
+            slack = max(LOADED, pace.slack())
             start = time.perf_counter()
             found = reader.lookup_all(samples.device(), wanted)
             cold.append((time.perf_counter() - start) / slack)
+            slacks.append(slack)
             for _ in range(50):
                 start = time.perf_counter()
                 reader.lookup(samples.device(), *wanted[0])
                 warm.append((time.perf_counter() - start) / slack)
     sources = [found[problem].source for problem, _ in wanted]
     assert sources == [Source.NEAREST_SHAPE] * 6 + [Source.EXACT] * 3 + [Source.DEFAULT]
-    print(f"a model {min(cold) * 1e3:.2f} ms, one warm {sorted(warm)[len(warm) // 2] * 1e6:.1f} µs")
+    print(f"a model {min(cold) * 1e3:.2f} ms, one warm {sorted(warm)[len(warm) // 2] * 1e6:.1f} µs, "
+          f"divided by {min(slacks):.2f} to {max(slacks):.2f}")  # fmt: skip
     assert min(cold) < 5e-3 and min(warm) < 20e-6
 
 
@@ -229,7 +231,7 @@ def test_lookups_are_cheap(db, samples):
         one = best_of(20, lambda: reader.lookup(samples.device(), *wanted[0]))
         model = best_of(20, lambda: reader.lookup_all(samples.device(), wanted))
     print(f"one lookup {one * 1e6:.0f} µs, ten at once {model * 1e6:.0f} µs")
-    slack = LOADED * pace.slack()
+    slack = max(LOADED, pace.slack())
     assert one < 1e-3 * slack and model < 5e-3 * slack
 
 
