@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune import bytecode
 from autotune.commands import (
     bench,
     chat,
@@ -27,7 +26,8 @@ from autotune.commands import (
     screen,
     tune,
 )
-from autotune.errors import one_line
+from autotune.commands.errors import one_line
+from autotune.runner import bytecode
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from kernel_templates.problem import Problem
 from model.chat import ChatTemplate
-from model.choices import Choice
 from model.config import ModelConfig
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile, open_gguf
+from model.kernel_choices import Choice
 from model.runner import Runner, Settings
 from model.sampling import Sampler
 from model.tokenizer import Tokenizer

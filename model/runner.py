@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kernel_templates.problem import Problem
-from model.choices import Choice
+from model.kernel_choices import Choice
 from model.sampling import Sampler
 from tuning_db import TuningDB
 

@@ -7,7 +7,7 @@ at load is lossless and changes no score, because q and k are reordered alike.
 import numpy as np
 import torch
 
-from kernel_templates import formats, samples
+from kernel_templates import formats, random_inputs
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
@@ -31,7 +31,7 @@ def vector(file: GGUFFile, name: str) -> np.ndarray:
     """A one-dimensional tensor as float32, padded like every kernel buffer."""
     info = file.tensors[name]
     values = formats.get(info.format_name).dequantize(torch.from_numpy(np.array(file.raw(name))))
-    out = samples.buffer(info.shape[-1])
+    out = random_inputs.buffer(info.shape[-1])
     out[: info.shape[-1]] = values.reshape(-1).numpy()
     return out
 

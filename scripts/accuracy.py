@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from autotune.versions import versions
+from autotune.runner.versions import versions
 from kernel_templates.cpu import machine
 from model.gguf_file import open_gguf
 from model.reference import reference_logits

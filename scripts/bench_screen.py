@@ -21,8 +21,8 @@ from screening import judging, measuring, searching, space_files
 from screening.recording import Recording
 from screening.spaces import HELD_OUT, PARTS
 
-from autotune import place
-from autotune.versions import versions
+from autotune.runner.versions import versions
+from autotune.tuning import target
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.space import Config
@@ -70,8 +70,8 @@ def measure(folder: Path, device: str, budget: float, compilers: int | None, hel
     Example: scripts/bench_screen measure --folder /tmp/spaces
     """
     begun = time.monotonic()
-    parts, where = HELD_OUT if held_out else PARTS, place.of(device)
-    where = replace(where, compilers=compilers or place.cores() - 1, compile_s=20.0)
+    parts, where = HELD_OUT if held_out else PARTS, target.of(device)
+    where = replace(where, compilers=compilers or target.cores() - 1, compile_s=20.0)
     spaces = {part.problem: part.space(where.device) for part in parts.values()}
     for name, part in parts.items():
         screen.print(f"{name}: {len(spaces[part.problem].configs())} configurations of {part.key}")
@@ -137,15 +137,15 @@ def judge(spaces: Path, out: Path | None) -> None:
         if part := (PARTS | HELD_OUT).get(name):
             results[name]["rehearsal"] = judging.rehearsed(space, part.space(space.device))
     first = next(iter(measured.values()))
-    target = out or ROOT / "benchmarks" / facts.chip_folder(first.device.chip) / "screen.json"
-    document = json.loads(target.read_text()) if target.exists() else {}
+    path = out or ROOT / "benchmarks" / facts.chip_folder(first.device.chip) / "screen.json"
+    document = json.loads(path.read_text()) if path.exists() else {}
     document |= {
         "device": {"chip": first.device.chip, "versions": dict(first.device.versions)},
         "measured_by": dict(first.versions),
         "judged_by": versions(),
         "spaces": results,
     }
-    facts.write(target, document)
+    facts.write(path, document)
     _show(results)
 
 
@@ -185,7 +185,7 @@ def search(
 
     Example: scripts/bench_screen search --folder /tmp/searches --cold 30 --seeds 3
     """
-    where = place.of(device)
+    where = target.of(device)
     folder.mkdir(parents=True, exist_ok=True)
     done = Lines(folder / "search.jsonl")
     parts = {name: part for name, part in PARTS.items() if not names or name in names}
@@ -208,12 +208,12 @@ def search(
         configs = list(dict.fromkeys([judging.best_config(space), *(Config(r["config"]) for r in mine)]))
         times = dict(zip(configs, searching.compare(part, where, configs), strict=True))
         done.replace(name, [{**r, "ns": times[Config(r["config"])], "best_ns": times[configs[0]]} for r in mine])
-    target = out or ROOT / "benchmarks" / facts.chip_folder(where.device.chip) / "screen.json"
-    document = json.loads(target.read_text()) if target.exists() else {}
+    path = out or ROOT / "benchmarks" / facts.chip_folder(where.device.chip) / "screen.json"
+    document = json.loads(path.read_text()) if path.exists() else {}
     document["searches"] = {
         "device": where.device.chip, "versions": versions(), "compilers": where.compilers, "runs": done.rows,
     }  # fmt: skip
-    facts.write(target, document)
+    facts.write(path, document)
     for name in parts:
         for kind in kinds:
             ratios = [r["ns"] / r["best_ns"] for r in done.find(space=name, kind=kind)]

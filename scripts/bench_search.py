@@ -24,9 +24,9 @@ import click
 import numpy as np
 from peer import facts
 
-from autotune import replay
-from autotune.errors import UserError
-from autotune.versions import versions
+from autotune import UserError
+from autotune.runner.versions import versions
+from autotune.samplers import replay
 from kernel_templates.cpu import machine
 
 ROOT = Path(__file__).resolve().parent.parent

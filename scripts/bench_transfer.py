@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import place, side_by_side
-from autotune.measure.crew import Crew
-from autotune.place import Place
-from autotune.versions import versions
+from autotune.runner.versions import versions
+from autotune.runner.worker_pool import WorkerPool
+from autotune.tuning import parallel, target
+from autotune.tuning.target import TuneTarget
 from kernel_templates import registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
@@ -27,7 +27,7 @@ from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
-from tuning_db import TuningDB, facts, lines, open_db, shipped
+from tuning_db import TuningDB, jsonl, merge, open_db, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 1.05
@@ -62,19 +62,19 @@ def shapes(hidden: int) -> list[Problem]:
 
 
 def search(
-    problems: Iterable[Problem], where: Place, trials: int, seed: int, known: Sequence[dict[str, Any]]
+    problems: Iterable[Problem], where: TuneTarget, trials: int, seed: int, known: Sequence[dict[str, Any]]
 ) -> list[Outcome]:
     """Tune in an empty database to which `known`, records of elsewhere, was added."""
     problems = list(problems)
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "t.db") as db, ExitStack() as stack:
         db.add(known)
         sources = {p: str(db.lookup(where.device, p.key, p.template_version).source) for p in problems}
-        crew = stack.enter_context(Crew(where.compilers, where.apart, where.program))
-        side_by_side.tune(dict.fromkeys(problems, 1), db, where, crew, trials=trials, seed=seed)
+        crew = stack.enter_context(WorkerPool(where.compilers, where.apart, where.program))
+        parallel.tune(dict.fromkeys(problems, 1), db, where, crew, trials=trials, seed=seed)
         return [Outcome(p, _times(db, where, p), sources[p]) for p in problems]
 
 
-def _times(db: TuningDB, where: Place, problem: Problem) -> tuple[float | None, ...]:
+def _times(db: TuningDB, where: TuneTarget, problem: Problem) -> tuple[float | None, ...]:
     past = db.past_trials(where.device, problem.key, problem.template_version)
     return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.message != "rematch")
 
@@ -119,12 +119,12 @@ def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> 
     found: list[dict[str, Any]] = []
     for path in paths:
         if path.suffix == ".jsonl":
-            held = list(lines.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
+            held = list(jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
         else:
             with open_db(path, readonly=True) as db:
                 held = db.facts()
         for chip_key in dict.fromkeys(f["chip_key"] for f in held if f["kind"] == "device" and chosen(f)):
-            found += facts.of_chip_key(held, chip_key)
+            found += merge.of_chip_key(held, chip_key)
     return found
 
 
@@ -140,7 +140,7 @@ def known_problems(held: Iterable[dict[str, Any]]) -> list[Problem]:
 
 
 def from_chip(
-    where: Place, elsewhere: Sequence[dict[str, Any]], limit: int, trials: int, seed: int
+    where: TuneTarget, elsewhere: Sequence[dict[str, Any]], limit: int, trials: int, seed: int
 ) -> list[dict[str, Any]]:
     """From another chip's records of the same problems, `limit` of them at most; nothing if there are none."""
     problems = known_problems(elsewhere)
@@ -152,12 +152,12 @@ def from_chip(
 
 
 def from_shape(
-    where: Place, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
+    where: TuneTarget, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
 ) -> list[dict[str, Any]]:
     """From a tuning run of the wide problems on this very chip to others, by the kind of transfer."""
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
-        with Crew(where.compilers, where.apart, where.program) as crew:
-            side_by_side.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
+        with WorkerPool(where.compilers, where.apart, where.program) as crew:
+            parallel.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
         known = db.facts()
     rows = []
     for kind, problems in narrow.items():
@@ -167,7 +167,7 @@ def from_shape(
 
 
 def run(
-    where: Place,
+    where: TuneTarget,
     others: Sequence[Path],
     trials: int,
     seeds: Sequence[int],
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/CHIP/transfer.json")
     parser.add_argument("records", nargs="*", type=Path, help="Databases or exports.  [default: tuning_db/shipped/]")
     arguments = parser.parse_args()
-    where = place.of(arguments.device)
+    where = target.of(arguments.device)
     others = arguments.records or sorted(shipped.FOLDER.glob(f"{where.device.backend}-*.jsonl"))
     shipped.FOLDER = Path("/nothing")  # cold is cold: what is shipped for this chip is not looked at
     seeds = range(arguments.seeds)

@@ -36,7 +36,7 @@ def main() -> None:
     if not given.again:
         _from_a_copy(given)
         return
-    from autotune.nsight import ncu
+    from autotune.profiling import ncu
 
     profiler = ncu.find()
     if profiler is None:
@@ -88,7 +88,7 @@ def _from_a_copy(given: argparse.Namespace) -> None:
 
 def _calls(operations: tuple[str, ...]) -> list:
     """The default and the winner of every problem of these operations that benchmarks/ has; layers of one context."""
-    from autotune.nsight.recording import Call
+    from autotune.profiling.recording import Call
     from kernel_templates import registry
     from kernel_templates.cuda import machine
     from kernel_templates.space import Config
@@ -104,7 +104,7 @@ def _calls(operations: tuple[str, ...]) -> list:
 
 
 def _ours(out: Path, name: str, operations: tuple[str, ...], profiler: Path) -> str | None:
-    from autotune.nsight.recording import record
+    from autotune.profiling.recording import record
 
     folder = COPY / name
     folder.mkdir()
@@ -117,7 +117,7 @@ def _ours(out: Path, name: str, operations: tuple[str, ...], profiler: Path) -> 
 
 
 def _seeded(out: Path, profiler: Path) -> str | None:
-    from autotune.nsight import ncu
+    from autotune.profiling import ncu
 
     work = [sys.executable, str(COPY / "scripts" / "seeded" / "launch.py"), str(out / "needed.json")]
     failure = ncu.run(ncu.command(profiler, COPY / "seeded.ncu-rep", work, source=False), 150)
@@ -142,31 +142,31 @@ def _csv(out: Path, name: str, profiler: Path) -> str | None:
 def _against_itself(out: Path, runs: int) -> None:
     """The rematch of default and winner of every kernel, as often as `runs`, each time in a process of its own: a
     tuning database of nothing but repeats."""
-    from autotune import judging, place
-    from autotune.measure import device_lock
-    from autotune.measure.crew import Crew
-    from autotune.problem_search import REMATCH_ROUNDS
-    from autotune.versions import versions
+    from autotune.runner import device_lock
+    from autotune.runner.versions import versions
+    from autotune.runner.worker_pool import WorkerPool
+    from autotune.tuning import candidate_runner, target
+    from autotune.tuning.problem_tuner import REMATCH_ROUNDS
     from kernel_templates import registry
     from tuning_db import open_db
     from tuning_db.records import Outcome, Run, Trial
 
-    where, calls = place.of(DEVICE), _calls(KERNELS)
+    where, calls = target.of(DEVICE), _calls(KERNELS)
     problems = [registry.parse_problem(call.problem) for call in calls[::2]]
     with (
         open_db(out / "aa.db") as db,
         device_lock.measuring(where.identity, where.name),
-        Crew(1, where.apart, where.program, device=where.name) as crew,
+        WorkerPool(1, where.apart, where.program, device=where.name) as crew,
     ):
         db.remember_device(where.device)
-        judging.draw_ahead(problems, where, crew, 0)
+        candidate_runner.draw_ahead(problems, where, crew, 0)
         for _ in range(runs):
             crew.measurer.stop()
             for problem, pair in zip(problems, zip(calls[::2], calls[1::2], strict=True), strict=True):
                 work, space = where.work(problem), where.space(problem)
                 about = (problem.key, problem.template_version, "exhaustive", 0, 2, work.bytes, work.ops, versions())
                 run_id = db.begin_run(where.device, Run(*about), space)
-                judge = judging.Judge(problem, where, crew, 0)
+                judge = candidate_runner.CandidateRunner(problem, where, crew, 0)
                 judge.await_drawing()
                 judge.open()
                 measured, errors, _ = judge.rematch([call.config for call in pair], REMATCH_ROUNDS)
@@ -177,7 +177,7 @@ def _against_itself(out: Path, runs: int) -> None:
 
 
 def _machine(out: Path, profiler: Path) -> None:
-    from autotune.versions import versions
+    from autotune.runner.versions import versions
     from kernel_templates.cuda import machine
 
     here = machine.detect(0)

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from autotune.dashboard.build import html
 from autotune.dashboard.collect import collect
-from autotune.dashboard.facts import Facts
+from autotune.dashboard.page_data import Facts
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 FLAGS = (

@@ -18,7 +18,12 @@ BELOW = {
     "autotune": {"kernel_templates", "tuning_db"},
 }
 # The command line joins the tuner and the engine, errors included; nothing else of either knows the other.
-JOINS = ("autotune/cli.py", "autotune/errors.py", "autotune/bench.py", "autotune/cuda_bench.py", "autotune/commands/")
+JOINS = (
+    "autotune/cli.py",
+    "autotune/benchmarking/cpu_benchmark.py",
+    "autotune/benchmarking/cuda_benchmark.py",
+    "autotune/commands/",
+)
 
 
 def modules() -> Iterator[Path]:

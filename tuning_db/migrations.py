@@ -9,7 +9,7 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuning_db import identity
+from tuning_db import uids
 from tuning_db.errors import DatabaseError, damaged
 from tuning_db.migration import Migration
 from tuning_db.migration_profiles import PROFILES
@@ -191,7 +191,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Apply what is missing, all or nothing. Safe when several processes open a new file at once."""
     if schema_version(connection) >= LATEST:
         return
-    identity.register(connection)
+    uids.register(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Read again under the lock: another process may have been faster.

@@ -12,7 +12,7 @@ import psutil
 from sqlite_utils import Database
 
 from kernel_templates.device import Device
-from tuning_db import facts, migrations, rows
+from tuning_db import merge, migrations, rows
 from tuning_db.errors import damaged, translated
 from tuning_db.finder import Finder
 from tuning_db.records import Lookup, RunStatus, StoredRun, StoredWinner, Trial, Winner
@@ -126,11 +126,11 @@ class Reader:
             return [rows.mapping(text) for text in self._finder.leaders(device, problem, template_version, most)]
 
     def facts(self, winners_only: bool = False) -> list[dict[str, Any]]:
-        """Everything there is, or current winners alone, as facts for others; see `tuning_db.lines`."""
+        """Everything there is, or current winners alone, as facts for others; see `tuning_db.jsonl`."""
         with translated(self.path), self._sensible():
             self._connection.execute("BEGIN")  # one moment, however many write meanwhile
             try:
-                return (facts.winners_only if winners_only else facts.all_facts)(self._connection)
+                return (merge.winners_only if winners_only else merge.all_facts)(self._connection)
             finally:
                 self._connection.execute("ROLLBACK")
 

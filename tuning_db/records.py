@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 class Measurement:
     """Quantiles over `samples` timed executions of one kernel call, in nanoseconds.
 
-    state: what the device did meanwhile, as `autotune.measure.device_state` says it: clocks, temperature and power as
+    state: what the device did meanwhile, as `autotune.runner.device_state` says it: clocks, temperature and power as
     [before, after], `throttled` with the reasons, `retakes`. energy_uj: microjoules of a call, idle power included.
     """
 

@@ -1,6 +1,6 @@
 """Winners that come with autotune: text files in `tuning_db/shipped/`, one a chip, read-only beneath the user's own.
 
-Each is what `autotune db export --winners` writes (see `tuning_db.lines`), so that a change can be reviewed line by
+Each is what `autotune db export --winners` writes (see `tuning_db.jsonl`), so that a change can be reviewed line by
 line. Only the file of the chip at hand is read, unless somebody asks what other chips know.
 """
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tuning_db import keys, lines
+from tuning_db import jsonl, keys
 from tuning_db.errors import damaged
 from tuning_db.rows import Row, canonical_json
 
@@ -44,14 +44,14 @@ def _read(path: Path) -> tuple[Row, ...]:
     devices: dict[str, Mapping[str, Any]] = {}
     rows: list[Row] = []
     try:
-        for fact in lines.read(path.read_text(encoding="utf-8").splitlines(), str(path)):
+        for fact in jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)):
             if fact["kind"] == "device":
                 devices[fact["fingerprint"]] = {**fact, "versions": canonical_json(fact["versions"])}
             elif fact["kind"] == "winner":
                 rows.append(_row(fact, devices[fact["device"]]))
     except FileNotFoundError:
         return ()
-    except (OSError, KeyError, lines.BadLine) as error:
+    except (OSError, KeyError, jsonl.BadLine) as error:
         raise damaged(path, str(error)) from error
     return tuple(rows)
 
@@ -59,5 +59,5 @@ def _read(path: Path) -> tuple[Row, ...]:
 def _row(fact: Mapping[str, Any], device: Mapping[str, Any]) -> Row:
     own = {**fact, "config": canonical_json(fact["config"]), "winner_versions": canonical_json(fact["versions"])}
     own["state"] = None if fact["state"] is None else canonical_json(fact["state"])
-    hardware = {name: device[name] for name in lines.DEVICE_FIELDS}
+    hardware = {name: device[name] for name in jsonl.DEVICE_FIELDS}
     return {**own, **hardware, "id": 0, "run_id": None}

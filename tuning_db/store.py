@@ -14,7 +14,7 @@ from typing import Any
 
 from kernel_templates.device import Device
 from kernel_templates.space import Space
-from tuning_db import connection, facts, identity, keys, rows
+from tuning_db import connection, keys, merge, rows, uids
 from tuning_db.errors import DatabaseError, read_only, translated
 from tuning_db.location import default_path
 from tuning_db.reading import Reader
@@ -76,13 +76,13 @@ class TuningDB(Reader):
     def begin_run(self, device: Device, run: Run, space: Space | None = None) -> int:
         """Open a run of this process and return its id; its status is `running` until `finish_run`."""
         with self._transaction():
-            space_id = None if space is None else self._id_of("spaces", "uid", identity.space_row(space))
+            space_id = None if space is None else self._id_of("spaces", "uid", uids.space_row(space))
             return self._insert(
                 "runs",
                 {
                     "device_id": self._device_id(device),
                     "problem_id": self._problem_id(run.problem),
-                    "uid": identity.new_run(),
+                    "uid": uids.new_run(),
                     "space_id": space_id,
                     **rows.run_row(run),
                     "status": RunStatus.RUNNING.value,
@@ -117,7 +117,7 @@ class TuningDB(Reader):
         where they are not known. Its name is its content's: the same run is stored once, whoever adds it how often."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
-        uid = identity.content_id(*about, repr(tried))  # JSON has no infinite errors
+        uid = uids.content_id(*about, repr(tried))  # JSON has no infinite errors
         with self._transaction():
             if known := self._db.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
                 return int(known[0])
@@ -149,7 +149,7 @@ class TuningDB(Reader):
         row, now = rows.winner_row(winner), rows.utc_now()
         with self._transaction():
             device_id, problem_id = self._device_id(device), self._problem_id(winner.problem)
-            uid = identity.winner_id(device.fingerprint, winner.problem, {**row, "created_at": now})
+            uid = uids.winner_id(device.fingerprint, winner.problem, {**row, "created_at": now})
             self._db.execute(
                 "UPDATE winners SET replaced_at = ?, current = 0 WHERE device_id = ? AND problem_id = ? "
                 "AND template_version = ? AND replaced_at IS NULL AND uid != ?",
@@ -169,15 +169,15 @@ class TuningDB(Reader):
             }
             return self._insert("winners", {**links, **names, **row, "created_at": now})
 
-    def add(self, news: Iterable[facts.Fact]) -> facts.Added:
-        """Add what others know (`tuning_db.facts`), all of it or nothing. Twice is like once.
+    def add(self, news: Iterable[merge.Fact]) -> merge.Added:
+        """Add what others know (`tuning_db.merge`), all of it or nothing. Twice is like once.
 
         Raises ValueError when a fact speaks of something that is not there.
         """
         with self._transaction():
             self._finder.forget()
             try:
-                return facts.Adder(self._connection).add(news)
+                return merge.Adder(self._connection).add(news)
             except KeyError as unknown:
                 raise ValueError(unknown.args[0]) from None
 

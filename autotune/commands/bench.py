@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 
 @click.command()
@@ -45,7 +45,7 @@ def bench(
     options.require(device)
     if nvtx and device == options.CPU:
         raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
-    from autotune import bench as library
+    from autotune.benchmarking import cpu_benchmark as library
     from model.gguf_file import open_gguf
 
     open_gguf(model)  # a bad file is refused before the database is touched
@@ -53,9 +53,9 @@ def bench(
         if device == options.CPU:
             result = library.bench(model, db, device, prompt=prompt or 512, tokens=tokens, runs=runs)
         else:
-            from autotune import cuda_bench
+            from autotune.benchmarking import cuda_benchmark
 
-            result = cuda_bench.bench(
+            result = cuda_benchmark.bench(
                 model,
                 db,
                 device,

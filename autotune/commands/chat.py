@@ -8,7 +8,7 @@ import click
 
 from autotune.commands import loading, options, output
 from autotune.commands.conversation import Conversation
-from autotune.errors import one_line
+from autotune.commands.errors import one_line
 
 
 @click.command()

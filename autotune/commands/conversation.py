@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autotune.errors import UserError
+from autotune import UserError
 
 if TYPE_CHECKING:
     from model.engine import Model

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 
 @click.command()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune import UserError
 from autotune.commands import db_explain, db_share, options, output
-from autotune.errors import UserError
 
 if TYPE_CHECKING:
     from tuning_db.records import StoredRun, StoredWinner
@@ -124,10 +124,10 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
       autotune db plot matvec:rows=576
       autotune db plot matvec:rows=576 -o search.svg
     """
-    from autotune.dashboard import picture
+    from autotune.dashboard import plot
     from autotune.dashboard.collect import read_database
-    from autotune.dashboard.names import short_names
     from autotune.dashboard.pages.run import progress
+    from autotune.dashboard.problem_names import short_names
 
     database = read_database(db_path)
     key = _only(problem, {run.stored.run.problem for run in database.runs if run.working}, "trial that worked")
@@ -135,10 +135,10 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
     name = short_names(one.stored.run.problem for one in database.runs)[key]
     chart = progress(run, f"{name} on {run.stored.device.chip}, run {run.stored.id}")
     if target is not None:
-        picture.to_file(chart, target)
+        plot.to_file(chart, target)
         return
     size = shutil.get_terminal_size((100, 30))
-    click.echo(picture.on_terminal(chart, min(size.columns, 160), min(size.lines - 2, 32), sys.stdout.isatty()))
+    click.echo(plot.on_terminal(chart, min(size.columns, 160), min(size.lines - 2, 32), sys.stdout.isatty()))
 
 
 def _only(beginning: str, known: set[str], what: str) -> str:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 if TYPE_CHECKING:
     from tuning_db import TuningDB
-    from tuning_db.facts import Added
+    from tuning_db.merge import Added
 
 MAGIC = b"SQLite format 3\0"
 
@@ -53,14 +53,14 @@ def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, d
 
 
 def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
-    from tuning_db import facts, lines
+    from tuning_db import jsonl, merge
 
     found = db.facts(winners_only=winners)
     if chip is not None:
-        found = facts.of_chip(found, chip)
+        found = merge.of_chip(found, chip)
         if not any(fact["kind"] == "device" for fact in found):
             raise UserError(f"--chip: no device has {chip!r} in its name; autotune db list shows which there are")
-    return lines.write(found)
+    return jsonl.write(found)
 
 
 @click.command("import")
@@ -171,7 +171,7 @@ def _add(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
 
 
 def _facts(path: Path) -> list[dict[str, Any]]:
-    from tuning_db import lines
+    from tuning_db import jsonl
 
     if str(path) != "-":
         try:
@@ -187,8 +187,8 @@ def _facts(path: Path) -> list[dict[str, Any]]:
     else:
         text = sys.stdin.read()
     try:
-        return list(lines.read(text.splitlines(), str(path)))
-    except lines.BadLine as error:
+        return list(jsonl.read(text.splitlines(), str(path)))
+    except jsonl.BadLine as error:
         raise UserError(f"{error}; nothing was added") from None
 
 

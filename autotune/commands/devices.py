@@ -36,7 +36,7 @@ def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
     """
     names, unusable = _devices()
     here = {name: options.detect(name) for name in names}
-    from autotune import ceilings
+    from autotune.runner import ceilings
 
     limits: dict[str, dict[str, float]] = {}
     with options.open_database(db_path, readonly=False) as db:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import options
-from autotune.errors import UserError
 
 
 @click.command()
@@ -32,7 +32,7 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
     Example:
       autotune export --format t4 --run 3 --out matvec.json.gz
     """
-    from autotune.interchange import files, t1, t4
+    from autotune.importers import documents, t1, t4
     from kernel_templates import registry
 
     with options.open_database(db_path) as db:
@@ -49,7 +49,7 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
         else:
             try:
                 problem = registry.parse_problem(stored.run.problem)
-                space = files.space_of(problem, stored.device)
+                space = documents.space_of(problem, stored.device)
             except ValueError as error:
                 raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
             made = t1.document(problem, space, stored.device.backend)
@@ -57,4 +57,4 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
     if out is None:
         click.echo(text)
     else:
-        files.write(out, text + "\n")
+        documents.write(out, text + "\n")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import loading, options, output
 from autotune.commands.conversation import chat_tokens
-from autotune.errors import UserError
 
 
 @click.command()

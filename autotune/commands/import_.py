@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 
 @click.command("import")
@@ -28,7 +28,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
     """
     from dataclasses import asdict
 
-    from autotune.interchange import recognizing
+    from autotune.importers import recognizing
 
     kinds = []
     for file in files:  # before anything is stored

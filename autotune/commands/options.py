@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.errors import UserError
+from autotune import UserError
 
 if TYPE_CHECKING:
     from kernel_templates.device import Device
@@ -123,18 +123,18 @@ def require(device: str) -> None:
 
 def alone(device: str) -> AbstractContextManager[None]:
     """While it is held no other process of this user measures on the device; a note says for whom this one waits."""
-    from autotune import place
     from autotune.commands import output
-    from autotune.measure import device_lock
+    from autotune.runner import device_lock
+    from autotune.tuning import target
 
-    return device_lock.measuring(place.identity(device), device, output.note)
+    return device_lock.measuring(target.identity(device), device, output.note)
 
 
 def require_energy(device: str) -> None:
     """Refuse a device that does not count its energy. Raises UserError."""
     counted = None
     if device != CPU:
-        from autotune.measure.device_state import GpuWatch
+        from autotune.runner.device_state import GpuWatch
         from kernel_templates.cuda import machine as gpus
 
         counted = GpuWatch(gpus.uuid(gpus.index_of(device))).joules()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 if TYPE_CHECKING:
-    from autotune.nsight.recording import Call
+    from autotune.profiling.recording import Call
     from kernel_templates.device import Device
     from kernel_templates.problem import Problem
     from tuning_db import TuningDB
@@ -35,7 +35,7 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
       autotune profile model.gguf
       autotune profile matvec:rows=576,cols=576,format=Q4_1,activation=int16
     """
-    from autotune.nsight import profiling
+    from autotune.profiling import profile_problems
 
     if device == options.CPU:
         raise UserError("Nsight Compute profiles GPUs; give --device cuda:0")
@@ -43,7 +43,7 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
     problems = _problems(subject)
     with options.open_database(db_path, readonly=False) as db:
         calls = _calls(problems, here, db)
-        done = profiling.profile(calls, here, device, db)
+        done = profile_problems.profile(calls, here, device, db)
     if as_json:
         from dataclasses import asdict
 
@@ -83,9 +83,9 @@ def _problems(subject: str) -> "list[Problem]":
 
 def _calls(problems: "Sequence[Problem]", device: "Device", db: "TuningDB") -> "list[Call]":
     """Each problem with its default and, where the database has another configuration for it, with that."""
-    from autotune.nsight.recording import Call
+    from autotune.profiling.recording import Call
     from kernel_templates import registry
-    from model.choices import choose
+    from model.kernel_choices import choose
 
     choices = choose(problems, device, lambda p: registry.cuda_space(p, device), db)
     calls = []

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 
 @click.command()
@@ -22,11 +22,11 @@ def pull(storage: str, db_path: Path | None, as_json: bool) -> None:
     Example:
       autotune pull --storage postgresql://tuner:PASSWORD@server/tuning
     """
-    from autotune import storage_url, studies
+    from autotune.tuning import shared_studies, storage_url
 
-    with studies.opened(storage) as server, options.open_database(db_path, readonly=False) as db:
+    with shared_studies.opened(storage) as server, options.open_database(db_path, readonly=False) as db:
         try:
-            added = studies.pull(server, db)
+            added = shared_studies.pull(server, db)
         except ValueError as error:
             raise UserError(f"{error}; nothing was added") from None
         where, path = storage_url.shown(server.url), db.path

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from autotune.commands import options, output
-from autotune.search import SAMPLERS
+from autotune.samplers import SAMPLERS
 
 
 @click.command()
@@ -25,7 +25,7 @@ def replay(space: Path, sampler: str, trials: int, seeds: int, as_json: bool) ->
     Example:
       autotune replay gemm.csv.gz --sampler pool --trials 100 --seeds 5
     """
-    from autotune import replay as replaying
+    from autotune.samplers import replay as replaying
 
     recorded = replaying.read(space)
     runs = [replaying.replay(recorded, sampler, trials, seed) for seed in range(seeds)]

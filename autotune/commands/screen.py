@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output
-from autotune.errors import UserError
 
 if TYPE_CHECKING:
-    from autotune.screen.choosing import Choice
-    from autotune.screen.screening import Verdict
+    from autotune.screening.ranking import Verdict
+    from autotune.screening.selection import Choice
 
 SHOWN = 20  # of those kept and of those dropped each, in the table
 NUMBERS = ("rank", "issue + wait µs", "bound µs", "registers", "occupancy", "rounds", "instructions", "loads")
@@ -40,8 +40,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     Example:
       autotune screen matvec --problem rows=4096,cols=1024,format=Q4_0,activation=int16 --arch sm_90 --limit 50
     """
-    from autotune import place
-    from autotune.screen import chips, choosing, compiling, screening
+    from autotune.screening import chips, compiling, ranking, selection
+    from autotune.tuning import target
     from kernel_templates import registry
 
     capability = _capability(arch)
@@ -50,11 +50,11 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
         chip = chips.chip(capability)
     except ValueError as error:
         raise UserError(str(error)) from None
-    choice = choosing.choose(registry.cuda_space(problem, chip.device), limit)
+    choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
 
-    candidates = compiling.compile_all(problem, choice.configs, capability, jobs or place.cores(), _said_at_times())
+    candidates = compiling.compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
     typical = getattr(problem, "typical", problem)
-    verdicts = screening.screen(candidates, registry.get(op).work(typical).bytes, chip)
+    verdicts = ranking.screen(candidates, registry.get(op).work(typical).bytes, chip)
     if as_json:
         output.print_json(
             {

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune import UserError
 from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
-from autotune.errors import UserError
-from autotune.search import SAMPLERS
+from autotune.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from autotune.measure.timeline import Timeline
+    from autotune.runner.timeline import Timeline
     from kernel_templates.problem import Problem
 
 
@@ -94,33 +94,33 @@ def tune(
     if objective != "time":
         options.require_energy(device)
     problems, layers = _problems(model, ops, device, context)
-    from autotune import studies, tuner
+    from autotune.tuning import sequential, shared_studies
 
     if device == options.CPU and trials is None:
         trials = CPU_TRIALS
     with ExitStack() as stack:
-        server = stack.enter_context(studies.opened(storage)) if storage else None
+        server = stack.enter_context(shared_studies.opened(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
         rows, in_context, interrupted = [], [], False
         try:
             if device == options.CPU:
                 budget_s = (CPU_BUDGET_S if budget is None else budget) or None
                 with TuneProgress(trials) as progress:
-                    tuned = tuner.tune(
+                    tuned = sequential.tune(
                         problems, db, trials=trials, budget_s=budget_s, sampler=sampler, seed=seed,
                         report=progress.report, tell=progress.tell, studies=server,
                     )  # fmt: skip
             else:
-                from autotune import place, stages
-                from autotune.measure.timeline import Timeline
+                from autotune.runner.timeline import Timeline
+                from autotune.tuning import target, tune_model
                 from tuning_db.records import Objective
 
                 timeline = Timeline()
-                budget_s = (stages.BUDGET_S if budget is None else budget) or None
+                budget_s = (tune_model.BUDGET_S if budget is None else budget) or None
                 with TuneProgress(None, budget_s) as progress:
                     try:
-                        tuned, chained = stages.tune(
-                            problems, layers, db, replace(place.of(device), objective=Objective(objective)),
+                        tuned, chained = tune_model.tune(
+                            problems, layers, db, replace(target.of(device), objective=Objective(objective)),
                             trials=trials, budget_s=budget_s, sampler=sampler, seed=seed, report=progress.report,
                             timeline=timeline, tell=progress.tell, studies=server,
                         )  # fmt: skip
@@ -132,7 +132,7 @@ def tune(
             interrupted = True
             rows = tune_output.kept(db, here, problems)
             in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
-        except tuner.TuneError as error:
+        except sequential.TuneError as error:
             raise UserError(str(error)) from error
         path = db.path
     if as_json:

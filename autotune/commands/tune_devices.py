@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
+from autotune import UserError
 from autotune.commands import output
-from autotune.errors import UserError
 
 STORAGE = "AUTOTUNE_STORAGE"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autotune.commands import output
 
 if TYPE_CHECKING:
-    from autotune.problem_search import Progress
+    from autotune.tuning.problem_tuner import Progress
 
 
 class TuneProgress:

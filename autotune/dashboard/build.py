@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune import UserError
 from autotune.dashboard.collect import collect
 from autotune.dashboard.pages import pages
 from autotune.dashboard.render import render
 from autotune.dashboard.timeline import perfetto, timelines
-from autotune.errors import UserError
 
 
 def html(database: Path | None, against: Path | None = None, benches: Sequence[Path] = (), live: bool = False) -> str:

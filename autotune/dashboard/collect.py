@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.dashboard.facts import Bench, Database, DeviceFacts, Facts, File, RunFacts
-from autotune.errors import UserError
+from autotune import UserError
+from autotune.dashboard.page_data import Bench, Database, DeviceFacts, Facts, File, RunFacts
 from tuning_db import open_db, profiles
 from tuning_db.timed_trials import TimedTrial, timed_trials
 

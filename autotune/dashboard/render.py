@@ -13,9 +13,9 @@ from functools import lru_cache
 import jinja2
 from markupsafe import Markup
 
-from autotune.dashboard.blocks import Page
-from autotune.dashboard.draw import draw
-from autotune.dashboard.packing import CODES, MARKUP, packed
+from autotune.dashboard.charts import draw
+from autotune.dashboard.page_elements import Page
+from autotune.dashboard.text_packing import CODES, MARKUP, packed
 
 TOGETHER = 8  # details in one piece: alike, so that gzip sees what they share, and few, so that one is soon unpacked
 _SELF, _NONE = "'self'", "'none'"

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from autotune.errors import UserError, one_line
+from autotune import UserError
+from autotune.commands.errors import one_line
 
 HOST = "127.0.0.1"
 PAGE, VERSION, HEALTH = "/", "/version", "/health"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.dashboard.facts import Bench, Facts
+from autotune.dashboard.page_data import Bench, Facts
 from tuning_db.profile_records import Profile
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.cuda_join import (
+from kernel_templates.attention.split_kv_reduce import (
     LOG2E,
     LOWEST,
     each,

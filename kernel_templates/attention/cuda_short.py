@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.cuda_join import LOG2E, LOWEST, each, hand_over, lanes, side
+from kernel_templates.attention.split_kv_reduce import LOG2E, LOWEST, each, hand_over, lanes, side
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from kernel_templates import samples
+from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.operation import Inputs
@@ -19,11 +19,11 @@ def inputs(problem: Attention, seed: int) -> Inputs:
     return Inputs(
         {},
         {
-            "q": samples.vector(problem.heads * problem.head_dim, rng),
+            "q": random_inputs.vector(problem.heads * problem.head_dim, rng),
             "keys": keys,
             "values": values,
             "position": np.array([problem.context - 1], np.int64),
-            "out": samples.buffer(problem.heads * problem.head_dim),
+            "out": random_inputs.buffer(problem.heads * problem.head_dim),
         },
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernel_templates.cpu.compile import Kernel
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def step(kernel: Kernel, arguments: Sequence, label: str = "") -> Step:
 class Graph:
     """Steps that run in order on a team, each finished before the next begins."""
 
-    def __init__(self, team: Team, steps: Sequence[Step]):
+    def __init__(self, team: ThreadPool, steps: Sequence[Step]):
         self.team, self.steps = team, tuple(steps)
         self._functions = np.array([s.kernel.address for s in steps], np.int64)
         self._arguments = np.array([s.arguments.ctypes.data for s in steps], np.int64)

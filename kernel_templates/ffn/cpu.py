@@ -5,7 +5,7 @@ A thread computes the same rows of gate and of up, so both are in its own cache 
 
 import numpy as np
 
-from kernel_templates.cpu import blocks, knobs, matrix, simd, tiles
+from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, exponential, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -36,7 +36,7 @@ def _places(problem: Ffn) -> tuple[int, int, int, int]:
     up_x = 0 if up == gate else gate.bytes
     normed = up_x + up.bytes
     raised = max(normed + 4 * problem.hidden, down.bytes)
-    return up_x, normed, raised, raised + 4 * tiles.padded(problem.ffn, knobs.MAX_LANES)
+    return up_x, normed, raised, raised + 4 * tiles.padded(problem.ffn, parameters.MAX_LANES)
 
 
 def scratch_bytes(problem: Ffn, config) -> int:
@@ -72,7 +72,7 @@ def compile(problem: Ffn, config, features) -> Kernel:
         multiply_share(down, thread, threads, scratch, x, 1)
 
     rows = (
-        blocks.compile_rows(knobs.shape(config, fmt, layout.cols, part), layout.kind, features)
+        blocks.compile_rows(parameters.shape(config, fmt, layout.cols, part), layout.kind, features)
         for fmt, layout, part in (
             (problem.gate_format, gate_x, "gate_up_"),
             (problem.up_format, up_x, "gate_up_"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import knobs, product
+from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -27,15 +27,19 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
     planes then hold x * next_norm."""
     gate, up, down = packed
     x, gated = buffers["x"], buffers["gated"]
-    constants = knobs.constants(config, "gate_up_", gate.format, problem.hidden, problem.ffn, problem.activation)
-    other = knobs.constants(config, "gate_up_", up.format, problem.hidden, problem.ffn, problem.activation)
+    constants = parameters.constants(config, "gate_up_", gate.format, problem.hidden, problem.ffn, problem.activation)
+    other = parameters.constants(config, "gate_up_", up.format, problem.hidden, problem.ffn, problem.activation)
     tiles = (constants["CHUNKS"] + other["CHUNKS"]) * constants["STEPS"]
-    constants |= {"UP_FORMAT": up.format, "UP_CHUNKS": other["CHUNKS"], "OUT_ACT": knobs.bits(problem.activation)}
+    constants |= {
+        "UP_FORMAT": up.format,
+        "UP_CHUNKS": other["CHUNKS"],
+        "OUT_ACT": parameters.bits(problem.activation),
+    }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
         *gate.pointers, *up.pointers, *x.pointers, buffers["norm"], buffers["eps"], *gated.pointers[:4], problem.ffn,
     )  # fmt: skip
-    grid = (knobs.programs(constants, problem.ffn),)
+    grid = (parameters.programs(constants, problem.ffn),)
     return [
         Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
         residual(config, "down_", down, problem.activation, gated, x, buffers["next_norm"], "down"),

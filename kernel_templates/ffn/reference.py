@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernel_templates import formats, samples, truth
+from kernel_templates import float64, formats, random_inputs
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.operation import Inputs
 
@@ -12,24 +12,24 @@ def inputs(problem: Ffn, seed: int) -> Inputs:
     rng = np.random.default_rng(seed)
     return Inputs(
         {
-            "gate": samples.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
-            "up": samples.weight(problem.ffn, problem.hidden, problem.up_format, rng),
-            "down": samples.weight(problem.hidden, problem.ffn, problem.down_format, rng),
+            "gate": random_inputs.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
+            "up": random_inputs.weight(problem.ffn, problem.hidden, problem.up_format, rng),
+            "down": random_inputs.weight(problem.hidden, problem.ffn, problem.down_format, rng),
         },
         {
-            "x": samples.vector(problem.hidden, rng),
-            "norm": samples.norm_weight(problem.hidden, rng),
+            "x": random_inputs.vector(problem.hidden, rng),
+            "norm": random_inputs.norm_weight(problem.hidden, rng),
             "eps": np.array([1e-6], np.float32),
-            "gated": samples.buffer(problem.ffn),
+            "gated": random_inputs.buffer(problem.ffn),
         },
     )
 
 
 def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
     x, norm, eps = (given.buffers[n] for n in ("x", "norm", "eps"))
-    n = truth.rms_norm(x[: problem.hidden], norm[: problem.hidden], eps[0])
-    gated = truth.silu(truth.product(given.weights["gate"], n)) * truth.product(given.weights["up"], n)
-    return {"gated": gated, "x": x[: problem.hidden] + truth.product(given.weights["down"], gated)}
+    n = float64.rms_norm(x[: problem.hidden], norm[: problem.hidden], eps[0])
+    gated = float64.silu(float64.product(given.weights["gate"], n)) * float64.product(given.weights["up"], n)
+    return {"gated": gated, "x": x[: problem.hidden] + float64.product(given.weights["down"], gated)}
 
 
 def tolerance(problem: Ffn) -> float:

@@ -1,6 +1,6 @@
 """The head on the CPU: each thread normalizes and quantizes x for itself, then takes its share of the vocabulary."""
 
-from kernel_templates.cpu import blocks, knobs, matrix, tiles
+from kernel_templates.cpu import blocks, matrix, parameters, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -30,7 +30,7 @@ def compile(problem: Head, config, features) -> Kernel:
         quantize(scratch + used, scratch)
         multiply_share(arguments, thread, threads, scratch, logits, 0)
 
-    rows = blocks.compile_rows(knobs.shape(config, problem.format, problem.hidden), layout.kind, features)
+    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout.kind, features)
     return compile_kernel(head, f"head {layout}").with_rows(rows)
 
 

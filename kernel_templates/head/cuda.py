@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import knobs, product
+from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -23,7 +23,7 @@ def pack(problem: Head, config, weights, device: str) -> tuple[Planes, ...]:
 
 def partials(problem: Head, config: Mapping[str, Any]) -> int:
     """How many partial maxima the kernel leaves in "best_value" and "best_id"."""
-    return knobs.programs(_constants(problem, config), problem.vocab)
+    return parameters.programs(_constants(problem, config), problem.vocab)
 
 
 def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
@@ -34,12 +34,12 @@ def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[
     arguments = (
         *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab,
     )  # fmt: skip
-    grid = (knobs.programs(constants, problem.vocab),)
+    grid = (parameters.programs(constants, problem.vocab),)
     return [Launch("head", product.rows_product, grid, arguments, constants | {"BEST": True}, config["warps"])]
 
 
 def _constants(problem: Head, config: Mapping[str, Any]) -> dict[str, Any]:
-    return knobs.constants(config, "", problem.format, problem.hidden, problem.vocab, problem.activation)
+    return parameters.constants(config, "", problem.format, problem.hidden, problem.vocab, problem.activation)
 
 
 def prepare(problem: Head, inputs: Inputs, device: str) -> dict[str, Any]:

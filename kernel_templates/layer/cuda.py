@@ -16,7 +16,7 @@ from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
 from kernel_templates.matvec import cuda as matvec
 from kernel_templates.norm_qkv_rope import cuda as norm_qkv_rope
-from kernel_templates.norm_qkv_rope.cuda_finish import finish_launch
+from kernel_templates.norm_qkv_rope.qk_norm_rope_append import finish_launch
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernel_templates import samples
+from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
 from kernel_templates.ffn import reference as ffn
@@ -25,20 +25,20 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     values[:, position] = 0
     weights = {
         **first.weights,
-        "out": samples.weight(problem.hidden, problem.heads * problem.head_dim, problem.out_format, rng),
-        "gate": samples.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
-        "up": samples.weight(problem.ffn, problem.hidden, problem.up_format, rng),
-        "down": samples.weight(problem.hidden, problem.ffn, problem.down_format, rng),
+        "out": random_inputs.weight(problem.hidden, problem.heads * problem.head_dim, problem.out_format, rng),
+        "gate": random_inputs.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
+        "up": random_inputs.weight(problem.ffn, problem.hidden, problem.up_format, rng),
+        "down": random_inputs.weight(problem.hidden, problem.ffn, problem.down_format, rng),
     }
     buffers = {
         "x": first.buffers["x"],
         "attn_norm": first.buffers["norm"],
-        "ffn_norm": samples.norm_weight(problem.hidden, rng),
-        "next_norm": samples.norm_weight(problem.hidden, rng),
+        "ffn_norm": random_inputs.norm_weight(problem.hidden, rng),
+        "next_norm": random_inputs.norm_weight(problem.hidden, rng),
         "eps": first.buffers["eps"],
         "q_norm": first.buffers["q_norm"],
         # Modest here, or one key would win every softmax: attention's own inputs have no such keys to compare with.
-        "k_norm": samples.norm_weight(problem.head_dim, rng),
+        "k_norm": random_inputs.norm_weight(problem.head_dim, rng),
         "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),
         "position": np.array([position], np.int64),
         "keys": keys,

@@ -1,6 +1,6 @@
 """y += W x on the CPU: each thread quantizes x for itself, then multiplies its share of the row tiles."""
 
-from kernel_templates.cpu import blocks, knobs, matrix, tiles
+from kernel_templates.cpu import blocks, matrix, parameters, tiles
 from kernel_templates.cpu.activations import ActivationLayout, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -27,7 +27,7 @@ def compile(problem: Matvec, config, features) -> Kernel:
         quantize(x, scratch)
         multiply_share(arguments, thread, threads, scratch, out, 1)
 
-    rows = blocks.compile_rows(knobs.shape(config, problem.format, problem.cols), layout.kind, features)
+    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.cols), layout.kind, features)
     return compile_kernel(matvec, f"matvec {layout}").with_rows(rows)
 
 

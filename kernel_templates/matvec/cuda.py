@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import knobs, product
+from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -31,10 +31,10 @@ def residual(
     next_norm: torch.Tensor, name: str = "out",
 ) -> Launch:  # fmt: skip
     """The launch of `product.residual_product`."""
-    constants = knobs.constants(config, prefix, planes.format, planes.cols, planes.rows, activation)
+    constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, activation)
     arguments = (*planes.pointers, *x.pointers[:4], *out.pointers, next_norm, planes.rows)
-    constants["OUT_ACT"] = knobs.bits(activation)
-    grid = (knobs.programs(constants, planes.rows),)
+    constants["OUT_ACT"] = parameters.bits(activation)
+    grid = (parameters.programs(constants, planes.rows),)
     return Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernel_templates import formats, samples, truth
+from kernel_templates import float64, formats, random_inputs
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.operation import Inputs
 
@@ -11,13 +11,13 @@ def inputs(problem: Matvec, seed: int) -> Inputs:
     """Buffers: x float32 [cols], out float32 [rows] holding the residual."""
     rng = np.random.default_rng(seed)
     return Inputs(
-        {"w": samples.weight(problem.rows, problem.cols, problem.format, rng)},
-        {"x": samples.vector(problem.cols, rng), "out": samples.vector(problem.rows, rng)},
+        {"w": random_inputs.weight(problem.rows, problem.cols, problem.format, rng)},
+        {"x": random_inputs.vector(problem.cols, rng), "out": random_inputs.vector(problem.rows, rng)},
     )
 
 
 def outputs(problem: Matvec, given: Inputs) -> dict[str, np.ndarray]:
-    product = truth.product(given.weights["w"], given.buffers["x"][: problem.cols])
+    product = float64.product(given.weights["w"], given.buffers["x"][: problem.cols])
     return {"out": given.buffers["out"][: problem.rows] + product}
 
 

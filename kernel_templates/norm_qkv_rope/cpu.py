@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kernel_templates.attention.cache import TILE
-from kernel_templates.cpu import blocks, knobs, matrix, simd, tiles
+from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -113,7 +113,9 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
 
     rows = (
         blocks.compile_rows(
-            knobs.shape(config, g.format, hidden), blocks.activation_of(g.format, problem.activation), features
+            parameters.shape(config, g.format, hidden),
+            blocks.activation_of(g.format, problem.activation),
+            features,
         )
         for g in groups
     )

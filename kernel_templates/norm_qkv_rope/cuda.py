@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from kernel_templates.attention import cache
-from kernel_templates.cuda import knobs, product
+from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.cuda.weights import pack as pack_planes
-from kernel_templates.norm_qkv_rope.cuda_finish import finish_launch
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.norm_qkv_rope.qk_norm_rope_append import finish_launch
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -34,11 +34,11 @@ def launches(
     says, else the rows stay raw projections."""
     made, first = [], 0
     for planes in packed:
-        constants = knobs.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
+        constants = parameters.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
         arguments = (*planes.pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"])
         out = buffers["qkv"][first : first + planes.rows]
         arguments = (*arguments, out, out, out, planes.rows)  # no best row is asked for: its pointers are not followed
-        grid = (knobs.programs(constants, planes.rows),)
+        grid = (parameters.programs(constants, planes.rows),)
         constants["BEST"] = False
         made.append(Launch("qkv", product.rows_product, grid, arguments, constants, config["warps"]))
         first += planes.rows

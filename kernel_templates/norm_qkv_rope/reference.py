@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernel_templates import formats, samples, truth
+from kernel_templates import float64, formats, random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.operation import Inputs
@@ -19,16 +19,16 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
     keys, values = cache.allocate(problem.kv_heads, problem.head_dim, 256)
     return Inputs(
-        {name: samples.weight(rows, problem.hidden, fmt, rng) for name, rows, fmt in problem.parts},
+        {name: random_inputs.weight(rows, problem.hidden, fmt, rng) for name, rows, fmt in problem.parts},
         {
-            "x": samples.vector(problem.hidden, rng),
-            "norm": samples.norm_weight(problem.hidden, rng),
+            "x": random_inputs.vector(problem.hidden, rng),
+            "norm": random_inputs.norm_weight(problem.hidden, rng),
             "eps": np.array([1e-6], np.float32),
-            "q_norm": samples.norm_weight(problem.head_dim, rng),
-            "k_norm": samples.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
+            "q_norm": random_inputs.norm_weight(problem.head_dim, rng),
+            "k_norm": random_inputs.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
             "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),
             "position": np.array([position], np.int64),
-            "qkv": samples.buffer((problem.heads + 2 * problem.kv_heads) * problem.head_dim),
+            "qkv": random_inputs.buffer((problem.heads + 2 * problem.kv_heads) * problem.head_dim),
             "keys": keys,
             "values": values,
         },
@@ -38,12 +38,15 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
 def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
     """ "qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them."""
     b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
-    n = truth.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
-    q, k, v = (truth.product(given.weights[name], n).reshape(-1, dim) for name in ("q", "k", "v"))
+    n = float64.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
+    q, k, v = (float64.product(given.weights[name], n).reshape(-1, dim) for name in ("q", "k", "v"))
     if problem.qk_norm:
-        q, k = truth.rms_norm(q, b["q_norm"][:dim], b["eps"][0]), truth.rms_norm(k, b["k_norm"][:dim], b["eps"][0])
+        q, k = (
+            float64.rms_norm(q, b["q_norm"][:dim], b["eps"][0]),
+            float64.rms_norm(k, b["k_norm"][:dim], b["eps"][0]),
+        )
     cos, sin = b["rope"][:half].astype(np.float64), b["rope"][half : 2 * half].astype(np.float64)
-    q, k = truth.rope(q, cos, sin), truth.rope(k, cos, sin)
+    q, k = float64.rope(q, cos, sin), float64.rope(k, cos, sin)
     keys, values, at = b["keys"].astype(np.float64), b["values"].astype(np.float64), int(b["position"][0])
     keys[:, at // cache.TILE, :, at % cache.TILE] = k
     values[:, at] = v

@@ -1,7 +1,7 @@
 """How a layer's first kernel can be built."""
 
-from kernel_templates.cpu import knobs
-from kernel_templates.cuda import knobs as cuda_knobs
+from kernel_templates.cpu import parameters
+from kernel_templates.cuda import parameters as cuda_knobs
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.space import Constraint, Space
 
@@ -11,9 +11,9 @@ def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
     groups = problem.parts
     ends = [sum(rows for _, rows, _ in groups[: i + 1]) for i in range(2) if groups[i][2] != groups[i + 1][2]]
     return Space(
-        knobs.tile_parameters(formats, features),
+        parameters.tile_parameters(formats, features),
         (
-            knobs.streams_divide(*((name, problem.hidden) for name in formats)),
+            parameters.streams_divide(*((name, problem.hidden) for name in formats)),
             Constraint(
                 "whole tiles before a change of format",
                 "q, k and v lie one behind the other: a tile that ends in the next one's rows would overwrite them",

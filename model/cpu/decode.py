@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernel_templates import formats, registry, samples
+from kernel_templates import formats, random_inputs, registry
 from kernel_templates.attention import cache
-from kernel_templates.cpu import embed, machine, memory
+from kernel_templates.cpu import embedding, machine, memory
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph, Step
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
@@ -41,17 +41,17 @@ class Decoder:
         on_layer=lambda done, of: None,
     ):  # fmt: skip
         self.config, self.context, self.configs = config, context, configs
-        self.team = Team(threads)
+        self.team = ThreadPool(threads)
         self.frequencies = weights.rope_frequencies(file, config)
         self._embedding = file.raw("token_embd.weight")  # one row a token: read from the file's own mapping
         self._embedding_format = formats.get(file.tensors["token_embd.weight"].format_name)
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self.rope = samples.buffer(config.rope_dim)
-        self.x = samples.buffer(config.hidden)
-        self.qkv = samples.buffer((config.heads + 2 * config.kv_heads) * config.head_dim)
-        self.attended = samples.buffer(config.heads * config.head_dim)
-        self.gated = samples.buffer(config.ffn)
-        self.logits = samples.buffer(config.vocab)
+        self.rope = random_inputs.buffer(config.rope_dim)
+        self.x = random_inputs.buffer(config.hidden)
+        self.qkv = random_inputs.buffer((config.heads + 2 * config.kv_heads) * config.head_dim)
+        self.attended = random_inputs.buffer(config.heads * config.head_dim)
+        self.gated = random_inputs.buffer(config.ffn)
+        self.logits = random_inputs.buffer(config.vocab)
         self.eps = np.array([config.norm_eps], np.float32)
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
@@ -67,8 +67,8 @@ class Decoder:
         self.head = Graph(self.team, [head_step])
 
     def _embed_step(self) -> Step:
-        kernel = embed.compile(self._embedding_format.name, self.config.hidden)
-        return embed.bind(kernel, self._embedding, self.token, self.x)
+        kernel = embedding.compile(self._embedding_format.name, self.config.hidden)
+        return embedding.bind(kernel, self._embedding, self.token, self.x)
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
@@ -83,7 +83,7 @@ class Decoder:
     def _layer_steps(self, file: GGUFFile, layer: int) -> list:
         config, block = self.config, f"blk.{layer}."
         keys, values = cache.allocate(config.kv_heads, config.head_dim, self.context)
-        none = samples.buffer(config.head_dim)
+        none = random_inputs.buffer(config.head_dim)
         state = LayerState(
             packed={},
             attn_norm=weights.vector(file, block + "attn_norm.weight"),

@@ -8,11 +8,11 @@ import torch
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.problem import Problem
-from model.choices import Choice, choose
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
 from model.cpu.prefill import Prefill
 from model.gguf_file import GGUFFile
+from model.kernel_choices import Choice, choose
 from model.problems import model_problems
 from model.runner import STEPS_BELOW, Settings
 from model.sampling import Sampler

@@ -19,7 +19,7 @@ from kernel_templates.cuda.vector import Vector
 from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.space import part
-from kernel_templates.pick import cuda as pick
+from kernel_templates.sample_token import cuda as pick
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded

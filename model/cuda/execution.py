@@ -19,7 +19,7 @@ from kernel_templates.cuda.launch import Launch, Target
 Program = Callable[[], None]
 
 
-class Courier(Protocol):
+class TokenReadback(Protocol):
     """Brings small tensors from the device in the order they were sent."""
 
     def send(self, *values: Tensor) -> None:
@@ -46,11 +46,11 @@ class Executor(Protocol):
     def span(self, name: str) -> AbstractContextManager:
         """What is started inside belongs together under this name, for a profiler that was asked to watch."""
 
-    def courier(self, width: int, slots: int) -> Courier:
+    def courier(self, width: int, slots: int) -> TokenReadback:
         """For `width` values a time, at most `slots` times sent and not received."""
 
 
-class Captured:
+class GraphExecutor:
     """A CUDA GPU: every program is a graph."""
 
     def __init__(self, index: int, target: Target):
@@ -69,11 +69,11 @@ class Captured:
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
 
-    def courier(self, width: int, slots: int) -> Courier:
+    def courier(self, width: int, slots: int) -> TokenReadback:
         return _SideStream(width, slots, self.device)
 
 
-class Marked(Captured):
+class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
     the kernels of a graph under the graph alone. So tokens are slower, by what launching costs."""
 
@@ -90,7 +90,7 @@ class Marked(Captured):
         return torch.cuda.nvtx.range(name)
 
 
-class Direct:
+class EagerExecutor:
     """CPU tensors and Triton's interpreter: programs run when they are started, launch by launch."""
 
     def __init__(self, target: Target):
@@ -113,7 +113,7 @@ class Direct:
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
 
-    def courier(self, width: int, slots: int) -> Courier:
+    def courier(self, width: int, slots: int) -> TokenReadback:
         return _Immediate()
 
 

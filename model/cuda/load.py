@@ -21,7 +21,7 @@ from kernel_templates.operation import Weight
 from kernel_templates.space import Config
 from model import weights
 from model.config import ModelConfig
-from model.cuda.room import FOR_CONTEXT, FOR_WEIGHTS, room_for
+from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, room_for
 from model.gguf_file import GGUFFile
 from model.problems import head_problem, head_tensor, layer_at
 

@@ -9,10 +9,10 @@ from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from kernel_templates.space import Config
-from model.choices import choose
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
+from model.kernel_choices import choose
 from model.problems import contexts, gpu_layers, head_problem, layer_at
 from model.runner import Settings
 
@@ -27,9 +27,9 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cud
         device = machine.detect(settings.index)
     except machine.DeviceError as error:
         raise ModelError(str(error)) from None
-    from model.cuda.execution import Captured, Marked
+    from model.cuda.execution import GraphExecutor, NvtxExecutor
 
-    executor = (Marked if settings.nvtx else Captured)(settings.index, machine.target(device))
+    executor = (NvtxExecutor if settings.nvtx else GraphExecutor)(settings.index, machine.target(device))
     runner = build(file, config, settings, device, executor)
     runner.decoder.program(("layers", "head", "greedy"), 0)  # so that the first token does not wait for a compiler
     return runner

@@ -18,7 +18,7 @@ from kernel_templates.cuda import expand
 from kernel_templates.cuda.launch import Target
 from kernel_templates.cuda.weights import Planes
 from model.cuda.load import LayerState, Loaded
-from model.cuda.room import FOR_WEIGHTS, room_for
+from model.cuda.out_of_memory import FOR_WEIGHTS, room_for
 
 CHUNK = 2048
 """Tokens at a time: enough that products are bound by arithmetic, and 1 GB of activations for a model of 8B."""

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from kernel_templates.problem import Problem
-from model.choices import Choice
 from model.cuda.decode import Decoder
+from model.cuda.out_of_memory import FOR_CONTEXT, room_for
 from model.cuda.prefill import Prefill
-from model.cuda.room import FOR_CONTEXT, room_for
+from model.kernel_choices import Choice
 from model.runner import STEPS_BELOW
 from model.sampling import Sampler
 

@@ -12,8 +12,8 @@ from typing import Any
 from peer.build import recorded_args
 from peer.child import Child
 
-from autotune.measure import bandwidth
-from autotune.versions import versions
+from autotune.runner import bandwidth
+from autotune.runner.versions import versions
 from kernel_templates.cpu import machine
 
 

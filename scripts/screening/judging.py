@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from screening.space_files import Measured
 
-from autotune import replay
-from autotune.screen import chips, screening
-from autotune.screen.sieve import Sieve
-from autotune.search.study import Search
+from autotune.samplers import replay
+from autotune.samplers.study import Search
+from autotune.screening import chips, ranking
+from autotune.screening.pruner import Pruner
 from kernel_templates.space import Config, Space
 from tuning_db.records import Measurement, Outcome, Trial
 
@@ -22,7 +22,7 @@ EVALUATIONS = (10, 20, 30, 40, 60, 80, 100, 150, 200)
 def screened(space: Measured) -> dict[str, Any]:
     """dropped: share of what compiled; regret: the best kept time over the best, minus 1; by: how many each rule
     dropped; outside: how many took less than their bound, which it should be none."""
-    verdicts = screening.screen(space.candidates, space.work_bytes, chips.of(space.device))
+    verdicts = ranking.screen(space.candidates, space.work_bytes, chips.of(space.device))
     compiled = [v for v in verdicts if v.kernels]
     times = {v.config: t for v in compiled if (t := space.ns[v.config]) is not None}
     kept = [times[v.config] for v in compiled if v.kept and v.config in times]
@@ -48,7 +48,7 @@ def screened(space: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _share_needed(verdicts: Sequence[screening.Verdict], times: dict[Config, float]) -> float:
+def _share_needed(verdicts: Sequence[ranking.Verdict], times: dict[Config, float]) -> float:
     """How few of what compiled had to be kept for the best to be among them: how near the rule came to missing it."""
     best = min(times, key=times.__getitem__)
     mine = next(v.estimate.busy for v in verdicts if v.config == best and v.estimate)
@@ -87,7 +87,7 @@ def rehearsed(space: Measured, searchable: Space) -> dict[str, Any]:
 def _rehearsal(space: Measured, search: Search) -> np.ndarray:
     """The best time after each evaluation."""
     facts = {candidate.config: candidate.kernels for candidate in space.candidates}
-    sieve = Sieve(space.device, space.work_bytes, search.space.default)
+    sieve = Pruner(space.device, space.work_bytes, search.space.default)
     waiting: deque[Config] = deque()
     times: list[float] = []
     while len(times) < max(EVALUATIONS):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from screening.recording import Recording, Row
 
-from autotune import judging
-from autotune.judging import Judge
-from autotune.measure import device_lock
-from autotune.measure.crew import Answer, Crew
-from autotune.place import Place
-from autotune.problem_search import SAMPLES
-from autotune.screen.binary import Binary
+from autotune.runner import device_lock
+from autotune.runner.worker_pool import Answer, WorkerPool
+from autotune.screening.binary import Binary
+from autotune.tuning import candidate_runner
+from autotune.tuning.candidate_runner import CandidateRunner
+from autotune.tuning.problem_tuner import SAMPLES
+from autotune.tuning.target import TuneTarget
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db.records import Outcome
@@ -24,7 +24,7 @@ FASTEST, ROUNDS = 24, 15  # of each space, timed again in turn: the fastest of a
 def measure(
     spaces: Mapping[Problem, Space],
     recordings: Mapping[Problem, Recording],
-    where: Place,
+    where: TuneTarget,
     until: float,
     report: Callable[[str], None],
 ) -> bool:
@@ -34,10 +34,10 @@ def measure(
     total = done = 0
     with (
         device_lock.measuring(where.identity, where.name, report),
-        Crew(where.compilers, where.apart, where.program, device=where.name) as crew,
+        WorkerPool(where.compilers, where.apart, where.program, device=where.name) as crew,
     ):
-        judging.draw_ahead(spaces, where, crew, 0)
-        judges = {p: Judge(p, where, crew, 0) for p in spaces}
+        candidate_runner.draw_ahead(spaces, where, crew, 0)
+        judges = {p: CandidateRunner(p, where, crew, 0) for p in spaces}
         total, told = len(todo), time.monotonic()
         todo.reverse()
         while time.monotonic() < until and (todo or any(j.compiling for j in judges.values())):
@@ -64,7 +64,7 @@ def measure(
     return complete
 
 
-def _attempt(judge: Judge, recording: Recording, config: Config, answer: Answer) -> None:
+def _attempt(judge: CandidateRunner, recording: Recording, config: Config, answer: Answer) -> None:
     trial = judge.trial(config, answer, lambda: judge.ask("measure", dict(config), SAMPLES))
     binaries: tuple[Binary, ...] = ()
     if not isinstance(answer, Exception) and answer[0] == "compiled":
@@ -77,7 +77,7 @@ def _attempt(judge: Judge, recording: Recording, config: Config, answer: Answer)
     recording.add(row, binaries)
 
 
-def _rematch(judge: Judge, recording: Recording) -> None:
+def _rematch(judge: CandidateRunner, recording: Recording) -> None:
     if any(row.rematch_ns for row in recording.rows.values()):
         return
     worked = [(row.median_ns, c) for c, row in recording.rows.items() if row.outcome == Outcome.OK]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from autotune.screen.binary import Binary
+from autotune.screening.binary import Binary
 from kernel_templates.space import Config
 
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from screening.spaces import Part
 
-from autotune import stages
-from autotune.judging import Judge
-from autotune.measure import device_lock
-from autotune.measure.crew import Crew
-from autotune.place import Place
-from autotune.problem_search import Progress
+from autotune.runner import device_lock
+from autotune.runner.worker_pool import WorkerPool
+from autotune.tuning import tune_model
+from autotune.tuning.candidate_runner import CandidateRunner
+from autotune.tuning.problem_tuner import Progress
+from autotune.tuning.target import TuneTarget
 from kernel_templates.space import Config
 from tuning_db import open_db
 
 ROUNDS = 31
 
 
-def search(part: Part, where: Place, budget: float, seed: int, known: Path | None = None) -> dict[str, Any]:
+def search(part: Part, where: TuneTarget, budget: float, seed: int, known: Path | None = None) -> dict[str, Any]:
     """One search with compilers that start from nothing. known: a database whose winners it may begin from."""
     there = replace(where, space=lambda problem: part.like(problem).space(where.device))
     trace: list[tuple[float, float]] = []
@@ -39,7 +39,7 @@ def search(part: Part, where: Place, budget: float, seed: int, known: Path | Non
                 trace.append((round(time.monotonic() - begun, 2), progress.best_ns))
 
         with open_db(path) as db:
-            (tuned,), _ = stages.tune({part.problem: 1}, [], db, there, budget_s=budget, seed=seed, report=report)
+            (tuned,), _ = tune_model.tune({part.problem: 1}, [], db, there, budget_s=budget, seed=seed, report=report)
             seconds = time.monotonic() - begun
             trials = [t for run in db.runs() if run.run.problem == part.key for t in db.trials(run.id)]
     outcomes = [trial.outcome.value for trial in trials if trial.message != "rematch"]
@@ -55,21 +55,21 @@ def search(part: Part, where: Place, budget: float, seed: int, known: Path | Non
     }
 
 
-def winners_of_relative(part: Part, where: Place, budget: float, path: Path) -> None:
+def winners_of_relative(part: Part, where: TuneTarget, budget: float, path: Path) -> None:
     """Tune the other shape that a warm start begins from, into a database of its own."""
     relative = part.like(part.relative_problem)
     there = replace(where, space=lambda problem: relative.space(where.device))
     with _cold(), open_db(path) as db:
-        stages.tune({relative.problem: 1}, [], db, there, budget_s=budget)
+        tune_model.tune({relative.problem: 1}, [], db, there, budget_s=budget)
 
 
-def compare(part: Part, where: Place, configs: Sequence[Config]) -> list[float]:
+def compare(part: Part, where: TuneTarget, configs: Sequence[Config]) -> list[float]:
     """Nanoseconds of each, timed in turn."""
     with (
         device_lock.measuring(where.identity, where.name),
-        Crew(0, where.apart, where.program, device=where.name) as crew,
+        WorkerPool(0, where.apart, where.program, device=where.name) as crew,
     ):
-        return [m.median_ns for m in Judge(part.problem, where, crew, 0).rematch(configs, ROUNDS)[0]]
+        return [m.median_ns for m in CandidateRunner(part.problem, where, crew, 0).rematch(configs, ROUNDS)[0]]
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 
 from screening.recording import Recording, Row, texts
 
-from autotune.interchange import files, t4
-from autotune.screen.binary import Binary, Facts
-from autotune.screen.compiling import Candidate
-from autotune.screen.machine_code import Code
+from autotune.importers import documents, t4
+from autotune.screening.binary import Binary, Facts
+from autotune.screening.compiling import Candidate
+from autotune.screening.machine_code import Code
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db.records import Measurement, Outcome, Run, RunStatus, StoredRun, Trial
@@ -46,7 +46,7 @@ def write(path: Path, recording: Recording, run: Run, device: Device) -> None:
             text = json.dumps(facts, separators=(",", ":"))
             result["measurements"].append({"name": "kernels", "value": text, "unit": ""})
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+    documents.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
 
 
 def _trial(row: Row) -> Trial:

@@ -1,6 +1,6 @@
 """A GPU that is not there: operations with made-up times, and the worker program that serves them.
 
-Run as a program with a pipe's number it speaks the protocol of `autotune.measure.worker`. Times are in nanoseconds and
+Run as a program with a pipe's number it speaks the protocol of `autotune.runner.worker`. Times are in nanoseconds and
 exact. What is fastest in a layer is not what is fastest alone. Configurations of "qkv" that fail, each in its way:
 
     rows 16, warps 1   does not compile          rows 16, warps 2   is wrong
@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar
 
-from autotune.measure.judge import duel, summarize
-from autotune.measure.worker import serve
+from autotune.runner.verify import duel, summarize
+from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Parameter, Space
@@ -103,10 +103,10 @@ def operation(problem: type[Problem]):
 
 
 def place(device: Device = DEVICE, compilers: int = 2):
-    """The stand-in's Place."""
-    from autotune.place import Place
+    """The stand-in's TuneTarget."""
+    from autotune.tuning.target import TuneTarget
 
-    return Place(
+    return TuneTarget(
         "cuda:0", "sm90", device, space, _work, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM,
         identity=f"fake of process {os.getpid()}",
     )  # fmt: skip
@@ -219,8 +219,8 @@ class FakeGpu:
 
 def _facts(config: dict):
     """With FAKE_FACTS: "ahead" changes nothing in the machine code, and 16 rows are thousands of instructions."""
-    from autotune.screen.binary import Facts
-    from autotune.screen.machine_code import Code
+    from autotune.screening.binary import Facts
+    from autotune.screening.machine_code import Code
 
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)

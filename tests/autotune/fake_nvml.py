@@ -1,4 +1,4 @@
-"""NVML without a GPU: the functions and the error that `autotune.measure.device_state` uses, answered from a script."""
+"""NVML without a GPU: the functions and the error that `autotune.runner.device_state` uses, answered from a script."""
 
 from types import SimpleNamespace
 

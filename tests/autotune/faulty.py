@@ -21,9 +21,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotune.measure.judge import WrongResult, measure, relative_error, rematch
-from autotune.measure.mortal import become_mortal
-from autotune.measure.worker import serve
+from autotune.runner.process_group import die_with_parent
+from autotune.runner.verify import WrongResult, measure, relative_error, rematch
+from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Parameter, Space
@@ -102,17 +102,17 @@ def operation():
 
 def place(compilers: int = 2, identity: str | None = None):
     """Where the faulty candidates live: as on a processor, who measures compiles too."""
-    from autotune.place import Place
+    from autotune.tuning.target import TuneTarget
     from kernel_templates.operation import Work
 
-    return Place(
+    return TuneTarget(
         "cpu", "cpu", DEVICE, lambda _: SPACE, lambda _: Work(1000, 1000), compilers, apart=False, compile_s=MEASURE_S,
         measure_s=MEASURE_S, program=PROGRAM, identity=identity or f"faulty {os.getpid()}",
     )  # fmt: skip
 
 
 class Candidate:
-    """Ready to be timed, with the exact time of its configuration."""
+    """PreparedCandidate to be timed, with the exact time of its configuration."""
 
     def __init__(self, config: dict):
         self.config = config
@@ -238,6 +238,6 @@ ACTS: dict[str, Callable] = {
 }
 
 if __name__ == "__main__":
-    become_mortal()
+    die_with_parent()
     descriptor = int(sys.argv[1])
     serve(Connection(descriptor), lambda device: Backend(descriptor), most_bytes=MOST_BYTES)

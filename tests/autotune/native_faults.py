@@ -1,6 +1,6 @@
 """A problem whose candidates are compiled for this processor and misbehave in machine code; the worker that runs them.
 
-y = 2 x over 1024 float32, by the real bench (`autotune.measure.on_cpu`): proved between fences, timed in a graph.
+y = 2 x over 1024 float32, by the real bench (`autotune.runner.cpu_worker`): proved between fences, timed in a graph.
 """
 
 import sys
@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotune.measure.mortal import become_mortal
-from autotune.measure.on_cpu import OnCpu
-from autotune.measure.worker import serve
+from autotune.runner.cpu_worker import OnCpu
+from autotune.runner.process_group import die_with_parent
+from autotune.runner.worker import serve
 from kernel_templates import registry
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.compile import compile_kernel
@@ -85,6 +85,6 @@ def operation() -> Operation:
 
 
 if __name__ == "__main__":
-    become_mortal()
+    die_with_parent()
     registry.OPERATIONS[Native.op] = operation()
     serve(Connection(int(sys.argv[1])), lambda device: OnCpu())

@@ -2,6 +2,6 @@
 
 import pytest
 
-from autotune.search import SAMPLERS
+from autotune.samplers import SAMPLERS
 
 QUICK_OR_SLOW = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS)

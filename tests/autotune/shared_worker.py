@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from autotune.search.shared import Shared, SharedSearch
-from autotune.search.study import Search
+from autotune.samplers.shared_search import Shared, SharedSearch
+from autotune.samplers.study import Search
 from kernel_templates.space import Config, Constraint, Parameter, Space
 
 SPACE = Space(

@@ -10,8 +10,8 @@ import urllib.request
 import pytest
 import shared_worker
 
-from autotune.search.shared import Shared, SharedSearch
-from autotune.search.study import Search
+from autotune.samplers.shared_search import Shared, SharedSearch
+from autotune.samplers.study import Search
 
 pytestmark = pytest.mark.slow
 

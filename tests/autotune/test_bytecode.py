@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import subprocess, sys
-from autotune import bytecode
+from autotune.runner import bytecode
 bytecode.keep("heavy")
 import heavy
 subprocess.run([sys.executable, "-c", "import heavy, sys; print(sys.pycache_prefix)"], check=True)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from autotune import UserError
 from autotune.commands.conversation import Conversation, chat_tokens
-from autotune.errors import UserError
 from model.errors import ModelError
 
 

@@ -26,7 +26,7 @@ def with_model(words: tuple[str, ...], path: object) -> list[object]:
 @pytest.mark.parametrize("kind", ["missing", "empty", "directory", "text"])
 def test_not_a_model(complaint, tmp_path, words, kind) -> None:
     if words[0] == "bench":
-        pytest.importorskip("autotune.bench")
+        pytest.importorskip("autotune.benchmarking.cpu_benchmark")
     path = tmp_path / "model.gguf"
     if kind == "directory":
         path.mkdir()
@@ -45,9 +45,9 @@ def test_truncated_anywhere(complaint, tmp_path, tiny_model) -> None:
 
 
 def test_flipped_header_bits_never_give_a_traceback(autotune, tmp_path, tiny_model, monkeypatch) -> None:
-    from autotune import tuner
+    from autotune.tuning import sequential
 
-    monkeypatch.setattr(tuner, "tune", lambda *_, **__: [])
+    monkeypatch.setattr(sequential, "tune", lambda *_, **__: [])
     whole, path = tiny_model.read_bytes(), tmp_path / "flipped.gguf"
     refused = 0
     for bit in range(0, 24 * 8, 3):  # magic, version and both counts, every third bit

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from autotune.nsight import ncu, profiling, recording
+from autotune.profiling import ncu, profile_problems, recording
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import open_db, profiles
@@ -88,7 +88,7 @@ def test_without_counters_there_are_times(tmp_path, monkeypatch, measured, scrip
     found = None if script is None else stand_in(tmp_path, script)
     monkeypatch.setattr(ncu, "find", lambda: found)
     with open_db(tmp_path / "t.db") as db:
-        done = profiling.profile(CALLS, H100, "cuda:0", db)
+        done = profile_problems.profile(CALLS, H100, "cuda:0", db)
         assert why in done.failure
         (stored,) = profiles.listed(db)
         profile = profiles.load(db, stored.id)

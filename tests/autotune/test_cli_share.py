@@ -8,7 +8,7 @@ import pytest
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.space import Config
-from tuning_db import lines, open_db, shipped
+from tuning_db import jsonl, open_db, shipped
 from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
 
 KEY = "matvec:rows=64,cols=64,format=Q4_0,activation=int16"
@@ -126,8 +126,8 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
     """Every winner is of a problem that there is, valid in its space, and found by a model that asks for it."""
     monkeypatch.setattr(shipped, "FOLDER", path.parent)
     text = path.read_text().splitlines()
-    facts = list(lines.read(text, path.name))
-    assert list(lines.write(facts)) == text
+    facts = list(jsonl.read(text, path.name))
+    assert list(jsonl.write(facts)) == text
     (first, *_) = [f for f in facts if f["kind"] == "device"]
     assert path.name == shipped.file_name(first["chip_key"])
     device = Device(

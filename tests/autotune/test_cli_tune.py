@@ -6,9 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from autotune import ceilings, stages, tuner
-from autotune.layer_search import TunedLayer
-from autotune.problem_search import Progress, Tuned
+from autotune.runner import ceilings
+from autotune.tuning import sequential, tune_model
+from autotune.tuning.layer_tuner import TunedLayer
+from autotune.tuning.problem_tuner import Progress, Tuned
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from tuning_db.records import Measurement, Outcome, Winner
@@ -18,7 +19,7 @@ LIMITS = {"read_gb_s": 31.5, "copy_gb_s": 20.0, "int8_gop_s": 900.0, "f32_gflop_
 
 @pytest.fixture
 def calls(monkeypatch) -> list[dict]:
-    """Each call of a stand-in `tuner.tune` that reports one trial and a result per problem."""
+    """Each call of a stand-in `sequential.tune` that reports one trial and a result per problem."""
     made: list[dict] = []
 
     def tune(problems, db, *, report, **settings):
@@ -29,7 +30,7 @@ def calls(monkeypatch) -> list[dict]:
             Tuned(p, n, {"lanes": 64}, 1000.0, 500.0, 20.0, 10.0, 0.7, 9, 1, "searched") for p, n in problems.items()
         ]
 
-    monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(sequential, "tune", tune)
     return made
 
 
@@ -64,7 +65,7 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
         db.set_winner(machine.detect(), winner, None, None)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(sequential, "tune", tune)
     result = autotune("tune", tiny_model)
     assert result.exit_code == 130 and "Kept so far" in result.stdout and "2.00×" in result.stdout
     assert "1 of 5 problems have a winner" in result.stderr and result.stderr.endswith("autotune: interrupted\n")
@@ -74,9 +75,9 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
 
 def test_a_problem_without_a_working_configuration(complaint, monkeypatch, tiny_model) -> None:
     def tune(*_, **__):
-        raise tuner.TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
+        raise sequential.TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
 
-    monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(sequential, "tune", tune)
     assert "no configuration worked" in complaint("tune", tiny_model)
 
 
@@ -90,10 +91,10 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
         faster = {**side, "decode_tok_s": 270.0, "share": float("nan")}
         return {"model": str(path), "untuned": side, "tuned": faster, "operations": [{**operation, "share": 0.95}]}
 
-    stand_in = ModuleType("autotune.bench")
+    stand_in = ModuleType("autotune.benchmarking.cpu_benchmark")
     stand_in.bench = bench  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "autotune.bench", stand_in)
-    monkeypatch.setattr("autotune.bench", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "autotune.benchmarking.cpu_benchmark", stand_in)
+    monkeypatch.setattr("autotune.benchmarking.cpu_benchmark", stand_in, raising=False)
     result = autotune("bench", tiny_model)
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
     assert asked == [{"device": "cpu", "prompt": 512, "tokens": 128, "runs": 5}]
@@ -123,7 +124,7 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
         chained = [TunedLayer(p, {"rows": 8}, 4e4, 3e4, 2e4, 900.0, 0.5, 33, 2, "searched") for p in layers]
         return alone, chained
 
-    monkeypatch.setattr(stages, "tune", tune)
+    monkeypatch.setattr(tune_model, "tune", tune)
     result = autotune("tune", tiny_qwen3, "--device", "cuda")
     assert result.exit_code == 0, result.stderr
     assert {k: asked[0][k] for k in ("where", "trials", "budget_s", "sampler", "seed")} == {
@@ -152,7 +153,7 @@ def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeyp
             for p, n in problems.items()
         ], []
 
-    monkeypatch.setattr(stages, "tune", tune)
+    monkeypatch.setattr(tune_model, "tune", tune)
     monkeypatch.setattr(machine, "uuid", lambda index=0: "1")
     tune_words = ("tune", tiny_qwen3, "--device", "cuda:0", "--objective")
     counts = fake_nvml.module(energy=1000)
@@ -179,7 +180,7 @@ def test_an_interrupt_in_context_shows_both_tables(autotune, monkeypatch, tiny_q
             db.set_winner(where.device, winner, None, None)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "tune", tune)
+    monkeypatch.setattr(tune_model, "tune", tune)
     result = autotune("tune", tiny_qwen3, "--device", "cuda:0")
     assert result.exit_code == 130 and "Kept so far, each alone" in result.stdout
     assert "Kept so far, in context" in result.stdout and "2 of " in result.stderr

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from autotune import ceilings, cuda_bench, cuda_token
+from autotune.benchmarking import cuda_benchmark, token_time
+from autotune.runner import ceilings
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
@@ -102,9 +103,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
 
-    monkeypatch.setattr(cuda_bench.model, "load", load)
-    monkeypatch.setattr(cuda_bench, "clock", clock)
-    monkeypatch.setattr(cuda_token, "Stopwatch", FakeWatch)
+    monkeypatch.setattr(cuda_benchmark.model, "load", load)
+    monkeypatch.setattr(cuda_benchmark, "clock", clock)
+    monkeypatch.setattr(token_time, "Stopwatch", FakeWatch)
     monkeypatch.setattr(machine, "detect", lambda index=0: device)
     monkeypatch.setattr(machine, "check", lambda index=0: None)
     monkeypatch.setattr(ceilings, "known_or_measured", lambda *_, **__: {"read_gb_s": READ})
@@ -116,7 +117,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def bench(gpu: SimpleNamespace, tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(**settings: Any) -> dict[str, Any]:
         with open_db(tmp_path / "bench.db") as db:
-            return cuda_bench.bench(tiny_model, db, "cuda:0", **settings)
+            return cuda_benchmark.bench(tiny_model, db, "cuda:0", **settings)
 
     return run
 
@@ -162,7 +163,7 @@ def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
 
 def test_the_profile_s_position_stays_in_its_context(bench, gpu) -> None:
     bench(runs=1, tokens=300, depths=(0,))
-    assert gpu.engines[0].decoder.buffers["position"].item() == 160 - cuda_token.REPLAYS - 1  # the middle is 151
+    assert gpu.engines[0].decoder.buffers["position"].item() == 160 - token_time.REPLAYS - 1  # the middle is 151
 
 
 def test_operations_alone_beside_the_token(bench) -> None:
@@ -173,7 +174,7 @@ def test_operations_alone_beside_the_token(bench) -> None:
     }  # fmt: skip
     assert rows["gate_up"]["gb_s"] == pytest.approx(0.5) and rows["gate_up"]["share"] == pytest.approx(0.5 / READ)
     assert rows["pick"]["bytes"] is None and rows["pick"]["gb_s"] is None
-    attention: Work = cuda_token.registry.get("attention").work(Attention(4, 2, 16, 66))
+    attention: Work = token_time.registry.get("attention").work(Attention(4, 2, 16, 66))
     assert rows["attention"]["bytes"] == 2 * attention.bytes
     assert rows["token"]["us"] == 20.0 and rows["token"]["count"] == 12
     assert rows["token"]["bytes"] == sum(row["bytes"] or 0 for name, row in rows.items() if name != "token")
@@ -218,8 +219,8 @@ def test_for_real(tiny_model: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     with open_db(tmp_path / "bench.db") as db:
-        report = cuda_bench.bench(tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100))
-    for side in cuda_bench.SIDES:
+        report = cuda_benchmark.bench(tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100))
+    for side in cuda_benchmark.SIDES:
         rows = report["operations"][side]
         print(f"{side}: {report[side]['decode']['0']['tok_s']:.0f} tok/s, {[(r['kernel'], r['us']) for r in rows]}")
         assert rows[-1]["kernel"] == "token" and all(row["us"] > 0 for row in rows)

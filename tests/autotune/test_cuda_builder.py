@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 BUILD = """
 import sys, torch, triton
 from triton.backends.nvidia.driver import CudaDriver
-from autotune.measure import builder
+from autotune.runner import builder
 from kernel_templates import registry, samples
 from kernel_templates.cuda.launch import HOPPER
 from kernel_templates.device import Device
@@ -73,7 +73,7 @@ def test_what_is_compiled_ahead_is_what_a_launch_asks_for(tmp_path) -> None:
 
 
 def test_drawn_inputs_are_those_drawn_on_the_spot(tmp_path) -> None:
-    from autotune.measure.builder import Builder
+    from autotune.runner.compile_worker import Builder
 
     problem, path = Matvec(64, 64, "Q4_0"), tmp_path / "drawn"
     assert Builder.draw(object.__new__(Builder), problem.key, 3, str(path))[0] == "drawn"

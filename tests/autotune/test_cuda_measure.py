@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.measure import judge, tensors
-from autotune.measure.worker import _failure
+from autotune.runner import tensors, verify
+from autotune.runner.worker import _failure
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.ffn.problem import Ffn
@@ -39,7 +39,7 @@ def test_copies_have_their_own_memory_and_keep_what_is_shared() -> None:
 
 
 def test_how_many_copies() -> None:
-    from autotune.measure.cuda_candidate import copies
+    from autotune.runner.cuda_candidate import copies
 
     l2, free = 100 << 20, 80 << 30
     assert copies(1 << 30, l2, free) == 4  # a neighbour on each side, whatever the size
@@ -49,17 +49,17 @@ def test_how_many_copies() -> None:
 
 def test_relative_error() -> None:
     truth = {"a": np.ones(4), "b": np.full(2, 2.0)}
-    assert judge.relative_error({"a": np.ones(6), "b": np.full(2, 2.2)}, truth) == pytest.approx(0.1)
-    assert judge.relative_error({"a": np.array([1, 1, 1, np.nan]), "b": truth["b"]}, truth) == math.inf
-    assert judge.relative_error({"a": np.ones(3)}, truth) == math.inf
+    assert verify.relative_error({"a": np.ones(6), "b": np.full(2, 2.2)}, truth) == pytest.approx(0.1)
+    assert verify.relative_error({"a": np.array([1, 1, 1, np.nan]), "b": truth["b"]}, truth) == math.inf
+    assert verify.relative_error({"a": np.ones(3)}, truth) == math.inf
     with pytest.raises(ValueError, match="nothing to compare"):
-        judge.relative_error({"c": np.ones(3)}, truth)
+        verify.relative_error({"c": np.ones(3)}, truth)
 
 
 def test_a_hopeless_challenger_is_soon_given_up() -> None:
-    mine, theirs = judge.duel(lambda: 2.0, lambda: 1.0, 15)
+    mine, theirs = verify.duel(lambda: 2.0, lambda: 1.0, 15)
     assert len(mine) == len(theirs) == 3
-    mine, theirs = judge.duel(lambda: 1.01, lambda: 1.0, 15)
+    mine, theirs = verify.duel(lambda: 1.01, lambda: 1.0, 15)
     assert len(mine) == len(theirs) == 15
 
 
@@ -76,15 +76,15 @@ def test_a_hopeless_challenger_is_soon_given_up() -> None:
     ],
 )
 def test_what_a_worker_says_of_an_error(error, reply, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "autotune.measure.on_cuda", object())
+    monkeypatch.setitem(sys.modules, "autotune.runner.cuda_worker", object())
     assert _failure(error)[0] == reply and "\n" not in _failure(error)[1]
 
 
 @pytest.mark.parametrize("problem", [*LAYER.parts().values(), LAYER], ids=lambda p: p.op)
 def test_blueprints_need_no_memory(problem) -> None:
-    from autotune.measure.blueprint import Blueprint
+    from autotune.runner.meta_problem import MetaProblem
 
-    launches = Blueprint(problem).launches(registry.cuda_space(problem, H100).default)
+    launches = MetaProblem(problem).launches(registry.cuda_space(problem, H100).default)
     given = [a for launch in launches for a in launch.arguments if isinstance(a, torch.Tensor)]
     assert given and {t.device.type for t in given} == {"meta"}
 
@@ -98,8 +98,8 @@ def test_spaces_are_found_without_triton() -> None:
 
 INTERPRETED = """
 import sys, torch
-from autotune.measure import cuda_candidate, cuda_bandwidth
-from autotune.measure.judge import WrongResult
+from autotune.runner import cuda_candidate, cuda_bandwidth
+from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faulty import DEVICE
 
-from autotune.measure.device_lock import lock_path, measuring
+from autotune.runner.device_lock import lock_path, measuring
 from kernel_templates.space import Config
 from tuning_db import open_db
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import fake_nvml
 import pytest
 
-from autotune.measure.device_state import CpuWatch, GpuWatch, NoEnergy, joules_a_call
-from autotune.measure.trust import RESIGNED, RETAKES, SLACK, Impossible, Trust, cold_bytes
+from autotune.runner.device_state import CpuWatch, GpuWatch, NoEnergy, joules_a_call
+from autotune.runner.measurement_guard import RESIGNED, RETAKES, SLACK, Impossible, MeasurementGuard, cold_bytes
 from tuning_db.records import Measurement
 
 CALM = {"sm": 1980, "memory": 2619, "temperature": 41, "power": 290_000}
@@ -65,7 +65,7 @@ def test_idling_and_clocks_that_were_set_are_no_throttling(reason) -> None:
 def test_a_throttled_sample_is_retaken() -> None:
     taken: list[int] = []
     rests: list[float] = []
-    trust = Trust(watch(reasons=[0, 0x4, 0, 0]), Probe, rests.append)
+    trust = MeasurementGuard(watch(reasons=[0, 0x4, 0, 0]), Probe, rests.append)
     (found,) = trust.take([Candidate()], lambda: taken.append(1) or [timed(10.0 * len(taken))])
     assert found.median_ns == 20.0 and found.state["retakes"] == 1 and found.state["throttled"] == []
     assert len(rests) == 1
@@ -73,7 +73,7 @@ def test_a_throttled_sample_is_retaken() -> None:
 
 def test_what_stays_throttled_is_recorded_so_and_in_the_end_not_retaken() -> None:
     taken: list[int] = []
-    trust = Trust(watch(reasons=0x40), Probe, lambda seconds: None)
+    trust = MeasurementGuard(watch(reasons=0x40), Probe, lambda seconds: None)
     for number in range(RESIGNED + 3):
         (found,) = trust.take([Candidate()], lambda: taken.append(1) or [timed(10.0)])
         assert found.state["throttled"] == ["hardware thermal slowdown"]
@@ -81,7 +81,7 @@ def test_what_stays_throttled_is_recorded_so_and_in_the_end_not_retaken() -> Non
 
 
 def test_nothing_is_faster_than_memory() -> None:
-    trust, cold = Trust(watch(), Probe), Candidate(1_000_000)  # 1 MB at 1 TB/s: 1 us
+    trust, cold = MeasurementGuard(watch(), Probe), Candidate(1_000_000)  # 1 MB at 1 TB/s: 1 us
     assert trust.take([cold], lambda: [timed(1000.0 * SLACK + 1)])[0].samples == 7
     with pytest.raises(Impossible, match=r"0.50 µs for 1.00 MB from memory, which was read at 1000 GB/s"):
         trust.take([cold], lambda: [timed(500.0)])
@@ -92,11 +92,11 @@ def test_nothing_is_faster_than_memory() -> None:
 
 def test_neither_a_slow_rate_nor_a_fast_time_is_believed_at_once() -> None:
     """While the rate was measured a neighbour was busy; or the clock jumped once."""
-    trust = Trust(watch(), lambda: Probe(*[5e-3] * 7, 1e-3))
+    trust = MeasurementGuard(watch(), lambda: Probe(*[5e-3] * 7, 1e-3))
     assert trust.take([Candidate(1_000_000)], lambda: [timed(900.0)])[0].median_ns == 900.0
     times = [timed(1.0), timed(900.0)]
-    assert Trust(watch(), Probe).take([Candidate(1_000_000)], lambda: [times.pop(0)])[0].median_ns == 900.0
-    slow = Trust(watch(), lambda: Probe(*[5e-3] * 7, 1e-3))
+    assert MeasurementGuard(watch(), Probe).take([Candidate(1_000_000)], lambda: [times.pop(0)])[0].median_ns == 900.0
+    slow = MeasurementGuard(watch(), lambda: Probe(*[5e-3] * 7, 1e-3))
     slow.take([Candidate(1_000_000)], lambda: [timed(9000.0)])
     with pytest.raises(Impossible):
         slow.take([Candidate(1_000_000)], lambda: [timed(100.0)])

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
 
-from autotune import tuner
+from autotune.tuning import sequential
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from tuning_db import open_db
@@ -36,7 +36,7 @@ def state(tmp_path, monkeypatch) -> None:
 
 def run(path: Path, trials: int = 200, sampler: str = "exhaustive", **settings):
     with open_db(path) as db:
-        (tuned,) = tuner.tune(
+        (tuned,) = sequential.tune(
             {PROBLEM: 1}, db, trials=trials, budget_s=None, sampler=sampler, where=faulty.place(), **settings
         )
     return tuned
@@ -194,7 +194,7 @@ def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAULTY_SLOW", "0.3")
     begun, spent = time.monotonic(), []
     with open_db(tmp_path / "b.db") as db:
-        (tuned,) = tuner.tune(
+        (tuned,) = sequential.tune(
             {PROBLEM: 1}, db, trials=None, budget_s=5.0, where=faulty.place(compilers=4),
             report=lambda p: spent.append(time.monotonic() - begun),
         )  # fmt: skip
@@ -207,10 +207,10 @@ def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
 
 
 def test_stale_folders_of_killed_runs_go(tmp_path, monkeypatch) -> None:
-    from autotune.measure.folder import RunFolder
+    from autotune.runner.shared_folder import RunFolder
 
     script = (
-        "from autotune.measure.folder import RunFolder\nimport time\n"
+        "from autotune.runner.shared_folder import RunFolder\nimport time\n"
         "folder = RunFolder()\nprint(folder.path, flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -13,8 +13,8 @@ import pytest
 from faulty import SPACE, Faulty
 from test_faults import gone
 
-from autotune.measure.channel import MOST_BYTES, Channel, Garbled, Late
-from autotune.measure.process import Worker, WorkerDied
+from autotune.runner.channel import MOST_BYTES, Channel, Garbled, Late
+from autotune.runner.worker_process import Worker, WorkerDied
 
 KEY = Faulty(1).key
 
@@ -77,7 +77,7 @@ def test_a_worker_that_hangs_in_a_candidate_dies_with_its_parent(tmp_path) -> No
     hangs = next(c for c in SPACE.configs() if faulty.fault_of(c, 1) == "hang")
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport faulty, time\n"
-        "from autotune.measure.process import Worker\n"
+        "from autotune.runner.worker_process import Worker\n"
         "worker = Worker(faulty.PROGRAM)\n"
         f"worker.request('open', 'cpu', {KEY!r}, 0, 1, timeout_s=60)\n"
         f"worker.send('measure', {dict(hangs)!r}, 1)\n"

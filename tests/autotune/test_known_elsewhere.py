@@ -2,8 +2,8 @@
 
 import pytest
 
-from autotune.place import Place
-from autotune.problem_search import known_elsewhere
+from autotune.tuning.problem_tuner import known_elsewhere
+from autotune.tuning.target import TuneTarget
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.matvec.problem import Matvec
@@ -17,9 +17,11 @@ WIDE = Matvec(4096, 4096, "Q4_0", "int16")
 
 
 @pytest.fixture
-def where() -> Place:
+def where() -> TuneTarget:
     """An H100 that is not there: nothing is built."""
-    return Place("cuda:0", "sm90", H100, lambda p: registry.cuda_space(p, H100), lambda p: Work(1, 1), 1, apart=True)
+    return TuneTarget(
+        "cuda:0", "sm90", H100, lambda p: registry.cuda_space(p, H100), lambda p: Work(1, 1), 1, apart=True
+    )
 
 
 @pytest.fixture

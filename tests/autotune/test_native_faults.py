@@ -6,7 +6,7 @@ import native_faults
 import pytest
 from native_faults import FAULTS, SPACE, Native
 
-from autotune import place, tuner
+from autotune.tuning import sequential, target
 from kernel_templates import registry
 from tuning_db import open_db
 
@@ -14,9 +14,9 @@ from tuning_db import open_db
 @pytest.mark.slow
 def test_compiled_candidates_that_misbehave(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(registry.OPERATIONS, Native.op, native_faults.operation())
-    where = replace(place.cpu(), space=lambda _: SPACE, program=native_faults.PROGRAM, measure_s=5.0)
+    where = replace(target.cpu(), space=lambda _: SPACE, program=native_faults.PROGRAM, measure_s=5.0)
     with open_db(tmp_path / "t.db") as db:
-        (tuned,) = tuner.tune({Native(1): 1}, db, trials=20, budget_s=None, sampler="exhaustive", where=where)
+        (tuned,) = sequential.tune({Native(1): 1}, db, trials=20, budget_s=None, sampler="exhaustive", where=where)
         trials = {
             t.config["fault"]: t for t in db.past_trials(where.device, Native(1).key, 1) if t.message != "rematch"
         }

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 from sampler_names import QUICK_OR_SLOW
 
-from autotune import replay
+from autotune import UserError
 from autotune.cli import cli
-from autotune.errors import UserError
-from autotune.search.features import encode
-from autotune.search.pool import Pool
-from autotune.search.study import Search
+from autotune.samplers import replay
+from autotune.samplers.features import encode
+from autotune.samplers.gp_search import GPSearch
+from autotune.samplers.study import Search
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_features_are_between_0_and_1_and_know_divisibility() -> None:
 
 
 def test_a_pool_takes_news_in_any_order_and_failures_alone() -> None:
-    pool = Pool([list(range(50)), [1, 2] * 25], seed=1)
+    pool = GPSearch([list(range(50)), [1, 2] * 25], seed=1)
     asked = [pool.ask() for _ in range(12)]  # before anything is told
     for row in reversed(asked):
         pool.tell(row, None)

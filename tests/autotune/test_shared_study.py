@@ -15,8 +15,8 @@ import shared_worker
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from autotune.search.shared import GIVEN_UP, LIVING, Shared, SharedSearch
-from autotune.search.study import Search
+from autotune.samplers.shared_search import GIVEN_UP, LIVING, Shared, SharedSearch
+from autotune.samplers.study import Search
 from kernel_templates.space import Config
 
 WORKER = Path(shared_worker.__file__)
@@ -159,6 +159,6 @@ def test_what_a_worker_leaves_at_its_end_is_taken_up_at_once(tmp_path) -> None:
 def test_workers_that_begin_at_once_on_a_new_file(tmp_path) -> None:
     """Each makes the tables, and all but one find them there."""
     url = f"sqlite:///{tmp_path / 't.db'}"
-    program = f"from autotune.search.shared import Shared; Shared({url!r}).close()"
+    program = f"from autotune.samplers.shared_search import Shared; Shared({url!r}).close()"
     workers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
     assert [worker.wait(120) for worker in workers] == [0] * 4

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from autotune import tuner
-from autotune.measure.process import Worker, WorkerDied, WorkerTimedOut
-from autotune.problem_search import Progress
+from autotune.runner.worker_process import Worker, WorkerDied, WorkerTimedOut
+from autotune.tuning import sequential
+from autotune.tuning.problem_tuner import Progress
 from kernel_templates.cpu import machine
 from kernel_templates.matvec.problem import Matvec
 from tuning_db import open_db
@@ -24,7 +24,7 @@ def db(tmp_path):
 
 def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
     seen: list[Progress] = []
-    (first,) = tuner.tune({PROBLEM: 3}, db, trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
+    (first,) = sequential.tune({PROBLEM: 3}, db, trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
     assert [p.trial for p in seen] == [1, 2, 3] and first.trials == 3 and first.count == 3
     assert first.best_ns <= first.default_ns and first.source == "searched"
     answer = db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version)
@@ -33,7 +33,9 @@ def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
     trials = db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)
     assert all(t.outcome is Outcome.OK and t.measurement.median_ns > 0 for t in trials)
 
-    (again,) = tuner.tune({PROBLEM: 3}, db, trials=3, budget_s=None)  # goes on where that ended: nothing left to try
+    (again,) = sequential.tune(
+        {PROBLEM: 3}, db, trials=3, budget_s=None
+    )  # goes on where that ended: nothing left to try
     assert again.source == "known" and again.trials == 3
 
 
@@ -42,7 +44,7 @@ def test_an_interrupt_keeps_what_was_found(db) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tuner.tune({PROBLEM: 1}, db, trials=4, budget_s=None, report=stop)
+        sequential.tune({PROBLEM: 1}, db, trials=4, budget_s=None, report=stop)
     assert db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version).source is Source.EXACT
     assert [run.status for run in db.runs()] == ["interrupted"]
 
@@ -57,7 +59,7 @@ def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> N
         return ask(self, *message, timeout_s=timeout_s)
 
     monkeypatch.setattr(Worker, "request", request)
-    (result,) = tuner.tune({PROBLEM: 1}, db, trials=3, budget_s=None, sampler="exhaustive")
+    (result,) = sequential.tune({PROBLEM: 1}, db, trials=3, budget_s=None, sampler="exhaustive")
     outcomes = [t.outcome for t in db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)]
     assert outcomes.count(Outcome.CRASHED) == 1 and outcomes.count(Outcome.OK) >= 2 and result.failed == 1
 
@@ -70,7 +72,7 @@ def test_a_wrong_candidate_never_counts(db, monkeypatch) -> None:
         return ("wrong", "relative error 1", 1.0) if message[0] == "measure" and message[1]["lanes"] == 16 else reply
 
     monkeypatch.setattr(Worker, "request", request)
-    (result,) = tuner.tune({PROBLEM: 1}, db, trials=4, budget_s=None, sampler="exhaustive")
+    (result,) = sequential.tune({PROBLEM: 1}, db, trials=4, budget_s=None, sampler="exhaustive")
     assert result.config["lanes"] != 16 and result.failed == 3
 
 

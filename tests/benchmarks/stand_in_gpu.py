@@ -1,6 +1,6 @@
 """A GPU that is not there, for the scripts that measure spaces: made-up machine code and times of real problems.
 
-Run as a program with a pipe's number it speaks the protocol of `autotune.measure.worker`. What has 16 warps does not
+Run as a program with a pipe's number it speaks the protocol of `autotune.runner.worker`. What has 16 warps does not
 compile, one row a thread and 8 warps is wrong, and 8 rows a thread are the same code as 4.
 """
 
@@ -10,9 +10,9 @@ import zlib
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from autotune.measure.judge import summarize
-from autotune.measure.worker import serve
-from autotune.screen.binary import Binary
+from autotune.runner.verify import summarize
+from autotune.runner.worker import serve
+from autotune.screening.binary import Binary
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 

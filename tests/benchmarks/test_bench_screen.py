@@ -10,8 +10,8 @@ import pytest
 import stand_in_gpu
 from click.testing import CliRunner
 
-from autotune import place
-from autotune.place import Place
+from autotune.tuning import target
+from autotune.tuning.target import TuneTarget
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = "matvec:rows=64,cols=512,format=Q4_0,activation=int16"
@@ -30,11 +30,11 @@ def script(monkeypatch):
     monkeypatch.setattr(module, "PARTS", {"small": part})
     from kernel_templates import registry
 
-    there = Place(
-        "cuda:0", "sm90", stand_in_gpu.DEVICE, lambda p: registry.cuda_space(p, stand_in_gpu.DEVICE), place._work, 2,
+    there = TuneTarget(
+        "cuda:0", "sm90", stand_in_gpu.DEVICE, lambda p: registry.cuda_space(p, stand_in_gpu.DEVICE), target._work, 2,
         apart=True, program=stand_in_gpu.PROGRAM, identity=f"stand-in of {os.getpid()}",
     )  # fmt: skip
-    monkeypatch.setattr(place, "of", lambda name: there)
+    monkeypatch.setattr(target, "of", lambda name: there)
     yield module
     for name in [n for n in sys.modules if n.partition(".")[0] in ("screening", "peer")]:
         del sys.modules[name]

@@ -192,7 +192,7 @@ def test_every_file_is_in_the_tree() -> None:
 
 
 def test_the_commit_of_a_copy_without_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autotune import versions
+    from autotune.runner import versions
 
     monkeypatch.setenv("AUTOTUNE_COMMIT", "abc+changes")
     monkeypatch.setattr(versions, "_commit", lambda: None)

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tests" / "autotune"))
 import fake_gpu  # noqa: E402
 from fake_gpu import DEVICE, Part  # noqa: E402
 
-from autotune import side_by_side  # noqa: E402
-from autotune.measure.crew import Crew  # noqa: E402
+from autotune.runner.worker_pool import WorkerPool  # noqa: E402
+from autotune.tuning import parallel  # noqa: E402
 from kernel_templates.device import Device  # noqa: E402
 from tuning_db import open_db  # noqa: E402
 
@@ -34,8 +34,8 @@ def bench(monkeypatch, tmp_path):
 def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> None:
     other = Device("cuda", "Other 200", "9.0", 132, 96 << 30)
     where = fake_gpu.place(other)
-    with open_db(tmp_path / "other.db") as db, Crew(where.compilers, where.apart, where.program) as crew:
-        side_by_side.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
+    with open_db(tmp_path / "other.db") as db, WorkerPool(where.compilers, where.apart, where.program) as crew:
+        parallel.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
     here = fake_gpu.place(DEVICE, compilers=1)  # candidates come in the order they were proposed
     document = bench.run(
         here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], {"4096 to 2560": [Part("ffn", 2560)]}

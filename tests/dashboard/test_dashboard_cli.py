@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from dashboard_samples import HOSTILE
 
+from autotune import UserError
 from autotune.dashboard.collect import read_bench
-from autotune.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

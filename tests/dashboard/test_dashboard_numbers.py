@@ -9,8 +9,8 @@ import pytest
 
 from autotune.dashboard.collect import read_database
 from autotune.dashboard.importance import importance
+from autotune.dashboard.noise import LEAST, Scatter, scatter, verdict
 from autotune.dashboard.pages.compare import best_measurement
-from autotune.dashboard.repeats import LEAST, Scatter, scatter, verdict
 from autotune.dashboard.scales import scale
 from tuning_db import open_db
 from tuning_db.records import Measurement, Outcome, Run, Trial

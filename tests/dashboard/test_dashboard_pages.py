@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import dashboard_samples as samples
 import pytest
 
-from autotune.dashboard.blocks import XY, Bars, Spans, Table
 from autotune.dashboard.collect import collect
-from autotune.dashboard.packing import packed, unpacked
+from autotune.dashboard.page_elements import XY, Bars, Spans, Table
 from autotune.dashboard.pages import pages
+from autotune.dashboard.text_packing import packed, unpacked
 from autotune.dashboard.timeline import of_profile, perfetto, timelines
 
 # Counts, whose name is all there is to say, and numbers whose unit another column of the same row names.

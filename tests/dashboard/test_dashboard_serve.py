@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from autotune import UserError
 from autotune.dashboard.serve import Server
-from autotune.errors import UserError
 from tuning_db.errors import DatabaseError
 
 

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.measure.mortal import become_mortal
-from autotune.measure.on_cuda import OnCuda
-from autotune.measure.worker import backend, serve
+from autotune.runner.cuda_worker import OnCuda
+from autotune.runner.process_group import die_with_parent
+from autotune.runner.worker import backend, serve
 from kernel_templates.space import Config
 
 
@@ -57,5 +57,5 @@ class Breaking(OnCuda):
 
 
 if __name__ == "__main__":
-    become_mortal()
+    die_with_parent()
     serve(Connection(int(sys.argv[1])), lambda device: Breaking(0) if device.startswith("cuda") else backend(device))

@@ -14,7 +14,7 @@ from kernel_templates import formats, registry
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.vector import Vector
-from kernel_templates.pick import cuda as pick
+from kernel_templates.sample_token import cuda as pick
 
 KEYS = {
     "matvec": "matvec:rows=96,cols=576,format=Q4_0,activation=int16",

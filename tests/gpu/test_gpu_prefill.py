@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import model
-from kernel_templates import formats, samples
+from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, machine, weights
 from model.cuda import prefill
 
@@ -21,7 +21,7 @@ ROWS, COLS = 4096, 4096
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16"])
 def test_expanded_values_are_the_format_s(name: str) -> None:
-    weight = samples.weight(ROWS, COLS, name, np.random.default_rng(0))
+    weight = random_inputs.weight(ROWS, COLS, name, np.random.default_rng(0))
     planes = weights.pack([weight], "cuda")
     out = torch.full((ROWS * COLS + 8,), torch.nan, dtype=expand.dtype(planes), device="cuda")
     launch, target = expand.launch(planes, out), machine.target(machine.detect())

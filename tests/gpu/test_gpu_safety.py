@@ -11,11 +11,11 @@ import breaking_worker
 import pytest
 import torch
 
-from autotune import place, stages
-from autotune.measure.device_state import GpuWatch
-from autotune.measure.fence import Fences, OutOfBounds
-from autotune.measure.on_cuda import OnCuda
-from autotune.measure.trust import Impossible
+from autotune.runner.cuda_worker import OnCuda
+from autotune.runner.device_state import GpuWatch
+from autotune.runner.measurement_guard import Impossible
+from autotune.runner.redzones import OutOfBounds, Redzones
+from autotune.tuning import target, tune_model
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.layer.problem import Layer
@@ -107,7 +107,7 @@ def test_the_floor(measurer) -> None:
 
 @pytest.mark.parametrize("at", [-1, 1000])
 def test_a_write_beside_a_buffer(at) -> None:
-    fences = Fences()
+    fences = Redzones()
     inside = fences.tensor(torch.zeros(1000, device="cuda"))
     inside += 1.0
     fences.check()
@@ -117,8 +117,8 @@ def test_a_write_beside_a_buffer(at) -> None:
 
 
 def test_energy_as_the_objective(db) -> None:
-    where = replace(place.cuda(0), objective=Objective.ENERGY)
-    (tuned,), _ = stages.tune({LARGE: 1}, [], db, where, trials=6, budget_s=60.0)
+    where = replace(target.cuda(0), objective=Objective.ENERGY)
+    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, trials=6, budget_s=60.0)
     assert tuned.best_uj <= tuned.default_uj * 1.05, tuned
     winner = db.lookup(where.device, LARGE.key, LARGE.template_version).winner
     assert winner.measurement.energy_uj == tuned.best_uj and winner.measurement.state["sm_mhz"]
@@ -129,8 +129,8 @@ def test_energy_as_the_objective(db) -> None:
 @pytest.mark.slow
 def test_energy_in_context(db) -> None:
     layer = Layer(1024, 16, 8, 128, 128, 1, 3072, *["Q4_0"] * 7, "int16", 256)
-    where = replace(place.cuda(0), objective=Objective.EDP)
-    _, (tuned,) = stages.tune({}, [layer], db, where, budget_s=45.0)
+    where = replace(target.cuda(0), objective=Objective.EDP)
+    _, (tuned,) = tune_model.tune({}, [layer], db, where, budget_s=45.0)
     assert tuned.best_uj and tuned.best_uj * tuned.best_ns <= tuned.default_uj * tuned.default_ns * 1.05
     show(tuned)
 
@@ -141,8 +141,8 @@ def test_what_breaks_cuda_costs_one_trial_each(db, monkeypatch) -> None:
     monkeypatch.setenv("BREAKING", Config(default(LARGE)).key)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     program = (sys.executable, str(Path(breaking_worker.__file__)))
-    where = replace(place.cuda(0), program=program, compilers=4, measure_s=10.0)
-    (tuned,), _ = stages.tune({LARGE: 1}, [], db, where, trials=16, budget_s=None, sampler="random")
+    where = replace(target.cuda(0), program=program, compilers=4, measure_s=10.0)
+    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, trials=16, budget_s=None, sampler="random")
     trials = [t for t in db.past_trials(where.device, LARGE.key, 1) if t.message != "rematch"]
     assert len({Config(t.config) for t in trials}) == len(trials) == 16
     for trial in trials:

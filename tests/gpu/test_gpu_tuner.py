@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune import ceilings, place, stages
-from autotune.measure.process import Worker, WorkerDied
+from autotune.runner import ceilings
+from autotune.runner.worker_process import Worker, WorkerDied
+from autotune.tuning import target, tune_model
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.layer.problem import Layer
@@ -29,7 +30,7 @@ def db(tmp_path):
 
 def test_a_problem_alone(db) -> None:
     problem, device = Matvec(1024, 2048, "Q4_0"), machine.detect(0)
-    (tuned,), _ = stages.tune({problem: 28}, [], db, place.cuda(0), trials=12, budget_s=60.0)
+    (tuned,), _ = tune_model.tune({problem: 28}, [], db, target.cuda(0), trials=12, budget_s=60.0)
     assert tuned.best_ns <= tuned.default_ns and 0.0 < tuned.share < 1.05
     answer = db.lookup(device, problem.key, problem.template_version)
     assert answer.source is Source.EXACT and answer.winner.error <= answer.winner.tolerance
@@ -40,7 +41,7 @@ def test_a_problem_alone(db) -> None:
 
 def test_both_stages_within_their_budget(db) -> None:
     problems, begun = dict.fromkeys(LAYER.parts().values(), 28), time.monotonic()
-    alone, (layer,) = stages.tune(problems, [LAYER], db, place.cuda(0), budget_s=60.0)
+    alone, (layer,) = tune_model.tune(problems, [LAYER], db, target.cuda(0), budget_s=60.0)
     assert time.monotonic() - begun < 90.0
     assert len(alone) == 4 and layer.best_ns <= layer.isolated_ns * 1.02
     assert layer.best_ns < sum(tuned.best_ns for tuned in alone) * 1.2  # chained kernels overlap

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_templates import truth
+from kernel_templates import float64
 from kernel_templates.attention import cuda, reference, space
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.vector import Vector
-from kernel_templates.norm_qkv_rope import cuda_finish
+from kernel_templates.norm_qkv_rope import qk_norm_rope_append
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 CAPACITY, EPS = 96, 1e-6
@@ -59,10 +59,10 @@ class Token:
         raw = self.buffers["qkv"].double().numpy().reshape(-1, self.dim)
         q, k, v = np.split(raw, [self.heads, self.heads + self.kv_heads])
         if self.qk_norm:
-            q, k = truth.rms_norm(q, self.q_norm, EPS), truth.rms_norm(k, self.k_norm, EPS)
+            q, k = float64.rms_norm(q, self.q_norm, EPS), float64.rms_norm(k, self.k_norm, EPS)
         half = self.rope_dim // 2
         cos, sin = self.rope[self.position, :half].astype(float), self.rope[self.position, half:].astype(float)
-        return truth.rope(q, cos, sin), truth.rope(k, cos, sin), v
+        return float64.rope(q, cos, sin), float64.rope(k, cos, sin), v
 
     def expected(self, q, k, v):
         """float64 [heads, dim] with k, v at the position."""
@@ -196,7 +196,7 @@ def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     problem = NormQkvRope(64, 4, 2, head_dim, rope_dim, qk_norm, *formats)
     finish = token.finish()
     extra = {"rope": finish.rope, "eps": EPS, "q_norm": finish.q_norm, "k_norm": finish.k_norm}
-    cuda_finish.finish_launch(problem, token.buffers | extra).run(INTERPRETED)
+    qk_norm_rope_append.finish_launch(problem, token.buffers | extra).run(INTERPRETED)
     close(token.buffers["qkv"][: 4 * head_dim].reshape(4, -1), q, 1e-6)
     close(token.buffers["keys"][:, 50], k, 1e-3)
     close(token.buffers["values"][:, 50], v, 1e-3)

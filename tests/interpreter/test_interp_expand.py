@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_templates import formats, samples
+from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, weights
 from kernel_templates.cuda.launch import INTERPRETED
 
@@ -13,7 +13,7 @@ ROWS, COLS = 37, 256 * 9  # 10656 groups of 8: ten whole programs and a part of 
 
 def packed(name: str, rows: int = ROWS, cols: int = COLS, seed: int = 0) -> tuple[weights.Planes, torch.Tensor]:
     """Packed planes and their values as float16."""
-    weight = samples.weight(rows, cols, name, np.random.default_rng(seed))
+    weight = random_inputs.weight(rows, cols, name, np.random.default_rng(seed))
     planes = weights.pack([weight], "cpu")
     return planes, formats.get(name).dequantize(weight.raw).to(expand.dtype(planes))
 

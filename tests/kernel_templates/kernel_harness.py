@@ -7,7 +7,7 @@ from numba import njit
 
 from kernel_templates.cpu import machine, memory, simd
 from kernel_templates.cpu.graph import Graph
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.registry import OPERATIONS
@@ -62,7 +62,7 @@ class Built:
         self.config = config or self.operation.cpu_space(problem, machine.features()).default
         self.kernel = self.operation.cpu.compile(problem, self.config, machine.features())
 
-    def run(self, given: Inputs, team: Team) -> Mapping[str, np.ndarray]:
+    def run(self, given: Inputs, team: ThreadPool) -> Mapping[str, np.ndarray]:
         """Run once; `given.buffers` are the outputs too. What is only written starts as NaN, and so does the scratch
         memory: a row that is left out, or read too early, cannot look right."""
         template = self.operation.cpu
@@ -75,7 +75,7 @@ class Built:
         Graph(team, [template.bind(self.problem, self.config, self.kernel, packed, buffers)]).replay()
         return given.buffers
 
-    def error(self, seed: int, team: Team) -> float:
+    def error(self, seed: int, team: ThreadPool) -> float:
         """On fresh inputs, against the reference."""
         given = self.operation.inputs(self.problem, seed)
         expected = self.operation.reference(self.problem, given)

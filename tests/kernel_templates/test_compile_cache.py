@@ -20,10 +20,10 @@ FRESH_PROCESS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from kernel_harness import Built
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.registry import parse_problem
 built = [Built(parse_problem(key)) for key in sys.argv[2:]]
-with Team(2) as team:
+with ThreadPool(2) as team:
     print(json.dumps([(b.kernel.compile_s, b.error(1, team), b.operation.tolerance(b.problem)) for b in built]))
 """
 

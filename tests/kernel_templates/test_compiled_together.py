@@ -26,9 +26,9 @@ for lanes in sys.argv[1:]:
 
 RUN = COMPILE.replace(
     "for lanes in sys.argv[1:]:",
-    """from autotune.measure.candidate import Bench
-from kernel_templates.cpu.team import Team
-bench = Bench(problem, Team(2), 0)
+    """from autotune.runner.cpu_candidate import Bench
+from kernel_templates.cpu.thread_pool import ThreadPool
+bench = Bench(problem, ThreadPool(2), 0)
 for lanes in sys.argv[1:]:
     ready = bench.prepare(Config({**default, "lanes": int(lanes)}), 1 << 16)
     assert ready.compile_s == 0.0, "not from the cache"

@@ -15,7 +15,7 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda.crosscompile import cross_compile
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.device import Device
-from kernel_templates.norm_qkv_rope import cuda_finish
+from kernel_templates.norm_qkv_rope import qk_norm_rope_append
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 H100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 80 << 30)
@@ -132,7 +132,7 @@ def test_finish_kernel(capability):
     norm, rope = torch.zeros(128), torch.zeros(512, 128)
     extra = {"q_norm": norm, "k_norm": norm, "rope": rope, "eps": 1e-6}
     buffers = buffers_of(Attention(16, 8, 128, 512), 512) | extra
-    code = cross_compile(cuda_finish.finish_launch(problem, buffers), capability)
+    code = cross_compile(qk_norm_rope_append.finish_launch(problem, buffers), capability)
     assert code.spills == 0
     assert "st.shared" not in code.ptx
 

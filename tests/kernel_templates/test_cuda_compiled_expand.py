@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernel_templates import samples
+from kernel_templates import random_inputs
 from kernel_templates.cuda import expand, weights
 from kernel_templates.cuda.crosscompile import cross_compile
 
@@ -14,7 +14,7 @@ from kernel_templates.cuda.crosscompile import cross_compile
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16"])
 @pytest.mark.parametrize("capability", [75, 80, 90, 100])
 def test_loads_are_wide_and_nothing_spills(name: str, capability: int) -> None:
-    planes = weights.pack([samples.weight(64, 2048, name, np.random.default_rng(0))], "cpu")
+    planes = weights.pack([random_inputs.weight(64, 2048, name, np.random.default_rng(0))], "cpu")
     made = cross_compile(expand.launch(planes, torch.empty(64 * 2048, dtype=torch.float16)), capability)
     assert made.spills == 0
     assert "ld.global.v4.b32" in made.ptx  # four words of quants

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from kernel_templates import registry, samples
+from kernel_templates import random_inputs, registry
 from kernel_templates.cuda.crosscompile import Compiled, cross_compile
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
@@ -48,7 +48,7 @@ def launches(op: str, fields: str, name: str) -> list[Launch]:
     """In the default configuration; tensors have shapes only, since nothing runs."""
     problem = registry.parse_problem(f"{op}:{fields.format(name)}")
     template, config = registry.cuda(op), registry.cuda_space(problem, ANY).default
-    with samples.shapes_only():
+    with random_inputs.shapes_only():
         inputs = registry.get(op).inputs(problem, 0)
     packed = template.pack(problem, config, inputs.weights, "meta")
     return template.launches(problem, config, packed, template.prepare(problem, inputs, "meta"))

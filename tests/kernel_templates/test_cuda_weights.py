@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_templates import formats, samples
+from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import weights
 from kernel_templates.cuda.vector import memory_order
 from kernel_templates.operation import Weight
@@ -13,7 +13,7 @@ ALL = list(formats.FORMATS)
 
 
 def weight(name: str, rows: int, cols: int = 512, seed: int = 0) -> Weight:
-    return samples.weight(rows, cols, name, np.random.default_rng(seed))
+    return random_inputs.weight(rows, cols, name, np.random.default_rng(seed))
 
 
 def any_bytes(name: str, rows: int, cols: int) -> Weight:

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_templates import formats, samples
+from kernel_templates import formats, random_inputs
 from kernel_templates.cpu import expand, memory, tiles
 from kernel_templates.cpu.graph import Graph
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.formats import FORMATS
 
 
 @pytest.fixture(scope="module")
 def team():
-    with Team(2) as team:
+    with ThreadPool(2) as team:
         yield team
 
 
-def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, team: Team) -> torch.Tensor:
+def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, team: ThreadPool) -> torch.Tensor:
     """float32 or bfloat16 [cols, padded rows]."""
     rows = len(raw)
     out = memory.empty((cols * tiles.padded(rows, lanes),), np.int16 if target == "bf16" else np.float32)
@@ -33,7 +33,7 @@ def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, t
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_f32_is_exact(name, rows, lanes, team):
     cols = 512 if name == "Q6_K" else 96
-    raw = samples.weight(rows, cols, name, np.random.default_rng(rows)).raw
+    raw = random_inputs.weight(rows, cols, name, np.random.default_rng(rows)).raw
     got = expanded(raw, cols, name, lanes, "f32", team)
     assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw))
     assert not got[:, rows:].any()
@@ -42,7 +42,7 @@ def test_f32_is_exact(name, rows, lanes, team):
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_bf16_is_rounded_once_to_nearest(name, team):
     rows, cols = 83, 512 if name == "Q6_K" else 96
-    raw = samples.weight(rows, cols, name, np.random.default_rng(5)).raw
+    raw = random_inputs.weight(rows, cols, name, np.random.default_rng(5)).raw
     got = expanded(raw, cols, name, 16, "bf16", team)
     assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw).to(torch.bfloat16))
 

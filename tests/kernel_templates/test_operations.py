@@ -16,7 +16,7 @@ from kernel_harness import Built, worst_error
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
-from kernel_templates.cpu.team import Team
+from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.formats import FORMATS
 from kernel_templates.head.problem import Head
@@ -78,8 +78,8 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def teams() -> Iterator[list[Team]]:
-    teams = [Team(threads) for threads in (1, 2, 3)]
+def teams() -> Iterator[list[ThreadPool]]:
+    teams = [ThreadPool(threads) for threads in (1, 2, 3)]
     yield teams
     for team in teams:
         team.close()
@@ -92,7 +92,7 @@ def others(problem: Problem, count: int) -> list[Config]:
     return random.Random(problem.key).sample(rest, min(count, len(rest)))
 
 
-def check(problem: Problem, config: Config | None, teams: list[Team]) -> None:
+def check(problem: Problem, config: Config | None, teams: list[ThreadPool]) -> None:
     built = Built(problem, config)
     limit = built.operation.tolerance(problem)
     for team in teams:

@@ -9,7 +9,7 @@ import torch
 from kernel_templates.attention.problem import Attention
 from model import engine
 from model.config import ModelConfig
-from model.cuda.room import FOR_CONTEXT, room_for
+from model.cuda.out_of_memory import FOR_CONTEXT, room_for
 from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.problems import contexts, gpu_layers, gpu_problems, layer_at, model_problems

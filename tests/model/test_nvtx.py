@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from kernel_templates.cuda.launch import HOPPER
-from model.cuda.execution import Captured, Direct, Marked
+from model.cuda.execution import EagerExecutor, GraphExecutor, NvtxExecutor
 from model.engine import load
 from model.errors import ModelError
 
@@ -41,7 +41,7 @@ def opened(monkeypatch):
 
 def test_each_kernel_runs_in_its_operations_range_within_its_token(opened):
     seen = []
-    program = Marked(0, HOPPER).program([Recorded(name, seen, opened) for name in ("qkv", "attention")])
+    program = NvtxExecutor(0, HOPPER).program([Recorded(name, seen, opened) for name in ("qkv", "attention")])
     assert not seen, "building a program starts nothing"
     program()
     program()
@@ -50,10 +50,10 @@ def test_each_kernel_runs_in_its_operations_range_within_its_token(opened):
 
 
 def test_nothing_is_marked_unless_asked_for(opened):
-    for executor in (Captured(0, HOPPER), Direct(HOPPER)):
+    for executor in (GraphExecutor(0, HOPPER), EagerExecutor(HOPPER)):
         with executor.span("prefill"):
             assert not opened
-    with Marked(0, HOPPER).span("prefill"):
+    with NvtxExecutor(0, HOPPER).span("prefill"):
         assert opened == ["prefill"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel_templates.device import Device
-from tuning_db import DatabaseError, keys, lines, open_db, shipped
+from tuning_db import DatabaseError, jsonl, keys, open_db, shipped
 from tuning_db.lookup import nearest_shape
 from tuning_db.records import Outcome, Source, Trial
 
@@ -106,7 +106,7 @@ def ships(tmp_path, monkeypatch, samples):
         with open_db(tmp_path / "ship.db") as other:
             for winner in winners:
                 other.set_winner(device, winner, None, None)
-            text = "\n".join(lines.write(other.facts(winners_only=True)))
+            text = "\n".join(jsonl.write(other.facts(winners_only=True)))
         shipped.FOLDER.mkdir(exist_ok=True)
         (shipped.FOLDER / shipped.file_name(device.chip_key)).write_text(text)
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernel_templates.device import Device
-from tuning_db import lines, open_db, rows
+from tuning_db import jsonl, open_db, rows
 from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, Winner
 
 DEVICES = [Device("cpu", chip, "avx2", 2, 8 << 30, (("numba", "0.61"),)) for chip in ("Xeon", "Ryzen")]
@@ -151,9 +151,9 @@ def test_prune_keeps_winners_and_their_runs(tmp_path):
 def test_text_and_back_is_the_same(tmp_path):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         tune(a, DEVICES[0], KEYS[0], [900, 800], ceiling=7)
-        text = list(lines.write(a.facts()))
-        b.add(lines.read(text, "a"))
-        assert list(lines.write(b.facts())) == text
+        text = list(jsonl.write(a.facts()))
+        b.add(jsonl.read(text, "a"))
+        assert list(jsonl.write(b.facts())) == text
         assert b.ceilings(DEVICES[0]) == {"read_gb_s": 7.0, "measured_at": 7.0}
 
 
@@ -165,9 +165,9 @@ def test_state_energy_and_objective_travel_and_so_do_imported_runs(tmp_path):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         number = a.add_run(DEVICES[0], run, [trial, trial], "finished", None, None)
         a.set_winner(DEVICES[0], winner, number, 2)
-        text = list(lines.write(a.facts()))
-        b.add(lines.read(text, "a"))
-        assert list(lines.write(b.facts())) == text
+        text = list(jsonl.write(a.facts()))
+        b.add(jsonl.read(text, "a"))
+        assert list(jsonl.write(b.facts())) == text
         (stored,) = b.runs()
         assert stored.run == run and b.trials(stored.id) == [trial, trial]
         assert b.winners()[0].winner == winner and b.winners()[0].trial_id == 2
@@ -196,17 +196,17 @@ def test_nonsense_from_outside_is_one_line_and_nothing_is_added(tmp_path, kind, 
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         tune(a, DEVICES[0], KEYS[0], [900])
         facts = [{**f, **change} if f["kind"] == kind else f for f in a.facts()]
-        text = [lines.HEADER, *(json.dumps(fact) for fact in facts)]
+        text = [jsonl.HEADER, *(json.dumps(fact) for fact in facts)]
         with pytest.raises(ValueError, match=complaint) as caught:
-            b.add(lines.read(text, "theirs.jsonl"))
+            b.add(jsonl.read(text, "theirs.jsonl"))
         assert "\n" not in str(caught.value)
         assert b.facts() == []
 
 
 @pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 2}', "{" * 5000])
 def test_another_files_first_line_is_refused(first):
-    with pytest.raises(lines.BadLine, match=r"first line is not|newer autotune"):
-        list(lines.read([first], "x"))
+    with pytest.raises(jsonl.BadLine, match=r"first line is not|newer autotune"):
+        list(jsonl.read([first], "x"))
 
 
 def test_a_timestamp_cannot_make_two_winners_one(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """One file a page; each answers one question, and opens with the answer in words."""
 
-from autotune.dashboard.blocks import Page
-from autotune.dashboard.facts import Facts
+from autotune.dashboard.page_data import Facts
+from autotune.dashboard.page_elements import Page
 from autotune.dashboard.pages import compare, kernel, overview, parameters, provenance, roofline, run, source, token
 
 

@@ -4,7 +4,9 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.noise import Scatter, Verdict, scatter, verdict
+from autotune.dashboard.page_data import Database, Facts, RunFacts
+from autotune.dashboard.page_elements import (
     Axis,
     Block,
     Cell,
@@ -17,9 +19,7 @@ from autotune.dashboard.blocks import (
     micros_cell,
     number_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import Database, Facts, RunFacts
-from autotune.dashboard.names import short_names
-from autotune.dashboard.repeats import Scatter, Verdict, scatter, verdict
+from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Measurement
 
 MOST_PAIRS = 12

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from autotune.dashboard import counters
-from autotune.dashboard.blocks import (
+from autotune.dashboard.page_data import Facts, Profiled
+from autotune.dashboard.page_elements import (
     Axis,
     Bars,
     Block,
@@ -19,8 +20,7 @@ from autotune.dashboard.blocks import (
     number_cell,
     significant,
 )  # fmt: skip
-from autotune.dashboard.facts import Facts, Profiled
-from autotune.nsight.diagnosis import Finding
+from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
 
 MOST_STALLS = 10

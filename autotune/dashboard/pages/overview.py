@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.page_data import Bench, Database, Facts
+from autotune.dashboard.page_elements import (
     Axis,
     Bars,
     Block,
@@ -18,8 +19,7 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import Bench, Database, Facts
-from autotune.dashboard.names import short_names
+from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Outcome, StoredWinner
 
 NEAR = 0.9  # of the roof counts as being there

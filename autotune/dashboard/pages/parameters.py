@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.importance import LEAST, Importance, importance
+from autotune.dashboard.page_data import Database, Facts
+from autotune.dashboard.page_elements import (
     Axis,
     Bars,
     Block,
@@ -17,9 +19,7 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import Database, Facts
-from autotune.dashboard.importance import LEAST, Importance, importance
-from autotune.dashboard.names import short_names
+from autotune.dashboard.problem_names import short_names
 from kernel_templates.device import Device
 
 SHOWN = 8  # parameters with a chart, the most important; a layer has fifty

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from autotune.dashboard.blocks import Block, Cell, Column, Page, Table, number_cell, texts
-from autotune.dashboard.facts import Facts
+from autotune.dashboard.page_data import Facts
+from autotune.dashboard.page_elements import Block, Cell, Column, Page, Table, number_cell, texts
 
 
 def page(facts: Facts) -> Page:

@@ -1,6 +1,8 @@
 """How far is each problem from what the machine can do: memory or arithmetic?"""
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.datasheets import vendor
+from autotune.dashboard.page_data import DeviceFacts, Facts
+from autotune.dashboard.page_elements import (
     XY,
     Axis,
     Block,
@@ -14,9 +16,7 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import DeviceFacts, Facts
 from autotune.dashboard.pages.overview import Row, standings
-from autotune.dashboard.vendor import vendor
 
 CEILINGS = {"int8_gop_s": "8-bit integer arithmetic, measured", "f32_gflop_s": "32-bit float arithmetic, measured"}
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.page_data import Database, Facts, RunFacts
+from autotune.dashboard.page_elements import (
     XY,
     Axis,
     Block,
@@ -19,8 +20,7 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import Database, Facts, RunFacts
-from autotune.dashboard.names import short_names
+from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Outcome, Trial
 
 CONVERGED = 0.75  # a search that found its best in this first share of its trials could have stopped

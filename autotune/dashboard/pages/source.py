@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.page_data import Facts
+from autotune.dashboard.page_elements import (
     Block,
     Cell,
     Column,
@@ -15,9 +16,8 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )
-from autotune.dashboard.facts import Facts
 from autotune.dashboard.pages.kernel import label
-from autotune.nsight.diagnosis import STALLS
+from autotune.profiling.diagnosis import STALLS
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
 
 ISSUING = ("selected", "not_selected")  # samples of warps that could issue: they waited for nothing but their turn

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 
-from autotune.dashboard.blocks import (
+from autotune.dashboard.page_data import Bench, Facts
+from autotune.dashboard.page_elements import (
     Axis,
     Bars,
     Block,
@@ -16,7 +17,6 @@ from autotune.dashboard.blocks import (
     number_cell,
     percent_cell,
 )  # fmt: skip
-from autotune.dashboard.facts import Bench, Facts
 from autotune.dashboard.timeline import Timeline, of_profile
 
 LONGEST = 400  # launches that a chart shows; the table of kernels counts all

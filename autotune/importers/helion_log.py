@@ -1,0 +1,74 @@
+"""The log that Helion's autotuner writes (HELION_AUTOTUNE_LOG=BASE makes BASE.csv): what it tried and how fast it was.
+
+Columns, from Helion's sources of 2025 and 2026: timestamp_s, config_index or config_id, generation, status, perf_ms,
+compile_time_s, config; newer ones begin with run_id. A configuration has a row when it starts and one when it is done.
+"""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.importers import report_files, units
+from tuning_db.profile_records import KernelLaunch, Metrics, Profile, Provenance, RowKind
+
+COLUMNS = ("generation", "status", "perf_ms", "config")
+STARTED = "started"
+AGAIN = "take the .csv that HELION_AUTOTUNE_LOG names"
+
+
+def recognizes(head: bytes) -> bool:
+    return report_files.head_has(head, COLUMNS)
+
+
+def read(path: Path) -> Profile:
+    """One row of kind TRIAL for each configuration that was finished; those only started make the import partial."""
+    table = report_files.rows(path, COLUMNS)
+    header = next(table, [])
+    number = next((name for name in ("config_id", "config_index") if name in header), "config")
+    started: set[tuple[str, str]] = set()
+    trials: dict[tuple[str, str], KernelLaunch] = {}
+    cut = False
+    for row in table:
+        if len(row) != len(header):
+            cut = True
+            break
+        named = dict(zip(header, row, strict=True))
+        key = (named.get("run_id", ""), named[number])
+        started.add(key)
+        if named["status"] != STARTED:
+            # Measured again, a configuration has several rows; the last one stands.
+            trials[key] = _trial(trials[key].place if key in trials else len(trials), path.stem, named)
+    if not trials:
+        raise report_files.unusable(path, "has no finished configuration", AGAIN)
+    sha256, size = report_files.fingerprint(path)
+    missing = len(started - trials.keys())
+    note = "the file ends in the middle of a row" if cut else ""
+    if missing:
+        note = "; ".join(filter(None, (note, f"{missing} configurations were started and not finished")))
+    provenance = Provenance(
+        file=path.name, sha256=sha256, size_bytes=size, tool="Helion", format="Helion autotune log",
+        found=len(trials), expected=len(trials) + missing + cut, note=note,
+    )  # fmt: skip
+    return Profile(provenance, tuple(trials.values()))
+
+
+def _trial(place: int, kernel: str, row: Mapping[str, str]) -> KernelLaunch:
+    milliseconds = units.number(row["perf_ms"])
+    texts = {name: row[name] for name in ("status", "generation", "compile_time_s") if row.get(name)}
+    return KernelLaunch(
+        place, kernel, RowKind.TRIAL, duration_ns=None if milliseconds is None else milliseconds * 1e6,
+        config=config(row["config"]), metrics=Metrics(texts=texts),
+    )  # fmt: skip
+
+
+def config(text: str) -> dict[str, Any]:
+    """The settings in `helion.Config(block_sizes=[64], num_warps=4)` or a dictionary's text; nothing is executed."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Call):
+            return {str(word.arg): ast.literal_eval(word.value) for word in tree.keywords if word.arg}
+        found = ast.literal_eval(tree)
+        return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {"config": text}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {"config": text}

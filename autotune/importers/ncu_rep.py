@@ -1,0 +1,163 @@
+"""Nsight Compute's reports, `.ncu-rep`: the frame is checked here, the content read by NVIDIA's library in a process of
+its own (autotune.importers.ncu_rep_reader)."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune import UserError
+from autotune.importers import ncu_rep_framing, report_files
+from tuning_db.profile_records import (
+    Columns,
+    KernelLaunch,
+    Metric,
+    Metrics,
+    Profile,
+    Provenance,
+    Range,
+    RowKind,
+    RuleFinding,
+    SourceLine,
+)
+
+TIMEOUT_S = 300
+LIBRARY = "ncu_report"
+AGAIN = "record or copy it again"
+NO_END = "a report has no end mark: one cut right behind a kernel is as one that was stopped there"
+CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
+
+
+def recognizes(head: bytes) -> bool:
+    return head.startswith(ncu_rep_framing.MAGIC)
+
+
+def read(path: Path) -> Profile:
+    """A report, or what is left of one: then `provenance.expected` is more than `found`.
+
+    Raises UserError when nothing can be read, or NVIDIA's library is not installed.
+    """
+    expected, note, session = _checked(path)
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise UserError(f"{path} needs NVIDIA's package ncu-report; pip install 'autotune[nsight]'")
+    with tempfile.TemporaryDirectory() as folder:
+        document, numbers = _read_apart(path, Path(folder))
+    launches, ranges = _launches(document, numbers)
+    if len(launches) > expected:
+        raise report_files.unusable(
+            path, f"has {expected} kernels by its frame and {len(launches)} by its content", AGAIN
+        )
+    if not launches:
+        raise report_files.unusable(path, "has no kernel that can be read", AGAIN)
+    complete = len(launches) == expected
+    note = NO_END if complete else note or "NVIDIA's library could not read the others"
+    sha256, size = report_files.fingerprint(path)
+    first = launches[0].metrics
+    clocks = {name: value for name, metric in CLOCKS.items() if (value := first.number(metric)) is not None}
+    provenance = Provenance(
+        file=path.name, sha256=sha256, size_bytes=size, tool="Nsight Compute", format="ncu-rep",
+        tool_version=session[0], recorded_at=None if session[1] is None else _utc(session[1]), chip=document["chip"],
+        clocks=clocks, found=len(launches), expected=expected, note=note,
+    )  # fmt: skip
+    return Profile(provenance, launches, ranges, document["sources"])
+
+
+def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
+    """Kernels that the file says it has, what is wrong with it if anything is, and who wrote it."""
+    try:
+        blocks = ncu_rep_framing.read(path)
+        session = ncu_rep_framing.about(blocks)
+    except ncu_rep_framing.Damaged as error:
+        if not error.results:
+            raise report_files.unusable(path, str(error), AGAIN) from None
+        # One more than is there when it was cut where a block's own count was lost.
+        return max(error.declared, error.results + 1), f"the file {error}", ("", None)
+    return sum(block.results for block in blocks), "", session
+
+
+def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+    command = [sys.executable, "-m", "autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise report_files.unusable(path, f"could not be read within {TIMEOUT_S} s", AGAIN) from None
+    result = folder / "report.json"
+    if done.returncode or not result.exists():
+        raise report_files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
+    return json.loads(result.read_bytes()), np.load(folder / "numbers.npy", allow_pickle=False)
+
+
+def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[KernelLaunch, ...], tuple[Range, ...]]:
+    columns = Columns(tuple(document["names"]), tuple(document["units"]))
+    ranges: list[Range] = []
+    places: dict[tuple[str, ...], int] = {}
+    launches: list[KernelLaunch] = []
+    for number, row in enumerate(document["launches"]):
+        if not row["kernel"]:
+            continue  # the library has an entry for a result that it could not decode, without a name
+        metrics, place = Metrics(columns, numbers[number], row["texts"]), len(launches)
+        launches.append(
+            KernelLaunch(
+                place=place,
+                kernel=row["kernel"],
+                kind=RowKind.GRAPH if row["graph"] else RowKind.KERNEL,
+                grid=_triple(metrics, "grid"),
+                block=_triple(metrics, "block"),
+                duration_ns=metrics.number("gpu__time_duration.sum"),
+                stream=_whole(metrics, "launch__stream_id"),
+                range=_range(row["ranges"], ranges, places),
+                metrics=metrics,
+                findings=tuple(_finding(f, columns) for f in row["findings"]),
+                lines=tuple(SourceLine(**line) for line in row["lines"]),
+            )
+        )
+    return tuple(launches), tuple(ranges)
+
+
+def _range(paths: Sequence[Sequence[str]], ranges: list[Range], places: dict[tuple[str, ...], int]) -> int | None:
+    """The place of the innermost range of the first domain; it and those around it are added where they are new."""
+    if not paths:
+        return None
+    domain, *names = paths[0]
+    parent = None
+    for depth in range(len(names)):
+        key = (domain, *names[: depth + 1])
+        if key not in places:
+            places[key] = len(ranges)
+            ranges.append(Range(names[depth], parent, domain))
+        parent = places[key]
+    return parent
+
+
+def _finding(row: Mapping[str, Any], columns: Columns) -> RuleFinding:
+    focus = tuple(
+        Metric(name, columns.units[columns.places[name]] if name in columns.places else "", value)
+        for name, value in row["focus"]
+        if isfinite(value)
+    )
+    return RuleFinding(**{**row, "focus": focus})
+
+
+def _triple(metrics: Metrics, name: str) -> tuple[int, int, int] | None:
+    x, y, z = (_whole(metrics, f"launch__{name}_dim_{axis}") for axis in "xyz")
+    return None if x is None or y is None or z is None else (x, y, z)
+
+
+def _utc(seconds: int) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _whole(metrics: Metrics, name: str) -> int | None:
+    value = metrics.number(name)
+    return None if value is None else int(value)

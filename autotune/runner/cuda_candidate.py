@@ -1,0 +1,195 @@
+"""One configuration of one problem on a GPU: packed, checked against the reference, captured and timed.
+
+Timing reads fresh memory every time: the call is repeated over copies of its weights and KV caches that together exceed
+the L2 cache twice, as the layers of a model do, all in one CUDA graph, chained as the decoder chains them. Copies share
+their activations, and so do all candidates of a problem: where a buffer lies changes the time of a small kernel by up
+to 8% (docs/log.md), which nobody should win or lose by. At least 4 copies are made, so that every call follows another,
+and at most 64: a matrix of a few kilobytes may still be read from a large cache, as it would be in its model.
+"""
+
+import contextlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autotune.runner import tensors
+from autotune.runner.measurement_guard import cold_bytes
+from autotune.runner.redzones import Redzones
+from autotune.runner.verify import WrongResult, relative_error
+from kernel_templates import registry
+from kernel_templates.cuda.launch import Launch, Target
+from kernel_templates.operation import CudaTemplate, Inputs
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+
+FEWEST, MOST = 4, 64  # copies
+CACHES = ("keys", "values")  # buffers that every layer has for itself
+PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
+RUN_SAMPLES = 5  # as long as so many samples; energy is counted over many runs
+SAMPLE_NS = 1_000_000  # a sample is as many replays as take about this long: events resolve half a microsecond
+
+
+@dataclass(frozen=True)
+class PreparedCandidate:
+    """A candidate ready to be timed. `graph`: the captured copies; `calls`: how many there are; `replays`: of the graph
+    a sample; `launches` keeps every tensor alive. error: against the reference; NaN if this one was not verified.
+    cold_bytes: of a call, those that no cache can hold (see `autotune.runner.measurement_guard`)."""
+
+    config: Config
+    graph: Any
+    calls: int
+    replays: int
+    error: float
+    launches: Sequence[Launch]
+    cold_bytes: int = 0
+
+    def sample(self) -> float:
+        """Nanoseconds a call takes, by the GPU's clock."""
+        return _timed(self.graph, self.replays) / self.calls
+
+    def run(self) -> int:
+        """Some milliseconds of calls, to their end; how many."""
+        for _ in range(RUN_SAMPLES * self.replays):
+            self.graph.replay()
+        torch.cuda.synchronize()
+        return RUN_SAMPLES * self.replays * self.calls
+
+
+class Bench:
+    """Everything about one problem that its candidates share: inputs, the reference's answer, packed weights."""
+
+    def __init__(
+        self, problem: Problem, device: str, target: Target, l2_bytes: int, seed: int, drawn: str | None = None
+    ):
+        """drawn: a file of this problem's inputs and answers for this seed, as a Builder writes it."""
+        self.problem, self.device = problem, device
+        self._template, self._target, self._l2 = registry.cuda(problem.op), target, l2_bytes
+        operation = registry.get(problem.op)
+        self._inputs: Inputs
+        self._answers: Mapping[str, np.ndarray]
+        if drawn is not None and Path(drawn).exists():
+            with Path(drawn).open("rb") as file:
+                self._inputs, self._answers = pickle.load(file)
+        else:
+            self._inputs = operation.inputs(problem, seed)
+            self._answers = operation.reference(problem, self._inputs)
+        self.tolerance = operation.tolerance(problem)
+        self._call_bytes = operation.work(getattr(problem, "typical", problem)).bytes
+        self._fresh = self._template.prepare(problem, self._inputs, device)
+        self._fences = Redzones()
+        self._buffers = tensors.each(self._fresh, self._fences.tensor)
+        self._caches: list[dict[str, Any]] = []  # copies of the layers' own buffers
+        self._packed: OrderedDict[tuple, list[tuple]] = OrderedDict()
+
+    def prepare(self, config: Config, verify: bool = True) -> PreparedCandidate:
+        """Verify on fresh buffers, then capture the copies. Raises WrongResult, OutOfBounds, or what Triton and CUDA
+        raise."""
+        packed = self._pack(config)
+        tensors.copy(self._fresh, self._buffers)
+        error = self._error(config, packed[0]) if verify else float("nan")
+        if hasattr(self.problem, "typical"):  # proved at the last position of its context, timed at a typical one
+            self._buffers["position"].fill_(self.problem.typical.context - 1)
+        launches: list[Launch] = []
+        caches = {name: self._fresh[name] for name in CACHES if name in self._fresh}
+        size, free = tensors.nbytes(packed[0]) + tensors.nbytes(caches), torch.cuda.mem_get_info()[0]
+        if len(packed) == 1:  # copies of this layout that another candidate made are used again, all of them
+            packed += [tensors.clone(packed[0]) for _ in range(copies(size, 2 * self._l2, free) - 1)]
+        self._caches += [tensors.clone(caches) for _ in range(len(packed) - len(self._caches))]
+        for weights, own in zip(packed, self._caches, strict=False):
+            launches += self._template.launches(self.problem, config, weights, {**self._buffers, **own})
+        graph = capture(launches, self._target)
+        once = _timed(graph, 2)  # after a first replay, which uploads the graph
+        replays = max(2, min(50, round(SAMPLE_NS / max(once, 1.0))))
+        cold = cold_bytes(min(self._call_bytes, size), len(packed), self._l2)
+        return PreparedCandidate(config, graph, len(packed), replays, error, launches, cold)
+
+    def _error(self, config: Config, weights: tuple) -> float:
+        """Of the outputs, against the reference. Raises WrongResult and OutOfBounds."""
+        self._fences.renew()
+        for launch in self._template.launches(self.problem, config, weights, self._buffers):
+            launch.run(self._target)
+        torch.cuda.synchronize()
+        self._fences.check()
+        error = relative_error(self._template.collect(self.problem, self._buffers), self._answers)
+        if not error <= self.tolerance:
+            raise WrongResult(error, self.tolerance)
+        return error
+
+    def forget(self) -> None:
+        """Let go of the weights and caches that are kept between candidates."""
+        self._packed.clear()
+        self._caches.clear()
+
+    def _pack(self, config: Config) -> list[tuple]:
+        """The weights and, once they were made, their copies; shared by the configurations that read them alike."""
+        key = pack_key(self._template, config)
+        if key not in self._packed:
+            # Before packing: a layout nobody uses any more must not stand beside the new one.
+            while len(self._packed) >= PACKS_KEPT:
+                self._packed.popitem(last=False)
+            self._packed[key] = [self._template.pack(self.problem, config, self._inputs.weights, self.device)]
+        self._packed.move_to_end(key)
+        return self._packed[key]
+
+
+def pack_key(template: CudaTemplate, config: Config) -> tuple:
+    """What decides how a configuration wants its weights: all of it, unless the template says PACK_DEPENDS."""
+    names = getattr(template, "PACK_DEPENDS", tuple(config))
+    return tuple(sorted((name, config[name]) for name in names if name in config))
+
+
+def copies(size: int, working_set: int, free: int) -> int:
+    """How many copies of `size` bytes exceed `working_set`, within a quarter of the `free` memory."""
+    wanted = max(FEWEST, min(-(-working_set // max(size, 1)), MOST))
+    return max(1, min(wanted, free // 4 // max(size, 1) or 1))
+
+
+def capture(launches: Sequence[Launch], target: Target) -> Any:
+    """One CUDA graph of all launches, in order. They run once before: Triton loads code that capture must not see."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for launch in launches:
+            launch.run(target)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Not torch.cuda.graph: it hands all cached memory back first, which the next candidate would ask for again.
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            for launch in launches:
+                launch.run(target)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
+
+
+def _timed(graph: Any, replays: int) -> float:
+    """Nanoseconds a replay takes, between two events around `replays` of them, after one that keeps the GPU busy until
+    they are queued: a launch takes longer than the events resolve."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    graph.replay()
+    start.record()
+    for _ in range(replays):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e6 / replays
+
+
+def poisons(error: BaseException) -> bool:
+    """Whether CUDA is unusable in this process after `error`: a kernel that read or wrote where it must not."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or "out of memory" in text:
+        return False
+    signs = ("CUDA error", "illegal memory access", "misaligned address", "illegal address", "illegal instruction")
+    return any(sign in text for sign in (*signs, "launch failure", "device-side assert", "illegal barrier"))

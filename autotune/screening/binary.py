@@ -1,0 +1,70 @@
+"""One compiled kernel of a candidate: its machine code, how it is launched, and what tells it from another."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from autotune.screening import cubin, machine_code
+from autotune.screening.machine_code import Code
+
+if TYPE_CHECKING:
+    from kernel_templates.cuda.launch import Launch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What screening needs of a kernel. digest: kernels that have it in common do the same; programs: of the grid;
+    threads, shared: of a program, threads and bytes; spills: bytes of local memory a thread uses."""
+
+    name: str
+    digest: str
+    programs: int
+    threads: int
+    shared: int
+    registers: int
+    spills: int
+    code: Code
+
+
+@dataclass(frozen=True)
+class Binary:
+    """programs: of the grid; threads: of a program; shared: bytes of a program; scalars: the numbers it is called with;
+    text: machine code; spills: bytes of local memory a thread uses."""
+
+    name: str
+    programs: int
+    threads: int
+    shared: int
+    scalars: tuple[float, ...]
+    registers: int
+    spills: int
+    text: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the machine code and of how it is launched: what has the same digest does the same, with names and lines
+        of the source left out."""
+        launched = repr((self.programs, self.threads, self.shared, self.scalars)).encode()
+        return hashlib.sha256(launched + self.text).hexdigest()[:16]
+
+    @property
+    def facts(self) -> Facts:
+        """Raises ValueError for what is no machine code."""
+        code = machine_code.read(self.text)
+        return Facts(
+            self.name, self.digest, self.programs, self.threads, self.shared, self.registers, self.spills, code
+        )
+
+
+def of(launch: "Launch", compiled: Any) -> Binary:
+    """From a launch and Triton's CompiledKernel. Raises BadCubin."""
+    found = cubin.read(compiled.asm["cubin"])
+    programs = 1
+    for count in launch.grid:
+        programs *= count
+    scalars = tuple(float(a) for a in launch.arguments if isinstance(a, int | float))
+    return Binary(
+        launch.name, programs, 32 * launch.warps, compiled.metadata.shared, scalars, found.registers, found.spills,
+        found.text,
+    )  # fmt: skip

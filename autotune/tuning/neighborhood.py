@@ -1,0 +1,149 @@
+"""What the search of a layer may try next: changes of the best known, in one kernel's parameters or several kernels'.
+
+Parameters that differ in their last word only belong to one kernel: "ffn_down_warps" and "ffn_down_each".
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autotune.samplers.gp_search import GPSearch
+from autotune.samplers.study import LISTED, neighbours
+from kernel_templates.space import Config, Parameter, Space
+
+DRAWS = 12  # of a kernel at a time
+MIXTURES = 24  # of kernels taken together: nothing has to be compiled for them
+GOOD_FEW = 5  # of a kernel in context, from which mixtures are drawn
+MOST_TOGETHER = 64  # ways of setting a switch in all kernels
+
+
+@dataclass(frozen=True)
+class Move:
+    """Other values of some parameters, whatever the rest of the layer is by then."""
+
+    changes: Config
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A kernel's valid blocks, the sampler over them, and which of them it has been told of."""
+
+    blocks: list[Config]
+    rows: dict[Config, int]
+    pool: GPSearch
+    told: set[Config]
+
+
+class Moves:
+    """kernels: those of the space, in its order; "" has the parameters that belong to none."""
+
+    def __init__(self, space: Space, parts: Mapping[str, Space], seed: int):
+        """parts: prefix -> the part's own space."""
+        self.space, self._parts, self._seed, self._random = space, parts, seed, random.Random(seed)
+        self._listed: dict[str, _Listed | None] = {}
+        self._own: dict[str, list[Parameter]] = {}
+        for p in space.parameters:
+            self._own.setdefault(kernel_of(p.name), []).append(p)
+        self.kernels = tuple(self._own)
+
+    def block(self, kernel: str, config: Mapping) -> Config:
+        """That kernel's part of a configuration."""
+        return Config({p.name: config[p.name] for p in self._own[kernel]})
+
+    def changed(self, one: Config, other: Config) -> list[str]:
+        """The kernels in which two configurations differ."""
+        return [k for k in self.kernels if any(one[p.name] != other[p.name] for p in self._own[k])]
+
+    def steps(self, best: Config, kernels: Collection[str]) -> Iterator[Move]:
+        """Single parameters, by one place in their lists."""
+        for config in neighbours(self.space, best):
+            name = next(name for name in config if config[name] != best[name])
+            if kernel_of(name) in kernels:
+                yield Move(Config({name: config[name]}))
+
+    def switches(self, kernels: Sequence[str]) -> list[Move]:
+        """A parameter that is 0 or 1 and that several kernels have, set in all of them in every way: when the next
+        kernel may start, say, is a matter between them all."""
+        owners: dict[str, list[Parameter]] = {}
+        for kernel in kernels:
+            for p in self._own[kernel]:
+                if p.values == (0, 1):
+                    owners.setdefault(p.name.rpartition("_")[2], []).append(p)
+        moves = []
+        for shared in owners.values():
+            if len(shared) > 1:
+                ways = list(itertools.product(*(p.values for p in shared)))
+                some = ways if len(ways) <= MOST_TOGETHER else self._random.sample(ways, MOST_TOGETHER)
+                moves += [Move(Config({p.name: v for p, v in zip(shared, way, strict=True)})) for way in some]
+        return moves
+
+    def promising(self, best: Config, kernel: str, times: Mapping[Config, float], count: int) -> list[Move]:
+        """What a model of the kernel's times in context expects most of. times: of its blocks, inf if it failed."""
+        if kernel not in self._listed:
+            self._listed[kernel] = self._list(kernel, best)
+        listed = self._listed[kernel]
+        if listed is None:
+            return self.draws(best, kernel, count)
+        for block, time in times.items():
+            if block in listed.rows and block not in listed.told:
+                listed.told.add(block)
+                listed.pool.tell(listed.rows[block], time if math.isfinite(time) else None)
+        rows = [row for _ in range(count) if (row := listed.pool.ask()) is not None]
+        return [Move(listed.blocks[row]) for row in rows]
+
+    def _list(self, kernel: str, best: Config) -> _Listed | None:
+        """Every block that is valid in its part; None if they are too many, or belong to none."""
+        prefix = next((p for p in self._parts if f"{kernel}_".startswith(f"{p}_")), None)
+        own = self._own[kernel]
+        if prefix is None or math.prod(len(p.values) for p in own) > LISTED:
+            return None
+        part = self._parts[prefix]
+        config = {n: best.get(f"{prefix}_{n}", value) for n, value in part.default.items()}
+        names, blocks = [p.name for p in own], []
+        for values in itertools.product(*(p.values for p in own)):
+            config |= {name.removeprefix(f"{prefix}_"): value for name, value in zip(names, values, strict=True)}
+            if all(constraint.holds(config) for constraint in part.constraints):
+                blocks.append(Config(dict(zip(names, values, strict=True))))
+        columns = [[block[name] for block in blocks] for name in names]
+        rows = {block: row for row, block in enumerate(blocks)}
+        return _Listed(blocks, rows, GPSearch(columns, self._seed, first=0), set()) if blocks else None
+
+    def draws(self, best: Config, kernel: str, count: int) -> list[Move]:
+        """Two to four parameters at once, mostly by a place or two in their lists. Few of them are valid; those are
+        given."""
+        own, found = self._own[kernel], []
+        for _ in range(20 * count if len(own) > 1 else 0):
+            changes = {
+                p.name: self._moved(p, best)
+                for p in self._random.sample(own, self._random.randint(2, min(4, len(own))))
+            }
+            if self.space.broken(Config({**best, **changes})) is None:
+                found.append(Move(Config(changes)))
+                if len(found) == count:
+                    break
+        return found
+
+    def mixtures(self, times: Mapping[str, Mapping[Config, float]], kernels: Sequence[str]) -> list[Move]:
+        """Two or three kernels, each as in one of its best: kernels overlap, so what two changes bring is not the sum
+        of what each does. times: of each kernel's blocks that were tried in context."""
+        works = {k: [block for block, time in times[k].items() if math.isfinite(time)] for k in kernels}
+        good = {k: sorted(works[k], key=times[k].__getitem__)[:GOOD_FEW] for k in kernels if works[k]}
+        moves = []
+        for _ in range(MIXTURES if len(good) > 1 else 0):
+            chosen = self._random.sample(list(good), self._random.randint(2, min(3, len(good))))
+            blocks = [self._random.choice(good[k]) for k in chosen]
+            moves.append(Move(Config({name: value for block in blocks for name, value in block.items()})))
+        return moves
+
+    def _moved(self, p: Parameter, best: Config):
+        if self._random.random() < 0.2:
+            return self._random.choice(p.values)
+        at = p.values.index(best[p.name]) + self._random.choice((-2, -1, -1, 1, 1, 2))
+        return p.values[min(max(at, 0), len(p.values) - 1)]
+
+
+def kernel_of(name: str) -> str:
+    """The kernel whose parameter that is; "" for one of none."""
+    return name.rpartition("_")[0]

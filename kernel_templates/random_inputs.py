@@ -1,0 +1,58 @@
+"""Random weights and activations for tests and tuning: never zeros, fresh for each seed, of a trained model's scale."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from kernel_templates import formats
+from kernel_templates.cpu import memory
+from kernel_templates.cpu.parameters import MAX_LANES
+from kernel_templates.operation import Weight
+
+_DISTINCT_ROWS = 1024  # quantizing is slow (Q6_K searches its scales); more rows repeat these, shuffled
+
+_shapes_only = False
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, matrices have a shape and no values (torch's "meta" device): enough to compile for, and quick."""
+    global _shapes_only
+    before, _shapes_only = _shapes_only, True
+    try:
+        yield
+    finally:
+        _shapes_only = before
+
+
+def weight(rows: int, cols: int, format_name: str, rng: np.random.Generator) -> Weight:
+    """A matrix with standard deviation 1/sqrt(cols), so that outputs have about the inputs' scale."""
+    if _shapes_only:
+        size = formats.get(format_name).row_bytes(cols)
+        return Weight(torch.empty((rows, size), dtype=torch.uint8, device="meta"), cols, format_name)
+    values = rng.standard_normal((min(rows, _DISTINCT_ROWS), cols), np.float32) / np.float32(np.sqrt(cols))
+    raw = formats.get(format_name).quantize(torch.from_numpy(values))
+    if rows > len(raw):
+        raw = raw[torch.from_numpy(rng.integers(0, len(raw), rows))]
+    return Weight(raw, cols, format_name)
+
+
+def vector(size: int, rng: np.random.Generator) -> np.ndarray:
+    """float32 [size, rounded up to whole tiles], normal; the padding is zero."""
+    out = buffer(size)
+    out[:size] = rng.standard_normal(size, np.float32)
+    return out
+
+
+def norm_weight(size: int, rng: np.random.Generator, largest: float = 2.0) -> np.ndarray:
+    """float32 [size] of positive norm weights, log-uniform between 0.1 and `largest`."""
+    out = buffer(size)
+    out[:size] = np.exp(rng.uniform(np.log(0.1), np.log(largest), size)).astype(np.float32)
+    return out
+
+
+def buffer(size: int) -> np.ndarray:
+    """float32 zeros that hold `size` outputs and whatever whole tiles write beyond them."""
+    return memory.zeros((-(-size // MAX_LANES) * MAX_LANES,), np.float32)
