@@ -1,7 +1,7 @@
 """A team of threads that runs compiled steps together: started once, woken per graph, joined by spinning barriers.
 
-Thread 0 is the caller of `ThreadPool.run`. The others spin for new work for LINGER_SPINS after the last, which covers the
-gap between two tokens, then sleep on a semaphore, so that an idle engine uses no processor.
+Thread 0 is the caller of `ThreadPool.run`. The others spin for new work for LINGER_SPINS after the last, which covers
+the gap between two tokens, then sleep on a semaphore, so that an idle engine uses no processor.
 """
 
 import ctypes
