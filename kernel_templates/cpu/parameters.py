@@ -1,7 +1,8 @@
 """The parameters that every CPU template with a weight matrix has, and the rules between them."""
 
+from kernel_templates import formats
 from kernel_templates.cpu import dot
-from kernel_templates.cpu.blocks import FLOATS, TileShape, block_size
+from kernel_templates.cpu.blocks import TileShape, block_size
 from kernel_templates.space import Config, Constraint, Parameter
 
 LANES = (16, 32, 64, 128)
@@ -14,7 +15,8 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
 
     The defaults run on any processor: they say what an untuned machine gets, not what this one is good at.
     """
-    paths = ("generic",) if set(names) <= set(FLOATS) else dot.available(features)
+    quantized = any(formats.get(name).quantized for name in names)
+    paths = dot.available(features) if quantized else ("generic",)
     rows = tuple(
         Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile") for p in parts
     )
