@@ -8,7 +8,7 @@ layout. Layouts are hashable: the GPU's kernels take them as compile-time consta
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 
@@ -50,6 +50,20 @@ class Places:
     def place(self, number: int) -> tuple[int, int]:
         return self.each[number]
 
+    @property
+    def first(self) -> int:
+        """The first byte of all."""
+        return min(byte for byte, _ in self.each)
+
+    @property
+    def bytes_table(self) -> int:
+        """Where the numbers lie after `first`, as an int64 of four bits each; kernels have no tables."""
+        return _int64([byte - self.first for byte, _ in self.each])
+
+    @property
+    def shifts_table(self) -> int:
+        return _int64([shift for _, shift in self.each])
+
 
 B = TypeVar("B", Bits, Places)
 
@@ -74,6 +88,14 @@ class Codes(Generic[B]):
             raise ValueError(f"codes of {self.bits} bits are centered at 0 or {1 << (self.bits - 1)}, not {self.zero}")
 
     @property
+    def codebook_words(self) -> tuple[int, ...] | None:
+        """The codebook as four int32, the first entry in the lowest byte."""
+        if self.codebook is None:
+            return None
+        data = bytes(entry & 255 for entry in self.codebook)
+        return tuple(int.from_bytes(data[i : i + 4], "little", signed=True) for i in range(0, 16, 4))
+
+    @property
     def bits(self) -> int:
         return self.low.width + (self.high.width if self.high else 0)
 
@@ -81,6 +103,9 @@ class Codes(Generic[B]):
 @dataclass(frozen=True)
 class Blocks:
     """Quantized weights in blocks of `size`. Places are bytes from the block's beginning."""
+
+    kind: ClassVar[str] = ""
+    """These are no floats."""
 
     size: int
     quants: Codes[Bits]
@@ -128,3 +153,9 @@ class Floats:
 
 
 Layout = Blocks | Floats
+
+
+def _int64(nibbles: list[int]) -> int:
+    """Numbers of four bits in one, the first in the lowest."""
+    word = sum(nibble << 4 * i for i, nibble in enumerate(nibbles))
+    return word - (1 << 64) if word >> 63 else word
