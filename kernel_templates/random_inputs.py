@@ -11,7 +11,7 @@ from kernel_templates.cpu import memory
 from kernel_templates.cpu.parameters import MAX_LANES
 from kernel_templates.operation import Weight
 
-_DISTINCT_ROWS = 1024  # quantizing is slow (Q6_K searches its scales); more rows repeat these, shuffled
+_DISTINCT_ROWS = 1024  # quantizing is slow where scales are searched for; more rows repeat these, shuffled
 
 _shapes_only = False
 

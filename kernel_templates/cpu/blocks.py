@@ -24,20 +24,20 @@ from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import planes_of
 from kernel_templates.cpu.tiles import plane_bytes
 from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
-from kernel_templates.formats.layout import Blocks, Floats
+from kernel_templates.formats.layout import Blocks, Floats, Layout
 
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
 
 
 @dataclass(frozen=True)
 class TileShape:
-    """How a matrix is walked: everything in it is a searched parameter except the format and the width.
+    """How a matrix is walked: everything in it is a searched parameter except the layout and the width.
 
     `streams`: places of a tile that are read in turn. The hardware prefetcher follows a few bytes ahead in each memory
     page it has seen, so more pages under way mean more loads in flight (22 -> 29 GB/s on two Xeon cores, docs/log.md).
     """
 
-    format: str
+    layout: Layout
     cols: int
     lanes: int
     path: str
@@ -47,17 +47,17 @@ class TileShape:
     @property
     def blocks(self) -> int:
         """Steps in a row."""
-        return self.cols // block_size(self.format)
+        return self.cols // step_size(self.layout)
 
 
-def block_size(format_name: str) -> int:
+def step_size(layout: Layout) -> int:
     """Elements of a row that one step of the innermost loop takes."""
-    return max(formats.get(format_name).block, FLOAT_BLOCK)
+    return FLOAT_BLOCK if isinstance(layout, Floats) else layout.size
 
 
 def activation_of(format_name: str, quantized: str) -> str:
     """The kind of activations a weight format is multiplied with."""
-    return "f32" if isinstance(formats.get(format_name).layout, Floats) else quantized
+    return quantized if formats.get(format_name).quantized else "f32"
 
 
 def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:
@@ -89,16 +89,17 @@ def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) ->
 
 def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Callable:
     """intrinsic (w0..w3, index of the block in the planes, its place in the row, x, acc) -> acc plus the block."""
-    weights = formats.get(shape.format).layout
-    emit = _dense if isinstance(weights, Floats) else _quantized
+    weights = shape.layout
     vec = simd.Vec("f32", shape.lanes)
 
     @intrinsic
     def block(typingctx, w0, w1, w2, w3, index, place, x, acc):
         def codegen(context, builder, sig, args):
-            e = Emitter(builder, shape.lanes, shape.path, features)
-            index, place, x, acc = args[4:]
-            return emit(e, shape, weights, layout, args[:4], index, place, x, Value(builder, acc, "f32", shape.lanes)).ir
+            e, (*planes, index, place, x, acc) = Emitter(builder, shape.lanes, shape.path, features), args
+            acc = Value(builder, acc, "f32", shape.lanes)
+            if isinstance(weights, Floats):
+                return _dense(e, shape, weights, planes, index, place, x, acc).ir
+            return _quantized(e, shape, weights, layout, planes, index, place, x, acc).ir
 
         return vec(*[types.int64] * 7, vec), codegen
 
@@ -151,7 +152,7 @@ def _quantized(
     def total(group: int) -> Value:
         """The sum of a group's activations."""
         totals = layout.half_sums if weights.group == 16 else layout.sums
-        return e.scalar("i32", e.at(x, place, size // (weights.group or size) * 4, totals + 4 * group))
+        return e.scalar("i32", e.at(x, place, size // weights.group * 4, totals + 4 * group))
 
     if weights.subscales is None:
         ((_, product),) = products
@@ -194,7 +195,7 @@ def _products(
         products: dict[int, _Product] = {}
         for elements in steps:
             for element, words in zip(elements, fours(e, weights.quants, planes, elements), strict=True):
-                group = element // (weights.group or weights.size)
+                group = element // weights.group
                 products.setdefault(group, _Product(e, layout)).add(words, e.offset(x, element))
         yield from products.items()
 
@@ -205,9 +206,7 @@ def _centered(product: _Product, total: Value, weights: Blocks) -> Value:
     return sums - (total * zero).splat(sums.lanes) if zero else sums
 
 
-def _dense(
-    e: Emitter, shape: TileShape, weights: Floats, layout: ActivationLayout, planes, index, place, x, acc: Value
-) -> Value:
+def _dense(e: Emitter, shape: TileShape, weights: Floats, planes, index, place, x, acc: Value) -> Value:
     """Float weights: a column of the tile at a time, widened to float32."""
     lanes, size = shape.lanes, weights.nbytes
     column = e.at(planes[0], index, FLOAT_BLOCK * size * lanes)

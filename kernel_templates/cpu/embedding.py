@@ -11,7 +11,7 @@ import numpy as np
 from kernel_templates import formats
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
-from kernel_templates.cpu.decode import row_quants, row_scales
+from kernel_templates.cpu.decode_rows import row_quants, row_scales
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.simd import load_i64
 from kernel_templates.formats.layout import Blocks, Floats
@@ -30,7 +30,7 @@ def compile(format_name: str, cols: int) -> Kernel:
             row = load_i64(arguments) + load_i64(load_i64(arguments + 8)) * row_bytes
             write_row(row, load_i64(arguments + 16))
 
-    return compile_kernel(embed, f"embed {format_name} cols={cols}")
+    return compile_kernel(embed, f"embed {fmt.layout} cols={cols}")
 
 
 def bind(kernel: Kernel, raw: np.ndarray, token: np.ndarray, out: np.ndarray) -> Step:
@@ -50,7 +50,7 @@ def _floats(layout: Floats, cols: int) -> Callable:
 
 
 def _blocks(layout: Blocks, cols: int) -> Callable:
-    size, nbytes, group, has_minimum = layout.size, layout.nbytes, layout.group or layout.size, layout.minimum is not None
+    size, nbytes, group, has_minimum = layout.size, layout.nbytes, layout.group, layout.minimum is not None
     quants, scales, splat = row_quants(layout.quants, LANES), row_scales(layout), simd.splat("f32", LANES)
 
     @device_function(layout, cols)

@@ -11,12 +11,12 @@ import numpy as np
 from kernel_templates import formats
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
-from kernel_templates.cpu.decode import tile_scales, tile_words
+from kernel_templates.cpu.decode_tiles import tile_scales, tile_words
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, planes_of
 from kernel_templates.cpu.simd import load_i64
 from kernel_templates.cpu.tiles import Tiles, tile_count
-from kernel_templates.formats.layout import Floats
+from kernel_templates.formats.layout import Floats, Layout
 
 I32 = np.int32
 TARGETS = {"bf16": 2, "f32": 4}
@@ -25,7 +25,8 @@ TARGETS = {"bf16": 2, "f32": 4}
 def compile(format_name: str, cols: int, lanes: int, target: str) -> Kernel:
     """The kernel for matrices of a width; `target` is a key of TARGETS."""
     size = TARGETS[target]
-    expand_tile = _expander(format_name, cols, lanes, target)
+    layout = formats.get(format_name).layout
+    expand_tile = _expander(layout, cols, lanes, target)
 
     def expand(arguments, sync, thread, threads):
         w0, w1, w2, w3 = planes_of(arguments)
@@ -34,7 +35,7 @@ def compile(format_name: str, cols: int, lanes: int, target: str) -> Kernel:
         for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
             expand_tile(w0, w1, w2, w3, tile, out + size * lanes * tile, stride)
 
-    return compile_kernel(expand, f"expand {format_name} cols={cols} lanes={lanes} {target}")
+    return compile_kernel(expand, f"expand {layout} cols={cols} lanes={lanes} {target}")
 
 
 def bind(kernel: Kernel, packed: Tiles, out: np.ndarray) -> Step:
@@ -42,9 +43,8 @@ def bind(kernel: Kernel, packed: Tiles, out: np.ndarray) -> Step:
     return step(kernel, (*packed.arguments(), out, tile_count(packed.rows, packed.lanes)), "expand")
 
 
-def _expander(format_name: str, cols: int, lanes: int, target: str) -> Callable:
+def _expander(layout: Layout, cols: int, lanes: int, target: str) -> Callable:
     """njit (plane addresses, tile, out: address of the tile's first column, stride: bytes a column) -> None."""
-    layout = formats.get(format_name).layout
     key = (layout, cols, lanes, target)
     rounded = target == "bf16"
 
@@ -64,7 +64,7 @@ def _expander(format_name: str, cols: int, lanes: int, target: str) -> Callable:
                 write(out + stride * c, simd.to_f32(load_value(w0 + (tile * cols + c) * width * lanes)))
 
         return dense
-    size, group = layout.size, layout.group or layout.size
+    size, group = layout.size, layout.group
     words, scales, integer = tile_words(layout, lanes), tile_scales(layout, lanes), simd.splat("i32", lanes)
 
     @device_function(*key)

@@ -2,7 +2,7 @@
 
 from kernel_templates import formats
 from kernel_templates.cpu import dot
-from kernel_templates.cpu.blocks import TileShape, block_size
+from kernel_templates.cpu.blocks import TileShape, step_size
 from kernel_templates.space import Config, Constraint, Parameter
 
 LANES = (16, 32, 64, 128)
@@ -30,7 +30,7 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
 
 def streams_divide(*matrices: tuple[str, int]) -> Constraint:
     """`matrices`: (format, cols) of each; the loops have no remainder."""
-    pieces = [cols // block_size(name) for name, cols in matrices]
+    pieces = [cols // step_size(formats.get(name).layout) for name, cols in matrices]
     return Constraint(
         "streams divide the row",
         f"rows of {' and '.join(map(str, sorted(set(pieces))))} blocks must fall into `streams` equal parts",
@@ -40,4 +40,5 @@ def streams_divide(*matrices: tuple[str, int]) -> Constraint:
 
 def shape(config: Config, format_name: str, cols: int, part: str = "") -> TileShape:
     """How `config` walks one matrix."""
-    return TileShape(format_name, cols, config[f"{part}lanes"], config["path"], config["streams"], config["prefetch"])
+    walk = (config[f"{part}lanes"], config["path"], config["streams"], config["prefetch"])
+    return TileShape(formats.get(format_name).layout, cols, *walk)

@@ -14,7 +14,7 @@ def sweeps(layout: Blocks) -> Iterator[list[list[int]]]:
     that complete a group or several."""
     bits = [word_bits(bits) for bits in (layout.quants.low, layout.quants.high) if bits is not None]
     run = min(some.run for some in bits)
-    width = min(run, layout.group or layout.size)
+    width = min(run, layout.group)
     for first in range(0, layout.size, bits[0].chunk):
         for part in range(first, first + run, width):
             yield [[*range(at, first + bits[0].chunk, run)] for at in range(part, part + width, 4)]

@@ -11,6 +11,10 @@ Quants are multiplied by the planes of a `vector` with four-way byte products (d
 planes, the lower one unsigned.
 """
 
+# Tuples grow in loops that are unrolled when compiling: Triton has no `(*held, tile)`, mypy no such tuples.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment"
+
 import triton
 import triton.language as tl
 
@@ -39,18 +43,18 @@ def load_tile(
         at = r[:, :, :, None] * (COUNT * 4) + u[:, :, :, None] * 4 + tl.arange(0, 4)[None, None, None, :]
         tile = tile + (tl.load(p0 + at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
     if TRAITS.kind == "":
-        run = u // 2 if TRAITS.unit == 16 else u
         MORE: tl.constexpr = len(tile)
         SCALE: tl.constexpr = TRAITS.scale
         for plane in tl.static_range(MORE, SCALE):  # higher bits of the quants, subscales
-            tile = tile + (tl.load(planes[plane] + r * RUNS + run, mask=inside, other=0, eviction_policy=POLICY),)
+            tile = tile + (tl.load(planes[plane] + r * RUNS + u, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.group:  # a scale that neighbouring units read too: it stays in the cache
             at = planes[SCALE] + r * (COLS // TRAITS.size) + u // (TRAITS.size // 32)
             tile = tile + (tl.load(at, mask=inside, other=0),)
         else:
-            tile = tile + (tl.load(planes[SCALE] + r * RUNS + run, mask=inside, other=0, eviction_policy=POLICY),)
+            at = planes[SCALE] + r * RUNS + (u // 2 if TRAITS.unit == 16 else u)
+            tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.lowest >= 0:
-            at = planes[TRAITS.lowest] + r * RUNS + run
+            at = planes[TRAITS.lowest] + r * RUNS + u
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
     return tile
 
@@ -193,8 +197,9 @@ def unpack(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
     elif TRAITS.bits == 8:
         return tile[0], scale_of(tile[1])
     elif TRAITS.codebook is not None:
-        a = codebook_bytes(tile[0], TRAITS.codebook, ASM)
-        return (a, codebook_bytes(tile[0] >> 16, TRAITS.codebook, ASM)) + unpack_scales(tile, TRAITS)
+        CODEBOOK: tl.constexpr = TRAITS.codebook
+        a = codebook_bytes(tile[0], CODEBOOK, ASM)
+        return (a, codebook_bytes(tile[0] >> 16, CODEBOOK, ASM)) + unpack_scales(tile, TRAITS)
     else:
         return quant_words(tile, TRAITS) + unpack_scales(tile, TRAITS)
 

@@ -90,7 +90,7 @@ def decode(row, g, e, inside, LAYOUT: tl.constexpr):
         high = low
         if HIGH is not None:
             high = load_byte(block + byte_of(i, e, HIGH), inside, False)
-        if LAYOUT.group:
+        if LAYOUT.subscales is not None:
             SUBSCALES: tl.constexpr = LAYOUT.subscales
             subscale = load_code(block, i // (LAYOUT.group // 8), inside, SUBSCALES)
             number = number_of(code_of(low, high, i, e, LAYOUT), LAYOUT)
@@ -183,8 +183,9 @@ def load_code(block, number, inside, CODES: tl.constexpr):
 
 @triton.jit
 def _load_place(block, number, inside, PLACES: tl.constexpr):
-    at = ((PLACES.bytes_table >> (number * 4)) & 15).to(tl.int32) + PLACES.first
-    shift = ((PLACES.shifts_table >> (number * 4)) & 15).to(tl.int32)
+    nibble = number.to(tl.int64) * 4
+    at = ((PLACES.bytes_table >> nibble) & 15).to(tl.int32) + PLACES.first
+    shift = ((PLACES.shifts_table >> nibble) & 15).to(tl.int32)
     return (load_byte(block + at, inside, False) >> shift) & ((1 << PLACES.width) - 1)
 
 

@@ -56,7 +56,8 @@ def decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS: tl.constexpr):
     else:
         scale = scale_of(tl.load(planes[TRAITS.scale] + run, mask=inside, other=0))
     if TRAITS.codebook is not None:
-        q = entry(q, TRAITS.codebook)
+        CODEBOOK: tl.constexpr = TRAITS.codebook
+        q = entry(q, CODEBOOK)
     elif TRAITS.signed and TRAITS.bits < 8:
         q = (q ^ (1 << (TRAITS.bits - 1))) - (1 << (TRAITS.bits - 1))
     value = q.to(tl.float32) * scale[:, None, None]
@@ -132,7 +133,8 @@ def launch(planes: Planes, out: torch.Tensor) -> Launch:
 
 
 def matrix(parts: Sequence[Planes], buffer: torch.Tensor, target: Target | None) -> torch.Tensor:
-    """Matrices of one width and `dtype`, one below the other: [rows, cols], in `buffer` (float16), float32 where it lies.
+    """Matrices of one width and `dtype`, one below the other: [rows, cols], in `buffer` (float16); float32 stays where
+    it lies.
 
     A buffer is read by the caller's products and written by the next call, in stream order: kernels here are launched
     without PDL, because a library's kernels may let the next one start before they have read it. target: None expands

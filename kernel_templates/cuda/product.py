@@ -274,12 +274,14 @@ def gated_product(
                 xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_TRAITS, ACT, COLS, True, SOURCE, ASM),)
         x = xs[t % BOTH % CHUNKS if SHARED else t]
         if t % BOTH < CHUNKS:
-            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM), x, TRAITS, ACT, ASM)
+            parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
+            acc += tile_dot(parts, x, TRAITS, ACT, ASM)
             if t % BOTH == CHUNKS - 1:
                 gate = acc
                 acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
         else:
-            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], UP_TRAITS, ASM), x, UP_TRAITS, ACT, ASM)
+            parts = ready[t] if READY and t < AHEAD else unpack(held[t], UP_TRAITS, ASM)
+            acc += tile_dot(parts, x, UP_TRAITS, ACT, ASM)
         if t % BOTH == BOTH - 1:
             at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor

@@ -138,8 +138,7 @@ def of_format(name: str) -> Traits:
         signed=quants.signed or quants.zero > 0,
         codebook=quants.codebook_words,
         size=layout.size,
-        group=layout.group,
+        group=0 if layout.subscales is None else layout.group,
         minimum=layout.minimum is not None,
         subminimum=layout.subminimums is not None,
     )
-

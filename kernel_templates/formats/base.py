@@ -35,8 +35,8 @@ class Format:
     quantizer: Callable[[Tensor, Blocks], Fields] | None = None
     """float32 [..., size] → what a block stores; None for floats, which are rounded to nearest, ties to even."""
     tolerance: float = INT8_ACTIVATION_TOLERANCE
-    """The relative error ‖out - ref‖ / ‖ref‖ allowed to a kernel, where ref is a float64 product over the same quantized
-    weights and the unquantized activations. No unit."""
+    """The relative error ‖out - ref‖ / ‖ref‖ allowed to a kernel, where ref is a float64 product over the same
+    quantized weights and the unquantized activations. No unit."""
 
     @property
     def block(self) -> int:

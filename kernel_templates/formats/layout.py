@@ -114,16 +114,20 @@ class Blocks:
     minimum: int | None = None
     """Where the minimum lies, a float16; None where there is none."""
     group: int = 0
-    """Weights that a subscale is for: 16 or 32; 0 without subscales."""
+    """Weights that share a scale: 16 or 32 under subscales, else the whole block."""
     subscales: Codes[Bits] | Codes[Places] | None = None
     subminimums: Codes[Bits] | Codes[Places] | None = None
     exponent: bool = False
     """The scale is one byte e, E8M0 halved: 2^(e - 128)."""
 
+    def __post_init__(self) -> None:
+        if self.subscales is None:
+            object.__setattr__(self, "group", self.size)
+
     @property
     def groups(self) -> int:
-        """Subscales in a block."""
-        return self.size // self.group if self.group else 0
+        """How many of them a block has."""
+        return self.size // self.group
 
     @property
     def nbytes(self) -> int:
