@@ -82,7 +82,7 @@ def _of_database(db: Reader) -> list[KnownKernel]:
     ]
     if not calls:
         return []
-    command = [sys.executable, "-m", "autotune.profiling.kernel_table"]
+    command = [sys.executable, "-P", "-m", "autotune.profiling.kernel_table"]
     done = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, timeout=TIMEOUT_S)
     return [KnownKernel.parse(row) for row in json.loads(done.stdout)] if done.returncode == 0 else []
 

@@ -57,4 +57,4 @@ def _subject(calls: Sequence[Call], device: str, manifest: Path, folder: Path, t
     request = folder / f"{manifest.stem}_request.json"
     asked = [{"problem": call.problem, "config": dict(call.config), "role": call.role} for call in calls]
     request.write_text(json.dumps({"device": device, "calls": asked, "manifest": str(manifest), "timed": timed}))
-    return [sys.executable, "-m", "autotune.profiling.profile_target", str(request)]
+    return [sys.executable, "-P", "-m", "autotune.profiling.profile_target", str(request)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from screening.recording import Recording, Row, texts
 
-from autotune.importers import documents, t4
+from autotune.importers import files, t4
 from autotune.screening.binary import Binary, Facts
 from autotune.screening.compiling import Candidate
 from autotune.screening.machine_code import Code
@@ -46,7 +46,7 @@ def write(path: Path, recording: Recording, run: Run, device: Device) -> None:
             text = json.dumps(facts, separators=(",", ":"))
             result["measurements"].append({"name": "kernels", "value": text, "unit": ""})
     path.parent.mkdir(parents=True, exist_ok=True)
-    documents.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+    files.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
 
 
 def _trial(row: Row) -> Trial:
