@@ -1,4 +1,4 @@
-"""Whose kernels these are: launches of a profile joined to our problems and configurations.
+"""Matches the launches of a profile to our problems and configurations.
 
 A kernel is known by its name, its grid and its block. Which ones a problem launches with its winner and its default is
 worked out in a process of its own (autotune.profiling.kernel_table), since that needs Triton; and only if the profile

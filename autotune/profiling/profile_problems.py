@@ -1,4 +1,4 @@
-"""`autotune profile`: our kernels timed, and their counters read where that is permitted; all of it stored."""
+"""Profiles problems: times their kernels, reads their counters where that is permitted, stores both."""
 
 import hashlib
 import json
