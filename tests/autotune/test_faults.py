@@ -100,7 +100,7 @@ TUNER = """
 import sys
 sys.path.insert(0, {folder!r})
 import faulty
-from autotune import tuner
+from autotune.tuning import sequential
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from test_faults import cut
@@ -109,8 +109,8 @@ registry.OPERATIONS["faulty"] = faulty.operation()
 faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    tuner.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-               where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
+                    where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
 print("done", flush=True)
 """
 
