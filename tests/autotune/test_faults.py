@@ -21,7 +21,7 @@ from autotune.tuning import sequential
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from tuning_db import open_db
-from tuning_db.records import Outcome, Source
+from tuning_db.records import Outcome, Source, TrialKind
 
 PROBLEM = Faulty(1)
 
@@ -47,7 +47,7 @@ def trials_of(path: Path) -> list:
         found = db.past_trials(DEVICE, PROBLEM.key, 1)
         assert db.lookup(DEVICE, PROBLEM.key, 1).source is Source.EXACT
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    return [t for t in found if t.message != "rematch"]
+    return [t for t in found if t.kind is TrialKind.SEARCH]
 
 
 def leftovers(tmp_path: Path) -> list[str]:
