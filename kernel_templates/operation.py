@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from kernel_templates.cpu.compile import Kernel
-from kernel_templates.cpu.graph import Step
-from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 
 if TYPE_CHECKING:
+    from kernel_templates.cpu.compile import Kernel
+    from kernel_templates.cpu.graph import Step
+    from kernel_templates.cpu.tiles import Tiles
     from kernel_templates.cuda.launch import Launch
     from kernel_templates.cuda.weights import Planes
 
@@ -53,27 +53,26 @@ class Work:
 class CpuTemplate(Protocol):
     """What `<op>/cpu.py` defines, as module functions."""
 
-    def compile(self, problem, config: Config, features: frozenset[str]) -> Kernel:
+    def compile(self, problem, config: Config, features: frozenset[str]) -> "Kernel":
         """Machine code of the template for one problem and configuration."""
 
     def scratch_bytes(self, problem, config: Config) -> int:
         """Private memory that a thread needs, in bytes, a multiple of 64."""
 
-    def pack(self, problem, config: Config, weights: Mapping[str, Weight]) -> tuple[Tiles, ...]:
+    def pack(self, problem, config: Config, weights: Mapping[str, Weight]) -> "tuple[Tiles, ...]":
         """The weights in the order that this configuration reads them."""
 
     def bind(
-        self, problem, config: Config, kernel: Kernel, packed: Sequence[Tiles], buffers: Mapping[str, np.ndarray]
-    ) -> Step:
+        self, problem, config: Config, kernel: "Kernel", packed: "Sequence[Tiles]", buffers: Mapping[str, np.ndarray]
+    ) -> "Step":
         """The call, ready for a graph. `buffers` are the operation's own names plus "scratch"."""
 
 
 class CudaTemplate(Protocol):
-    """What `<op>/cuda.py` defines, as module functions; `registry.cuda` imports it, and Triton, when it is needed.
+    """What `<op>/cuda.py` defines, as module functions; `registry.cuda` imports it, and Triton, when it is needed."""
 
-    It may name the parameters that decide how weights are packed, PACK_DEPENDS = ("rows",), () when none does; without,
-    every configuration packs anew.
-    """
+    PACK_DEPENDS: tuple[str, ...]
+    """The parameters that decide how weights are packed, such as ("rows",)."""
 
     def pack(self, problem, config: Config, weights: Mapping[str, Weight], device: str) -> "tuple[Planes, ...]":
         """The weights on a device, as this configuration reads them."""
@@ -126,3 +125,5 @@ class Operation:
     tolerance: Callable[..., float]
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""
     cpu: CpuTemplate
+    layer_buffers: tuple[str, ...] = ()
+    """Buffers that every layer of a model has for itself, as it has its weights: the KV cache."""

@@ -18,6 +18,21 @@ class Problem:
     def key(self) -> str:
         return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
 
+    @property
+    def typical(self) -> Self:
+        """The problem that a GPU times in its place: itself, but where positions of a context cost unlike much."""
+        return self
+
+    @property
+    def typical_position(self) -> int | None:
+        """Where in its context it is timed on a GPU; None if it has none."""
+        return None
+
+    @property
+    def without_context(self) -> Self:
+        """What it has in common with problems that differ from it in their context only."""
+        return self
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """The problem whose key's part after the colon is `text`. ValueError says which field is missing or wrong."""

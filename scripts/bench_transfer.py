@@ -28,6 +28,7 @@ from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
 from tuning_db import TuningDB, jsonl, merge, open_db, shipped
+from tuning_db.records import TrialKind
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 1.05
@@ -76,7 +77,7 @@ def search(
 
 def _times(db: TuningDB, where: TuneTarget, problem: Problem) -> tuple[float | None, ...]:
     past = db.past_trials(where.device, problem.key, problem.template_version)
-    return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.message != "rematch")
+    return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.kind is TrialKind.SEARCH)
 
 
 def row(kind: str, seed: int, cold: Outcome, warm: Outcome) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _against_itself(out: Path, runs: int) -> None:
     from autotune.tuning.problem_tuner import REMATCH_ROUNDS
     from kernel_templates import registry
     from tuning_db import open_db
-    from tuning_db.records import Outcome, Run, Trial
+    from tuning_db.records import Outcome, Run, Trial, TrialKind
 
     where, calls = target.of(DEVICE), _calls(KERNELS)
     problems = [registry.parse_problem(call.problem) for call in calls[::2]]
@@ -171,8 +171,9 @@ def _against_itself(out: Path, runs: int) -> None:
                 judge.open()
                 measured, errors, _ = judge.rematch([call.config for call in pair], REMATCH_ROUNDS)
                 for call, measurement, error in zip(pair, measured, errors, strict=True):
-                    known = (measurement, None, error, judge.tolerance, "rematch")
-                    db.record_trial(run_id, Trial(dict(call.config), Outcome.OK, *known))
+                    known = (measurement, None, error, judge.tolerance)
+                    compared = Trial(dict(call.config), Outcome.OK, *known, kind=TrialKind.FINAL_COMPARISON)
+                    db.record_trial(run_id, compared)
                 db.finish_run(run_id, "finished")
 
 

@@ -53,8 +53,7 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
 
     candidates = compiling.compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
-    typical = getattr(problem, "typical", problem)
-    verdicts = ranking.screen(candidates, registry.get(op).work(typical).bytes, chip)
+    verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
     if as_json:
         output.print_json(
             {

@@ -19,7 +19,7 @@ from autotune.importers import files, tuning_results
 from autotune.importers.importer import Exporter, Importer
 from autotune.importers.tuning_results import TuningResults
 from kernel_templates.device import Device
-from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, Trial
+from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, Trial, TrialKind
 
 NAME = "T4"
 VERSION = "1.0.0"
@@ -103,7 +103,7 @@ def _result(trial: Trial) -> dict[str, Any]:
         "measurements": [
             {"name": name, "value": _said(value), "unit": unit}
             for name, (value, unit) in (
-                exact | {"message": (trial.message, ""), "outcome": (trial.outcome, "")}
+                exact | {"message": (trial.message, ""), "outcome": (trial.outcome, ""), "kind": (trial.kind, "")}
             ).items()
             if value is not None
         ],
@@ -178,6 +178,9 @@ def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
     elif outcome is Outcome.OK:
         measurement = _foreign_time(result, found, unit, path)
     message = found["message"]["value"] if "message" in found else None
+    kind = found["kind"]["value"] if "kind" in found else TrialKind.SEARCH
+    if message == "rematch":  # what exports said before trials had a kind
+        message, kind = None, TrialKind.FINAL_COMPARISON
     compiled = result["times"].get("compilation_time", result["times"].get("compilation"))
     compile_s = number("compile_s") if "compile_s" in found else None
     if compile_s is None and compiled is not None:
@@ -189,7 +192,7 @@ def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
         raise UserError(f"{path} is damaged: a configuration is no JSON") from None
     return Trial(
         config, outcome, measurement, compile_s, number("error"), number("tolerance"),
-        None if message is None else str(message),
+        None if message is None else str(message), TrialKind(kind) if kind in tuple(TrialKind) else TrialKind.SEARCH,
     )  # fmt: skip
 
 

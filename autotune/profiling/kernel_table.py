@@ -64,12 +64,11 @@ def bytes_needed(problem: Problem, launch: "Launch", buffers: Mapping[str, Any])
     of the RoPE table only one row."""
     import torch
 
-    context = getattr(getattr(problem, "typical", problem), "context", 0)
+    positions = 0 if problem.typical_position is None else problem.typical_position + 1
     partly = {}
-    for name in ("keys", "values"):
-        cached = buffers.get(name)
-        if isinstance(cached, torch.Tensor):
-            partly[id(cached)] = context * problem.kv_heads * problem.head_dim * cached.element_size()  # type: ignore[attr-defined]
+    for name in registry.get(problem.op).layer_buffers:
+        cached = buffers[name]  # [kv_heads, positions, head_dim]
+        partly[id(cached)] = positions * cached[:, 0].numel() * cached.element_size()
     rope = buffers.get("rope")
     if isinstance(rope, torch.Tensor):
         partly[id(rope)] = prod(rope.shape[1:]) * rope.element_size()

@@ -41,8 +41,8 @@ def _profiled(call: Mapping[str, Any], index: int, _: int) -> list[dict[str, Any
     template, target = registry.cuda(problem.op), machine.target(machine.detect(index))
     inputs, device = registry.get(problem.op).inputs(problem, SEED), f"cuda:{index}"
     buffers = template.prepare(problem, inputs, device)
-    if hasattr(problem, "typical"):  # where a search times it
-        buffers["position"].fill_(problem.typical.context - 1)
+    if problem.typical_position is not None:
+        buffers["position"].fill_(problem.typical_position)
     packed = template.pack(problem, config, inputs.weights, device)
     launches = template.launches(problem, config, packed, buffers)
     for launch in launches:  # compiles
@@ -66,7 +66,7 @@ def _timed(call: Mapping[str, Any], index: int, samples: int) -> list[dict[str, 
     device = machine.detect(index)
     bench = Bench(problem, f"cuda:{index}", machine.target(device), machine.l2_bytes(index), SEED)
     timed = measure(bench.prepare(Config(call["config"])), samples)
-    work = registry.get(problem.op).work(getattr(problem, "typical", problem))
+    work = registry.get(problem.op).work(problem.typical)
     return [{**call, **asdict(timed), "bytes_needed": work.bytes}]
 
 

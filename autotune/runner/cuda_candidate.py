@@ -29,7 +29,6 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
 FEWEST, MOST = 4, 64  # copies
-CACHES = ("keys", "values")  # buffers that every layer has for itself
 PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
 RUN_SAMPLES = 5  # as long as so many samples; energy is counted over many runs
 SAMPLE_NS = 1_000_000  # a sample is as many replays as take about this long: events resolve half a microsecond
@@ -80,7 +79,8 @@ class Bench:
             self._inputs = operation.inputs(problem, seed)
             self._answers = operation.reference(problem, self._inputs)
         self.tolerance = operation.tolerance(problem)
-        self._call_bytes = operation.work(getattr(problem, "typical", problem)).bytes
+        self._call_bytes = operation.work(problem.typical).bytes
+        self._layer_buffers = operation.layer_buffers
         self._fresh = self._template.prepare(problem, self._inputs, device)
         self._fences = Redzones()
         self._buffers = tensors.each(self._fresh, self._fences.tensor)
@@ -93,10 +93,10 @@ class Bench:
         packed = self._pack(config)
         tensors.copy(self._fresh, self._buffers)
         error = self._error(config, packed[0]) if verify else float("nan")
-        if hasattr(self.problem, "typical"):  # proved at the last position of its context, timed at a typical one
-            self._buffers["position"].fill_(self.problem.typical.context - 1)
+        if self.problem.typical_position is not None:  # proved at the last position of its context, timed at this one
+            self._buffers["position"].fill_(self.problem.typical_position)
         launches: list[Launch] = []
-        caches = {name: self._fresh[name] for name in CACHES if name in self._fresh}
+        caches = {name: self._fresh[name] for name in self._layer_buffers}
         size, free = tensors.nbytes(packed[0]) + tensors.nbytes(caches), torch.cuda.mem_get_info()[0]
         if len(packed) == 1:  # copies of this layout that another candidate made are used again, all of them
             packed += [tensors.clone(packed[0]) for _ in range(copies(size, 2 * self._l2, free) - 1)]
@@ -139,9 +139,8 @@ class Bench:
 
 
 def pack_key(template: CudaTemplate, config: Config) -> tuple:
-    """What decides how a configuration wants its weights: all of it, unless the template says PACK_DEPENDS."""
-    names = getattr(template, "PACK_DEPENDS", tuple(config))
-    return tuple(sorted((name, config[name]) for name in names if name in config))
+    """What decides how a configuration wants its weights."""
+    return tuple((name, config[name]) for name in template.PACK_DEPENDS)
 
 
 def copies(size: int, working_set: int, free: int) -> int:

@@ -19,7 +19,7 @@ from autotune.tuning.target import TuneTarget
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
-from tuning_db.records import Measurement, Outcome, Trial, Winner
+from tuning_db.records import Measurement, Outcome, Trial, TrialKind, Winner
 
 CHAMPIONS = 4  # the last ones, which meet again at the end
 DUEL_ROUNDS = 15
@@ -196,7 +196,8 @@ class Incumbent:
         won = min((c for c in found if self.may_win(c)), key=lambda c: self._score(found[c][0]))
         ids = {}
         for config, (measurement, error) in found.items():
-            trial = Trial(dict(config), Outcome.OK, measurement, None, error, self.judge.tolerance, "rematch")
+            proved = (Outcome.OK, measurement, None, error, self.judge.tolerance)
+            trial = Trial(dict(config), *proved, kind=TrialKind.FINAL_COMPARISON)
             ids[config] = self.db.record_trial(self.run_id, trial)
             self.tried.setdefault(config, trial)
         times = {c: m.median_ns for c, (m, _) in found.items()}

@@ -21,7 +21,7 @@ from kernel_templates import registry
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
-from tuning_db.records import Objective, Outcome, Run, Trial, Winner
+from tuning_db.records import Objective, Outcome, Run, Trial, TrialKind, Winner
 
 SAMPLES = 7
 LEADERS = 4
@@ -224,7 +224,8 @@ class ProblemSearch:
         by_config, rate = final(self.bench, entries, REMATCH_ROUNDS, self._record_again)
         chosen = min(by_config, key=lambda c: self.where.objective.of(by_config[c][0]) or math.inf)
         for config, (measurement, error) in by_config.items():
-            trial = Trial(dict(config), Outcome.OK, measurement, None, error, self.bench.tolerance, "rematch")
+            proved = (Outcome.OK, measurement, None, error, self.bench.tolerance)
+            trial = Trial(dict(config), *proved, kind=TrialKind.FINAL_COMPARISON)
             trial_id = self.db.record_trial(self.run_id, trial)
             if config == chosen:
                 won, won_id = config, trial_id

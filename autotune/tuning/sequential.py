@@ -6,7 +6,6 @@ Every trial is in the database before the next one starts, so a search that is s
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
 
 from autotune.runner import device_lock
 from autotune.runner.worker_pool import WorkerPool
@@ -117,10 +116,6 @@ def weights(problems: Mapping[Problem, int]) -> dict[Problem, float]:
     """How much time each deserves. What moves more bytes in a token deserves more, but not in proportion: little
     problems add up. Those that differ in their context only are never in one token. Nothing gets less than a fair bit.
     """
-
-    def alike(problem: Problem) -> Problem:
-        return replace(problem, context=0) if any(f.name == "context" for f in fields(problem)) else problem  # type: ignore[call-arg]
-
-    kinds = [alike(p) for p in problems]
+    kinds = [p.without_context for p in problems]
     found = [math.sqrt(_bytes(p) * n) / kinds.count(k) for (p, n), k in zip(problems.items(), kinds, strict=True)]
     return {p: max(w, 0.5 * sum(found) / len(found)) for p, w in zip(problems, found, strict=True)}

@@ -76,7 +76,7 @@ def cuda(index: int = 0) -> TuneTarget:
         f"sm{device.capability.replace('.', '')}",
         device,
         lambda problem: registry.cuda_space(problem, device),
-        lambda problem: _work(getattr(problem, "typical", problem)),
+        lambda problem: _work(problem.typical),
         max(1, min(cores() - 3, MOST_COMPILERS)),
         apart=True,
         compile_s=8.0,

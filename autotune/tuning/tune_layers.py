@@ -7,7 +7,6 @@ from the best known, then to what did best alone. A change is kept when it is fa
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 
 from autotune.runner.worker_pool import WorkerPool
 from autotune.tuning import candidate_runner
@@ -32,7 +31,7 @@ def tune(
     """
     end = None if budget_s is None else time.monotonic() + budget_s
     leaders: dict[Problem, Config] = {}
-    groups = [_without_context(layer) for layer in layers]
+    groups = [layer.without_context for layer in layers]
     weights = _weights(groups)
     searches = [
         LayerSearch(layer, db, where, crew, seed, (index, len(layers)), report) for index, layer in enumerate(layers)
@@ -65,7 +64,3 @@ def _weights(groups: Sequence[Problem]) -> list[float]:
     """Shares of the time: LEADERS for the first of each group together, the rest for those that follow."""
     first = [group not in groups[:i] for i, group in enumerate(groups)]
     return [LEADERS / sum(first) if leads else (1 - LEADERS) / (len(first) - sum(first)) for leads in first]
-
-
-def _without_context(layer: Problem) -> Problem:
-    return replace(layer, context=0) if any(f.name == "context" for f in fields(layer)) else layer  # type: ignore[call-arg]

@@ -5,5 +5,13 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.operation import Operation
 
 OPERATION = Operation(
-    "attention", Attention, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu
+    "attention",
+    Attention,
+    space.cpu,
+    reference.inputs,
+    reference.outputs,
+    work.work,
+    reference.tolerance,
+    cpu,
+    layer_buffers=("keys", "values"),
 )

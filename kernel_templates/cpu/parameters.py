@@ -16,7 +16,8 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
     """
     paths = ("generic",) if set(names) <= set(FLOATS) else dot.available(features)
     rows = tuple(
-        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile") for p in parts
+        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
+        for p in parts
     )
     return (
         *rows,

@@ -5,5 +5,13 @@ from kernel_templates.layer.problem import Layer
 from kernel_templates.operation import NO_CPU, Operation, no_cpu_space
 
 OPERATION = Operation(
-    "layer", Layer, no_cpu_space, reference.inputs, reference.outputs, work.work, reference.tolerance, NO_CPU
+    "layer",
+    Layer,
+    no_cpu_space,
+    reference.inputs,
+    reference.outputs,
+    work.work,
+    reference.tolerance,
+    NO_CPU,
+    layer_buffers=("keys", "values"),
 )

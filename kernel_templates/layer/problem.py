@@ -60,6 +60,14 @@ class Layer(Problem):
         """As of `Attention`."""
         return replace(self, context=self.attention_part.typical.context)
 
+    @property
+    def typical_position(self) -> int:
+        return self.typical.context - 1
+
+    @property
+    def without_context(self) -> "Layer":
+        return replace(self, context=0)
+
     def parts(self) -> dict[str, Problem]:
         """Prefix of a part's parameters -> its problem, in the order they run."""
         return {"qkv": self.qkv_part, "attention": self.attention_part, "out": self.out_part, "ffn": self.ffn_part}

@@ -5,5 +5,13 @@ from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.operation import Operation
 
 OPERATION = Operation(
-    "norm_qkv_rope", NormQkvRope, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu
+    "norm_qkv_rope",
+    NormQkvRope,
+    space.cpu,
+    reference.inputs,
+    reference.outputs,
+    work.work,
+    reference.tolerance,
+    cpu,
+    layer_buffers=("keys", "values"),
 )

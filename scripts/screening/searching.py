@@ -20,6 +20,7 @@ from autotune.tuning.problem_tuner import Progress
 from autotune.tuning.target import TuneTarget
 from kernel_templates.space import Config
 from tuning_db import open_db
+from tuning_db.records import TrialKind
 
 ROUNDS = 31
 
@@ -42,7 +43,7 @@ def search(part: Part, where: TuneTarget, budget: float, seed: int, known: Path 
             (tuned,), _ = tune_model.tune({part.problem: 1}, [], db, there, budget_s=budget, seed=seed, report=report)
             seconds = time.monotonic() - begun
             trials = [t for run in db.runs() if run.run.problem == part.key for t in db.trials(run.id)]
-    outcomes = [trial.outcome.value for trial in trials if trial.message != "rematch"]
+    outcomes = [trial.outcome.value for trial in trials if trial.kind is TrialKind.SEARCH]
     return {
         "seed": seed,
         "budget_s": budget,

@@ -11,6 +11,7 @@ from faulty import DEVICE
 from autotune.runner.device_lock import lock_path, measuring
 from kernel_templates.space import Config
 from tuning_db import open_db
+from tuning_db.records import TrialKind
 
 TUNER = """
 import sys, time
@@ -52,7 +53,7 @@ def test_two_tuners_measure_one_after_the_other(tmp_path) -> None:
     with open_db(path, readonly=True) as db:
         assert [run.status for run in db.runs()] == ["finished"] * 2 and len(db.winners(DEVICE)) == 2
         for run in db.runs():
-            tried = [Config(t.config) for t in db.trials(run.id) if t.message != "rematch"]
+            tried = [Config(t.config) for t in db.trials(run.id) if t.kind is TrialKind.SEARCH]
             assert len(set(tried)) == len(tried) == count
 
 

@@ -21,7 +21,7 @@ from autotune.tuning import sequential
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from tuning_db import open_db
-from tuning_db.records import Outcome, Source
+from tuning_db.records import Outcome, Source, TrialKind
 
 PROBLEM = Faulty(1)
 
@@ -47,7 +47,7 @@ def trials_of(path: Path) -> list:
         found = db.past_trials(DEVICE, PROBLEM.key, 1)
         assert db.lookup(DEVICE, PROBLEM.key, 1).source is Source.EXACT
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    return [t for t in found if t.message != "rematch"]
+    return [t for t in found if t.kind is TrialKind.SEARCH]
 
 
 def leftovers(tmp_path: Path) -> list[str]:
@@ -100,7 +100,7 @@ TUNER = """
 import sys
 sys.path.insert(0, {folder!r})
 import faulty
-from autotune import tuner
+from autotune.tuning import sequential
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from test_faults import cut
@@ -109,8 +109,8 @@ registry.OPERATIONS["faulty"] = faulty.operation()
 faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    tuner.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-               where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
+                    where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
 print("done", flush=True)
 """
 

@@ -18,7 +18,7 @@ from autotune.tuning.problem_tuner import Progress
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Measurement, Outcome, Source, Winner
+from tuning_db.records import Measurement, Outcome, Source, TrialKind, Winner
 
 SHORT, LONG = Layer(64, 256), Layer(64, 1024)
 PROBLEMS = {**dict.fromkeys(SHORT.parts().values(), 4), Part("attention", 1024): 4, Part("head", 64): 1}
@@ -78,7 +78,7 @@ def test_what_is_known_from_machine_code_is_not_measured(db, tmp_path, monkeypat
     monkeypatch.setenv("FAKE_FACTS", "1")
     part = Part("out", 64)
     (tuned,), _ = tune_model.tune({part: 1}, [], db, fake_gpu.place(), trials=None, budget_s=None, sampler="exhaustive")
-    trials = [t for t in db.past_trials(DEVICE, part.key, 1) if t.message != "rematch"]
+    trials = [t for t in db.past_trials(DEVICE, part.key, 1) if t.kind is TrialKind.SEARCH]
     twins = [t for t in trials if (t.message or "").startswith("the same machine code as ")]
     pruned = [t for t in trials if t.outcome is Outcome.PRUNED]
     assert len(trials) == 80 and {t.config["rows"] for t in pruned} == {16} and len(twins) + len(pruned) > 60
@@ -144,14 +144,14 @@ sys.path.insert(0, {folder!r})
 import fake_gpu
 from fake_gpu import Layer, Part
 from kernel_templates import registry
-from autotune import stages
+from autotune.tuning import tune_model
 from tuning_db import open_db
 for problem in (Part, Layer):
     registry.OPERATIONS[problem.op] = fake_gpu.operation(problem)
 layer = Layer(64, 256)
 with open_db(sys.argv[1]) as db:
-    stages.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.place(), trials=8, budget_s=None,
-                report=lambda p: print(p.stage, flush=True))
+    tune_model.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.place(), trials=8, budget_s=None,
+                    report=lambda p: print(p.stage, flush=True))
 """
 
 

@@ -13,7 +13,7 @@ from autotune.dashboard.noise import LEAST, Scatter, scatter, verdict
 from autotune.dashboard.pages.compare import best_measurement
 from autotune.dashboard.scales import scale
 from tuning_db import open_db
-from tuning_db.records import Measurement, Outcome, Run, Trial
+from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind
 
 
 def measured(rng: random.Random, time: float, drift: float, jitter: float = 0.002) -> Measurement:
@@ -58,13 +58,12 @@ def test_few_repeats_are_not_believed(small_db):
     assert found.assumed and found.count < LEAST and found.band == 0.05
 
 
-def test_the_rematch_counts_where_there_was_one(tmp_path: Path):
+def test_the_final_comparison_counts_where_there_was_one(tmp_path: Path):
     with open_db(tmp_path / "one.db") as db:
         run = db.begin_run(samples.H100, Run("matvec:rows=1,cols=1,format=Q4_0", 1, "pool", 0, 100, 1, 1))
-        for time, message in ((900.0, None), (1000.0, "rematch")):
-            db.record_trial(
-                run, Trial({"tile": 1}, Outcome.OK, Measurement(time, time, time, 7), 0.1, 0.0, 1.0, message)
-            )
+        for time, kind in ((900.0, TrialKind.SEARCH), (1000.0, TrialKind.FINAL_COMPARISON)):
+            measured = Measurement(time, time, time, 7)
+            db.record_trial(run, Trial({"tile": 1}, Outcome.OK, measured, 0.1, 0.0, 1.0, kind=kind))
     assert best_measurement(read_database(tmp_path / "one.db").runs[0]).median_ns == 1000.0
 
 

@@ -22,7 +22,7 @@ from kernel_templates.layer.problem import Layer
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Objective, Outcome
+from tuning_db.records import Objective, Outcome, TrialKind
 
 pytestmark = pytest.mark.gpu
 
@@ -143,7 +143,7 @@ def test_what_breaks_cuda_costs_one_trial_each(db, monkeypatch) -> None:
     program = (sys.executable, str(Path(breaking_worker.__file__)))
     where = replace(target.cuda(0), program=program, compilers=4, measure_s=10.0)
     (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, trials=16, budget_s=None, sampler="random")
-    trials = [t for t in db.past_trials(where.device, LARGE.key, 1) if t.message != "rematch"]
+    trials = [t for t in db.past_trials(where.device, LARGE.key, 1) if t.kind is TrialKind.SEARCH]
     assert len({Config(t.config) for t in trials}) == len(trials) == 16
     for trial in trials:
         kind = None if Config(trial.config) == Config(default(LARGE)) else breaking_worker.kind_of(dict(trial.config))

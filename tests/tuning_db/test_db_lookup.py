@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernel_templates.device import Device
 from tuning_db import DatabaseError, jsonl, keys, open_db, shipped
 from tuning_db.lookup import nearest_shape
-from tuning_db.records import Outcome, Source, Trial
+from tuning_db.records import Outcome, Source, Trial, TrialKind
 
 OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
@@ -94,7 +94,7 @@ def test_leaders_are_of_the_nearest_problem_with_trials_the_fastest_first(db, sa
     near = tried(samples.device(), OTHER_SHAPE, 30.0, 10.0, 20.0, 40.0)
     db.record_trial(near, Trial({"tile": 8}, Outcome.WRONG))
     assert leaders(3) == [2, 3, 1] and leaders(1) == [2]
-    db.record_trial(near, dataclasses.replace(samples.trial(2, 25.0), message="rematch"))  # it was luck
+    db.record_trial(near, dataclasses.replace(samples.trial(2, 25.0), kind=TrialKind.FINAL_COMPARISON))  # it was luck
     assert leaders(2) == [3, 2]
 
 

@@ -20,7 +20,7 @@ from autotune.dashboard.page_elements import (
     number_cell,
 )  # fmt: skip
 from autotune.dashboard.problem_names import short_names
-from tuning_db.records import Measurement
+from tuning_db.records import Measurement, TrialKind
 
 MOST_PAIRS = 12
 TONES = {"better": "good", "worse": "bad", "noise": "quiet"}
@@ -87,9 +87,9 @@ def sides(facts: Facts) -> list[Side]:
 
 
 def best_measurement(run: RunFacts) -> Measurement | None:
-    """Of the rematch, where there was one: it was taken at the end, beside the rivals, with more samples."""
+    """Of the final comparison, where there was one: it was taken at the end, beside the rivals, with more samples."""
     measured = [t.trial for t in run.trials if t.trial.measurement is not None and t.trial.outcome.value == "ok"]
-    last = [trial for trial in measured if trial.message == "rematch"] or measured
+    last = [trial for trial in measured if trial.kind is TrialKind.FINAL_COMPARISON] or measured
     return min((t.measurement for t in last if t.measurement), key=lambda m: m.median_ns, default=None)
 
 

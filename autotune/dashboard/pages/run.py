@@ -21,7 +21,7 @@ from autotune.dashboard.page_elements import (
     percent_cell,
 )  # fmt: skip
 from autotune.dashboard.problem_names import short_names
-from tuning_db.records import Outcome, Trial
+from tuning_db.records import Outcome, Trial, TrialKind
 
 CONVERGED = 0.75  # a search that found its best in this first share of its trials could have stopped
 TRIALS = "Every trial"
@@ -38,8 +38,8 @@ def page(facts: Facts) -> Page:
 
 
 def settled(run: RunFacts) -> int | None:
-    """After how many trials the best so far came within 2% of what was best in the end; rematches are no search."""
-    times = [(place, ns) for place, ns in run.working if not _rematch(run.trials[place].trial)]
+    """After how many trials the best so far came within 2% of the best; without the final comparison."""
+    times = [(place, ns) for place, ns in run.working if not _compared_again(run.trials[place].trial)]
     if not times:
         return None
     best = min(ns for _, ns in times)
@@ -51,11 +51,11 @@ def failed(run: RunFacts) -> int:
 
 
 def tried(run: RunFacts) -> int:
-    return sum(not _rematch(t.trial) for t in run.trials)
+    return sum(not _compared_again(t.trial) for t in run.trials)
 
 
-def _rematch(trial: Trial) -> bool:
-    return trial.message == "rematch"
+def _compared_again(trial: Trial) -> bool:
+    return trial.kind is TrialKind.FINAL_COMPARISON
 
 
 def _answer(database: Database) -> str:
@@ -81,7 +81,7 @@ def _answer(database: Database) -> str:
 def _index(database: Database, names) -> Table:
     columns = (
         Column("run", "", True), Column("problem"), Column("device"), Column("sampler"), Column("status"),
-        Column("trials", "rematches included", True),
+        Column("trials", "the final comparison's included", True),
         Column("failed", "wrong, crashed, timed out or not compiled", True),
         Column("best", "least median time, µs", True),
         Column("settled", "trial whose time first came within 2% of the best", True),
