@@ -85,7 +85,7 @@ def document(stored: StoredRun, _: Sequence[Trial]) -> dict[str, Any]:
         if device.backend == "cuda":
             space = registry.cuda_space(problem, device)
         else:
-            space = registry.get(problem.op).cpu_space(problem, frozenset(device.capability.split("-")))
+            space = registry.cpu_space(problem, frozenset(device.capability.split("-")))
     except ValueError as error:
         raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
     return space_document(problem, space, stored.device.backend)

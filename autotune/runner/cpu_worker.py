@@ -32,7 +32,7 @@ class OnCpu:
         """Compile into the cache on disk; ("compiled", seconds)."""
         target = registry.parse_problem(problem)
         start = time.perf_counter()
-        registry.get(target.op).cpu.compile(target, Config(config), machine.features())
+        registry.cpu(target.op).compile(target, Config(config), machine.features())
         return ("compiled", time.perf_counter() - start)
 
     def open(self, problem: str, seed: int, threads: int, drawn: str | None = None) -> tuple:

@@ -94,12 +94,12 @@ def _work(problem: Problem):
 
 def operation(problem: type[Problem]):
     """The stand-in's Operation; only its cost and tolerance are ever asked for."""
-    from kernel_templates.operation import NO_CPU, Operation, no_cpu_space  # a worker starts faster without
+    from kernel_templates.operation import Operation  # a worker starts faster without
 
     def none(*_):
         raise AssertionError("the stand-in needs none")
 
-    return Operation(problem.op, problem, no_cpu_space, none, none, _work, lambda _: TOLERANCE, NO_CPU)
+    return Operation(problem.op, problem, none, none, _work, lambda _: TOLERANCE)
 
 
 def place(device: Device = DEVICE, compilers: int = 2):

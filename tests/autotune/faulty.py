@@ -90,14 +90,12 @@ def fault_of(config, seed: int, share: float = 0.5) -> str | None:
 
 
 def operation():
-    from kernel_templates.operation import NO_CPU, Operation, Work, no_cpu_space
+    from kernel_templates.operation import Operation, Work
 
     def none(*_):
         raise AssertionError("the worker has its own")
 
-    return Operation(
-        Faulty.op, Faulty, no_cpu_space, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE, NO_CPU
-    )
+    return Operation(Faulty.op, Faulty, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE)
 
 
 def place(compilers: int = 2, identity: str | None = None):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from kernel_templates import registry
 from kernel_templates.cpu import compile as compiling
 from kernel_templates.cpu import machine
 from kernel_templates.matvec import cpu
 from kernel_templates.matvec.problem import Matvec
-from kernel_templates.registry import OPERATIONS
 from kernel_templates.space import Config
 
 HARNESS = Path(__file__).parent
@@ -41,7 +41,7 @@ def in_a_process(folder: Path, *problems: Matvec) -> list[float]:
 
 
 def compiled(problem: Matvec, config: Config | None = None) -> compiling.Kernel:
-    chosen = config or OPERATIONS["matvec"].cpu_space(problem, machine.features()).default
+    chosen = config or registry.cpu_space(problem, machine.features()).default
     return cpu.compile(problem, chosen, machine.features())
 
 
@@ -77,7 +77,7 @@ def test_another_problem_or_config_is_another_kernel(folder):
     assert compiled(problem).compile_s == 0
     assert compiled(Matvec(44, 64, "F16")).compile_s == 0, "nothing in the code depends on the number of rows"
     assert compiled(Matvec(43, 96, "F16")).compile_s > 0
-    default = OPERATIONS["matvec"].cpu_space(problem, machine.features()).default
+    default = registry.cpu_space(problem, machine.features()).default
     assert compiled(problem, Config({**default, "lanes": 16})).compile_s > 0
     assert len(kernels(folder)) == 2 + 2 + 1, "a body and its loops for each width, and the loops for 16 lanes"
 

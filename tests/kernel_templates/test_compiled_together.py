@@ -14,14 +14,14 @@ LANES = (16, 32, 64)
 COMPILE = f"""
 import sys
 from kernel_templates.cpu import machine
-from kernel_templates.registry import OPERATIONS, parse_problem
+from kernel_templates import registry
+from kernel_templates.registry import parse_problem
 from kernel_templates.space import Config
 
 problem = parse_problem("{PROBLEM}")
-operation = OPERATIONS["matvec"]
-default = operation.cpu_space(problem, machine.features()).default
+default = registry.cpu_space(problem, machine.features()).default
 for lanes in sys.argv[1:]:
-    operation.cpu.compile(problem, Config({{**default, "lanes": int(lanes)}}), machine.features())
+    registry.cpu(problem.op).compile(problem, Config({{**default, "lanes": int(lanes)}}), machine.features())
 """
 
 RUN = COMPILE.replace(
