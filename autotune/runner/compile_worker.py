@@ -68,20 +68,20 @@ class Builder:
         self._launchers: set[tuple] = set()
 
     def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        """Compile the kernels that Triton's cache lacks; ("compiled", seconds, Facts of each kernel). base: another
-        configuration, which somebody compiles: only what differs is compiled here, and of what does not, None is known.
+        """Compile the kernels that Triton's cache lacks; ("compiled", seconds, each kernel's resources). base: another
+        configuration, compiled elsewhere: only what differs is compiled here, and of what does not, None is known.
         share: (which, of how many) parts of the kernels."""
         start = time.perf_counter()
         blueprint = self._blueprint(problem)
         known = set() if base is None else {_identity(launch) for launch in blueprint.launches(Config(base))}
-        facts: list[binary.Facts | None] = []
+        facts: list[binary.KernelResources | None] = []
         for launch in blueprint.launches(Config(config))[share[0] :: share[1]]:
             if _identity(launch) in known:
                 facts.append(None)
                 continue
             kernel = compile_for(launch, self._capability)
             self._prepare_launcher(kernel)
-            facts.append(binary.of(launch, kernel).facts)
+            facts.append(binary.of(launch, kernel).resources)
         return ("compiled", time.perf_counter() - start, facts)
 
     def inspect(self, problem: str, config: dict) -> tuple:

@@ -10,7 +10,7 @@ from autotune.runner.worker_pool import Answer, WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.samplers.shared_search import SharedSearch
 from autotune.samplers.study import Search
-from autotune.screening.binary import Facts
+from autotune.screening.binary import KernelResources
 from autotune.screening.pruner import Pruner
 from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import TuneError
@@ -298,7 +298,7 @@ def _untuned(where: TuneTarget, problem: str) -> Config | None:
         return None
 
 
-def _facts(compiled: Answer) -> Sequence[Facts | None]:
+def _facts(compiled: Answer) -> Sequence[KernelResources | None]:
     """Of the kernels that were compiled; none on a processor."""
     return () if isinstance(compiled, Exception) or len(compiled) < 3 or compiled[0] != "compiled" else compiled[2]
 

@@ -219,12 +219,12 @@ class FakeGpu:
 
 def _facts(config: dict):
     """With FAKE_FACTS: "ahead" changes nothing in the machine code, and 16 rows are thousands of instructions."""
-    from autotune.screening.binary import Facts
+    from autotune.screening.binary import KernelResources
     from autotune.screening.machine_code import Code
 
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
-    return Facts("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
+    return KernelResources("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
 
 
 def _seconds(name: str) -> float:

@@ -49,7 +49,7 @@ class StandIn:
 
     def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple = (0, 1)) -> tuple:
         said, seconds, binaries = self.inspect(problem, config)
-        return (said, seconds, [binary.facts for binary in binaries])
+        return (said, seconds, [binary.resources for binary in binaries])
 
     def draw(self, problem: str, seed: int, path: str) -> tuple:
         Path(path).write_text(problem)
