@@ -35,8 +35,9 @@ ABSTRACT = ("device", "formats", "operation", "problem", "random_inputs", "regis
 # The command line joins the tuner and the engine, errors included; nothing else of either knows the other.
 JOINS = (
     "autotune/cli.py",
-    "autotune/benchmarking/cpu_benchmark.py",
-    "autotune/benchmarking/cuda_benchmark.py",
+    "autotune/benchmarking/model_benchmark.py",
+    "autotune/benchmarking/cpu_backend.py",
+    "autotune/benchmarking/cuda_backend.py",
     "autotune/commands/",
 )
 

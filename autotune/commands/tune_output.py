@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
+_TUNED = ("speed-up", "GB/s", output.SHARE, "trials", "failed")
 _ENERGY = ("default µJ", "tuned µJ")
 
 
@@ -103,8 +104,7 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
 
 def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
     energy = any(row["best_uj"] is not None for row in rows)
-    numeric: tuple[str, ...] = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
-    numeric += _ENERGY if energy else ()
+    numeric = ("count", "default µs", "tuned µs", *_TUNED, *(_ENERGY if energy else ()))
     lines = [
         (
             row["problem"], str(row["count"]), output.micros(row["default_ns"]), *_common(row, row["default_ns"]),
@@ -124,8 +124,7 @@ def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
 
 def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
     energy = any(row["best_uj"] is not None for row in rows)
-    numeric: tuple[str, ...] = ("default µs", "alone µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
-    numeric += _ENERGY if energy else ()
+    numeric = ("default µs", "alone µs", "tuned µs", *_TUNED, *(_ENERGY if energy else ()))
     lines = [
         (
             row["problem"], output.micros(row["default_ns"]), output.micros(row.get("isolated_ns")),
