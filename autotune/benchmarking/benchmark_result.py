@@ -126,6 +126,8 @@ def parse(document: Any) -> ModelBenchmark:
         sides = {name: _side(document[name], document["operations"][name]) for name in SIDES}
         if not isinstance(settings, dict) or not isinstance(versions, dict):
             raise TypeError("settings and versions are objects")
+        if not _number(device["read_gb_s"]):
+            raise TypeError("the read bandwidth is 0")
         return ModelBenchmark(
             _text(document["model"]), _text(device["chip"]), str(device.get("fingerprint", "")),
             _number(device["read_gb_s"]), sides["untuned"], sides["tuned"],
