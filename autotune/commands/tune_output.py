@@ -27,14 +27,14 @@ def row(result: Any) -> dict[str, Any]:
         "default_ns": result.default_ns,
         "best_ns": result.best_ns,
         "default_gb_s": result.default_gb_s,
-        "gb_s": result.gb_s,
-        "share": result.share,
-        "trials": result.trials,
-        "failed": result.failed,
-        "source": result.source,
-        "best_uj": result.best_uj,
-        "default_uj": result.default_uj,
+        **_outcome(result),
     }
+
+
+def _outcome(result: Any) -> dict[str, Any]:
+    """What `Tuned` and `TunedLayer` have in common."""
+    names = ("gb_s", "share", "trials", "failed", "source", "best_uj", "default_uj")
+    return {name: getattr(result, name) for name in names}
 
 
 def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
@@ -80,13 +80,7 @@ def layer_row(result: Any) -> dict[str, Any]:
         "default_ns": result.default_ns,
         "isolated_ns": result.isolated_ns,
         "best_ns": result.best_ns,
-        "gb_s": result.gb_s,
-        "share": result.share,
-        "trials": result.trials,
-        "failed": result.failed,
-        "source": result.source,
-        "best_uj": result.best_uj,
-        "default_uj": result.default_uj,
+        **_outcome(result),
     }
 
 

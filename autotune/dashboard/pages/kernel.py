@@ -5,6 +5,7 @@ from collections import Counter
 from autotune.dashboard import counters
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
+from autotune.profiling import launch_metrics
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
 
@@ -100,7 +101,7 @@ def _index(profiled: tuple[ProfiledLaunch, ...]) -> ui.Table:
 def _time(launch: KernelLaunch) -> float | None:
     if launch.duration_ns is not None:
         return launch.duration_ns / max(launch.count, 1)
-    found = counters.one(launch, counters.FACTS["duration"])
+    found = counters.one(launch, counters.LAUNCH["duration"])
     return found.value if found else None
 
 
@@ -127,7 +128,7 @@ def _detail(place: int, entry: ProfiledLaunch) -> ui.Detail:
     waited = counters.stalls(launch)
     if waited:
         rows = tuple((f.label.replace("_", " "), (f.value,)) for f in waited[:MOST_STALLS])
-        ratio = waited[0].name.startswith(counters.STALL_RATIO[0])
+        ratio = waited[0].name.startswith(launch_metrics.STALLED)
         axis = ui.Axis(
             "warps stalled" if ratio else "samples",
             "for an issued instruction" if ratio else "of the program counter",
@@ -182,8 +183,8 @@ def _summary(profile: Profile, launch: KernelLaunch) -> str:
     return text
 
 
-def _counters(launch: KernelLaunch, shown: list[counters.Found]) -> ui.Table:
-    wanted = {**counters.FACTS, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
+def _counters(launch: KernelLaunch, shown: list[counters.CounterValue]) -> ui.Table:
+    wanted = {**counters.LAUNCH, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
     limits = {f"blocks allowed by {name}": names for name, names in counters.LIMITS.items()}
     found = [*counters.find(launch, wanted), *counters.find(launch, limits), *shown]
     columns = (ui.Column("what"), ui.Column("value", "", True), ui.Column("unit"), ui.Column("metric"))
