@@ -33,8 +33,10 @@ def row(result: Any) -> dict[str, Any]:
 
 def _outcome(result: Any) -> dict[str, Any]:
     """What `Tuned` and `TunedLayer` have in common."""
-    names = ("gb_s", "share", "trials", "failed", "source", "best_uj", "default_uj")
-    return {name: getattr(result, name) for name in names}
+    return {
+        "gb_s": result.gb_s, "share": result.share, "trials": result.trials, "failed": result.failed,
+        "source": result.source, "best_uj": result.best_uj, "default_uj": result.default_uj,
+    }  # fmt: skip
 
 
 def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
