@@ -17,8 +17,8 @@ pytest.importorskip("triton")
 BUILD = """
 import sys, torch, triton
 from triton.backends.nvidia.driver import CudaDriver
-from autotune.runner import builder
-from kernel_templates import registry, samples
+from autotune.runner import compile_worker
+from kernel_templates import random_inputs, registry
 from kernel_templates.cuda.launch import HOPPER
 from kernel_templates.device import Device
 from kernel_templates.matvec.problem import Matvec
@@ -28,7 +28,7 @@ config = registry.cuda_space(problem, Device("cuda", "x", "9.0", 132, 80 << 30))
 seen = []
 triton.knobs.compilation.listener = lambda src, metadata, metadata_group, times, cache_hit: seen.append(
     (metadata["hash"], cache_hit))
-made = builder.Builder(90)
+made = compile_worker.Builder(90)
 assert made.compile(problem.key, dict(config))[0] == "compiled"
 count = len(seen)
 assert count and not torch.cuda.is_initialized()
