@@ -69,8 +69,7 @@ def test_formats_know_no_kernel():
 
 
 IMPORT_ALL = """
-import importlib, json, os, sys, threading, time
-start = time.process_time()
+import importlib, json, os, sys, threading
 for name in sys.argv[1:]:
     importlib.import_module(name)
 import torch
@@ -78,7 +77,6 @@ from numba.core.dispatcher import Dispatcher
 import gc
 compiled = [d.__qualname__ for d in gc.get_objects() if issubclass(type(d), Dispatcher) and d.overloads]
 print(json.dumps({
-    "seconds": time.process_time() - start,
     "cuda": torch.cuda.is_initialized(),
     "threads": [t.name for t in threading.enumerate()],
     "compiled": [n for n in compiled if n not in ("_run", "_close", "_serve")],
@@ -100,4 +98,3 @@ def test_importing_starts_nothing(package):
     assert found["threads"] == ["MainThread"]
     assert not found["cuda"]
     assert found["compiled"] == []
-    assert found["seconds"] < 15

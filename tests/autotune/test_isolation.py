@@ -5,7 +5,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import faulty
@@ -65,11 +64,10 @@ def test_an_answer_in_pieces_is_an_answer_when_it_is_whole() -> None:
     ],
 )
 def test_garbage_is_told_from_answers_at_once(garbage) -> None:
-    made, begun = channel(garbage), time.monotonic()
+    made = channel(garbage)
     assert made.poll()
     with pytest.raises(Garbled):
-        made.receive(5.0)
-    assert time.monotonic() - begun < 1.0
+        made.receive(300.0)  # not `Late`: it does not wait for more
 
 
 def test_a_worker_that_hangs_in_a_candidate_dies_with_its_parent(tmp_path) -> None:
