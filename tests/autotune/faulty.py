@@ -33,7 +33,7 @@ DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
 TILES, WIDTHS, DEPTHS = tuple(range(1, 11)), tuple(range(1, 6)), (1, 2, 3, 4)  # 200 configurations
 BEST = {"tile": 7, "width": 2, "depth": 3}
 TOLERANCE = 0.01
-MEASURE_S = 1.2  # after which a candidate counts as hung
+MEASURE_S = 2.0  # after which a candidate counts as hung
 LEAK, MOST_BYTES = 40 << 20, 300 << 20
 
 # What became of a candidate that does this, as the database must say; "late" ones are judged by what they answered.
