@@ -26,7 +26,7 @@ from autotune.runner.verify import WrongResult, measure, relative_error, rematch
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config, Parameter, Space
+from kernel_templates.space import Config, Constraint, Parameter, Space
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
@@ -73,6 +73,12 @@ SPACE = Space(
         Parameter("depth", DEPTHS, 1, "three"),
     )
 )
+
+
+def cut(configs) -> Space:
+    """The space with these configurations only."""
+    configs = set(configs)
+    return Space(SPACE.parameters, (Constraint("few", "a test has little time", lambda c: Config(c) in configs),))
 
 
 def time_ns(config) -> float:

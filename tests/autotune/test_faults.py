@@ -20,7 +20,7 @@ from waiting import eventually
 
 from autotune.tuning import sequential
 from kernel_templates import registry
-from kernel_templates.space import Config, Constraint, Space
+from kernel_templates.space import Config
 from tuning_db import open_db
 from tuning_db.records import Outcome, Source
 
@@ -70,18 +70,12 @@ def gone() -> bool:
     return eventually(lambda: not orphans())
 
 
-def cut(configs) -> Space:
-    """The space with these configurations only."""
-    configs = set(configs)
-    return Space(SPACE.parameters, (Constraint("few", "a test has little time", lambda c: Config(c) in configs),))
-
-
 def test_every_fault_is_recorded_as_what_it_was(tmp_path, monkeypatch) -> None:
     """One configuration for each fault, and some that behave: they fall before, between and after the others."""
     bad = {next(c for c in SPACE.configs() if faulty.fault_of(c, 1) == fault): fault for fault in FAULTS}
     good = [c for c in SPACE.configs() if faulty.fault_of(c, 1) is None][::30]
     monkeypatch.setenv("FAULTY_SEED", "1")
-    monkeypatch.setattr(faulty, "SPACE", cut([*bad, *good, SPACE.default, Config(BEST)]))
+    monkeypatch.setattr(faulty, "SPACE", faulty.cut([*bad, *good, SPACE.default, Config(BEST)]))
     tuned = run(tmp_path / "t.db")
     found = {Config(t.config): t for t in trials_of(tmp_path / "t.db")}
     assert tuned.config == BEST
@@ -98,17 +92,16 @@ TUNER = """
 import sys
 sys.path.insert(0, {folder!r})
 import faulty
-from autotune import tuner
+from autotune.tuning import sequential
 from kernel_templates import registry
-from kernel_templates.space import Config, Constraint, Space
-from test_faults import cut
+from kernel_templates.space import Config
 from tuning_db import open_db
 registry.OPERATIONS["faulty"] = faulty.operation()
-faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
+faulty.SPACE = faulty.cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    tuner.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-               where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
+                    where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
 print("done", flush=True)
 """
 

@@ -144,14 +144,14 @@ sys.path.insert(0, {folder!r})
 import fake_gpu
 from fake_gpu import Layer, Part
 from kernel_templates import registry
-from autotune import stages
+from autotune.tuning import tune_model
 from tuning_db import open_db
 for problem in (Part, Layer):
     registry.OPERATIONS[problem.op] = fake_gpu.operation(problem)
 layer = Layer(64, 256)
 with open_db(sys.argv[1]) as db:
-    stages.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.place(), trials=8, budget_s=None,
-                report=lambda p: print(p.stage, flush=True))
+    tune_model.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.place(), trials=8, budget_s=None,
+                    report=lambda p: print(p.stage, flush=True))
 """
 
 

@@ -68,7 +68,9 @@ def test_the_last_level_cache_is_the_largest(system, sizes, largest):
     assert machine.last_level_cache() == largest
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)])
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
 def test_a_container_grants_whole_processors(system, monkeypatch, quota, threads):
     monkeypatch.delenv("AUTOTUNE_THREADS", raising=False)
     without = machine.thread_count()

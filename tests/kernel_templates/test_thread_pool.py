@@ -22,6 +22,7 @@ from kernel_templates.cpu.simd import load_i64, store_i64
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.cpu.thread_pool import ThreadPool
 
+HERE = Path(__file__).parent
 LINE = 8  # int64 in a cache line
 
 
@@ -235,7 +236,7 @@ def test_shares_cover_everything_once_and_evenly(count, threads):
 
 INTERRUPTED = """
 import os, signal, threading, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_thread_pool import Relay, ThreadPool
 team = ThreadPool(2)
 run = Relay(team, steps=1000)
@@ -256,7 +257,7 @@ print("went on")
 
 
 def test_an_interrupt_leaves_the_team_whole():
-    command = [sys.executable, "-c", INTERRUPTED, os.path.dirname(__file__)]
+    command = [sys.executable, "-c", INTERRUPTED, str(HERE), str(HERE.parent)]
     # Where the tests run in the background, SIGINT comes ignored; a terminal's child has it.
     default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=default)
