@@ -150,7 +150,7 @@ WANTED += [(f"{op}:rows=640,cols=576,format=Q4_1", 1) for op in ("matvec", "ffn"
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, samples):
-    """A file of two thousand winners; WANTED are a model's problems among them: of the nearest shape, exact, unknown."""
+    """A file of two thousand winners; WANTED are a model's problems: of the nearest shape, exact, unknown."""
     path = tmp_path_factory.mktemp("large") / "large.db"
     with open_db(path) as opened:
         opened._db.execute("PRAGMA synchronous = OFF")
