@@ -130,10 +130,11 @@ def test_launches_are_joined_in_the_order_they_were_recorded(small, recorded):
     assert told.launches[0].metrics.number(NEEDED) is None
 
 
-def test_600_kernels_take_five_seconds(recorded, tmp_path):
-    """In a process of its own, whose memory is looked at as well: the parent of the one that reads."""
+@pytest.mark.parametrize("kernels", [100, pytest.param(600, marks=pytest.mark.timing)])
+def test_many_kernels_take_little_memory_and_600_five_seconds(recorded, tmp_path, kernels):
+    """In a process of its own, whose memory is looked at: the parent of the one that reads."""
     path = tmp_path / "many.ncu-rep"
-    path.write_bytes(reports.many(recorded("small.ncu-rep").read_bytes(), 600, 300))
+    path.write_bytes(reports.many(recorded("small.ncu-rep").read_bytes(), kernels, 300))
     script = (
         "import json, resource, sys, time\nfrom pathlib import Path\nfrom autotune.commands.import_ import store\n"
         "from autotune.importers import registry\n"
@@ -151,8 +152,8 @@ def test_600_kernels_take_five_seconds(recorded, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found, seconds, cpu, kilobytes = json.loads(done.stdout)
     print(f"{found} kernels in {seconds:.2f} s ({cpu:.2f} s of processor time), parent {kilobytes / 1e3:.0f} MB")
-    assert found == 600 and kilobytes < 300_000
-    assert cpu < 5  # of both processes; wall time is this on a machine that has nothing else to do
+    assert found == kernels and kilobytes < 300_000
+    assert kernels < 600 or cpu < 5  # of both processes; wall time is this on a machine that has nothing else to do
 
 
 def test_without_nvidias_package_it_says_what_to_install(recorded, monkeypatch):

@@ -91,7 +91,7 @@ def test_every_nanosecond_of_many_kernels_is_attributed(tmp_path, db):
     assert attributed[None] == sum(k.end - k.start for k in kernels if k.name == "outside")
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_100_000_kernels_take_three_seconds(tmp_path, db):
     kernels, ranges = make.many_kernels(100_000)
     path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges)

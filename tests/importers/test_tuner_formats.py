@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from importing import import_file
 
@@ -50,7 +50,7 @@ trials = st.builds(
 ).filter(lambda t: t.outcome is not Outcome.OK or t.measurement is not None)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(trials, max_size=4), st.sampled_from([s for s in RunStatus if s is not RunStatus.RUNNING]))
 @example([Trial({"cache": 0}, Outcome.WRONG)], RunStatus.FINISHED)
 def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunStatus) -> None:
