@@ -28,9 +28,14 @@ SEPARATOR = "\0"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f]")
 
 
+def without_controls(text: str) -> str:
+    """Each control character that neither HTML nor XML allows becomes the replacement character."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
 def packed(details: Sequence[str]) -> str:
     """base64 text, the same for the same HTML; what several details have in common is said once."""
-    short = SEPARATOR.join(_CONTROLS.sub("\ufffd", html) for html in details)
+    short = SEPARATOR.join(without_controls(html) for html in details)
     for code, markup in zip(CODES, MARKUP, strict=True):
         short = short.replace(markup, code)
     return base64.b64encode(gzip.compress(short.encode(), 9, mtime=0)).decode()
