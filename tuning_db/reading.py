@@ -122,12 +122,12 @@ class Reader:
         with translated(self.path), self._sensible():
             return [rows.mapping(text) for text in self._finder.leaders(device, problem, template_version, most)]
 
-    def facts(self, winners_only: bool = False) -> list[dict[str, Any]]:
-        """Everything there is, or current winners alone, as facts for others; see `tuning_db.jsonl`."""
+    def exported(self, winners_only: bool = False) -> list[dict[str, Any]]:
+        """Everything there is, or current winners alone, as records for others; see `tuning_db.jsonl`."""
         with translated(self.path), self._sensible():
             self._connection.execute("BEGIN")  # one moment, however many write meanwhile
             try:
-                return (merge.winners_only if winners_only else merge.all_facts)(self._connection)
+                return (merge.winners_only if winners_only else merge.all_records)(self._connection)
             finally:
                 self._connection.execute("ROLLBACK")
 

@@ -171,10 +171,10 @@ class TuningDB(Reader):
             }
             return self._insert("winners", {**links, **names, **row, "created_at": now})
 
-    def add(self, news: Iterable[merge.Fact]) -> merge.Added:
+    def add(self, news: Iterable[merge.Record]) -> merge.Added:
         """Add what others know (`tuning_db.merge`), all of it or nothing. Twice is like once.
 
-        Raises ValueError when a fact speaks of something that is not there.
+        Raises ValueError when a record speaks of something that is not there.
         """
         with self._transaction():
             self._finder.forget()

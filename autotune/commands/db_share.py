@@ -55,7 +55,7 @@ def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, d
 def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
     from tuning_db import jsonl, merge
 
-    found = db.facts(winners_only=winners)
+    found = db.exported(winners_only=winners)
     if chip is not None:
         found = merge.of_chip(found, chip)
         if not any(fact["kind"] == "device" for fact in found):
@@ -178,7 +178,7 @@ def _facts(path: Path) -> list[dict[str, Any]]:
             with path.open("rb") as file:
                 if file.read(len(MAGIC)) == MAGIC:
                     with options.open_database(path) as db:
-                        return db.facts()
+                        return db.exported()
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"{path} is not there; name a database or an export of one") from None

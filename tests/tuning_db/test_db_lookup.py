@@ -104,7 +104,7 @@ def ships(tmp_path, monkeypatch, samples):
         with open_db(tmp_path / "ship.db") as other:
             for winner in winners:
                 other.set_winner(device, winner, None, None)
-            text = "\n".join(jsonl.write(other.facts(winners_only=True)))
+            text = "\n".join(jsonl.write(other.exported(winners_only=True)))
         shipped.FOLDER.mkdir(exist_ok=True)
         (shipped.FOLDER / shipped.file_name(device.chip_key)).write_text(text)
 
