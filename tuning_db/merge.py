@@ -44,7 +44,7 @@ NOTHING = ""  # sorts before every timestamp
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two winners of one problem on one device that nobody had compared; the faster one is kept as the current one."""
+    """Two winners of one problem on one device that were never compared; the faster one is kept as the current one."""
 
     chip: str
     problem: str
@@ -62,7 +62,7 @@ class Added:
 
 
 def all_records(db: sqlite3.Connection, kinds: Iterable[str] = tuple(_SELECT)) -> list[dict[str, Any]]:
-    """Every record, always in the same order. The caller holds a transaction, or nobody writes."""
+    """Every record, always in the same order. The caller holds a transaction, or is the only writer."""
     found: list[dict[str, Any]] = []
     for kind in kinds:
         cursor = db.execute(_SELECT[kind])

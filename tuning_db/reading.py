@@ -1,4 +1,4 @@
-"""Everything that asks the database. One connection, for one thread of one process."""
+"""The reading half of the database. One connection, for one thread of one process."""
 
 import socket
 import sqlite3

@@ -1,7 +1,7 @@
 """Winners that come with autotune: text files in `tuning_db/shipped/`, one a chip, read-only beneath the user's own.
 
 Each is what `autotune db export --winners` writes (see `tuning_db.jsonl`), so that a change can be reviewed line by
-line. Only the file of the chip at hand is read, unless somebody asks what other chips know.
+line. Only the file of the chip at hand is read, unless other chips' winners are asked for.
 """
 
 import re

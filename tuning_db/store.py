@@ -1,4 +1,4 @@
-"""Opening the database and everything that writes to it, each write a short transaction of its own.
+"""Opens the database and writes to it, each write a short transaction of its own.
 
 A trial is on disk when `record_trial` returns: a process killed at any instant loses at most the one in flight.
 """
@@ -116,7 +116,7 @@ class TuningDB(Reader):
         finished_at: str | None,
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
-        where they are not known. Its name is its content's: the same run is stored once, whoever adds it how often."""
+        where they are not known. Its name is its content's: the same run is stored once, however often it is added."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
         uid = uids.content_id(*about, uids.trials_text(tried))

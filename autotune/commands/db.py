@@ -1,4 +1,4 @@
-"""`autotune db`: what the tuning database holds. The commands here only read; `db_share` has those that write."""
+"""`autotune db`: shows what the tuning database holds; `db_share` has the commands that write."""
 
 import shutil
 import sys

@@ -43,7 +43,11 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
 )
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), default="pool", show_default=True, help="How to choose what to try."
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    default="pool",
+    show_default=True,
+    help="Sampler that proposes configurations.",
 )
 @click.option(
     "--objective",
@@ -52,7 +56,9 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     show_default=True,
     help="What to make small: time, energy a call, or their product. Energy takes half a second more a trial.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed of the sampler."
+)
 @click.option(
     "--timeline",
     "timeline_path",

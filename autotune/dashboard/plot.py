@@ -1,4 +1,4 @@
-"""Charts without a page: drawn on the terminal by plotext, or written as an SVG file, drawn as the pages draw them."""
+"""Draws charts without a page: on the terminal with plotext, or as an SVG file that looks as in the pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

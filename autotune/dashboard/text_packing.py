@@ -1,4 +1,4 @@
-"""Details made small: markup that tables repeat thousands of times as one control character each, gzip, base64.
+"""Packs details: markup that tables repeat thousands of times as one control character each, then gzip and base64.
 
 Without the first step gzip spends two or three bytes on every cell's tags: of a run's trials more than on the numbers.
 The browser does it backwards (templates/page.js).
@@ -42,7 +42,7 @@ def packed(details: Sequence[str]) -> str:
 
 
 def unpacked(text: str) -> list[str]:
-    """What `packed` was given."""
+    """The HTML that `packed` was given."""
     html = gzip.decompress(base64.b64decode(text)).decode()
     for code, markup in zip(CODES, MARKUP, strict=True):
         html = html.replace(code, markup)
