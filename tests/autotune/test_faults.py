@@ -18,6 +18,7 @@ import pytest
 from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
 
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from tuning_db import open_db
@@ -36,9 +37,7 @@ def state(tmp_path, monkeypatch) -> None:
 
 def run(path: Path, trials: int = 200, sampler: str = "exhaustive", **settings):
     with open_db(path) as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=trials, budget_s=None, sampler=sampler, where=faulty.place(), **settings
-        )
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials, None, sampler, **settings), faulty.target())
     return tuned
 
 
@@ -101,6 +100,7 @@ import sys
 sys.path.insert(0, {folder!r})
 import faulty
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.space import Config, Constraint, Space
 from test_faults import cut
@@ -109,8 +109,8 @@ registry.OPERATIONS["faulty"] = faulty.operation()
 faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    sequential.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-                    where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    settings = TuneSettings(sampler="exhaustive", report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, settings, faulty.target(identity="faulty"))
 print("done", flush=True)
 """
 
@@ -194,10 +194,8 @@ def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAULTY_SLOW", "0.3")
     begun, spent = time.monotonic(), []
     with open_db(tmp_path / "b.db") as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=None, budget_s=5.0, where=faulty.place(compilers=4),
-            report=lambda p: spent.append(time.monotonic() - begun),
-        )  # fmt: skip
+        settings = TuneSettings(budget_s=5.0, report=lambda p: spent.append(time.monotonic() - begun))
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, settings, faulty.target(compilers=4))
     assert 1 < tuned.trials < 18 and spent[-1] <= 5.0 + 0.3, spent
     assert time.monotonic() - begun < 5.0 + 0.3 + 2.0  # processes begin and end
     with open_db(tmp_path / "b.db", readonly=True) as db:

@@ -15,6 +15,7 @@ from fake_gpu import DEVICE, Part  # noqa: E402
 
 from autotune.runner.worker_pool import WorkerPool  # noqa: E402
 from autotune.tuning import parallel  # noqa: E402
+from autotune.tuning.tuner_base import Session, TuneSettings  # noqa: E402
 from kernel_templates.device import Device  # noqa: E402
 from tuning_db import open_db  # noqa: E402
 
@@ -33,10 +34,10 @@ def bench(monkeypatch, tmp_path):
 
 def test_records_of_another_chip_and_shape_save_evaluations(bench, tmp_path) -> None:
     other = Device("cuda", "Other 200", "9.0", 132, 96 << 30)
-    where = fake_gpu.place(other)
-    with open_db(tmp_path / "other.db") as db, WorkerPool(where.compilers, where.apart, where.program) as crew:
-        parallel.tune({Part("out", 64): 1}, db, where, crew, trials=None, sampler="exhaustive")
-    here = fake_gpu.place(DEVICE, compilers=1)  # candidates come in the order they were proposed
+    target, settings = fake_gpu.target(other), TuneSettings(sampler="exhaustive")
+    with open_db(tmp_path / "other.db") as db, WorkerPool(target.compilers, True, target.program) as pool:
+        parallel.tune({Part("out", 64): 1}, Session(target, db, pool, settings))
+    here = fake_gpu.target(DEVICE, compilers=1)  # candidates come in the order they were proposed
     document = bench.run(
         here, [tmp_path / "other.db"], 12, [0], 4, [Part("ffn", 4096)], {"4096 to 2560": [Part("ffn", 2560)]}
     )
