@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config, Space
+from kernel_templates.space import Config
 
 if TYPE_CHECKING:
     from kernel_templates.cpu.compile import Kernel
@@ -51,7 +51,7 @@ class Work:
 
 
 class CpuTemplate(Protocol):
-    """What `<op>/cpu.py` defines, as module functions."""
+    """What `<op>/cpu.py` defines, as module functions; `registry.cpu` imports it, and Numba, when it is needed."""
 
     def compile(self, problem, config: Config, features: frozenset[str]) -> "Kernel":
         """Machine code of the template for one problem and configuration."""
@@ -89,34 +89,16 @@ class CudaTemplate(Protocol):
         """The outputs, named and laid out as the operation's reference gives them."""
 
 
-def no_cpu_space(problem, features: frozenset[str]) -> Space:
-    """`cpu_space` of an operation that has no template for the processor."""
-    raise NotImplementedError(f"{problem.op} has no template for the cpu")
-
-
-class _NoCpu:
-    """`cpu` of an operation that has no template for the processor: every use says so."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying and pickling look for
-            raise AttributeError(name)
-        raise NotImplementedError(f"this operation has no template for the cpu (asked for {name!r})")
-
-
-NO_CPU: Any = _NoCpu()
-
-
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its problems, its truth, its cost, and its spaces and templates.
+    """One operation: its problems, its reference, its cost.
 
-    One without a template for the processor has `no_cpu_space` and `NO_CPU`. The GPU's space and template are found by
-    name (`registry.cuda_space`, `registry.cuda`), so that nothing imports Triton before it is used.
+    Spaces and templates of a backend are found by name (`registry.cpu_space`, `registry.cpu`, `registry.cuda_space`,
+    `registry.cuda`), so that neither Numba nor Triton is imported before it is used.
     """
 
     name: str
     problem: type[Problem]
-    cpu_space: Callable[..., Space]
     inputs: Callable[..., Inputs]
     """(problem, seed) -> fresh random inputs of realistic scale."""
     reference: Callable[..., Mapping[str, np.ndarray]]
@@ -124,6 +106,5 @@ class Operation:
     work: Callable[..., Work]
     tolerance: Callable[..., float]
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""
-    cpu: CpuTemplate
     layer_buffers: tuple[str, ...] = ()
     """Buffers that every layer of a model has for itself, as it has its weights: the KV cache."""

@@ -139,7 +139,10 @@ def summary(bench: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="tokens per second, tuned, against what was asked")
-    columns = ("tok/s", "must", "aim", "other engine", "ratio", "TB/s", "of read", "kernels", "deep", "kept", "prefill")
+    columns = (
+        "tok/s", "must", "aim", "other engine", "ratio", "TB/s", "% of read bandwidth", "kernels", "deep", "kept",
+        "prefill",
+    )  # fmt: skip
     for heading in ("model", *columns, "other engine"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, document in documents.items():

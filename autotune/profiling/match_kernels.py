@@ -1,4 +1,4 @@
-"""Whose kernels these are: launches of a profile joined to our problems and configurations.
+"""Matches the launches of a profile to our problems and configurations.
 
 A kernel is known by its name, its grid and its block. Which ones a problem launches with its winner and its default is
 worked out in a process of its own (autotune.profiling.kernel_table), since that needs Triton; and only if the profile
@@ -82,7 +82,7 @@ def _of_database(db: Reader) -> list[KnownKernel]:
     ]
     if not calls:
         return []
-    command = [sys.executable, "-m", "autotune.profiling.kernel_table"]
+    command = [sys.executable, "-P", "-m", "autotune.profiling.kernel_table"]
     done = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, timeout=TIMEOUT_S)
     return [KnownKernel.parse(row) for row in json.loads(done.stdout)] if done.returncode == 0 else []
 

@@ -1,4 +1,4 @@
-"""Running NVIDIA Nsight Compute: where it is, its command line, and why it measured nothing."""
+"""Runs NVIDIA Nsight Compute: finds it, makes its command line, explains why it measured nothing."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ def find() -> Path | None:
 
 
 def command(ncu: Path, report: Path, work: Sequence[str], sections: str = "full", source: bool = True) -> list[str]:
-    """What profiles the kernels between the profiler's start and stop in `work` into `report`.
+    """The command line that profiles the kernels between the profiler's start and stop in `work` into `report`.
 
     Clocks stay as they are: a locked clock is not the one that kernels run at.
     """

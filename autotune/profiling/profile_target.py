@@ -1,6 +1,6 @@
-"""The process under the profiler: `python -m autotune.profiling.profile_target REQUEST.json`.
+"""The process that the profiler watches: `python -m autotune.profiling.profile_target REQUEST.json`.
 
-Launches what is asked for and writes down what that was.
+It launches the calls of a request and writes down their kernels.
 
 REQUEST: {"device": "cuda:0", "calls": [{"problem", "config", "role"}], "manifest": FILE, "timed": samples}. Only the
 launches between the profiler's start and stop are for the profiler; each is marked with an NVTX range, a call's around
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from autotune.profiling import calls
+from autotune.profiling import kernel_table
 from autotune.runner import timing
 from autotune.runner.cuda_candidate import OpenProblem
 from kernel_templates import registry
@@ -57,7 +57,7 @@ def _profiled(call: Mapping[str, Any], index: int, _: int) -> list[dict[str, Any
     torch.cuda.synchronize()
     torch.cuda.nvtx.range_pop()
     torch.cuda.profiler.stop()
-    return [asdict(kernel) for kernel in calls.described(problem, config, call["role"], launches, buffers)]
+    return [asdict(kernel) for kernel in kernel_table.described(problem, config, call["role"], launches, buffers)]
 
 
 def _timed(call: Mapping[str, Any], index: int, samples: int) -> list[dict[str, Any]]:

@@ -81,9 +81,9 @@ class CompileBackend(Backend):
         problem = self._problem(request.problem)
         known = set() if request.base is None else {_identity(launch) for launch in problem.launches(request.base)}
         part, parts = request.share
-        found: list[binary.Facts | None] = []
+        found: list[binary.KernelResources | None] = []
         for launch in problem.launches(request.config)[part::parts]:
-            found.append(None if _identity(launch) in known else self._compiled(launch).facts)
+            found.append(None if _identity(launch) in known else self._compiled(launch).resources)
         return Compiled(time.perf_counter() - start, tuple(found))
 
     def inspect(self, request: Inspect) -> Inspected:

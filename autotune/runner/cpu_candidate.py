@@ -15,8 +15,8 @@ import psutil
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
 from autotune.runner.verify import verify
-from kernel_templates import registry
-from kernel_templates.cpu import machine, memory
+from kernel_templates import memory, registry
+from kernel_templates.cpu import machine
 from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
@@ -61,7 +61,7 @@ class OpenProblem:
 
         Raises WrongResult, OutOfBounds, or whatever the compiler raises.
         """
-        template = self.operation.cpu
+        template = registry.cpu(self.problem.op)
         kernel = template.compile(self.problem, config, machine.features())
         packed = template.pack(self.problem, config, self._inputs.weights)
         scratch_bytes = self.pool.threads * template.scratch_bytes(self.problem, config)

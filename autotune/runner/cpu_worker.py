@@ -52,7 +52,7 @@ class CpuBackend(Backend):
         """Into the cache on disk."""
         problem = registry.parse_problem(request.problem)
         start = time.perf_counter()
-        registry.get(problem.op).cpu.compile(problem, request.config, machine.features())
+        registry.cpu(problem.op).compile(problem, request.config, machine.features())
         return Compiled(time.perf_counter() - start)
 
     def open(self, request: Open) -> Opened:

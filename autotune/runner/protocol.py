@@ -7,7 +7,7 @@ the others go to the target of the request before.
 
 from dataclasses import dataclass
 
-from autotune.screening.binary import Binary, Facts
+from autotune.screening.binary import Binary, KernelResources
 from kernel_templates.space import Config
 from tuning_db.records import Measurement
 
@@ -105,11 +105,11 @@ class Started(Reply):
 
 @dataclass(frozen=True)
 class Compiled(Reply):
-    """seconds: that it took; kernels: of each what screening needs, None for one that was left out; empty on a
+    """seconds: that it took; kernels: of each its resources, None for one that was left out; empty on a
     processor."""
 
     seconds: float
-    kernels: tuple[Facts | None, ...] = ()
+    kernels: tuple[KernelResources | None, ...] = ()
 
 
 @dataclass(frozen=True)

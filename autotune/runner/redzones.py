@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cpu import memory
+from kernel_templates import memory
 
 BYTES = 512  # of a strip: keeps every alignment that kernels count on
 PATTERN = 0xA7

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autotune.screening import chips, lower_bound
-from autotune.screening.binary import Facts
+from autotune.screening.binary import KernelResources
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db.records import Outcome, Trial
@@ -20,7 +20,7 @@ class Pruner:
     def __init__(self, device: Device, work_bytes: int, default: Config, read_gb_s: float | None = None):
         """default: the configuration whose kernels a compiler leaves out when another has them too."""
         self._work, self._default = work_bytes, default
-        self._of_default: tuple[Facts, ...] = ()
+        self._of_default: tuple[KernelResources, ...] = ()
         self._measured: dict[tuple[str, ...], Trial] = {}
         try:
             self._chip = chips.of(device, read_gb_s) if device.backend == "cuda" else None
@@ -28,7 +28,7 @@ class Pruner:
             self._chip = None
 
     def prune(
-        self, config: Config, facts: Sequence[Facts | None], compile_s: float, best_ns: float | None
+        self, config: Config, facts: Sequence[KernelResources | None], compile_s: float, best_ns: float | None
     ) -> Trial | None:
         """The Trial of what need not be measured, None for the others. facts: of its kernels, None for those that are
         the default's. The default is always measured."""
@@ -48,13 +48,13 @@ class Pruner:
         reason = f"at least {bound.bound / 1e3:.2f} µs by {bound.limit}; the best takes {best_ns / 1e3:.2f}"
         return Trial(dict(config), Outcome.PRUNED, compile_s=compile_s, message=reason)
 
-    def remember(self, config: Config, facts: Sequence[Facts | None], trial: Trial) -> None:
+    def remember(self, config: Config, facts: Sequence[KernelResources | None], trial: Trial) -> None:
         """What duplicates of a measured candidate will be told."""
         kernels = self._complete(config, facts)
         if kernels:
             self._measured.setdefault(_digests(kernels), trial)
 
-    def _complete(self, config: Config, facts: Sequence[Facts | None]) -> tuple[Facts, ...]:
+    def _complete(self, config: Config, facts: Sequence[KernelResources | None]) -> tuple[KernelResources, ...]:
         """Empty as long as the default's kernels are not known."""
         if config == self._default:
             self._of_default = tuple(f for f in facts if f is not None)
@@ -65,5 +65,5 @@ class Pruner:
         return tuple(mine or default for mine, default in zip(facts, self._of_default, strict=True))
 
 
-def _digests(kernels: Sequence[Facts]) -> tuple[str, ...]:
+def _digests(kernels: Sequence[KernelResources]) -> tuple[str, ...]:
     return tuple(k.digest for k in kernels)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autotune.screening import lower_bound
+from autotune.screening.binary import Candidate
 from autotune.screening.chips import Chip
-from autotune.screening.compiling import Candidate
 from autotune.screening.lower_bound import Estimate, Kernel
 from kernel_templates.space import Config
 
@@ -76,12 +76,12 @@ def _slow(verdict: Verdict, limit: float) -> Verdict:
 def _impossible(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
         if not k.occupancy.programs:
-            return f"{k.facts.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
+            return f"{k.resources.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
     return None
 
 
 def _spills(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
-        if k.facts.spills:
-            return f"{k.facts.name}: {k.facts.spills} bytes of a thread do not fit its registers"
+        if k.resources.spills:
+            return f"{k.resources.name}: {k.resources.spills} bytes of a thread do not fit its registers"
     return None

@@ -59,7 +59,7 @@ def cpu() -> TuneTarget:
     from kernel_templates.cpu import machine
 
     def space(problem: Problem) -> Space:
-        return registry.get(problem.op).cpu_space(problem, machine.features())
+        return registry.cpu_space(problem, machine.features())
 
     device = machine.detect()
     compilers = max(2, min(device.units, 8))

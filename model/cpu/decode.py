@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernel_templates import formats, random_inputs, registry
+from kernel_templates import formats, memory, random_inputs, registry
 from kernel_templates.attention import cache
-from kernel_templates.cpu import embedding, machine, memory
+from kernel_templates.cpu import embedding, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.thread_pool import ThreadPool
@@ -72,11 +72,11 @@ class Decoder:
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
-        return max(registry.get(p.op).cpu.scratch_bytes(p, self.configs[p]) for p in needed)
+        return max(registry.cpu(p.op).scratch_bytes(p, self.configs[p]) for p in needed)
 
     def _kernel(self, problem: Problem) -> Kernel:
         if problem not in self.kernels:
-            template = registry.get(problem.op).cpu
+            template = registry.cpu(problem.op)
             self.kernels[problem] = template.compile(problem, self.configs[problem], machine.features())
         return self.kernels[problem]
 
@@ -107,7 +107,7 @@ class Decoder:
         }  # fmt: skip
         steps = []
         for op, problem in problems.layer_problems(config, file, layer).items():
-            template, chosen = registry.get(op).cpu, self.configs[problem]
+            template, chosen = registry.cpu(op), self.configs[problem]
             state.packed[op] = template.pack(problem, chosen, weights.layer_matrices(file, config, layer, op))
             bound = shared | buffers[op]
             steps.append(template.bind(problem, chosen, self._kernel(problem), state.packed[op], bound))
@@ -115,7 +115,7 @@ class Decoder:
 
     def _head_step(self, file: GGUFFile):
         problem = problems.head_problem(self.config, file)
-        template, chosen = registry.get("head").cpu, self.configs[problem]
+        template, chosen = registry.cpu("head"), self.configs[problem]
         packed = template.pack(problem, chosen, {"w": weights.matrix(file, problems.head_tensor(self.config))})
         self.output_norm = weights.vector(file, "output_norm.weight")
         bound = {

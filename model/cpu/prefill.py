@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kernel_templates import memory
 from kernel_templates.attention import cache
-from kernel_templates.cpu import expand, machine, memory
+from kernel_templates.cpu import expand, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.tiles import Tiles, padded

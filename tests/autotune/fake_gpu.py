@@ -122,12 +122,12 @@ def _work(problem: Problem):
 
 def operation(problem: type[Problem]):
     """The stand-in's Operation; only its cost and tolerance are ever asked for."""
-    from kernel_templates.operation import NO_CPU, Operation, no_cpu_space  # a worker starts faster without
+    from kernel_templates.operation import Operation  # a worker starts faster without
 
     def none(*_):
         raise AssertionError("the stand-in needs none")
 
-    return Operation(problem.op, problem, no_cpu_space, none, none, _work, lambda _: TOLERANCE, NO_CPU)
+    return Operation(problem.op, problem, none, none, _work, lambda _: TOLERANCE)
 
 
 def target(device: Device = DEVICE, compilers: int = 2):
@@ -250,12 +250,12 @@ class FakeGpu(Backend):
 
 def _facts(config: Config):
     """With FAKE_FACTS: "ahead" changes nothing in the machine code, and 16 rows are thousands of instructions."""
-    from autotune.screening.binary import Facts
+    from autotune.screening.binary import KernelResources
     from autotune.screening.machine_code import Code
 
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
-    return Facts("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
+    return KernelResources("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
 
 
 def _seconds(name: str) -> float:

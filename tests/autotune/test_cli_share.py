@@ -146,6 +146,6 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
                         usable += registry.cuda_space(problem, device).broken(Config(found.winner.config)) is None
                     else:
                         features = frozenset(device.capability.split("-"))
-                        space = registry.get(problem.op).cpu_space(problem, features)
+                        space = registry.cpu_space(problem, features)
                         usable += space.broken(Config(found.winner.config)) is None
     assert usable >= 0.9 * sum(f["kind"] == "winner" for f in facts)

@@ -1,11 +1,10 @@
 """`autotune tune`, `bench` and `devices`: what they pass on and what they print; the libraries are stand-ins here."""
 
 import json
-import sys
-from types import ModuleType
 
 import pytest
 
+from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
 from autotune.runner import ceilings
 from autotune.tuning import sequential, tune_model
 from autotune.tuning.candidate_runner import TuneError
@@ -83,23 +82,37 @@ def test_a_problem_without_a_working_configuration(complaint, monkeypatch, tiny_
 
 
 def test_bench(autotune, monkeypatch, tiny_model) -> None:
-    side = {"prefill_tok_s": 300.0, "decode_tok_s": 90.0, "bytes_per_token": 98e6, "gb_s": 8.8, "share": 0.28}
-    operation = {"op": "ffn", "problem": "ffn:a=1", "count": 30, "default_us": 200.0, "tuned_us": 50.0, "gb_s": 30.0}
     asked: list[dict] = []
 
-    def bench(path, db, device, **settings):
-        asked.append({"device": device, **settings})
-        faster = {**side, "decode_tok_s": 270.0, "share": float("nan")}
-        return {"model": str(path), "untuned": side, "tuned": faster, "operations": [{**operation, "share": 0.95}]}
+    def side(tok_s: float, us: float) -> Side:
+        rows = (KernelTime("ffn:a=1", 30, us, 6_000_000), KernelTime("token", 121, 2 * us, 98_000_000))
+        return Side(300.0, {0: Decode(tok_s, (tok_s, tok_s), 98_000_000, 121)}, rows)
 
-    stand_in = ModuleType("autotune.benchmarking.cpu_benchmark")
-    stand_in.bench = bench  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "autotune.benchmarking.cpu_benchmark", stand_in)
-    monkeypatch.setattr("autotune.benchmarking.cpu_benchmark", stand_in, raising=False)
+    def benchmark(path, db, device, **settings):
+        asked.append({"device": device, **settings})
+        untuned, tuned = side(90.0, 800.0), side(270.0, 200.0)
+        return ModelBenchmark(path.name, "chip", "", 31.6, untuned, tuned, {}, {"prompt": 512})
+
+    monkeypatch.setattr("autotune.benchmarking.model_benchmark.benchmark", benchmark)
     result = autotune("bench", tiny_model)
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
-    assert asked == [{"device": "cpu", "prompt": 512, "tokens": 128, "runs": 5}]
-    assert json.loads(autotune("bench", tiny_model, "--json").stdout)["tuned"]["share"] is None
+    assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
+    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "nvtx": False}]
+    document = json.loads(autotune("bench", tiny_model, "--json").stdout)
+    assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
+
+
+def test_bench_of_the_cpu(autotune, tiny_model) -> None:
+    """A real one, small: every problem has a time inside the token, and they do not exceed it."""
+    given = ("--prompt", "8", "--tokens", "8", "--runs", "1", "--depth", "0", "--depth", "16")
+    document = json.loads(autotune("bench", tiny_model, *given, "--json").stdout)
+    assert document["settings"]["prompt"] == 8 and not document["settings"]["captured_alone"]
+    for side in ("untuned", "tuned"):
+        assert set(document[side]["decode"]) == {"0", "16"} and document[side]["prefill_tok_s"] > 0
+        *rows, token = document["operations"][side]
+        assert token["kernel"] == "token" and token["count"] == 1 + sum(row["count"] for row in rows)
+        assert sum(row["bytes"] for row in rows) == token["bytes"] == document[side]["decode"]["0"]["bytes_per_token"]
+        assert sum(row["us"] for row in rows) > 0
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 pytest.importorskip("triton")
 
-from autotune.runner.fork_server import ForkServer
+from waiting import eventually
+
+from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
 from autotune.runner.protocol import Compile, Compiled
 from autotune.runner.worker_pool import WorkerPool
@@ -38,9 +39,8 @@ def test_forked_workers_serve_and_their_deaths_are_told(fork_server) -> None:
     os.kill(first, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="signal 9"):
         one.ask(REQUEST, 60.0)
-    begun = time.monotonic()
-    assert isinstance(one.ask(REQUEST, 60.0), Compiled)  # another one, at once
-    assert time.monotonic() - begun < 2.0
+    assert isinstance(one.ask(REQUEST, 60.0), Compiled)  # another one
+    assert isinstance(one._process, ForkedWorker) and fork_server.pid_of(one._process) not in (first, second)
     one.stop(), other.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
@@ -67,10 +67,7 @@ def test_nothing_is_left_when_the_parent_is_killed() -> None:
     pids = [int(word) for word in parent.stdout.readline().split()]
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 20.0
-    while any(_runs(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert len(pids) == 3 and not any(_runs(pid) for pid in pids)
+    assert len(pids) == 3 and eventually(lambda: not any(_runs(pid) for pid in pids))
 
 
 def _runs(pid: int) -> bool:

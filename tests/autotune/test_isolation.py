@@ -6,13 +6,12 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import faulty
 import pytest
 from faulty import SPACE, Faulty
-from test_faults import gone
+from test_faults import gone, orphans
 
 from autotune.runner.channel import MOST_BYTES, Channel, Garbled, Late
 from autotune.runner.protocol import Measure, Open, Opened, Request, Started
@@ -68,11 +67,10 @@ def test_an_answer_in_pieces_is_an_answer_when_it_is_whole() -> None:
     ],
 )
 def test_garbage_is_told_from_answers_at_once(garbage) -> None:
-    made, begun = channel(garbage), time.monotonic()
+    made = channel(garbage)
     assert made.poll()
     with pytest.raises(Garbled):
-        made.receive(5.0)
-    assert time.monotonic() - begun < 1.0
+        made.receive(300.0)  # not `Late`: it does not wait for more
 
 
 def test_a_worker_that_hangs_in_a_candidate_dies_with_its_parent(tmp_path) -> None:
@@ -91,10 +89,10 @@ def test_a_worker_that_hangs_in_a_candidate_dies_with_its_parent(tmp_path) -> No
     environment = {**os.environ, "FAULTY_SEED": "1"}
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout.readline() == "sent\n"
-    assert not gone(0.0)
+    assert orphans()
     parent.kill()
     parent.wait()
-    assert gone(5.0)
+    assert gone()
 
 
 def test_what_a_candidate_forked_goes_with_its_worker(monkeypatch) -> None:
@@ -104,7 +102,7 @@ def test_what_a_candidate_forked_goes_with_its_worker(monkeypatch) -> None:
     worker.ask(OPEN, 60)
     with pytest.raises(WorkerDied, match=r"ended \(5\)"):
         worker.ask(Measure(orphan, 1), 1.0)
-    assert gone(2.0)
+    assert gone()
 
 
 def test_what_arrives_unasked_is_not_taken_for_an_answer(monkeypatch) -> None:
@@ -117,4 +115,4 @@ def test_what_arrives_unasked_is_not_taken_for_an_answer(monkeypatch) -> None:
     assert death.value.killed
     assert isinstance(worker.ask(OPEN, 60), Opened) and worker.answered == 1
     worker.stop()
-    assert gone(2.0)
+    assert gone()

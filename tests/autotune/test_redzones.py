@@ -33,7 +33,7 @@ def test_a_candidate_that_writes_past_its_output_is_refused(monkeypatch) -> None
     problem, team = Matvec(96, 64, "Q8_0"), ThreadPool(1)
     try:
         opened = cpu_candidate.OpenProblem(problem, team, 0)
-        config = registry.get("matvec").cpu_space(problem, frozenset()).default
+        config = registry.cpu_space(problem, frozenset()).default
         assert opened.prepare(config, 1).error <= opened.tolerance
         output = next(iter(opened._expected))
         array = module.Redzones.array

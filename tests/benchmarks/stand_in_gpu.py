@@ -61,7 +61,7 @@ class StandIn(Backend):
         return Inspected(0.1, (self._binary(request.config),))
 
     def compile(self, request: Compile) -> Compiled:
-        return Compiled(0.1, (self._binary(request.config).facts,))
+        return Compiled(0.1, (self._binary(request.config).resources,))
 
     def _binary(self, config: Config) -> Binary:
         if value(config, "warps") == 16:

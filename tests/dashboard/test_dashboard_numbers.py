@@ -9,7 +9,7 @@ import pytest
 
 from autotune.dashboard.collect import read_database
 from autotune.dashboard.importance import importance
-from autotune.dashboard.noise import LEAST, Scatter, scatter, verdict
+from autotune.dashboard.noise import LEAST, Noise, compare, estimate_noise
 from autotune.dashboard.pages.compare import best_measurement
 from autotune.dashboard.scales import scale
 from tuning_db import open_db
@@ -34,12 +34,12 @@ def test_the_same_twice_is_noise_and_a_tenth_is_not(tmp_path: Path, drift: float
                 time = 1000.0 + place
                 db.record_trial(run, Trial({"tile": place}, Outcome.OK, measured(rng, time, drift), 0.1, 1e-5, 1e-2))
             db.finish_run(run, "finished")
-    noise = scatter(read_database(tmp_path / "aa.db").runs)
+    noise = estimate_noise(read_database(tmp_path / "aa.db").runs)
     assert noise.between_runs and noise.count == 120 and not noise.assumed
-    same = [verdict(measured(rng, 1500, drift), measured(rng, 1500, drift), noise).word for _ in range(400)]
+    same = [compare(measured(rng, 1500, drift), measured(rng, 1500, drift), noise).word for _ in range(400)]
     assert same.count("noise") >= 380
     other = [
-        verdict(measured(rng, 1500, drift), measured(rng, 1500 * (1 - 5 * drift), drift), noise).word
+        compare(measured(rng, 1500, drift), measured(rng, 1500 * (1 - 5 * drift), drift), noise).word
         for _ in range(400)
     ]
     assert other.count("better") >= 340 and "worse" not in other
@@ -48,13 +48,13 @@ def test_the_same_twice_is_noise_and_a_tenth_is_not(tmp_path: Path, drift: float
 def test_a_single_measurement_taken_with_care_is_not_trusted_more_than_the_repeats():
     exact = Measurement(1000.0, 1000.0, 1000.0, 10_000)
     close = Measurement(985.0, 985.0, 985.0, 10_000)
-    assert verdict(exact, close, Scatter(0.02, 100, True)).word == "noise"
-    assert verdict(exact, close, Scatter(0.01, 100, True)).word == "better"
+    assert compare(exact, close, Noise(0.02, 100, True)).word == "noise"
+    assert compare(exact, close, Noise(0.01, 100, True)).word == "better"
 
 
 def test_few_repeats_are_not_believed(small_db):
     runs = read_database(small_db).runs
-    found = scatter(runs[:1])
+    found = estimate_noise(runs[:1])
     assert found.assumed and found.count < LEAST and found.band == 0.05
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from autotune.screening import chips, lower_bound, ranking, selection
-from autotune.screening.binary import Facts
-from autotune.screening.compiling import Candidate
+from autotune.screening.binary import Candidate, KernelResources
 from autotune.screening.machine_code import Code
 from autotune.screening.occupancy import occupancy
 from autotune.screening.pruner import Pruner
@@ -18,7 +17,7 @@ H100 = chips.chip(90)
 
 def facts(digest: str = "a", issue: int = 400, after: int = 900, programs: int = 132, registers=64, spills=0, shared=0):
     code = Code(issue, {"integer": issue}, 16, 2, 100, issue, after + 600, after, False)
-    return Facts("k", digest, programs, 128, shared, registers, spills, code)
+    return KernelResources("k", digest, programs, 128, shared, registers, spills, code)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_a_bound_is_the_largest_of_what_cannot_be_avoided() -> None:
 
 
 def test_each_rule_gives_its_reason() -> None:
-    def candidate(number: int, *kernels: Facts, failure: str | None = None) -> Candidate:
+    def candidate(number: int, *kernels: KernelResources, failure: str | None = None) -> Candidate:
         return Candidate(Config({"number": number}), kernels, failure)
 
     made = [

@@ -72,7 +72,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(connection, "open_for_writing", open_for_writing)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=histories, ours=histories, theirs=histories, hers=histories)
 def test_merging_is_commutative_associative_and_idempotent(fast, before, ours, theirs, hers):
     """Three people go on from one file, each on their own, and merge in every way."""

@@ -1,25 +1,15 @@
-"""Candidates compiled side by side in worker processes, for a GPU that need not be here."""
+"""Compiles candidates in worker processes, several at a time, for a GPU that need not be here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from autotune.runner.protocol import Failure, Inspect, Inspected
 from autotune.runner.worker_pool import Answer, WorkerPool
 from autotune.runner.worker_process import PROGRAM
-from autotune.screening.binary import Facts
+from autotune.screening.binary import Candidate
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
 LIMIT_S = 60.0  # a compilation takes a second or two, on a busy machine ten; one that takes so long is given up
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration and its kernels, or why it has none."""
-
-    config: Config
-    kernels: tuple[Facts, ...]
-    failure: str | None = None
 
 
 def compile_all(
@@ -44,7 +34,7 @@ def compile_all(
 
 def _candidate(config: Config, answer: Answer) -> Candidate:
     if isinstance(answer, Inspected):
-        return Candidate(config, tuple(binary.facts for binary in answer.binaries))
+        return Candidate(config, tuple(binary.resources for binary in answer.binaries))
     if isinstance(answer, Failure):
         return Candidate(config, (), f"does not compile: {answer.message}")
     return Candidate(config, (), f"compiling: {answer}")
