@@ -52,3 +52,12 @@ class Problem:
         if given:
             raise ValueError(f"{cls.op}: unknown field {next(iter(given))!r}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Chain(Problem):
+    """Several operations after each other as one problem, timed together: how their kernels get along."""
+
+    def parts(self) -> dict[str, Problem]:
+        """Prefix of a part's parameters -> its problem, in the order they run."""
+        raise NotImplementedError

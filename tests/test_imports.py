@@ -25,7 +25,7 @@ ROOMS_BELOW = {
     "benchmarking": {"runner"},
     "dashboard": {"benchmarking", "profiling", "samplers"},
     "profiling": {"importers", "runner"},
-    "importers": set(),
+    "importers": {"runner"},
     "runner": {"screening"},
     "samplers": set(),
     "screening": set(),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from autotune.benchmarking.benchmark_result import KernelTime
+from autotune.runner import gpu_timer
 from kernel_templates import registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
@@ -47,19 +48,8 @@ class Stopwatch:
         torch.sum(self._other, 0, out=self._sum)
 
     def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> float:
-        times = []
         with torch.cuda.device(self._device):
-            for _ in range(SAMPLES):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                work()  # the GPU is busy until the rest is queued: starting it must not count
-                rewind()
-                start.record()
-                for _ in range(REPLAYS):
-                    work()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end) * 1e3 / REPLAYS)
-        return median(times)
+            return median(gpu_timer.mean_ns(work, REPLAYS, rewind) for _ in range(SAMPLES)) / 1e3
 
 
 def profile(

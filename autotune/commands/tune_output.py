@@ -75,7 +75,7 @@ def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") ->
 
 
 def layer_row(result: Any) -> dict[str, Any]:
-    """One `TunedLayer` for table and JSON."""
+    """One `Tuned` of a layer for table and JSON."""
     return {
         "problem": result.problem.key,
         "config": dict(result.config),

@@ -4,7 +4,6 @@ its own (autotune.importers.ncu_rep_reader)."""
 import importlib.util
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import numpy as np
 from autotune import UserError
 from autotune.importers import files, ncu_rep_framing
 from autotune.importers.importer import Importer
+from autotune.runner.python_process import environment, python_command
 from tuning_db import profile_records as records
 from tuning_db.profile_records import KernelLaunch, Metrics, Profile
 
@@ -75,9 +75,9 @@ def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
 
 
 def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
-    command = [sys.executable, "-P", "-m", "autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder)]
+    command = python_command("autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder))
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=environment())
     except subprocess.TimeoutExpired:
         raise files.unusable(path, f"could not be read within {TIMEOUT_S} s", AGAIN) from None
     result = folder / "report.json"

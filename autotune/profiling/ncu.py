@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.runner.python_process import environment
+
 INSTALLED = "/opt/nvidia/nsight-compute/*/ncu"  # where NVIDIA's packages put versions that are not on the PATH
 REASONS = {
     "ERR_NVGPUCTRPERM": "this user may not read the GPU's counters (NVIDIA's page on ERR_NVGPUCTRPERM says who may)",
@@ -36,7 +38,7 @@ def command(ncu: Path, report: Path, work: Sequence[str], sections: str = "full"
 def run(line: Sequence[str], timeout_s: float) -> str | None:
     """Run a profiler's command line; None if it went well, else why not, in one line."""
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, env=environment())
     except subprocess.TimeoutExpired:
         return f"it took more than {timeout_s:.0f} s"
     except OSError as error:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from autotune.profiling import kernel_table
-from autotune.runner.cuda_candidate import Bench
-from autotune.runner.verify import measure
+from autotune.runner import timing
+from autotune.runner.cuda_candidate import OpenProblem
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
@@ -64,8 +64,8 @@ def _timed(call: Mapping[str, Any], index: int, samples: int) -> list[dict[str, 
     """A call's time over fresh memory, and what it has to read and write."""
     problem = registry.parse_problem(call["problem"])
     device = machine.detect(index)
-    bench = Bench(problem, f"cuda:{index}", machine.target(device), machine.l2_bytes(index), SEED)
-    timed = measure(bench.prepare(Config(call["config"])), samples)
+    opened = OpenProblem(problem, f"cuda:{index}", machine.target(device), machine.l2_bytes(index), SEED)
+    timed = timing.measure(opened.prepare(Config(call["config"])), samples)
     work = registry.get(problem.op).work(problem.typical)
     return [{**call, **asdict(timed), "bytes_needed": work.bytes}]
 

@@ -1,7 +1,6 @@
 """Runs calls of problems in a process of their own (profile_target), under Nsight Compute or timed."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from autotune.profiling import ncu
 from autotune.profiling.kernel_key import KnownKernel
+from autotune.runner.python_process import python_command
 from kernel_templates.space import Config
 
 TIMED_SAMPLES = 30
@@ -57,4 +57,4 @@ def _target(calls: Sequence[Call], device: str, manifest: Path, folder: Path, ti
     request = folder / f"{manifest.stem}_request.json"
     asked = [{"problem": call.problem, "config": dict(call.config), "role": call.role} for call in calls]
     request.write_text(json.dumps({"device": device, "calls": asked, "manifest": str(manifest), "timed": timed}))
-    return [sys.executable, "-P", "-m", "autotune.profiling.profile_target", str(request)]
+    return python_command("autotune.profiling.profile_target", str(request))

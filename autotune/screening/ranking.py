@@ -45,14 +45,14 @@ def screen(candidates: Sequence[Candidate], work_bytes: int, chip: Chip) -> list
         kernels = tuple(lower_bound.kernel(k, chip) for k in candidate.kernels)
         bound = lower_bound.estimate(kernels, work_bytes, chip) if kernels else None
         digests = tuple(k.digest for k in candidate.kernels)
-        twin = first.setdefault(digests, candidate.config) if digests else candidate.config
+        same = first.setdefault(digests, candidate.config) if digests else candidate.config
         rule, reason = None, None
         if candidate.failure:
             rule, reason = "failed", candidate.failure
         elif reason := _impossible(kernels):
             rule = "impossible"
-        elif twin != candidate.config:
-            rule, reason = "twin", f"the same machine code as {twin.key}"
+        elif same != candidate.config:
+            rule, reason = "duplicate", f"the same machine code as {same.key}"
         elif reason := _spills(kernels):
             rule = "spills"
         verdicts.append(Verdict(candidate.config, kernels, bound, rule, reason))

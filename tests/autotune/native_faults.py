@@ -1,6 +1,7 @@
 """A problem whose candidates are compiled for this processor and misbehave in machine code; the worker that runs them.
 
-y = 2 x over 1024 float32, by the real bench (`autotune.runner.cpu_worker`): proved between fences, timed in a graph.
+y = 2 x over 1024 float32, by the real backend (`autotune.runner.cpu_worker`): verified between redzones, timed in a
+graph.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotune.runner.cpu_worker import OnCpu
+from autotune.runner.cpu_worker import CpuBackend
 from autotune.runner.process_group import die_with_parent
 from autotune.runner.worker import serve
 from kernel_templates import registry
@@ -89,4 +90,4 @@ if __name__ == "__main__":
     die_with_parent()
     registry.OPERATIONS[Native.op] = operation()
     sys.modules[f"kernel_templates.{Native.op}.cpu"] = TEMPLATE
-    serve(Connection(int(sys.argv[1])), lambda device: OnCpu())
+    serve(Connection(int(sys.argv[1])), lambda target: CpuBackend())

@@ -18,14 +18,15 @@ import sys, time
 sys.path.insert(0, {folder!r})
 import faulty
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from tuning_db import open_db
 registry.OPERATIONS["faulty"] = faulty.operation()
 problem, spans = faulty.Faulty(int(sys.argv[2])), []
 with open_db(sys.argv[1]) as db:
-    sequential.tune(
-        {{problem: 1}}, db, trials=int(sys.argv[3]), budget_s=None, where=faulty.place(identity="one"),
-        report=lambda p: spans.append(time.time()), tell=lambda m: print("told", m, flush=True))
+    settings = TuneSettings(trials=int(sys.argv[3]), report=lambda p: spans.append(time.time()),
+                            tell=lambda m: print("told", m, flush=True))
+    sequential.tune({{problem: 1}}, db, settings, faulty.target(identity="one"))
 print("spans", spans[0], spans[-1], flush=True)
 """
 
