@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from autotune.samplers.single_thread import single_thread
+from threadpoolctl import threadpool_limits
+
 from kernel_templates.space import Value
 
 LEAST = 8  # trials that worked: with fewer, a forest learns noise
@@ -58,7 +59,7 @@ def _importance(known: tuple[tuple[tuple[tuple[str, Value], ...], float], ...]) 
     return Importance(len(trials), *_evaluated(trials, varied), slices)
 
 
-@single_thread()
+@threadpool_limits.wrap(limits=1)  # hundreds of rows: a second thread would mostly wait
 def _evaluated(
     trials: Trials, varied: Mapping[str, tuple[Value, ...]]
 ) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:

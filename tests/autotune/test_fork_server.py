@@ -23,9 +23,16 @@ CONFIG = dict(registry.cuda_space(registry.parse_problem(KEY), Device("cuda", "a
 REQUEST = ("compile", "sm90", KEY, CONFIG)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where all compile to, the first time alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
 @pytest.fixture
-def nursery(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def nursery(cache):
     with ForkServer() as opened:
         yield opened
 
@@ -76,8 +83,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_crew_uses_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_a_crew_uses_one(cache) -> None:
     with WorkerPool(2, apart=True) as crew:
         for number in range(3):
             crew.submit("p", number, REQUEST, 60.0)
