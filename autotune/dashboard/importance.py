@@ -56,10 +56,10 @@ def _importance(known: tuple[tuple[tuple[tuple[str, Value], ...], float], ...]) 
     slices = {name: _slices(name, found, trials) for name, found in varied.items()}
     if len(trials) < LEAST or not varied or len({ns for _, ns in trials}) < 2:
         return Importance(len(trials), None, None, slices)
-    return Importance(len(trials), *_evaluated(trials, varied), slices)
+    with threadpool_limits(1):  # hundreds of rows: a second thread would mostly wait
+        return Importance(len(trials), *_evaluated(trials, varied), slices)
 
 
-@threadpool_limits.wrap(limits=1)  # hundreds of rows: a second thread would mostly wait
 def _evaluated(
     trials: Trials, varied: Mapping[str, tuple[Value, ...]]
 ) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:
