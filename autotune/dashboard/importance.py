@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from autotune.samplers.single_thread import single_thread
+from threadpoolctl import threadpool_limits
+
 from kernel_templates.space import Value
 
 LEAST = 8  # trials that worked: with fewer, a forest learns noise
@@ -55,10 +56,10 @@ def _importance(known: tuple[tuple[tuple[tuple[str, Value], ...], float], ...]) 
     slices = {name: _slices(name, found, trials) for name, found in varied.items()}
     if len(trials) < LEAST or not varied or len({ns for _, ns in trials}) < 2:
         return Importance(len(trials), None, None, slices)
-    return Importance(len(trials), *_evaluated(trials, varied), slices)
+    with threadpool_limits(1):  # hundreds of rows: a second thread would mostly wait
+        return Importance(len(trials), *_evaluated(trials, varied), slices)
 
 
-@single_thread()
 def _evaluated(
     trials: Trials, varied: Mapping[str, tuple[Value, ...]]
 ) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:
