@@ -113,7 +113,7 @@ def _prompt(engine: Model, count: int) -> list[int]:
 
 def _prefill_s(engine: Model, ids: list[int]) -> float:
     start = time.perf_counter()
-    engine.prefill.logits(engine.prefill.run(ids, 0)[-1:])
+    engine.decoder.predict(engine.prefill.run(ids, 0)[0], len(ids) - 1)
     return time.perf_counter() - start
 
 

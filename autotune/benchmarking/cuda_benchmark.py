@@ -173,8 +173,9 @@ def _operations(engine: Model, position: int, index: int, read: float) -> list[d
 
     rewind()
     watch = token_time.Stopwatch(index, decoder.executor.target)
-    sizes = token_time.bytes_by_kernel(decoder.model, position)
-    return token_time.profile(_token(engine, bound), sizes, watch, rewind, read)
+    launches = _token(engine, bound)
+    sizes = token_time.bytes_by_kernel(launches, decoder.model, position)
+    return token_time.profile(launches, sizes, watch, rewind, read)
 
 
 def _token(engine: Model, bound: int) -> list[Launch]:

@@ -66,7 +66,7 @@ def test_agrees_with_the_reference(
     path, tokens = made(shape, quant), tokens_of(41)
     wanted = reference_logits(path, tokens)
     model, head = loaded(path)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     whole = head(step.run(tokens, 0, every=True))
     monkeypatch.setattr(prefill, "CHUNK", 16)  # two whole chunks and a part
     hidden = step.run(tokens, 0, every=True)
@@ -80,10 +80,10 @@ def test_agrees_with_the_reference(
 def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     tokens = tokens_of(50)
     model, head = loaded(tiny_qwen3)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     wanted = head(step.run(tokens, 0, every=True))
     for layer in model.layers:
-        layer.keys.fill_(7.0), layer.values.fill_(7.0)  # what an earlier conversation left
+        layer.buffers["keys"].fill_(7.0), layer.buffers["values"].fill_(7.0)  # what an earlier conversation left
     step.run(tokens[:20], 0)
     found = head(step.run(tokens[20:], 20, every=True))
     assert distance(found, wanted[20:]) < BOUNDS["tiny-qwen3"]
@@ -92,10 +92,10 @@ def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
 def test_huge_activations_stay_finite(tiny_model: Path) -> None:
     """Products of float16 end at 65504; rows are scaled so that none gets there."""
     model, _ = loaded(tiny_model)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     x = torch.randn(3, 64) * torch.tensor([1e6, 0.0, 1e-6])[:, None]
-    y, scale = step._product(x, model.layers[0].out)
-    wanted = x @ torch.cat([prefill.expand.weights.unpack(p) for p in model.layers[0].out]).T
+    y, scale = step._product(x, model.layers[0].packed["out"])
+    wanted = x @ torch.cat([prefill.expand.weights.unpack(p) for p in model.layers[0].packed["out"]]).T
     assert torch.allclose(y * scale, wanted, rtol=0, atol=float(wanted.abs().max()) * 2e-3)
     assert distance((y * scale)[2], wanted[2]) < 2e-3 and not (y * scale)[1].any()
 

@@ -38,13 +38,13 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             angle = position * c.rope_base ** (-2 * i / c.rope_dim)
             if c.rope_freqs:
                 angle /= weight("rope_freqs")[i]
-            a, b = (i, i + half) if c.neox_rope else (2 * i, 2 * i + 1)
+            a, b = (i, i + half) if c.architecture.rope == "halves" else (2 * i, 2 * i + 1)
             out[a], out[b] = x[a] * cos(angle) - x[b] * sin(angle), x[a] * sin(angle) + x[b] * cos(angle)
         return out
 
     def heads(x: np.ndarray, layer: int, side: str, position: int) -> list[np.ndarray]:
         parts = list((weight(f"blk.{layer}.attn_{side}") @ x).reshape(-1, c.head_dim))
-        if c.qk_norm and side in "qk":
+        if c.architecture.qk_norm and side in "qk":
             parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
         return [rope(part, position) for part in parts] if side in "qk" else parts
 
