@@ -60,20 +60,22 @@ class Shape:
 def _qwen3(hidden: int, layers: int, heads: int, ffn: int, tied: bool = True) -> Shape:
     sizes = {"kv_heads": 8, "head_dim": 128, "vocab": 151936, "context": 40960, "rope_dim": 128, "rope_base": 1e6}
     rest = {"norm_eps": 1e-6, "rope_freqs": False, "tied": tied}
-    return Shape(ModelConfig(ARCHITECTURES["qwen3"], layers, hidden, heads, ffn=ffn, **sizes, **rest), "qwen2", 290, True)
+    config = ModelConfig(ARCHITECTURES["qwen3"], layers, hidden, heads, ffn=ffn, **sizes, **rest)
+    return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
 def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, context: int) -> Shape:
     size = hidden // heads
     sizes = {"head_dim": size, "ffn": ffn, "vocab": vocab, "context": context, "rope_dim": size, "rope_base": 1e5}
     rest = {"norm_eps": 1e-5, "rope_freqs": False, "tied": True}
-    return Shape(ModelConfig(ARCHITECTURES["llama"], layers, hidden, heads, kv_heads, **sizes, **rest), "smollm", 0, False)
+    config = ModelConfig(ARCHITECTURES["llama"], layers, hidden, heads, kv_heads, **sizes, **rest)
+    return Shape(config, "smollm", unused=0, names_head_size=False)
 
 
 def tiny(architecture: Architecture) -> Shape:
     """Two layers of any architecture, for tests."""
     config = ModelConfig(architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False)
-    return Shape(config, "qwen2", 5, True)
+    return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
 SHAPES = {

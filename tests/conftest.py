@@ -7,6 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from architecture_samples import MADE_UP
+
+from model.architectures import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,3 +75,15 @@ def tiny_model(made: Callable[[str, str], Path]) -> Path:
 def tiny_qwen3(made: Callable[[str, str], Path]) -> Path:
     """A qwen3 of two layers in Q4_0 with a Q6_K head."""
     return made("tiny-qwen3", "Q4_0")
+
+
+@pytest.fixture(params=MADE_UP, ids=lambda architecture: architecture.name)
+def made_up(
+    request: pytest.FixtureRequest, made: Callable[[str, str], Path], make_model: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:  # fmt: skip
+    """A tiny model of an architecture that nothing but the test declares, in Q4_0 with a Q6_K head."""
+    shape = f"tiny-{request.param.name}"
+    monkeypatch.setitem(ARCHITECTURES, request.param.name, request.param)
+    monkeypatch.setitem(make_model.SHAPES, shape, make_model.tiny(request.param))
+    return made(shape, "Q4_0")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_samples import by_norm
 
 pytest.importorskip("triton")
 
@@ -23,7 +24,7 @@ from model.problems import head_problem, layer_at
 from model.reference import reference_logits
 
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
-BOUNDS = {"tiny": 5e-3, "tiny-qwen3": 1e-2}
+BOUNDS = by_norm(5e-3, 1e-2)
 MODELS = [(shape, quant) for shape in BOUNDS for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
 
 
@@ -75,6 +76,15 @@ def test_agrees_with_the_reference(
     bound = BOUNDS[shape] * (2 if quant == "BF16" else 1)
     assert distance(whole, wanted) < bound and distance(chunks, wanted) < bound
     assert torch.equal(step.run(tokens, 0), hidden[-1:])
+
+
+def test_a_made_up_architecture_agrees_with_the_reference(made_up: Path) -> None:
+    tokens = tokens_of(41)
+    model, head = loaded(made_up)
+    found = head(prefill.CudaPrefill(model, None).run(tokens, 0, every=True))
+    off = distance(found, reference_logits(made_up, tokens))
+    print(f"{model.config.architecture.name}: {off:.2g}")
+    assert off < (1e-2 if model.config.architecture.qk_norm else 5e-3)
 
 
 def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import gguf
 import numpy as np
 import pytest
+from architecture_samples import TINY
 from click.testing import CliRunner
 
 from model.config import ModelConfig
@@ -28,7 +29,7 @@ def values(path: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", TINY)
 def test_every_format_loads(made: Made, make_model: ModuleType, shape: str, quant: str) -> None:
     path = made(shape, quant)
     file = open_gguf(path)

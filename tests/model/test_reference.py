@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from architecture_samples import TINY
 
 from kernel_templates import formats
 from model import reference
@@ -86,9 +87,13 @@ def assert_equal_to_loops(path: Path) -> None:
     np.testing.assert_allclose(reference_logits(path, TOKENS).numpy(), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", TINY)
 def test_equals_loops(made: Callable[[str, str], Path], shape: str) -> None:
     assert_equal_to_loops(made(shape, "Q4_0"))
+
+
+def test_equals_loops_whatever_the_traits(made_up: Path) -> None:
+    assert_equal_to_loops(made_up)
 
 
 def test_equals_loops_on_unusual_sizes(unusual: Path) -> None:
