@@ -33,6 +33,21 @@ class Problem:
         """The weights of a call, in the order they are packed; none unless the operation says so."""
         return ()
 
+    @property
+    def typical(self) -> Self:
+        """The problem that a GPU times in its place: itself, but where positions of a context cost unlike much."""
+        return self
+
+    @property
+    def typical_position(self) -> int | None:
+        """Where in its context it is timed on a GPU; None if it has none."""
+        return None
+
+    @property
+    def without_context(self) -> Self:
+        """What it has in common with problems that differ from it in their context only."""
+        return self
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """The problem whose key's part after the colon is `text`. ValueError says which field is missing or wrong."""
@@ -52,3 +67,12 @@ class Problem:
         if given:
             raise ValueError(f"{cls.op}: unknown field {next(iter(given))!r}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Chain(Problem):
+    """Several operations after each other as one problem, timed together: how their kernels get along."""
+
+    def parts(self) -> dict[str, Problem]:
+        """Prefix of a part's parameters -> its problem, in the order they run."""
+        raise NotImplementedError

@@ -27,6 +27,7 @@ from peer import facts
 from autotune import UserError
 from autotune.runner.versions import versions
 from autotune.samplers import replay
+from autotune.samplers.single_thread import single_thread
 from kernel_templates.cpu import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,13 +121,11 @@ def cache_document(recorded: replay.Recorded) -> dict[str, Any]:
 
 def one(path: Path, sampler: str, trials: int, seed: int) -> Run:
     """In a process of its own, with one thread."""
-    import torch
-
-    torch.set_num_threads(1)
     recorded = replay.read(path)
-    if sampler in PEERS:
-        return _peer(recorded, sampler, trials, seed)
-    done = replay.replay(recorded, sampler, trials, seed)
+    with single_thread():
+        if sampler in PEERS:
+            return _peer(recorded, sampler, trials, seed)
+        done = replay.replay(recorded, sampler, trials, seed)
     rows = tuple(dict.fromkeys(done.rows))
     return Run(seed, rows, len(done.rows) - len(rows), done.seconds)
 

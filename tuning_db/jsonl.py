@@ -1,8 +1,10 @@
 """The database as JSON lines: what `autotune db export` writes, `import` reads, and shipped winners are kept in.
 
-The first line is {"autotune_db": 1}; every other one is a fact: an object with its "kind". Facts refer to each other by
+The first line is {"autotune_db": 2}; every other one is a fact: an object with its "kind". Facts refer to each other by
 names that are the same everywhere (`tuning_db.uids`), so they can be added to any database, in any order of files,
 twice. Lines are sorted and every object has its names sorted: the same facts are the same text.
+
+Format 1 had no "trial_kind": the message "rematch" marked the trials of a final comparison. It is still read.
 """
 
 import json
@@ -11,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kernel_templates.device import Device
-from tuning_db.records import Objective, Outcome, RunStatus
+from tuning_db.records import Objective, Outcome, RunStatus, TrialKind
 from tuning_db.rows import canonical_json
 
-FORMAT = 1
+FORMAT = 2
 HEADER = canonical_json({"autotune_db": FORMAT})
 DEVICE_FIELDS = ("backend", "chip", "capability", "units", "memory_bytes", "versions", "fingerprint", "chip_key")
 TIMES = ("q10_ns", "median_ns", "q90_ns")
@@ -42,7 +44,7 @@ KINDS: dict[str, dict[str, tuple[type, ...]]] = {
     "trial": {
         "run": _TEXT, "number": _WHOLE, "config": _OBJECT, "outcome": _TEXT, **_UNMEASURED,
         "compile_s": (*_NUMBER, *_MAYBE), "error": (*_NUMBER, *_MAYBE), "tolerance": (*_NUMBER, *_MAYBE),
-        "message": (*_TEXT, *_MAYBE), "created_at": _TEXT,
+        "message": (*_TEXT, *_MAYBE), "trial_kind": _TEXT, "created_at": _TEXT,
     },
     "winner": {
         "uid": _TEXT, "device": _TEXT, "problem": _TEXT, "template_version": _WHOLE, "config": _OBJECT, **_MEASURED,
@@ -66,17 +68,17 @@ def write(facts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def read(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
     """The facts of a text from anywhere; `name` says in complaints which. Raises BadLine."""
-    empty = True
+    version = None
     for number, line in enumerate(lines, 1):
-        if number == 1:
-            _check_header(line, name)
-            empty = False
+        if version is None:
+            version = _format_of(line, name)
         elif line.strip():
             try:
-                yield check(_object(line))
+                fact = _object(line)
+                yield check(_from_format_1(fact) if version == 1 else fact)
             except ValueError as error:
                 raise BadLine(f"{name}, line {number}: {error}") from None
-    if empty:
+    if version is None:
         raise BadLine(f"{name} is empty, not an export of autotune")
 
 
@@ -115,6 +117,7 @@ def _sensible(fact: Mapping[str, Any]) -> None:
         Objective(fact["objective"])
     elif kind == "trial":
         Outcome(fact["outcome"])
+        TrialKind(fact["trial_kind"])
     if fact.get("median_ns") is not None and not all(fact[name] and fact[name] > 0 for name in TIMES):
         raise ValueError("a time is not positive")
     if fact.get("energy_uj") is not None and not fact["energy_uj"] > 0:
@@ -133,12 +136,22 @@ def _object(line: str) -> dict[str, Any]:
     return found
 
 
-def _check_header(line: str, name: str) -> None:
+def _from_format_1(fact: dict[str, Any]) -> dict[str, Any]:
+    if fact.get("kind") != "trial":
+        return fact
+    if fact.get("message") == "rematch":
+        return {**fact, "message": None, "trial_kind": TrialKind.FINAL_COMPARISON.value}
+    return {**fact, "trial_kind": TrialKind.SEARCH.value}
+
+
+def _format_of(line: str, name: str) -> int:
+    """Raises BadLine for a first line that is no header, or one of a format that is not known."""
     try:
         version = _object(line).get("autotune_db")
     except ValueError:
         version = None
     if version is None:
         raise BadLine(f"{name} is not an export of autotune: its first line is not {HEADER}")
-    if version != FORMAT:
+    if version not in range(1, FORMAT + 1):
         raise BadLine(f"{name} was written by a newer autotune (format {version}, this one knows {FORMAT})")
+    return int(version)

@@ -30,7 +30,7 @@ _SELECT = {
     "r.started_at, r.finished_at FROM runs r JOIN devices d ON d.id = r.device_id "
     "JOIN problems p ON p.id = r.problem_id LEFT JOIN spaces s ON s.id = r.space_id ORDER BY r.uid",
     "trial": "SELECT r.uid AS run, t.number, t.config, t.outcome, t.q10_ns, t.median_ns, t.q90_ns, t.samples, "
-    "t.state, t.energy_uj, t.compile_s, t.error, t.tolerance, t.message, t.created_at "
+    "t.state, t.energy_uj, t.compile_s, t.error, t.tolerance, t.message, t.kind AS trial_kind, t.created_at "
     "FROM run_trials t JOIN runs r ON r.id = t.run_id ORDER BY r.uid, t.number",
     "winner": "SELECT w.uid, d.fingerprint AS device, p.key AS problem, w.template_version, w.config, w.q10_ns, "
     "w.median_ns, w.q90_ns, w.samples, w.state, w.energy_uj, w.default_ns, w.error, w.tolerance, w.reference, "
@@ -179,8 +179,8 @@ class Adder:
 
     def _trial(self, fact: Fact) -> None:
         run = self._id("runs", "uid", fact["run"])
-        row = {name: value for name, value in fact.items() if name not in ("kind", "run")}
-        if self._insert("run_trials", {**row, "run_id": run, **_texts(fact)}):
+        row = {name: value for name, value in fact.items() if name not in ("kind", "run", "trial_kind")}
+        if self._insert("run_trials", {**row, "kind": fact["trial_kind"], "run_id": run, **_texts(fact)}):
             self.added.rows["trials"] += 1
 
     def _winner(self, fact: Fact) -> None:

@@ -117,7 +117,7 @@ class TuningDB(Reader):
         where they are not known. Its name is its content's: the same run is stored once, whoever adds it how often."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
-        uid = uids.content_id(*about, repr(tried))  # JSON has no infinite errors
+        uid = uids.content_id(*about, uids.trials_text(tried))
         with self._transaction():
             if known := self._db.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
                 return int(known[0])

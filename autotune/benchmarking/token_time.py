@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from autotune.benchmarking.benchmark_result import KernelTime
+from autotune.runner import gpu_timer
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
 
 REPLAYS, SAMPLES = 20, 5
-TOKEN = "token"
 
 
 class Stopwatch:
@@ -47,37 +48,24 @@ class Stopwatch:
         torch.sum(self._other, 0, out=self._sum)
 
     def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> float:
-        times = []
         with torch.cuda.device(self._device):
-            for _ in range(SAMPLES):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                work()  # the GPU is busy until the rest is queued: starting it must not count
-                rewind()
-                start.record()
-                for _ in range(REPLAYS):
-                    work()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end) * 1e3 / REPLAYS)
-        return median(times)
+            return median(gpu_timer.mean_ns(work, REPLAYS, rewind) for _ in range(SAMPLES)) / 1e3
 
 
 def profile(
-    launches: Sequence[Launch], sizes: Mapping[str, int], watch: Stopwatch, rewind: Callable[[], None], read_gb_s: float
-) -> list[dict[str, Any]]:
+    launches: Sequence[Launch], sizes: Mapping[str, int], watch: Stopwatch, rewind: Callable[[], None]
+) -> list[KernelTime]:
     """One row per kernel of a token, in the order they first run, and last the token itself.
 
-    kernel, count, us (all of them), us_each, bytes (None: next to none), gb_s and share of the read bandwidth. sizes:
-    bytes that each kernel must read, by name; rewind: puts the position back. Leaves nonsense in the model's buffers
-    and in its cache: an operation repeated without the others overflows.
+    sizes: bytes that each kernel must read, by name; rewind: puts the position back. Leaves nonsense in the model's
+    buffers and in its cache: an operation repeated without the others overflows.
     """
     by_name: dict[str, list[Launch]] = {}
     for launch in launches:
         by_name.setdefault(launch.name, []).append(launch)
-    whole = _row(TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()), read_gb_s)
+    whole = KernelTime(KernelTime.TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()))
     rows = [
-        _row(name, len(some), watch.from_memory(some, rewind), sizes.get(name), read_gb_s)
-        for name, some in by_name.items()
+        KernelTime(name, len(some), watch.from_memory(some, rewind), sizes.get(name)) for name, some in by_name.items()
     ]
     return [*rows, whole]
 
@@ -98,11 +86,3 @@ def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> d
 def work_bytes(problem: Any) -> int:
     """The least that a problem's kernels read and write."""
     return registry.get(problem.op).work(problem).bytes
-
-
-def _row(name: str, count: int, us: float, size: int | None, read_gb_s: float) -> dict[str, Any]:
-    gb_s = size / us / 1e3 if size and us else None
-    return {
-        "kernel": name, "count": count, "us": us, "us_each": us / count, "bytes": size, "gb_s": gb_s,
-        "share": None if gb_s is None else gb_s / read_gb_s,
-    }  # fmt: skip

@@ -6,6 +6,7 @@ import click
 
 from autotune import UserError
 from autotune.commands import options, output
+from autotune.commands.errors import one_line
 
 
 @click.command()
@@ -70,7 +71,7 @@ def _serve(db_path: Path | None, against: Path | None, benches: tuple[Path, ...]
         return [(at.st_mtime_ns, at.st_size) if (at := _stat(file)) else None for file in watched]
 
     build.html(db_path, against, benches)  # what cannot be shown is said now, not to the first reader
-    with Server(port, lambda: build.html(db_path, against, benches, live=True), state) as server:
+    with Server(port, lambda: build.html(db_path, against, benches, live=True), state, one_line) as server:
         click.echo(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever()
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 200  # a file or a pipe has no edge to wrap at, and rich would assume 80 columns
 
+SHARE = "% of read bandwidth"
+"""Heading of a bandwidth's share of the device's measured read bandwidth."""
+
 LEAST_WIDTH = 10  # of a column of text in a narrow terminal
 
 

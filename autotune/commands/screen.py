@@ -40,7 +40,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     Example:
       autotune screen matvec --problem rows=4096,cols=1024,format=Q4_0,activation=int16 --arch sm_90 --limit 50
     """
-    from autotune.screening import chips, compiling, ranking, selection
+    from autotune.runner.compile_all import compile_all
+    from autotune.screening import chips, ranking, selection
     from autotune.tuning import target
     from kernel_templates import registry
 
@@ -52,9 +53,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
         raise UserError(str(error)) from None
     choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
 
-    candidates = compiling.compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
-    typical = getattr(problem, "typical", problem)
-    verdicts = ranking.screen(candidates, registry.get(op).work(typical).bytes, chip)
+    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
+    verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
     if as_json:
         output.print_json(
             {
@@ -102,13 +102,13 @@ def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
         "latency_ns": e and e.latency,
         "kernels": [
             {
-                "name": k.facts.name, "digest": k.facts.digest, "programs": k.facts.programs,
-                "threads": k.facts.threads, "registers": k.facts.registers, "spill_bytes": k.facts.spills,
-                "shared_bytes": k.facts.shared, "resident_programs": k.occupancy.programs,
+                "name": k.resources.name, "digest": k.resources.digest, "programs": k.resources.programs,
+                "threads": k.resources.threads, "registers": k.resources.registers, "spill_bytes": k.resources.spills,
+                "shared_bytes": k.resources.shared, "resident_programs": k.occupancy.programs,
                 "occupancy": k.occupancy.share, "occupancy_limit": k.occupancy.by, "rounds": k.rounds,
-                "instructions": k.facts.code.instructions, "mix": k.facts.code.mix,
-                "widest_load_bytes": k.facts.code.widest,
-                "narrowest_load_bytes": k.facts.code.narrowest, "chain_cycles": k.facts.code.chain,
+                "instructions": k.resources.code.instructions, "mix": k.resources.code.mix,
+                "widest_load_bytes": k.resources.code.widest,
+                "narrowest_load_bytes": k.resources.code.narrowest, "chain_cycles": k.resources.code.chain,
             }
             for k in verdict.kernels
         ],
@@ -146,16 +146,16 @@ def _bound(verdict: "Verdict") -> str:
 
 def _cells(verdict: "Verdict") -> tuple[str, ...]:
     assert verdict.estimate is not None
-    ks = verdict.kernels
+    kernels = verdict.kernels
+    loads = "+".join(f"{k.resources.code.narrowest}–{k.resources.code.widest} B" for k in kernels)
 
     def each(value: Callable[[Any], object]) -> str:
-        return "+".join(str(value(k)) for k in ks)
+        return "+".join(str(value(k)) for k in kernels)
 
     return (
-        output.micros(verdict.estimate.busy), output.micros(verdict.estimate.bound), each(lambda k: k.facts.registers),
-        each(lambda k: output.percent(k.occupancy.share)), each(lambda k: k.rounds),
-        each(lambda k: k.facts.code.instructions), each(lambda k: f"{k.facts.code.narrowest}–{k.facts.code.widest} B"),
-        verdict.estimate.limit,
+        output.micros(verdict.estimate.busy), output.micros(verdict.estimate.bound),
+        each(lambda k: k.resources.registers), each(lambda k: output.percent(k.occupancy.share)),
+        each(lambda k: k.rounds), each(lambda k: k.resources.code.instructions), loads, verdict.estimate.limit,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from autotune.samplers.single_thread import single_thread
 from kernel_templates.space import Value
 
 LEAST = 8  # trials that worked: with fewer, a forest learns noise
@@ -57,6 +58,7 @@ def _importance(known: tuple[tuple[tuple[tuple[str, Value], ...], float], ...]) 
     return Importance(len(trials), *_evaluated(trials, varied), slices)
 
 
+@single_thread()
 def _evaluated(
     trials: Trials, varied: Mapping[str, tuple[Value, ...]]
 ) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:

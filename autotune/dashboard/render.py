@@ -1,4 +1,4 @@
-"""Blocks -> one HTML file: no request leaves it, and the same facts give the same bytes.
+"""Blocks -> one HTML file: no request leaves it, and the same pages give the same bytes.
 
 Details (a run, a kernel, a pair) are packed until someone opens them; the browser unpacks them itself
 (DecompressionStream). Everything goes through Jinja's escaping, and the page's Content-Security-Policy lets only

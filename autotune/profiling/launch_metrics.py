@@ -1,9 +1,9 @@
-"""What the rules of diagnosis ask of a launch: Nsight Compute's metrics by name, or put together from several."""
+"""One launch's metrics as the rules of diagnosis use them: Nsight Compute's by name, and those derived from several."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from autotune.profiling.kernel_key import NEEDED as NEEDED
+from autotune.profiling.kernel_key import NEEDED
 from tuning_db.profile_records import KernelLaunch, Metric
 
 SECTOR = 32  # bytes
@@ -29,7 +29,7 @@ ACTUAL, IDEAL = "memory_l2_theoretical_sectors_global", "memory_l2_theoretical_s
 
 
 @dataclass(frozen=True)
-class Facts:
+class LaunchMetrics:
     """One launch's metrics. Shares are of 1, None where the report has not what they need."""
 
     launch: KernelLaunch

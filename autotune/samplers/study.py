@@ -18,6 +18,7 @@ from autotune.samplers import SAMPLERS
 from autotune.samplers.candidates import candidates, neighbours
 from autotune.samplers.gp_sampler import PoolSampler
 from autotune.samplers.local_search import Near
+from autotune.samplers.single_thread import single_thread
 from kernel_templates.space import Config, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -76,6 +77,7 @@ class Search:
             self._take(config)
             self._note(config, seconds)
 
+    @single_thread()
     def ask(self) -> Config | None:
         """The next configuration to try; None once every one has been proposed."""
         while self._first:

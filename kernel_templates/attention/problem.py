@@ -29,3 +29,11 @@ class Attention(Problem):
         """What stands for all positions of a context: the middle of those from the context before it on, which is a
         quarter as long, or half as long if this is one of the `LONG`."""
         return replace(self, context=-(-self.context * (6 if self.context > LONG else 5) // 8))
+
+    @property
+    def typical_position(self) -> int:
+        return self.typical.context - 1
+
+    @property
+    def without_context(self) -> "Attention":
+        return replace(self, context=0)

@@ -7,11 +7,11 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Chain, Problem
 
 
 @dataclass(frozen=True)
-class Layer(Problem):
+class Layer(Chain):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
 
@@ -60,6 +60,13 @@ class Layer(Problem):
         """As of `Attention`."""
         return replace(self, context=self.attention_part.typical.context)
 
+    @property
+    def typical_position(self) -> int:
+        return self.typical.context - 1
+
+    @property
+    def without_context(self) -> "Layer":
+        return replace(self, context=0)
+
     def parts(self) -> dict[str, Problem]:
-        """Prefix of a part's parameters -> its problem, in the order they run."""
         return {"qkv": self.qkv_part, "attention": self.attention_part, "out": self.out_part, "ffn": self.ffn_part}

@@ -17,7 +17,7 @@ def cuda(problem: Layer, device) -> Space:
     parameters, constraints = [finish], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
-        parameters += [Parameter(f"{prefix}_{p.name}", p.values, p.default, p.meaning) for p in space.parameters]
+        parameters += [p.in_part(prefix) for p in space.parameters]
         constraints += [_under(prefix, c) for c in space.constraints]
     return Space(tuple(parameters), tuple(constraints))
 

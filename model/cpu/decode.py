@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernel_templates import formats, random_inputs, registry
+from kernel_templates import formats, memory, random_inputs, registry
 from kernel_templates.attention import cache
-from kernel_templates.cpu import embedding, machine, memory
+from kernel_templates.cpu import embedding, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
@@ -61,11 +61,11 @@ class Decoder:
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
-        return max(registry.get(p.op).cpu.scratch_bytes(p, self.configs[p]) for p in needed)
+        return max(registry.cpu(p.op).scratch_bytes(p, self.configs[p]) for p in needed)
 
     def _kernel(self, problem: Problem) -> Kernel:
         if problem not in self.kernels:
-            template = registry.get(problem.op).cpu
+            template = registry.cpu(problem.op)
             self.kernels[problem] = template.compile(problem, self.configs[problem], machine.features())
         return self.kernels[problem]
 
@@ -88,7 +88,7 @@ class Decoder:
         self, file: GGUFFile, step: Step, problem: Problem, buffers: Mapping[str, np.ndarray]
     ) -> tuple[GraphStep, tuple[Tiles, ...]]:
         """One operation with its weights packed and its buffers bound."""
-        template, chosen = step.link.operation.cpu, self.configs[problem]
+        template, chosen = registry.cpu(problem.op), self.configs[problem]
         packed = template.pack(problem, chosen, weights.matrices(file, self.config, step.weights))
         return template.bind(problem, chosen, self._kernel(problem), packed, step.link.bound(buffers)), packed
 

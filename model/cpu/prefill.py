@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernel_templates import memory
 from kernel_templates.attention import cache
-from kernel_templates.cpu import expand, machine, memory
+from kernel_templates.cpu import expand, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.tiles import Tiles, padded

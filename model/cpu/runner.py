@@ -26,7 +26,7 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cpu
     choices = choose(
         list(model_problems(config, file)),
         machine.detect(),
-        lambda p: registry.get(p.op).cpu_space(p, features),
+        lambda p: registry.cpu_space(p, features),
         settings.db,
     )
     chosen = {problem: choice.config for problem, choice in choices.items()}

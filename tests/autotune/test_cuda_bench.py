@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.benchmarking import cuda_benchmark, token_time
+from autotune.benchmarking import benchmark_result, model_benchmark, token_time
+from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
 from autotune.runner import ceilings
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
@@ -117,8 +118,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
 
-    monkeypatch.setattr(cuda_benchmark.model, "load", load)
-    monkeypatch.setattr(cuda_benchmark, "clock", clock)
+    monkeypatch.setattr(model_benchmark.model, "load", load)
+    monkeypatch.setattr(model_benchmark, "clock", clock)
     monkeypatch.setattr(token_time, "Stopwatch", FakeWatch)
     monkeypatch.setattr(machine, "detect", lambda index=0: device)
     monkeypatch.setattr(machine, "check", lambda index=0: None)
@@ -131,7 +132,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def bench(gpu: SimpleNamespace, tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(**settings: Any) -> dict[str, Any]:
         with open_db(tmp_path / "bench.db") as db:
-            return cuda_benchmark.bench(tiny_model, db, "cuda:0", **settings)
+            return model_benchmark.benchmark(tiny_model, db, "cuda:0", **settings).document()
 
     return run
 
@@ -140,7 +141,10 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     report = bench(runs=3)
     json.dumps(report)
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
-    assert report["settings"] == {"prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False}
+    assert report["settings"] == {
+        "prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False,
+        "captured_alone": True,
+    }  # fmt: skip
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
         shallow, deep = report[side]["decode"]["0"], report[side]["decode"]["4096"]
@@ -209,19 +213,25 @@ def test_the_tables(autotune, gpu, tiny_model) -> None:
 
 
 def test_kernels_of_one_side_only(capsys) -> None:
-    from autotune.commands.bench import _print_gpu
+    from autotune.commands.bench import print_benchmark
 
-    def row(kernel: str, us: float) -> dict[str, Any]:
-        return {"kernel": kernel, "count": 1, "us": us, "us_each": us, "bytes": None, "gb_s": None, "share": None}
+    def side(kernel: str, us: float, token_us: float) -> Side:
+        rows = (KernelTime(kernel, 1, us, None), KernelTime("token", 1, token_us, None))
+        return Side(1.0, {0: Decode(1.0, (1.0, 1.0), 1, 2)}, rows)
 
-    decode = {"tok_s": 1.0, "bytes_per_token": 1, "gb_s": 1.0, "share": 0.1, "kernels_per_token": 2}
-    side = {"prefill_tok_s": 1.0, "decode": {"0": decode}}
-    operations = {"untuned": [row("finish", 7.0), row("token", 9.0)], "tuned": [row("join", 5.0), row("token", 6.0)]}
-    _print_gpu({"model": "m", "settings": {"prompt": 8}, "untuned": side, "tuned": side, "operations": operations})
+    untuned, tuned = side("finish", 7.0, 9.0), side("join", 5.0, 6.0)
+    print_benchmark(ModelBenchmark("m", "chip", "", 10.0, untuned, tuned, settings={"prompt": 8}))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["finish", "1", "7.0", "–", "–", "–", "–", "–", "–"] in lines
     assert ["join", "1", "–", "5.0", "–", "5.00", "–", "–", "–"] in lines
     assert [line[0] for line in lines if line[:1] in (["finish"], ["token"])] == ["finish", "token"]
+
+
+def test_a_document_is_read_as_it_was_written(bench) -> None:
+    document = bench(runs=2)
+    assert benchmark_result.parse(document).document() == {**document, "sources": {}}
+    del document["settings"], document["sources"], document["device"]["fingerprint"]  # an older one
+    assert benchmark_result.parse(document).captured_alone
 
 
 def test_a_bad_depth_is_refused_early(complaint, tiny_model, gpu) -> None:
@@ -233,8 +243,10 @@ def test_for_real(tiny_model: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     with open_db(tmp_path / "bench.db") as db:
-        report = cuda_benchmark.bench(tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100))
-    for side in cuda_benchmark.SIDES:
+        report = model_benchmark.benchmark(
+            tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100)
+        ).document()
+    for side in benchmark_result.SIDES:
         rows = report["operations"][side]
         print(f"{side}: {report[side]['decode']['0']['tok_s']:.0f} tok/s, {[(r['kernel'], r['us']) for r in rows]}")
         assert rows[-1]["kernel"] == "token" and all(row["us"] > 0 for row in rows)

@@ -14,7 +14,7 @@ import pytest
 from dashboard_samples import HOSTILE
 
 from autotune import UserError
-from autotune.dashboard.collect import read_bench
+from autotune.dashboard.collect import read_benchmark
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,7 +64,7 @@ def test_what_a_user_can_do_wrong_is_one_line(autotune, small_db, other_db, word
 def test_another_file_is_no_benchmark(tmp_path, text):
     (tmp_path / "bench.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError):
-        read_bench(tmp_path / "bench.json")
+        read_benchmark(tmp_path / "bench.json")
 
 
 def test_every_part_of_a_benchmark_is_checked(tmp_path, bench_file):
@@ -87,7 +87,7 @@ def test_every_part_of_a_benchmark_is_checked(tmp_path, bench_file):
             inner[place[-1]] = other
             path.write_text(json.dumps(broken))
             try:
-                read_bench(path)
+                read_benchmark(path)
             except UserError:
                 refused += 1
     assert refused > 100

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 def test_in_the_interpreter(file: Path) -> None:
     # Threads of a matrix product would wait for each other on the few cores that tests share.
     variables = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "--tb=short")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not timing", "--tb=short")
     command = [sys.executable, "-m", "pytest", str(file), *options]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kernel_templates.device import Device
 from tuning_db import jsonl, open_db, rows
-from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, Winner
+from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, TrialKind, Winner
 
 DEVICES = [Device("cpu", chip, "avx2", 2, 8 << 30, (("numba", "0.61"),)) for chip in ("Xeon", "Ryzen")]
 KEYS = ["matvec:rows=576,cols=576,format=Q4_1", "matvec:rows=64,cols=576,format=Q4_1"]
@@ -23,14 +23,15 @@ def measured(ns):
 
 
 def tune(db, device, key, times, status="finished", ceiling=None):
-    """A run as the tuner makes one: trials, the fastest is rematched and wins."""
+    """A run as the tuner makes one: trials, the fastest is compared once more and wins."""
     run = db.begin_run(device, Run(key, 1, "pool", 0, 100, 20_000, 80_000, {"commit": "abc"}))
     for tile, ns in enumerate(times):
         db.record_trial(run, Trial({"tile": tile}, Outcome.OK, measured(ns), 0.5, 1e-4, 1e-2))
     if times:
         best = times.index(min(times))
         trial = db.record_trial(
-            run, Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, "rematch")
+            run,
+            Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, kind=TrialKind.FINAL_COMPARISON),
         )
         db.set_winner(device, Winner(key, 1, {"tile": best}, measured(min(times)), 4e3, 1e-4, 1e-2), run, trial)
     if status:
@@ -71,7 +72,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(connection, "open_for_writing", open_for_writing)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=histories, ours=histories, theirs=histories, hers=histories)
 def test_merging_is_commutative_associative_and_idempotent(fast, before, ours, theirs, hers):
     """Three people go on from one file, each on their own, and merge in every way."""
@@ -203,10 +204,34 @@ def test_nonsense_from_outside_is_one_line_and_nothing_is_added(tmp_path, kind, 
         assert b.facts() == []
 
 
-@pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 2}', "{" * 5000])
+@pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 3}', "{" * 5000])
 def test_another_files_first_line_is_refused(first):
     with pytest.raises(jsonl.BadLine, match=r"first line is not|newer autotune"):
         list(jsonl.read([first], "x"))
+
+
+def test_an_export_from_before_trials_had_a_kind_is_the_same_facts(tmp_path):
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        tune(a, DEVICES[0], KEYS[0], [900, 800])
+        old = []
+        for fact in a.facts():
+            kind = fact.pop("trial_kind", None)
+            old.append({**fact, "message": "rematch"} if kind == "final_comparison" else fact)
+        text = ['{"autotune_db":1}', *(json.dumps(fact) for fact in old)]
+        assert b.add(jsonl.read(text, "old.jsonl")).rows["trials"] == 3
+        assert b.facts() == a.facts() and [t.kind for t in b.trials(1)] == ["search", "search", "final_comparison"]
+        with pytest.raises(jsonl.BadLine, match="has no field 'trial_kind'"):
+            list(jsonl.read([jsonl.HEADER, *text[1:]], "new.jsonl"))
+
+
+def test_an_added_run_has_the_name_that_it_had_before_trials_had_a_kind(tmp_path):
+    """Or a file that is imported once more would be a second run."""
+    timed, failed = measured(1000), Trial({"a": 2}, Outcome.WRONG, None, 0.5, float("inf"), 1e-2, "no")
+    final = Trial({"a": 1}, Outcome.OK, timed, None, 1e-4, 1e-2, kind=TrialKind.FINAL_COMPARISON)
+    trials = [Trial({"a": 1}, Outcome.OK, timed, 0.5, 1e-4, 1e-2), failed, final]
+    with open_db(tmp_path / "a.db") as a:
+        a.add_run(DEVICES[0], Run("x:a=1", 1, "pool", 0, 3, 0, 0, {"commit": "abc"}), trials, "finished", None, None)
+        assert a.runs()[0].uid == "68eaedada05b70a04a457a9729e9de57"  # as schema 4 named it
 
 
 def test_a_timestamp_cannot_make_two_winners_one(tmp_path, monkeypatch):

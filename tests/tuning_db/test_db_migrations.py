@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuning_db import DatabaseError, migrations, open_db, schema
-from tuning_db.records import Measurement, Objective, Source
+from tuning_db.records import Measurement, Objective, Source, TrialKind
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RELEASED = {1}  # versions that files may have been written by
@@ -172,9 +172,13 @@ def test_a_database_of_an_earlier_version(written_earlier):
             run = next(run for run in db.runs() if run.id == stored.run_id)
             assert run.uid == stored.run_uid and len(db.trials(run.id)) == 4
             assert [t.config["tile"] for t in db.trials(run.id)] == [16, 32, 64, 128]
+            assert [t.kind for t in db.trials(run.id)] == [TrialKind.SEARCH] * 3 + [TrialKind.FINAL_COMPARISON]
+            messages = [t.message for t in db.trials(run.id)]  # the last one's was "rematch"
+            assert messages == ["PTXASError: too many rows", "relative error nan", None, None]
         assert db.ceilings(db.devices()[0])["read_gb_s"] == 26.7
         assert not db._connection.execute("PRAGMA foreign_key_check").fetchall()
-        assert db._connection.execute("SELECT count(*) FROM v_trials").fetchone() == (12,)
+        kinds = db._connection.execute("SELECT kind, count(*) FROM v_trials GROUP BY kind ORDER BY kind").fetchall()
+        assert kinds == [("final_comparison", 3), ("search", 9)]
         assert db.add(promised).rows == {"devices": 0, "runs": 0, "trials": 0, "winners": 0}
 
 
