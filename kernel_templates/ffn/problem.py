@@ -1,18 +1,14 @@
 """The shapes of a gated feed-forward network."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kernel_templates.problem import Matrix, Problem
 
 
 @dataclass(frozen=True)
-class Ffn(Problem):
+class Ffn(Problem, op="ffn"):
     """x [hidden] += W_down [hidden, ffn] (silu(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
     n = rmsnorm(x) * norm."""
-
-    op: ClassVar[str] = "ffn"
-    template_version: ClassVar[int] = 1
 
     hidden: int
     ffn: int
