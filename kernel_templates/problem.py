@@ -5,6 +5,16 @@ from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """A weight matrix [rows, cols] that a call reads, stored in `format`; name: the operation's own for it."""
+
+    name: str
+    rows: int
+    cols: int
+    format: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """Shapes and formats of one kernel call. Subclasses add int and str fields only; their order is the key's order.
 
@@ -17,6 +27,11 @@ class Problem:
     @property
     def key(self) -> str:
         return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The weights of a call, in the order they are packed; none unless the operation says so."""
+        return ()
 
     @property
     def typical(self) -> Self:

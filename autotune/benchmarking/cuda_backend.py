@@ -51,8 +51,9 @@ class CudaBackend:
 
         rewind()
         watch = token_time.Stopwatch(self._index, decoder.executor.target)
-        sizes = token_time.bytes_by_kernel(decoder.model, position)
-        return token_time.profile(_token(engine, bound), sizes, watch, rewind)
+        launches = _token(engine, bound)
+        sizes = token_time.bytes_by_kernel(launches, decoder.model, position)
+        return token_time.profile(launches, sizes, watch, rewind)
 
     def release(self) -> None:
         torch.cuda.empty_cache()

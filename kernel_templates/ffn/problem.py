@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Matrix, Problem
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,11 @@ class Ffn(Problem):
     up_format: str
     down_format: str
     activation: str = "int16"
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return (
+            Matrix("gate", self.ffn, self.hidden, self.gate_format),
+            Matrix("up", self.ffn, self.hidden, self.up_format),
+            Matrix("down", self.hidden, self.ffn, self.down_format),
+        )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Matrix, Problem
 
 
 @dataclass(frozen=True)
@@ -17,3 +17,7 @@ class Head(Problem):
     hidden: int
     format: str
     activation: str = "int16"
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return (Matrix("w", self.vocab, self.hidden, self.format),)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Matrix, Problem
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class NormQkvRope(Problem):
     activation: str = "int16"
 
     @property
-    def parts(self) -> tuple[tuple[str, int, str], ...]:
-        """(name, rows, format) of the three matrices, in the order of the output."""
+    def matrices(self) -> tuple[Matrix, ...]:
+        """In the order of the output."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (("q", wide, self.q_format), ("k", narrow, self.k_format), ("v", narrow, self.v_format))
+        return (
+            Matrix("q", wide, self.hidden, self.q_format),
+            Matrix("k", narrow, self.hidden, self.k_format),
+            Matrix("v", narrow, self.hidden, self.v_format),
+        )
