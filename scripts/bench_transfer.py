@@ -125,7 +125,7 @@ def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> 
             held = list(jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
         else:
             with open_db(path, readonly=True) as db:
-                held = db.facts()
+                held = db.exported()
         for chip_key in dict.fromkeys(f["chip_key"] for f in held if f["kind"] == "device" and chosen(f)):
             found += merge.of_chip_key(held, chip_key)
     return found
@@ -161,7 +161,7 @@ def from_shape(
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
         with WorkerPool(target.compilers, target.separate_measurer, target.program) as pool:
             parallel.tune(dict.fromkeys(wide, 1), Session(target, db, pool, TuneSettings(trials, seed=seed)))
-        known = db.facts()
+        known = db.exported()
     rows = []
     for kind, problems in narrow.items():
         cold, warm = (search(problems, target, trials, seed, held) for held in ([], known))

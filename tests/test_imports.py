@@ -23,7 +23,7 @@ ROOMS_BELOW = {
     "commands": {"tuning", "benchmarking", "dashboard", "profiling", "importers", "samplers", "screening", "runner"},
     "tuning": {"samplers", "screening", "runner"},
     "benchmarking": {"runner"},
-    "dashboard": {"benchmarking", "profiling", "samplers"},
+    "dashboard": {"benchmarking", "profiling"},
     "profiling": {"importers", "runner"},
     "importers": {"runner"},
     "runner": {"screening"},

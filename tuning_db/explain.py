@@ -1,4 +1,4 @@
-"""Why a problem runs with its configuration on a device, in words and numbers."""
+"""Explains why a problem runs with its configuration on a device, in words and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -118,7 +118,7 @@ class Winner:
     """The best verified configuration of a problem on a device, and the default's time in the same run.
 
     reference: what it was verified against; versions: what could change its numbers; clock_mhz: of the chip while it
-    was measured; each empty where nobody knows.
+    was measured; each empty where unknown.
     """
 
     problem: str

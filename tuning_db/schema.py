@@ -128,7 +128,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "winners_state": (
-        "One row that says when winners have to be read again by whoever keeps them in memory.",
+        "One row that says when winners that are kept in memory have to be read again.",
         {"id": "1.", "generation": "Grows with every change of the table winners."},
     ),
     "profiles": (
@@ -262,7 +262,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def column(table: str, name: str) -> str:
-    """The sentence about a column; of a view also where a table of ours has said it. KeyError if nobody has."""
+    """The sentence about a column; of a view also where a table of ours has said it. KeyError if none has."""
     own = TABLES[table][1]
     if name in own or not table.startswith("v_"):
         return own[name]

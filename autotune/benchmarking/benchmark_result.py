@@ -1,4 +1,4 @@
-"""What a model benchmark measured, the same for every backend, as a JSON document and back."""
+"""The result of a model benchmark, the same for every backend; written as a JSON document and read back."""
 
 import math
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ class ModelBenchmark:
         return bool(self.settings.get("captured_alone", True))
 
     def share(self, gb_s: float | None) -> float | None:
-        """Of the read bandwidth."""
+        """A rate as a share of the read bandwidth."""
         return None if gb_s is None else gb_s / self.read_gb_s
 
     def document(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A model benchmark on the CPU: the read bandwidth meanwhile, and the time of each problem's steps inside a token."""
+"""The CPU's part of a model benchmark: the read bandwidth meanwhile, and each problem's time inside a token."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -80,7 +80,7 @@ def _step_times(engine: Model, position: int) -> tuple[Mapping[Problem, float], 
 
 
 def _bytes(problem: Problem, position: int) -> int:
-    """What a problem's step has to read and write at a position."""
+    """Bytes that a problem's step has to read and write at a position."""
     if isinstance(problem, Attention):
         problem = replace(problem, context=position + 1)
     return registry.get(problem.op).work(problem).bytes

@@ -1,4 +1,4 @@
-"""A model benchmark on a GPU: what a token has to read, and the time of each of its kernels captured alone."""
+"""A GPU's part of a model benchmark: a token's bytes, and the time of each of its kernels captured alone."""
 
 from dataclasses import replace
 
@@ -68,5 +68,5 @@ def _token(engine: Model, bound: int) -> list[Launch]:
 
 
 def _bound(engine: Model, position: int) -> int:
-    """Which context's kernels a token at `position` runs."""
+    """The context whose kernels a token at `position` runs."""
     return next(c for c in contexts(engine.decoder.context) if position < c)

@@ -1,4 +1,4 @@
-"""How fast a model runs on a device, untuned against tuned: prefill, decoding, and where a token's time goes.
+"""Benchmarks a model on a device, untuned against tuned: prefill, decoding, and where a token's time goes.
 
 One of the places that know both the tuner and the engine. Both engines are loaded and take turns, so that a machine
 that drifts drifts for both; where memory holds only one, they are measured one after the other. Decoding is timed as a
@@ -32,10 +32,10 @@ clock = time.perf_counter
 
 
 class Backend(Protocol):
-    """What differs between devices. A position is that of the token in the middle, which stands for all."""
+    """The part of a benchmark that differs between devices. A position: of the token in the middle, for all."""
 
     PROMPT: int
-    """Tokens of the prompt, if nobody says otherwise."""
+    """Default number of tokens of the prompt."""
     DEPTHS: tuple[int, ...]
     CAPTURED_ALONE: bool
     """Whether `kernels` are timed by themselves; if not, inside the token."""
@@ -54,7 +54,7 @@ class Backend(Protocol):
         """(kernels, bytes that it has to read and write) of a token."""
 
     def kernels(self, side: str, engine: Model, position: int) -> list[KernelTime]:
-        """Where a token's time goes; may leave nonsense in the engine's buffers and cache."""
+        """Times of a token's kernels; may leave nonsense in the engine's buffers and cache."""
 
     def release(self) -> None:
         """Give back the memory of engines that were closed."""
@@ -62,7 +62,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured. depths: cached tokens to decode after, in order."""
+    """A request for measurements. depths: cached tokens to decode after, in order."""
 
     prompt: int
     tokens: int

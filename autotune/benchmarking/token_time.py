@@ -1,4 +1,4 @@
-"""Where a token's time goes on a GPU: the kernels of each operation captured alone, beside the whole token.
+"""Times the kernels of a token on a GPU, those of each operation captured alone, beside the whole token.
 
 In a token kernels overlap, since one loads its weights while the one before still computes. So times alone do not add
 up to the token's; they say how far each operation is from what memory allows, and which is worth tuning.
@@ -30,7 +30,7 @@ class Stopwatch:
         self._sum = torch.empty((), dtype=torch.int64, device=self._device)
 
     def repeated(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
-        """Of the launches as one graph, replayed without a gap, as tokens follow each other."""
+        """Time of the launches as one graph, replayed without a gap, as tokens follow each other."""
         return self._microseconds(Graph(launches, self._target, self._device).replay, rewind)
 
     def from_memory(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
@@ -71,7 +71,7 @@ def profile(
 
 
 def bytes_by_kernel(loaded: Any, position: int) -> dict[str, int]:
-    """What the kernels of a token at `position` read, all layers together; loaded: `model.cuda.load.Loaded`."""
+    """Bytes that a token's kernels read at `position`, by name, all layers; loaded: `model.cuda.load.Loaded`."""
     sizes = dict.fromkeys(("qkv", "attention", "out", "gate_up", "down"), 0)
     for layer in loaded.layers:
         for name in ("qkv", "out", "gate_up", "down"):

@@ -24,7 +24,9 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
     "--prompt", type=click.IntRange(min=1), help="Tokens of the prompt.  [default: 512 on the CPU, 2048 on a GPU]"
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to decode.")
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions; medians count.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions; medians are shown."
+)
 @click.option(
     "--depth",
     "depths",

@@ -1,4 +1,4 @@
-"""`autotune export`: a run, or the space it searched, in a format that other auto-tuners read."""
+"""`autotune export`: writes a run, or the space it searched, in a format that other auto-tuners read."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`autotune import`: what other tools measured, into the tuning database."""
+"""`autotune import`: reads files of other tools into the tuning database."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

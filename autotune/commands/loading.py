@@ -1,4 +1,4 @@
-"""Loading a model for `generate` and `chat`, and saying where its kernels came from and how fast it was."""
+"""Loads a model for `generate` and `chat`; says where its kernels come from and how fast it was."""
 
 from collections import Counter
 from pathlib import Path
@@ -34,7 +34,7 @@ def load_model(
 
 
 def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
-    """In one line, how many kernels came from where."""
+    """One line that counts the kernels by where they come from."""
     from tuning_db.records import Source
 
     words = {

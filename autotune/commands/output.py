@@ -1,4 +1,4 @@
-"""How results are printed: one JSON document, or tables; and how numbers are written in them."""
+"""Prints results as tables or as one JSON document; formats the numbers in them."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`autotune replay`: run a sampler on a space that was measured before."""
+"""`autotune replay`: runs a sampler on a space that was measured before."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`autotune screen`: which configurations of a problem deserve a measurement, by their machine code alone."""
+"""`autotune screen`: ranks a problem's configurations by their machine code, without measuring."""
 
 import re
 import time
@@ -26,8 +26,10 @@ TOLD_S = 10.0  # between two notes of how far it is
     help="Shapes and formats, as autotune db list prints them after the operation's name and a colon.",
 )  # fmt: skip
 @click.option("--arch", metavar="sm_90", help="Compute capability to compile for.  [default: that of the GPU here]")
-@click.option("--limit", type=click.IntRange(min=1), help="Compile only so many, drawn at random.  [default: all]")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compilers side by side.  [default: one a core]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Most configurations to compile, drawn at random.  [default: all]"
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Parallel compilers.  [default: one a core]")
 @options.json_option
 def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int | None, as_json: bool) -> None:
     """Compile a problem's configurations and say which cannot win, and why.

@@ -43,7 +43,11 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
 )
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), default="pool", show_default=True, help="How to choose what to try."
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    default="pool",
+    show_default=True,
+    help="Sampler that proposes configurations.",
 )
 @click.option(
     "--objective",

@@ -1,4 +1,4 @@
-"""The whole way from files to a page, or to a timeline for Perfetto."""
+"""Builds the page, or a timeline for Perfetto, from the files."""
 
 from collections.abc import Sequence
 from pathlib import Path

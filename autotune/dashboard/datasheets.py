@@ -1,4 +1,4 @@
-"""What vendors promise, beside what was measured: peaks from data sheets, each with where it says so."""
+"""Peaks from vendors' data sheets, to show beside what was measured."""
 
 from dataclasses import dataclass
 
@@ -22,5 +22,5 @@ _CHIPS = {
 
 
 def datasheet(chip: str) -> Datasheet | None:
-    """By the name that the driver gives a chip; None for those whose data sheet nobody has entered."""
+    """The data sheet of a chip, by the driver's name for it; None for a chip that is not listed."""
     return _CHIPS.get(chip)

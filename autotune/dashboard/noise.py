@@ -1,4 +1,4 @@
-"""Better, worse or noise: how far two measurements of the same thing lie apart here, and what lies further.
+"""Estimates the noise between measurements of the same thing, and tells a real difference from it.
 
 Quantiles of one measurement say how its executions scattered within milliseconds. What separates two runs is more:
 clocks, memory placement, neighbours. Both can be learned from the database, for it holds the same configuration
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def estimate_noise(runs: Iterable[RunData]) -> Noise:
-    """Of repeats in different runs where there are enough, else also of those in one run."""
+    """From repeats in different runs where there are enough, else also from those in one run."""
     seen: dict[tuple[str, str, str], list[tuple[int, float]]] = defaultdict(list)
     for run in runs:
         for place, nanoseconds in run.working:

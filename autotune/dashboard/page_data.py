@@ -1,4 +1,4 @@
-"""What the pages show: everything that the database and the benchmark files say, read once."""
+"""The data behind the pages: everything that the database and the benchmark files say, read once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

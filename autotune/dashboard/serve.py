@@ -1,4 +1,4 @@
-"""The same pages live: a read-only server on this machine's loopback address.
+"""Serves the live page, read-only, on this machine's loopback address.
 
 Python's own http.server is enough for one reader: three paths, GET and HEAD. The Host header must name the loopback
 address, so that another site cannot reach the page through a name of its own (DNS rebinding). No path is ever looked up
@@ -125,4 +125,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nobody reads a log of his own visits."""
+        """No log of requests."""

@@ -1,4 +1,4 @@
-"""The log that Helion's autotuner writes (HELION_AUTOTUNE_LOG=BASE makes BASE.csv): what it tried and how fast it was.
+"""Helion's autotune log (HELION_AUTOTUNE_LOG=BASE makes BASE.csv): the configurations it tried, with their times.
 
 Columns, from Helion's sources of 2025 and 2026: timestamp_s, config_index or config_id, generation, status, perf_ms,
 compile_time_s, config; newer ones begin with run_id. A configuration has a row when it starts and one when it is done.

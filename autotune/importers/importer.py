@@ -1,4 +1,4 @@
-"""What a module of one foreign format declares: an Importer if it can be read, an Exporter if it can be written."""
+"""The declaration of a foreign format: an Importer if it can be read, an Exporter if it can be written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

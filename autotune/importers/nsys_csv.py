@@ -66,7 +66,7 @@ def _summary(place: int, row: Mapping[str, str]) -> KernelLaunch | None:
 
 
 def _time(row: Mapping[str, str], name: str) -> float | None:
-    """In nanoseconds, from a column such as "Duration (us)"."""
+    """Nanoseconds from a column such as "Duration (us)"."""
     for column, text in row.items():
         found = re.fullmatch(rf"{name} \((\w+)\)", column)
         value = units.number(text) if found else None

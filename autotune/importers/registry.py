@@ -1,4 +1,4 @@
-"""Every foreign format, and which of them a file has: told by its first bytes, never by its name."""
+"""Lists every foreign format and recognizes a file's by its first bytes, never by its name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Another tuner's run: what importers of tuning results give, and what they build it from."""
+"""The tuning results that importers read from other tuners' files, and how they are stored as a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class TuningResults:
 
 @dataclass(frozen=True)
 class ResultsSummary:
-    """What was stored of a file. found: trials; failed: those of them without a time."""
+    """A stored file. found: trials; failed: those of them without a time."""
 
     file: str
     format: str

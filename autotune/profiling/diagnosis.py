@@ -57,7 +57,7 @@ class Finding:
 def diagnose(
     launch: KernelLaunch, before: KernelLaunch | None = None, after: KernelLaunch | None = None
 ) -> list[Finding]:
-    """What is wrong, best first; empty for a launch without such metrics. before, after: its neighbours."""
+    """Findings, the largest gain first; none for a launch without such metrics. before, after: its neighbours."""
     here = LaunchMetrics(launch)
     found = [rule(here) for rule in RULES]
     found.append(_round_trip(here, LaunchMetrics(before) if before else None, LaunchMetrics(after) if after else None))

@@ -24,5 +24,5 @@ class KnownKernel:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """From what `dataclasses.asdict` gave, through JSON."""
+        """The kernel that `dataclasses.asdict` turned into a row, after a way through JSON."""
         return cls(**{**row, "grid": tuple(row["grid"]), "block": tuple(row["block"])})

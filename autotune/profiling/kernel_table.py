@@ -45,7 +45,7 @@ def described(
 
 
 def without_a_gpu(problem: Problem, config: Config, role: str | None) -> list[KnownKernel]:
-    """As `described`, from shapes alone: nothing is allocated or compiled. Imports Triton."""
+    """The launches of one call from shapes alone: nothing is allocated or compiled. Imports Triton."""
     template = registry.cuda(problem.op)
     with random_inputs.shapes_only():
         inputs = registry.get(problem.op).inputs(problem, 0)

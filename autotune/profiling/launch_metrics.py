@@ -51,7 +51,7 @@ class LaunchMetrics:
 
     @property
     def memory(self) -> float:
-        """How busy the busiest level of the memory was."""
+        """Utilization of the busiest level of the memory, a share of 1."""
         return max(self.share(name) or 0.0 for name in (L1, L2, DRAM))
 
     @property
@@ -75,7 +75,7 @@ class LaunchMetrics:
 
     @property
     def waves(self) -> float | None:
-        """How often the grid fills the GPU: from its sizes, since a CSV rounds the metric to two digits."""
+        """Waves: how often the grid fills the GPU, from its sizes, since a CSV rounds the metric to two digits."""
         limits, blocks = self.limits(), self.number(GRID)
         if limits and blocks and self.units and min(limits.values()):
             return blocks / (min(limits.values()) * self.units)
@@ -111,7 +111,7 @@ class LaunchMetrics:
         return self.number(UNITS) or self.number("device__attribute_multiprocessor_count")
 
     def limiter(self) -> str | None:
-        """What allows the fewest blocks on a multiprocessor: "registers", "shared_mem", "warps", "blocks"..."""
+        """The resource that allows the fewest blocks on a multiprocessor, such as "registers" or "shared_mem"."""
         limits = self.limits()
         return min(limits, key=limits.__getitem__) if limits else None
 

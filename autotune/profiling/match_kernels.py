@@ -35,7 +35,7 @@ def joined(profile: Profile, db: Reader) -> Profile:
 
 
 def with_recorded(profile: Profile, kernels: Sequence[KnownKernel]) -> Profile:
-    """As `joined`, for a report of which we know what was launched in which order."""
+    """Matches a report whose launches are known in their order."""
     launches, at = [], 0
     for launch in profile.launches:
         match = next((i for i in range(at, len(kernels)) if _key(launch) == _key_of(kernels[i])), None)

@@ -9,7 +9,7 @@ from tuning_db.profile_records import Profile
 
 @dataclass(frozen=True)
 class ProfileSummary:
-    """What was stored. joined: launches whose problem and configuration are known; total_ns: of all rows."""
+    """A stored profile. joined: launches whose problem and configuration are known; total_ns: of all rows."""
 
     file: str
     format: str

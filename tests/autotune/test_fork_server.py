@@ -24,9 +24,16 @@ CONFIG = registry.cuda_space(registry.parse_problem(KEY), Device("cuda", "any", 
 REQUEST = Compile("sm90", KEY, CONFIG)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where all compile to, the first time alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
 @pytest.fixture
-def fork_server(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def fork_server(cache):
     with ForkServer() as opened:
         yield opened
 
@@ -78,8 +85,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_worker_pool_uses_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_a_worker_pool_uses_one(cache) -> None:
     with WorkerPool(2, separate_measurer=True) as pool:
         for number in range(3):
             pool.submit("p", number, REQUEST, 60.0)

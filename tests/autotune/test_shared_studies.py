@@ -55,10 +55,10 @@ def test_workers_share_what_they_try_and_pull_brings_it_home(tmp_path, autotune)
             answer = db.lookup(DEVICE, tuned.problem.key, 1)
             assert answer.source is Source.EXACT and answer.winner.config == tuned.config
             assert answer.winner.error <= answer.winner.tolerance and answer.winner.reference
-        before = db.facts()
+        before = db.exported()
     assert json.loads(autotune("pull", "--storage", url, "--db", home, "--json").stdout)["new"]["winners"] == 0
     with open_db(home) as db:
-        assert db.facts() == before
+        assert db.exported() == before
 
 
 def test_another_objective_is_another_study(tmp_path) -> None:

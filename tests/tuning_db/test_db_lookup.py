@@ -104,7 +104,7 @@ def ships(tmp_path, monkeypatch, samples):
         with open_db(tmp_path / "ship.db") as other:
             for winner in winners:
                 other.set_winner(device, winner, None, None)
-            text = "\n".join(jsonl.write(other.facts(winners_only=True)))
+            text = "\n".join(jsonl.write(other.exported(winners_only=True)))
         shipped.FOLDER.mkdir(exist_ok=True)
         (shipped.FOLDER / shipped.file_name(device.chip_key)).write_text(text)
 
@@ -153,7 +153,7 @@ def large(tmp_path_factory, samples):
     """A file of two thousand winners; WANTED are a model's problems: of the nearest shape, exact, unknown."""
     path = tmp_path_factory.mktemp("large") / "large.db"
     with open_db(path) as opened:
-        opened._db.execute("PRAGMA synchronous = OFF")
+        opened._connection.execute("PRAGMA synchronous = OFF")
         for number in range(2000):
             op, size = ("matvec", "ffn", "head", "attention")[number % 4], 64 * (1 + number // 4)
             opened.set_winner(samples.device(), samples.winner(f"{op}:rows={size},cols=576,format=Q4_1"), None, None)

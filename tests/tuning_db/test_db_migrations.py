@@ -157,10 +157,10 @@ def test_every_schema_before_the_latest_has_a_fixture():
 def test_a_database_of_an_earlier_version(written_earlier):
     before = written_earlier.read_bytes()
     with open_db(written_earlier, readonly=True) as db:
-        promised = db.facts()
+        promised = db.exported()
     assert written_earlier.read_bytes() == before
     with open_db(written_earlier) as db:
-        assert db.facts() == promised
+        assert db.exported() == promised
         info = db.info()
         counts = ("schema_version", "devices", "problems", "runs", "trials", "winners", "replaced_winners")
         assert [info[name] for name in counts] == [migrations.LATEST, 2, 2, 3, 12, 3, 3]
@@ -186,7 +186,7 @@ def test_two_copies_of_an_earlier_file_agree_on_names(written_earlier, tmp_path)
     twin = tmp_path / "twin.db"
     twin.write_bytes(written_earlier.read_bytes())
     with open_db(written_earlier) as one, open_db(twin) as other:
-        assert one.facts() == other.facts()
+        assert one.exported() == other.exported()
 
 
 def test_the_schema_describes_itself(tmp_path):

@@ -1,4 +1,4 @@
-"""One file a page; each answers one question, and opens with the answer in words."""
+"""The pages, one file each: a page answers one question, and opens with the answer in words."""
 
 from autotune.dashboard.page_data import PageData
 from autotune.dashboard.page_elements import Page
@@ -6,6 +6,6 @@ from autotune.dashboard.pages import compare, kernel, overview, parameters, prov
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
-    """In the order of the menu."""
+    """All pages in the order of the menu."""
     rooms = (overview, run, parameters, kernel, roofline, source, token, compare, provenance)
     return tuple(room.page(data) for room in rooms)

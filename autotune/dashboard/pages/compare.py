@@ -1,4 +1,4 @@
-"""Two runs, commits or GPUs: is the second better, worse, or is it noise?"""
+"""The page "Compare": of two runs, commits or GPUs, whether the second is better, worse, or within noise."""
 
 import itertools
 from collections import Counter
@@ -59,7 +59,7 @@ def _noise(noise: Noise) -> str:
 
 
 def sides(data: PageData) -> list[Side]:
-    """In the order of the databases and of their runs, named by what they differ in."""
+    """Sides to compare, in the order of the databases and of their runs, named by what they differ in."""
     found: dict[tuple[str, ...], dict[str, Measurement]] = {}
     for database in _databases(data):
         for run in database.runs:
@@ -75,7 +75,7 @@ def sides(data: PageData) -> list[Side]:
 
 
 def best_measurement(run: RunData) -> Measurement | None:
-    """Of the final comparison, where there was one: it was taken at the end, beside the rivals, with more samples."""
+    """The best of the final comparison, where there was one: taken last, beside the rivals, with more samples."""
     measured = [t.trial for t in run.trials if t.trial.measurement is not None and t.trial.outcome.value == "ok"]
     last = [trial for trial in measured if trial.kind is TrialKind.FINAL_COMPARISON] or measured
     return min((t.measurement for t in last if t.measurement), key=lambda m: m.median_ns, default=None)

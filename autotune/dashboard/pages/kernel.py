@@ -1,4 +1,4 @@
-"""What holds a kernel back: its counters, and the tool's rules in words."""
+"""The page "Kernel": what limits a profiled kernel, by its counters and the rules."""
 
 from collections import Counter
 
@@ -40,7 +40,7 @@ def redundancy(launch: KernelLaunch) -> float | None:
 
 
 def limiter(launch: KernelLaunch) -> str | None:
-    """What lets the fewest blocks live on a multiprocessor."""
+    """The resource that allows the fewest blocks on a multiprocessor."""
     limits = counters.find(launch, counters.LIMITS)
     least = min((f.value for f in limits), default=None)
     return ", ".join(f.label for f in limits if f.value == least) or None

@@ -1,4 +1,4 @@
-"""Which parameters matter, for each problem?"""
+"""The page "Parameters": the importance of each parameter, by problem."""
 
 from collections import Counter, defaultdict
 
@@ -26,7 +26,7 @@ def page(data: PageData) -> ui.Page:
 
 
 def _importances(database: Database) -> dict[Group, Importance]:
-    """By device, problem and template version, all runs together."""
+    """Importances by device, problem and template version, all runs together."""
     trials = defaultdict(list)
     for run in database.runs:
         stored = run.stored

@@ -1,4 +1,4 @@
-"""Where does every number come from: files, tools, devices, clocks, commits?"""
+"""The page "Provenance": files, tools, devices, clocks and commits behind the numbers."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""How far is each problem from what the machine can do: memory or arithmetic?"""
+"""The page "Roofline": each winner's rate under the device's memory and arithmetic roofs."""
 
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.datasheets import datasheet

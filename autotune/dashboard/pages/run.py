@@ -1,4 +1,4 @@
-"""Did the search converge, what failed and why, and where did its time go?"""
+"""The page "Run": a search's convergence, its failures and their reasons, its time."""
 
 from collections import Counter
 from collections.abc import Sequence

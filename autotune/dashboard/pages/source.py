@@ -1,4 +1,4 @@
-"""Which line waits: the source beside the machine code that came from it, with the samples taken at each."""
+"""The page "Source": source lines beside their machine code, with the stall samples at each."""
 
 from collections import Counter
 

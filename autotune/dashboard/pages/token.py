@@ -1,4 +1,4 @@
-"""Where does a decode step's time go: kernels and gaps, untuned beside tuned?"""
+"""The page "Token": the time of a decode step by kernel, and its gaps, untuned beside tuned."""
 
 from collections import defaultdict
 
