@@ -20,21 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from autotune.runner import protocol
 from autotune.runner.process_group import die_with_parent
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    Compile,
-    Compiled,
-    FailedToCompile,
-    FinalistsCompared,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    Reply,
-    Wrong,
-)
 from autotune.runner.timing import compare_finalists, measure
 from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
@@ -143,7 +130,7 @@ class Probe:
         return 1e-6
 
 
-class FaultyBackend(Backend):
+class FaultyBackend(protocol.Backend):
     """The worker's side: inputs, the reference's answer, and candidates that compute it, or do not."""
 
     def __init__(self, pipe: int):
@@ -153,31 +140,31 @@ class FaultyBackend(Backend):
         self._answers = {"y": 2.0 * self._input}
         self._open = False
 
-    def compile(self, request: Compile) -> Reply:
+    def compile(self, request: protocol.Compile) -> protocol.Reply:
         fault = self._fault(request.config)
         if fault == "compiler":
-            return FailedToCompile("PTXASError: no")
+            return protocol.FailedToCompile("PTXASError: no")
         if fault == "compiler_dies":
             ctypes.string_at(8)
         if fault == "compiler_hangs":
             _hang()
-        return Compiled(0.001)
+        return protocol.Compiled(0.001)
 
-    def open(self, request: Open) -> Reply:
+    def open(self, request: protocol.Open) -> protocol.Reply:
         self._open = True
-        return Opened(TOLERANCE)
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, request: Measure) -> Reply:
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
         time.sleep(float(os.environ.get("FAULTY_SLOW", "0")))
         try:
-            return Measured(measure(self._prepare(request.config), request.samples), 0.001)
+            return protocol.Measured(measure(self._prepare(request.config), request.samples), 0.001)
         except WrongResult as wrong:
-            return Wrong(str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
 
-    def compare_finalists(self, request: CompareFinalists) -> Reply:
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
         candidates = [self._prepare(config) for config in request.configs]
         measurements, rate = compare_finalists(candidates, request.rounds, Probe())
-        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
+        return protocol.FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
 
     def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"
