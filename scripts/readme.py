@@ -96,7 +96,7 @@ def gpu() -> str:
             "llama.cpp tok/s",
             "autotune tok/s",
             "ratio",
-            "TB/s, of read",
+            "TB/s, % of read bandwidth",
             "kernels",
             f"at {deep}",
             "prefill tok/s",

@@ -1,4 +1,4 @@
-"""Which parameters matter, by two of Optuna's evaluators: they answer different questions, so both are shown by name.
+"""Importance of parameters by two of Optuna's evaluators: they answer different questions, so both are shown by name.
 
 fANOVA: which parameters explain the variance of the time over everything tried (Hutter et al., 2014). PED-ANOVA: which
 parameters tell the best tenth from the rest (Watanabe et al., 2023).
@@ -20,7 +20,7 @@ TREES = 16
 
 @dataclass(frozen=True)
 class Slice:
-    """What was measured at one value of a parameter: how often, the best and the median, nanoseconds."""
+    """Trials at one value of a parameter: their number, the best and the median time in nanoseconds."""
 
     value: Value
     count: int

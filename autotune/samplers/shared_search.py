@@ -188,7 +188,7 @@ class SharedSearch:
                 with suppress(UpdateFinishedTrialError):
                     self._shared.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def leaders(self, count: int) -> list[Config]:
+    def fastest(self, count: int) -> list[Config]:
         """The fastest that anybody has found, the fastest first."""
         done = [t for t in self._get() if t.state is TrialState.COMPLETE]
         return [Config(t.params) for t in sorted(done, key=lambda t: (t.value, t.number))[:count]]

@@ -4,6 +4,7 @@ Optuna's samplers know no constraints: what they propose is taken to the nearest
 study lives in memory; the tuning database holds every trial, and earlier ones are told again when a search resumes.
 """
 
+import importlib.util
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from autotune import UserError
 from autotune.samplers import SAMPLERS
 from autotune.samplers.candidates import candidates, neighbours
 from autotune.samplers.gp_sampler import PoolSampler
@@ -48,6 +50,8 @@ class Search:
         valid ones, when they are known as a list; then the default is one like any other."""
         if sampler not in SAMPLERS:
             raise ValueError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
+        if sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+            raise UserError("the sampler cmaes needs the package cmaes: pip install 'autotune[cmaes]'")
         self.space, self.sampler, self._seed = space, sampler, seed
         self._places = {p.name: {value: at for at, value in enumerate(p.values)} for p in space.parameters}
         self._random = random.Random(seed)

@@ -1,12 +1,9 @@
-"""What the search of a layer may try next: changes of the best known, in one kernel's parameters or several kernels'.
-
-Parameters that differ in their last word only belong to one kernel: "ffn_down_warps" and "ffn_down_each".
-"""
+"""What a layer's search may try next: changes of the incumbent, in one kernel's parameters or several kernels'."""
 
 import itertools
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.samplers.gp_search import GPSearch
@@ -28,25 +25,35 @@ class Move:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A kernel's valid blocks, the sampler over them, and which of them it has been told of."""
+    """A kernel's valid blocks, the search over them, and which of them it has been told of."""
 
     blocks: list[Config]
     rows: dict[Config, int]
-    pool: GPSearch
+    search: GPSearch
     told: set[Config]
 
 
-class Moves:
-    """kernels: those of the space, in its order; "" has the parameters that belong to none."""
+class Neighborhood:
+    """kernels: those of the space, in its order; "" has the parameters that belong to none. A block is a kernel's part
+    of a configuration."""
 
     def __init__(self, space: Space, parts: Mapping[str, Space], seed: int):
-        """parts: prefix -> the part's own space."""
+        """parts: of a layer's operations, each one's own space."""
         self.space, self._parts, self._seed, self._random = space, parts, seed, random.Random(seed)
         self._listed: dict[str, _Listed | None] = {}
         self._own: dict[str, list[Parameter]] = {}
         for p in space.parameters:
-            self._own.setdefault(kernel_of(p.name), []).append(p)
+            self._own.setdefault(p.owner, []).append(p)
         self.kernels = tuple(self._own)
+        self._owner = {p.name: p.owner for p in space.parameters}
+
+    def kernels_of(self, parts: Collection[str]) -> list[str]:
+        """The kernels of some of a layer's parts."""
+        return [kernel for kernel, own in self._own.items() if own[0].part in parts]
+
+    def touched(self, names: Iterable[str]) -> set[str]:
+        """The kernels whose parameters have these names."""
+        return {self._owner[name] for name in names}
 
     def block(self, kernel: str, config: Mapping) -> Config:
         """That kernel's part of a configuration."""
@@ -60,7 +67,7 @@ class Moves:
         """Single parameters, by one place in their lists."""
         for config in neighbours(self.space, best):
             name = next(name for name in config if config[name] != best[name])
-            if kernel_of(name) in kernels:
+            if self._owner[name] in kernels:
                 yield Move(Config({name: config[name]}))
 
     def switches(self, kernels: Sequence[str]) -> list[Move]:
@@ -70,7 +77,7 @@ class Moves:
         for kernel in kernels:
             for p in self._own[kernel]:
                 if p.values == (0, 1):
-                    owners.setdefault(p.name.rpartition("_")[2], []).append(p)
+                    owners.setdefault(p.base_name, []).append(p)
         moves = []
         for shared in owners.values():
             if len(shared) > 1:
@@ -89,22 +96,22 @@ class Moves:
         for block, time in times.items():
             if block in listed.rows and block not in listed.told:
                 listed.told.add(block)
-                listed.pool.tell(listed.rows[block], time if math.isfinite(time) else None)
-        rows = [row for _ in range(count) if (row := listed.pool.ask()) is not None]
+                listed.search.tell(listed.rows[block], time if math.isfinite(time) else None)
+        rows = [row for _ in range(count) if (row := listed.search.ask()) is not None]
         return [Move(listed.blocks[row]) for row in rows]
 
     def _list(self, kernel: str, best: Config) -> _Listed | None:
         """Every block that is valid in its part; None if they are too many, or belong to none."""
-        prefix = next((p for p in self._parts if f"{kernel}_".startswith(f"{p}_")), None)
         own = self._own[kernel]
-        if prefix is None or math.prod(len(p.values) for p in own) > LISTED:
+        part = own[0].part
+        if not part or math.prod(len(p.values) for p in own) > LISTED:
             return None
-        part = self._parts[prefix]
-        config = {n: best.get(f"{prefix}_{n}", value) for n, value in part.default.items()}
+        config = {**self._parts[part].default}
+        config |= {p.name_in_part: best[p.name] for p in self.space.parameters if p.part == part}
         names, blocks = [p.name for p in own], []
         for values in itertools.product(*(p.values for p in own)):
-            config |= {name.removeprefix(f"{prefix}_"): value for name, value in zip(names, values, strict=True)}
-            if all(constraint.holds(config) for constraint in part.constraints):
+            config |= {p.name_in_part: value for p, value in zip(own, values, strict=True)}
+            if all(constraint.holds(config) for constraint in self._parts[part].constraints):
                 blocks.append(Config(dict(zip(names, values, strict=True))))
         columns = [[block[name] for block in blocks] for name in names]
         rows = {block: row for row, block in enumerate(blocks)}
@@ -142,8 +149,3 @@ class Moves:
             return self._random.choice(p.values)
         at = p.values.index(best[p.name]) + self._random.choice((-2, -1, -1, 1, 1, 2))
         return p.values[min(max(at, 0), len(p.values) - 1)]
-
-
-def kernel_of(name: str) -> str:
-    """The kernel whose parameter that is; "" for one of none."""
-    return name.rpartition("_")[0]

@@ -71,7 +71,7 @@ def opened(url: str) -> Iterator[Studies]:
 
 def publish(search: SharedSearch, db: TuningDB, device: Device, problem: Problem) -> None:
     """Leave this problem's current winner on this device for `pull`."""
-    found: list[dict[str, Any]] = db.facts(winners_only=True)
+    found: list[dict[str, Any]] = db.exported(winners_only=True)
     for fact in found:
         if fact["kind"] == "winner" and (fact["device"], fact["problem"]) == (device.fingerprint, problem.key):
             own = [f for f in found if f["kind"] == "device" and f["fingerprint"] == device.fingerprint]

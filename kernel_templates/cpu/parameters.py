@@ -2,10 +2,10 @@
 
 from kernel_templates.cpu import dot
 from kernel_templates.cpu.blocks import FLOATS, TileShape, block_size
+from kernel_templates.random_inputs import MAX_LANES
 from kernel_templates.space import Config, Constraint, Parameter
 
-LANES = (16, 32, 64, 128)
-MAX_LANES = LANES[-1]
+LANES = (16, 32, 64, MAX_LANES)
 
 
 def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tuple[str, ...] = ("",)):
@@ -16,7 +16,8 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
     """
     paths = ("generic",) if set(names) <= set(FLOATS) else dot.available(features)
     rows = tuple(
-        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile") for p in parts
+        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
+        for p in parts
     )
     return (
         *rows,

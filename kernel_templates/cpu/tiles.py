@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernel_templates import formats
-from kernel_templates.cpu import memory
+from kernel_templates import formats, memory
 
 # The order in which kernels expect the planes of a format.
 PLANES = {

@@ -23,8 +23,11 @@ class Child:
         """environment: variables of the worker beside ours."""
         self.script = script
         command = [str(python), str(HERE / script)]
+        variables = {**os.environ, **(environment or {}), "PYTHONSAFEPATH": "1"}  # the peer's Python may not know -P
+        known = filter(None, [variables.get("PYTHONPATH")])
+        variables["PYTHONPATH"] = os.pathsep.join([str(HERE), *known, str(HERE.parents[1])])
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
         self._usage = psutil.Process(self._process.pid)
 

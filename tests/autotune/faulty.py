@@ -17,12 +17,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from autotune.runner.process_group import die_with_parent
-from autotune.runner.verify import WrongResult, measure, relative_error, rematch
+from autotune.runner.protocol import (
+    Backend,
+    CompareFinalists,
+    Compile,
+    Compiled,
+    FailedToCompile,
+    FinalistsCompared,
+    Measure,
+    Measured,
+    Open,
+    Opened,
+    Reply,
+    Wrong,
+)
+from autotune.runner.timing import compare_finalists, measure
+from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
@@ -59,10 +73,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True)
-class Faulty(Problem):
-    op: ClassVar[str] = "faulty"
-    template_version: ClassVar[int] = 1
-
+class Faulty(Problem, op="faulty"):
     size: int
 
 
@@ -96,31 +107,29 @@ def fault_of(config, seed: int, share: float = 0.5) -> str | None:
 
 
 def operation():
-    from kernel_templates.operation import NO_CPU, Operation, Work, no_cpu_space
+    from kernel_templates.operation import Operation, Work
 
     def none(*_):
         raise AssertionError("the worker has its own")
 
-    return Operation(
-        Faulty.op, Faulty, no_cpu_space, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE, NO_CPU
-    )
+    return Operation(Faulty.op, Faulty, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE)
 
 
-def place(compilers: int = 2, identity: str | None = None):
-    """Where the faulty candidates live: as on a processor, who measures compiles too."""
+def target(compilers: int = 2, identity: str | None = None):
+    """Where the faulty candidates run: as on a processor, the worker that measures compiles too."""
     from autotune.tuning.target import TuneTarget
     from kernel_templates.operation import Work
 
     return TuneTarget(
-        "cpu", "cpu", DEVICE, lambda _: SPACE, lambda _: Work(1000, 1000), compilers, apart=False, compile_s=MEASURE_S,
-        measure_s=MEASURE_S, program=PROGRAM, identity=identity or f"faulty {os.getpid()}",
+        "cpu", "cpu", DEVICE, lambda _: SPACE, lambda _: Work(1000, 1000), compilers, separate_measurer=False,
+        compile_s=MEASURE_S, measure_s=MEASURE_S, program=PROGRAM, identity=identity or f"faulty {os.getpid()}",
     )  # fmt: skip
 
 
 class Candidate:
     """PreparedCandidate to be timed, with the exact time of its configuration."""
 
-    def __init__(self, config: dict):
+    def __init__(self, config: Config):
         self.config = config
 
     def sample(self) -> float:
@@ -134,7 +143,7 @@ class Probe:
         return 1e-6
 
 
-class Backend:
+class FaultyBackend(Backend):
     """The worker's side: inputs, the reference's answer, and candidates that compute it, or do not."""
 
     def __init__(self, pipe: int):
@@ -144,32 +153,33 @@ class Backend:
         self._answers = {"y": 2.0 * self._input}
         self._open = False
 
-    def compile(self, key: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        fault = self._fault(config)
+    def compile(self, request: Compile) -> Reply:
+        fault = self._fault(request.config)
         if fault == "compiler":
-            return ("failed_to_compile", "PTXASError: no")
+            return FailedToCompile("PTXASError: no")
         if fault == "compiler_dies":
             ctypes.string_at(8)
         if fault == "compiler_hangs":
             _hang()
-        return ("compiled", 0.001)
+        return Compiled(0.001)
 
-    def open(self, key: str, seed: int, units: int, drawn: str | None = None) -> tuple:
+    def open(self, request: Open) -> Reply:
         self._open = True
-        return ("opened", TOLERANCE)
+        return Opened(TOLERANCE)
 
-    def measure(self, config: dict, samples: int) -> tuple:
+    def measure(self, request: Measure) -> Reply:
         time.sleep(float(os.environ.get("FAULTY_SLOW", "0")))
         try:
-            return ("ok", measure(self._prepare(config), samples), 0.001)
+            return Measured(measure(self._prepare(request.config), request.samples), 0.001)
         except WrongResult as wrong:
-            return ("wrong", str(wrong), wrong.error)
+            return Wrong(str(wrong), wrong.error)
 
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        measurements, rate = rematch([self._prepare(c) for c in configs], rounds, Probe())
-        return ("rematch", measurements, [0.001] * len(configs), rate)
+    def compare_finalists(self, request: CompareFinalists) -> Reply:
+        candidates = [self._prepare(config) for config in request.configs]
+        measurements, rate = compare_finalists(candidates, request.rounds, Probe())
+        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
 
-    def _prepare(self, config: dict) -> Candidate:
+    def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"
         y = np.full_like(self._input, np.nan)
         fault = self._fault(config)
@@ -177,15 +187,13 @@ class Backend:
             ACTS[fault](self, y)
         if fault != "nan":
             y[:] = self._input * (3.0 if fault == "wrong" else 2.0)
-        error = relative_error({"y": y}, self._answers)
-        if not error <= TOLERANCE:
-            raise WrongResult(error, TOLERANCE)
+        verify({"y": y}, self._answers, TOLERANCE)
         return Candidate(config)
 
-    def _fault(self, config: dict) -> str | None:
+    def _fault(self, config: Config) -> str | None:
         if log := os.environ.get("FAULTY_LOG"):
             with open(log, "a") as file:
-                file.write(json.dumps(config, sort_keys=True) + "\n")
+                file.write(json.dumps(dict(config), sort_keys=True) + "\n")
         return None if self._seed < 0 else fault_of(config, self._seed)
 
     def leak(self, _: np.ndarray) -> None:
@@ -233,17 +241,17 @@ ACTS: dict[str, Callable] = {
     "segfault": lambda *_: ctypes.string_at(8),
     "exit": lambda *_: os._exit(0),
     "raise": _raise,
-    "leak": Backend.leak,
+    "leak": FaultyBackend.leak,
     "bounds": _out_of_bounds,
-    "garbage": Backend.garbage,
-    "half": Backend.half,
+    "garbage": FaultyBackend.garbage,
+    "half": FaultyBackend.half,
     "noise": _noise,
-    "late": Backend.late,
+    "late": FaultyBackend.late,
     "abort": lambda *_: os.kill(os.getpid(), signal.SIGABRT),
-    "orphan": Backend.orphan,
+    "orphan": FaultyBackend.orphan,
 }
 
 if __name__ == "__main__":
     die_with_parent()
     descriptor = int(sys.argv[1])
-    serve(Connection(descriptor), lambda device: Backend(descriptor), most_bytes=MOST_BYTES)
+    serve(Connection(descriptor), lambda target: FaultyBackend(descriptor), most_bytes=MOST_BYTES)

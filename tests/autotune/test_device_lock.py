@@ -11,20 +11,22 @@ from waiting import eventually
 from autotune.runner.device_lock import lock_path, measuring
 from kernel_templates.space import Config
 from tuning_db import open_db
+from tuning_db.records import TrialKind
 
 TUNER = """
 import sys, time
 sys.path.insert(0, {folder!r})
 import faulty
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from tuning_db import open_db
 registry.OPERATIONS["faulty"] = faulty.operation()
 problem, spans = faulty.Faulty(int(sys.argv[2])), []
 with open_db(sys.argv[1]) as db:
-    sequential.tune(
-        {{problem: 1}}, db, trials=int(sys.argv[3]), budget_s=None, where=faulty.place(identity="one"),
-        report=lambda p: spans.append(time.time()), tell=lambda m: print("told", m, flush=True))
+    settings = TuneSettings(trials=int(sys.argv[3]), report=lambda p: spans.append(time.time()),
+                            tell=lambda m: print("told", m, flush=True))
+    sequential.tune({{problem: 1}}, db, settings, faulty.target(identity="one"))
 print("spans", spans[0], spans[-1], flush=True)
 """
 
@@ -53,7 +55,7 @@ def test_two_tuners_measure_one_after_the_other(tmp_path) -> None:
     with open_db(path, readonly=True) as db:
         assert [run.status for run in db.runs()] == ["finished"] * 2 and len(db.winners(DEVICE)) == 2
         for run in db.runs():
-            tried = [Config(t.config) for t in db.trials(run.id) if t.message != "rematch"]
+            tried = [Config(t.config) for t in db.trials(run.id) if t.kind is TrialKind.SEARCH]
             assert len(set(tried)) == len(tried) == count
 
 

@@ -19,10 +19,11 @@ from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
 from waiting import eventually
 
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Outcome, Source
+from tuning_db.records import Outcome, Source, TrialKind
 
 PROBLEM = Faulty(1)
 
@@ -37,9 +38,7 @@ def state(tmp_path, monkeypatch) -> None:
 
 def run(path: Path, trials: int = 200, sampler: str = "exhaustive", **settings):
     with open_db(path) as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=trials, budget_s=None, sampler=sampler, where=faulty.place(), **settings
-        )
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials, None, sampler, **settings), faulty.target())
     return tuned
 
 
@@ -48,7 +47,7 @@ def trials_of(path: Path) -> list:
         found = db.past_trials(DEVICE, PROBLEM.key, 1)
         assert db.lookup(DEVICE, PROBLEM.key, 1).source is Source.EXACT
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    return [t for t in found if t.message != "rematch"]
+    return [t for t in found if t.kind is TrialKind.SEARCH]
 
 
 def leftovers(tmp_path: Path) -> list[str]:
@@ -93,6 +92,7 @@ import sys
 sys.path.insert(0, {folder!r})
 import faulty
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.space import Config
 from tuning_db import open_db
@@ -100,8 +100,8 @@ registry.OPERATIONS["faulty"] = faulty.operation()
 faulty.SPACE = faulty.cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    sequential.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-                    where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    settings = TuneSettings(sampler="exhaustive", report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, settings, faulty.target(identity="faulty"))
 print("done", flush=True)
 """
 
@@ -183,7 +183,7 @@ def test_two_hundred_candidates(tmp_path, monkeypatch, seed) -> None:
 def test_a_search_ends_with_its_budget_and_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAULTY_SLOW", "0.1")
     with open_db(tmp_path / "b.db") as db:
-        (tuned,) = sequential.tune({PROBLEM: 1}, db, trials=None, budget_s=1.0, where=faulty.place())
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(budget_s=1.0), faulty.target())
         assert [r.status for r in db.runs()] == ["budget"] and 1 <= tuned.trials < 200
     more = run(tmp_path / "b.db", trials=tuned.trials + 3)
     assert more.trials == tuned.trials + 3
@@ -195,10 +195,8 @@ def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAULTY_SLOW", "0.3")
     begun, spent = time.monotonic(), []
     with open_db(tmp_path / "b.db") as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=None, budget_s=5.0, where=faulty.place(compilers=4),
-            report=lambda p: spent.append(time.monotonic() - begun),
-        )  # fmt: skip
+        settings = TuneSettings(budget_s=5.0, report=lambda p: spent.append(time.monotonic() - begun))
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, settings, faulty.target(compilers=4))
     assert 1 < tuned.trials < 18 and spent[-1] <= 5.0 + 0.3, spent
     assert time.monotonic() - begun < 5.0 + 0.3 + 2.0  # processes begin and end
 

@@ -143,7 +143,7 @@ def test_a_file_is_a_server_too(tmp_path) -> None:
     b.tell(second, 1.0)
     a.tell(first, 2.0)
     a.tell(second, 3.0)
-    assert not a.waiting and a.leaders(5) == [first, second]
+    assert not a.waiting and a.fastest(5) == [first, second]
     assert [t.value for t in one.study("s").get_trials() if t.state is TrialState.COMPLETE] == [2.0, 3.0]
     one.close()
     assert optuna.get_all_study_names(url) == ["s"]

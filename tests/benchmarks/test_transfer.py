@@ -16,6 +16,7 @@ from fake_gpu import DEVICE, Part  # noqa: E402
 
 from autotune.runner.worker_pool import WorkerPool  # noqa: E402
 from autotune.tuning import parallel  # noqa: E402
+from autotune.tuning.tuner_base import Session, TuneSettings  # noqa: E402
 from kernel_templates.device import Device  # noqa: E402
 from tuning_db import open_db  # noqa: E402
 
@@ -33,19 +34,20 @@ def bench(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def crew(bench, monkeypatch):
+def pool(bench, monkeypatch):
     """One pool for all searches: most of their time would be its processes' beginning."""
-    where = fake_gpu.place(DEVICE, compilers=1)
-    with WorkerPool(where.compilers, where.apart, where.program) as pool:
-        monkeypatch.setattr(bench, "WorkerPool", lambda *_: nullcontext(pool))
-        yield pool
+    target = fake_gpu.target(DEVICE, compilers=1)
+    with WorkerPool(target.compilers, target.separate_measurer, target.program) as opened:
+        monkeypatch.setattr(bench, "WorkerPool", lambda *_: nullcontext(opened))
+        yield opened
 
 
-def test_records_of_another_chip_and_shape_save_evaluations(bench, crew, tmp_path) -> None:
+def test_records_of_another_chip_and_shape_save_evaluations(bench, pool, tmp_path) -> None:
     other = Device("cuda", "Other 200", "9.0", 132, 96 << 30)
+    target, settings = fake_gpu.target(other), TuneSettings(sampler="exhaustive")
     with open_db(tmp_path / "other.db") as db:
-        parallel.tune({Part("out", 64): 1}, db, fake_gpu.place(other), crew, trials=None, sampler="exhaustive")
-    here = fake_gpu.place(DEVICE, compilers=1)  # candidates come in the order they were proposed
+        parallel.tune({Part("out", 64): 1}, Session(target, db, pool, settings))
+    here = fake_gpu.target(DEVICE, compilers=1)  # candidates come in the order they were proposed
     # To the end of the space: how much is known when the next one is proposed depends on how busy the machine is, so of
     # a few evaluations a cold search might by luck find what the wide problem's search had missed.
     whole = fake_gpu.space(Part("ffn", 2560)).configs()

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from kernel_harness import Built
 
+from kernel_templates import registry
 from kernel_templates.cpu import compile as compiling
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.matvec import cpu
 from kernel_templates.matvec.problem import Matvec
-from kernel_templates.registry import OPERATIONS, parse_problem
+from kernel_templates.registry import parse_problem
 from kernel_templates.space import Config
 
 # Each process numbers its symbols for itself, so these compile where nothing has been compiled before.
@@ -52,7 +53,7 @@ def in_processes(folder: Path, *jobs: Sequence[tuple[Matvec, Config]], runs: boo
 
 
 def default(problem: Matvec) -> Config:
-    return OPERATIONS["matvec"].cpu_space(problem, machine.features()).default
+    return registry.cpu_space(problem, machine.features()).default
 
 
 def compiled(problem: Matvec, config: Config | None = None) -> compiling.Kernel:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_templates import formats
-from kernel_templates.cpu import memory, tiles
+from kernel_templates import formats, memory
+from kernel_templates.cpu import tiles
 from kernel_templates.formats import FORMATS
 
 

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from model import ggml_types
 from model.chat import ChatTemplate
 from model.config import ModelConfig
 from model.errors import ModelError
@@ -284,3 +285,8 @@ def test_a_real_file(real_model: Path) -> None:
     assert len(file.tensors) == 272
     assert file.raw("token_embd.weight").shape == (49152, 612)
     assert len(file.metadata["tokenizer.ggml.tokens"]) == 49152
+
+
+def test_types_have_the_names_that_ggml_gives_them():
+    assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType} == ggml_types.NAMES
+    assert ggml_types.name(999) == "number 999 (unknown here)"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_templates.device import Device
 from tuning_db import DatabaseError, jsonl, keys, open_db, shipped
 from tuning_db.lookup import nearest_shape
-from tuning_db.records import Outcome, Source, Trial
+from tuning_db.records import Outcome, Source, Trial, TrialKind
 
 OTHER_SHAPE = "matvec:rows=1536,cols=576,format=Q4_1,residual=1"
 FAR_SHAPE = "matvec:rows=49152,cols=576,format=Q4_1,residual=1"
@@ -92,7 +92,7 @@ def test_leaders_are_of_the_nearest_problem_with_trials_the_fastest_first(db, sa
     near = tried(samples.device(), OTHER_SHAPE, 30.0, 10.0, 20.0, 40.0)
     db.record_trial(near, Trial({"tile": 8}, Outcome.WRONG))
     assert leaders(3) == [2, 3, 1] and leaders(1) == [2]
-    db.record_trial(near, dataclasses.replace(samples.trial(2, 25.0), message="rematch"))  # it was luck
+    db.record_trial(near, dataclasses.replace(samples.trial(2, 25.0), kind=TrialKind.FINAL_COMPARISON))  # it was luck
     assert leaders(2) == [3, 2]
 
 
@@ -104,7 +104,7 @@ def ships(tmp_path, monkeypatch, samples):
         with open_db(tmp_path / "ship.db") as other:
             for winner in winners:
                 other.set_winner(device, winner, None, None)
-            text = "\n".join(jsonl.write(other.facts(winners_only=True)))
+            text = "\n".join(jsonl.write(other.exported(winners_only=True)))
         shipped.FOLDER.mkdir(exist_ok=True)
         (shipped.FOLDER / shipped.file_name(device.chip_key)).write_text(text)
 
@@ -153,7 +153,7 @@ def large(tmp_path_factory, samples):
     """A file of two thousand winners; WANTED are a model's problems: of the nearest shape, exact, unknown."""
     path = tmp_path_factory.mktemp("large") / "large.db"
     with open_db(path) as opened:
-        opened._db.execute("PRAGMA synchronous = OFF")
+        opened._connection.execute("PRAGMA synchronous = OFF")
         for number in range(2000):
             op, size = ("matvec", "ffn", "head", "attention")[number % 4], 64 * (1 + number // 4)
             opened.set_winner(samples.device(), samples.winner(f"{op}:rows={size},cols=576,format=Q4_1"), None, None)
