@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from kernel_templates.cpu.compile import Kernel
-from kernel_templates.cpu.graph import Step
-from kernel_templates.cpu.tiles import Tiles
+from kernel_templates import formats
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config, Space
+from kernel_templates.space import Config
 
 if TYPE_CHECKING:
+    from kernel_templates.cpu.compile import Kernel
+    from kernel_templates.cpu.graph import Step
+    from kernel_templates.cpu.tiles import Tiles
     from kernel_templates.cuda.launch import Launch
     from kernel_templates.cuda.weights import Planes
 
@@ -50,30 +51,34 @@ class Work:
     ops: int
 
 
-class CpuTemplate(Protocol):
-    """What `<op>/cpu.py` defines, as module functions."""
+def weight_bytes(problem: Problem) -> int:
+    """What the matrices of a call take in a file, which is the least that it reads of them."""
+    return sum(m.rows * formats.get(m.format).row_bytes(m.cols) for m in problem.matrices)
 
-    def compile(self, problem, config: Config, features: frozenset[str]) -> Kernel:
+
+class CpuTemplate(Protocol):
+    """What `<op>/cpu.py` defines, as module functions; `registry.cpu` imports it, and Numba, when it is needed."""
+
+    def compile(self, problem, config: Config, features: frozenset[str]) -> "Kernel":
         """Machine code of the template for one problem and configuration."""
 
     def scratch_bytes(self, problem, config: Config) -> int:
         """Private memory that a thread needs, in bytes, a multiple of 64."""
 
-    def pack(self, problem, config: Config, weights: Mapping[str, Weight]) -> tuple[Tiles, ...]:
+    def pack(self, problem, config: Config, weights: Mapping[str, Weight]) -> "tuple[Tiles, ...]":
         """The weights in the order that this configuration reads them."""
 
     def bind(
-        self, problem, config: Config, kernel: Kernel, packed: Sequence[Tiles], buffers: Mapping[str, np.ndarray]
-    ) -> Step:
+        self, problem, config: Config, kernel: "Kernel", packed: "Sequence[Tiles]", buffers: Mapping[str, np.ndarray]
+    ) -> "Step":
         """The call, ready for a graph. `buffers` are the operation's own names plus "scratch"."""
 
 
 class CudaTemplate(Protocol):
-    """What `<op>/cuda.py` defines, as module functions; `registry.cuda` imports it, and Triton, when it is needed.
+    """What `<op>/cuda.py` defines, as module functions; `registry.cuda` imports it, and Triton, when it is needed."""
 
-    It may name the parameters that decide how weights are packed, PACK_DEPENDS = ("rows",), () when none does; without,
-    every configuration packs anew.
-    """
+    PACK_DEPENDS: tuple[str, ...]
+    """The parameters that decide how weights are packed, such as ("rows",)."""
 
     def pack(self, problem, config: Config, weights: Mapping[str, Weight], device: str) -> "tuple[Planes, ...]":
         """The weights on a device, as this configuration reads them."""
@@ -90,34 +95,16 @@ class CudaTemplate(Protocol):
         """The outputs, named and laid out as the operation's reference gives them."""
 
 
-def no_cpu_space(problem, features: frozenset[str]) -> Space:
-    """`cpu_space` of an operation that has no template for the processor."""
-    raise NotImplementedError(f"{problem.op} has no template for the cpu")
-
-
-class _NoCpu:
-    """`cpu` of an operation that has no template for the processor: every use says so."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying and pickling look for
-            raise AttributeError(name)
-        raise NotImplementedError(f"this operation has no template for the cpu (asked for {name!r})")
-
-
-NO_CPU: Any = _NoCpu()
-
-
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its problems, its truth, its cost, and its spaces and templates.
+    """One operation: its problems, its reference, its cost.
 
-    One without a template for the processor has `no_cpu_space` and `NO_CPU`. The GPU's space and template are found by
-    name (`registry.cuda_space`, `registry.cuda`), so that nothing imports Triton before it is used.
+    Spaces and templates of a backend are found by name (`registry.cpu_space`, `registry.cpu`, `registry.cuda_space`,
+    `registry.cuda`), so that neither Numba nor Triton is imported before it is used.
     """
 
     name: str
     problem: type[Problem]
-    cpu_space: Callable[..., Space]
     inputs: Callable[..., Inputs]
     """(problem, seed) -> fresh random inputs of realistic scale."""
     reference: Callable[..., Mapping[str, np.ndarray]]
@@ -125,4 +112,5 @@ class Operation:
     work: Callable[..., Work]
     tolerance: Callable[..., float]
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""
-    cpu: CpuTemplate
+    layer_buffers: tuple[str, ...] = ()
+    """Buffers that every layer of a model has for itself, as it has its weights: the KV cache."""

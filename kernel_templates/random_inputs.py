@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from kernel_templates import formats
-from kernel_templates.cpu import memory
-from kernel_templates.cpu.parameters import MAX_LANES
+from kernel_templates import formats, memory
 from kernel_templates.operation import Weight
+from kernel_templates.problem import Problem
 
+MAX_LANES = 128  # the most rows that a tile of any CPU template interleaves; it writes whole tiles of outputs
 _DISTINCT_ROWS = 1024  # quantizing is slow where scales are searched for; more rows repeat these, shuffled
 
 _shapes_only = False
@@ -37,6 +37,11 @@ def weight(rows: int, cols: int, format_name: str, rng: np.random.Generator) -> 
     if rows > len(raw):
         raw = raw[torch.from_numpy(rng.integers(0, len(raw), rows))]
     return Weight(raw, cols, format_name)
+
+
+def weights(problem: Problem, rng: np.random.Generator) -> dict[str, Weight]:
+    """All matrices of a problem by name, drawn in their order."""
+    return {m.name: weight(m.rows, m.cols, m.format, rng) for m in problem.matrices}
 
 
 def vector(size: int, rng: np.random.Generator) -> np.ndarray:

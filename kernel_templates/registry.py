@@ -1,10 +1,10 @@
-"""Every operation by name, and its GPU template when it is asked for."""
+"""Every operation by name, and a backend's templates and spaces when they are asked for."""
 
 import importlib
 
 from kernel_templates import attention, ffn, head, layer, matvec, norm_qkv_rope
 from kernel_templates.device import Device
-from kernel_templates.operation import CudaTemplate, Operation
+from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
@@ -24,6 +24,26 @@ def parse_problem(key: str) -> Problem:
     """The Problem that a key names; ValueError if it names none."""
     op, _, fields = key.partition(":")
     return get(op).problem.parse(fields)
+
+
+def cpu(op: str) -> CpuTemplate:
+    """The module `kernel_templates.<op>.cpu`, imported now, Numba with it. NotImplementedError where there is none."""
+    name = f"kernel_templates.{get(op).name}.cpu"
+    try:
+        return importlib.import_module(name)  # type: ignore[return-value]
+    except ModuleNotFoundError as error:
+        if error.name != name:  # a package that the template imports
+            raise
+        raise NotImplementedError(f"{op} has no template for the cpu") from None
+
+
+def cpu_space(problem: Problem, features: frozenset[str]) -> Space:
+    """How a problem's CPU template can be built for a processor with these instructions.
+
+    NotImplementedError where there is no template.
+    """
+    cpu(problem.op)
+    return importlib.import_module(f"kernel_templates.{problem.op}.space").cpu(problem, features)
 
 
 def cuda(op: str) -> CudaTemplate:

@@ -46,17 +46,42 @@ class Config(Mapping[str, Value]):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A name, the values to try in a meaningful order, the default, and one line on what it changes."""
+    """A name, the values to try in a meaningful order, the default, and one line on what it changes.
+
+    kernel: the one of its operation that it shapes, "" where there is one kernel, or for a choice that belongs to none;
+    part: in the space of several operations, the one that it belongs to. The name begins with them: "ffn_down_warps".
+    """
 
     name: str
     values: tuple[Value, ...]
     default: Value
     meaning: str
+    kernel: str = ""
+    part: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The kernel that it shapes among those of all parts, "ffn_down"; "" if it belongs to none."""
+        return "_".join(word for word in (self.part, self.kernel) if word)
+
+    @property
+    def base_name(self) -> str:
+        """The name that means the same wherever it occurs: "warps"."""
+        return self.name.removeprefix(f"{self.owner}_") if self.owner else self.name
+
+    @property
+    def name_in_part(self) -> str:
+        """What its part's own space calls it: "down_warps"."""
+        return self.name.removeprefix(f"{self.part}_") if self.part else self.name
+
+    def in_part(self, part: str) -> "Parameter":
+        """This parameter of an operation's own space, in the space of several operations."""
+        return replace(self, name=f"{part}_{self.name}", part=part)
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A rule that a configuration keeps; `reason` is shown to whoever breaks it."""
+    """A rule that a configuration keeps; `reason` is shown when it is broken."""
 
     name: str
     reason: str
@@ -142,7 +167,7 @@ class _Undecided(Exception):
 
 
 class _Partial(Mapping[str, Any]):
-    """Some of a configuration's values; whoever needs the others is stopped."""
+    """Some of a configuration's values; reading the others raises."""
 
     def __init__(self, chosen: Mapping[str, Value], size: int):
         self._chosen, self._size = chosen, size

@@ -1,7 +1,7 @@
 """Turn a conversation into the text a model was trained on, with the chat template from its own file.
 
 A template is a program from an untrusted file, so it runs in Jinja's immutable sandbox, and that inside a process of
-its own with a limit on memory, processor time and output (`chat_worker`): the sandbox denies Python's internals, but a
+its own with a limit on memory, processor time and output (`chat_process`): the sandbox denies Python's internals, but a
 loop or a doubled string can only be stopped from outside. A render costs about 0.15 s for it.
 
 A file without a template but with ChatML's two tokens gets the ChatML template, and `note` says so.
@@ -24,7 +24,7 @@ CHATML = (
 MAX_TEMPLATE = 1 << 20  # characters; the longest published templates have about 20 thousand
 MAX_SECONDS = 10.0
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
-WORKER = Path(__file__).with_name("chat_worker.py")
+WORKER = Path(__file__).with_name("chat_process.py")
 
 
 @dataclass(frozen=True)

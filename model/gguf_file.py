@@ -5,8 +5,7 @@ is allocated or looped over, so a forged header costs no more than the file's ow
 
 Why not gguf.GGUFReader: on the 98 MB SmolLM2 file (49152 tokens) version 0.19 takes 5.0 s, because it makes several
 arrays for every string, where this reader takes 0.05 to 0.1 s; and a 113-byte file that announces an array of 2^40
-bytes keeps it looping while its memory grows (260 MB after 3 s), which no guard around it can stop. Importing the
-package costs another 0.2 s, so only the error path that names an unknown type does.
+bytes keeps it looping while its memory grows (260 MB after 3 s), which no guard around it can stop.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows nothing about architectures or tokenizers.
 """
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from kernel_templates.formats import from_ggml
+from model import ggml_types
 from model.errors import ModelError, quoted
 from model.gguf_cursor import Cursor
 
@@ -173,7 +173,9 @@ def _place(
     try:
         layout = from_ggml(kind)
     except ValueError:
-        raise ModelError(f"{shown} has type {_type_name(kind)}, which is not supported; requantize the model") from None
+        raise ModelError(
+            f"{shown} has type {ggml_types.name(kind)}, which is not supported; requantize the model"
+        ) from None
     if min(dims) == 0:
         raise ModelError(f"{shown} has an empty dimension in its shape {list(dims)}; the file is damaged, get it again")
     if dims[0] % layout.block:
@@ -192,13 +194,3 @@ def _place(
             "it is truncated or damaged, get it again"
         )
     return TensorInfo(name, tuple(reversed(dims)), layout.name, start + offset, total)
-
-
-def _type_name(kind: int) -> str:
-    """ggml's name for a tensor type; imported here because only this error needs the package."""
-    from gguf import GGMLQuantizationType
-
-    try:
-        return GGMLQuantizationType(kind).name
-    except ValueError:
-        return f"number {kind} (unknown to ggml too)"

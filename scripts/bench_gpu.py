@@ -24,6 +24,8 @@ from peer import facts, files
 from rich.console import Console
 from rich.table import Table
 
+from autotune.runner.python_process import environment, python_command
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL = "smollm2-135m-instruct"
 """The one name that is no shape and format: the real file of peer/files.py."""
@@ -139,7 +141,10 @@ def summary(bench: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="tokens per second, tuned, against what was asked")
-    columns = ("tok/s", "must", "aim", "other engine", "ratio", "TB/s", "of read", "kernels", "deep", "kept", "prefill")
+    columns = (
+        "tok/s", "must", "aim", "other engine", "ratio", "TB/s", "% of read bandwidth", "kernels", "deep", "kept",
+        "prefill",
+    )  # fmt: skip
     for heading in ("model", *columns, "other engine"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, document in documents.items():
@@ -171,8 +176,8 @@ def _file(name: str, folder: Path) -> Path:
         except click.ClickException as error:
             raise Failed(error.message) from None
     path = folder / f"{name}.gguf"
-    command = [sys.executable, str(ROOT / "scripts" / "make_model.py"), *wanted, str(path)]
-    if status := subprocess.run(command, stdout=sys.stderr).returncode:
+    command = [sys.executable, "-P", str(ROOT / "scripts" / "make_model.py"), *wanted, str(path)]
+    if status := subprocess.run(command, stdout=sys.stderr, env=environment()).returncode:
         path.unlink(missing_ok=True)
         raise Failed(f"the file could not be made (exit status {status}); the message is above")
     return path
@@ -181,8 +186,8 @@ def _file(name: str, folder: Path) -> Path:
 def _autotune(command: str, path: Path, settings: Settings, *options: str) -> dict[str, Any]:
     """The JSON document of one command of the command line."""
     where = ("--device", settings.device, "--db", str(settings.db), "--json")
-    words = [sys.executable, "-m", "autotune", command, str(path), *options, *where]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    words = python_command("autotune", command, str(path), *options, *where)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment())
     if done.returncode:
         raise Failed(f"autotune {command} failed (exit status {done.returncode}); the message is above")
     return json.loads(done.stdout)

@@ -21,6 +21,7 @@ from peer.child import Child, WorkerError
 from rich.console import Console
 from rich.table import Table
 
+from autotune.runner.python_process import environment, python_command
 from kernel_templates.cpu import machine
 from model.config import ModelConfig
 from model.gguf_file import open_gguf
@@ -152,8 +153,8 @@ def main(
     if budget:
         for path in models.values():
             chosen_db = ["--db", db] if db else []
-            command = [sys.executable, "-m", "autotune", "tune", str(path), "--budget", str(budget), *chosen_db]
-            if subprocess.run(command, stdout=sys.stderr).returncode:
+            command = python_command("autotune", "tune", str(path), "--budget", str(budget), *chosen_db)
+            if subprocess.run(command, stdout=sys.stderr, env=environment()).returncode:
                 raise click.ClickException(f"tuning {path.name} failed; the message is above")
     try:
         with Child(python, "llama_worker.py") as peer:

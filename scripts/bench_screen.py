@@ -22,7 +22,7 @@ from screening.recording import Recording
 from screening.spaces import HELD_OUT, PARTS
 
 from autotune.runner.versions import versions
-from autotune.tuning import target
+from autotune.tuning import target as targets
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.space import Config
@@ -70,15 +70,15 @@ def measure(folder: Path, device: str, budget: float, compilers: int | None, hel
     Example: scripts/bench_screen measure --folder /tmp/spaces
     """
     begun = time.monotonic()
-    parts, where = HELD_OUT if held_out else PARTS, target.of(device)
-    where = replace(where, compilers=compilers or target.cores() - 1, compile_s=20.0)
-    spaces = {part.problem: part.space(where.device) for part in parts.values()}
+    parts, target = HELD_OUT if held_out else PARTS, targets.of(device)
+    target = replace(target, compilers=compilers or targets.cores() - 1, compile_s=20.0)
+    spaces = {part.problem: part.space(target.device) for part in parts.values()}
     for name, part in parts.items():
         screen.print(f"{name}: {len(spaces[part.problem].configs())} configurations of {part.key}")
     with ExitStack() as stack:
         recordings = {part.problem: stack.enter_context(Recording(folder, name)) for name, part in parts.items()}
-        complete = measuring.measure(spaces, recordings, where, begun + budget, screen.print)
-    about = {"device": where.device.__dict__, "versions": versions(), "complete": complete}
+        complete = measuring.measure(spaces, recordings, target, begun + budget, screen.print)
+    about = {"device": target.device.__dict__, "versions": versions(), "complete": complete}
     about["seconds"] = round(time.monotonic() - begun, 1)
     facts.write(folder / "about.json", about)
     for name, part in parts.items():
@@ -185,7 +185,7 @@ def search(
 
     Example: scripts/bench_screen search --folder /tmp/searches --cold 30 --seeds 3
     """
-    where = target.of(device)
+    target = targets.of(device)
     folder.mkdir(parents=True, exist_ok=True)
     done = Lines(folder / "search.jsonl")
     parts = {name: part for name, part in PARTS.items() if not names or name in names}
@@ -200,18 +200,18 @@ def search(
             if kind == "warm":
                 known = folder / f"{name}.db"
                 if not known.exists():
-                    searching.winners_of_relative(part, where, RELATIVE_S, known)
-            result = searching.search(part, where, cold if kind == "cold" else warm, seed, known)
+                    searching.winners_of_relative(part, target, RELATIVE_S, known)
+            result = searching.search(part, target, cold if kind == "cold" else warm, seed, known)
             done.add({"space": name, "kind": kind, **result})
             screen.print(f"{name} {kind} {seed}: {result['wall_s']} s, {result['evaluations']} evaluations")
         mine = done.find(space=name)
         configs = list(dict.fromkeys([judging.best_config(space), *(Config(r["config"]) for r in mine)]))
-        times = dict(zip(configs, searching.compare(part, where, configs), strict=True))
+        times = dict(zip(configs, searching.compare(part, target, configs), strict=True))
         done.replace(name, [{**r, "ns": times[Config(r["config"])], "best_ns": times[configs[0]]} for r in mine])
-    path = out or ROOT / "benchmarks" / facts.chip_folder(where.device.chip) / "screen.json"
+    path = out or ROOT / "benchmarks" / facts.chip_folder(target.device.chip) / "screen.json"
     document = json.loads(path.read_text()) if path.exists() else {}
     document["searches"] = {
-        "device": where.device.chip, "versions": versions(), "compilers": where.compilers, "runs": done.rows,
+        "device": target.device.chip, "versions": versions(), "compilers": target.compilers, "runs": done.rows,
     }  # fmt: skip
     facts.write(path, document)
     for name in parts:

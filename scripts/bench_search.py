@@ -25,8 +25,11 @@ import numpy as np
 from peer import facts
 
 from autotune import UserError
+from autotune.dashboard import plot
+from autotune.dashboard.page_elements import XY, Axis, Series
 from autotune.runner.versions import versions
 from autotune.samplers import replay
+from autotune.samplers.single_thread import single_thread
 from kernel_templates.cpu import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,13 +123,11 @@ def cache_document(recorded: replay.Recorded) -> dict[str, Any]:
 
 def one(path: Path, sampler: str, trials: int, seed: int) -> Run:
     """In a process of its own, with one thread."""
-    import torch
-
-    torch.set_num_threads(1)
     recorded = replay.read(path)
-    if sampler in PEERS:
-        return _peer(recorded, sampler, trials, seed)
-    done = replay.replay(recorded, sampler, trials, seed)
+    with single_thread():
+        if sampler in PEERS:
+            return _peer(recorded, sampler, trials, seed)
+        done = replay.replay(recorded, sampler, trials, seed)
     rows = tuple(dict.fromkeys(done.rows))
     return Run(seed, rows, len(done.rows) - len(rows), done.seconds)
 
@@ -159,24 +160,19 @@ def _version(package: str) -> str | None:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "search"
-    from matplotlib import pyplot
-
-    spaces = document["spaces"]
-    figure, axes = pyplot.subplots(1, len(spaces), figsize=(5 * len(spaces), 4), squeeze=False)
-    for axis, (name, space) in zip(axes[0], spaces.items(), strict=True):
+    """One chart for each space: a line for each sampler, dashed where a colour comes again."""
+    charts = []
+    for name, space in document["spaces"].items():
+        lines = []
         for sampler, found in space["samplers"].items():
             if "mean_best_ms" in found:
-                ks = [int(k) for k in found["mean_best_ms"]]
-                over = [time / space["best_ms"] for time in found["mean_best_ms"].values()]
-                axis.plot(ks, over, label=sampler, linewidth=2.5 if sampler == "pool" else 1)
-        axis.set(title=name, xlabel="evaluations", ylabel="mean best time / optimum", yscale="log", xscale="log")
-    axes[0][-1].legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+                best = ((int(k), ms / space["best_ms"]) for k, ms in found["mean_best_ms"].items())
+                points = tuple((float(k), over, f"{sampler}: {over:.3f} after {k}") for k, over in best)
+                again = len(lines) >= len(plot.COLOURS)
+                lines.append(Series(f"{sampler}{' (dashed)' * again}", "line", points, dashed=again))
+        y = Axis("mean best time ÷ optimum", log=True)
+        charts.append(XY(name, Axis("evaluations", log=True), y, tuple(lines)))
+    plot.to_file(charts, path)
 
 
 @click.command()
@@ -232,10 +228,7 @@ def main(folder: Path, samplers: tuple[str, ...], trials: int, seeds: int, gp_se
                 space["samplers"][sampler] = found
                 facts.write(out, document)
                 click.echo(f"{path.name} {sampler}: {found.get('score', found.get('error'))}", err=True)
-    try:
-        draw(document, out.with_suffix(".svg"))
-    except ImportError:
-        click.echo("no plot: pip install matplotlib", err=True)
+    draw(document, out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

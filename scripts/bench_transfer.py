@@ -18,8 +18,10 @@ from typing import Any
 
 from autotune.runner.versions import versions
 from autotune.runner.worker_pool import WorkerPool
-from autotune.tuning import parallel, target
+from autotune.tuning import parallel
+from autotune.tuning import target as targets
 from autotune.tuning.target import TuneTarget
+from autotune.tuning.tuner_base import Session, TuneSettings
 from kernel_templates import registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
@@ -28,6 +30,7 @@ from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
 from tuning_db import TuningDB, jsonl, merge, open_db, shipped
+from tuning_db.records import TrialKind
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 1.05
@@ -62,21 +65,21 @@ def shapes(hidden: int) -> list[Problem]:
 
 
 def search(
-    problems: Iterable[Problem], where: TuneTarget, trials: int, seed: int, known: Sequence[dict[str, Any]]
+    problems: Iterable[Problem], target: TuneTarget, trials: int, seed: int, known: Sequence[dict[str, Any]]
 ) -> list[Outcome]:
     """Tune in an empty database to which `known`, records of elsewhere, was added."""
     problems = list(problems)
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "t.db") as db, ExitStack() as stack:
         db.add(known)
-        sources = {p: str(db.lookup(where.device, p.key, p.template_version).source) for p in problems}
-        crew = stack.enter_context(WorkerPool(where.compilers, where.apart, where.program))
-        parallel.tune(dict.fromkeys(problems, 1), db, where, crew, trials=trials, seed=seed)
-        return [Outcome(p, _times(db, where, p), sources[p]) for p in problems]
+        sources = {p: str(db.lookup(target.device, p.key, p.template_version).source) for p in problems}
+        pool = stack.enter_context(WorkerPool(target.compilers, target.separate_measurer, target.program))
+        parallel.tune(dict.fromkeys(problems, 1), Session(target, db, pool, TuneSettings(trials, seed=seed)))
+        return [Outcome(p, _times(db, target, p), sources[p]) for p in problems]
 
 
-def _times(db: TuningDB, where: TuneTarget, problem: Problem) -> tuple[float | None, ...]:
-    past = db.past_trials(where.device, problem.key, problem.template_version)
-    return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.message != "rematch")
+def _times(db: TuningDB, target: TuneTarget, problem: Problem) -> tuple[float | None, ...]:
+    past = db.past_trials(target.device, problem.key, problem.template_version)
+    return tuple(t.measurement.median_ns if t.measurement else None for t in past if t.kind is TrialKind.SEARCH)
 
 
 def row(kind: str, seed: int, cold: Outcome, warm: Outcome) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> 
             held = list(jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
         else:
             with open_db(path, readonly=True) as db:
-                held = db.facts()
+                held = db.exported()
         for chip_key in dict.fromkeys(f["chip_key"] for f in held if f["kind"] == "device" and chosen(f)):
             found += merge.of_chip_key(held, chip_key)
     return found
@@ -140,34 +143,34 @@ def known_problems(held: Iterable[dict[str, Any]]) -> list[Problem]:
 
 
 def from_chip(
-    where: TuneTarget, elsewhere: Sequence[dict[str, Any]], limit: int, trials: int, seed: int
+    target: TuneTarget, elsewhere: Sequence[dict[str, Any]], limit: int, trials: int, seed: int
 ) -> list[dict[str, Any]]:
     """From another chip's records of the same problems, `limit` of them at most; nothing if there are none."""
     problems = known_problems(elsewhere)
     if not problems:
         return []
     problems = problems[:: max(1, len(problems) // limit)][:limit]
-    cold, warm = (search(problems, where, trials, seed, known) for known in ([], elsewhere))
+    cold, warm = (search(problems, target, trials, seed, known) for known in ([], elsewhere))
     return [row("chip", seed, c, w) for c, w in zip(cold, warm, strict=True)]
 
 
 def from_shape(
-    where: TuneTarget, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
+    target: TuneTarget, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
 ) -> list[dict[str, Any]]:
     """From a tuning run of the wide problems on this very chip to others, by the kind of transfer."""
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
-        with WorkerPool(where.compilers, where.apart, where.program) as crew:
-            parallel.tune(dict.fromkeys(wide, 1), db, where, crew, trials=trials, seed=seed)
-        known = db.facts()
+        with WorkerPool(target.compilers, target.separate_measurer, target.program) as pool:
+            parallel.tune(dict.fromkeys(wide, 1), Session(target, db, pool, TuneSettings(trials, seed=seed)))
+        known = db.exported()
     rows = []
     for kind, problems in narrow.items():
-        cold, warm = (search(problems, where, trials, seed, held) for held in ([], known))
+        cold, warm = (search(problems, target, trials, seed, held) for held in ([], known))
         rows += [row(kind, seed, c, w) for c, w in zip(cold, warm, strict=True)]
     return rows
 
 
 def run(
-    where: TuneTarget,
+    target: TuneTarget,
     others: Sequence[Path],
     trials: int,
     seeds: Sequence[int],
@@ -177,14 +180,14 @@ def run(
 ) -> dict[str, Any]:
     """Both transfers on the device at hand: chip to chip if records of another chip are given, and shape to shape."""
     begun = time.monotonic()
-    elsewhere = records(others, lambda device: device["chip_key"] != where.device.chip_key)
+    elsewhere = records(others, lambda device: device["chip_key"] != target.device.chip_key)
     rows = []
     for seed in seeds:
-        rows += from_chip(where, elsewhere, limit, trials, seed) + from_shape(where, wide, narrow, trials, seed)
+        rows += from_chip(target, elsewhere, limit, trials, seed) + from_shape(target, wide, narrow, trials, seed)
     kinds = dict.fromkeys(r["kind"] for r in rows)
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": {"chip": where.device.chip, "fingerprint": where.device.fingerprint},
+        "device": {"chip": target.device.chip, "fingerprint": target.device.fingerprint},
         "versions": versions(),
         "records_from": sorted({f["chip"] for f in elsewhere if f["kind"] == "device"}),
         "settings": {"trials": trials, "seeds": list(seeds), "within": WITHIN},
@@ -205,13 +208,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/CHIP/transfer.json")
     parser.add_argument("records", nargs="*", type=Path, help="Databases or exports.  [default: tuning_db/shipped/]")
     arguments = parser.parse_args()
-    where = target.of(arguments.device)
-    others = arguments.records or sorted(shipped.FOLDER.glob(f"{where.device.backend}-*.jsonl"))
+    target = targets.of(arguments.device)
+    others = arguments.records or sorted(shipped.FOLDER.glob(f"{target.device.backend}-*.jsonl"))
     shipped.FOLDER = Path("/nothing")  # cold is cold: what is shipped for this chip is not looked at
     seeds = range(arguments.seeds)
     narrow = {f"{WIDE} to {width}": shapes(width) for width in NARROW}
-    document = run(where, others, arguments.trials, seeds, arguments.problems, shapes(WIDE), narrow)
-    chip = where.device.chip.lower().replace("nvidia ", "").split()[0]
+    document = run(target, others, arguments.trials, seeds, arguments.problems, shapes(WIDE), narrow)
+    chip = target.device.chip.lower().replace("nvidia ", "").split()[0]
     out = arguments.out or ROOT / "benchmarks" / chip / "transfer.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Put the measured numbers into README.md: what stands between `<!-- name -->` marks comes from files in benchmarks/.
+"""Writes measured numbers and the tree of the sources into the documents: what stands between `<!-- name -->` marks.
 
 python scripts/readme.py          # after any of the commands that benchmarks/README.md lists
 
-A GPU's files lie in a folder of its own, benchmarks/h100/ for instance; where there is none yet, the README says so.
-The tree of the sources is written too.
+Numbers come from files in benchmarks/. A GPU's files lie in a folder of its own, benchmarks/h100/ for instance; where
+there is none yet, the document says so.
 """
 
 import json
@@ -16,6 +16,33 @@ from tree import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
+
+
+HEADLINE = ("qwen3-0.6b-Q4_0", "qwen3-8b-Q4_0", "smollm2-135m-instruct")
+"""The models of the README's table on a GPU; one row more is a CPU's."""
+
+
+def headline() -> str:
+    """Four rows: decoding on the GPU that was measured last, and on a CPU, each against llama.cpp."""
+    lines = [
+        "| model | tok/s | against llama.cpp | % of read bandwidth | device | date |",
+        "|---|---|---|---|---|---|",
+    ]
+    by_chip = results().values()
+    newest = max(by_chip, key=lambda documents: max(d["date"] for d in documents), default=[])
+    named = {d["name"]: d for d in newest}
+    for d in (named[name] for name in HEADLINE if name in named):
+        other = max((d["marks"] or {}).get("decode") or [0])
+        ratio = f"{d['summary']['decode_tok_s'] / other:.1f}× (quoted)" if other else "–"
+        cells = (f"{d['summary']['decode_tok_s']:,.0f}", ratio, f"{d['summary']['share']:.0%}", d["device"]["chip"])
+        lines.append(f"| {d['name']} | {' | '.join(cells)} | {d['date'][:10]} |")
+    cpu = json.loads((BENCHMARKS / "cpu.json").read_text())
+    name, row = next((n, m["decode"]) for n, m in cpu["models"].items())
+    share = row["ours_weight_gb_s"] / cpu["device"]["read_gb_s"]
+    where = f"{cpu['protocol']['threads']} threads, {cpu['device']['chip']}"
+    cells = (f"{row['ours_tok_s']['median']:,.0f}", f"{row['ratio']['median']:.1f}×", f"{share:.0%}", where)
+    lines.append(f"| {name} | {' | '.join(cells)} | {cpu['date'][:10]} |")
+    return "\n".join(lines)
 
 
 def peer(document: dict[str, Any]) -> str:
@@ -69,7 +96,7 @@ def gpu() -> str:
             "llama.cpp tok/s",
             "autotune tok/s",
             "ratio",
-            "TB/s, of read",
+            "TB/s, % of read bandwidth",
             "kernels",
             f"at {deep}",
             "prefill tok/s",
@@ -137,7 +164,7 @@ def gpu_demo() -> str:
     return "\n\n".join(texts) or none_yet("./scripts/demo > benchmarks/CHIP/demo.txt")
 
 
-def house() -> str:
+def architecture() -> str:
     return f"```\n{tree()}\n```"
 
 
@@ -147,13 +174,14 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
         new = f"<!-- {name} -->\n{part()}\n<!-- /{name} -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=new: new, text, flags=re.S)
         if count != 1:
-            raise ValueError(f"README.md has {count} places for {name}")
+            raise ValueError(f"there are {count} places for {name}")
     return text
 
 
-def main() -> None:
-    readme = ROOT / "README.md"
-    parts = {
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"headline": headline},
+    "docs/architecture.md": {"tree": architecture},
+    "benchmarks/README.md": {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",
         "peer": lambda: peer(json.loads((BENCHMARKS / "cpu.json").read_text())),
         "accuracy": lambda: accuracy(json.loads((BENCHMARKS / "accuracy_cpu.json").read_text())),
@@ -161,9 +189,14 @@ def main() -> None:
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,
         "gpu-demo": gpu_demo,
-        "tree": house,
-    }
-    readme.write_text(filled(readme.read_text(), parts))
+    },
+}
+
+
+def main() -> None:
+    for name, parts in DOCUMENTS.items():
+        path = ROOT / name
+        path.write_text(filled(path.read_text(), parts))
 
 
 if __name__ == "__main__":

@@ -140,39 +140,41 @@ def _csv(out: Path, name: str, profiler: Path) -> str | None:
 
 
 def _against_itself(out: Path, runs: int) -> None:
-    """The rematch of default and winner of every kernel, as often as `runs`, each time in a process of its own: a
-    tuning database of nothing but repeats."""
+    """The final comparison of default and winner of every kernel, as often as `runs`, each time in a process of its
+    own: a tuning database of nothing but repeats."""
     from autotune.runner import device_lock
     from autotune.runner.versions import versions
     from autotune.runner.worker_pool import WorkerPool
-    from autotune.tuning import candidate_runner, target
-    from autotune.tuning.problem_tuner import REMATCH_ROUNDS
+    from autotune.tuning import candidate_runner
+    from autotune.tuning import target as targets
+    from autotune.tuning.problem_tuner import FINAL_ROUNDS
     from kernel_templates import registry
     from tuning_db import open_db
-    from tuning_db.records import Outcome, Run, Trial
+    from tuning_db.records import Outcome, Run, Trial, TrialKind
 
-    where, calls = target.of(DEVICE), _calls(KERNELS)
+    target, calls = targets.of(DEVICE), _calls(KERNELS)
     problems = [registry.parse_problem(call.problem) for call in calls[::2]]
     with (
         open_db(out / "aa.db") as db,
-        device_lock.measuring(where.identity, where.name),
-        WorkerPool(1, where.apart, where.program, device=where.name) as crew,
+        device_lock.measuring(target.identity, target.name),
+        WorkerPool(1, target.separate_measurer, target.program, target=target.name) as worker_pool,
     ):
-        db.remember_device(where.device)
-        candidate_runner.draw_ahead(problems, where, crew, 0)
+        db.remember_device(target.device)
+        candidate_runner.generate_inputs_ahead(problems, target, worker_pool, 0)
         for _ in range(runs):
-            crew.measurer.stop()
+            worker_pool.measurer.stop()
             for problem, pair in zip(problems, zip(calls[::2], calls[1::2], strict=True), strict=True):
-                work, space = where.work(problem), where.space(problem)
+                work, space = target.work(problem), target.space(problem)
                 about = (problem.key, problem.template_version, "exhaustive", 0, 2, work.bytes, work.ops, versions())
-                run_id = db.begin_run(where.device, Run(*about), space)
-                judge = candidate_runner.CandidateRunner(problem, where, crew, 0)
-                judge.await_drawing()
-                judge.open()
-                measured, errors, _ = judge.rematch([call.config for call in pair], REMATCH_ROUNDS)
-                for call, measurement, error in zip(pair, measured, errors, strict=True):
-                    known = (measurement, None, error, judge.tolerance, "rematch")
-                    db.record_trial(run_id, Trial(dict(call.config), Outcome.OK, *known))
+                run_id = db.begin_run(target.device, Run(*about), space)
+                runner = candidate_runner.CandidateRunner(problem, target, worker_pool, 0)
+                runner.await_inputs()
+                runner.open()
+                reply = runner.compare_finalists([call.config for call in pair], FINAL_ROUNDS)
+                for call, measurement, error in zip(pair, reply.measurements, reply.errors, strict=True):
+                    known = (measurement, None, error, runner.tolerance)
+                    compared = Trial(dict(call.config), Outcome.OK, *known, kind=TrialKind.FINAL_COMPARISON)
+                    db.record_trial(run_id, compared)
                 db.finish_run(run_id, "finished")
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from autotune.dashboard.build import html
 from autotune.dashboard.collect import collect
-from autotune.dashboard.page_data import Facts
+from autotune.dashboard.page_data import PageData
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 FLAGS = (
@@ -19,9 +19,9 @@ FLAGS = (
 SIZE = {"width": 1360, "height": 850}
 
 
-def views(facts: Facts) -> dict[str, tuple[str, str]]:
+def views(data: PageData) -> dict[str, tuple[str, str]]:
     """By picture: what the address names, and light or dark. The details shown are those with the most to see."""
-    runs = facts.database.runs
+    runs = data.database.runs
     longest = max(runs, key=lambda run: (len(run.trials), run.stored.id)) if runs else None
     found = {
         "overview": ("overview", "light"),
@@ -31,16 +31,16 @@ def views(facts: Facts) -> dict[str, tuple[str, str]]:
     if longest:
         found["run"] = (f"run-{longest.stored.id}", "light")
         found["parameters"] = ("parameters", "light")
-    if facts.benches:
+    if data.benchmarks:
         found["token"] = ("token", "light")
-    profiled = list(enumerate(facts.profiled))
+    profiled = list(enumerate(data.profiled))
     if profiled:
         place, _ = max(profiled, key=lambda pair: (len(pair[1].causes), -pair[0]))
         found["kernel"] = (f"kernel-{place}", "light")
     sampled = [(place, sum(line.samples for line in entry.launch.lines)) for place, entry in profiled]
     if any(count for _, count in sampled):
         found["source"] = (f"source-{max(sampled, key=lambda pair: pair[1])[0]}", "dark")
-    if facts.against:
+    if data.against:
         found["compare"] = ("compare-0", "light")
     return found
 
@@ -61,12 +61,12 @@ def take(browser: Browser, page: Path, name: str, scheme: str, target: Path) -> 
 @click.option("--bench", "benches", type=click.Path(path_type=Path, exists=True), multiple=True)
 def main(database: Path, against: Path | None, benches: tuple[Path, ...]) -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
-    facts = collect(database, against, benches)
+    data = collect(database, against, benches)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         page = Path(folder) / "page.html"
         page.write_text(html(database, against, benches), encoding="utf-8")
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
-        for picture, (name, scheme) in views(facts).items():
+        for picture, (name, scheme) in views(data).items():
             target = TARGET / f"{picture}.png"
             take(browser, page, name, scheme, target)
             print(f"{target.relative_to(TARGET.parents[1])}: {target.stat().st_size / 1e3:.0f} kB")

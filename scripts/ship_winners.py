@@ -19,11 +19,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "all.db") as everything:
         for path in arguments.databases:
             with open_db(path, readonly=True) as one:
-                _add(everything, one.facts(), str(path))
+                _add(everything, one.exported(), str(path))
         if not arguments.afresh:
             for file in sorted(shipped.FOLDER.glob("*.jsonl")):
                 _add(everything, jsonl.read(file.read_text(encoding="utf-8").splitlines(), str(file)), file.name)
-        found = merge.of_chip(everything.facts(winners_only=True), arguments.chip)
+        found = merge.of_chip(everything.exported(winners_only=True), arguments.chip)
         for chip_key in sorted({fact["chip_key"] for fact in found if fact["kind"] == "device"}):
             path = shipped.FOLDER / shipped.file_name(chip_key)
             own = merge.of_chip_key(found, chip_key)

@@ -1,4 +1,4 @@
-"""The project's tree for the README: every file in one line, which is what its docstring begins with."""
+"""The project's tree for docs/architecture.md: every file in one line, which is what its docstring begins with."""
 
 import ast
 import re
@@ -19,7 +19,8 @@ ALIKE = {
 REST = {
     "tests": "as the packages are; interpreter/ runs the GPU's kernels without a GPU, gpu/ needs one",
     "benchmarks": "measured numbers, each written by a command; README.md says which",
-    "docs": "cli.md, the reference of the command line; log.md, what was tried and what it brought",
+    "docs": "architecture.md, this; cli.md, the command line; sharing.md, databases; log.md, what was tried",
+    "findings": "how others' libraries, tools and devices behave otherwise than one would guess, as scripts",
 }
 WIDTH, LEAST = 94, 30  # characters of the text
 

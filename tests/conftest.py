@@ -1,12 +1,27 @@
 """Model files that several tests share: the real one, and tiny ones made on the spot."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+# The tests' matrices are small, and threads that wait for each other cost more than they bring; before NumPy and torch
+# are imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from architecture_samples import MADE_UP
+from hypothesis import HealthCheck, settings
+
+from model.architectures import ARCHITECTURES
+
+# Deadlines and "too slow" are wall-clock time. The same examples in every run: what fails, fails for everybody.
+NO_CLOCK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, database=None, **NO_CLOCK)
+settings.register_profile("search", **NO_CLOCK)  # scripts/test --hypothesis-profile search: others each time
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,3 +87,15 @@ def tiny_model(made: Callable[[str, str], Path]) -> Path:
 def tiny_qwen3(made: Callable[[str, str], Path]) -> Path:
     """A qwen3 of two layers in Q4_0 with a Q6_K head."""
     return made("tiny-qwen3", "Q4_0")
+
+
+@pytest.fixture(params=MADE_UP, ids=lambda architecture: architecture.name)
+def made_up(
+    request: pytest.FixtureRequest, made: Callable[[str, str], Path], make_model: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:  # fmt: skip
+    """A tiny model of an architecture that nothing but the test declares, in Q4_0 with a Q6_K head."""
+    shape = f"tiny-{request.param.name}"
+    monkeypatch.setitem(ARCHITECTURES, request.param.name, request.param)
+    monkeypatch.setitem(make_model.SHAPES, shape, make_model.tiny(request.param))
+    return made(shape, "Q4_0")

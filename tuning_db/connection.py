@@ -1,4 +1,4 @@
-"""Opening the one SQLite file without ever harming it.
+"""Opens the one SQLite file without ever harming it.
 
 Whatever is not a healthy tuning database (a directory, another program's file, a damaged or a newer one) is refused
 before it is opened for writing, so nothing is created, recovered or overwritten in it. Nothing is moved either: a
@@ -124,7 +124,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         connection.close()
         if primary_code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-    # A WAL database needs its -shm file even for reading, and this directory takes none. Without that file nobody
+    # A WAL database needs its -shm file even for reading, and this directory takes none. Without that file no one
     # is writing, so the database may be read as a plain file, unless its last commits still wait in the log.
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size:

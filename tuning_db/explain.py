@@ -1,4 +1,4 @@
-"""Why a problem runs with its configuration on a device, in words and numbers."""
+"""Explains why a problem runs with its configuration on a device, in words and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from kernel_templates.device import Device
 from tuning_db import shipped
-from tuning_db.records import Lookup, Outcome, Source, StoredRun, StoredWinner
+from tuning_db.records import Lookup, Outcome, Source, StoredRun, StoredWinner, TrialKind
 from tuning_db.store import TuningDB
 
 WORDS = {
@@ -53,7 +53,8 @@ class Explanation:
         if self.second is not None:
             config, ns, together = self.second
             other = {n: v for n, v in config.items() if winner.config.get(n) != v}
-            met = "in the same rematch" if together else "when it was tried; they did not meet in a rematch"
+            apart = "when it was tried; they did not meet in the final comparison"
+            met = "in the same comparison" if together else apart
             said.append(
                 f"Second best, {ns / measured.median_ns - 1:+.1%}: {_settings(other) or 'the same'}, {ns / 1e3:.2f} µs "
                 f"{met}."
@@ -89,7 +90,7 @@ def explain(db: TuningDB, device: Device, problem: str, template_version: int) -
         return Explanation(problem, answer, None, None, None, 0, 0)
     run = next((r for r in db.runs(stored.device) if r.id == stored.run_id), None)
     trials = db.past_trials(stored.device, answer.winner.problem, template_version)
-    met = {_settings(t.config): t for t in (db.trials(run.id) if run else []) if t.message == "rematch"}
+    met = {_settings(t.config): t for t in (db.trials(run.id) if run else []) if t.kind is TrialKind.FINAL_COMPARISON}
     best: dict[str, tuple[Mapping[str, Any], float]] = {}
     for trial in trials:
         if trial.outcome is Outcome.OK and trial.measurement is not None:

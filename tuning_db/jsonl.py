@@ -1,8 +1,10 @@
 """The database as JSON lines: what `autotune db export` writes, `import` reads, and shipped winners are kept in.
 
-The first line is {"autotune_db": 1}; every other one is a fact: an object with its "kind". Facts refer to each other by
-names that are the same everywhere (`tuning_db.uids`), so they can be added to any database, in any order of files,
-twice. Lines are sorted and every object has its names sorted: the same facts are the same text.
+The first line is {"autotune_db": 2}; every other one is a record: an object with its "kind". Records refer to each
+other by names that are the same everywhere (`tuning_db.uids`), so they can be added to any database, in any order of
+files, twice. Lines are sorted and every object has its names sorted: the same records are the same text.
+
+Format 1 had no "trial_kind": the message "rematch" marked the trials of a final comparison. It is still read.
 """
 
 import json
@@ -11,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kernel_templates.device import Device
-from tuning_db.records import Objective, Outcome, RunStatus
+from tuning_db.records import Objective, Outcome, RunStatus, TrialKind
 from tuning_db.rows import canonical_json
 
-FORMAT = 1
+FORMAT = 2
 HEADER = canonical_json({"autotune_db": FORMAT})
 DEVICE_FIELDS = ("backend", "chip", "capability", "units", "memory_bytes", "versions", "fingerprint", "chip_key")
 TIMES = ("q10_ns", "median_ns", "q90_ns")
@@ -42,7 +44,7 @@ KINDS: dict[str, dict[str, tuple[type, ...]]] = {
     "trial": {
         "run": _TEXT, "number": _WHOLE, "config": _OBJECT, "outcome": _TEXT, **_UNMEASURED,
         "compile_s": (*_NUMBER, *_MAYBE), "error": (*_NUMBER, *_MAYBE), "tolerance": (*_NUMBER, *_MAYBE),
-        "message": (*_TEXT, *_MAYBE), "created_at": _TEXT,
+        "message": (*_TEXT, *_MAYBE), "trial_kind": _TEXT, "created_at": _TEXT,
     },
     "winner": {
         "uid": _TEXT, "device": _TEXT, "problem": _TEXT, "template_version": _WHOLE, "config": _OBJECT, **_MEASURED,
@@ -57,70 +59,71 @@ class BadLine(ValueError):
     """The message is one line that says where and what."""
 
 
-def write(facts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The header and a line for each fact, as they come."""
+def write(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The header and a line for each record, as they come."""
     yield HEADER
-    for fact in facts:
-        yield canonical_json(fact)
+    for record in records:
+        yield canonical_json(record)
 
 
 def read(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    """The facts of a text from anywhere; `name` says in complaints which. Raises BadLine."""
-    empty = True
+    """The records of a text from anywhere; `name` says in complaints which. Raises BadLine."""
+    version = None
     for number, line in enumerate(lines, 1):
-        if number == 1:
-            _check_header(line, name)
-            empty = False
+        if version is None:
+            version = _format_of(line, name)
         elif line.strip():
             try:
-                yield check(_object(line))
+                record = _object(line)
+                yield check(_from_format_1(record) if version == 1 else record)
             except ValueError as error:
                 raise BadLine(f"{name}, line {number}: {error}") from None
-    if empty:
+    if version is None:
         raise BadLine(f"{name} is empty, not an export of autotune")
 
 
-def check(fact: dict[str, Any]) -> dict[str, Any]:
-    """The fact itself. Raises ValueError for one that no database should hold."""
-    fields = KINDS.get(str(fact.get("kind")))
+def check(record: dict[str, Any]) -> dict[str, Any]:
+    """The record itself. Raises ValueError for one that no database should hold."""
+    fields = KINDS.get(str(record.get("kind")))
     if fields is None:
-        raise ValueError(f"no kind of record is called {str(fact.get('kind'))[:40]!r}")
-    if fact.keys() - {"kind"} != fields.keys():
-        odd = sorted(fact.keys() - {"kind"} ^ fields.keys())[0]
-        raise ValueError(f"a {fact['kind']} has {'no' if odd in fields else 'an unknown'} field {odd[:40]!r}")
+        raise ValueError(f"no kind of record is called {str(record.get('kind'))[:40]!r}")
+    if record.keys() - {"kind"} != fields.keys():
+        odd = sorted(record.keys() - {"kind"} ^ fields.keys())[0]
+        raise ValueError(f"a {record['kind']} has {'no' if odd in fields else 'an unknown'} field {odd[:40]!r}")
     for name, types in fields.items():
-        value = fact[name]
+        value = record[name]
         if not isinstance(value, types) or isinstance(value, bool):
-            raise ValueError(f"{name} of a {fact['kind']} cannot be {str(value)[:40]!r}")
+            raise ValueError(f"{name} of a {record['kind']} cannot be {str(value)[:40]!r}")
         if isinstance(value, int | float) and not abs(value) < 1 << 63:  # nor NaN
-            raise ValueError(f"{name} of a {fact['kind']} is out of range")
-    _sensible(fact)
-    return fact
+            raise ValueError(f"{name} of a {record['kind']} is out of range")
+    _sensible(record)
+    return record
 
 
-def _sensible(fact: Mapping[str, Any]) -> None:
-    kind = fact["kind"]
+def _sensible(record: Mapping[str, Any]) -> None:
+    kind = record["kind"]
     if kind == "device":
         device = Device(
-            fact["backend"], fact["chip"], fact["capability"], fact["units"], fact["memory_bytes"],
-            tuple((str(name), str(version)) for name, version in fact["versions"]),
+            record["backend"], record["chip"], record["capability"], record["units"], record["memory_bytes"],
+            tuple((str(name), str(version)) for name, version in record["versions"]),
         )  # fmt: skip
-        if (device.fingerprint, device.chip_key) != (fact["fingerprint"], fact["chip_key"]):
+        if (device.fingerprint, device.chip_key) != (record["fingerprint"], record["chip_key"]):
             raise ValueError("the device is not the one that its fingerprint names")
     elif kind == "ceilings":
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in fact["values"].values()):
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in record["values"].values()):
             raise ValueError("a ceiling is not a number")
     elif kind == "run":
-        RunStatus(fact["status"])
-        Objective(fact["objective"])
+        RunStatus(record["status"])
+        Objective(record["objective"])
     elif kind == "trial":
-        Outcome(fact["outcome"])
-    if fact.get("median_ns") is not None and not all(fact[name] and fact[name] > 0 for name in TIMES):
+        Outcome(record["outcome"])
+        TrialKind(record["trial_kind"])
+    if record.get("median_ns") is not None and not all(record[name] and record[name] > 0 for name in TIMES):
         raise ValueError("a time is not positive")
-    if fact.get("energy_uj") is not None and not fact["energy_uj"] > 0:
+    if record.get("energy_uj") is not None and not record["energy_uj"] > 0:
         raise ValueError("an energy is not positive")
-    if kind == "winner" and not 0 <= fact["error"] <= fact["tolerance"]:
-        raise ValueError(f"a winner has to be correct: error {fact['error']:g} is above {fact['tolerance']:g}")
+    if kind == "winner" and not 0 <= record["error"] <= record["tolerance"]:
+        raise ValueError(f"a winner has to be correct: error {record['error']:g} is above {record['tolerance']:g}")
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -133,12 +136,22 @@ def _object(line: str) -> dict[str, Any]:
     return found
 
 
-def _check_header(line: str, name: str) -> None:
+def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
+    if record.get("kind") != "trial":
+        return record
+    if record.get("message") == "rematch":
+        return {**record, "message": None, "trial_kind": TrialKind.FINAL_COMPARISON.value}
+    return {**record, "trial_kind": TrialKind.SEARCH.value}
+
+
+def _format_of(line: str, name: str) -> int:
+    """Raises BadLine for a first line that is no header, or one of a format that is not known."""
     try:
         version = _object(line).get("autotune_db")
     except ValueError:
         version = None
     if version is None:
         raise BadLine(f"{name} is not an export of autotune: its first line is not {HEADER}")
-    if version != FORMAT:
+    if version not in range(1, FORMAT + 1):
         raise BadLine(f"{name} was written by a newer autotune (format {version}, this one knows {FORMAT})")
+    return int(version)

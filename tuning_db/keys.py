@@ -1,4 +1,4 @@
-"""Reading a problem key: `op:name=value,...`, where a value is an integer or a bare word.
+"""Parses a problem key: `op:name=value,...`, where a value is an integer or a bare word.
 
 `matvec:rows=576,cols=576,format=Q4_1` has the sizes rows and cols and the word format=Q4_1. Two problems are
 comparable when only their sizes differ. The rooms that write keys know what they mean; this file does not.

@@ -1,4 +1,4 @@
-"""Where the tuning database lives when nobody names a file."""
+"""The default path of the tuning database."""
 
 import os
 from pathlib import Path

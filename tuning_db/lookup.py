@@ -1,7 +1,7 @@
-"""Which winner answers for a problem on a device. Pure: it ranks rows that somebody else has read.
+"""Chooses the winner that answers for a problem on a device. Pure: it ranks rows that were read before.
 
 The order is the one of `records.Source`, and the answer always says which it was. A borrowed configuration (nearest
-shape, nearest chip) was legal for another problem or chip: whoever launches it checks it against the space of its own
+shape, nearest chip) was legal for another problem or chip: its user checks it against the space of its own
 first. On a GPU the nearest chip has the same compute capability, or it is none: code for another one is other code.
 """
 

@@ -1,4 +1,4 @@
-"""Everything a database holds as facts (`tuning_db.jsonl`), and facts added to a database.
+"""Merges databases: all that one holds as records (`tuning_db.jsonl`), and records added to another.
 
 Adding is a union. What can differ between two databases about one thing is joined by a rule in which neither side
 comes first: the earlier of two replacements of a winner, the later of two measurements of a roof, an ended run rather
@@ -15,7 +15,7 @@ from typing import Any
 from tuning_db import keys
 from tuning_db.rows import canonical_json
 
-Fact = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 _SELECT = {
     "device": "SELECT fingerprint, chip_key, backend, chip, capability, units, memory_bytes, versions, first_seen_at "
@@ -30,7 +30,7 @@ _SELECT = {
     "r.started_at, r.finished_at FROM runs r JOIN devices d ON d.id = r.device_id "
     "JOIN problems p ON p.id = r.problem_id LEFT JOIN spaces s ON s.id = r.space_id ORDER BY r.uid",
     "trial": "SELECT r.uid AS run, t.number, t.config, t.outcome, t.q10_ns, t.median_ns, t.q90_ns, t.samples, "
-    "t.state, t.energy_uj, t.compile_s, t.error, t.tolerance, t.message, t.created_at "
+    "t.state, t.energy_uj, t.compile_s, t.error, t.tolerance, t.message, t.kind AS trial_kind, t.created_at "
     "FROM run_trials t JOIN runs r ON r.id = t.run_id ORDER BY r.uid, t.number",
     "winner": "SELECT w.uid, d.fingerprint AS device, p.key AS problem, w.template_version, w.config, w.q10_ns, "
     "w.median_ns, w.q90_ns, w.samples, w.state, w.energy_uj, w.default_ns, w.error, w.tolerance, w.reference, "
@@ -44,7 +44,7 @@ NOTHING = ""  # sorts before every timestamp
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two winners of one problem on one device that nobody had compared; the faster one is kept as the current one."""
+    """Two winners of one problem on one device that were never compared; the faster one is kept as the current one."""
 
     chip: str
     problem: str
@@ -61,53 +61,53 @@ class Added:
     conflicts: list[Conflict] = field(default_factory=list)
 
 
-def all_facts(db: sqlite3.Connection, kinds: Iterable[str] = tuple(_SELECT)) -> list[dict[str, Any]]:
-    """Every fact, always in the same order. The caller holds a transaction, or nobody writes."""
+def all_records(db: sqlite3.Connection, kinds: Iterable[str] = tuple(_SELECT)) -> list[dict[str, Any]]:
+    """Every record, always in the same order. The caller holds a transaction, or is the only writer."""
     found: list[dict[str, Any]] = []
     for kind in kinds:
         cursor = db.execute(_SELECT[kind])
         names = [column[0] for column in cursor.description]
         for row in cursor:
-            fact = dict(zip(names, row, strict=True))
-            found.append({"kind": kind, **fact, **{n: json.loads(fact[n]) for n in _JSON if fact.get(n)}})
+            record = dict(zip(names, row, strict=True))
+            found.append({"kind": kind, **record, **{n: json.loads(record[n]) for n in _JSON if record.get(n)}})
     return found
 
 
 def winners_only(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Current winners and their devices: what others need to run fast, without how it was found."""
     current = {uid for (uid,) in db.execute("SELECT uid FROM winners WHERE current")}
-    winners = [w for w in all_facts(db, ["winner"]) if w["uid"] in current]
+    winners = [w for w in all_records(db, ["winner"]) if w["uid"] in current]
     used = {w["device"] for w in winners}
-    return [*(d for d in all_facts(db, ["device"]) if d["fingerprint"] in used), *winners]
+    return [*(d for d in all_records(db, ["device"]) if d["fingerprint"] in used), *winners]
 
 
-def of_chip(facts: Iterable[dict[str, Any]], chip: str) -> list[dict[str, Any]]:
+def of_chip(records: Iterable[dict[str, Any]], chip: str) -> list[dict[str, Any]]:
     """What belongs to devices whose name has `chip` in it."""
-    return _of_devices(list(facts), lambda device: chip.lower() in device["chip"].lower())
+    return _of_devices(list(records), lambda device: chip.lower() in device["chip"].lower())
 
 
-def of_chip_key(facts: Iterable[dict[str, Any]], chip_key: str) -> list[dict[str, Any]]:
+def of_chip_key(records: Iterable[dict[str, Any]], chip_key: str) -> list[dict[str, Any]]:
     """What belongs to the devices of one chip."""
-    return _of_devices(list(facts), lambda device: device["chip_key"] == chip_key)
+    return _of_devices(list(records), lambda device: device["chip_key"] == chip_key)
 
 
-def _of_devices(facts: list[dict[str, Any]], wanted: Callable[[Fact], bool]) -> list[dict[str, Any]]:
-    devices = {f["fingerprint"] for f in facts if f["kind"] == "device" and wanted(f)}
-    runs = {f["uid"] for f in facts if f["kind"] == "run" and f["device"] in devices}
-    spaces = {f["space"] for f in facts if f["kind"] == "run" and f["uid"] in runs}
+def _of_devices(records: list[dict[str, Any]], wanted: Callable[[Record], bool]) -> list[dict[str, Any]]:
+    devices = {f["fingerprint"] for f in records if f["kind"] == "device" and wanted(f)}
+    runs = {f["uid"] for f in records if f["kind"] == "run" and f["device"] in devices}
+    spaces = {f["space"] for f in records if f["kind"] == "run" and f["uid"] in runs}
 
-    def belongs(fact: Fact) -> bool:
-        if fact["kind"] == "trial":
-            return fact["run"] in runs
-        if fact["kind"] == "space":
-            return fact["uid"] in spaces
-        return (fact["fingerprint"] if fact["kind"] == "device" else fact["device"]) in devices
+    def belongs(record: Record) -> bool:
+        if record["kind"] == "trial":
+            return record["run"] in runs
+        if record["kind"] == "space":
+            return record["uid"] in spaces
+        return (record["fingerprint"] if record["kind"] == "device" else record["device"]) in devices
 
-    return [fact for fact in facts if belongs(fact)]
+    return [record for record in records if belongs(record)]
 
 
 class Adder:
-    """Adds facts within the caller's transaction. Facts come in the order of `lines.KINDS`; a fact about something
+    """Adds records within the caller's transaction. They come in the order of `jsonl.KINDS`; a record about something
     that neither came nor is known raises KeyError."""
 
     def __init__(self, db: sqlite3.Connection):
@@ -117,92 +117,92 @@ class Adder:
         self._fresh: set[tuple[int, int, int]] = set()  # of those, where a winner came that nothing has replaced
         self.added = Added()
 
-    def add(self, facts: Iterable[Fact]) -> Added:
-        rules: dict[str, Callable[[Fact], None]] = {
+    def add(self, records: Iterable[Record]) -> Added:
+        rules: dict[str, Callable[[Record], None]] = {
             "device": self._device, "ceilings": self._ceilings, "space": self._space, "run": self._run,
             "trial": self._trial, "winner": self._winner,
         }  # fmt: skip
-        for fact in facts:
-            rules[fact["kind"]](fact)
+        for record in records:
+            rules[record["kind"]](record)
         self._link()
         for key, before in self._touched.items():
             self._choose(key, before)
         return self.added
 
-    def _device(self, fact: Fact) -> None:
-        row = {name: value for name, value in fact.items() if name != "kind"}
-        if self._insert("devices", {**row, "versions": canonical_json(fact["versions"])}):
+    def _device(self, record: Record) -> None:
+        row = {name: value for name, value in record.items() if name != "kind"}
+        if self._insert("devices", {**row, "versions": canonical_json(record["versions"])}):
             self.added.rows["devices"] += 1
         else:
             self._db.execute(
                 "UPDATE devices SET first_seen_at = min(first_seen_at, ?) WHERE fingerprint = ?",
-                (fact["first_seen_at"], fact["fingerprint"]),
+                (record["first_seen_at"], record["fingerprint"]),
             )
 
-    def _ceilings(self, fact: Fact) -> None:
-        device = self._id("devices", "fingerprint", fact["device"])
+    def _ceilings(self, record: Record) -> None:
+        device = self._id("devices", "fingerprint", record["device"])
         known = self._db.execute(
             "SELECT name, value, measured_at FROM device_ceilings WHERE device_id = ?", (device,)
         ).fetchall()
         ours = (max((when for *_, when in known), default=NOTHING), canonical_json({n: v for n, v, _ in known}))
-        if (fact["measured_at"], canonical_json(fact["values"])) > ours:
+        if (record["measured_at"], canonical_json(record["values"])) > ours:
             self._db.execute("DELETE FROM device_ceilings WHERE device_id = ?", (device,))
-            for name, value in fact["values"].items():
-                row = {"device_id": device, "name": name, "value": value, "measured_at": fact["measured_at"]}
+            for name, value in record["values"].items():
+                row = {"device_id": device, "name": name, "value": value, "measured_at": record["measured_at"]}
                 self._insert("device_ceilings", row)
 
-    def _space(self, fact: Fact) -> None:
-        texts = {name: canonical_json(fact[name]) for name in ("parameters", "constraints")}
-        self._insert("spaces", {"uid": fact["uid"], **texts})
+    def _space(self, record: Record) -> None:
+        texts = {name: canonical_json(record[name]) for name in ("parameters", "constraints")}
+        self._insert("spaces", {"uid": record["uid"], **texts})
 
-    def _run(self, fact: Fact) -> None:
+    def _run(self, record: Record) -> None:
         own = ("template_version", "sampler", "seed", "space_size", "work_bytes", "work_ops", "host", "pid")
         row = {
-            "uid": fact["uid"],
-            "device_id": self._id("devices", "fingerprint", fact["device"]),
-            "problem_id": self._problem(fact["problem"]),
-            "space_id": None if fact["space"] is None else self._id("spaces", "uid", fact["space"]),
-            "run_versions": canonical_json(fact["versions"]),
-            **{name: fact[name] for name in (*own, "objective", "status", "started_at", "finished_at")},
+            "uid": record["uid"],
+            "device_id": self._id("devices", "fingerprint", record["device"]),
+            "problem_id": self._problem(record["problem"]),
+            "space_id": None if record["space"] is None else self._id("spaces", "uid", record["space"]),
+            "run_versions": canonical_json(record["versions"]),
+            **{name: record[name] for name in (*own, "objective", "status", "started_at", "finished_at")},
         }
         if self._insert("runs", row):
             self.added.rows["runs"] += 1
             return
         status, finished = self._db.execute(
-            "SELECT status, finished_at FROM runs WHERE uid = ?", (fact["uid"],)
+            "SELECT status, finished_at FROM runs WHERE uid = ?", (record["uid"],)
         ).fetchone()
-        if (fact["finished_at"] or NOTHING, fact["status"]) > (finished or NOTHING, status):
+        if (record["finished_at"] or NOTHING, record["status"]) > (finished or NOTHING, status):
             self._db.execute(
                 "UPDATE runs SET status = ?, finished_at = ? WHERE uid = ?",
-                (fact["status"], fact["finished_at"], fact["uid"]),
+                (record["status"], record["finished_at"], record["uid"]),
             )
 
-    def _trial(self, fact: Fact) -> None:
-        run = self._id("runs", "uid", fact["run"])
-        row = {name: value for name, value in fact.items() if name not in ("kind", "run")}
-        if self._insert("run_trials", {**row, "run_id": run, **_texts(fact)}):
+    def _trial(self, record: Record) -> None:
+        run = self._id("runs", "uid", record["run"])
+        row = {name: value for name, value in record.items() if name not in ("kind", "run", "trial_kind")}
+        if self._insert("run_trials", {**row, "kind": record["trial_kind"], "run_id": run, **_texts(record)}):
             self.added.rows["trials"] += 1
 
-    def _winner(self, fact: Fact) -> None:
-        device = self._id("devices", "fingerprint", fact["device"])
-        key = (device, self._problem(fact["problem"]), fact["template_version"])
+    def _winner(self, record: Record) -> None:
+        device = self._id("devices", "fingerprint", record["device"])
+        key = (device, self._problem(record["problem"]), record["template_version"])
         if key not in self._touched:
             found = self._db.execute(
                 "SELECT uid FROM winners WHERE device_id = ? AND problem_id = ? AND template_version = ? AND current",
                 key,
             ).fetchone()
             self._touched[key] = found[0] if found else None
-        row = {name: value for name, value in fact.items() if name not in ("kind", "device", "problem", "versions")}
+        row = {name: value for name, value in record.items() if name not in ("kind", "device", "problem", "versions")}
         ids = {"device_id": key[0], "problem_id": key[1], "current": 0}
-        texts = {**_texts(fact), "winner_versions": canonical_json(fact["versions"])}
+        texts = {**_texts(record), "winner_versions": canonical_json(record["versions"])}
         if self._insert("winners", {**row, **ids, **texts}):
             self.added.rows["winners"] += 1
-            if fact["replaced_at"] is None:
+            if record["replaced_at"] is None:
                 self._fresh.add(key)
-        elif fact["replaced_at"] is not None:
+        elif record["replaced_at"] is not None:
             self._db.execute(
                 "UPDATE winners SET replaced_at = min(coalesce(replaced_at, ?1), ?1) WHERE uid = ?2",
-                (fact["replaced_at"], fact["uid"]),
+                (record["replaced_at"], record["uid"]),
             )
 
     def _link(self) -> None:
@@ -256,7 +256,7 @@ class Adder:
         )
 
 
-def _texts(fact: Fact) -> dict[str, str | None]:
+def _texts(record: Record) -> dict[str, str | None]:
     """What a trial or a winner has as JSON, as its table has it."""
-    state = fact["state"]
-    return {"config": canonical_json(fact["config"]), "state": None if state is None else canonical_json(state)}
+    state = record["state"]
+    return {"config": canonical_json(record["config"]), "state": None if state is None else canonical_json(state)}

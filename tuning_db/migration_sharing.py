@@ -1,7 +1,7 @@
 """Step 3: what merging, provenance and quick lookups need.
 
 Until now a winner was current when nothing had replaced it, and there was at most one. After a merge there may be
-several that nobody replaced; the fastest of them is current. `replaced_at` is a fact that travels, `current` follows
+several that nothing replaced; the fastest of them is current. `replaced_at` is a fact that travels, `current` follows
 from the facts.
 """
 
@@ -67,7 +67,7 @@ SHARING = Migration(
         "DROP INDEX winners_by_problem",
         "CREATE UNIQUE INDEX winners_current ON winners (device_id, problem_id, template_version) WHERE current",
         "CREATE INDEX winners_by_problem ON winners (problem_id) WHERE current",
-        # Winners are kept in memory by whoever looks them up; this number says when to read them again.
+        # Lookups keep winners in memory; this number says when to read them again.
         "CREATE TABLE winners_state (id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL)",
         "INSERT INTO winners_state VALUES (1, 1)",
         *(

@@ -23,7 +23,7 @@ _LISTED = """
 def store(db: TuningDB, profile: Profile) -> int:
     """Keep a profile and return its id. The same file again replaces what was read from it before."""
     with db._transaction():
-        for (old,) in db._db.execute("SELECT id FROM profiles WHERE sha256 = ?", (profile.provenance.sha256,)):
+        for (old,) in db._connection.execute("SELECT id FROM profiles WHERE sha256 = ?", (profile.provenance.sha256,)):
             _forget(db, old)
         number = db._insert("profiles", {**profile_rows.profile_row(profile), "imported_at": rows.utc_now()})
         _insert_many(
@@ -92,7 +92,9 @@ def _store_details(db: TuningDB, number: int, profile: Profile) -> None:
     detailed = [launch for launch in profile.launches if launch.findings or launch.lines]
     if not detailed:
         return
-    ids = dict(db._db.execute("SELECT place, id FROM profile_launches WHERE profile_id = ?", (number,)).fetchall())
+    ids = dict(
+        db._connection.execute("SELECT place, id FROM profile_launches WHERE profile_id = ?", (number,)).fetchall()
+    )
     for launch in detailed:
         for finding in launch.findings:
             db._insert("profile_findings", {"launch_id": ids[launch.place], **profile_rows.finding_row(finding)})
@@ -116,7 +118,7 @@ def _forget(db: TuningDB, number: int) -> None:
     mine = "SELECT id FROM profile_launches WHERE profile_id = ?"
     with translated(db.path):
         for table in ("profile_findings", "profile_lines"):
-            db._db.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
+            db._connection.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
         for table in ("profile_launches", "profile_ranges", "profile_sources"):
-            db._db.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
-        db._db.execute("DELETE FROM profiles WHERE id = ?", (number,))
+            db._connection.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
+        db._connection.execute("DELETE FROM profiles WHERE id = ?", (number,))

@@ -1,4 +1,4 @@
-"""Everything that asks the database. One connection, for one thread of one process."""
+"""The reading half of the database. One connection, for one thread of one process."""
 
 import socket
 import sqlite3
@@ -33,7 +33,7 @@ class Reader:
         self._connection = connection
         # Plugins of sqlite-utils are for its command line; none belongs into a lookup.
         self._db = Database(connection, execute_plugins=False)
-        self._finder = Finder(connection, lambda sql, parameters: list(self._db.query(sql, parameters)))
+        self._finder = Finder(connection, self._query)
 
     def __enter__(self) -> Self:
         return self
@@ -125,12 +125,12 @@ class Reader:
         with translated(self.path), self._sensible():
             return [rows.mapping(text) for text in self._finder.leaders(device, problem, template_version, most)]
 
-    def facts(self, winners_only: bool = False) -> list[dict[str, Any]]:
-        """Everything there is, or current winners alone, as facts for others; see `tuning_db.jsonl`."""
+    def exported(self, winners_only: bool = False) -> list[dict[str, Any]]:
+        """Everything there is, or current winners alone, as records for others; see `tuning_db.jsonl`."""
         with translated(self.path), self._sensible():
             self._connection.execute("BEGIN")  # one moment, however many write meanwhile
             try:
-                return (merge.winners_only if winners_only else merge.all_facts)(self._connection)
+                return (merge.winners_only if winners_only else merge.all_records)(self._connection)
             finally:
                 self._connection.execute("ROLLBACK")
 
@@ -176,9 +176,13 @@ class Reader:
 
     def _read(self, sql: str, parameters: Sequence[Any], build: Callable[[dict[str, Any]], T]) -> list[T]:
         with translated(self.path):
-            found = list(self._db.query(sql, parameters))
+            found = self._query(sql, parameters)
         with self._sensible():
             return [build(row) for row in found]
+
+    def _query(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        """Rows by column name."""
+        return list(self._db.query(sql, parameters))
 
 
 def _status_now(row: rows.Row) -> str:

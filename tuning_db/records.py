@@ -52,10 +52,18 @@ class Objective(StrEnum):
         return energy if energy is None or self is Objective.ENERGY else energy * measurement.median_ns
 
 
+class TrialKind(StrEnum):
+    """What a configuration was measured for."""
+
+    SEARCH = "search"
+    FINAL_COMPARISON = "final_comparison"
+    """The best of a search once more, timed in turn at its end."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One candidate of a run. `error` is the relative error ||out - ref|| / ||ref|| against the float64 reference,
-    `message` one line that says why, when the outcome is not ok, or "rematch" for the leaders' last comparison."""
+    `message` one line that says why, when the outcome is not ok."""
 
     config: Mapping[str, Any]
     outcome: Outcome
@@ -64,6 +72,7 @@ class Trial:
     error: float | None = None
     tolerance: float | None = None
     message: str | None = None
+    kind: TrialKind = TrialKind.SEARCH
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Winner:
     """The best verified configuration of a problem on a device, and the default's time in the same run.
 
     reference: what it was verified against; versions: what could change its numbers; clock_mhz: of the chip while it
-    was measured; each empty where nobody knows.
+    was measured; each empty where unknown.
     """
 
     problem: str

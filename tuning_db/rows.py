@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernel_templates.device import Device
-from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, StoredWinner, Trial, Winner
+from tuning_db.records import (
+    Measurement,
+    Objective,
+    Outcome,
+    Run,
+    RunStatus,
+    StoredRun,
+    StoredWinner,
+    Trial,
+    TrialKind,
+    Winner,
+)
 
 MESSAGE_LIMIT = 500
 
@@ -95,6 +106,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "error": _optional_float(trial.error),
         "tolerance": _optional_float(trial.tolerance),
         "message": None if trial.message is None else _one_line(trial.message),
+        "kind": TrialKind(trial.kind).value,
     }
 
 
@@ -107,6 +119,7 @@ def trial_from(row: Row) -> Trial:
         error=_optional_float(row["error"]),
         tolerance=_optional_float(row["tolerance"]),
         message=row["message"],
+        kind=TrialKind(row["kind"]),
     )
 
 

@@ -76,7 +76,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "run_trials": (
-        "One configuration tried in a run, with its one measurement; a rematch at the end is a trial of its own.",
+        "One configuration tried in a run, with its one measurement; the comparison at the end adds trials of its own.",
         {
             "id": "Number within this file.",
             "run_id": "Whose.",
@@ -89,11 +89,12 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "compile_s": "Seconds of compiling.",
             "error": "||out - ref|| / ||ref|| against the float64 reference.",
             "tolerance": "That the error had to stay below.",
-            "message": 'One line: why it is not ok, or "rematch", or how a duel ended.',
+            "message": "One line: why it is not ok, or how the comparison with the best so far ended.",
             "created_at": "UTC.",
             "state": "JSON: what the device did meanwhile: clocks, temperature and power before and after, throttling.",
             "energy_uj": "Microjoules a call, idle power included; empty where it was not measured.",
             "number": "Of the trial within its run, from 0; with the run's uid its name everywhere.",
+            "kind": "search, or final_comparison: one of the best, timed in turn with the others at the run's end.",
         },
     ),
     "winners": (
@@ -110,7 +111,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "median_ns": "Nanoseconds a call.",
             "q90_ns": "As of trials.",
             "samples": "Timed calls.",
-            "default_ns": "What the template's default took in the same rematch.",
+            "default_ns": "What the template's default took in the same comparison.",
             "error": "||out - ref|| / ||ref||; never above the tolerance.",
             "tolerance": "That the error had to stay below.",
             "created_at": "UTC.",
@@ -127,7 +128,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "winners_state": (
-        "One row that says when winners have to be read again by whoever keeps them in memory.",
+        "One row that says when winners that are kept in memory have to be read again.",
         {"id": "1.", "generation": "Grows with every change of the table winners."},
     ),
     "profiles": (
@@ -261,7 +262,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def column(table: str, name: str) -> str:
-    """The sentence about a column; of a view also where a table of ours has said it. KeyError if nobody has."""
+    """The sentence about a column; of a view also where a table of ours has said it. KeyError if none has."""
     own = TABLES[table][1]
     if name in own or not table.startswith("v_"):
         return own[name]

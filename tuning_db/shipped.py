@@ -1,7 +1,7 @@
 """Winners that come with autotune: text files in `tuning_db/shipped/`, one a chip, read-only beneath the user's own.
 
 Each is what `autotune db export --winners` writes (see `tuning_db.jsonl`), so that a change can be reviewed line by
-line. Only the file of the chip at hand is read, unless somebody asks what other chips know.
+line. Only the file of the chip at hand is read, unless other chips' winners are asked for.
 """
 
 import re
@@ -44,11 +44,11 @@ def _read(path: Path) -> tuple[Row, ...]:
     devices: dict[str, Mapping[str, Any]] = {}
     rows: list[Row] = []
     try:
-        for fact in jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)):
-            if fact["kind"] == "device":
-                devices[fact["fingerprint"]] = {**fact, "versions": canonical_json(fact["versions"])}
-            elif fact["kind"] == "winner":
-                rows.append(_row(fact, devices[fact["device"]]))
+        for record in jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)):
+            if record["kind"] == "device":
+                devices[record["fingerprint"]] = {**record, "versions": canonical_json(record["versions"])}
+            elif record["kind"] == "winner":
+                rows.append(_row(record, devices[record["device"]]))
     except FileNotFoundError:
         return ()
     except (OSError, KeyError, jsonl.BadLine) as error:
@@ -56,8 +56,8 @@ def _read(path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _row(fact: Mapping[str, Any], device: Mapping[str, Any]) -> Row:
-    own = {**fact, "config": canonical_json(fact["config"]), "winner_versions": canonical_json(fact["versions"])}
-    own["state"] = None if fact["state"] is None else canonical_json(fact["state"])
+def _row(record: Mapping[str, Any], device: Mapping[str, Any]) -> Row:
+    own = {**record, "config": canonical_json(record["config"]), "winner_versions": canonical_json(record["versions"])}
+    own["state"] = None if record["state"] is None else canonical_json(record["state"])
     hardware = {name: device[name] for name in jsonl.DEVICE_FIELDS}
     return {**own, **hardware, "id": 0, "run_id": None}

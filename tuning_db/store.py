@@ -1,4 +1,4 @@
-"""Opening the database and everything that writes to it, each write a short transaction of its own.
+"""Opens the database and writes to it, each write a short transaction of its own.
 
 A trial is on disk when `record_trial` returns: a process killed at any instant loses at most the one in flight.
 """
@@ -68,7 +68,7 @@ class TuningDB(Reader):
         when = rows.utc_now() if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
         with self._transaction():
             device_id = self._device_id(device)
-            self._db.execute("DELETE FROM device_ceilings WHERE device_id = ?", (device_id,))
+            self._connection.execute("DELETE FROM device_ceilings WHERE device_id = ?", (device_id,))
             for name, value in values.items():
                 row = {"device_id": device_id, "name": name, "value": value, "measured_at": when}
                 self._insert("device_ceilings", row)
@@ -96,7 +96,9 @@ class TuningDB(Reader):
         """Store one trial and return its id. Raises ValueError for a configuration that JSON cannot say."""
         row = {"run_id": run_id, **rows.trial_row(trial), "created_at": rows.utc_now()}
         with self._transaction():
-            last = self._db.execute("SELECT max(number) FROM run_trials WHERE run_id = ?", (run_id,)).fetchone()[0]
+            last = self._connection.execute(
+                "SELECT max(number) FROM run_trials WHERE run_id = ?", (run_id,)
+            ).fetchone()[0]
             return self._insert("run_trials", {**row, "number": 0 if last is None else last + 1})
 
     def finish_run(self, run_id: int, status: str) -> None:
@@ -105,7 +107,7 @@ class TuningDB(Reader):
         if ended is RunStatus.RUNNING:
             raise ValueError("a run cannot end as running")
         with self._transaction():
-            self._db.execute(
+            self._connection.execute(
                 "UPDATE runs SET status = ?, finished_at = ? WHERE id = ?", (ended.value, rows.utc_now(), run_id)
             )
 
@@ -114,12 +116,12 @@ class TuningDB(Reader):
         finished_at: str | None,
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
-        where they are not known. Its name is its content's: the same run is stored once, whoever adds it how often."""
+        where they are not known. Its name is its content's: the same run is stored once, however often it is added."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
-        uid = uids.content_id(*about, repr(tried))  # JSON has no infinite errors
+        uid = uids.content_id(*about, uids.trials_text(tried))
         with self._transaction():
-            if known := self._db.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
+            if known := self._connection.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
                 return int(known[0])
             run_id = self._insert(
                 "runs",
@@ -150,15 +152,15 @@ class TuningDB(Reader):
         with self._transaction():
             device_id, problem_id = self._device_id(device), self._problem_id(winner.problem)
             uid = uids.winner_id(device.fingerprint, winner.problem, {**row, "created_at": now})
-            self._db.execute(
+            self._connection.execute(
                 "UPDATE winners SET replaced_at = ?, current = 0 WHERE device_id = ? AND problem_id = ? "
                 "AND template_version = ? AND replaced_at IS NULL AND uid != ?",
                 (now, device_id, problem_id, row["template_version"], uid),
             )
             self._finder.forget()
             # Set twice within a millisecond it is the same one.
-            if known := self._db.execute("SELECT id FROM winners WHERE uid = ?", (uid,)).fetchone():
-                self._db.execute("UPDATE winners SET replaced_at = NULL, current = 1 WHERE id = ?", known)
+            if known := self._connection.execute("SELECT id FROM winners WHERE uid = ?", (uid,)).fetchone():
+                self._connection.execute("UPDATE winners SET replaced_at = NULL, current = 1 WHERE id = ?", known)
                 return int(known[0])
             links = {"device_id": device_id, "problem_id": problem_id, "run_id": run_id, "trial_id": trial_id}
             names = {
@@ -169,10 +171,10 @@ class TuningDB(Reader):
             }
             return self._insert("winners", {**links, **names, **row, "created_at": now})
 
-    def add(self, news: Iterable[merge.Fact]) -> merge.Added:
+    def add(self, news: Iterable[merge.Record]) -> merge.Added:
         """Add what others know (`tuning_db.merge`), all of it or nothing. Twice is like once.
 
-        Raises ValueError when a fact speaks of something that is not there.
+        Raises ValueError when a record speaks of something that is not there.
         """
         with self._transaction():
             self._finder.forget()
@@ -194,9 +196,9 @@ class TuningDB(Reader):
         with self._transaction():
             self._finder.forget()
             for name, what in steps.items():
-                counts[name] = int(self._db.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
+                counts[name] = int(self._connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
                 if not keep:
-                    self._db.execute(f"DELETE FROM {what}")
+                    self._connection.execute(f"DELETE FROM {what}")
         return counts
 
     def vacuum(self) -> tuple[int, int]:
@@ -218,14 +220,14 @@ class TuningDB(Reader):
             raise DatabaseError(f"tuning database {self.path} was moved or deleted while in use; start the run again")
         with translated(self.path):
             # IMMEDIATE waits for other writers here, where nothing has been read yet that could turn stale.
-            self._db.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._db.execute("COMMIT")
+                self._connection.execute("COMMIT")
             except BaseException:
                 # A full disk makes SQLite roll back by itself.
                 if self._connection.in_transaction:
-                    self._db.execute("ROLLBACK")
+                    self._connection.execute("ROLLBACK")
                 raise
 
     def _identity_now(self) -> tuple[int, int] | None:
@@ -242,17 +244,16 @@ class TuningDB(Reader):
         return self._id_of("problems", "key", keys.row(key))
 
     def _value(self, sql: str, row_id: int | None) -> Any:
-        found = None if row_id is None else self._db.execute(sql, (row_id,)).fetchone()
+        found = None if row_id is None else self._connection.execute(sql, (row_id,)).fetchone()
         return found[0] if found else None
 
     def _id_of(self, table: str, unique: str, row: Mapping[str, Any]) -> int:
-        found = self._db.execute(f"SELECT id FROM {table} WHERE {unique} = ?", (row[unique],)).fetchone()
+        found = self._connection.execute(f"SELECT id FROM {table} WHERE {unique} = ?", (row[unique],)).fetchone()
         return int(found[0]) if found else self._insert(table, row)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
-        # Not Table.insert: sqlite-utils 3 ends the surrounding transaction with it.
         marks = ", ".join(f":{name}" for name in row)
-        cursor = self._db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", dict(row))
+        cursor = self._connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", dict(row))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 

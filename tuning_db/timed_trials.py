@@ -1,4 +1,4 @@
-"""Every trial with when it ended: what a picture of a search needs and a search itself does not."""
+"""Every trial with when it ended: what a chart of a search needs and a search itself does not."""
 
 from dataclasses import dataclass
 

@@ -8,11 +8,12 @@ of an old file agree.
 import hashlib
 import sqlite3
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernel_templates.space import Space
 from tuning_db import keys
+from tuning_db.records import TrialKind
 from tuning_db.rows import canonical_json
 
 
@@ -29,6 +30,16 @@ def winner_id(device: str, problem: str, row: Mapping[str, Any]) -> str:
     """A winner's name: device is its fingerprint, problem its key, row the columns of table `winners`."""
     names = ("template_version", "config", "q10_ns", "median_ns", "q90_ns", "samples", "error", "tolerance")
     return content_id(device, problem, *(row[name] for name in names), row["created_at"])
+
+
+def trials_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Trials as the name of an added run knows them, in the words of schema 4: a run that was added then keeps its
+    name. Not JSON, which has no infinite errors."""
+    known = []
+    for row in rows:
+        told = {name: value for name, value in row.items() if name != "kind"}
+        known.append(told | {"message": "rematch"} if row["kind"] == TrialKind.FINAL_COMPARISON else told)
+    return repr(known)
 
 
 def space_row(space: Space) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""How fast a whole model runs on a device: tokens per second, bandwidth, and where a token's time goes."""
+"""Benchmarks of a whole model on a device: tokens per second, bandwidth, and where a token's time goes."""

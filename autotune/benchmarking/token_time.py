@@ -1,23 +1,24 @@
-"""Where a token's time goes on a GPU: the kernels of each operation captured alone, beside the whole token.
+"""Times the kernels of a token on a GPU, those of each operation captured alone, beside the whole token.
 
 In a token kernels overlap, since one loads its weights while the one before still computes. So times alone do not add
 up to the token's; they say how far each operation is from what memory allows, and which is worth tuning.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 
+from autotune.benchmarking.benchmark_result import KernelTime
+from autotune.runner import gpu_timer
 from kernel_templates import registry
-from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
 
 REPLAYS, SAMPLES = 20, 5
-TOKEN = "token"
 
 
 class Stopwatch:
@@ -29,7 +30,7 @@ class Stopwatch:
         self._sum = torch.empty((), dtype=torch.int64, device=self._device)
 
     def repeated(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
-        """Of the launches as one graph, replayed without a gap, as tokens follow each other."""
+        """Time of the launches as one graph, replayed without a gap, as tokens follow each other."""
         return self._microseconds(Graph(launches, self._target, self._device).replay, rewind)
 
     def from_memory(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
@@ -47,60 +48,41 @@ class Stopwatch:
         torch.sum(self._other, 0, out=self._sum)
 
     def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> float:
-        times = []
         with torch.cuda.device(self._device):
-            for _ in range(SAMPLES):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                work()  # the GPU is busy until the rest is queued: starting it must not count
-                rewind()
-                start.record()
-                for _ in range(REPLAYS):
-                    work()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end) * 1e3 / REPLAYS)
-        return median(times)
+            return median(gpu_timer.mean_ns(work, REPLAYS, rewind) for _ in range(SAMPLES)) / 1e3
 
 
 def profile(
-    launches: Sequence[Launch], sizes: Mapping[str, int], watch: Stopwatch, rewind: Callable[[], None], read_gb_s: float
-) -> list[dict[str, Any]]:
+    launches: Sequence[Launch], sizes: Mapping[str, int], watch: Stopwatch, rewind: Callable[[], None]
+) -> list[KernelTime]:
     """One row per kernel of a token, in the order they first run, and last the token itself.
 
-    kernel, count, us (all of them), us_each, bytes (None: next to none), gb_s and share of the read bandwidth. sizes:
-    bytes that each kernel must read, by name; rewind: puts the position back. Leaves nonsense in the model's buffers
-    and in its cache: an operation repeated without the others overflows.
+    sizes: bytes that each kernel must read, by name; rewind: puts the position back. Leaves nonsense in the model's
+    buffers and in its cache: an operation repeated without the others overflows.
     """
     by_name: dict[str, list[Launch]] = {}
     for launch in launches:
         by_name.setdefault(launch.name, []).append(launch)
-    whole = _row(TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()), read_gb_s)
+    whole = KernelTime(KernelTime.TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()))
     rows = [
-        _row(name, len(some), watch.from_memory(some, rewind), sizes.get(name), read_gb_s)
-        for name, some in by_name.items()
+        KernelTime(name, len(some), watch.from_memory(some, rewind), sizes.get(name)) for name, some in by_name.items()
     ]
     return [*rows, whole]
 
 
-def bytes_by_kernel(loaded: Any, position: int) -> dict[str, int]:
-    """What the kernels of a token at `position` read, all layers together; loaded: `model.cuda.load.Loaded`."""
-    sizes = dict.fromkeys(("qkv", "attention", "out", "gate_up", "down"), 0)
-    for layer in loaded.layers:
-        for name in ("qkv", "out", "gate_up", "down"):
-            sizes[name] += sum(planes.nbytes for planes in getattr(layer, name))
-        p = layer.problem
-        sizes["attention"] += work_bytes(Attention(p.heads, p.kv_heads, p.head_dim, position + 1))
-    return sizes | {"head": work_bytes(loaded.head)}
+def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> dict[str, int]:
+    """What the kernels of a token at `position` read, all layers together: those that take weights, attention and the
+    head. loaded: `model.cuda.load.Loaded`."""
+    weights = {t.data_ptr(): t.nbytes for layer in loaded.layers for planes in layer.planes for t in planes.tensors}
+    sizes: dict[str, int] = {}
+    for launch in launches:
+        taken = {a.data_ptr() for a in launch.arguments if isinstance(a, torch.Tensor)} & weights.keys()
+        if taken:
+            sizes[launch.name] = sizes.get(launch.name, 0) + sum(weights[address] for address in taken)
+    cached = (replace(layer.problem, context=position + 1).attention_part for layer in loaded.layers)
+    return sizes | {"attention": sum(map(work_bytes, cached)), "head": work_bytes(loaded.head)}
 
 
 def work_bytes(problem: Any) -> int:
     """The least that a problem's kernels read and write."""
     return registry.get(problem.op).work(problem).bytes
-
-
-def _row(name: str, count: int, us: float, size: int | None, read_gb_s: float) -> dict[str, Any]:
-    gb_s = size / us / 1e3 if size and us else None
-    return {
-        "kernel": name, "count": count, "us": us, "us_each": us / count, "bytes": size, "gb_s": gb_s,
-        "share": None if gb_s is None else gb_s / read_gb_s,
-    }  # fmt: skip

@@ -1,1 +1,1 @@
-"""One file a command; `options`, `output`, `loading` and `conversation` are what they share."""
+"""The commands, one file each; `options`, `output`, `loading` and `conversation` are shared."""

@@ -1,28 +1,38 @@
-"""`autotune bench`: what tuning is worth on this machine, in tokens per second and in bandwidth."""
+"""`autotune bench`: measures a model untuned and tuned, in tokens per second and in bandwidth."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune import UserError
 from autotune.commands import options, output
 
+if TYPE_CHECKING:
+    from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark
+
+ALONE = (
+    "Each kernel's launches of all layers, captured alone and reading from memory; in the token they overlap, so these "
+    "times do not add up to the token's."
+)
+INSIDE = "Each problem's steps of all layers, timed inside the token; the token has the embedding lookup as well."
+
 
 @click.command()
 @options.model_argument
 @click.option(
-    "--prompt", type=click.IntRange(min=1), help="Tokens of the prompt.  [default: 512 on the cpu, 2048 on a GPU]"
+    "--prompt", type=click.IntRange(min=1), help="Tokens of the prompt.  [default: 512 on the CPU, 2048 on a GPU]"
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to decode.")
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions; medians count.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions; medians are shown."
+)
 @click.option(
     "--depth",
     "depths",
     type=click.IntRange(min=0),
     multiple=True,
-    help="Cached tokens to decode after, on a GPU; may be given again.  [default: 0 and 4096]",
+    help="Cached tokens to decode after; may be given again.  [default: 0, on a GPU also 4096]",
 )
 @options.nvtx_option
 @options.device_option
@@ -34,8 +44,8 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
 
-    Bandwidth is the bytes a token must read over its time; its share is of the machine's measured read bandwidth. On a
-    GPU it also says how many kernels a token runs, and how long those of each operation take alone.
+    Bandwidth is the bytes a token must read over its time; its share is of the device's measured read bandwidth. The
+    second table says how long the kernels of each operation take: on a GPU captured alone, on the CPU inside the token.
 
     \b
     Example:
@@ -45,97 +55,64 @@ def bench(
     options.require(device)
     if nvtx and device == options.CPU:
         raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
-    from autotune.benchmarking import cpu_benchmark as library
+    from autotune.benchmarking import model_benchmark
     from model.gguf_file import open_gguf
 
     open_gguf(model)  # a bad file is refused before the database is touched
     with options.open_database(db_path, readonly=False) as db, options.alone(device):
-        if device == options.CPU:
-            result = library.bench(model, db, device, prompt=prompt or 512, tokens=tokens, runs=runs)
-        else:
-            from autotune.benchmarking import cuda_benchmark
-
-            result = cuda_benchmark.bench(
-                model,
-                db,
-                device,
-                prompt=prompt or 2048,
-                tokens=tokens,
-                runs=runs,
-                depths=depths or (0, 4096),
-                nvtx=nvtx,
-            )
-    if as_json:
-        output.print_json(result)
-    elif device == options.CPU:
-        _print(result)
-    else:
-        _print_gpu(result)
-
-
-def _print(result: Mapping[str, Any]) -> None:
-    numeric: tuple[str, ...] = ("prefill tok/s", "decode tok/s", "MB per token", "GB/s", "of read")
-    lines: list[tuple[str, ...]] = []
-    for name in ("untuned", "tuned"):
-        side = result[name]
-        speeds = (output.number(side["prefill_tok_s"]), output.number(side["decode_tok_s"]))
-        traffic = (output.number(side["bytes_per_token"] / 1e6), output.number(side["gb_s"]))
-        lines.append((name, *speeds, *traffic, output.percent(side["share"])))
-    output.print_table(str(result["model"]), ("kernels", *numeric), lines, numeric)
-    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read")
-    lines = [
-        (
-            row["problem"],
-            str(row["count"]),
-            output.number(row["default_us"]),
-            output.number(row["tuned_us"]),
-            output.ratio(row["default_us"], row["tuned_us"]),
-            output.number(row["gb_s"]),
-            output.percent(row["share"]),
+        result = model_benchmark.benchmark(
+            model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, nvtx=nvtx
         )
-        for row in result["operations"]
-    ]
-    output.print_table("Operations", ("problem", *numeric), lines, numeric)
+    if as_json:
+        output.print_json(result.document())
+    else:
+        print_benchmark(result)
 
 
-def _print_gpu(result: Mapping[str, Any]) -> None:
-    sides = [(name, result[name]) for name in ("untuned", "tuned")]
-    numeric: tuple[str, ...] = ("depth", "decode tok/s", "MB per token", "TB/s", "of read", "kernels per token")
+def print_benchmark(result: "ModelBenchmark") -> None:
+    """Rates of both sides, and where a token's time goes."""
+    bandwidth = _Bandwidth(result)
+    numeric: tuple[str, ...]
+    numeric = ("depth", "decode tok/s", "MB per token", bandwidth.unit, output.SHARE, "kernels per token")
     lines: list[tuple[str, ...]] = [
         (
-            name, depth, output.number(row["tok_s"]), output.number(row["bytes_per_token"] / 1e6),
-            _terabytes(row["gb_s"]), output.percent(row["share"]), str(row["kernels_per_token"]),
+            name, str(depth), output.number(row.tok_s), output.number(row.bytes / 1e6), *bandwidth.cells(row.gb_s),
+            str(row.kernels),
         )
-        for name, side in sides
-        for depth, row in side["decode"].items()
+        for name, side in result.sides.items()
+        for depth, row in side.decode.items()
     ]  # fmt: skip
-    output.print_table(str(result["model"]), ("kernels", *numeric), lines, numeric)
-    rates = ", ".join(f"{name} {output.number(side['prefill_tok_s'])} tok/s" for name, side in sides)
-    click.echo(f"prefill of {result['settings']['prompt']} tokens: {rates}\n")
-    numeric = ("count", "untuned µs", "tuned µs", "speed-up", "µs each", "MB", "TB/s", "of read")
-    before = {row["kernel"]: row["us"] for row in result["operations"]["untuned"]}
-    after = result["operations"]["tuned"]
+    output.print_table(result.model, ("kernels", *numeric), lines, numeric)
+    rates = ", ".join(f"{name} {output.number(side.prefill_tok_s)} tok/s" for name, side in result.sides.items())
+    click.echo(f"prefill of {result.settings['prompt']} tokens: {rates}\n")
+    numeric = ("count", "untuned µs", "tuned µs", "speed-up", "µs each", "MB", bandwidth.unit, output.SHARE)
+    before = {row.kernel: row.us for row in result.untuned.kernels}
+    lines = [_kernel(row, before.get(row.kernel), row.us, bandwidth) for row in result.tuned.kernels]
     # A kernel that only the untuned token has is shown too: tuning left it out.
-    gone = [row for row in result["operations"]["untuned"] if row["kernel"] not in {r["kernel"] for r in after}]
-    lines = [_operation(row, before.get(row["kernel"]), row["us"]) for row in after]
-    lines[-1:-1] = [_operation(row, row["us"], None) for row in gone]
+    gone = [row for row in result.untuned.kernels if result.tuned.kernel(row.kernel) is None]
+    lines[-1:-1] = [_kernel(row, row.us, None, bandwidth) for row in gone]
     output.print_table("Where a token's time goes", ("kernel", *numeric), lines, numeric)
-    click.echo(
-        "Each kernel's launches of all layers, captured alone and reading from memory; in the token they overlap, so "
-        "these times do not add up to the token's."
-    )
+    click.echo(ALONE if result.captured_alone else INSIDE)
 
 
-def _operation(row: Mapping[str, Any], before: float | None, after: float | None) -> tuple[str, ...]:
+class _Bandwidth:
+    """Bandwidths in the unit that suits the device, each with its share of the read bandwidth."""
+
+    def __init__(self, result: "ModelBenchmark"):
+        self._result = result
+        self.unit, self._scale = ("TB/s", 1e3) if result.read_gb_s >= 1e3 else ("GB/s", 1.0)
+
+    def cells(self, gb_s: float | None) -> tuple[str, str]:
+        value = None if gb_s is None else gb_s / self._scale
+        return output.number(value, 2 if self._scale > 1 else 1), output.percent(self._result.share(gb_s))
+
+
+def _kernel(row: "KernelTime", before: float | None, after: float | None, bandwidth: _Bandwidth) -> tuple[str, ...]:
     """One line; all but the first time is the tuned token's."""
-    own = row if after is not None else {}
-    size = own.get("bytes")
+    tuned = after is not None
     return (
-        row["kernel"], str(row["count"]), output.number(before), output.number(after), output.ratio(before, after),
-        output.number(own.get("us_each"), 2), output.number(size / 1e6 if size else None),
-        _terabytes(own.get("gb_s")), output.percent(own.get("share")),
+        row.kernel, str(row.count), output.number(before), output.number(after), output.ratio(before, after),
+        output.number(row.us_each if tuned else None, 2),
+        output.number(row.bytes / 1e6 if tuned and row.bytes else None),
+        *bandwidth.cells(row.gb_s if tuned else None),
     )  # fmt: skip
-
-
-def _terabytes(gb_s: float | None) -> str:
-    return output.number(None if gb_s is None else gb_s / 1e3, 2)

@@ -1,4 +1,4 @@
-"""`autotune chat`: a conversation in the terminal, or with lines from a pipe."""
+"""`autotune chat`: holds a conversation in the terminal, or with lines from a pipe."""
 
 import sys
 from contextlib import suppress
@@ -51,7 +51,7 @@ def chat(
             try:
                 _answer(talk, line, tokens, sampler)
             except Exception as error:
-                # In a terminal a message that is too long costs that message; in a pipe nobody could repeat it.
+                # In a terminal a message that is too long costs that message; in a pipe there is no one to repeat it.
                 if not interactive or isinstance(error, OSError) or (text := one_line(error)) is None:
                     raise
                 output.note(f"autotune: error: {text}")
@@ -63,7 +63,7 @@ def chat(
 
 
 def _next_line(interactive: bool) -> str | None:
-    """What the user says next, without surrounding blanks; None at the end."""
+    """The user's next message, without surrounding blanks; None at the end."""
     while interactive:
         with suppress(ImportError):
             import readline  # noqa: F401  (input() edits lines once this is imported)

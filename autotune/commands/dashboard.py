@@ -1,4 +1,4 @@
-"""`autotune dashboard`: what the tuning database knows, as one page."""
+"""`autotune dashboard`: writes or serves what the tuning database knows as one page."""
 
 from pathlib import Path
 
@@ -6,25 +6,30 @@ import click
 
 from autotune import UserError
 from autotune.commands import options, output
+from autotune.commands.errors import one_line
 
 
 @click.command()
-@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write the page here.")
-@click.option("--serve", is_flag=True, help="Give out the page on this machine's loopback address until interrupted.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Where to serve; 0 takes a free one."
+    "-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path), help="File to write the page to."
+)
+@click.option("--serve", is_flag=True, help="Serve the page on this machine's loopback address until interrupted.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port to serve on; 0 takes a free one.",
 )
 @click.option(
     "--format", "form", type=click.Choice(["html", "perfetto"]), default="html", show_default=True,
-    help="The page, or the token's timeline for ui.perfetto.dev.",
+    help="html: the page; perfetto: a token's timeline for ui.perfetto.dev.",
 )  # fmt: skip
 @click.option(
     "--bench", "benches", metavar="FILE", type=click.Path(path_type=Path), multiple=True,
-    help="A whole model's times, as autotune bench --json printed them; may be given several times.",
+    help="Benchmark of a model, as autotune bench --json printed it; may be given several times.",
 )  # fmt: skip
-@click.option(
-    "--against", metavar="FILE", type=click.Path(path_type=Path), help="Another tuning database to compare with."
-)
+@click.option("--against", metavar="FILE", type=click.Path(path_type=Path), help="Tuning database to compare with.")
 @options.db_option
 def dashboard(
     target: Path | None, serve: bool, port: int, form: str, benches: tuple[Path, ...], against: Path | None,
@@ -70,7 +75,7 @@ def _serve(db_path: Path | None, against: Path | None, benches: tuple[Path, ...]
         return [(at.st_mtime_ns, at.st_size) if (at := _stat(file)) else None for file in watched]
 
     build.html(db_path, against, benches)  # what cannot be shown is said now, not to the first reader
-    with Server(port, lambda: build.html(db_path, against, benches, live=True), state) as server:
+    with Server(port, lambda: build.html(db_path, against, benches, live=True), state, one_line) as server:
         click.echo(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""`autotune db`: what the tuning database holds. The commands here only read; `db_share` has those that write."""
+"""`autotune db`: shows what the tuning database holds; `db_share` has the commands that write."""
 
 import shutil
 import sys
@@ -111,7 +111,7 @@ def best(problem: str, db_path: Path | None, as_json: bool) -> None:
 @click.argument("problem")
 @click.option(
     "-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path),
-    help="Write a picture, PNG or SVG by the file's ending, instead of drawing on the terminal.",
+    help="Write an SVG file instead of drawing on the terminal.",
 )  # fmt: skip
 @options.db_option
 def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
@@ -135,7 +135,7 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
     name = short_names(one.stored.run.problem for one in database.runs)[key]
     chart = progress(run, f"{name} on {run.stored.device.chip}, run {run.stored.id}")
     if target is not None:
-        plot.to_file(chart, target)
+        plot.to_file([chart], target)
         return
     size = shutil.get_terminal_size((100, 30))
     click.echo(plot.on_terminal(chart, min(size.columns, 160), min(size.lines - 2, 32), sys.stdout.isatty()))

@@ -1,4 +1,4 @@
-"""`autotune db explain` and `schema`: where a configuration came from, and what the tables mean."""
+"""`autotune db explain` and `schema`: say where a configuration comes from, and what the tables mean."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

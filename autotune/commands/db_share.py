@@ -1,4 +1,4 @@
-"""`autotune db export`, `import`, `merge`, `prune` and `vacuum`: moving winners and keeping the file small."""
+"""`autotune db export`, `import`, `merge`, `prune` and `vacuum`: move winners, and make the file smaller."""
 
 import sys
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ MAGIC = b"SQLite format 3\0"
 
 
 @click.command("export")
-@click.option("--winners", is_flag=True, help="Current winners and their devices only, without runs and trials.")
-@click.option("--chip", help="Only of devices whose name has this in it.")
+@click.option("--winners", is_flag=True, help="Export current winners and their devices only, without runs and trials.")
+@click.option("--chip", help="Export only devices whose name contains this.")
 @click.option("--sqlite", is_flag=True, help="Write an SQLite file, whole, instead of JSON lines; needs --output.")
 @click.option(
     "-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False),
-    help="A file that is not there yet.  [default: stdout]",
+    help="File to write, which must not exist yet.  [default: stdout]",
 )  # fmt: skip
 @options.db_option
 def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, db_path: Path | None) -> None:
@@ -55,7 +55,7 @@ def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, d
 def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
     from tuning_db import jsonl, merge
 
-    found = db.facts(winners_only=winners)
+    found = db.exported(winners_only=winners)
     if chip is not None:
         found = merge.of_chip(found, chip)
         if not any(fact["kind"] == "device" for fact in found):
@@ -68,7 +68,7 @@ def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
 @options.db_option
 @options.json_option
 def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
-    """Add what somebody else has exported to the database.
+    """Add an export to the database.
 
     FILE is JSON lines of `autotune db export`, or "-" for stdin. All of a file is added or, if one line of it makes no
     sense, nothing. Adding a file twice is like adding it once; conflicts are resolved as by `autotune db merge`.
@@ -98,14 +98,14 @@ def merge(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say how much would go.")
+@click.option("--dry-run", is_flag=True, help="Count what would be removed; remove nothing.")
 @options.db_option
 @options.json_option
 def prune(dry_run: bool, db_path: Path | None, as_json: bool) -> None:
     """Delete what no current winner came from: old winners, runs and trials.
 
     Current winners stay with the runs that found them. What is deleted will not be remembered by later searches, and
-    comes back if somebody who has it is merged. `autotune db vacuum` then makes the file smaller.
+    comes back when a database that has it is merged. `autotune db vacuum` then makes the file smaller.
 
     \b
     Example:
@@ -139,7 +139,7 @@ def vacuum(db_path: Path | None, as_json: bool) -> None:
 
 
 def _there(path: Path | None) -> Path | None:
-    """For what makes no sense in a file that would only be made now."""
+    """The error for what makes no sense in a file that would only be made now."""
     with options.open_database(path) as db:
         if not db.info()["exists"]:
             raise UserError(f"there is no tuning database {db.path} yet; autotune tune MODEL makes it")
@@ -178,7 +178,7 @@ def _facts(path: Path) -> list[dict[str, Any]]:
             with path.open("rb") as file:
                 if file.read(len(MAGIC)) == MAGIC:
                     with options.open_database(path) as db:
-                        return db.facts()
+                        return db.exported()
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"{path} is not there; name a database or an export of one") from None

@@ -1,4 +1,4 @@
-"""`autotune devices`: what this machine has, and how fast it can possibly be."""
+"""`autotune devices`: lists this machine's devices with their measured ceilings."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -22,7 +22,7 @@ CEILINGS = {
 
 
 @click.command()
-@click.option("--measure", is_flag=True, help="Measure the ceilings again although they are known.")
+@click.option("--measure", is_flag=True, help="Measure the ceilings again even if they are known.")
 @options.db_option
 @options.json_option
 def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:

@@ -6,8 +6,8 @@ from autotune import UserError
 
 
 def one_line(error: BaseException) -> str | None:
-    """What to tell the user about `error`; None when it is a bug of ours and deserves its traceback."""
-    # Here, not above: `autotune --help` should not pay for sqlite-utils.
+    """The message for the user; None when `error` is a bug of ours and deserves its traceback."""
+    # Here, not above: `autotune --help` should not pay for the database.
     from kernel_templates.cuda import machine
     from model.errors import ModelError
     from tuning_db.errors import DatabaseError

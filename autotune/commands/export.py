@@ -1,4 +1,4 @@
-"""`autotune export`: a run, or the space it searched, in a format that other auto-tuners read."""
+"""`autotune export`: writes a run, or the space it searched, in a format that other auto-tuners read."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,7 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
     Example:
       autotune export --format t4 --run 3 --out matvec.json.gz
     """
-    from autotune.importers import documents, t1, t4
-    from kernel_templates import registry
+    from autotune.importers import files, registry
 
     with options.open_database(db_path) as db:
         runs = [run for run in db.runs() if number is None or run.id == number]
@@ -44,17 +43,9 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
                 else f"there is no run {number}; autotune db list --runs shows them"
             )
         stored = runs[-1]
-        if kind == "t4":
-            made = t4.document(stored, db.trials(stored.id))
-        else:
-            try:
-                problem = registry.parse_problem(stored.run.problem)
-                space = documents.space_of(problem, stored.device)
-            except ValueError as error:
-                raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
-            made = t1.document(problem, space, stored.device.backend)
-    text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
+        document = registry.EXPORTERS[kind].document(stored, db.trials(stored.id))
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     if out is None:
         click.echo(text)
     else:
-        documents.write(out, text + "\n")
+        files.write(out, text + "\n")

@@ -1,4 +1,4 @@
-"""`autotune generate`: text after a prompt, as it comes."""
+"""`autotune generate`: continues a prompt, printing text as it is generated."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from autotune.commands.conversation import chat_tokens
 
 @click.command()
 @options.model_argument
-@click.option("-p", "--prompt", required=True, metavar="TEXT", help="The text to go on from; - reads it from stdin.")
+@click.option("-p", "--prompt", required=True, metavar="TEXT", help="Prompt; - reads it from stdin.")
 @click.option(
     "--chat/--raw",
     "as_chat",

@@ -1,11 +1,18 @@
-"""`autotune import`: what other tools measured, into the tuning database."""
+"""`autotune import`: reads files of other tools into the tuning database."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune import UserError
 from autotune.commands import options, output
+
+if TYPE_CHECKING:
+    from autotune.importers.importer import Importer
+    from autotune.importers.tuning_results import ResultsSummary
+    from autotune.profiling.store_profile import ProfileSummary
+    from tuning_db import TuningDB
 
 
 @click.command("import")
@@ -28,17 +35,17 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
     """
     from dataclasses import asdict
 
-    from autotune.importers import recognizing
+    from autotune.importers import registry
 
-    kinds = []
+    importers = []
     for file in files:  # before anything is stored
-        kind = recognizing.recognize(file)
-        if kind is None:
-            known = ", ".join(k.name for k in recognizing.RECOGNIZERS)
+        importer = registry.recognize(file)
+        if importer is None:
+            known = ", ".join(each.name for each in registry.IMPORTERS)
             raise UserError(f"{file} is of no kind that can be imported; these can: {known}")
-        kinds.append(kind)
+        importers.append(importer)
     with options.open_database(db_path, readonly=False) as db:
-        done = [kind.load(file, db) for kind, file in zip(kinds, files, strict=True)]
+        done = [store(importer, file, db) for importer, file in zip(importers, files, strict=True)]
     if as_json:
         output.print_json({"imported": [asdict(summary) for summary in done]})
         return
@@ -46,3 +53,16 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         click.echo(f"{summary.file}: {summary.line}")
         if summary.note:
             output.note(f"{summary.file}: {summary.note}")
+
+
+def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary | ResultsSummary":
+    """Read a file and store what is in it. Raises UserError."""
+    from autotune.importers import tuning_results
+    from autotune.importers.files import bounded_numbers
+    from autotune.profiling import store_profile
+
+    with bounded_numbers(path):
+        found = importer.read(path)
+        if isinstance(found, tuning_results.TuningResults):
+            return tuning_results.store(found, db)
+        return store_profile.store(found, db)

@@ -1,4 +1,4 @@
-"""Loading a model for `generate` and `chat`, and saying where its kernels came from and how fast it was."""
+"""Loads a model for `generate` and `chat`; says where its kernels come from and how fast it was."""
 
 from collections import Counter
 from pathlib import Path
@@ -29,12 +29,12 @@ def load_model(
         task = bar.add_task("load", total=None, name=path.name, state="")
         return load(
             path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx,
-            on_layer=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
+            progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
 
 
 def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
-    """In one line, how many kernels came from where."""
+    """One line that counts the kernels by where they come from."""
     from tuning_db.records import Source
 
     words = {

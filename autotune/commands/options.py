@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and what their values open."""
+"""Arguments and options that several commands share, and what their values open."""
 
 import re
 from collections.abc import Callable
@@ -36,14 +36,14 @@ db_option = click.option(
     "db_path",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The tuning database.  [default: $AUTOTUNE_DB, else tuning.db in the user's data directory]",
+    help="Tuning database.  [default: $AUTOTUNE_DB, else tuning.db in the user's data directory]",
 )
 device_option = click.option(
-    "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Where to run."
+    "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Device to run on."
 )
 nvtx_option = click.option(
     "--nvtx", is_flag=True,
-    help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, and tokens slower.",
+    help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, tokens slower.",
 )  # fmt: skip
 
 
@@ -51,13 +51,13 @@ def storage_option(required: bool = False) -> Callable[..., Any]:
     """--storage, or $AUTOTUNE_STORAGE: a password on a command line is there for all to see."""
     return click.option(
         "--storage", envvar="AUTOTUNE_STORAGE", metavar="URL", required=required,
-        help="A server that workers share, as postgresql://USER:PASSWORD@HOST/DATABASE; better in $AUTOTUNE_STORAGE, "
+        help="Server that workers share, as postgresql://USER:PASSWORD@HOST/DATABASE; better in $AUTOTUNE_STORAGE, "
         "for a command line is there for all to see.",
     )  # fmt: skip
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout, everything else on stderr."
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, everything else on stderr."
 )
 
 
@@ -66,24 +66,24 @@ def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) 
     options = (
         click.option(
             "-n", "--tokens", type=click.IntRange(min=1), default=tokens, show_default=True,
-            help="Write at most this many tokens; the model may end earlier.",
+            help="Most tokens to generate; the model may end earlier.",
         ),
         click.option(
             "--temperature", type=float, default=temperature, show_default=True,
-            help="How freely to choose; 0 always takes the likeliest token.",
+            help="Sampling temperature; 0 always takes the likeliest token.",
         ),
         click.option(
             "--top-k", type=int, default=top_k, show_default=True,
-            help="Choose among this many likeliest tokens; 0 keeps all.",
+            help="Sample from this many likeliest tokens; 0 keeps all.",
         ),
         click.option(
             "--top-p", type=float, default=top_p, show_default=True,
-            help="Choose among the likeliest tokens that together have this probability.",
+            help="Sample from the likeliest tokens that together have this probability.",
         ),
-        click.option("--seed", type=int, help="The same seed gives the same text.  [default: a fresh one]"),
+        click.option("--seed", type=int, help="Random seed: the same one gives the same text.  [default: a fresh one]"),
         click.option(
             "--context", type=click.IntRange(min=1),
-            help="Tokens that prompt and text may have together.  [default: 4096, or the model's own if less]",
+            help="Most tokens of prompt and text together.  [default: 4096, or the model's own if less]",
         ),
         click.option("--untuned", is_flag=True, help="Ignore the database: run the templates' defaults."),
     )  # fmt: skip

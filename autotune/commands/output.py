@@ -1,4 +1,4 @@
-"""How results are printed: one JSON document, or tables; and how numbers are written in them."""
+"""Prints results as tables or as one JSON document; formats the numbers in them."""
 
 import json
 import sys
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from kernel_templates.device import Device
 
 PIPE_WIDTH = 200  # a file or a pipe has no edge to wrap at, and rich would assume 80 columns
+
+SHARE = "% of read bandwidth"
+"""Heading of a bandwidth's share of the device's measured read bandwidth."""
 
 LEAST_WIDTH = 10  # of a column of text in a narrow terminal
 

@@ -1,4 +1,4 @@
-"""`autotune profile`: where the time of a decode step's kernels goes, by the GPU's own counters."""
+"""`autotune profile`: profiles the kernels of a decode step or of one problem with Nsight Compute."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("subject", metavar="MODEL.gguf|PROBLEM")
 @click.option(
-    "--device", type=options.DeviceName(), default="cuda:0", metavar="cuda:0", show_default=True, help="Which GPU."
+    "--device", type=options.DeviceName(), default="cuda:0", metavar="cuda:0", show_default=True, help="GPU to run on."
 )
 @options.db_option
 @options.json_option
@@ -64,7 +64,7 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 
 def _problems(subject: str) -> "list[Problem]":
-    """What a name means: the problems of one decode step, or one problem."""
+    """The problems of a model's decode step, or one problem by its key."""
     from kernel_templates import registry
 
     if subject.partition(":")[0] in registry.OPERATIONS and not Path(subject).exists():

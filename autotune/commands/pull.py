@@ -1,4 +1,4 @@
-"""`autotune pull`: bring home what workers on a shared server have found."""
+"""`autotune pull`: copies the winners of a shared server into the database."""
 
 from pathlib import Path
 

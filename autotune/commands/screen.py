@@ -1,4 +1,4 @@
-"""`autotune screen`: which configurations of a problem deserve a measurement, by their machine code alone."""
+"""`autotune screen`: ranks a problem's configurations by their machine code, without measuring."""
 
 import re
 import time
@@ -26,8 +26,10 @@ TOLD_S = 10.0  # between two notes of how far it is
     help="Shapes and formats, as autotune db list prints them after the operation's name and a colon.",
 )  # fmt: skip
 @click.option("--arch", metavar="sm_90", help="Compute capability to compile for.  [default: that of the GPU here]")
-@click.option("--limit", type=click.IntRange(min=1), help="Compile only so many, drawn at random.  [default: all]")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compilers side by side.  [default: one a core]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Most configurations to compile, drawn at random.  [default: all]"
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Parallel compilers.  [default: one a core]")
 @options.json_option
 def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int | None, as_json: bool) -> None:
     """Compile a problem's configurations and say which cannot win, and why.
@@ -40,7 +42,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     Example:
       autotune screen matvec --problem rows=4096,cols=1024,format=Q4_0,activation=int16 --arch sm_90 --limit 50
     """
-    from autotune.screening import chips, compiling, ranking, selection
+    from autotune.runner.compile_all import compile_all
+    from autotune.screening import chips, ranking, selection
     from autotune.tuning import target
     from kernel_templates import registry
 
@@ -52,9 +55,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
         raise UserError(str(error)) from None
     choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
 
-    candidates = compiling.compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
-    typical = getattr(problem, "typical", problem)
-    verdicts = ranking.screen(candidates, registry.get(op).work(typical).bytes, chip)
+    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
+    verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
     if as_json:
         output.print_json(
             {
@@ -102,13 +104,13 @@ def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
         "latency_ns": e and e.latency,
         "kernels": [
             {
-                "name": k.facts.name, "digest": k.facts.digest, "programs": k.facts.programs,
-                "threads": k.facts.threads, "registers": k.facts.registers, "spill_bytes": k.facts.spills,
-                "shared_bytes": k.facts.shared, "resident_programs": k.occupancy.programs,
+                "name": k.resources.name, "digest": k.resources.digest, "programs": k.resources.programs,
+                "threads": k.resources.threads, "registers": k.resources.registers, "spill_bytes": k.resources.spills,
+                "shared_bytes": k.resources.shared, "resident_programs": k.occupancy.programs,
                 "occupancy": k.occupancy.share, "occupancy_limit": k.occupancy.by, "rounds": k.rounds,
-                "instructions": k.facts.code.instructions, "mix": k.facts.code.mix,
-                "widest_load_bytes": k.facts.code.widest,
-                "narrowest_load_bytes": k.facts.code.narrowest, "chain_cycles": k.facts.code.chain,
+                "instructions": k.resources.code.instructions, "mix": k.resources.code.mix,
+                "widest_load_bytes": k.resources.code.widest,
+                "narrowest_load_bytes": k.resources.code.narrowest, "chain_cycles": k.resources.code.chain,
             }
             for k in verdict.kernels
         ],
@@ -146,16 +148,16 @@ def _bound(verdict: "Verdict") -> str:
 
 def _cells(verdict: "Verdict") -> tuple[str, ...]:
     assert verdict.estimate is not None
-    ks = verdict.kernels
+    kernels = verdict.kernels
+    loads = "+".join(f"{k.resources.code.narrowest}–{k.resources.code.widest} B" for k in kernels)
 
     def each(value: Callable[[Any], object]) -> str:
-        return "+".join(str(value(k)) for k in ks)
+        return "+".join(str(value(k)) for k in kernels)
 
     return (
-        output.micros(verdict.estimate.busy), output.micros(verdict.estimate.bound), each(lambda k: k.facts.registers),
-        each(lambda k: output.percent(k.occupancy.share)), each(lambda k: k.rounds),
-        each(lambda k: k.facts.code.instructions), each(lambda k: f"{k.facts.code.narrowest}–{k.facts.code.widest} B"),
-        verdict.estimate.limit,
+        output.micros(verdict.estimate.busy), output.micros(verdict.estimate.bound),
+        each(lambda k: k.resources.registers), each(lambda k: output.percent(k.occupancy.share)),
+        each(lambda k: k.rounds), each(lambda k: k.resources.code.instructions), loads, verdict.estimate.limit,
     )  # fmt: skip
 
 

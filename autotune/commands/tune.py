@@ -15,7 +15,7 @@ from autotune.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
-    from kernel_templates.problem import Problem
+    from kernel_templates.problem import Chain, Problem
 
 
 EACH = ("trials", "budget", "ops", "context", "sampler", "objective", "seed")  # options that every worker gets
@@ -43,7 +43,11 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
 )
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), default="pool", show_default=True, help="How to choose what to try."
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    default="pool",
+    show_default=True,
+    help="Sampler that proposes configurations.",
 )
 @click.option(
     "--objective",
@@ -52,7 +56,9 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     show_default=True,
     help="What to make small: time, energy a call, or their product. Energy takes half a second more a trial.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the sampler.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed of the sampler."
+)
 @click.option(
     "--timeline",
     "timeline_path",
@@ -94,7 +100,11 @@ def tune(
     if objective != "time":
         options.require_energy(device)
     problems, layers = _problems(model, ops, device, context)
-    from autotune.tuning import sequential, shared_studies
+    from autotune.runner.timeline import Timeline
+    from autotune.tuning import sequential, shared_studies, target, tune_model
+    from autotune.tuning.candidate_runner import TuneError
+    from autotune.tuning.tuner_base import Tuned, TuneSettings
+    from tuning_db.records import Objective
 
     if device == options.CPU and trials is None:
         trials = CPU_TRIALS
@@ -103,36 +113,26 @@ def tune(
         db = stack.enter_context(options.open_database(db_path, readonly=False))
         rows, in_context, interrupted = [], [], False
         try:
-            if device == options.CPU:
-                budget_s = (CPU_BUDGET_S if budget is None else budget) or None
-                with TuneProgress(trials) as progress:
-                    tuned = sequential.tune(
-                        problems, db, trials=trials, budget_s=budget_s, sampler=sampler, seed=seed,
-                        report=progress.report, tell=progress.tell, studies=server,
-                    )  # fmt: skip
-            else:
-                from autotune.runner.timeline import Timeline
-                from autotune.tuning import target, tune_model
-                from tuning_db.records import Objective
-
-                timeline = Timeline()
-                budget_s = (tune_model.BUDGET_S if budget is None else budget) or None
-                with TuneProgress(None, budget_s) as progress:
+            on_cpu = device == options.CPU
+            budget_s = ((CPU_BUDGET_S if on_cpu else tune_model.BUDGET_S) if budget is None else budget) or None
+            with TuneProgress(trials if on_cpu else None, None if on_cpu else budget_s) as progress:
+                settings = TuneSettings(trials, budget_s, sampler, seed, progress.report, progress.tell, server)
+                in_layers: list[Tuned] = []
+                if on_cpu:
+                    tuned = sequential.tune(problems, db, settings)
+                else:
+                    timeline, chip = Timeline(), replace(target.of(device), objective=Objective(objective))
                     try:
-                        tuned, chained = tune_model.tune(
-                            problems, layers, db, replace(target.of(device), objective=Objective(objective)),
-                            trials=trials, budget_s=budget_s, sampler=sampler, seed=seed, report=progress.report,
-                            timeline=timeline, tell=progress.tell, studies=server,
-                        )  # fmt: skip
+                        tuned, in_layers = tune_model.tune(problems, layers, db, chip, settings, timeline)
                     finally:
                         _write(timeline, timeline_path)
-                in_context = [tune_output.layer_row(result) for result in chained]
+            in_context = [tune_output.layer_row(result) for result in in_layers]
             rows = [tune_output.row(result) for result in tuned]
         except KeyboardInterrupt:
             interrupted = True
             rows = tune_output.kept(db, here, problems)
             in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
-        except sequential.TuneError as error:
+        except TuneError as error:
             raise UserError(str(error)) from error
         path = db.path
     if as_json:
@@ -186,7 +186,7 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
 
 def _problems(
     path: Path, ops: tuple[str, ...], device: str, context: int | None
-) -> "tuple[Mapping[Problem, int], list[Problem]]":
+) -> "tuple[Mapping[Problem, int], list[Chain]]":
     """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names. Raises UserError."""
     from kernel_templates import registry
     from model import problems
@@ -199,7 +199,7 @@ def _problems(
             raise UserError(f"--op: no operation is called {op!r}; there are {', '.join(registry.OPERATIONS)}")
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
-    layers: list[Problem] = []
+    layers: list[Chain] = []
     if device == options.CPU:
         found = problems.model_problems(config, file)
     else:

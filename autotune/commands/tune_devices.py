@@ -1,11 +1,10 @@
 """`autotune tune --devices all`: a worker for each GPU, each an `autotune tune` of its own on one shared study."""
 
-import os
 import subprocess
-import sys
 
 from autotune import UserError
 from autotune.commands import output
+from autotune.runner.python_process import environment, python_command
 
 STORAGE = "AUTOTUNE_STORAGE"
 
@@ -29,12 +28,11 @@ def gpus() -> list[str]:
 def run(devices: list[str], words: list[str], storage: str, program: tuple[str, ...] = ()) -> int:
     """Start `autotune WORDS --device NAME` for each and wait. One that fails does not stop the others. Returns the
     number of failures. The server's URL travels in the environment: a command line is there for all to see."""
-    command = program or (sys.executable, "-m", "autotune")
+    command, variables = program or python_command("autotune"), environment({STORAGE: storage})
     workers = {
-        name: subprocess.Popen([*command, *words, "--device", name], env={**os.environ, STORAGE: storage},
-                               stdout=subprocess.DEVNULL)
+        name: subprocess.Popen([*command, *words, "--device", name], env=variables, stdout=subprocess.DEVNULL)
         for name in devices
-    }  # fmt: skip
+    }
     failed = 0
     try:
         for name, worker in workers.items():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
+_TUNED = ("speed-up", "GB/s", output.SHARE, "trials", "failed")
 _ENERGY = ("default µJ", "tuned µJ")
 
 
@@ -26,14 +27,16 @@ def row(result: Any) -> dict[str, Any]:
         "default_ns": result.default_ns,
         "best_ns": result.best_ns,
         "default_gb_s": result.default_gb_s,
-        "gb_s": result.gb_s,
-        "share": result.share,
-        "trials": result.trials,
-        "failed": result.failed,
-        "source": result.source,
-        "best_uj": result.best_uj,
-        "default_uj": result.default_uj,
+        **_outcome(result),
     }
+
+
+def _outcome(result: Any) -> dict[str, Any]:
+    """The fields that rows of problems alone and of layers have in common."""
+    return {
+        "gb_s": result.gb_s, "share": result.share, "trials": result.trials, "failed": result.failed,
+        "source": result.source, "best_uj": result.best_uj, "default_uj": result.default_uj,
+    }  # fmt: skip
 
 
 def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
@@ -72,20 +75,14 @@ def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") ->
 
 
 def layer_row(result: Any) -> dict[str, Any]:
-    """One `TunedLayer` for table and JSON."""
+    """One `Tuned` of a layer for table and JSON."""
     return {
         "problem": result.problem.key,
         "config": dict(result.config),
         "default_ns": result.default_ns,
         "isolated_ns": result.isolated_ns,
         "best_ns": result.best_ns,
-        "gb_s": result.gb_s,
-        "share": result.share,
-        "trials": result.trials,
-        "failed": result.failed,
-        "source": result.source,
-        "best_uj": result.best_uj,
-        "default_uj": result.default_uj,
+        **_outcome(result),
     }
 
 
@@ -103,8 +100,7 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
 
 def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
     energy = any(row["best_uj"] is not None for row in rows)
-    numeric: tuple[str, ...] = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
-    numeric += _ENERGY if energy else ()
+    numeric = ("count", "default µs", "tuned µs", *_TUNED, *(_ENERGY if energy else ()))
     lines = [
         (
             row["problem"], str(row["count"]), output.micros(row["default_ns"]), *_common(row, row["default_ns"]),
@@ -124,8 +120,7 @@ def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
 
 def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
     energy = any(row["best_uj"] is not None for row in rows)
-    numeric: tuple[str, ...] = ("default µs", "alone µs", "tuned µs", "speed-up", "GB/s", "of read", "trials", "failed")
-    numeric += _ENERGY if energy else ()
+    numeric = ("default µs", "alone µs", "tuned µs", *_TUNED, *(_ENERGY if energy else ()))
     lines = [
         (
             row["problem"], output.micros(row["default_ns"]), output.micros(row.get("isolated_ns")),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autotune.commands import output
 
 if TYPE_CHECKING:
-    from autotune.tuning.problem_tuner import Progress
+    from autotune.tuning.tuner_base import Progress
 
 
 class TuneProgress:

@@ -1,4 +1,4 @@
-"""The whole way from files to a page, or to a timeline for Perfetto."""
+"""Builds the page, or a timeline for Perfetto, from the files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,17 @@ from autotune.dashboard.render import render
 from autotune.dashboard.timeline import perfetto, timelines
 
 
-def html(database: Path | None, against: Path | None = None, benches: Sequence[Path] = (), live: bool = False) -> str:
+def html(
+    database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (), live: bool = False
+) -> str:
     """Raises UserError and DatabaseError."""
-    facts = collect(database, against, benches)
-    return render(pages(facts), facts.database.file.name, live)
+    data = collect(database, against, benchmarks)
+    return render(pages(data), data.database.file.name, live)
 
 
-def trace(database: Path | None, benches: Sequence[Path] = ()) -> str:
+def trace(database: Path | None, benchmarks: Sequence[Path] = ()) -> str:
     """Chrome's Trace Event Format. Raises UserError, also where nothing has times, and DatabaseError."""
-    found = timelines(collect(database, None, benches))
+    found = timelines(collect(database, None, benchmarks))
     if not found:
         raise UserError("nothing has a timeline: give --bench FILE, or import a profile with start times")
     return perfetto(found)

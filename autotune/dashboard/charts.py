@@ -1,4 +1,4 @@
-"""Charts -> coordinates: what the SVG template writes down. Pixels from the top left; nothing here knows a colour."""
+"""Lays charts out as coordinates for the SVG template, in pixels from the top left; knows no colours."""
 
 from dataclasses import dataclass
 from typing import Any

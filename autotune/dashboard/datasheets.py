@@ -1,10 +1,10 @@
-"""What vendors promise, beside what was measured: peaks from data sheets, each with where it says so."""
+"""Peaks from vendors' data sheets, to show beside what was measured."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Vendor:
+class Datasheet:
     """memory_gb_s: of the memory; f32_gflop_s: 32-bit float outside of tensor cores; source: the document."""
 
     memory_gb_s: float
@@ -13,14 +13,14 @@ class Vendor:
 
 
 _CHIPS = {
-    "NVIDIA H100 80GB HBM3": Vendor(3350, 67_000, "NVIDIA H100 Tensor Core GPU data sheet, H100 SXM"),
-    "NVIDIA H100 PCIe": Vendor(2000, 51_000, "NVIDIA H100 Tensor Core GPU data sheet, H100 PCIe"),
-    "NVIDIA H200": Vendor(4800, 67_000, "NVIDIA H200 Tensor Core GPU data sheet, H200 SXM"),
-    "NVIDIA A100-SXM4-80GB": Vendor(2039, 19_500, "NVIDIA A100 Tensor Core GPU data sheet, A100 80GB SXM"),
-    "NVIDIA A100 80GB PCIe": Vendor(1935, 19_500, "NVIDIA A100 Tensor Core GPU data sheet, A100 80GB PCIe"),
+    "NVIDIA H100 80GB HBM3": Datasheet(3350, 67_000, "NVIDIA H100 Tensor Core GPU data sheet, H100 SXM"),
+    "NVIDIA H100 PCIe": Datasheet(2000, 51_000, "NVIDIA H100 Tensor Core GPU data sheet, H100 PCIe"),
+    "NVIDIA H200": Datasheet(4800, 67_000, "NVIDIA H200 Tensor Core GPU data sheet, H200 SXM"),
+    "NVIDIA A100-SXM4-80GB": Datasheet(2039, 19_500, "NVIDIA A100 Tensor Core GPU data sheet, A100 80GB SXM"),
+    "NVIDIA A100 80GB PCIe": Datasheet(1935, 19_500, "NVIDIA A100 Tensor Core GPU data sheet, A100 80GB PCIe"),
 }
 
 
-def vendor(chip: str) -> Vendor | None:
-    """By the name that the driver gives a chip; None for those whose data sheet nobody has entered."""
+def datasheet(chip: str) -> Datasheet | None:
+    """The data sheet of a chip, by the driver's name for it; None for a chip that is not listed."""
     return _CHIPS.get(chip)

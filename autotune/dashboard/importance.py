@@ -1,4 +1,4 @@
-"""Which parameters matter, by two of Optuna's evaluators: they answer different questions, so both are shown by name.
+"""Importance of parameters by two of Optuna's evaluators: they answer different questions, so both are shown by name.
 
 fANOVA: which parameters explain the variance of the time over everything tried (Hutter et al., 2014). PED-ANOVA: which
 parameters tell the best tenth from the rest (Watanabe et al., 2023).
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from kernel_templates.space import Value
 
 LEAST = 8  # trials that worked: with fewer, a forest learns noise
@@ -18,7 +20,7 @@ TREES = 16
 
 @dataclass(frozen=True)
 class Slice:
-    """What was measured at one value of a parameter: how often, the best and the median, nanoseconds."""
+    """Trials at one value of a parameter: their number, the best and the median time in nanoseconds."""
 
     value: Value
     count: int
@@ -54,7 +56,8 @@ def _importance(known: tuple[tuple[tuple[tuple[str, Value], ...], float], ...]) 
     slices = {name: _slices(name, found, trials) for name, found in varied.items()}
     if len(trials) < LEAST or not varied or len({ns for _, ns in trials}) < 2:
         return Importance(len(trials), None, None, slices)
-    return Importance(len(trials), *_evaluated(trials, varied), slices)
+    with threadpool_limits(1):  # hundreds of rows: a second thread would mostly wait
+        return Importance(len(trials), *_evaluated(trials, varied), slices)
 
 
 def _evaluated(

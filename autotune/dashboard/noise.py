@@ -1,4 +1,4 @@
-"""Better, worse or noise: how far two measurements of the same thing lie apart here, and what lies further.
+"""Estimates the noise between measurements of the same thing, and tells a real difference from it.
 
 Quantiles of one measurement say how its executions scattered within milliseconds. What separates two runs is more:
 clocks, memory placement, neighbours. Both can be learned from the database, for it holds the same configuration
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autotune.dashboard.page_data import RunFacts
+from autotune.dashboard.page_data import RunData
 from tuning_db.records import Measurement
 
 LEAST = 30  # repeats, before their scatter is believed
@@ -20,7 +20,7 @@ COVERED = 0.98  # of the differences between repeats lie within the band
 
 
 @dataclass(frozen=True)
-class Scatter:
+class Noise:
     """band: |ln(second / first)| that 98% of `count` repeated measurements keep; assumed: too few for an own one."""
 
     band: float
@@ -30,7 +30,7 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """ratio: second time / first; low, high: its interval; word: of the second, "better", "worse" or "noise"."""
 
     ratio: float
@@ -39,8 +39,8 @@ class Verdict:
     word: str
 
 
-def scatter(runs: Iterable[RunFacts]) -> Scatter:
-    """Of repeats in different runs where there are enough, else also of those in one run."""
+def estimate_noise(runs: Iterable[RunData]) -> Noise:
+    """From repeats in different runs where there are enough, else also from those in one run."""
     seen: dict[tuple[str, str, str], list[tuple[int, float]]] = defaultdict(list)
     for run in runs:
         for place, nanoseconds in run.working:
@@ -51,11 +51,11 @@ def scatter(runs: Iterable[RunFacts]) -> Scatter:
     between = len(apart) >= LEAST
     differences = apart if between else [abs(math.log(b / a)) for (_, a), (_, b) in pairs]
     if len(differences) < LEAST:
-        return Scatter(SUPPOSED, len(differences), False, True)
-    return Scatter(_quantile(differences, COVERED), len(differences), between)
+        return Noise(SUPPOSED, len(differences), False, True)
+    return Noise(_quantile(differences, COVERED), len(differences), between)
 
 
-def verdict(first: Measurement, second: Measurement, noise: Scatter) -> Verdict:
+def compare(first: Measurement, second: Measurement, noise: Noise) -> Comparison:
     """The band around the ratio is that of repeats and that of the two medians together.
 
     A median's standard error: 1.2533 · sd / √n, with sd = (q90 − q10) / 2.5631 as for a normal distribution; taken 2.33
@@ -65,7 +65,7 @@ def verdict(first: Measurement, second: Measurement, noise: Scatter) -> Verdict:
     band = math.hypot(noise.band, own)
     ratio = second.median_ns / first.median_ns
     low, high = ratio * math.exp(-band), ratio * math.exp(band)
-    return Verdict(ratio, low, high, "better" if high < 1 else "worse" if low > 1 else "noise")
+    return Comparison(ratio, low, high, "better" if high < 1 else "worse" if low > 1 else "noise")
 
 
 def _spread(measurement: Measurement) -> float:

@@ -1,11 +1,11 @@
-"""What the pages are made from: everything the database and the benchmark files say, read once."""
+"""The data behind the pages: everything that the database and the benchmark files say, read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
 
+from autotune.benchmarking.benchmark_result import ModelBenchmark
 from autotune.profiling.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
@@ -23,7 +23,7 @@ class File:
 
 
 @dataclass(frozen=True, eq=False)
-class RunFacts:
+class RunData:
     """A run with its trials in the order they were recorded."""
 
     stored: StoredRun
@@ -50,7 +50,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class DeviceFacts:
+class DeviceData:
     """ceilings: measured roofs by name, in GB/s, Gop/s and Gflop/s, without when they were measured."""
 
     device: Device
@@ -58,13 +58,31 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One document of `autotune bench --json`, with the llama.cpp numbers that `scripts/bench_gpu` puts beside it."""
+class Peer:
+    """Another engine's tokens per second, as `scripts/bench_gpu` quotes them. decode: one rate, or a range's ends."""
+
+    engine: str
+    decode: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkFile:
+    """One document of `autotune bench --json`, with the peer that `scripts/bench_gpu` puts beside it; date: "" if
+    unknown."""
 
     file: File
-    document: Mapping[str, Any]
-    marks: Mapping[str, Any] | None = None
+    result: ModelBenchmark
+    peer: Peer | None = None
     date: str = ""
+
+    @property
+    def model(self) -> str:
+        return self.result.model.removesuffix(".gguf")
+
+    @property
+    def peer_ratio(self) -> float | None:
+        """Tokens per second of the tuned model from an empty context ÷ the peer's."""
+        return None if self.peer is None else self.result.tuned.shallowest.tok_s / max(self.peer.decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +91,23 @@ class Database:
 
     file: File
     schema: int
-    devices: tuple[DeviceFacts, ...]
-    runs: tuple[RunFacts, ...]
+    devices: tuple[DeviceData, ...]
+    runs: tuple[RunData, ...]
     winners: tuple[StoredWinner, ...]
     profiles: tuple[Profile, ...] = ()
 
     @cached_property
-    def run_by_id(self) -> Mapping[int, RunFacts]:
+    def run_by_id(self) -> Mapping[int, RunData]:
         return {run.stored.id: run for run in self.runs}
 
     def read_roof(self, device: Device) -> float | None:
         """Measured GB/s of this device; None where it was not measured."""
-        found = {facts.device.fingerprint: facts.ceilings.get("read_gb_s") for facts in self.devices}
+        found = {data.device.fingerprint: data.ceilings.get("read_gb_s") for data in self.devices}
         return found.get(device.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
-class Profiled:
+class ProfiledLaunch:
     """A launch with its profile and what our own rules find wrong with it, the most likely cause first."""
 
     profile: Profile
@@ -98,19 +116,18 @@ class Profiled:
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class PageData:
     """database: what the pages show; against: another one to compare it with."""
 
     database: Database
     against: Database | None = None
-    benches: tuple[Bench, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    benchmarks: tuple[BenchmarkFile, ...] = ()
 
     @cached_property
-    def profiled(self) -> tuple[Profiled, ...]:
+    def profiled(self) -> tuple[ProfiledLaunch, ...]:
         """Launches with counters, rules or instructions: those that the kernel's page has something to say about."""
         return tuple(
-            Profiled(profile, launch, tuple(causes))
+            ProfiledLaunch(profile, launch, tuple(causes))
             for profile in self.database.profiles
             for launch, causes in zip(profile.launches, diagnose_all(profile.launches), strict=True)
             if launch.kind is not RowKind.TRIAL and (launch.findings or launch.lines or len(launch.metrics))

@@ -1,4 +1,4 @@
-"""What a page consists of: words, tables, charts. A chart knows its own table, so that no chart is without one."""
+"""The elements of a page: words, tables, charts. A chart knows its own table, so that no chart is without one."""
 
 import re
 from collections.abc import Sequence
@@ -105,7 +105,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Spans:
-    """From where to where, one row a track. rows: (track, ((begin, end, text), ...)); marks: (place, name)."""
+    """Horizontal spans, one row a track. rows: (track, ((begin, end, text), ...)); marks: (place, name)."""
 
     title: str
     x: Axis
@@ -161,7 +161,7 @@ Block = Words | Table | XY | Bars | Spans | Remarks | Listing
 
 @dataclass(frozen=True)
 class Detail:
-    """What is shown only when asked for: packed in the file until then. id: an HTML id without blanks."""
+    """A part shown only on request, packed in the file until then. id: an HTML id without blanks."""
 
     id: str
     label: str

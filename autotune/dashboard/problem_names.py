@@ -1,4 +1,4 @@
-"""Problems by the names a person uses, as short as they stay different."""
+"""Short names of problems for people, as short as they stay different."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ KEPT = ("rows", "cols", "hidden", "ffn", "vocab", "heads", "kv_heads", "context"
 
 
 def short_names(problems: Iterable[str]) -> Mapping[str, str]:
-    """By key: the operation, its main sizes and formats; the whole key where two would have one name."""
+    """Names by key: the operation, its main sizes and formats; the whole key where two would have one name."""
     wanted = sorted(set(problems))
     names = {key: _short(key) for key in wanted}
     count: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Blocks -> one HTML file: no request leaves it, and the same facts give the same bytes.
+"""Renders pages as one HTML file: no request leaves it, and the same pages give the same bytes.
 
 Details (a run, a kernel, a pair) are packed until someone opens them; the browser unpacks them itself
 (DecompressionStream). Everything goes through Jinja's escaping, and the page's Content-Security-Policy lets only
@@ -22,7 +22,7 @@ _SELF, _NONE = "'self'", "'none'"
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("autotune.dashboard")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -34,15 +34,15 @@ def _environment() -> jinja2.Environment:
 
 def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
     """live: the page asks its server now and then whether there is something new."""
-    environment = _environment()
-    assert environment.loader is not None
+    jinja = environment()
+    assert jinja.loader is not None
 
     def asset(name: str) -> Markup:
         # Our own files, in elements whose content is not escaped: neither holds a closing tag.
-        return Markup(environment.loader.get_source(environment, name)[0].strip())  # type: ignore[union-attr]
+        return Markup(jinja.loader.get_source(jinja, name)[0].strip())  # type: ignore[union-attr]
 
     style, early, script = asset("style.css"), asset("early.js"), asset("page.js")
-    return environment.get_template("page.html.j2").render(
+    return jinja.get_template("page.html.j2").render(
         pages=pages,
         together=TOGETHER,
         packed={page.id: _packed(page) for page in pages},
@@ -61,7 +61,7 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
 
 def _packed(page: Page) -> list[str]:
     """The page's details, TOGETHER at a time."""
-    template = _environment().get_template("detail.html.j2")
+    template = environment().get_template("detail.html.j2")
     made = [template.render(detail=detail) for detail in page.details]
     return [packed(made[first : first + TOGETHER]) for first in range(0, len(made), TOGETHER)]
 

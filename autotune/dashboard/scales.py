@@ -1,4 +1,4 @@
-"""From numbers to places on an axis, and the round numbers that the axis names."""
+"""Scales: map numbers to places on an axis and choose round ticks."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The same pages live: a read-only server on this machine's loopback address.
+"""Serves the live page, read-only, on this machine's loopback address.
 
 Python's own http.server is enough for one reader: three paths, GET and HEAD. The Host header must name the loopback
 address, so that another site cannot reach the page through a name of its own (DNS rebinding). No path is ever looked up
@@ -13,19 +13,25 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from autotune import UserError
-from autotune.commands.errors import one_line
 
 HOST = "127.0.0.1"
 PAGE, VERSION, HEALTH = "/", "/version", "/health"
 
 
 class Server(ThreadingHTTPServer):
-    """build: makes the page; state: a value that changes when the page would."""
+    """build: makes the page; state: a value that changes when the page would; explain: an error in one line, None for
+    a bug of ours."""
 
     daemon_threads = True
 
-    def __init__(self, port: int, build: Callable[[], str], state: Callable[[], object]) -> None:
-        self._build, self._state = build, state
+    def __init__(
+        self,
+        port: int,
+        build: Callable[[], str],
+        state: Callable[[], object],
+        explain: Callable[[Exception], str | None],
+    ) -> None:
+        self._build, self._state, self.explain = build, state, explain
         self._lock = threading.Lock()
         self._made: tuple[object, bytes] | None = None
         try:
@@ -71,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # the reader has gone
         except Exception as error:
-            text = one_line(error) or f"a bug of autotune: {type(error).__name__}"
+            text = self.server.explain(error) or f"a bug of autotune: {type(error).__name__}"
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{text}\n")
 
     do_HEAD = do_GET
@@ -119,4 +125,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nobody reads a log of his own visits."""
+        """No log of requests."""

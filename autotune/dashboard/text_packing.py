@@ -1,4 +1,4 @@
-"""Details made small: markup that tables repeat thousands of times as one control character each, gzip, base64.
+"""Packs details: markup that tables repeat thousands of times as one control character each, then gzip and base64.
 
 Without the first step gzip spends two or three bytes on every cell's tags: of a run's trials more than on the numbers.
 The browser does it backwards (templates/page.js).
@@ -28,16 +28,21 @@ SEPARATOR = "\0"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f]")
 
 
+def without_controls(text: str) -> str:
+    """Each control character that neither HTML nor XML allows becomes the replacement character."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
 def packed(details: Sequence[str]) -> str:
     """base64 text, the same for the same HTML; what several details have in common is said once."""
-    short = SEPARATOR.join(_CONTROLS.sub("\ufffd", html) for html in details)
+    short = SEPARATOR.join(without_controls(html) for html in details)
     for code, markup in zip(CODES, MARKUP, strict=True):
         short = short.replace(markup, code)
     return base64.b64encode(gzip.compress(short.encode(), 9, mtime=0)).decode()
 
 
 def unpacked(text: str) -> list[str]:
-    """What `packed` was given."""
+    """The HTML that `packed` was given."""
     html = gzip.decompress(base64.b64decode(text)).decode()
     for code, markup in zip(CODES, MARKUP, strict=True):
         html = html.replace(code, markup)

@@ -1,11 +1,12 @@
-"""When which kernel ran: from a profile with start times, or a token's kernels as the benchmark timed them."""
+"""Timelines of kernels: from a profile with start times, or a token's kernels as the benchmark timed them."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.dashboard.page_data import Bench, Facts
+from autotune.benchmarking.benchmark_result import SIDES, KernelTime, ModelBenchmark
+from autotune.dashboard.page_data import PageData
 from tuning_db.profile_records import Profile
 
 
@@ -41,10 +42,10 @@ class Timeline:
         return self.length - covered
 
 
-def timelines(facts: Facts) -> list[Timeline]:
+def timelines(data: PageData) -> list[Timeline]:
     """Recorded ones first."""
-    recorded = [found for p in facts.database.profiles if (found := of_profile(p)) is not None]
-    return recorded + [of_bench(bench, side) for bench in facts.benches for side in ("untuned", "tuned")]
+    recorded = [found for p in data.database.profiles if (found := of_profile(p)) is not None]
+    return recorded + [of_benchmark(file.result, side) for file in data.benchmarks for side in SIDES]
 
 
 def of_profile(profile: Profile) -> Timeline | None:
@@ -69,17 +70,19 @@ def of_profile(profile: Profile) -> Timeline | None:
     return Timeline(profile.provenance.file, tuple(events), "start times as recorded")
 
 
-def of_bench(bench: Bench, side: str) -> Timeline:
-    """One kernel after the other, each as long as its launches of all layers together took when captured alone."""
+def of_benchmark(result: ModelBenchmark, side: str) -> Timeline:
+    """One kernel after the other, each as long as its launches of all layers together took."""
     at, events = 0.0, []
-    for row in bench.document["operations"][side]:
-        if row["kernel"] == "token":
+    for row in result.sides[side].kernels:
+        if row.kernel == KernelTime.TOKEN:
             continue
-        about = {"launches": row["count"], "bytes": row["bytes"]}
-        events.append(Event(side, row["kernel"], at, at + row["us"], {k: v for k, v in about.items() if v is not None}))
-        at += row["us"]
-    note = "each kernel's launches of all layers captured alone, laid end to end: in a token they alternate and overlap"
-    return Timeline(f"{bench.document['model']}, {side}", tuple(events), note)
+        about = {"launches": row.count, "bytes": row.bytes}
+        events.append(Event(side, row.kernel, at, at + row.us, {k: v for k, v in about.items() if v is not None}))
+        at += row.us
+    how = "captured alone, laid end to end: in a token they alternate and overlap"
+    if not result.captured_alone:
+        how = "timed inside the token, laid end to end: in a token they alternate"
+    return Timeline(f"{result.model}, {side}", tuple(events), f"each kernel's launches of all layers {how}")
 
 
 def perfetto(found: Iterable[Timeline]) -> str:

@@ -1,1 +1,1 @@
-"""Tuning results in formats that other tools read and write, and the kinds of files that can be imported."""
+"""Other tools' files, one module a format: recognized by content, read into profiles or tuning results."""

@@ -1,4 +1,4 @@
-"""The log that Helion's autotuner writes (HELION_AUTOTUNE_LOG=BASE makes BASE.csv): what it tried and how fast it was.
+"""Helion's autotune log (HELION_AUTOTUNE_LOG=BASE makes BASE.csv): the configurations it tried, with their times.
 
 Columns, from Helion's sources of 2025 and 2026: timestamp_s, config_index or config_id, generation, status, perf_ms,
 compile_time_s, config; newer ones begin with run_id. A configuration has a row when it starts and one when it is done.
@@ -9,21 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.importers import report_files, units
-from tuning_db.profile_records import KernelLaunch, Metrics, Profile, Provenance, RowKind
+from autotune.importers import files, units
+from autotune.importers.importer import Importer
+from tuning_db.profile_records import KernelLaunch, Metrics, Profile, RowKind
 
 COLUMNS = ("generation", "status", "perf_ms", "config")
+FORMAT = "Helion autotune log"
 STARTED = "started"
 AGAIN = "take the .csv that HELION_AUTOTUNE_LOG names"
 
 
 def recognizes(head: bytes) -> bool:
-    return report_files.head_has(head, COLUMNS)
+    return files.head_has(head, COLUMNS)
 
 
 def read(path: Path) -> Profile:
     """One row of kind TRIAL for each configuration that was finished; those only started make the import partial."""
-    table = report_files.rows(path, COLUMNS)
+    table = files.csv_rows(path, COLUMNS)
     header = next(table, [])
     number = next((name for name in ("config_id", "config_index") if name in header), "config")
     started: set[tuple[str, str]] = set()
@@ -40,17 +42,13 @@ def read(path: Path) -> Profile:
             # Measured again, a configuration has several rows; the last one stands.
             trials[key] = _trial(trials[key].place if key in trials else len(trials), path.stem, named)
     if not trials:
-        raise report_files.unusable(path, "has no finished configuration", AGAIN)
-    sha256, size = report_files.fingerprint(path)
+        raise files.unusable(path, "has no finished configuration", AGAIN)
     missing = len(started - trials.keys())
     note = "the file ends in the middle of a row" if cut else ""
     if missing:
         note = "; ".join(filter(None, (note, f"{missing} configurations were started and not finished")))
-    provenance = Provenance(
-        file=path.name, sha256=sha256, size_bytes=size, tool="Helion", format="Helion autotune log",
-        found=len(trials), expected=len(trials) + missing + cut, note=note,
-    )  # fmt: skip
-    return Profile(provenance, tuple(trials.values()))
+    about = files.provenance(path, "Helion", FORMAT, len(trials), len(trials) + missing + cut, note)
+    return Profile(about, tuple(trials.values()))
 
 
 def _trial(place: int, kernel: str, row: Mapping[str, str]) -> KernelLaunch:
@@ -72,3 +70,6 @@ def config(text: str) -> dict[str, Any]:
         return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {"config": text}
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return {"config": text}
+
+
+IMPORTER = Importer(FORMAT, recognizes, read)

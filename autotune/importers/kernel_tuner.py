@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune import UserError
-from autotune.importers import summary
-from autotune.importers.summary import Summary
-from tuning_db import TuningDB
+from autotune.importers import files, tuning_results
+from autotune.importers.importer import Importer
+from autotune.importers.tuning_results import TuningResults
 from tuning_db.records import Outcome, Trial
 
 NAME = "Kernel Tuner's cache"
@@ -21,13 +21,13 @@ FAILURES = {
 }  # fmt: skip
 
 
-def recognizes(head: bytes, path: Path) -> bool:
+def recognizes(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and b'"device_name"' in head and b'"kernel_name"' in head
 
 
-def load(path: Path, db: TuningDB) -> Summary:
-    """Into the database as a run of the device that the file names. Raises UserError."""
-    made = summary.document(path, _closed(summary.text(path)))
+def read(path: Path) -> TuningResults:
+    """A run of the device that the file names. Raises UserError."""
+    made = files.json_of(path, _closed(files.text(path)))
     if not isinstance(made, dict) or not isinstance(made.get("cache"), dict):
         raise UserError(f"{path} is damaged: it has no cache")
     names = made.get("tune_params_keys")
@@ -35,12 +35,12 @@ def load(path: Path, db: TuningDB) -> Summary:
         raise UserError(f"{path} is damaged: it does not name its parameters (tune_params_keys)")
     objective = made.get("objective", "time")
     trials = [_trial(entry, names, objective, path) for entry in made["cache"].values()]
-    device = summary.foreign_device(str(made.get("device_name"))[:100])
+    device = tuning_results.foreign_device(str(made.get("device_name"))[:100])
     size = "x".join(map(str, s)) if isinstance(s := made.get("problem_size"), list) else str(s)
-    run = summary.foreign_run(f"kernel_tuner:kernel={made.get('kernel_name')},size={size}"[:200], NAME, len(trials))
-    number = summary.store(db, device, run, trials, "finished", (None, None))
-    failed = sum(trial.measurement is None for trial in trials)
-    return Summary(path.name, NAME, device.chip, run.problem, number, len(trials), failed)
+    run = tuning_results.foreign_run(
+        f"kernel_tuner:kernel={made.get('kernel_name')},size={size}"[:200], NAME, len(trials)
+    )
+    return TuningResults(path.name, NAME, device, run, tuple(trials))
 
 
 def _closed(text: str) -> str:
@@ -57,11 +57,14 @@ def _trial(entry: Any, names: list[str], objective: str, path: Path) -> Trial:
     config = {name: entry[name] for name in names}
     failure = next((v for v in entry.values() if isinstance(v, str) and v in FAILURES), None)
     compiled = entry.get("compile_time")
-    compile_s = None if compiled is None else summary.finite(compiled, "compile_time", path) * 1e-3
+    compile_s = None if compiled is None else tuning_results.finite(compiled, "compile_time", path) * 1e-3
     if failure:
         return Trial(config, FAILURES[failure], compile_s=compile_s, message=failure)
     times = entry.get("times") or [entry.get(objective if objective in entry else "time")]
     if not isinstance(times, list):
         raise UserError(f"{path} is damaged: times is {times!r:.40}")
-    measured = summary.quantiles([summary.finite(time, "a time", path) * 1e6 for time in times])
+    measured = tuning_results.quantiles([tuning_results.finite(time, "a time", path) * 1e6 for time in times])
     return Trial(config, Outcome.OK, measured, compile_s)
+
+
+IMPORTER = Importer(NAME, recognizes, read)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.importers import report_files, units
+from autotune.importers import files, units
+from autotune.importers.importer import Importer
+from autotune.importers.ncu_rep import clocks
 from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile, Provenance, RuleFinding
 
 LAUNCH = ("ID", "Kernel Name")
@@ -26,26 +28,25 @@ DESCRIBING = frozenset(
     }
 )  # fmt: skip
 DURATION, CHIP = "gpu__time_duration.sum", "device__attribute_display_name"
-CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
 RULE = "Rule Name"
 NO_END = "a CSV has no end mark: launches missing after the last one would not be noticed"
 TOOL, AGAIN = "Nsight Compute", "export it again"
 
 
 def is_raw(head: bytes) -> bool:
-    return report_files.head_has(head, LAUNCH) and not is_details(head) and b"__" in head
+    return files.head_has(head, LAUNCH) and not is_details(head) and b"__" in head
 
 
 def is_details(head: bytes) -> bool:
-    return report_files.head_has(head, DETAILS)
+    return files.head_has(head, DETAILS)
 
 
 def read_raw(path: Path) -> Profile:
     """Raises UserError for a file without launches or one that is damaged."""
-    table = report_files.rows(path, LAUNCH)
+    table = files.csv_rows(path, LAUNCH)
     header, unit_row = next(table, []), next(table, [])
     if len(unit_row) != len(header) or unit_row[:1] != [""]:
-        raise report_files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
+        raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
     whole, cut = _whole_rows(path, header, list(table))
     _check_order(path, [row[header.index("ID")] for row in whole])
     places = [i for i, name in enumerate(header) if name not in DESCRIBING]
@@ -60,7 +61,7 @@ def read_raw(path: Path) -> Profile:
 
 def read_details(path: Path) -> Profile:
     """Metrics have the names that the page shows, with their section's: "Occupancy: Achieved Occupancy"."""
-    table = report_files.rows(path, DETAILS)
+    table = files.csv_rows(path, DETAILS)
     header = next(table, [])
     # A metric's row ends with one empty cell where a rule's goes on.
     short = header.index(RULE) + 1 if RULE in header else len(header)
@@ -83,7 +84,7 @@ def read_details(path: Path) -> Profile:
     lacking = bool(metrics[0] - metrics[-1])
     kept = launches[:-1] if cut or lacking else launches
     if not kept:
-        raise report_files.unusable(path, "ends in the middle of its only launch", AGAIN)
+        raise files.unusable(path, "ends in the middle of its only launch", AGAIN)
     return Profile(_provenance(path, "ncu CSV, page details", kept, cut or lacking), kept)
 
 
@@ -92,18 +93,18 @@ def _whole_rows(path: Path, header: list[str], body: list[list[str]]) -> tuple[l
     cut = bool(body) and len(body[-1]) != len(header)
     whole = body[:-1] if cut else body
     if not whole:
-        raise report_files.unusable(path, "has no launches", AGAIN)
+        raise files.unusable(path, "has no launches", AGAIN)
     if any(len(row) != len(header) for row in whole):
-        raise report_files.unusable(path, "is damaged: rows differ in length", AGAIN)
+        raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
     return whole, cut
 
 
 def _check_order(path: Path, numbers: list[str]) -> None:
     """Launches are numbered in order. Raises UserError if these are not."""
     if not all(number.isdigit() for number in numbers):
-        raise report_files.unusable(path, "is damaged: a launch has no number", AGAIN)
+        raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
     if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
-        raise report_files.unusable(path, "is damaged: its launches are not in order", AGAIN)
+        raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
 
 
 def _metrics(row: list[str], places: list[int], factors: list[float], columns: Columns) -> Metrics:
@@ -166,13 +167,11 @@ def _name(row: dict[str, str]) -> str:
 
 
 def _provenance(path: Path, kind: str, launches: tuple[KernelLaunch, ...], cut: bool) -> Provenance:
-    sha256, size = report_files.fingerprint(path)
+    note = "the file ends in the middle of a launch, which was left out" if cut else NO_END
     first = launches[0].metrics
-    clocks = {name: value for name, metric in CLOCKS.items() if (value := first.number(metric)) is not None}
-    return Provenance(
-        file=path.name, sha256=sha256, size_bytes=size, tool=TOOL, format=kind, chip=first.texts.get(CHIP, ""),
-        clocks=clocks, found=len(launches), expected=len(launches) + 1 if cut else None,
-        note="the file ends in the middle of a launch, which was left out" if cut else NO_END,
+    return files.provenance(
+        path, TOOL, kind, len(launches), len(launches) + 1 if cut else None, note, chip=first.texts.get(CHIP, ""),
+        clocks=clocks(first),
     )  # fmt: skip
 
 
@@ -187,3 +186,7 @@ def triple(text: str) -> tuple[int, int, int] | None:
 
 def _whole(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
+
+
+DETAILS_IMPORTER = Importer("Nsight Compute CSV, page details", is_details, read_details)
+RAW_IMPORTER = Importer("Nsight Compute CSV, page raw", is_raw, read_raw)

@@ -4,7 +4,6 @@ its own (autotune.importers.ncu_rep_reader)."""
 import importlib.util
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,19 +14,11 @@ from typing import Any
 import numpy as np
 
 from autotune import UserError
-from autotune.importers import ncu_rep_framing, report_files
-from tuning_db.profile_records import (
-    Columns,
-    KernelLaunch,
-    Metric,
-    Metrics,
-    Profile,
-    Provenance,
-    Range,
-    RowKind,
-    RuleFinding,
-    SourceLine,
-)
+from autotune.importers import files, ncu_rep_framing
+from autotune.importers.importer import Importer
+from autotune.runner.python_process import environment, python_command
+from tuning_db import profile_records as records
+from tuning_db.profile_records import KernelLaunch, Metrics, Profile
 
 TIMEOUT_S = 300
 LIBRARY = "ncu_report"
@@ -52,22 +43,22 @@ def read(path: Path) -> Profile:
         document, numbers = _read_apart(path, Path(folder))
     launches, ranges = _launches(document, numbers)
     if len(launches) > expected:
-        raise report_files.unusable(
-            path, f"has {expected} kernels by its frame and {len(launches)} by its content", AGAIN
-        )
+        raise files.unusable(path, f"has {expected} kernels by its frame and {len(launches)} by its content", AGAIN)
     if not launches:
-        raise report_files.unusable(path, "has no kernel that can be read", AGAIN)
+        raise files.unusable(path, "has no kernel that can be read", AGAIN)
     complete = len(launches) == expected
     note = NO_END if complete else note or "NVIDIA's library could not read the others"
-    sha256, size = report_files.fingerprint(path)
-    first = launches[0].metrics
-    clocks = {name: value for name, metric in CLOCKS.items() if (value := first.number(metric)) is not None}
-    provenance = Provenance(
-        file=path.name, sha256=sha256, size_bytes=size, tool="Nsight Compute", format="ncu-rep",
-        tool_version=session[0], recorded_at=None if session[1] is None else _utc(session[1]), chip=document["chip"],
-        clocks=clocks, found=len(launches), expected=expected, note=note,
+    about = files.provenance(
+        path, "Nsight Compute", "ncu-rep", len(launches), expected, note, tool_version=session[0],
+        recorded_at=None if session[1] is None else _utc(session[1]), chip=document["chip"],
+        clocks=clocks(launches[0].metrics),
     )  # fmt: skip
-    return Profile(provenance, launches, ranges, document["sources"])
+    return Profile(about, launches, ranges, document["sources"])
+
+
+def clocks(metrics: Metrics) -> dict[str, float]:
+    """Hz by name ("sm", "dram"), as far as a launch's metrics have them."""
+    return {name: value for name, metric in CLOCKS.items() if (value := metrics.number(metric)) is not None}
 
 
 def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
@@ -77,27 +68,29 @@ def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
         session = ncu_rep_framing.about(blocks)
     except ncu_rep_framing.Damaged as error:
         if not error.results:
-            raise report_files.unusable(path, str(error), AGAIN) from None
+            raise files.unusable(path, str(error), AGAIN) from None
         # One more than is there when it was cut where a block's own count was lost.
         return max(error.declared, error.results + 1), f"the file {error}", ("", None)
     return sum(block.results for block in blocks), "", session
 
 
 def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
-    command = [sys.executable, "-m", "autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder)]
+    command = python_command("autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder))
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=environment())
     except subprocess.TimeoutExpired:
-        raise report_files.unusable(path, f"could not be read within {TIMEOUT_S} s", AGAIN) from None
+        raise files.unusable(path, f"could not be read within {TIMEOUT_S} s", AGAIN) from None
     result = folder / "report.json"
     if done.returncode or not result.exists():
-        raise report_files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
+        raise files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
     return json.loads(result.read_bytes()), np.load(folder / "numbers.npy", allow_pickle=False)
 
 
-def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[KernelLaunch, ...], tuple[Range, ...]]:
-    columns = Columns(tuple(document["names"]), tuple(document["units"]))
-    ranges: list[Range] = []
+def _launches(
+    document: Mapping[str, Any], numbers: np.ndarray
+) -> tuple[tuple[KernelLaunch, ...], tuple[records.Range, ...]]:
+    columns = records.Columns(tuple(document["names"]), tuple(document["units"]))
+    ranges: list[records.Range] = []
     places: dict[tuple[str, ...], int] = {}
     launches: list[KernelLaunch] = []
     for number, row in enumerate(document["launches"]):
@@ -108,7 +101,7 @@ def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[K
             KernelLaunch(
                 place=place,
                 kernel=row["kernel"],
-                kind=RowKind.GRAPH if row["graph"] else RowKind.KERNEL,
+                kind=records.RowKind.GRAPH if row["graph"] else records.RowKind.KERNEL,
                 grid=_triple(metrics, "grid"),
                 block=_triple(metrics, "block"),
                 duration_ns=metrics.number("gpu__time_duration.sum"),
@@ -116,13 +109,15 @@ def _launches(document: Mapping[str, Any], numbers: np.ndarray) -> tuple[tuple[K
                 range=_range(row["ranges"], ranges, places),
                 metrics=metrics,
                 findings=tuple(_finding(f, columns) for f in row["findings"]),
-                lines=tuple(SourceLine(**line) for line in row["lines"]),
+                lines=tuple(records.SourceLine(**line) for line in row["lines"]),
             )
         )
     return tuple(launches), tuple(ranges)
 
 
-def _range(paths: Sequence[Sequence[str]], ranges: list[Range], places: dict[tuple[str, ...], int]) -> int | None:
+def _range(
+    paths: Sequence[Sequence[str]], ranges: list[records.Range], places: dict[tuple[str, ...], int]
+) -> int | None:
     """The place of the innermost range of the first domain; it and those around it are added where they are new."""
     if not paths:
         return None
@@ -132,18 +127,18 @@ def _range(paths: Sequence[Sequence[str]], ranges: list[Range], places: dict[tup
         key = (domain, *names[: depth + 1])
         if key not in places:
             places[key] = len(ranges)
-            ranges.append(Range(names[depth], parent, domain))
+            ranges.append(records.Range(names[depth], parent, domain))
         parent = places[key]
     return parent
 
 
-def _finding(row: Mapping[str, Any], columns: Columns) -> RuleFinding:
+def _finding(row: Mapping[str, Any], columns: records.Columns) -> records.RuleFinding:
     focus = tuple(
-        Metric(name, columns.units[columns.places[name]] if name in columns.places else "", value)
+        records.Metric(name, columns.units[columns.places[name]] if name in columns.places else "", value)
         for name, value in row["focus"]
         if isfinite(value)
     )
-    return RuleFinding(**{**row, "focus": focus})
+    return records.RuleFinding(**{**row, "focus": focus})
 
 
 def _triple(metrics: Metrics, name: str) -> tuple[int, int, int] | None:
@@ -161,3 +156,6 @@ def _utc(seconds: int) -> str | None:
 def _whole(metrics: Metrics, name: str) -> int | None:
     value = metrics.number(name)
     return None if value is None else int(value)
+
+
+IMPORTER = Importer("Nsight Compute report", recognizes, read)

@@ -1,4 +1,4 @@
-"""The frame of an .ncu-rep file, checked before NVIDIA's library sees it: that reads empty, foreign and truncated files
+"""Checks the frame of an .ncu-rep file before NVIDIA's library sees it: that reads empty, foreign and truncated files
 without a complaint, and gives what happens to be there.
 
 The format (Nsight Compute ships its Protocol Buffers definitions in extras/FileFormat): the four bytes "NVR\\0"; a
@@ -30,7 +30,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block's payload lies in the file, how many entries of each kind it has, and its session if it has one."""
+    """A block: its payload's place in the file, its number of entries of each kind, its session if it has one."""
 
     start: int
     end: int
@@ -95,7 +95,7 @@ def read(path: Path) -> list[Block]:
 
 
 def about(found: list[Block]) -> tuple[str, int | None]:
-    """Which tool wrote a file, and when, in Unix seconds; as far as its session says so."""
+    """The tool that wrote a file, and the time in Unix seconds, as far as its session says so."""
     version, created = "", None
     for block in found:
         for number, value in fields(block.session):
@@ -130,7 +130,7 @@ def _block(header: bytes, start: int, before: list[Block]) -> Block:
 
 
 def _entries(data: bytes, block: Block) -> int:
-    """How many entries of a block lie whole within its payload and the file; they must fill it."""
+    """Number of entries of a block that lie whole within its payload and the file; they must fill it."""
     at, count, wanted = block.start, 0, block.sources + block.results
     end = min(block.end, len(data))
     while count < wanted and at + 4 <= end:

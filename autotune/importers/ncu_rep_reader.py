@@ -16,7 +16,7 @@ from ncu_report import IMetric
 
 from autotune.importers import units
 
-WITH_LINES = 16  # launches whose instructions are read, a quarter of a second each: of more, nobody looks at each
+WITH_LINES = 16  # launches whose instructions are read, a quarter of a second each
 LEFT_OUT = ("device__attribute_", "nvlink__", "numa__")  # facts about the machine, the same in every launch
 CHIP = "device__attribute_display_name"
 EXECUTED = "inst_executed"

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.importers import report_files, units
-from tuning_db.profile_records import KernelLaunch, Profile, Provenance, RowKind
+from autotune.importers import files, units
+from autotune.importers.importer import Importer
+from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 
 TRACE = ("Name", "GrdX", "BlkX", "CorrId")
 SUMMARY = ("Name", "Instances")
@@ -18,13 +19,13 @@ NO_END = "a CSV has no end mark: rows missing after the last one would not be no
 
 
 def recognizes(head: bytes) -> bool:
-    return report_files.head_has(head, TRACE) or report_files.head_has(head, (*SUMMARY, "Total Time ("))
+    return files.head_has(head, TRACE) or files.head_has(head, (*SUMMARY, "Total Time ("))
 
 
 def read(path: Path) -> Profile:
     """Raises UserError for a file without kernels or one that is damaged."""
-    trace = report_files.head_has(report_files.head_of(path), TRACE)
-    table = report_files.rows(path, TRACE if trace else SUMMARY)
+    trace = files.head_has(files.head_of(path), TRACE)
+    table = files.csv_rows(path, TRACE if trace else SUMMARY)
     header = next(table, [])
     launches: list[KernelLaunch] = []
     cut = False
@@ -32,21 +33,17 @@ def read(path: Path) -> Profile:
         if len(row) != len(header):
             cut = next(table, None) is None
             if not cut and any(units.number(cell) is not None for cell in row):
-                raise report_files.unusable(path, "is damaged: rows differ in length", AGAIN)
+                raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
             break  # where the file was cut, or at the header of the next report
         named = dict(zip(header, row, strict=True))
         launch = _launch(len(launches), named) if trace else _summary(len(launches), named)
         if launch is not None:
             launches.append(launch)
     if not launches:
-        raise report_files.unusable(path, "has no kernels that can be read", AGAIN)
-    sha256, size = report_files.fingerprint(path)
+        raise files.unusable(path, "has no kernels that can be read", AGAIN)
     kind = "nsys stats, cuda_gpu_trace" if trace else "nsys stats, cuda_gpu_kern_sum"
-    provenance = Provenance(
-        file=path.name, sha256=sha256, size_bytes=size, tool="Nsight Systems", format=kind, found=len(launches),
-        expected=len(launches) + 1 if cut else None, note="the file ends in the middle of a row" if cut else NO_END,
-    )  # fmt: skip
-    return Profile(provenance, tuple(launches))
+    expected, note = (len(launches) + 1, "the file ends in the middle of a row") if cut else (None, NO_END)
+    return Profile(files.provenance(path, "Nsight Systems", kind, len(launches), expected, note), tuple(launches))
 
 
 def _launch(place: int, row: Mapping[str, str]) -> KernelLaunch | None:
@@ -69,7 +66,7 @@ def _summary(place: int, row: Mapping[str, str]) -> KernelLaunch | None:
 
 
 def _time(row: Mapping[str, str], name: str) -> float | None:
-    """In nanoseconds, from a column such as "Duration (us)"."""
+    """Nanoseconds from a column such as "Duration (us)"."""
     for column, text in row.items():
         found = re.fullmatch(rf"{name} \((\w+)\)", column)
         value = units.number(text) if found else None
@@ -82,3 +79,6 @@ def _time(row: Mapping[str, str], name: str) -> float | None:
 def _triple(row: Mapping[str, str], name: str) -> tuple[int, int, int] | None:
     x, y, z = (units.number(row.get(f"{name}{axis}", "")) for axis in "XYZ")
     return None if x is None or y is None or z is None else (int(x), int(y), int(z))
+
+
+IMPORTER = Importer("CSV of nsys stats", recognizes, read)

@@ -14,7 +14,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from autotune.importers import report_files
+from autotune.importers import files
+from autotune.importers.importer import Importer
 from tuning_db.profile_records import KernelLaunch, Profile, Provenance, Range, RowKind
 
 MAGIC = b"SQLite format 3\0"
@@ -41,24 +42,22 @@ def read(path: Path) -> Profile:
         finally:
             connection.close()
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-        raise report_files.unusable(path, f"is damaged ({' '.join(str(error).split())})", AGAIN) from None
+        raise files.unusable(path, f"is damaged ({' '.join(str(error).split())})", AGAIN) from None
 
 
 def _read(path: Path, db: sqlite3.Connection) -> Profile:
     tables = _tables(db)
     if not tables & {KERNELS, GRAPHS}:
         if tables & {CALLS, RANGES, "META_DATA_EXPORT"}:
-            raise report_files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
-        raise report_files.unusable(
-            path, "is no export of Nsight Systems", "give one made by nsys export --type sqlite"
-        )
+            raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
+        raise files.unusable(path, "is no export of Nsight Systems", "give one made by nsys export --type sqlite")
     # A cut file: SQLite itself would notice only when it comes to a page that is missing.
     pages, size = db.execute("PRAGMA page_count").fetchone()[0], db.execute("PRAGMA page_size").fetchone()[0]
     if pages * size != path.stat().st_size:
-        raise report_files.unusable(path, "is damaged: its size is not what its header says", AGAIN)
+        raise files.unusable(path, "is damaged: its size is not what its header says", AGAIN)
     finding = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if finding != "ok":
-        raise report_files.unusable(path, f"is damaged ({' '.join(str(finding).split())})", AGAIN)
+        raise files.unusable(path, f"is damaged ({' '.join(str(finding).split())})", AGAIN)
     ranges, spans = _ranges(db, tables)
     calls = _calls(db, tables)
     rows = (_kernels(db) if KERNELS in tables else []) + (_graphs(db) if GRAPHS in tables else [])
@@ -68,7 +67,7 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
         for place, (start, name, kind, grid, block, length, stream, call) in enumerate(rows)
     ]
     if not launches:
-        raise report_files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
+        raise files.unusable(path, "has no kernels", "record with nsys profile --trace cuda,nvtx")
     return Profile(_provenance(path, db, tables, len(launches)), tuple(launches), ranges)
 
 
@@ -186,7 +185,6 @@ def _innermost(call: Call | None, spans: Spans) -> int | None:
 
 
 def _provenance(path: Path, db: sqlite3.Connection, tables: set[str], count: int) -> Provenance:
-    sha256, size = report_files.fingerprint(path)
     chip = version = ""
     if "TARGET_INFO_GPU" in tables:
         chip = next(
@@ -195,10 +193,8 @@ def _provenance(path: Path, db: sqlite3.Connection, tables: set[str], count: int
     if "META_DATA_EXPORT" in tables:
         facts = {str(name): str(value) for name, value in db.execute("SELECT name, value FROM META_DATA_EXPORT")}
         version = next((value for name, value in facts.items() if "VERSION" in name and "PRODUCT" in name), "")
-    return Provenance(
-        file=path.name, sha256=sha256, size_bytes=size, tool="Nsight Systems", format="nsys SQLite",
-        tool_version=version, chip=chip, found=count, expected=count,
-    )  # fmt: skip
+    about = {"tool_version": version, "chip": chip}
+    return files.provenance(path, "Nsight Systems", "nsys SQLite", count, count, "", **about)
 
 
 def _columns(db: sqlite3.Connection, table: str) -> set[str]:
@@ -209,3 +205,6 @@ def _whole(value: Any) -> int:
     if not isinstance(value, int):
         raise sqlite3.DataError("a row makes no sense")
     return value
+
+
+IMPORTER = Importer("Nsight Systems export", recognizes, read)

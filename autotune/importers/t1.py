@@ -1,18 +1,61 @@
 """T1, the auto-tuning community's description of a space: parameters with their values, and conditions between them.
 
 Our rules are Python functions. Each becomes an expression by trying it on all values of the parameters it looks at:
-what it allows, or what it refuses if that is shorter, as a list. So a T1 file's space is exactly ours.
+what it allows, or what it refuses if that is shorter, as a list. So a T1 file's space is exactly ours. The format is
+that of github.com/odgaard/TuningSchema; SCHEMA says what we write of it.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autotune.importers import schema
+from autotune import UserError
+from autotune.importers import files
+from autotune.importers.importer import Exporter
 from kernel_templates.problem import Problem
 from kernel_templates.space import Constraint, Space, Value
+from tuning_db.records import StoredRun, Trial
 
 TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
+_WORDS = {"type": "array", "items": {"type": "string"}}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["ConfigurationSpace", "KernelSpecification"],
+    "properties": {
+        "ConfigurationSpace": {
+            "type": "object",
+            "required": ["TuningParameters"],
+            "properties": {
+                "TuningParameters": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["Name", "Type", "Values"],
+                        "properties": {
+                            "Name": {"type": "string"},
+                            "Type": {"enum": ["int", "uint", "float", "bool", "string"]},
+                            "Values": {"type": "string"},
+                        },
+                    },
+                },
+                "Conditions": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["Parameters", "Expression"],
+                        "properties": {"Parameters": _WORDS, "Expression": {"type": "string"}},
+                    },
+                },
+            },
+        },
+        "General": {"type": "object", "properties": {"FormatVersion": {"type": "integer"}}},
+        "KernelSpecification": {
+            "type": "object",
+            "required": ["Language", "KernelName", "KernelFile", "GlobalSize", "LocalSize"],
+            "properties": {"Language": {"enum": ["OpenCL", "CUDA", "Vulkan", "Hypertuner"]}},
+        },
+    },
+}
 
 
 class _Watched(Mapping[str, Value]):
@@ -32,7 +75,23 @@ class _Watched(Mapping[str, Value]):
         return len(self._values)
 
 
-def document(problem: Problem, space: Space, backend: str) -> dict[str, Any]:
+def document(stored: StoredRun, _: Sequence[Trial]) -> dict[str, Any]:
+    """The space that a run searched. Raises UserError for a run of another tool's problem."""
+    from kernel_templates import registry  # here, not above: what only reads a profile needs no torch
+
+    try:
+        problem = registry.parse_problem(stored.run.problem)
+        device = stored.device
+        if device.backend == "cuda":
+            space = registry.cuda_space(problem, device)
+        else:
+            space = registry.cpu_space(problem, frozenset(device.capability.split("-")))
+    except ValueError as error:
+        raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
+    return space_document(problem, space, stored.device.backend)
+
+
+def space_document(problem: Problem, space: Space, backend: str) -> dict[str, Any]:
     """A problem's space. The format has no word for Triton or Numba: the language is CUDA, and the kernel's file says
     what it really is; sizes of the grid are the template's business. Raises UserError if this is not T1."""
     made = {
@@ -52,7 +111,7 @@ def document(problem: Problem, space: Space, backend: str) -> dict[str, Any]:
             "LocalSize": {"X": "see KernelFile"},
         },
     }
-    schema.check(made, schema.T1, f"{problem.key} as T1")
+    files.check_schema(made, SCHEMA, f"{problem.key} as T1")
     return made
 
 
@@ -75,3 +134,6 @@ def _condition(space: Space, constraint: Constraint) -> dict[str, Any]:
 
 def _named(names: Sequence[str], point: Sequence[Value]) -> dict[str, Value]:
     return dict(zip(names, point, strict=True))
+
+
+EXPORTER = Exporter("t1", document)

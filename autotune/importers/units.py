@@ -1,4 +1,4 @@
-"""Units of NVIDIA's profilers in base units, and numbers as their tables print them.
+"""Converts units of NVIDIA's profilers to base units, and parses numbers as their tables print them.
 
 The tools scale what they print ("Mbyte", "usecond", "Ghz"), and versions spell units differently. Here every time is
 in ns, every size in byte, every rate a second. Prefixes are decimal, as the tools use them.

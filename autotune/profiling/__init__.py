@@ -1,1 +1,1 @@
-"""What NVIDIA's profilers say about kernels: read from their files, recorded from ours, and put into words."""
+"""Profiles: recorded by running Nsight Compute, matched to our problems, stored, and diagnosed."""

@@ -1,4 +1,4 @@
-"""From a launch's metrics to what is wrong with it, in words, the largest estimated gain first.
+"""Diagnoses a launch from its metrics: what slows it down, in words, the largest estimated gain first.
 
 Every rule looks for one cause and says how much of the time its removal would save at best, from the metrics it shows.
 Two findings are no causes but bounds: a kernel that is bound by arithmetic or by memory is as it should be, unless a
@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.profiling import launch_metrics
-from autotune.profiling.launch_metrics import Facts
+from autotune.profiling.kernel_key import NEEDED
+from autotune.profiling.launch_metrics import LaunchMetrics
 from tuning_db.profile_records import KernelLaunch, Metric
 
 BOUND = 0.2  # what a bound weighs among causes
@@ -56,10 +57,10 @@ class Finding:
 def diagnose(
     launch: KernelLaunch, before: KernelLaunch | None = None, after: KernelLaunch | None = None
 ) -> list[Finding]:
-    """What is wrong, best first; empty for a launch without such metrics. before, after: its neighbours."""
-    here = Facts(launch)
+    """Findings, the largest gain first; none for a launch without such metrics. before, after: its neighbours."""
+    here = LaunchMetrics(launch)
     found = [rule(here) for rule in RULES]
-    found.append(_round_trip(here, Facts(before) if before else None, Facts(after) if after else None))
+    found.append(_round_trip(here, LaunchMetrics(before) if before else None, LaunchMetrics(after) if after else None))
     kept = [f for f in found if f is not None and f.weight >= LEAST]
     return sorted(kept, key=lambda finding: -finding.weight)
 
@@ -74,7 +75,7 @@ def _cause(cause: str, title: str, text: str, gain: float, metrics: tuple[Metric
     return Finding(cause, title, text, gain, gain, metrics)
 
 
-def _uncoalesced(here: Facts) -> Finding | None:
+def _uncoalesced(here: LaunchMetrics) -> Finding | None:
     wasted = 1 - here.useful
     return _cause(
         "uncoalesced",
@@ -86,7 +87,7 @@ def _uncoalesced(here: Facts) -> Finding | None:
     )
 
 
-def _bank_conflicts(here: Facts) -> Finding | None:
+def _bank_conflicts(here: LaunchMetrics) -> Finding | None:
     conflicts, wavefronts = here.number(launch_metrics.CONFLICTS), here.number(launch_metrics.WAVEFRONTS)
     if not conflicts or not wavefronts:
         return None
@@ -101,7 +102,7 @@ def _bank_conflicts(here: Facts) -> Finding | None:
     )
 
 
-def _spills(here: Facts) -> Finding | None:
+def _spills(here: LaunchMetrics) -> Finding | None:
     share = here.local
     return _cause(
         "spills",
@@ -118,7 +119,7 @@ def _spills(here: Facts) -> Finding | None:
     )
 
 
-def _low_occupancy(here: Facts) -> Finding | None:
+def _low_occupancy(here: LaunchMetrics) -> Finding | None:
     possible = here.share(launch_metrics.POSSIBLE)
     if possible is None or possible > 0.5:
         return None
@@ -140,7 +141,7 @@ def _low_occupancy(here: Facts) -> Finding | None:
     )
 
 
-def _tail_wave(here: Facts) -> Finding | None:
+def _tail_wave(here: LaunchMetrics) -> Finding | None:
     waves, active, elapsed = here.waves, here.number(launch_metrics.ACTIVE), here.number(launch_metrics.ELAPSED)
     if waves is None or waves <= 1 or not active or not elapsed:
         return None
@@ -156,7 +157,7 @@ def _tail_wave(here: Facts) -> Finding | None:
     )
 
 
-def _tiny_grid(here: Facts) -> Finding | None:
+def _tiny_grid(here: LaunchMetrics) -> Finding | None:
     blocks, units = here.number(launch_metrics.GRID), here.units
     if not blocks or not units or blocks >= units:
         return None
@@ -170,7 +171,7 @@ def _tiny_grid(here: Facts) -> Finding | None:
     )
 
 
-def _redundant_reads(here: Facts) -> Finding | None:
+def _redundant_reads(here: LaunchMetrics) -> Finding | None:
     # What spilling or scattered reads move is those rules' business.
     if not here.needed or here.local > 0.2:
         return None
@@ -183,11 +184,11 @@ def _redundant_reads(here: Facts) -> Finding | None:
         f"DRAM moved {here.traffic / 1e6:.1f} MB, and {here.needed / 1e6:.1f} MB have to be read and written: "
         f"{here.traffic / here.needed:.1f} times as much. Let one block use what it has read for all that needs it.",
         (1 - 1 / ratio) * (here.share(launch_metrics.DRAM) or 0.0),
-        here.shown(launch_metrics.DRAM_READ, launch_metrics.DRAM_WRITE, launch_metrics.NEEDED, launch_metrics.DRAM),
+        here.shown(launch_metrics.DRAM_READ, launch_metrics.DRAM_WRITE, NEEDED, launch_metrics.DRAM),
     )
 
 
-def _atomics(here: Facts) -> Finding | None:
+def _atomics(here: LaunchMetrics) -> Finding | None:
     share = here.atomic
     if share < 0.2:
         return None
@@ -203,7 +204,7 @@ def _atomics(here: Facts) -> Finding | None:
     )
 
 
-def _compute_bound(here: Facts) -> Finding | None:
+def _compute_bound(here: LaunchMetrics) -> Finding | None:
     busy = here.share(launch_metrics.SM)
     if busy is None or busy < BUSY or busy < here.memory:
         return None
@@ -215,7 +216,7 @@ def _compute_bound(here: Facts) -> Finding | None:
     return Finding("compute-bound", "Bound by arithmetic", text, 0.0, BOUND, metrics)
 
 
-def _memory_bound(here: Facts) -> Finding | None:
+def _memory_bound(here: LaunchMetrics) -> Finding | None:
     levels = {
         name: here.share(level) or 0.0 for name, level in {"DRAM": launch_metrics.DRAM, "L2": launch_metrics.L2}.items()
     }
@@ -227,7 +228,7 @@ def _memory_bound(here: Facts) -> Finding | None:
     return Finding("memory-bound", f"Bound by the bandwidth of {level}", text, 0.0, BOUND, metrics)
 
 
-def _latency_bound(here: Facts) -> Finding | None:
+def _latency_bound(here: LaunchMetrics) -> Finding | None:
     stall = here.stall()
     if here.busiest >= BUSY or stall is None:
         return None
@@ -247,7 +248,7 @@ def _latency_bound(here: Facts) -> Finding | None:
     )
 
 
-def _round_trip(here: Facts, before: Facts | None, after: Facts | None) -> Finding | None:
+def _round_trip(here: LaunchMetrics, before: LaunchMetrics | None, after: LaunchMetrics | None) -> Finding | None:
     """A neighbour reads about as much as this one writes, or has written what this one reads."""
     pairs = [(first, second) for first, second in ((before, here), (here, after)) if first and second]
     for first, second in pairs:
@@ -269,7 +270,7 @@ def _round_trip(here: Facts, before: Facts | None, after: Facts | None) -> Findi
     return None
 
 
-RULES: tuple[Callable[[Facts], Finding | None], ...] = (
+RULES: tuple[Callable[[LaunchMetrics], Finding | None], ...] = (
     _uncoalesced, _bank_conflicts, _spills, _low_occupancy, _tail_wave, _tiny_grid, _redundant_reads, _atomics,
     _compute_bound, _memory_bound, _latency_bound,
 )  # fmt: skip

@@ -1,11 +1,11 @@
-"""What identifies a kernel of ours in a profiler's report."""
+"""The key of one of our kernels in a profiler's report: its name, grid and block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 NEEDED = "autotune__bytes_needed"
-"""Our own metric: the least that a launch reads and writes."""
+"""Metric of our own: bytes that a launch has to read and write at least."""
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ class KnownKernel:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
-        """From what `dataclasses.asdict` gave, through JSON."""
+        """The kernel that `dataclasses.asdict` turned into a row, after a way through JSON."""
         return cls(**{**row, "grid": tuple(row["grid"]), "block": tuple(row["block"])})

@@ -1,9 +1,9 @@
-"""What the rules of diagnosis ask of a launch: Nsight Compute's metrics by name, or put together from several."""
+"""One launch's metrics as the rules of diagnosis use them: Nsight Compute's by name, and those derived from several."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from autotune.profiling.kernel_key import NEEDED as NEEDED
+from autotune.profiling.kernel_key import NEEDED
 from tuning_db.profile_records import KernelLaunch, Metric
 
 SECTOR = 32  # bytes
@@ -29,7 +29,7 @@ ACTUAL, IDEAL = "memory_l2_theoretical_sectors_global", "memory_l2_theoretical_s
 
 
 @dataclass(frozen=True)
-class Facts:
+class LaunchMetrics:
     """One launch's metrics. Shares are of 1, None where the report has not what they need."""
 
     launch: KernelLaunch
@@ -51,7 +51,7 @@ class Facts:
 
     @property
     def memory(self) -> float:
-        """How busy the busiest level of the memory was."""
+        """Utilization of the busiest level of the memory, a share of 1."""
         return max(self.share(name) or 0.0 for name in (L1, L2, DRAM))
 
     @property
@@ -75,7 +75,7 @@ class Facts:
 
     @property
     def waves(self) -> float | None:
-        """How often the grid fills the GPU: from its sizes, since a CSV rounds the metric to two digits."""
+        """Waves: how often the grid fills the GPU, from its sizes, since a CSV rounds the metric to two digits."""
         limits, blocks = self.limits(), self.number(GRID)
         if limits and blocks and self.units and min(limits.values()):
             return blocks / (min(limits.values()) * self.units)
@@ -111,7 +111,7 @@ class Facts:
         return self.number(UNITS) or self.number("device__attribute_multiprocessor_count")
 
     def limiter(self) -> str | None:
-        """What allows the fewest blocks on a multiprocessor: "registers", "shared_mem", "warps", "blocks"..."""
+        """The resource that allows the fewest blocks on a multiprocessor, such as "registers" or "shared_mem"."""
         limits = self.limits()
         return min(limits, key=limits.__getitem__) if limits else None
 

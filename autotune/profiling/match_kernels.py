@@ -1,4 +1,4 @@
-"""Whose kernels these are: launches of a profile joined to our problems and configurations.
+"""Matches the launches of a profile to our problems and configurations.
 
 A kernel is known by its name, its grid and its block. Which ones a problem launches with its winner and its default is
 worked out in a process of its own (autotune.profiling.kernel_table), since that needs Triton; and only if the profile
@@ -9,7 +9,6 @@ import functools
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 import kernel_templates
 from autotune.profiling.kernel_key import NEEDED, KnownKernel
+from autotune.runner.python_process import environment, python_command
 from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile
 from tuning_db.reading import Reader
 
@@ -35,7 +35,7 @@ def joined(profile: Profile, db: Reader) -> Profile:
 
 
 def with_recorded(profile: Profile, kernels: Sequence[KnownKernel]) -> Profile:
-    """As `joined`, for a report of which we know what was launched in which order."""
+    """Matches a report whose launches are known in their order."""
     launches, at = [], 0
     for launch in profile.launches:
         match = next((i for i in range(at, len(kernels)) if _key(launch) == _key_of(kernels[i])), None)
@@ -82,8 +82,8 @@ def _of_database(db: Reader) -> list[KnownKernel]:
     ]
     if not calls:
         return []
-    command = [sys.executable, "-m", "autotune.profiling.kernel_table"]
-    done = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, timeout=TIMEOUT_S)
+    command, asked = python_command("autotune.profiling.kernel_table"), json.dumps(calls)
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment())
     return [KnownKernel.parse(row) for row in json.loads(done.stdout)] if done.returncode == 0 else []
 
 

@@ -1,9 +1,11 @@
-"""Running NVIDIA Nsight Compute: where it is, its command line, and why it measured nothing."""
+"""Runs NVIDIA Nsight Compute: finds it, makes its command line, explains why it measured nothing."""
 
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from autotune.runner.python_process import environment
 
 INSTALLED = "/opt/nvidia/nsight-compute/*/ncu"  # where NVIDIA's packages put versions that are not on the PATH
 REASONS = {
@@ -23,7 +25,7 @@ def find() -> Path | None:
 
 
 def command(ncu: Path, report: Path, work: Sequence[str], sections: str = "full", source: bool = True) -> list[str]:
-    """What profiles the kernels between the profiler's start and stop in `work` into `report`.
+    """The command line that profiles the kernels between the profiler's start and stop in `work` into `report`.
 
     Clocks stay as they are: a locked clock is not the one that kernels run at.
     """
@@ -36,7 +38,7 @@ def command(ncu: Path, report: Path, work: Sequence[str], sections: str = "full"
 def run(line: Sequence[str], timeout_s: float) -> str | None:
     """Run a profiler's command line; None if it went well, else why not, in one line."""
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, env=environment())
     except subprocess.TimeoutExpired:
         return f"it took more than {timeout_s:.0f} s"
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`autotune profile`: our kernels timed, and their counters read where that is permitted; all of it stored."""
+"""Profiles problems: times their kernels, reads their counters where that is permitted, stores both."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from autotune import UserError
-from autotune.importers import ncu_rep, registry
-from autotune.profiling import match_kernels, ncu, recording
+from autotune.importers import ncu_rep
+from autotune.profiling import match_kernels, ncu, recording, store_profile
 from autotune.profiling.kernel_key import NEEDED
 from autotune.profiling.recording import Call
 from kernel_templates.device import Device
@@ -28,7 +28,7 @@ class Profiled:
     """times: as `recording.timed` gives them; stored: the profiles; failure: why there are no counters, None if so."""
 
     times: Sequence[Mapping[str, Any]]
-    stored: Sequence[registry.Summary]
+    stored: Sequence[store_profile.ProfileSummary]
     failure: str | None
 
 
@@ -42,7 +42,7 @@ def profile(calls: Sequence[Call], device: Device, name: str, db: TuningDB) -> P
         times = recording.timed(calls, name, folder)
         if isinstance(times, str):
             raise UserError(f"the kernels do not run on {name}: {times}")
-        stored = [registry.keep(_measured(times, device), db)]
+        stored = [store_profile.store(_measured(times, device), db)]
         profiler = ncu.find()
         if profiler is None:
             return Profiled(times, stored, "Nsight Compute (ncu) is not installed")
@@ -58,7 +58,7 @@ def profile(calls: Sequence[Call], device: Device, name: str, db: TuningDB) -> P
         report.provenance, file=f"{_title(calls)}.ncu-rep", fingerprint=device.fingerprint, chip=device.chip,
         recorded_at=_now(),
     )  # fmt: skip
-    stored.append(registry.keep(replace(report, provenance=about), db))
+    stored.append(store_profile.store(replace(report, provenance=about), db))
     return Profiled(times, stored, None)
 
 

@@ -1,6 +1,6 @@
-"""The process under the profiler: `python -m autotune.profiling.profile_target REQUEST.json`.
+"""The process that the profiler watches: `python -m autotune.profiling.profile_target REQUEST.json`.
 
-Launches what is asked for and writes down what that was.
+It launches the calls of a request and writes down their kernels.
 
 REQUEST: {"device": "cuda:0", "calls": [{"problem", "config", "role"}], "manifest": FILE, "timed": samples}. Only the
 launches between the profiler's start and stop are for the profiler; each is marked with an NVTX range, a call's around
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from autotune.profiling import calls
-from autotune.runner.cuda_candidate import Bench
-from autotune.runner.verify import measure
+from autotune.profiling import kernel_table
+from autotune.runner import timing
+from autotune.runner.cuda_candidate import OpenProblem
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
@@ -41,8 +41,8 @@ def _profiled(call: Mapping[str, Any], index: int, _: int) -> list[dict[str, Any
     template, target = registry.cuda(problem.op), machine.target(machine.detect(index))
     inputs, device = registry.get(problem.op).inputs(problem, SEED), f"cuda:{index}"
     buffers = template.prepare(problem, inputs, device)
-    if hasattr(problem, "typical"):  # where a search times it
-        buffers["position"].fill_(problem.typical.context - 1)
+    if problem.typical_position is not None:
+        buffers["position"].fill_(problem.typical_position)
     packed = template.pack(problem, config, inputs.weights, device)
     launches = template.launches(problem, config, packed, buffers)
     for launch in launches:  # compiles
@@ -57,16 +57,16 @@ def _profiled(call: Mapping[str, Any], index: int, _: int) -> list[dict[str, Any
     torch.cuda.synchronize()
     torch.cuda.nvtx.range_pop()
     torch.cuda.profiler.stop()
-    return [asdict(kernel) for kernel in calls.described(problem, config, call["role"], launches, buffers)]
+    return [asdict(kernel) for kernel in kernel_table.described(problem, config, call["role"], launches, buffers)]
 
 
 def _timed(call: Mapping[str, Any], index: int, samples: int) -> list[dict[str, Any]]:
     """A call's time over fresh memory, and what it has to read and write."""
     problem = registry.parse_problem(call["problem"])
     device = machine.detect(index)
-    bench = Bench(problem, f"cuda:{index}", machine.target(device), machine.l2_bytes(index), SEED)
-    timed = measure(bench.prepare(Config(call["config"])), samples)
-    work = registry.get(problem.op).work(getattr(problem, "typical", problem))
+    opened = OpenProblem(problem, f"cuda:{index}", machine.target(device), machine.l2_bytes(index), SEED)
+    timed = timing.measure(opened.prepare(Config(call["config"])), samples)
+    work = registry.get(problem.op).work(problem.typical)
     return [{**call, **asdict(timed), "bytes_needed": work.bytes}]
 
 

@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from kernel_templates.cpu import dot, machine, memory, simd
+from kernel_templates import memory
+from kernel_templates.cpu import dot, machine, simd
 from kernel_templates.cpu.compile import compile_kernel
 from kernel_templates.cpu.graph import Graph, step
 from kernel_templates.cpu.simd import load_i64

@@ -9,7 +9,8 @@ import socket
 import struct
 import time
 from multiprocessing.connection import wait
-from typing import Any
+
+from autotune.runner.protocol import Reply, Request
 
 MOST_BYTES = 16 << 20  # of an answer; the longest is a few kilobytes
 _CHUNK = 1 << 16
@@ -49,16 +50,16 @@ class Channel:
             return True
 
     def anything(self) -> bool:
-        """Whether something arrived that nobody has taken."""
+        """Whether something arrived that was not received yet."""
         return bool(self._got) or self.poll()
 
-    def send(self, request: tuple, timeout_s: float) -> None:
-        """Raises OSError when nobody is there, or nobody reads for so long."""
+    def send(self, request: Request, timeout_s: float) -> None:
+        """Raises OSError when the other end is closed, or does not read for so long."""
         message = pickle.dumps(request)
         self._ours.settimeout(timeout_s)
         self._ours.sendall(_LENGTH.pack(len(message)) + message)
 
-    def receive(self, timeout_s: float) -> tuple:
+    def receive(self, timeout_s: float) -> Reply:
         """The next answer. Raises Late, Garbled, and EOFError or OSError when the other end is closed."""
         until = time.monotonic() + timeout_s
         while not self._is_whole():
@@ -89,11 +90,11 @@ class Channel:
             raise Garbled(f"its pipe holds {bytes(self._got[:16])!r} instead of an answer")
         return length
 
-    def _answer(self, message: bytes) -> tuple:
+    def _answer(self, message: bytes) -> Reply:
         try:
-            answer: Any = pickle.loads(message)
+            answer = pickle.loads(message)
         except Exception as error:  # bytes that are no pickle raise whatever they happen to mean
             raise Garbled(f"its answer cannot be read ({type(error).__name__})") from error
-        if not isinstance(answer, tuple) or not answer or not isinstance(answer[0], str):
+        if not isinstance(answer, Reply):
             raise Garbled("its answer is none")
         return answer

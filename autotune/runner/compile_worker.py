@@ -1,4 +1,4 @@
-"""What a worker does for a GPU without touching one: compile kernels into Triton's cache on disk, and draw inputs.
+"""What a worker does for a GPU without touching one: compile into Triton's cache on disk, and generate inputs.
 
 Triton asks its driver for the device's number and compute capability, and for nothing else until it loads a kernel. A
 driver that only knows the capability therefore makes it compile exactly what a launch would, under the same key: the
@@ -18,15 +18,15 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from autotune.runner import protocol
 from autotune.runner.meta_problem import MetaProblem
 from autotune.screening import binary
 from kernel_templates import registry
 from kernel_templates.cuda.crosscompile import capability_target
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.space import Config
 
-KEPT = 4  # blueprints: one queue serves a problem and those after it
-NICENESS = 5  # whoever measures comes first
+KEPT = 4  # meta problems: one queue serves a problem and those after it
+NICENESS = 5  # the process that measures comes first
 
 
 class CompilingDriver:
@@ -56,70 +56,66 @@ def compile_for(launch: Launch, capability: int) -> Any:
     return launch.compile(capability_target(capability))
 
 
-class Builder:
-    """Blueprints of the problems at hand, and what was built for them."""
+class CompileBackend(protocol.Backend):
+    """The shapes of the problems at hand, and what was compiled for them."""
 
     def __init__(self, capability: int):
         torch.set_num_threads(1)
         with suppress(OSError):
             os.nice(NICENESS)
         self._capability = capability
-        self._blueprints: OrderedDict[str, MetaProblem] = OrderedDict()
+        self._problems: OrderedDict[str, MetaProblem] = OrderedDict()
         self._launchers: set[tuple] = set()
 
-    def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        """Compile the kernels that Triton's cache lacks; ("compiled", seconds, Facts of each kernel). base: another
-        configuration, which somebody compiles: only what differs is compiled here, and of what does not, None is known.
-        share: (which, of how many) parts of the kernels."""
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
+        """Compile the kernels that Triton's cache lacks."""
         start = time.perf_counter()
-        blueprint = self._blueprint(problem)
-        known = set() if base is None else {_identity(launch) for launch in blueprint.launches(Config(base))}
-        facts: list[binary.Facts | None] = []
-        for launch in blueprint.launches(Config(config))[share[0] :: share[1]]:
-            if _identity(launch) in known:
-                facts.append(None)
-                continue
-            kernel = compile_for(launch, self._capability)
-            self._prepare_launcher(kernel)
-            facts.append(binary.of(launch, kernel).facts)
-        return ("compiled", time.perf_counter() - start, facts)
+        problem = self._problem(request.problem)
+        known = set() if request.base is None else {_identity(launch) for launch in problem.launches(request.base)}
+        part, parts = request.share
+        found: list[binary.KernelResources | None] = []
+        for launch in problem.launches(request.config)[part::parts]:
+            found.append(None if _identity(launch) in known else self._compiled(launch).resources)
+        return protocol.Compiled(time.perf_counter() - start, tuple(found))
 
-    def inspect(self, problem: str, config: dict) -> tuple:
-        """Compile all kernels of a configuration; ("compiled", seconds, their Binaries in order)."""
+    def inspect(self, request: protocol.Inspect) -> protocol.Inspected:
+        """Compile all kernels of a configuration."""
         start = time.perf_counter()
-        made = []
-        for launch in self._blueprint(problem).launches(Config(config)):
-            kernel = compile_for(launch, self._capability)
-            self._prepare_launcher(kernel)
-            made.append(binary.of(launch, kernel))
-        return ("compiled", time.perf_counter() - start, made)
+        launches = self._problem(request.problem).launches(request.config)
+        binaries = tuple(self._compiled(launch) for launch in launches)
+        return protocol.Inspected(time.perf_counter() - start, binaries)
 
-    def _blueprint(self, problem: str) -> MetaProblem:
-        if problem not in self._blueprints:
-            while len(self._blueprints) >= KEPT:
-                self._blueprints.popitem(last=False)
-            self._blueprints[problem] = MetaProblem(registry.parse_problem(problem))
-        self._blueprints.move_to_end(problem)
-        return self._blueprints[problem]
-
-    def draw(self, problem: str, seed: int, path: str) -> tuple:
-        """Write a problem's inputs and the reference's answer to a file; ("drawn", seconds)."""
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
+        """Write a problem's inputs and the reference's outputs to a file, which is there once it is whole."""
         start = time.perf_counter()
-        target = registry.parse_problem(problem)
-        operation = registry.get(target.op)
-        inputs = operation.inputs(target, seed)
-        unfinished = Path(f"{path}.{os.getpid()}")
+        problem = registry.parse_problem(request.problem)
+        operation = registry.get(problem.op)
+        inputs = operation.inputs(problem, request.seed)
+        unfinished = Path(f"{request.path}.{os.getpid()}")
         try:
             with unfinished.open("wb") as file:
-                pickle.dump((inputs, dict(operation.reference(target, inputs))), file, pickle.HIGHEST_PROTOCOL)
-            unfinished.replace(path)
+                pickle.dump((inputs, dict(operation.reference(problem, inputs))), file, pickle.HIGHEST_PROTOCOL)
+            unfinished.replace(request.path)
         finally:
             unfinished.unlink(missing_ok=True)
-        return ("drawn", time.perf_counter() - start)
+        return protocol.InputsGenerated(time.perf_counter() - start)
+
+    def _compiled(self, launch: Launch) -> binary.Binary:
+        kernel = compile_for(launch, self._capability)
+        self._prepare_launcher(kernel)
+        return binary.of(launch, kernel)
+
+    def _problem(self, key: str) -> MetaProblem:
+        if key not in self._problems:
+            while len(self._problems) >= KEPT:
+                self._problems.popitem(last=False)
+            self._problems[key] = MetaProblem(registry.parse_problem(key))
+        self._problems.move_to_end(key)
+        return self._problems[key]
 
     def _prepare_launcher(self, kernel: Any) -> None:
         """Have the C function that passes the arguments in Triton's cache as well: a run of the C compiler for every
-        signature. Where that cannot be, for want of the driver's library, whoever measures does it."""
+        signature. Where that cannot be, for want of the driver's library, the process that measures does it."""
         signature = tuple(kernel.src.signature.items())
         if signature in self._launchers:
             return

@@ -14,9 +14,9 @@ import psutil
 
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
-from autotune.runner.verify import WrongResult, relative_error
-from kernel_templates import registry
-from kernel_templates.cpu import machine, memory
+from autotune.runner.verify import verify
+from kernel_templates import memory, registry
+from kernel_templates.cpu import machine
 from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
@@ -46,14 +46,14 @@ class PreparedCandidate:
         return (time.perf_counter_ns() - start) / self.calls
 
 
-class Bench:
-    """Everything about one problem that its candidates share: inputs, the reference's answer, the team."""
+class OpenProblem:
+    """Everything about one problem that its candidates share: inputs, the reference's outputs, the thread pool."""
 
-    def __init__(self, problem: Problem, team: ThreadPool, seed: int):
-        self.problem, self.team = problem, team
+    def __init__(self, problem: Problem, pool: ThreadPool, seed: int):
+        self.problem, self.pool = problem, pool
         self.operation = registry.get(problem.op)
         self._inputs = self.operation.inputs(problem, seed)
-        self._answers = self.operation.reference(problem, self._inputs)
+        self._expected = self.operation.reference(problem, self._inputs)
         self.tolerance = self.operation.tolerance(problem)
 
     def prepare(self, config: Config, working_set: int) -> PreparedCandidate:
@@ -61,19 +61,17 @@ class Bench:
 
         Raises WrongResult, OutOfBounds, or whatever the compiler raises.
         """
-        template = self.operation.cpu
+        template = registry.cpu(self.problem.op)
         kernel = template.compile(self.problem, config, machine.features())
         packed = template.pack(self.problem, config, self._inputs.weights)
-        room = self.team.threads * template.scratch_bytes(self.problem, config)
-        fences = Redzones()
-        scratch = {"scratch": fences.array(np.zeros(max(64, room), np.uint8))}
+        scratch_bytes = self.pool.threads * template.scratch_bytes(self.problem, config)
+        redzones = Redzones()
+        scratch = {"scratch": redzones.array(np.zeros(max(64, scratch_bytes), np.uint8))}
 
-        fresh = self._fresh(fences)
-        Graph(self.team, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
-        fences.check()
-        error = relative_error(fresh, self._answers)
-        if not error <= self.tolerance:
-            raise WrongResult(error, self.tolerance)
+        fresh = self._fresh(redzones)
+        Graph(self.pool, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
+        redzones.check()
+        error = verify(fresh, self._expected, self.tolerance)
 
         steps: list[Step] = []
         for matrices, buffers in self._copies(packed, fresh, working_set):
@@ -81,12 +79,12 @@ class Bench:
         size = sum(p.nbytes for p in packed) + sum(b.nbytes for b in fresh.values() if b.nbytes >= LARGE)
         call = min(size, self.operation.work(self.problem).bytes)
         cold = cold_bytes(call, len(steps), machine.last_level_cache())
-        return PreparedCandidate(config, Graph(self.team, steps), len(steps), error, kernel.compile_s, cold)
+        return PreparedCandidate(config, Graph(self.pool, steps), len(steps), error, kernel.compile_s, cold)
 
-    def _fresh(self, fences: Redzones) -> dict[str, np.ndarray]:
-        """Copies of the inputs; what is only written holds NaN, so that a row nobody wrote is seen."""
-        buffers = {name: fences.array(value) for name, value in self._inputs.buffers.items()}
-        for name in self._answers:
+    def _fresh(self, redzones: Redzones) -> dict[str, np.ndarray]:
+        """Copies of the inputs; what is only written holds NaN, so that a row that was not written is seen."""
+        buffers = {name: redzones.array(value) for name, value in self._inputs.buffers.items()}
+        for name in self._expected:
             if buffers[name].dtype == np.float32 and not np.any(self._inputs.buffers[name]):
                 buffers[name].fill(POISON)
         return buffers

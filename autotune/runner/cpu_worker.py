@@ -1,72 +1,77 @@
-"""What a worker does for the processor: compile, open a problem, time one candidate or several against each other."""
+"""What a worker does for the processor: compile, open a problem, time one candidate or several in turn."""
 
 import time
 
-from autotune.runner import cpu_candidate
+from autotune.runner import cpu_candidate, protocol, timing
 from autotune.runner.bandwidth import ReadProbe
 from autotune.runner.device_state import CpuWatch
-from autotune.runner.measurement_guard import Impossible, MeasurementGuard
-from autotune.runner.verify import WrongResult, measure, rematch
+from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
+from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
-from kernel_templates.space import Config
 from tuning_db.records import Measurement
 
 
-class OnCpu:
-    """The current problem, and the team of threads its candidates run on."""
+class CpuBackend(protocol.Backend):
+    """The current problem, and the thread pool that its candidates run on."""
 
     def __init__(self) -> None:
-        self._bench: cpu_candidate.Bench | None = None
+        self._problem: cpu_candidate.OpenProblem | None = None
         self._key = ("", 0)
-        self._trust = MeasurementGuard(CpuWatch(), self._probe)
+        self._guard = MeasurementGuard(CpuWatch(), self._probe)
 
     @property
-    def bench(self) -> cpu_candidate.Bench:
-        if self._bench is None:
+    def problem(self) -> cpu_candidate.OpenProblem:
+        """Raises RuntimeError when none is open."""
+        if self._problem is None:
             raise RuntimeError("no problem is open")
-        return self._bench
+        return self._problem
 
-    def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        """Compile into the cache on disk; ("compiled", seconds)."""
-        target = registry.parse_problem(problem)
+    def answer(self, request: protocol.Request) -> protocol.Reply:
+        if isinstance(request, protocol.Measure | protocol.CompareFinalists) and request.energy:
+            raise NotImplementedError("the energy of a processor's calls cannot be counted")
+        return super().answer(request)
+
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
+        """Into the cache on disk."""
+        problem = registry.parse_problem(request.problem)
         start = time.perf_counter()
-        registry.get(target.op).cpu.compile(target, Config(config), machine.features())
-        return ("compiled", time.perf_counter() - start)
+        registry.cpu(problem.op).compile(problem, request.config, machine.features())
+        return protocol.Compiled(time.perf_counter() - start)
 
-    def open(self, problem: str, seed: int, threads: int, drawn: str | None = None) -> tuple:
-        """Draw inputs and compute the reference's answer, unless that is done; ("opened", tolerance)."""
-        if self._bench is None or self._key != (problem, seed):
-            team = self._bench.team if self._bench else ThreadPool(threads)
-            self._bench, self._key = cpu_candidate.Bench(registry.parse_problem(problem), team, seed), (problem, seed)
-        return ("opened", self.bench.tolerance)
+    def open(self, request: protocol.Open) -> protocol.Opened:
+        """Generate inputs and compute the reference's outputs, unless that is done."""
+        key = (request.problem, request.seed)
+        if self._problem is None or self._key != key:
+            pool = self._problem.pool if self._problem else ThreadPool(request.units)
+            problem = registry.parse_problem(request.problem)
+            self._problem, self._key = cpu_candidate.OpenProblem(problem, pool, request.seed), key
+        return protocol.Opened(self.problem.tolerance)
 
-    def measure(self, config: dict, samples: int) -> tuple:
-        """("ok", Measurement, error) or ("wrong", message, error)."""
+    def measure(self, request: protocol.Measure) -> protocol.Measured | protocol.Wrong | protocol.Impossible:
         try:
-            ready = self.bench.prepare(Config(config), cpu_candidate.working_set())
+            candidate = self.problem.prepare(request.config, cpu_candidate.working_set())
         except WrongResult as wrong:
-            return ("wrong", str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
         try:
-            (measurement,) = self._trust.take([ready], lambda: [measure(ready, samples)])
-        except Impossible as impossible:
-            return ("impossible", str(impossible))
-        return ("ok", measurement, ready.error)
+            (found,) = self._guard.take([candidate], lambda: [timing.measure(candidate, request.samples)])
+        except ImpossibleTime as impossible:
+            return protocol.Impossible(str(impossible))
+        return protocol.Measured(found, candidate.error)
 
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        """("rematch", measurements, errors, bytes a second that the machine read meanwhile)."""
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         size = cpu_candidate.working_set()
-        ready = [self.bench.prepare(Config(c), size) for c in configs]
+        candidates = [self.problem.prepare(config, size) for config in request.configs]
         rates: list[float] = []
 
         def take() -> list[Measurement]:
-            measurements, rate = rematch(ready, rounds, self._trust.probe())
+            measurements, rate = timing.compare_finalists(candidates, request.rounds, self._guard.probe())
             rates.append(rate)
             return measurements
 
-        measurements = self._trust.take(ready, take)
-        return ("rematch", measurements, [r.error for r in ready], rates[-1])
+        measurements = self._guard.take(candidates, take)
+        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
 
     def _probe(self) -> ReadProbe:
-        return ReadProbe(self.bench.team, cpu_candidate.working_set())
+        return ReadProbe(self.problem.pool, cpu_candidate.working_set())

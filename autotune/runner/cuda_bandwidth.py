@@ -1,12 +1,10 @@
 """How fast a GPU can read and copy its memory: the roof under which every kernel is judged."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
+from autotune.runner import gpu_timer
 from kernel_templates.cuda import machine
 
 BLOCK = 4096  # elements of 4 bytes a step
@@ -34,19 +32,16 @@ class ReadProbe:
         self._data = torch.ones(self.nbytes // 4, dtype=torch.int32, device=f"cuda:{index}")
         self._grid, self._steps = (self.nbytes // (4 * BLOCK * steps),), steps
         self._out = torch.empty(self._grid, dtype=torch.int32, device=f"cuda:{index}")
-        self._run()  # compiled and loaded: capturing must not see that
-        torch.cuda.synchronize(index)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(index), torch.cuda.graph(self._graph):
-            for _ in range(REPEATS):
-                self._run()
+        with torch.cuda.device(index):
+            self._graph = gpu_timer.capture(self._read)
 
     def seconds(self) -> float:
         """GPU time of reading everything once, the mean of a few times in one graph."""
-        return _seconds(self._graph.replay, 1) / REPEATS
+        return gpu_timer.mean_ns(self._graph.replay, 1) / REPEATS * 1e-9
 
-    def _run(self) -> None:
-        read[self._grid](self._data, self._out, BLOCK=BLOCK, STEPS=self._steps, num_warps=8)
+    def _read(self) -> None:
+        for _ in range(REPEATS):
+            read[self._grid](self._data, self._out, BLOCK=BLOCK, STEPS=self._steps, num_warps=8)
 
 
 def ceilings(index: int = 0, repeats: int = 20) -> dict[str, float]:
@@ -64,22 +59,9 @@ def ceilings(index: int = 0, repeats: int = 20) -> dict[str, float]:
         half = torch.ones(nbytes // 8, dtype=torch.int32, device=f"cuda:{index}")
         other = torch.empty_like(half)
         other.copy_(half)
-        copy = _best([_seconds(lambda: other.copy_(half)) for _ in range(repeats)])
+        copy = _best([gpu_timer.mean_ns(lambda: other.copy_(half), REPEATS) * 1e-9 for _ in range(repeats)])
         return {"read_gb_s": max(rates) / 1e9, "copy_gb_s": 2 * half.numel() * 4 / copy / 1e9}
 
 
 def _best(times: list[float]) -> float:
     return sorted(times)[len(times) // 10]
-
-
-def _seconds(work: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Seconds of GPU time that `work` takes, the mean of `repeats` in one stream. Launching takes time that must not
-    count: once before the clock starts keeps the GPU busy until everything is queued."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    work()
-    start.record()
-    for _ in range(repeats):
-        work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e-3 / repeats

@@ -3,11 +3,10 @@
 Timing reads fresh memory every time: the call is repeated over copies of its weights and KV caches that together exceed
 the L2 cache twice, as the layers of a model do, all in one CUDA graph, chained as the decoder chains them. Copies share
 their activations, and so do all candidates of a problem: where a buffer lies changes the time of a small kernel by up
-to 8% (docs/log.md), which nobody should win or lose by. At least 4 copies are made, so that every call follows another,
+to 8% (docs/log.md), by which no candidate should win or lose. At least 4 copies are made: every call follows another;
 and at most 64: a matrix of a few kilobytes may still be read from a large cache, as it would be in its model.
 """
 
-import contextlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from autotune.runner import tensors
+from autotune.runner import gpu_timer, tensors
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
-from autotune.runner.verify import WrongResult, relative_error
+from autotune.runner.verify import verify
 from kernel_templates import registry
 from kernel_templates.cuda.launch import Launch, Target
 from kernel_templates.operation import CudaTemplate, Inputs
@@ -29,10 +28,9 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
 FEWEST, MOST = 4, 64  # copies
-CACHES = ("keys", "values")  # buffers that every layer has for itself
 PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
 RUN_SAMPLES = 5  # as long as so many samples; energy is counted over many runs
-SAMPLE_NS = 1_000_000  # a sample is as many replays as take about this long: events resolve half a microsecond
+SAMPLE_NS = 1_000_000  # a sample is as many replays as take about this long: see gpu_timer
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class PreparedCandidate:
 
     def sample(self) -> float:
         """Nanoseconds a call takes, by the GPU's clock."""
-        return _timed(self.graph, self.replays) / self.calls
+        return gpu_timer.mean_ns(self.graph.replay, self.replays) / self.calls
 
     def run(self) -> int:
         """Some milliseconds of calls, to their end; how many."""
@@ -61,29 +59,30 @@ class PreparedCandidate:
         return RUN_SAMPLES * self.replays * self.calls
 
 
-class Bench:
-    """Everything about one problem that its candidates share: inputs, the reference's answer, packed weights."""
+class OpenProblem:
+    """Everything about one problem that its candidates share: inputs, the reference's outputs, packed weights."""
 
     def __init__(
-        self, problem: Problem, device: str, target: Target, l2_bytes: int, seed: int, drawn: str | None = None
+        self, problem: Problem, device: str, target: Target, l2_bytes: int, seed: int, inputs: str | None = None
     ):
-        """drawn: a file of this problem's inputs and answers for this seed, as a Builder writes it."""
+        """inputs: a file of this problem's inputs and outputs for this seed, as `compile_worker` writes it."""
         self.problem, self.device = problem, device
         self._template, self._target, self._l2 = registry.cuda(problem.op), target, l2_bytes
         operation = registry.get(problem.op)
         self._inputs: Inputs
-        self._answers: Mapping[str, np.ndarray]
-        if drawn is not None and Path(drawn).exists():
-            with Path(drawn).open("rb") as file:
-                self._inputs, self._answers = pickle.load(file)
+        self._expected: Mapping[str, np.ndarray]
+        if inputs is not None and Path(inputs).exists():
+            with Path(inputs).open("rb") as file:
+                self._inputs, self._expected = pickle.load(file)
         else:
             self._inputs = operation.inputs(problem, seed)
-            self._answers = operation.reference(problem, self._inputs)
+            self._expected = operation.reference(problem, self._inputs)
         self.tolerance = operation.tolerance(problem)
-        self._call_bytes = operation.work(getattr(problem, "typical", problem)).bytes
+        self._call_bytes = operation.work(problem.typical).bytes
+        self._layer_buffers = operation.layer_buffers
         self._fresh = self._template.prepare(problem, self._inputs, device)
-        self._fences = Redzones()
-        self._buffers = tensors.each(self._fresh, self._fences.tensor)
+        self._redzones = Redzones()
+        self._buffers = tensors.each(self._fresh, self._redzones.tensor)
         self._caches: list[dict[str, Any]] = []  # copies of the layers' own buffers
         self._packed: OrderedDict[tuple, list[tuple]] = OrderedDict()
 
@@ -93,33 +92,33 @@ class Bench:
         packed = self._pack(config)
         tensors.copy(self._fresh, self._buffers)
         error = self._error(config, packed[0]) if verify else float("nan")
-        if hasattr(self.problem, "typical"):  # proved at the last position of its context, timed at a typical one
-            self._buffers["position"].fill_(self.problem.typical.context - 1)
+        if self.problem.typical_position is not None:  # proved at the last position of its context, timed at this one
+            self._buffers["position"].fill_(self.problem.typical_position)
         launches: list[Launch] = []
-        caches = {name: self._fresh[name] for name in CACHES if name in self._fresh}
+        caches = {name: self._fresh[name] for name in self._layer_buffers}
         size, free = tensors.nbytes(packed[0]) + tensors.nbytes(caches), torch.cuda.mem_get_info()[0]
         if len(packed) == 1:  # copies of this layout that another candidate made are used again, all of them
             packed += [tensors.clone(packed[0]) for _ in range(copies(size, 2 * self._l2, free) - 1)]
         self._caches += [tensors.clone(caches) for _ in range(len(packed) - len(self._caches))]
         for weights, own in zip(packed, self._caches, strict=False):
             launches += self._template.launches(self.problem, config, weights, {**self._buffers, **own})
-        graph = capture(launches, self._target)
-        once = _timed(graph, 2)  # after a first replay, which uploads the graph
+        graph = gpu_timer.capture(lambda: self._run(launches))
+        once = gpu_timer.mean_ns(graph.replay, 2)  # after a first replay, which uploads the graph
         replays = max(2, min(50, round(SAMPLE_NS / max(once, 1.0))))
         cold = cold_bytes(min(self._call_bytes, size), len(packed), self._l2)
         return PreparedCandidate(config, graph, len(packed), replays, error, launches, cold)
 
     def _error(self, config: Config, weights: tuple) -> float:
         """Of the outputs, against the reference. Raises WrongResult and OutOfBounds."""
-        self._fences.renew()
-        for launch in self._template.launches(self.problem, config, weights, self._buffers):
-            launch.run(self._target)
+        self._redzones.renew()
+        self._run(self._template.launches(self.problem, config, weights, self._buffers))
         torch.cuda.synchronize()
-        self._fences.check()
-        error = relative_error(self._template.collect(self.problem, self._buffers), self._answers)
-        if not error <= self.tolerance:
-            raise WrongResult(error, self.tolerance)
-        return error
+        self._redzones.check()
+        return verify(self._template.collect(self.problem, self._buffers), self._expected, self.tolerance)
+
+    def _run(self, launches: Sequence[Launch]) -> None:
+        for launch in launches:
+            launch.run(self._target)
 
     def forget(self) -> None:
         """Let go of the weights and caches that are kept between candidates."""
@@ -130,7 +129,7 @@ class Bench:
         """The weights and, once they were made, their copies; shared by the configurations that read them alike."""
         key = pack_key(self._template, config)
         if key not in self._packed:
-            # Before packing: a layout nobody uses any more must not stand beside the new one.
+            # Before packing: a layout that is not used any more must not stand beside the new one.
             while len(self._packed) >= PACKS_KEPT:
                 self._packed.popitem(last=False)
             self._packed[key] = [self._template.pack(self.problem, config, self._inputs.weights, self.device)]
@@ -139,57 +138,11 @@ class Bench:
 
 
 def pack_key(template: CudaTemplate, config: Config) -> tuple:
-    """What decides how a configuration wants its weights: all of it, unless the template says PACK_DEPENDS."""
-    names = getattr(template, "PACK_DEPENDS", tuple(config))
-    return tuple(sorted((name, config[name]) for name in names if name in config))
+    """What decides how a configuration wants its weights."""
+    return tuple((name, config[name]) for name in template.PACK_DEPENDS)
 
 
 def copies(size: int, working_set: int, free: int) -> int:
     """How many copies of `size` bytes exceed `working_set`, within a quarter of the `free` memory."""
     wanted = max(FEWEST, min(-(-working_set // max(size, 1)), MOST))
     return max(1, min(wanted, free // 4 // max(size, 1) or 1))
-
-
-def capture(launches: Sequence[Launch], target: Target) -> Any:
-    """One CUDA graph of all launches, in order. They run once before: Triton loads code that capture must not see."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for launch in launches:
-            launch.run(target)
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # Not torch.cuda.graph: it hands all cached memory back first, which the next candidate would ask for again.
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            for launch in launches:
-                launch.run(target)
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                graph.capture_end()
-            raise
-        graph.capture_end()
-    torch.cuda.current_stream().wait_stream(stream)
-    return graph
-
-
-def _timed(graph: Any, replays: int) -> float:
-    """Nanoseconds a replay takes, between two events around `replays` of them, after one that keeps the GPU busy until
-    they are queued: a launch takes longer than the events resolve."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    graph.replay()
-    start.record()
-    for _ in range(replays):
-        graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e6 / replays
-
-
-def poisons(error: BaseException) -> bool:
-    """Whether CUDA is unusable in this process after `error`: a kernel that read or wrote where it must not."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or "out of memory" in text:
-        return False
-    signs = ("CUDA error", "illegal memory access", "misaligned address", "illegal address", "illegal instruction")
-    return any(sign in text for sign in (*signs, "launch failure", "device-side assert", "illegal barrier"))

@@ -1,14 +1,17 @@
 """A process that has imported everything and forks workers on request: each is there in milliseconds, not in seconds.
 
 A dozen workers that import torch and Triton side by side take 5 to 10 seconds, a tenth of a tuning run, and so does one
-that replaces a worker a candidate has killed. The nursery never touches CUDA, which would not survive a fork, and has
-one thread. Run as `python -m autotune.runner.fork_server FD`, FD being a Unix socket. Messages on it are packets:
+that replaces a worker a candidate has killed. The server never touches CUDA, which would not survive a fork, and has
+one thread. Run as `python -m autotune.runner.fork_server FD`, FD being a Unix socket of packets, each a pickled `Fork`
+or `Poll` with `Forked` or `Polled` for an answer.
 
-    "fork DEVICE", with a pipe's descriptor -> the child's process number
-    "wait PID"                              -> its exit status as subprocess counts it, or RUNNING
+Not multiprocessing's "forkserver" (tried, docs/log.md): its Process.start blocks until the server has imported all, its
+children run the parent's main program again, which a program without a main guard does not survive, a child is reaped
+before what it started can be killed with it, and the server has no public way to end with a tuning run.
 """
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -16,38 +19,65 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+from autotune.runner import python_process
 from autotune.runner.process_group import die_with_parent, end_group, status_of
 
-COMMAND = (sys.executable, "-m", "autotune.runner.fork_server")
-PACKET = 256  # bytes; a message is far shorter
-RUNNING = 1 << 20
+COMMAND = python_process.python_command("autotune.runner.fork_server")
+PACKET = 4096  # bytes; a message is far shorter
 START_S = 120.0  # importing torch and Triton from a cold disk
 
 
-class Child:
-    """A forked worker, as subprocess.Popen shows a process. `pid` is known once the nursery has forked it."""
+@dataclass(frozen=True)
+class Fork:
+    """Fork a worker that serves the pipe whose descriptor comes with this; target: whose backend it makes at once."""
 
-    def __init__(self, nursery: "ForkServer"):
-        self._nursery = nursery
+    target: str
+
+
+@dataclass(frozen=True)
+class Forked:
+    pid: int
+
+
+@dataclass(frozen=True)
+class Poll:
+    """Ask for the exit status of a worker."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Polled:
+    """status: as subprocess counts it, None while it runs."""
+
+    status: int | None
+
+
+class ForkedWorker:
+    """A forked worker, as subprocess.Popen shows a process. `pid` is known once the server has forked it."""
+
+    def __init__(self, server: "ForkServer"):
+        self._server = server
         self.pid: int | None = None
         self._status: int | None = None
 
     def kill(self) -> None:
+        """Have it end with its process group, without waiting."""
         if self.poll() is None:
             with suppress(OSError):
-                end_group(self._nursery.pid_of(self))
+                end_group(self._server.pid_of(self))
 
     def poll(self) -> int | None:
-        """Its exit status, None while it runs; a child of a nursery that is gone counts as killed."""
+        """Its exit status, None while it runs; a worker whose server is gone counts as killed."""
         if self._status is None:
             try:
-                status = self._nursery.ask(f"wait {self._nursery.pid_of(self)}")
+                self._status = self._server.status_of(self)
             except OSError:
-                status = -signal.SIGKILL
-            self._status = None if status == RUNNING else status
+                self._status = -signal.SIGKILL
         return self._status
 
     def wait(self, timeout: float | None = None) -> int:
@@ -61,25 +91,19 @@ class Child:
 
 
 class ForkServer:
-    """The parent's side: a context manager. It imports while others go on: forks are answered when it has."""
+    """The parent's side: a context manager. It imports while the parent goes on: forks are answered when it has."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
-        self._unborn: deque[Child] = deque()
+        self._awaited: deque[ForkedWorker] = deque()  # those whose numbers were not received yet
 
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(START_S)
-        with theirs:
-            self._process = subprocess.Popen(
-                [*COMMAND, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},  # a process that has threads should not fork
-            )
+        with theirs:  # a process that has threads should not fork
+            command = [*COMMAND, str(theirs.fileno())]
+            self._process = python_process.start(command, theirs.fileno(), {"OMP_NUM_THREADS": "1"})
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -88,32 +112,35 @@ class ForkServer:
         self._process.kill()
         self._process.wait()
 
-    def fork(self, descriptor: int, device: str) -> Child:
-        """A worker on that pipe, without waiting for it. Raises OSError when the nursery is gone."""
+    def fork(self, descriptor: int, target: str) -> ForkedWorker:
+        """A worker on that pipe, without waiting for it. Raises OSError when the server is gone."""
         assert self._socket is not None
-        socket.send_fds(self._socket, [f"fork {device}".encode()], [descriptor])
-        self._unborn.append(Child(self))
-        return self._unborn[-1]
+        socket.send_fds(self._socket, [pickle.dumps(Fork(target))], [descriptor])
+        self._awaited.append(ForkedWorker(self))
+        return self._awaited[-1]
 
-    def pid_of(self, child: Child) -> int:
-        """Raises OSError when the nursery is gone."""
-        while child.pid is None:
-            self._unborn[0].pid = self._answer()
-            self._unborn.popleft()
-        return child.pid
+    def pid_of(self, worker: ForkedWorker) -> int:
+        """Raises OSError when the server is gone."""
+        while worker.pid is None:
+            self._awaited[0].pid = self._receive(Forked).pid
+            self._awaited.popleft()
+        return worker.pid
 
-    def ask(self, message: str) -> int:
-        """Raises OSError when the nursery is gone."""
+    def status_of(self, worker: ForkedWorker) -> int | None:
+        """Its exit status, None while it runs. Raises OSError when the server is gone."""
         assert self._socket is not None
-        while self._unborn:  # answers come in order
-            self.pid_of(self._unborn[-1])
-        self._socket.send(message.encode())
-        return self._answer()
+        pid = self.pid_of(worker)
+        while self._awaited:  # answers come in order
+            self.pid_of(self._awaited[-1])
+        self._socket.send(pickle.dumps(Poll(pid)))
+        return self._receive(Polled).status
 
-    def _answer(self) -> int:
+    def _receive(self, kind: type) -> Any:
         assert self._socket is not None
-        if answer := self._socket.recv(PACKET):
-            return int(answer)
+        if packet := self._socket.recv(PACKET):
+            answer = pickle.loads(packet)
+            assert isinstance(answer, kind)
+            return answer
         raise OSError("the process that starts workers has ended")
 
 
@@ -123,20 +150,19 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     preload()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, PACKET, 1)
-        if not message:
+        packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, 1)
+        if not packet:
             return
-        name, _, argument = message.decode().partition(" ")
-        if name == "fork":
+        request = pickle.loads(packet)
+        if isinstance(request, Fork):
             child = os.fork()
             if child == 0:
                 requests.close()
-                be_a_worker(descriptors[0], argument)
+                be_a_worker(descriptors[0], request.target)
             os.close(descriptors[0])
-            requests.send(str(child).encode())
+            requests.send(pickle.dumps(Forked(child)))
         else:
-            status = status_of(int(argument))
-            requests.send(str(RUNNING if status is None else status).encode())
+            requests.send(pickle.dumps(Polled(status_of(request.pid))))
 
 
 def preload() -> None:
@@ -156,18 +182,20 @@ def preload() -> None:
             cross_compile(launch, 80)
 
 
-def be_a_worker(descriptor: int, device: str) -> None:
-    """Serve as `autotune.runner.worker` does, and end with it: nothing of the nursery may go on in a child."""
+def be_a_worker(descriptor: int, target: str) -> None:
+    """Serve as `autotune.runner.worker` does, and end with it: nothing of the server may go on in a child."""
     from autotune.runner.worker import backend, serve
 
     status = 1
     try:
         die_with_parent()
-        serve(Connection(descriptor), backend, device)
+        serve(Connection(descriptor), backend, target)
         status = 0
     finally:
         os._exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    from autotune.runner import fork_server  # whose classes the parent's messages name, not those of __main__
+
+    fork_server.main()

@@ -1,4 +1,4 @@
-"""Around every measurement: what the device did meanwhile, again while it was throttled, and never faster than memory.
+"""Repeats throttled measurements, rejects times below the bandwidth floor, and notes what the device did meanwhile.
 
 Floor: a candidate whose copies together exceed the last cache about twice reads its bytes from memory in every call, so
 it cannot be faster than these bytes at the rate at which memory was measured to be read. SLACK: a cache that replaces
@@ -12,23 +12,23 @@ from dataclasses import replace
 from typing import Protocol
 
 from autotune.runner.device_state import Watch
-from autotune.runner.verify import Probe
+from autotune.runner.timing import Probe
 from tuning_db.records import Measurement
 
 RETAKES = 2  # of a measurement under throttling
-REST_S = 0.1  # before each: power is averaged over some milliseconds, heat takes longer than anybody waits
+REST_S = 0.1  # before each: power is averaged over some milliseconds; waiting for heat would take minutes
 RESIGNED = 4  # measurements in a row that stayed throttled: it is how this device is, and nothing is retaken
 SLACK = 0.7  # of the floor
 CACHES = 1.9  # times the last cache that copies have to exceed: they are made to be twice as large, with all padding
 PROBES = 7
 
 
-class Impossible(Exception):
+class ImpossibleTime(Exception):
     """A time that memory does not allow: a defect of the measurement, never a record."""
 
 
-class Timed(Protocol):
-    """cold_bytes: of a call, those that come from memory each time; 0 when a cache may hold some."""
+class ReadsMemory(Protocol):
+    """A candidate. cold_bytes: of a call, those that come from memory each time; 0 when a cache may hold some."""
 
     @property
     def cold_bytes(self) -> int: ...
@@ -48,14 +48,14 @@ class MeasurementGuard:
         self._bytes_s = 0.0  # the best rate that was measured
         self._stayed = 0
 
-    def take(self, candidates: Sequence[Timed], measure: Callable[[], list[Measurement]]) -> list[Measurement]:
-        """Measurements of the candidates, each with the device's state. Raises Impossible."""
+    def take(self, candidates: Sequence[ReadsMemory], measure: Callable[[], list[Measurement]]) -> list[Measurement]:
+        """Measurements of the candidates, each with the device's state. Raises ImpossibleTime."""
         found = self._watched(measure)
         if self._too_fast(candidates, found):  # neither the rate nor the time is believed at once
             self.measure_rate()
             found = self._watched(measure)
             for candidate, measurement in self._too_fast(candidates, found):
-                raise Impossible(
+                raise ImpossibleTime(
                     f"{measurement.median_ns / 1e3:.2f} µs for {candidate.cold_bytes / 1e6:.2f} MB from memory, which "
                     f"was read at {self._bytes_s / 1e9:.0f} GB/s: a defect of the measurement"
                 )
@@ -85,13 +85,15 @@ class MeasurementGuard:
             state["retakes"] = retakes
         return [replace(measurement, state=state) for measurement in found]
 
-    def _too_fast(self, candidates: Sequence[Timed], found: Sequence[Measurement]) -> list[tuple[Timed, Measurement]]:
+    def _too_fast(
+        self, candidates: Sequence[ReadsMemory], found: Sequence[Measurement]
+    ) -> list[tuple[ReadsMemory, Measurement]]:
         pairs = [(c, m) for c, m in zip(candidates, found, strict=True) if c.cold_bytes]
         if pairs and not self._bytes_s:
             self.measure_rate()
         return [(c, m) for c, m in pairs if m.median_ns < SLACK * c.cold_bytes / self._bytes_s * 1e9]
 
     def measure_rate(self) -> None:
-        """Find at what rate memory is read, the best of a few: others may take from the rate, nobody adds to it."""
+        """Find at what rate memory is read, the best of a few: other work only lowers the rate."""
         probe = self.probe()
         self._bytes_s = max(self._bytes_s, *(probe.nbytes / probe.seconds() for _ in range(PROBES)))

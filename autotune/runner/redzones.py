@@ -1,4 +1,4 @@
-"""Strips of known bytes around the buffers of a candidate that is being proved: who writes beside them is found out.
+"""Strips of known bytes around the buffers of a candidate that is verified: a write beside them is found.
 
 A write a few bytes past an end crashes nothing; it changes what the next candidate is judged by.
 """
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cpu import memory
+from kernel_templates import memory
 
 BYTES = 512  # of a strip: keeps every alignment that kernels count on
 PATTERN = 0xA7
@@ -32,7 +32,7 @@ class Redzones:
         whole = memory.empty((array.nbytes + 2 * BYTES,), np.uint8)
         inside = whole[BYTES : BYTES + array.nbytes].view(array.dtype).reshape(array.shape)
         inside[...] = array
-        return self._fenced(whole, inside)
+        return self._between_strips(whole, inside)
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """A contiguous copy between two strips, on the same device."""
@@ -42,7 +42,7 @@ class Redzones:
         whole = torch.empty(size + 2 * BYTES, dtype=torch.uint8, device=tensor.device)
         inside = whole[BYTES : BYTES + size].view(tensor.dtype).view(tensor.shape)
         inside.copy_(tensor)
-        return self._fenced(whole, inside)
+        return self._between_strips(whole, inside)
 
     def renew(self) -> None:
         """Write the strips again, whatever became of them."""
@@ -54,7 +54,7 @@ class Redzones:
         if any(bool((strip != PATTERN).any()) for strip in self._strips):
             raise OutOfBounds
 
-    def _fenced(self, whole: Any, inside: Any) -> Any:
+    def _between_strips(self, whole: Any, inside: Any) -> Any:
         for strip in (whole[:BYTES], whole[-BYTES:]):
             strip[:] = PATTERN
             self._strips.append(strip)

@@ -1,8 +1,8 @@
 """The worker processes of one tuning run: one measures, all others compile ahead of it, from one queue.
 
-On a processor compiling would disturb the clock, so there the one who measures compiles too, and nothing is measured
-until all have finished. On a GPU compiling goes on while candidates are measured, for problems to come as well: a job
-belongs to an `owner`, its answer waits until the owner asks, and nobody waits for a job whose owner has gone on.
+On a processor compiling would disturb the clock, so there the worker that measures compiles too, and nothing is
+measured until all have finished. On a GPU compiling goes on while candidates are measured, for problems to come as
+well: a job belongs to an `owner`, its answer waits until the owner asks, and a job whose owner has gone on has none.
 """
 
 import time
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from autotune.runner.fork_server import ForkServer
+from autotune.runner.protocol import Reply, Request
 from autotune.runner.shared_folder import RunFolder
 from autotune.runner.timeline import Timeline
 from autotune.runner.worker_process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
@@ -21,14 +22,14 @@ from autotune.runner.worker_process import PROGRAM, START_S, Worker, WorkerDied,
 FIRST_S = 30.0  # that a worker's first job may take longer: it imports the templates
 NOW, NEXT = 0, 1  # ranks of jobs: for the problem at hand, and for those that follow
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a process that compiles: there is one for almost every core
-Answer = tuple | Exception
+Answer = Reply | WorkerDied | WorkerTimedOut
 
 
 @dataclass(frozen=True)
 class _Job:
     owner: Hashable
     tag: Any
-    request: tuple
+    request: Request
     limit_s: float
     rank: int
     slow: bool
@@ -38,26 +39,26 @@ class _Job:
 
 
 class WorkerPool:
-    """A context manager. `submit` and `finished` are for compiling, `ask` is for the one who measures.
+    """A context manager. `submit` and `finished` are for compiling, `ask` is for the worker that measures.
 
-    folder: where workers leave files for each other; it goes when the crew goes.
+    folder: where workers leave files for each other; it goes when the pool ends.
     """
 
     def __init__(
-        self, compilers: int, apart: bool, program: Sequence[str] = PROGRAM, timeline: Timeline | None = None,
-        device: str = "",
+        self, compilers: int, separate_measurer: bool, program: Sequence[str] = PROGRAM,
+        timeline: Timeline | None = None, target: str = "",
     ) -> None:  # fmt: skip
-        """apart: the measurer does not compile, and is one more process. timeline: where every job leaves a span.
-        device: what the measurer makes ready before anybody asks, "cuda:0" for instance."""
+        """separate_measurer: the worker that measures does not compile, and is one more process. timeline: where every
+        job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance."""
         self.timeline = timeline or Timeline()
-        self._nursery = ForkServer() if apart and program == PROGRAM else None
-        self.measurer = Worker(program, device=device, nursery=self._nursery)
-        quiet = ONE_THREAD if apart else {}
-        count = compilers if apart else compilers - 1
-        self.compilers = [Worker(program, quiet, nursery=self._nursery) for _ in range(count)]
-        if not apart:
+        self._fork_server = ForkServer() if separate_measurer and tuple(program) == PROGRAM else None
+        self.measurer = Worker(program, target=target, fork_server=self._fork_server)
+        variables = ONE_THREAD if separate_measurer else {}
+        count = compilers if separate_measurer else compilers - 1
+        self.compilers = [Worker(program, variables, fork_server=self._fork_server) for _ in range(count)]
+        if not separate_measurer:
             self.compilers.insert(0, self.measurer)
-        self.apart = apart
+        self.separate_measurer = separate_measurer
         self._queue: list[_Job] = []
         self._jobs: dict[int, _Job] = {}  # by worker
         self._answered = 0
@@ -67,8 +68,8 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         self._folder = RunFolder()
-        if self._nursery is not None:
-            self._nursery.__enter__()
+        if self._fork_server is not None:
+            self._fork_server.__enter__()
         for worker in (self.measurer, *self.compilers):
             worker.start()
         return self
@@ -80,8 +81,8 @@ class WorkerPool:
             worker.kill()
         for worker in (self.measurer, *self.compilers):
             worker.stop()
-        if self._nursery is not None:
-            self._nursery.__exit__(*exception)
+        if self._fork_server is not None:
+            self._fork_server.__exit__(*exception)
         if self._folder is not None:
             self._folder.close()
 
@@ -98,13 +99,13 @@ class WorkerPool:
         """Those, and answers that wait for the owner."""
         return self.busy(owner) + len(self._boxes.get(owner, ()))
 
-    def room(self, ahead: int = 0, rank: int = NOW) -> int:
+    def free_slots(self, ahead: int = 0, rank: int = NOW) -> int:
         """How many more jobs of a rank are worth submitting: one for each worker that is free and `ahead` more."""
         free = sum(self._is_ready(i) for i in range(len(self.compilers)) if i not in self._jobs)
         return max(0, free + ahead - sum(job.rank <= rank and not job.slow for job in self._queue))
 
     def submit(
-        self, owner: Hashable, tag: Any, request: tuple, timeout_s: float, rank: int = NOW, slow: bool = False
+        self, owner: Hashable, tag: Any, request: Request, timeout_s: float, rank: int = NOW, slow: bool = False
     ) -> None:
         """Queue a request; `tag` comes back with its answer. Jobs of a lower rank come first. slow: only every fourth
         worker does such jobs at a time."""
@@ -122,7 +123,7 @@ class WorkerPool:
         return list(box)
 
     def wait(self, wait_s: float) -> None:
-        """Until the next answer comes, whoever owns it, no longer than `wait_s`."""
+        """Until the next answer comes, of any owner, no longer than `wait_s`."""
         until, before = time.monotonic() + wait_s, self._answered
         self._turn(0.0)
         while self._answered == before and (self._queue or self._jobs) and time.monotonic() < until:
@@ -136,29 +137,29 @@ class WorkerPool:
                 self._jobs[index] = replace(job, owner=None)
         self._boxes.pop(owner, None)
 
-    def ask(self, *request: Any, timeout_s: float) -> tuple:
-        """A request to the measurer and its answer; what is queued is handed out meanwhile. Raises WorkerDied and
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        """A request to the measurer and its reply; what is queued is handed out meanwhile. Raises WorkerDied and
         WorkerTimedOut."""
         begun = time.monotonic()
         try:
-            return self._ask(*request, timeout_s=timeout_s)
+            return self._ask(request, timeout_s)
         finally:
-            self.timeline.add("measurer", request[0], begun, time.monotonic(), request=repr(request[1:])[:400])
+            self.timeline.add("measurer", _name(request), begun, time.monotonic(), request=repr(request)[:400])
 
-    def _ask(self, *request: Any, timeout_s: float) -> tuple:
-        if not self.apart:
-            return self.measurer.request(*request, timeout_s=timeout_s)
+    def _ask(self, request: Request, timeout_s: float) -> Reply:
+        if not self.separate_measurer:
+            return self.measurer.ask(request, timeout_s)
         self.measurer.start()
         until = time.monotonic() + START_S
         while not self.measurer.started() and time.monotonic() < until:
             self._turn(until - time.monotonic(), self.measurer)
-        self.measurer.send(*request)
+        self.measurer.send(request)
         until = time.monotonic() + timeout_s
         assert self.measurer.pipe is not None
         while not self.measurer.pipe.poll() and time.monotonic() < until:
             self._turn(until - time.monotonic(), self.measurer)
         try:
-            return self.measurer.answer(0.0)
+            return self.measurer.reply(0.0)
         except WorkerTimedOut:
             raise WorkerTimedOut(f"no answer within {timeout_s:.0f} s") from None
 
@@ -196,7 +197,7 @@ class WorkerPool:
         if job is None:
             return
         try:
-            self.compilers[index].send(*job.request)
+            self.compilers[index].send(job.request)
         except (WorkerDied, WorkerTimedOut):  # it had ended before it could begin: another one will do the job
             self._used.discard(index)
             self._queue.insert(0, job)
@@ -221,7 +222,7 @@ class WorkerPool:
             del self._jobs[index]
             answer: Answer
             try:
-                answer = worker.answer(0.0)
+                answer = worker.reply(0.0)
                 self._used.add(index)
             except (WorkerTimedOut, WorkerDied) as gone:
                 hung = WorkerTimedOut(f"no answer within {job.limit_s:.0f} s")
@@ -232,8 +233,8 @@ class WorkerPool:
                 if doubtful and not job.again and job.owner is not None:
                     self._queue.insert(0, replace(job, again=True))
                     continue
-            about = {"request": repr(job.request[1:])[:400], "rank": job.rank, "answer": repr(answer)[:200]}
-            self.timeline.add(f"worker {index}", job.request[0], job.begun, time.monotonic(), **about)
+            about = {"request": repr(job.request)[:400], "rank": job.rank, "answer": repr(answer)[:200]}
+            self.timeline.add(f"worker {index}", _name(job.request), job.begun, time.monotonic(), **about)
             self._answer(job, answer)
 
     def _answer(self, job: _Job, answer: Answer) -> None:
@@ -252,3 +253,8 @@ class WorkerPool:
 
     def _is_starting(self, index: int) -> bool:
         return bool(self._queue) and index not in self._jobs and not self._is_ready(index)
+
+
+def _name(request: Request) -> str:
+    """Of a span on the timeline."""
+    return type(request).__name__

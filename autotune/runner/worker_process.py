@@ -1,20 +1,20 @@
 """The parent's side of a worker: start, ask, wait no longer than allowed, and start anew after a death."""
 
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 
+from autotune.runner import python_process
 from autotune.runner.channel import Channel, Garbled, Late
-from autotune.runner.fork_server import Child, ForkServer
+from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
+from autotune.runner.protocol import Reply, Request
 
 
 class WorkerDied(Exception):
     """The process ended while it was answering, or what it answered was no answer; the message says how. killed:
-    whether by SIGKILL, which no process gets by its own doing: the system was out of memory, or somebody did it."""
+    whether by SIGKILL, which no process gets by its own doing: the system was out of memory, or a user killed it."""
 
     def __init__(self, message: str, killed: bool = False) -> None:
         super().__init__(message)
@@ -28,26 +28,26 @@ class WorkerTimedOut(Exception):
 DYING_S = 1.0  # from the end of its pipe to that of a process
 SEND_S = 10.0  # that a worker which is idle may take to read a request
 START_S = 120.0  # importing torch, numba and Triton on a cold disk, all workers at once
-PROGRAM = (sys.executable, "-m", "autotune.runner.worker")
+PROGRAM = tuple(python_process.python_command("autotune.runner.worker"))
 
 
 class Worker:
     """One worker process, started when first needed. `program`: the command that, with the number of a pipe after it,
-    speaks the protocol of `autotune.runner.worker`."""
+    serves the requests of `autotune.runner.protocol`."""
 
     def __init__(
         self,
         program: Sequence[str] = PROGRAM,
         environment: Mapping[str, str] | None = None,
-        device: str = "",
-        nursery: ForkServer | None = None,
+        target: str = "",
+        fork_server: ForkServer | None = None,
     ) -> None:
-        """environment: variables of the process beside ours; device: what it makes ready before it is asked; nursery:
-        forks the process instead of starting `program`."""
+        """environment: variables of the process beside ours; target: whose backend it makes before it is asked;
+        fork_server: forks the process instead of starting `program`."""
         self._program = tuple(program)
         self._environment = dict(environment or {})
-        self._device, self._nursery = device, nursery
-        self._process: GroupLeader | Child | None = None
+        self._target, self._fork_server = target, fork_server
+        self._process: GroupLeader | ForkedWorker | None = None
         self._pipe: Channel | None = None
         self._started = False
         self.answered = 0  # requests since it started
@@ -60,29 +60,21 @@ class Worker:
         with self._pipe.theirs as theirs:
             self._process = self._begin(theirs.fileno())
 
-    def _begin(self, descriptor: int) -> "GroupLeader | Child":
-        if self._nursery is not None:
+    def _begin(self, descriptor: int) -> GroupLeader | ForkedWorker:
+        if self._fork_server is not None:
             with contextlib.suppress(OSError):  # it is gone: then without
-                return self._nursery.fork(descriptor, self._device)
-        return GroupLeader(
-            subprocess.Popen(
-                [*self._program, str(descriptor), self._device],
-                pass_fds=(descriptor,),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **self._environment},
-            )
-        )
+                return self._fork_server.fork(descriptor, self._target)
+        command = [*self._program, str(descriptor), self._target]
+        return GroupLeader(python_process.start(command, descriptor, self._environment))
 
-    def send(self, *request) -> None:
-        """Ask; the answer is fetched with `answer`. Raises WorkerDied."""
+    def send(self, request: Request) -> None:
+        """Ask; the reply is fetched with `reply`. Raises WorkerDied."""
         self.start()
         assert self._pipe is not None
         if not self._started:
             self._receive(START_S)
             self._started = True
-        elif self._pipe.anything():  # it ended since, or something wrote what nobody had asked for
+        elif self._pipe.anything():  # it ended since, or a candidate wrote what no request had asked for
             raise self._died("the worker wrote to its pipe unasked")
         try:
             self._pipe.send(request, SEND_S)
@@ -91,7 +83,7 @@ class Worker:
 
     @property
     def pipe(self) -> Channel | None:
-        """What becomes readable when there is news: that the process has started, an answer, or its end."""
+        """What becomes readable when there is news: that the process has started, a reply, or its end."""
         return self._pipe
 
     def started(self) -> bool:
@@ -101,16 +93,16 @@ class Worker:
             self._started = True
         return self._pipe is not None and self._started
 
-    def answer(self, timeout_s: float) -> tuple:
-        """The reply to what was sent. Raises WorkerDied or WorkerTimedOut; either way the next request starts anew."""
-        reply = self._receive(timeout_s)
+    def reply(self, timeout_s: float) -> Reply:
+        """To what was sent. Raises WorkerDied or WorkerTimedOut; either way the next request starts anew."""
+        found = self._receive(timeout_s)
         self.answered += 1
-        return reply
+        return found
 
-    def request(self, *request, timeout_s: float) -> tuple:
-        """Send and wait for the answer."""
-        self.send(*request)
-        return self.answer(timeout_s)
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        """Send and wait for the reply. Raises WorkerDied or WorkerTimedOut."""
+        self.send(request)
+        return self.reply(timeout_s)
 
     def kill(self) -> None:
         """Have the process end, without waiting for that; `stop` must follow."""
@@ -126,7 +118,7 @@ class Worker:
             self._pipe.close()
             self._process = self._pipe = None
 
-    def _receive(self, timeout_s: float) -> tuple:
+    def _receive(self, timeout_s: float) -> Reply:
         assert self._pipe is not None and self._process is not None
         try:
             return self._pipe.receive(timeout_s)

@@ -9,9 +9,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 from autotune.samplers.features import encode
 from autotune.samplers.gaussian_process import GaussianProcess
+from autotune.samplers.single_thread import single_thread
 from kernel_templates.space import Value
 
 FIRST = 5  # configurations, far from each other, before there is a model
@@ -35,6 +37,7 @@ class GPSearch:
         self._refit_at = 0
         self._among: list[int] = []
 
+    @single_thread()
     def ask(self, among: Sequence[int] = ()) -> int | None:
         """The next configuration; None once there is none left. among: if the model knows enough, one of these, as
         long as there are any left."""
@@ -81,7 +84,7 @@ class GPSearch:
         best = min(value for row, value in zip(rows, y, strict=True) if row in self._results)
         z = (best - mean) / deviation
         density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-        gain = deviation * (z * _normal(z) + density)
+        gain = deviation * (z * ndtr(z) + density)
         gain[~self._left[self._active]] = -1.0
         places = [self._place[row] for row in self._among if self._place[row] >= 0]
         if places:
@@ -124,10 +127,3 @@ class GPSearch:
         expected = np.array([row not in self._results for row in rows], bool)
         values = np.where(np.isfinite(logs), logs, worst)
         return (np.where(expected, values, flattened(values)) - center) / spread, center, spread
-
-
-def _normal(z: np.ndarray) -> np.ndarray:
-    """The normal distribution's cumulative function."""
-    import torch
-
-    return torch.special.ndtr(torch.from_numpy(z)).numpy()

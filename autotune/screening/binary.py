@@ -1,4 +1,4 @@
-"""One compiled kernel of a candidate: its machine code, how it is launched, and what tells it from another."""
+"""Compiled kernels of a candidate: the machine code, how it is launched, and the resources it takes."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.screening import cubin, machine_code
 from autotune.screening.machine_code import Code
+from kernel_templates.space import Config
 
 if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Launch
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What screening needs of a kernel. digest: kernels that have it in common do the same; programs: of the grid;
-    threads, shared: of a program, threads and bytes; spills: bytes of local memory a thread uses."""
+class KernelResources:
+    """What a kernel takes of a multiprocessor. digest: kernels that have it in common do the same; programs: of the
+    grid; threads, shared: of a program, threads and bytes; spills: bytes of local memory a thread uses."""
 
     name: str
     digest: str
@@ -25,6 +26,15 @@ class Facts:
     registers: int
     spills: int
     code: Code
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compiled configuration and its kernels, or why it has none."""
+
+    config: Config
+    kernels: tuple[KernelResources, ...]
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,10 @@ class Binary:
         return hashlib.sha256(launched + self.text).hexdigest()[:16]
 
     @property
-    def facts(self) -> Facts:
+    def resources(self) -> KernelResources:
         """Raises ValueError for what is no machine code."""
         code = machine_code.read(self.text)
-        return Facts(
+        return KernelResources(
             self.name, self.digest, self.programs, self.threads, self.shared, self.registers, self.spills, code
         )
 

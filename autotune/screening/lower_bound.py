@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.screening.binary import Facts
+from autotune.screening.binary import KernelResources
 from autotune.screening.chips import Chip
 from autotune.screening.occupancy import Occupancy, occupancy
 
@@ -39,22 +39,22 @@ class Estimate:
 class Kernel:
     """One kernel of a candidate as screening sees it. rounds: how often the busiest multiprocessor is filled."""
 
-    facts: Facts
+    resources: KernelResources
     occupancy: Occupancy
     rounds: int
     issue_ns: float
     latency_ns: float
 
 
-def kernel(facts: Facts, chip: Chip) -> Kernel:
+def kernel(resources: KernelResources, chip: Chip) -> Kernel:
     """Raises ValueError for a chip that is not known."""
-    held = occupancy(chip.capability, facts.threads, facts.registers, facts.shared)
-    busiest = -(-facts.programs // chip.multiprocessors)
+    held = occupancy(chip.capability, resources.threads, resources.registers, resources.shared)
+    busiest = -(-resources.programs // chip.multiprocessors)
     rounds = -(-busiest // held.programs) if held.programs else 0
-    warps = -(-busiest * (facts.threads // 32) // SCHEDULERS)
-    issue = warps * facts.code.issue / chip.clock
-    latency = (max(0, rounds - 1) * facts.code.chain + facts.code.after) / chip.clock
-    return Kernel(facts, held, rounds, issue, latency)
+    warps = -(-busiest * (resources.threads // 32) // SCHEDULERS)
+    issue = warps * resources.code.issue / chip.clock
+    latency = (max(0, rounds - 1) * resources.code.chain + resources.code.after) / chip.clock
+    return Kernel(resources, held, rounds, issue, latency)
 
 
 def estimate(kernels: Sequence[Kernel], work_bytes: int, chip: Chip) -> Estimate:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autotune.screening import lower_bound
+from autotune.screening.binary import Candidate
 from autotune.screening.chips import Chip
-from autotune.screening.compiling import Candidate
 from autotune.screening.lower_bound import Estimate, Kernel
 from kernel_templates.space import Config
 
@@ -45,14 +45,14 @@ def screen(candidates: Sequence[Candidate], work_bytes: int, chip: Chip) -> list
         kernels = tuple(lower_bound.kernel(k, chip) for k in candidate.kernels)
         bound = lower_bound.estimate(kernels, work_bytes, chip) if kernels else None
         digests = tuple(k.digest for k in candidate.kernels)
-        twin = first.setdefault(digests, candidate.config) if digests else candidate.config
+        same = first.setdefault(digests, candidate.config) if digests else candidate.config
         rule, reason = None, None
         if candidate.failure:
             rule, reason = "failed", candidate.failure
         elif reason := _impossible(kernels):
             rule = "impossible"
-        elif twin != candidate.config:
-            rule, reason = "twin", f"the same machine code as {twin.key}"
+        elif same != candidate.config:
+            rule, reason = "duplicate", f"the same machine code as {same.key}"
         elif reason := _spills(kernels):
             rule = "spills"
         verdicts.append(Verdict(candidate.config, kernels, bound, rule, reason))
@@ -76,12 +76,12 @@ def _slow(verdict: Verdict, limit: float) -> Verdict:
 def _impossible(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
         if not k.occupancy.programs:
-            return f"{k.facts.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
+            return f"{k.resources.name}: no multiprocessor holds a program, for want of {k.occupancy.by}"
     return None
 
 
 def _spills(kernels: Sequence[Kernel]) -> str | None:
     for k in kernels:
-        if k.facts.spills:
-            return f"{k.facts.name}: {k.facts.spills} bytes of a thread do not fit its registers"
+        if k.resources.spills:
+            return f"{k.resources.name}: {k.resources.spills} bytes of a thread do not fit its registers"
     return None

@@ -1,42 +1,51 @@
-"""One layer's search in context: from the best known to a better one, until its time is over."""
+"""Tunes a layer in context: which configuration is fastest in the captured layer, chained as the decoder chains it.
 
+What wins alone need not win between its neighbours (docs/log.md). Starting from the parts' own winners, one kernel
+after the other is changed: by single steps from the incumbent, then to what did best alone. A change is kept when it is
+faster in samples taken in turn.
+"""
+
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
-from autotune.runner.versions import versions
-from autotune.runner.worker_pool import WorkerPool
-from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
+from autotune.runner.protocol import Measured, PairCompared, Reply
+from autotune.runner.worker_pool import Answer
 from autotune.samplers.study import grid_size, neighbours
 from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import TuneError
-from autotune.tuning.incumbent import ATTENTION, Incumbent, TunedLayer
-from autotune.tuning.neighborhood import DRAWS, Move, Moves, kernel_of
+from autotune.tuning.neighborhood import DRAWS, Incumbent, Move, Neighborhood
 from autotune.tuning.target import TuneTarget
-from kernel_templates.problem import Problem
-from kernel_templates.space import Config, Space
+from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner
+from kernel_templates.problem import Chain, Problem
+from kernel_templates.space import Config
 from tuning_db import TuningDB
-from tuning_db.records import Outcome, Run
+from tuning_db.records import Measurement, Outcome, Trial
 
+SAMPLER = "chain"  # as runs of layers are stored
 BEST_FEW = 6  # of a part alone, its default among them
-FINAL_SHARE, FINAL_S = 0.15, 1.5  # of the time, and at most, kept for the last comparison
+PAIR_ROUNDS = 15
+GAIN = 0.997  # of the incumbent's time: less than this difference is not told from chance
+FINAL_ROUNDS = 21
+FINAL_SHARE, FINAL_S = 0.15, 1.5  # of the time, and at most, kept for the final comparison
 LEAD_S = 1.5  # before that, so long, compilers work for the next layer
 QUEUED = 4  # jobs that wait for a compiler
 MOST_PASSES = 1000
 IDLE_PASSES = 2  # over all kernels without a gain, after which a search without a budget ends
 
 
-def best_alone(db: TuningDB, where: TuneTarget, problem: Problem, count: int) -> list[Config]:
+def best_alone(db: TuningDB, target: TuneTarget, problem: Problem, count: int) -> list[Config]:
     """A part's fastest configurations that were proved alone on this very device, its default always among them.
 
-    A rematch's measurement counts more than the one before it: it was taken beside its rivals.
+    A final comparison counts more than the trial before it: it was taken beside its rivals.
     """
-    space = where.space(problem)
+    space = target.space(problem)
     times: dict[Config, float] = {}
-    for trial in db.past_trials(where.device, problem.key, problem.template_version):
+    for trial in db.past_trials(target.device, problem.key, problem.template_version):
         config = Config(trial.config)
-        score = where.objective.of(trial.measurement)
+        score = target.objective.of(trial.measurement)
         if trial.outcome is Outcome.OK and score is not None and space.broken(config) is None:
             times[config] = score
     ranked = sorted(times, key=times.__getitem__)
@@ -45,126 +54,193 @@ def best_alone(db: TuningDB, where: TuneTarget, problem: Problem, count: int) ->
     return [*ranked[: count - 1], space.default]
 
 
-class LayerSearch:
-    """One layer's search: its champion, what may challenge it, and its run in the database."""
+class LayerTuner(Tuner):
+    """One layer's search: its incumbent, what may replace it, and its run in the database."""
 
-    def __init__(self, layer: Any, db: TuningDB, where: TuneTarget, crew: WorkerPool, seed: int, index, report):
-        self.layer, self.db, self.where, self.crew, self.seed = layer, db, where, crew, seed
-        self.space: Space = where.space(layer)
-        self.parts: dict[str, Problem] = layer.parts()
-        self.moves = Moves(self.space, {prefix: where.space(part) for prefix, part in self.parts.items()}, seed)
-        self.alone = {prefix: best_alone(db, where, part, BEST_FEW) for prefix, part in self.parts.items()}
-        self.champion = Incumbent(layer, db, where, crew, seed, self.moves, index, report)
-        self.judge = self.champion.judge
-        self.proposed: set[Config] = set()
-        self.after: Callable[[Config], None] | None = None
+    stage = 2
+
+    def __init__(self, layer: Chain, session: Session, position: tuple[int, int]):
+        super().__init__(layer, session, position)
+        self.trials, parts = None, layer.parts()
+        spaces = {part: self.target.space(problem) for part, problem in parts.items()}
+        self.neighborhood = Neighborhood(self.space, spaces, self.settings.seed)
+        self._alone = {part: best_alone(self.db, self.target, p, BEST_FEW) for part, p in parts.items()}
+        # Of layers that differ in their context, all but these parts are the same.
+        self._of_context = {part for part, problem in parts.items() if problem.without_context != problem}
+        self._incumbent = Incumbent(self.neighborhood)
+        self._sibling: Config | None = None
+        self._proposed: set[Config] = set()
+        self._after: Callable[[Config], None] | None = None
+        answer = self.db.lookup(self.target.device, layer.key, layer.template_version)
+        winner = None if answer.winner is None else Config(answer.winner.config)
+        self._known_winner = winner if winner is not None and self.space.broken(winner) is None else None
 
     def run(
-        self, until: float | None, leader: Config | None, after: Callable[[Config], None] = lambda best: None
-    ) -> TunedLayer:
-        """Search until the clock says `until` or nothing improves, then decide. leader: the winner of a layer that
-        differs in context only; all but attention's parameters are taken from it, for weights are packed once. after:
-        called with the best once compilers have nothing to do here."""
-        self.champion.leader, self.after = leader, after
-        status, now = "finished", time.monotonic()
-        stop = None if until is None else until - min(FINAL_S, FINAL_SHARE * max(0.0, until - now))
-        self.crew.withdraw(candidate_runner.WARMING)
-        run = Run(
-            self.layer.key, self.layer.template_version, "chain", self.seed,
-            candidate_runner.space_size(grid_size(self.space)),
-            self.champion.work.bytes, self.champion.work.ops, versions(), self.where.objective,
-        )  # fmt: skip
-        self.champion.run_id = self.db.begin_run(self.where.device, run, self.space)
-        try:
+        self, until: float | None, sibling: Config | None, after: Callable[[Config], None] = lambda best: None
+    ) -> Tuned:
+        """Search until the clock says `until` or nothing improves, then decide. sibling: the winner of a layer that
+        differs in context only; what does not depend on the context is taken from it, for weights are packed once.
+        after: called with the best once compilers have nothing to do here."""
+        self._sibling, self._after = sibling, after
+        stop = None if until is None else until - min(FINAL_S, FINAL_SHARE * max(0.0, until - time.monotonic()))
+        self.worker_pool.withdraw(candidate_runner.WARMING)
+        with self.recorded(SAMPLER, grid_size(self.space)):
             isolated = self._isolated()
             self._start(isolated)
-            if self._descend([k for k in self.moves.kernels if leader is None or k == ATTENTION], stop):
-                status = "budget"
-            self.judge.close()  # what is still compiling, nobody waits for
+            kernels = self.neighborhood.kernels if sibling is None else self.neighborhood.kernels_of(self._of_context)
+            if self._descend(kernels, stop):
+                self.status = "budget"
+            self.runner.close()  # what is still compiling is not waited for
             self._look_ahead()
-            tuned = self.champion.decide(isolated)
-            self.judge.forget()
-        except (WorkerDied, WorkerTimedOut) as gone:
-            self.champion.keep_best_so_far()
-            self.db.finish_run(self.champion.run_id, "interrupted")
-            raise TuneError(f"{self.layer.key}: {gone}") from gone
-        except BaseException:
-            self.champion.keep_best_so_far()
-            self.db.finish_run(self.champion.run_id, "interrupted")
-            raise
-        self.db.finish_run(self.champion.run_id, status)
+            tuned = self._finish(isolated)
+            self.runner.forget()
         return tuned
 
+    def firsts(self, sibling: Config | None) -> list[Config]:
+        """Where a search would start, and the single steps from there: worth compiling before its turn comes."""
+        start = self._isolated() if sibling is None else self._with(self._own_of_context(), sibling)
+        if self.space.broken(start) is not None:
+            return []
+        steps = neighbours(self.space, start)
+        if sibling is not None:
+            mine = self.neighborhood.kernels_of(self._of_context)
+            steps = (config for config in steps if set(self.neighborhood.changed(config, start)) <= set(mine))
+        return [start, *steps]
+
+    def best_config(self) -> Config | None:
+        return self._incumbent.config
+
+    def best_ns(self, best: Config) -> float | None:
+        return self._incumbent.median_ns
+
+    def _error_of(self, trial: Trial) -> float:
+        return self._incumbent.error(Config(trial.config))
+
     def _start(self, isolated: Config) -> None:
-        """Prove and time a first best, then let the others that promise much challenge it. Raises TuneError."""
-        firsts = [isolated, self.champion.known, self.space.default]
-        if self.champion.leader is not None:
-            own = {ATTENTION: self.alone[ATTENTION][0]} if ATTENTION in self.alone else {}
-            firsts = [self._with(own, self.champion.leader), self.champion.leader, self.champion.known]
-        chosen = [c for c in dict.fromkeys(firsts) if c is not None and self.champion.may_win(c)]
-        compiled_of = self.judge.compile_shared(chosen)
-        self.judge.await_drawing()
-        self.judge.open()
+        """Verify and time a first incumbent, then compare it with the others that promise much. Raises TuneError."""
+        firsts = [isolated, self._known_winner, self.space.default]
+        if self._sibling is not None:
+            firsts = [self._with(self._own_of_context(), self._sibling), self._sibling, self._known_winner]
+        chosen = [c for c in dict.fromkeys(firsts) if c is not None and self._may_win(c)]
+        compiled_of = self.runner.compile_shared(chosen)
+        self.runner.await_inputs()
+        self.runner.open()
         for config in chosen:
-            if self.champion.best is not None and config in self.champion.tried and config != self.champion.known:
-                continue
-            compiled = compiled_of(config)
-            if self.champion.best is None:
-                self.champion.first(config, compiled)
-            else:
-                self.champion.challenge(config, compiled)
-        self.judge.close()
-        if self.champion.best is None:
+            if self._incumbent.config is None:
+                self._first(config, compiled_of(config))
+            elif config not in self.tried or config == self._known_winner:
+                self._challenge(config, compiled_of(config))
+        self.runner.close()
+        if self._incumbent.config is None:
             raise TuneError(
-                f"{self.layer.key}: neither the winners of its parts nor the defaults work; "
+                f"{self.problem.key}: neither the winners of its parts nor the defaults work; "
                 "autotune db list --runs shows the run"
             )
 
+    def _first(self, config: Config, compiled: Answer) -> None:
+        """Verify and time a configuration while there is no incumbent; if it works, it is."""
+        trial = self.runner.trial(config, compiled, lambda: self.runner.measure(config, SAMPLES))
+        if trial.measurement is not None:
+            self._incumbent.replace(config, trial.measurement.median_ns)
+            self._incumbent.verified(config, trial.error)
+        self.record(trial)
+        self.keep_best_so_far()
+
+    def _challenge(self, config: Config, compiled: Answer) -> bool:
+        """Time a configuration in turn with the incumbent; whether it is the incumbent now."""
+        incumbent = self._incumbent.config
+        assert incumbent is not None
+        theirs = math.inf
+
+        def compare() -> Reply:
+            nonlocal theirs
+            # What is made of kernels verified before is not verified again until it may win.
+            reply = self.runner.compare_pair(config, incumbent, PAIR_ROUNDS, not self._incumbent.is_verified(config))
+            if not isinstance(reply, PairCompared):
+                return reply
+            theirs = self._score(reply.incumbent)
+            return Measured(reply.measurement, reply.error)
+
+        trial = self.runner.trial(config, compiled, compare)
+        changed = self.neighborhood.changed(config, incumbent)
+        measured = trial.measurement
+        if measured is None:
+            self._incumbent.compared(changed, config, math.inf, None)
+            self.record(trial)
+            return False
+        ratio = self._score(measured) / theirs
+        won = ratio < GAIN
+        how = f"{'took over' if won else 'stayed behind'}: {ratio:.4f} of the best's {self.target.objective}"
+        self._incumbent.verified(config, trial.error)
+        self._incumbent.compared(changed, config, ratio, trial.compile_s)
+        if won:
+            self._incumbent.replace(config, measured.median_ns, ratio)
+        self.record(replace(trial, message=how))
+        return won
+
+    def _score(self, measurement: Measurement | None) -> float:
+        found = self.score(measurement)
+        return math.inf if found is None else found
+
+    def _finish(self, isolated: Config) -> Tuned:
+        """Verify and time the best, what won alone and the default against each other; the fastest is recorded. A
+        combination of verified kernels may be wrong all the same, and so may the default."""
+        finalists = (*reversed(self._incumbent.last), isolated, self.space.default)
+        entries = [c for c in dict.fromkeys(finalists) if self.space.broken(c) is None and self._works(c) is not False]
+        tuned, times = self.compare_finalists(entries, FINAL_ROUNDS, self._may_win)
+        return replace(tuned, isolated_ns=times.get(isolated, math.nan))
+
+    def _may_win(self, config: Config) -> bool:
+        """Valid, and like the sibling in all that does not depend on the context."""
+        if self.space.broken(config) is not None:
+            return False
+        alike = (p.name for p in self.space.parameters if p.part not in self._of_context)
+        return self._sibling is None or all(config[name] == self._sibling[name] for name in alike)
+
     def _descend(self, kernels: Sequence[str], stop: float | None) -> bool:
-        """Change the best while that pays; whether `stop` came first."""
+        """Change the incumbent while that pays; whether `stop` came first."""
         # What did best alone comes first: its kernels are in the cache. Then what all kernels must agree about.
-        for moves in (self._best_alone(kernels), self.moves.switches(kernels)):
+        for moves in (self._best_alone(kernels), self.neighborhood.switches(kernels)):
             if self._sweep(deque(moves), stop, follow=False):
                 return True
         idle = passes = 0
         while kernels and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
-            before, known = self.champion.best, len(self.champion.tried)
+            before, known = self._incumbent.config, len(self.tried)
             if self._sweep(deque(self._pass(kernels, passes)), stop):
                 return True
             passes += 1
-            idle = idle + 1 if self.champion.best == before else 0
-            if passes > IDLE_PASSES and len(self.champion.tried) == known:
+            idle = idle + 1 if self._incumbent.config == before else 0
+            if passes > IDLE_PASSES and len(self.tried) == known:
                 return False  # it draws nothing new any more
         return False
 
     def _pass(self, kernels: Sequence[str], passes: int) -> list[Move]:
         """Single steps; later, what promises most of each kernel, more of those that compile quickly."""
-        assert self.champion.best is not None
-        moves = list(self.moves.steps(self.champion.best, kernels))
+        best, times = self._best, self._incumbent.times
+        moves = list(self.neighborhood.steps(best, kernels))
         if passes:
-            moves += self.moves.mixtures(self.champion.times, kernels)
-            mean = {k: seconds / count for k, (seconds, count) in self.champion.compiling.items()}
+            moves += self.neighborhood.mixtures(times, kernels)
+            mean = self._incumbent.mean_compile_s
             for kernel in kernels:
                 share = min(mean.values(), default=1.0) / mean.get(kernel, 1.0)
                 count = max(2, round(DRAWS * min(1.0, share)))
-                moves += self.moves.promising(self.champion.best, kernel, self.champion.times[kernel], count)
-            moves += self.moves.switches(kernels)
+                moves += self.neighborhood.promising(best, kernel, times[kernel], count)
+            moves += self.neighborhood.switches(kernels)
         return moves
 
     def _best_alone(self, kernels: Sequence[str]) -> list[Move]:
         moves = []
-        for prefix, configs in self.alone.items():
-            for config in configs:
-                own = {f"{prefix}_{n}": v for n, v in config.items() if f"{prefix}_{n}" in self.space.default}
-                if own and all(kernel_of(name) in kernels for name in own):
-                    moves.append(Move(Config(own)))
+        for part, configs in self._alone.items():
+            own = [p for p in self.space.parameters if p.part == part]
+            if own and all(p.owner in kernels for p in own):
+                moves += [Move(Config({p.name: config[p.name_in_part] for p in own})) for config in configs]
         return moves
 
     def _sweep(self, waiting: deque[Move], stop: float | None, follow: bool = True) -> bool:
         """Try these moves, and if they are to `follow` gains, the steps from there; whether `stop` came first.
         Compilers work ahead: a kernel fits whatever the other kernels have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
-        while waiting or self.judge.compiling:
+        while waiting or self.runner.compiling:
             if stop is not None and time.monotonic() >= stop:
                 return True
             if last is None or time.monotonic() < last:
@@ -172,61 +248,53 @@ class LayerSearch:
             else:
                 waiting.clear()  # would be compiled too late
                 self._look_ahead()
-                if not self.judge.compiling:
+                if not self.runner.compiling:
                     return True
-            for (move, compiled_for), compiled in self.judge.compiled(0.5):
+            for (move, compiled_for), compiled in self.runner.compiled(0.5):
                 if stop is not None and time.monotonic() >= stop:
                     return True
                 config = self._moved(move)
-                if config in self.champion.tried or not self.champion.may_win(config):
+                if config in self.tried or not self._may_win(config):
                     continue
-                touched = {kernel_of(name) for name in move.changes}
-                if touched & set(self.moves.changed(config, compiled_for)):
+                touched = self.neighborhood.touched(move.changes)
+                if touched & set(self.neighborhood.changed(config, compiled_for)):
                     waiting.appendleft(move)  # the rest of its kernel has changed since: it is another one
-                elif self.champion.challenge(config, compiled) and follow:  # a gain: go on from there first
-                    assert self.champion.best is not None
-                    waiting.extendleft(m for m in self.moves.steps(self.champion.best, touched) if m != move)
+                elif self._challenge(config, compiled) and follow:  # a gain: go on from there first
+                    waiting.extendleft(m for m in self.neighborhood.steps(self._best, touched) if m != move)
                 self._compile_ahead(waiting)
         return False
 
     def _compile_ahead(self, waiting: deque[Move]) -> None:
-        for _ in range(self.crew.room(QUEUED)):
+        for _ in range(self.worker_pool.free_slots(QUEUED)):
             while waiting:
                 move = waiting.popleft()
                 config = self._moved(move)
-                if config not in self.champion.tried and config not in self.proposed and self.champion.may_win(config):
-                    self.proposed.add(config)
-                    self.judge.compile(config, (move, config), base=self.champion.best)
+                if config not in self.tried and config not in self._proposed and self._may_win(config):
+                    self._proposed.add(config)
+                    self.runner.compile(config, (move, config), base=self._best)
                     break
 
     def _look_ahead(self) -> None:
-        if self.after is not None and self.champion.best is not None:
-            after, self.after = self.after, None
-            after(self.champion.best)
+        if self._after is not None and self._incumbent.config is not None:
+            after, self._after = self._after, None
+            after(self._incumbent.config)
+
+    @property
+    def _best(self) -> Config:
+        assert self._incumbent.config is not None
+        return self._incumbent.config
 
     def _moved(self, move: Move) -> Config:
-        assert self.champion.best is not None
-        return Config({**self.champion.best, **move.changes})
-
-    def firsts(self, leader: Config | None) -> list[Config]:
-        """Where a search would start, and the single steps from there: worth compiling before its turn comes."""
-        start = self._isolated()
-        if leader is not None:
-            start = self._with({ATTENTION: self.alone[ATTENTION][0]} if ATTENTION in self.alone else {}, leader)
-        if self.space.broken(start) is not None:
-            return []
-        steps = neighbours(self.space, start)
-        if leader is not None:
-            steps = (c for c in steps if self.moves.changed(c, start) == [ATTENTION])
-        return [start, *steps]
+        return Config({**self._best, **move.changes})
 
     def _isolated(self) -> Config:
-        return self._with({prefix: configs[0] for prefix, configs in self.alone.items()}, self.space.default)
+        """Made of what won alone."""
+        return self._with({part: configs[0] for part, configs in self._alone.items()}, self.space.default)
 
-    def _with(self, blocks: Mapping[str, Config], base: Mapping[str, Any] | None) -> Config:
+    def _own_of_context(self) -> dict[str, Config]:
+        return {part: self._alone[part][0] for part in self._of_context}
+
+    def _with(self, blocks: Mapping[str, Config], base: Config) -> Config:
         """`base` with parts replaced by their own configurations; a layer may leave out parameters of a part."""
-        assert base is not None
-        values = dict(base)
-        for prefix, config in blocks.items():
-            values |= {f"{prefix}_{n}": v for n, v in config.items() if f"{prefix}_{n}" in values}
-        return Config(values)
+        own = (p for p in self.space.parameters if p.part in blocks)
+        return Config({**base, **{p.name: blocks[p.part][p.name_in_part] for p in own}})

@@ -1,12 +1,9 @@
-"""What the search of a layer may try next: changes of the best known, in one kernel's parameters or several kernels'.
-
-Parameters that differ in their last word only belong to one kernel: "ffn_down_warps" and "ffn_down_each".
-"""
+"""The incumbent of a layer, what comparisons with it tell of the layer's kernels, and what may be tried next."""
 
 import itertools
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.samplers.gp_search import GPSearch
@@ -17,6 +14,8 @@ DRAWS = 12  # of a kernel at a time
 MIXTURES = 24  # of kernels taken together: nothing has to be compiled for them
 GOOD_FEW = 5  # of a kernel in context, from which mixtures are drawn
 MOST_TOGETHER = 64  # ways of setting a switch in all kernels
+KEPT = 4  # the last incumbents, which meet again in the final comparison
+CACHED_S = 0.1  # what took less to compile was in the cache
 
 
 @dataclass(frozen=True)
@@ -28,25 +27,35 @@ class Move:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A kernel's valid blocks, the sampler over them, and which of them it has been told of."""
+    """A kernel's valid blocks, the search over them, and which of them it has been told of."""
 
     blocks: list[Config]
     rows: dict[Config, int]
-    pool: GPSearch
+    search: GPSearch
     told: set[Config]
 
 
-class Moves:
-    """kernels: those of the space, in its order; "" has the parameters that belong to none."""
+class Neighborhood:
+    """kernels: those of the space, in its order; "" has the parameters that belong to none. A block is a kernel's part
+    of a configuration."""
 
     def __init__(self, space: Space, parts: Mapping[str, Space], seed: int):
-        """parts: prefix -> the part's own space."""
+        """parts: of a layer's operations, each one's own space."""
         self.space, self._parts, self._seed, self._random = space, parts, seed, random.Random(seed)
         self._listed: dict[str, _Listed | None] = {}
         self._own: dict[str, list[Parameter]] = {}
         for p in space.parameters:
-            self._own.setdefault(kernel_of(p.name), []).append(p)
+            self._own.setdefault(p.owner, []).append(p)
         self.kernels = tuple(self._own)
+        self._owner = {p.name: p.owner for p in space.parameters}
+
+    def kernels_of(self, parts: Collection[str]) -> list[str]:
+        """The kernels of some of a layer's parts."""
+        return [kernel for kernel, own in self._own.items() if own[0].part in parts]
+
+    def touched(self, names: Iterable[str]) -> set[str]:
+        """The kernels whose parameters have these names."""
+        return {self._owner[name] for name in names}
 
     def block(self, kernel: str, config: Mapping) -> Config:
         """That kernel's part of a configuration."""
@@ -60,7 +69,7 @@ class Moves:
         """Single parameters, by one place in their lists."""
         for config in neighbours(self.space, best):
             name = next(name for name in config if config[name] != best[name])
-            if kernel_of(name) in kernels:
+            if self._owner[name] in kernels:
                 yield Move(Config({name: config[name]}))
 
     def switches(self, kernels: Sequence[str]) -> list[Move]:
@@ -70,7 +79,7 @@ class Moves:
         for kernel in kernels:
             for p in self._own[kernel]:
                 if p.values == (0, 1):
-                    owners.setdefault(p.name.rpartition("_")[2], []).append(p)
+                    owners.setdefault(p.base_name, []).append(p)
         moves = []
         for shared in owners.values():
             if len(shared) > 1:
@@ -89,22 +98,22 @@ class Moves:
         for block, time in times.items():
             if block in listed.rows and block not in listed.told:
                 listed.told.add(block)
-                listed.pool.tell(listed.rows[block], time if math.isfinite(time) else None)
-        rows = [row for _ in range(count) if (row := listed.pool.ask()) is not None]
+                listed.search.tell(listed.rows[block], time if math.isfinite(time) else None)
+        rows = [row for _ in range(count) if (row := listed.search.ask()) is not None]
         return [Move(listed.blocks[row]) for row in rows]
 
     def _list(self, kernel: str, best: Config) -> _Listed | None:
         """Every block that is valid in its part; None if they are too many, or belong to none."""
-        prefix = next((p for p in self._parts if f"{kernel}_".startswith(f"{p}_")), None)
         own = self._own[kernel]
-        if prefix is None or math.prod(len(p.values) for p in own) > LISTED:
+        part = own[0].part
+        if not part or math.prod(len(p.values) for p in own) > LISTED:
             return None
-        part = self._parts[prefix]
-        config = {n: best.get(f"{prefix}_{n}", value) for n, value in part.default.items()}
+        config = {**self._parts[part].default}
+        config |= {p.name_in_part: best[p.name] for p in self.space.parameters if p.part == part}
         names, blocks = [p.name for p in own], []
         for values in itertools.product(*(p.values for p in own)):
-            config |= {name.removeprefix(f"{prefix}_"): value for name, value in zip(names, values, strict=True)}
-            if all(constraint.holds(config) for constraint in part.constraints):
+            config |= {p.name_in_part: value for p, value in zip(own, values, strict=True)}
+            if all(constraint.holds(config) for constraint in self._parts[part].constraints):
                 blocks.append(Config(dict(zip(names, values, strict=True))))
         columns = [[block[name] for block in blocks] for name in names]
         rows = {block: row for row, block in enumerate(blocks)}
@@ -144,6 +153,56 @@ class Moves:
         return p.values[min(max(at, 0), len(p.values) - 1)]
 
 
-def kernel_of(name: str) -> str:
-    """The kernel whose parameter that is; "" for one of none."""
-    return name.rpartition("_")[0]
+class Incumbent:
+    """The best configuration so far; a candidate replaces it after a paired comparison.
+
+    times: of each kernel's blocks that were tried in context, what the layer took with it as a share of the first
+    incumbent's time, infinite for a failure. A block is a kernel's part of a configuration.
+    """
+
+    def __init__(self, neighborhood: Neighborhood):
+        self._neighborhood = neighborhood
+        self.config: Config | None = None
+        self.median_ns = math.inf
+        self.last: list[Config] = []
+        self.times: dict[str, dict[Config, float]] = {kernel: {} for kernel in neighborhood.kernels}
+        self._errors: dict[str, dict[Config, float]] = {kernel: {} for kernel in neighborhood.kernels}
+        self._level = 1.0  # the incumbent's time as a share of the first one's
+        self._compiling: dict[str, tuple[float, int]] = {}  # seconds and configurations, by kernel
+
+    def replace(self, config: Config, median_ns: float, ratio: float = 1.0) -> None:
+        """ratio: of its time to the incumbent's until now."""
+        self._level *= ratio
+        self.config, self.median_ns = config, median_ns
+        self.last = [*self.last, config][-KEPT:]
+        for kernel, times in self.times.items():
+            block = self._neighborhood.block(kernel, config)
+            times[block] = min(times.get(block, math.inf), self._level)
+
+    def verified(self, config: Config, error: float | None) -> None:
+        """Note that a configuration's outputs were right."""
+        for kernel, errors in self._errors.items():
+            errors.setdefault(self._neighborhood.block(kernel, config), error or 0.0)
+
+    def is_verified(self, config: Config) -> bool:
+        """Whether each of its kernels was verified as part of some configuration."""
+        return all(self._neighborhood.block(kernel, config) in errors for kernel, errors in self._errors.items())
+
+    def error(self, config: Config) -> float:
+        """The largest relative error that its kernels were verified with."""
+        return max(errors.get(self._neighborhood.block(kernel, config), 0.0) for kernel, errors in self._errors.items())
+
+    def compared(self, changed: Sequence[str], config: Config, ratio: float, compile_s: float | None) -> None:
+        """Learn from a change of one kernel. ratio: to the incumbent's time, infinite for a failure."""
+        if len(changed) != 1:
+            return
+        (kernel,) = changed
+        self.times[kernel][self._neighborhood.block(kernel, config)] = ratio * self._level
+        if compile_s is not None and compile_s > CACHED_S:
+            seconds, count = self._compiling.get(kernel, (0.0, 0))
+            self._compiling[kernel] = (seconds + compile_s, count + 1)
+
+    @property
+    def mean_compile_s(self) -> dict[str, float]:
+        """By kernel, of those that had to be compiled."""
+        return {kernel: seconds / count for kernel, (seconds, count) in self._compiling.items()}

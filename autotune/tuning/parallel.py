@@ -9,112 +9,98 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from autotune.runner.worker_pool import WorkerPool
-from autotune.tuning.problem_tuner import ProblemSearch, Progress, Tuned
+from autotune.tuning.problem_tuner import ProblemTuner
 from autotune.tuning.sequential import WAIT_S, in_order, is_over, weights
-from autotune.tuning.shared_studies import Studies
-from autotune.tuning.target import TuneTarget
+from autotune.tuning.tuner_base import Session, Tuned
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
-from tuning_db import TuningDB
 
 QUEUED = 6  # jobs that wait for a compiler: more were proposed knowing less
 UNMEASURED = 6  # candidates of a problem that wait to be measured: as long as so many do, others are compiled for
-REMATCH_S, REMATCH_SHARE = 0.4, 0.2  # a problem, and of the budget at most, kept for rematches
-LEAD_S = 1.5  # before the end, so long, compilers work for whoever comes after
+FINAL_S, FINAL_SHARE = 0.4, 0.2  # a problem, and of the budget at most, kept for final comparisons
+LEAD_S = 1.5  # before the end, so long, compilers work for what comes after
 COMPILE_S = 1.5  # of a candidate, as long as none of a problem was compiled
 
 
 def tune(
-    problems: Mapping[Problem, int],
-    db: TuningDB,
-    where: TuneTarget,
-    crew: WorkerPool,
-    *,
-    trials: int | None = None,
-    budget_s: float | None = None,
-    sampler: str = "pool",
-    seed: int = 0,
-    report: Callable[[Progress], None] = lambda progress: None,
+    problems: Mapping[Problem, int], session: Session, budget_s: float | None = None,
     after: Callable[[], None] = lambda: None,
-    studies: Studies | None = None,
-) -> list[Tuned]:
-    """As `tuner.tune`, with a crew whose measurer does not compile. after: called before the end, when compilers would
-    otherwise idle."""
-    db.remember_device(where.device)
-    begun = time.monotonic()
-    stop = None if budget_s is None else begun + budget_s - min(REMATCH_S * len(problems), REMATCH_SHARE * budget_s)
+) -> list[Tuned]:  # fmt: skip
+    """As `sequential.tune`, with a worker pool whose measurer does not compile. budget_s: seconds for all problems
+    together, None: no limit; after: called before the end, when compilers would otherwise idle."""
+    session.db.remember_device(session.target.device)
+    begun, worker_pool = time.monotonic(), session.worker_pool
+    stop = None if budget_s is None else begun + budget_s - min(FINAL_S * len(problems), FINAL_SHARE * budget_s)
     order = in_order(problems)
     share = weights({p: problems[p] for p in order})
-    searches = [
-        ProblemSearch(p, where, db, crew, sampler, seed, (index, len(problems)), report, trials, studies)
-        for index, p in enumerate(order)
-    ]
+    tuners = [ProblemTuner(p, session, (index, len(problems))) for index, p in enumerate(order)]
     with ExitStack() as stack:
-        for search in searches:
-            stack.enter_context(search.recorded())
-            search.suggest([])
-        _search(searches, share, crew, stop, after)
+        for tuner in tuners:
+            stack.enter_context(tuner.tuning())
+            tuner.suggest([])
+        _search(tuners, share, worker_pool, stop, after)
         results = []
-        for search in searches:
-            search.bench.close()
-            results.append(search.decide(problems[search.problem]))
-            search.bench.forget()
+        for tuner in tuners:
+            tuner.runner.close()
+            results.append(tuner.finish(problems[tuner.problem]))
+            tuner.runner.forget()
     return sorted(results, key=lambda result: list(problems).index(result.problem))
 
 
 def _search(
-    searches: Sequence[ProblemSearch],
+    tuners: Sequence[ProblemTuner],
     share: Mapping[Problem, float],
-    crew: WorkerPool,
+    worker_pool: WorkerPool,
     stop: float | None,
     after: Callable[[], None],
 ) -> None:
     """Until all trials are done, nothing is left, or it is `stop`."""
-    asking = list(searches)
-    while not is_over(searches, stop):
-        if asking and (stop is None or time.monotonic() < stop - LEAD_S or not all(s.best() for s in searches)):
-            _propose(asking, share, crew)
+    asking = list(tuners)
+    while not is_over(tuners, stop):
+        early = stop is None or time.monotonic() < stop - LEAD_S
+        if asking and (early or any(t.best_config() is None for t in tuners)):
+            _propose(asking, share, worker_pool)
         elif asking:
             asking = []
             after()
-        if not any(s.bench.compiling for s in searches):
-            asking = [s for s in searches if s.waits]
+        if not any(t.runner.compiling for t in tuners):
+            asking = [t for t in tuners if t.waits]
             if not asking:
                 return
             time.sleep(WAIT_S)
             continue
-        news = [(s, answer) for s in searches if s.bench.drawn for answer in s.bench.compiled(0.0)]
-        for search, (config, compiled) in news:
-            if is_over(searches, stop):
+        news = [(t, answer) for t in tuners if t.runner.inputs_are_ready for answer in t.runner.compiled(0.0)]
+        for tuner, (config, compiled) in news:
+            if is_over(tuners, stop):
                 break
-            before = search.best()
-            search.attempt(config, compiled)
-            if search.best() != before:
-                _tell(searches, search, config)
-            _propose(asking, share, crew)
+            before = tuner.best_config()
+            tuner.attempt(config, compiled)
+            if tuner.best_config() != before:
+                _tell(tuners, tuner, config)
+            _propose(asking, share, worker_pool)
         if not news:
-            crew.wait(0.5)
-    for search in searches:
-        search.status = "budget"
+            worker_pool.wait(0.5)
+    for tuner in tuners:
+        tuner.status = "budget"
 
 
-def _propose(asking: list[ProblemSearch], share: Mapping[Problem, float], crew: WorkerPool) -> None:
-    """Give compilers that are free, and a short queue, the work of whoever has had least of its share."""
+def _propose(asking: list[ProblemTuner], share: Mapping[Problem, float], worker_pool: WorkerPool) -> None:
+    """Give compilers that are free, and a short queue, the work of the problem that has had least of its share."""
 
-    def had(search: ProblemSearch) -> float:
-        mean = search.compile_s / search.measured if search.measured else COMPILE_S
-        return (search.compile_s + search.bench.compiling * mean) / share[search.problem]
+    def had(tuner: ProblemTuner) -> float:
+        mean = tuner.compile_s / tuner.measured if tuner.measured else COMPILE_S
+        return (tuner.compile_s + tuner.runner.compiling * mean) / share[tuner.problem]
 
-    for _ in range(crew.room(QUEUED)):
-        while wanting := [search for search in asking if search.bench.unmeasured < UNMEASURED]:
+    for _ in range(worker_pool.free_slots(QUEUED)):
+        while wanting := [tuner for tuner in asking if tuner.runner.unmeasured < UNMEASURED]:
             least = min(wanting, key=had)
             if least.propose():
                 break
             asking.remove(least)
 
 
-def _tell(searches: Sequence[ProblemSearch], finder: ProblemSearch, config: Config) -> None:
+def _tell(tuners: Sequence[ProblemTuner], finder: ProblemTuner, config: Config) -> None:
     """What is best for one context is worth a try for the others."""
-    for other in searches:
+    for other in tuners:
         if other is not finder and other.problem.op == finder.problem.op:
             other.search.suggest([config])

@@ -31,7 +31,7 @@ class Studies:
     def join(
         self, search: Search, device: Device, problem: Problem, trials: int | None, objective: Objective
     ) -> SharedSearch:
-        """A problem's search together with whoever else tunes it on this chip for the same; trials: of all of them."""
+        """A problem's search together with the other workers that tune it on this chip for the same; trials: of all."""
         return SharedSearch(search, self.shared, name(device, problem, objective), trials)
 
     def winners(self) -> Iterator[tuple[str, str]]:
@@ -71,7 +71,7 @@ def opened(url: str) -> Iterator[Studies]:
 
 def publish(search: SharedSearch, db: TuningDB, device: Device, problem: Problem) -> None:
     """Leave this problem's current winner on this device for `pull`."""
-    found: list[dict[str, Any]] = db.facts(winners_only=True)
+    found: list[dict[str, Any]] = db.exported(winners_only=True)
     for fact in found:
         if fact["kind"] == "winner" and (fact["device"], fact["problem"]) == (device.fingerprint, problem.key):
             own = [f for f in found if f["kind"] == "device" and f["fingerprint"] == device.fingerprint]

@@ -1,4 +1,4 @@
-"""Where candidates live: the device, how its templates can be built, and how its worker processes share the work."""
+"""What is tuned for: the device, how its templates can be built, and how its worker processes share the work."""
 
 import os
 from collections.abc import Callable
@@ -19,19 +19,20 @@ MOST_COMPILERS = 12  # for a GPU: more do not help, for candidates are not measu
 class TuneTarget:
     """A device as the tuner sees it.
 
-    name: "cpu" or "cuda:0"; builds: the workers' backend that compiles for it; space: a problem's space there; work:
-    what it must move and compute as it is timed there; compilers: processes that compile side by side; apart: whether
-    one more process measures meanwhile; compile_s, measure_s: seconds after which a request counts as hung; program:
-    the worker's command; identity: what tells this chip from others of its machine; objective: what is made small.
+    name: "cpu" or "cuda:0"; compile_target: what compiles for it, "cpu" or "sm90"; space: a problem's space there;
+    work: what it must move and compute as it is timed there; compilers: processes that compile side by side;
+    separate_measurer: whether one more process measures meanwhile; compile_s, measure_s: seconds after which a request
+    counts as hung; program: the worker's command; identity: what tells this chip from others of its machine; objective:
+    what is made small.
     """
 
     name: str
-    builds: str
+    compile_target: str
     device: Device
     space: Callable[[Problem], Space]
     work: Callable[[Problem], Work]
     compilers: int
-    apart: bool
+    separate_measurer: bool
     compile_s: float = 60.0
     measure_s: float = 60.0
     program: tuple[str, ...] = PROGRAM
@@ -39,9 +40,9 @@ class TuneTarget:
     objective: Objective = Objective.TIME
 
     @property
-    def energy(self) -> tuple[bool, ...]:
-        """What a request to measure ends with: that energy is wanted, if it is."""
-        return () if self.objective is Objective.TIME else (True,)
+    def measures_energy(self) -> bool:
+        """Whether the objective needs the energy of a call."""
+        return self.objective is not Objective.TIME
 
 
 def cores() -> int:
@@ -58,10 +59,11 @@ def cpu() -> TuneTarget:
     from kernel_templates.cpu import machine
 
     def space(problem: Problem) -> Space:
-        return registry.get(problem.op).cpu_space(problem, machine.features())
+        return registry.cpu_space(problem, machine.features())
 
     device = machine.detect()
-    return TuneTarget("cpu", "cpu", device, space, _work, max(2, min(device.units, 8)), apart=False, identity="cpu")
+    compilers = max(2, min(device.units, 8))
+    return TuneTarget("cpu", "cpu", device, space, _work, compilers, separate_measurer=False, identity="cpu")
 
 
 def cuda(index: int = 0) -> TuneTarget:
@@ -70,15 +72,15 @@ def cuda(index: int = 0) -> TuneTarget:
 
     device = machine.detect(index)
     # A tile of thousands of elements a thread can compile for a minute, and would not be fast: it is given up. Three
-    # cores are left for the search, for the one who measures, and for what else goes on.
+    # cores are left for the search, for the process that measures, and for what else goes on.
     return TuneTarget(
         f"cuda:{index}",
         f"sm{device.capability.replace('.', '')}",
         device,
         lambda problem: registry.cuda_space(problem, device),
-        lambda problem: _work(getattr(problem, "typical", problem)),
+        lambda problem: _work(problem.typical),
         max(1, min(cores() - 3, MOST_COMPILERS)),
-        apart=True,
+        separate_measurer=True,
         compile_s=8.0,
         measure_s=30.0,
         identity=identity(f"cuda:{index}"),
@@ -95,7 +97,7 @@ def identity(name: str) -> str:
 
 
 def of(name: str) -> TuneTarget:
-    """The place called "cpu" or "cuda:0"."""
+    """The target called "cpu" or "cuda:0"."""
     if name == "cpu":
         return cpu()
     from kernel_templates.cuda import machine

@@ -1,55 +1,85 @@
-"""Tuning a model for a GPU: every problem alone, then its layers in context, by one crew, within one budget."""
+"""Tunes a model for a GPU: every problem alone, then its layers in context, by one worker pool, within one budget."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from autotune.runner import device_lock
 from autotune.runner.timeline import Timeline
 from autotune.runner.worker_pool import WorkerPool
-from autotune.tuning import candidate_runner, parallel, sequential, tune_layers
-from autotune.tuning.layer_tuner import TunedLayer
-from autotune.tuning.problem_tuner import Progress, Tuned
-from autotune.tuning.shared_studies import Studies
+from autotune.tuning import candidate_runner, parallel, sequential
+from autotune.tuning.layer_tuner import LayerTuner
 from autotune.tuning.target import TuneTarget
-from kernel_templates.problem import Problem
+from autotune.tuning.tuner_base import Session, Tuned, TuneSettings
+from kernel_templates.problem import Chain, Problem
+from kernel_templates.space import Config
 from tuning_db import TuningDB
 
 BUDGET_S = 150.0
-ALONE = 0.4  # of the budget
+ALONE = 0.4  # of the budget, for problems alone
+FIRST_OF_KIND = 0.7  # of the layers' time, for those that others follow; the rest is for these others
 
 
 def tune(
-    problems: Mapping[Problem, int],
-    layers: Sequence[Problem],
-    db: TuningDB,
-    where: TuneTarget,
-    *,
-    trials: int | None = None,
-    budget_s: float | None = BUDGET_S,
-    sampler: str = "pool",
-    seed: int = 0,
-    report: Callable[[Progress], None] = lambda progress: None,
+    problems: Mapping[Problem, int], layers: Sequence[Chain], db: TuningDB, target: TuneTarget, settings: TuneSettings,
     timeline: Timeline | None = None,
-    tell: Callable[[str], None] = lambda message: None,
-    studies: Studies | None = None,
-) -> tuple[list[Tuned], list[TunedLayer]]:
-    """Both stages; either may be empty. trials: of each problem alone; budget_s: seconds for everything, the workers'
-    start included; None: no limit. timeline: where every worker's jobs leave their spans. tell: hears of it when this
-    waits for another process that measures on the device; the budget does not count that. studies: of
-    `parallel.tune`; layers in context each worker tunes for itself. Raises what `parallel.tune` and
-    `tune_layers.tune` raise."""
-    with device_lock.measuring(where.identity, where.name, tell):
+) -> tuple[list[Tuned], list[Tuned]]:  # fmt: skip
+    """Both stages; either may be empty. `problems` says how often a token runs each. timeline: where the workers' jobs
+    leave their spans.
+
+    The budget includes the workers' start. Layers in context each worker of a shared study tunes for itself.
+    KeyboardInterrupt passes through after the problems at hand got winners from what is known so far. Raises TuneError
+    when no configuration of a problem works, or the comparison of those that did fails."""
+    with device_lock.measuring(target.identity, target.name, settings.tell):
         begun = time.monotonic()
 
         def left(share: float) -> float | None:
-            return None if budget_s is None else max(0.0, begun + budget_s * share - time.monotonic())
+            return None if settings.budget_s is None else max(0.0, begun + settings.budget_s * share - time.monotonic())
 
-        with WorkerPool(where.compilers, where.apart, where.program, timeline, where.name) as crew:
-            candidate_runner.draw_ahead([*sequential.in_order(problems), *layers], where, crew, seed)
-            alone = parallel.tune(
-                problems, db, where, crew, trials=trials, budget_s=left(ALONE if layers else 1.0), sampler=sampler,
-                seed=seed, report=report, after=partial(tune_layers.warm, layers, db, where, crew, seed),
-                studies=studies,
-            )  # fmt: skip
-            return alone, tune_layers.tune(layers, db, where, crew, budget_s=left(1.0), seed=seed, report=report)
+        pool = WorkerPool(target.compilers, target.separate_measurer, target.program, timeline, target.name)
+        with pool as worker_pool:
+            session = Session(target, db, worker_pool, settings)
+            everything = [*sequential.in_order(problems), *layers]
+            candidate_runner.generate_inputs_ahead(everything, target, worker_pool, settings.seed)
+            budget_s = left(ALONE if layers else 1.0)
+            alone = parallel.tune(problems, session, budget_s, after=partial(_warm, layers, session))
+            return alone, _tune_layers(layers, session, left(1.0))
+
+
+def _tune_layers(layers: Sequence[Chain], session: Session, budget_s: float | None) -> list[Tuned]:
+    """Tune each layer in context, in `budget_s` seconds; None: until nothing improves. Layers alike but for their
+    context follow the first: only what depends on the context is searched."""
+    end = None if budget_s is None else time.monotonic() + budget_s
+    kinds = [layer.without_context for layer in layers]
+    winners: dict[Problem, Config] = {}  # of the first layer of each kind
+    weights = _weights(kinds)
+    tuners = [LayerTuner(layer, session, (index, len(layers))) for index, layer in enumerate(layers)]
+    results = []
+    for index, (tuner, kind) in enumerate(zip(tuners, kinds, strict=True)):
+        until = None
+        if end is not None:
+            until = time.monotonic() + max(0.0, end - time.monotonic()) * weights[index] / sum(weights[index:])
+
+        def after(best: Config, index: int = index) -> None:
+            if index + 1 < len(tuners):
+                known = winners | {kinds[index]: best}
+                firsts = tuners[index + 1].firsts(known.get(kinds[index + 1]))
+                candidate_runner.warm(layers[index + 1], firsts, session.target, session.worker_pool)
+
+        results.append(tuner.run(until, winners.get(kind), after))
+        winners.setdefault(kind, results[-1].config)
+    return results
+
+
+def _warm(layers: Sequence[Chain], session: Session) -> None:
+    """Have compiled what the search of the first layer would begin with, as far as its parts are known by now."""
+    for layer in layers[:1]:
+        firsts = LayerTuner(layer, session, (0, 1)).firsts(None)
+        candidate_runner.warm(layer, firsts, session.target, session.worker_pool)
+
+
+def _weights(kinds: Sequence[Problem]) -> list[float]:
+    """Shares of the time: FIRST_OF_KIND for the first of each kind together, the rest for those that follow."""
+    first = [kind not in kinds[:i] for i, kind in enumerate(kinds)]
+    own, others = FIRST_OF_KIND / max(1, sum(first)), (1 - FIRST_OF_KIND) / max(1, len(first) - sum(first))
+    return [own if leads else others for leads in first]

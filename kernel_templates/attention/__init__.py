@@ -1,9 +1,10 @@
 """One query position against the KV cache, grouped heads: softmax(q k / sqrt(d)) v."""
 
-from kernel_templates.attention import cpu, reference, space, work
+from kernel_templates.attention import reference, work
 from kernel_templates.attention.problem import Attention
 from kernel_templates.operation import Operation
 
 OPERATION = Operation(
-    "attention", Attention, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu
-)
+    "attention", Attention, reference.inputs, reference.outputs, work.work, reference.tolerance,
+    layer_buffers=("keys", "values"),
+)  # fmt: skip

@@ -8,7 +8,7 @@ Both float16: the largest key Qwen3's norms allow is 96.5 * sqrt(128) = 1092, fa
 import numpy as np
 import torch
 
-from kernel_templates.cpu import memory
+from kernel_templates import memory
 
 TILE = 64
 

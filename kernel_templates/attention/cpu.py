@@ -6,9 +6,10 @@ e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash dec
 
 import numpy as np
 
+from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
 from kernel_templates.attention.problem import Attention
-from kernel_templates.cpu import memory, simd
+from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import exponential
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step

@@ -1,7 +1,6 @@
 """The shapes of decoding attention."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
@@ -10,14 +9,11 @@ LONG = 2560
 
 
 @dataclass(frozen=True)
-class Attention(Problem):
+class Attention(Problem, op="attention"):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
     A configuration is for positions below `context`: proved at the last of them, timed on a GPU at a `typical` one.
     """
-
-    op: ClassVar[str] = "attention"
-    template_version: ClassVar[int] = 1
 
     heads: int
     kv_heads: int
@@ -29,3 +25,11 @@ class Attention(Problem):
         """What stands for all positions of a context: the middle of those from the context before it on, which is a
         quarter as long, or half as long if this is one of the `LONG`."""
         return replace(self, context=-(-self.context * (6 if self.context > LONG else 5) // 8))
+
+    @property
+    def typical_position(self) -> int:
+        return self.typical.context - 1
+
+    @property
+    def without_context(self) -> "Attention":
+        return replace(self, context=0)

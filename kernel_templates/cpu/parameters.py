@@ -3,10 +3,10 @@
 from kernel_templates import formats
 from kernel_templates.cpu import dot
 from kernel_templates.cpu.blocks import TileShape, step_size
+from kernel_templates.random_inputs import MAX_LANES
 from kernel_templates.space import Config, Constraint, Parameter
 
-LANES = (16, 32, 64, 128)
-MAX_LANES = LANES[-1]
+LANES = (16, 32, 64, MAX_LANES)
 
 
 def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tuple[str, ...] = ("",)):
@@ -18,7 +18,8 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
     quantized = any(formats.get(name).quantized for name in names)
     paths = dot.available(features) if quantized else ("generic",)
     rows = tuple(
-        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile") for p in parts
+        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
+        for p in parts
     )
     return (
         *rows,

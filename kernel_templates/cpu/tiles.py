@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kernel_templates import formats
-from kernel_templates.cpu import memory
+from kernel_templates import formats, memory
 from kernel_templates.formats import codec
 from kernel_templates.formats.layout import Bits, Blocks, Floats
 

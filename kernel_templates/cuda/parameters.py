@@ -1,6 +1,7 @@
 """What can be chosen about a product kernel (`product`), as parameters of an operation's space; no Triton needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kernel_templates import formats
@@ -121,7 +122,7 @@ def parameters(
     if quantizes:
         reason = "the output is quantized by groups of 8 rows, which a program must have whole"
         constraints += (Constraint("whole groups", reason, lambda c: together_rows(c) % 8 == 0),)
-    return parameters, constraints
+    return tuple(replace(p, kernel=prefix.rstrip("_")) for p in parameters), constraints
 
 
 def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool, rows: int = 1024) -> Space:

@@ -1,12 +1,15 @@
 """The head on the CPU: each thread normalizes and quantizes x for itself, then takes its share of the vocabulary."""
 
-from kernel_templates.cpu import blocks, matrix, parameters, tiles
+from kernel_templates.cpu import blocks, matrix, parameters
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import multiply_share
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.head.problem import Head
+from kernel_templates.matvec.cpu import pack
+
+__all__ = ["bind", "compile", "pack", "scratch_bytes"]
 
 
 def _activations(problem: Head) -> ActivationLayout:
@@ -32,11 +35,6 @@ def compile(problem: Head, config, features) -> Kernel:
 
     rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout.kind, features)
     return compile_kernel(head, f"head {layout}").with_rows(rows)
-
-
-def pack(problem: Head, config, weights) -> tuple[tiles.Tiles, ...]:
-    w = weights["w"]
-    return (tiles.pack(w.raw, w.cols, w.format, config["lanes"]),)
 
 
 def bind(problem: Head, config, kernel, packed, buffers) -> Step:

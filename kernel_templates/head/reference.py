@@ -11,7 +11,7 @@ def inputs(problem: Head, seed: int) -> Inputs:
     """Buffers: x, norm float32 [hidden], eps float32 [1], logits float32 [vocab]."""
     rng = np.random.default_rng(seed)
     return Inputs(
-        {"w": random_inputs.weight(problem.vocab, problem.hidden, problem.format, rng)},
+        random_inputs.weights(problem, rng),
         {
             "x": random_inputs.vector(problem.hidden, rng),
             "norm": random_inputs.norm_weight(problem.hidden, rng),

@@ -2,8 +2,9 @@
 
 from kernel_templates.layer import reference, work
 from kernel_templates.layer.problem import Layer
-from kernel_templates.operation import NO_CPU, Operation, no_cpu_space
+from kernel_templates.operation import Operation
 
 OPERATION = Operation(
-    "layer", Layer, no_cpu_space, reference.inputs, reference.outputs, work.work, reference.tolerance, NO_CPU
-)
+    "layer", Layer, reference.inputs, reference.outputs, work.work, reference.tolerance,
+    layer_buffers=("keys", "values"),
+)  # fmt: skip

@@ -1,32 +1,22 @@
 """The shapes of a transformer layer."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.matvec.problem import Matvec
-from kernel_templates.norm_qkv_rope.problem import NormQkvRope
-from kernel_templates.problem import Problem
+from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
+from kernel_templates.problem import Chain, Problem
 
 
 @dataclass(frozen=True)
-class Layer(Problem):
+class Layer(Chain, HeadShapes, op="layer"):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
 
-    op: ClassVar[str] = "layer"
-    template_version: ClassVar[int] = 1
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope_dim: int
-    qk_norm: int
     ffn: int
     q_format: str
     k_format: str
@@ -60,6 +50,13 @@ class Layer(Problem):
         """As of `Attention`."""
         return replace(self, context=self.attention_part.typical.context)
 
+    @property
+    def typical_position(self) -> int:
+        return self.typical.context - 1
+
+    @property
+    def without_context(self) -> "Layer":
+        return replace(self, context=0)
+
     def parts(self) -> dict[str, Problem]:
-        """Prefix of a part's parameters -> its problem, in the order they run."""
         return {"qkv": self.qkv_part, "attention": self.attention_part, "out": self.out_part, "ffn": self.ffn_part}

@@ -1,9 +1,7 @@
 """y += W x: one quantized matrix times one vector, added to the residual stream (the attention's output projection)."""
 
-from kernel_templates.matvec import cpu, reference, space, work
+from kernel_templates.matvec import reference, work
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.operation import Operation
 
-OPERATION = Operation(
-    "matvec", Matvec, space.cpu, reference.inputs, reference.outputs, work.work, reference.tolerance, cpu
-)
+OPERATION = Operation("matvec", Matvec, reference.inputs, reference.outputs, work.work, reference.tolerance)

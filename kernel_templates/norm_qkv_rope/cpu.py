@@ -28,11 +28,11 @@ class _Group:
 
 def _groups(problem: NormQkvRope) -> tuple[_Group, ...]:
     groups: list[_Group] = []
-    for name, rows, fmt in problem.parts:
-        if groups and groups[-1].format == fmt:
-            groups[-1] = _Group((*groups[-1].names, name), groups[-1].rows + rows, fmt)
+    for m in problem.matrices:
+        if groups and groups[-1].format == m.format:
+            groups[-1] = _Group((*groups[-1].names, m.name), groups[-1].rows + m.rows, m.format)
         else:
-            groups.append(_Group((name,), rows, fmt))
+            groups.append(_Group((m.name,), m.rows, m.format))
     return tuple(groups)
 
 
@@ -136,6 +136,7 @@ def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
         for word in matrix.arguments(p, rows, _place(problem, group))
     ]
     matrices += [0] * (3 * matrix.BYTES // 8 - len(matrices))
-    names = ("x", "norm", "eps", "q_norm", "k_norm", "rope", "position", "qkv", "keys", "values", "scratch")
-    cache_tiles = buffers["keys"].shape[1]
-    return step(kernel, (*matrices, *(buffers[n] for n in names), cache_tiles), "norm_qkv_rope")
+    first, rest = ("x", "norm", "eps"), ("rope", "position", "qkv", "keys", "values", "scratch")
+    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (0, 0)
+    named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
+    return step(kernel, (*matrices, *named, buffers["keys"].shape[1]), "norm_qkv_rope")

@@ -1,7 +1,9 @@
 """One side of a comparison as a long-lived process that computes only when asked."""
 
 import json
+import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,10 +19,16 @@ class WorkerError(RuntimeError):
 class Child:
     """A worker script under some Python, spoken to through `ask`."""
 
-    def __init__(self, python: str | Path, script: str) -> None:
+    def __init__(self, python: str | Path, script: str, environment: Mapping[str, str] | None = None) -> None:
+        """environment: variables of the worker beside ours."""
         self.script = script
         command = [str(python), str(HERE / script)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        variables = {**os.environ, **(environment or {}), "PYTHONSAFEPATH": "1"}  # the peer's Python may not know -P
+        known = filter(None, [variables.get("PYTHONPATH")])
+        variables["PYTHONPATH"] = os.pathsep.join([str(HERE), *known, str(HERE.parents[1])])
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        )
         self._usage = psutil.Process(self._process.pid)
 
     def __enter__(self) -> Self:

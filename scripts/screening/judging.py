@@ -87,7 +87,7 @@ def rehearsed(space: Measured, searchable: Space) -> dict[str, Any]:
 def _rehearsal(space: Measured, search: Search) -> np.ndarray:
     """The best time after each evaluation."""
     facts = {candidate.config: candidate.kernels for candidate in space.candidates}
-    sieve = Pruner(space.device, space.work_bytes, search.space.default)
+    pruner = Pruner(space.device, space.work_bytes, search.space.default)
     waiting: deque[Config] = deque()
     times: list[float] = []
     while len(times) < max(EVALUATIONS):
@@ -96,10 +96,10 @@ def _rehearsal(space: Measured, search: Search) -> np.ndarray:
         if not waiting:
             break
         config, best = waiting.popleft(), min(times, default=np.inf)
-        trial = sieve.judge(config, facts[config], 1.0, best if np.isfinite(best) else None)
+        trial = pruner.prune(config, facts[config], 1.0, best if np.isfinite(best) else None)
         if trial is None and (ns := space.ns[config]) is not None:
             trial = Trial(dict(config), Outcome.OK, Measurement(ns, ns, ns, 1))
-            sieve.remember(config, facts[config], trial)
+            pruner.remember(config, facts[config], trial)
         measured = None if trial is None or trial.measurement is None else trial.measurement.median_ns
         search.tell(config, None if measured is None else measured * 1e-9)
         times.append(np.inf if measured is None else measured)

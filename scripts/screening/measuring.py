@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from screening.recording import Recording, Row
 
 from autotune.runner import device_lock
+from autotune.runner.protocol import Inspect, Inspected
 from autotune.runner.worker_pool import Answer, WorkerPool
-from autotune.screening.binary import Binary
 from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import CandidateRunner
-from autotune.tuning.problem_tuner import SAMPLES
 from autotune.tuning.target import TuneTarget
+from autotune.tuning.tuner_base import SAMPLES
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db.records import Outcome
@@ -24,7 +24,7 @@ FASTEST, ROUNDS = 24, 15  # of each space, timed again in turn: the fastest of a
 def measure(
     spaces: Mapping[Problem, Space],
     recordings: Mapping[Problem, Recording],
-    where: TuneTarget,
+    target: TuneTarget,
     until: float,
     report: Callable[[str], None],
 ) -> bool:
@@ -33,42 +33,40 @@ def measure(
     random.Random(0).shuffle(todo)  # whatever is cut short is a fair sample
     total = done = 0
     with (
-        device_lock.measuring(where.identity, where.name, report),
-        WorkerPool(where.compilers, where.apart, where.program, device=where.name) as crew,
+        device_lock.measuring(target.identity, target.name, report),
+        WorkerPool(target.compilers, target.separate_measurer, target.program, target=target.name) as worker_pool,
     ):
-        candidate_runner.draw_ahead(spaces, where, crew, 0)
-        judges = {p: CandidateRunner(p, where, crew, 0) for p in spaces}
+        candidate_runner.generate_inputs_ahead(spaces, target, worker_pool, 0)
+        runners = {p: CandidateRunner(p, target, worker_pool, 0) for p in spaces}
         total, told = len(todo), time.monotonic()
         todo.reverse()
-        while time.monotonic() < until and (todo or any(j.compiling for j in judges.values())):
-            for _ in range(crew.room(AHEAD)):
+        while time.monotonic() < until and (todo or any(r.compiling for r in runners.values())):
+            for _ in range(worker_pool.free_slots(AHEAD)):
                 if todo:
                     problem, config = todo.pop()
-                    request = ("inspect", where.builds, problem.key, dict(config))
-                    crew.submit(problem, config, request, where.compile_s)
-            news = [(p, c, a) for p, j in judges.items() if j.drawn for c, a in j.compiled(0.0)]
+                    request = Inspect(target.compile_target, problem.key, config)
+                    worker_pool.submit(problem, config, request, target.compile_s)
+            news = [(p, c, a) for p, r in runners.items() if r.inputs_are_ready for c, a in r.compiled(0.0)]
             for problem, config, answer in news:
-                _attempt(judges[problem], recordings[problem], config, answer)
+                _attempt(runners[problem], recordings[problem], config, answer)
                 done += 1
             if not news:
-                crew.wait(0.5)
+                worker_pool.wait(0.5)
             if time.monotonic() - told > 15:
                 told = time.monotonic()
                 report(f"{done} of {total} configurations")
         complete = done == total
-        for problem, judge in judges.items():
-            judge.close()
+        for problem, runner in runners.items():
+            runner.close()
             if complete:
-                _rematch(judge, recordings[problem])
+                _compare_fastest(runner, recordings[problem])
     report(f"{done} of {total} configurations")
     return complete
 
 
-def _attempt(judge: CandidateRunner, recording: Recording, config: Config, answer: Answer) -> None:
-    trial = judge.trial(config, answer, lambda: judge.ask("measure", dict(config), SAMPLES))
-    binaries: tuple[Binary, ...] = ()
-    if not isinstance(answer, Exception) and answer[0] == "compiled":
-        binaries = tuple(answer[2])
+def _attempt(runner: CandidateRunner, recording: Recording, config: Config, answer: Answer) -> None:
+    trial = runner.trial(config, answer, lambda: runner.measure(config, SAMPLES))
+    binaries = answer.binaries if isinstance(answer, Inspected) else ()
     m = trial.measurement
     row = Row(
         dict(config), trial.outcome.value, m and m.q10_ns, m and m.median_ns, m and m.q90_ns, m and m.samples,
@@ -77,10 +75,11 @@ def _attempt(judge: CandidateRunner, recording: Recording, config: Config, answe
     recording.add(row, binaries)
 
 
-def _rematch(judge: CandidateRunner, recording: Recording) -> None:
+def _compare_fastest(runner: CandidateRunner, recording: Recording) -> None:
     if any(row.rematch_ns for row in recording.rows.values()):
         return
     worked = [(row.median_ns, c) for c, row in recording.rows.items() if row.outcome == Outcome.OK]
     fastest = [c for _, c in sorted(worked, key=lambda pair: pair[0] or 0.0)[:FASTEST]]
-    for config, measured in zip(fastest, judge.rematch(fastest, ROUNDS)[0] if fastest else (), strict=True):
+    measurements = runner.compare_finalists(fastest, ROUNDS).measurements if fastest else ()
+    for config, measured in zip(fastest, measurements, strict=True):
         recording.rematched(config, measured.median_ns)

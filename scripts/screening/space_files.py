@@ -9,9 +9,8 @@ from typing import Any
 
 from screening.recording import Recording, Row, texts
 
-from autotune.importers import documents, t4
-from autotune.screening.binary import Binary, Facts
-from autotune.screening.compiling import Candidate
+from autotune.importers import files, t4
+from autotune.screening.binary import Binary, Candidate, KernelResources
 from autotune.screening.machine_code import Code
 from kernel_templates.device import Device
 from kernel_templates.space import Config
@@ -42,11 +41,11 @@ def write(path: Path, recording: Recording, run: Run, device: Device) -> None:
         if row.rematch_ns is not None:
             result["measurements"].append({"name": "rematch_ns", "value": row.rematch_ns, "unit": "ns"})
         if row.kernels:
-            facts = [asdict(_binary(kernel, code).facts) for kernel in row.kernels]
-            text = json.dumps(facts, separators=(",", ":"))
+            resources = [asdict(_binary(kernel, code).resources) for kernel in row.kernels]
+            text = json.dumps(resources, separators=(",", ":"))
             result["measurements"].append({"name": "kernels", "value": text, "unit": ""})
     path.parent.mkdir(parents=True, exist_ok=True)
-    documents.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+    files.write(path, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
 
 
 def _trial(row: Row) -> Trial:
@@ -73,7 +72,8 @@ def read(path: Path) -> Measured:
         found = {entry["name"]: entry["value"] for entry in result["measurements"]}
         ns[config] = found.get("rematch_ns", found.get("median_ns"))
         kernels = tuple(
-            Facts(**{**facts, "code": Code(**facts["code"])}) for facts in json.loads(found.get("kernels", "[]"))
+            KernelResources(**{**facts, "code": Code(**facts["code"])})
+            for facts in json.loads(found.get("kernels", "[]"))
         )
         candidates.append(Candidate(config, kernels, None if kernels else found.get("message", "does not compile")))
     run = metadata["run"]

@@ -1,6 +1,6 @@
 """A GPU that is not there: operations with made-up times, and the worker program that serves them.
 
-Run as a program with a pipe's number it speaks the protocol of `autotune.runner.worker`. Times are in nanoseconds and
+Run as a program with a pipe's number it serves the requests of `autotune.runner.protocol`. Times are in nanoseconds and
 exact. What is fastest in a layer is not what is fastest alone. Configurations of "qkv" that fail, each in its way:
 
     rows 16, warps 1   does not compile          rows 16, warps 2   is wrong
@@ -13,15 +13,15 @@ import sys
 import tempfile
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
-from autotune.runner.verify import duel, summarize
+from autotune.runner import protocol
+from autotune.runner.timing import compare_pair, summarize
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Chain, Problem
 from kernel_templates.space import Config, Parameter, Space
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
@@ -31,23 +31,25 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Part(Problem):
+class Part(Problem, op="fakepart"):
     """kind: "qkv", "attention", "out" or "ffn"."""
-
-    op: ClassVar[str] = "fakepart"
-    template_version: ClassVar[int] = 1
 
     kind: str
     size: int
 
+    @property
+    def without_context(self) -> "Part":
+        return replace(self, size=0) if self.kind == "attention" else self
+
 
 @dataclass(frozen=True)
-class Layer(Problem):
-    op: ClassVar[str] = "fakelayer"
-    template_version: ClassVar[int] = 1
-
+class Layer(Chain, op="fakelayer"):
     size: int
     context: int
+
+    @property
+    def without_context(self) -> "Layer":
+        return replace(self, context=0)
 
     def parts(self) -> dict[str, Problem]:
         parts: dict[str, Problem] = {name: Part(name, self.size) for name in ("qkv", "out", "ffn")}
@@ -65,7 +67,7 @@ def space(problem: Problem) -> Space:
     if not isinstance(problem, Layer):
         return Space(PARAMETERS)
     finish = Parameter("finish", ("here", "there"), "here", "belongs to no part")
-    own = (Parameter(f"{q}_{p.name}", p.values, p.default, p.meaning) for q in problem.parts() for p in PARAMETERS)
+    own = (p.in_part(part) for part in problem.parts() for p in PARAMETERS)
     return Space((finish, *own))
 
 
@@ -94,21 +96,21 @@ def _work(problem: Problem):
 
 def operation(problem: type[Problem]):
     """The stand-in's Operation; only its cost and tolerance are ever asked for."""
-    from kernel_templates.operation import NO_CPU, Operation, no_cpu_space  # a worker starts faster without
+    from kernel_templates.operation import Operation  # a worker starts faster without
 
     def none(*_):
         raise AssertionError("the stand-in needs none")
 
-    return Operation(problem.op, problem, no_cpu_space, none, none, _work, lambda _: TOLERANCE, NO_CPU)
+    return Operation(problem.op, problem, none, none, _work, lambda _: TOLERANCE)
 
 
-def place(device: Device = DEVICE, compilers: int = 2):
+def target(device: Device = DEVICE, compilers: int = 2):
     """The stand-in's TuneTarget."""
     from autotune.tuning.target import TuneTarget
 
     return TuneTarget(
-        "cuda:0", "sm90", device, space, _work, compilers, apart=True, compile_s=5.0, measure_s=5.0, program=PROGRAM,
-        identity=f"fake of process {os.getpid()}",
+        "cuda:0", "sm90", device, space, _work, compilers, separate_measurer=True, compile_s=5.0, measure_s=5.0,
+        program=PROGRAM, identity=f"fake of process {os.getpid()}",
     )  # fmt: skip
 
 
@@ -120,30 +122,32 @@ def install(monkeypatch) -> None:
         monkeypatch.setitem(registry.OPERATIONS, problem.op, operation(problem))
 
 
-class FakeGpu:
-    """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that nobody has
-    compiled yet, FAKE_OPEN opening a problem that was not drawn; FAKE_LOG: a file that every request goes to."""
+class FakeGpu(protocol.Backend):
+    """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that was not
+    compiled yet, FAKE_OPEN generating a problem's inputs; FAKE_LOG: a file that every request goes to."""
 
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
         self.problem: Problem | None = None
         self.key = ("", 0)
 
-    def compile(self, key: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        if share[0] == 0:
+    def compile(self, request: protocol.Compile) -> protocol.Reply:
+        key, config = request.problem, request.config
+        part, parts = request.share
+        if part == 0:
             self._log("compile", config)
         if self._parse(key, config, 1):
-            return ("failed_to_compile", "PTXASError: too many rows")
+            return protocol.FailedToCompile("PTXASError: too many rows")
         start = time.monotonic()
-        known = set() if base is None else set(self._kernels(key, base))
-        for kernel in self._kernels(key, config)[share[0] :: share[1]]:
+        known = set() if request.base is None else set(self._kernels(key, request.base))
+        for kernel in self._kernels(key, config)[part::parts]:
             if kernel not in known and not (cached := self._cache() / f"{zlib.crc32(kernel.encode())}").exists():
                 time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
                 cached.touch()
         spent = time.monotonic() - start
-        return ("compiled", spent, [_facts(config)]) if "FAKE_FACTS" in os.environ else ("compiled", spent)
+        return protocol.Compiled(spent, (_facts(config),) if "FAKE_FACTS" in os.environ else ())
 
-    def _kernels(self, key: str, config: dict) -> list[str]:
+    def _kernels(self, key: str, config: Config) -> list[str]:
         """What is compiled apart: each part of a layer, "finish" with the attention."""
         layer = key.startswith(Layer.op)
         names = sorted({name.partition("_")[0] for name in config} - {"finish"}) if layer else [""]
@@ -159,72 +163,73 @@ class FakeGpu:
         path.mkdir(exist_ok=True)
         return path
 
-    def draw(self, key: str, seed: int, path: str) -> tuple:
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.Reply:
         time.sleep(_seconds("FAKE_OPEN"))
-        Path(path).write_text(key)
-        return ("drawn", 0.0)
+        Path(request.path).write_text(request.problem)
+        return protocol.InputsGenerated(0.0)
 
-    def open(self, key: str, seed: int, units: int, drawn: str | None = None) -> tuple:
-        assert units == DEVICE.units
-        op, _, fields = key.partition(":")
-        if self.key != (key, seed):
-            self.key = (key, seed)
-            if drawn is None or not Path(drawn).exists():
+    def open(self, request: protocol.Open) -> protocol.Reply:
+        assert request.units == DEVICE.units
+        op, _, fields = request.problem.partition(":")
+        if self.key != (request.problem, request.seed):
+            self.key = (request.problem, request.seed)
+            if request.inputs is None or not Path(request.inputs).exists():
                 time.sleep(_seconds("FAKE_OPEN"))
         self.problem = {Part.op: Part, Layer.op: Layer}[op].parse(fields)
-        return ("opened", TOLERANCE)
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, config: dict, samples: int) -> tuple:
-        self._log("measure", config)
-        return self._run(config) or ("ok", summarize([time_ns(self.problem, config)] * samples), 0.001)
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
+        self._log("measure", request.config)
+        times = [time_ns(self.problem, request.config)] * request.samples
+        return self._run(request.config) or protocol.Measured(summarize(times), 0.001)
 
-    def duel(self, config: dict, champion: dict, rounds: int, verify: bool) -> tuple:
-        self._log(f"duel {verify}", config)
-        failed = self._run(config)
-        if failed and (verify or failed[0] != "wrong"):
+    def compare_pair(self, request: protocol.ComparePair) -> protocol.Reply:
+        self._log(f"pair {request.verify}", request.config)
+        failed = self._run(request.config)
+        if failed and (request.verify or not isinstance(failed, protocol.Wrong)):
             return failed
-        mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (config, champion))
-        ours, best = duel(mine, theirs, rounds)
-        return ("duel", summarize(ours), summarize(best), 0.001 if verify else float("nan"))
+        mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (request.config, request.incumbent))
+        ours, best = compare_pair(mine, theirs, request.rounds)
+        return protocol.PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
 
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        measured = [summarize([time_ns(self.problem, c)] * rounds) for c in configs]
-        if any(self._run(c) for c in configs):
-            return ("failed", "WrongResult")
-        return ("rematch", measured, [0.001] * len(configs), 3e12)
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
+        measured = tuple(summarize([time_ns(self.problem, c)] * request.rounds) for c in request.configs)
+        if any(self._run(c) for c in request.configs):
+            return protocol.Failed("WrongResult")
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
 
-    def _parse(self, key: str, config: dict, warps: int) -> bool:
+    def _parse(self, key: str, config: Config, warps: int) -> bool:
         """Whether "qkv" has 16 rows and so many warps."""
         prefix = "" if key.startswith(Part.op) else "qkv_"
         mine = prefix or "kind=qkv" in key
         return bool(mine) and config[f"{prefix}rows"] == 16 and config[f"{prefix}warps"] == warps
 
-    def _run(self, config: dict) -> tuple | None:
+    def _run(self, config: Config) -> protocol.Reply | None:
         time.sleep(_seconds("FAKE_SLOW"))
         key = self.problem.key
         if self._parse(key, config, 4):
-            return ("poisoned", "CUDA error: an illegal memory access was encountered")
+            return protocol.Poisoned("CUDA error: an illegal memory access was encountered")
         if self._parse(key, config, 8):
             os._exit(3)
         together = os.environ.get("FAKE_TOGETHER_WRONG") and key.startswith(Layer.op)
         if self._parse(key, config, 2) or (together and config["qkv_rows"] == config["out_rows"] == 2):
-            return ("wrong", "relative error 1 is above the tolerance 0.01", 1.0)
+            return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)
         return None
 
-    def _log(self, name: str, config: dict) -> None:
+    def _log(self, name: str, config: Config) -> None:
         if "FAKE_LOG" in os.environ:
             with open(os.environ["FAKE_LOG"], "a") as log:
                 log.write(f"{name} {Config(config).key}\n")
 
 
-def _facts(config: dict):
+def _facts(config: Config):
     """With FAKE_FACTS: "ahead" changes nothing in the machine code, and 16 rows are thousands of instructions."""
-    from autotune.screening.binary import Facts
+    from autotune.screening.binary import KernelResources
     from autotune.screening.machine_code import Code
 
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
-    return Facts("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
+    return KernelResources("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
 
 
 def _seconds(name: str) -> float:

@@ -17,23 +17,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
+from autotune.runner import protocol
 from autotune.runner.process_group import die_with_parent
-from autotune.runner.verify import WrongResult, measure, relative_error, rematch
+from autotune.runner.timing import compare_finalists, measure
+from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config, Parameter, Space
+from kernel_templates.space import Config, Constraint, Parameter, Space
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
 TILES, WIDTHS, DEPTHS = tuple(range(1, 11)), tuple(range(1, 6)), (1, 2, 3, 4)  # 200 configurations
 BEST = {"tile": 7, "width": 2, "depth": 3}
 TOLERANCE = 0.01
-MEASURE_S = 1.2  # after which a candidate counts as hung
+MEASURE_S = 2.0  # after which a candidate counts as hung
 LEAK, MOST_BYTES = 40 << 20, 300 << 20
 
 # What became of a candidate that does this, as the database must say; "late" ones are judged by what they answered.
@@ -59,10 +60,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True)
-class Faulty(Problem):
-    op: ClassVar[str] = "faulty"
-    template_version: ClassVar[int] = 1
-
+class Faulty(Problem, op="faulty"):
     size: int
 
 
@@ -73,6 +71,12 @@ SPACE = Space(
         Parameter("depth", DEPTHS, 1, "three"),
     )
 )
+
+
+def cut(configs) -> Space:
+    """The space with these configurations only."""
+    configs = set(configs)
+    return Space(SPACE.parameters, (Constraint("few", "a test has little time", lambda c: Config(c) in configs),))
 
 
 def time_ns(config) -> float:
@@ -90,31 +94,29 @@ def fault_of(config, seed: int, share: float = 0.5) -> str | None:
 
 
 def operation():
-    from kernel_templates.operation import NO_CPU, Operation, Work, no_cpu_space
+    from kernel_templates.operation import Operation, Work
 
     def none(*_):
         raise AssertionError("the worker has its own")
 
-    return Operation(
-        Faulty.op, Faulty, no_cpu_space, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE, NO_CPU
-    )
+    return Operation(Faulty.op, Faulty, none, none, lambda _: Work(1000, 1000), lambda _: TOLERANCE)
 
 
-def place(compilers: int = 2, identity: str | None = None):
-    """Where the faulty candidates live: as on a processor, who measures compiles too."""
+def target(compilers: int = 2, identity: str | None = None):
+    """Where the faulty candidates run: as on a processor, the worker that measures compiles too."""
     from autotune.tuning.target import TuneTarget
     from kernel_templates.operation import Work
 
     return TuneTarget(
-        "cpu", "cpu", DEVICE, lambda _: SPACE, lambda _: Work(1000, 1000), compilers, apart=False, compile_s=MEASURE_S,
-        measure_s=MEASURE_S, program=PROGRAM, identity=identity or f"faulty {os.getpid()}",
+        "cpu", "cpu", DEVICE, lambda _: SPACE, lambda _: Work(1000, 1000), compilers, separate_measurer=False,
+        compile_s=MEASURE_S, measure_s=MEASURE_S, program=PROGRAM, identity=identity or f"faulty {os.getpid()}",
     )  # fmt: skip
 
 
 class Candidate:
     """PreparedCandidate to be timed, with the exact time of its configuration."""
 
-    def __init__(self, config: dict):
+    def __init__(self, config: Config):
         self.config = config
 
     def sample(self) -> float:
@@ -128,7 +130,7 @@ class Probe:
         return 1e-6
 
 
-class Backend:
+class FaultyBackend(protocol.Backend):
     """The worker's side: inputs, the reference's answer, and candidates that compute it, or do not."""
 
     def __init__(self, pipe: int):
@@ -138,32 +140,33 @@ class Backend:
         self._answers = {"y": 2.0 * self._input}
         self._open = False
 
-    def compile(self, key: str, config: dict, base: dict | None = None, share: tuple[int, int] = (0, 1)) -> tuple:
-        fault = self._fault(config)
+    def compile(self, request: protocol.Compile) -> protocol.Reply:
+        fault = self._fault(request.config)
         if fault == "compiler":
-            return ("failed_to_compile", "PTXASError: no")
+            return protocol.FailedToCompile("PTXASError: no")
         if fault == "compiler_dies":
             ctypes.string_at(8)
         if fault == "compiler_hangs":
             _hang()
-        return ("compiled", 0.001)
+        return protocol.Compiled(0.001)
 
-    def open(self, key: str, seed: int, units: int, drawn: str | None = None) -> tuple:
+    def open(self, request: protocol.Open) -> protocol.Reply:
         self._open = True
-        return ("opened", TOLERANCE)
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, config: dict, samples: int) -> tuple:
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
         time.sleep(float(os.environ.get("FAULTY_SLOW", "0")))
         try:
-            return ("ok", measure(self._prepare(config), samples), 0.001)
+            return protocol.Measured(measure(self._prepare(request.config), request.samples), 0.001)
         except WrongResult as wrong:
-            return ("wrong", str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
 
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        measurements, rate = rematch([self._prepare(c) for c in configs], rounds, Probe())
-        return ("rematch", measurements, [0.001] * len(configs), rate)
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
+        candidates = [self._prepare(config) for config in request.configs]
+        measurements, rate = compare_finalists(candidates, request.rounds, Probe())
+        return protocol.FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
 
-    def _prepare(self, config: dict) -> Candidate:
+    def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"
         y = np.full_like(self._input, np.nan)
         fault = self._fault(config)
@@ -171,15 +174,13 @@ class Backend:
             ACTS[fault](self, y)
         if fault != "nan":
             y[:] = self._input * (3.0 if fault == "wrong" else 2.0)
-        error = relative_error({"y": y}, self._answers)
-        if not error <= TOLERANCE:
-            raise WrongResult(error, TOLERANCE)
+        verify({"y": y}, self._answers, TOLERANCE)
         return Candidate(config)
 
-    def _fault(self, config: dict) -> str | None:
+    def _fault(self, config: Config) -> str | None:
         if log := os.environ.get("FAULTY_LOG"):
             with open(log, "a") as file:
-                file.write(json.dumps(config, sort_keys=True) + "\n")
+                file.write(json.dumps(dict(config), sort_keys=True) + "\n")
         return None if self._seed < 0 else fault_of(config, self._seed)
 
     def leak(self, _: np.ndarray) -> None:
@@ -227,17 +228,17 @@ ACTS: dict[str, Callable] = {
     "segfault": lambda *_: ctypes.string_at(8),
     "exit": lambda *_: os._exit(0),
     "raise": _raise,
-    "leak": Backend.leak,
+    "leak": FaultyBackend.leak,
     "bounds": _out_of_bounds,
-    "garbage": Backend.garbage,
-    "half": Backend.half,
+    "garbage": FaultyBackend.garbage,
+    "half": FaultyBackend.half,
     "noise": _noise,
-    "late": Backend.late,
+    "late": FaultyBackend.late,
     "abort": lambda *_: os.kill(os.getpid(), signal.SIGABRT),
-    "orphan": Backend.orphan,
+    "orphan": FaultyBackend.orphan,
 }
 
 if __name__ == "__main__":
     die_with_parent()
     descriptor = int(sys.argv[1])
-    serve(Connection(descriptor), lambda device: Backend(descriptor), most_bytes=MOST_BYTES)
+    serve(Connection(descriptor), lambda target: FaultyBackend(descriptor), most_bytes=MOST_BYTES)

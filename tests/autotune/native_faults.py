@@ -1,6 +1,7 @@
 """A problem whose candidates are compiled for this processor and misbehave in machine code; the worker that runs them.
 
-y = 2 x over 1024 float32, by the real bench (`autotune.runner.cpu_worker`): proved between fences, timed in a graph.
+y = 2 x over 1024 float32, by the real backend (`autotune.runner.cpu_worker`): verified between redzones, timed in a
+graph.
 """
 
 import sys
@@ -8,11 +9,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 
-from autotune.runner.cpu_worker import OnCpu
+from autotune.runner.cpu_worker import CpuBackend
 from autotune.runner.process_group import die_with_parent
 from autotune.runner.worker import serve
 from kernel_templates import registry
@@ -40,10 +40,7 @@ SPACE = Space((Parameter("fault", tuple(FAULTS), "slow", "what it does wrong"),)
 
 
 @dataclass(frozen=True)
-class Native(Problem):
-    op: ClassVar[str] = "native"
-    template_version: ClassVar[int] = 1
-
+class Native(Problem, op="native"):
     size: int
 
 
@@ -70,21 +67,23 @@ def _inputs(problem: Problem, seed: int) -> Inputs:
     return Inputs({}, {"x": x, "y": np.zeros(COUNT, np.float32)})
 
 
+TEMPLATE = SimpleNamespace(
+    compile=_compile,
+    scratch_bytes=lambda problem, config: 64,
+    pack=lambda problem, config, weights: (),
+    bind=lambda problem, config, kernel, packed, b: step(kernel, (b["x"], b["y"])),
+)
+
+
 def operation() -> Operation:
-    template = SimpleNamespace(
-        compile=_compile,
-        scratch_bytes=lambda problem, config: 64,
-        pack=lambda problem, config, weights: (),
-        bind=lambda problem, config, kernel, packed, b: step(kernel, (b["x"], b["y"])),
-    )
     return Operation(
-        Native.op, Native, lambda problem, features: SPACE, _inputs,
-        lambda problem, inputs: {"y": 2.0 * inputs.buffers["x"][:COUNT].astype(np.float64)},
-        lambda _: Work(8 * COUNT, COUNT), lambda _: 1e-6, template,
+        Native.op, Native, _inputs, lambda problem, inputs: {"y": 2.0 * inputs.buffers["x"][:COUNT].astype(np.float64)},
+        lambda _: Work(8 * COUNT, COUNT), lambda _: 1e-6,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     die_with_parent()
     registry.OPERATIONS[Native.op] = operation()
-    serve(Connection(int(sys.argv[1])), lambda device: OnCpu())
+    sys.modules[f"kernel_templates.{Native.op}.cpu"] = TEMPLATE
+    serve(Connection(int(sys.argv[1])), lambda target: CpuBackend())

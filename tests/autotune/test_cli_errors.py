@@ -25,8 +25,6 @@ def with_model(words: tuple[str, ...], path: object) -> list[object]:
 @pytest.mark.parametrize("words", READERS, ids=lambda words: words[0])
 @pytest.mark.parametrize("kind", ["missing", "empty", "directory", "text"])
 def test_not_a_model(complaint, tmp_path, words, kind) -> None:
-    if words[0] == "bench":
-        pytest.importorskip("autotune.benchmarking.cpu_benchmark")
     path = tmp_path / "model.gguf"
     if kind == "directory":
         path.mkdir()

@@ -42,7 +42,7 @@ def test_winners_are_used(autotune, tiny_model, own_database) -> None:
     document = json.loads(autotune("generate", tiny_model, "-p", "a", "-n", "1", "--json").stdout)
     key = document["kernels"][0]["problem"]
     problem = registry.parse_problem(key)
-    default = registry.get(problem.op).cpu_space(problem, machine.features()).default
+    default = registry.cpu_space(problem, machine.features()).default
     winner = Winner(key, problem.template_version, dict(default), Measurement(1.0, 1.0, 1.0, 9), 1.0, 0.0, 1.0)
     with open_db(own_database) as db:
         db.set_winner(machine.detect(), winner, None, None)

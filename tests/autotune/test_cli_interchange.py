@@ -3,6 +3,8 @@
 import gzip
 import json
 
+from autotune.commands.export import export
+from autotune.importers import registry
 from tuning_db import open_db
 
 
@@ -32,6 +34,11 @@ def test_the_space_of_a_run(autotune, filled) -> None:
     document = json.loads(autotune("export", "--format", "t1", "--db", filled).stdout)
     assert {p["Name"] for p in document["ConfigurationSpace"]["TuningParameters"]} >= {"lanes"}
     assert document["KernelSpecification"]["KernelFile"] == "kernel_templates/matvec/cpu.py"
+
+
+def test_export_offers_every_exporter() -> None:
+    (formats,) = (option.type.choices for option in export.params if option.name == "kind")
+    assert set(formats) == set(registry.EXPORTERS)
 
 
 def test_mistakes_are_one_line(complaint, filled, tmp_path) -> None:

@@ -9,7 +9,7 @@ from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import jsonl, open_db, shipped
-from tuning_db.records import Measurement, Outcome, Run, Trial, Winner
+from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind, Winner
 
 KEY = "matvec:rows=64,cols=64,format=Q4_0,activation=int16"
 
@@ -28,7 +28,8 @@ def tuned_here(tmp_path):
         db.record_trial(run, Trial({"lanes": 8}, Outcome.WRONG, None, 0.5, 1.0, 1e-2, "wrong"))
         for lanes, ns in ((32, 1050.0), (64, 1000.0)):
             measured = Measurement(ns * 0.9, ns, ns * 1.2, 30)
-            trial = db.record_trial(run, Trial({"lanes": lanes}, Outcome.OK, measured, None, 1e-4, 1e-2, "rematch"))
+            proved = (Outcome.OK, measured, None, 1e-4, 1e-2)
+            trial = db.record_trial(run, Trial({"lanes": lanes}, *proved, kind=TrialKind.FINAL_COMPARISON))
         version = registry.parse_problem(KEY).template_version
         winner = Winner(KEY, version, {"lanes": 64}, measured, 4000.0, 1e-4, 1e-2, "a reference", {"numba": "0.61"})
         db.set_winner(here, winner, run, trial)
@@ -41,7 +42,7 @@ def test_explain_says_why_and_what_was_second(autotune, tuned_here) -> None:
     for part in (
         "Tuned for this very device", "lanes=64", "1.00 µs (median of 30", "the default 4.00 µs: 4.00×",
         "Verified against a reference: relative error 1.00e-04, allowed 1.00e-02",
-        "Second best, +5.0%: lanes=32, 1.05 µs in the same rematch",
+        "Second best, +5.0%: lanes=32, 1.05 µs in the same comparison",
         "sampler pool, seed 7, finished); 6 trials of 96 configurations, 1 failed", "numba 0.61",
     ):  # fmt: skip
         assert part in text, text
@@ -145,6 +146,6 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
                         usable += registry.cuda_space(problem, device).broken(Config(found.winner.config)) is None
                     else:
                         features = frozenset(device.capability.split("-"))
-                        space = registry.get(problem.op).cpu_space(problem, features)
+                        space = registry.cpu_space(problem, features)
                         usable += space.broken(Config(found.winner.config)) is None
     assert usable >= 0.9 * sum(f["kind"] == "winner" for f in facts)

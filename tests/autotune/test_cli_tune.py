@@ -1,15 +1,14 @@
 """`autotune tune`, `bench` and `devices`: what they pass on and what they print; the libraries are stand-ins here."""
 
 import json
-import sys
-from types import ModuleType
 
 import pytest
 
+from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
 from autotune.runner import ceilings
 from autotune.tuning import sequential, tune_model
-from autotune.tuning.layer_tuner import TunedLayer
-from autotune.tuning.problem_tuner import Progress, Tuned
+from autotune.tuning.candidate_runner import TuneError
+from autotune.tuning.tuner_base import Progress, Tuned
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from tuning_db.records import Measurement, Outcome, Winner
@@ -17,17 +16,23 @@ from tuning_db.records import Measurement, Outcome, Winner
 LIMITS = {"read_gb_s": 31.5, "copy_gb_s": 20.0, "int8_gop_s": 900.0, "f32_gflop_s": 200.0, "measured_at": 1.7e9}
 
 
+def took(ns: float, microjoules: float | None = None) -> Measurement:
+    return Measurement(ns, ns, ns, 9, energy_uj=microjoules)
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[dict]:
     """Each call of a stand-in `sequential.tune` that reports one trial and a result per problem."""
     made: list[dict] = []
 
-    def tune(problems, db, *, report, **settings):
-        made.append({"problems": problems, "writable": db.writable, **settings})
+    def tune(problems, db, settings):
+        made.append({"problems": problems, "writable": db.writable, **vars(settings)})
         for index, problem in enumerate(problems):
-            report(Progress(problem, index, len(problems), 1, settings["trials"], 500.0, 1000.0, Outcome.OK))
+            place = Progress(problem, index, len(problems), 1, settings.trials, 500.0, 1000.0, Outcome.OK)
+            settings.report(place)
         return [
-            Tuned(p, n, {"lanes": 64}, 1000.0, 500.0, 20.0, 10.0, 0.7, 9, 1, "searched") for p, n in problems.items()
+            Tuned(p, {"lanes": 64}, took(500.0), took(1000.0), 10_000, 20e9 / 0.7, 9, 1, "searched", n)
+            for p, n in problems.items()
         ]
 
     monkeypatch.setattr(sequential, "tune", tune)
@@ -58,7 +63,7 @@ def test_tune_json_is_one_document(autotune, calls, tiny_model, own_database) ->
 def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> None:
     from kernel_templates.cpu import machine
 
-    def tune(problems, db, **_):
+    def tune(problems, db, settings):
         problem = next(iter(problems))
         measured = Measurement(400.0, 500.0, 600.0, 9)
         winner = Winner(problem.key, problem.template_version, {"lanes": 64}, measured, 1000.0, 0.0, 1.0)
@@ -74,31 +79,45 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
 
 
 def test_a_problem_without_a_working_configuration(complaint, monkeypatch, tiny_model) -> None:
-    def tune(*_, **__):
-        raise sequential.TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
+    def tune(*_):
+        raise TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
 
     monkeypatch.setattr(sequential, "tune", tune)
     assert "no configuration worked" in complaint("tune", tiny_model)
 
 
 def test_bench(autotune, monkeypatch, tiny_model) -> None:
-    side = {"prefill_tok_s": 300.0, "decode_tok_s": 90.0, "bytes_per_token": 98e6, "gb_s": 8.8, "share": 0.28}
-    operation = {"op": "ffn", "problem": "ffn:a=1", "count": 30, "default_us": 200.0, "tuned_us": 50.0, "gb_s": 30.0}
     asked: list[dict] = []
 
-    def bench(path, db, device, **settings):
-        asked.append({"device": device, **settings})
-        faster = {**side, "decode_tok_s": 270.0, "share": float("nan")}
-        return {"model": str(path), "untuned": side, "tuned": faster, "operations": [{**operation, "share": 0.95}]}
+    def side(tok_s: float, us: float) -> Side:
+        rows = (KernelTime("ffn:a=1", 30, us, 6_000_000), KernelTime("token", 121, 2 * us, 98_000_000))
+        return Side(300.0, {0: Decode(tok_s, (tok_s, tok_s), 98_000_000, 121)}, rows)
 
-    stand_in = ModuleType("autotune.benchmarking.cpu_benchmark")
-    stand_in.bench = bench  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "autotune.benchmarking.cpu_benchmark", stand_in)
-    monkeypatch.setattr("autotune.benchmarking.cpu_benchmark", stand_in, raising=False)
+    def benchmark(path, db, device, **settings):
+        asked.append({"device": device, **settings})
+        untuned, tuned = side(90.0, 800.0), side(270.0, 200.0)
+        return ModelBenchmark(path.name, "chip", "", 31.6, untuned, tuned, {}, {"prompt": 512})
+
+    monkeypatch.setattr("autotune.benchmarking.model_benchmark.benchmark", benchmark)
     result = autotune("bench", tiny_model)
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
-    assert asked == [{"device": "cpu", "prompt": 512, "tokens": 128, "runs": 5}]
-    assert json.loads(autotune("bench", tiny_model, "--json").stdout)["tuned"]["share"] is None
+    assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
+    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "nvtx": False}]
+    document = json.loads(autotune("bench", tiny_model, "--json").stdout)
+    assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
+
+
+def test_bench_of_the_cpu(autotune, tiny_model) -> None:
+    """A real one, small: every problem has a time inside the token, and they do not exceed it."""
+    given = ("--prompt", "8", "--tokens", "8", "--runs", "1", "--depth", "0", "--depth", "16")
+    document = json.loads(autotune("bench", tiny_model, *given, "--json").stdout)
+    assert document["settings"]["prompt"] == 8 and not document["settings"]["captured_alone"]
+    for side in ("untuned", "tuned"):
+        assert set(document[side]["decode"]) == {"0", "16"} and document[side]["prefill_tok_s"] > 0
+        *rows, token = document["operations"][side]
+        assert token["kernel"] == "token" and token["count"] == 1 + sum(row["count"] for row in rows)
+        assert sum(row["bytes"] for row in rows) == token["bytes"] == document[side]["decode"]["0"]["bytes_per_token"]
+        assert sum(row["us"] for row in rows) > 0
 
 
 @pytest.fixture
@@ -114,21 +133,25 @@ def fake_gpu(monkeypatch) -> Device:
 def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
     asked: list[dict] = []
 
-    def tune(problems, layers, db, where, *, report, **settings):
-        asked.append({"problems": problems, "layers": layers, "where": where.name, **settings})
+    def tune(problems, layers, db, target, settings, timeline):
+        asked.append({"problems": problems, "layers": layers, "target": target.name, **vars(settings)})
         for layer in layers[:1]:
-            report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
+            settings.report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
         alone = [
-            Tuned(p, n, {"rows": 4}, 3000.0, 1500.0, 20.0, 10.0, 0.7, 9, 1, "searched") for p, n in problems.items()
+            Tuned(p, {"rows": 4}, took(1500.0), took(3000.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)
+            for p, n in problems.items()
         ]
-        chained = [TunedLayer(p, {"rows": 8}, 4e4, 3e4, 2e4, 900.0, 0.5, 33, 2, "searched") for p in layers]
-        return alone, chained
+        in_context = [
+            Tuned(p, {"rows": 8}, took(2e4), took(4e4), 18_000_000, 1.8e12, 33, 2, "searched", isolated_ns=3e4)
+            for p in layers
+        ]
+        return alone, in_context
 
     monkeypatch.setattr(tune_model, "tune", tune)
     result = autotune("tune", tiny_qwen3, "--device", "cuda")
     assert result.exit_code == 0, result.stderr
-    assert {k: asked[0][k] for k in ("where", "trials", "budget_s", "sampler", "seed")} == {
-        "where": "cuda:0", "trials": None, "budget_s": 150.0, "sampler": "pool", "seed": 0,
+    assert {k: asked[0][k] for k in ("target", "trials", "budget_s", "sampler", "seed")} == {
+        "target": "cuda:0", "trials": None, "budget_s": 150.0, "sampler": "pool", "seed": 0,
     }  # fmt: skip
     assert "Tuned, each alone" in result.stdout and "Tuned, in context" in result.stdout
     assert "40.0" in result.stdout and "30.0" in result.stdout and "in context 1.50× the speed" in result.stdout
@@ -146,10 +169,10 @@ def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeyp
 
     asked: list = []
 
-    def tune(problems, layers, db, where, **_):
-        asked.append(where.objective)
+    def tune(problems, layers, db, target, settings, timeline):
+        asked.append(target.objective)
         return [
-            Tuned(p, n, {"rows": 4}, 3e3, 1.5e3, 20.0, 10.0, 0.7, 9, 1, "searched", 512.5, 1024.0)
+            Tuned(p, {"rows": 4}, took(1.5e3, 512.5), took(3e3, 1024.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)
             for p, n in problems.items()
         ], []
 
@@ -173,11 +196,11 @@ def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeyp
 
 
 def test_an_interrupt_in_context_shows_both_tables(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
-    def tune(problems, layers, db, where, **_):
+    def tune(problems, layers, db, target, *_):
         measured = Measurement(400.0, 500.0, 600.0, 9)
         for problem in (next(iter(problems)), layers[0]):
             winner = Winner(problem.key, problem.template_version, {"rows": 4}, measured, 1000.0, 0.0, 1.0)
-            db.set_winner(where.device, winner, None, None)
+            db.set_winner(target.device, winner, None, None)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tune_model, "tune", tune)

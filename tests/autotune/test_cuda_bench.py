@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.benchmarking import cuda_benchmark, token_time
+from autotune.benchmarking import benchmark_result, model_benchmark, token_time
+from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
 from autotune.runner import ceilings
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
@@ -27,6 +28,16 @@ LAYER = Layer(64, 4, 2, 16, 16, 0, 128, *["Q4_0"] * 7, "int16", 0)
 HEAD = Head(512, 64, "Q8_0", "int16")
 STEP_US = {"untuned": 200.0, "tuned": 100.0}
 PROMPT_US = 10.0
+
+
+def matrix() -> SimpleNamespace:
+    return SimpleNamespace(tensors=(torch.zeros(900, dtype=torch.int8), torch.zeros(50, dtype=torch.float16)))
+
+
+def launch(name: str, *matrices: SimpleNamespace) -> SimpleNamespace:
+    """As a kernel is launched: with each matrix's planes, among other things."""
+    planes = [tensor for m in matrices for tensor in (*m.tensors, m.tensors[0])]
+    return SimpleNamespace(name=name, arguments=(torch.zeros(8), *planes, 7, 1e-6))
 
 
 @dataclass
@@ -49,18 +60,22 @@ class FakeEngine:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        planes = (SimpleNamespace(nbytes=1000),)
-        layer = SimpleNamespace(problem=LAYER, qkv=planes, out=planes, gate_up=planes * 2, down=planes)
+        layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
         self.decoder = SimpleNamespace(
-            model=SimpleNamespace(layers=[layer, layer], head=HEAD), context=self.context, launches=self.launches,
+            model=SimpleNamespace(layers=layers, head=HEAD), context=self.context, launches=self.launches,
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
 
     def launches(self, part: str, bound: int) -> list[Any]:
-        names = ["qkv", "attention", *["attention_combine"] * (bound > 160), "out", "gate_up", "down"]
-        return [SimpleNamespace(name=n) for n in {"layers": names * 2, "head": ["head"], "greedy": ["pick"]}[part]]
+        if part != "layers":
+            return [launch({"head": "head", "greedy": "pick"}[part])]
+        made = []
+        for qkv, out, gate, up, down in (layer.planes for layer in self.decoder.model.layers):
+            made += [launch("qkv", qkv), launch("attention"), *[launch("attention_combine")] * (bound > 160)]
+            made += [launch("out", out), launch("gate_up", gate, up), launch("down", down)]
+        return made
 
     def reset(self) -> None:
         self.cached = []
@@ -103,8 +118,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
 
-    monkeypatch.setattr(cuda_benchmark.model, "load", load)
-    monkeypatch.setattr(cuda_benchmark, "clock", clock)
+    monkeypatch.setattr(model_benchmark.model, "load", load)
+    monkeypatch.setattr(model_benchmark, "clock", clock)
     monkeypatch.setattr(token_time, "Stopwatch", FakeWatch)
     monkeypatch.setattr(machine, "detect", lambda index=0: device)
     monkeypatch.setattr(machine, "check", lambda index=0: None)
@@ -117,7 +132,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def bench(gpu: SimpleNamespace, tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(**settings: Any) -> dict[str, Any]:
         with open_db(tmp_path / "bench.db") as db:
-            return cuda_benchmark.bench(tiny_model, db, "cuda:0", **settings)
+            return model_benchmark.benchmark(tiny_model, db, "cuda:0", **settings).document()
 
     return run
 
@@ -126,7 +141,10 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     report = bench(runs=3)
     json.dumps(report)
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
-    assert report["settings"] == {"prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False}
+    assert report["settings"] == {
+        "prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False,
+        "captured_alone": True,
+    }  # fmt: skip
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
         shallow, deep = report[side]["decode"]["0"], report[side]["decode"]["4096"]
@@ -195,19 +213,25 @@ def test_the_tables(autotune, gpu, tiny_model) -> None:
 
 
 def test_kernels_of_one_side_only(capsys) -> None:
-    from autotune.commands.bench import _print_gpu
+    from autotune.commands.bench import print_benchmark
 
-    def row(kernel: str, us: float) -> dict[str, Any]:
-        return {"kernel": kernel, "count": 1, "us": us, "us_each": us, "bytes": None, "gb_s": None, "share": None}
+    def side(kernel: str, us: float, token_us: float) -> Side:
+        rows = (KernelTime(kernel, 1, us, None), KernelTime("token", 1, token_us, None))
+        return Side(1.0, {0: Decode(1.0, (1.0, 1.0), 1, 2)}, rows)
 
-    decode = {"tok_s": 1.0, "bytes_per_token": 1, "gb_s": 1.0, "share": 0.1, "kernels_per_token": 2}
-    side = {"prefill_tok_s": 1.0, "decode": {"0": decode}}
-    operations = {"untuned": [row("finish", 7.0), row("token", 9.0)], "tuned": [row("join", 5.0), row("token", 6.0)]}
-    _print_gpu({"model": "m", "settings": {"prompt": 8}, "untuned": side, "tuned": side, "operations": operations})
+    untuned, tuned = side("finish", 7.0, 9.0), side("join", 5.0, 6.0)
+    print_benchmark(ModelBenchmark("m", "chip", "", 10.0, untuned, tuned, settings={"prompt": 8}))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["finish", "1", "7.0", "–", "–", "–", "–", "–", "–"] in lines
     assert ["join", "1", "–", "5.0", "–", "5.00", "–", "–", "–"] in lines
     assert [line[0] for line in lines if line[:1] in (["finish"], ["token"])] == ["finish", "token"]
+
+
+def test_a_document_is_read_as_it_was_written(bench) -> None:
+    document = bench(runs=2)
+    assert benchmark_result.parse(document).document() == {**document, "sources": {}}
+    del document["settings"], document["sources"], document["device"]["fingerprint"]  # an older one
+    assert benchmark_result.parse(document).captured_alone
 
 
 def test_a_bad_depth_is_refused_early(complaint, tiny_model, gpu) -> None:
@@ -219,8 +243,10 @@ def test_for_real(tiny_model: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     with open_db(tmp_path / "bench.db") as db:
-        report = cuda_benchmark.bench(tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100))
-    for side in cuda_benchmark.SIDES:
+        report = model_benchmark.benchmark(
+            tiny_model, db, "cuda:0", prompt=100, tokens=32, runs=2, depths=(0, 100)
+        ).document()
+    for side in benchmark_result.SIDES:
         rows = report["operations"][side]
         print(f"{side}: {report[side]['decode']['0']['tok_s']:.0f} tok/s, {[(r['kernel'], r['us']) for r in rows]}")
         assert rows[-1]["kernel"] == "token" and all(row["us"] > 0 for row in rows)

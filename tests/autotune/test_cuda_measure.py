@@ -1,4 +1,4 @@
-"""The parts of measuring on a GPU that need none: copies, duels, poison, blueprints; kernels in the interpreter."""
+"""The parts of measuring on a GPU that need none: copies, comparisons, poison, meta problems, interpreted kernels."""
 
 import math
 import os
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.runner import tensors, verify
-from autotune.runner.worker import _failure
+from autotune.runner import tensors, timing, verify
+from autotune.runner.protocol import Failed, FailedToCompile, Poisoned
+from autotune.runner.worker import failure
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.ffn.problem import Ffn
@@ -57,31 +58,30 @@ def test_relative_error() -> None:
 
 
 def test_a_hopeless_challenger_is_soon_given_up() -> None:
-    mine, theirs = verify.duel(lambda: 2.0, lambda: 1.0, 15)
+    mine, theirs = timing.compare_pair(lambda: 2.0, lambda: 1.0, 15)
     assert len(mine) == len(theirs) == 3
-    mine, theirs = verify.duel(lambda: 1.01, lambda: 1.0, 15)
+    mine, theirs = timing.compare_pair(lambda: 1.01, lambda: 1.0, 15)
     assert len(mine) == len(theirs) == 15
 
 
 @pytest.mark.parametrize(
     ("error", "reply"),
     [
-        (RuntimeError("CUDA error: an illegal memory access was encountered\nhint"), "poisoned"),
-        (RuntimeError("Triton Error [CUDA]: misaligned address"), "poisoned"),
-        (RuntimeError("CUDA error: device-side assert triggered"), "poisoned"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "failed"),
-        (RuntimeError("Triton Error [CUDA]: out of memory"), "failed"),
-        (ValueError("an illegal memory access is only talked of"), "failed"),
-        (type("OutOfResources", (Exception,), {})("shared memory, Required: 9"), "failed_to_compile"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nhint"), Poisoned),
+        (RuntimeError("Triton Error [CUDA]: misaligned address"), Poisoned),
+        (RuntimeError("CUDA error: device-side assert triggered"), Poisoned),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), Failed),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), Failed),
+        (ValueError("an illegal memory access is only talked of"), Failed),
+        (type("OutOfResources", (Exception,), {})("shared memory, Required: 9"), FailedToCompile),
     ],
 )
-def test_what_a_worker_says_of_an_error(error, reply, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "autotune.runner.cuda_worker", object())
-    assert _failure(error)[0] == reply and "\n" not in _failure(error)[1]
+def test_what_a_worker_says_of_an_error(error, reply) -> None:
+    assert type(failure(error)) is reply and "\n" not in failure(error).message
 
 
 @pytest.mark.parametrize("problem", [*LAYER.parts().values(), LAYER], ids=lambda p: p.op)
-def test_blueprints_need_no_memory(problem) -> None:
+def test_meta_problems_need_no_memory(problem) -> None:
     from autotune.runner.meta_problem import MetaProblem
 
     launches = MetaProblem(problem).launches(registry.cuda_space(problem, H100).default)
@@ -98,7 +98,7 @@ def test_spaces_are_found_without_triton() -> None:
 
 INTERPRETED = """
 import sys, torch
-from autotune.runner import cuda_candidate, cuda_bandwidth
+from autotune.runner import cuda_candidate, cuda_bandwidth, gpu_timer
 from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
@@ -108,28 +108,28 @@ from kernel_templates.matvec.problem import Matvec
 device = Device("cuda", "x", "9.0", 132, 80 << 30)
 
 class Graph:
-    def __init__(self, launches):
-        self.launches = launches
+    def __init__(self, work):
+        self.replay = work
 
 torch.cuda.synchronize = lambda: None
 torch.cuda.mem_get_info = lambda: (1 << 30, 1 << 30)
-cuda_candidate.capture = lambda launches, target: Graph(launches)
-cuda_candidate._timed = lambda graph, replays: 1e6
-bench = cuda_candidate.Bench(Matvec(64, 64, "Q4_0"), "cpu", INTERPRETED, 1 << 14, 0)
-space = registry.cuda_space(bench.problem, device)
-ready = bench.prepare(space.default)
-assert ready.error < bench.tolerance and ready.calls == len(ready.graph.launches) > 4, ready
+gpu_timer.capture = Graph
+gpu_timer.mean_ns = lambda work, repeats: 1e6
+opened = cuda_candidate.OpenProblem(Matvec(64, 64, "Q4_0"), "cpu", INTERPRETED, 1 << 14, 0)
+space = registry.cuda_space(opened.problem, device)
+ready = opened.prepare(space.default)
+assert ready.error < opened.tolerance and ready.calls == len(ready.launches) > 4, ready
 assert ready.sample() == 1e6 / ready.calls and ready.replays == 2
 planes = [launch.arguments[0].data_ptr() for launch in ready.launches]
 assert len(set(planes)) == ready.calls, "every copy reads weights of its own"
-again = bench.prepare(space.default, verify=False)
+again = opened.prepare(space.default, verify=False)
 assert again.error != again.error
 
-collect = bench._template.collect
-bench._template = type("Wrong", (), {**vars(bench._template)})
-bench._template.collect = staticmethod(lambda p, b: {n: v * float("nan") for n, v in collect(p, b).items()})
+collect = opened._template.collect
+opened._template = type("Wrong", (), {**vars(opened._template)})
+opened._template.collect = staticmethod(lambda p, b: {n: v * float("nan") for n, v in collect(p, b).items()})
 try:
-    bench.prepare(space.default)
+    opened.prepare(space.default)
     raise SystemExit("NaN was accepted")
 except WrongResult as wrong:
     assert wrong.error == float("inf")
@@ -139,9 +139,9 @@ cuda_bandwidth.read[(2,)](data, out, BLOCK=4096, STEPS=4)
 assert out.tolist() == [int(half.sum()) for half in data.view(2, -1)]
 
 layer = Layer(64, 2, 1, 32, 32, 1, 96, *["Q4_0"] * 7, "int16", 32)
-bench = cuda_candidate.Bench(layer, "cpu", INTERPRETED, 1 << 10, 0)
-ready = bench.prepare(registry.cuda_space(layer, device).default)
-assert ready.error < bench.tolerance, ready.error
+opened = cuda_candidate.OpenProblem(layer, "cpu", INTERPRETED, 1 << 10, 0)
+ready = opened.prepare(registry.cuda_space(layer, device).default)
+assert ready.error < opened.tolerance, ready.error
 calls = [launch for launch in ready.launches if launch.name == "attention"]
 assert len({launch.arguments[1].data_ptr() for launch in calls}) == ready.calls >= 4, "a cache for every copy"
 print("done")

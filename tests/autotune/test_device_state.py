@@ -6,7 +6,7 @@ import fake_nvml
 import pytest
 
 from autotune.runner.device_state import CpuWatch, GpuWatch, NoEnergy, joules_a_call
-from autotune.runner.measurement_guard import RESIGNED, RETAKES, SLACK, Impossible, MeasurementGuard, cold_bytes
+from autotune.runner.measurement_guard import RESIGNED, RETAKES, SLACK, ImpossibleTime, MeasurementGuard, cold_bytes
 from tuning_db.records import Measurement
 
 CALM = {"sm": 1980, "memory": 2619, "temperature": 41, "power": 290_000}
@@ -83,9 +83,9 @@ def test_what_stays_throttled_is_recorded_so_and_in_the_end_not_retaken() -> Non
 def test_nothing_is_faster_than_memory() -> None:
     trust, cold = MeasurementGuard(watch(), Probe), Candidate(1_000_000)  # 1 MB at 1 TB/s: 1 us
     assert trust.take([cold], lambda: [timed(1000.0 * SLACK + 1)])[0].samples == 7
-    with pytest.raises(Impossible, match=r"0.50 µs for 1.00 MB from memory, which was read at 1000 GB/s"):
+    with pytest.raises(ImpossibleTime, match=r"0.50 µs for 1.00 MB from memory, which was read at 1000 GB/s"):
         trust.take([cold], lambda: [timed(500.0)])
-    with pytest.raises(Impossible):
+    with pytest.raises(ImpossibleTime):
         trust.take([Candidate(0), cold], lambda: [timed(1.0), timed(500.0)])
     assert trust.take([Candidate(0)], lambda: [timed(1.0)])[0].median_ns == 1.0, "a cache may have held it"
 
@@ -98,7 +98,7 @@ def test_neither_a_slow_rate_nor_a_fast_time_is_believed_at_once() -> None:
     assert MeasurementGuard(watch(), Probe).take([Candidate(1_000_000)], lambda: [times.pop(0)])[0].median_ns == 900.0
     slow = MeasurementGuard(watch(), lambda: Probe(*[5e-3] * 7, 1e-3))
     slow.take([Candidate(1_000_000)], lambda: [timed(9000.0)])
-    with pytest.raises(Impossible):
+    with pytest.raises(ImpossibleTime):
         slow.take([Candidate(1_000_000)], lambda: [timed(100.0)])
 
 

@@ -16,12 +16,14 @@ import faulty
 import psutil
 import pytest
 from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
+from waiting import eventually
 
 from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
-from kernel_templates.space import Config, Constraint, Space
+from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Outcome, Source
+from tuning_db.records import Outcome, Source, TrialKind
 
 PROBLEM = Faulty(1)
 
@@ -36,9 +38,7 @@ def state(tmp_path, monkeypatch) -> None:
 
 def run(path: Path, trials: int = 200, sampler: str = "exhaustive", **settings):
     with open_db(path) as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=trials, budget_s=None, sampler=sampler, where=faulty.place(), **settings
-        )
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials, None, sampler, **settings), faulty.target())
     return tuned
 
 
@@ -47,7 +47,7 @@ def trials_of(path: Path) -> list:
         found = db.past_trials(DEVICE, PROBLEM.key, 1)
         assert db.lookup(DEVICE, PROBLEM.key, 1).source is Source.EXACT
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    return [t for t in found if t.message != "rematch"]
+    return [t for t in found if t.kind is TrialKind.SEARCH]
 
 
 def leftovers(tmp_path: Path) -> list[str]:
@@ -65,17 +65,8 @@ def orphans() -> list[psutil.Process]:
     return found
 
 
-def gone(seconds: float = 5.0) -> bool:
-    until = time.monotonic() + seconds
-    while orphans() and time.monotonic() < until:
-        time.sleep(0.05)
-    return not orphans()
-
-
-def cut(configs) -> Space:
-    """The space with these configurations only."""
-    configs = set(configs)
-    return Space(SPACE.parameters, (Constraint("few", "a test has little time", lambda c: Config(c) in configs),))
+def gone() -> bool:
+    return eventually(lambda: not orphans())
 
 
 def test_every_fault_is_recorded_as_what_it_was(tmp_path, monkeypatch) -> None:
@@ -83,7 +74,7 @@ def test_every_fault_is_recorded_as_what_it_was(tmp_path, monkeypatch) -> None:
     bad = {next(c for c in SPACE.configs() if faulty.fault_of(c, 1) == fault): fault for fault in FAULTS}
     good = [c for c in SPACE.configs() if faulty.fault_of(c, 1) is None][::30]
     monkeypatch.setenv("FAULTY_SEED", "1")
-    monkeypatch.setattr(faulty, "SPACE", cut([*bad, *good, SPACE.default, Config(BEST)]))
+    monkeypatch.setattr(faulty, "SPACE", faulty.cut([*bad, *good, SPACE.default, Config(BEST)]))
     tuned = run(tmp_path / "t.db")
     found = {Config(t.config): t for t in trials_of(tmp_path / "t.db")}
     assert tuned.config == BEST
@@ -100,17 +91,17 @@ TUNER = """
 import sys
 sys.path.insert(0, {folder!r})
 import faulty
-from autotune import tuner
+from autotune.tuning import sequential
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
-from kernel_templates.space import Config, Constraint, Space
-from test_faults import cut
+from kernel_templates.space import Config
 from tuning_db import open_db
 registry.OPERATIONS["faulty"] = faulty.operation()
-faulty.SPACE = cut(list(faulty.SPACE.configs()) if {count} == 200 else
+faulty.SPACE = faulty.cut(list(faulty.SPACE.configs()) if {count} == 200 else
                    [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
 with open_db(sys.argv[1]) as db:
-    tuner.tune({{faulty.Faulty(1): 1}}, db, trials=None, budget_s=None, sampler="exhaustive",
-               where=faulty.place(identity="faulty"), report=lambda p: print(p.trial, flush=True))
+    settings = TuneSettings(sampler="exhaustive", report=lambda p: print(p.trial, flush=True))
+    sequential.tune({{faulty.Faulty(1): 1}}, db, settings, faulty.target(identity="faulty"))
 print("done", flush=True)
 """
 
@@ -189,21 +180,25 @@ def test_two_hundred_candidates(tmp_path, monkeypatch, seed) -> None:
     assert sum(outcomes.values()) == 200 and outcomes["ok"] < 150
 
 
+def test_a_search_ends_with_its_budget_and_goes_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FAULTY_SLOW", "0.1")
+    with open_db(tmp_path / "b.db") as db:
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(budget_s=1.0), faulty.target())
+        assert [r.status for r in db.runs()] == ["budget"] and 1 <= tuned.trials < 200
+    more = run(tmp_path / "b.db", trials=tuned.trials + 3)
+    assert more.trials == tuned.trials + 3
+
+
+@pytest.mark.timing
 def test_a_budget_is_kept_to_within_one_trial(tmp_path, monkeypatch) -> None:
     """A trial takes 0.3 s, four are compiled at once, and the last comparison is part of the budget too."""
     monkeypatch.setenv("FAULTY_SLOW", "0.3")
     begun, spent = time.monotonic(), []
     with open_db(tmp_path / "b.db") as db:
-        (tuned,) = sequential.tune(
-            {PROBLEM: 1}, db, trials=None, budget_s=5.0, where=faulty.place(compilers=4),
-            report=lambda p: spent.append(time.monotonic() - begun),
-        )  # fmt: skip
+        settings = TuneSettings(budget_s=5.0, report=lambda p: spent.append(time.monotonic() - begun))
+        (tuned,) = sequential.tune({PROBLEM: 1}, db, settings, faulty.target(compilers=4))
     assert 1 < tuned.trials < 18 and spent[-1] <= 5.0 + 0.3, spent
     assert time.monotonic() - begun < 5.0 + 0.3 + 2.0  # processes begin and end
-    with open_db(tmp_path / "b.db", readonly=True) as db:
-        assert [r.status for r in db.runs()] == ["budget"]
-    (more,) = [run(tmp_path / "b.db", trials=tuned.trials + 3)]
-    assert more.trials == tuned.trials + 3
 
 
 def test_stale_folders_of_killed_runs_go(tmp_path, monkeypatch) -> None:

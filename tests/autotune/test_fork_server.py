@@ -4,71 +4,77 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 pytest.importorskip("triton")
 
-from autotune.runner.fork_server import ForkServer
+from waiting import eventually
+
+from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
+from autotune.runner.protocol import Compile, Compiled
 from autotune.runner.worker_pool import WorkerPool
 from autotune.runner.worker_process import Worker, WorkerDied
 from kernel_templates import registry
 from kernel_templates.device import Device
 
 KEY = "matvec:rows=64,cols=64,format=Q8_0,activation=int16"
-CONFIG = dict(registry.cuda_space(registry.parse_problem(KEY), Device("cuda", "any", "9.0", 1, 1 << 30)).default)
-REQUEST = ("compile", "sm90", KEY, CONFIG)
+CONFIG = registry.cuda_space(registry.parse_problem(KEY), Device("cuda", "any", "9.0", 1, 1 << 30)).default
+REQUEST = Compile("sm90", KEY, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where all compile to, the first time alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
 
 
 @pytest.fixture
-def nursery(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def fork_server(cache):
     with ForkServer() as opened:
         yield opened
 
 
-def test_forked_workers_serve_and_their_deaths_are_told(nursery) -> None:
-    one, other = (Worker(nursery=nursery) for _ in range(2))
-    assert one.request(*REQUEST, timeout_s=60.0)[0] == other.request(*REQUEST, timeout_s=60.0)[0] == "compiled"
-    first, second = (nursery.pid_of(worker._process) for worker in (one, other))
+def test_forked_workers_serve_and_their_deaths_are_told(fork_server) -> None:
+    one, other = (Worker(fork_server=fork_server) for _ in range(2))
+    assert all(isinstance(worker.ask(REQUEST, 60.0), Compiled) for worker in (one, other))
+    first, second = (fork_server.pid_of(worker._process) for worker in (one, other))
     assert len({first, second, os.getpid()}) == 3
     os.kill(first, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="signal 9"):
-        one.request(*REQUEST, timeout_s=60.0)
-    begun = time.monotonic()
-    assert one.request(*REQUEST, timeout_s=60.0)[0] == "compiled"  # another one, at once
-    assert time.monotonic() - begun < 2.0
+        one.ask(REQUEST, 60.0)
+    assert isinstance(one.ask(REQUEST, 60.0), Compiled)  # another one
+    assert isinstance(one._process, ForkedWorker) and fork_server.pid_of(one._process) not in (first, second)
     one.stop(), other.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
 
 
-def test_without_the_nursery_workers_start_by_themselves(nursery) -> None:
-    nursery._process.kill()
-    nursery._process.wait()
-    worker = Worker(nursery=nursery)
-    assert worker.request(*REQUEST, timeout_s=60.0)[0] == "compiled" and isinstance(worker._process, GroupLeader)
+def test_without_the_server_workers_start_by_themselves(fork_server) -> None:
+    fork_server._process.kill()
+    fork_server._process.wait()
+    worker = Worker(fork_server=fork_server)
+    assert isinstance(worker.ask(REQUEST, 60.0), Compiled) and isinstance(worker._process, GroupLeader)
     worker.stop()
 
 
 def test_nothing_is_left_when_the_parent_is_killed() -> None:
     script = (
         "from autotune.runner.worker_pool import WorkerPool\nimport os, time\n"
-        "with WorkerPool(1, True) as crew:\n"
-        "    workers = [crew.measurer, *crew.compilers]\n"
-        "    print(crew._nursery._process.pid, *(crew._nursery.pid_of(w._process) for w in workers), flush=True)\n"
+        "with WorkerPool(1, True) as pool:\n"
+        "    workers = [pool.measurer, *pool.compilers]\n"
+        "    server = pool._fork_server\n"
+        "    print(server._process.pid, *(server.pid_of(w._process) for w in workers), flush=True)\n"
         "    time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in parent.stdout.readline().split()]
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 20.0
-    while any(_runs(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert len(pids) == 3 and not any(_runs(pid) for pid in pids)
+    assert len(pids) == 3 and eventually(lambda: not any(_runs(pid) for pid in pids))
 
 
 def _runs(pid: int) -> bool:
@@ -79,14 +85,13 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_crew_uses_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with WorkerPool(2, apart=True) as crew:
+def test_a_worker_pool_uses_one(cache) -> None:
+    with WorkerPool(2, separate_measurer=True) as pool:
         for number in range(3):
-            crew.submit("p", number, REQUEST, 60.0)
+            pool.submit("p", number, REQUEST, 60.0)
         answers: dict = {}
         while len(answers) < 3:
-            answers |= dict(crew.finished("p", 60.0))
-        assert all(answer[0] == "compiled" for answer in answers.values())
-        nursery = crew._nursery._process
-    assert nursery.poll() is not None
+            answers |= dict(pool.finished("p", 60.0))
+        assert all(isinstance(answer, Compiled) for answer in answers.values())
+        server = pool._fork_server._process
+    assert server.poll() is not None

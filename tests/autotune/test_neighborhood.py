@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from autotune.tuning.neighborhood import Moves, kernel_of
+from autotune.tuning.neighborhood import Neighborhood
 from kernel_templates.space import Config, Constraint, Parameter, Space
 
 SIZES = (1, 2, 4, 8, 16)
@@ -15,8 +15,8 @@ def part(*kernels: str) -> Space:
     parameters, constraints = [], []
     for k in kernels:
         dot = f"{k}_" if k else ""
-        parameters += [Parameter(f"{dot}rows", SIZES, 1, "rows"), Parameter(f"{dot}warps", SIZES, 1, "warps")]
-        parameters += [Parameter(f"{dot}each", SIZES, 1, "each"), Parameter(f"{dot}early", (0, 1), 1, "a switch")]
+        own = [(name, SIZES) for name in ("rows", "warps", "each")] + [("early", (0, 1))]
+        parameters += [Parameter(f"{dot}{name}", values, 1, "one", kernel=k) for name, values in own]
         constraints.append(Constraint("room", "too much", lambda c, d=dot: c[f"{d}rows"] * c[f"{d}warps"] <= 64))
     return Space(tuple(parameters), tuple(constraints))
 
@@ -28,7 +28,7 @@ def layer() -> Space:
     parameters = [Parameter("finish", ("here", "there"), "here", "of none")]
     constraints = []
     for prefix, space in PARTS.items():
-        parameters += [Parameter(f"{prefix}_{p.name}", p.values, p.default, p.meaning) for p in space.parameters]
+        parameters += [p.in_part(prefix) for p in space.parameters]
         for c in space.constraints:
             constraints.append(
                 Constraint(
@@ -40,8 +40,8 @@ def layer() -> Space:
 
 
 @pytest.fixture
-def moves() -> Moves:
-    return Moves(layer(), PARTS, seed=1)
+def moves() -> Neighborhood:
+    return Neighborhood(layer(), PARTS, seed=1)
 
 
 def after(best: Config, move) -> Config:
@@ -57,7 +57,7 @@ def test_kernels_are_told_by_their_parameters(moves) -> None:
 
 def test_steps_stay_in_the_kernels_named(moves) -> None:
     steps = list(moves.steps(moves.space.default, ["ffn_down"]))
-    assert len(steps) == 4 and all(kernel_of(name) == "ffn_down" for step in steps for name in step.changes)
+    assert len(steps) == 4 and all(moves.touched(step.changes) == {"ffn_down"} for step in steps)
 
 
 def test_a_switch_is_set_in_all_kernels_in_every_way(moves) -> None:

@@ -60,6 +60,31 @@ def test_the_command_prints_rows_as_the_file_has_them(space) -> None:
     assert "192 configurations" in plain.stdout and "times the best's time after 30 evaluations" in plain.stdout
 
 
+def test_another_tuners_results_are_replayed_too(tmp_path) -> None:
+    path = tmp_path / "cache.json"
+    entries = [{"x": x, "kind": "ab"[x % 2], "time": float(9 - x)} for x in range(8)]
+    entries[3]["time"], entries[4]["time"] = "RuntimeFailedConfig", "InvalidConfig"
+    about = {"device_name": "A100", "kernel_name": "k", "problem_size": 8, "tune_params_keys": ["x", "kind"]}
+    path.write_text(json.dumps(about | {"cache": {str(e["x"]): e for e in entries}}))
+    done = CliRunner().invoke(cli, ["replay", str(path), "--trials", "9", "--seeds", "1"])
+    assert "7 configurations, the best 2 ms" in done.stdout and "1.000 times the best's time after 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"results": []}', "no configuration that worked"),
+        (b"", "is empty"),
+        (b"generation,status,perf_ms,config\n1,ok,2.0,{}\n", "has no results of a tuner"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(tmp_path, text, reason) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(text)
+    done = CliRunner().invoke(cli, ["replay", str(path)])
+    assert done.exit_code == 2 and reason in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -11,6 +11,7 @@ from autotune import UserError
 from autotune.commands import tune_devices
 from autotune.samplers.study import Search
 from autotune.tuning import shared_studies, storage_url, tune_model
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates.device import Device
 from tuning_db import open_db
 from tuning_db.records import Objective, Source
@@ -30,10 +31,8 @@ def stand_ins(monkeypatch, tmp_path) -> None:
 def tune(path, url, trials, device=DEVICE):
     """One worker from beginning to end; its results."""
     with open_db(path) as db, shared_studies.opened(url) as server:
-        alone, _ = tune_model.tune(
-            PROBLEMS, [], db, fake_gpu.place(device), trials=trials, budget_s=None, sampler="exhaustive",
-            studies=server,
-        )  # fmt: skip
+        settings = TuneSettings(trials, sampler="exhaustive", studies=server)
+        alone, _ = tune_model.tune(PROBLEMS, [], db, fake_gpu.target(device), settings)
         return alone
 
 
@@ -56,21 +55,21 @@ def test_workers_share_what_they_try_and_pull_brings_it_home(tmp_path, autotune)
             answer = db.lookup(DEVICE, tuned.problem.key, 1)
             assert answer.source is Source.EXACT and answer.winner.config == tuned.config
             assert answer.winner.error <= answer.winner.tolerance and answer.winner.reference
-        before = db.facts()
+        before = db.exported()
     assert json.loads(autotune("pull", "--storage", url, "--db", home, "--json").stdout)["new"]["winners"] == 0
     with open_db(home) as db:
-        assert db.facts() == before
+        assert db.exported() == before
 
 
 def test_another_objective_is_another_study(tmp_path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
-    search = Search(fake_gpu.place(DEVICE).space(Part("out", 64)), "exhaustive", 0)
+    search = Search(fake_gpu.target(DEVICE).space(Part("out", 64)), "exhaustive", 0)
     with shared_studies.opened(url) as server:
         first = server.join(search, DEVICE, Part("out", 64), None, Objective.TIME)
         first.tell(first.ask(), 1e-6)
         for objective in (Objective.ENERGY, Objective.EDP):
             other = server.join(search, DEVICE, Part("out", 64), None, objective)
-            assert other.leaders(9) == [] and len(first.leaders(9)) == 1
+            assert other.fastest(9) == [] and len(first.fastest(9)) == 1
         assert len(server.shared.studies()) == 3
 
 

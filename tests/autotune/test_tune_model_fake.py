@@ -14,11 +14,11 @@ import pytest
 from fake_gpu import DEVICE, Layer, Part
 
 from autotune.tuning import tune_model
-from autotune.tuning.problem_tuner import Progress
+from autotune.tuning.tuner_base import Progress, TuneSettings
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Measurement, Outcome, Source, Winner
+from tuning_db.records import Measurement, Outcome, Source, TrialKind, Winner
 
 SHORT, LONG = Layer(64, 256), Layer(64, 1024)
 PROBLEMS = {**dict.fromkeys(SHORT.parts().values(), 4), Part("attention", 1024): 4, Part("head", 64): 1}
@@ -38,9 +38,8 @@ def db(tmp_path):
 
 def test_what_wins_alone_is_not_what_wins_in_context(db) -> None:
     seen: list[Progress] = []
-    alone, layers = tune_model.tune(
-        PROBLEMS, [SHORT, LONG], db, fake_gpu.place(), budget_s=None, sampler="exhaustive", report=seen.append
-    )
+    settings = TuneSettings(sampler="exhaustive", report=seen.append)
+    alone, layers = tune_model.tune(PROBLEMS, [SHORT, LONG], db, fake_gpu.target(), settings)
     for tuned in alone:
         assert tuned.config == {"rows": 4, "warps": 2, "ahead": 1} and tuned.best_ns == 1000.0 < tuned.default_ns
         assert (tuned.trials, tuned.failed) == (80, 16 if "qkv" in tuned.problem.key else 0)
@@ -60,7 +59,7 @@ def test_what_wins_alone_is_not_what_wins_in_context(db) -> None:
 
 def test_every_kind_of_failure_is_one_trial(db) -> None:
     (tuned,), _ = tune_model.tune(
-        {Part("qkv", 1): 1}, [], db, fake_gpu.place(), trials=None, budget_s=None, sampler="exhaustive"
+        {Part("qkv", 1): 1}, [], db, fake_gpu.target(), TuneSettings(trials=None, budget_s=None, sampler="exhaustive")
     )
     outcomes = Counter(trial.outcome for trial in db.past_trials(DEVICE, Part("qkv", 1).key, 1))
     rematch = 5 if tuned.config != {"rows": 1} else 4
@@ -77,19 +76,24 @@ def test_what_is_known_from_machine_code_is_not_measured(db, tmp_path, monkeypat
     monkeypatch.setenv("FAKE_LOG", str(log))
     monkeypatch.setenv("FAKE_FACTS", "1")
     part = Part("out", 64)
-    (tuned,), _ = tune_model.tune({part: 1}, [], db, fake_gpu.place(), trials=None, budget_s=None, sampler="exhaustive")
-    trials = [t for t in db.past_trials(DEVICE, part.key, 1) if t.message != "rematch"]
-    twins = [t for t in trials if (t.message or "").startswith("the same machine code as ")]
+    (tuned,), _ = tune_model.tune(
+        {part: 1}, [], db, fake_gpu.target(), TuneSettings(trials=None, budget_s=None, sampler="exhaustive")
+    )
+    trials = [t for t in db.past_trials(DEVICE, part.key, 1) if t.kind is TrialKind.SEARCH]
+    duplicates = [t for t in trials if (t.message or "").startswith("the same machine code as ")]
     pruned = [t for t in trials if t.outcome is Outcome.PRUNED]
-    assert len(trials) == 80 and {t.config["rows"] for t in pruned} == {16} and len(twins) + len(pruned) > 60
+    assert len(trials) == 80 and {t.config["rows"] for t in pruned} == {16} and len(duplicates) + len(pruned) > 60
     assert all("by issue; the best takes" in t.message and t.measurement is None for t in pruned)
-    for twin in twins:
-        of = json.loads(twin.message.removeprefix("the same machine code as "))
+    for duplicate in duplicates:
+        of = json.loads(duplicate.message.removeprefix("the same machine code as "))
         (measured,) = [t for t in trials if t.config == of]
-        assert (measured.config["rows"], measured.config["warps"]) == (twin.config["rows"], twin.config["warps"])
-        assert twin.measurement == measured.measurement and measured.message is None
+        assert (measured.config["rows"], measured.config["warps"]) == (
+            duplicate.config["rows"],
+            duplicate.config["warps"],
+        )
+        assert duplicate.measurement == measured.measurement and measured.message is None
     measured = [line for line in log.read_text().splitlines() if line.startswith("measure ")]
-    assert len(measured) == 80 - len(twins) - len(pruned)
+    assert len(measured) == 80 - len(duplicates) - len(pruned)
     assert (tuned.trials, tuned.failed) == (80, 0)
     assert tuned.config["rows"] == 4 and tuned.config["warps"] == 2
 
@@ -97,18 +101,18 @@ def test_what_is_known_from_machine_code_is_not_measured(db, tmp_path, monkeypat
 def test_a_part_proved_before_is_not_proved_again(db, tmp_path, monkeypatch) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_LOG", str(log))
-    tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.place(), trials=30, budget_s=None)
-    duels = [line.split()[:2] for line in log.read_text().splitlines() if line.startswith("duel")]
-    proved = [d for d in duels if d[1] == "True"]
-    assert 0 < len(proved) < len(duels)
-    configs = [line.partition(" {")[2] for line in log.read_text().splitlines() if line.startswith("duel")]
+    tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.target(), TuneSettings(trials=30, budget_s=None))
+    pairs = [line.split()[:2] for line in log.read_text().splitlines() if line.startswith("pair")]
+    proved = [d for d in pairs if d[1] == "True"]
+    assert 0 < len(proved) < len(pairs)
+    configs = [line.partition(" {")[2] for line in log.read_text().splitlines() if line.startswith("pair")]
     kills = [c for c in configs if '"qkv_rows":16' in c and '"qkv_warps":8' in c]  # what kills a worker is asked again
     assert len(set(configs)) == len(configs) - (len(kills) - len(set(kills)))  # and nothing else is tried twice
 
 
 def test_a_combination_that_is_wrong_together_never_wins(db, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_TOGETHER_WRONG", "1")
-    _, (tuned,) = tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.place(), budget_s=None, trials=40)
+    _, (tuned,) = tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.target(), TuneSettings(budget_s=None, trials=40))
     assert not tuned.config["qkv_rows"] == tuned.config["out_rows"] == 2
     assert db.lookup(DEVICE, SHORT.key, 1).winner.config == tuned.config
 
@@ -121,18 +125,18 @@ def test_an_interrupt_in_context_keeps_the_best_and_goes_on(db) -> None:
         if sum(p.stage == 2 for p in seen) == 6:
             raise KeyboardInterrupt
 
-    where = fake_gpu.place()
+    where = fake_gpu.target()
     with pytest.raises(KeyboardInterrupt):
-        tune_model.tune(PROBLEMS, [SHORT], db, where, trials=20, budget_s=None, report=stop)
+        tune_model.tune(PROBLEMS, [SHORT], db, where, TuneSettings(trials=20, budget_s=None, report=stop))
     kept = db.lookup(DEVICE, SHORT.key, 1)
     assert kept.source is Source.EXACT and kept.winner.error <= kept.winner.tolerance
     assert [run.status for run in db.runs()][-1] == "interrupted"
     before = {Config(t.config) for t in db.past_trials(DEVICE, SHORT.key, 1)}
     assert len(before) == 6
 
-    _, (tuned,) = tune_model.tune(PROBLEMS, [SHORT], db, where, trials=20, budget_s=None)
+    _, (tuned,) = tune_model.tune(PROBLEMS, [SHORT], db, where, TuneSettings(trials=20, budget_s=None))
     last = db.runs()[-1]
-    again = [t for t in db.trials(last.id) if t.message is None or t.message.startswith(("took", "stayed"))]
+    again = [t for t in db.trials(last.id) if t.kind is TrialKind.SEARCH]
     repeated = [t for t in again if Config(t.config) in before]
     assert len(repeated) <= 2  # where it starts, and the winner that was kept
     assert tuned.best_ns <= kept.winner.measurement.median_ns
@@ -144,14 +148,15 @@ sys.path.insert(0, {folder!r})
 import fake_gpu
 from fake_gpu import Layer, Part
 from kernel_templates import registry
-from autotune import stages
+from autotune.tuning import tune_model
+from autotune.tuning.tuner_base import TuneSettings
 from tuning_db import open_db
 for problem in (Part, Layer):
     registry.OPERATIONS[problem.op] = fake_gpu.operation(problem)
 layer = Layer(64, 256)
 with open_db(sys.argv[1]) as db:
-    stages.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.place(), trials=8, budget_s=None,
-                report=lambda p: print(p.stage, flush=True))
+    settings = TuneSettings(trials=8, report=lambda p: print(p.stage, flush=True))
+    tune_model.tune({{p: 1 for p in layer.parts().values()}}, [layer], db, fake_gpu.target(), settings)
 """
 
 
@@ -173,12 +178,14 @@ def test_a_killed_run_loses_nothing(tmp_path, monkeypatch) -> None:
         assert db.runs()[-1].status == "interrupted"
 
 
-def test_the_budget_holds_and_both_stages_get_some(db, monkeypatch) -> None:
+@pytest.mark.parametrize("budget_s", [1.5, pytest.param(10.0, marks=pytest.mark.timing)])
+def test_the_budget_holds_and_both_stages_get_some(db, monkeypatch, budget_s) -> None:
     monkeypatch.setenv("FAKE_SLOW", "0.02")
     begun = time.monotonic()
-    alone, layers = tune_model.tune(PROBLEMS, [SHORT, LONG], db, fake_gpu.place(), budget_s=10.0)
+    alone, layers = tune_model.tune(PROBLEMS, [SHORT, LONG], db, fake_gpu.target(), TuneSettings(budget_s=budget_s))
     spent = time.monotonic() - begun
-    assert spent < 16.0 and len(alone) == 6 and len(layers) == 2
+    assert budget_s < 10.0 or spent < 16.0
+    assert len(alone) == 6 and len(layers) == 2
     assert all(tuned.trials < 80 for tuned in alone) and "budget" in {run.status for run in db.runs()}
 
 
@@ -198,24 +205,27 @@ def test_a_winner_of_another_chip_is_proposed_and_nothing_more(db, tmp_path, mon
 
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_LOG", str(log))
-    tune_model.tune({part: 1}, [], db, fake_gpu.place(), trials=6, budget_s=None)
-    tune_model.tune({}, [SHORT], db, fake_gpu.place(), budget_s=0.0)
+    tune_model.tune({part: 1}, [], db, fake_gpu.target(), TuneSettings(trials=6, budget_s=None))
+    tune_model.tune({}, [SHORT], db, fake_gpu.target(), TuneSettings(budget_s=0.0))
     tried = [json.loads(line[line.index("{") :]) for line in log.read_text().splitlines()]
     assert chain not in tried and strange in tried[:4]
     assert db.lookup(other, part.key, 1).winner.config == strange  # and the other chip still has it
 
 
 def test_no_part_has_to_be_tuned_before(db) -> None:
-    _, (tuned,) = tune_model.tune({}, [SHORT], db, fake_gpu.place(), budget_s=None)
+    _, (tuned,) = tune_model.tune({}, [SHORT], db, fake_gpu.target(), TuneSettings(budget_s=None))
     assert tuned.best_ns == 4000.0 and tuned.isolated_ns == tuned.default_ns
 
 
+@pytest.mark.timing
 def test_compilers_are_never_waited_for(db, monkeypatch) -> None:
     """Slow compilers, inputs that take long: many more configurations than one worker could, and in time."""
     monkeypatch.setenv("FAKE_COMPILE", "0.8")
     monkeypatch.setenv("FAKE_SLOW", "0.01")
     monkeypatch.setenv("FAKE_OPEN", "1.0")
     begun = time.monotonic()
-    alone, layers = tune_model.tune(PROBLEMS, [SHORT, LONG], db, fake_gpu.place(compilers=8), budget_s=30.0)
+    alone, layers = tune_model.tune(
+        PROBLEMS, [SHORT, LONG], db, fake_gpu.target(compilers=8), TuneSettings(budget_s=30.0)
+    )
     spent = time.monotonic() - begun
     assert spent < 35.0 and sum(t.trials for t in (*alone, *layers)) > 100

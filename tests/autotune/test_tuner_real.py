@@ -2,18 +2,22 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
+from autotune.runner.protocol import Measure, Open, Opened, Wrong
 from autotune.runner.worker_process import Worker, WorkerDied, WorkerTimedOut
-from autotune.tuning import sequential
-from autotune.tuning.problem_tuner import Progress
+from autotune.tuning import sequential, target
+from autotune.tuning.tuner_base import Progress, TuneSettings
 from kernel_templates.cpu import machine
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.space import Config
 from tuning_db import open_db
 from tuning_db.records import Outcome, Source
 
 PROBLEM = Matvec(96, 64, "Q8_0")
+ONE_WORKER = replace(target.cpu(), compilers=1)  # each takes 3 s to begin
 
 
 @pytest.fixture
@@ -24,7 +28,9 @@ def db(tmp_path):
 
 def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
     seen: list[Progress] = []
-    (first,) = sequential.tune({PROBLEM: 3}, db, trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
+    (first,) = sequential.tune(
+        {PROBLEM: 3}, db, TuneSettings(trials=3, budget_s=None, sampler="exhaustive", report=seen.append)
+    )
     assert [p.trial for p in seen] == [1, 2, 3] and first.trials == 3 and first.count == 3
     assert first.best_ns <= first.default_ns and first.source == "searched"
     answer = db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version)
@@ -33,9 +39,7 @@ def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
     trials = db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)
     assert all(t.outcome is Outcome.OK and t.measurement.median_ns > 0 for t in trials)
 
-    (again,) = sequential.tune(
-        {PROBLEM: 3}, db, trials=3, budget_s=None
-    )  # goes on where that ended: nothing left to try
+    (again,) = sequential.tune({PROBLEM: 3}, db, TuneSettings(trials=3), ONE_WORKER)  # nothing is left to try
     assert again.source == "known" and again.trials == 3
 
 
@@ -44,35 +48,35 @@ def test_an_interrupt_keeps_what_was_found(db) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sequential.tune({PROBLEM: 1}, db, trials=4, budget_s=None, report=stop)
+        sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, report=stop), ONE_WORKER)
     assert db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version).source is Source.EXACT
     assert [run.status for run in db.runs()] == ["interrupted"]
 
 
 def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> None:
-    ask, fatal = Worker.request, []
+    ask, fatal = Worker.ask, []
 
-    def request(self, *message, timeout_s):
-        if message[0] == "measure" and message[1] == (fatal or [message[1]])[0]:
-            fatal[:] = [message[1]]
+    def killed(self, request, timeout_s):
+        if isinstance(request, Measure) and request.config == (fatal or [request.config])[0]:
+            fatal[:] = [request.config]
             os.kill(self._process.pid, signal.SIGSEGV)
-        return ask(self, *message, timeout_s=timeout_s)
+        return ask(self, request, timeout_s)
 
-    monkeypatch.setattr(Worker, "request", request)
-    (result,) = sequential.tune({PROBLEM: 1}, db, trials=3, budget_s=None, sampler="exhaustive")
+    monkeypatch.setattr(Worker, "ask", killed)
+    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=3, sampler="exhaustive"), ONE_WORKER)
     outcomes = [t.outcome for t in db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)]
     assert outcomes.count(Outcome.CRASHED) == 1 and outcomes.count(Outcome.OK) >= 2 and result.failed == 1
 
 
 def test_a_wrong_candidate_never_counts(db, monkeypatch) -> None:
-    ask = Worker.request
+    ask = Worker.ask
 
-    def request(self, *message, timeout_s):
-        reply = ask(self, *message, timeout_s=timeout_s)
-        return ("wrong", "relative error 1", 1.0) if message[0] == "measure" and message[1]["lanes"] == 16 else reply
+    def wrong(self, request, timeout_s):
+        reply, bad = ask(self, request, timeout_s), isinstance(request, Measure) and request.config["lanes"] == 16
+        return Wrong("relative error 1", 1.0) if bad else reply
 
-    monkeypatch.setattr(Worker, "request", request)
-    (result,) = sequential.tune({PROBLEM: 1}, db, trials=4, budget_s=None, sampler="exhaustive")
+    monkeypatch.setattr(Worker, "ask", wrong)
+    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, sampler="exhaustive"), ONE_WORKER)
     assert result.config["lanes"] != 16 and result.failed == 3
 
 
@@ -80,14 +84,15 @@ def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
     worker = Worker()
     worker.start()
     try:
-        opened = worker.request("open", "cpu", PROBLEM.key, 0, 1, timeout_s=60)
-        assert opened[0] == "opened"
+        request, measure = Open("cpu", PROBLEM.key, 0, 1), Measure(Config({}), 1)
+        opened = worker.ask(request, 60)
+        assert isinstance(opened, Opened)
         os.kill(worker._process.pid, signal.SIGSTOP)
         with pytest.raises(WorkerTimedOut):
-            worker.request("measure", {}, 1, timeout_s=0.3)
-        assert worker.request("open", "cpu", PROBLEM.key, 0, 1, timeout_s=60) == opened
+            worker.ask(measure, 0.3)
+        assert worker.ask(request, 60) == opened
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="signal 9"):
-            worker.request("measure", {}, 1, timeout_s=10)
+            worker.ask(measure, 10)
     finally:
         worker.stop()

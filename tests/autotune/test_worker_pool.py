@@ -1,20 +1,22 @@
 """The queue of the workers: ranks, owners that go on, jobs that hang, and workers that never start."""
 
 import sys
-import time
 
 import fake_gpu
 import pytest
 from fake_gpu import Part
 
+from autotune.runner.protocol import Compile, Compiled, Open, Opened
 from autotune.runner.worker_pool import NEXT, WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
+from kernel_templates.space import Config
 
 KEY = Part("out", 64).key
+OPEN = Open("cuda:0", KEY, 0, fake_gpu.DEVICE.units)
 
 
-def job(rows: int) -> tuple:
-    return ("compile", "sm90", KEY, {"rows": rows, "warps": 1, "ahead": 1})
+def job(rows: int) -> Compile:
+    return Compile("sm90", KEY, Config({"rows": rows, "warps": 1, "ahead": 1}))
 
 
 @pytest.fixture
@@ -24,53 +26,55 @@ def slow(tmp_path, monkeypatch):
 
 
 def test_what_is_needed_now_comes_first_and_slow_jobs_leave_workers(slow) -> None:
-    with WorkerPool(1, True, fake_gpu.PROGRAM) as crew:
+    with WorkerPool(1, True, fake_gpu.PROGRAM) as pool:
         for number, (owner, rank) in enumerate((("later", NEXT), ("later", NEXT), ("now", 0))):
-            crew.submit(owner, number, job(2**number), 5.0, rank)
-        assert crew.busy("later") == 2 and crew.room(3) >= 2
-        ((tag, reply),) = crew.finished("now", 60.0)
-        assert tag == 2 and reply[0] == "compiled" and crew.outstanding("later") == 2 and not crew.busy("now")
+            pool.submit(owner, number, job(2**number), 5.0, rank)
+        assert pool.busy("later") == 2 and pool.free_slots(3) >= 2
+        ((tag, reply),) = pool.finished("now", 60.0)
+        assert tag == 2 and isinstance(reply, Compiled) and pool.outstanding("later") == 2 and not pool.busy("now")
 
 
 def test_nobody_waits_for_an_owner_that_went_on(slow) -> None:
-    with WorkerPool(2, True, fake_gpu.PROGRAM) as crew:
+    with WorkerPool(2, True, fake_gpu.PROGRAM) as pool:
         for number in range(4):
-            crew.submit("old", number, job(2**number), 5.0)
-        assert crew.finished("old", 60.0)
-        crew.withdraw("old")
-        begun = time.monotonic()
-        assert crew.finished("old", 5.0) == [] and time.monotonic() - begun < 0.5
-        crew.submit("new", "tag", job(1), 5.0)  # somebody is or will be free
-        assert [tag for tag, _ in crew.finished("new", 30.0)] == ["tag"]
-        assert crew.outstanding("old") == 0
+            pool.submit("old", number, job(2**number), 5.0)
+        assert pool.finished("old", 60.0)
+        pool.withdraw("old")
+        waits, turn = [], pool._turn
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool, "_turn", lambda wait_s, *rest: (waits.append(wait_s), turn(wait_s, *rest)))
+            assert pool.finished("old", 5.0) == [] and waits == [0.0]
+        pool.submit("new", "tag", job(1), 5.0)  # a worker is or will be free
+        assert [tag for tag, _ in pool.finished("new", 30.0)] == ["tag"]
+        assert pool.outstanding("old") == 0
 
 
 def test_a_job_that_hangs_is_given_up_and_its_worker_replaced(slow) -> None:
-    with WorkerPool(1, True, fake_gpu.PROGRAM) as crew:
-        crew.submit("p", "first", job(1), 5.0)  # the first one has time to import
-        assert crew.finished("p", 60.0)[0][1][0] == "compiled"
-        crew.submit("p", "hangs", job(2), 0.1)
-        crew.submit("p", "compile", job(4), 20.0)
+    with WorkerPool(1, True, fake_gpu.PROGRAM) as pool:
+        pool.submit("p", "first", job(1), 5.0)  # the first one has time to import
+        assert isinstance(pool.finished("p", 60.0)[0][1], Compiled)
+        pool.submit("p", "hangs", job(2), 0.1)
+        pool.submit("p", "compile", job(4), 20.0)
         answers: dict = {}
         while len(answers) < 2:
-            answers |= dict(crew.finished("p", 60.0))
-        assert isinstance(answers["hangs"], WorkerTimedOut) and answers["compile"][0] == "compiled"
+            answers |= dict(pool.finished("p", 60.0))
+        assert isinstance(answers["hangs"], WorkerTimedOut) and isinstance(answers["compile"], Compiled)
 
 
 def test_workers_that_do_not_start_are_an_answer() -> None:
-    with WorkerPool(1, True, (sys.executable, "-c", "raise SystemExit(3)")) as crew:
-        crew.submit("p", "tag", job(1), 5.0)
-        ((tag, gone),) = crew.finished("p", 60.0)
+    with WorkerPool(1, True, (sys.executable, "-c", "raise SystemExit(3)")) as pool:
+        pool.submit("p", "tag", job(1), 5.0)
+        ((tag, gone),) = pool.finished("p", 60.0)
         assert tag == "tag" and isinstance(gone, WorkerDied) and "(3)" in str(gone)
         with pytest.raises(WorkerDied):
-            crew.ask("open", timeout_s=1.0)
+            pool.ask(OPEN, 1.0)
 
 
 def test_asking_hands_out_what_is_queued(slow) -> None:
-    with WorkerPool(2, True, fake_gpu.PROGRAM) as crew:
+    with WorkerPool(2, True, fake_gpu.PROGRAM) as pool:
         for number in range(4):
-            crew.submit("p", number, job(2**number), 5.0)
-        assert crew.ask("open", "cuda:0", KEY, 0, fake_gpu.DEVICE.units, None, timeout_s=60.0)[0] == "opened"
-        folder = crew.folder
+            pool.submit("p", number, job(2**number), 5.0)
+        assert isinstance(pool.ask(OPEN, 60.0), Opened)
+        folder = pool.folder
         assert folder.is_dir()
     assert not folder.exists()

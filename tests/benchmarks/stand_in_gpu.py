@@ -1,6 +1,6 @@
 """A GPU that is not there, for the scripts that measure spaces: made-up machine code and times of real problems.
 
-Run as a program with a pipe's number it speaks the protocol of `autotune.runner.worker`. What has 16 warps does not
+Run as a program with a pipe's number it serves the requests of `autotune.runner.protocol`. What has 16 warps does not
 compile, one row a thread and 8 warps is wrong, and 8 rows a thread are the same code as 4.
 """
 
@@ -10,7 +10,8 @@ import zlib
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from autotune.runner.verify import summarize
+from autotune.runner import protocol
+from autotune.runner.timing import summarize
 from autotune.runner.worker import serve
 from autotune.screening.binary import Binary
 from kernel_templates.device import Device
@@ -36,35 +37,38 @@ def same_size(config) -> int:
     return min(value(config, "each"), 4)
 
 
-class StandIn:
-    def __init__(self, device: str):
-        assert device in ("cuda:0", "sm90")
+class StandIn(protocol.Backend):
+    def __init__(self, target: str):
+        assert target in ("cuda:0", "sm90")
 
-    def inspect(self, problem: str, config: dict) -> tuple:
+    def inspect(self, request: protocol.Inspect) -> protocol.Inspected:
+        return protocol.Inspected(0.1, (self._binary(request.config),))
+
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
+        return protocol.Compiled(0.1, (self._binary(request.config).resources,))
+
+    def _binary(self, config: Config) -> Binary:
         if value(config, "warps") == 16:
             raise RuntimeError("PTXASError: too many warps")
         same = {**config, **{n: min(v, 4) for n, v in config.items() if n.endswith("each")}}
         adds = struct.pack("<IIQ", 0x210, zlib.crc32(Config(same).key.encode()), 0x7E1 << 41) * 40 * same_size(config)
-        return ("compiled", 0.1, [Binary("k", 100, 32 * value(config, "warps"), 0, (), 64, 0, adds)])
+        return Binary("k", 100, 32 * value(config, "warps"), 0, (), 64, 0, adds)
 
-    def compile(self, problem: str, config: dict, base: dict | None = None, share: tuple = (0, 1)) -> tuple:
-        said, seconds, binaries = self.inspect(problem, config)
-        return (said, seconds, [binary.facts for binary in binaries])
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
+        Path(request.path).write_text(request.problem)
+        return protocol.InputsGenerated(0.0)
 
-    def draw(self, problem: str, seed: int, path: str) -> tuple:
-        Path(path).write_text(problem)
-        return ("drawn", 0.0)
+    def open(self, request: protocol.Open) -> protocol.Opened:
+        return protocol.Opened(TOLERANCE)
 
-    def open(self, problem: str, seed: int, units: int, drawn: str | None = None) -> tuple:
-        return ("opened", TOLERANCE)
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
+        if value(request.config, "each") == 1 and value(request.config, "warps") == 8:
+            return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)
+        return protocol.Measured(summarize([time_ns(request.config)] * request.samples), 0.001)
 
-    def measure(self, config: dict, samples: int) -> tuple:
-        if value(config, "each") == 1 and value(config, "warps") == 8:
-            return ("wrong", "relative error 1 is above the tolerance 0.01", 1.0)
-        return ("ok", summarize([time_ns(config)] * samples), 0.001)
-
-    def rematch(self, configs: list[dict], rounds: int) -> tuple:
-        return ("rematch", [summarize([time_ns(c)] * rounds) for c in configs], [0.001] * len(configs), 3e12)
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
+        measured = tuple(summarize([time_ns(c)] * request.rounds) for c in request.configs)
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
 
 
 if __name__ == "__main__":

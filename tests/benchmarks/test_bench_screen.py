@@ -32,7 +32,7 @@ def script(monkeypatch):
 
     there = TuneTarget(
         "cuda:0", "sm90", stand_in_gpu.DEVICE, lambda p: registry.cuda_space(p, stand_in_gpu.DEVICE), target._work, 2,
-        apart=True, program=stand_in_gpu.PROGRAM, identity=f"stand-in of {os.getpid()}",
+        separate_measurer=True, program=stand_in_gpu.PROGRAM, identity=f"stand-in of {os.getpid()}",
     )  # fmt: skip
     monkeypatch.setattr(target, "of", lambda name: there)
     yield module
@@ -88,7 +88,7 @@ def test_collected_judged_and_searched(script, tmp_path) -> None:
 
     call(script, "judge", "--spaces", spaces, "--out", out)
     space = json.loads(out.read_text())["spaces"]["small"]
-    assert space["screening"]["by"]["twin"] == sum(c["each"] == 8 and c["warps"] < 16 for c in measured.ns)
+    assert space["screening"]["by"]["duplicate"] == sum(c["each"] == 8 and c["warps"] < 16 for c in measured.ns)
     assert space["screening"]["bound_above_time"] == 0 and space["screening"]["regret"] == 0.0
     found = space["search"]["found"]
     assert 1.0 <= found["60"]["mean"] <= found["20"]["mean"] <= found["20"]["p95"]

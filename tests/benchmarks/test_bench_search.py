@@ -35,3 +35,11 @@ def test_all_orders_score_0_and_the_optimum_at_once_1(bench) -> None:
 def test_a_folder_without_spaces_is_one_line(bench, tmp_path) -> None:
     done = CliRunner().invoke(bench.main, [str(tmp_path / "none")])
     assert done.exit_code == 2 and "has no recorded spaces" in done.output
+
+
+def test_the_plot_has_a_line_for_every_sampler(bench, tmp_path) -> None:
+    found = {"mean_best_ms": {"1": 3.0, "10": 2.0, "100": 1.5}}
+    samplers = {f"sampler {n}": found for n in range(8)} | {"failed": {"error": "no row"}}
+    bench.draw({"spaces": {"matvec": {"best_ms": 1.0, "samplers": samplers}}}, tmp_path / "search.svg")
+    text = (tmp_path / "search.svg").read_text()
+    assert text.count('<path class="line') == 8 and "sampler 7 (dashed)" in text and "failed" not in text

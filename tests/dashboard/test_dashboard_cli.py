@@ -9,14 +9,13 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from dashboard_samples import HOSTILE
 
 from autotune import UserError
-from autotune.dashboard.collect import read_bench
-
-PNG = b"\x89PNG\r\n\x1a\n"
+from autotune.dashboard.collect import read_benchmark
 
 
 def test_a_page_is_written(autotune, tmp_path, small_db, bench_file):
@@ -64,7 +63,7 @@ def test_what_a_user_can_do_wrong_is_one_line(autotune, small_db, other_db, word
 def test_another_file_is_no_benchmark(tmp_path, text):
     (tmp_path / "bench.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError):
-        read_bench(tmp_path / "bench.json")
+        read_benchmark(tmp_path / "bench.json")
 
 
 def test_every_part_of_a_benchmark_is_checked(tmp_path, bench_file):
@@ -87,7 +86,7 @@ def test_every_part_of_a_benchmark_is_checked(tmp_path, bench_file):
             inner[place[-1]] = other
             path.write_text(json.dumps(broken))
             try:
-                read_bench(path)
+                read_benchmark(path)
             except UserError:
                 refused += 1
     assert refused > 100
@@ -102,20 +101,28 @@ def test_plots(autotune, tmp_path, small_db):
         and "\x1b" not in drawn.stdout
         and "run 4" in drawn.stdout
     )
-    for name, begins in (("a.png", PNG), ("a.svg", b"<?xml")):
-        made = []
-        for _ in range(2):
-            assert autotune("db", "plot", "matvec:rows=1152", "--db", small_db, "-o", tmp_path / name).exit_code == 0
-            made.append((tmp_path / name).read_bytes())
-        assert made[0].startswith(begins) and made[0] == made[1]
+    made = []
+    for _ in range(2):
+        assert autotune("db", "plot", key, "--db", small_db, "-o", tmp_path / "a.svg").exit_code == 0
+        made.append((tmp_path / "a.svg").read_bytes())
+    assert made[0].startswith(b"<?xml") and made[0] == made[1]
+    texts = [element.text for element in ElementTree.fromstring(made[0]).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"best so far", "trials that worked", "trial", "median time (µs)"} <= set(texts)
+    assert sum("run 4" in text for text in texts) == 1 and b"<circle" in made[0]
+
+
+def test_without_plotext_it_says_what_to_install(autotune, monkeypatch, small_db):
+    monkeypatch.setitem(sys.modules, "plotext", None)
+    result = autotune("db", "plot", "matvec:rows=1152", "--db", small_db)
+    assert result.exit_code == 2 and "pip install 'autotune[dashboard]'" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("problem", "target", "says"),
     [
-        ("matvec", "a.png", "3 problems begin with"),
-        ("none", "a.png", "no trial that worked"),
-        ("matvec:rows=576", "a.gif", ".png or .svg"),
+        ("matvec", "a.svg", "3 problems begin with"),
+        ("none", "a.svg", "no trial that worked"),
+        ("matvec:rows=576", "a.png", "must end in .svg"),
     ],
 )
 def test_plots_that_cannot_be(autotune, tmp_path, small_db, problem, target, says):

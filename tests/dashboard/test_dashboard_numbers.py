@@ -9,11 +9,11 @@ import pytest
 
 from autotune.dashboard.collect import read_database
 from autotune.dashboard.importance import importance
-from autotune.dashboard.noise import LEAST, Scatter, scatter, verdict
+from autotune.dashboard.noise import LEAST, Noise, compare, estimate_noise
 from autotune.dashboard.pages.compare import best_measurement
 from autotune.dashboard.scales import scale
 from tuning_db import open_db
-from tuning_db.records import Measurement, Outcome, Run, Trial
+from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind
 
 
 def measured(rng: random.Random, time: float, drift: float, jitter: float = 0.002) -> Measurement:
@@ -34,12 +34,12 @@ def test_the_same_twice_is_noise_and_a_tenth_is_not(tmp_path: Path, drift: float
                 time = 1000.0 + place
                 db.record_trial(run, Trial({"tile": place}, Outcome.OK, measured(rng, time, drift), 0.1, 1e-5, 1e-2))
             db.finish_run(run, "finished")
-    noise = scatter(read_database(tmp_path / "aa.db").runs)
+    noise = estimate_noise(read_database(tmp_path / "aa.db").runs)
     assert noise.between_runs and noise.count == 120 and not noise.assumed
-    same = [verdict(measured(rng, 1500, drift), measured(rng, 1500, drift), noise).word for _ in range(400)]
+    same = [compare(measured(rng, 1500, drift), measured(rng, 1500, drift), noise).word for _ in range(400)]
     assert same.count("noise") >= 380
     other = [
-        verdict(measured(rng, 1500, drift), measured(rng, 1500 * (1 - 5 * drift), drift), noise).word
+        compare(measured(rng, 1500, drift), measured(rng, 1500 * (1 - 5 * drift), drift), noise).word
         for _ in range(400)
     ]
     assert other.count("better") >= 340 and "worse" not in other
@@ -48,23 +48,22 @@ def test_the_same_twice_is_noise_and_a_tenth_is_not(tmp_path: Path, drift: float
 def test_a_single_measurement_taken_with_care_is_not_trusted_more_than_the_repeats():
     exact = Measurement(1000.0, 1000.0, 1000.0, 10_000)
     close = Measurement(985.0, 985.0, 985.0, 10_000)
-    assert verdict(exact, close, Scatter(0.02, 100, True)).word == "noise"
-    assert verdict(exact, close, Scatter(0.01, 100, True)).word == "better"
+    assert compare(exact, close, Noise(0.02, 100, True)).word == "noise"
+    assert compare(exact, close, Noise(0.01, 100, True)).word == "better"
 
 
 def test_few_repeats_are_not_believed(small_db):
     runs = read_database(small_db).runs
-    found = scatter(runs[:1])
+    found = estimate_noise(runs[:1])
     assert found.assumed and found.count < LEAST and found.band == 0.05
 
 
-def test_the_rematch_counts_where_there_was_one(tmp_path: Path):
+def test_the_final_comparison_counts_where_there_was_one(tmp_path: Path):
     with open_db(tmp_path / "one.db") as db:
         run = db.begin_run(samples.H100, Run("matvec:rows=1,cols=1,format=Q4_0", 1, "pool", 0, 100, 1, 1))
-        for time, message in ((900.0, None), (1000.0, "rematch")):
-            db.record_trial(
-                run, Trial({"tile": 1}, Outcome.OK, Measurement(time, time, time, 7), 0.1, 0.0, 1.0, message)
-            )
+        for time, kind in ((900.0, TrialKind.SEARCH), (1000.0, TrialKind.FINAL_COMPARISON)):
+            measured = Measurement(time, time, time, 7)
+            db.record_trial(run, Trial({"tile": 1}, Outcome.OK, measured, 0.1, 0.0, 1.0, kind=kind))
     assert best_measurement(read_database(tmp_path / "one.db").runs[0]).median_ns == 1000.0
 
 

@@ -22,13 +22,13 @@ COUNTS = {
 
 
 @pytest.fixture(scope="module")
-def facts(small_db, other_db, bench_file):
+def data(small_db, other_db, bench_file):
     return collect(small_db, other_db, [bench_file])
 
 
 @pytest.fixture(scope="module")
-def made(facts):
-    return pages(facts)
+def made(data):
+    return pages(data)
 
 
 def blocks(made) -> Iterator[tuple[str, tuple]]:
@@ -81,8 +81,8 @@ def test_every_number_says_its_unit_or_its_formula(made):
     assert silent == []
 
 
-def test_a_kernel_is_described_by_its_counters(facts, made):
-    entry = facts.profiled[0]
+def test_a_kernel_is_described_by_its_counters(data, made):
+    entry = data.profiled[0]
     detail = next(page for page in made if page.id == "kernel").details[0]
     counters = next(block for block in detail.blocks if isinstance(block, Table))
     by_metric = {row[3].text: row[1].value for row in counters.rows}
@@ -92,11 +92,11 @@ def test_a_kernel_is_described_by_its_counters(facts, made):
     assert by_metric["dram__bytes_read.sum ÷ needed"] == pytest.approx(read / needed)
 
 
-def test_provenance_names_every_file(facts, made):
+def test_provenance_names_every_file(data, made):
     shown = {cell.text for block in made[-1].blocks for row in block.rows for cell in row}
-    for file in (facts.database.file, facts.against.file, facts.benches[0].file):
+    for file in (data.database.file, data.against.file, data.benchmarks[0].file):
         assert file.sha256 in shown
-    for profile in facts.database.profiles:
+    for profile in data.database.profiles:
         assert {profile.provenance.sha256, profile.provenance.file} <= shown
     assert "partial" in shown  # the timeline: 40 of 50 rows
 
@@ -128,8 +128,8 @@ def test_gaps_are_what_no_kernel_covers():
     assert found.length == pytest.approx(40 * 2 + 39) and found.gaps == pytest.approx(39)
 
 
-def test_perfetto_has_every_kernel_once(facts):
-    trace = json.loads(perfetto(timelines(facts)))
+def test_perfetto_has_every_kernel_once(data):
+    trace = json.loads(perfetto(timelines(data)))
     events = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     recorded = [event for event in events if event["pid"] == 1]
     assert len(recorded) == 40 and sum(event["dur"] for event in recorded) == pytest.approx(80)

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from autotune import UserError
+from autotune.commands.errors import one_line
 from autotune.dashboard.serve import Server
 from tuning_db.errors import DatabaseError
 
@@ -27,7 +28,7 @@ class Source:
 @pytest.fixture
 def served():
     source = Source()
-    with Server(0, source.build, lambda: source.state) as server:
+    with Server(0, source.build, lambda: source.state, one_line) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield source, server.server_address[1]
@@ -110,7 +111,7 @@ def test_two_hosts_are_refused(served):
 
 
 def test_only_the_loopback_address_listens(served):
-    with Server(0, lambda: "", lambda: 0) as server:
+    with Server(0, lambda: "", lambda: 0, one_line) as server:
         assert server.server_address[0] == "127.0.0.1"
 
 
@@ -126,5 +127,8 @@ def test_an_error_is_one_line_and_the_next_reader_is_served(served):
 
 
 def test_a_port_in_use_is_one_line():
-    with Server(0, lambda: "", lambda: 0) as server, pytest.raises(UserError, match="choose another with --port"):
-        Server(server.server_address[1], lambda: "", lambda: 0)
+    with (
+        Server(0, lambda: "", lambda: 0, one_line) as server,
+        pytest.raises(UserError, match="choose another with --port"),
+    ):
+        Server(server.server_address[1], lambda: "", lambda: 0, one_line)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autotune.dashboard.collect import read_database
-from autotune.dashboard.noise import scatter, verdict
-from autotune.dashboard.page_data import RunFacts
+from autotune.dashboard.noise import compare, estimate_noise
+from autotune.dashboard.page_data import RunData
 from tuning_db.records import Measurement
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "h100_repeats.db.xz"
@@ -18,7 +18,7 @@ DEFAULT, WINNER = 0, 1
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[RunFacts, ...]:
+def runs(tmp_path_factory) -> tuple[RunData, ...]:
     path = tmp_path_factory.mktemp("repeats") / "t.db"
     path.write_bytes(lzma.decompress(FIXTURE.read_bytes()))
     return read_database(path).runs
@@ -36,27 +36,27 @@ def times(runs, which: int) -> dict[str, list[Measurement]]:
 def against_themselves(runs, noise) -> Counter[str]:
     """Each process against the one before it."""
     series = [kernel for which in (DEFAULT, WINNER) for kernel in times(runs, which).values()]
-    return Counter(verdict(a, b, noise).word for kernel in series for a, b in itertools.pairwise(kernel))
+    return Counter(compare(a, b, noise).word for kernel in series for a, b in itertools.pairwise(kernel))
 
 
 def test_noise_at_least_95_times_in_100_by_what_earlier_repeats_taught(runs) -> None:
     """The band is learned from the first eleven processes, and 100 comparisons are of the ten after them."""
     learned, judged = runs[: 11 * 5], runs[10 * 5 :]
-    noise = scatter(learned)
+    noise = estimate_noise(learned)
     assert noise.between_runs and not noise.assumed
     found = against_themselves(judged, noise)
     assert found.total() == 100 and found["noise"] >= 95, found
 
 
 def test_noise_at_least_95_times_in_100_by_what_is_supposed(runs) -> None:
-    found = against_themselves(runs, scatter([]))
+    found = against_themselves(runs, estimate_noise([]))
     assert found.total() == 200 and found["noise"] >= 190, found
 
 
 def test_what_is_15_percent_faster_is_better_in_every_process(runs) -> None:
     problem = next(p for p in times(runs, DEFAULT) if p.startswith("norm_qkv_rope"))
     pairs = zip(times(runs, DEFAULT)[problem], times(runs, WINNER)[problem], strict=True)
-    assert {verdict(a, b, scatter(runs)).word for a, b in pairs} == {"better"}
+    assert {compare(a, b, estimate_noise(runs)).word for a, b in pairs} == {"better"}
 
 
 def test_small_kernels_repeat_within_a_percent(runs) -> None:

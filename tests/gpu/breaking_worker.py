@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.runner.cuda_worker import OnCuda
+from autotune.runner.cuda_worker import CudaBackend
 from autotune.runner.process_group import die_with_parent
+from autotune.runner.protocol import Measure, Reply
 from autotune.runner.worker import backend, serve
 from kernel_templates.space import Config
 
@@ -35,16 +36,16 @@ def spin(out, rounds):
 KINDS = {"illegal address": "crashed", "spin": "timed_out", "out of memory": "crashed", "segfault": "crashed"}
 
 
-def kind_of(config: dict) -> str | None:
+def kind_of(config: Config) -> str | None:
     """Half of all configurations do one of KINDS."""
-    dice = zlib.crc32(Config(config).key.encode()) % (2 * len(KINDS))
+    dice = zlib.crc32(config.key.encode()) % (2 * len(KINDS))
     return list(KINDS)[dice] if dice < len(KINDS) else None
 
 
-class Breaking(OnCuda):
-    def measure(self, config: dict, samples: int, energy: bool = False) -> tuple:
-        kind = kind_of(config) if os.environ.get("BREAKING") not in (None, Config(config).key) else None
-        if config.pop("break", False) or kind == "illegal address":
+class Breaking(CudaBackend):
+    def measure(self, request: Measure) -> Reply:
+        kind = kind_of(request.config) if os.environ.get("BREAKING") not in (None, request.config.key) else None
+        if "break" in request.config or kind == "illegal address":
             wild[(1,)](torch.zeros(1, device="cuda"), OFFSET=1 << 40)
         elif kind == "spin":
             spin[(1,)](torch.zeros(1, device="cuda"), 1 << 33)
@@ -53,9 +54,9 @@ class Breaking(OnCuda):
         elif kind == "segfault":
             ctypes.string_at(8)
         torch.cuda.synchronize()
-        return super().measure(config, samples, energy)
+        return super().measure(request)
 
 
 if __name__ == "__main__":
     die_with_parent()
-    serve(Connection(int(sys.argv[1])), lambda device: Breaking(0) if device.startswith("cuda") else backend(device))
+    serve(Connection(int(sys.argv[1])), lambda target: Breaking(0) if target.startswith("cuda") else backend(target))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_samples import by_norm
 
 import model
 from model import problems
@@ -21,7 +22,7 @@ from model.sampling import Sampler
 pytestmark = pytest.mark.gpu
 
 Made = Callable[[str, str], Path]
-STEP = {"tiny": 2e-3, "tiny-qwen3": 1e-2}
+STEP = by_norm(2e-3, 1e-2)
 MODELS = [(shape, quant) for shape in STEP for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "benchmarks" / "text.txt"

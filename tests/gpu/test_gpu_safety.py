@@ -11,18 +11,20 @@ import breaking_worker
 import pytest
 import torch
 
-from autotune.runner.cuda_worker import OnCuda
+from autotune.runner.cuda_worker import CudaBackend
 from autotune.runner.device_state import GpuWatch
-from autotune.runner.measurement_guard import Impossible
+from autotune.runner.measurement_guard import ImpossibleTime
+from autotune.runner.protocol import Measure, Measured, Open
 from autotune.runner.redzones import OutOfBounds, Redzones
 from autotune.tuning import target, tune_model
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.layer.problem import Layer
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Config
 from tuning_db import open_db
-from tuning_db.records import Objective, Outcome
+from tuning_db.records import Objective, Outcome, TrialKind
 
 pytestmark = pytest.mark.gpu
 
@@ -37,20 +39,20 @@ def db(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def measurer() -> OnCuda:
-    return OnCuda(0)
+def measurer() -> CudaBackend:
+    return CudaBackend(0)
 
 
 def show(tuned) -> None:
     print(f"{tuned.default_uj:.0f} -> {tuned.best_uj:.0f} uJ, {tuned.default_ns:.0f} -> {tuned.best_ns:.0f} ns")
 
 
-def default(problem) -> dict:
-    return dict(registry.cuda_space(problem, machine.detect(0)).default)
+def default(problem) -> Config:
+    return registry.cuda_space(problem, machine.detect(0)).default
 
 
-def opened(measurer: OnCuda, problem) -> OnCuda:
-    measurer.open(problem.key, 0, 132)
+def opened(measurer: CudaBackend, problem) -> CudaBackend:
+    measurer.open(Open("cuda:0", problem.key, 0, 132))
     return measurer
 
 
@@ -84,10 +86,10 @@ def test_how_the_energy_counter_moves(measurer) -> None:
 
 
 def test_state_and_energy_of_a_measurement(measurer) -> None:
-    reply = opened(measurer, LARGE).measure(default(LARGE), 7)
-    assert reply[0] == "ok" and set(reply[1].state) >= {"sm_mhz", "memory_mhz", "temperature_c", "power_w", "throttled"}
-    assert reply[1].energy_uj is None
-    energies = [measurer.measure(default(LARGE), 7, True)[1] for _ in range(2)]
+    reply = opened(measurer, LARGE).measure(Measure(default(LARGE), 7))
+    assert isinstance(reply, Measured) and reply.measurement.energy_uj is None
+    assert set(reply.measurement.state) >= {"sm_mhz", "memory_mhz", "temperature_c", "power_w", "throttled"}
+    energies = [measurer.measure(Measure(default(LARGE), 7, energy=True)).measurement for _ in range(2)]
     watts = [m.energy_uj * 1e-6 / (m.median_ns * 1e-9) for m in energies]
     assert all(20 < w < 1500 for w in watts) and abs(watts[0] / watts[1] - 1) < 0.1, watts
     print(f"{energies[0].median_ns / 1e3:.2f} us, {[f'{m.energy_uj:.0f} uJ' for m in energies]}, {watts} W")
@@ -95,14 +97,14 @@ def test_state_and_energy_of_a_measurement(measurer) -> None:
 
 def test_the_floor(measurer) -> None:
     """A time that memory does not allow is refused; what a cache may have held is not."""
-    large = opened(measurer, LARGE).bench.prepare(Config(default(LARGE)))
-    honest = measurer._trust.take([large], lambda: [measurer.measure(default(LARGE), 7)[1]])[0]
+    large = opened(measurer, LARGE).problem.prepare(default(LARGE))
+    honest = measurer._guard.take([large], lambda: [measurer.measure(Measure(default(LARGE), 7)).measurement])[0]
     assert large.cold_bytes > 0.9 * 8192 * 4096 * 18 / 32
     for wrong in (0.1, 0.4):
-        with pytest.raises(Impossible, match="a defect of the measurement"):
-            measurer._trust.take([large], lambda w=wrong: [replace(honest, median_ns=w * honest.median_ns)])
-    small = opened(measurer, SMALL).bench.prepare(Config(default(SMALL)))
-    assert small.cold_bytes == 0 and measurer.measure(default(SMALL), 7)[0] == "ok"
+        with pytest.raises(ImpossibleTime, match="a defect of the measurement"):
+            measurer._guard.take([large], lambda w=wrong: [replace(honest, median_ns=w * honest.median_ns)])
+    small = opened(measurer, SMALL).problem.prepare(default(SMALL))
+    assert small.cold_bytes == 0 and isinstance(measurer.measure(Measure(default(SMALL), 7)), Measured)
 
 
 @pytest.mark.parametrize("at", [-1, 1000])
@@ -118,7 +120,7 @@ def test_a_write_beside_a_buffer(at) -> None:
 
 def test_energy_as_the_objective(db) -> None:
     where = replace(target.cuda(0), objective=Objective.ENERGY)
-    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, trials=6, budget_s=60.0)
+    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, TuneSettings(trials=6, budget_s=60.0))
     assert tuned.best_uj <= tuned.default_uj * 1.05, tuned
     winner = db.lookup(where.device, LARGE.key, LARGE.template_version).winner
     assert winner.measurement.energy_uj == tuned.best_uj and winner.measurement.state["sm_mhz"]
@@ -130,7 +132,7 @@ def test_energy_as_the_objective(db) -> None:
 def test_energy_in_context(db) -> None:
     layer = Layer(1024, 16, 8, 128, 128, 1, 3072, *["Q4_0"] * 7, "int16", 256)
     where = replace(target.cuda(0), objective=Objective.EDP)
-    _, (tuned,) = tune_model.tune({}, [layer], db, where, budget_s=45.0)
+    _, (tuned,) = tune_model.tune({}, [layer], db, where, TuneSettings(budget_s=45.0))
     assert tuned.best_uj and tuned.best_uj * tuned.best_ns <= tuned.default_uj * tuned.default_ns * 1.05
     show(tuned)
 
@@ -138,15 +140,15 @@ def test_energy_in_context(db) -> None:
 @pytest.mark.slow
 def test_what_breaks_cuda_costs_one_trial_each(db, monkeypatch) -> None:
     """An illegal address, a kernel that spins, memory that is not there, a segfault, among candidates that work."""
-    monkeypatch.setenv("BREAKING", Config(default(LARGE)).key)
+    monkeypatch.setenv("BREAKING", default(LARGE).key)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     program = (sys.executable, str(Path(breaking_worker.__file__)))
     where = replace(target.cuda(0), program=program, compilers=4, measure_s=10.0)
-    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, trials=16, budget_s=None, sampler="random")
-    trials = [t for t in db.past_trials(where.device, LARGE.key, 1) if t.message != "rematch"]
+    (tuned,), _ = tune_model.tune({LARGE: 1}, [], db, where, TuneSettings(trials=16, budget_s=None, sampler="random"))
+    trials = [t for t in db.past_trials(where.device, LARGE.key, 1) if t.kind is TrialKind.SEARCH]
     assert len({Config(t.config) for t in trials}) == len(trials) == 16
     for trial in trials:
-        kind = None if Config(trial.config) == Config(default(LARGE)) else breaking_worker.kind_of(dict(trial.config))
+        kind = None if Config(trial.config) == default(LARGE) else breaking_worker.kind_of(Config(trial.config))
         wanted = breaking_worker.KINDS.get(kind or "", "ok")
         assert trial.outcome == wanted or trial.outcome is Outcome.FAILED_TO_COMPILE, (kind, trial)
-    print(Counter((breaking_worker.kind_of(dict(t.config)), str(t.outcome)) for t in trials), f"{tuned.best_ns} ns")
+    print(Counter((breaking_worker.kind_of(Config(t.config)), str(t.outcome)) for t in trials), f"{tuned.best_ns} ns")

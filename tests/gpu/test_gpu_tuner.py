@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from autotune.runner import ceilings
+from autotune.runner.protocol import Measure, Measured, Open, Opened, Poisoned, Reply
 from autotune.runner.worker_process import Worker, WorkerDied
 from autotune.tuning import target, tune_model
+from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.layer.problem import Layer
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.space import Config
 from tuning_db import open_db
 from tuning_db.records import Outcome, Source
 
@@ -30,7 +33,7 @@ def db(tmp_path):
 
 def test_a_problem_alone(db) -> None:
     problem, device = Matvec(1024, 2048, "Q4_0"), machine.detect(0)
-    (tuned,), _ = tune_model.tune({problem: 28}, [], db, target.cuda(0), trials=12, budget_s=60.0)
+    (tuned,), _ = tune_model.tune({problem: 28}, [], db, target.cuda(0), TuneSettings(trials=12, budget_s=60.0))
     assert tuned.best_ns <= tuned.default_ns and 0.0 < tuned.share < 1.05
     answer = db.lookup(device, problem.key, problem.template_version)
     assert answer.source is Source.EXACT and answer.winner.error <= answer.winner.tolerance
@@ -41,7 +44,7 @@ def test_a_problem_alone(db) -> None:
 
 def test_both_stages_within_their_budget(db) -> None:
     problems, begun = dict.fromkeys(LAYER.parts().values(), 28), time.monotonic()
-    alone, (layer,) = tune_model.tune(problems, [LAYER], db, target.cuda(0), budget_s=60.0)
+    alone, (layer,) = tune_model.tune(problems, [LAYER], db, target.cuda(0), TuneSettings(budget_s=60.0))
     assert time.monotonic() - begun < 90.0
     assert len(alone) == 4 and layer.best_ns <= layer.isolated_ns * 1.02
     assert layer.best_ns < sum(tuned.best_ns for tuned in alone) * 1.2  # chained kernels overlap
@@ -56,20 +59,20 @@ def test_what_breaks_cuda_ends_only_its_worker() -> None:
     """The reply says so, the process ends, and the next request starts another in which all is well."""
     worker = Worker((sys.executable, str(Path(__file__).with_name("breaking_worker.py"))))
     problem = Matvec(256, 256, "Q4_0")
-    config = dict(registry.cuda_space(problem, machine.detect(0)).default)
+    config = registry.cuda_space(problem, machine.detect(0)).default
 
-    def measure(**extra: bool) -> tuple:
-        opened = worker.request("open", "cuda:0", problem.key, 0, 132, timeout_s=120)
-        assert opened[0] == "opened", opened
-        return worker.request("measure", {**config, **extra}, 3, timeout_s=60)
+    def measure(**extra: bool) -> Reply:
+        opened = worker.ask(Open("cuda:0", problem.key, 0, 132), 120)
+        assert isinstance(opened, Opened), opened
+        return worker.ask(Measure(Config({**config, **extra}), 3), 60)
 
     try:
-        assert measure()[0] == "ok"
+        assert isinstance(measure(), Measured)
         broken = measure(**{"break": True})
-        assert broken[0] == "poisoned", broken
+        assert isinstance(broken, Poisoned), broken
         with pytest.raises(WorkerDied):
-            worker.answer(20)
-        assert measure()[0] == "ok"
+            worker.reply(20)
+        assert isinstance(measure(), Measured)
     finally:
         worker.stop()
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import generators as make
 import pytest
 import reports
+from importing import import_file
 
 from autotune import UserError
-from autotune.importers import ncu_rep_framing, recognizing
+from autotune.importers import ncu_rep_framing, registry
 from tuning_db import TuningDB, profiles
 
 FLIPS, BLOCK = 500, 512
@@ -45,10 +46,9 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 def imported(path: Path, db: TuningDB) -> tuple[int, bool] | None:
     """(rows, whether it says that some are missing), or None for an error of one line or a file of no known kind."""
     try:
-        kind = recognizing.recognize(path)
-        if kind is None:
+        summary = import_file(path, db)
+        if summary is None:
             return None
-        summary = kind.load(path, db)
     except UserError as error:
         assert "\n" not in str(error) and str(path) in str(error)
         return None
@@ -185,4 +185,4 @@ def test_empty_and_junk(tmp_path, db, content):
 def test_not_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="cannot be read"):
-            recognizing.recognize(path)
+            registry.recognize(path)

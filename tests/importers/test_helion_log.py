@@ -2,15 +2,16 @@
 
 import generators as make
 import pytest
+from importing import import_file
 
 from autotune import UserError
-from autotune.importers import helion_log, recognizing
+from autotune.importers import helion_log
 from tuning_db import profiles
 
 
 def test_configurations_times_and_failures(tmp_path, db):
     path = make.helion_csv(tmp_path / "softmax.csv")
-    summary = recognizing.recognize(path).load(path, db)
+    summary = import_file(path, db)
     trials = profiles.load(db, summary.profile).launches
     assert [t.config["block_sizes"] for t in trials] == [[2, 64], [4, 64], [8, 64], [16, 64]]
     assert trials[0].config == {"block_sizes": [2, 64], "num_warps": 1, "pid_type": "flat"}

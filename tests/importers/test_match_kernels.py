@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton")
 
 from autotune.profiling import match_kernels
-from autotune.profiling.calls import without_a_gpu
 from autotune.profiling.kernel_key import NEEDED, KnownKernel
+from autotune.profiling.kernel_table import without_a_gpu
 from kernel_templates import registry
 from kernel_templates.device import Device
 from kernel_templates.space import Config

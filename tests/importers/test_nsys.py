@@ -7,9 +7,10 @@ from collections import Counter
 import generators as make
 import pytest
 from generators import Kernel
+from importing import import_file
 
 from autotune import UserError
-from autotune.importers import nsys_csv, nsys_sqlite, recognizing
+from autotune.importers import nsys_csv, nsys_sqlite
 from tuning_db import profiles
 from tuning_db.profile_records import RowKind
 
@@ -78,7 +79,7 @@ def test_older_exports_have_fewer_columns(tmp_path):
 
 def test_every_nanosecond_of_many_kernels_is_attributed(tmp_path, db):
     kernels, ranges = make.many_kernels(5_000)
-    summary = recognizing.recognize(path := make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges)).load(path, db)
+    summary = import_file(make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges), db)
     profile = profiles.load(db, summary.profile)
     total = sum(k.end - k.start for k in kernels)
     attributed = by_range(profile)
@@ -90,12 +91,12 @@ def test_every_nanosecond_of_many_kernels_is_attributed(tmp_path, db):
     assert attributed[None] == sum(k.end - k.start for k in kernels if k.name == "outside")
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_100_000_kernels_take_three_seconds(tmp_path, db):
     kernels, ranges = make.many_kernels(100_000)
     path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges)
     start = time.process_time()
-    summary = recognizing.recognize(path).load(path, db)
+    summary = import_file(path, db)
     assert time.process_time() - start < 3
     assert summary.found == 100_000 and summary.total_ns == sum(k.end - k.start for k in kernels)
 

@@ -4,21 +4,10 @@ import numpy as np
 import pytest
 
 from tuning_db import DatabaseError, open_db, profiles
-from tuning_db.profile_records import (
-    Columns,
-    KernelLaunch,
-    Metric,
-    Metrics,
-    Profile,
-    Provenance,
-    Range,
-    RowKind,
-    RuleFinding,
-    SourceLine,
-)
+from tuning_db import profile_records as records
 
-COLUMNS = Columns(("a.sum", "b.pct"), ("byte", "%"))
-ABOUT = Provenance(
+COLUMNS = records.Columns(("a.sum", "b.pct"), ("byte", "%"))
+ABOUT = records.Provenance(
     "x.ncu-rep",
     "ab" * 32,
     3,
@@ -33,10 +22,10 @@ ABOUT = Provenance(
     3,
     "cut",
 )  # fmt: skip
-PROFILE = Profile(
+PROFILE = records.Profile(
     ABOUT,
     (
-        KernelLaunch(
+        records.KernelLaunch(
             0,
             "k",
             grid=(1, 2, 3),
@@ -45,13 +34,17 @@ PROFILE = Profile(
             duration_ns=12.5,
             stream=7,
             range=1,
-            metrics=Metrics(COLUMNS, np.array([1.0, np.nan]), {"t": "word"}),
-            findings=(RuleFinding("r", "s", "ok", "t", "x", 12.0, "global", (Metric("a.sum", "byte", 1.0),)),),
-            lines=(SourceLine(16, "LDG", "ld", "f.py", 3, 7, {"wait": 2}),),
+            metrics=records.Metrics(COLUMNS, np.array([1.0, np.nan]), {"t": "word"}),
+            findings=(
+                records.RuleFinding("r", "s", "ok", "t", "x", 12.0, "global", (records.Metric("a.sum", "byte", 1.0),)),
+            ),
+            lines=(records.SourceLine(16, "LDG", "ld", "f.py", 3, 7, {"wait": 2}),),
         ),
-        KernelLaunch(1, "graph 1", RowKind.GRAPH, problem="matvec:rows=1", config={"a": 1}, role="winner", count=3),
+        records.KernelLaunch(
+            1, "graph 1", records.RowKind.GRAPH, problem="matvec:rows=1", config={"a": 1}, role="winner", count=3
+        ),
     ),
-    (Range("token", None, "d", 1, 0, 9), Range("qkv", 0)),
+    (records.Range("token", None, "d", 1, 0, 9), records.Range("qkv", 0)),
     {"f.py": "x = 1\n"},
 )
 
@@ -62,7 +55,7 @@ def test_out_as_in(db):
     assert (got.provenance, got.ranges, got.sources) == (PROFILE.provenance, PROFILE.ranges, PROFILE.sources)
     for one, other in zip(PROFILE.launches, got.launches, strict=True):
         assert dict(one.metrics) == dict(other.metrics)
-        names = [name for name in KernelLaunch.__dataclass_fields__ if name != "metrics"]
+        names = [name for name in records.KernelLaunch.__dataclass_fields__ if name != "metrics"]
         assert all(getattr(one, name) == getattr(other, name) for name in names)
     assert got.launches[0].metrics.number("b.pct") is None and got.launches[0].lines[0].samples == 2
     assert profiles.of_problem(db, "matvec:rows=1") == [number] and profiles.of_problem(db, "x") == []
@@ -72,7 +65,7 @@ def test_out_as_in(db):
 
 def test_again_replaces_all_of_it(db):
     profiles.store(db, PROFILE)
-    profiles.store(db, Profile(ABOUT, PROFILE.launches[1:]))
+    profiles.store(db, records.Profile(ABOUT, PROFILE.launches[1:]))
     for table, rows in {"profiles": 1, "profile_launches": 1, "profile_findings": 0, "profile_lines": 0,
                         "profile_ranges": 0, "profile_sources": 0}.items():  # fmt: skip
         assert db._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == rows, table
@@ -81,7 +74,7 @@ def test_again_replaces_all_of_it(db):
 def test_a_failure_keeps_what_was_there(db):
     profiles.store(db, PROFILE)
     with pytest.raises(OverflowError):
-        profiles.store(db, Profile(ABOUT, (KernelLaunch(0, "k", stream=1 << 70),)))
+        profiles.store(db, records.Profile(ABOUT, (records.KernelLaunch(0, "k", stream=1 << 70),)))
     assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 2
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from importing import import_file
 
 from autotune import UserError
-from autotune.importers import kernel_tuner, recognizing, t1, t4
+from autotune.importers import registry as importers
+from autotune.importers import t1, t4
 from kernel_templates import registry
 from kernel_templates.device import Device
 from tuning_db import open_db
@@ -48,7 +50,7 @@ trials = st.builds(
 ).filter(lambda t: t.outcome is not Outcome.OK or t.measurement is not None)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(trials, max_size=4), st.sampled_from([s for s in RunStatus if s is not RunStatus.RUNNING]))
 @example([Trial({"cache": 0}, Outcome.WRONG)], RunStatus.FINISHED)
 def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunStatus) -> None:
@@ -64,10 +66,9 @@ def test_a_run_goes_out_and_comes_back_as_it_was(made: list[Trial], status: RunS
             (stored,), kept = db.runs(), db.trials(number)
         path = Path(folder) / "run.json.gz"
         path.write_bytes(gzip.compress(json.dumps(t4.document(stored, kept), allow_nan=False).encode()))
-        kind = recognizing.recognize(path)
-        assert kind is not None and kind.name == "T4 results"
+        assert importers.recognize(path) is t4.IMPORTER
         with open_db(Path(folder) / "b.db") as db:
-            kind.load(path, db)
+            import_file(path, db)
             (again,) = db.runs()
             # An imported run is one of this database's own: it gets a new name.
             assert db.trials(again.id) == kept and replace(again, uid=stored.uid) == stored and again.uid != stored.uid
@@ -86,13 +87,13 @@ def test_what_is_written_is_valid_by_the_official_schemas() -> None:
     jsonschema.validate(document, official("T4/1.0.0/results-schema.json"))
     problem = registry.parse_problem("matvec:rows=64,cols=512,format=Q4_0,activation=int16")
     space = registry.cuda_space(problem, H100)
-    jsonschema.validate(t1.document(problem, space, "cuda"), official("T1/1.0.0/input-schema.json"))
+    jsonschema.validate(t1.space_document(problem, space, "cuda"), official("T1/1.0.0/input-schema.json"))
 
 
 def test_a_described_space_is_exactly_ours() -> None:
     problem = registry.parse_problem("matvec:rows=64,cols=2048,format=Q4_0,activation=int16")
     space = registry.cuda_space(problem, H100)
-    described = t1.document(problem, space, "cuda")["ConfigurationSpace"]
+    described = t1.space_document(problem, space, "cuda")["ConfigurationSpace"]
     names = [p["Name"] for p in described["TuningParameters"]]
     values = [eval(p["Values"], {}) for p in described["TuningParameters"]]
     conditions = [eval(f"lambda {','.join(c['Parameters'])}: {c['Expression']}") for c in described["Conditions"]]
@@ -113,9 +114,9 @@ CACHE = """{"device_name": "NVIDIA A100", "kernel_name": "gemm", "problem_size":
 def test_a_cache_of_kernel_tuner_is_read_closed_or_not(tmp_path, end) -> None:
     path = tmp_path / "cache.json"
     path.write_text(CACHE + end)
-    assert recognizing.recognize(path).name == "Kernel Tuner's cache"
+    assert importers.recognize(path).name == "Kernel Tuner's cache"
     with open_db(tmp_path / "t.db") as db:
-        found = kernel_tuner.load(path, db)
+        found = import_file(path, db)
         (stored,) = db.runs()
         worked, failed = db.trials(stored.id)
     assert (found.found, found.failed, found.device) == (2, 1, "NVIDIA A100")
@@ -141,7 +142,7 @@ def test_another_tuners_results_are_read(tmp_path) -> None:
     path = tmp_path / "gemm.json"
     path.write_text(json.dumps(FOREIGN))
     with open_db(tmp_path / "t.db") as db:
-        found = recognizing.recognize(path).load(path, db)
+        found = import_file(path, db)
         first, second, third = db.trials(found.run)
     assert first.measurement.median_ns == pytest.approx(2e6) and first.compile_s == pytest.approx(0.02)
     assert second.measurement.median_ns == pytest.approx(5e6) and third.outcome is Outcome.TIMED_OUT
@@ -171,8 +172,6 @@ def test_a_damaged_file_is_one_line_and_leaves_nothing(tmp_path, name, data) -> 
     path.write_bytes(data)
     with open_db(tmp_path / "t.db") as db:
         with pytest.raises(UserError) as told:
-            kind = recognizing.recognize(path)
-            if kind is None:
+            if import_file(path, db) is None:
                 raise UserError("foreign")
-            kind.load(path, db)
         assert "\n" not in str(told.value) and db.runs() == []

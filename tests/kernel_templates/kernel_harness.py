@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numba import njit
 
-from kernel_templates.cpu import machine, memory, simd
+from kernel_templates import memory, registry
+from kernel_templates.cpu import machine, simd
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
-from kernel_templates.registry import OPERATIONS
 from kernel_templates.space import Config
 
 DTYPES = {"i8": np.int8, "i16": np.int16, "i32": np.int32, "f16": np.float16, "bf16": np.uint16, "f32": np.float32}
@@ -58,14 +58,14 @@ class Built:
     """One template compiled for one problem and configuration, to be run on any Inputs by any team."""
 
     def __init__(self, problem: Problem, config: Config | None = None):
-        self.problem, self.operation = problem, OPERATIONS[problem.op]
-        self.config = config or self.operation.cpu_space(problem, machine.features()).default
-        self.kernel = self.operation.cpu.compile(problem, self.config, machine.features())
+        self.problem, self.operation = problem, registry.get(problem.op)
+        self.config = config or registry.cpu_space(problem, machine.features()).default
+        self.kernel = registry.cpu(problem.op).compile(problem, self.config, machine.features())
 
     def run(self, given: Inputs, team: ThreadPool) -> Mapping[str, np.ndarray]:
         """Run once; `given.buffers` are the outputs too. What is only written starts as NaN, and so does the scratch
         memory: a row that is left out, or read too early, cannot look right."""
-        template = self.operation.cpu
+        template = registry.cpu(self.problem.op)
         for name in WRITTEN_ONLY.get(self.problem.op, ()):
             given.buffers[name].fill(np.nan)
         scratch = memory.empty((team.threads * template.scratch_bytes(self.problem, self.config),), np.uint8)

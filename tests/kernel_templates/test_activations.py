@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kernel_templates.cpu import memory
+from kernel_templates import memory
 from kernel_templates.cpu.activations import BLOCK, LIMIT, ActivationLayout, normalizer, quantizer
 
 INTEGER_KINDS = ("int8", "int16")

@@ -13,8 +13,8 @@ import torch
 from coming_formats import COMING, any_bytes
 from kernel_harness import Built
 
-from kernel_templates import formats, random_inputs, registry
-from kernel_templates.cpu import embedding, expand, memory, tiles
+from kernel_templates import formats, memory, random_inputs, registry
+from kernel_templates.cpu import embedding, expand, tiles
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cuda import weights

@@ -1,4 +1,4 @@
-"""What a Launch hands to Triton, with a stand-in for the kernel; and to which targets chips belong."""
+"""What a Launch hands to Triton on each target, with a stand-in for the kernel."""
 
 from typing import Any
 
@@ -21,21 +21,18 @@ class Kernel:
         return "compiled"
 
 
-@pytest.mark.parametrize("target", [HOPPER, OLDER, INTERPRETED])
-def test_the_target_decides_about_pdl_and_assembly(target: Target) -> None:
+@pytest.mark.parametrize(
+    ("target", "pdl", "asm"), [(HOPPER, True, True), (OLDER, False, True), (INTERPRETED, False, False)]
+)
+def test_the_target_decides_about_pdl_and_assembly(target: Target, pdl: bool, asm: bool) -> None:
     kernel = Kernel()
     launch = Launch("qkv", kernel, (7, 2), ("x", 3, 0.5), {"FORMAT": "Q4_0"}, warps=8)
     launch.run(target)
     assert launch.compile(target) == "compiled"
-    options = {"FORMAT": "Q4_0", "PDL": target.pdl, "ASM": target.asm, "num_warps": 8}
-    if target.pdl:
+    options = {"FORMAT": "Q4_0", "PDL": pdl, "ASM": asm, "num_warps": 8}
+    if pdl:
         options["launch_pdl"] = True  # older chips do not know the attribute
     assert kernel.calls == [((7, 2), ("x", 3, 0.5), options)] * 2
-
-
-def test_targets() -> None:
-    assert (HOPPER.pdl, OLDER.pdl, INTERPRETED.pdl) == (True, False, False)
-    assert (HOPPER.asm, OLDER.asm, INTERPRETED.asm) == (True, True, False)
 
 
 def test_constants_stay_as_they_were() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_templates import formats, random_inputs
-from kernel_templates.cpu import expand, memory, tiles
+from kernel_templates import formats, memory, random_inputs
+from kernel_templates.cpu import expand, tiles
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.formats import FORMATS

@@ -33,14 +33,49 @@ def test_threads_are_physical_cores_unless_told(monkeypatch, text):
     assert 1 <= machine.thread_count() <= (psutil.cpu_count() or 1)
 
 
-def test_features_are_names_of_instructions():
-    features = machine.features()
-    assert features and all(isinstance(name, str) and name == name.strip() for name in features)
-    assert set(machine.instruction_tag().split("-")) <= features | {"baseline"}
+@pytest.mark.parametrize(
+    ("features", "tag"),
+    [
+        ({"avx512vnni", "avx512bw", "avx2", "sse2", "fma"}, "avx512vnni-avx512bw-avx2-sse2"),
+        ({"avx2", "avxvnni"}, "avxvnni-avx2"),
+        ({"neon", "dotprod"}, "neon"),
+        ({"fma"}, "baseline"),
+    ],
+)
+def test_the_instruction_tag_names_what_kernels_choose_by(monkeypatch, features, tag):
+    monkeypatch.setattr(machine, "features", lambda: frozenset(features))
+    assert machine.instruction_tag() == tag
 
 
-def test_the_largest_cache_has_a_sensible_size():
-    assert 1 << 15 <= machine.last_level_cache() <= 1 << 34
+@pytest.fixture
+def system(monkeypatch, tmp_path):
+    """system(path, text) writes a file of /sys as this process shall see it."""
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.lstrip("/"))
+
+    def write(path, text):
+        (tmp_path / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.lstrip("/")).write_text(text)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"), [(("32K\n", "1024K\n", "36M\n"), 36 << 20), (("1G\n", "2M\n"), 1 << 30), ((), 32 << 20)]
+)
+def test_the_last_level_cache_is_the_largest(system, sizes, largest):
+    for index, size in enumerate(sizes):
+        system(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size", size)
+    assert machine.last_level_cache() == largest
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_a_container_grants_whole_processors(system, monkeypatch, quota, threads):
+    monkeypatch.delenv("AUTOTUNE_THREADS", raising=False)
+    without = machine.thread_count()
+    system("/sys/fs/cgroup/cpu.max", quota)
+    assert machine.thread_count() == (threads or without)
 
 
 def test_this_machine_is_described_the_same_way_twice():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from kernel_harness import Built, worst_error
 
+from kernel_templates import registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
@@ -24,7 +25,6 @@ from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.operation import Weight
 from kernel_templates.problem import Problem
-from kernel_templates.registry import OPERATIONS
 from kernel_templates.space import Config
 
 INTEGER = ("Q4_0", "Q4_1", "Q8_0", "Q6_K")
@@ -87,7 +87,7 @@ def teams() -> Iterator[list[ThreadPool]]:
 
 def others(problem: Problem, count: int) -> list[Config]:
     """Configurations besides the default, the same in every run."""
-    space = OPERATIONS[problem.op].cpu_space(problem, machine.features())
+    space = registry.cpu_space(problem, machine.features())
     rest = [c for c in space.configs() if c != space.default]
     return random.Random(problem.key).sample(rest, min(count, len(rest)))
 
@@ -163,7 +163,7 @@ def test_the_first_kernel_writes_one_position_and_keeps_the_others(teams):
 
 def test_inputs_are_fresh_for_each_seed_and_never_zero():
     for problem in {p.op: p for p in PROBLEMS}.values():
-        build = OPERATIONS[problem.op].inputs
+        build = registry.get(problem.op).inputs
         one, again, other = build(problem, 1), build(problem, 1), build(problem, 2)
         for name in one.weights:
             assert torch.equal(one.weights[name].raw, again.weights[name].raw)
@@ -175,8 +175,8 @@ def test_inputs_are_fresh_for_each_seed_and_never_zero():
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if "Q6_K" not in p.key], ids=lambda p: p.key)
 def test_work_counts_at_least_the_weights(problem):
-    given = OPERATIONS[problem.op].inputs(problem, 1)
-    work = OPERATIONS[problem.op].work(problem)
+    given = registry.get(problem.op).inputs(problem, 1)
+    work = registry.get(problem.op).work(problem)
     assert work.bytes > sum(w.raw.numel() for w in given.weights.values())
     assert work.ops >= 2 * sum(w.rows * w.cols for w in given.weights.values())
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from kernel_templates import registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
 from kernel_templates.ffn.problem import Ffn
@@ -12,7 +13,6 @@ from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
-from kernel_templates.registry import OPERATIONS
 from kernel_templates.space import Config, Constraint, Parameter, Space
 
 PROBLEMS: list[Problem] = [
@@ -70,7 +70,7 @@ def test_a_config_is_one_thing_however_it_is_written():
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
 def test_every_operation_offers_valid_distinct_configs(problem):
     features = machine.features()
-    space = OPERATIONS[problem.op].cpu_space(problem, features)
+    space = registry.cpu_space(problem, features)
     configs = space.configs()
     assert space.broken(space.default) is None
     assert space.default in configs
@@ -83,16 +83,23 @@ def test_every_operation_offers_valid_distinct_configs(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
 def test_the_default_needs_no_instruction_that_only_some_processors_have(problem):
-    build = OPERATIONS[problem.op].cpu_space
-    assert build(problem, frozenset()).default == build(problem, machine.features()).default
+    bare, here = (registry.cpu_space(problem, features) for features in (frozenset(), machine.features()))
+    assert bare.default == here.default
+
+
+def test_an_operation_without_a_cpu_template_says_so():
+    layer = registry.get("layer").problem
+    for ask in (lambda: registry.cpu("layer"), lambda: registry.cpu_space(layer, frozenset())):
+        with pytest.raises(NotImplementedError, match="layer has no template for the cpu"):
+            ask()
 
 
 def test_a_machine_without_vector_instructions_is_offered_none():
-    paths = {c["path"] for c in OPERATIONS["matvec"].cpu_space(Matvec(64, 64, "Q4_0"), frozenset()).configs()}
+    paths = {c["path"] for c in registry.cpu_space(Matvec(64, 64, "Q4_0"), frozenset()).configs()}
     assert paths == {"generic"}
 
 
 def test_a_tile_never_ends_in_the_rows_of_another_format():
     mixed = NormQkvRope(64, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0")  # V begins at row 192, K at 144
-    lanes = {c["lanes"] for c in OPERATIONS["norm_qkv_rope"].cpu_space(mixed, machine.features()).configs()}
+    lanes = {c["lanes"] for c in registry.cpu_space(mixed, machine.features()).configs()}
     assert lanes and all(192 % n == 0 for n in lanes)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_templates import formats
-from kernel_templates.cpu import memory, tiles
+from kernel_templates import formats, memory
+from kernel_templates.cpu import tiles
 from kernel_templates.formats import FORMATS
 
 
@@ -27,7 +27,7 @@ def unpack(packed: tiles.Tiles, plane: np.ndarray) -> np.ndarray:
     blocks=st.integers(1, 3),
     lanes=st.sampled_from([16, 32, 48, 64, 128]),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_packing_loses_nothing_and_pads_with_zeros(name, rows, blocks, lanes):
     cols = 256 * blocks if name == "Q6_K" else 32 * blocks
     raw = arbitrary_bytes(rows, cols, name, rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_samples import TINY, by_norm
 
 import model
 from model import engine
@@ -21,10 +22,9 @@ from model.gguf_file import open_gguf
 from model.reference import reference_logits
 from model.sampling import Sampler
 
-STEP = {"tiny": 2e-3, "tiny-qwen3": 1e-2}
-PREFILL = {"tiny": 3e-2, "tiny-qwen3": 8e-2}
+STEP, PREFILL = by_norm(2e-3, 1e-2), by_norm(3e-2, 8e-2)
 MODELS = [("tiny", quant) for quant in ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32")]
-MODELS += [("tiny-qwen3", quant) for quant in ("Q4_0", "F32")]
+MODELS += [(shape, quant) for shape in TINY if shape != "tiny" for quant in ("Q4_0", "F32")]
 TEXT = Path(__file__).resolve().parents[2] / "benchmarks" / "text.txt"
 
 

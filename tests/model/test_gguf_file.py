@@ -5,13 +5,14 @@ import random
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from model import ggml_types
 from model.chat import ChatTemplate
 from model.config import ModelConfig
 from model.errors import ModelError
@@ -24,19 +25,17 @@ HUGE = 1 << 60
 
 @pytest.fixture(autouse=True)
 def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No case may take more than a few seconds or allocate more than 64 MB, whatever its header announces."""
+    """No case may allocate more than 64 MB, whatever its header announces; one that loops meets the run's timeout."""
     if "real_model" in request.fixturenames:
         yield
         return
     for name in ("tiny_model", "tiny_qwen3"):
         if name in request.fixturenames:
-            request.getfixturevalue(name)  # made before the clock starts
+            request.getfixturevalue(name)  # made before counting starts
     tracemalloc.start()
-    start = time.perf_counter()
     yield
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 20
     assert peak < 64 << 20
 
 
@@ -274,12 +273,20 @@ def test_tensors_where_gguf_finds_them(version: int, tiny_qwen3: Path, tmp_path:
         file.raw("absent")
 
 
-def test_real_file_opens_fast(real_model: Path, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.timing
+def test_a_real_file_opens_within_a_second(real_model: Path) -> None:
     start = time.perf_counter()
+    consume(real_model)
+    assert time.perf_counter() - start < 1.0  # 0.3 s on an idle core
+
+
+def test_a_real_file(real_model: Path) -> None:
     file = consume(real_model)
-    seconds = time.perf_counter() - start
-    record_property("seconds", seconds)
-    assert seconds < 3.0  # 0.3 s on an idle core
     assert len(file.tensors) == 272
     assert file.raw("token_embd.weight").shape == (49152, 612)
     assert len(file.metadata["tokenizer.ggml.tokens"]) == 49152
+
+
+def test_types_have_the_names_that_ggml_gives_them():
+    assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType} == ggml_types.NAMES
+    assert ggml_types.name(999) == "number 999 (unknown here)"

@@ -100,6 +100,7 @@ def test_settings_out_of_range(settings: dict[str, Any], named: str) -> None:
         Sampler(**settings)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "settings", [Sampler(), Sampler(0.8, 40, 0.95, 1), Sampler(0.8, 0, 0.95, 1), Sampler(1.0, seed=1)]
 )

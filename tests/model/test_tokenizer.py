@@ -167,10 +167,11 @@ def test_forged_metadata_is_one_line(changes: dict[str, Any], named: str) -> Non
     assert named in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_big_vocabulary_loads_fast(make_model: Any) -> None:
+@pytest.mark.timing
+def test_a_big_vocabulary_loads_within_two_seconds(make_model: Any) -> None:
     tokens, merges, types = make_model.vocabulary(151936, 290, False, np.random.default_rng(0))
     changes = {"tokens": tokens, "merges": merges, "token_type": np.array(types, np.int32), "eos_token_id": 151645}
     start = time.perf_counter()
     tokenizer = Tokenizer.from_metadata(small("qwen2", **changes))
-    assert time.perf_counter() - start < 5  # 0.8 s on an idle core
+    assert time.perf_counter() - start < 2  # 0.8 s on an idle core
     assert tokenizer.end_tokens == {151643, 151645}

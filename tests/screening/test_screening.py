@@ -1,10 +1,9 @@
-"""The rules, from numbers alone: occupancy, bounds, what is dropped and why, and the sieve of a running search."""
+"""The rules, from numbers alone: occupancy, bounds, what is dropped and why, and the pruner of a running search."""
 
 import pytest
 
 from autotune.screening import chips, lower_bound, ranking, selection
-from autotune.screening.binary import Facts
-from autotune.screening.compiling import Candidate
+from autotune.screening.binary import Candidate, KernelResources
 from autotune.screening.machine_code import Code
 from autotune.screening.occupancy import occupancy
 from autotune.screening.pruner import Pruner
@@ -18,7 +17,7 @@ H100 = chips.chip(90)
 
 def facts(digest: str = "a", issue: int = 400, after: int = 900, programs: int = 132, registers=64, spills=0, shared=0):
     code = Code(issue, {"integer": issue}, 16, 2, 100, issue, after + 600, after, False)
-    return Facts("k", digest, programs, 128, shared, registers, spills, code)
+    return KernelResources("k", digest, programs, 128, shared, registers, spills, code)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_a_bound_is_the_largest_of_what_cannot_be_avoided() -> None:
 
 
 def test_each_rule_gives_its_reason() -> None:
-    def candidate(number: int, *kernels: Facts, failure: str | None = None) -> Candidate:
+    def candidate(number: int, *kernels: KernelResources, failure: str | None = None) -> Candidate:
         return Candidate(Config({"number": number}), kernels, failure)
 
     made = [
@@ -64,7 +63,7 @@ def test_each_rule_gives_its_reason() -> None:
     assert [v.config["number"] for v in verdicts[:2]] == [6, 0] and all(v.kept for v in verdicts[:2])
     rules = {v.config["number"]: (v.rule, v.reason) for v in verdicts[2:]}
     assert {n: rule for n, (rule, _) in rules.items()} == {
-        1: "twin", 2: "failed", 3: "spills", 4: "impossible", 5: "slow",
+        1: "duplicate", 2: "failed", 3: "spills", 4: "impossible", 5: "slow",
     }  # fmt: skip
     assert "64 bytes" in rules[3][1] and "shared memory" in rules[4][1] and '"number":0' in rules[1][1]
     assert rules[5][1] == "issues for 4.55 and waits for 0.45 µs, 5.00 together; those kept 0.66 at most"
@@ -87,36 +86,37 @@ MEASURED = Trial({"n": 1}, Outcome.OK, Measurement(1.0, 1200.0, 3.0, 7), 0.5, 1e
 DEFAULT, OTHER = Config({"n": 0}), Config({"n": 2})
 
 
-def sieve() -> Pruner:
+def pruner() -> Pruner:
     return Pruner(Device("cuda", "NVIDIA H100", "9.0", 132, 80 << 30), 1000, DEFAULT)
 
 
-def test_a_twin_gets_its_twins_result() -> None:
-    known = sieve()
+def test_a_duplicate_binary_gets_its_result() -> None:
+    known = pruner()
     known.remember(Config(MEASURED.config), [facts("a")], MEASURED)
-    twin = known.judge(OTHER, [facts("a")], 0.7, None)
-    assert twin is not None and twin.outcome is Outcome.OK and twin.measurement == MEASURED.measurement
-    assert (twin.config, twin.compile_s) == ({"n": 2}, 0.7) and twin.message == 'the same machine code as {"n":1}'
-    assert known.judge(OTHER, [facts("b")], 0.7, None) is None
-    assert known.judge(DEFAULT, [facts("a")], 0.7, None) is None, "the default is always measured"
+    duplicate = known.prune(OTHER, [facts("a")], 0.7, None)
+    assert duplicate is not None and duplicate.outcome is Outcome.OK and duplicate.measurement == MEASURED.measurement
+    assert (duplicate.config, duplicate.compile_s) == ({"n": 2}, 0.7)
+    assert duplicate.message == 'the same machine code as {"n":1}'
+    assert known.prune(OTHER, [facts("b")], 0.7, None) is None
+    assert known.prune(DEFAULT, [facts("a")], 0.7, None) is None, "the default is always measured"
 
 
 def test_what_cannot_beat_the_best_is_pruned() -> None:
     slow = facts("slow", issue=3000)
-    assert sieve().judge(OTHER, [slow], 0.1, None) is None
-    assert sieve().judge(OTHER, [slow], 0.1, 2000.0) is None
-    pruned = sieve().judge(OTHER, [slow], 0.1, 1400.0)
+    assert pruner().prune(OTHER, [slow], 0.1, None) is None
+    assert pruner().prune(OTHER, [slow], 0.1, 2000.0) is None
+    pruned = pruner().prune(OTHER, [slow], 0.1, 1400.0)
     assert pruned is not None and pruned.outcome is Outcome.PRUNED and pruned.measurement is None
     assert pruned.message == "at least 1.52 µs by issue; the best takes 1.40"
     unknown = Pruner(Device("cuda", "new", "13.0", 1, 1), 1000, DEFAULT)
-    assert unknown.judge(OTHER, [slow], 0.1, 1.0) is None
+    assert unknown.prune(OTHER, [slow], 0.1, 1.0) is None
 
 
 def test_kernels_of_the_default_are_filled_in() -> None:
-    known = sieve()
-    assert known.judge(OTHER, [facts("a"), None], 0.1, None) is None
+    known = pruner()
+    assert known.prune(OTHER, [facts("a"), None], 0.1, None) is None
     known.remember(OTHER, [facts("a"), None], MEASURED)  # not known yet: forgotten
     known.remember(DEFAULT, [facts("x"), facts("y")], MEASURED)
     known.remember(Config({"n": 3}), [facts("a"), None], MEASURED)
-    assert known.judge(OTHER, [facts("a"), facts("y")], 0.1, None) is not None
-    assert known.judge(OTHER, [None, facts("y")], 0.1, None) is not None, "it is the default's code"
+    assert known.prune(OTHER, [facts("a"), facts("y")], 0.1, None) is not None
+    assert known.prune(OTHER, [None, facts("y")], 0.1, None) is not None, "it is the default's code"

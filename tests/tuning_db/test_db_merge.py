@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kernel_templates.device import Device
 from tuning_db import jsonl, open_db, rows
-from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, Winner
+from tuning_db.records import Measurement, Objective, Outcome, Run, Trial, TrialKind, Winner
 
 DEVICES = [Device("cpu", chip, "avx2", 2, 8 << 30, (("numba", "0.61"),)) for chip in ("Xeon", "Ryzen")]
 KEYS = ["matvec:rows=576,cols=576,format=Q4_1", "matvec:rows=64,cols=576,format=Q4_1"]
@@ -23,14 +23,15 @@ def measured(ns):
 
 
 def tune(db, device, key, times, status="finished", ceiling=None):
-    """A run as the tuner makes one: trials, the fastest is rematched and wins."""
+    """A run as the tuner makes one: trials, the fastest is compared once more and wins."""
     run = db.begin_run(device, Run(key, 1, "pool", 0, 100, 20_000, 80_000, {"commit": "abc"}))
     for tile, ns in enumerate(times):
         db.record_trial(run, Trial({"tile": tile}, Outcome.OK, measured(ns), 0.5, 1e-4, 1e-2))
     if times:
         best = times.index(min(times))
         trial = db.record_trial(
-            run, Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, "rematch")
+            run,
+            Trial({"tile": best}, Outcome.OK, measured(min(times)), None, 1e-4, 1e-2, kind=TrialKind.FINAL_COMPARISON),
         )
         db.set_winner(device, Winner(key, 1, {"tile": best}, measured(min(times)), 4e3, 1e-4, 1e-2), run, trial)
     if status:
@@ -52,8 +53,8 @@ def merged(folder, name, *databases):
     with open_db(folder / name) as into:
         for database in databases:
             with open_db(database, readonly=True) as one:
-                into.add(one.facts())
-        return into.facts(), {(w.device, w.winner.problem): w.winner for w in into.winners()}
+                into.add(one.exported())
+        return into.exported(), {(w.device, w.winner.problem): w.winner for w in into.winners()}
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(connection, "open_for_writing", open_for_writing)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=histories, ours=histories, theirs=histories, hers=histories)
 def test_merging_is_commutative_associative_and_idempotent(fast, before, ours, theirs, hers):
     """Three people go on from one file, each on their own, and merge in every way."""
@@ -94,8 +95,8 @@ def test_merging_is_commutative_associative_and_idempotent(fast, before, ours, t
         assert join("a-bc.db", a, folder / "bc.db") == everything == join("ab-c.db", folder / "ab.db", c)
         assert join("abcabc.db", folder / "abc.db", a, b, c, folder / "abc.db") == everything
         with open_db(a) as itself:
-            alone = itself.facts()
-            assert not any(itself.add(alone).rows.values()) and itself.facts() == alone
+            alone = itself.exported()
+            assert not any(itself.add(alone).rows.values()) and itself.exported() == alone
         counts = {kind: sum(f["kind"] == kind for f in everything[0]) for kind in ("run", "trial")}
         histories = [*before, *ours, *theirs, *hers]
         assert counts["run"] == len(histories)
@@ -107,29 +108,29 @@ def test_the_better_time_wins_and_the_conflict_is_shown(tmp_path):
         tune(a, DEVICES[0], KEYS[0], [900, 800])
         tune(b, DEVICES[0], KEYS[0], [700])
         tune(b, DEVICES[1], KEYS[0], [1])
-        added = a.add(b.facts())
+        added = a.add(b.exported())
         (conflict,) = added.conflicts
         assert (conflict.chip, conflict.kept_ns, conflict.other_ns, conflict.kept_ours) == ("Xeon", 700.0, 800.0, False)
         assert a.lookup(DEVICES[0], KEYS[0], 1).winner.measurement.median_ns == 700.0
-        assert not a.add(b.facts()).conflicts
-        (mirrored,) = b.add(a.facts()).conflicts
+        assert not a.add(b.exported()).conflicts
+        (mirrored,) = b.add(a.exported()).conflicts
         assert (mirrored.kept_ns, mirrored.other_ns, mirrored.kept_ours) == (700.0, 800.0, True)
         # A later measurement on the device replaces both, even a slower one.
         tune(a, DEVICES[0], KEYS[0], [750])
-        assert not b.add(a.facts()).conflicts
+        assert not b.add(a.exported()).conflicts
         assert b.lookup(DEVICES[0], KEYS[0], 1).winner.measurement.median_ns == 750.0
 
 
 def test_winners_alone_find_their_run_when_it_comes(tmp_path):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         tune(a, DEVICES[0], KEYS[0], [900, 800])
-        b.add(a.facts(winners_only=True))
+        b.add(a.exported(winners_only=True))
         (lonely,) = b.winners()
         assert lonely.run_id is None and lonely.run_uid == a.winners()[0].run_uid
-        b.add(a.facts())
+        b.add(a.exported())
         (linked,) = b.winners()
         assert linked.trial_id is not None and b.runs()[0].id == linked.run_id
-        assert b.facts() == a.facts()
+        assert b.exported() == a.exported()
 
 
 def test_prune_keeps_winners_and_their_runs(tmp_path):
@@ -137,23 +138,23 @@ def test_prune_keeps_winners_and_their_runs(tmp_path):
         for times in ([900], [800], [700]):
             tune(db, DEVICES[0], KEYS[0], times)
         running = tune(db, DEVICES[0], KEYS[1], [], status=None)
-        before = db.facts()
-        assert db.prune(keep=True) == {"winners": 2, "trials": 4, "runs": 2} and db.facts() == before
+        before = db.exported()
+        assert db.prune(keep=True) == {"winners": 2, "trials": 4, "runs": 2} and db.exported() == before
         assert db.prune() == {"winners": 2, "trials": 4, "runs": 2}
         assert db.lookup(DEVICES[0], KEYS[0], 1).winner.measurement.median_ns == 700.0
         assert [run.id for run in db.runs()] == [3, running] and len(db.trials(3)) == 2
         assert not db._connection.execute("PRAGMA foreign_key_check").fetchall()
         assert db.vacuum()[1] > 0
         db.add(before)
-        assert db.facts() == before
+        assert db.exported() == before
 
 
 def test_text_and_back_is_the_same(tmp_path):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         tune(a, DEVICES[0], KEYS[0], [900, 800], ceiling=7)
-        text = list(jsonl.write(a.facts()))
+        text = list(jsonl.write(a.exported()))
         b.add(jsonl.read(text, "a"))
-        assert list(jsonl.write(b.facts())) == text
+        assert list(jsonl.write(b.exported())) == text
         assert b.ceilings(DEVICES[0]) == {"read_gb_s": 7.0, "measured_at": 7.0}
 
 
@@ -165,9 +166,9 @@ def test_state_energy_and_objective_travel_and_so_do_imported_runs(tmp_path):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         number = a.add_run(DEVICES[0], run, [trial, trial], "finished", None, None)
         a.set_winner(DEVICES[0], winner, number, 2)
-        text = list(jsonl.write(a.facts()))
+        text = list(jsonl.write(a.exported()))
         b.add(jsonl.read(text, "a"))
-        assert list(jsonl.write(b.facts())) == text
+        assert list(jsonl.write(b.exported())) == text
         (stored,) = b.runs()
         assert stored.run == run and b.trials(stored.id) == [trial, trial]
         assert b.winners()[0].winner == winner and b.winners()[0].trial_id == 2
@@ -195,18 +196,46 @@ def test_state_energy_and_objective_travel_and_so_do_imported_runs(tmp_path):
 def test_nonsense_from_outside_is_one_line_and_nothing_is_added(tmp_path, kind, change, complaint):
     with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
         tune(a, DEVICES[0], KEYS[0], [900])
-        facts = [{**f, **change} if f["kind"] == kind else f for f in a.facts()]
+        facts = [{**f, **change} if f["kind"] == kind else f for f in a.exported()]
         text = [jsonl.HEADER, *(json.dumps(fact) for fact in facts)]
         with pytest.raises(ValueError, match=complaint) as caught:
             b.add(jsonl.read(text, "theirs.jsonl"))
         assert "\n" not in str(caught.value)
-        assert b.facts() == []
+        assert b.exported() == []
 
 
-@pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 2}', "{" * 5000])
+@pytest.mark.parametrize("first", ["", "[]", "hello", '{"autotune_db": 3}', "{" * 5000])
 def test_another_files_first_line_is_refused(first):
     with pytest.raises(jsonl.BadLine, match=r"first line is not|newer autotune"):
         list(jsonl.read([first], "x"))
+
+
+def test_an_export_from_before_trials_had_a_kind_is_the_same_facts(tmp_path):
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        tune(a, DEVICES[0], KEYS[0], [900, 800])
+        old = []
+        for fact in a.exported():
+            kind = fact.pop("trial_kind", None)
+            old.append({**fact, "message": "rematch"} if kind == "final_comparison" else fact)
+        text = ['{"autotune_db":1}', *(json.dumps(fact) for fact in old)]
+        assert b.add(jsonl.read(text, "old.jsonl")).rows["trials"] == 3
+        assert b.exported() == a.exported() and [t.kind for t in b.trials(1)] == [
+            "search",
+            "search",
+            "final_comparison",
+        ]
+        with pytest.raises(jsonl.BadLine, match="has no field 'trial_kind'"):
+            list(jsonl.read([jsonl.HEADER, *text[1:]], "new.jsonl"))
+
+
+def test_an_added_run_has_the_name_that_it_had_before_trials_had_a_kind(tmp_path):
+    """Or a file that is imported once more would be a second run."""
+    timed, failed = measured(1000), Trial({"a": 2}, Outcome.WRONG, None, 0.5, float("inf"), 1e-2, "no")
+    final = Trial({"a": 1}, Outcome.OK, timed, None, 1e-4, 1e-2, kind=TrialKind.FINAL_COMPARISON)
+    trials = [Trial({"a": 1}, Outcome.OK, timed, 0.5, 1e-4, 1e-2), failed, final]
+    with open_db(tmp_path / "a.db") as a:
+        a.add_run(DEVICES[0], Run("x:a=1", 1, "pool", 0, 3, 0, 0, {"commit": "abc"}), trials, "finished", None, None)
+        assert a.runs()[0].uid == "68eaedada05b70a04a457a9729e9de57"  # as schema 4 named it
 
 
 def test_a_timestamp_cannot_make_two_winners_one(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuning_db import DatabaseError, migrations, open_db, schema
-from tuning_db.records import Measurement, Objective, Source
+from tuning_db.records import Measurement, Objective, Source, TrialKind
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RELEASED = {1}  # versions that files may have been written by
@@ -157,10 +157,10 @@ def test_every_schema_before_the_latest_has_a_fixture():
 def test_a_database_of_an_earlier_version(written_earlier):
     before = written_earlier.read_bytes()
     with open_db(written_earlier, readonly=True) as db:
-        promised = db.facts()
+        promised = db.exported()
     assert written_earlier.read_bytes() == before
     with open_db(written_earlier) as db:
-        assert db.facts() == promised
+        assert db.exported() == promised
         info = db.info()
         counts = ("schema_version", "devices", "problems", "runs", "trials", "winners", "replaced_winners")
         assert [info[name] for name in counts] == [migrations.LATEST, 2, 2, 3, 12, 3, 3]
@@ -172,9 +172,13 @@ def test_a_database_of_an_earlier_version(written_earlier):
             run = next(run for run in db.runs() if run.id == stored.run_id)
             assert run.uid == stored.run_uid and len(db.trials(run.id)) == 4
             assert [t.config["tile"] for t in db.trials(run.id)] == [16, 32, 64, 128]
+            assert [t.kind for t in db.trials(run.id)] == [TrialKind.SEARCH] * 3 + [TrialKind.FINAL_COMPARISON]
+            messages = [t.message for t in db.trials(run.id)]  # the last one's was "rematch"
+            assert messages == ["PTXASError: too many rows", "relative error nan", None, None]
         assert db.ceilings(db.devices()[0])["read_gb_s"] == 26.7
         assert not db._connection.execute("PRAGMA foreign_key_check").fetchall()
-        assert db._connection.execute("SELECT count(*) FROM v_trials").fetchone() == (12,)
+        kinds = db._connection.execute("SELECT kind, count(*) FROM v_trials GROUP BY kind ORDER BY kind").fetchall()
+        assert kinds == [("final_comparison", 3), ("search", 9)]
         assert db.add(promised).rows == {"devices": 0, "runs": 0, "trials": 0, "winners": 0}
 
 
@@ -182,7 +186,7 @@ def test_two_copies_of_an_earlier_file_agree_on_names(written_earlier, tmp_path)
     twin = tmp_path / "twin.db"
     twin.write_bytes(written_earlier.read_bytes())
     with open_db(written_earlier) as one, open_db(twin) as other:
-        assert one.facts() == other.facts()
+        assert one.exported() == other.exported()
 
 
 def test_the_schema_describes_itself(tmp_path):

@@ -1,11 +1,11 @@
-"""One file a page; each answers one question, and opens with the answer in words."""
+"""The pages, one file each: a page answers one question, and opens with the answer in words."""
 
-from autotune.dashboard.page_data import Facts
+from autotune.dashboard.page_data import PageData
 from autotune.dashboard.page_elements import Page
 from autotune.dashboard.pages import compare, kernel, overview, parameters, provenance, roofline, run, source, token
 
 
-def pages(facts: Facts) -> tuple[Page, ...]:
-    """In the order of the menu."""
+def pages(data: PageData) -> tuple[Page, ...]:
+    """All pages in the order of the menu."""
     rooms = (overview, run, parameters, kernel, roofline, source, token, compare, provenance)
-    return tuple(room.page(facts) for room in rooms)
+    return tuple(room.page(data) for room in rooms)

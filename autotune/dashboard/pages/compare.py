@@ -1,26 +1,14 @@
-"""Two runs, commits or GPUs: is the second better, worse, or is it noise?"""
+"""The page "Compare": of two runs, commits or GPUs, whether the second is better, worse, or within noise."""
 
 import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-from autotune.dashboard.noise import Scatter, Verdict, scatter, verdict
-from autotune.dashboard.page_data import Database, Facts, RunFacts
-from autotune.dashboard.page_elements import (
-    Axis,
-    Block,
-    Cell,
-    Column,
-    Detail,
-    Page,
-    Spans,
-    Table,
-    Words,
-    micros_cell,
-    number_cell,
-)  # fmt: skip
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.noise import Comparison, Noise, compare, estimate_noise
+from autotune.dashboard.page_data import Database, PageData, RunData
 from autotune.dashboard.problem_names import short_names
-from tuning_db.records import Measurement
+from tuning_db.records import Measurement, TrialKind
 
 MOST_PAIRS = 12
 TONES = {"better": "good", "worse": "bad", "noise": "quiet"}
@@ -38,25 +26,25 @@ class Side:
 class Pair:
     first: str
     second: str
-    rows: tuple[tuple[str, Measurement, Measurement, Verdict], ...]
+    rows: tuple[tuple[str, Measurement, Measurement, Comparison], ...]
 
 
-def page(facts: Facts) -> Page:
-    noise = scatter([run for database in _databases(facts) for run in database.runs])
-    pairs = _pairs(facts, noise)
+def page(data: PageData) -> ui.Page:
+    noise = estimate_noise([run for database in _databases(data) for run in database.runs])
+    pairs = _pairs(data, noise)
     details = tuple(_detail(place, pair, noise) for place, pair in enumerate(pairs[:MOST_PAIRS]))
     question = "Two runs, commits or GPUs: is the second better, worse, or is it noise?"
-    blocks: list[Block] = [Words(_noise(noise))]
+    blocks: list[ui.Block] = [ui.Words(_noise(noise))]
     if pairs:
         blocks.append(_index(pairs))
-    return Page("compare", "Compare", question, _answer(pairs), tuple(blocks), "pair", details)
+    return ui.Page("compare", "Compare", question, _answer(pairs), tuple(blocks), "pair", details)
 
 
-def _databases(facts: Facts) -> list[Database]:
-    return [database for database in (facts.database, facts.against) if database is not None]
+def _databases(data: PageData) -> list[Database]:
+    return [database for database in (data.database, data.against) if database is not None]
 
 
-def _noise(noise: Scatter) -> str:
+def _noise(noise: Noise) -> str:
     if noise.assumed:
         return (
             f"Only {noise.count} configurations were measured twice, too few to know the noise here: differences up to "
@@ -70,14 +58,14 @@ def _noise(noise: Scatter) -> str:
     )
 
 
-def sides(facts: Facts) -> list[Side]:
-    """In the order of the databases and of their runs, named by what they differ in."""
+def sides(data: PageData) -> list[Side]:
+    """Sides to compare, in the order of the databases and of their runs, named by what they differ in."""
     found: dict[tuple[str, ...], dict[str, Measurement]] = {}
-    for database in _databases(facts):
+    for database in _databases(data):
         for run in database.runs:
             stored = run.stored
             device, commit = stored.device, stored.run.versions.get("commit", "unknown commit")
-            where = f"{'against' if database is facts.against else 'this'} {database.file.name}"
+            where = f"{'against' if database is data.against else 'this'} {database.file.name}"
             _keep(found.setdefault((where, device.chip, device.fingerprint, commit), {}), run)
     differ = [len(set(column)) > 1 for column in zip(*found, strict=True)]
     return [
@@ -86,38 +74,38 @@ def sides(facts: Facts) -> list[Side]:
     ]
 
 
-def best_measurement(run: RunFacts) -> Measurement | None:
-    """Of the rematch, where there was one: it was taken at the end, beside the rivals, with more samples."""
+def best_measurement(run: RunData) -> Measurement | None:
+    """The best of the final comparison, where there was one: taken last, beside the rivals, with more samples."""
     measured = [t.trial for t in run.trials if t.trial.measurement is not None and t.trial.outcome.value == "ok"]
-    last = [trial for trial in measured if trial.message == "rematch"] or measured
+    last = [trial for trial in measured if trial.kind is TrialKind.FINAL_COMPARISON] or measured
     return min((t.measurement for t in last if t.measurement), key=lambda m: m.median_ns, default=None)
 
 
-def _keep(best: dict[str, Measurement], run: RunFacts) -> None:
+def _keep(best: dict[str, Measurement], run: RunData) -> None:
     measured, problem = best_measurement(run), run.stored.run.problem
     if measured and (problem not in best or measured.median_ns < best[problem].median_ns):
         best[problem] = measured
 
 
-def _pairs(facts: Facts, noise: Scatter) -> list[Pair]:
+def _pairs(data: PageData, noise: Noise) -> list[Pair]:
     found = [
         _pair(one.name, other.name, one.best, other.best, noise)
-        for one, other in itertools.combinations(sides(facts), 2)
+        for one, other in itertools.combinations(sides(data), 2)
         if set(one.best) & set(other.best)
     ]
-    again = _again(facts.database, noise)
+    again = _again(data.database, noise)
     return found + ([again] if again else [])
 
 
-def _pair(name: str, other: str, one: dict[str, Measurement], two: dict[str, Measurement], noise: Scatter) -> Pair:
+def _pair(name: str, other: str, one: dict[str, Measurement], two: dict[str, Measurement], noise: Noise) -> Pair:
     names = short_names(set(one) & set(two))
-    rows = ((names[p], one[p], two[p], verdict(one[p], two[p], noise)) for p in sorted(set(one) & set(two)))
+    rows = ((names[p], one[p], two[p], compare(one[p], two[p], noise)) for p in sorted(set(one) & set(two)))
     return Pair(name, other, tuple(sorted(rows, key=lambda row: (row[3].ratio, row[0]))))
 
 
-def _again(database: Database, noise: Scatter) -> Pair | None:
+def _again(database: Database, noise: Noise) -> Pair | None:
     """The last two runs of each problem that was tuned again on the same device."""
-    runs: dict[tuple[str, str], list[RunFacts]] = {}
+    runs: dict[tuple[str, str], list[RunData]] = {}
     for run in database.runs:
         if best_measurement(run):
             runs.setdefault((run.stored.device.fingerprint, run.stored.run.problem), []).append(run)
@@ -142,39 +130,42 @@ def _answer(pairs: list[Pair]) -> str:
     )
 
 
-def _index(pairs: list[Pair]) -> Table:
+def _index(pairs: list[Pair]) -> ui.Table:
     columns = (
-        Column("first"), Column("second"), Column("problems", "in both", True), Column("better", "second faster", True),
-        Column("worse", "second slower", True), Column("noise", "interval holds 1", True),
+        ui.Column("first"), ui.Column("second"), ui.Column("problems", "in both", True),
+        ui.Column("better", "second faster", True),
+        ui.Column("worse", "second slower", True), ui.Column("noise", "interval holds 1", True),
     )  # fmt: skip
     rows = []
     for place, pair in enumerate(pairs):
         count = Counter(v.word for *_, v in pair.rows)
         href = f"#compare-{place}" if place < MOST_PAIRS else None
-        numbers = (number_cell(count[word], 0) for word in ("better", "worse", "noise"))
-        rows.append((Cell(pair.first, None, href), Cell(pair.second), number_cell(len(pair.rows), 0), *numbers))
-    return Table("What can be compared", columns, tuple(rows))
+        numbers = (ui.number_cell(count[word], 0) for word in ("better", "worse", "noise"))
+        rows.append(
+            (ui.Cell(pair.first, None, href), ui.Cell(pair.second), ui.number_cell(len(pair.rows), 0), *numbers)
+        )
+    return ui.Table("What can be compared", columns, tuple(rows))
 
 
-def _detail(place: int, pair: Pair, noise: Scatter) -> Detail:
+def _detail(place: int, pair: Pair, noise: Noise) -> ui.Detail:
     spans = tuple(
         (name, ((v.low, v.high, f"{name}: {v.ratio:.3f} ({v.low:.3f}–{v.high:.3f}), {v.word}"),))
         for name, _, _, v in pair.rows
     )
-    axis = Axis("second median ÷ first median, 98% interval", "less is better")
-    chart = Spans("Second ÷ first", axis, spans, ((1.0, "equal"),))
+    axis = ui.Axis("second median ÷ first median, 98% interval", "less is better")
+    chart = ui.Spans("Second ÷ first", axis, spans, ((1.0, "equal"),))
     columns = (
-        Column("problem"), Column("first", "median, µs", True), Column("second", "median, µs", True),
-        Column("ratio", "second ÷ first", True), Column("low", "98% interval", True),
-        Column("high", "98% interval", True), Column("verdict"),
+        ui.Column("problem"), ui.Column("first", "median, µs", True), ui.Column("second", "median, µs", True),
+        ui.Column("ratio", "second ÷ first", True), ui.Column("low", "98% interval", True),
+        ui.Column("high", "98% interval", True), ui.Column("verdict"),
     )  # fmt: skip
     rows = tuple(
         (
-            Cell(name), micros_cell(a.median_ns), micros_cell(b.median_ns), number_cell(v.ratio, 3),
-            number_cell(v.low, 3), number_cell(v.high, 3), Cell(v.word, None, None, TONES[v.word]),
+            ui.Cell(name), ui.micros_cell(a.median_ns), ui.micros_cell(b.median_ns), ui.number_cell(v.ratio, 3),
+            ui.number_cell(v.low, 3), ui.number_cell(v.high, 3), ui.Cell(v.word, None, None, TONES[v.word]),
         )
         for name, a, b, v in pair.rows
     )  # fmt: skip
-    words = Words(f"First: {pair.first}. Second: {pair.second}.")
-    table = Table("Problem by problem", columns, rows)
-    return Detail(f"compare-{place}", f"{pair.first} → {pair.second}", (words, chart, table))
+    words = ui.Words(f"First: {pair.first}. Second: {pair.second}.")
+    table = ui.Table("Problem by problem", columns, rows)
+    return ui.Detail(f"compare-{place}", f"{pair.first} → {pair.second}", (words, chart, table))

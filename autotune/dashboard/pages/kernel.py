@@ -1,25 +1,11 @@
-"""What holds a kernel back: its counters, and the tool's rules in words."""
+"""The page "Kernel": what limits a profiled kernel, by its counters and the rules."""
 
 from collections import Counter
 
 from autotune.dashboard import counters
-from autotune.dashboard.page_data import Facts, Profiled
-from autotune.dashboard.page_elements import (
-    Axis,
-    Bars,
-    Block,
-    Cell,
-    Column,
-    Detail,
-    Page,
-    Remarks,
-    Table,
-    Words,
-    link,
-    micros_cell,
-    number_cell,
-    significant,
-)  # fmt: skip
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.page_data import PageData, ProfiledLaunch
+from autotune.profiling import launch_metrics
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
 
@@ -28,12 +14,12 @@ COUNTERS = "Counters"
 TONES = {"optimization": "warn", "warning": "warn", "error": "bad", "ok": "good"}
 
 
-def page(facts: Facts) -> Page:
-    profiled = facts.profiled
+def page(data: PageData) -> ui.Page:
+    profiled = data.profiled
     details = tuple(_detail(place, entry) for place, entry in enumerate(profiled))
     question = "What holds each kernel back?"
     blocks = (_index(profiled),) if profiled else ()
-    return Page("kernel", "Kernel", question, _answer(profiled), blocks, "kernel", details)
+    return ui.Page("kernel", "Kernel", question, _answer(profiled), blocks, "kernel", details)
 
 
 def label(launch: KernelLaunch) -> str:
@@ -54,13 +40,13 @@ def redundancy(launch: KernelLaunch) -> float | None:
 
 
 def limiter(launch: KernelLaunch) -> str | None:
-    """What lets the fewest blocks live on a multiprocessor."""
+    """The resource that allows the fewest blocks on a multiprocessor."""
     limits = counters.find(launch, counters.LIMITS)
     least = min((f.value for f in limits), default=None)
     return ", ".join(f.label for f in limits if f.value == least) or None
 
 
-def _answer(profiled: tuple[Profiled, ...]) -> str:
+def _answer(profiled: tuple[ProfiledLaunch, ...]) -> str:
     if not profiled:
         return "No profile with counters has been imported: autotune import report.ncu-rep brings one in."
     text = f"{len(profiled)} launches were profiled."
@@ -82,15 +68,15 @@ def _lower(title: str) -> str:
     return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
-def _index(profiled: tuple[Profiled, ...]) -> Table:
+def _index(profiled: tuple[ProfiledLaunch, ...]) -> ui.Table:
     columns = (
-        Column("kernel"), Column("problem"), Column("time", "gpu__time_duration or the timeline's, µs", True),
-        Column("compute", "sm__throughput, % of peak", True),
-        Column("memory", "gpu__compute_memory_throughput, % of peak", True),
-        Column("DRAM", "gpu__dram_throughput, % of peak", True),
-        Column("occupancy", "sm__warps_active, % of peak", True), Column("first stall"),
-        Column("read ÷ needed", "dram__bytes_read.sum ÷ bytes needed", True), Column("top finding"),
-        Column("gain", "estimated, at best, % of the time", True), Column("file"),
+        ui.Column("kernel"), ui.Column("problem"), ui.Column("time", "gpu__time_duration or the timeline's, µs", True),
+        ui.Column("compute", "sm__throughput, % of peak", True),
+        ui.Column("memory", "gpu__compute_memory_throughput, % of peak", True),
+        ui.Column("DRAM", "gpu__dram_throughput, % of peak", True),
+        ui.Column("occupancy", "sm__warps_active, % of peak", True), ui.Column("first stall"),
+        ui.Column("read ÷ needed", "dram__bytes_read.sum ÷ bytes needed", True), ui.Column("top finding"),
+        ui.Column("gain", "estimated, at best, % of the time", True), ui.Column("file"),
     )  # fmt: skip
     rows = []
     for place, entry in enumerate(profiled):
@@ -100,56 +86,57 @@ def _index(profiled: tuple[Profiled, ...]) -> Table:
         waited, top = counters.stalls(launch)[:1], entry.causes[:1]
         rows.append(
             (
-                link(label(launch), f"kernel-{place}"), Cell(launch.problem or "–"), micros_cell(_time(launch)),
-                *(number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
-                number_cell(occupancy.value if occupancy else None, 1),
-                Cell(waited[0].label.replace("_", " ") if waited else "–"), number_cell(redundancy(launch), 2),
-                Cell(top[0].title if top else "–"), number_cell(100 * top[0].gain if top else None, 0),
-                Cell(entry.profile.provenance.file),
+                ui.link(label(launch), f"kernel-{place}"), ui.Cell(launch.problem or "–"),
+                ui.micros_cell(_time(launch)),
+                *(ui.number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
+                ui.number_cell(occupancy.value if occupancy else None, 1),
+                ui.Cell(waited[0].label.replace("_", " ") if waited else "–"), ui.number_cell(redundancy(launch), 2),
+                ui.Cell(top[0].title if top else "–"), ui.number_cell(100 * top[0].gain if top else None, 0),
+                ui.Cell(entry.profile.provenance.file),
             )
         )  # fmt: skip
-    return Table("Every profiled launch", columns, tuple(rows))
+    return ui.Table("Every profiled launch", columns, tuple(rows))
 
 
 def _time(launch: KernelLaunch) -> float | None:
     if launch.duration_ns is not None:
         return launch.duration_ns / max(launch.count, 1)
-    found = counters.one(launch, counters.FACTS["duration"])
+    found = counters.one(launch, counters.LAUNCH["duration"])
     return found.value if found else None
 
 
-def _detail(place: int, entry: Profiled) -> Detail:
+def _detail(place: int, entry: ProfiledLaunch) -> ui.Detail:
     launch = entry.launch
-    blocks: list[Block] = [Words(_summary(entry.profile, launch))]
+    blocks: list[ui.Block] = [ui.Words(_summary(entry.profile, launch))]
     if entry.causes:
         blocks += [
-            Words("What holds it back", heading=True),
-            Remarks(tuple((_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain else "good") for c in entry.causes)),
+            ui.Words("What holds it back", heading=True),
+            ui.Remarks(tuple((_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain else "good") for c in entry.causes)),
         ]
     found = findings(launch)
     if found:
         blocks += [
-            Words("What the tool's rules say", heading=True),
-            Remarks(tuple((_title(f), f.text, TONES.get(f.kind, "")) for f in found)),
+            ui.Words("What the tool's rules say", heading=True),
+            ui.Remarks(tuple((_title(f), f.text, TONES.get(f.kind, "")) for f in found)),
         ]
     light = counters.find(launch, counters.SPEED_OF_LIGHT)
     if light:
         rows = tuple((f.label, (f.value,)) for f in light)
         blocks.append(
-            Bars("Speed of light", Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS)
+            ui.Bars("Speed of light", ui.Axis("throughput", "% of peak", zero=True), ("launch",), rows, twin=COUNTERS)
         )
     waited = counters.stalls(launch)
     if waited:
         rows = tuple((f.label.replace("_", " "), (f.value,)) for f in waited[:MOST_STALLS])
-        ratio = waited[0].name.startswith(counters.STALL_RATIO[0])
-        axis = Axis(
+        ratio = waited[0].name.startswith(launch_metrics.STALLED)
+        axis = ui.Axis(
             "warps stalled" if ratio else "samples",
             "for an issued instruction" if ratio else "of the program counter",
             zero=True,
         )
-        blocks.append(Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
+        blocks.append(ui.Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
     blocks.append(_counters(launch, [*light, *waited]))
-    return Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+    return ui.Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
 
 
 def _cause(cause: Finding) -> str:
@@ -163,7 +150,7 @@ def _shown(cause: Finding) -> str:
 
 
 def _value(metric: Metric) -> str:
-    return metric.value if isinstance(metric.value, str) else f"{significant(metric.value)} {metric.unit}".rstrip()
+    return metric.value if isinstance(metric.value, str) else f"{ui.significant(metric.value)} {metric.unit}".rstrip()
 
 
 def _title(finding: RuleFinding) -> str:
@@ -180,7 +167,7 @@ def _summary(profile: Profile, launch: KernelLaunch) -> str:
         parts.append(f"{grid} blocks of {block} threads")
     time = _time(launch)
     if time is not None:
-        parts.append(f"{significant(time / 1e3)} µs")
+        parts.append(f"{ui.significant(time / 1e3)} µs")
     text = ", ".join(parts) + "."
     if launch.problem:
         text += f" Launched for {launch.problem}" + (f", {launch.role}" if launch.role else "") + "."
@@ -196,15 +183,22 @@ def _summary(profile: Profile, launch: KernelLaunch) -> str:
     return text
 
 
-def _counters(launch: KernelLaunch, shown: list[counters.Found]) -> Table:
-    wanted = {**counters.FACTS, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
+def _counters(launch: KernelLaunch, shown: list[counters.CounterValue]) -> ui.Table:
+    wanted = {**counters.LAUNCH, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
     limits = {f"blocks allowed by {name}": names for name, names in counters.LIMITS.items()}
     found = [*counters.find(launch, wanted), *counters.find(launch, limits), *shown]
-    columns = (Column("what"), Column("value", "", True), Column("unit"), Column("metric"))
-    rows = [(Cell(f.label.replace("_", " ")), number_cell(f.value), Cell(f.unit), Cell(f.name)) for f in found]
+    columns = (ui.Column("what"), ui.Column("value", "", True), ui.Column("unit"), ui.Column("metric"))
+    rows = [
+        (ui.Cell(f.label.replace("_", " ")), ui.number_cell(f.value), ui.Cell(f.unit), ui.Cell(f.name)) for f in found
+    ]
     times = redundancy(launch)
     if times is not None:
         rows.append(
-            (Cell("bytes read ÷ bytes needed"), number_cell(times, 2), Cell(""), Cell("dram__bytes_read.sum ÷ needed"))
+            (
+                ui.Cell("bytes read ÷ bytes needed"),
+                ui.number_cell(times, 2),
+                ui.Cell(""),
+                ui.Cell("dram__bytes_read.sum ÷ needed"),
+            )
         )
-    return Table(COUNTERS, columns, tuple(rows))
+    return ui.Table(COUNTERS, columns, tuple(rows))

@@ -1,24 +1,11 @@
-"""Is each shape tuned, how far is it from the roof, and what did tuning bring?"""
+"""The page "Overview": winners by problem, their share of the roof, and the speed-up from tuning."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.dashboard.page_data import Bench, Database, Facts
-from autotune.dashboard.page_elements import (
-    Axis,
-    Bars,
-    Block,
-    Cell,
-    Column,
-    Page,
-    Table,
-    Words,
-    link,
-    micros_cell,
-    number_cell,
-    percent_cell,
-)  # fmt: skip
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.page_data import BenchmarkFile, Database, PageData
 from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Outcome, StoredWinner
 
@@ -35,28 +22,28 @@ class Row:
     share: float | None
 
 
-def page(facts: Facts) -> Page:
-    rows = standings(facts.database)
-    blocks: list[Block] = []
-    if facts.benches:
-        blocks += [Words("Whole models", heading=True), models(facts.benches)]
+def page(data: PageData) -> ui.Page:
+    rows = standings(data.database)
+    blocks: list[ui.Block] = []
+    if data.benchmarks:
+        blocks += [ui.Words("Whole models", heading=True), models(data.benchmarks)]
     for device in dict.fromkeys(row.stored.device for row in rows):
         mine = [row for row in rows if row.stored.device == device]
-        roof = facts.database.read_roof(device)
-        blocks.append(Words(f"Kernels on {device.chip}", heading=True))
-        blocks.append(_problems(mine, facts.database))
+        roof = data.database.read_roof(device)
+        blocks.append(ui.Words(f"Kernels on {device.chip}", heading=True))
+        blocks.append(_problems(mine, data.database))
         shares = [row for row in mine if row.share is not None]
         if shares:
-            chart = Bars(
+            chart = ui.Bars(
                 f"Share of the measured read bandwidth ({roof:,.0f} GB/s), winners on {device.chip}",
-                Axis("bytes needed ÷ median time ÷ measured read bandwidth", "%"),
+                ui.Axis("bytes needed ÷ median time ÷ measured read bandwidth", "%"),
                 ("winner",),
                 tuple((row.name, (100 * (row.share or 0.0),)) for row in shares),
                 ((100.0, "measured read bandwidth"),),
             )
             blocks.append(chart)
     question = "Is each shape tuned, how far is it from the roof, and what did tuning bring?"
-    return Page("overview", "Overview", question, _answer(rows, facts), tuple(blocks))
+    return ui.Page("overview", "Overview", question, _answer(rows, data), tuple(blocks))
 
 
 def standings(database: Database) -> list[Row]:
@@ -81,7 +68,7 @@ def speed_up(stored: StoredWinner) -> float | None:
     return default / stored.winner.measurement.median_ns if default and default == default else None
 
 
-def _answer(rows: Sequence[Row], facts: Facts) -> str:
+def _answer(rows: Sequence[Row], data: PageData) -> str:
     if not rows:
         return "Nothing is tuned yet: autotune tune MODEL.gguf fills the database."
     shares = [row for row in rows if row.share is not None]
@@ -96,7 +83,7 @@ def _answer(rows: Sequence[Row], facts: Facts) -> str:
     ratios = [ratio for row in rows if (ratio := speed_up(row.stored)) is not None]
     if ratios:
         parts.append(f"Winners are {geometric_mean(ratios):.2f}× as fast as the defaults (geometric mean).")
-    against = [ratio for bench in facts.benches if (ratio := peer_ratio(bench)) is not None]
+    against = [ratio for one in data.benchmarks if (ratio := one.peer_ratio) is not None]
     if against:
         low, high = min(against), max(against)
         count = f"{len(against)} model{'s' if len(against) > 1 else ''}"
@@ -105,57 +92,45 @@ def _answer(rows: Sequence[Row], facts: Facts) -> str:
     return " ".join(parts)
 
 
-def first_decode(side: Mapping) -> Mapping:
-    """The row of the smallest depth."""
-    return side["decode"][min(side["decode"], key=lambda depth: (len(depth), depth))]
-
-
-def peer_ratio(bench: Bench) -> float | None:
-    if bench.marks is None:
-        return None
-    return first_decode(bench.document["tuned"])["tok_s"] / max(bench.marks["decode"])
-
-
-def models(benches: Sequence[Bench]) -> Table:
+def models(benchmarks: Sequence[BenchmarkFile]) -> ui.Table:
     columns = (
-        Column("model"),
-        Column("untuned", "decode, tok/s, median", True), Column("tuned", "decode, tok/s, median", True),
-        Column("speed-up", "tuned ÷ untuned", True),
-        Column("peer", "decode, tok/s, as quoted, the higher if two", True),
-        Column("over peer", "tuned ÷ peer", True),
-        Column("GB/s", "bytes a token needs × tok/s", True),
-        Column("of roof", "GB/s ÷ measured read bandwidth", True),
-        Column("kernels", "launched for a token", True), Column("prefill", "tok/s, median", True),
-        Column("the peer is"),
+        ui.Column("model"),
+        ui.Column("untuned", "decode, tok/s, median", True), ui.Column("tuned", "decode, tok/s, median", True),
+        ui.Column("speed-up", "tuned ÷ untuned", True),
+        ui.Column("peer", "decode, tok/s, as quoted, the higher if two", True),
+        ui.Column("over peer", "tuned ÷ peer", True),
+        ui.Column("GB/s", "bytes a token needs × tok/s", True),
+        ui.Column("of roof", "GB/s ÷ measured read bandwidth", True),
+        ui.Column("kernels", "launched for a token", True), ui.Column("prefill", "tok/s, median", True),
+        ui.Column("the peer is"),
     )  # fmt: skip
     rows = []
-    for place, bench in enumerate(benches):
-        document, marks = bench.document, bench.marks
-        tuned, untuned = first_decode(document["tuned"]), first_decode(document["untuned"])
+    for place, one in enumerate(benchmarks):
+        result, peer = one.result, one.peer
+        tuned, untuned = result.tuned.shallowest, result.untuned.shallowest
         rows.append(
             (
-                link(document["model"].removesuffix(".gguf"), f"token-{place}"),
-                number_cell(untuned["tok_s"], 0), number_cell(tuned["tok_s"], 0),
-                number_cell(tuned["tok_s"] / untuned["tok_s"], 2, "×"),
-                number_cell(max(marks["decode"]) if marks else None, 0),
-                number_cell(peer_ratio(bench), 2, "×"),
-                number_cell(tuned["gb_s"], 0), percent_cell(tuned["share"]),
-                number_cell(tuned["kernels_per_token"], 0), number_cell(document["tuned"]["prefill_tok_s"], 0),
-                Cell(marks["engine"] if marks else "–"),
+                ui.link(one.model, f"token-{place}"),
+                ui.number_cell(untuned.tok_s, 0), ui.number_cell(tuned.tok_s, 0),
+                ui.number_cell(tuned.tok_s / untuned.tok_s if untuned.tok_s else None, 2, "×"),
+                ui.number_cell(max(peer.decode) if peer else None, 0), ui.number_cell(one.peer_ratio, 2, "×"),
+                ui.number_cell(tuned.gb_s, 0), ui.percent_cell(result.share(tuned.gb_s)),
+                ui.number_cell(tuned.kernels, 0), ui.number_cell(result.tuned.prefill_tok_s, 0),
+                ui.Cell(peer.engine if peer else "–"),
             )
         )  # fmt: skip
-    chips = " and ".join(sorted({bench.document["device"]["chip"] for bench in benches}))
-    return Table(f"Decoding at batch 1 from an empty context, and prefill, on {chips}", columns, tuple(rows))
+    chips = " and ".join(sorted({one.result.chip for one in benchmarks}))
+    return ui.Table(f"Decoding at batch 1 from an empty context, and prefill, on {chips}", columns, tuple(rows))
 
 
-def _problems(rows: Sequence[Row], database: Database) -> Table:
+def _problems(rows: Sequence[Row], database: Database) -> ui.Table:
     columns = (
-        Column("problem"), Column("time", "median of the winner, µs", True), Column("q10–q90", "µs"),
-        Column("default", "median in the same run, µs", True), Column("speed-up", "default ÷ winner", True),
-        Column("GB/s", "bytes needed ÷ time", True), Column("of roof", "GB/s ÷ measured read bandwidth", True),
-        Column("trials", "evaluated in the winner's run", True),
-        Column("failed", "wrong, crashed, timed out or not compiled", True),
-        Column("searched", "trials ÷ valid configurations", True),
+        ui.Column("problem"), ui.Column("time", "median of the winner, µs", True), ui.Column("q10–q90", "µs"),
+        ui.Column("default", "median in the same run, µs", True), ui.Column("speed-up", "default ÷ winner", True),
+        ui.Column("GB/s", "bytes needed ÷ time", True), ui.Column("of roof", "GB/s ÷ measured read bandwidth", True),
+        ui.Column("trials", "evaluated in the winner's run", True),
+        ui.Column("failed", "wrong, crashed, timed out or not compiled", True),
+        ui.Column("searched", "trials ÷ valid configurations", True),
     )  # fmt: skip
     table = []
     for row in rows:
@@ -167,16 +142,17 @@ def _problems(rows: Sequence[Row], database: Database) -> Table:
         gain = speed_up(row.stored)
         table.append(
             (
-                link(row.name, f"run-{row.stored.run_id}") if run else Cell(row.name), micros_cell(measured.median_ns),
-                Cell(f"{measured.q10_ns / 1e3:.2f}–{measured.q90_ns / 1e3:.2f}", measured.q90_ns - measured.q10_ns),
-                micros_cell(row.stored.winner.default_ns),
-                number_cell(gain, 2, "×", "good" if gain and gain >= 1.05 else ""),
-                number_cell(row.gb_s, 0), percent_cell(row.share, "good" if (row.share or 0) >= NEAR else ""),
-                number_cell(trials, 0), number_cell(failed, 0, "", "bad" if failed else "quiet"),
-                percent_cell(trials / space if trials is not None and space else None, "", 1),
+                ui.link(row.name, f"run-{row.stored.run_id}") if run else ui.Cell(row.name),
+                ui.micros_cell(measured.median_ns),
+                ui.Cell(f"{measured.q10_ns / 1e3:.2f}–{measured.q90_ns / 1e3:.2f}", measured.q90_ns - measured.q10_ns),
+                ui.micros_cell(row.stored.winner.default_ns),
+                ui.number_cell(gain, 2, "×", "good" if gain and gain >= 1.05 else ""),
+                ui.number_cell(row.gb_s, 0), ui.percent_cell(row.share, "good" if (row.share or 0) >= NEAR else ""),
+                ui.number_cell(trials, 0), ui.number_cell(failed, 0, "", "bad" if failed else "quiet"),
+                ui.percent_cell(trials / space if trials is not None and space else None, "", 1),
             )
         )  # fmt: skip
-    return Table("Every problem with a winner", columns, tuple(table))
+    return ui.Table("Every problem with a winner", columns, tuple(table))
 
 
 def _failed(outcome: Outcome) -> bool:

@@ -1,96 +1,99 @@
-"""Where does every number come from: files, tools, devices, clocks, commits?"""
+"""The page "Provenance": files, tools, devices, clocks and commits behind the numbers."""
 
 from collections import Counter
 
-from autotune.dashboard.page_data import Facts
-from autotune.dashboard.page_elements import Block, Cell, Column, Page, Table, number_cell, texts
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.page_data import PageData
 
 
-def page(facts: Facts) -> Page:
-    blocks: list[Block] = [_files(facts)]
-    if facts.database.devices:
-        blocks.append(_devices(facts))
-    if facts.database.runs:
-        blocks.append(_software(facts))
-    if facts.database.profiles:
-        blocks += [_profiles(facts)]
+def page(data: PageData) -> ui.Page:
+    blocks: list[ui.Block] = [_files(data)]
+    if data.database.devices:
+        blocks.append(_devices(data))
+    if data.database.runs:
+        blocks.append(_software(data))
+    if data.database.profiles:
+        blocks += [_profiles(data)]
     question = "Where does every number come from?"
-    return Page("provenance", "Provenance", question, _answer(facts), tuple(blocks))
+    return ui.Page("provenance", "Provenance", question, _answer(data), tuple(blocks))
 
 
-def _answer(facts: Facts) -> str:
-    files = 1 + (facts.against is not None) + len(facts.benches) + len(facts.database.profiles)
-    commits = {run.stored.run.versions.get("commit", "unknown") for run in facts.database.runs}
-    partial = sum(profile.provenance.partial for profile in facts.database.profiles)
+def _answer(data: PageData) -> str:
+    files = 1 + (data.against is not None) + len(data.benchmarks) + len(data.database.profiles)
+    commits = {run.stored.run.versions.get("commit", "unknown") for run in data.database.runs}
+    partial = sum(profile.provenance.partial for profile in data.database.profiles)
     text = (
-        f"These pages were made from {files} file{'s' if files > 1 else ''}: {len(facts.database.runs)} runs of "
-        f"{len(commits)} commit{'' if len(commits) == 1 else 's'} on {len(facts.database.devices)} "
-        f"device{'' if len(facts.database.devices) == 1 else 's'}."
+        f"These pages were made from {files} file{'s' if files > 1 else ''}: {len(data.database.runs)} runs of "
+        f"{len(commits)} commit{'' if len(commits) == 1 else 's'} on {len(data.database.devices)} "
+        f"device{'' if len(data.database.devices) == 1 else 's'}."
     )
     return text + (f" {partial} profile{'s are' if partial > 1 else ' is'} partial." if partial else "")
 
 
-def _files(facts: Facts) -> Table:
-    columns = (Column("file"), Column("what it is"), Column("bytes", "", True), Column("SHA-256"))
-    files = [(facts.database.file, f"tuning database, schema {facts.database.schema}")]
-    if facts.against is not None:
-        files.append((facts.against.file, f"tuning database to compare with, schema {facts.against.schema}"))
-    files += [(bench.file, f"benchmark of {bench.document['model']}") for bench in facts.benches]
-    rows = [(Cell(file.name), Cell(what), number_cell(file.size_bytes, 0), Cell(file.sha256)) for file, what in files]
-    for profile in facts.database.profiles:
+def _files(data: PageData) -> ui.Table:
+    columns = (ui.Column("file"), ui.Column("what it is"), ui.Column("bytes", "", True), ui.Column("SHA-256"))
+    files = [(data.database.file, f"tuning database, schema {data.database.schema}")]
+    if data.against is not None:
+        files.append((data.against.file, f"tuning database to compare with, schema {data.against.schema}"))
+    files += [(one.file, f"benchmark of {one.result.model}") for one in data.benchmarks]
+    rows = [
+        (ui.Cell(file.name), ui.Cell(what), ui.number_cell(file.size_bytes, 0), ui.Cell(file.sha256))
+        for file, what in files
+    ]
+    for profile in data.database.profiles:
         origin = profile.provenance
         what = f"{origin.tool} profile, {origin.format}"
-        rows.append((Cell(origin.file), Cell(what), number_cell(origin.size_bytes, 0), Cell(origin.sha256)))
-    return Table("Files", columns, tuple(rows))
+        rows.append((ui.Cell(origin.file), ui.Cell(what), ui.number_cell(origin.size_bytes, 0), ui.Cell(origin.sha256)))
+    return ui.Table("Files", columns, tuple(rows))
 
 
-def _devices(facts: Facts) -> Table:
+def _devices(data: PageData) -> ui.Table:
     columns = (
-        Column("device"), Column("fingerprint"), Column("capability"), 
-        Column("units", "cores or multiprocessors", True), Column("memory", "GB", True),
-        Column("software"), Column("measured roofs", "autotune devices"),
+        ui.Column("device"), ui.Column("fingerprint"), ui.Column("capability"), 
+        ui.Column("units", "cores or multiprocessors", True), ui.Column("memory", "GB", True),
+        ui.Column("software"), ui.Column("measured roofs", "autotune devices"),
     )  # fmt: skip
     rows = []
-    for found in facts.database.devices:
+    for found in data.database.devices:
         device = found.device
         roofs = ", ".join(f"{name} {value:,.1f}" for name, value in sorted(found.ceilings.items())) or "–"
         software = ", ".join(f"{name} {version}" for name, version in device.versions)
         rows.append(
             (
-                *texts((device.chip, device.fingerprint, device.capability)), number_cell(device.units, 0),
-                number_cell(device.memory_bytes / 1e9, 1), *texts((software, roofs)),
+                *ui.texts((device.chip, device.fingerprint, device.capability)), ui.number_cell(device.units, 0),
+                ui.number_cell(device.memory_bytes / 1e9, 1), *ui.texts((software, roofs)),
             )
         )  # fmt: skip
-    return Table("Devices", columns, tuple(rows))
+    return ui.Table("Devices", columns, tuple(rows))
 
 
-def _software(facts: Facts) -> Table:
+def _software(data: PageData) -> ui.Table:
     """Runs by what they were made with."""
-    made = Counter(tuple(sorted(run.stored.run.versions.items())) for run in facts.database.runs)
-    columns = (Column("commit"), Column("other software"), Column("runs", "", True))
+    made = Counter(tuple(sorted(run.stored.run.versions.items())) for run in data.database.runs)
+    columns = (ui.Column("commit"), ui.Column("other software"), ui.Column("runs", "", True))
     rows = []
     for versions, count in sorted(made.items()):
         rest = ", ".join(f"{name} {version}" for name, version in versions if name != "commit")
-        rows.append((Cell(dict(versions).get("commit", "unknown")), Cell(rest), number_cell(count, 0)))
-    return Table("What the runs were made with", columns, tuple(rows))
+        rows.append((ui.Cell(dict(versions).get("commit", "unknown")), ui.Cell(rest), ui.number_cell(count, 0)))
+    return ui.Table("What the runs were made with", columns, tuple(rows))
 
 
-def _profiles(facts: Facts) -> Table:
+def _profiles(data: PageData) -> ui.Table:
     columns = (
-        Column("file"), Column("tool"), Column("chip"), Column("clocks", "while it was recorded, MHz"),
-        Column("recorded"), Column("rows", "found", True), Column("expected", "as the file says", True),
-        Column("complete"), Column("note"),
+        ui.Column("file"), ui.Column("tool"), ui.Column("chip"), ui.Column("clocks", "while it was recorded, MHz"),
+        ui.Column("recorded"), ui.Column("rows", "found", True), ui.Column("expected", "as the file says", True),
+        ui.Column("complete"), ui.Column("note"),
     )  # fmt: skip
     rows = []
-    for profile in facts.database.profiles:
+    for profile in data.database.profiles:
         origin = profile.provenance
         clocks = ", ".join(f"{name} {hz / 1e6:,.0f}" for name, hz in sorted(origin.clocks.items())) or "–"
-        whole = Cell("partial", None, None, "bad") if origin.partial else Cell("yes")
+        whole = ui.Cell("partial", None, None, "bad") if origin.partial else ui.Cell("yes")
         rows.append(
             (
-                *texts((origin.file, f"{origin.tool} {origin.tool_version}".strip(), origin.chip or "–", clocks)),
-                Cell((origin.recorded_at or "unknown")[:19]), number_cell(origin.found, 0),
-                number_cell(origin.expected, 0), whole, Cell(origin.note),
+                *ui.texts((origin.file, f"{origin.tool} {origin.tool_version}".strip(), origin.chip or "–", clocks)),
+                ui.Cell((origin.recorded_at or "unknown")[:19]), ui.number_cell(origin.found, 0),
+                ui.number_cell(origin.expected, 0), whole, ui.Cell(origin.note),
             )
         )  # fmt: skip
-    return Table("Profiles", columns, tuple(rows))
+    return ui.Table("Profiles", columns, tuple(rows))

@@ -1,61 +1,50 @@
-"""Did the search converge, what failed and why, and where did its time go?"""
+"""The page "Run": a search's convergence, its failures and their reasons, its time."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from autotune.dashboard.page_data import Database, Facts, RunFacts
-from autotune.dashboard.page_elements import (
-    XY,
-    Axis,
-    Block,
-    Cell,
-    Column,
-    Detail,
-    Page,
-    Series,
-    Table,
-    Words,
-    link,
-    micros_cell,
-    number_cell,
-    percent_cell,
-)  # fmt: skip
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.page_data import Database, PageData, RunData
 from autotune.dashboard.problem_names import short_names
-from tuning_db.records import Outcome, Trial
+from tuning_db.records import Outcome, Trial, TrialKind
 
 CONVERGED = 0.75  # a search that found its best in this first share of its trials could have stopped
 TRIALS = "Every trial"
 CLOSE = 1.02  # times the best's time is nearly the best
 
 
-def page(facts: Facts) -> Page:
-    database = facts.database
+def page(data: PageData) -> ui.Page:
+    database = data.database
     names = short_names(run.stored.run.problem for run in database.runs)
     details = tuple(_detail(run, names[run.stored.run.problem]) for run in database.runs)
     question = "Did each search converge, what failed and why, and where did its time go?"
     blocks = (_index(database, names),) if database.runs else ()
-    return Page("run", "Run", question, _answer(database), blocks, "run", details)
+    return ui.Page("run", "Run", question, _answer(database), blocks, "run", details)
 
 
-def settled(run: RunFacts) -> int | None:
-    """After how many trials the best so far came within 2% of what was best in the end; rematches are no search."""
-    times = [(place, ns) for place, ns in run.working if not _rematch(run.trials[place].trial)]
+def settled(run: RunData) -> int | None:
+    """After how many trials the best so far came within 2% of the best; without the final comparison."""
+    times = [(place, ns) for place, ns in run.working if not _compared_again(run.trials[place].trial)]
     if not times:
         return None
     best = min(ns for _, ns in times)
     return next(place for place, ns in times if ns <= CLOSE * best) + 1
 
 
-def failed(run: RunFacts) -> int:
+def failed(run: RunData) -> int:
     return sum(t.trial.outcome not in (Outcome.OK, Outcome.PRUNED) for t in run.trials)
 
 
-def tried(run: RunFacts) -> int:
-    return sum(not _rematch(t.trial) for t in run.trials)
+def tried(run: RunData) -> int:
+    return sum(not _compared_again(t.trial) for t in run.trials)
 
 
-def _rematch(trial: Trial) -> bool:
-    return trial.message == "rematch"
+def _compared_again(trial: Trial) -> bool:
+    return trial.kind is TrialKind.FINAL_COMPARISON
+
+
+def _words(outcome: Outcome) -> str:
+    return outcome.value.replace("_", " ")
 
 
 def _answer(database: Database) -> str:
@@ -66,7 +55,7 @@ def _answer(database: Database) -> str:
     lost = sum(failed(run) for run in database.runs)
     early = sum((settled(run) or 0) <= CONVERGED * tried(run) for run in runs)
     reasons = Counter(
-        t.trial.outcome.value.replace("_", " ")
+        _words(t.trial.outcome)
         for run in database.runs
         for t in run.trials
         if t.trial.outcome not in (Outcome.OK, Outcome.PRUNED)
@@ -78,16 +67,16 @@ def _answer(database: Database) -> str:
     )
 
 
-def _index(database: Database, names) -> Table:
+def _index(database: Database, names) -> ui.Table:
     columns = (
-        Column("run", "", True), Column("problem"), Column("device"), Column("sampler"), Column("status"),
-        Column("trials", "rematches included", True),
-        Column("failed", "wrong, crashed, timed out or not compiled", True),
-        Column("best", "least median time, µs", True),
-        Column("settled", "trial whose time first came within 2% of the best", True),
-        Column("wall", "start to the last trial, s", True),
-        Column("compiling", "sum over trials, s; workers compile side by side", True),
-        Column("searched", "trials ÷ valid configurations", True),
+        ui.Column("run", "", True), ui.Column("problem"), ui.Column("device"), ui.Column("sampler"),
+        ui.Column("status"), ui.Column("trials", "the final comparison's included", True),
+        ui.Column("failed", "wrong, crashed, timed out or not compiled", True),
+        ui.Column("best", "least median time, µs", True),
+        ui.Column("settled", "trial whose time first came within 2% of the best", True),
+        ui.Column("wall", "start to the last trial, s", True),
+        ui.Column("compiling", "sum over trials, s; workers compile side by side", True),
+        ui.Column("searched", "trials ÷ valid configurations", True),
     )  # fmt: skip
     rows = []
     for run in database.runs:
@@ -95,43 +84,45 @@ def _index(database: Database, names) -> Table:
         compiled = sum(t.trial.compile_s or 0.0 for t in run.trials)
         rows.append(
             (
-                Cell(str(stored.id), stored.id, f"#run-{stored.id}"),
-                link(names[stored.run.problem], f"run-{stored.id}"),
-                Cell(stored.device.chip), Cell(stored.run.sampler), Cell(stored.status.value),
-                number_cell(len(run.trials), 0), number_cell(lost, 0, "", "bad" if lost else "quiet"),
-                micros_cell(None if best is None else dict(run.working)[best]), number_cell(settled(run), 0),
-                number_cell(run.ended_s[-1] if run.ended_s else None, 1), number_cell(compiled, 1),
-                percent_cell(tried(run) / stored.run.space_size if stored.run.space_size else None, "", 1),
+                ui.Cell(str(stored.id), stored.id, f"#run-{stored.id}"),
+                ui.link(names[stored.run.problem], f"run-{stored.id}"),
+                ui.Cell(stored.device.chip), ui.Cell(stored.run.sampler), ui.Cell(stored.status.value),
+                ui.number_cell(len(run.trials), 0), ui.number_cell(lost, 0, "", "bad" if lost else "quiet"),
+                ui.micros_cell(None if best is None else dict(run.working)[best]), ui.number_cell(settled(run), 0),
+                ui.number_cell(run.ended_s[-1] if run.ended_s else None, 1), ui.number_cell(compiled, 1),
+                ui.percent_cell(tried(run) / stored.run.space_size if stored.run.space_size else None, "", 1),
             )
         )  # fmt: skip
-    return Table("Every run", columns, tuple(rows))
+    return ui.Table("Every run", columns, tuple(rows))
 
 
-def _detail(run: RunFacts, name: str) -> Detail:
+def _detail(run: RunData, name: str) -> ui.Detail:
     stored = run.stored
-    blocks: list[Block] = [Words(_summary(run, name))]
+    blocks: list[ui.Block] = [ui.Words(_summary(run, name))]
     if run.working:
         blocks += [
             progress(run, "Best so far by trial"),
-            _progress(run, "Best so far by wall time", Axis("wall time since the start", "s", zero=True), run.ended_s),
+            _progress(
+                run, "Best so far by wall time", ui.Axis("wall time since the start", "s", zero=True), run.ended_s
+            ),
         ]
     reasons = Counter(
-        (t.trial.outcome.value.replace("_", " "), t.trial.message or "no message")
+        (_words(t.trial.outcome), t.trial.message or "no message")
         for t in run.trials
         if t.trial.outcome is not Outcome.OK
     )
     if reasons:
-        columns = (Column("outcome"), Column("why"), Column("trials", "", True))
+        columns = (ui.Column("outcome"), ui.Column("why"), ui.Column("trials", "", True))
         rows = tuple(
-            (Cell(kind), Cell(why), number_cell(count, 0))
+            (ui.Cell(kind), ui.Cell(why), ui.number_cell(count, 0))
             for (kind, why), count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
         )
-        blocks.append(Table("What did not work, and why", columns, rows))
+        blocks.append(ui.Table("What did not work, and why", columns, rows))
     blocks.append(_trials(run))
-    return Detail(f"run-{stored.id}", f"{stored.id} · {name}", tuple(blocks))
+    return ui.Detail(f"run-{stored.id}", f"{stored.id} · {name}", tuple(blocks))
 
 
-def _summary(run: RunFacts, name: str) -> str:
+def _summary(run: RunData, name: str) -> str:
     stored = run.stored
     text = (
         f"Run {stored.id}: {name} on {stored.device.chip}, sampler {stored.run.sampler}, seed {stored.run.seed}, "
@@ -149,34 +140,34 @@ def _summary(run: RunFacts, name: str) -> str:
     )
 
 
-def progress(run: RunFacts, title: str) -> XY:
+def progress(run: RunData, title: str) -> ui.XY:
     """A run's trials by number, and the best so far; of a run in which something worked."""
-    return _progress(run, title, Axis("trial", zero=True), [float(place + 1) for place in range(len(run.trials))])
+    return _progress(run, title, ui.Axis("trial", zero=True), [float(place + 1) for place in range(len(run.trials))])
 
 
-def _progress(run: RunFacts, title: str, x: Axis, xs: Sequence[float]) -> XY:
+def _progress(run: RunData, title: str, x: ui.Axis, xs: Sequence[float]) -> ui.XY:
     dots, best, least = [], [], float("inf")
     for place, nanoseconds in run.working:
         micros = nanoseconds / 1e3
-        dots.append((xs[place], micros, f"trial {place + 1}: {micros_cell(nanoseconds).text} µs"))
+        dots.append((xs[place], micros, f"trial {place + 1}: {ui.micros_cell(nanoseconds).text} µs"))
         if micros < least:
             least = micros
             best.append((xs[place], micros, f"trial {place + 1}"))
     best.append((xs[-1], least, "end"))
-    return XY(
-        title, x, Axis("median time", "µs", log=True),
-        (Series("trials that worked", "dots", tuple(dots)), Series("best so far", "steps", tuple(best))), TRIALS,
+    return ui.XY(
+        title, x, ui.Axis("median time", "µs", log=True),
+        (ui.Series("trials that worked", "dots", tuple(dots)), ui.Series("best so far", "steps", tuple(best))), TRIALS,
     )  # fmt: skip
 
 
-def _trials(run: RunFacts) -> Table:
+def _trials(run: RunData) -> ui.Table:
     varied = sorted({name for t in run.trials for name in t.trial.config})
     columns = (
-        Column("trial", "", True), Column("ended", "after the run's start, s", True), Column("outcome"),
-        Column("time", "median, µs", True), Column("best so far", "least median, µs", True),
-        Column("q10", "µs", True), Column("q90", "µs", True), Column("samples", "timed executions", True),
-        Column("compile", "s", True), Column("error", "‖out − ref‖ ÷ ‖ref‖", True), Column("note"),
-        *(Column(name, "parameter", False) for name in varied),
+        ui.Column("trial", "", True), ui.Column("ended", "after the run's start, s", True), ui.Column("outcome"),
+        ui.Column("time", "median, µs", True), ui.Column("best so far", "least median, µs", True),
+        ui.Column("q10", "µs", True), ui.Column("q90", "µs", True), ui.Column("samples", "timed executions", True),
+        ui.Column("compile", "s", True), ui.Column("error", "‖out − ref‖ ÷ ‖ref‖", True), ui.Column("note"),
+        *(ui.Column(name, "parameter", False) for name in varied),
     )  # fmt: skip
     rows, least = [], float("nan")
     for place, timed in enumerate(run.trials):
@@ -185,19 +176,19 @@ def _trials(run: RunFacts) -> Table:
             least = measured.median_ns
         rows.append(
             (
-                number_cell(place + 1, 0), number_cell(run.ended_s[place], 1),
-                Cell(trial.outcome.value.replace("_", " "), None, None, "" if trial.outcome is Outcome.OK else "bad"),
-                micros_cell(measured.median_ns if measured else None), micros_cell(least),
-                micros_cell(measured.q10_ns if measured else None),
-                micros_cell(measured.q90_ns if measured else None),
-                number_cell(measured.samples if measured else None, 0),
-                number_cell(trial.compile_s, 2), number_cell(trial.error), Cell(trial.message or ""),
+                ui.number_cell(place + 1, 0), ui.number_cell(run.ended_s[place], 1),
+                ui.Cell(_words(trial.outcome), None, None, "" if trial.outcome is Outcome.OK else "bad"),
+                ui.micros_cell(measured.median_ns if measured else None), ui.micros_cell(least),
+                ui.micros_cell(measured.q10_ns if measured else None),
+                ui.micros_cell(measured.q90_ns if measured else None),
+                ui.number_cell(measured.samples if measured else None, 0),
+                ui.number_cell(trial.compile_s, 2), ui.number_cell(trial.error), ui.Cell(trial.message or ""),
                 *(_setting(trial, parameter) for parameter in varied),
             )
         )  # fmt: skip
-    return Table(TRIALS, columns, tuple(rows))
+    return ui.Table(TRIALS, columns, tuple(rows))
 
 
-def _setting(trial: Trial, name: str) -> Cell:
+def _setting(trial: Trial, name: str) -> ui.Cell:
     value = trial.config.get(name)
-    return Cell("–" if value is None else str(value), float(value) if isinstance(value, int | float) else None)
+    return ui.Cell("–" if value is None else str(value), float(value) if isinstance(value, int | float) else None)

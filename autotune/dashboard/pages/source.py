@@ -1,21 +1,9 @@
-"""Which line waits: the source beside the machine code that came from it, with the samples taken at each."""
+"""The page "Source": source lines beside their machine code, with the stall samples at each."""
 
 from collections import Counter
 
-from autotune.dashboard.page_data import Facts
-from autotune.dashboard.page_elements import (
-    Block,
-    Cell,
-    Column,
-    Detail,
-    Listing,
-    Page,
-    Table,
-    Words,
-    link,
-    number_cell,
-    percent_cell,
-)
+from autotune.dashboard import page_elements as ui
+from autotune.dashboard.page_data import PageData
 from autotune.dashboard.pages.kernel import label
 from autotune.profiling.diagnosis import STALLS
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
@@ -24,12 +12,14 @@ ISSUING = ("selected", "not_selected")  # samples of warps that could issue: the
 AROUND = 3  # lines of source shown around those that machine code came from
 
 
-def page(facts: Facts) -> Page:
-    profiled = [(n, one.profile, one.launch) for n, one in enumerate(facts.profiled) if one.launch.lines]
+def page(data: PageData) -> ui.Page:
+    profiled = [(n, one.profile, one.launch) for n, one in enumerate(data.profiled) if one.launch.lines]
     details = tuple(_detail(*entry) for entry in profiled)
     question = "Which line of which kernel waits, and for what?"
     blocks = (_index(profiled),) if profiled else ()
-    return Page("source", "Source", question, _answer([launch for *_, launch in profiled]), blocks, "kernel", details)
+    return ui.Page(
+        "source", "Source", question, _answer([launch for *_, launch in profiled]), blocks, "kernel", details
+    )
 
 
 def _answer(launches: list[KernelLaunch]) -> str:
@@ -74,66 +64,69 @@ def _hottest(launch: KernelLaunch) -> tuple[str, str, float]:
     return where, min(waits, key=lambda reason: (-waits[reason], reason)), count / _samples(launch)
 
 
-def _index(profiled: list[tuple[int, Profile, KernelLaunch]]) -> Table:
+def _index(profiled: list[tuple[int, Profile, KernelLaunch]]) -> ui.Table:
     columns = (
-        Column("kernel"), Column("instructions", "SASS", True), Column("samples", "of warps that did not issue", True),
-        Column("hottest line"), Column("share", "samples there ÷ all samples", True), Column("waits for"),
-        Column("file"),
+        ui.Column("kernel"), ui.Column("instructions", "SASS", True),
+        ui.Column("samples", "of warps that did not issue", True),
+        ui.Column("hottest line"), ui.Column("share", "samples there ÷ all samples", True), ui.Column("waits for"),
+        ui.Column("file"),
     )  # fmt: skip
     rows = []
     for place, profile, launch in profiled:
         where, reason, share = _hottest(launch) if _samples(launch) else ("–", "–", None)
         rows.append(
             (
-                link(label(launch), f"source-{place}"), number_cell(len(launch.lines), 0),
-                number_cell(_samples(launch), 0), Cell(where), percent_cell(share), Cell(reason.replace("_", " ")),
-                Cell(profile.provenance.file),
+                ui.link(label(launch), f"source-{place}"), ui.number_cell(len(launch.lines), 0),
+                ui.number_cell(_samples(launch), 0), ui.Cell(where), ui.percent_cell(share),
+                ui.Cell(reason.replace("_", " ")), ui.Cell(profile.provenance.file),
             )
         )  # fmt: skip
-    return Table("Every kernel with machine code", columns, tuple(rows))
+    return ui.Table("Every kernel with machine code", columns, tuple(rows))
 
 
-def _detail(place: int, profile: Profile, launch: KernelLaunch) -> Detail:
+def _detail(place: int, profile: Profile, launch: KernelLaunch) -> ui.Detail:
     total = _samples(launch)
-    blocks: list[Block] = []
+    blocks: list[ui.Block] = []
     if total:
         where, reason, share = _hottest(launch)
         blocks.append(
-            Words(
+            ui.Words(
                 f"{label(launch)}: {share:.0%} of {total:,} samples at {where}, mostly waiting for {_in_words(reason)}."
             )
         )
     else:
-        blocks.append(Words(f"{label(launch)}: machine code without samples."))
-    blocks.append(Words("Choose a line to see what belongs to it. The stronger its colour, the more samples it has."))
+        blocks.append(ui.Words(f"{label(launch)}: machine code without samples."))
+    blocks.append(
+        ui.Words("Choose a line to see what belongs to it. The stronger its colour, the more samples it has.")
+    )
     sources = _sources(profile, launch)
     blocks += [*sources[:1], _machine_code(launch), *sources[1:]]  # the hottest file beside the machine code
     if total:
         blocks.append(_reasons(launch, total))
-    return Detail(f"source-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+    return ui.Detail(f"source-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
 
 
 def _heat(samples: int, most: int) -> int | None:
     return min(9, samples * 10 // most) if samples and most else None
 
 
-def _reasons(launch: KernelLaunch, total: int) -> Table:
+def _reasons(launch: KernelLaunch, total: int) -> ui.Table:
     reasons: Counter[str] = Counter()
     for line in launch.lines:
         reasons.update(line.stalls)
     rows = tuple(
-        (Cell(reason.replace("_", " ")), number_cell(count, 0), percent_cell(count / total))
+        (ui.Cell(reason.replace("_", " ")), ui.number_cell(count, 0), ui.percent_cell(count / total))
         for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
     )
     columns = (
-        Column("state"),
-        Column("samples", "of the program counter", True),
-        Column("share", "of all samples", True),
+        ui.Column("state"),
+        ui.Column("samples", "of the program counter", True),
+        ui.Column("share", "of all samples", True),
     )
-    return Table("What warps did at the samples", columns, rows)
+    return ui.Table("What warps did at the samples", columns, rows)
 
 
-def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
+def _sources(profile: Profile, launch: KernelLaunch) -> list[ui.Listing]:
     """A listing for each file: its lines that machine code came from and those around, if the report has the text."""
     samples: Counter[tuple[str, int]] = Counter()
     notes: dict[tuple[str, int], Counter[str]] = {}
@@ -159,11 +152,11 @@ def _sources(profile: Profile, launch: KernelLaunch) -> list[Listing]:
             note = _mostly(notes.get((file, number), Counter()))
             key = f"{file}:{number}" if number in used else ""
             rows.append((str(number), line_text, str(count) if count else "", _heat(count, most), note, key))
-        listings.append(Listing(f"Source, {_short(file)}", ("line", "source"), tuple(rows)))
+        listings.append(ui.Listing(f"Source, {_short(file)}", ("line", "source"), tuple(rows)))
     return listings
 
 
-def _machine_code(launch: KernelLaunch) -> Listing:
+def _machine_code(launch: KernelLaunch) -> ui.Listing:
     most = max((line.samples for line in launch.lines), default=0)
     rows, before = [], None
     for line in launch.lines:
@@ -173,7 +166,7 @@ def _machine_code(launch: KernelLaunch) -> Listing:
         note = " · ".join(part for part in (_mostly(Counter(line.stalls)), ptx) if part)
         heat, count = _heat(line.samples, most), str(line.samples) if line.samples else ""
         rows.append((f"{line.address:04x}", line.sass.strip(), count, heat, note, key))
-    return Listing("Machine code (SASS) with the PTX it came from", ("address", "instruction"), tuple(rows))
+    return ui.Listing("Machine code (SASS) with the PTX it came from", ("address", "instruction"), tuple(rows))
 
 
 def _mostly(stalls: Counter[str]) -> str:

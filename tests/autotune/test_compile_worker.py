@@ -17,8 +17,9 @@ pytest.importorskip("triton")
 BUILD = """
 import sys, torch, triton
 from triton.backends.nvidia.driver import CudaDriver
-from autotune.runner import builder
-from kernel_templates import registry, samples
+from autotune.runner import compile_worker
+from autotune.runner.protocol import Compile, Compiled
+from kernel_templates import random_inputs, registry
 from kernel_templates.cuda.launch import HOPPER
 from kernel_templates.device import Device
 from kernel_templates.matvec.problem import Matvec
@@ -28,11 +29,11 @@ config = registry.cuda_space(problem, Device("cuda", "x", "9.0", 132, 80 << 30))
 seen = []
 triton.knobs.compilation.listener = lambda src, metadata, metadata_group, times, cache_hit: seen.append(
     (metadata["hash"], cache_hit))
-made = builder.Builder(90)
-assert made.compile(problem.key, dict(config))[0] == "compiled"
+made = compile_worker.CompileBackend(90)
+assert isinstance(made.compile(Compile("sm90", problem.key, config)), Compiled)
 count = len(seen)
 assert count and not torch.cuda.is_initialized()
-made.compile(problem.key, dict(config), dict(config))  # nothing differs
+made.compile(Compile("sm90", problem.key, config, config))  # nothing differs
 assert len(seen) == count
 
 # A launch with the driver's own idea of an H100, up to the point where the kernel would be loaded.
@@ -72,15 +73,17 @@ def test_what_is_compiled_ahead_is_what_a_launch_asks_for(tmp_path) -> None:
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 
-def test_drawn_inputs_are_those_drawn_on_the_spot(tmp_path) -> None:
-    from autotune.runner.compile_worker import Builder
+def test_generated_inputs_are_those_generated_on_the_spot(tmp_path) -> None:
+    from autotune.runner.compile_worker import CompileBackend
+    from autotune.runner.protocol import GenerateInputs, InputsGenerated
 
-    problem, path = Matvec(64, 64, "Q4_0"), tmp_path / "drawn"
-    assert Builder.draw(object.__new__(Builder), problem.key, 3, str(path))[0] == "drawn"
+    problem, path = Matvec(64, 64, "Q4_0"), tmp_path / "inputs"
+    request = GenerateInputs("sm90", problem.key, 3, str(path))
+    assert isinstance(CompileBackend.generate_inputs(object.__new__(CompileBackend), request), InputsGenerated)
     inputs, answers = pickle.loads(path.read_bytes())
     operation = registry.get(problem.op)
     fresh = operation.inputs(problem, 3)
     assert all(np.array_equal(fresh.weights[name].raw, inputs.weights[name].raw) for name in fresh.weights)
     expected = operation.reference(problem, fresh)
     assert all(np.array_equal(answers[name], expected[name]) for name in expected)
-    assert [p.name for p in Path(tmp_path).iterdir()] == ["drawn"]
+    assert [p.name for p in Path(tmp_path).iterdir()] == ["inputs"]

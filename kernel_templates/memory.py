@@ -1,4 +1,4 @@
-"""Memory for weights: aligned to cache lines and, where the system offers it, on huge pages."""
+"""Host memory: aligned to cache lines and, where the system offers it, on huge pages."""
 
 import contextlib
 import mmap

@@ -1,24 +1,15 @@
-"""Candidates compiled side by side in worker processes, for a GPU that need not be here."""
+"""Compiles candidates in worker processes, several at a time, for a GPU that need not be here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from autotune.runner.protocol import Failure, Inspect, Inspected
 from autotune.runner.worker_pool import Answer, WorkerPool
 from autotune.runner.worker_process import PROGRAM
-from autotune.screening.binary import Facts
+from autotune.screening.binary import Candidate
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
 LIMIT_S = 60.0  # a compilation takes a second or two, on a busy machine ten; one that takes so long is given up
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration and its kernels, or why it has none."""
-
-    config: Config
-    kernels: tuple[Facts, ...]
-    failure: str | None = None
 
 
 def compile_all(
@@ -31,19 +22,19 @@ def compile_all(
 ) -> list[Candidate]:
     """In the order of `configs`. report: told how many are done. A compiler that dies or hangs costs its candidate."""
     found: dict[Config, Candidate] = {}
-    with WorkerPool(compilers, True, program) as crew:
+    with WorkerPool(compilers, separate_measurer=True, program=program) as worker_pool:
         for config in configs:
-            crew.submit(problem, config, ("inspect", f"sm{capability}", problem.key, dict(config)), LIMIT_S)
+            worker_pool.submit(problem, config, Inspect(f"sm{capability}", problem.key, config), LIMIT_S)
         while len(found) < len(configs):
-            for config, answer in crew.finished(problem, 1.0):
+            for config, answer in worker_pool.finished(problem, 1.0):
                 found[config] = _candidate(config, answer)
             report(len(found))
     return [found[config] for config in configs]
 
 
 def _candidate(config: Config, answer: Answer) -> Candidate:
-    if isinstance(answer, Exception):
-        return Candidate(config, (), f"compiling: {answer}")
-    if answer[0] != "compiled":
-        return Candidate(config, (), f"does not compile: {answer[1]}")
-    return Candidate(config, tuple(binary.facts for binary in answer[2]))
+    if isinstance(answer, Inspected):
+        return Candidate(config, tuple(binary.resources for binary in answer.binaries))
+    if isinstance(answer, Failure):
+        return Candidate(config, (), f"does not compile: {answer.message}")
+    return Candidate(config, (), f"compiling: {answer}")

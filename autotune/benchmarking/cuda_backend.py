@@ -1,0 +1,73 @@
+"""A GPU's part of a model benchmark: a token's bytes, and the time of each of its kernels captured alone."""
+
+from dataclasses import replace
+
+import torch
+
+from autotune.benchmarking import token_time
+from autotune.benchmarking.benchmark_result import KernelTime
+from autotune.benchmarking.token_time import work_bytes
+from autotune.runner import ceilings
+from kernel_templates.cuda import machine
+from kernel_templates.cuda.launch import Launch
+from model.engine import Model
+from model.problems import contexts
+from tuning_db import TuningDB
+
+RESERVE = 4 << 30  # bytes of the GPU's memory: caches, prefill, CUDA itself
+
+
+class CudaBackend:
+    """See `model_benchmark.Backend`."""
+
+    PROMPT, DEPTHS, CAPTURED_ALONE = 2048, (0, 4096), True
+
+    def __init__(self, db: TuningDB, index: int):
+        self.device = machine.detect(index)
+        self._index = index
+        self._read = ceilings.known_or_measured(db, self.device, index=index)["read_gb_s"]
+
+    def holds_both(self, file_bytes: int) -> bool:
+        return file_bytes * 3 + RESERVE < torch.cuda.mem_get_info(self._index)[0]
+
+    def observe(self, side: str, engine: Model, position: int) -> None:
+        pass
+
+    def read_gb_s(self) -> float:
+        return self._read
+
+    def token(self, engine: Model, position: int) -> tuple[int, int]:
+        loaded = engine.decoder.model
+        layers = sum(work_bytes(replace(layer.problem, context=position + 1)) for layer in loaded.layers)
+        return len(_token(engine, _bound(engine, position))), layers + work_bytes(loaded.head)
+
+    def kernels(self, side: str, engine: Model, position: int) -> list[KernelTime]:
+        """Rows of `token_time.profile`: a token at `position`, or before the end of its kernels' context."""
+        decoder, bound = engine.decoder, _bound(engine, position)
+        position = max(0, min(position, min(bound, decoder.context) - token_time.REPLAYS - 1))  # a replay moves it by 1
+
+        def rewind() -> None:
+            decoder.buffers["position"].fill_(position)
+
+        rewind()
+        watch = token_time.Stopwatch(self._index, decoder.executor.target)
+        launches = _token(engine, bound)
+        sizes = token_time.bytes_by_kernel(launches, decoder.model, position)
+        return token_time.profile(launches, sizes, watch, rewind)
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+
+def open_backend(db: TuningDB, index: int) -> CudaBackend:
+    return CudaBackend(db, index)
+
+
+def _token(engine: Model, bound: int) -> list[Launch]:
+    """The kernels of one greedy token at a position below `bound`."""
+    return [launch for part in ("layers", "head", "greedy") for launch in engine.decoder.launches(part, bound)]
+
+
+def _bound(engine: Model, position: int) -> int:
+    """The context whose kernels a token at `position` runs."""
+    return next(c for c in contexts(engine.decoder.context) if position < c)

@@ -1,0 +1,132 @@
+"""Foreign files: their first bytes, text, CSV rows and JSON, read within bounds; one kind of error for them all."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from autotune import UserError
+from tuning_db.profile_records import Provenance
+
+HEAD_BYTES = 1 << 16
+LARGEST_TEXT = 1 << 30  # bytes: a recorded space of a million configurations has less
+GZIP = b"\x1f\x8b"
+
+
+def unusable(path: Path, what: str, advice: str) -> UserError:
+    """One line: what is wrong with which file, and what to do."""
+    return UserError(f"{path} {what}; {advice}")
+
+
+@contextmanager
+def bounded_numbers(path: Path) -> Iterator[None]:
+    """A number in the file that Python or the database cannot hold (OverflowError, ValueError) becomes a UserError."""
+    try:
+        yield
+    except (OverflowError, ValueError) as error:
+        raise unusable(path, f"is damaged: {error}", "record or export it again") from None
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file, decompressed if it is gzipped. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check the name") from None
+    if not head.startswith(GZIP):
+        return head
+    try:
+        return zlib.decompressobj(31).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        raise unusable(path, "is damaged: it begins as a gzipped file", "copy it again") from None
+
+
+def head_has(head: bytes, names: Sequence[str]) -> bool:
+    """Whether one line of a file's beginning has all these column names."""
+    text = head.decode("utf-8", "replace")
+    return any(all(name in line for name in names) for line in text.splitlines())
+
+
+def csv_rows(path: Path, starts: Sequence[str]) -> Iterator[list[str]]:
+    """The rows of a CSV from its header on, which has all of `starts` in it; lines before the header are skipped.
+
+    Raises UserError for what is no such text.
+    """
+    if path.stat().st_size > LARGEST_TEXT:
+        raise unusable(path, "is larger than 1 GB", "export fewer launches")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise unusable(path, "is damaged: it is not UTF-8 text", "export it again") from None
+    if "\0" in text:
+        raise unusable(path, "is damaged: it has zero bytes in it", "export it again")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    found = False
+    try:
+        for row in reader:
+            found = found or all(name in row for name in starts)
+            if found and row:
+                yield row
+    except csv.Error as error:
+        raise unusable(path, f"is damaged in line {reader.line_num} ({error})", "export it again") from None
+
+
+def text(path: Path) -> str:
+    """All of a file, gzipped or not. Raises UserError."""
+    try:
+        with gzip.open(path) if path.read_bytes()[:2] == GZIP else path.open("rb") as file:
+            data = file.read(LARGEST_TEXT + 1)
+        if len(data) > LARGEST_TEXT:
+            raise UserError(f"{path} is larger than {LARGEST_TEXT >> 30} GB; import a part of it")
+        return data.decode()
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged: it is no UTF-8 text, or its end is missing") from None
+
+
+def json_of(path: Path, words: str | None = None) -> Any:
+    """The JSON content of a file, or of `words` that were read from it. Raises UserError."""
+    try:
+        return json.loads(text(path) if words is None else words)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {str(error)[:120]}") from None
+
+
+def check_schema(document: Any, schema: Mapping[str, Any], what: str) -> None:
+    """Raises UserError with the first thing that JSON Schema finds wrong; what: names the document."""
+    wrong = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
+    if wrong is not None:
+        where = "/".join(map(str, wrong.absolute_path)) or "the document"
+        raise UserError(f"{what} is no such document: {where}: {wrong.message[:160]}")
+
+
+def write(path: Path, content: str) -> None:
+    """Replace a file in one step, gzipped (the same bytes every time) if its name ends in .gz. Raises UserError."""
+    data = content.encode()
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; name another file") from None
+
+
+def provenance(
+    path: Path, tool: str, format: str, found: int, expected: int | None, note: str, **about: Any
+) -> Provenance:
+    """A file's record, with its SHA-256 and size; about: further fields of Provenance."""
+    with path.open("rb") as file:
+        sha256, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    return Provenance(
+        file=path.name, sha256=sha256, size_bytes=size, tool=tool, format=format, found=found, expected=expected,
+        note=note, **about,
+    )  # fmt: skip

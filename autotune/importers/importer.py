@@ -1,0 +1,31 @@
+"""The declaration of a foreign format: an Importer if it can be read, an Exporter if it can be written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.importers.tuning_results import TuningResults
+from tuning_db.profile_records import Profile
+from tuning_db.records import StoredRun, Trial
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A format that can be read.
+
+    name: as error messages list it; recognizes: from a file's first bytes (`files.head_of`), gzip undone; read: raises
+    UserError for a file that is damaged, OverflowError or ValueError where it has a number that nothing can hold.
+    """
+
+    name: str
+    recognizes: Callable[[bytes], bool]
+    read: Callable[[Path], Profile | TuningResults]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A format that a run is written in. document: its JSON document, checked against the format's schema."""
+
+    name: str
+    document: Callable[[StoredRun, Sequence[Trial]], dict[str, Any]]

@@ -1,0 +1,79 @@
+"""The tuning results that importers read from other tuners' files, and how they are stored as a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune import UserError
+from kernel_templates.device import Device
+from tuning_db import TuningDB
+from tuning_db.records import Measurement, Run, RunStatus, Trial
+
+
+@dataclass(frozen=True)
+class TuningResults:
+    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601, None if unknown."""
+
+    file: str
+    format: str
+    device: Device
+    run: Run
+    trials: tuple[Trial, ...]
+    status: RunStatus = RunStatus.FINISHED
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+@dataclass(frozen=True)
+class ResultsSummary:
+    """A stored file. found: trials; failed: those of them without a time."""
+
+    file: str
+    format: str
+    device: str
+    problem: str
+    run: int
+    found: int
+    failed: int
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        count = f"{self.found} result{'s' * (self.found != 1)}, {self.failed} failed"
+        return f"{self.format}, {count}; {self.problem} on {self.device}, run {self.run}"
+
+
+def store(results: TuningResults, db: TuningDB) -> ResultsSummary:
+    """Store as a run of its own."""
+    db.remember_device(results.device)
+    number = db.add_run(
+        results.device, results.run, list(results.trials), results.status.value, results.started_at, results.finished_at
+    )
+    failed = sum(trial.measurement is None for trial in results.trials)
+    return ResultsSummary(
+        results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed
+    )
+
+
+def finite(value: Any, what: str, path: Path) -> float:
+    """A number from a file. Raises UserError for what is none, infinity and NaN included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise UserError(f"{path} is damaged: {what} is {value!r:.40}, not a number")
+    return float(value)
+
+
+def quantiles(nanoseconds: list[float]) -> Measurement:
+    low, middle, high = np.quantile(nanoseconds, [0.1, 0.5, 0.9])
+    return Measurement(float(low), float(middle), float(high), len(nanoseconds))
+
+
+def foreign_device(name: str) -> Device:
+    """A device of which another tool tells only the name."""
+    return Device("cuda", name, "unknown", 0, 0)
+
+
+def foreign_run(problem: str, tool: str, count: int) -> Run:
+    """A run of another tool. Its work in bytes and operations is not known, so no rate is shown."""
+    return Run(problem, 0, f"imported: {tool}", 0, count, 0, 0)

@@ -1,0 +1,38 @@
+"""Stores a profile in the tuning database, its kernels matched to the problems that the database knows."""
+
+from dataclasses import dataclass
+
+from autotune.profiling import match_kernels
+from tuning_db import TuningDB, profiles
+from tuning_db.profile_records import Profile
+
+
+@dataclass(frozen=True)
+class ProfileSummary:
+    """A stored profile. joined: launches whose problem and configuration are known; total_ns: of all rows."""
+
+    file: str
+    format: str
+    profile: int
+    found: int
+    expected: int | None
+    joined: int
+    total_ns: float
+    note: str
+
+    @property
+    def line(self) -> str:
+        partial = self.expected is not None and self.found < self.expected
+        count = f"partial, {self.found} of {self.expected}" if partial else f"{self.found} row{'s' * (self.found != 1)}"
+        spent = f"{self.total_ns / 1e3:.1f} µs in all"
+        return f"{self.format}, {count}, {self.joined} of ours, {spent}; profile {self.profile}"
+
+
+def store(profile: Profile, db: TuningDB) -> ProfileSummary:
+    """Raises OverflowError or ValueError where the profile has a number that no column can hold."""
+    joined = match_kernels.joined(profile, db)
+    number = profiles.store(db, joined)
+    p = joined.provenance
+    known = sum(1 for launch in joined.launches if launch.problem is not None)
+    total = sum(launch.duration_ns or 0.0 for launch in joined.launches)
+    return ProfileSummary(p.file, p.format, number, p.found, p.expected, known, total, p.note)
