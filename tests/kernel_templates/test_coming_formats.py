@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from coming_formats import COMING, any_bytes
-from kernel_harness import Built
+from kernel_harness import Built, widened
 
 from kernel_templates import formats, memory, random_inputs, registry
 from kernel_templates.cpu import embedding, expand, tiles
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cuda import weights
+from kernel_templates.device import Device
 from kernel_templates.formats import Format, codec
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
@@ -34,12 +35,6 @@ def team():
 def fmt(request, monkeypatch) -> Format:
     monkeypatch.setitem(formats.FORMATS, request.param, COMING[request.param])
     return COMING[request.param]
-
-
-def widened(fmt: Format) -> int:
-    """Bytes that a block gains because packed subscales become bytes."""
-    kinds = [kind for kind in (fmt.layout.subscales, fmt.layout.subminimums) if kind is not None]
-    return fmt.layout.groups * sum(8 - kind.bits for kind in kinds) // 8
 
 
 def test_it_is_ggml_s(fmt):
@@ -84,7 +79,9 @@ def test_products_on_the_cpu(fmt, activation, limit, team):
 def test_kernels_of_a_gpu_spill_nothing(fmt, capability):
     from kernel_templates.cuda import expand
     from kernel_templates.cuda.crosscompile import cross_compile
-    from kernel_templates.device import Device
+    from kernel_templates.cuda.embedding import Embedding
+    from kernel_templates.cuda.vector import Vector
+    from kernel_templates.sample_token import cuda as sample_token
 
     problem = Matvec(1024, 2048, fmt.name)
     template, gpu = registry.cuda(problem.op), Device("cuda", "any", "9.0", 132, 80 << 30)
@@ -94,6 +91,9 @@ def test_kernels_of_a_gpu_spill_nothing(fmt, capability):
     packed = template.pack(problem, config, inputs.weights, "meta")
     made = template.launches(problem, config, packed, template.prepare(problem, inputs, "meta"))
     made.append(expand.launch(packed[0], torch.empty(1024 * 2048, dtype=torch.float16, device="meta")))
+    table = Embedding(torch.empty(3, fmt.row_bytes(1024), dtype=torch.uint8, device="meta"), fmt.name, 1024)
+    buffers = {"x": Vector.allocate(1024, "meta"), "token": torch.zeros(1, dtype=torch.int32, device="meta")}
+    made += sample_token.launches_embed(buffers, table)
     for launch in made:
         code = cross_compile(launch, capability)
         assert code.spills == 0, (launch.name, code.resources)
