@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -112,16 +111,6 @@ class Model:
     def context(self) -> int:
         """Positions that the KV cache holds."""
         return self.runner.context
-
-    @property
-    def decoder(self) -> Any:
-        """The backend's decode step, for benchmarks that look inside."""
-        return self.runner.decoder
-
-    @property
-    def prefill(self) -> Any:
-        """The backend's way of reading a prompt, for benchmarks that look inside."""
-        return self.runner.prefill
 
     @property
     def chat(self) -> ChatTemplate:

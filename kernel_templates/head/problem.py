@@ -1,23 +1,15 @@
 """The shapes of the last step of a token."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from kernel_templates.problem import Matrix, Problem
+from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class Head(Problem):
+class Head(Problem, op="head", template_version=1, matrices={"w": ("vocab", "hidden", "format")}):
     """logits [vocab] = W [vocab, hidden] (x / rms(x) * norm); W in `format`."""
-
-    op: ClassVar[str] = "head"
-    template_version: ClassVar[int] = 1
 
     vocab: int
     hidden: int
     format: str
     activation: str = "int16"
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        return (Matrix("w", self.vocab, self.hidden, self.format),)

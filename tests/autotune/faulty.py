@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -74,10 +73,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True)
-class Faulty(Problem):
-    op: ClassVar[str] = "faulty"
-    template_version: ClassVar[int] = 1
-
+class Faulty(Problem, op="faulty", template_version=1):
     size: int
 
 
