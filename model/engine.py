@@ -174,9 +174,9 @@ def load(
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
-    room = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    positions = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    settings = Settings(room, db if tuned else None, index, threads, progress, nvtx)
+    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
 

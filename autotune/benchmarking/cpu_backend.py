@@ -35,7 +35,7 @@ class CpuBackend:
         return file_bytes * 3 < psutil.virtual_memory().available
 
     def observe(self, side: str, engine: Model, position: int) -> None:
-        probe = ReadProbe(engine.runner.decoder.team, working_set())
+        probe = ReadProbe(engine.runner.decoder.pool, working_set())
         self._read.append(probe.nbytes / probe.seconds() / 1e9)
         steps, whole = _step_times(engine, position)
         self._steps.setdefault(side, []).append(steps)
