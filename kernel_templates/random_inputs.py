@@ -11,7 +11,7 @@ from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 
 MAX_LANES = 128  # the most rows that a tile of any CPU template interleaves; it writes whole tiles of outputs
-_DISTINCT_ROWS = 1024  # quantizing is slow (Q6_K searches its scales); more rows repeat these, shuffled
+_DISTINCT_ROWS = 1024  # quantizing is slow where scales are searched for; more rows repeat these, shuffled
 
 _shapes_only = False
 

@@ -10,6 +10,7 @@ import torch
 from architecture_samples import by_norm
 
 import model
+from kernel_templates.formats import FORMATS
 from model import problems
 from model.config import ModelConfig
 from model.cuda import load
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 Made = Callable[[str, str], Path]
 STEP = by_norm(2e-3, 1e-2)
-MODELS = [(shape, quant) for shape in STEP for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
+MODELS = [(shape, quant) for shape in STEP for quant in FORMATS]
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "benchmarks" / "text.txt"
 PROMPTS = (

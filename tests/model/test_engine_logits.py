@@ -16,6 +16,7 @@ import torch
 from architecture_samples import TINY, by_norm
 
 import model
+from kernel_templates.formats import FORMATS
 from model import engine
 from model.cpu import prefill
 from model.gguf_file import open_gguf
@@ -23,7 +24,7 @@ from model.reference import reference_logits
 from model.sampling import Sampler
 
 STEP, PREFILL = by_norm(2e-3, 1e-2), by_norm(3e-2, 8e-2)
-MODELS = [("tiny", quant) for quant in ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32")]
+MODELS = [("tiny", name) for name, fmt in FORMATS.items() if fmt.block <= 32]
 MODELS += [(shape, quant) for shape in TINY if shape != "tiny" for quant in ("Q4_0", "F32")]
 TEXT = Path(__file__).resolve().parents[2] / "benchmarks" / "text.txt"
 
