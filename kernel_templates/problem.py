@@ -39,12 +39,6 @@ class Problem:
         if op:  # else it is a base of other problems
             cls.op, cls.template_version, cls._matrices = op, template_version, matrices
 
-    def __init_subclass__(cls, op: str = "", template_version: int = 1) -> None:
-        """op: the operation's name in keys; template_version: raised when a change makes old times meaningless. A base
-        that several operations share names none."""
-        if op:
-            cls.op, cls.template_version = op, template_version
-
     @property
     def key(self) -> str:
         return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
