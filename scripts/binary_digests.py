@@ -28,10 +28,10 @@ from typing import Any
 import click
 import torch
 
-from autotune.measure.blueprint import Blueprint
-from autotune.screen import cubin
+from autotune.runner.meta_problem import MetaProblem
+from autotune.screening import cubin
 from kernel_templates import formats, registry
-from kernel_templates.cpu import embed, team
+from kernel_templates.cpu import embedding, thread_pool
 from kernel_templates.cpu import expand as cpu_expand
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cuda import expand as cuda_expand
@@ -42,7 +42,7 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.device import Device
 from kernel_templates.operation import Weight
-from kernel_templates.pick import cuda as pick
+from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config, Space
 from tuning_db import shipped
 
@@ -170,7 +170,7 @@ def cpu_items(cpu: str) -> Iterator[Item]:
 
 def each_cpu_value(cpu: str, key: str) -> Iterator[Item]:
     problem = registry.parse_problem(key)
-    return each_value(cpu, key, registry.get(problem.op).cpu_space(problem, CPUS[cpu]))
+    return each_value(cpu, key, registry.cpu_space(problem, CPUS[cpu]))
 
 
 def each_value(target: int | str, key: str, space: Space) -> Iterator[Item]:
@@ -202,8 +202,8 @@ def digests(item: Item) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def blueprint(problem: str) -> Blueprint:
-    return Blueprint(registry.parse_problem(problem))
+def blueprint(problem: str) -> MetaProblem:
+    return MetaProblem(registry.parse_problem(problem))
 
 
 def launches(item: Item) -> list[Launch]:
@@ -221,11 +221,11 @@ def launches(item: Item) -> list[Launch]:
     buffers, norm = end_of_token(hidden), torch.empty(hidden, device="meta")
     embedding = Embedding(raw, name, hidden)
     if part == "sample":
-        scratch = pick.Scratch.allocate(buffers["logits"].numel(), "meta")
-        return pick.launches_sampling(buffers, embedding, scratch, norm)
+        scratch = sample_token.Scratch.allocate(buffers["logits"].numel(), "meta")
+        return sample_token.launches_sampling(buffers, embedding, scratch, norm)
     if part == "greedy":
-        return pick.launches_greedy(buffers, embedding, norm)
-    return pick.launches_embed(buffers, embedding, norm, activation)
+        return sample_token.launches_greedy(buffers, embedding, norm)
+    return sample_token.launches_embed(buffers, embedding, norm, activation)
 
 
 def end_of_token(hidden: int) -> dict[str, Any]:
@@ -246,15 +246,18 @@ def kernels(item: Item) -> list[Kernel]:
     """An item's CPU kernels, compiled."""
     if ":" in item.what:
         problem, features = registry.parse_problem(item.what), CPUS[str(item.target)]
-        operation = registry.get(problem.op)
-        default = operation.cpu_space(problem, features).default
-        return [operation.cpu.compile(problem, default if item.config is None else Config(dict(item.config)), features)]
+        default = registry.cpu_space(problem, features).default
+        return [
+            registry.cpu(problem.op).compile(
+                problem, default if item.config is None else Config(dict(item.config)), features
+            )
+        ]
     part, *rest = item.what.split()
     if part == "team":
-        loops = (team._run, team._serve, team._close)
+        loops = (thread_pool._run, thread_pool._serve, thread_pool._close)
         return [compile_kernel(loop, f"team {loop.__name__}", loop.__code__.co_argcount) for loop in loops]
     if part == "embed":
-        return [embed.compile(rest[0], int(rest[1]))]
+        return [embedding.compile(rest[0], int(rest[1]))]
     return [cpu_expand.compile(rest[0], int(rest[1]), int(rest[2]), rest[3])]
 
 
