@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a valid GGUF with random weights: how speed is measured for models nobody can download here.
+"""Write a valid GGUF with random weights: how speed is measured for models that cannot be downloaded here.
 
 Sizes and formats are those of the real model; the tokenizer is of its kind and size, but made up, and so the text is
 nonsense. Weights are normal with a standard deviation of 1/sqrt(columns), and 1/sqrt(2·layers) of that where a matrix

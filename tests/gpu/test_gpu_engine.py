@@ -117,7 +117,7 @@ def test_seeded_samples_repeat(opened: Model) -> None:
 
 def test_garbage_is_an_error(made: Made) -> None:
     with closing(model.load(made("tiny", "Q4_0"), "cuda:0")) as engine:
-        engine.decoder.model.output_norm.fill_(float("nan"))
+        engine.runner.decoder.model.output_norm.fill_(float("nan"))
         with pytest.raises(ModelError, match="not a finite number"):
             greedy(engine, tokens_of(5), 5)
 

@@ -45,10 +45,10 @@ def test_chunks_change_little(made: Callable[[str, str], Path], monkeypatch: pyt
     """A prompt in chunks of 64, whose later ones attend to the cache, gives what one chunk gives."""
     tokens = np.random.default_rng(0).integers(0, 512, 250).tolist()
     with closing(model.load(made("tiny-qwen3", "Q4_0"), "cuda:0")) as engine:
-        whole = engine.prefill.run(tokens, 0, every=True)
+        whole = engine.runner.prefill.run(tokens, 0, every=True)
         monkeypatch.setattr(prefill, "CHUNK", 64)
-        chunks = engine.prefill.run(tokens, 0, every=True)
-        last = engine.prefill.run(tokens, 0)
+        chunks = engine.runner.prefill.run(tokens, 0, every=True)
+        last = engine.runner.prefill.run(tokens, 0)
     assert float((chunks - whole).norm() / whole.norm()) < 5e-3
     assert torch.equal(last[0], chunks[-1])
 
@@ -60,13 +60,13 @@ def test_speed_of_2048_tokens(made: Callable[[str, str], Path], shape: str, goal
     tokens = np.random.default_rng(0).integers(0, 151936, 2048).tolist()
     with closing(model.load(made(shape, "Q4_0"), "cuda:0", context=8192)) as engine:
         held = torch.cuda.memory_allocated()
-        engine.prefill.run(tokens, 0)
+        engine.runner.prefill.run(tokens, 0)
         torch.cuda.reset_peak_memory_stats()
         times = []
         for first in (0, 0, 0, 4096):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            engine.prefill.run(tokens, first)
+            engine.runner.prefill.run(tokens, first)
             torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         peak = torch.cuda.max_memory_allocated() - held

@@ -79,7 +79,7 @@ def test_decode_goes_on_after_prefill(tiny_qwen3: Path) -> None:
         tokens = tokens_of(opened.config.vocab, 30)
         wanted = reference_logits(tiny_qwen3, tokens).numpy()
         opened.logits(tokens[:20])
-        rest = np.stack([opened.decoder.step(token, 20 + i).copy() for i, token in enumerate(tokens[20:])])
+        rest = np.stack([opened.runner.decoder.step(token, 20 + i).copy() for i, token in enumerate(tokens[20:])])
     assert distance(rest, wanted[20:]) < PREFILL["tiny-qwen3"]
 
 
