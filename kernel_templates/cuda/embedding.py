@@ -86,10 +86,10 @@ def decode(row, g, e, inside, LAYOUT: tl.constexpr):
         i = g & (LAYOUT.size // 8 - 1)
         LOW: tl.constexpr = LAYOUT.quants.low
         HIGH: tl.constexpr = LAYOUT.quants.high
-        low = load_byte(block + byte_of(i, e, LOW), inside, LAYOUT.quants.signed)
+        low = load_byte(block + byte_of(i, e, LOW, LAYOUT.size), inside, LAYOUT.quants.signed)
         high = low
         if HIGH is not None:
-            high = load_byte(block + byte_of(i, e, HIGH), inside, False)
+            high = load_byte(block + byte_of(i, e, HIGH, LAYOUT.size), inside, False)
         if LAYOUT.subscales is not None:
             SUBSCALES: tl.constexpr = LAYOUT.subscales
             subscale = load_code(block, i // (LAYOUT.group // 8), inside, SUBSCALES)
@@ -111,13 +111,14 @@ def decode(row, g, e, inside, LAYOUT: tl.constexpr):
 
 
 @triton.jit
-def byte_of(i, e, BITS: tl.constexpr):
-    """Which byte of a block has the bits of element e of its group i."""
+def byte_of(i, e, BITS: tl.constexpr, SIZE: tl.constexpr):
+    """Which byte of a block of SIZE weights has the bits of element e of its group i."""
     if BITS.run == 1:
         return i + BITS.at
     else:
         WIDE: tl.constexpr = BITS.run if BITS.run < 32 else 32
-        chunk, part, within = i // (BITS.chunk // 8), i // 4, i % (WIDE // 8) * 8 + e
+        # The chunk is below SIZE // BITS.chunk without being told; ptxas makes a worse schedule of it then.
+        chunk, part, within = i // (BITS.chunk // 8) % (SIZE // BITS.chunk), i // 4, i % (WIDE // 8) * 8 + e
         at = chunk * BITS.run
         if BITS.run > WIDE:
             at = at + part % (BITS.run // WIDE) * WIDE
