@@ -173,7 +173,7 @@ class FakeGpu(protocol.Backend):
     def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.Reply:
         time.sleep(_seconds("FAKE_OPEN"))
         Path(request.path).write_text(request.problem)
-        return protocol.InputsGenerated(0.0)
+        return protocol.InputsGenerated()
 
     def open(self, request: protocol.Open) -> protocol.Reply:
         assert request.units == DEVICE.units
