@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from kernel_templates import formats
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -48,6 +49,11 @@ class Work:
 
     bytes: int
     ops: int
+
+
+def weight_bytes(problem: Problem) -> int:
+    """What the matrices of a call take in a file, which is the least that it reads of them."""
+    return sum(m.rows * formats.get(m.format).row_bytes(m.cols) for m in problem.matrices)
 
 
 class CpuTemplate(Protocol):

@@ -1,7 +1,19 @@
 """What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix [rows, cols] that a call reads, stored in `format`; name: the operation's own for it."""
+
+    name: str
+    rows: int
+    cols: int
+    format: str
 
 
 @dataclass(frozen=True)
@@ -9,14 +21,33 @@ class Problem:
     """Shapes and formats of one kernel call. Subclasses add int and str fields only; their order is the key's order.
 
     `key`: "op:field=value,..." identifies the problem in the tuning database. `threads` and chips are not part of it.
+    A subclass is declared with its op and template_version, and with its matrices in the order they are packed: name ->
+    the names of the fields or properties that are its rows, its columns and its format.
     """
 
     op: ClassVar[str]
     template_version: ClassVar[int]
+    _matrices: ClassVar[Mapping[str, tuple[str, str, str]]]
+
+    def __init_subclass__(
+        cls,
+        op: str = "",
+        template_version: int = 1,
+        matrices: Mapping[str, tuple[str, str, str]] = MappingProxyType({}),
+    ) -> None:
+        super().__init_subclass__()
+        if op:  # else it is a base of other problems
+            cls.op, cls.template_version, cls._matrices = op, template_version, matrices
 
     @property
     def key(self) -> str:
         return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The weights of a call, in the order they are packed."""
+        parts = ((name, [getattr(self, part) for part in of]) for name, of in self._matrices.items())
+        return tuple(Matrix(name, rows, cols, form) for name, (rows, cols, form) in parts)
 
     @property
     def typical(self) -> Self:

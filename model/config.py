@@ -1,6 +1,6 @@
-"""What a model is made of, read from GGUF metadata and checked against the tensors that are really in the file.
+"""The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
-Metadata keys and tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need
+Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need
 something this engine does not compute (biases, experts, rope scaling, sliding windows) is refused by name here, because
 running it without would give fluent nonsense.
 """
@@ -10,23 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kernel_templates import formats
+from model import layer_plan
+from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
-
-ARCHITECTURES = ("llama", "qwen3")
-FLOAT_FORMATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of a decoder-only transformer.
+    """The architecture and the sizes of one decoder-only transformer.
 
-    `qk_norm`: RMS norm of each query and key head before rope; `neox_rope`: rotate the halves of a head (qwen3) instead
-    of neighbouring pairs (llama as GGUF stores it); `tied`: the output matrix is the embedding; `rope_freqs`: the file
-    divides the rope frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later).
+    `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope frequencies by
+    `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later).
     """
 
-    architecture: str
+    architecture: Architecture
     layers: int
     hidden: int
     heads: int
@@ -38,8 +37,6 @@ class ModelConfig:
     norm_eps: float
     rope_base: float
     rope_dim: int
-    qk_norm: bool
-    neox_rope: bool
     tied: bool
     rope_freqs: bool
 
@@ -47,17 +44,18 @@ class ModelConfig:
     def from_gguf(cls, file: GGUFFile) -> "ModelConfig":
         """Read and check everything; raises ModelError naming the key or tensor that does not fit."""
         metadata = file.metadata
-        architecture = metadata.get("general.architecture")
-        if architecture not in ARCHITECTURES:
+        name = metadata.get("general.architecture")
+        architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
+        if architecture is None:
             raise ModelError(
-                f"architecture {quoted(architecture)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
+                f"architecture {quoted(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
             )
-        keys = _Keys(metadata, architecture)
+        keys = _Keys(metadata, architecture.name)
         _refuse_unsupported(keys)
-        embedding = file.tensors.get("token_embd.weight")
+        embedding = file.tensors.get(layer_plan.EMBEDDING)
         if embedding is None or len(embedding.shape) != 2:
             raise ModelError(
-                "tensor 'token_embd.weight' is missing or not a matrix; the file is incomplete, get it again"
+                f"tensor '{layer_plan.EMBEDDING}' is missing or not a matrix; the file is incomplete, get it again"
             )
         hidden = keys.whole("embedding_length", 32, 1 << 16)
         heads = keys.whole("attention.head_count", 1, 1024)
@@ -77,42 +75,12 @@ class ModelConfig:
             norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
             rope_base=keys.real("rope.freq_base", 1.0, 1e12, 10000.0),
             rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
-            qk_norm=architecture == "qwen3",
-            neox_rope=architecture == "qwen3",
-            tied="output.weight" not in file.tensors,
-            rope_freqs="rope_freqs.weight" in file.tensors,
+            tied=layer_plan.OUTPUT not in file.tensors,
+            rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
         )
         _check_sizes(config, keys)
         _check_tensors(config, file)
         return config
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor the engine reads, name -> shape (rows, columns), in the order data passes them."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    hidden, ffn = config.hidden, config.ffn
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (config.vocab, hidden)}
-    if config.rope_freqs:
-        shapes["rope_freqs.weight"] = (config.rope_dim // 2,)
-    for layer in range(config.layers):
-        block = f"blk.{layer}."
-        shapes |= {
-            block + "attn_norm.weight": (hidden,),
-            block + "attn_q.weight": (queries, hidden),
-            block + "attn_k.weight": (keys, hidden),
-            block + "attn_v.weight": (keys, hidden),
-            block + "attn_output.weight": (hidden, queries),
-            block + "ffn_norm.weight": (hidden,),
-            block + "ffn_gate.weight": (ffn, hidden),
-            block + "ffn_up.weight": (ffn, hidden),
-            block + "ffn_down.weight": (hidden, ffn),
-        }
-        if config.qk_norm:
-            shapes |= {block + f"attn_{side}_norm.weight": (config.head_dim,) for side in "qk"}
-    shapes["output_norm.weight"] = (hidden,)
-    if not config.tied:
-        shapes["output.weight"] = (config.vocab, hidden)
-    return shapes
 
 
 class _Keys:
@@ -173,17 +141,18 @@ def _check_sizes(config: ModelConfig, keys: _Keys) -> None:
 
 def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
     # A forged layer count must not make us list thousands of expected tensors before the first is missed.
-    if config.layers * 9 > len(file.tensors):
+    if config.layers * len(layer_plan.layer(config, 0).matrices) > len(file.tensors):
         raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
-    expected = tensor_shapes(config)
+    expected = {tensor.name: tensor.shape for tensor in layer_plan.plan(config).tensors()}
     for name, shape in expected.items():
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
         if info.shape != shape:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
-        if len(shape) == 1 and info.format_name not in FLOAT_FORMATS:
-            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must be F32, F16 or BF16")
+        if len(shape) == 1 and formats.get(info.format_name).quantized:
+            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must not be quantized")
     for name in file.tensors:
         if name not in expected:
-            raise ModelError(f"tensor {quoted(name)} is not part of a {config.architecture} model this engine computes")
+            named = config.architecture.name
+            raise ModelError(f"tensor {quoted(name)} is not part of a {named} model this engine computes")

@@ -3,10 +3,9 @@
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from model.config import ModelConfig
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile, open_gguf
 from model.kernel_choices import Choice
-from model.runner import Runner, Settings
+from model.runner import Progress, Runner, Settings
 from model.sampling import Sampler
 from model.tokenizer import Tokenizer
 from tuning_db import TuningDB
@@ -114,16 +113,6 @@ class Model:
         return self.runner.context
 
     @property
-    def decoder(self) -> Any:
-        """The backend's decode step, for benchmarks that look inside."""
-        return self.runner.decoder
-
-    @property
-    def prefill(self) -> Any:
-        """The backend's way of reading a prompt, for benchmarks that look inside."""
-        return self.runner.prefill
-
-    @property
     def chat(self) -> ChatTemplate:
         """The file's own chat template. Raises ModelError if it has none and no ChatML tokens either."""
         return ChatTemplate.from_metadata(self.file.metadata)
@@ -165,7 +154,7 @@ def load(
     context: int | None = None,
     tuned: bool = True,
     threads: int | None = None,
-    on_layer: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = lambda done, of: None,
     nvtx: bool = False,
 ) -> Model:
     """Load a GGUF model. device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up (None: the templates'
@@ -185,9 +174,9 @@ def load(
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
-    room = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    positions = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    settings = Settings(room, db if tuned else None, index, threads, on_layer, nvtx)
+    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-from kernel_templates.attention.problem import LONG, Attention
-from kernel_templates.ffn.problem import Ffn
+from kernel_templates.attention.problem import LONG
 from kernel_templates.head.problem import Head
 from kernel_templates.layer.problem import Layer
-from kernel_templates.matvec.problem import Matvec
-from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
+from model import layer_plan
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
 
@@ -26,29 +24,14 @@ where attention takes much of the token."""
 
 
 def layer_problems(config: ModelConfig, file: GGUFFile, layer: int, context: int = TUNED_CONTEXT) -> dict[str, Problem]:
-    """Operation -> problem, in the order a layer runs them; `context` is what attention is tuned at."""
-
-    def fmt(name: str) -> str:
-        return _format(file, layer, name)
-
-    c = config
-    return {
-        "norm_qkv_rope": NormQkvRope(
-            c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(c.qk_norm),
-            fmt("attn_q"), fmt("attn_k"), fmt("attn_v"), ACTIVATION,
-        ),
-        "attention": Attention(c.heads, c.kv_heads, c.head_dim, context),
-        "matvec": Matvec(c.hidden, c.heads * c.head_dim, fmt("attn_output"), ACTIVATION),
-        "ffn": Ffn(c.hidden, c.ffn, fmt("ffn_gate"), fmt("ffn_up"), fmt("ffn_down"), ACTIVATION),
-    }  # fmt: skip
+    """The problem of each step of a layer by the step's name, in their order; `context` is what attention is tuned
+    at."""
+    return layer_at(config, file, layer, context).parts()
 
 
 def head_problem(config: ModelConfig, file: GGUFFile) -> Head:
-    return Head(config.vocab, config.hidden, file.tensors[head_tensor(config)].format_name, ACTIVATION)
-
-
-def head_tensor(config: ModelConfig) -> str:
-    return "token_embd.weight" if config.tied else "output.weight"
+    output = layer_plan.plan(config).output
+    return Head(config.vocab, config.hidden, file.tensors[output.name].format_name, ACTIVATION)
 
 
 def model_problems(config: ModelConfig, file: GGUFFile) -> Mapping[Problem, int]:
@@ -89,16 +72,9 @@ def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer
 
 def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
     """One layer as one problem."""
-    c = config
+    c, matrices = config, layer_plan.layer(config, layer).matrices
+    formats = {f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in matrices.items()}
     return Layer(
-        hidden=c.hidden, heads=c.heads, kv_heads=c.kv_heads, head_dim=c.head_dim, rope_dim=c.rope_dim,
-        qk_norm=int(c.qk_norm), ffn=c.ffn,
-        q_format=_format(file, layer, "attn_q"), k_format=_format(file, layer, "attn_k"),
-        v_format=_format(file, layer, "attn_v"), out_format=_format(file, layer, "attn_output"),
-        gate_format=_format(file, layer, "ffn_gate"), up_format=_format(file, layer, "ffn_up"),
-        down_format=_format(file, layer, "ffn_down"), activation=ACTIVATION, context=context,
+        c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(c.architecture.qk_norm), c.ffn,
+        activation=ACTIVATION, context=context, **formats,
     )  # fmt: skip
-
-
-def _format(file: GGUFFile, layer: int, name: str) -> str:
-    return file.tensors[f"blk.{layer}.{name}.weight"].format_name

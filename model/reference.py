@@ -72,27 +72,28 @@ def _angles(file: GGUFFile, config: ModelConfig, count: int) -> Tensor:
     return torch.outer(torch.arange(count, dtype=torch.float64), frequencies)
 
 
-def _rope(x: Tensor, angles: Tensor, neox: bool) -> Tensor:
+def _rope(x: Tensor, angles: Tensor, halves: bool) -> Tensor:
     """Turn each pair of x [tokens, heads, head_dim] by its angle; what lies past `rope_dim` stays as it is.
 
-    A pair is (i, i + rope_dim / 2) where `neox`, else the neighbours (2i, 2i + 1), as GGUF stores llama's Q and K.
+    A pair is (i, i + rope_dim / 2) where `halves`, else the neighbours (2i, 2i + 1), as GGUF stores llama's Q and K.
     """
     half = angles.shape[1]
     turned, rest = x[..., : 2 * half], x[..., 2 * half :]
-    pairs = turned.unflatten(-1, (2, half)).transpose(-1, -2) if neox else turned.unflatten(-1, (half, 2))
+    pairs = turned.unflatten(-1, (2, half)).transpose(-1, -2) if halves else turned.unflatten(-1, (half, 2))
     rotation = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, None]
     pairs = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * rotation)
-    turned = pairs.transpose(-1, -2).flatten(-2) if neox else pairs.flatten(-2)
+    turned = pairs.transpose(-1, -2).flatten(-2) if halves else pairs.flatten(-2)
     return torch.cat([turned, rest], -1)
 
 
 def _attention(file: GGUFFile, config: ModelConfig, block: str, x: Tensor, angles: Tensor) -> Tensor:
     """Causal grouped-query attention with its output projection; x float32 [tokens, hidden], already normed."""
     q, k, v = ((x @ _matrix(file, f"{block}attn_{n}").T).unflatten(-1, (-1, config.head_dim)) for n in "qkv")
-    if config.qk_norm:
+    if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
         k = _norm(k, _vector(file, block + "attn_k_norm"), config)
-    q, k = _rope(q, angles, config.neox_rope), _rope(k, angles, config.neox_rope)
+    halves = config.architecture.rope == "halves"
+    q, k = _rope(q, angles, halves), _rope(k, angles, halves)
     group = config.heads // config.kv_heads
     future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
     out = []

@@ -1,18 +1,24 @@
 """What the engine asks of a backend: tokens in, tokens or logits out, over a KV cache that the backend keeps."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from kernel_templates.problem import Problem
 from model.kernel_choices import Choice
+from model.prefill import Prefill
 from model.sampling import Sampler
 from tuning_db import TuningDB
 
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
+
+Progress = Callable[[int, int], None]
+"""Called with the parts of a model that are loaded (its layers, and the head) and with how many there are."""
 
 
 @dataclass(frozen=True)
@@ -25,33 +31,69 @@ class Settings:
     db: TuningDB | None = None
     index: int = 0
     threads: int | None = None
-    on_layer: Callable[[int, int], None] = lambda done, of: None
+    progress: Progress = lambda done, of: None
     nvtx: bool = False
 
 
-class Runner(Protocol):
-    """One model on one device. It trusts its caller: tokens are in the vocabulary and positions inside the context."""
-
-    choices: Mapping[Problem, Choice]
-    decoder: Any
-    """The backend's own decode step; benchmarks look inside."""
-    prefill: Any
+class Decoder(Protocol):
+    """A backend's decode step. Logits, float32 [vocab] where the backend computes, are valid until the next call."""
 
     @property
     def context(self) -> int:
         """Positions that the KV cache holds."""
 
+    def step(self, token: int, position: int) -> Any:
+        """Decode one token at `position`: its logits."""
+
+    def predict(self, hidden: Tensor, position: int) -> Any:
+        """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
+
+
+class Runner(ABC):
+    """One model on one device. It trusts its caller: tokens are in the vocabulary and positions inside the context."""
+
+    choices: Mapping[Problem, Choice]
+    decoder: Any
+    """The backend's own `Decoder`; benchmarks look inside."""
+    prefill: Prefill
+
+    @property
+    def context(self) -> int:
+        """Positions that the KV cache holds."""
+        return self.decoder.context
+
     def feed(self, tokens: list[int], first: int) -> None:
         """Bring tokens into the cache at positions first, first + 1, ...; keep what the last predicts for `stream`."""
+        if len(tokens) < STEPS_BELOW:
+            for i, token in enumerate(tokens):
+                self.decoder.step(token, first + i)
+        else:
+            self.decoder.predict(self._read(tokens, first)[0], first + len(tokens) - 1)
 
+    def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
+        """float32 [len(tokens), vocab], from position 0; stepwise: through decode steps."""
+        out = np.empty((len(tokens), self.prefill.config.vocab), np.float32)
+        hidden = None if stepwise else self._read(tokens, 0, every=True)
+        for i, token in enumerate(tokens):
+            row = self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i)
+            out[i] = self._on_host(row)
+        return out
+
+    @abstractmethod
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         """`count` tokens: one chosen from what was fed, which goes to `position` so that the next is known, and so on.
 
         When a token comes out, those before it are in the cache. Raises ModelError when logits are not numbers.
         """
 
-    def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
-        """float32 [len(tokens), vocab], from position 0; stepwise: through decode steps."""
-
+    @abstractmethod
     def close(self) -> None:
-        """Stop whatever runs."""
+        """Stop whatever runs; the memory goes with the last reference."""
+
+    def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
+        """As `Prefill.run`."""
+        return self.prefill.run(tokens, first, every)
+
+    @abstractmethod
+    def _on_host(self, logits: Any) -> np.ndarray:
+        """What the decoder gave, as numpy reads it."""

@@ -4,6 +4,8 @@ GGUF stores llama's Q and K so that RoPE turns neighbouring rows; kernels turn t
 at load is lossless and changes no score, because q and k are reordered alike.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -11,39 +13,30 @@ from kernel_templates import formats, random_inputs
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
-
-# The operations' names of a layer's matrices.
-MATRICES = {
-    "norm_qkv_rope": {"q": "attn_q", "k": "attn_k", "v": "attn_v"},
-    "attention": {},
-    "matvec": {"w": "attn_output"},
-    "ffn": {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"},
-}
+from model.layer_plan import Tensor
 
 
-def matrix(file: GGUFFile, name: str) -> Weight:
-    """A matrix as the file has it, copied out of the mapping."""
-    info = file.tensors[name]
-    return Weight(torch.from_numpy(np.array(file.raw(name))), info.shape[-1], info.format_name)
+def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
+    """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
+    info = file.tensors[tensor.name]
+    raw = torch.from_numpy(np.array(file.raw(tensor.name)))
+    if tensor.pairs:
+        raw = raw[halves_order(len(raw), config)]
+    return Weight(raw, info.shape[-1], info.format_name)
 
 
-def vector(file: GGUFFile, name: str) -> np.ndarray:
+def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
+    """Several of them, under the same names."""
+    return {name: matrix(file, config, tensor) for name, tensor in tensors.items()}
+
+
+def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> np.ndarray:
     """A one-dimensional tensor as float32, padded like every kernel buffer."""
-    info = file.tensors[name]
-    values = formats.get(info.format_name).dequantize(torch.from_numpy(np.array(file.raw(name))))
-    out = random_inputs.buffer(info.shape[-1])
-    out[: info.shape[-1]] = values.reshape(-1).numpy()
+    info, (size,) = file.tensors[tensor.name], tensor.shape
+    values = formats.get(info.format_name).dequantize(torch.from_numpy(np.array(file.raw(tensor.name)))).reshape(-1)
+    out = random_inputs.buffer(size)
+    out[:size] = (values[halves_order(size, config)] if tensor.pairs else values).numpy()
     return out
-
-
-def layer_matrices(file: GGUFFile, config: ModelConfig, layer: int, op: str) -> dict[str, Weight]:
-    """The matrices of one operation of one layer, by the operation's names for them."""
-    found = {ours: matrix(file, f"blk.{layer}.{theirs}.weight") for ours, theirs in MATRICES[op].items()}
-    if op == "norm_qkv_rope" and not config.neox_rope:
-        for name in ("q", "k"):
-            w = found[name]
-            found[name] = Weight(w.raw[halves_order(w.rows, config)], w.cols, w.format)
-    return found
 
 
 def halves_order(rows: int, config: ModelConfig) -> torch.Tensor:
@@ -54,10 +47,9 @@ def halves_order(rows: int, config: ModelConfig) -> torch.Tensor:
     return (torch.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
 
 
-def rope_frequencies(file: GGUFFile, config: ModelConfig) -> np.ndarray:
-    """float64 [rope_dim / 2]: radians a position."""
+def rope_frequencies(file: GGUFFile, config: ModelConfig, factors: Tensor | None) -> np.ndarray:
+    """float64 [rope_dim / 2]: radians a position; factors: the plan's, which the frequencies are divided by."""
     frequencies = config.rope_base ** (-np.arange(0, config.rope_dim, 2, dtype=np.float64) / config.rope_dim)
-    if config.rope_freqs:
-        factors = vector(file, "rope_freqs.weight")[: len(frequencies)].astype(np.float64)
-        frequencies = frequencies / factors
+    if factors is not None:
+        frequencies = frequencies / vector(file, config, factors)[: len(frequencies)].astype(np.float64)
     return frequencies

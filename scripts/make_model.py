@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a valid GGUF with random weights: how speed is measured for models nobody can download here.
+"""Write a valid GGUF with random weights: how speed is measured for models that cannot be downloaded here.
 
 Sizes and formats are those of the real model; the tokenizer is of its kind and size, but made up, and so the text is
 nonsense. Weights are normal with a standard deviation of 1/sqrt(columns), and 1/sqrt(2·layers) of that where a matrix
@@ -7,8 +7,8 @@ adds to the residual stream, so that the stream neither dies nor explodes and th
 about 2.6. Norm weights are log-normal; qwen3's K-norm reaches the real model's 96.5 in a channel of every fourth layer.
 
 For speed, 2 million normal values are quantized once for each format and standard deviation, and every matrix draws
-whole blocks from that pool at random (a block is 32 values, 256 for Q6_K). So any block is a real quantized block, the
-distribution over a matrix is the normal one, and one tensor at a time is in memory.
+whole blocks from that pool at random (of 32 values, or of 256 in super-blocks). So any block is a real quantized
+block, the distribution over a matrix is the normal one, and one tensor at a time is in memory.
 
 Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 """
@@ -23,13 +23,17 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from model.config import ModelConfig, tensor_shapes
+from kernel_templates.formats import FORMATS, Format, get
+from kernel_templates.formats.layout import Blocks
+from model.architectures import ARCHITECTURES, Architecture
+from model.config import ModelConfig
+from model.layer_plan import plan
 from model.tokenizer import CONTROL, NORMAL, UNUSED, byte_characters
 
 if TYPE_CHECKING:
     import gguf
 
-FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")
+HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -51,24 +55,31 @@ class Shape:
     pre: str
     unused: int
     """Tokens of the vocabulary that only fill it up to a round number."""
+    names_head_size: bool
+    """Whether the file says how large a head is, or leaves it at hidden / heads and says how much of it turns."""
 
 
 def _qwen3(hidden: int, layers: int, heads: int, ffn: int, tied: bool = True) -> Shape:
     sizes = {"kv_heads": 8, "head_dim": 128, "vocab": 151936, "context": 40960, "rope_dim": 128, "rope_base": 1e6}
-    switches = {"norm_eps": 1e-6, "qk_norm": True, "neox_rope": True, "rope_freqs": False, "tied": tied}
-    return Shape(ModelConfig("qwen3", layers, hidden, heads, ffn=ffn, **sizes, **switches), "qwen2", 290)
+    rest = {"norm_eps": 1e-6, "rope_freqs": False, "tied": tied}
+    config = ModelConfig(ARCHITECTURES["qwen3"], layers, hidden, heads, ffn=ffn, **sizes, **rest)
+    return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
 def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, context: int) -> Shape:
     size = hidden // heads
     sizes = {"head_dim": size, "ffn": ffn, "vocab": vocab, "context": context, "rope_dim": size, "rope_base": 1e5}
-    switches = {"norm_eps": 1e-5, "qk_norm": False, "neox_rope": False, "rope_freqs": False, "tied": True}
-    return Shape(ModelConfig("llama", layers, hidden, heads, kv_heads, **sizes, **switches), "smollm", 0)
+    rest = {"norm_eps": 1e-5, "rope_freqs": False, "tied": True}
+    config = ModelConfig(ARCHITECTURES["llama"], layers, hidden, heads, kv_heads, **sizes, **rest)
+    return Shape(config, "smollm", unused=0, names_head_size=False)
 
 
-_TINY_QWEN3 = ModelConfig(
-    "qwen3", 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, qk_norm=True, neox_rope=True, tied=True, rope_freqs=False
-)
+def tiny(architecture: Architecture) -> Shape:
+    """Two layers of any architecture, for tests."""
+    config = ModelConfig(architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False)
+    return Shape(config, "qwen2", unused=5, names_head_size=True)
+
+
 SHAPES = {
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072),
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
@@ -76,7 +87,7 @@ SHAPES = {
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
-    "tiny-qwen3": Shape(_TINY_QWEN3, "qwen2", 5),
+    **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
 }
 
 
@@ -112,13 +123,23 @@ def vocabulary(size: int, unused: int, front: bool, rng: np.random.Generator) ->
     return tokens + filler, merges, types + [UNUSED] * unused
 
 
-def tensor_format(name: str, shape: tuple[int, ...], quant: str, tied: bool) -> str:
-    """Which format ggml's quantizer would give this tensor in a file of type `quant`."""
+def tensor_format(shape: tuple[int, ...], quant: str, head: bool = False) -> str:
+    """Which format ggml's quantizer would give a tensor in a file of type `quant`; head: the matrix that gives logits,
+    the embedding where it is that too."""
     if len(shape) == 1:
         return "F32"
-    head = name == "output.weight" or (tied and name == "token_embd.weight")
-    wanted = "Q6_K" if head and quant in ("Q4_0", "Q4_1") else quant
-    return "Q8_0" if wanted == "Q6_K" and shape[1] % 256 else wanted
+    fmt = get(quant)
+    if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
+        fmt = _with_bits(HEAD_BITS, 256)
+    if isinstance(fmt.layout, Blocks) and shape[1] % fmt.block:
+        fmt = _with_bits(fmt.layout.quants.bits, 32)
+    return fmt.name
+
+
+def _with_bits(least: int, block: int) -> Format:
+    """The format with the fewest bits a quant of those that have at least so many, in blocks of this size."""
+    found = [f for f in FORMATS.values() if isinstance(f.layout, Blocks) and f.block == block]
+    return min((f for f in found if f.layout.quants.bits >= least), key=lambda f: f.layout.quants.bits)
 
 
 class Weights:
@@ -126,23 +147,29 @@ class Weights:
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator) -> None:
         self._config, self._rng, self._pools = config, rng, {}
+        planned = plan(config)
+        self._output_norm = planned.output_norm.name
+        layers = enumerate(planned.layers)
+        self._places = {t.name: (what, i) for i, layer in layers for what, t in layer.tensors.items()}
         largest = max(config.vocab, config.ffn) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
     def norm(self, name: str, size: int) -> np.ndarray:
         """Norm weights, float32 [size]."""
-        if name.endswith("attn_k_norm.weight"):
+        what, layer = self._places.get(name, ("", 0))
+        if what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
-            if int(name.split(".")[1]) % 4 == 0:
+            if layer % 4 == 0:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
         else:
-            weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name.startswith("output") else 1.0)
+            weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name == self._output_norm else 1.0)
         return weights.astype(np.float32)
 
     def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
         """A weight matrix in format `form`, uint8 [rows, row bytes]."""
         deviation = shape[1] ** -0.5
-        if name.endswith(("attn_output.weight", "ffn_down.weight")):
+        what, _ = self._places.get(name, ("", 0))
+        if what in ("out", "down"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), shape[0] * shape[1] // block, dtype=np.uint32)
@@ -152,15 +179,13 @@ class Weights:
         """Quantized blocks as opaque items, and how many values one holds."""
         import torch
 
-        from kernel_templates.formats import get
-
-        layout = get(form)
-        block = max(layout.block, 32)  # float formats have no block; draw runs of 32 values as the others do
+        fmt = get(form)
+        block = max(fmt.block, 32)  # float formats have no block; draw runs of 32 values as the others do
         key = form, deviation
         if key not in self._pools:
             values = self._rng.standard_normal(self._values, dtype=np.float32) * np.float32(deviation)
-            data = layout.quantize(torch.from_numpy(values)).contiguous().numpy()
-            self._pools[key] = data.view(f"V{layout.row_bytes(block)}")
+            data = fmt.quantize(torch.from_numpy(values)).contiguous().numpy()
+            self._pools[key] = data.view(f"V{fmt.row_bytes(block)}")
         return self._pools[key], block
 
 
@@ -169,7 +194,7 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
 
     config, add_float = shape.config, writer.add_float32
     writer.add_name(f"{name} with random weights")
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if quant == "F32" else f"MOSTLY_{quant}"])
+    writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
@@ -178,9 +203,9 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_rope_freq_base(config.rope_base)
-    add_float(f"{config.architecture}.attention.layer_norm_rms_epsilon", config.norm_eps)
+    add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
-    if config.architecture == "qwen3":
+    if shape.names_head_size:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     else:
@@ -208,11 +233,12 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
     shape, rng = SHAPES[name], np.random.default_rng(seed)
     config = shape.config
     partial_path = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial_path, config.architecture)
+    writer = gguf.GGUFWriter(partial_path, config.architecture.name)
     try:
         _describe(writer, name, shape, quant, rng)
-        plan = {n: (s, tensor_format(n, s, quant, config.tied)) for n, s in tensor_shapes(config).items()}
-        for tensor, (dims, form) in plan.items():
+        planned = plan(config)
+        tensors = {t.name: (t.shape, tensor_format(t.shape, quant, t == planned.output)) for t in planned.tensors()}
+        for tensor, (dims, form) in tensors.items():
             kind = gguf.GGMLQuantizationType[form]
             block, size = gguf.GGML_QUANT_SIZES[kind]
             byte_dims = (*dims[:-1], dims[-1] // block * size)
@@ -222,7 +248,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         writer.write_ti_data_to_file()
         weights = Weights(config, rng)
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
-        with bar(plan.items()) as items:
+        with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
                 if len(dims) == 1:
                     writer.write_tensor_data(weights.norm(tensor, dims[0]).view(np.uint8))
@@ -237,7 +263,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
 
 @click.command()
 @click.argument("shape", type=click.Choice(list(SHAPES)))
-@click.argument("quant", type=click.Choice(FORMATS, case_sensitive=False))
+@click.argument("quant", type=click.Choice(list(FORMATS), case_sensitive=False))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same file.")
 def main(shape: str, quant: str, out: Path, seed: int) -> None:

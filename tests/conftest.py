@@ -12,7 +12,10 @@ from types import ModuleType
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from architecture_samples import MADE_UP
 from hypothesis import HealthCheck, settings
+
+from model.architectures import ARCHITECTURES
 
 # Deadlines and "too slow" are wall-clock time. The same examples in every run: what fails, fails for everybody.
 NO_CLOCK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -84,3 +87,15 @@ def tiny_model(made: Callable[[str, str], Path]) -> Path:
 def tiny_qwen3(made: Callable[[str, str], Path]) -> Path:
     """A qwen3 of two layers in Q4_0 with a Q6_K head."""
     return made("tiny-qwen3", "Q4_0")
+
+
+@pytest.fixture(params=MADE_UP, ids=lambda architecture: architecture.name)
+def made_up(
+    request: pytest.FixtureRequest, made: Callable[[str, str], Path], make_model: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:  # fmt: skip
+    """A tiny model of an architecture that nothing but the test declares, in Q4_0 with a Q6_K head."""
+    shape = f"tiny-{request.param.name}"
+    monkeypatch.setitem(ARCHITECTURES, request.param.name, request.param)
+    monkeypatch.setitem(make_model.SHAPES, shape, make_model.tiny(request.param))
+    return made(shape, "Q4_0")

@@ -5,6 +5,7 @@ up to the token's; they say how far each operation is from what memory allows, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from autotune.benchmarking.benchmark_result import KernelTime
 from autotune.runner import gpu_timer
 from kernel_templates import registry
-from kernel_templates.attention.problem import Attention
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
@@ -70,15 +70,17 @@ def profile(
     return [*rows, whole]
 
 
-def bytes_by_kernel(loaded: Any, position: int) -> dict[str, int]:
-    """Bytes that a token's kernels read at `position`, by name, all layers; loaded: `model.cuda.load.Loaded`."""
-    sizes = dict.fromkeys(("qkv", "attention", "out", "gate_up", "down"), 0)
-    for layer in loaded.layers:
-        for name in ("qkv", "out", "gate_up", "down"):
-            sizes[name] += sum(planes.nbytes for planes in getattr(layer, name))
-        p = layer.problem
-        sizes["attention"] += work_bytes(Attention(p.heads, p.kv_heads, p.head_dim, position + 1))
-    return sizes | {"head": work_bytes(loaded.head)}
+def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> dict[str, int]:
+    """What the kernels of a token at `position` read, all layers together: those that take weights, attention and the
+    head. loaded: `model.cuda.load.Loaded`."""
+    weights = {t.data_ptr(): t.nbytes for layer in loaded.layers for planes in layer.planes for t in planes.tensors}
+    sizes: dict[str, int] = {}
+    for launch in launches:
+        taken = {a.data_ptr() for a in launch.arguments if isinstance(a, torch.Tensor)} & weights.keys()
+        if taken:
+            sizes[launch.name] = sizes.get(launch.name, 0) + sum(weights[address] for address in taken)
+    cached = (replace(layer.problem, context=position + 1).attention_part for layer in loaded.layers)
+    return sizes | {"attention": sum(map(work_bytes, cached)), "head": work_bytes(loaded.head)}
 
 
 def work_bytes(problem: Any) -> int:

@@ -29,7 +29,7 @@ def load_model(
         task = bar.add_task("load", total=None, name=path.name, state="")
         return load(
             path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx,
-            on_layer=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
+            progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
 
 

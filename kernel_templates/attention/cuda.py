@@ -42,7 +42,7 @@ def pack(problem: Attention, config, weights, device: str) -> tuple[()]:
 
 
 def scratch_size(problem: Attention, config: Mapping[str, Any]) -> int:
-    """float32 elements that splits leave for whoever joins them: outputs, and logarithms of sums."""
+    """float32 elements that splits leave for each other: outputs, and logarithms of sums."""
     splits = config["splits"]
     return problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
 
@@ -55,17 +55,18 @@ def launches(
     finish: Finish | None = None,
     activation: str = "int16",
 ) -> list[Launch]:
-    """Reads buffers "qkv", "position", "keys", "values"; writes the Vector "attended" in the consumer's `activation`
-    ("": float values only) and, with `finish`, the caches at the position.
+    """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other), "position", "keys",
+    "values"; writes the Vector "out" in the consumer's `activation` ("": float values only) and, with `finish`, the
+    caches at the position.
 
     "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
     layers of a chain; they are made here if there are none or too few.
     """
-    qkv, out, keys = buffers["qkv"], buffers["attended"], buffers["keys"]
-    partial, counters = _scratch(problem, config, buffers, qkv.device)
+    q, out, keys = buffers["q"], buffers["out"], buffers["keys"]
+    partial, counters = _scratch(problem, config, buffers, q.device)
     warps, splits, together = config["warps"], config["splits"], config["heads"]
     # Pointers that a kernel without prologue never follows still need a tensor.
-    norms = (finish.rope, finish.q_norm, finish.k_norm) if finish else (qkv, qkv, qkv)
+    norms = (finish.rope, finish.q_norm, finish.k_norm) if finish else (q, q, q)
     shape = {"HEADS": problem.heads, "HEAD_DIM": problem.head_dim, "DIMS": power_of_two(problem.head_dim)}
     shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
     written = out.pointers[:4]
@@ -88,7 +89,7 @@ def launches(
         kernel,
         (problem.heads // together, splits),
         (
-            *(qkv, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters),
+            *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters),
             *(keys.shape[1], finish.eps if finish else 0.0),
         ),
         constants,
@@ -108,10 +109,10 @@ def launches(
 
 
 def _ready(problem: Attention, config: Mapping[str, Any]) -> int:
-    """How much of the cache is held as float32 instead of float16: what 255 registers leave room for, some 90 and 24 a
+    """How much of the cache is held as float32 instead of float16: what 255 registers hold, some 90 and 24 a
     further head being taken."""
-    room = 160 - 24 * (power_of_two(config["heads"]) - 1)
-    return next((ready for ready in (2, 1) if held(problem, config) * (2 + ready) // 2 <= room), 0)
+    free = 160 - 24 * (power_of_two(config["heads"]) - 1)
+    return next((ready for ready in (2, 1) if held(problem, config) * (2 + ready) // 2 <= free), 0)
 
 
 def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -124,16 +125,16 @@ def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
         whole[:, :count] = filled.to(torch.float16)
         caches.append(whole.to(device))
     return {
-        "qkv": torch.from_numpy(b["q"][:size].copy()).to(device),
+        "q": torch.from_numpy(b["q"][:size].copy()).to(device),
         "keys": caches[0],
         "values": caches[1],
         "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
-        "attended": Vector.allocate(-(-size // RUN) * RUN, device),
+        "out": Vector.allocate(-(-size // RUN) * RUN, device),
     }
 
 
 def collect(problem: Attention, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {"out": buffers["attended"].values[: problem.heads * problem.head_dim].cpu().numpy()}
+    return {"out": buffers["out"].values[: problem.heads * problem.head_dim].cpu().numpy()}
 
 
 def _scratch(problem: Attention, config, buffers, device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,6 @@
 """The shapes of decoding attention."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
@@ -10,14 +9,11 @@ LONG = 2560
 
 
 @dataclass(frozen=True)
-class Attention(Problem):
+class Attention(Problem, op="attention", template_version=1):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
     A configuration is for positions below `context`: proved at the last of them, timed on a GPU at a `typical` one.
     """
-
-    op: ClassVar[str] = "attention"
-    template_version: ClassVar[int] = 1
 
     heads: int
     kv_heads: int

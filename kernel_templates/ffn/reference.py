@@ -9,20 +9,7 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Ffn, seed: int) -> Inputs:
     """Buffers: x (in and out), norm float32 [hidden], eps float32 [1], gated float32 [ffn] (between the two halves)."""
-    rng = np.random.default_rng(seed)
-    return Inputs(
-        {
-            "gate": random_inputs.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
-            "up": random_inputs.weight(problem.ffn, problem.hidden, problem.up_format, rng),
-            "down": random_inputs.weight(problem.hidden, problem.ffn, problem.down_format, rng),
-        },
-        {
-            "x": random_inputs.vector(problem.hidden, rng),
-            "norm": random_inputs.norm_weight(problem.hidden, rng),
-            "eps": np.array([1e-6], np.float32),
-            "gated": random_inputs.buffer(problem.ffn),
-        },
-    )
+    return random_inputs.normed_inputs(problem, problem.hidden, {"gated": problem.ffn}, seed)
 
 
 def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
@@ -34,5 +21,4 @@ def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
 
 def tolerance(problem: Ffn) -> float:
     """Three products in a row: their errors add up."""
-    parts = (problem.gate_format, problem.up_format, problem.down_format)
-    return sum(formats.get(f).tolerance for f in parts)
+    return sum(formats.get(m.format).tolerance for m in problem.matrices)

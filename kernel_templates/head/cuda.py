@@ -9,16 +9,11 @@ import torch
 from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
-from kernel_templates.cuda.weights import Planes
-from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.head.problem import Head
+from kernel_templates.matvec.cuda import PACK_DEPENDS, pack
 from kernel_templates.operation import Inputs
 
-PACK_DEPENDS = ()
-
-
-def pack(problem: Head, config, weights, device: str) -> tuple[Planes, ...]:
-    return (pack_planes([weights["w"]], device),)
+__all__ = ["PACK_DEPENDS", "collect", "launches", "pack", "partials", "prepare"]
 
 
 def partials(problem: Head, config: Mapping[str, Any]) -> int:

@@ -1,17 +1,13 @@
 """The shapes of the last step of a token."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class Head(Problem):
+class Head(Problem, op="head", template_version=1, matrices={"w": ("vocab", "hidden", "format")}):
     """logits [vocab] = W [vocab, hidden] (x / rms(x) * norm); W in `format`."""
-
-    op: ClassVar[str] = "head"
-    template_version: ClassVar[int] = 1
 
     vocab: int
     hidden: int

@@ -1,17 +1,12 @@
-"""How the head can be built."""
+"""How the head can be built: on the processor as any product of one matrix and one vector."""
 
-from kernel_templates.cpu import parameters
-from kernel_templates.cuda import parameters as cuda_knobs
+from kernel_templates.cuda import parameters
 from kernel_templates.head.problem import Head
+from kernel_templates.matvec.space import cpu
 from kernel_templates.space import Space
 
-
-def cpu(problem: Head, features: frozenset[str]) -> Space:
-    return Space(
-        parameters.tile_parameters((problem.format,), features),
-        (parameters.streams_divide((problem.format, problem.hidden)),),
-    )
+__all__ = ["cpu", "cuda"]
 
 
 def cuda(problem: Head, device) -> Space:
-    return cuda_knobs.product_space([(problem.format, problem.hidden)], quantizes=False, rows=problem.vocab)
+    return parameters.product_space([(problem.format, problem.hidden)], quantizes=False, rows=problem.vocab)

@@ -1,22 +1,20 @@
 """A layer on the GPU: five kernels, each leaving its output as the next one wants it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from kernel_templates import registry
 from kernel_templates.attention import cache
-from kernel_templates.attention import cuda as attention
+from kernel_templates.attention.cuda import Finish
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.ffn import cuda as ffn
+from kernel_templates.layer.chain import CHAIN
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
-from kernel_templates.matvec import cuda as matvec
-from kernel_templates.norm_qkv_rope import cuda as norm_qkv_rope
-from kernel_templates.norm_qkv_rope.qk_norm_rope_append import finish_launch
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -24,30 +22,52 @@ PACK_DEPENDS = ()
 
 def pack(problem: Layer, config, weights, device: str) -> tuple[Planes, ...]:
     """Q, K and V (neighbours of one format in one), out, gate, up, down."""
-    return (
-        *norm_qkv_rope.pack(problem.qkv_part, {}, weights, device),
-        *matvec.pack(problem.out_part, {}, {"w": weights["out"]}, device),
-        *ffn.pack(problem.ffn_part, {}, weights, device),
-    )
+    packed: list[Planes] = []
+    for link in CHAIN:
+        template: Any = registry.cuda(link.operation.name)
+        own = {name: weights[ours] for name, ours in link.weights.items()}
+        packed += template.pack(problem.parts()[link.prefix], part(config, link.prefix), own, device)
+    return tuple(packed)
+
+
+def packed_by_part(problem: Layer, packed: Sequence[Planes]) -> dict[str, tuple[Planes, ...]]:
+    """What `pack` gave, by the prefix of the part that reads it."""
+    rest, found = iter(packed), {}
+    for prefix, own in problem.parts().items():
+        found[prefix] = tuple(_of_rows(rest, sum(m.rows for m in own.matrices)))
+    return found
+
+
+def _of_rows(planes: Iterator[Planes], rows: int) -> Iterator[Planes]:
+    """The next ones, until they have so many rows."""
+    while rows > 0:
+        yield (following := next(planes))
+        rows -= following.rows
 
 
 def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
-    """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of whoever reads x after
-    the layer), "q_norm", "k_norm", "rope", "eps", "position", "keys", "values"; uses "qkv", the Vectors "attended" and
-    "gated", and attention's scratch; adds to "x" and appends to the cache."""
-    b, qkv = buffers, problem.qkv_part
-    *first, out, gate, up, down = packed
-    made = norm_qkv_rope.launches(qkv, part(config, "qkv"), first, {**b, "norm": b["attn_norm"]}, finish=False)
-    finish = None
-    if config["finish"] == "kernel":
-        made.append(finish_launch(qkv, b))
-    else:
-        finish = attention.Finish(bool(qkv.qk_norm), qkv.rope_dim, b["q_norm"], b["k_norm"], b["rope"], b["eps"])
-    made += attention.launches(problem.attention_part, part(config, "attention"), (), b, finish, problem.activation)
-    between = {"x": b["attended"], "out": b["x"], "next_norm": b["ffn_norm"]}
-    made += matvec.launches(problem.out_part, part(config, "out"), (out,), between)
-    after = {name: b[name] for name in ("x", "gated", "eps", "next_norm")} | {"norm": b["ffn_norm"]}
-    return made + ffn.launches(problem.ffn_part, part(config, "ffn"), (gate, up, down), after)
+    """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
+    the layer), with QK-norm "q_norm" and "k_norm", "rope", "eps", "position", "keys", "values"; uses "qkv", the Vectors
+    "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache."""
+    own_kernel = config["finish"] == "kernel"
+    finish = {
+        "qkv": {"finish": own_kernel},
+        "attention": {"finish": None if own_kernel else _finish(problem, buffers), "activation": problem.activation},
+    }
+    made: list[Launch] = []
+    parts, planes = problem.parts(), packed_by_part(problem, packed)
+    for link in CHAIN:
+        template: Any = registry.cuda(link.operation.name)
+        own = part(config, link.prefix)
+        arguments = (parts[link.prefix], own, planes[link.prefix], link.bound(buffers))
+        made += template.launches(*arguments, **finish.get(link.prefix, {}))
+    return made
+
+
+def _finish(problem: Layer, buffers: Mapping[str, Any]) -> Finish:
+    rope = buffers["rope"]
+    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)  # which the kernel never reads
+    return Finish(bool(problem.qk_norm), problem.rope_dim, *norms, rope, buffers["eps"])
 
 
 def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:

@@ -1,32 +1,22 @@
 """The shapes of a transformer layer."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.matvec.problem import Matvec
-from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem
 
 
 @dataclass(frozen=True)
-class Layer(Chain):
+class Layer(HeadShapes, Chain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
 
-    op: ClassVar[str] = "layer"
-    template_version: ClassVar[int] = 1
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope_dim: int
-    qk_norm: int
     ffn: int
     q_format: str
     k_format: str
@@ -49,7 +39,7 @@ class Layer(Chain):
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.heads * self.head_dim, self.out_format, self.activation)
+        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation)
 
     @property
     def ffn_part(self) -> Ffn:

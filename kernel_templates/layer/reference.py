@@ -5,9 +5,8 @@ import numpy as np
 from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
-from kernel_templates.ffn import reference as ffn
+from kernel_templates.layer.chain import CHAIN
 from kernel_templates.layer.problem import Layer
-from kernel_templates.matvec import reference as matvec
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs
 
@@ -23,13 +22,10 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     keys, values = filled.buffers["keys"], filled.buffers["values"]
     keys[:, position // cache.TILE, :, position % cache.TILE] = 0  # not there yet
     values[:, position] = 0
-    weights = {
-        **first.weights,
-        "out": random_inputs.weight(problem.hidden, problem.heads * problem.head_dim, problem.out_format, rng),
-        "gate": random_inputs.weight(problem.ffn, problem.hidden, problem.gate_format, rng),
-        "up": random_inputs.weight(problem.ffn, problem.hidden, problem.up_format, rng),
-        "down": random_inputs.weight(problem.hidden, problem.ffn, problem.down_format, rng),
-    }
+    weights, parts = dict(first.weights), problem.parts()
+    for link in CHAIN[1:]:
+        drawn = random_inputs.weights(parts[link.prefix], rng)
+        weights |= {link.weights[own]: matrix for own, matrix in drawn.items()}
     buffers = {
         "x": first.buffers["x"],
         "attn_norm": first.buffers["norm"],
@@ -49,19 +45,19 @@ def inputs(problem: Layer, seed: int) -> Inputs:
 
 def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
-    b, w = given.buffers, given.weights
-    shared = {name: b[name] for name in ("x", "eps", "q_norm", "k_norm", "rope", "position", "keys", "values")}
-    after = norm_qkv_rope.outputs(problem.qkv_part, Inputs(w, shared | {"norm": b["attn_norm"]}))
-    seen = {"q": after["qkv"], "position": b["position"]}
-    seen |= {name: after[name].astype(np.float16) for name in ("keys", "values")}
-    attended = attention.outputs(problem.attention_part, Inputs({}, seen))["out"]
-    x = matvec.outputs(problem.out_part, Inputs({"w": w["out"]}, {"x": attended, "out": b["x"]}))["out"]
-    x = ffn.outputs(problem.ffn_part, Inputs(w, {"x": x, "norm": b["ffn_norm"], "eps": b["eps"]}))["x"]
-    return {"x": x, "delta": x - b["x"][: problem.hidden]}
+    buffers, parts = dict(given.buffers), problem.parts()
+    for link in CHAIN:
+        weights = {own: given.weights[name] for own, name in link.weights.items()}
+        made = link.operation.reference(parts[link.prefix], Inputs(weights, link.bound(buffers)))
+        buffers |= link.written(made)
+        buffers |= {
+            name: buffers[name].astype(np.float16, copy=False) for name in ("keys", "values")
+        }  # as the cache holds them
+    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: problem.hidden]}
 
 
 def tolerance(problem: Layer) -> float:
     """The products' errors add up; attention's and float16's are small beside them."""
-    return (
-        norm_qkv_rope.tolerance(problem.qkv_part) + matvec.tolerance(problem.out_part) + ffn.tolerance(problem.ffn_part)
-    )
+    parts = problem.parts()
+    products = (link for link in CHAIN if link.weights)
+    return sum(link.operation.tolerance(parts[link.prefix]) for link in products)

@@ -1,21 +1,11 @@
 """How a layer can be built: its parts' parameters under prefixes, and where a head's norm and RoPE happen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from kernel_templates.attention import space as attention
-from kernel_templates.ffn import space as ffn
+from kernel_templates import registry
 from kernel_templates.layer.problem import Layer
-from kernel_templates.matvec import space as matvec
-from kernel_templates.norm_qkv_rope import space as norm_qkv_rope
 from kernel_templates.space import Constraint, Parameter, Space
-
-SPACES: dict[str, Callable[..., Space]] = {
-    "qkv": norm_qkv_rope.cuda,
-    "attention": attention.cuda,
-    "out": matvec.cuda,
-    "ffn": ffn.cuda,
-}
 
 
 def cuda(problem: Layer, device) -> Space:
@@ -26,7 +16,7 @@ def cuda(problem: Layer, device) -> Space:
     )  # fmt: skip
     parameters, constraints = [finish], []
     for prefix, part in problem.parts().items():
-        space = SPACES[prefix](part, device)
+        space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]
         constraints += [_under(prefix, c) for c in space.constraints]
     return Space(tuple(parameters), tuple(constraints))

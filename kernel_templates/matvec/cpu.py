@@ -7,6 +7,7 @@ from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import multiply_share
 from kernel_templates.cpu.simd import load_i64
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.problem import Problem
 
 
 def _activations(problem: Matvec) -> ActivationLayout:
@@ -19,11 +20,11 @@ def scratch_bytes(problem: Matvec, config) -> int:
 
 def compile(problem: Matvec, config, features) -> Kernel:
     layout = _activations(problem)
-    quantize, room = quantizer(layout), layout.bytes
+    quantize, per_thread = quantizer(layout), layout.bytes
 
     def matvec(arguments, sync, thread, threads):
         a = arguments + matrix.BYTES
-        x, out, scratch = load_i64(a), load_i64(a + 8), load_i64(a + 16) + thread * room
+        x, out, scratch = load_i64(a), load_i64(a + 8), load_i64(a + 16) + thread * per_thread
         quantize(x, scratch)
         multiply_share(arguments, thread, threads, scratch, out, 1)
 
@@ -31,7 +32,8 @@ def compile(problem: Matvec, config, features) -> Kernel:
     return compile_kernel(matvec, f"matvec {layout}").with_rows(rows)
 
 
-def pack(problem: Matvec, config, weights) -> tuple[tiles.Tiles, ...]:
+def pack(problem: Problem, config, weights) -> tuple[tiles.Tiles, ...]:
+    """For any problem of one matrix "w"."""
     w = weights["w"]
     return (tiles.pack(w.raw, w.cols, w.format, config["lanes"]),)
 

@@ -1,4 +1,4 @@
-"""y += W x on the GPU, and y quantized for whoever reads it next."""
+"""y += W x on the GPU, and y quantized for the kernel that reads it next."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,13 @@ from kernel_templates.cuda.weights import Planes
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.operation import Inputs
+from kernel_templates.problem import Problem
 
 PACK_DEPENDS = ()
 
 
-def pack(problem: Matvec, config, weights, device: str) -> tuple[Planes, ...]:
+def pack(problem: Problem, config, weights, device: str) -> tuple[Planes, ...]:
+    """For any problem of one matrix "w"."""
     return (pack_planes([weights["w"]], device),)
 
 

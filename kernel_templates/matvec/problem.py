@@ -1,17 +1,13 @@
 """The shapes of a matrix-vector product."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class Matvec(Problem):
+class Matvec(Problem, op="matvec", template_version=1, matrices={"w": ("rows", "cols", "format")}):
     """out [rows] += W [rows, cols] x [cols]; W in `format`, x quantized to `activation` where the format is integer."""
-
-    op: ClassVar[str] = "matvec"
-    template_version: ClassVar[int] = 1
 
     rows: int
     cols: int

@@ -11,7 +11,7 @@ def inputs(problem: Matvec, seed: int) -> Inputs:
     """Buffers: x float32 [cols], out float32 [rows] holding the residual."""
     rng = np.random.default_rng(seed)
     return Inputs(
-        {"w": random_inputs.weight(problem.rows, problem.cols, problem.format, rng)},
+        random_inputs.weights(problem, rng),
         {"x": random_inputs.vector(problem.cols, rng), "out": random_inputs.vector(problem.rows, rng)},
     )
 

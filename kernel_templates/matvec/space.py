@@ -1,17 +1,20 @@
-"""How a matrix-vector product can be built."""
+"""How a product of one matrix and one vector can be built."""
 
 from kernel_templates.cpu import parameters
-from kernel_templates.cuda import parameters as cuda_knobs
+from kernel_templates.cuda import parameters as cuda_parameters
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
 
-def cpu(problem: Matvec, features: frozenset[str]) -> Space:
+def cpu(problem: Problem, features: frozenset[str]) -> Space:
+    """For any problem of one matrix."""
+    (matrix,) = problem.matrices
     return Space(
-        parameters.tile_parameters((problem.format,), features),
-        (parameters.streams_divide((problem.format, problem.cols)),),
+        parameters.tile_parameters((matrix.format,), features),
+        (parameters.streams_divide((matrix.format, matrix.cols)),),
     )
 
 
 def cuda(problem: Matvec, device) -> Space:
-    return cuda_knobs.product_space([(problem.format, problem.cols)], quantizes=True, rows=problem.rows)
+    return cuda_parameters.product_space([(problem.format, problem.cols)], quantizes=True, rows=problem.rows)

@@ -28,11 +28,11 @@ class _Group:
 
 def _groups(problem: NormQkvRope) -> tuple[_Group, ...]:
     groups: list[_Group] = []
-    for name, rows, fmt in problem.parts:
-        if groups and groups[-1].format == fmt:
-            groups[-1] = _Group((*groups[-1].names, name), groups[-1].rows + rows, fmt)
+    for m in problem.matrices:
+        if groups and groups[-1].format == m.format:
+            groups[-1] = _Group((*groups[-1].names, m.name), groups[-1].rows + m.rows, m.format)
         else:
-            groups.append(_Group((name,), rows, fmt))
+            groups.append(_Group((m.name,), m.rows, m.format))
     return tuple(groups)
 
 
@@ -56,7 +56,7 @@ def _place(problem: NormQkvRope, group: _Group) -> int:
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
     hidden, qk_norm, groups = problem.hidden, bool(problem.qk_norm), _groups(problem)
-    layouts, room, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
+    layouts, per_thread, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
     quantize, quantize_other = quantizer(layouts[0]), quantizer(layouts[-1])
     two_kinds, first_x, other_x = len(layouts) > 1, 4 * hidden, 4 * hidden + layouts[0].bytes
     normalize, normalize_head = normalizer(hidden), normalizer(dim)
@@ -71,7 +71,7 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
         q_norm, k_norm, rope = load_i64(a + 24), load_i64(a + 32), load_i64(a + 40)
         position, qkv = load_i64(load_i64(a + 48)), load_i64(a + 56)
         keys, values, cache_tiles = load_i64(a + 64), load_i64(a + 72), load_i64(a + 88)
-        scratch = load_i64(a + 80) + thread * room
+        scratch = load_i64(a + 80) + thread * per_thread
 
         normalize(x, norm, scratch, eps)
         quantize(scratch, scratch + first_x)
@@ -136,6 +136,7 @@ def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
         for word in matrix.arguments(p, rows, _place(problem, group))
     ]
     matrices += [0] * (3 * matrix.BYTES // 8 - len(matrices))
-    names = ("x", "norm", "eps", "q_norm", "k_norm", "rope", "position", "qkv", "keys", "values", "scratch")
-    cache_tiles = buffers["keys"].shape[1]
-    return step(kernel, (*matrices, *(buffers[n] for n in names), cache_tiles), "norm_qkv_rope")
+    first, rest = ("x", "norm", "eps"), ("rope", "position", "qkv", "keys", "values", "scratch")
+    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (0, 0)
+    named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
+    return step(kernel, (*matrices, *named, buffers["keys"].shape[1]), "norm_qkv_rope")

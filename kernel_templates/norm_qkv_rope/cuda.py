@@ -23,8 +23,8 @@ PACK_DEPENDS = ()
 
 def pack(problem: NormQkvRope, config, weights, device: str) -> tuple[Planes, ...]:
     """Neighbouring matrices of one format in one, whatever the configuration."""
-    by_format = groupby(problem.parts, key=lambda part: part[2])
-    return tuple(pack_planes([weights[name] for name, _, _ in group], device) for _, group in by_format)
+    by_format = groupby(problem.matrices, key=lambda m: m.format)
+    return tuple(pack_planes([weights[m.name] for m in group], device) for _, group in by_format)
 
 
 def launches(

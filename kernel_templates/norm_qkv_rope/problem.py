@@ -1,19 +1,14 @@
 """The shapes of a layer's first kernel."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class NormQkvRope(Problem):
-    """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; then, if
-    `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the first `rope_dim` elements, pairs (i, i + rope_dim/2);
-    k and v go to the cache at the current position."""
-
-    op: ClassVar[str] = "norm_qkv_rope"
-    template_version: ClassVar[int] = 1
+class HeadShapes:
+    """What x [hidden] is projected to: `heads` queries, `kv_heads` keys and values of `head_dim` elements each. RoPE
+    turns the first `rope_dim` of them; qk_norm: 1 if queries and keys are normed before."""
 
     hidden: int
     heads: int
@@ -21,13 +16,33 @@ class NormQkvRope(Problem):
     head_dim: int
     rope_dim: int
     qk_norm: int
+
+    @property
+    def q_rows(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_rows(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class NormQkvRope(
+    HeadShapes,
+    Problem,
+    op="norm_qkv_rope",
+    template_version=1,
+    matrices={  # in the order of the output
+        "q": ("q_rows", "hidden", "q_format"),
+        "k": ("kv_rows", "hidden", "k_format"),
+        "v": ("kv_rows", "hidden", "v_format"),
+    },
+):
+    """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; then, if
+    `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the first `rope_dim` elements, pairs (i, i + rope_dim/2);
+    k and v go to the cache at the current position."""
+
     q_format: str
     k_format: str
     v_format: str
     activation: str = "int16"
-
-    @property
-    def parts(self) -> tuple[tuple[str, int, str], ...]:
-        """(name, rows, format) of the three matrices, in the order of the output."""
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (("q", wide, self.q_format), ("k", narrow, self.k_format), ("v", narrow, self.v_format))

@@ -19,11 +19,9 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
     keys, values = cache.allocate(problem.kv_heads, problem.head_dim, 256)
     return Inputs(
-        {name: random_inputs.weight(rows, problem.hidden, fmt, rng) for name, rows, fmt in problem.parts},
+        random_inputs.weights(problem, rng),
         {
-            "x": random_inputs.vector(problem.hidden, rng),
-            "norm": random_inputs.norm_weight(problem.hidden, rng),
-            "eps": np.array([1e-6], np.float32),
+            **random_inputs.normed_vector(problem.hidden, rng),
             "q_norm": random_inputs.norm_weight(problem.head_dim, rng),
             "k_norm": random_inputs.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
             "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),
@@ -55,4 +53,4 @@ def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
 
 def tolerance(problem: NormQkvRope) -> float:
     """The product's error, and float16's in the cache; RMSNorm of a head keeps relative errors as they are."""
-    return max(formats.get(f).tolerance for _, _, f in problem.parts) + 1e-3
+    return max(formats.get(m.format).tolerance for m in problem.matrices) + 1e-3

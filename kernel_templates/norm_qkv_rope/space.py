@@ -1,28 +1,31 @@
 """How a layer's first kernel can be built."""
 
+from itertools import accumulate, pairwise
+
 from kernel_templates.cpu import parameters
-from kernel_templates.cuda import parameters as cuda_knobs
+from kernel_templates.cuda import parameters as cuda_parameters
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.space import Constraint, Space
 
 
 def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
-    formats = (problem.q_format, problem.k_format, problem.v_format)
-    groups = problem.parts
-    ends = [sum(rows for _, rows, _ in groups[: i + 1]) for i in range(2) if groups[i][2] != groups[i + 1][2]]
+    ends = list(accumulate(m.rows for m in problem.matrices))
+    changes = [
+        end for end, (m, after) in zip(ends, pairwise(problem.matrices), strict=False) if m.format != after.format
+    ]
     return Space(
-        parameters.tile_parameters(formats, features),
+        parameters.tile_parameters(tuple(m.format for m in problem.matrices), features),
         (
-            parameters.streams_divide(*((name, problem.hidden) for name in formats)),
+            parameters.streams_divide(*((m.format, m.cols) for m in problem.matrices)),
             Constraint(
                 "whole tiles before a change of format",
                 "q, k and v lie one behind the other: a tile that ends in the next one's rows would overwrite them",
-                lambda c: all(rows % c["lanes"] == 0 for rows in ends),
+                lambda c: all(rows % c["lanes"] == 0 for rows in changes),
             ),
         ),
     )
 
 
 def cuda(problem: NormQkvRope, device) -> Space:
-    matrices = [(name, problem.hidden) for _, _, name in problem.parts]
-    return cuda_knobs.product_space(matrices, quantizes=False, rows=sum(rows for _, rows, _ in problem.parts))
+    matrices = [(m.format, m.cols) for m in problem.matrices]
+    return cuda_parameters.product_space(matrices, quantizes=False, rows=sum(m.rows for m in problem.matrices))

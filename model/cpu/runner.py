@@ -10,11 +10,11 @@ from kernel_templates.cpu import machine
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
-from model.cpu.prefill import Prefill
+from model.cpu.prefill import CpuPrefill
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
-from model.runner import STEPS_BELOW, Settings
+from model.runner import Runner, Settings
 from model.sampling import Sampler
 
 
@@ -30,41 +30,26 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cpu
         settings.db,
     )
     chosen = {problem: choice.config for problem, choice in choices.items()}
-    return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.on_layer))
+    return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.progress))
 
 
-class CpuRunner:
-    """See `model.runner.Runner`."""
+class CpuRunner(Runner):
+    """Tokens are chosen from the decoder's logits by `Sampler.picker`."""
 
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder):
-        self.choices, self.decoder, self.prefill = choices, decoder, Prefill(decoder)
-        self._logits = np.empty(0, np.float32)
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    def feed(self, tokens: list[int], first: int) -> None:
-        if len(tokens) < STEPS_BELOW:
-            for i, token in enumerate(tokens):
-                self._logits = self.decoder.step(token, first + i)
-        else:
-            hidden = self.prefill.run(tokens, first)
-            self._logits = self.prefill.logits(hidden[-1:])[0].numpy()
+        self.choices, self.decoder, self.prefill = choices, decoder, CpuPrefill(decoder)
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         picker = sampler.picker()
         for i in range(count):
-            token = picker.pick(self._logits)
+            token = picker.pick(self.decoder.logits)
             yield token
             if i + 1 < count:
-                self._logits = self.decoder.step(token, position + i)
-
-    def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
-        if stepwise:
-            return np.stack([self.decoder.step(token, i).copy() for i, token in enumerate(tokens)])
-        return self.prefill.logits(self.prefill.run(tokens, 0)).numpy()
+                self.decoder.step(token, position + i)
 
     def close(self) -> None:
-        """End the threads; the memory goes with the last reference."""
+        """End the threads."""
         self.decoder.close()
+
+    def _on_host(self, logits: np.ndarray) -> np.ndarray:
+        return logits

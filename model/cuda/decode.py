@@ -19,11 +19,12 @@ from kernel_templates.cuda.vector import Vector
 from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.space import part
-from kernel_templates.sample_token import cuda as pick
+from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
 from model.errors import ModelError
+from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
 from model.sampling import Sampler
 
@@ -32,6 +33,9 @@ AHEAD = 8
 and tokens of small models take 0.2 ms; what was started past an end token is wasted, which is 1 to 15 ms."""
 
 STEP = ("embed", "layers", "head")
+
+MULTIPLIED = ("x", "attended", "gated")
+"""Buffers that a product reads: kernels leave them quantized too."""
 
 
 class Decoder:
@@ -43,18 +47,19 @@ class Decoder:
         self.model, self.configs, self.head_config, self.executor = model, configs, head_config, executor
         self._contexts = contexts(model.capacity)
         self._programs: dict[tuple[tuple[str, ...], int], Program] = {}
-        self._settings: pick.Scratch | None = None
+        self._settings: sample_token.Scratch | None = None
         c, device = model.config, executor.device
 
         def whole(size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.int32, device=device)
 
+        def floats(size: int) -> Tensor:
+            return torch.full((size,), torch.nan, device=device)
+
         self.buffers: dict[str, Any] = {
-            "x": Vector.allocate(c.hidden, device),
-            "qkv": torch.full(((c.heads + 2 * c.kv_heads) * c.head_dim,), torch.nan, device=device),
-            "attended": Vector.allocate(c.heads * c.head_dim, device),
-            "gated": Vector.allocate(c.ffn, device),
-            "logits": torch.full((c.vocab,), torch.nan, device=device),
+            name: Vector.allocate(size, device) if name in MULTIPLIED else floats(size)
+            for name, size in buffer_sizes(c).items()
+        } | {
             "position": whole(1),
             "token": whole(1),
             "history": whole(model.capacity),
@@ -63,7 +68,7 @@ class Decoder:
             "eps": c.norm_eps,
         }
         partials = head.partials(model.head, head_config)
-        self.buffers["best_value"] = torch.full((partials,), torch.nan, device=device)
+        self.buffers["best_value"] = floats(partials)
         self.buffers["best_id"] = whole(partials)
 
     @property
@@ -98,17 +103,17 @@ class Decoder:
         with self.executor.here():
             choice = self._use(sampler)
             status.zero_()
-            courier = self.executor.courier(2, AHEAD)
+            readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
-            courier.send(history[position:], status)
+            readback.send(history[position:], status)
         sent = 1
         for received in range(count):
             with self.executor.here():
                 while sent < count and sent - received < AHEAD:
                     self.program(("layers", "head", choice), position + sent - 1)()
-                    courier.send(history[position + sent :], status)
+                    readback.send(history[position + sent :], status)
                     sent += 1
-                token, broken = courier.receive()
+                token, broken = readback.receive()
             if broken:
                 raise ModelError(
                     "the largest logit is not a finite number; the model's numbers overflowed or its file is damaged"
@@ -125,38 +130,32 @@ class Decoder:
 
     def launches(self, name: str, context: int) -> list[Launch]:
         """The kernels of one part, with the configurations for positions below `context`."""
-        m, first_norm = self.model, self.model.layers[0].attn_norm
+        m, first_norm = self.model, self._next_norm(-1)
         if name == "embed":
-            return pick.launches_embed(self.buffers, m.embedding, first_norm, ACTIVATION)
+            return sample_token.launches_embed(self.buffers, m.embedding, first_norm, ACTIVATION)
         if name == "greedy":
-            return pick.launches_greedy(self.buffers, m.embedding, first_norm, ACTIVATION)
+            return sample_token.launches_greedy(self.buffers, m.embedding, first_norm, ACTIVATION)
         if name == "sample":
-            return pick.launches_sampling(self.buffers, m.embedding, self._sampling(), first_norm, ACTIVATION)
+            return sample_token.launches_sampling(self.buffers, m.embedding, self._sampling(), first_norm, ACTIVATION)
         if name == "head":
-            bound = self.buffers | {"norm": m.output_norm}
+            bound = HEAD.bound(self.buffers | {"output_norm": m.output_norm})
             return head.launches(m.head, self.head_config, m.head_packed, bound)
         assert name == "layers"
         scratch = self._attention_scratch(context)
         return [launch for i in range(len(m.layers)) for launch in self._layer(i, context, scratch)]
 
     def _layer(self, i: int, context: int, scratch: dict[str, Tensor]) -> list[Launch]:
-        layers = self.model.layers
-        layer = layers[i]
-        bound = (
-            self.buffers
-            | scratch
-            | {
-                "attn_norm": layer.attn_norm,
-                "ffn_norm": layer.ffn_norm,
-                "next_norm": layers[i + 1].attn_norm if i + 1 < len(layers) else self.model.output_norm,
-                "q_norm": layer.q_norm,
-                "k_norm": layer.k_norm,
-                "keys": layer.keys,
-                "values": layer.values,
-            }
-        )
+        layer = self.model.layers[i]
+        bound = {**self.buffers, **scratch, **layer.buffers, "next_norm": self._next_norm(i)}
         problem = replace(layer.problem, context=context)
-        return layer_kernels.launches(problem, self.configs(i, context), layer.packed, bound)
+        return layer_kernels.launches(problem, self.configs(i, context), layer.planes, bound)
+
+    def _next_norm(self, i: int) -> Tensor:
+        """What is read first after layer `i`: the next layer's norm, or the head's."""
+        if i + 1 == len(self.model.layers):
+            return self.model.output_norm
+        following = self.model.layers[i + 1]
+        return following.buffers[following.plan.first_norm]
 
     def _attention_scratch(self, context: int) -> dict[str, Tensor]:
         """What the splits of attention leave for each other: one for all layers, since one runs at a time."""
@@ -170,9 +169,9 @@ class Decoder:
             "attention_counters": torch.zeros(heads, dtype=torch.int32, device=device),
         }
 
-    def _sampling(self) -> pick.Scratch:
+    def _sampling(self) -> sample_token.Scratch:
         if self._settings is None:
-            self._settings = pick.Scratch.allocate(self.model.config.vocab, self.executor.device)
+            self._settings = sample_token.Scratch.allocate(self.model.config.vocab, self.executor.device)
         return self._settings
 
     def _use(self, sampler: Sampler) -> str:

@@ -1,7 +1,7 @@
 """How launches run: captured in CUDA graphs on a GPU, or one by one where there is none (tests, in the interpreter).
 
 The one place of the engine that knows both. What it hands out behaves alike: a program is started by a call and returns
-at once, a courier brings what a program left to the host later.
+at once, and a readback brings what a program left to the host later.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ class Executor(Protocol):
     device: torch.device
 
     @property
-    def expands(self) -> Target | None:
+    def expand_target(self) -> Target | None:
         """What kernels that expand matrices may use; None: torch does it."""
 
     def here(self) -> AbstractContextManager:
@@ -46,7 +46,7 @@ class Executor(Protocol):
     def span(self, name: str) -> AbstractContextManager:
         """What is started inside belongs together under this name, for a profiler that was asked to watch."""
 
-    def courier(self, width: int, slots: int) -> TokenReadback:
+    def readback(self, width: int, slots: int) -> TokenReadback:
         """For `width` values a time, at most `slots` times sent and not received."""
 
 
@@ -57,7 +57,7 @@ class GraphExecutor:
         self.device, self.target = torch.device("cuda", index), target
 
     @property
-    def expands(self) -> Target:
+    def expand_target(self) -> Target:
         return self.target
 
     def here(self) -> AbstractContextManager:
@@ -69,7 +69,7 @@ class GraphExecutor:
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
 
-    def courier(self, width: int, slots: int) -> TokenReadback:
+    def readback(self, width: int, slots: int) -> TokenReadback:
         return _SideStream(width, slots, self.device)
 
 
@@ -97,7 +97,7 @@ class EagerExecutor:
         self.device, self.target = torch.device("cpu"), target
 
     @property
-    def expands(self) -> None:
+    def expand_target(self) -> None:
         return None
 
     def here(self) -> AbstractContextManager:
@@ -113,7 +113,7 @@ class EagerExecutor:
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
 
-    def courier(self, width: int, slots: int) -> TokenReadback:
+    def readback(self, width: int, slots: int) -> TokenReadback:
         return _Immediate()
 
 

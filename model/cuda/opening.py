@@ -41,7 +41,7 @@ def build(
     """device: what configurations are chosen for; executor: what runs them."""
     from model.cuda.decode import Decoder
     from model.cuda.load import load
-    from model.cuda.prefill import Prefill
+    from model.cuda.prefill import CudaPrefill
     from model.cuda.runner import CudaRunner
 
     head = head_problem(config, file)
@@ -55,7 +55,7 @@ def build(
     with executor.here():
         model = load(
             file, config, settings.context, lambda i: configs(i, first), choices[head].config,
-            executor.device, settings.on_layer,
+            executor.device, settings.progress,
         )  # fmt: skip
         decoder = Decoder(model, configs, choices[head].config, executor)
-        return CudaRunner(choices, decoder, Prefill(model, executor.expands))
+        return CudaRunner(choices, decoder, CudaPrefill(model, executor.expand_target))

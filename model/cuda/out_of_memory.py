@@ -12,7 +12,7 @@ FOR_WEIGHTS = "free memory on the GPU, use a smaller model, or --device cpu"
 
 
 @contextmanager
-def room_for(what: str, advice: str) -> Iterator[None]:
+def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn torch's out-of-memory error inside into a ModelError about `what`."""
     try:
         yield

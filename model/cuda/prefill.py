@@ -6,6 +6,7 @@ float16 ends at 65504, and sum in float32; the residual stream, norms and RoPE a
 the device. On CPU tensors the same arithmetic runs in torch alone.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -17,79 +18,78 @@ from kernel_templates import formats
 from kernel_templates.cuda import expand
 from kernel_templates.cuda.launch import Target
 from kernel_templates.cuda.weights import Planes
-from model.cuda.load import LayerState, Loaded
-from model.cuda.out_of_memory import FOR_WEIGHTS, room_for
+from model.cuda.load import Loaded
+from model.cuda.out_of_memory import FOR_WEIGHTS, explain_out_of_memory
+from model.prefill import Chunk, Prefill
 
 CHUNK = 2048
 """Tokens at a time: enough that products are bound by arithmetic, and 1 GB of activations for a model of 8B."""
 
 
-class Prefill:
-    """Runs prompt tokens through a loaded model into its KV cache. target: for expanding kernels; None: in torch."""
+class CudaPrefill(Prefill):
+    """Reads prompts through a loaded model's weights. target: for expanding kernels; None: in torch."""
 
     def __init__(self, model: Loaded, target: Target | None):
+        super().__init__(model.config, model.layers)
         self.model, self.target = model, target
-        groups = [g for layer in model.layers for g in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        largest = max(sum(p.rows for p in g) * g[0].cols for g in groups)
-        with room_for(f"the {2 * largest / 1e9:.1f} GB that prompts need", FOR_WEIGHTS):
+        packed = [own for layer in model.layers for own in layer.packed.values()]
+        # Matrices of one width are multiplied as one.
+        groups = [list(group) for own in packed for _, group in groupby(own, lambda p: p.cols)]
+        largest = max(sum(p.rows * p.cols for p in group) for group in groups)
+        with explain_out_of_memory(f"the {2 * largest / 1e9:.1f} GB that prompts need", FOR_WEIGHTS):
             self._buffer = torch.empty(largest, dtype=torch.float16, device=model.rope.device)
 
-    def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
-        """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
-        [tokens, hidden] of every one."""
-        kept: list[Tensor] = []
-        for i in range(0, len(tokens), CHUNK):
-            hidden = self._chunk(tokens[i : i + CHUNK], first + i)
-            kept = [*kept, hidden] if every else [hidden[-1:]]
-        return torch.cat(kept)
+    @property
+    def most(self) -> int:
+        return CHUNK
 
-    def _chunk(self, tokens: list[int], first: int) -> Tensor:
-        m, c, count = self.model, self.model.config, len(tokens)
-        cos, sin = m.rope[first : first + count, None].chunk(2, -1)
-        sizes = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
-        x = self.embed(tokens)
-        for layer in m.layers:
-            y, scale = self._product(self._norm(x, layer.attn_norm), layer.qkv)
-            q, k, v = (part.view(count, -1, c.head_dim) for part in y.mul_(scale).split(sizes, 1))
-            if c.qk_norm:
-                q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-            q = _rope(q, cos, sin).to(torch.float16)
-            layer.keys[:, first : first + count] = _rope(k, cos, sin).transpose(0, 1)
-            layer.values[:, first : first + count] = v.transpose(0, 1)
-            y, scale = self._product(_attend(layer, q, first), layer.out)
-            x = torch.addcmul(x, y, scale)
-            y, scale = self._product(self._norm(x, layer.ffn_norm), layer.gate_up)
-            gate, up = y.mul_(scale).chunk(2, 1)
-            y, scale = self._product(F.silu(gate).mul_(up), layer.down)
-            x = torch.addcmul(x, y, scale)
-        return x
-
-    def embed(self, tokens: list[int]) -> Tensor:
-        """float32 [len(tokens), hidden]: rows of the embedding."""
+    def _embed(self, tokens: list[int]) -> Tensor:
         table = self.model.embedding
         rows = table.raw[torch.tensor(tokens).to(table.raw.device)]
         with torch.device(rows.device):  # formats make their tensors on the default device
             return formats.get(table.format).dequantize(rows)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.model.config.norm_eps)
+    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        cos, sin = self.model.rope[first : first + count, None].chunk(2, -1)
+        return cos, sin
 
-    def _product(self, x: Tensor, parts: tuple[Planes, ...]) -> tuple[Tensor, Tensor]:
+    def _products(self, x: Tensor, packed: Sequence[Planes], sizes: Sequence[int]) -> Sequence[Tensor]:
+        y, scale = self._product(x, packed)
+        return y.mul_(scale).split(list(sizes), 1)
+
+    def _add_product(self, residual: Tensor, x: Tensor, packed: Sequence[Planes]) -> Tensor:
+        y, scale = self._product(x, packed)
+        return torch.addcmul(residual, y, scale)
+
+    def _product(self, x: Tensor, parts: Sequence[Planes]) -> tuple[Tensor, Tensor]:
         """x [tokens, cols] times the matrices below each other: y float32 [tokens, rows], scale float32 [tokens, 1];
         the product is y * scale."""
         # The norm of an infinite order is the largest magnitude. A row of zeros stays one.
         scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True, dtype=torch.float32).clamp_min_(1e-30)
         results: list[Tensor] = []
-        for group in _same_dtype(parts):
+        for _, same_dtype in groupby(parts, expand.dtype):
+            group = tuple(same_dtype)
             h = torch.empty_like(x, dtype=expand.dtype(group[0]))
             torch.div(x, scale, out=h)
             results.append(_times(h, expand.matrix(group, self._buffer, self.target)))
         return (results[0] if len(results) == 1 else torch.cat(results, 1)), scale
 
+    def _append(self, cached: Mapping[str, Tensor], chunk: Chunk, k: Tensor, v: Tensor) -> None:
+        positions = slice(chunk.first, chunk.first + chunk.count)
+        cached["keys"][:, positions] = k.transpose(0, 1)
+        cached["values"][:, positions] = v.transpose(0, 1)
 
-def _same_dtype(parts: tuple[Planes, ...]) -> list[tuple[Planes, ...]]:
-    """Runs of matrices that one product takes."""
-    return [tuple(group) for _, group in groupby(parts, expand.dtype)]
+    def _attend(self, cached: Mapping[str, Tensor], chunk: Chunk, q: Tensor) -> Tensor:
+        """As float16."""
+        total = chunk.first + chunk.count
+        q, k, v = q.to(torch.float16), cached["keys"][None, :, :total], cached["values"][None, :, :total]
+        # Queries are the last of the positions: a mask with its corner there, which flash attention knows without a
+        # tensor.
+        mask = causal_lower_right(chunk.count, total) if chunk.first else None
+        out = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not chunk.first, enable_gqa=True
+        )
+        return out[0].transpose(0, 1).reshape(chunk.count, -1)
 
 
 def _times(x: Tensor, matrix: Tensor) -> Tensor:
@@ -97,23 +97,3 @@ def _times(x: Tensor, matrix: Tensor) -> Tensor:
     if x.is_cuda and x.dtype != torch.float32:
         return torch.mm(x, matrix.T, out_dtype=torch.float32)
     return x.float() @ matrix.float().T
-
-
-def _rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs (i, i + n) of x [tokens, heads, head_dim]; cos, sin [tokens, 1, n]. What lies past 2 n stays."""
-    n = cos.shape[-1]
-    a, b = x[..., :n], x[..., n : 2 * n]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]], -1)
-
-
-def _attend(layer: LayerState, q: Tensor, first: int) -> Tensor:
-    """Causal attention of q float16 [tokens, heads, head_dim] over all that is cached up to each token, as float16
-    [tokens, heads * head_dim]."""
-    count, total = len(q), first + len(q)
-    k, v = layer.keys[None, :, :total], layer.values[None, :, :total]
-    # Queries are the last of the positions: a mask with its corner there, which flash attention knows without a tensor.
-    mask = causal_lower_right(count, total) if first else None
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not first, enable_gqa=True
-    )
-    return out[0].transpose(0, 1).reshape(count, -1)

@@ -16,7 +16,6 @@ import zlib
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
 from autotune.runner import protocol
 from autotune.runner.timing import compare_pair, summarize
@@ -32,11 +31,8 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Part(Problem):
+class Part(Problem, op="fakepart", template_version=1):
     """kind: "qkv", "attention", "out" or "ffn"."""
-
-    op: ClassVar[str] = "fakepart"
-    template_version: ClassVar[int] = 1
 
     kind: str
     size: int
@@ -47,10 +43,7 @@ class Part(Problem):
 
 
 @dataclass(frozen=True)
-class Layer(Chain):
-    op: ClassVar[str] = "fakelayer"
-    template_version: ClassVar[int] = 1
-
+class Layer(Chain, op="fakelayer", template_version=1):
     size: int
     context: int
 

@@ -17,12 +17,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
-from autotune.runner import protocol
 from autotune.runner.process_group import die_with_parent
+from autotune.runner.protocol import (
+    Backend,
+    CompareFinalists,
+    Compile,
+    Compiled,
+    FailedToCompile,
+    FinalistsCompared,
+    Measure,
+    Measured,
+    Open,
+    Opened,
+    Reply,
+    Wrong,
+)
 from autotune.runner.timing import compare_finalists, measure
 from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
@@ -61,10 +73,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True)
-class Faulty(Problem):
-    op: ClassVar[str] = "faulty"
-    template_version: ClassVar[int] = 1
-
+class Faulty(Problem, op="faulty", template_version=1):
     size: int
 
 
@@ -134,7 +143,7 @@ class Probe:
         return 1e-6
 
 
-class FaultyBackend(protocol.Backend):
+class FaultyBackend(Backend):
     """The worker's side: inputs, the reference's answer, and candidates that compute it, or do not."""
 
     def __init__(self, pipe: int):
@@ -144,31 +153,31 @@ class FaultyBackend(protocol.Backend):
         self._answers = {"y": 2.0 * self._input}
         self._open = False
 
-    def compile(self, request: protocol.Compile) -> protocol.Reply:
+    def compile(self, request: Compile) -> Reply:
         fault = self._fault(request.config)
         if fault == "compiler":
-            return protocol.FailedToCompile("PTXASError: no")
+            return FailedToCompile("PTXASError: no")
         if fault == "compiler_dies":
             ctypes.string_at(8)
         if fault == "compiler_hangs":
             _hang()
-        return protocol.Compiled(0.001)
+        return Compiled(0.001)
 
-    def open(self, request: protocol.Open) -> protocol.Reply:
+    def open(self, request: Open) -> Reply:
         self._open = True
-        return protocol.Opened(TOLERANCE)
+        return Opened(TOLERANCE)
 
-    def measure(self, request: protocol.Measure) -> protocol.Reply:
+    def measure(self, request: Measure) -> Reply:
         time.sleep(float(os.environ.get("FAULTY_SLOW", "0")))
         try:
-            return protocol.Measured(measure(self._prepare(request.config), request.samples), 0.001)
+            return Measured(measure(self._prepare(request.config), request.samples), 0.001)
         except WrongResult as wrong:
-            return protocol.Wrong(str(wrong), wrong.error)
+            return Wrong(str(wrong), wrong.error)
 
-    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
+    def compare_finalists(self, request: CompareFinalists) -> Reply:
         candidates = [self._prepare(config) for config in request.configs]
         measurements, rate = compare_finalists(candidates, request.rounds, Probe())
-        return protocol.FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
+        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
 
     def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"

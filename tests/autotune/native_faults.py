@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 
@@ -41,10 +40,7 @@ SPACE = Space((Parameter("fault", tuple(FAULTS), "slow", "what it does wrong"),)
 
 
 @dataclass(frozen=True)
-class Native(Problem):
-    op: ClassVar[str] = "native"
-    template_version: ClassVar[int] = 1
-
+class Native(Problem, op="native", template_version=1):
     size: int
 
 

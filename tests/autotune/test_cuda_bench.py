@@ -30,6 +30,16 @@ STEP_US = {"untuned": 200.0, "tuned": 100.0}
 PROMPT_US = 10.0
 
 
+def matrix() -> SimpleNamespace:
+    return SimpleNamespace(tensors=(torch.zeros(900, dtype=torch.int8), torch.zeros(50, dtype=torch.float16)))
+
+
+def launch(name: str, *matrices: SimpleNamespace) -> SimpleNamespace:
+    """As a kernel is launched: with each matrix's planes, among other things."""
+    planes = [tensor for m in matrices for tensor in (*m.tensors, m.tensors[0])]
+    return SimpleNamespace(name=name, arguments=(torch.zeros(8), *planes, 7, 1e-6))
+
+
 @dataclass
 class Clock:
     now: float = 0.0
@@ -50,18 +60,23 @@ class FakeEngine:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        planes = (SimpleNamespace(nbytes=1000),)
-        layer = SimpleNamespace(problem=LAYER, qkv=planes, out=planes, gate_up=planes * 2, down=planes)
+        layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
-        self.decoder = SimpleNamespace(
-            model=SimpleNamespace(layers=[layer, layer], head=HEAD), context=self.context, launches=self.launches,
+        decoder = SimpleNamespace(
+            model=SimpleNamespace(layers=layers, head=HEAD), context=self.context, launches=self.launches,
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
+        self.runner = SimpleNamespace(decoder=decoder)
 
     def launches(self, part: str, bound: int) -> list[Any]:
-        names = ["qkv", "attention", *["attention_combine"] * (bound > 160), "out", "gate_up", "down"]
-        return [SimpleNamespace(name=n) for n in {"layers": names * 2, "head": ["head"], "greedy": ["pick"]}[part]]
+        if part != "layers":
+            return [launch({"head": "head", "greedy": "pick"}[part])]
+        made = []
+        for qkv, out, gate, up, down in (layer.planes for layer in self.runner.decoder.model.layers):
+            made += [launch("qkv", qkv), launch("attention"), *[launch("attention_combine")] * (bound > 160)]
+            made += [launch("out", out), launch("gate_up", gate, up), launch("down", down)]
+        return made
 
     def reset(self) -> None:
         self.cached = []
@@ -167,7 +182,7 @@ def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
 
 def test_the_profile_s_position_stays_in_its_context(bench, gpu) -> None:
     bench(runs=1, tokens=300, depths=(0,))
-    assert gpu.engines[0].decoder.buffers["position"].item() == 160 - token_time.REPLAYS - 1  # the middle is 151
+    assert gpu.engines[0].runner.decoder.buffers["position"].item() == 160 - token_time.REPLAYS - 1  # the middle is 151
 
 
 def test_operations_alone_beside_the_token(bench) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
 from autotune.runner.protocol import Measure, Open, Opened, Wrong
 from autotune.runner.worker_process import Worker, WorkerDied, WorkerTimedOut
-from autotune.tuning import sequential
+from autotune.tuning import sequential, target
 from autotune.tuning.tuner_base import Progress, TuneSettings
 from kernel_templates.cpu import machine
 from kernel_templates.matvec.problem import Matvec
@@ -16,6 +17,7 @@ from tuning_db import open_db
 from tuning_db.records import Outcome, Source
 
 PROBLEM = Matvec(96, 64, "Q8_0")
+ONE_WORKER = replace(target.cpu(), compilers=1)  # each takes 3 s to begin
 
 
 @pytest.fixture
@@ -37,9 +39,7 @@ def test_a_winner_is_proved_recorded_and_found_again(db) -> None:
     trials = db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)
     assert all(t.outcome is Outcome.OK and t.measurement.median_ns > 0 for t in trials)
 
-    (again,) = sequential.tune(
-        {PROBLEM: 3}, db, TuneSettings(trials=3, budget_s=None)
-    )  # goes on where that ended: nothing left to try
+    (again,) = sequential.tune({PROBLEM: 3}, db, TuneSettings(trials=3), ONE_WORKER)  # nothing is left to try
     assert again.source == "known" and again.trials == 3
 
 
@@ -48,7 +48,7 @@ def test_an_interrupt_keeps_what_was_found(db) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, budget_s=None, report=stop))
+        sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, report=stop), ONE_WORKER)
     assert db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version).source is Source.EXACT
     assert [run.status for run in db.runs()] == ["interrupted"]
 
@@ -63,7 +63,7 @@ def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> N
         return ask(self, request, timeout_s)
 
     monkeypatch.setattr(Worker, "ask", killed)
-    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=3, budget_s=None, sampler="exhaustive"))
+    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=3, sampler="exhaustive"), ONE_WORKER)
     outcomes = [t.outcome for t in db.past_trials(machine.detect(), PROBLEM.key, PROBLEM.template_version)]
     assert outcomes.count(Outcome.CRASHED) == 1 and outcomes.count(Outcome.OK) >= 2 and result.failed == 1
 
@@ -76,7 +76,7 @@ def test_a_wrong_candidate_never_counts(db, monkeypatch) -> None:
         return Wrong("relative error 1", 1.0) if bad else reply
 
     monkeypatch.setattr(Worker, "ask", wrong)
-    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, budget_s=None, sampler="exhaustive"))
+    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(trials=4, sampler="exhaustive"), ONE_WORKER)
     assert result.config["lanes"] != 16 and result.failed == 3
 
 

@@ -20,7 +20,6 @@ from kernel_templates import formats, registry
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.layer.problem import Layer
-from kernel_templates.layer.space import SPACES
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
@@ -131,7 +130,8 @@ class Case:
         rng, drawn = random.Random(f"{SEED} {self.problem.key}"), {self.space.default}
         while len(drawn) <= DRAWN:
             if isinstance(self.problem, Layer):  # part by part: next to no draw of all at once is valid
-                parts = {n: any_valid(SPACES[n](p, self.device), rng) for n, p in self.problem.parts().items()}
+                spaces = {n: registry.cuda_space(p, self.device) for n, p in self.problem.parts().items()}
+                parts = {n: any_valid(space, rng) for n, space in spaces.items()}
                 every = {f"{prefix}_{n}": v for prefix, part in parts.items() for n, v in part.items()}
                 config = Config({**self.space.default, **every})
             else:

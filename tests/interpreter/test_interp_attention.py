@@ -43,11 +43,11 @@ class Token:
             c[:, position:] = np.nan
         size = heads * head_dim
         self.buffers = {
-            "qkv": torch.from_numpy(rng.standard_normal((heads + 2 * kv_heads) * head_dim).astype(np.float32)),
+            "q": torch.from_numpy(rng.standard_normal((heads + 2 * kv_heads) * head_dim).astype(np.float32)),
             "keys": torch.from_numpy(caches[0]),
             "values": torch.from_numpy(caches[1]),
             "position": torch.tensor([position], dtype=torch.int32),
-            "attended": Vector.allocate(-(-size // 32) * 32, "cpu"),
+            "out": Vector.allocate(-(-size // 32) * 32, "cpu"),
         }
 
     def finish(self):
@@ -56,7 +56,7 @@ class Token:
 
     def finished(self):
         """q [heads, dim], k, v [kv_heads, dim], float64, as they have to come out of norm and RoPE."""
-        raw = self.buffers["qkv"].double().numpy().reshape(-1, self.dim)
+        raw = self.buffers["q"].double().numpy().reshape(-1, self.dim)
         q, k, v = np.split(raw, [self.heads, self.heads + self.kv_heads])
         if self.qk_norm:
             q, k = float64.rms_norm(q, self.q_norm, EPS), float64.rms_norm(k, self.k_norm, EPS)
@@ -80,7 +80,7 @@ class Token:
         before = {n: self.buffers[n].clone() for n in ("keys", "values")}
         for launch in cuda.launches(self.problem, chosen, (), self.buffers, self.finish(), activation):
             launch.run(INTERPRETED)
-        out = self.buffers["attended"]
+        out = self.buffers["out"]
         size = self.heads * self.dim
         # Keys are rounded to float16 before the score: one step of 96.5 * sqrt(dim) moves a score by some 1e-2.
         close(out.values[:size].reshape(self.heads, -1), expected, 2e-2 if self.qk_norm else 1e-3)
@@ -160,7 +160,7 @@ def test_second_token_sees_the_first(chosen):
     first.run(chosen)
     assert not first.buffers["attention_counters"].any()
     second = Token(2, 1, 64, 48, seed=2)
-    second.buffers |= {n: b for n, b in first.buffers.items() if n not in ("qkv", "position", "attended")}
+    second.buffers |= {n: b for n, b in first.buffers.items() if n not in ("q", "position", "out")}
     second.run(chosen)
     assert not second.buffers["keys"][:, 47:49].isnan().any()
 
@@ -183,7 +183,7 @@ def test_alone_as_the_problem_is_judged(chosen):
     for launch in cuda.launches(problem, chosen, cuda.pack(problem, chosen, {}, "cpu"), buffers):
         launch.run(INTERPRETED)
     close(cuda.collect(problem, buffers)["out"], expected, reference.tolerance(problem) / 10)
-    planes(buffers["attended"], 3 * 64, "int16")
+    planes(buffers["out"], 3 * 64, "int16")
 
 
 @pytest.mark.parametrize(("head_dim", "rope_dim", "qk_norm"), [(80, 40, 1), slow(128, 128, 0)])
@@ -195,14 +195,20 @@ def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     formats = ("Q4_0", "Q4_0", "Q4_0")
     problem = NormQkvRope(64, 4, 2, head_dim, rope_dim, qk_norm, *formats)
     finish = token.finish()
-    extra = {"rope": finish.rope, "eps": EPS, "q_norm": finish.q_norm, "k_norm": finish.k_norm}
+    extra = {
+        "qkv": token.buffers["q"],
+        "rope": finish.rope,
+        "eps": EPS,
+        "q_norm": finish.q_norm,
+        "k_norm": finish.k_norm,
+    }
     qk_norm_rope_append.finish_launch(problem, token.buffers | extra).run(INTERPRETED)
-    close(token.buffers["qkv"][: 4 * head_dim].reshape(4, -1), q, 1e-6)
+    close(token.buffers["q"][: 4 * head_dim].reshape(4, -1), q, 1e-6)
     close(token.buffers["keys"][:, 50], k, 1e-3)
     close(token.buffers["values"][:, 50], v, 1e-3)
     for launch in cuda.launches(token.problem, config(32, 1, 2), (), token.buffers):
         launch.run(INTERPRETED)
-    close(token.buffers["attended"].values.reshape(4, -1), expected, 2e-2 if qk_norm else 1e-3)
+    close(token.buffers["out"].values.reshape(4, -1), expected, 2e-2 if qk_norm else 1e-3)
 
 
 @pytest.mark.parametrize("chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4))])

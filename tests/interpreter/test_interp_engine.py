@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from architecture_samples import TINY, by_norm
 
 import model
 from kernel_templates.cuda.launch import INTERPRETED
@@ -29,10 +30,11 @@ from model.sampling import Sampler
 from model.tokenizer import Tokenizer
 
 Made = Callable[[str, str], Path]
-BOUNDS = {"tiny": 2e-3, "tiny-qwen3": 1e-2}
+BOUNDS = by_norm(2e-3, 1e-2)
 MODELS = [  # the last with a Q6_K head
     ("tiny", "Q4_0"),
-    *(pytest.param(*m, marks=pytest.mark.slow) for m in (("tiny", "Q8_0"), ("tiny", "BF16"), ("tiny-qwen3", "Q4_0"))),
+    *(pytest.param("tiny", quant, marks=pytest.mark.slow) for quant in ("Q8_0", "BF16")),
+    *(pytest.param(shape, "Q4_0", marks=pytest.mark.slow) for shape in TINY if shape != "tiny"),
 ]
 GPU = Device("cuda", "interpreter", "9.0", 132, 80 << 30)
 
@@ -63,6 +65,13 @@ def test_logits_are_the_reference_s(made: Made, shape: str, quant: str) -> None:
     print(f"{shape} {quant}: step {distance(step, wanted):.2g}, prefill {distance(whole, wanted):.2g}")
     assert distance(step, wanted) < BOUNDS[shape]
     assert distance(whole, wanted) < BOUNDS[shape] * (4 if quant == "BF16" else 2)
+
+
+@pytest.mark.slow
+def test_a_made_up_architecture_decodes(made_up: Path) -> None:
+    opened, tokens = interpreted(made_up), tokens_of(2)
+    off = distance(opened.logits(tokens, stepwise=True), reference_logits(made_up, tokens).numpy())
+    assert off < (1e-2 if opened.config.architecture.qk_norm else 2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,11 @@ def buffers_of(problem, capacity):
     size = problem.heads * problem.head_dim
     cache = (problem.kv_heads, capacity, problem.head_dim)
     return {
-        "qkv": torch.zeros(size + 2 * problem.kv_heads * problem.head_dim),
+        "q": torch.zeros(size + 2 * problem.kv_heads * problem.head_dim),
         "keys": torch.zeros(cache, dtype=torch.float16),
         "values": torch.zeros(cache, dtype=torch.float16),
         "position": torch.zeros(1, dtype=torch.int32),
-        "attended": Vector.allocate(-(-size // 32) * 32, "cpu"),
+        "out": Vector.allocate(-(-size // 32) * 32, "cpu"),
     }
 
 
@@ -132,6 +132,7 @@ def test_finish_kernel(capability):
     norm, rope = torch.zeros(128), torch.zeros(512, 128)
     extra = {"q_norm": norm, "k_norm": norm, "rope": rope, "eps": 1e-6}
     buffers = buffers_of(Attention(16, 8, 128, 512), 512) | extra
+    buffers["qkv"] = buffers["q"]
     code = cross_compile(qk_norm_rope_append.finish_launch(problem, buffers), capability)
     assert code.spills == 0
     assert "st.shared" not in code.ptx

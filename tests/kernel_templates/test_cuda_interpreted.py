@@ -1,6 +1,7 @@
-"""Runs tests/interpreter, each file in a process that has Triton's interpreter instead of its compiler.
+"""Runs tests/interpreter, in two processes that have Triton's interpreter instead of its compiler.
 
-The interpreter has to be chosen before Triton is imported; in this process other tests compile.
+The interpreter has to be chosen before Triton is imported; in this process other tests compile. Two, because a process
+takes 5 s to begin, and two run side by side.
 """
 
 import importlib.util
@@ -17,11 +18,10 @@ FILES = sorted((ROOT / "tests" / "interpreter").glob("test_interp_*.py"))
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_in_the_interpreter(file: Path) -> None:
-    # Threads of a matrix product would wait for each other on the few cores that tests share.
-    variables = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize("files", [FILES[::2], FILES[1::2]], ids=lambda files: "+".join(f.stem[12:] for f in files))
+def test_in_the_interpreter(files: list[Path]) -> None:
+    variables = os.environ | {"TRITON_INTERPRET": "1"}
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not timing", "--tb=short")
-    command = [sys.executable, "-m", "pytest", str(file), *options]
+    command = [sys.executable, "-m", "pytest", *map(str, files), *options]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -66,5 +66,9 @@ def test_a_wrong_key_is_refused_by_name(key, message):
 
 
 def test_parts_of_the_first_kernel_lie_in_the_order_of_the_output():
-    parts = NormQkvRope(576, 9, 3, 64, 64, 0, "Q4_1", "Q4_0", "Q8_0").parts
-    assert parts == (("q", 576, "Q4_1"), ("k", 192, "Q4_0"), ("v", 192, "Q8_0"))
+    matrices = NormQkvRope(576, 9, 3, 64, 64, 0, "Q4_1", "Q4_0", "Q8_0").matrices
+    assert [(m.name, m.rows, m.format) for m in matrices] == [
+        ("q", 576, "Q4_1"),
+        ("k", 192, "Q4_0"),
+        ("v", 192, "Q8_0"),
+    ]

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.config import ModelConfig, tensor_shapes
+from model.architectures import ARCHITECTURES
+from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile, TensorInfo, open_gguf
+from model.layer_plan import plan
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def tiny(tiny_model: Path) -> GGUFFile:
 def test_real_model(real_model: Path) -> None:
     config = ModelConfig.from_gguf(open_gguf(real_model))
     assert config == ModelConfig(
-        architecture="llama",
+        architecture=ARCHITECTURES["llama"],
         layers=30,
         hidden=576,
         heads=9,
@@ -32,8 +34,6 @@ def test_real_model(real_model: Path) -> None:
         norm_eps=pytest.approx(1e-5),
         rope_base=100000.0,
         rope_dim=64,
-        qk_norm=False,
-        neox_rope=False,
         tied=True,
         rope_freqs=False,
     )
@@ -42,9 +42,9 @@ def test_real_model(real_model: Path) -> None:
 def test_qwen3(tiny_qwen3: Path) -> None:
     file = open_gguf(tiny_qwen3)
     config = ModelConfig.from_gguf(file)
-    assert config.qk_norm and config.neox_rope and config.tied
+    assert config.architecture is ARCHITECTURES["qwen3"] and config.tied
     assert (config.heads * config.head_dim, config.hidden) == (128, 256)
-    assert list(tensor_shapes(config)) == list(file.tensors)
+    assert [tensor.name for tensor in plan(config).tensors()] == list(file.tensors)
 
 
 def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
@@ -99,7 +99,7 @@ def test_harmless_rope_scaling(tiny: GGUFFile) -> None:
     assert ModelConfig.from_gguf(changed(tiny, rope__scaling__type="linear", rope__scaling__factor=1.0)) == plain
 
 
-@pytest.mark.parametrize("architecture", ["mamba", None, 3, "llama\n"])
+@pytest.mark.parametrize("architecture", ["mamba", None, 3, "llama\n", ["llama"], "base"])
 def test_other_architectures_are_named(tiny: GGUFFile, architecture: object) -> None:
     file = replace(tiny, metadata=dict(tiny.metadata) | {"general.architecture": architecture})
     with pytest.raises(ModelError, match=r"architecture .* is not supported") as caught:

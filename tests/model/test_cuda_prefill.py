@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_samples import by_norm
 
 pytest.importorskip("triton")
 
 from kernel_templates import formats, registry
 from kernel_templates.device import Device
+from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.cuda import prefill
 from model.cuda.load import Loaded, load, rope_table
@@ -23,8 +25,8 @@ from model.problems import head_problem, layer_at
 from model.reference import reference_logits
 
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
-BOUNDS = {"tiny": 5e-3, "tiny-qwen3": 1e-2}
-MODELS = [(shape, quant) for shape in BOUNDS for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
+BOUNDS = by_norm(5e-3, 1e-2)
+MODELS = [(shape, quant) for shape in BOUNDS for quant in FORMATS]
 
 
 def loaded(path: Path, capacity: int = 64) -> tuple[Loaded, Callable[[torch.Tensor], torch.Tensor]]:
@@ -66,7 +68,7 @@ def test_agrees_with_the_reference(
     path, tokens = made(shape, quant), tokens_of(41)
     wanted = reference_logits(path, tokens)
     model, head = loaded(path)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     whole = head(step.run(tokens, 0, every=True))
     monkeypatch.setattr(prefill, "CHUNK", 16)  # two whole chunks and a part
     hidden = step.run(tokens, 0, every=True)
@@ -77,13 +79,22 @@ def test_agrees_with_the_reference(
     assert torch.equal(step.run(tokens, 0), hidden[-1:])
 
 
+def test_a_made_up_architecture_agrees_with_the_reference(made_up: Path) -> None:
+    tokens = tokens_of(41)
+    model, head = loaded(made_up)
+    found = head(prefill.CudaPrefill(model, None).run(tokens, 0, every=True))
+    off = distance(found, reference_logits(made_up, tokens))
+    print(f"{model.config.architecture.name}: {off:.2g}")
+    assert off < (1e-2 if model.config.architecture.qk_norm else 5e-3)
+
+
 def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     tokens = tokens_of(50)
     model, head = loaded(tiny_qwen3)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     wanted = head(step.run(tokens, 0, every=True))
     for layer in model.layers:
-        layer.keys.fill_(7.0), layer.values.fill_(7.0)  # what an earlier conversation left
+        layer.buffers["keys"].fill_(7.0), layer.buffers["values"].fill_(7.0)  # what an earlier conversation left
     step.run(tokens[:20], 0)
     found = head(step.run(tokens[20:], 20, every=True))
     assert distance(found, wanted[20:]) < BOUNDS["tiny-qwen3"]
@@ -92,10 +103,10 @@ def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
 def test_huge_activations_stay_finite(tiny_model: Path) -> None:
     """Products of float16 end at 65504; rows are scaled so that none gets there."""
     model, _ = loaded(tiny_model)
-    step = prefill.Prefill(model, None)
+    step = prefill.CudaPrefill(model, None)
     x = torch.randn(3, 64) * torch.tensor([1e6, 0.0, 1e-6])[:, None]
-    y, scale = step._product(x, model.layers[0].out)
-    wanted = x @ torch.cat([prefill.expand.weights.unpack(p) for p in model.layers[0].out]).T
+    y, scale = step._product(x, model.layers[0].packed["out"])
+    wanted = x @ torch.cat([prefill.expand.weights.unpack(p) for p in model.layers[0].packed["out"]]).T
     assert torch.allclose(y * scale, wanted, rtol=0, atol=float(wanted.abs().max()) * 2e-3)
     assert distance((y * scale)[2], wanted[2]) < 2e-3 and not (y * scale)[1].any()
 

@@ -9,7 +9,7 @@ import torch
 from kernel_templates.attention.problem import Attention
 from model import engine
 from model.config import ModelConfig
-from model.cuda.out_of_memory import FOR_CONTEXT, room_for
+from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.problems import contexts, gpu_layers, gpu_problems, layer_at, model_problems
@@ -64,5 +64,5 @@ def test_no_gpu_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_memory_that_runs_out_is_one_line() -> None:
     expected = pytest.raises(ModelError, match="does not hold a KV cache of 9 positions; give a smaller --context")
-    with expected, room_for("a KV cache of 9 positions", FOR_CONTEXT):
+    with expected, explain_out_of_memory("a KV cache of 9 positions", FOR_CONTEXT):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate ...")

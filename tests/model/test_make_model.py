@@ -3,20 +3,23 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import gguf
 import numpy as np
 import pytest
+from architecture_samples import TINY
 from click.testing import CliRunner
 
+from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.gguf_file import open_gguf
+from model.layer_plan import EMBEDDING, OUTPUT, plan
 from model.tokenizer import Tokenizer
 
 Made = Callable[[str, str], Path]
-QUANTS = ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32"]
 
 
 def values(path: Path, name: str) -> np.ndarray:
@@ -25,8 +28,8 @@ def values(path: Path, name: str) -> np.ndarray:
     return gguf.dequantize(raw, gguf.GGMLQuantizationType[info.format_name])
 
 
-@pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+@pytest.mark.parametrize("quant", list(FORMATS))
+@pytest.mark.parametrize("shape", TINY)
 def test_every_format_loads(made: Made, make_model: ModuleType, shape: str, quant: str) -> None:
     path = made(shape, quant)
     file = open_gguf(path)
@@ -51,18 +54,29 @@ def test_every_format_loads(made: Made, make_model: ModuleType, shape: str, quan
 
 def test_formats_are_ggml_s_choice(make_model: ModuleType) -> None:
     choose = make_model.tensor_format
-    assert choose("token_embd.weight", (9, 1024), "Q4_0", True) == "Q6_K"
-    assert choose("token_embd.weight", (9, 576), "Q4_1", True) == "Q8_0"  # as in the real SmolLM2 file
-    assert choose("token_embd.weight", (9, 4096), "Q4_0", False) == "Q4_0"
-    assert choose("output.weight", (9, 4096), "Q4_0", False) == "Q6_K"
-    assert choose("output.weight", (9, 4096), "Q8_0", False) == "Q8_0"
-    assert choose("blk.0.ffn_down.weight", (9, 576), "Q6_K", True) == "Q8_0"
-    assert choose("blk.0.attn_norm.weight", (576,), "Q4_0", True) == "F32"
+    assert choose((9, 1024), "Q4_0", head=True) == "Q6_K"
+    assert choose((9, 576), "Q4_1", head=True) == "Q8_0"  # as in the real SmolLM2 file
+    assert choose((9, 4096), "Q4_0") == "Q4_0"
+    assert choose((9, 4096), "Q8_0", head=True) == "Q8_0"
+    assert choose((9, 576), "Q6_K") == "Q8_0"
+    assert choose((576,), "Q4_0") == "F32"
+
+
+@pytest.mark.parametrize(("tied", "formats"), [(True, ("Q6_K", None)), (False, ("Q4_0", "Q6_K"))])
+def test_the_matrix_that_gives_logits_keeps_more_bits(
+    make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, formats: tuple
+) -> None:
+    shape = make_model.SHAPES["tiny-qwen3"]
+    monkeypatch.setitem(make_model.SHAPES, "ends", replace(shape, config=replace(shape.config, tied=tied)))
+    make_model.make_model("ends", "Q4_0", tmp_path / "m.gguf")
+    tensors = open_gguf(tmp_path / "m.gguf").tensors
+    found = [tensors[name].format_name if name in tensors else None for name in (EMBEDDING, OUTPUT)]
+    assert tuple(found) == formats
 
 
 def test_sizes_are_the_real_ones(make_model: ModuleType) -> None:
     sizes = {
-        name: sum(int(np.prod(dims)) for dims in make_model.tensor_shapes(shape.config).values()) / 1e6
+        name: sum(int(np.prod(tensor.shape)) for tensor in plan(shape.config).tensors()) / 1e6
         for name, shape in make_model.SHAPES.items()
     }
     real = {"qwen3-0.6b": 596.0, "qwen3-1.7b": 1720.6, "qwen3-4b": 4022.5, "qwen3-8b": 8190.7, "smollm2-135m": 134.5}

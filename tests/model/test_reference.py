@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from architecture_samples import TINY
 
 from kernel_templates import formats
 from model import reference
@@ -38,13 +39,13 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             angle = position * c.rope_base ** (-2 * i / c.rope_dim)
             if c.rope_freqs:
                 angle /= weight("rope_freqs")[i]
-            a, b = (i, i + half) if c.neox_rope else (2 * i, 2 * i + 1)
+            a, b = (i, i + half) if c.architecture.rope == "halves" else (2 * i, 2 * i + 1)
             out[a], out[b] = x[a] * cos(angle) - x[b] * sin(angle), x[a] * sin(angle) + x[b] * cos(angle)
         return out
 
     def heads(x: np.ndarray, layer: int, side: str, position: int) -> list[np.ndarray]:
         parts = list((weight(f"blk.{layer}.attn_{side}") @ x).reshape(-1, c.head_dim))
-        if c.qk_norm and side in "qk":
+        if c.architecture.qk_norm and side in "qk":
             parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
         return [rope(part, position) for part in parts] if side in "qk" else parts
 
@@ -86,9 +87,13 @@ def assert_equal_to_loops(path: Path) -> None:
     np.testing.assert_allclose(reference_logits(path, TOKENS).numpy(), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", TINY)
 def test_equals_loops(made: Callable[[str, str], Path], shape: str) -> None:
     assert_equal_to_loops(made(shape, "Q4_0"))
+
+
+def test_equals_loops_whatever_the_traits(made_up: Path) -> None:
+    assert_equal_to_loops(made_up)
 
 
 def test_equals_loops_on_unusual_sizes(unusual: Path) -> None:

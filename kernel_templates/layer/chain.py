@@ -1,0 +1,61 @@
+"""How a layer is wired: its operations in order, the matrices of each, and which of the layer's buffers each one uses.
+
+The one place that says so. The GPU's chain of kernels and its reference follow from it here; in `model`, so do the
+tensors asked of a file, the processor's steps and both ways of reading a prompt.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kernel_templates import attention, ffn, matvec, norm_qkv_rope
+from kernel_templates.operation import Operation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One operation in a layer.
+
+    prefix: of its parameters in the layer's space, and its key in `Layer.parts`; weights: the operation's name of a
+    matrix -> the layer's; buffers: the same for what it reads and writes. Buffers not named there are called alike in
+    the operation and in the layer: the cache ("keys", "values"), "position", "rope", "eps" and scratch memory.
+    """
+
+    prefix: str
+    operation: Operation
+    weights: Mapping[str, str] = field(default_factory=dict)
+    buffers: Mapping[str, str] = field(default_factory=dict)
+
+    def bound(self, buffers: Mapping[str, T]) -> dict[str, T]:
+        """The layer's buffers by the operation's names."""
+        return {**buffers, **{own: buffers[name] for own, name in self.buffers.items() if name in buffers}}
+
+    def written(self, outputs: Mapping[str, T]) -> dict[str, T]:
+        """The operation's outputs by the layer's names."""
+        return {self.buffers.get(own, own): value for own, value in outputs.items()}
+
+
+# "x" is the residual stream. "next_norm" is what a GPU multiplies it with for the next reader as it quantizes it.
+CHAIN = (
+    Link(
+        "qkv",
+        norm_qkv_rope.OPERATION,
+        weights={"q": "q", "k": "k", "v": "v"},
+        buffers={"x": "x", "norm": "attn_norm", "q_norm": "q_norm", "k_norm": "k_norm", "qkv": "qkv"},
+    ),
+    Link("attention", attention.OPERATION, buffers={"q": "qkv", "out": "attended"}),
+    Link(
+        "out",
+        matvec.OPERATION,
+        weights={"w": "out"},
+        buffers={"x": "attended", "out": "x", "next_norm": "ffn_norm"},
+    ),
+    Link(
+        "ffn",
+        ffn.OPERATION,
+        weights={"gate": "gate", "up": "up", "down": "down"},
+        buffers={"x": "x", "norm": "ffn_norm", "gated": "gated", "next_norm": "next_norm"},
+    ),
+)

@@ -1,0 +1,124 @@
+"""Many tokens at once: the steps of the plan over all of a chunk's tokens, through torch.
+
+What it does not know is how a backend multiplies its packed matrices, keeps its cache and attends to it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.layer_plan import LayerState
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2]."""
+
+    first: int
+    count: int
+    cos: Tensor
+    sin: Tensor
+
+
+class Prefill(ABC):
+    """Runs prompt tokens through a model's layers into its KV cache."""
+
+    def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
+        self.config, self._layers = config, layers
+        # What each operation gives, by its own names of buffers, over the tokens of a chunk.
+        self._operations = {
+            "norm_qkv_rope": self._norm_qkv_rope,
+            "attention": self._attention,
+            "matvec": self._matvec,
+            "ffn": self._ffn,
+        }
+
+    def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
+        """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
+        [tokens, hidden] of every one."""
+        kept: list[Tensor] = []
+        for i in range(0, len(tokens), self.most):
+            hidden = self._chunk(tokens[i : i + self.most], first + i)
+            kept = [*kept, hidden] if every else [hidden[-1:]]
+        return torch.cat(kept)
+
+    def _chunk(self, tokens: list[int], first: int) -> Tensor:
+        """float32 [tokens, hidden]."""
+        chunk = Chunk(first, len(tokens), *self._rotation(first, len(tokens)))
+        buffers: dict[str, Any] = {"x": self._embed(tokens)}
+        for layer in self._layers:
+            for step in layer.plan.steps:
+                operation = self._operations[step.link.operation.name]
+                bound = step.link.bound({**buffers, **layer.buffers})
+                buffers |= step.link.written(operation(chunk, layer.packed[step.name], bound))
+        return buffers["x"]
+
+    def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
+        """ "qkv" holds the queries alone, [tokens, heads, head_dim]; keys and values are in the cache."""
+        c = self.config
+        sizes = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
+        made = self._products(self._norm(b["x"], b["norm"]), packed, sizes)
+        q, k, v = (part.reshape(chunk.count, -1, c.head_dim) for part in made)
+        if "q_norm" in b:
+            q, k = self._norm(q, b["q_norm"]), self._norm(k, b["k_norm"])
+        self._append(b, chunk, _rope(k, chunk), v)
+        return {"qkv": _rope(q, chunk)}
+
+    def _attention(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"out": self._attend(b, chunk, b["q"])}
+
+    def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"out": self._add_product(b["out"], b["x"], packed)}
+
+    def _ffn(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
+        *gate_up, down = packed
+        gate, up = self._products(self._norm(b["x"], b["norm"]), gate_up, [self.config.ffn, self.config.ffn])
+        return {"x": self._add_product(b["x"], F.silu(gate).mul_(up), [down])}
+
+    def _norm(self, x: Tensor, weight: Any) -> Tensor:
+        """RMS norm over the last dimension."""
+        size = x.shape[-1]
+        return F.rms_norm(x, (size,), torch.as_tensor(weight)[:size], self.config.norm_eps)
+
+    @property
+    @abstractmethod
+    def most(self) -> int:
+        """Tokens of a chunk."""
+
+    @abstractmethod
+    def _embed(self, tokens: list[int]) -> Tensor:
+        """float32 [tokens, hidden]: rows of the embedding."""
+
+    @abstractmethod
+    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines as of `Chunk`."""
+
+    @abstractmethod
+    def _products(self, x: Tensor, packed: Sequence[Any], sizes: Sequence[int]) -> Sequence[Tensor]:
+        """x [tokens, cols] times matrices that lie one below the other: float32 [tokens, rows] for each of `sizes`."""
+
+    @abstractmethod
+    def _add_product(self, residual: Tensor, x: Tensor, packed: Sequence[Any]) -> Tensor:
+        """residual [tokens, rows] + x [tokens, cols] times the matrix."""
+
+    @abstractmethod
+    def _append(self, cached: Mapping[str, Any], chunk: Chunk, k: Tensor, v: Tensor) -> None:
+        """Write k, v [tokens, kv_heads, head_dim] into "keys" and "values" at the chunk's positions."""
+
+    @abstractmethod
+    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor) -> Tensor:
+        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token:
+        [tokens, heads * head_dim]."""
+
+
+def _rope(x: Tensor, chunk: Chunk) -> Tensor:
+    """Turn pairs (i, i + n) of x [tokens, heads, head_dim], n = rope_dim / 2. What lies past 2 n stays."""
+    cos, sin, n = chunk.cos, chunk.sin, chunk.cos.shape[-1]
+    a, b = x[..., :n], x[..., n : 2 * n]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]], -1)
