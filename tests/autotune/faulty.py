@@ -209,7 +209,7 @@ class FaultyBackend(Backend):
 
     def late(self, _: np.ndarray) -> None:
         """A thread that writes when the answer has long been given."""
-        threading.Timer(0.05, lambda: os.write(self._pipe, b"\xff" * 9)).start()
+        threading.Timer(0.3, lambda: os.write(self._pipe, b"\xff" * 9)).start()
 
     def orphan(self, _: np.ndarray) -> None:
         """A child that keeps the pipe open and outlives the worker, were it left alone."""
