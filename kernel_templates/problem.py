@@ -1,6 +1,8 @@
 """What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 
@@ -19,16 +21,23 @@ class Problem:
     """Shapes and formats of one kernel call. Subclasses add int and str fields only; their order is the key's order.
 
     `key`: "op:field=value,..." identifies the problem in the tuning database. `threads` and chips are not part of it.
+    A subclass is declared with its op and template_version, and with its matrices in the order they are packed: name ->
+    the names of the fields or properties that are its rows, its columns and its format.
     """
 
     op: ClassVar[str]
     template_version: ClassVar[int]
+    _matrices: ClassVar[Mapping[str, tuple[str, str, str]]]
 
-    def __init_subclass__(cls, op: str = "", template_version: int = 1) -> None:
-        """op: the operation's name in keys; template_version: raised when a change makes old times meaningless. A base
-        that several operations share names none."""
-        if op:
-            cls.op, cls.template_version = op, template_version
+    def __init_subclass__(
+        cls,
+        op: str = "",
+        template_version: int = 1,
+        matrices: Mapping[str, tuple[str, str, str]] = MappingProxyType({}),
+    ) -> None:
+        super().__init_subclass__()
+        if op:  # else it is a base of other problems
+            cls.op, cls.template_version, cls._matrices = op, template_version, matrices
 
     @property
     def key(self) -> str:
@@ -36,8 +45,9 @@ class Problem:
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """The weights of a call, in the order they are packed; none unless the operation says so."""
-        return ()
+        """The weights of a call, in the order they are packed."""
+        parts = ((name, [getattr(self, part) for part in of]) for name, of in self._matrices.items())
+        return tuple(Matrix(name, rows, cols, form) for name, (rows, cols, form) in parts)
 
     @property
     def typical(self) -> Self:

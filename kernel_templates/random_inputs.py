@@ -1,17 +1,17 @@
 """Random weights and activations for tests and tuning: never zeros, fresh for each seed, of a trained model's scale."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
 from kernel_templates import formats, memory
-from kernel_templates.operation import Weight
+from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 
 MAX_LANES = 128  # the most rows that a tile of any CPU template interleaves; it writes whole tiles of outputs
-_DISTINCT_ROWS = 1024  # quantizing is slow (Q6_K searches its scales); more rows repeat these, shuffled
+_DISTINCT_ROWS = 1024  # quantizing is slow where scales are searched for; more rows repeat these, shuffled
 
 _shapes_only = False
 
@@ -56,6 +56,18 @@ def norm_weight(size: int, rng: np.random.Generator, largest: float = 2.0) -> np
     out = buffer(size)
     out[:size] = np.exp(rng.uniform(np.log(0.1), np.log(largest), size)).astype(np.float32)
     return out
+
+
+def normed_vector(size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What an operation that begins with a norm reads: x and norm float32 [size], eps float32 [1]."""
+    return {"x": vector(size, rng), "norm": norm_weight(size, rng), "eps": np.array([1e-6], np.float32)}
+
+
+def normed_inputs(problem: Problem, hidden: int, written: Mapping[str, int], seed: int) -> Inputs:
+    """For an operation that multiplies a normed x [hidden] with its matrices; written: buffers and their elements."""
+    rng = np.random.default_rng(seed)
+    matrices, read = weights(problem, rng), normed_vector(hidden, rng)
+    return Inputs(matrices, read | {name: buffer(size) for name, size in written.items()})
 
 
 def buffer(size: int) -> np.ndarray:

@@ -81,7 +81,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A rule that a configuration keeps; `reason` is shown to whoever breaks it."""
+    """A rule that a configuration keeps; `reason` is shown when it is broken."""
 
     name: str
     reason: str
@@ -167,7 +167,7 @@ class _Undecided(Exception):
 
 
 class _Partial(Mapping[str, Any]):
-    """Some of a configuration's values; whoever needs the others is stopped."""
+    """Some of a configuration's values; reading the others raises."""
 
     def __init__(self, chosen: Mapping[str, Value], size: int):
         self._chosen, self._size = chosen, size

@@ -6,7 +6,7 @@ __all__ = ["ModelError", "load"]
 
 
 def __getattr__(name: str):
-    # `model.load` without paying for torch and numba whenever somebody only wants the error type.
+    # `model.load` without paying for torch and numba where only the error type is wanted.
     if name == "load":
         from model.engine import load
 

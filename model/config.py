@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kernel_templates import formats
 from model import layer_plan
 from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
-
-FLOAT_FORMATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,8 @@ def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
         if info.shape != shape:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
-        if len(shape) == 1 and info.format_name not in FLOAT_FORMATS:
-            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must be F32, F16 or BF16")
+        if len(shape) == 1 and formats.get(info.format_name).quantized:
+            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must not be quantized")
     for name in file.tensors:
         if name not in expected:
             named = config.architecture.name

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -114,16 +113,6 @@ class Model:
         return self.runner.context
 
     @property
-    def decoder(self) -> Any:
-        """The backend's decode step, for benchmarks that look inside."""
-        return self.runner.decoder
-
-    @property
-    def prefill(self) -> Any:
-        """The backend's way of reading a prompt, for benchmarks that look inside."""
-        return self.runner.prefill
-
-    @property
     def chat(self) -> ChatTemplate:
         """The file's own chat template. Raises ModelError if it has none and no ChatML tokens either."""
         return ChatTemplate.from_metadata(self.file.metadata)
@@ -185,9 +174,9 @@ def load(
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
-    room = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    positions = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    settings = Settings(room, db if tuned else None, index, threads, progress, nvtx)
+    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
 

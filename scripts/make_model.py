@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a valid GGUF with random weights: how speed is measured for models nobody can download here.
+"""Write a valid GGUF with random weights: how speed is measured for models that cannot be downloaded here.
 
 Sizes and formats are those of the real model; the tokenizer is of its kind and size, but made up, and so the text is
 nonsense. Weights are normal with a standard deviation of 1/sqrt(columns), and 1/sqrt(2·layers) of that where a matrix
@@ -7,8 +7,8 @@ adds to the residual stream, so that the stream neither dies nor explodes and th
 about 2.6. Norm weights are log-normal; qwen3's K-norm reaches the real model's 96.5 in a channel of every fourth layer.
 
 For speed, 2 million normal values are quantized once for each format and standard deviation, and every matrix draws
-whole blocks from that pool at random (a block is 32 values, 256 for Q6_K). So any block is a real quantized block, the
-distribution over a matrix is the normal one, and one tensor at a time is in memory.
+whole blocks from that pool at random (of 32 values, or of 256 in super-blocks). So any block is a real quantized
+block, the distribution over a matrix is the normal one, and one tensor at a time is in memory.
 
 Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 """
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from kernel_templates.formats import FORMATS, Format, get
+from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
@@ -31,7 +33,7 @@ from model.tokenizer import CONTROL, NORMAL, UNUSED, byte_characters
 if TYPE_CHECKING:
     import gguf
 
-FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")
+HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -126,8 +128,18 @@ def tensor_format(shape: tuple[int, ...], quant: str, head: bool = False) -> str
     the embedding where it is that too."""
     if len(shape) == 1:
         return "F32"
-    wanted = "Q6_K" if head and quant in ("Q4_0", "Q4_1") else quant
-    return "Q8_0" if wanted == "Q6_K" and shape[1] % 256 else wanted
+    fmt = get(quant)
+    if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
+        fmt = _with_bits(HEAD_BITS, 256)
+    if isinstance(fmt.layout, Blocks) and shape[1] % fmt.block:
+        fmt = _with_bits(fmt.layout.quants.bits, 32)
+    return fmt.name
+
+
+def _with_bits(least: int, block: int) -> Format:
+    """The format with the fewest bits a quant of those that have at least so many, in blocks of this size."""
+    found = [f for f in FORMATS.values() if isinstance(f.layout, Blocks) and f.block == block]
+    return min((f for f in found if f.layout.quants.bits >= least), key=lambda f: f.layout.quants.bits)
 
 
 class Weights:
@@ -167,15 +179,13 @@ class Weights:
         """Quantized blocks as opaque items, and how many values one holds."""
         import torch
 
-        from kernel_templates.formats import get
-
-        layout = get(form)
-        block = max(layout.block, 32)  # float formats have no block; draw runs of 32 values as the others do
+        fmt = get(form)
+        block = max(fmt.block, 32)  # float formats have no block; draw runs of 32 values as the others do
         key = form, deviation
         if key not in self._pools:
             values = self._rng.standard_normal(self._values, dtype=np.float32) * np.float32(deviation)
-            data = layout.quantize(torch.from_numpy(values)).contiguous().numpy()
-            self._pools[key] = data.view(f"V{layout.row_bytes(block)}")
+            data = fmt.quantize(torch.from_numpy(values)).contiguous().numpy()
+            self._pools[key] = data.view(f"V{fmt.row_bytes(block)}")
         return self._pools[key], block
 
 
@@ -184,7 +194,7 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
 
     config, add_float = shape.config, writer.add_float32
     writer.add_name(f"{name} with random weights")
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if quant == "F32" else f"MOSTLY_{quant}"])
+    writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
@@ -253,7 +263,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
 
 @click.command()
 @click.argument("shape", type=click.Choice(list(SHAPES)))
-@click.argument("quant", type=click.Choice(FORMATS, case_sensitive=False))
+@click.argument("quant", type=click.Choice(list(FORMATS), case_sensitive=False))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same file.")
 def main(shape: str, quant: str, out: Path, seed: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
+from sqlite_utils import Database
 
 from kernel_templates.device import Device
 from tuning_db import merge, migrations, rows
@@ -30,6 +31,8 @@ class Reader:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        # Plugins of sqlite-utils are for its command line; none belongs into a lookup.
+        self._db = Database(connection, execute_plugins=False)
         self._finder = Finder(connection, self._query)
 
     def __enter__(self) -> Self:
@@ -179,9 +182,7 @@ class Reader:
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         """Rows by column name."""
-        cursor = self._connection.execute(sql, parameters)
-        names = [name for name, *_ in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        return list(self._db.query(sql, parameters))
 
 
 def _status_now(row: rows.Row) -> str:

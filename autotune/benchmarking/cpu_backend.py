@@ -35,7 +35,7 @@ class CpuBackend:
         return file_bytes * 3 < psutil.virtual_memory().available
 
     def observe(self, side: str, engine: Model, position: int) -> None:
-        probe = ReadProbe(engine.decoder.team, working_set())
+        probe = ReadProbe(engine.runner.decoder.pool, working_set())
         self._read.append(probe.nbytes / probe.seconds() / 1e9)
         steps, whole = _step_times(engine, position)
         self._steps.setdefault(side, []).append(steps)
@@ -68,7 +68,7 @@ def open_backend(db: TuningDB, index: int) -> CpuBackend:
 
 def _step_times(engine: Model, position: int) -> tuple[Mapping[Problem, float], float]:
     """Median nanoseconds of each problem's step inside a token, the mean over its layers; and of the whole token."""
-    decoder = engine.decoder
+    decoder = engine.runner.decoder
     decoder.prepare(0, position)
     times = np.median([decoder.graph.replay_timed() for _ in range(REPLAYS)], axis=0)
     problems = [p for i in range(engine.config.layers) for p in layer_problems(engine.config, engine.file, i).values()]

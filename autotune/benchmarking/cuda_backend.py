@@ -1,4 +1,4 @@
-"""A GPU's part of a model benchmark: a token's bytes, and the time of each of its kernels captured alone."""
+"""A model benchmark on a GPU: what a token has to read, and the time of each of its kernels captured alone."""
 
 from dataclasses import replace
 
@@ -37,13 +37,13 @@ class CudaBackend:
         return self._read
 
     def token(self, engine: Model, position: int) -> tuple[int, int]:
-        loaded = engine.decoder.model
+        loaded = engine.runner.decoder.model
         layers = sum(work_bytes(replace(layer.problem, context=position + 1)) for layer in loaded.layers)
         return len(_token(engine, _bound(engine, position))), layers + work_bytes(loaded.head)
 
     def kernels(self, side: str, engine: Model, position: int) -> list[KernelTime]:
         """Rows of `token_time.profile`: a token at `position`, or before the end of its kernels' context."""
-        decoder, bound = engine.decoder, _bound(engine, position)
+        decoder, bound = engine.runner.decoder, _bound(engine, position)
         position = max(0, min(position, min(bound, decoder.context) - token_time.REPLAYS - 1))  # a replay moves it by 1
 
         def rewind() -> None:
@@ -65,9 +65,9 @@ def open_backend(db: TuningDB, index: int) -> CudaBackend:
 
 def _token(engine: Model, bound: int) -> list[Launch]:
     """The kernels of one greedy token at a position below `bound`."""
-    return [launch for part in ("layers", "head", "greedy") for launch in engine.decoder.launches(part, bound)]
+    return [launch for part in ("layers", "head", "greedy") for launch in engine.runner.decoder.launches(part, bound)]
 
 
 def _bound(engine: Model, position: int) -> int:
-    """The context whose kernels a token at `position` runs."""
-    return next(c for c in contexts(engine.decoder.context) if position < c)
+    """Which context's kernels a token at `position` runs."""
+    return next(c for c in contexts(engine.context) if position < c)

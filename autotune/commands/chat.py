@@ -37,7 +37,7 @@ def chat(
     engine = loading.load_model(model, device, db_path, context, untuned)
     if engine.chat.note:
         output.note(engine.chat.note)
-    talk = Conversation(engine, system, reserve=min(tokens, engine.decoder.context // 4))
+    talk = Conversation(engine, system, reserve=min(tokens, engine.context // 4))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         output.note(loading.kernels_line(engine, model, untuned))

@@ -57,7 +57,7 @@ class Conversation:
         self.turns.clear()
 
     def _fitted(self) -> tuple[list[int], int]:
-        context, dropped = self.model.decoder.context, 0
+        context, dropped = self.model.context, 0
         while True:
             tokens = chat_tokens(self.model, self._messages())
             alone = len(self.turns) == 1

@@ -32,7 +32,7 @@ def row(result: Any) -> dict[str, Any]:
 
 
 def _outcome(result: Any) -> dict[str, Any]:
-    """The fields that `Tuned` and `TunedLayer` have in common."""
+    """The fields that rows of problems alone and of layers have in common."""
     return {
         "gb_s": result.gb_s, "share": result.share, "trials": result.trials, "failed": result.failed,
         "source": result.source, "best_uj": result.best_uj, "default_uj": result.default_uj,

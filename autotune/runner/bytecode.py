@@ -15,7 +15,7 @@ import platformdirs
 def keep(package: str = "torch") -> None:
     """If `package` was installed without bytecode, have this process and those it starts keep what they compile.
 
-    A prefix that somebody has set already is left alone. A folder that cannot be written is no error: Python then goes
+    A prefix that is set already is left alone. A folder that cannot be written is no error: Python then goes
     on as before."""
     found = find_spec(package)
     if sys.pycache_prefix or found is None or not found.origin or Path(cache_from_source(found.origin)).exists():

@@ -18,16 +18,8 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from autotune.runner import protocol
 from autotune.runner.meta_problem import MetaProblem
-from autotune.runner.protocol import (
-    Backend,
-    Compile,
-    Compiled,
-    GenerateInputs,
-    InputsGenerated,
-    Inspect,
-    Inspected,
-)
 from autotune.screening import binary
 from kernel_templates import registry
 from kernel_templates.cuda.crosscompile import capability_target
@@ -64,7 +56,7 @@ def compile_for(launch: Launch, capability: int) -> Any:
     return launch.compile(capability_target(capability))
 
 
-class CompileBackend(Backend):
+class CompileBackend(protocol.Backend):
     """The shapes of the problems at hand, and what was compiled for them."""
 
     def __init__(self, capability: int):
@@ -75,7 +67,7 @@ class CompileBackend(Backend):
         self._problems: OrderedDict[str, MetaProblem] = OrderedDict()
         self._launchers: set[tuple] = set()
 
-    def compile(self, request: Compile) -> Compiled:
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
         """Compile the kernels that Triton's cache lacks."""
         start = time.perf_counter()
         problem = self._problem(request.problem)
@@ -84,16 +76,16 @@ class CompileBackend(Backend):
         found: list[binary.KernelResources | None] = []
         for launch in problem.launches(request.config)[part::parts]:
             found.append(None if _identity(launch) in known else self._compiled(launch).resources)
-        return Compiled(time.perf_counter() - start, tuple(found))
+        return protocol.Compiled(time.perf_counter() - start, tuple(found))
 
-    def inspect(self, request: Inspect) -> Inspected:
+    def inspect(self, request: protocol.Inspect) -> protocol.Inspected:
         """Compile all kernels of a configuration."""
         start = time.perf_counter()
         launches = self._problem(request.problem).launches(request.config)
         binaries = tuple(self._compiled(launch) for launch in launches)
-        return Inspected(time.perf_counter() - start, binaries)
+        return protocol.Inspected(time.perf_counter() - start, binaries)
 
-    def generate_inputs(self, request: GenerateInputs) -> InputsGenerated:
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
         """Write a problem's inputs and the reference's outputs to a file, which is there once it is whole."""
         start = time.perf_counter()
         problem = registry.parse_problem(request.problem)
@@ -106,7 +98,7 @@ class CompileBackend(Backend):
             unfinished.replace(request.path)
         finally:
             unfinished.unlink(missing_ok=True)
-        return InputsGenerated(time.perf_counter() - start)
+        return protocol.InputsGenerated(time.perf_counter() - start)
 
     def _compiled(self, launch: Launch) -> binary.Binary:
         kernel = compile_for(launch, self._capability)

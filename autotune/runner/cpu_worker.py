@@ -2,25 +2,10 @@
 
 import time
 
-from autotune.runner import cpu_candidate, timing
+from autotune.runner import cpu_candidate, protocol, timing
 from autotune.runner.bandwidth import ReadProbe
 from autotune.runner.device_state import CpuWatch
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    Compile,
-    Compiled,
-    FinalistsCompared,
-    Impossible,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    Reply,
-    Request,
-    Wrong,
-)
 from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cpu import machine
@@ -28,7 +13,7 @@ from kernel_templates.cpu.thread_pool import ThreadPool
 from tuning_db.records import Measurement
 
 
-class CpuBackend(Backend):
+class CpuBackend(protocol.Backend):
     """The current problem, and the thread pool that its candidates run on."""
 
     def __init__(self) -> None:
@@ -43,39 +28,39 @@ class CpuBackend(Backend):
             raise RuntimeError("no problem is open")
         return self._problem
 
-    def answer(self, request: Request) -> Reply:
-        if isinstance(request, Measure | CompareFinalists) and request.energy:
+    def answer(self, request: protocol.Request) -> protocol.Reply:
+        if isinstance(request, protocol.Measure | protocol.CompareFinalists) and request.energy:
             raise NotImplementedError("the energy of a processor's calls cannot be counted")
         return super().answer(request)
 
-    def compile(self, request: Compile) -> Compiled:
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
         """Into the cache on disk."""
         problem = registry.parse_problem(request.problem)
         start = time.perf_counter()
         registry.cpu(problem.op).compile(problem, request.config, machine.features())
-        return Compiled(time.perf_counter() - start)
+        return protocol.Compiled(time.perf_counter() - start)
 
-    def open(self, request: Open) -> Opened:
+    def open(self, request: protocol.Open) -> protocol.Opened:
         """Generate inputs and compute the reference's outputs, unless that is done."""
         key = (request.problem, request.seed)
         if self._problem is None or self._key != key:
             pool = self._problem.pool if self._problem else ThreadPool(request.units)
             problem = registry.parse_problem(request.problem)
             self._problem, self._key = cpu_candidate.OpenProblem(problem, pool, request.seed), key
-        return Opened(self.problem.tolerance)
+        return protocol.Opened(self.problem.tolerance)
 
-    def measure(self, request: Measure) -> Measured | Wrong | Impossible:
+    def measure(self, request: protocol.Measure) -> protocol.Measured | protocol.Wrong | protocol.Impossible:
         try:
             candidate = self.problem.prepare(request.config, cpu_candidate.working_set())
         except WrongResult as wrong:
-            return Wrong(str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
         try:
             (found,) = self._guard.take([candidate], lambda: [timing.measure(candidate, request.samples)])
         except ImpossibleTime as impossible:
-            return Impossible(str(impossible))
-        return Measured(found, candidate.error)
+            return protocol.Impossible(str(impossible))
+        return protocol.Measured(found, candidate.error)
 
-    def compare_finalists(self, request: CompareFinalists) -> FinalistsCompared:
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         size = cpu_candidate.working_set()
         candidates = [self.problem.prepare(config, size) for config in request.configs]
         rates: list[float] = []
@@ -86,7 +71,7 @@ class CpuBackend(Backend):
             return measurements
 
         measurements = self._guard.take(candidates, take)
-        return FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
+        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
 
     def _probe(self) -> ReadProbe:
         return ReadProbe(self.problem.pool, cpu_candidate.working_set())

@@ -9,24 +9,11 @@ from typing import TypeVar
 
 import torch
 
-from autotune.runner import timing
+from autotune.runner import protocol, timing
 from autotune.runner.cuda_bandwidth import ReadProbe
 from autotune.runner.cuda_candidate import OpenProblem, PreparedCandidate
 from autotune.runner.device_state import GpuWatch, joules_a_call
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    ComparePair,
-    FinalistsCompared,
-    Impossible,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    PairCompared,
-    Wrong,
-)
 from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda import machine
@@ -38,7 +25,7 @@ _OPEN = 16  # problems that stay open, with their weights on the GPU as long as 
 _KEPT = 2  # captured candidates that stay for the next paired comparison: the incumbent and its last challenger
 
 
-class CudaBackend(Backend):
+class CudaBackend(protocol.Backend):
     """The open problems of GPU `index`, which of them is active, and its candidates that may be wanted again."""
 
     def __init__(self, index: int):
@@ -59,7 +46,7 @@ class CudaBackend(Backend):
             raise RuntimeError("no problem is open")
         return next(reversed(self._problems.values()))
 
-    def open(self, request: Open) -> Opened:
+    def open(self, request: protocol.Open) -> protocol.Opened:
         """Select the active problem; inputs are generated and the reference computed, unless that was done here, or by
         a worker that wrote the file of inputs."""
         key = (request.problem, request.seed)
@@ -70,9 +57,9 @@ class CudaBackend(Backend):
                 while len(self._problems) > _OPEN:
                     self._problems.popitem(last=False)
             self._problems.move_to_end(key)
-        return Opened(self.problem.tolerance)
+        return protocol.Opened(self.problem.tolerance)
 
-    def _opened(self, request: Open) -> OpenProblem:
+    def _opened(self, request: protocol.Open) -> OpenProblem:
         problem = registry.parse_problem(request.problem)
         return OpenProblem(problem, self._name, self._target, self._l2, request.seed, request.inputs)
 
@@ -87,22 +74,24 @@ class CudaBackend(Backend):
             torch.cuda.empty_cache()
             return make()
 
-    def measure(self, request: Measure) -> Measured | Wrong | Impossible:
+    def measure(self, request: protocol.Measure) -> protocol.Measured | protocol.Wrong | protocol.Impossible:
         try:
             candidate = self._with_room(lambda: self.problem.prepare(request.config))
             (found,) = self._taken([candidate], lambda: [timing.measure(candidate, request.samples)], request.energy)
         except WrongResult as wrong:
-            return Wrong(str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
         except ImpossibleTime as impossible:
-            return Impossible(str(impossible))
-        return Measured(found, candidate.error)
+            return protocol.Impossible(str(impossible))
+        return protocol.Measured(found, candidate.error)
 
-    def compare_pair(self, request: ComparePair) -> PairCompared | Wrong | Impossible:
+    def compare_pair(
+        self, request: protocol.ComparePair
+    ) -> protocol.PairCompared | protocol.Wrong | protocol.Impossible:
         incumbent = self._kept(request.incumbent, verify=False)
         try:
             candidate = self._kept(request.config, request.verify)
         except WrongResult as wrong:
-            return Wrong(str(wrong), wrong.error)
+            return protocol.Wrong(str(wrong), wrong.error)
 
         def take() -> list[Measurement]:
             samples = timing.compare_pair(candidate.sample, incumbent.sample, request.rounds)
@@ -111,10 +100,10 @@ class CudaBackend(Backend):
         try:
             mine, theirs = self._taken([candidate, incumbent], take, request.energy)
         except ImpossibleTime as impossible:
-            return Impossible(str(impossible))
-        return PairCompared(mine, theirs, None if math.isnan(candidate.error) else candidate.error)
+            return protocol.Impossible(str(impossible))
+        return protocol.PairCompared(mine, theirs, None if math.isnan(candidate.error) else candidate.error)
 
-    def compare_finalists(self, request: CompareFinalists) -> FinalistsCompared:
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         """Raises WrongResult for what is wrong."""
         self._prepared.clear()
         candidates = self._with_room(lambda: [self.problem.prepare(config) for config in request.configs])
@@ -126,7 +115,7 @@ class CudaBackend(Backend):
             return measurements
 
         measurements = self._taken(candidates, take, request.energy)
-        return FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
+        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
 
     def _taken(
         self, candidates: Sequence[PreparedCandidate], take: Callable[[], list[Measurement]], energy: bool

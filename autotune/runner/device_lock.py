@@ -30,7 +30,7 @@ def lock_path(identity: str) -> Path:
 @contextmanager
 def measuring(identity: str, name: str, tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     """Hold the lock of a chip. identity: what tells it from others of this machine, "cpu" or a GPU's UUID; name: what
-    users call it; tell: is given one line when somebody else holds it. May be entered again by the same thread.
+    users call it; tell: is given one line when another process holds it. May be entered again by the same thread.
 
     Raises OSError when the state folder cannot be written; KeyboardInterrupt ends the wait."""
     path = lock_path(identity)

@@ -16,7 +16,7 @@ import psutil
 Snapshot = Mapping[str, Any]
 
 # NVML's clocks event reasons (nvml.h), those that make the chip slower than its clocks promise. An idle GPU, clocks
-# that somebody set, and a display's needs are none of them.
+# that a user set, and a display's needs are none of them.
 THROTTLES = {
     0x4: "power cap",
     0x8: "hardware slowdown",

@@ -1,4 +1,4 @@
-"""Processes that do not outlive whoever started them, and take what they started along.
+"""Processes that do not outlive their parent, and take what they started along.
 
 A worker leads a process group, so that killing it ends the compilers it runs and whatever a candidate forked. On Linux
 the kernel kills it when its parent dies, also while a candidate hangs in native code and reads no pipe any more;
@@ -38,7 +38,7 @@ def status_of(child: int) -> int | None:
         return os.waitstatus_to_exitcode(status) if ended else None
     if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         return None
-    end_group(child)  # before it is reaped: until then nobody else can have its number
+    end_group(child)  # before it is reaped: until then no other process can have its number
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -1,7 +1,7 @@
 """The folder in which workers of one tuning run leave files for each other; a killed run's goes when the next starts.
 
 A run holds a lock in its folder. The kernel lets go of it when the process dies, however it dies, so a folder whose
-lock can be had belongs to nobody.
+lock can be had belongs to no run.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class RunFolder:
             lock = FileLock(path / LOCK)
             try:
                 lock.acquire(timeout=0)
-            except (Timeout, OSError):  # somebody who removes stale ones was faster
+            except (Timeout, OSError):  # a process that removes stale ones was faster
                 if attempt == TRIES - 1:
                     raise
                 continue

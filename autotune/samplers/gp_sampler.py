@@ -12,10 +12,10 @@ from autotune.samplers.gp_search import GPSearch
 from kernel_templates.space import Value
 
 
-class PoolSampler(optuna.samplers.BaseSampler):
+class GaussianProcessSampler(optuna.samplers.BaseSampler):
     """For studies that minimize one value over a list of configurations.
 
-    Trials of the study are taken into account whoever proposed them, enqueued ones, failures and running ones included.
+    All trials of the study are taken into account: enqueued ones, failures and running ones included.
     A configuration is never proposed twice; when none is left, the study is stopped and RuntimeError raised.
     """
 

@@ -15,8 +15,8 @@ MOST = 16  # steps from one configuration, of a large space's dozens, and steps 
 EVERY = 3  # proposals, one is a step: the way downhill, while the model looks further away
 
 
-class Near:
-    """Of one search. `begin` and `told` in any order; `next` gives what is worth trying, each once."""
+class LocalSearch:
+    """The steps of one search. `begin` and `told` in any order; `next` gives what is worth trying, each once."""
 
     def __init__(self, space: Space, seed: int):
         self._space, self._random = space, random.Random(seed)

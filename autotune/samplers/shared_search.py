@@ -1,9 +1,9 @@
 """One search by many workers on many machines: an Optuna study on a server, through Optuna's relational storage.
 
 Optuna counts trials under a lock on the study, and a trial here is written whole, with its configuration, when it is
-counted. So whoever has the lower number has a configuration, and everybody sees the same: a worker that finds an
+counted. So the worker with the lower number has a configuration, and all see the same: a worker that finds an
 earlier living trial of its configuration gives its own up. Workers prove that they live by heartbeats; the trial of one
-that has not for a while is failed by whoever notices, and its configuration is taken up again before anything new.
+that has not for a while is failed by the first to notice; its configuration is taken up again before anything new.
 """
 
 import logging
@@ -30,7 +30,7 @@ HEARTBEAT_S, GRACE_S = 10, 40
 FRESH_S = 1.0
 LIVING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)  # pruned: it was tried, and does not work
 BEGINNERS = 8  # attempts to open a server whose tables others are making
-GIVEN_UP = "given up"  # user attribute of a trial that somebody else had been faster with
+GIVEN_UP = "given up"  # user attribute of a trial that another worker had been faster with
 WORKER = "worker"
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -86,7 +86,7 @@ class Shared:
             for trial_id in mine:
                 try:
                     self._database.record_heartbeat(trial_id)
-                except Exception:  # the server is away: it will be asked again, and whoever asks it meanwhile is told
+                except Exception:  # the server is away: it will be asked again, and its callers are told meanwhile
                     break
 
 
@@ -140,7 +140,7 @@ class SharedSearch:
         self._search.replay(config, seconds)
 
     def ask(self) -> Config | None:
-        """The next configuration, which nobody else tries; None when there is none now. It may be that others still
+        """The next configuration, which no other worker tries; None when there is none now. It may be that others still
         work on some (`waiting`), and leave them."""
         while True:
             living = self._refresh() if time.monotonic() > self._fresh_until else self._living
@@ -156,7 +156,7 @@ class SharedSearch:
     @property
     def waiting(self) -> bool:
         """Whether others have trials running, which would have to be taken up if they died, or some wait already. When
-        the trials are done without those, as when a worker died while it asked for one too many, nobody waits."""
+        the trials are done without those, as when a worker died while it asked for one too many, this is False."""
         living = self._refresh()
         self._fresh_until = 0.0
         done = self._trials is not None and len(living) >= self._trials

@@ -18,8 +18,8 @@ from optuna.trial import TrialState, create_trial
 from autotune import UserError
 from autotune.samplers import SAMPLERS
 from autotune.samplers.candidates import candidates, neighbours
-from autotune.samplers.gp_sampler import PoolSampler
-from autotune.samplers.local_search import Near
+from autotune.samplers.gp_sampler import GaussianProcessSampler
+from autotune.samplers.local_search import LocalSearch
 from autotune.samplers.single_thread import single_thread
 from kernel_templates.space import Config, Space
 
@@ -62,7 +62,7 @@ class Search:
         begin = [] if configs is not None else [space.default]
         self._first = [c for c in (*begin, *first) if space.broken(c) is None]
         # Without the default, what won elsewhere would have nothing to balance it where it misleads.
-        self._near = Near(space, seed) if sampler == "pool" and configs is None else None
+        self._near = LocalSearch(space, seed) if sampler == "pool" and configs is None else None
         self._listed = configs is not None or grid_size(space) <= LISTED
         self._list(configs if configs is not None else space.configs() if self._listed else ())
         self.size = len(self._left) if self._listed else grid_size(space)
@@ -139,7 +139,7 @@ class Search:
             self._study.sampler = self._optuna_sampler()
 
     def _proposal(self) -> Config:
-        if self._near is not None and isinstance(self._study.sampler, PoolSampler):
+        if self._near is not None and isinstance(self._study.sampler, GaussianProcessSampler):
             self._study.sampler.among = self._near.region
         trial = self._study.ask(self._distributions)
         if self.sampler == "pool":
@@ -202,7 +202,7 @@ class Search:
     def _optuna_sampler(self) -> optuna.samplers.BaseSampler:
         if self.sampler == "pool" and self._left:
             listed = [*self._left] if self._listed else [*self._seen_in_order(), *self._left]
-            return PoolSampler(listed, self._seed, self._distributions)
+            return GaussianProcessSampler(listed, self._seed, self._distributions)
         if self.sampler == "tpe":
             return optuna.samplers.TPESampler(
                 seed=self._seed, n_startup_trials=6, multivariate=True, constant_liar=True

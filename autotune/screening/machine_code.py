@@ -22,7 +22,6 @@ FAMILIES = {
 """Everything else counts as "integer". release, wait: the next kernel may start; the previous one has ended."""
 
 BYTES = (1, 1, 2, 2, 4, 8, 16, 16)  # of a load, by its three bits
-NOBODY = 7  # no barrier
 LATENCY = {
     "load": 600, "local": 40, "shared": 30, "constant": 30, "shuffle": 24, "special": 24, "barrier": 30, "atomic": 700,
     "convert": 14, "fence": 30,

@@ -5,26 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from autotune.runner.protocol import (
-    CompareFinalists,
-    ComparePair,
-    Compile,
-    Compiled,
-    FailedToCompile,
-    Failure,
-    FinalistsCompared,
-    GenerateInputs,
-    Impossible,
-    Inspected,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    Poisoned,
-    Reply,
-    Request,
-    Wrong,
-)
+from autotune.runner import protocol
 from autotune.runner.worker_pool import NEXT, NOW, Answer, WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.tuning.target import TuneTarget
@@ -47,7 +28,7 @@ def generate_inputs_ahead(problems: Iterable[Problem], target: TuneTarget, worke
     `CandidateRunner.open` to read: they take seconds, in which the measurer would measure nothing."""
     for problem in problems if target.separate_measurer else ():
         path = _inputs_path(problem, worker_pool)
-        request = GenerateInputs(target.compile_target, problem.key, seed, str(path))
+        request = protocol.GenerateInputs(target.compile_target, problem.key, seed, str(path))
         worker_pool.submit(path, path, request, GENERATE_S, NOW - 1, slow=True)
 
 
@@ -60,7 +41,9 @@ def warm(problem: Problem, configs: Sequence[Config], target: TuneTarget, worker
     cache keeps what comes of it."""
     for number, config in enumerate(configs):
         for share in [(0, 1)] if number else _shares():
-            request = Compile(target.compile_target, problem.key, config, configs[0] if number else None, share)
+            request = protocol.Compile(
+                target.compile_target, problem.key, config, configs[0] if number else None, share
+            )
             worker_pool.submit(WARMING, config, request, target.compile_s, NEXT + 1)
 
 
@@ -85,9 +68,9 @@ class CandidateRunner:
 
     def _open(self) -> None:
         inputs = str(self._inputs) if self.target.separate_measurer else None
-        request = Open(self.target.name, self.problem.key, self.seed, self.target.device.units, inputs)
+        request = protocol.Open(self.target.name, self.problem.key, self.seed, self.target.device.units, inputs)
         reply = self.worker_pool.ask(request, OPEN_TIMEOUT_S)
-        if not isinstance(reply, Opened):
+        if not isinstance(reply, protocol.Opened):
             raise TuneError(f"{self.problem.key}: {_why(reply)}")
         self.tolerance = reply.tolerance
 
@@ -105,7 +88,7 @@ class CandidateRunner:
         """Whether no worker is generating this problem's inputs any more."""
         return not self.target.separate_measurer or not self.worker_pool.busy(self._inputs)
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, request: protocol.Request) -> protocol.Reply:
         """A request to the measurer about this problem, opened again in case the worker is a new one.
 
         A worker that dies may have been killed from outside, or wounded by what it ran before: then a new one is asked
@@ -119,23 +102,23 @@ class CandidateRunner:
                 raise
             self.open()
             reply = self.worker_pool.ask(request, self.target.measure_s)
-        if isinstance(reply, Poisoned):
+        if isinstance(reply, protocol.Poisoned):
             self.worker_pool.measurer.stop()  # it ends by itself; the next request must not go to it
             self.worker_pool.measurer.start()
         return reply
 
-    def measure(self, config: Config, samples: int) -> Reply:
+    def measure(self, config: Config, samples: int) -> protocol.Reply:
         """`Measured`, or why not. Raises what `ask` raises."""
-        return self.ask(Measure(config, samples, self.target.measures_energy))
+        return self.ask(protocol.Measure(config, samples, self.target.measures_energy))
 
-    def compare_pair(self, config: Config, incumbent: Config, rounds: int, verify: bool) -> Reply:
+    def compare_pair(self, config: Config, incumbent: Config, rounds: int, verify: bool) -> protocol.Reply:
         """`PairCompared`, or why not. Raises what `ask` raises."""
-        return self.ask(ComparePair(config, incumbent, rounds, verify, self.target.measures_energy))
+        return self.ask(protocol.ComparePair(config, incumbent, rounds, verify, self.target.measures_energy))
 
-    def compare_finalists(self, configs: Sequence[Config], rounds: int) -> FinalistsCompared:
+    def compare_finalists(self, configs: Sequence[Config], rounds: int) -> protocol.FinalistsCompared:
         """Verified configurations timed in turn. Raises TuneError, WorkerDied and WorkerTimedOut."""
-        reply = self.ask(CompareFinalists(tuple(configs), rounds, self.target.measures_energy))
-        if not isinstance(reply, FinalistsCompared):
+        reply = self.ask(protocol.CompareFinalists(tuple(configs), rounds, self.target.measures_energy))
+        if not isinstance(reply, protocol.FinalistsCompared):
             raise TuneError(f"{self.problem.key}: the final comparison failed: {_why(reply)}")
         return reply
 
@@ -156,13 +139,14 @@ class CandidateRunner:
             while any((config, share) not in answers for share in shares):
                 answers.update(self.compiled(1.0))
             mine = [answers[config, share] for share in shares]
-            bad = [a for a in mine if not isinstance(a, Compiled)]
-            return bad[0] if bad else Compiled(sum(a.seconds for a in mine if isinstance(a, Compiled)))
+            bad = [a for a in mine if not isinstance(a, protocol.Compiled)]
+            seconds = sum(a.seconds for a in mine if isinstance(a, protocol.Compiled))
+            return bad[0] if bad else protocol.Compiled(seconds)
 
         return answer
 
     def _submit(self, config: Config, tag: Any, rank: int, base: Config | None, share: tuple[int, int]) -> None:
-        request = Compile(self.target.compile_target, self.problem.key, config, base, share)
+        request = protocol.Compile(self.target.compile_target, self.problem.key, config, base, share)
         self.worker_pool.submit(self.problem, tag, request, self.target.compile_s, rank)
 
     def compiled(self, wait_s: float) -> list[tuple[Any, Answer]]:
@@ -189,17 +173,19 @@ class CandidateRunner:
             self.worker_pool.withdraw(self._inputs)
             self._inputs.unlink(missing_ok=True)
 
-    def trial(self, config: Config, compiled: Answer, measure: Callable[[], Reply]) -> Trial:
+    def trial(self, config: Config, compiled: Answer, measure: Callable[[], protocol.Reply]) -> Trial:
         """What became of a configuration: of compiling it, and if that went well, of `measure`."""
         if isinstance(compiled, WorkerTimedOut):
             return Trial(dict(config), Outcome.TIMED_OUT, message=f"compiling: {compiled}")
         if isinstance(compiled, WorkerDied):
             return Trial(dict(config), Outcome.CRASHED, message=f"compiling: {compiled}")
-        if not isinstance(compiled, Compiled | Inspected):
+        if not isinstance(compiled, protocol.Compiled | protocol.Inspected):
             return Trial(dict(config), Outcome.FAILED_TO_COMPILE, message=_why(compiled))
         return self.measured_trial(config, measure, compiled.seconds)
 
-    def measured_trial(self, config: Config, measure: Callable[[], Reply], compile_s: float | None = None) -> Trial:
+    def measured_trial(
+        self, config: Config, measure: Callable[[], protocol.Reply], compile_s: float | None = None
+    ) -> Trial:
         """What became of measuring a configuration that is compiled."""
         try:
             reply = measure()
@@ -208,17 +194,17 @@ class CandidateRunner:
         except WorkerDied as death:
             return Trial(dict(config), Outcome.CRASHED, compile_s=compile_s, message=str(death))
         match reply:
-            case Measured(measurement, error):
+            case protocol.Measured(measurement, error):
                 return Trial(dict(config), Outcome.OK, measurement, compile_s, error, self.tolerance)
-            case Wrong(message, error):
+            case protocol.Wrong(message, error):
                 return Trial(dict(config), Outcome.WRONG, None, compile_s, error, self.tolerance, message)
-            case Impossible(message):
+            case protocol.Impossible(message):
                 return Trial(dict(config), Outcome.IMPOSSIBLE, compile_s=compile_s, message=message)
-            case FailedToCompile(message):
+            case protocol.FailedToCompile(message):
                 return Trial(dict(config), Outcome.FAILED_TO_COMPILE, compile_s=compile_s, message=message)
         return Trial(dict(config), Outcome.CRASHED, compile_s=compile_s, message=_why(reply))
 
 
-def _why(reply: Reply) -> str:
+def _why(reply: protocol.Reply) -> str:
     """Why a reply is not the one that was hoped for."""
-    return reply.message if isinstance(reply, Failure) else f"unexpected {type(reply).__name__}"
+    return reply.message if isinstance(reply, protocol.Failure) else f"unexpected {type(reply).__name__}"

@@ -16,8 +16,7 @@ from autotune.runner.worker_pool import Answer
 from autotune.samplers.study import grid_size, neighbours
 from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import TuneError
-from autotune.tuning.incumbent import Incumbent
-from autotune.tuning.neighborhood import DRAWS, Move, Neighborhood
+from autotune.tuning.neighborhood import DRAWS, Incumbent, Move, Neighborhood
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner
 from kernel_templates.problem import Chain, Problem

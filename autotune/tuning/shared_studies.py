@@ -31,7 +31,7 @@ class Studies:
     def join(
         self, search: Search, device: Device, problem: Problem, trials: int | None, objective: Objective
     ) -> SharedSearch:
-        """A problem's search together with whoever else tunes it on this chip for the same; trials: of all of them."""
+        """A problem's search together with the other workers that tune it on this chip for the same; trials: of all."""
         return SharedSearch(search, self.shared, name(device, problem, objective), trials)
 
     def winners(self) -> Iterator[tuple[str, str]]:

@@ -65,28 +65,55 @@ class Session:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out for one problem. Rates in 10^9 bytes a second over the bytes the problem must move; `share`: of
-    what the machine read at the same moment; `source`: "searched", or "known" when earlier runs had tried enough.
-    Energies in microjoules a call, where they were asked for. count: how often a token runs it; isolated_ns: of a
-    layer, the time of what won alone."""
+    """What came out for one problem. best, default: in the final comparison, the default's None if it does not work;
+    work_bytes: that the problem must move; read_bytes_s: bytes a second that the device read at the same moment;
+    source: "searched", or "known" when earlier runs had tried enough. count: how often a token runs it; isolated_ns: of
+    a layer, nanoseconds of what won alone."""
 
     problem: Problem
     config: Config
-    default_ns: float
-    best_ns: float
-    gb_s: float
-    share: float
+    best: Measurement
+    default: Measurement | None
+    work_bytes: int
+    read_bytes_s: float
     trials: int
     failed: int
     source: str
-    best_uj: float | None = None
-    default_uj: float | None = None
     count: int = 1
     isolated_ns: float = math.nan
 
     @property
+    def best_ns(self) -> float:
+        return self.best.median_ns
+
+    @property
+    def default_ns(self) -> float:
+        """NaN if the default does not work."""
+        return math.nan if self.default is None else self.default.median_ns
+
+    @property
+    def best_uj(self) -> float | None:
+        """Microjoules a call, where they were asked for."""
+        return self.best.energy_uj
+
+    @property
+    def default_uj(self) -> float | None:
+        """Microjoules a call, where they were asked for."""
+        return None if self.default is None else self.default.energy_uj
+
+    @property
+    def gb_s(self) -> float:
+        """10^9 bytes a second over `work_bytes`."""
+        return self.work_bytes / self.best_ns
+
+    @property
     def default_gb_s(self) -> float:
-        return self.gb_s * self.best_ns / self.default_ns
+        return self.work_bytes / self.default_ns
+
+    @property
+    def share(self) -> float:
+        """Of the rate at which the device read."""
+        return self.gb_s * 1e9 / self.read_bytes_s
 
 
 class Tuner:
@@ -192,15 +219,13 @@ class Tuner:
             ids[config] = self.db.record_trial(self.run_id, trial)
             self.tried.setdefault(config, trial)
         times = {config: measurement.median_ns for config, (measurement, _) in found.items()}
-        default = found.get(self.space.default)
+        default, _ = found.get(self.space.default, (None, None))
         self._set_winner(won, *found[won], self.runner.tolerance, times.get(self.space.default), ids[won])
         self._decided = True
-        gb_s = self.work.bytes / times[won]
         failed = (t for t in self.tried.values() if t.measurement is None and t.outcome is not Outcome.PRUNED)
         tuned = Tuned(
-            self.problem, won, times.get(self.space.default, math.nan), times[won], gb_s, gb_s * 1e9 / read_bytes_s,
-            len(self.tried), sum(1 for _ in failed), "searched" if searched else "known", found[won][0].energy_uj,
-            default[0].energy_uj if default else None,
+            self.problem, won, found[won][0], default, self.work.bytes, read_bytes_s, len(self.tried),
+            sum(1 for _ in failed), "searched" if searched else "known",
         )  # fmt: skip
         return tuned, times
 

@@ -32,14 +32,14 @@ def compile(problem: Attention, config, features) -> Kernel:
     load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
     load_values, splat_out, load_out = simd.load("f16", dim), simd.splat("f32", dim), simd.load("f32", dim)
     exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
-    room = scratch_bytes(problem, config)
+    per_thread = scratch_bytes(problem, config)
     record = 4 * (dim + 16)  # bytes of a partial result: values, then m and l on a line of their own
 
     def attention(arguments, sync, thread, threads):
         q, keys, values = load_i64(arguments), load_i64(arguments + 8), load_i64(arguments + 16)
         count = load_i64(load_i64(arguments + 24)) + 1
         partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
-        scores = load_i64(arguments + 48) + thread * room
+        scores = load_i64(arguments + 48) + thread * per_thread
         tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
         chunks = (count + chunk - 1) // chunk
         items = kv_heads * chunks

@@ -42,7 +42,7 @@ def pack(problem: Attention, config, weights, device: str) -> tuple[()]:
 
 
 def scratch_size(problem: Attention, config: Mapping[str, Any]) -> int:
-    """float32 elements that splits leave for whoever joins them: outputs, and logarithms of sums."""
+    """float32 elements that splits leave for each other: outputs, and logarithms of sums."""
     splits = config["splits"]
     return problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
 
@@ -109,10 +109,10 @@ def launches(
 
 
 def _ready(problem: Attention, config: Mapping[str, Any]) -> int:
-    """How much of the cache is held as float32 instead of float16: what 255 registers leave room for, some 90 and 24 a
+    """How much of the cache is held as float32 instead of float16: what 255 registers hold, some 90 and 24 a
     further head being taken."""
-    room = 160 - 24 * (power_of_two(config["heads"]) - 1)
-    return next((ready for ready in (2, 1) if held(problem, config) * (2 + ready) // 2 <= room), 0)
+    free = 160 - 24 * (power_of_two(config["heads"]) - 1)
+    return next((ready for ready in (2, 1) if held(problem, config) * (2 + ready) // 2 <= free), 0)
 
 
 def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:

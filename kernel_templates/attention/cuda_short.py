@@ -132,7 +132,7 @@ def attend_short(
         gdc_launch_dependents()
     s = tl.sum(q * k, 3)
     new = tl.sum(q * new_k, 3)
-    if FINISH and QK_NORM:  # the norms' factors commute with the products: they come where nobody waits for them
+    if FINISH and QK_NORM:  # the norms' factors commute with the products: they come where nothing waits for them
         s *= rms_q
         new *= rms_q * rms_k
         new_k *= tl.expand_dims(rms_k, 3)

@@ -9,7 +9,7 @@ LONG = 2560
 
 
 @dataclass(frozen=True)
-class Attention(Problem, op="attention"):
+class Attention(Problem, op="attention", template_version=1):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
     A configuration is for positions below `context`: proved at the last of them, timed on a GPU at a `typical` one.

@@ -1,4 +1,4 @@
-"""Where programs of attention meet: outputs into the next kernel's vector, or, of a split, to whoever joins the splits.
+"""Where programs of attention meet: outputs into the next kernel's vector, or, of a split, into what joins the splits.
 
 Outputs are [SIDE, LANES, WIDE, G heads, EACH], in which Triton gives the first axes to the lanes of a warp, WIDE to its
 warps and the rest to a thread. So a quantization group lies in one or two threads, and lanes can take splits side by

@@ -2,13 +2,13 @@
 
 `compile_rows(...)` gives a compiled function that computes a range of tiles. It is the part of an operation that a
 configuration changes, so it is compiled by itself, once for all operations that multiply such a matrix; the rest of an
-operation is compiled once and calls it. Integer formats multiply bytes (`dot.py`) and scale per block; an offset of the
-weights (the 8 of Q4_0, the minimum of Q4_1, ...) is taken out through the block's sum of activations:
+operation is compiled once and calls it. Quantized formats multiply bytes (`dot.py`) and scale per block; an offset of
+the weights (the quants' zero point, a minimum) is taken out through the block's sum of activations:
 
     sum_i s(w_i - z) * t*x_i = s*t * (sum_i w_i x_i - z * sum_i x_i)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,20 +22,22 @@ from kernel_templates.cpu.activations import ActivationLayout
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import planes_of
+from kernel_templates.cpu.tiles import plane_bytes
+from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
+from kernel_templates.formats.layout import Blocks, Floats, Layout
 
-FLOATS = {"F16": ("f16", 2), "BF16": ("bf16", 2), "F32": ("f32", 4)}
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
 
 
 @dataclass(frozen=True)
 class TileShape:
-    """How a matrix is walked: everything in it is a searched parameter except the format and the width.
+    """How a matrix is walked: everything in it is a searched parameter except the layout and the width.
 
     `streams`: places of a tile that are read in turn. The hardware prefetcher follows a few bytes ahead in each memory
     page it has seen, so more pages under way mean more loads in flight (22 -> 29 GB/s on two Xeon cores, docs/log.md).
     """
 
-    format: str
+    layout: Layout
     cols: int
     lanes: int
     path: str
@@ -45,17 +47,17 @@ class TileShape:
     @property
     def blocks(self) -> int:
         """Steps in a row."""
-        return self.cols // block_size(self.format)
+        return self.cols // step_size(self.layout)
 
 
-def block_size(format_name: str) -> int:
+def step_size(layout: Layout) -> int:
     """Elements of a row that one step of the innermost loop takes."""
-    return FLOAT_BLOCK if format_name in FLOATS else formats.get(format_name).block
+    return FLOAT_BLOCK if isinstance(layout, Floats) else layout.size
 
 
 def activation_of(format_name: str, quantized: str) -> str:
     """The kind of activations a weight format is multiplied with."""
-    return "f32" if format_name in FLOATS else quantized
+    return quantized if formats.get(format_name).quantized else "f32"
 
 
 def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:
@@ -87,22 +89,24 @@ def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) ->
 
 def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Callable:
     """intrinsic (w0..w3, index of the block in the planes, its place in the row, x, acc) -> acc plus the block."""
-    emit = _dense if shape.format in FLOATS else {"Q4_0": _q4, "Q4_1": _q4, "Q8_0": _q8_0, "Q6_K": _q6_k}[shape.format]
+    weights = shape.layout
     vec = simd.Vec("f32", shape.lanes)
 
     @intrinsic
     def block(typingctx, w0, w1, w2, w3, index, place, x, acc):
         def codegen(context, builder, sig, args):
-            e = Emitter(builder, shape.lanes, shape.path, features)
-            index, place, x, acc = args[4:]
-            return emit(e, shape, layout, args[:4], index, place, x, Value(builder, acc, "f32", shape.lanes)).ir
+            e, (*planes, index, place, x, acc) = Emitter(builder, shape.lanes, shape.path, features), args
+            acc = Value(builder, acc, "f32", shape.lanes)
+            if isinstance(weights, Floats):
+                return _dense(e, shape, weights, planes, index, place, x, acc).ir
+            return _quantized(e, shape, weights, layout, planes, index, place, x, acc).ir
 
         return vec(*[types.int64] * 7, vec), codegen
 
     return block
 
 
-def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: tuple[int, ...]) -> None:
+def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: list[int]) -> None:
     """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane.
 
     sizes: bytes of a block in each plane.
@@ -110,8 +114,7 @@ def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: tuple[int, ...
     if shape.prefetch:
         blocks = -(-shape.prefetch // sizes[0])
         for plane, size in zip(planes, sizes, strict=False):
-            if size:
-                e.prefetch(e.at(plane, index, size, blocks * size), size)
+            e.prefetch(e.at(plane, index, size, blocks * size), size)
 
 
 class _Product:
@@ -133,77 +136,82 @@ class _Product:
         return (self.sums[0] << 7) + self.sums[1]
 
 
-def _q4(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
-    """Q4_0 and Q4_1: word w holds elements 4w.. in its low nibbles and 16+4w.. in its high ones."""
-    lanes, size = shape.lanes, 16 * shape.lanes
-    quants, here = e.at(planes[0], index, size), e.at(x, place, 32)
-    _prefetch(e, shape, planes, index, (size, 2 * lanes, 2 * lanes if shape.format == "Q4_1" else 0))
-    product = _Product(e, layout)
-    for w in range(4):
-        words = e.load("i32", quants, 4 * lanes * w)
-        product.add(words & 0x0F0F0F0F, e.at(here, place, 0, 4 * w))
-        product.add((words >> 4) & 0x0F0F0F0F, e.at(here, place, 0, 16 + 4 * w))
-    unit = e.scalar("f32", e.at(x, place, 4, layout.scales))
-    total = e.scalar("i32", e.at(x, place, 4, layout.sums))
-    scale = e.load("f16", e.at(planes[1], index, 2 * lanes)).f32()
-    sums = product.total()
-    if shape.format == "Q4_0":
-        return (sums - (total * 8).splat(lanes)).f32().fma(scale * unit.splat(lanes), acc)
-    minimum = e.load("f16", e.at(planes[2], index, 2 * lanes)).f32()
-    acc = sums.f32().fma(scale * unit.splat(lanes), acc)
-    return minimum.fma((unit * total.f32()).splat(lanes), acc)
+def _quantized(
+    e: Emitter, shape: TileShape, weights: Blocks, layout: ActivationLayout, planes, index, place, x, acc: Value
+) -> Value:
+    """A block's integer products with the activations, scaled by the block, or by groups before."""
+    lanes, size, sizes = shape.lanes, weights.size, plane_bytes(weights)
+    at = {name: e.at(plane, index, lanes * count) for plane, (name, count) in zip(planes, sizes.items(), strict=False)}
+    products = _products(e, weights, layout, at, e.at(x, place, size))
+    _prefetch(e, shape, planes, index, [lanes * count for count in sizes.values()])
+
+    def unit(element: int) -> Value:
+        """The step of an element's activation."""
+        return e.scalar("f32", e.at(x, place, size // 8, layout.scales + 4 * (element // 32)))
+
+    def total(group: int) -> Value:
+        """The sum of a group's activations."""
+        totals = layout.half_sums if weights.group == 16 else layout.sums
+        return e.scalar("i32", e.at(x, place, size // weights.group * 4, totals + 4 * group))
+
+    if weights.subscales is None:
+        ((_, product),) = products
+        step = unit(0)
+        if weights.quants.signed:  # as below: LLVM schedules by the order of loads and broadcasts
+            spread = step.splat(lanes)
+            zeros = (total(0) * zero_of_bytes(weights.quants)).splat(lanes)
+            scale = e.scale(weights.exponent, at["scale"])
+            return (product.total() - zeros).f32().fma(scale * spread, acc)
+        summed = total(0)
+        scale = e.scale(weights.exponent, at["scale"])
+        sums = _centered(product, summed, weights)
+        if weights.minimum is None:
+            return sums.f32().fma(scale * step.splat(lanes), acc)
+        minimum = e.load("f16", at["minimum"]).f32()
+        acc = sums.f32().fma(scale * step.splat(lanes), acc)
+        return minimum.fma((step * summed.f32()).splat(lanes), acc)
+
+    scaled = lowest = e.zeros().f32()
+    for group, product in products:
+        summed = total(group)
+        factor = e.load("i8", at["codes"], lanes * group).i32()
+        step = unit(group * weights.group).splat(lanes)
+        scaled = (_centered(product, summed, weights) * factor).f32().fma(step, scaled)
+        if weights.subminimums is not None:
+            factor = e.load("i8", at["codes"], lanes * (weights.groups + group)).i32()
+            lowest = (factor * summed.splat(lanes)).f32().fma(step, lowest)
+    acc = scaled.fma(e.scale(weights.exponent, at["scale"]), acc)
+    if weights.subminimums is None:
+        return acc
+    return lowest.fma(e.load("f16", at["scale"], 2 * lanes).f32() * -1.0, acc)
 
 
-def _q8_0(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
-    lanes, size = shape.lanes, 32 * shape.lanes
-    quants = e.at(planes[0], index, size)
-    _prefetch(e, shape, planes, index, (size, 2 * lanes))
-    product = _Product(e, layout)
-    for w in range(8):
-        words = e.load("i32", quants, 4 * lanes * w) ^ -0x7F7F7F80  # 0x80808080: a signed byte plus 128 is unsigned
-        product.add(words, e.at(x, place, 32, 4 * w))
-    unit = e.scalar("f32", e.at(x, place, 4, layout.scales)).splat(lanes)
-    offset = (e.scalar("i32", e.at(x, place, 4, layout.sums)) * 128).splat(lanes)
-    scale = e.load("f16", e.at(planes[1], index, 2 * lanes)).f32()
-    return (product.total() - offset).f32().fma(scale * unit, acc)
+def _products(
+    e: Emitter, weights: Blocks, layout: ActivationLayout, at: Mapping[str, ir.Value], x: ir.Value
+) -> Iterator[tuple[int, _Product]]:
+    """(number of a group, the product of its quants with the activations at x), for a block's groups in turn."""
+    planes = [at[name] for name in ("low", "high") if name in at]
+    for steps in sweeps(weights):
+        products: dict[int, _Product] = {}
+        for elements in steps:
+            for element, words in zip(elements, fours(e, weights.quants, planes, elements), strict=True):
+                group = element // weights.group
+                products.setdefault(group, _Product(e, layout)).add(words, e.offset(x, element))
+        yield from products.items()
 
 
-def _q6_k(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
-    """A super-block is two halves of 128 elements; a half is four quarters of 32 that share 16 low words (a nibble
-    each, quarters 0 and 1 the low ones) and 8 high words (two bits each), with an int8 scale per 16 elements."""
-    lanes = shape.lanes
-    low, high = e.at(planes[0], index, 128 * lanes), e.at(planes[1], index, 64 * lanes)
-    sub, here = e.at(planes[2], index, 16 * lanes), e.at(x, place, 256)
-    _prefetch(e, shape, planes, index, (128 * lanes, 64 * lanes, 16 * lanes, 2 * lanes))
-    total = e.zeros().f32()
-    for half in range(2):
-        for part in range(2):  # 16 elements of each quarter
-            quarters = [_Product(e, layout) for _ in range(4)]
-            for w in range(4):
-                first = e.load("i32", low, 4 * lanes * (half * 16 + 4 * part + w))
-                second = e.load("i32", low, 4 * lanes * (half * 16 + 8 + 4 * part + w))
-                bits = e.load("i32", high, 4 * lanes * (half * 8 + 4 * part + w))
-                for q, product in enumerate(quarters):
-                    nibbles = ((first, second)[q & 1] >> (4 * (q >> 1))) & 0x0F0F0F0F
-                    pairs = (bits << 4 if q == 0 else bits << 2 if q == 1 else bits >> (2 * q - 4)) & 0x30303030
-                    product.add(nibbles | pairs, e.at(here, place, 0, 128 * half + 32 * q + 16 * part + 4 * w))
-            for q, product in enumerate(quarters):
-                b = 4 * half + q  # block of 32 activations inside the super-block
-                half_sum = e.scalar("i32", e.at(x, place, 64, layout.half_sums + 8 * b + 4 * part))
-                factor = e.load("i8", sub, lanes * (half * 8 + 2 * q + part)).i32()
-                unit = e.scalar("f32", e.at(x, place, 32, layout.scales + 4 * b)).splat(lanes)
-                scaled = (product.total() - (half_sum * 32).splat(lanes)) * factor
-                total = scaled.f32().fma(unit, total)
-    return total.fma(e.load("f16", e.at(planes[3], index, 2 * lanes)).f32(), acc)
+def _centered(product: _Product, total: Value, weights: Blocks) -> Value:
+    """The product with the quants' bytes, less what counting them from zero adds. total: the activations' sum."""
+    zero, sums = zero_of_bytes(weights.quants), product.total()
+    return sums - (total * zero).splat(sums.lanes) if zero else sums
 
 
-def _dense(e: Emitter, shape: TileShape, layout: ActivationLayout, planes, index, place, x, acc: Value) -> Value:
+def _dense(e: Emitter, shape: TileShape, weights: Floats, planes, index, place, x, acc: Value) -> Value:
     """Float weights: a column of the tile at a time, widened to float32."""
-    kind, size = FLOATS[shape.format]
-    lanes = shape.lanes
+    lanes, size = shape.lanes, weights.nbytes
     column = e.at(planes[0], index, FLOAT_BLOCK * size * lanes)
-    _prefetch(e, shape, planes, index, (FLOAT_BLOCK * size * lanes,))
+    _prefetch(e, shape, planes, index, [FLOAT_BLOCK * size * lanes])
     for c in range(FLOAT_BLOCK):
         factor = e.scalar("f32", e.at(x, place, 4 * FLOAT_BLOCK, 4 * c)).splat(lanes)
-        acc = e.load(kind, column, c * size * lanes).f32().fma(factor, acc)
+        acc = e.load(weights.kind, column, c * size * lanes).f32().fma(factor, acc)
     return acc

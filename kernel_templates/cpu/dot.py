@@ -75,29 +75,33 @@ def _madd(builder, acc, words, x, vec, features):
         high = builder.ashr(builder.shl(x, I32(8 - shift)), I32(24))
         element = builder.or_(builder.and_(low, I32(0xFFFF)), builder.shl(high, I32(16)))
         other = _broadcast(builder, element, vec)
-        acc = builder.add(acc, _by_register(builder, name, width, 16, (pair, other), vec))
+        acc = builder.add(acc, by_register(builder, name, width, 16, (pair, other), vec))
     return acc
 
 
 def _vnni(builder, acc, words, x, vec, features):
     width = 512 if "avx512vnni" in features and vec.count % 16 == 0 else 256
     operands = (acc, words, _broadcast(builder, x, vec))
-    return _by_register(builder, f"llvm.x86.avx512.vpdpbusd.{width}", width, 32, operands, vec)
+    return by_register(builder, f"llvm.x86.avx512.vpdpbusd.{width}", width, 32, operands, vec)
 
 
-def _by_register(builder, name, width, bits, operands, vec):
-    """Apply an instruction that knows one register width to a vector of any multiple of it."""
+def by_register(builder, name, width, bits, operands, vec):
+    """Apply an instruction that knows one register width to a vector of any multiple of it.
+
+    bits: the width of its operands' elements; its result has elements of 32, or of 8 if those have.
+    """
     lanes = min(width // 32, vec.count)
     inner = ir.VectorType(ir.IntType(bits), width // bits)
     part_type = ir.VectorType(I32, width // 32)
-    fn_type = ir.FunctionType(part_type, [inner] * len(operands))
+    fn_type = ir.FunctionType(part_type if bits > 8 else inner, [inner] * len(operands))
     fn = cgutils.get_or_insert_function(builder.module, fn_type, name)
     undefined = ir.Constant(vec, ir.Undefined)
     parts = []
     for first in range(0, vec.count, lanes):
         index = ir.Constant(ir.VectorType(I32, width // 32), list(range(first, first + width // 32)))
         cut = [builder.bitcast(builder.shuffle_vector(o, undefined, index), inner) for o in operands]
-        parts.append(builder.call(fn, cut))
+        out = builder.call(fn, cut)
+        parts.append(out if bits > 8 else builder.bitcast(out, part_type))
     while len(parts) > 1:  # join neighbours: two halves, then two of those, ...
         count = parts[0].type.count * 2
         index = ir.Constant(ir.VectorType(I32, count), list(range(count)))

@@ -6,11 +6,12 @@ loops around it, which makes a kernel compile about twice as fast as the same wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 from numba.core import cgutils
 
+from kernel_templates.cpu.codes import emit_codebook, emit_exponent
 from kernel_templates.cpu.dot import emit_dot4
 from kernel_templates.cpu.simd import BYTES, KINDS, Vec, _broadcast
 
@@ -109,6 +110,9 @@ class Emitter:
         b = self.builder
         return b.add(base, b.add(b.mul(index, I64(stride)), I64(offset)))
 
+    def offset(self, address: ir.Value, nbytes: int) -> ir.Value:
+        return self.builder.add(address, I64(nbytes))
+
     def load(self, kind: str, address: ir.Value, offset: int = 0) -> Value:
         """A vector of `lanes` elements."""
         return self._load(kind, self.lanes, address, offset)
@@ -125,6 +129,18 @@ class Emitter:
         vec = Vec("i32", self.lanes).llvm
         out = emit_dot4(self.path, self.builder, acc.ir, words.ir, four, vec, self.features)
         return Value(self.builder, out, "i32", self.lanes)
+
+    def codebook(self, words: Value, entries: tuple[int, ...]) -> Value:
+        """Words of four codes, 0..15 a byte, as words of the entries, 0..255, that they number."""
+        vec = Vec("i32", self.lanes).llvm
+        return replace(words, ir=emit_codebook(self.builder, words.ir, entries, vec, self.features))
+
+    def scale(self, exponent: bool, address: ir.Value) -> Value:
+        """Scales, float16 or exponents in a byte each, as f32."""
+        if not exponent:
+            return self.load("f16", address).f32()
+        found = emit_exponent(self.builder, self.load("i8", address).ir, Vec("f32", self.lanes).llvm)
+        return Value(self.builder, found, "f32", self.lanes)
 
     def prefetch(self, address: ir.Value, nbytes: int) -> None:
         """Ask for the cache lines of `nbytes` at `address`."""

@@ -1,7 +1,8 @@
 """The parameters that every CPU template with a weight matrix has, and the rules between them."""
 
+from kernel_templates import formats
 from kernel_templates.cpu import dot
-from kernel_templates.cpu.blocks import FLOATS, TileShape, block_size
+from kernel_templates.cpu.blocks import TileShape, step_size
 from kernel_templates.random_inputs import MAX_LANES
 from kernel_templates.space import Config, Constraint, Parameter
 
@@ -14,7 +15,8 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
 
     The defaults run on any processor: they say what an untuned machine gets, not what this one is good at.
     """
-    paths = ("generic",) if set(names) <= set(FLOATS) else dot.available(features)
+    quantized = any(formats.get(name).quantized for name in names)
+    paths = dot.available(features) if quantized else ("generic",)
     rows = tuple(
         Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
         for p in parts
@@ -29,7 +31,7 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
 
 def streams_divide(*matrices: tuple[str, int]) -> Constraint:
     """`matrices`: (format, cols) of each; the loops have no remainder."""
-    pieces = [cols // block_size(name) for name, cols in matrices]
+    pieces = [cols // step_size(formats.get(name).layout) for name, cols in matrices]
     return Constraint(
         "streams divide the row",
         f"rows of {' and '.join(map(str, sorted(set(pieces))))} blocks must fall into `streams` equal parts",
@@ -39,4 +41,5 @@ def streams_divide(*matrices: tuple[str, int]) -> Constraint:
 
 def shape(config: Config, format_name: str, cols: int, part: str = "") -> TileShape:
     """How `config` walks one matrix."""
-    return TileShape(format_name, cols, config[f"{part}lanes"], config["path"], config["streams"], config["prefetch"])
+    walk = (config[f"{part}lanes"], config["path"], config["streams"], config["prefetch"])
+    return TileShape(formats.get(format_name).layout, cols, *walk)

@@ -134,6 +134,7 @@ def _scalar_access(numba_type, llvm_type, size):
     return load_scalar, store_scalar
 
 
+load_u8, store_u8 = _scalar_access(types.uint8, ir.IntType(8), 1)
 load_f32, store_f32 = _scalar_access(types.float32, F32, 4)
 load_i32, store_i32 = _scalar_access(types.int32, I32, 4)
 load_i64, store_i64 = _scalar_access(types.int64, I64, 8)

@@ -2,88 +2,91 @@
 
 A tile is [UNITS, GROUPS, EACH, 4] words of 32 bits: EACH rows one below the other lie in one thread's registers, GROUPS
 such groups and UNITS units of a row lie across threads and warps (Triton fills the first axis with threads first). A
-unit is the 16 bytes that one load brings: 32 columns of Q4_0, Q4_1 and Q6_K, 16 of Q8_0, 8 of F16 and BF16, 4 of F32.
+unit is the 16 bytes that one load of quants brings (`traits.Traits.unit` columns).
 With GROUPS * UNITS = 32 * warps, each thread has one group and one unit: the vector's words are loaded once per thread,
 straight into the registers that need them, and no value is exchanged between threads before the sum over units (Triton
 would otherwise go through shared memory: 16 barriers in a kernel of one microsecond).
 
-Integer formats multiply by the planes of a `vector` with four-way byte products (dp4a); an int16 activation is two byte
+Quants are multiplied by the planes of a `vector` with four-way byte products (dp4a); an int16 activation is two byte
 planes, the lower one unsigned.
 """
+
+# Tuples grow in loops that are unrolled when compiling: Triton has no `(*held, tile)`, mypy no such tuples.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment"
 
 import triton
 import triton.language as tl
 
+from kernel_templates.cuda.codes import byte_of_word, codebook_bytes, half_of, scale_of
 from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, reciprocal, round_to_int
 
 
 @triton.jit
 def load_tile(
     p0, p1, p2, p3, r, rows, u,
-    FORMAT: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
-    """The planes of rows r [1, GROUPS, EACH], units u [UNITS, 1, 1] (opaque): a tuple whose parts the format decides.
+    """The planes of rows r [1, GROUPS, EACH], units u [UNITS, 1, 1] (opaque): a tuple, a part for each plane.
 
     EVEN: no row lies past `rows`; STREAM: the weights will not be read again soon and may leave the cache first.
     """
-    WIDE: tl.constexpr = 8 if FORMAT == "F16" or FORMAT == "BF16" else 32
-    COUNT: tl.constexpr = COLS // (16 if FORMAT == "Q8_0" else (4 if FORMAT == "F32" else WIDE))
+    COUNT: tl.constexpr = COLS // TRAITS.unit
     RUNS: tl.constexpr = COLS // 32
     POLICY: tl.constexpr = "evict_first" if STREAM else ""
+    planes = (p0, p1, p2, p3)
     inside = u < COUNT
     if not EVEN:
         inside = inside & (r < rows)
-    at = r[:, :, :, None] * (COUNT * 4) + u[:, :, :, None] * 4 + tl.arange(0, 4)[None, None, None, :]
-    q = tl.load(p0 + at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY)
-    if FORMAT == "Q8_0":
-        s = tl.load(p1 + r * RUNS + u // 2, mask=inside, other=0.0, eviction_policy=POLICY)
-        return q, s
-    elif FORMAT == "Q4_0":
-        s = tl.load(p1 + r * RUNS + u, mask=inside, other=0.0, eviction_policy=POLICY)
-        return q, s
-    elif FORMAT == "Q4_1":
-        s = tl.load(p1 + r * RUNS + u, mask=inside, other=0.0, eviction_policy=POLICY)
-        m = tl.load(p2 + r * RUNS + u, mask=inside, other=0.0, eviction_policy=POLICY)
-        return q, s, m
-    elif FORMAT == "Q6_K":
-        high = tl.load(p1 + r * RUNS + u, mask=inside, other=0, eviction_policy=POLICY)
-        sub = tl.load(p2 + r * RUNS + u, mask=inside, other=0, eviction_policy=POLICY)
-        s = tl.load(p3 + r * (COLS // 256) + u // 8, mask=inside, other=0.0)
-        return q, high, sub, s
-    else:
-        return (q,)
+    tile = ()
+    if TRAITS.kind != "" or TRAITS.bits & 12:
+        at = r[:, :, :, None] * (COUNT * 4) + u[:, :, :, None] * 4 + tl.arange(0, 4)[None, None, None, :]
+        tile = tile + (tl.load(p0 + at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
+    if TRAITS.kind == "":
+        MORE: tl.constexpr = len(tile)
+        SCALE: tl.constexpr = TRAITS.scale
+        for plane in tl.static_range(MORE, SCALE):  # higher bits of the quants, subscales
+            tile = tile + (tl.load(planes[plane] + r * RUNS + u, mask=inside, other=0, eviction_policy=POLICY),)
+        if TRAITS.group:  # a scale that neighbouring units read too: it stays in the cache
+            at = planes[SCALE] + r * (COLS // TRAITS.size) + u // (TRAITS.size // 32)
+            tile = tile + (tl.load(at, mask=inside, other=0),)
+        else:
+            at = planes[SCALE] + r * RUNS + (u // 2 if TRAITS.unit == 16 else u)
+            tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
+        if TRAITS.lowest >= 0:
+            at = planes[TRAITS.lowest] + r * RUNS + u
+            tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
+    return tile
 
 
 @triton.jit
 def load_x(
     values, high, low, scale, norm, g, u,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """What units u [UNITS, 1, 1] of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
 
-    g: zeros [1, GROUPS, 1]. For float formats: values times norm if NORM, the second half of the unit's columns apart.
-    For integer ones: high plane, high plane of the upper nibbles, low plane, low plane of the upper nibbles, scale, sum
-    of the columns.
+    g: zeros [1, GROUPS, 1]. For floats: values times norm if NORM, the second half of the unit's columns apart.
+    For quants: high plane, high plane of the second half's columns, low plane, low plane of those, scale, sum of the
+    columns.
     SOURCE "planes": as the producer quantized the vector; "values": quantized here.
     """
     unit = (u + g)[:, :, :, None]
     w = tl.arange(0, 4)[None, None, None, :]
-    if FORMAT == "F16" or FORMAT == "BF16" or FORMAT == "F32":
-        COUNT: tl.constexpr = COLS // 4 if FORMAT == "F32" else COLS // 8
-        have = unit < COUNT
-        at = unit * (4 if FORMAT == "F32" else 8) + w
+    have = unit < COLS // TRAITS.unit
+    if TRAITS.kind != "":
+        at = unit * TRAITS.unit + w
         a = tl.load(values + at, mask=have, other=0.0)
         b = a
-        if FORMAT != "F32":
+        if TRAITS.unit == 8:
             b = tl.load(values + at + 4, mask=have, other=0.0)
         if NORM:
             a = a * tl.load(norm + at, mask=have, other=0.0)
-            if FORMAT != "F32":
+            if TRAITS.unit == 8:
                 b = b * tl.load(norm + at + 4, mask=have, other=0.0)
         return a, b
-    elif FORMAT == "Q8_0":
-        have = unit < COLS // 16
+    elif TRAITS.unit == 16:
         if SOURCE == "planes":
             h = tl.load(high + unit * 4 + w, mask=have, other=0)
             x = h
@@ -98,7 +101,6 @@ def load_x(
             x = tl.where(odd, lb, la)
             return h, h, x, x, s, s
     else:
-        have = unit < COLS // 32
         if SOURCE == "planes":
             at = unit * 8 + w
             ha = tl.load(high + at, mask=have, other=0)
@@ -111,7 +113,7 @@ def load_x(
         else:
             ha, hb, la, lb, s = _quantize_words(values, norm, unit * 32 + w * 8, have, ACT, NORM, ASM)
         total = s
-        if FORMAT == "Q4_1":
+        if TRAITS.minimum:
             ones = ha * 0 + 0x01010101
             total = _combine(ones, ones, ha, hb, la, lb, ACT, True, ASM).to(tl.float32) * s
         return ha, hb, la, lb, s, total
@@ -120,20 +122,20 @@ def load_x(
 @triton.jit
 def aim(
     values, high, low, scale, g, u,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Compute, before the wait, the addresses that `load_x` will read after it: a prefetch into the L2 cache, where
     the vector will be anyway, needs them now."""
     if ASM and SOURCE == "planes":
         unit = u + g * 0
-        if FORMAT == "F16" or FORMAT == "BF16" or FORMAT == "F32":
-            prefetch(values + unit * (4 if FORMAT == "F32" else 8))
+        if TRAITS.kind != "":
+            prefetch(values + unit * TRAITS.unit)
         else:
-            WORDS: tl.constexpr = 4 if FORMAT == "Q8_0" else 8
+            WORDS: tl.constexpr = TRAITS.unit // 4
             prefetch(high + unit * WORDS)
             if ACT == 16:
                 prefetch(low + unit * WORDS)
-            prefetch(scale + (unit >> 1 if FORMAT == "Q8_0" else unit) * 4)
+            prefetch(scale + (unit >> 1 if TRAITS.unit == 16 else unit) * 4)
 
 
 @triton.jit
@@ -180,40 +182,103 @@ def _combine(wa, wb, ha, hb, la, lb, ACT: tl.constexpr, TWO: tl.constexpr, ASM: 
 
 
 @triton.jit
-def unpack(tile, FORMAT: tl.constexpr):
-    """A tile as it is multiplied: words of four signed bytes and float32 scales, or float32 words."""
-    q = tile[0]
-    if FORMAT == "F32":
-        return (q.to(tl.float32, bitcast=True),)
-    elif FORMAT == "BF16":
-        return (q << 16).to(tl.float32, bitcast=True), (q & -0x10000).to(tl.float32, bitcast=True)
-    elif FORMAT == "F16":
-        a = (q & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-        return a, (q >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    elif FORMAT == "Q8_0":
-        return q, tile[1].to(tl.float32)
-    elif FORMAT == "Q4_0":  # two's complement nibbles in the upper halves of bytes: sixteen times their value
-        return (q << 4) & -0x0F0F0F10, q & -0x0F0F0F10, tile[1].to(tl.float32) * 0.0625
-    elif FORMAT == "Q4_1":
-        return q & 0x0F0F0F0F, (q >> 4) & 0x0F0F0F0F, tile[1].to(tl.float32), tile[2].to(tl.float32)
-    else:  # Q6_K: six bits at the top of each byte, four times their value
-        w = tl.arange(0, 4)[None, None, None, :]
-        upper_a = tile[1].to(tl.int32)[:, :, :, None] << (6 - 2 * w)
-        upper_b = (tile[1] >> 32).to(tl.int32)[:, :, :, None] << (6 - 2 * w)
-        wa = ((q << 2) & 0x3C3C3C3C) | (upper_a & -0x3F3F3F40)
-        wb = ((q >> 2) & 0x3C3C3C3C) | (upper_b & -0x3F3F3F40)
-        pair, s = tile[2].to(tl.int32), tile[3].to(tl.float32) * 0.25
-        return wa, wb, ((pair << 24) >> 24).to(tl.float32) * s, (pair >> 8).to(tl.float32) * s
+def unpack(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
+    """A tile as it is multiplied: words of four signed bytes and float32 scales, or float32 words.
+
+    Of quants: words of the first half of the columns and of the second (of bytes there is one half), what products are
+    multiplied by, for each group in a run, and what is added, for each group.
+    """
+    if TRAITS.kind == "f32":
+        return (tile[0].to(tl.float32, bitcast=True),)
+    elif TRAITS.kind == "bf16":
+        return (tile[0] << 16).to(tl.float32, bitcast=True), (tile[0] & -0x10000).to(tl.float32, bitcast=True)
+    elif TRAITS.kind == "f16":
+        return half_of(tile[0], 0), half_of(tile[0], 1)
+    elif TRAITS.bits == 8:
+        return tile[0], scale_of(tile[1])
+    elif TRAITS.codebook is not None:
+        CODEBOOK: tl.constexpr = TRAITS.codebook
+        a = codebook_bytes(tile[0], CODEBOOK, ASM)
+        return (a, codebook_bytes(tile[0] >> 16, CODEBOOK, ASM)) + unpack_scales(tile, TRAITS)
+    else:
+        return quant_words(tile, TRAITS) + unpack_scales(tile, TRAITS)
 
 
 @triton.jit
-def settle(parts, address, FORMAT: tl.constexpr, ASM: tl.constexpr):
+def quant_words(tile, TRAITS: tl.constexpr):
+    """Words of both halves of the columns. Two's complement lies at the top of its byte: 2^lift times its value."""
+    w = tl.arange(0, 4)[None, None, None, :]
+    if TRAITS.bits & 2:
+        pairs_a = _pairs_of_word(tile[TRAITS.pairs].to(tl.int32)[:, :, :, None], w, TRAITS)
+        pairs_b = _pairs_of_word((tile[TRAITS.pairs] >> 32).to(tl.int32)[:, :, :, None], w, TRAITS)
+    if TRAITS.bits & 4:
+        a = _shifted(tile[0], TRAITS.lift) & TRAITS.nibble_mask
+        if TRAITS.bits & 2:
+            a = a | (pairs_a & TRAITS.pair_mask)
+        b = _shifted(tile[0], TRAITS.lift - 4) & TRAITS.nibble_mask
+        if TRAITS.bits & 2:
+            b = b | (pairs_b & TRAITS.pair_mask)
+    else:
+        a, b = pairs_a & TRAITS.pair_mask, pairs_b & TRAITS.pair_mask
+    if TRAITS.bits & 1:
+        ones = tile[TRAITS.ones][:, :, :, None] >> w
+        a = a | ((ones & 0x01010101) << TRAITS.one_at)
+        b = b | (((ones >> 4) & 0x01010101) << TRAITS.one_at)
+    return a, b
+
+
+@triton.jit
+def _pairs_of_word(words, w, TRAITS: tl.constexpr):
+    """Words of four times four pairs of bits: pair w of each byte at its place in a quant."""
+    if TRAITS.pair_at == 6:
+        return words << (6 - 2 * w)
+    else:
+        return _shifted(words >> (2 * w), TRAITS.pair_at)
+
+
+@triton.jit
+def _shifted(words, LEFT: tl.constexpr):
+    if LEFT > 0:
+        return words << LEFT
+    elif LEFT < 0:
+        return words >> -LEFT
+    else:
+        return words
+
+
+@triton.jit
+def unpack_scales(tile, TRAITS: tl.constexpr):
+    """float32 [UNITS, GROUPS, EACH]: scales for each group in a run, then minimums for each."""
+    if TRAITS.group == 0:
+        s = scale_of(tile[TRAITS.scale])
+        if TRAITS.lift:
+            s = s * TRAITS.unlift
+        return (s, tile[TRAITS.lowest].to(tl.float32)) if TRAITS.minimum else (s,)
+    else:
+        codes = tile[TRAITS.codes].to(tl.int32)
+        s = half_of(tile[TRAITS.scale], 0) if TRAITS.minimum else scale_of(tile[TRAITS.scale])
+        if TRAITS.lift:
+            s = s * TRAITS.unlift
+        GROUPS: tl.constexpr = 32 // TRAITS.group
+        BYTES: tl.constexpr = GROUPS * (2 if TRAITS.minimum else 1)
+        factors = ()
+        for i in tl.static_range(GROUPS):
+            factors = factors + (byte_of_word(codes, i, BYTES).to(tl.float32) * s,)
+        if TRAITS.minimum:
+            m = -half_of(tile[TRAITS.scale], 1)
+            for i in tl.static_range(GROUPS, BYTES):
+                factors = factors + (byte_of_word(codes, i, BYTES).to(tl.float32) * m,)
+        return factors
+
+
+@triton.jit
+def settle(parts, address, TRAITS: tl.constexpr, ASM: tl.constexpr):
     """Have an unpacked tile computed here. ptxas would leave unpacking until after the wait that follows, where it
     costs time; it cannot if an instruction with an effect, a prefetch of `address` that next to never happens, depends
     on the result."""
     if ASM:
         # Of the parts, those that are [UNITS, GROUPS, EACH, 4].
-        WORDS: tl.constexpr = 1 if FORMAT == "F32" or FORMAT == "Q8_0" else 2
+        WORDS: tl.constexpr = 1 if TRAITS.kind == "f32" or TRAITS.unit == 16 else 2
         mixed = tl.xor_sum(parts[0].to(tl.int32, bitcast=True), 3)
         if WORDS == 2:
             mixed = mixed ^ tl.xor_sum(parts[1].to(tl.int32, bitcast=True), 3)
@@ -226,21 +291,29 @@ def settle(parts, address, FORMAT: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def tile_dot(parts, x, FORMAT: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr):
+def tile_dot(parts, x, TRAITS: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr):
     """float32 [UNITS, GROUPS, EACH]: each unit's part of the rows' products with the vector, from an unpacked tile."""
-    if FORMAT == "F32":
+    if TRAITS.kind == "f32":
         return tl.sum(parts[0] * x[0], 3)
-    elif FORMAT == "BF16" or FORMAT == "F16":
+    elif TRAITS.kind != "":
         return tl.sum(parts[0] * x[0] + parts[1] * x[1], 3)
-    elif FORMAT == "Q8_0":
+    elif TRAITS.bits == 8:
         dot = _combine(parts[0], parts[0], x[0], x[1], x[2], x[3], ACT, False, ASM).to(tl.float32)
         return tl.sum(dot * x[4], 3) * parts[1]
     else:
         dot = _combine(parts[0], parts[1], x[0], x[1], x[2], x[3], ACT, True, ASM).to(tl.float32) * x[4]
-        if FORMAT == "Q4_0":
-            return tl.sum(dot, 3) * parts[2]
-        elif FORMAT == "Q4_1":
-            return tl.sum(dot, 3) * parts[2] + tl.sum(x[5], 3) * parts[3]
-        else:  # columns 0..15, which are words 0 and 1, have the first subscale
-            first = tl.arange(0, 4)[None, None, None, :] < 2
-            return tl.sum(dot * tl.where(first, parts[2][:, :, :, None], parts[3][:, :, :, None]), 3)
+        if TRAITS.group == 16:
+            out = tl.sum(dot * _by_group(parts[2], parts[3]), 3)
+            if TRAITS.minimum:
+                out += tl.sum(x[5] * _by_group(parts[4], parts[5]), 3)
+        else:
+            out = tl.sum(dot, 3) * parts[2]
+            if TRAITS.minimum:
+                out = out + tl.sum(x[5], 3) * parts[3]
+        return out
+
+
+@triton.jit
+def _by_group(first, second):
+    """[UNITS, GROUPS, EACH, 4]: columns 0..15 of a run, which are words 0 and 1, have the first group's."""
+    return tl.where(tl.arange(0, 4)[None, None, None, :] < 2, first[:, :, :, None], second[:, :, :, None])

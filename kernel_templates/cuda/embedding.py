@@ -1,12 +1,14 @@
 """The embedding lookup: a token's row of the matrix, decoded from the file's own bytes into the residual stream."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from kernel_templates import formats
+from kernel_templates.cuda.codes import entry, scale_of
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.quantize import store_groups
 
@@ -42,10 +44,10 @@ class Embedding:
         return self.raw.shape[0]
 
     @property
-    def constants(self) -> dict[str, int | str]:
+    def constants(self) -> dict[str, Any]:
         """What `embed_row` wants to know at compile time."""
         return {
-            "FORMAT": self.format,
+            "LAYOUT": formats.get(self.format).layout,
             "HIDDEN": self.hidden,
             "VOCAB": self.vocab,
             "TILE": min(triton.next_power_of_2(self.hidden), TILE),
@@ -59,68 +61,138 @@ def load_f16(address, inside):
 
 
 @triton.jit
-def decode(row, g, e, inside, FORMAT: tl.constexpr):
-    """Element e, 0..7, of group g of the row of bytes at `row`: float32, bit for bit what `formats.<FORMAT>.dequantize`
+def load_byte(address, inside, SIGNED: tl.constexpr):
+    """uint8 as int32; in two's complement, int8."""
+    if SIGNED:
+        return tl.load(address, mask=inside, other=0).to(tl.int8, bitcast=True)
+    else:
+        return tl.load(address, mask=inside, other=0).to(tl.int32)
+
+
+@triton.jit
+def decode(row, g, e, inside, LAYOUT: tl.constexpr):
+    """Element e, 0..7, of group g of the row of bytes at `row`: float32, bit for bit what the format's `dequantize`
     gives. g, e: int32 of one shape; inside: mask.
 
     Groups of 8 because a group never crosses a scale, in any format.
     """
-    if FORMAT == "Q4_0" or FORMAT == "Q4_1":
-        BYTES: tl.constexpr = 18 if FORMAT == "Q4_0" else 20
-        block = row + (g >> 2) * BYTES
-        byte = tl.load(block + ((g & 1) * 8 + e + (BYTES - 16)), mask=inside, other=0).to(tl.int32)
-        quant = (byte >> ((g & 2) * 2)) & 15
-        scale = load_f16(block, inside)
-        if FORMAT == "Q4_0":
-            return (quant - 8).to(tl.float32) * scale
-        # 4 bits times 11 are exact in float32, so a fused multiply-add rounds as the two steps do.
-        return quant.to(tl.float32) * scale + load_f16(block + 2, inside)
-    elif FORMAT == "Q8_0":
-        block = row + (g >> 2) * 34
-        byte = tl.load(block + ((g & 3) * 8 + e + 2), mask=inside, other=0)
-        return byte.to(tl.int8, bitcast=True).to(tl.float32) * load_f16(block, inside)
-    elif FORMAT == "Q6_K":
-        block = row + (g >> 5) * 210
-        half, run, at = (g >> 4) & 1, (g >> 2) & 3, (g & 3) * 8 + e
-        low = tl.load(block + (half * 64 + (run & 1) * 32 + at), mask=inside, other=0).to(tl.int32)
-        high = tl.load(block + (half * 32 + at + 128), mask=inside, other=0).to(tl.int32)
-        subscale = tl.load(block + (((g & 31) >> 1) + 192), mask=inside, other=0).to(tl.int8, bitcast=True)
-        quant = ((low >> ((run >> 1) * 4)) & 15) | (((high >> (run * 2)) & 3) << 4)
-        return (quant - 32).to(tl.float32) * (load_f16(block + 208, inside) * subscale.to(tl.float32))
+    if LAYOUT.kind != "":
+        KIND: tl.constexpr = LAYOUT.kind
+        DTYPE: tl.constexpr = tl.float32 if KIND == "f32" else (tl.bfloat16 if KIND == "bf16" else tl.float16)
+        address = row.to(tl.pointer_type(DTYPE), bitcast=True) + (g * 8 + e)
+        return tl.load(address, mask=inside, other=0.0).to(tl.float32)
     else:
-        i = g * 8 + e
-        if FORMAT == "F16":
-            return tl.load(row.to(tl.pointer_type(tl.float16), bitcast=True) + i, mask=inside, other=0.0).to(tl.float32)
-        elif FORMAT == "BF16":
-            return tl.load(row.to(tl.pointer_type(tl.bfloat16), bitcast=True) + i, mask=inside, other=0.0).to(
-                tl.float32
-            )
+        block = row + (g >> (5 if LAYOUT.size == 256 else 2)) * LAYOUT.nbytes
+        i = g & (LAYOUT.size // 8 - 1)
+        LOW: tl.constexpr = LAYOUT.quants.low
+        HIGH: tl.constexpr = LAYOUT.quants.high
+        low = load_byte(block + byte_of(i, e, LOW), inside, LAYOUT.quants.signed)
+        high = low
+        if HIGH is not None:
+            high = load_byte(block + byte_of(i, e, HIGH), inside, False)
+        if LAYOUT.subscales is not None:
+            SUBSCALES: tl.constexpr = LAYOUT.subscales
+            subscale = load_code(block, i // (LAYOUT.group // 8), inside, SUBSCALES)
+            number = number_of(code_of(low, high, i, e, LAYOUT), LAYOUT)
+            scale = load_scale(block, inside, LAYOUT) * subscale.to(tl.float32)
         else:
-            tl.static_assert(FORMAT == "F32", "unknown weight format")
-            return tl.load(row.to(tl.pointer_type(tl.float32), bitcast=True) + i, mask=inside, other=0.0)
+            code = code_of(low, high, i, e, LAYOUT)
+            scale = load_scale(block, inside, LAYOUT)
+            number = number_of(code, LAYOUT)
+        # Quants times scales are exact in float32, so a fused multiply-add rounds as the two steps do.
+        if LAYOUT.subminimums is not None:
+            SUBMINIMUMS: tl.constexpr = LAYOUT.subminimums
+            subminimum = load_code(block, i // (LAYOUT.group // 8), inside, SUBMINIMUMS).to(tl.float32)
+            return number * scale - load_f16(block + LAYOUT.minimum, inside) * subminimum
+        elif LAYOUT.minimum is not None:
+            return number * scale + load_f16(block + LAYOUT.minimum, inside)
+        else:
+            return number * scale
 
 
 @triton.jit
-def row_bytes(FORMAT: tl.constexpr, HIDDEN: tl.constexpr):
-    """Bytes of one row."""
-    if FORMAT == "Q4_0":
-        return HIDDEN // 32 * 18
-    elif FORMAT == "Q4_1":
-        return HIDDEN // 32 * 20
-    elif FORMAT == "Q8_0":
-        return HIDDEN // 32 * 34
-    elif FORMAT == "Q6_K":
-        return HIDDEN // 256 * 210
-    elif FORMAT == "F32":
-        return HIDDEN * 4
+def byte_of(i, e, BITS: tl.constexpr):
+    """Which byte of a block has the bits of element e of its group i."""
+    if BITS.run == 1:
+        return i + BITS.at
     else:
-        return HIDDEN * 2
+        WIDE: tl.constexpr = BITS.run if BITS.run < 32 else 32
+        chunk, part, within = i // (BITS.chunk // 8), i // 4, i % (WIDE // 8) * 8 + e
+        at = chunk * BITS.run
+        if BITS.run > WIDE:
+            at = at + part % (BITS.run // WIDE) * WIDE
+        return at + within + BITS.at
+
+
+@triton.jit
+def bits_of(byte, i, e, BITS: tl.constexpr):
+    """The bits of element e of group i in their byte, int32."""
+    if BITS.run == 1:
+        return (byte >> e) & 1
+    else:
+        shift = i % (BITS.chunk // 8) // (BITS.run // 8) * BITS.width
+        return (byte >> shift) & ((1 << BITS.width) - 1)
+
+
+@triton.jit
+def code_of(low, high, i, e, LAYOUT: tl.constexpr):
+    """A quant as stored, int32; a number in two's complement as float32."""
+    LOW: tl.constexpr = LAYOUT.quants.low
+    HIGH: tl.constexpr = LAYOUT.quants.high
+    if LAYOUT.quants.signed:
+        return low.to(tl.float32)
+    elif HIGH is not None:
+        return bits_of(low, i, e, LOW) | (bits_of(high, i, e, HIGH) << LOW.width)
+    else:
+        return bits_of(low, i, e, LOW)
+
+
+@triton.jit
+def number_of(code, LAYOUT: tl.constexpr):
+    """What a quant stands for, float32."""
+    if LAYOUT.quants.codebook is not None:
+        CODEBOOK: tl.constexpr = LAYOUT.quants.codebook_words
+        code = entry(code, CODEBOOK)
+    elif LAYOUT.quants.zero:
+        code = code - LAYOUT.quants.zero
+    return code.to(tl.float32)
+
+
+@triton.jit
+def load_scale(block, inside, LAYOUT: tl.constexpr):
+    """A block's scale, float32."""
+    if LAYOUT.exponent:
+        return scale_of(tl.load(block + LAYOUT.scale, mask=inside, other=0))
+    else:
+        return load_f16(block + LAYOUT.scale, inside)
+
+
+@triton.jit
+def load_code(block, number, inside, CODES: tl.constexpr):
+    """What one of a block's subscales or subminimums stands for: int32, or int8 in two's complement."""
+    LOW: tl.constexpr = CODES.low
+    HIGH: tl.constexpr = CODES.high
+    if CODES.signed:
+        return load_byte(block + (number + LOW.at), inside, True)
+    elif HIGH is not None:
+        low, high = _load_place(block, number, inside, LOW), _load_place(block, number, inside, HIGH)
+        return (low | (high << LOW.width)) - CODES.zero
+    else:
+        return _load_place(block, number, inside, LOW) - CODES.zero
+
+
+@triton.jit
+def _load_place(block, number, inside, PLACES: tl.constexpr):
+    nibble = number.to(tl.int64) * 4
+    at = ((PLACES.bytes_table >> nibble) & 15).to(tl.int32) + PLACES.first
+    shift = ((PLACES.shifts_table >> nibble) & 15).to(tl.int32)
+    return (load_byte(block + at, inside, False) >> shift) & ((1 << PLACES.width) - 1)
 
 
 @triton.jit
 def embed_row(
     raw, token, norm, values, high, low, scale, squares,
-    FORMAT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
+    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
     NORMED: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """One program writes a whole vector: the row of `token` (a number in a register), quantized as row * norm.
@@ -129,13 +201,13 @@ def embed_row(
     neighbouring lanes, by opaque numbers: so no access is laid out in another way and goes through shared memory.
     """
     token = tl.minimum(tl.maximum(token, 0), VOCAB - 1)
-    row = raw + token.to(tl.int64) * row_bytes(FORMAT, HIDDEN)
+    row = raw + token.to(tl.int64) * (HIDDEN // LAYOUT.size * LAYOUT.nbytes)
     zero = tl.zeros([8, TILE // 8], tl.int32)
     e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
     for first in tl.static_range(0, HIDDEN, TILE):
         g = opaque(zero + first // 8 + tl.arange(0, TILE // 8)[None, :], ASM)
         inside = g < HIDDEN // 8
-        v = decode(row, g, e, inside, FORMAT)
+        v = decode(row, g, e, inside, LAYOUT)
         n = v
         if NORMED:
             n = v * tl.load(norm + (g * 8 + e), mask=inside, other=0.0)

@@ -1,8 +1,8 @@
 """Packed weights back to numbers, for matrix products over many tokens (prefill), which a library does best.
 
-A plane of quants is one long row of runs of 32 columns (see `weights`), so a kernel needs no rows: it takes groups of 8
-columns and writes 16 bytes a group. Values are those of the format's own dequantize, rounded once to float16; F16 and
-BF16 only change their order, and F32 is used as it is.
+A plane of quants is one long row of runs of 32 columns (see `traits`), so a kernel needs no rows: it takes groups of 8
+columns and writes 16 bytes a group. Values are those of the format's own dequantize, rounded once to float16; floats of
+16 bits only change their order, and float32 is used as it is.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,19 @@ import torch
 import triton
 import triton.language as tl
 
+from kernel_templates import formats
 from kernel_templates.cuda import weights
+from kernel_templates.cuda.codes import byte_of_word, entry, half_of, scale_of
 from kernel_templates.cuda.launch import Launch, Target
 from kernel_templates.cuda.weights import Planes
+from kernel_templates.formats.layout import Floats
 
 _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few programs, a GPU thousands
 
 
 @triton.jit
 def expand(
-    p0, p1, p2, p3, out, groups, FORMAT: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr
+    p0, p1, p2, p3, out, groups, TRAITS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr
 ):
     """out[8 g + 4 h + j] = weight j of half h of group g, as 16 bits.
 
@@ -33,61 +36,105 @@ def expand(
     byte = 8 * column
     at = g[:, None, None] * 8 + 4 * half + column
     keep, _ = tl.broadcast(inside[:, None, None], at)
-    if FORMAT == "F16" or FORMAT == "BF16":
+    if TRAITS.kind != "":
         words = tl.load(p0 + g[:, None, None] * 4 + column, mask=inside[:, None, None], other=0)
         bits = (words >> (16 * half)).to(tl.int16)
     else:
-        value = decode(p0, p1, p2, p3, g, inside, half, byte, FORMAT)
+        value = decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS)
         bits = value.to(tl.float16).to(tl.int16, bitcast=True)
     tl.store(out + at, bits, mask=keep)
 
 
 @triton.jit
-def decode(p0, p1, p2, p3, g, inside, half, byte, FORMAT: tl.constexpr):
+def decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS: tl.constexpr):
     """float32 [GROUPS, 2, 4]: groups g of a quantized matrix; half [1, 2, 1]; byte [1, 1, 4]: its first bit."""
+    planes = (p0, p1, p2, p3)
     run = g // 4
-    if FORMAT == "Q8_0":
-        first = tl.load(p0 + run * 8 + g % 4, mask=inside, other=0)
-        second = tl.load(p0 + run * 8 + 4 + g % 4, mask=inside, other=0)
-        q = (tl.join(first, second)[:, :, None] << (24 - byte)) >> 24
+    q = decode_quants(planes, g, run, inside, half, byte, TRAITS)
+    if TRAITS.group:
+        scale, minimum = decode_scales(planes, g, run, inside, TRAITS)
     else:
-        q = (tl.load(p0 + g, mask=inside, other=0)[:, None, None] >> (byte + 4 * half)) & 15
-    if FORMAT == "Q6_K":
-        upper = tl.load(p1 + run, mask=inside, other=0) >> (2 * (g % 4))
-        q = q | (((upper[:, None, None] >> (byte + 32 * half)).to(tl.int32) & 3) << 4)
-        pair = tl.load(p2 + run, mask=inside, other=0).to(tl.int32)
-        subscale = tl.where(g % 4 < 2, (pair << 24) >> 24, pair >> 8)
-        scale = tl.load(p3 + g // 32, mask=inside, other=0.0).to(tl.float32) * subscale.to(tl.float32)
-        return ((q ^ 32) - 32).to(tl.float32) * scale[:, None, None]
-    scale = tl.load(p1 + run, mask=inside, other=0.0).to(tl.float32)
-    if FORMAT == "Q4_0":
-        q = (q ^ 8) - 8
+        scale = scale_of(tl.load(planes[TRAITS.scale] + run, mask=inside, other=0))
+    if TRAITS.codebook is not None:
+        CODEBOOK: tl.constexpr = TRAITS.codebook
+        q = entry(q, CODEBOOK)
+    elif TRAITS.signed and TRAITS.bits < 8:
+        q = (q ^ (1 << (TRAITS.bits - 1))) - (1 << (TRAITS.bits - 1))
     value = q.to(tl.float32) * scale[:, None, None]
-    if FORMAT == "Q4_1":
-        value += tl.load(p2 + run, mask=inside, other=0.0).to(tl.float32)[:, None, None]
+    if TRAITS.subminimum:
+        value += minimum[:, None, None]
+    elif TRAITS.minimum:
+        value += tl.load(planes[TRAITS.lowest] + run, mask=inside, other=0.0).to(tl.float32)[:, None, None]
     return value
+
+
+@triton.jit
+def decode_quants(planes, g, run, inside, half, byte, TRAITS: tl.constexpr):
+    """int32 [GROUPS, 2, 4]: as stored, a byte's sign extended."""
+    if TRAITS.bits == 8:
+        first = tl.load(planes[0] + run * 8 + g % 4, mask=inside, other=0)
+        second = tl.load(planes[0] + run * 8 + 4 + g % 4, mask=inside, other=0)
+        return (tl.join(first, second)[:, :, None] << (24 - byte)) >> 24
+    else:
+        q = byte * 0 + half * 0
+        if TRAITS.bits & 4:
+            words = tl.load(planes[0] + g, mask=inside, other=0)[:, None, None]
+            # A codebook's nibbles are in the order of the columns.
+            q = (words >> (byte + 4 * half if TRAITS.codebook is None else byte // 2 + 16 * half)) & 15
+        if TRAITS.bits & 2:
+            upper = tl.load(planes[TRAITS.pairs] + run, mask=inside, other=0) >> (2 * (g % 4))
+            q = q | (((upper[:, None, None] >> (byte + 32 * half)).to(tl.int32) & 3) << (TRAITS.bits & 4))
+        if TRAITS.bits & 1:
+            upper = tl.load(planes[TRAITS.ones] + run, mask=inside, other=0) >> (g % 4)
+            q = q | (((upper[:, None, None] >> (byte + 4 * half)) & 1) << (TRAITS.bits - 1))
+        return q
+
+
+@triton.jit
+def decode_scales(planes, g, run, inside, TRAITS: tl.constexpr):
+    """float32 [GROUPS]: scale and, as it is added, minimum (0 without one) of groups under subscales."""
+    codes = tl.load(planes[TRAITS.codes] + run, mask=inside, other=0).to(tl.int32)
+    subscale = _code_of_group(codes, g, 0, TRAITS)
+    stored = tl.load(planes[TRAITS.scale] + g // (TRAITS.size // 8), mask=inside, other=0)
+    if TRAITS.subminimum:
+        minimum = -half_of(stored, 1) * _code_of_group(codes, g, 32 // TRAITS.group, TRAITS).to(tl.float32)
+        return half_of(stored, 0) * subscale.to(tl.float32), minimum
+    else:
+        return scale_of(stored) * subscale.to(tl.float32), 0.0
+
+
+@triton.jit
+def _code_of_group(codes, g, FIRST: tl.constexpr, TRAITS: tl.constexpr):
+    """Subscale, or from FIRST on subminimum, of groups g of 8 columns."""
+    BYTES: tl.constexpr = 32 // TRAITS.group * (2 if TRAITS.subminimum else 1)
+    if TRAITS.group == 16:
+        return tl.where(g % 4 < 2, byte_of_word(codes, FIRST, BYTES), byte_of_word(codes, FIRST + 1, BYTES))
+    else:
+        return byte_of_word(codes, FIRST, BYTES)
 
 
 def dtype(planes: Planes) -> torch.dtype:
     """What a matrix is multiplied in."""
-    return {"F32": torch.float32, "BF16": torch.bfloat16}.get(planes.format, torch.float16)
+    layout = formats.get(planes.format).layout
+    return layout.dtype if isinstance(layout, Floats) else torch.float16
 
 
 def launch(planes: Planes, out: torch.Tensor) -> Launch:
-    """Write a matrix of any format but F32 to out: `dtype`, contiguous, rows * cols elements or more."""
+    """Write a matrix, of any `dtype` but float32, to out: `dtype`, contiguous, rows * cols elements or more."""
     groups = planes.rows * planes.cols // 8
     return Launch(
         name="expand",
         kernel=expand,
         grid=(triton.cdiv(groups, _GROUPS),),
         arguments=(*planes.pointers, out.view(torch.int16), groups),
-        constants={"FORMAT": planes.format, "GROUPS": _GROUPS},
+        constants={"TRAITS": planes.traits, "GROUPS": _GROUPS},
         warps=8,
     )
 
 
 def matrix(parts: Sequence[Planes], buffer: torch.Tensor, target: Target | None) -> torch.Tensor:
-    """Matrices of one width and `dtype`, one below the other: [rows, cols], in `buffer` (float16), F32 where it lies.
+    """Matrices of one width and `dtype`, one below the other: [rows, cols], in `buffer` (float16); float32 stays where
+    it lies.
 
     A buffer is read by the caller's products and written by the next call, in stream order: kernels here are launched
     without PDL, because a library's kernels may let the next one start before they have read it. target: None expands

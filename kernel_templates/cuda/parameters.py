@@ -5,13 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from kernel_templates import formats
+from kernel_templates.cuda.traits import of_format
 from kernel_templates.space import Constraint, Parameter, Space
-
-UNIT_COLS = {"Q4_0": 32, "Q4_1": 32, "Q6_K": 32, "Q8_0": 16, "F16": 8, "BF16": 8, "F32": 4}
-"""Columns in the 16 bytes that one load brings."""
-
-TILE_WORDS = {"Q4_0": 5, "Q4_1": 6, "Q6_K": 8, "Q8_0": 5, "F16": 4, "BF16": 4, "F32": 4}
-"""Words of 32 bits that a thread holds of a row in a tile: quants and scales."""
 
 ROW_WORDS = 80  # of all its rows, untuned
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
@@ -24,7 +19,7 @@ MOST_WORDS = 128  # of 32 bits a thread may hold for tiles in flight; it has 255
 
 def units(cols: int, name: str) -> int:
     """16-byte units of quants in a row."""
-    return cols // UNIT_COLS[name]
+    return cols // of_format(name).unit
 
 
 def parameters(
@@ -48,7 +43,7 @@ def parameters(
     warps = min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
-    words = together * -(-most // default_units) * max(TILE_WORDS[name] for name, _ in matrices)
+    words = together * -(-most // default_units) * max(of_format(name).tile_words for name, _ in matrices)
     while default_each < 8 and 2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS:
         default_each *= 2
     weights = rows * max(cols for _, cols in matrices)
@@ -91,7 +86,7 @@ def parameters(
             "a program that need not wait waits for its weights before it asks for the vector",
         ),
     )  # fmt: skip
-    if any(formats.get(name).block > 1 for name, _ in matrices):
+    if any(formats.get(name).quantized for name, _ in matrices):
         meaning = "quantized vector of the producer, or its values, quantized by each consumer"
         parameters += (Parameter(prefix + "source", ("planes", "values"), "planes", meaning),)
     constraints: tuple[Constraint, ...] = (
@@ -142,7 +137,7 @@ def constants(
     groups = max(1, 32 * c["warps"] // c["units"])
     chunks = -(-units(cols, name) // c["units"])
     return {
-        "FORMAT": name, "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
+        "TRAITS": of_format(name), "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
         "EACH": c["each"], "GROUPS": groups, "UNITS": c["units"], "CHUNKS": chunks, "STEPS": c["steps"],
         "AHEAD": min(c["ahead"], chunks * c["steps"]), "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
         "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),

@@ -62,35 +62,35 @@ def rms_factor(parts, eps, COLS: tl.constexpr):
 @triton.jit
 def tiles_ahead(
     w0, w1, w2, w3, r, rows, u,
-    FORMAT: tl.constexpr, COLS: tl.constexpr, BELOW: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, BELOW: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
     """Ask for the first AHEAD tiles. BELOW: rows from one step's to the next's."""
     held = ()
     for t in tl.static_range(AHEAD):
         row, unit = r + t // CHUNKS * BELOW, u + t % CHUNKS * UNITS
-        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
     return held
 
 
 @triton.jit
 def vector_ahead(
     values, high, low, scale, norm, g, u,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
     UNITS: tl.constexpr, CHUNKS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Ask for the vector, or for two of its many CHUNKS."""
     xs = ()
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
         unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, NORM, SOURCE, ASM),)
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, NORM, SOURCE, ASM),)
     return xs
 
 
 @triton.jit
 def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
     BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
@@ -104,19 +104,19 @@ def rows_product(
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
-        w0, w1, w2, w3, r, rows, u, FORMAT, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
-        ready = ready + (unpack(held[t], FORMAT),)
-        settle(ready[t], w0, FORMAT, ASM)
+        ready = ready + (unpack(held[t], TRAITS, ASM),)
+        settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
+        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
     xs = vector_ahead(
-        values, high, low, scale, norm, g, u, FORMAT, ACT, COLS, True, SOURCE, UNITS, CHUNKS, ASM
+        values, high, low, scale, norm, g, u, TRAITS, ACT, COLS, True, SOURCE, UNITS, CHUNKS, ASM
     )  # fmt: skip
     parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
@@ -130,12 +130,12 @@ def rows_product(
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
             row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
-            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
         if CHUNKS > KEPT and t + XS < TILES:
             unit = u + (t + XS) % CHUNKS * UNITS
-            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
-        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
-        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
+            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, True, SOURCE, ASM),)
+        parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
+        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], TRAITS, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
@@ -156,7 +156,7 @@ def rows_product(
 @triton.jit
 def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
-    FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
@@ -167,7 +167,7 @@ def residual_product(
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
-        w0, w1, w2, w3, r, rows, u, FORMAT, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
     norms = ()
     for s in tl.static_range(STEPS):
@@ -175,15 +175,15 @@ def residual_product(
         norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
-        ready = ready + (unpack(held[t], FORMAT),)
-        settle(ready[t], w0, FORMAT, ASM)
+        ready = ready + (unpack(held[t], TRAITS, ASM),)
+        settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
+        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
     xs = vector_ahead(
-        values, high, low, scale, values, g, u, FORMAT, ACT, COLS, False, SOURCE, UNITS, CHUNKS, ASM
+        values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, ASM
     )  # fmt: skip
     before = ()
     for s in tl.static_range(STEPS):
@@ -196,12 +196,12 @@ def residual_product(
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
             row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
-            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
         if CHUNKS > KEPT and t + XS < TILES:
             unit = u + (t + XS) % CHUNKS * UNITS
-            xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, FORMAT, ACT, COLS, False, SOURCE, ASM),)
-        parts = ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT)
-        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], FORMAT, ACT, ASM)
+            xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, TRAITS, ACT, COLS, False, SOURCE, ASM),)
+        parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
+        acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], TRAITS, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) + before[t // CHUNKS]
@@ -215,7 +215,7 @@ def residual_product(
 def gated_product(
     g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
     out_values, out_high, out_low, out_scale, rows,
-    FORMAT: tl.constexpr, UP_FORMAT: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
+    TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr,
     STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
@@ -232,23 +232,23 @@ def gated_product(
     for t in tl.static_range(AHEAD):
         row = r + t // BOTH * (EACH * GROUPS)
         if t % BOTH < CHUNKS:
-            held = held + (load_tile(g0, g1, g2, g3, row, rows, u + t % BOTH * UNITS, FORMAT, COLS, EVEN, STREAM),)
+            held = held + (load_tile(g0, g1, g2, g3, row, rows, u + t % BOTH * UNITS, TRAITS, COLS, EVEN, STREAM),)
         else:
             unit = u + (t % BOTH - CHUNKS) * UNITS
-            held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_FORMAT, COLS, EVEN, STREAM),)
+            held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_TRAITS, COLS, EVEN, STREAM),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
-        ready = ready + (unpack(held[t], FORMAT if t % BOTH < CHUNKS else UP_FORMAT),)
-        settle(ready[t], g0, FORMAT if t % BOTH < CHUNKS else UP_FORMAT, ASM)
-    for c in tl.static_range(CHUNKS if FORMAT == UP_FORMAT and CHUNKS <= KEPT else 1):
-        aim(values, high, low, scale, g, u + c * UNITS, FORMAT, ACT, SOURCE, ASM)
+        ready = ready + (unpack(held[t], TRAITS if t % BOTH < CHUNKS else UP_TRAITS, ASM),)
+        settle(ready[t], g0, TRAITS if t % BOTH < CHUNKS else UP_TRAITS, ASM)
+    for c in tl.static_range(CHUNKS if TRAITS == UP_TRAITS and CHUNKS <= KEPT else 1):
+        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
     if PDL:
         gdc_wait()
-    SHARED: tl.constexpr = FORMAT == UP_FORMAT and CHUNKS <= KEPT
+    SHARED: tl.constexpr = TRAITS == UP_TRAITS and CHUNKS <= KEPT
     xs = ()
     for c in tl.static_range(CHUNKS if SHARED else 1):
         unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, True, SOURCE, ASM),)
     parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
     if PDL and not EARLY:
@@ -261,25 +261,27 @@ def gated_product(
             row = r + (t + AHEAD) // BOTH * (EACH * GROUPS)
             if (t + AHEAD) % BOTH < CHUNKS:
                 unit = u + (t + AHEAD) % BOTH * UNITS
-                held = held + (load_tile(g0, g1, g2, g3, row, rows, unit, FORMAT, COLS, EVEN, STREAM),)
+                held = held + (load_tile(g0, g1, g2, g3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
             else:
                 unit = u + ((t + AHEAD) % BOTH - CHUNKS) * UNITS
-                held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_FORMAT, COLS, EVEN, STREAM),)
+                held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_TRAITS, COLS, EVEN, STREAM),)
         if not SHARED and t + 1 < STEPS * BOTH:  # one tile ahead
             if (t + 1) % BOTH < CHUNKS:
                 v = u + (t + 1) % BOTH * UNITS
-                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, FORMAT, ACT, COLS, True, SOURCE, ASM),)
+                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, TRAITS, ACT, COLS, True, SOURCE, ASM),)
             else:
                 v = u + ((t + 1) % BOTH - CHUNKS) * UNITS
-                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_FORMAT, ACT, COLS, True, SOURCE, ASM),)
+                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_TRAITS, ACT, COLS, True, SOURCE, ASM),)
         x = xs[t % BOTH % CHUNKS if SHARED else t]
         if t % BOTH < CHUNKS:
-            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], FORMAT), x, FORMAT, ACT, ASM)
+            parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
+            acc += tile_dot(parts, x, TRAITS, ACT, ASM)
             if t % BOTH == CHUNKS - 1:
                 gate = acc
                 acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
         else:
-            acc += tile_dot(ready[t] if READY and t < AHEAD else unpack(held[t], UP_FORMAT), x, UP_FORMAT, ACT, ASM)
+            parts = ready[t] if READY and t < AHEAD else unpack(held[t], UP_TRAITS, ASM)
+            acc += tile_dot(parts, x, UP_TRAITS, ACT, ASM)
         if t % BOTH == BOTH - 1:
             at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor

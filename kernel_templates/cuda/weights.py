@@ -1,29 +1,21 @@
-"""Weights as GPU kernels read them: the file's quants and scales in separate planes, 16 bytes a load, nothing lost.
+"""Weights as GPU kernels read them: the file's quants and scales in separate planes (see `traits`), 16 bytes a load,
+nothing lost."""
 
-Columns are packed by runs of 32, in the order of `vector`: word w of a run holds columns 8w..8w+3 in its low nibbles
-and 8w+4..8w+7 in its high ones; with bytes instead of nibbles, 16 bytes of the former come before 16 of the latter.
-
-    Q4_0  quants int32 [rows, runs, 4], two's complement nibbles (quant - 8); scale float16 [rows, runs]
-    Q4_1  quants int32 [rows, runs, 4], unsigned; scale, minimum float16 [rows, runs]
-    Q8_0  quants int32 [rows, runs, 8]; scale float16 [rows, runs]
-    Q6_K  low int32 [rows, runs, 4], the low 4 bits of (quant - 32) in two's complement; high int64 [rows, runs]: bits
-          2w, 2w + 1 of byte j are the upper bits of column 8w + j (j < 4) or 8w + j (4 <= j < 8);
-          subscale int16 [rows, runs], two int8; scale float16 [rows, runs / 8]
-    F16, BF16  words int32 [rows, cols / 2]: word w of 16 bytes holds columns w (low half) and w + 4 of their eight
-    F32   words int32 [rows, cols]
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kernel_templates import formats
+from kernel_templates.cuda import traits
+from kernel_templates.cuda.traits import Traits
 from kernel_templates.cuda.vector import memory_order
+from kernel_templates.formats import codec
+from kernel_templates.formats.codec import Fields
+from kernel_templates.formats.layout import Blocks, Codes, Floats
 from kernel_templates.operation import Weight
 
 _CHUNK_ROWS = 1 << 14  # a head is packed in parts, so that its bytes are not there five times over
-_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -34,6 +26,10 @@ class Planes:
     rows: int
     cols: int
     tensors: tuple[torch.Tensor, ...]
+
+    @property
+    def traits(self) -> Traits:
+        return traits.of_format(self.format)
 
     @property
     def nbytes(self) -> int:
@@ -55,81 +51,119 @@ def pack(weights: Sequence[Weight], device: str | torch.device) -> Planes:
     return Planes(first.format, sum(w.rows for w in weights), first.cols, tuple(t.contiguous() for t in tensors))
 
 
-def _pack(raw: torch.Tensor, name: str) -> tuple[torch.Tensor, ...]:
-    if name in _FLOATS:
-        if name == "F32":
-            return (raw.view(torch.int32),)
-        eights = raw.view(torch.int16).view(len(raw), -1, 2, 4).transpose(2, 3)
-        return (eights.contiguous().view(torch.int32).view(len(raw), -1),)
-    planes = formats.get(name).to_planes(raw)
-    rows = len(raw)
-    if name in ("Q4_0", "Q4_1"):
-        quants = _nibbles(planes["quants"])
-        if name == "Q4_0":
-            return _pack_nibbles(quants ^ 8), planes["scale"]
-        return _pack_nibbles(quants), planes["scale"], planes["minimum"]
-    if name == "Q8_0":
-        quants = planes["quants"].contiguous().view(torch.uint8).view(rows, -1)
+def _pack(raw: torch.Tensor, name: str) -> list[torch.Tensor]:
+    fmt, rows = formats.get(name), len(raw)
+    if isinstance(fmt.layout, Floats):
+        words = raw.view(torch.int32)
+        if fmt.layout.nbytes == 2:
+            words = raw.view(torch.int16).view(rows, -1, 2, 4).transpose(2, 3).contiguous().view(torch.int32)
+        return [words.view(rows, -1)]
+    fields = codec.read(fmt.blocks(raw), fmt.layout)
+    return _pack_quants(fields.quants.reshape(rows, -1), fmt.layout) + _pack_scales(fields, fmt.layout)
+
+
+def _pack_quants(quants: torch.Tensor, layout: Blocks) -> list[torch.Tensor]:
+    """uint8 [rows, cols], the file's codes -> the planes of their bits."""
+    rows, bits = len(quants), layout.quants.bits
+    if bits == 8:
         order = memory_order(32).to(quants.device)
-        return quants.view(rows, -1, 32)[..., order].contiguous().view(torch.int32), planes["scale"]
-    if name == "Q6_K":
-        quants = (_six_bits(planes) - 32) & 63
-        low, upper = _pack_nibbles(quants & 15), (quants >> 4).view(rows, -1, 4, 2, 4).long()  # [.., word, half, j]
-        shifts = torch.arange(4, device=raw.device)[:, None, None] * 2 + (
-            torch.arange(2, device=raw.device)[:, None] * 32 + torch.arange(4, device=raw.device) * 8
-        )
-        high = (upper << shifts).sum((2, 3, 4))
-        subscale = planes["subscale"].contiguous().view(torch.int16).view(rows, -1)
-        return low, high, subscale, planes["scale"]
-    raise ValueError(f"weight format {name} has no GPU layout")
+        return [quants.view(rows, -1, 32)[..., order].contiguous().view(torch.int32)]
+    if layout.quants.zero:
+        quants = quants ^ layout.quants.zero  # less the zero, in two's complement
+    by_half = quants.view(rows, -1, 4, 2, 4)  # [run, word, half, j]
+    planes = []
+    if bits & 4:
+        nibbles = by_half & 15
+        if layout.quants.codebook is None:
+            packed = nibbles[..., 0, :] | (nibbles[..., 1, :] << 4)
+        else:
+            packed = nibbles.flatten(-2)[..., ::2] | (nibbles.flatten(-2)[..., 1::2] << 4)
+        planes.append(packed.contiguous().view(torch.int32).squeeze(-1))
+    if bits & 2:
+        pairs = (by_half >> (bits & 4)) & 3
+        packed = pairs[:, :, 0] | (pairs[:, :, 1] << 2) | (pairs[:, :, 2] << 4) | (pairs[:, :, 3] << 6)
+        planes.append(packed.flatten(-2).contiguous().view(torch.int64).squeeze(-1))
+    if bits & 1:
+        ones = by_half >> (bits - 1)
+        packed = torch.zeros_like(ones[:, :, 0, 0])
+        for word in range(4):
+            packed = packed | (ones[:, :, word, 0] << word) | (ones[:, :, word, 1] << (word + 4))
+        planes.append(packed.contiguous().view(torch.int32).squeeze(-1))
+    return planes
 
 
-def _nibbles(words: torch.Tensor) -> torch.Tensor:
-    """ggml's int32 [rows, blocks, 4] -> uint8 [rows, blocks, 32]: byte j holds elements j and j + 16."""
-    packed = words.contiguous().view(torch.uint8)
-    return torch.cat([packed & 15, packed >> 4], -1)
-
-
-def _pack_nibbles(quants: torch.Tensor) -> torch.Tensor:
-    """uint8 0..15 [rows, ...] -> int32 [rows, runs, 4] in this file's order."""
-    rows = len(quants)
-    by_half = quants.reshape(rows, -1, 4, 2, 4)  # [run, word, half, j]
-    return (by_half[..., 0, :] | (by_half[..., 1, :] << 4)).to(torch.uint8).contiguous().view(torch.int32).squeeze(-1)
-
-
-def _six_bits(planes: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Q6_K's quants as int16 0..63 [rows, cols], columns in order."""
-    rows = len(planes["low"])
-    low = planes["low"].contiguous().view(torch.uint8).view(rows, -1, 2, 2, 32)
-    high = planes["high"].contiguous().view(torch.uint8).view(rows, -1, 2, 1, 32)
-    runs = torch.cat([low & 15, low >> 4], 3)  # four runs of 32 a half
-    upper = torch.cat([(high >> 2 * run) & 3 for run in range(4)], 3)
-    return (runs | (upper << 4)).to(torch.int16).reshape(rows, -1)
+def _pack_scales(fields: Fields, layout: Blocks) -> list[torch.Tensor]:
+    """The planes after those of the quants."""
+    if fields.subscales is None:
+        return [fields.scale] if fields.minimum is None else [fields.scale, fields.minimum]
+    rows, each = len(fields.scale), 32 // layout.group
+    codes = [
+        codec.meaning(some, kind).to(torch.int8).view(rows, -1, each)
+        for some, kind in ((fields.subscales, layout.subscales), (fields.subminimums, layout.subminimums))
+        if some is not None and kind is not None
+    ]
+    word = {1: torch.int8, 2: torch.int16, 4: torch.int32}[each * len(codes)]
+    scale = fields.scale
+    if fields.minimum is not None:
+        scale = torch.stack((scale, fields.minimum), -1).view(torch.int32).squeeze(-1)
+    return [torch.cat(codes, -1).view(word).squeeze(-1), scale]
 
 
 def unpack(planes: Planes) -> torch.Tensor:
     """float32 [rows, cols], exactly what the format's `dequantize` gives: proof that packing loses nothing."""
-    t, rows, name = planes.tensors, planes.rows, planes.format
-    if name in _FLOATS:
-        if name == "F32":
-            return t[0].view(torch.float32)
-        eights = t[0].view(torch.int16).view(rows, -1, 4, 2).transpose(2, 3)
-        return eights.contiguous().view(_FLOATS[name]).view(rows, -1).float()
-    if name == "Q8_0":
-        quants = torch.empty(rows, planes.cols // 32, 32, device=t[0].device)
-        quants[..., memory_order(32).to(t[0].device)] = t[0].view(torch.int8).view(rows, -1, 32).float()
-        return (quants * t[1].float()[..., None]).reshape(rows, -1)
-    words = t[0].contiguous().view(torch.uint8).view(rows, -1, 4, 4)
-    quants = torch.stack([words & 15, words >> 4], 3).to(torch.int16)  # [run, word, half, j]
-    if name == "Q4_0":
-        return ((((quants ^ 8) - 8).reshape(rows, -1, 32)) * t[1].float()[..., None]).reshape(rows, -1)
-    if name == "Q4_1":
-        scaled = quants.reshape(rows, -1, 32) * t[1].float()[..., None]
-        return (scaled + t[2].float()[..., None]).reshape(rows, -1)
-    upper = torch.stack(
-        [(t[1] >> (2 * w)).contiguous().view(torch.uint8).view(rows, -1, 2, 4) & 3 for w in range(4)], 2
-    )
-    six = (quants | (upper.to(torch.int16) << 4)).reshape(rows, -1, 16)
-    subscale = t[2].contiguous().view(torch.int8).view(rows, -1).float()
-    scale = t[3].float().repeat_interleave(16, 1) * subscale
-    return (((six ^ 32) - 32).float() * scale[..., None]).reshape(rows, -1)
+    layout, rows = formats.get(planes.format).layout, planes.rows
+    if isinstance(layout, Floats):
+        words = planes.tensors[0]
+        if layout.nbytes == 2:
+            words = words.view(torch.int16).view(rows, -1, 4, 2).transpose(2, 3).contiguous()
+        return words.view(layout.dtype).view(rows, -1).float()
+    tensors = dict(zip(planes.traits.planes, planes.tensors, strict=True))
+    quants = _unpack_quants(tensors, rows, layout).view(rows, -1, layout.size)
+    return codec.weights(_unpack_scales(tensors, quants, layout), layout).view(rows, -1)
+
+
+def _unpack_quants(tensors: Mapping[str, torch.Tensor], rows: int, layout: Blocks) -> torch.Tensor:
+    """The file's codes, uint8, columns in order."""
+    bits = layout.quants.bits
+    if bits == 8:
+        packed = tensors["quants"].view(torch.uint8).view(rows, -1, 32)
+        quants = torch.empty_like(packed)
+        quants[..., memory_order(32).to(packed.device)] = packed
+        return quants
+    quants = torch.zeros((), dtype=torch.uint8, device=tensors["scale"].device)
+    if bits & 4:
+        words = tensors["quants"].contiguous().view(torch.uint8).view(rows, -1, 4, 4)
+        apart = 3 if layout.quants.codebook is None else 4  # nibbles of a byte: halves of eight columns, or neighbours
+        quants = torch.stack((words & 15, words >> 4), apart).view(rows, -1, 4, 2, 4)  # [run, word, half, j]
+    if bits & 2:
+        packed = tensors["pairs"].contiguous().view(torch.uint8).view(rows, -1, 1, 2, 4)
+        quants = quants | ((packed >> _by_word(2, packed)) & 3) << (bits & 4)
+    if bits & 1:
+        packed = tensors["ones"].contiguous().view(torch.uint8).view(rows, -1, 1, 1, 4)
+        halves = torch.arange(0, 8, 4, dtype=torch.uint8, device=packed.device)[:, None]
+        quants = quants | ((packed >> (_by_word(1, packed) + halves)) & 1) << (bits - 1)
+    return quants ^ layout.quants.zero
+
+
+def _by_word(width: int, like: torch.Tensor) -> torch.Tensor:
+    """Shifts of the four words of a run, [word, half, j]."""
+    return torch.arange(0, 4 * width, width, dtype=torch.uint8, device=like.device)[:, None, None]
+
+
+def _unpack_scales(tensors: Mapping[str, torch.Tensor], quants: torch.Tensor, layout: Blocks) -> Fields:
+    """The fields of blocks with these quants."""
+    scale, minimum = tensors["scale"], tensors.get("minimum")
+    if layout.subscales is None:
+        return Fields(quants, scale, minimum)
+    rows, runs = len(scale), quants[0].numel() // 32
+    numbers = tensors["codes"].contiguous().view(torch.uint8).view(rows, runs, -1)
+
+    def codes(numbers: torch.Tensor, kind: Codes) -> torch.Tensor:
+        return (numbers + kind.zero).reshape(*quants.shape[:2], -1)
+
+    each = 32 // layout.group
+    subscales = codes(numbers[..., :each], layout.subscales)
+    if layout.subminimums is None:
+        return Fields(quants, scale, subscales=subscales)
+    scale, minimum = scale.contiguous().view(torch.float16).view(*quants.shape[:2], 2).unbind(-1)
+    return Fields(quants, scale, minimum, subscales, codes(numbers[..., each:], layout.subminimums))

@@ -47,14 +47,14 @@ def compile(problem: Ffn, config, features) -> Kernel:
     gate_x, up_x, down_x = _layouts(problem)
     quantize_gate, quantize_up, quantize_down = quantizer(gate_x), quantizer(up_x), quantizer(down_x)
     normalize, exp = normalizer(problem.hidden), exponential(LANES)
-    (up_place, normed, raised, room), same = _places(problem), gate_x == up_x
+    (up_place, normed, raised, per_thread), same = _places(problem), gate_x == up_x
     splat, load = simd.splat("f32", LANES), simd.load("f32", LANES)
 
     def ffn(arguments, sync, thread, threads):
         gate, up, down = arguments, arguments + matrix.BYTES, arguments + 2 * matrix.BYTES
         a = arguments + 3 * matrix.BYTES
         x, norm, eps, gated = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16)), load_i64(a + 24)
-        scratch = load_i64(a + 32) + thread * room
+        scratch = load_i64(a + 32) + thread * per_thread
 
         normalize(x, norm, scratch + normed, eps)
         quantize_gate(scratch + normed, scratch)

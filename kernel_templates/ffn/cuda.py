@@ -31,7 +31,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
     other = parameters.constants(config, "gate_up_", up.format, problem.hidden, problem.ffn, problem.activation)
     tiles = (constants["CHUNKS"] + other["CHUNKS"]) * constants["STEPS"]
     constants |= {
-        "UP_FORMAT": up.format,
+        "UP_TRAITS": up.traits,
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
     }

@@ -2,11 +2,20 @@
 
 from dataclasses import dataclass
 
-from kernel_templates.problem import Matrix, Problem
+from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class Ffn(Problem, op="ffn"):
+class Ffn(
+    Problem,
+    op="ffn",
+    template_version=1,
+    matrices={
+        "gate": ("ffn", "hidden", "gate_format"),
+        "up": ("ffn", "hidden", "up_format"),
+        "down": ("hidden", "ffn", "down_format"),
+    },
+):
     """x [hidden] += W_down [hidden, ffn] (silu(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
     n = rmsnorm(x) * norm."""
 
@@ -16,11 +25,3 @@ class Ffn(Problem, op="ffn"):
     up_format: str
     down_format: str
     activation: str = "int16"
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        return (
-            Matrix("gate", self.ffn, self.hidden, self.gate_format),
-            Matrix("up", self.ffn, self.hidden, self.up_format),
-            Matrix("down", self.hidden, self.ffn, self.down_format),
-        )

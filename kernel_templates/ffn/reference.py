@@ -9,16 +9,7 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Ffn, seed: int) -> Inputs:
     """Buffers: x (in and out), norm float32 [hidden], eps float32 [1], gated float32 [ffn] (between the two halves)."""
-    rng = np.random.default_rng(seed)
-    return Inputs(
-        random_inputs.weights(problem, rng),
-        {
-            "x": random_inputs.vector(problem.hidden, rng),
-            "norm": random_inputs.norm_weight(problem.hidden, rng),
-            "eps": np.array([1e-6], np.float32),
-            "gated": random_inputs.buffer(problem.ffn),
-        },
-    )
+    return random_inputs.normed_inputs(problem, problem.hidden, {"gated": problem.ffn}, seed)
 
 
 def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:

@@ -1,9 +1,20 @@
-"""Quant formats, one file each, and the registry that finds them by name or by their number in a GGUF file."""
+"""Quant formats, one declaration a file, and the registry that finds them by name or by their number in a GGUF file."""
 
-from kernel_templates.formats import bf16, f16, f32, q4_0, q4_1, q6_k, q8_0
+import importlib
+import pkgutil
+
 from kernel_templates.formats.base import Format
 
-FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (q4_0, q4_1, q8_0, q6_k, f16, bf16, f32)}
+
+def _declared() -> dict[str, Format]:
+    """What the files of this folder declare as FORMAT, by name, in the order of ggml's numbers."""
+    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    members = [vars(importlib.import_module(name)) for name in names]
+    found = [module["FORMAT"] for module in members if "FORMAT" in module]
+    return {fmt.name: fmt for fmt in sorted(found, key=lambda fmt: fmt.ggml_type)}
+
+
+FORMATS: dict[str, Format] = _declared()
 
 
 def get(name: str) -> Format:

@@ -13,57 +13,22 @@ Source of the format: `block_q8_0` and `quantize_row_q8_0_ref` in ggml.
 import torch
 from torch import Tensor
 
-from kernel_templates.formats.base import INT8_ACTIVATION_TOLERANCE, Format
-from kernel_templates.formats.blocks import (
-    byte_blocks,
-    field,
-    float_blocks,
-    inverse_or_zero,
-    join,
-    round_half_away,
-    to_small_int,
-)
-
-NAME, BLOCK, BLOCK_BYTES = "Q8_0", 32, 34
+from kernel_templates.formats.base import Format
+from kernel_templates.formats.codec import Fields
+from kernel_templates.formats.layout import Bits, Blocks, Codes
+from kernel_templates.formats.rounding import inverse_or_zero, round_half_away, to_small_int
 
 
-def quantize(x: Tensor) -> Tensor:
-    """float32 [..., n] → uint8 [..., n // 32 * 34], as ggml does it."""
-    blocks = float_blocks(x, NAME, BLOCK)
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    quants = to_small_int(round_half_away(blocks * inverse_or_zero(scale)), torch.int8)
-    return join([scale.to(torch.float16), quants])
-
-
-def dequantize(data: Tensor) -> Tensor:
-    """uint8 [..., bytes] → float32 [..., n]."""
-    blocks = byte_blocks(data, NAME, BLOCK_BYTES)
-    scale = field(blocks, 0, 2, torch.float16).float()
-    return blocks[..., 2:].view(torch.int8).float().mul_(scale).flatten(-2)
-
-
-def to_planes(data: Tensor) -> dict[str, Tensor]:
-    """uint8 [rows, bytes] → quants int32 [rows, blocks, 8] (little-endian words), scale float16 [rows, blocks]."""
-    blocks = byte_blocks(data, NAME, BLOCK_BYTES)
-    return {
-        "quants": field(blocks, 2, 34, torch.int32),
-        "scale": field(blocks, 0, 2, torch.float16).squeeze(-1),
-    }
-
-
-def from_planes(planes: dict[str, Tensor]) -> Tensor:
-    """The planes of `to_planes` → uint8 [rows, bytes]."""
-    return join([planes["scale"].unsqueeze(-1), planes["quants"]])
+def quantize(x: Tensor, layout: Blocks) -> Fields:
+    """float32 [..., 32] → fields."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    quants = to_small_int(round_half_away(x * inverse_or_zero(scale)), torch.int8)
+    return Fields(quants.view(torch.uint8), scale.squeeze(-1))
 
 
 FORMAT = Format(
-    name=NAME,
+    name="Q8_0",
     ggml_type=8,
-    block=BLOCK,
-    block_bytes=BLOCK_BYTES,
-    quantize=quantize,
-    dequantize=dequantize,
-    to_planes=to_planes,
-    from_planes=from_planes,
-    tolerance=INT8_ACTIVATION_TOLERANCE,
+    layout=Blocks(size=32, scale=0, quants=Codes(Bits(at=2, width=8, run=32), signed=True)),
+    quantizer=quantize,
 )

@@ -23,12 +23,12 @@ def scratch_bytes(problem: Head, config) -> int:
 def compile(problem: Head, config, features) -> Kernel:
     layout = _activations(problem)
     quantize, normalize = quantizer(layout), normalizer(problem.hidden)
-    room, used = scratch_bytes(problem, config), layout.bytes
+    per_thread, used = scratch_bytes(problem, config), layout.bytes
 
     def head(arguments, sync, thread, threads):
         a = arguments + matrix.BYTES
         x, norm, eps = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16))
-        logits, scratch = load_i64(a + 24), load_i64(a + 32) + thread * room
+        logits, scratch = load_i64(a + 24), load_i64(a + 32) + thread * per_thread
         normalize(x, norm, scratch + used, eps)
         quantize(scratch + used, scratch)
         multiply_share(arguments, thread, threads, scratch, logits, 0)

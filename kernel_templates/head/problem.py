@@ -2,18 +2,14 @@
 
 from dataclasses import dataclass
 
-from kernel_templates.problem import Matrix, Problem
+from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class Head(Problem, op="head"):
+class Head(Problem, op="head", template_version=1, matrices={"w": ("vocab", "hidden", "format")}):
     """logits [vocab] = W [vocab, hidden] (x / rms(x) * norm); W in `format`."""
 
     vocab: int
     hidden: int
     format: str
     activation: str = "int16"
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        return (Matrix("w", self.vocab, self.hidden, self.format),)

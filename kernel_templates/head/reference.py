@@ -9,16 +9,7 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Head, seed: int) -> Inputs:
     """Buffers: x, norm float32 [hidden], eps float32 [1], logits float32 [vocab]."""
-    rng = np.random.default_rng(seed)
-    return Inputs(
-        random_inputs.weights(problem, rng),
-        {
-            "x": random_inputs.vector(problem.hidden, rng),
-            "norm": random_inputs.norm_weight(problem.hidden, rng),
-            "eps": np.array([1e-6], np.float32),
-            "logits": random_inputs.buffer(problem.vocab),
-        },
-    )
+    return random_inputs.normed_inputs(problem, problem.hidden, {"logits": problem.vocab}, seed)
 
 
 def outputs(problem: Head, given: Inputs) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from kernel_templates.problem import Chain, Problem
 
 
 @dataclass(frozen=True)
-class Layer(Chain, HeadShapes, op="layer"):
+class Layer(HeadShapes, Chain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
 
@@ -39,7 +39,7 @@ class Layer(Chain, HeadShapes, op="layer"):
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.heads * self.head_dim, self.out_format, self.activation)
+        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation)
 
     @property
     def ffn_part(self) -> Ffn:

@@ -20,11 +20,11 @@ def scratch_bytes(problem: Matvec, config) -> int:
 
 def compile(problem: Matvec, config, features) -> Kernel:
     layout = _activations(problem)
-    quantize, room = quantizer(layout), layout.bytes
+    quantize, per_thread = quantizer(layout), layout.bytes
 
     def matvec(arguments, sync, thread, threads):
         a = arguments + matrix.BYTES
-        x, out, scratch = load_i64(a), load_i64(a + 8), load_i64(a + 16) + thread * room
+        x, out, scratch = load_i64(a), load_i64(a + 8), load_i64(a + 16) + thread * per_thread
         quantize(x, scratch)
         multiply_share(arguments, thread, threads, scratch, out, 1)
 

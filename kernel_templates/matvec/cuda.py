@@ -1,4 +1,4 @@
-"""y += W x on the GPU, and y quantized for whoever reads it next."""
+"""y += W x on the GPU, and y quantized for the kernel that reads it next."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -56,7 +56,7 @@ def _place(problem: NormQkvRope, group: _Group) -> int:
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
     hidden, qk_norm, groups = problem.hidden, bool(problem.qk_norm), _groups(problem)
-    layouts, room, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
+    layouts, per_thread, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
     quantize, quantize_other = quantizer(layouts[0]), quantizer(layouts[-1])
     two_kinds, first_x, other_x = len(layouts) > 1, 4 * hidden, 4 * hidden + layouts[0].bytes
     normalize, normalize_head = normalizer(hidden), normalizer(dim)
@@ -71,7 +71,7 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
         q_norm, k_norm, rope = load_i64(a + 24), load_i64(a + 32), load_i64(a + 40)
         position, qkv = load_i64(load_i64(a + 48)), load_i64(a + 56)
         keys, values, cache_tiles = load_i64(a + 64), load_i64(a + 72), load_i64(a + 88)
-        scratch = load_i64(a + 80) + thread * room
+        scratch = load_i64(a + 80) + thread * per_thread
 
         normalize(x, norm, scratch, eps)
         quantize(scratch, scratch + first_x)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from kernel_templates.problem import Matrix, Problem
+from kernel_templates.problem import Problem
 
 
 @dataclass(frozen=True)
-class HeadShapes(Problem):
-    """What the projections of a layer and the whole layer have in common."""
+class HeadShapes:
+    """What x [hidden] is projected to: `heads` queries, `kv_heads` keys and values of `head_dim` elements each. RoPE
+    turns the first `rope_dim` of them; qk_norm: 1 if queries and keys are normed before."""
 
     hidden: int
     heads: int
@@ -16,9 +17,27 @@ class HeadShapes(Problem):
     rope_dim: int
     qk_norm: int
 
+    @property
+    def q_rows(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_rows(self) -> int:
+        return self.kv_heads * self.head_dim
+
 
 @dataclass(frozen=True)
-class NormQkvRope(HeadShapes, op="norm_qkv_rope"):
+class NormQkvRope(
+    HeadShapes,
+    Problem,
+    op="norm_qkv_rope",
+    template_version=1,
+    matrices={  # in the order of the output
+        "q": ("q_rows", "hidden", "q_format"),
+        "k": ("kv_rows", "hidden", "k_format"),
+        "v": ("kv_rows", "hidden", "v_format"),
+    },
+):
     """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; then, if
     `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the first `rope_dim` elements, pairs (i, i + rope_dim/2);
     k and v go to the cache at the current position."""
@@ -27,13 +46,3 @@ class NormQkvRope(HeadShapes, op="norm_qkv_rope"):
     k_format: str
     v_format: str
     activation: str = "int16"
-
-    @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """In the order of the output."""
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (
-            Matrix("q", wide, self.hidden, self.q_format),
-            Matrix("k", narrow, self.hidden, self.k_format),
-            Matrix("v", narrow, self.hidden, self.v_format),
-        )

@@ -21,9 +21,7 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     return Inputs(
         random_inputs.weights(problem, rng),
         {
-            "x": random_inputs.vector(problem.hidden, rng),
-            "norm": random_inputs.norm_weight(problem.hidden, rng),
-            "eps": np.array([1e-6], np.float32),
+            **random_inputs.normed_vector(problem.hidden, rng),
             "q_norm": random_inputs.norm_weight(problem.head_dim, rng),
             "k_norm": random_inputs.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
             "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),

@@ -46,7 +46,7 @@ def is_finite(x):
 @triton.jit
 def pick(
     best_value, best_id, raw, norm, token, history, capacity, position, status, values, high, low, scale, squares,
-    PARTIALS: tl.constexpr, CHUNK: tl.constexpr, FORMAT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr,
+    PARTIALS: tl.constexpr, CHUNK: tl.constexpr, LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr,
     TILE: tl.constexpr, ACT: tl.constexpr, NORMED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """token = the best of the partial argmaxes best_value, best_id [PARTIALS]; its embedding goes to the vector.
@@ -70,7 +70,7 @@ def pick(
     finite = is_finite(value)
     chosen = tl.where(finite, ranked_token(top), 0)
     embed_row(
-        raw, chosen, norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
+        raw, chosen, norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
     )  # fmt: skip
     at = tl.load(position) + 1
     tl.store(token, chosen)
@@ -83,7 +83,7 @@ def pick(
 @triton.jit
 def embed(
     raw, norm, token, values, high, low, scale, squares,
-    FORMAT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
+    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
     NORMED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The embedding of token[0] goes to the vector. One program."""
@@ -91,5 +91,5 @@ def embed(
         gdc_launch_dependents()
         gdc_wait()
     embed_row(
-        raw, tl.load(token), norm, values, high, low, scale, squares, FORMAT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
+        raw, tl.load(token), norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
     )  # fmt: skip

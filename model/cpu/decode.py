@@ -32,7 +32,7 @@ class Decoder:
     ):  # fmt: skip
         self.config, self.context, self.configs = config, context, configs
         self.plan = plan = layer_plan.plan(config)
-        self.team = ThreadPool(threads)
+        self.pool = ThreadPool(threads)
         self.frequencies = weights.rope_frequencies(file, config, plan.rope_factors)
         self._table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
         self._table_format = formats.get(file.tensors[plan.embedding.name].format_name)
@@ -56,8 +56,8 @@ class Decoder:
         norm = {"output_norm": weights.vector(file, config, plan.output_norm)}
         head_step, _ = self._step(file, plan.head, problems.head_problem(config, file), self.buffers | norm)
         progress(config.layers + 1, config.layers + 1)
-        self.graph = Graph(self.team, [*steps, head_step])
-        self.head = Graph(self.team, [head_step])
+        self.graph = Graph(self.pool, [*steps, head_step])
+        self.head = Graph(self.pool, [head_step])
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
@@ -119,4 +119,4 @@ class Decoder:
         return self.logits
 
     def close(self) -> None:
-        self.team.close()
+        self.pool.close()

@@ -46,7 +46,7 @@ class CpuPrefill(Prefill):
         shape = (packed.format, packed.cols, packed.lanes)
         if shape not in self._kernels:
             self._kernels[shape] = expand.compile(*shape, self.target)
-        return Graph(self.decoder.team, [expand.bind(self._kernels[shape], packed, self._memory)])
+        return Graph(self.decoder.pool, [expand.bind(self._kernels[shape], packed, self._memory)])
 
     def _matrix(self, packed: Tiles) -> Tensor:
         """The transpose, [cols, rows], valid until the next call."""

@@ -34,7 +34,7 @@ class Executor(Protocol):
     device: torch.device
 
     @property
-    def expands(self) -> Target | None:
+    def expand_target(self) -> Target | None:
         """What kernels that expand matrices may use; None: torch does it."""
 
     def here(self) -> AbstractContextManager:
@@ -57,7 +57,7 @@ class GraphExecutor:
         self.device, self.target = torch.device("cuda", index), target
 
     @property
-    def expands(self) -> Target:
+    def expand_target(self) -> Target:
         return self.target
 
     def here(self) -> AbstractContextManager:
@@ -97,7 +97,7 @@ class EagerExecutor:
         self.device, self.target = torch.device("cpu"), target
 
     @property
-    def expands(self) -> None:
+    def expand_target(self) -> None:
         return None
 
     def here(self) -> AbstractContextManager:

@@ -21,7 +21,7 @@ from model import layer_plan, weights
 from model.config import ModelConfig
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
-from model.layer_plan import LayerPlan, LayerState, ModelPlan
+from model.layer_plan import LayerPlan, LayerState
 from model.problems import head_problem, layer_at
 from model.runner import Progress
 
@@ -44,7 +44,6 @@ class Loaded:
     """Everything a token reads. rope: float32 [capacity, rope_dim], cosines then sines."""
 
     config: ModelConfig
-    plan: ModelPlan
     capacity: int
     layers: tuple[CudaLayer, ...]
     head: Head
@@ -81,7 +80,7 @@ def load(
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols)
     progress(count, count)
     output_norm = _vector(file, config, plan.output_norm, device)
-    return Loaded(config, plan, capacity, tuple(layers), head, head_packed, embedding, output_norm, rope)
+    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, rope)
 
 
 def rope_table(frequencies: np.ndarray, capacity: int) -> Tensor:

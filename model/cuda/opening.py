@@ -58,4 +58,4 @@ def build(
             executor.device, settings.progress,
         )  # fmt: skip
         decoder = Decoder(model, configs, choices[head].config, executor)
-        return CudaRunner(choices, decoder, CudaPrefill(model, executor.expands))
+        return CudaRunner(choices, decoder, CudaPrefill(model, executor.expand_target))

@@ -52,7 +52,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Part(Problem, op="fakepart"):
+class Part(Problem, op="fakepart", template_version=1):
     """kind: "qkv", "attention", "out" or "ffn"."""
 
     kind: str
@@ -64,7 +64,7 @@ class Part(Problem, op="fakepart"):
 
 
 @dataclass(frozen=True)
-class Layer(Chain, op="fakelayer"):
+class Layer(Chain, op="fakelayer", template_version=1):
     size: int
     context: int
 

@@ -73,7 +73,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True)
-class Faulty(Problem, op="faulty"):
+class Faulty(Problem, op="faulty", template_version=1):
     size: int
 
 

@@ -40,7 +40,7 @@ SPACE = Space((Parameter("fault", tuple(FAULTS), "slow", "what it does wrong"),)
 
 
 @dataclass(frozen=True)
-class Native(Problem, op="native"):
+class Native(Problem, op="native", template_version=1):
     size: int
 
 

@@ -1,7 +1,6 @@
 """History, room and the BOS token of a conversation, with a model that counts characters."""
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +28,7 @@ class FakeTokenizer:
 class FakeModel:
     chat: FakeChat = field(default_factory=FakeChat)
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
-    decoder: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(context=20))
+    context: int = 20
 
 
 def talk(system: str | None = "S") -> Conversation:

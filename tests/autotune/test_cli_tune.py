@@ -16,6 +16,10 @@ from tuning_db.records import Measurement, Outcome, Winner
 LIMITS = {"read_gb_s": 31.5, "copy_gb_s": 20.0, "int8_gop_s": 900.0, "f32_gflop_s": 200.0, "measured_at": 1.7e9}
 
 
+def took(ns: float, microjoules: float | None = None) -> Measurement:
+    return Measurement(ns, ns, ns, 9, energy_uj=microjoules)
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[dict]:
     """Each call of a stand-in `sequential.tune` that reports one trial and a result per problem."""
@@ -27,7 +31,8 @@ def calls(monkeypatch) -> list[dict]:
             place = Progress(problem, index, len(problems), 1, settings.trials, 500.0, 1000.0, Outcome.OK)
             settings.report(place)
         return [
-            Tuned(p, {"lanes": 64}, 1000.0, 500.0, 20.0, 0.7, 9, 1, "searched", count=n) for p, n in problems.items()
+            Tuned(p, {"lanes": 64}, took(500.0), took(1000.0), 10_000, 20e9 / 0.7, 9, 1, "searched", n)
+            for p, n in problems.items()
         ]
 
     monkeypatch.setattr(sequential, "tune", tune)
@@ -133,9 +138,13 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
         for layer in layers[:1]:
             settings.report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
         alone = [
-            Tuned(p, {"rows": 4}, 3000.0, 1500.0, 20.0, 0.7, 9, 1, "searched", count=n) for p, n in problems.items()
+            Tuned(p, {"rows": 4}, took(1500.0), took(3000.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)
+            for p, n in problems.items()
         ]
-        in_context = [Tuned(p, {"rows": 8}, 4e4, 2e4, 900.0, 0.5, 33, 2, "searched", isolated_ns=3e4) for p in layers]
+        in_context = [
+            Tuned(p, {"rows": 8}, took(2e4), took(4e4), 18_000_000, 1.8e12, 33, 2, "searched", isolated_ns=3e4)
+            for p in layers
+        ]
         return alone, in_context
 
     monkeypatch.setattr(tune_model, "tune", tune)
@@ -163,7 +172,7 @@ def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeyp
     def tune(problems, layers, db, target, settings, timeline):
         asked.append(target.objective)
         return [
-            Tuned(p, {"rows": 4}, 3e3, 1.5e3, 20.0, 0.7, 9, 1, "searched", 512.5, 1024.0, count=n)
+            Tuned(p, {"rows": 4}, took(1.5e3, 512.5), took(3e3, 1024.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)
             for p, n in problems.items()
         ], []
 

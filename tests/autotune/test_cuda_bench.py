@@ -63,16 +63,17 @@ class FakeEngine:
         layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
-        self.decoder = SimpleNamespace(
+        decoder = SimpleNamespace(
             model=SimpleNamespace(layers=layers, head=HEAD), context=self.context, launches=self.launches,
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
+        self.runner = SimpleNamespace(decoder=decoder)
 
     def launches(self, part: str, bound: int) -> list[Any]:
         if part != "layers":
             return [launch({"head": "head", "greedy": "pick"}[part])]
         made = []
-        for qkv, out, gate, up, down in (layer.planes for layer in self.decoder.model.layers):
+        for qkv, out, gate, up, down in (layer.planes for layer in self.runner.decoder.model.layers):
             made += [launch("qkv", qkv), launch("attention"), *[launch("attention_combine")] * (bound > 160)]
             made += [launch("out", out), launch("gate_up", gate, up), launch("down", down)]
         return made
@@ -181,7 +182,7 @@ def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
 
 def test_the_profile_s_position_stays_in_its_context(bench, gpu) -> None:
     bench(runs=1, tokens=300, depths=(0,))
-    assert gpu.engines[0].decoder.buffers["position"].item() == 160 - token_time.REPLAYS - 1  # the middle is 151
+    assert gpu.engines[0].runner.decoder.buffers["position"].item() == 160 - token_time.REPLAYS - 1  # the middle is 151
 
 
 def test_operations_alone_beside_the_token(bench) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from autotune.samplers.candidates import neighbours
-from autotune.samplers.local_search import MOST, Near
+from autotune.samplers.local_search import MOST, LocalSearch
 from autotune.samplers.study import Search
 from kernel_templates.space import Config, Parameter, Space
 
@@ -62,7 +62,7 @@ def test_a_bad_prior_winner_does_not_trap(space) -> None:
 
 
 def test_of_many_neighbours_only_some(space) -> None:
-    near, given = Near(Space(tuple(Parameter(f"p{i}", SIZES, 4, "") for i in range(20))), 0), []
+    near, given = LocalSearch(Space(tuple(Parameter(f"p{i}", SIZES, 4, "") for i in range(20))), 0), []
     near.begin(Config({f"p{i}": 4 for i in range(20)}))
     while (config := near.next(lambda config: True)) is not None:
         given.append(config)
@@ -79,7 +79,7 @@ def test_of_several_beginnings_the_fastest_counts(space) -> None:
 
 
 def test_failures_lead_nowhere(space) -> None:
-    near = Near(space, 0)
+    near = LocalSearch(space, 0)
     near.begin(space.default)
     near.told(at(32, 32, 32), None)
     steps = set(neighbours(space, space.default))
@@ -101,7 +101,7 @@ def test_when_no_step_is_left_the_model_chooses_two_steps_away(space) -> None:
         return 0.5 if config == best else 1.0 + sum(SIZES.index(value) for value in config.values())
 
     assert best in asked(Search(space), 20, seconds)
-    near = Near(space, 0)
+    near = LocalSearch(space, 0)
     near.begin(space.default)
     near.told(space.default, 1.0)
     done = set(neighbours(space, space.default))
@@ -111,7 +111,7 @@ def test_when_no_step_is_left_the_model_chooses_two_steps_away(space) -> None:
 
 
 def test_where_steps_are_few_the_model_still_has_two_turns_of_three(space) -> None:
-    near = Near(space, 0)
+    near = LocalSearch(space, 0)
     near.begin(space.default)
     near.told(space.default, 1.0)
     done = {space.default, *neighbours(space, space.default)}

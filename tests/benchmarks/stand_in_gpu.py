@@ -10,23 +10,7 @@ import zlib
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    Compile,
-    Compiled,
-    FinalistsCompared,
-    GenerateInputs,
-    InputsGenerated,
-    Inspect,
-    Inspected,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    Reply,
-    Wrong,
-)
+from autotune.runner import protocol
 from autotune.runner.timing import summarize
 from autotune.runner.worker import serve
 from autotune.screening.binary import Binary
@@ -53,15 +37,15 @@ def same_size(config) -> int:
     return min(value(config, "each"), 4)
 
 
-class StandIn(Backend):
+class StandIn(protocol.Backend):
     def __init__(self, target: str):
         assert target in ("cuda:0", "sm90")
 
-    def inspect(self, request: Inspect) -> Inspected:
-        return Inspected(0.1, (self._binary(request.config),))
+    def inspect(self, request: protocol.Inspect) -> protocol.Inspected:
+        return protocol.Inspected(0.1, (self._binary(request.config),))
 
-    def compile(self, request: Compile) -> Compiled:
-        return Compiled(0.1, (self._binary(request.config).resources,))
+    def compile(self, request: protocol.Compile) -> protocol.Compiled:
+        return protocol.Compiled(0.1, (self._binary(request.config).resources,))
 
     def _binary(self, config: Config) -> Binary:
         if value(config, "warps") == 16:
@@ -70,21 +54,21 @@ class StandIn(Backend):
         adds = struct.pack("<IIQ", 0x210, zlib.crc32(Config(same).key.encode()), 0x7E1 << 41) * 40 * same_size(config)
         return Binary("k", 100, 32 * value(config, "warps"), 0, (), 64, 0, adds)
 
-    def generate_inputs(self, request: GenerateInputs) -> InputsGenerated:
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
         Path(request.path).write_text(request.problem)
-        return InputsGenerated(0.0)
+        return protocol.InputsGenerated(0.0)
 
-    def open(self, request: Open) -> Opened:
-        return Opened(TOLERANCE)
+    def open(self, request: protocol.Open) -> protocol.Opened:
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, request: Measure) -> Reply:
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
         if value(request.config, "each") == 1 and value(request.config, "warps") == 8:
-            return Wrong("relative error 1 is above the tolerance 0.01", 1.0)
-        return Measured(summarize([time_ns(request.config)] * request.samples), 0.001)
+            return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)
+        return protocol.Measured(summarize([time_ns(request.config)] * request.samples), 0.001)
 
-    def compare_finalists(self, request: CompareFinalists) -> FinalistsCompared:
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         measured = tuple(summarize([time_ns(c)] * request.rounds) for c in request.configs)
-        return FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,34 @@
-"""Weights and bytes that are hard on a quantizer, and the gguf package as a judge of both."""
+"""Weights and bytes that are hard on a quantizer; their judges: ggml's own bytes, recorded, and the gguf package."""
 
 import functools
+from pathlib import Path
 
 import gguf
 import numpy as np
 
 from kernel_templates.formats import Format
+from kernel_templates.formats.layout import Floats
 
 ROWS, COLS = 128, 256
+RECORDED = Path(__file__).resolve().parent.parent / "fixtures" / "ggml"
 F32_MAX = float(np.finfo(np.float32).max)
 STORED_AS = {"F16": np.float16, "F32": np.float32}  # the gguf package takes these as numbers, the rest as bytes
-SCALES_AT = {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q6_K": [208], "F16": [0], "BF16": [0], "F32": [0]}
+
+
+@functools.cache
+def recorded_weights() -> dict[str, np.ndarray]:
+    """Name → float32 [rows, 256]: what `scripts/record_ggml_golden` quantized."""
+    with np.load(RECORDED / "weights.npz") as file:
+        names, rows, weights = file["names"], file["rows"], file["weights"]
+    return dict(zip(names.tolist(), np.split(weights, np.cumsum(rows)[:-1]), strict=True))
+
+
+@functools.cache
+def recorded_bytes(name: str) -> dict[str, np.ndarray]:
+    """The same weights' name → uint8 [rows, bytes of a row], by ggml's reference quantizer of a format."""
+    weights = recorded_weights()
+    data = np.load(RECORDED / f"{name}.npy")
+    return dict(zip(weights, np.split(data, np.cumsum([len(x) for x in weights.values()])[:-1]), strict=True))
 
 
 @functools.cache
@@ -55,6 +73,14 @@ def agreed(x: np.ndarray) -> np.ndarray:
     return np.where((np.abs(x) < 1e-30) | (np.abs(x) > 1e30), 0, x) + np.float32(0)
 
 
+def gguf_can_quantize(fmt: Format) -> bool:
+    try:
+        gguf_quantize(fmt, np.zeros((1, COLS), np.float32))
+    except NotImplementedError:
+        return False
+    return True
+
+
 def gguf_quantize(fmt: Format, x: np.ndarray) -> np.ndarray:
     """float32 [rows, cols] → uint8 [rows, bytes]."""
     with np.errstate(all="ignore"):
@@ -71,9 +97,17 @@ def gguf_dequantize(fmt: Format, data: np.ndarray) -> np.ndarray:
 def with_finite_scales(fmt: Format, data: np.ndarray) -> np.ndarray:
     """uint8 [rows, bytes], with one exponent bit cleared in every scale (or value) so that none is infinity or NaN."""
     blocks = data.reshape(len(data), -1, fmt.block_bytes).copy()
-    for start in SCALES_AT[fmt.name]:
-        blocks[..., start + (2 if fmt.name == "F32" else 0) + 1] &= 0xBF
+    for last in exponent_bytes(fmt):
+        blocks[..., last] &= 0xBF
     return blocks.reshape(data.shape)
+
+
+def exponent_bytes(fmt: Format) -> list[int]:
+    """Where a block's floating-point numbers have their exponents' upper bits."""
+    if isinstance(fmt.layout, Floats):
+        return [fmt.block_bytes - 1]
+    scales = [] if fmt.layout.exponent else [fmt.layout.scale]
+    return [at + 1 for at in (*scales, fmt.layout.minimum) if at is not None]
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import torch
 from kernel_templates.formats import FORMATS, Format
 
 ROWS, COLS = 64, 4096
-LOWER = {"F16": torch.float16, "BF16": torch.bfloat16}
+LOWER = {name: fmt.layout.dtype for name, fmt in FORMATS.items() if not fmt.quantized and fmt.block_bytes == 2}
 
 
 def int8_blocks(x: torch.Tensor) -> torch.Tensor:
@@ -22,7 +22,7 @@ def tf32(x: torch.Tensor) -> torch.Tensor:
 
 
 def kernel_input(fmt: Format, x: torch.Tensor) -> torch.Tensor:
-    if fmt.block > 1:
+    if fmt.quantized:
         return int8_blocks(x)
     return x.to(LOWER.get(fmt.name, torch.float32)).float()
 
@@ -69,7 +69,7 @@ def test_tf32_is_not_float32():
     assert error(tf32(w) @ tf32(x), w.double() @ x.double()) > 2 * FORMATS["F32"].tolerance
 
 
-@pytest.mark.parametrize("name", ["F16", "BF16"])
+@pytest.mark.parametrize("name", LOWER)
 def test_a_sum_in_half_precision_fails(name):
     fmt, chance = FORMATS[name], torch.Generator().manual_seed(5)
     w, x = torch.randn(ROWS, COLS, generator=chance), torch.randn(COLS, generator=chance)

@@ -10,6 +10,7 @@ import torch
 from architecture_samples import by_norm
 
 import model
+from kernel_templates.formats import FORMATS
 from model import problems
 from model.config import ModelConfig
 from model.cuda import load
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 Made = Callable[[str, str], Path]
 STEP = by_norm(2e-3, 1e-2)
-MODELS = [(shape, quant) for shape in STEP for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
+MODELS = [(shape, quant) for shape in STEP for quant in FORMATS]
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "benchmarks" / "text.txt"
 PROMPTS = (
@@ -116,7 +117,7 @@ def test_seeded_samples_repeat(opened: Model) -> None:
 
 def test_garbage_is_an_error(made: Made) -> None:
     with closing(model.load(made("tiny", "Q4_0"), "cuda:0")) as engine:
-        engine.decoder.model.output_norm.fill_(float("nan"))
+        engine.runner.decoder.model.output_norm.fill_(float("nan"))
         with pytest.raises(ModelError, match="not a finite number"):
             greedy(engine, tokens_of(5), 5)
 

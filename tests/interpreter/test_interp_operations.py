@@ -13,10 +13,10 @@ import pytest
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED, Launch
 from kernel_templates.device import Device
+from kernel_templates.formats import FORMATS
 from kernel_templates.space import Config
 
 ANY = Device("cuda", "any", "9.0", 8, 1 << 34)
-FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")
 DRAWN, MOST_TILES = 3, 12
 
 
@@ -47,7 +47,7 @@ def space(key: str):
 
 
 def cols(name: str, wanted: int) -> int:
-    return -(-wanted // 256) * 256 if name == "Q6_K" else wanted
+    return -(-wanted // FORMATS[name].block) * FORMATS[name].block
 
 
 def tiles(launches: list[Launch]) -> int:
@@ -70,7 +70,7 @@ def drawn(key: str) -> Iterator[Config]:
             yield config
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", list(FORMATS))
 @pytest.mark.parametrize("activation", ["int16", "int8"])
 def test_every_format(name, activation):
     """With int16 far closer than the tolerance, which int8 needs."""

@@ -59,7 +59,7 @@ def same_vector(got: Vector, values: torch.Tensor, norm: torch.Tensor | None, ac
 @pytest.mark.parametrize("activation", ["int16", "int8"])
 @pytest.mark.parametrize("name", list(formats.FORMATS))
 def test_embedding_is_decoded_to_the_bit(name, activation):
-    hidden = 768 if name == "Q6_K" else HIDDEN
+    hidden = max(HIDDEN, 3 * formats.get(name).block)
     embedding, norm = embedding_of(name, hidden, 11), torch.rand(hidden) + 0.5
     buffers = buffers_for(torch.randn(11), hidden)
     for token in (0, 10, 4):

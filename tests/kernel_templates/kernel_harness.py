@@ -9,9 +9,19 @@ from kernel_templates import memory, registry
 from kernel_templates.cpu import machine, simd
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.formats import Format
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+
+
+def widened(fmt: Format) -> int:
+    """Bytes that a block gains when it is packed, because subscales of a few bits become bytes."""
+    if not fmt.quantized:
+        return 0
+    kinds = [kind for kind in (fmt.layout.subscales, fmt.layout.subminimums) if kind is not None]
+    return fmt.layout.groups * sum(8 - kind.bits for kind in kinds) // 8
+
 
 DTYPES = {"i8": np.int8, "i16": np.int16, "i32": np.int32, "f16": np.float16, "bf16": np.uint16, "f32": np.float32}
 

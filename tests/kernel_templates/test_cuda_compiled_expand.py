@@ -6,12 +6,12 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernel_templates import random_inputs
-from kernel_templates.cuda import expand, weights
+from kernel_templates import formats, random_inputs
+from kernel_templates.cuda import expand, traits, weights
 from kernel_templates.cuda.crosscompile import cross_compile
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16"])
+@pytest.mark.parametrize("name", [name for name in formats.FORMATS if traits.of_format(name).kind != "f32"])
 @pytest.mark.parametrize("capability", [75, 80, 90, 100])
 def test_loads_are_wide_and_nothing_spills(name: str, capability: int) -> None:
     planes = weights.pack([random_inputs.weight(64, 2048, name, np.random.default_rng(0))], "cpu")

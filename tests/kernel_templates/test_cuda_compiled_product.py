@@ -12,15 +12,13 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from kernel_templates import random_inputs, registry
+from kernel_templates import formats, random_inputs, registry
 from kernel_templates.cuda.crosscompile import Compiled, cross_compile
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 
 ANY = Device("cuda", "any", "9.0", 132, 80 << 30)
 CAPABILITIES = (75, 80, 90, 100)
-FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16")
-FLOATS = ("F16", "BF16", "F32")
 QWEN3 = {  # 0.6B
     "ffn": "hidden=1024,ffn=3072,gate_format={0},up_format={0},down_format={0},activation=int16",
     "head": "vocab=151936,hidden=1024,format={0},activation=int16",
@@ -68,7 +66,7 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
     c = launch.constants
     chunks = c["CHUNKS"] + c.get("UP_CHUNKS", 0)
     assert wide_loads(code.ptx) >= chunks * c["STEPS"] * c["EACH"], "weights are loaded piece by piece"
-    assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["FORMAT"] not in FLOATS)
+    assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["TRAITS"].kind == "")
     if capability >= 90:
         before, after = code.ptx.split("griddepcontrol.wait")
         assert wide_loads(before) == c["AHEAD"] * c["EACH"], "tiles ahead are asked for before the wait, no others"
@@ -77,7 +75,7 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", list(formats.FORMATS))
 def test_every_format_on_every_generation(name: str, capability: int) -> None:
     (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", name)
     is_good(launch, cross_compile(launch, capability), capability)
@@ -86,11 +84,6 @@ def test_every_format_on_every_generation(name: str, capability: int) -> None:
 def test_volta() -> None:
     (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", "Q4_0")
     is_good(launch, cross_compile(launch, 70), 70)
-
-
-def test_float32() -> None:
-    (launch,) = launches("matvec", "rows=1024,cols=1024,format={0},activation=int16", "F32")
-    is_good(launch, cross_compile(launch, 90), 90)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -26,10 +26,10 @@ class Kernel:
 )
 def test_the_target_decides_about_pdl_and_assembly(target: Target, pdl: bool, asm: bool) -> None:
     kernel = Kernel()
-    launch = Launch("qkv", kernel, (7, 2), ("x", 3, 0.5), {"FORMAT": "Q4_0"}, warps=8)
+    launch = Launch("qkv", kernel, (7, 2), ("x", 3, 0.5), {"EACH": 2}, warps=8)
     launch.run(target)
     assert launch.compile(target) == "compiled"
-    options = {"FORMAT": "Q4_0", "PDL": pdl, "ASM": asm, "num_warps": 8}
+    options = {"EACH": 2, "PDL": pdl, "ASM": asm, "num_warps": 8}
     if pdl:
         options["launch_pdl"] = True  # older chips do not know the attribute
     assert kernel.calls == [((7, 2), ("x", 3, 0.5), options)] * 2

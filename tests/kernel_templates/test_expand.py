@@ -17,6 +17,11 @@ def team():
         yield team
 
 
+def width(name: str) -> int:
+    """Columns in a few blocks."""
+    return max(96, 2 * FORMATS[name].block)
+
+
 def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, team: ThreadPool) -> torch.Tensor:
     """float32 or bfloat16 [cols, padded rows]."""
     rows = len(raw)
@@ -32,7 +37,7 @@ def expanded(raw: torch.Tensor, cols: int, name: str, lanes: int, target: str, t
 @pytest.mark.parametrize(("rows", "lanes"), [(83, 32), (130, 64)])
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_f32_is_exact(name, rows, lanes, team):
-    cols = 512 if name == "Q6_K" else 96
+    cols = width(name)
     raw = random_inputs.weight(rows, cols, name, np.random.default_rng(rows)).raw
     got = expanded(raw, cols, name, lanes, "f32", team)
     assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw))
@@ -41,20 +46,21 @@ def test_f32_is_exact(name, rows, lanes, team):
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_bf16_is_rounded_once_to_nearest(name, team):
-    rows, cols = 83, 512 if name == "Q6_K" else 96
+    rows, cols = 83, width(name)
     raw = random_inputs.weight(rows, cols, name, np.random.default_rng(5)).raw
     got = expanded(raw, cols, name, 16, "bf16", team)
     assert torch.equal(got[:, :rows].T, formats.get(name).dequantize(raw).to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q6_K"])
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt.quantized])
 def test_every_quant_value_at_every_place(name, team):
     """Bytes drawn at random reach all values of a quant, where quantized normal numbers rarely do."""
     fmt, rows, cols = formats.get(name), 256, 256
     raw = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (rows, fmt.row_bytes(cols)), np.uint8))
     blocks = raw.view(rows, -1, fmt.block_bytes)
-    at = [208] if name == "Q6_K" else [0, 2] if name == "Q4_1" else [0]
-    for start in at:  # scales have to be finite
+    for start in (fmt.layout.scale, fmt.layout.minimum):  # scales have to be finite
+        if start is None:
+            continue
         scales = torch.rand(rows, blocks.shape[1], 1, generator=torch.Generator().manual_seed(7)).half()
         blocks[:, :, start : start + 2] = scales.view(torch.uint8)
     got = expanded(raw, cols, name, 64, "f32", team)

@@ -19,7 +19,7 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
-from kernel_templates.formats import FORMATS
+from kernel_templates.formats import FORMATS, codec
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
@@ -27,7 +27,8 @@ from kernel_templates.operation import Weight
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
-INTEGER = ("Q4_0", "Q4_1", "Q8_0", "Q6_K")
+INTEGER = [name for name, fmt in FORMATS.items() if fmt.quantized]
+SUPER_BLOCKS = [name for name, fmt in FORMATS.items() if fmt.block > 32]
 
 
 def width(name: str, cols: int) -> int:
@@ -35,10 +36,14 @@ def width(name: str, cols: int) -> int:
     return -(-cols // FORMATS[name].block) * FORMATS[name].block
 
 
-# Every operation meets every format; kernels of Q6_K take longest to compile, so few problems have it.
+def has_super_blocks(problem: Problem) -> bool:
+    return any(f"={name}" in problem.key for name in SUPER_BLOCKS)
+
+
+# Every operation meets every format; kernels of super-blocks take longest to compile, so few problems have them.
 PROBLEMS: list[Problem] = [
     *(Matvec(83, width(name, 96), name) for name in FORMATS),
-    *(Matvec(200, 160, name, "int8") for name in ("Q4_0", "Q4_1", "Q8_0")),
+    *(Matvec(200, 160, name, "int8") for name in INTEGER if name not in SUPER_BLOCKS),
     Matvec(1, 32, "Q4_0"),
     *(Head(333, width(name, 160), name) for name in FORMATS),
     Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0"),
@@ -58,10 +63,10 @@ PROBLEMS: list[Problem] = [
 MORE: list[Problem] = [
     *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
     *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
-    Matvec(200, 512, "Q6_K", "int8"),
+    *(Matvec(200, 512, name, "int8") for name in SUPER_BLOCKS),
 ]
 # Problems that meet a second configuration without asking for the slow tests.
-VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and "Q6_K" not in p.key] + [
+VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and not has_super_blocks(p)] + [
     Ffn(96, 160, "F32", "Q4_0", "BF16"),
     NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
     Head(333, 256, "Q6_K"),
@@ -173,7 +178,7 @@ def test_inputs_are_fresh_for_each_seed_and_never_zero():
             assert not np.array_equal(one.buffers[name], other.buffers[name])
 
 
-@pytest.mark.parametrize("problem", [p for p in PROBLEMS if "Q6_K" not in p.key], ids=lambda p: p.key)
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if not has_super_blocks(p)], ids=lambda p: p.key)
 def test_work_counts_at_least_the_weights(problem):
     given = registry.get(problem.op).inputs(problem, 1)
     work = registry.get(problem.op).work(problem)
@@ -188,8 +193,9 @@ def shift_rows(weight: Weight) -> Weight:
 def shift_blocks(weight: Weight) -> Weight:
     """Each block of quants beside its neighbour's scale."""
     fmt = FORMATS[weight.format]
-    planes = fmt.to_planes(weight.raw)
-    return replace(weight, raw=fmt.from_planes({**planes, "scale": planes["scale"].roll(1, 1)}))
+    fields = codec.read(fmt.blocks(weight.raw), fmt.layout)
+    shifted = replace(fields, scale=fields.scale.roll(1, 1))
+    return replace(weight, raw=codec.write(shifted, fmt.layout).flatten(-2))
 
 
 def lose_block(weight: Weight) -> Weight:

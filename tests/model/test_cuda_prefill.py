@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 
 from kernel_templates import formats, registry
 from kernel_templates.device import Device
+from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.cuda import prefill
 from model.cuda.load import Loaded, load, rope_table
@@ -25,7 +26,7 @@ from model.reference import reference_logits
 
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
 BOUNDS = by_norm(5e-3, 1e-2)
-MODELS = [(shape, quant) for shape in BOUNDS for quant in ("Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32")]
+MODELS = [(shape, quant) for shape in BOUNDS for quant in FORMATS]
 
 
 def loaded(path: Path, capacity: int = 64) -> tuple[Loaded, Callable[[torch.Tensor], torch.Tensor]]:

@@ -13,13 +13,13 @@ import pytest
 from architecture_samples import TINY
 from click.testing import CliRunner
 
+from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.gguf_file import open_gguf
 from model.layer_plan import EMBEDDING, OUTPUT, plan
 from model.tokenizer import Tokenizer
 
 Made = Callable[[str, str], Path]
-QUANTS = ["Q4_0", "Q4_1", "Q8_0", "Q6_K", "F16", "BF16", "F32"]
 
 
 def values(path: Path, name: str) -> np.ndarray:
@@ -28,7 +28,7 @@ def values(path: Path, name: str) -> np.ndarray:
     return gguf.dequantize(raw, gguf.GGMLQuantizationType[info.format_name])
 
 
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("quant", list(FORMATS))
 @pytest.mark.parametrize("shape", TINY)
 def test_every_format_loads(made: Made, make_model: ModuleType, shape: str, quant: str) -> None:
     path = made(shape, quant)

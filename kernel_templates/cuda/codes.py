@@ -1,0 +1,62 @@
+"""What stands behind codes: entries of a codebook of 16, and scales that are exponents of two."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scale_of(stored):
+    """Scales as float32: float16, or in a byte e the exponent of 2^(e - 128), E8M0 halved."""
+    if stored.dtype == tl.uint8:
+        e = stored.to(tl.int32)
+        return tl.where(e < 2, 0x00200000 << e, (e - 1) << 23).to(tl.float32, bitcast=True)
+    else:
+        return stored.to(tl.float32)
+
+
+@triton.jit
+def half_of(words, PART: tl.constexpr):
+    """The lower (0) or upper (1) float16 of words, as float32."""
+    bits = words >> 16 if PART == 1 else words & 0xFFFF
+    return bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def byte_of_word(word, AT: tl.constexpr, BYTES: tl.constexpr):
+    """Signed byte AT of words of so many bytes, int32, the sign extended."""
+    if AT == BYTES - 1:
+        return word >> (8 * AT) if AT > 0 else word
+    else:
+        return (word << (24 - 8 * AT)) >> 24
+
+
+@triton.jit
+def entry(code, CODEBOOK: tl.constexpr):
+    """The entry of codes 0..15 in a codebook of four words, int32."""
+    low = tl.where(code < 4, CODEBOOK[0], CODEBOOK[1])
+    high = tl.where(code < 12, CODEBOOK[2], CODEBOOK[3])
+    return (tl.where(code < 8, low, high) << (24 - 8 * (code & 3))) >> 24
+
+
+@triton.jit
+def codebook_bytes(words, CODEBOOK: tl.constexpr, ASM: tl.constexpr):
+    """The entries of the four codes in the lower half of words, the first in the lowest byte."""
+    # A permutation of bytes knows eight of them by three bits; the fourth bit of a code chooses between two.
+    low = permute_bytes(words & 0x7777, CODEBOOK[0], CODEBOOK[1], ASM)
+    high = permute_bytes(words & 0x7777, CODEBOOK[2], CODEBOOK[3], ASM)
+    return permute_bytes(((words & 0x8888) >> 1) | 0x3210, low, high, ASM)
+
+
+@triton.jit
+def permute_bytes(selectors, a, b, ASM: tl.constexpr):
+    """Bytes 0..3 of a and 4..7 of b by the four selectors 0..7 in the lower half of words, a nibble each."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, selectors], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        out = selectors * 0
+        for j in tl.static_range(4):
+            s = (selectors >> (4 * j)) & 7
+            out = out | ((tl.where(s < 4, a, b) >> (8 * (s & 3))) & 255) << (8 * j)
+        return out
