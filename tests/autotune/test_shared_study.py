@@ -1,18 +1,16 @@
 """A shared study on a real PostgreSQL: workers that die, nothing lost, nothing done twice; and on an SQLite file."""
 
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 
 import optuna
 import postgres
 import pytest
 import shared_worker
+from forked import Forked
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from waiting import eventually
@@ -20,9 +18,6 @@ from waiting import eventually
 from autotune.samplers.shared_search import GIVEN_UP, LIVING, Shared, SharedSearch
 from autotune.samplers.study import Search
 from kernel_templates.space import Config
-
-WORKER = Path(shared_worker.__file__)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +27,6 @@ def server():
     pytest.importorskip("psycopg", reason="needs psycopg: pip install 'psycopg[binary]'")
     with postgres.server() as url:
         yield url
-
-
-def start(url, name, seed, trials, log, sampler="random", pause=0.0):
-    words = (url, name, sampler, str(seed), str(trials), str(log), str(pause))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, WORKER, *words], env=environment)
 
 
 def best_alone(trials, sampler="exhaustive", seed=0):
@@ -71,7 +60,7 @@ def check(url, name, trials):
 def work_together(url, name, workers, trials, folder, kill=0, sampler="random", pause=0.0):
     """Seconds from the first trial done to the last."""
     logs = [folder / f"{name}-{i}" for i in range(workers)]
-    running = [start(url, name, i, trials, log, sampler, pause) for i, log in enumerate(logs)]
+    running = [Forked(shared_worker.work, url, name, sampler, i, trials, log, pause) for i, log in enumerate(logs)]
     dice, victims = random.Random(trials), []
     deadline = time.monotonic() + 600
     ended = begun = 0.0
@@ -160,9 +149,12 @@ def test_what_a_worker_leaves_at_its_end_is_taken_up_at_once(tmp_path) -> None:
     one.close(), other.close()
 
 
+def begin(_: Callable[[object], None], url: str) -> None:
+    Shared(url).close()
+
+
 def test_workers_that_begin_at_once_on_a_new_file(tmp_path) -> None:
     """Each makes the tables, and all but one find them there."""
     url = f"sqlite:///{tmp_path / 't.db'}"
-    program = f"from autotune.samplers.shared_search import Shared; Shared({url!r}).close()"
-    workers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
-    assert [worker.wait(120) for worker in workers] == [0] * 4
+    workers = [Forked(begin, url) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4
