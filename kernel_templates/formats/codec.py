@@ -132,7 +132,7 @@ def pack_bits(values: Tensor, bits: Bits) -> Tensor:
 def reinterpret(data: Tensor, dtype: torch.dtype) -> Tensor:
     """The same bytes as another dtype, [..., n] → [..., n * old itemsize // new itemsize]; aliases `data` if its layout
     allows."""
-    flat = data.reshape(-1)  # a dimension of one element may have any stride, which a change of dtype refuses
+    flat = data.contiguous().reshape(-1)  # one element may have any stride, which a change of dtype refuses
     if flat.storage_offset() * flat.itemsize % dtype.itemsize:
         flat = flat.clone()  # a field of a lone block is contiguous and still not aligned to its words
     return flat.view(dtype).view(*data.shape[:-1], data.shape[-1] * data.itemsize // dtype.itemsize)

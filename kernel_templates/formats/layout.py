@@ -86,6 +86,10 @@ class Codes(Generic[B]):
     def __post_init__(self) -> None:
         if self.zero not in (0, 1 << (self.bits - 1)):
             raise ValueError(f"codes of {self.bits} bits are centered at 0 or {1 << (self.bits - 1)}, not {self.zero}")
+        if self.codebook is not None and (len(self.codebook), self.bits) != (16, 4):
+            raise ValueError(
+                f"a codebook has an entry for each code of 4 bits, not {len(self.codebook)} for {self.bits}"
+            )
 
     @property
     def codebook_words(self) -> tuple[int, ...] | None:
@@ -123,6 +127,10 @@ class Blocks:
     def __post_init__(self) -> None:
         if self.subscales is None:
             object.__setattr__(self, "group", self.size)
+        elif self.group not in (16, 32):
+            raise ValueError(f"subscales are for 16 or 32 weights, not {self.group}")
+        if self.subminimums is not None and (self.subscales is None or self.minimum is None):
+            raise ValueError("subminimums stand beside subscales and multiply a minimum")
 
     @property
     def groups(self) -> int:

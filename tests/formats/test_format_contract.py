@@ -9,6 +9,9 @@ import torch
 
 from kernel_templates import formats
 from kernel_templates.formats import FORMATS
+from kernel_templates.formats.layout import Bits, Blocks, Codes, Places
+
+NIBBLES = Codes(Bits(4, 4, 16))
 
 
 def weights(*shape: int) -> torch.Tensor:
@@ -92,3 +95,31 @@ def test_more_bits_lie_closer():
             assert error[finer] < error[coarser], (finer, coarser)
     assert error["F32"] == 0 and error["F16"] < error["BF16"] and error["Q4_1"] < error["Q4_0"]
     assert np.isclose(error["Q4_0"], 0.087, atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("declare", "mistake"),
+    [
+        (lambda: Codes(Bits(0, 4, 16), zero=7), "codes of 4 bits are centered at 0 or 8, not 7"),
+        (
+            lambda: Codes(Bits(0, 4, 16), codebook=(1, 2)),
+            "a codebook has an entry for each code of 4 bits, not 2 for 4",
+        ),
+        (lambda: Blocks(256, NIBBLES, 0, group=64, subscales=NIBBLES), "subscales are for 16 or 32 weights, not 64"),
+        (lambda: Blocks(32, NIBBLES, 0, 2, subminimums=NIBBLES), "subminimums stand beside subscales and multiply"),
+    ],
+)
+def test_a_declaration_that_kernels_cannot_follow_is_refused(declare, mistake):
+    with pytest.raises(ValueError, match=mistake):
+        declare()
+
+
+def test_bits_and_places_say_where_a_number_lies():
+    halves = Bits(at=2, width=4, run=16)
+    assert [halves.place(i) for i in (0, 15, 16, 31, 32)] == [(2, 0), (17, 0), (2, 4), (17, 4), (18, 0)]
+    assert [Bits(at=5, width=1, run=1).place(i) for i in (0, 7, 8)] == [(5, 0), (5, 7), (6, 0)]
+    places = Places(6, ((9, 0), (7, 2), (22, 4)))
+    assert places.place(1) == (7, 2) and places.first == 7
+    assert [places.bytes_table >> 4 * i & 15 for i in range(3)] == [2, 0, 15]
+    assert [places.shifts_table >> 4 * i & 15 for i in range(3)] == [0, 2, 4]
+    assert Places(4, ((0, 0),) * 15 + ((15, 0),)).bytes_table >> 60 & 15 == 15  # an int64: its sign is a digit

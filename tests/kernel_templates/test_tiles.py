@@ -28,7 +28,7 @@ def fields_bytes(fmt: Format, planes: list[np.ndarray]) -> np.ndarray:
     """A tile's planes, [rows, ...] each, as the file's bytes."""
     layout, rows = fmt.layout, len(planes[0])
     if isinstance(layout, Floats):
-        return planes[0].view(np.uint8)
+        return np.ascontiguousarray(planes[0]).view(np.uint8)
     named = {
         name: torch.from_numpy(plane).contiguous().view(torch.uint8).view(rows, -1, size)
         for (name, size), plane in zip(tiles.plane_bytes(layout).items(), planes, strict=True)
