@@ -57,6 +57,30 @@ def test_relative_error() -> None:
         verify.relative_error({"c": np.ones(3)}, truth)
 
 
+def test_gpu_time_is_what_lies_between_two_events(monkeypatch) -> None:
+    from autotune.runner import gpu_timer
+
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool):
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("record")
+
+        def synchronize(self) -> None:
+            done.append("synchronize")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 6.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert gpu_timer.mean_ns(lambda: done.append("work"), 3, lambda: done.append("prepare")) == 2e6
+    # The first one keeps the GPU busy until the others are queued.
+    assert done == ["work", "prepare", "record", "work", "work", "work", "record", "synchronize"]
+
+
 def test_a_hopeless_challenger_is_soon_given_up() -> None:
     mine, theirs = timing.compare_pair(lambda: 2.0, lambda: 1.0, 15)
     assert len(mine) == len(theirs) == 3
