@@ -5,6 +5,7 @@ codebooks, scales that are exponents. Whoever declares one takes it from here.
 """
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -97,6 +98,16 @@ COMING = {
     for (name, number), layout in LAYOUTS.items()
     if name not in FORMATS
 }
+
+
+FEW = ("Q5_0", "Q3_K", "Q5_K", "MXFP4")  # every trait at least once
+
+
+@pytest.fixture(params=[name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in COMING])
+def fmt(request, monkeypatch) -> Format:
+    """One of them, in the registry while a test runs, as if its file were there."""
+    monkeypatch.setitem(FORMATS, request.param, COMING[request.param])
+    return COMING[request.param]
 
 
 def any_bytes(fmt: Format, rows: int, cols: int) -> Tensor:

@@ -19,26 +19,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    ComparePair,
-    Compile,
-    Compiled,
-    Failed,
-    FailedToCompile,
-    FinalistsCompared,
-    GenerateInputs,
-    InputsGenerated,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    PairCompared,
-    Poisoned,
-    Reply,
-    Wrong,
-)
+from autotune.runner import protocol
 from autotune.runner.timing import compare_pair, summarize
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
@@ -143,7 +124,7 @@ def install(monkeypatch) -> None:
         monkeypatch.setitem(registry.OPERATIONS, problem.op, operation(problem))
 
 
-class FakeGpu(Backend):
+class FakeGpu(protocol.Backend):
     """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that was not
     compiled yet, FAKE_OPEN generating a problem's inputs; FAKE_LOG: a file that every request goes to."""
 
@@ -152,13 +133,13 @@ class FakeGpu(Backend):
         self.problem: Problem | None = None
         self.key = ("", 0)
 
-    def compile(self, request: Compile) -> Reply:
+    def compile(self, request: protocol.Compile) -> protocol.Reply:
         key, config = request.problem, request.config
         part, parts = request.share
         if part == 0:
             self._log("compile", config)
         if self._parse(key, config, 1):
-            return FailedToCompile("PTXASError: too many rows")
+            return protocol.FailedToCompile("PTXASError: too many rows")
         start = time.monotonic()
         known = set() if request.base is None else set(self._kernels(key, request.base))
         for kernel in self._kernels(key, config)[part::parts]:
@@ -166,7 +147,7 @@ class FakeGpu(Backend):
                 time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
                 cached.touch()
         spent = time.monotonic() - start
-        return Compiled(spent, (_facts(config),) if "FAKE_FACTS" in os.environ else ())
+        return protocol.Compiled(spent, (_facts(config),) if "FAKE_FACTS" in os.environ else ())
 
     def _kernels(self, key: str, config: Config) -> list[str]:
         """What is compiled apart: each part of a layer, "finish" with the attention."""
@@ -184,12 +165,12 @@ class FakeGpu(Backend):
         path.mkdir(exist_ok=True)
         return path
 
-    def generate_inputs(self, request: GenerateInputs) -> Reply:
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.Reply:
         time.sleep(_seconds("FAKE_OPEN"))
         Path(request.path).write_text(request.problem)
-        return InputsGenerated(0.0)
+        return protocol.InputsGenerated()
 
-    def open(self, request: Open) -> Reply:
+    def open(self, request: protocol.Open) -> protocol.Reply:
         assert request.units == DEVICE.units
         op, _, fields = request.problem.partition(":")
         if self.key != (request.problem, request.seed):
@@ -197,27 +178,27 @@ class FakeGpu(Backend):
             if request.inputs is None or not Path(request.inputs).exists():
                 time.sleep(_seconds("FAKE_OPEN"))
         self.problem = {Part.op: Part, Layer.op: Layer}[op].parse(fields)
-        return Opened(TOLERANCE)
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, request: Measure) -> Reply:
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
         self._log("measure", request.config)
         times = [time_ns(self.problem, request.config)] * request.samples
-        return self._run(request.config) or Measured(summarize(times), 0.001)
+        return self._run(request.config) or protocol.Measured(summarize(times), 0.001)
 
-    def compare_pair(self, request: ComparePair) -> Reply:
+    def compare_pair(self, request: protocol.ComparePair) -> protocol.Reply:
         self._log(f"pair {request.verify}", request.config)
         failed = self._run(request.config)
-        if failed and (request.verify or not isinstance(failed, Wrong)):
+        if failed and (request.verify or not isinstance(failed, protocol.Wrong)):
             return failed
         mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (request.config, request.incumbent))
         ours, best = compare_pair(mine, theirs, request.rounds)
-        return PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
+        return protocol.PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
 
-    def compare_finalists(self, request: CompareFinalists) -> Reply:
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
         measured = tuple(summarize([time_ns(self.problem, c)] * request.rounds) for c in request.configs)
         if any(self._run(c) for c in request.configs):
-            return Failed("WrongResult")
-        return FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
+            return protocol.Failed("WrongResult")
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
 
     def _parse(self, key: str, config: Config, warps: int) -> bool:
         """Whether "qkv" fails in the way that 16 rows and so many warps do."""
@@ -226,16 +207,16 @@ class FakeGpu(Backend):
         fatal = warps < 4 or config[f"{prefix}ahead"] == 1
         return bool(mine) and config[f"{prefix}rows"] == 16 and config[f"{prefix}warps"] == warps and fatal
 
-    def _run(self, config: Config) -> Reply | None:
+    def _run(self, config: Config) -> protocol.Reply | None:
         time.sleep(_seconds("FAKE_SLOW"))
         key = self.problem.key
         if self._parse(key, config, 4):
-            return Poisoned("CUDA error: an illegal memory access was encountered")
+            return protocol.Poisoned("CUDA error: an illegal memory access was encountered")
         if self._parse(key, config, 8):
             os._exit(3)
         together = os.environ.get("FAKE_TOGETHER_WRONG") and key.startswith(Layer.op)
         if self._parse(key, config, 2) or (together and config["qkv_rows"] == config["out_rows"] == 2):
-            return Wrong("relative error 1 is above the tolerance 0.01", 1.0)
+            return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)
         return None
 
     def _log(self, name: str, config: Config) -> None:

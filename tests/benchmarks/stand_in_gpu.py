@@ -56,7 +56,7 @@ class StandIn(protocol.Backend):
 
     def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
         Path(request.path).write_text(request.problem)
-        return protocol.InputsGenerated(0.0)
+        return protocol.InputsGenerated()
 
     def open(self, request: protocol.Open) -> protocol.Opened:
         return protocol.Opened(TOLERANCE)

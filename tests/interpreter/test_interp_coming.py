@@ -1,25 +1,20 @@
 """GPU kernels of formats that are not declared yet, in Triton's interpreter: what follows from a layout alone."""
 
+import coming_formats
 import numpy as np
 import pytest
 import torch
-from coming_formats import COMING, any_bytes
+from coming_formats import any_bytes
 from test_interp_operations import relative_error, space, tolerance
 from test_interp_sample_token import buffers_for, run
 
-from kernel_templates import formats, random_inputs
+from kernel_templates import random_inputs
 from kernel_templates.cuda import expand, weights
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.formats import Format
 from kernel_templates.sample_token import cuda
 
-
-@pytest.fixture(params=list(COMING))
-def fmt(request, monkeypatch) -> Format:
-    """In the registry while a test runs, as if its file were there."""
-    monkeypatch.setitem(formats.FORMATS, request.param, COMING[request.param])
-    return COMING[request.param]
+fmt = coming_formats.fmt
 
 
 @pytest.mark.parametrize("activation", ["int16", "int8"])

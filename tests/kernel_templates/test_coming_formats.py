@@ -6,35 +6,32 @@ They are in the registry while a test runs, as if their file were there.
 import os
 from importlib.util import find_spec
 
+import coming_formats
 import gguf
 import numpy as np
 import pytest
 import torch
-from coming_formats import COMING, any_bytes
+from coming_formats import any_bytes
 from kernel_harness import Built, widened
 
-from kernel_templates import formats, memory, random_inputs, registry
+from kernel_templates import memory, random_inputs, registry
 from kernel_templates.cpu import embedding, expand, tiles
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cuda import weights
 from kernel_templates.device import Device
-from kernel_templates.formats import Format, codec
+from kernel_templates.formats import codec
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.operation import Weight
+
+fmt = coming_formats.fmt
 
 
 @pytest.fixture(scope="module")
 def team():
     with ThreadPool(1) as team:
         yield team
-
-
-@pytest.fixture(params=list(COMING))
-def fmt(request, monkeypatch) -> Format:
-    monkeypatch.setitem(formats.FORMATS, request.param, COMING[request.param])
-    return COMING[request.param]
 
 
 def test_it_is_ggml_s(fmt):

@@ -108,7 +108,7 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "offset 2^63": (build([], [tensor("t", [8], 0, 1 << 63)]), "needs bytes"),
     "offset misaligned": (build([], [tensor("t", [8], 0, 7)]), "alignment"),
     "partial block": (build([], [tensor("t", [33], 2)]), "multiple of Q4_0's block"),
-    "type Q5_K": (build([], [tensor("t", [256], 13)]), "Q5_K"),
+    "type IQ2_XS": (build([], [tensor("t", [256], 17)]), "IQ2_XS"),
     "type IQ2_XXS": (build([], [tensor("t", [256], 16)]), "IQ2_XXS"),
     "type 4000": (build([], [tensor("t", [256], 4000)]), "number 4000"),
     "newline in a name": (build([], [tensor("a\nb\x1b[31m", [HUGE])]), "a\\nb"),

@@ -100,6 +100,6 @@ def test_command_line(tmp_path: Path, make_model: ModuleType) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "0.1 MB" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
-    for arguments in (("huge", "Q4_0", "x"), ("tiny", "Q5_0", "x"), ("tiny", "Q4_0", str(tmp_path / "no" / "x"))):
+    for arguments in (("huge", "Q4_0", "x"), ("tiny", "Q7_0", "x"), ("tiny", "Q4_0", str(tmp_path / "no" / "x"))):
         failed = CliRunner().invoke(make_model.main, arguments)
         assert failed.exit_code == 2 and "Error: " in failed.output
