@@ -7,7 +7,6 @@ import fake_gpu
 import pytest
 from fake_gpu import DEVICE, Part
 
-from autotune import UserError
 from autotune.commands import tune_devices
 from autotune.samplers.study import Search
 from autotune.tuning import shared_studies, storage_url, tune_model
@@ -108,4 +107,3 @@ def test_devices_all_without_a_gpu(complaint, tiny_model, monkeypatch) -> None:
 
     monkeypatch.setattr(machine, "count", lambda: 0)
     assert "no GPU can be used here" in complaint("tune", tiny_model, "--devices", "all")
-    assert storage_url.UserError is UserError

@@ -30,7 +30,7 @@ def official(name: str) -> dict:
     """A schema that Kernel Tuner carries; the package itself is not imported."""
     spec = importlib.util.find_spec("kernel_tuner")
     if spec is None:
-        pytest.skip("Kernel Tuner is not installed")
+        pytest.skip("needs the schemas of Kernel Tuner: pip install --no-deps kernel_tuner")
     return json.loads((Path(next(iter(spec.submodule_search_locations))) / "schema" / name).read_text())
 
 
