@@ -23,6 +23,7 @@ CEILINGS = {
 
 @click.command()
 @click.option("--measure", is_flag=True, help="Measure the ceilings again even if they are known.")
+@options.threads_option
 @options.db_option
 @options.json_option
 def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:

@@ -25,6 +25,8 @@ def thread_count() -> int:
     if chosen:
         if not chosen.isdigit() or int(chosen) < 1:
             raise ValueError(f"AUTOTUNE_THREADS is {chosen!r}: give a number of threads, 1 or more")
+        if int(chosen) > (cores := os.cpu_count() or 1):
+            raise ValueError(f"AUTOTUNE_THREADS is {chosen}: this machine has {cores} processors; give at most as many")
         return int(chosen)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed))

@@ -13,6 +13,7 @@ DEVICE = Device("cpu", "Some Processor (6/143/8)", "avx512vnni-avx2", 2, 16 << 3
 
 @pytest.mark.parametrize("text", ["1", "3", "64"])
 def test_the_environment_chooses_the_threads(monkeypatch, text):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
     monkeypatch.setenv("AUTOTUNE_THREADS", text)
     assert machine.thread_count() == int(text)
     assert machine.detect().units == int(text)
@@ -22,6 +23,13 @@ def test_the_environment_chooses_the_threads(monkeypatch, text):
 def test_a_bad_number_of_threads_is_refused(monkeypatch, text):
     monkeypatch.setenv("AUTOTUNE_THREADS", text)
     with pytest.raises(ValueError, match=r"AUTOTUNE_THREADS is .*: give a number of threads, 1 or more"):
+        machine.thread_count()
+
+
+def test_more_threads_than_processors_are_refused(monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_THREADS", "999")
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    with pytest.raises(ValueError, match="AUTOTUNE_THREADS is 999: this machine has 2 processors"):
         machine.thread_count()
 
 
