@@ -86,6 +86,29 @@ def test_a_container_grants_whole_processors(system, monkeypatch, quota, threads
     assert machine.thread_count() == (threads or without)
 
 
+X86 = "processor\t: 0\nvendor_id\t: X\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some Processor\nstepping\t: {}\n"
+
+
+def test_the_name_is_read_without_another_process(system):
+    system("/proc/cpuinfo", X86.format(8))
+    assert machine._proc_cpuinfo() == {"brand_raw": "Some Processor", "family": 6, "model": 143, "stepping": 8}
+
+
+@pytest.mark.parametrize("text", ["", X86.format(0), X86.format("unknown"), "Processor : ARMv7\nCPU part : 0xd0c\n"])
+def test_an_incomplete_answer_is_left_to_py_cpuinfo(system, text):
+    system("/proc/cpuinfo", text)
+    assert machine._proc_cpuinfo() is None
+
+
+def test_the_name_is_the_one_in_databases():
+    """py-cpuinfo's: a different name orphans every winner."""
+    mine = machine._proc_cpuinfo()
+    if mine is None:
+        pytest.skip("this system's /proc/cpuinfo says too little")
+    asked = machine._asked_cpuinfo()
+    assert mine == {name: asked[name] for name in mine}
+
+
 def test_this_machine_is_described_the_same_way_twice():
     one, other = machine.detect(), machine.detect()
     assert one == other and one.fingerprint == other.fingerprint
