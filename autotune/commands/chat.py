@@ -16,6 +16,7 @@ from autotune.commands.errors import one_line
 @click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
 @options.sampling_options(temperature=0.7, top_k=40, top_p=0.95, tokens=512)
 @options.device_option
+@options.threads_option
 @options.db_option
 def chat(
     model: Path, system: str | None, tokens: int, temperature: float, top_k: int, top_p: float,

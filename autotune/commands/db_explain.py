@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("problem")
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> None:

@@ -22,6 +22,7 @@ from autotune.commands.conversation import chat_tokens
 @options.sampling_options(temperature=0.0, top_k=0, top_p=1.0, tokens=128)
 @options.nvtx_option
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def generate(

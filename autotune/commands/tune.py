@@ -73,6 +73,7 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="A worker for every GPU here, all on one study: --storage's, else the database file itself.",
 )
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def tune(

@@ -7,6 +7,7 @@ import torch
 
 from kernel_templates import registry
 from kernel_templates.cpu import machine
+from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
@@ -20,8 +21,8 @@ from model.sampling import Sampler
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CpuRunner":
     """Pack the model for this processor."""
-    threads = settings.threads or machine.thread_count()
-    torch.set_num_threads(threads)
+    threads = ThreadChoice(settings.threads or machine.thread_count())
+    torch.set_num_threads(threads.current)
     features = machine.features()
     choices = choose(
         list(model_problems(config, file)),
