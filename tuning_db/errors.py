@@ -10,6 +10,17 @@ class DatabaseError(Exception):
     """The message is one line: what is wrong with which file, and what to do about it."""
 
 
+class LeftOut(UserWarning):
+    """A row that makes no sense was left out of what a reader found in `path`."""
+
+    def __init__(self, path: Path, table: str, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"tuning database {path} has rows that make no sense and are left out, the first in {table} ({reason}); "
+            "`autotune db repair` removes them"
+        )
+
+
 def damaged(path: Path, what: str) -> DatabaseError:
     """For a file that cannot be trusted. It is left as it is: moving it away is the owner's decision."""
     return DatabaseError(
