@@ -27,6 +27,7 @@ from autotune.commands import (
     pull,
     replay,
     screen,
+    signals,
     tune,
 )
 from autotune.commands.errors import one_line
@@ -51,9 +52,10 @@ class Program(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt:
-            click.echo("autotune: interrupted", err=True)
-            return INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            with suppress(OSError):  # the terminal may be gone
+                click.echo("autotune: interrupted", err=True)
+            return 128 + interrupt.number if isinstance(interrupt, signals.Ended) else INTERRUPTED
         except BrokenPipeError:
             _forget_stdout()
             return NO_READER
@@ -154,4 +156,5 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     bytecode.keep()
+    signals.install()
     cli.main(prog_name="autotune")

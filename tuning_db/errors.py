@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuning_db.query_limit import LIMIT_S, LimitedConnection
+
 
 class DatabaseError(Exception):
     """The message is one line: what is wrong with which file, and what to do about it."""
@@ -43,6 +45,10 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
+            expired, LimitedConnection.expired = LimitedConnection.expired, False
+            if not expired:
+                raise KeyboardInterrupt from None
         raise _explain(path, error) from error
 
 
@@ -61,6 +67,11 @@ def _explain(path: Path, error: sqlite3.Error) -> DatabaseError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseError(
             f"tuning database {path} stayed locked by another process; wait for it to finish, "
+            "or choose another file with --db"
+        )
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return DatabaseError(
+            f"tuning database {path} took more than {LIMIT_S:.0f} s to answer; check it with `autotune db info`, "
             "or choose another file with --db"
         )
     if code == sqlite3.SQLITE_FULL:

@@ -5,10 +5,12 @@ anything. The schema of a file of ours is known to the letter, so whatever is no
 """
 
 import sqlite3
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tuning_db import uids
 from tuning_db.errors import DatabaseError
 from tuning_db.migration import Migration
 
@@ -16,10 +18,7 @@ from tuning_db.migration import Migration
 def require_ours(connection: sqlite3.Connection, path: Path, applied: tuple[Migration, ...]) -> None:
     """applied: the migrations that this file has had. Reads only. Raises DatabaseError."""
     ours = _expected(applied)
-    found = {
-        (str(kind), str(name)): _words(sql)
-        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master WHERE type != 'index'")
-    }
+    found = _schema(connection)
     for (kind, name), sql in found.items():
         if kind in ("view", "trigger") and ours.get((kind, name)) != sql:
             raise _foreign(path, kind, name)
@@ -27,15 +26,17 @@ def require_ours(connection: sqlite3.Connection, path: Path, applied: tuple[Migr
             raise _foreign(path, "virtual table", name)
     for kind, name in ours:
         if (kind, name) not in found:
-            raise _foreign(path, f"schema without its {kind}", name)
-        if kind == "table" and not _columns(connection, name) >= _table_columns(applied, name):
-            raise _foreign(path, "table", name)
+            raise _foreign(path, f"missing {kind}", name)
+        if kind == "table":
+            columns = _columns(connection, name)
+            if any(columns.values()) or not columns.keys() >= _columns_of(applied)[name]:
+                raise _foreign(path, "table", name)
 
 
 def _foreign(path: Path, kind: str, name: str) -> DatabaseError:
     return DatabaseError(
-        f"{path} has a {kind} {ascii(name[:40])} that is not autotune's, and is not opened; "
-        "remove that, or choose another file with --db"
+        f"{path} is not opened: the {kind} {name[:40]!a} in it is not as autotune makes it; "
+        "choose another file with --db"
     )
 
 
@@ -43,38 +44,33 @@ def _words(sql: Any) -> str:
     return " ".join(str(sql).split())
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> frozenset[tuple[str, int]]:
-    """Names, each with whether it is hidden or computed."""
-    return frozenset(
-        (str(row[1]), int(row[6])) for row in connection.execute("SELECT * FROM pragma_table_xinfo(?)", (table,))
-    )
+def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """(type, name) → SQL of tables, views and triggers. An index runs nothing that its table does not."""
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE type != 'index'")
+    return {(str(kind), str(name)): _words(sql) for kind, name, sql in rows}
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> dict[str, int]:
+    """Names; not 0 where a column is hidden or computed."""
+    rows = connection.execute("SELECT name, hidden FROM pragma_table_xinfo(?)", (table,))
+    return {str(name): int(hidden) for name, hidden in rows}
 
 
 @lru_cache(maxsize=16)
 def _expected(applied: tuple[Migration, ...]) -> dict[tuple[str, str], str]:
-    connection = _made(applied)
-    try:
-        return {
-            (kind, name): _words(sql)
-            for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master WHERE type != 'index'")
-        }
-    finally:
-        connection.close()
+    with closing(_made(applied)) as connection:
+        return _schema(connection)
 
 
-@lru_cache(maxsize=256)
-def _table_columns(applied: tuple[Migration, ...], table: str) -> frozenset[tuple[str, int]]:
-    connection = _made(applied)
-    try:
-        return _columns(connection, table)
-    finally:
-        connection.close()
+@lru_cache(maxsize=16)
+def _columns_of(applied: tuple[Migration, ...]) -> dict[str, frozenset[str]]:
+    with closing(_made(applied)) as connection:
+        tables = [name for kind, name in _schema(connection) if kind == "table"]
+        return {name: frozenset(_columns(connection, name)) for name in tables}
 
 
 def _made(applied: tuple[Migration, ...]) -> sqlite3.Connection:
     """An empty database that has had the same migrations."""
-    from tuning_db import uids
-
     connection = sqlite3.connect(":memory:", isolation_level=None)
     uids.register(connection)
     for migration in applied:

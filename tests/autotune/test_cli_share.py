@@ -174,3 +174,34 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
                         space = registry.cpu_space(problem, features)
                         usable += space.broken(Config(found.winner.config)) is None
     assert usable >= 0.9 * sum(f["kind"] == "winner" for f in facts)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dashboard", "-o"), ("export", "--out"), ("db", "plot", KEY, "-o"), ("db", "export", "-o"),
+        ("db", "export", "--sqlite", "-o"),
+    ],
+)  # fmt: skip
+def test_no_output_overwrites_a_database_or_a_model(complaint, tuned_here, tmp_path, tiny_model, words) -> None:
+    link, other = tmp_path / "link.svg", tmp_path / "other.db"
+    link.symlink_to(tuned_here)
+    open_db(other).close()
+    for target in (tuned_here, link, other, tiny_model):
+        before = target.read_bytes()
+        complaint(*words, target, "--db", tuned_here)
+        assert target.read_bytes() == before
+
+
+def test_names_reach_the_terminal_without_escapes(autotune, tmp_path) -> None:
+    path, chip = tmp_path / "a.db", Device("cpu", "Xe\x1b[31mon\x9b2J\r\n\x07", "avx2", 2, 8 << 30)
+    with open_db(path) as db:
+        run = db.begin_run(chip, Run("op:\x1b]0;title\x07=1", 1, "po\x1b[2Jol", 7, 96, 20_000, 1))
+        winner = Winner(
+            "op:\x1b]0;title\x07=1", 1, {"a\x1b[1m": "\x1b[2J"}, Measurement(1.0, 1.0, 1.0, 9), None, 0.0, 1.0
+        )
+        db.set_winner(chip, winner, run, None)
+    for words in (("db", "list"), ("db", "list", "--runs"), ("db", "best", "op"), ("devices",)):
+        result = autotune(*words, "--db", path)
+        assert result.exit_code == 0
+        assert not set(result.stdout + result.stderr) & set("\x1b\x9b\r\x07"), words
