@@ -9,7 +9,7 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuning_db import uids
+from tuning_db import schema_check, uids
 from tuning_db.errors import DatabaseError, damaged
 from tuning_db.migration import Migration
 from tuning_db.migration_profiles import PROFILES
@@ -170,6 +170,8 @@ def check(connection: sqlite3.Connection, path: Path) -> int:
         ours = "schema_migrations" in tables
         # A newer schema may have changed even this table, so it is not asked.
         readable = ours and version <= LATEST
+        if not ours or readable:
+            schema_check.require_ours(connection, path, MIGRATIONS[:version] if ours else ())
         recorded = connection.execute("SELECT max(number) FROM schema_migrations").fetchone()[0] if readable else None
     finally:
         if connection.in_transaction:

@@ -9,6 +9,7 @@ import click
 from autotune.commands import loading, options, output
 from autotune.commands.conversation import Conversation
 from autotune.commands.errors import one_line
+from autotune.commands.signals import Ended
 
 
 @click.command()
@@ -73,7 +74,9 @@ def _next_line(interactive: bool) -> str | None:
         except EOFError:
             click.echo()
             return None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if isinstance(interrupt, Ended):
+                raise
             output.note("\n/exit or Ctrl-D ends the conversation")
     line = sys.stdin.readline()
     return line.strip() if line else None
@@ -92,7 +95,9 @@ def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
             pieces.append(piece)
             click.echo(piece, nl=False)
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Ended):
+            raise
         output.note(" [stopped]")
     finally:
         if asked:

@@ -124,6 +124,7 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
       autotune db plot matvec:rows=576
       autotune db plot matvec:rows=576 -o search.svg
     """
+    options.writable(target, "-o")
     from autotune.dashboard import plot
     from autotune.dashboard.collect import read_database
     from autotune.dashboard.pages.run import progress

@@ -37,8 +37,8 @@ def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> N
     if as_json:
         output.print_json(_document(found))
         return
-    for line in found.sentences():
-        click.echo(line)
+    for sentence in found.sentences():
+        output.line(sentence)
 
 
 def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation":

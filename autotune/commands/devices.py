@@ -57,7 +57,8 @@ def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
             click.echo()
         output.print_facts(_facts(name, device, limits[name]))
     for gpu in unusable:
-        click.echo(f"\n{gpu['name']}: {gpu['chip']} ({gpu['reason']})")
+        click.echo()
+        output.line(f"{gpu['name']}: {gpu['chip']} ({gpu['reason']})")
     if len(here) == 1 and not unusable:
         from kernel_templates.cuda import machine
 

@@ -48,15 +48,15 @@ def generate(
         output.note(engine.chat.note)
     start = _tokens(engine, text, as_chat)
     pieces: list[str] = []
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
     try:
         for piece in engine.generate(start, tokens, sampler):
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
-    except KeyboardInterrupt:
-        interrupted = True  # what was written is kept, and reported like any other text
+    except KeyboardInterrupt as interrupt:
+        interrupted = interrupt  # what was written is kept, and reported like any other text
     written = "".join(pieces)
     if as_json:
         timing = engine.timing
@@ -65,7 +65,7 @@ def generate(
             "device": device,
             "prompt": text,
             "text": written,
-            "interrupted": interrupted,
+            "interrupted": interrupted is not None,
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
             "timings": loading.rates(timing),
             "kernels": loading.kernels_document(engine),
@@ -76,8 +76,8 @@ def generate(
     output.note(loading.speed_line(engine.timing))
     output.note(loading.kernels_line(engine, model, untuned))
     engine.close()
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupted is not None:
+        raise interrupted
 
 
 def _tokens(engine, text: str, as_chat: bool) -> list[int]:

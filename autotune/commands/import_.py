@@ -50,7 +50,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         output.print_json({"imported": [asdict(summary) for summary in done]})
         return
     for summary in done:
-        click.echo(f"{summary.file}: {summary.line}")
+        output.line(f"{summary.file}: {summary.line}")
         if summary.note:
             output.note(f"{summary.file}: {summary.note}")
 

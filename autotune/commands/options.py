@@ -120,6 +120,19 @@ def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":
     return open_db(path, readonly=readonly)
 
 
+def writable(target: Path | None, option: str) -> None:
+    """Refuse an output file that is a database or a model already: it is more likely the input than to be replaced.
+    Raises UserError."""
+    try:
+        with (target or Path(os.devnull)).open("rb") as file:
+            head = file.read(16)
+    except OSError:  # not there yet; or it will be said when it is written
+        return
+    beside = target is not None and target.name.endswith(("-wal", "-shm", "-journal"))
+    if head == b"SQLite format 3\0" or head.startswith(b"GGUF") or beside:
+        raise UserError(f"{option}: {target} is a database or a model and is not overwritten; name another file")
+
+
 def require(device: str) -> None:
     """Refuse a device that cannot be used here, before anything is loaded. Raises UserError."""
     if device == CPU:

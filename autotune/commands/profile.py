@@ -60,7 +60,7 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
     if done.failure:
         output.note(f"no counters: {done.failure}; these are times and counted bytes alone")
     for summary in done.stored:
-        click.echo(f"profile {summary.profile}: {summary.file}, {output.counted(summary.found, 'row')}")
+        output.line(f"profile {summary.profile}: {summary.file}, {output.counted(summary.found, 'row')}")
 
 
 def _problems(subject: str) -> "list[Problem]":

@@ -120,7 +120,7 @@ def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
 def _show(key: str, chip: str, choice: "Choice", verdicts: "Sequence[Verdict]") -> None:
     kept, dropped = [v for v in verdicts if v.kept], [v for v in verdicts if not v.kept]
     varied = [n for n in choice.configs[0] if len({config[n] for config in choice.configs}) > 1]
-    click.echo(f"{key} for {chip}")
+    output.line(f"{key} for {chip}")
     seen = f"{choice.seen:,} configurations{'' if choice.valid is not None else ' drawn from more'}"
     broken, compiled = sum(choice.dropped.values()), output.counted(len(verdicts), "other")
     click.echo(f"{seen}: {broken:,} break a constraint, {compiled} compiled")

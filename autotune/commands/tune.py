@@ -97,6 +97,7 @@ def tune(
     if devices is not None:
         _for_each_gpu(model, storage, db_path)
         return
+    options.writable(timeline_path, "--timeline")
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
@@ -112,7 +113,8 @@ def tune(
     with ExitStack() as stack:
         server = stack.enter_context(shared_studies.opened(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
-        rows, in_context, interrupted = [], [], False
+        rows, in_context = [], []
+        interrupted: KeyboardInterrupt | None = None
         try:
             on_cpu = device == options.CPU
             budget_s = ((CPU_BUDGET_S if on_cpu else tune_model.BUDGET_S) if budget is None else budget) or None
@@ -129,8 +131,8 @@ def tune(
                         _write(timeline, timeline_path)
             in_context = [tune_output.layer_row(result) for result in in_layers]
             rows = [tune_output.row(result) for result in tuned]
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as interrupt:
+            interrupted = interrupt
             rows = tune_output.kept(db, here, problems)
             in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
         except TuneError as error:
@@ -142,17 +144,17 @@ def tune(
             "device": output.device_document(here),
             "objective": objective,
             "database": str(path),
-            "interrupted": interrupted,
+            "interrupted": interrupted is not None,
             "tuned": rows,
             "in_context": in_context,
         }
         output.print_json(document)
     else:
-        tune_output.show(rows, in_context, interrupted)
+        tune_output.show(rows, in_context, interrupted is not None)
         count, of = len(rows) + len(in_context), len(problems) + len(layers)
         output.note(f"{count} of {of} problems have a winner in {path}")
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupted is not None:
+        raise interrupted
 
 
 def _for_each_gpu(model: Path, storage: str | None, db_path: Path | None) -> None:

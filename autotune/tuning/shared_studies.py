@@ -79,11 +79,16 @@ def publish(search: SharedSearch, db: TuningDB, device: Device, problem: Problem
 
 
 def pull(studies: Studies, db: TuningDB) -> Added:
-    """Add every winner that was published to the database. Raises ValueError for one that makes no sense."""
-    facts: list[dict[str, Any]] = []
+    """Add every winner that was published and makes sense to the database; the answer says which were left out."""
+    records: list[dict[str, Any]] = []
+    left_out: list[str] = []
     for study, text in studies.winners():
+        wrong: list[str] = []
         try:
-            facts += jsonl.read([str(line) for line in json.loads(text)], study)
-        except (json.JSONDecodeError, TypeError):
-            raise ValueError(f"{study}: a published winner is no export of autotune") from None
-    return db.add(sorted(facts, key=lambda fact: list(jsonl.KINDS).index(fact["kind"])))
+            records += jsonl.read([str(line) for line in json.loads(text)], study, wrong)
+        except (ValueError, TypeError, RecursionError):
+            wrong.append("a published winner is no export of autotune")
+        left_out += [f"{study}: {reason}" for reason in wrong]
+    added = db.add(records)
+    added.left_out[:0] = left_out
+    return added

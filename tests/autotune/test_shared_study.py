@@ -12,6 +12,7 @@ import pytest
 import shared_worker
 from forked import Forked
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState, create_trial
 from waiting import eventually
 
@@ -111,6 +112,65 @@ def test_a_trial_too_many_of_a_dead_worker_holds_nobody_up(tmp_path) -> None:
     shared.study("s").add_trial(dead)
     search.tell(first, 1.0)
     assert search.ask() is None and not search.waiting
+    shared.close()
+
+
+def foreign(study, state, params, values=(1.0,)):
+    """A trial that another program left."""
+    known = {p.name: p.values for p in shared_worker.SPACE.parameters}
+    distributions = {n: CategoricalDistribution(known[n] if v in known.get(n, ()) else (v,)) for n, v in params.items()}
+    values = values if state is TrialState.COMPLETE else None
+    study.add_trial(create_trial(state=state, params=params, distributions=distributions, values=values))
+
+
+def test_configurations_that_others_tried_twice_do_not_loop(tmp_path) -> None:
+    """--trials counts configurations: with one of them finished twice a worker came to no end."""
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    configs = shared_worker.SPACE.configs()
+    study = shared.study("s")
+    for config in (configs[0], configs[0], configs[0], configs[1]):
+        foreign(study, TrialState.COMPLETE, dict(config))
+    search, asked = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 4), []
+    while (config := search.ask()) is not None:
+        asked.append(config)
+        search.tell(config, 2.0)
+    assert len(asked) == 2 and not search.waiting and not set(asked) & set(configs[:2])
+    assert len(study.get_trials()) == 6
+    assert search.fastest(9)[:2] == list(configs[:2]) and len(search.fastest(9)) == 4
+    shared.close()
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED])
+def test_trials_that_are_no_configuration_of_the_space_do_not_count(tmp_path, state) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    config, study = shared_worker.SPACE.configs()[0], shared.study("s")
+    name = next(iter(config))
+    for params in ({"other": 1}, {}, {name: config[name]}, {**config, "other": 1}):
+        foreign(study, state, params)
+    search = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 1)
+    assert search.fastest(9) == []
+    found = search.ask()
+    assert found is not None and shared_worker.SPACE.broken(found) is None
+    search.tell(found, 1.0)
+    assert search.ask() is None and search.fastest(9) == [found]
+    shared.close()
+
+
+def test_a_study_of_another_space_is_one_line(tmp_path) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    config = shared_worker.SPACE.configs()[0]
+    foreign(shared.study("s"), TrialState.FAIL, {**config, next(iter(config)): "nonsense"})
+    with pytest.raises(OptunaError, match="another space"):
+        SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 1).ask()
+    shared.close()
+
+
+@pytest.mark.parametrize("values", [(float("inf"),), (-1.0,), (0.0,)])
+def test_times_that_cannot_be_are_no_times(tmp_path, values) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    foreign(shared.study("s"), TrialState.COMPLETE, dict(shared_worker.SPACE.configs()[0]), values)
+    search = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 2)
+    assert search.fastest(9) == [] and search.ask() not in (None, shared_worker.SPACE.configs()[0])
     shared.close()
 
 
