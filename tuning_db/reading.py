@@ -65,7 +65,8 @@ class Reader:
         """All runs, newest last, or those of one device. One whose process on this host is gone is interrupted."""
         return self._read(
             "SELECT r.*, p.key AS problem, d.backend, d.chip, d.capability, d.units, "
-            "d.memory_bytes, d.versions, (SELECT count(*) FROM run_trials t WHERE t.run_id = r.id) AS trials "
+            "d.memory_bytes, d.versions, (SELECT count(DISTINCT t.config) FROM run_trials t "
+            "WHERE t.run_id = r.id AND t.kind = 'search') AS trials "
             "FROM runs r JOIN devices d ON d.id = r.device_id JOIN problems p ON p.id = r.problem_id "
             "WHERE ? IS NULL OR d.fingerprint = ? ORDER BY r.id",
             (device and device.fingerprint,) * 2,
@@ -149,7 +150,7 @@ class Reader:
         files = (self.path, Path(f"{self.path}-wal"))
         counts = self._read(
             "SELECT (SELECT count(*) FROM devices) AS devices, (SELECT count(*) FROM problems) AS problems, "
-            "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials) AS trials, "
+            "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials WHERE kind = 'search') AS trials, "
             "(SELECT count(*) FROM winners WHERE current) AS winners, "
             "(SELECT count(*) FROM winners WHERE NOT current) AS replaced_winners",
             (),
