@@ -63,15 +63,15 @@ class CpuBackend(protocol.Backend):
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         size = cpu_candidate.working_set()
         candidates = [self.problem.prepare(config, size) for config in request.configs]
-        rates: list[float] = []
+        taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
-            measurements, rate = timing.compare_finalists(candidates, request.rounds, self._guard.probe())
-            rates.append(rate)
-            return measurements
+            taken.append(timing.compare_finalists(candidates, request.rounds, self._guard.probe()))
+            return taken[-1].measurements
 
         measurements = self._guard.take(candidates, take)
-        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
+        last, errors = taken[-1], tuple(c.error for c in candidates)
+        return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
 
     def _probe(self) -> ReadProbe:
         return ReadProbe(self.problem.pool, cpu_candidate.working_set())

@@ -188,8 +188,9 @@ class FaultyBackend(Backend):
 
     def compare_finalists(self, request: CompareFinalists) -> Reply:
         candidates = [self._prepare(config) for config in request.configs]
-        measurements, rate = compare_finalists(candidates, request.rounds, Probe())
-        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
+        taken = compare_finalists(candidates, request.rounds, Probe())
+        errors = (0.001,) * len(candidates)
+        return FinalistsCompared(tuple(taken.measurements), errors, taken.read_bytes_s, taken.samples, taken.again)
 
     def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"
