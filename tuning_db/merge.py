@@ -3,10 +3,11 @@
 Adding is a union. What can differ between two databases about one thing is joined by a rule in which neither side
 comes first: the earlier of two replacements of a winner, the later of two measurements of a roof, an ended run rather
 than a running one. So merging is commutative, associative and idempotent. Of the winners that nothing replaced, the
-fastest is current; all of them are verified.
+fastest that this machine has measured is current, and where it has measured none, the fastest.
 """
 
 import json
+import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ _SELECT = {
     "ORDER BY d.fingerprint, p.key, w.template_version, w.created_at, w.uid",
 }
 _JSON = ("versions", "values", "parameters", "constraints", "config", "state")
+# What this machine has measured itself, in a run that is here, comes before what others claim.
+_MEASURED_HERE = "EXISTS (SELECT 1 FROM runs r WHERE r.id = winners.run_id AND r.host = ?)"
 NOTHING = ""  # sorts before every timestamp
 
 
@@ -220,7 +223,9 @@ class Adder:
     def _choose(self, key: tuple[int, int, int], before: str | None) -> None:
         where = "WHERE device_id = ? AND problem_id = ? AND template_version = ?"
         living = self._db.execute(
-            f"SELECT uid, median_ns FROM winners {where} AND replaced_at IS NULL ORDER BY median_ns, uid", key
+            "SELECT uid, median_ns FROM winners "
+            f"{where} AND replaced_at IS NULL ORDER BY {_MEASURED_HERE} DESC, median_ns, uid",
+            (*key, socket.gethostname()),
         ).fetchall()
         self._db.execute(f"UPDATE winners SET current = 0 {where} AND current", key)
         if not living:

@@ -88,7 +88,8 @@ def merge(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Merge other people's databases into this one, which is made if missing.
 
     Nothing is lost and nothing counted twice, in whatever order and however often files are merged. Where two people
-    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown.
+    have tuned one problem on the same device, the winner with the better time is used, and that is shown; what this
+    machine has measured itself keeps its place.
 
     \b
     Example:

@@ -38,5 +38,5 @@ def dense_format(name: str, ggml_type: int, dtype: torch.dtype, tolerance: float
         dequantize=dequantize,
         to_planes=to_planes,
         from_planes=from_planes,
-        tolerance=tolerance,
+        tolerances=dict.fromkeys(("int8", "int16"), tolerance),  # activations are not made integers for these
     )

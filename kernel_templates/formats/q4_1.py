@@ -14,7 +14,7 @@ Source of the format: `block_q4_1` and `quantize_row_q4_1_ref` in ggml.
 import torch
 from torch import Tensor
 
-from kernel_templates.formats.base import INT8_ACTIVATION_TOLERANCE, Format
+from kernel_templates.formats.base import BLOCK_TOLERANCES, Format
 from kernel_templates.formats.blocks import (
     byte_blocks,
     field,
@@ -74,5 +74,5 @@ FORMAT = Format(
     dequantize=dequantize,
     to_planes=to_planes,
     from_planes=from_planes,
-    tolerance=INT8_ACTIVATION_TOLERANCE,
+    tolerances=BLOCK_TOLERANCES,
 )

@@ -22,7 +22,7 @@ Source of the format: `block_q6_K`, `quantize_row_q6_K_ref` and `make_qx_quants`
 import torch
 from torch import Tensor
 
-from kernel_templates.formats.base import INT8_ACTIVATION_TOLERANCE, Format
+from kernel_templates.formats.base import BLOCK_TOLERANCES, Format
 from kernel_templates.formats.blocks import as_bytes, byte_blocks, field, float_blocks, join
 
 NAME, BLOCK, BLOCK_BYTES = "Q6_K", 256, 210
@@ -141,5 +141,5 @@ FORMAT = Format(
     dequantize=dequantize,
     to_planes=to_planes,
     from_planes=from_planes,
-    tolerance=INT8_ACTIVATION_TOLERANCE,
+    tolerances=BLOCK_TOLERANCES,
 )
