@@ -77,13 +77,13 @@ def document(stored: StoredRun, trials: Sequence[Trial]) -> dict[str, Any]:
             "started_at": stored.started_at,
             "finished_at": stored.finished_at,
         },
-        "results": [_result(trial) for trial in _each_once(trials)],
+        "results": [_result(trial) for trial in each_once(trials)],
     }
     files.check_schema(made, SCHEMA, f"run {stored.id} as T4")
     return made
 
 
-def _each_once(trials: Sequence[Trial]) -> list[Trial]:
+def each_once(trials: Sequence[Trial]) -> list[Trial]:
     """A configuration is one result: what it was when the search tried it, or else in the final comparison."""
     chosen: dict[str, Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.kind is TrialKind.FINAL_COMPARISON):

@@ -6,10 +6,10 @@ from autotune.runner import cpu_candidate, protocol, timing
 from autotune.runner.bandwidth import ReadProbe
 from autotune.runner.device_state import CpuWatch
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 

@@ -14,10 +14,10 @@ from autotune.runner.cuda_bandwidth import ReadProbe
 from autotune.runner.cuda_candidate import OpenProblem, PreparedCandidate
 from autotune.runner.device_state import GpuWatch, joules_a_call
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
+from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 _T = TypeVar("_T")

@@ -36,11 +36,11 @@ from autotune.runner.protocol import (
     Wrong,
 )
 from autotune.runner.timing import compare_finalists, measure
-from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Constraint, Parameter, Space
+from kernel_templates.verify import WrongResult, verify
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
