@@ -7,7 +7,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import bench_busy  # noqa: E402
+import bench_busy
 
 
 def test_shares_are_of_the_median_alone():
