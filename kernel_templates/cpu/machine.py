@@ -62,7 +62,7 @@ def _chip() -> str:
     """The name that py-cpuinfo makes, which is part of every fingerprint. That package starts a Python process and
     takes a second or more, so Linux's own answer is read where it is complete: py-cpuinfo begins with it too."""
     info = _proc_cpuinfo() or _asked_cpuinfo()
-    brand = info.get("brand_raw") or info.get("arch_string_raw") or "unknown processor"
+    brand = str(info.get("brand_raw") or info.get("arch_string_raw") or "unknown processor")
     numbers = [str(info[k]) for k in ("family", "model", "stepping") if k in info]
     return f"{brand} ({'/'.join(numbers)})" if numbers else brand
 
