@@ -32,7 +32,6 @@ from autotune.commands import (
 )
 from autotune.commands.errors import one_line
 from autotune.runner import bytecode
-from tuning_db.errors import LeftOut
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
 
@@ -90,6 +89,8 @@ def _rows_left_out_are_told() -> Iterator[None]:
     told: set[Path] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        from tuning_db.errors import LeftOut  # here: `autotune --help` should not pay for the database
+
         if not isinstance(message, LeftOut):
             usual(message, category, *where, **more)
         elif message.path not in told:

@@ -48,7 +48,7 @@ TABLES: dict[str, dict[str, Check]] = {
         "started_at": f.date, "finished_at": f.maybe(f.date),
     },
     "run_trials": {
-        "number": _COUNT, "config": _CONFIG, "outcome": f.one_of(Outcome), "q10_ns": f.maybe(_TIME),
+        "number": f.maybe(_COUNT), "config": _CONFIG, "outcome": f.one_of(Outcome), "q10_ns": f.maybe(_TIME),
         "median_ns": f.maybe(_TIME), "q90_ns": f.maybe(_TIME), "samples": f.maybe(_COUNT),
         "state": f.maybe(f.mapping_of(f.document)), "energy_uj": _ENERGY, "compile_s": f.maybe(f.number(0, 1e9)),
         "error": _ERROR, "tolerance": _ERROR, "message": f.maybe(_WORDS), "kind": f.one_of(TrialKind),
@@ -73,7 +73,7 @@ TABLES: dict[str, dict[str, Check]] = {
         **{f"{of}_{axis}": f.maybe(_COUNT) for of in ("grid", "block") for axis in "xyz"},
         "start_ns": f.maybe(f.whole(*f.INT64)), "duration_ns": f.maybe(f.number(0, 1e18)), "count": _COUNT,
         "stream": f.maybe(f.whole(*f.INT64)), "range_place": f.maybe(_COUNT), "problem": f.maybe(_WORDS),
-        "config": f.maybe(_CONFIG), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.float64s),
+        "config": f.maybe(f.mapping_of(f.document)), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.float64s),
         "metric_texts": f.maybe(f.mapping_of(_WORDS)),
     },
     "profile_findings": {

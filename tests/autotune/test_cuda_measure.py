@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.runner import tensors, timing, verify
+from autotune.runner import tensors, timing
 from autotune.runner.protocol import Failed, FailedToCompile, Poisoned
 from autotune.runner.worker import failure
-from kernel_templates import registry
+from kernel_templates import registry, verify
 from kernel_templates.device import Device
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.layer.problem import Layer

@@ -195,5 +195,7 @@ def test_the_commit_of_a_copy_without_history(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AUTOTUNE_COMMIT", "abc+changes")
     monkeypatch.setattr(versions, "_commit", lambda: None)
     assert versions.versions.__wrapped__()["commit"] == "abc+changes"
-    monkeypatch.setattr(versions, "_commit", lambda: "0123")
+    monkeypatch.setattr(versions, "_commit", lambda: "0123")  # a copy may lie in somebody else's checkout
+    assert versions.versions.__wrapped__()["commit"] == "abc+changes"
+    monkeypatch.delenv("AUTOTUNE_COMMIT")
     assert versions.versions.__wrapped__()["commit"] == "0123"
