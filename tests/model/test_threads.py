@@ -18,9 +18,9 @@ def engine(tiny_model):
 def decoded(engine, threads) -> list[np.ndarray]:
     """Logits of 90 steps: attention splits its work over positions by then. threads: the counts, in turn."""
     counts = itertools.cycle(threads)
-    engine.decoder.threads.next = lambda: next(counts)
-    engine.decoder.threads.record = lambda threads, seconds: None
-    return [engine.decoder.step(5 + i % 40, i).copy() for i in range(90)]
+    engine.runner.decoder.threads.next = lambda: next(counts)
+    engine.runner.decoder.threads.record = lambda threads, seconds: None
+    return [engine.runner.decoder.step(5 + i % 40, i).copy() for i in range(90)]
 
 
 def test_logits_do_not_depend_on_the_number_of_threads(engine):
@@ -33,7 +33,7 @@ def test_logits_do_not_depend_on_the_number_of_threads(engine):
 def test_threads_are_chosen_at_every_step(engine):
     """At most those asked for; each step's time is told to the choice."""
     seen = []
-    choice = engine.decoder.threads
+    choice = engine.runner.decoder.threads
     record = choice.record
     choice.record = lambda threads, seconds: (seen.append((threads, seconds)), record(threads, seconds))
     list(engine.generate([5, 6, 7, 8, 9], 12))
