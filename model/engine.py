@@ -94,6 +94,7 @@ class Model:
             yield token
             if timing.ended:
                 return
+            self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
 
     def logits(self, tokens: Sequence[int], stepwise: bool = False) -> np.ndarray:
         """float32 [len(tokens), vocab]: the prediction after each token, from an empty context.
@@ -130,6 +131,7 @@ class Model:
         self.runner.close()
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
+        self.file.check_whole()
         if not tokens:
             raise ModelError("the prompt is empty; give some text")
         if len(tokens) >= self.context:
