@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Read files of other tools into the tuning database.
 
-    Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, pip install
-    'autotune[nsight]') and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys
-    stats, logs of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of
-    other auto-tuners: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run
-    of the device that it names. Files packed with gzip or xz are read too.
+    Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, ./scripts/setup_env
+    nsight) and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys stats, logs
+    of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of other
+    auto-tuners: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run of the device that it
+    names. Files packed with gzip or xz are read too.
 
     \b
     Example:
