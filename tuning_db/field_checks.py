@@ -139,9 +139,9 @@ def tuple_of(*checks: Check) -> Check:
     return look
 
 
-def blob(value: Any) -> None:
-    if type(value) is not bytes:
-        raise ValueError(f"{shown(value)}, which is no blob")
+def float64s(value: Any) -> None:
+    if type(value) is not bytes or len(value) % 8:
+        raise ValueError(f"{shown(value)}, which are no float64")
 
 
 def shown(value: Any) -> str:

@@ -123,6 +123,7 @@ class Finder:
             try:
                 validation.row("winners", row)
                 validation.row("devices", row)
+                validation.check("problems", {"key": row["problem"]})
             except ValueError as error:
                 self._warn("winners", str(error))
             else:
@@ -197,7 +198,8 @@ class Finder:
             *own, *(r for r in shipped.of_family(family, device.backend) if r["template_version"] == version)
         ]  # fmt: skip
 
-        return sorted(found, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
+        alike = [row for row in found if keys.family(row["problem"]) == family]  # whatever the file says of the key
+        return sorted(alike, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
 
     def leaders(self, device: Device, problem: str, version: int, most: int) -> list[dict[str, Any]]:
         """Configurations: what was fastest for the nearest of the problems that this file has trials of."""
@@ -209,6 +211,11 @@ class Finder:
             "AND EXISTS (SELECT 1 FROM run_trials t WHERE t.run_id = r.id AND t.outcome = 'ok')",
             (keys.family(problem), version, device.backend, problem, device.fingerprint),
         )
+        tried = [
+            row
+            for row in tried
+            if isinstance(row["problem"], str) and keys.family(row["problem"]) == wanted.family
+        ]  # fmt: skip
         if not tried:
             return []
         nearest = min(tried, key=lambda row: _far(device, wanted, row))

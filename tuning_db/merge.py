@@ -3,7 +3,7 @@
 Adding is a union. What can differ between two databases about one thing is joined by a rule in which neither side
 comes first: the earlier of two replacements of a winner, the later of two measurements of a roof, an ended run rather
 than a running one. So merging is commutative, associative and idempotent. Of the winners that nothing replaced, the
-fastest is current; all of them are verified.
+fastest that this machine has measured is current, and where it has measured none, the fastest.
 
 Every record is checked before it is written; what makes no sense is left out and said. A row of our own that makes no
 sense gives way to the record that has its name.

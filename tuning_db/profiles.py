@@ -6,6 +6,7 @@ when the file fails underneath it.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tuning_db import profile_rows, rows, validation
@@ -68,15 +69,24 @@ def load(db: Reader, number: int) -> Profile:
         "profile_ranges",
         "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place",
         (number,),
-        profile_rows.range_from,
+        lambda row: (int(row["place"]), profile_rows.range_from(row)),
     )
+    # Launches and ranges name ranges by their place: where one is missing, none can be told.
+    if all(place == at and (one.parent is None or one.parent < at) for at, (place, one) in enumerate(ranges)):
+        nested = tuple(one for _, one in ranges)
+    else:
+        nested = ()
+    launches = [
+        launch if launch.range is None or launch.range < len(nested) else replace(launch, range=None)
+        for launch in launches
+    ]
     sources = db._read(
         "profile_sources",
         "SELECT name, text FROM profile_sources WHERE profile_id = ? ORDER BY name",
         (number,),
         lambda row: validation.row("profile_sources", row),
     )
-    return Profile(provenance, tuple(launches), tuple(ranges), {row["name"]: row["text"] for row in sources})
+    return Profile(provenance, tuple(launches), nested, {row["name"]: row["text"] for row in sources})
 
 
 def of_problem(db: Reader, problem: str) -> list[int]:

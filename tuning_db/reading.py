@@ -69,8 +69,8 @@ class Reader:
         return self._read(
             "runs",
             "SELECT r.*, p.key AS problem, d.fingerprint, d.chip_key, d.backend, d.chip, d.capability, d.units, "
-            "d.memory_bytes, d.versions, d.first_seen_at, "
-            "(SELECT count(*) FROM run_trials t WHERE t.run_id = r.id) AS trials "
+            "d.memory_bytes, d.versions, d.first_seen_at, (SELECT count(DISTINCT t.config) FROM run_trials t "
+            "WHERE t.run_id = r.id AND t.kind = 'search') AS trials "
             "FROM runs r JOIN devices d ON d.id = r.device_id JOIN problems p ON p.id = r.problem_id "
             "WHERE ? IS NULL OR d.fingerprint = ? ORDER BY r.id",
             (device and device.fingerprint,) * 2,
@@ -168,7 +168,7 @@ class Reader:
         counts = self._read(
             "the database",
             "SELECT (SELECT count(*) FROM devices) AS devices, (SELECT count(*) FROM problems) AS problems, "
-            "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials) AS trials, "
+            "(SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM run_trials WHERE kind = 'search') AS trials, "
             "(SELECT count(*) FROM winners WHERE current) AS winners, "
             "(SELECT count(*) FROM winners WHERE NOT current) AS replaced_winners",
             (),

@@ -73,7 +73,7 @@ TABLES: dict[str, dict[str, Check]] = {
         **{f"{of}_{axis}": f.maybe(_COUNT) for of in ("grid", "block") for axis in "xyz"},
         "start_ns": f.maybe(f.whole(*f.INT64)), "duration_ns": f.maybe(f.number(0, 1e18)), "count": _COUNT,
         "stream": f.maybe(f.whole(*f.INT64)), "range_place": f.maybe(_COUNT), "problem": f.maybe(_WORDS),
-        "config": f.maybe(_CONFIG), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.blob),
+        "config": f.maybe(_CONFIG), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.float64s),
         "metric_texts": f.maybe(f.mapping_of(_WORDS)),
     },
     "profile_findings": {

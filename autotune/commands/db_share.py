@@ -89,8 +89,9 @@ def merge(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Merge other people's databases into this one, which is made if missing.
 
     Nothing is lost and nothing counted twice, in whatever order and however often files are merged. Where two people
-    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown.
-    A row that makes no sense is left out, the others are added, and the exit code is 2.
+    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown; what
+    this machine has measured itself keeps its place. A row that makes no sense is left out, the others are added, and
+    the exit code is 2.
 
     \b
     Example:

@@ -84,7 +84,8 @@ class ComparePair(Request):
 
 @dataclass(frozen=True)
 class CompareFinalists(Request):
-    """Verify several configurations and time them in turn, `rounds` samples each. Reply: `FinalistsCompared`."""
+    """Verify several configurations and time them in turn, `rounds` samples each, two of the first. Reply:
+    `FinalistsCompared`."""
 
     configs: tuple[Config, ...]
     rounds: int
@@ -150,11 +151,14 @@ class PairCompared(Reply):
 
 @dataclass(frozen=True)
 class FinalistsCompared(Reply):
-    """In the order of the request. read_bytes_s: bytes a second that the device's memory was read at meanwhile."""
+    """In the order of the request. read_bytes_s: bytes a second that the device's memory was read at meanwhile;
+    samples: nanoseconds of each, round by round; again: of the first, its second sample of every round."""
 
     measurements: tuple[Measurement, ...]
     errors: tuple[float, ...]
     read_bytes_s: float
+    samples: tuple[tuple[float, ...], ...]
+    again: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -22,4 +22,4 @@ def outputs(problem: Matvec, given: Inputs) -> dict[str, np.ndarray]:
 
 
 def tolerance(problem: Matvec) -> float:
-    return formats.get(problem.format).tolerance
+    return formats.get(problem.format).tolerances[problem.activation]

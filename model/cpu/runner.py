@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kernel_templates import registry
-from kernel_templates.cpu import machine
+from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
@@ -29,6 +29,7 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cpu
         machine.detect(),
         lambda p: registry.cpu_space(p, features),
         settings.db,
+        proofs.refusal,
     )
     chosen = {problem: choice.config for problem, choice in choices.items()}
     return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.progress))

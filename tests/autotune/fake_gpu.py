@@ -9,6 +9,7 @@ exact. What is fastest in a layer is not what is fastest alone. Configurations o
 the last two with one load ahead only, because each costs the beginning of another process.
 """
 
+import math
 import os
 import random
 import sys
@@ -34,7 +35,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Part(Problem, op="fakepart", template_version=1):
-    """kind: "qkv", "attention", "out" or "ffn"."""
+    """kind: "qkv", "attention", "out" or "ffn"; or "untuned", whose default is the fastest."""
 
     kind: str
     size: int
@@ -87,7 +88,7 @@ def time_ns(problem: Problem, config) -> float:
     if isinstance(problem, Layer):  # in a chain fewer rows and more loads in flight pay; a long context wants warps
         where = {q: (1, 2 + (q == "attention" and problem.context > 300), 2) for q in problem.parts()}
         return sum(part_ns(block(config, q), *where[q]) for q in where) + 500.0 * (config["finish"] == "here")
-    return part_ns(config, 2, 1, 0)
+    return part_ns(config, 0, 2, 0) if problem.kind == "untuned" else part_ns(config, 2, 1, 0)
 
 
 def _work(problem: Problem):
@@ -126,7 +127,8 @@ def install(monkeypatch) -> None:
 
 class FakeGpu(protocol.Backend):
     """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that was not
-    compiled yet, FAKE_OPEN generating a problem's inputs; FAKE_LOG: a file that every request goes to."""
+    compiled yet, FAKE_OPEN generating a problem's inputs. FAKE_LOG: a file that every request goes to; FAKE_NOISE: the
+    spread of times."""
 
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
@@ -182,7 +184,8 @@ class FakeGpu(protocol.Backend):
 
     def measure(self, request: protocol.Measure) -> protocol.Reply:
         self._log("measure", request.config)
-        times = [time_ns(self.problem, request.config)] * request.samples
+        moment = _noise()  # other work comes and goes more slowly than samples
+        times = [self._sample(request.config) * moment for _ in range(request.samples)]
         return self._run(request.config) or protocol.Measured(summarize(times), 0.001)
 
     def compare_pair(self, request: protocol.ComparePair) -> protocol.Reply:
@@ -190,15 +193,21 @@ class FakeGpu(protocol.Backend):
         failed = self._run(request.config)
         if failed and (request.verify or not isinstance(failed, protocol.Wrong)):
             return failed
-        mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (request.config, request.incumbent))
+        mine, theirs = (lambda c=c: self._sample(c) * _noise() for c in (request.config, request.incumbent))
         ours, best = compare_pair(mine, theirs, request.rounds)
         return protocol.PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
 
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
-        measured = tuple(summarize([time_ns(self.problem, c)] * request.rounds) for c in request.configs)
         if any(self._run(c) for c in request.configs):
             return protocol.Failed("WrongResult")
-        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
+        moments = [_noise() for _ in range(request.rounds)]
+        samples = tuple(tuple(self._sample(c) * noise for noise in moments) for c in request.configs)
+        again = tuple(self._sample(request.configs[0]) * noise for noise in moments)
+        measured = tuple(map(summarize, samples))
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12, samples, again)
+
+    def _sample(self, config: Config) -> float:
+        return time_ns(self.problem, config) * _noise()
 
     def _parse(self, key: str, config: Config, warps: int) -> bool:
         """Whether "qkv" fails in the way that 16 rows and so many warps do."""
@@ -233,6 +242,14 @@ def _facts(config: Config):
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
     return KernelResources("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
+
+
+def _noise() -> float:
+    """What other work makes of a time: with FAKE_NOISE mostly a little, sometimes several times as much."""
+    spread = _seconds("FAKE_NOISE")
+    return (
+        math.exp(random.gauss(0.0, spread)) * (1 + 4 * random.random() * (random.random() < spread)) if spread else 1.0
+    )
 
 
 def _seconds(name: str) -> float:

@@ -36,11 +36,11 @@ from autotune.runner.protocol import (
     Wrong,
 )
 from autotune.runner.timing import compare_finalists, measure
-from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Constraint, Parameter, Space
+from kernel_templates.verify import WrongResult, verify
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
@@ -188,8 +188,9 @@ class FaultyBackend(Backend):
 
     def compare_finalists(self, request: CompareFinalists) -> Reply:
         candidates = [self._prepare(config) for config in request.configs]
-        measurements, rate = compare_finalists(candidates, request.rounds, Probe())
-        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
+        taken = compare_finalists(candidates, request.rounds, Probe())
+        errors = (0.001,) * len(candidates)
+        return FinalistsCompared(tuple(taken.measurements), errors, taken.read_bytes_s, taken.samples, taken.again)
 
     def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"

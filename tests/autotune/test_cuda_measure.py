@@ -123,7 +123,7 @@ def test_spaces_are_found_without_triton() -> None:
 INTERPRETED = """
 import sys, torch
 from autotune.runner import cuda_candidate, cuda_bandwidth, gpu_timer
-from autotune.runner.verify import WrongResult
+from kernel_templates.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device
