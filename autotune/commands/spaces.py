@@ -53,7 +53,7 @@ def ops(as_json: bool) -> None:
 @click.option("--gpu", is_flag=True, help="The space of the GPU's template, for a chip of sm_90.  [default: the CPU's]")
 @options.json_option
 def space(problem: str, gpu: bool, as_json: bool) -> None:
-    """Show a problem's parameters, what each changes, its constraints and how many configurations are valid.
+    """Show a problem's parameters, its constraints and how large the space is.
 
     PROBLEM is a key as `autotune db list` prints it; `autotune ops` lists the fields. An operation's name alone stands
     for it with the shapes of SmolLM2-135M in Q4_0.
