@@ -61,7 +61,6 @@ def path_(db_path: Path | None, as_json: bool) -> None:
     \b
     Example:
       autotune db path
-      datasette "$(autotune db path)"
     """
     from tuning_db import default_path
 

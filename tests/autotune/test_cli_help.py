@@ -34,7 +34,7 @@ EXPECTED = {
     "db plot",
     "dashboard",
     "pull",
-    *(f"db {name}" for name in ("explain", "schema", "export", "import", "merge", "prune", "vacuum")),
+    *(f"db {name}" for name in ("explain", "schema", "repair", "export", "import", "merge", "prune", "vacuum")),
 }
 
 
