@@ -28,6 +28,7 @@ from autotune.commands import (
     replay,
     screen,
     signals,
+    spaces,
     tune,
 )
 from autotune.commands.errors import one_line
@@ -136,6 +137,8 @@ for command in (
     devices.devices,
     tune.tune,
     screen.screen,
+    spaces.ops,
+    spaces.space,
     generate.generate,
     chat.chat,
     bench.bench,

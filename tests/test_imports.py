@@ -17,7 +17,7 @@ BELOW = {
 }
 # Rooms of autotune/: each may import those named here, and itself. `cli.py` and `__init__.py` are the room "".
 ROOMS_BELOW = {
-    "": {"commands", "runner"},
+    "": {"commands", "tuning", "samplers", "runner"},
     "commands": {"tuning", "benchmarking", "dashboard", "profiling", "importers", "samplers", "screening", "runner"},
     "tuning": {"samplers", "screening", "runner"},
     "benchmarking": {"runner"},
@@ -30,8 +30,10 @@ ROOMS_BELOW = {
 }
 # What describes an operation, whatever runs it.
 ABSTRACT = ("device", "formats", "operation", "problem", "random_inputs", "registry", "space")
-# The command line joins the tuner and the engine, errors included; nothing else of either knows the other.
+# The command line joins the tuner and the engine, errors included; nothing else of either knows the other. The API
+# `autotune.load` and `autotune.tune` imports both inside its functions: a user's program needs one name, not two.
 JOINS = (
+    "autotune/__init__.py",
     "autotune/cli.py",
     "autotune/benchmarking/model_benchmark.py",
     "autotune/benchmarking/cpu_backend.py",

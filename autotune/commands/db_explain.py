@@ -42,10 +42,10 @@ def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 
 def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation":
-    from kernel_templates import registry
+    from kernel_templates import given_problem
     from tuning_db import explain as explaining
 
-    known = explaining.known_problems(db, here)
+    known = sorted({*explaining.known_problems(db, here), *(run.run.problem for run in db.runs())})
     matching = [beginning] if beginning in known else [key for key in known if key.startswith(beginning)]
     if len(matching) > 1:
         raise UserError(
@@ -54,7 +54,7 @@ def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation
         )
     key = matching[0] if matching else beginning
     try:
-        version = registry.parse_problem(key).template_version
+        version = given_problem.parse(key).template_version
     except ValueError as error:
         raise UserError(f"{beginning!r} is no problem ({error}); autotune db list shows what there is") from None
     return explaining.explain(db, here, key, version)

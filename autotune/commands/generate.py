@@ -43,6 +43,8 @@ def generate(
 
     sampler = Sampler(temperature, top_k, top_p, seed)
     text = _standard_input() if prompt == "-" else prompt
+    if not text:
+        raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
     engine = loading.load_model(model, device, db_path, context, untuned, nvtx)
     if as_chat and engine.chat.note:
         output.note(engine.chat.note)

@@ -39,8 +39,8 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
 
     if device == options.CPU:
         raise UserError("Nsight Compute profiles GPUs; give --device cuda:0")
-    here = options.detect(device)
     problems = _problems(subject)
+    here = options.detect(device)
     with options.open_database(db_path, readonly=False) as db:
         calls = _calls(problems, here, db)
         done = profile_problems.profile(calls, here, device, db)
@@ -65,11 +65,11 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 def _problems(subject: str) -> "list[Problem]":
     """The problems of a model's decode step, or one problem by its key."""
-    from kernel_templates import registry
+    from kernel_templates import given_problem, registry
 
     if subject.partition(":")[0] in registry.OPERATIONS and not Path(subject).exists():
         try:
-            return [registry.parse_problem(subject)]
+            return [given_problem.parse(subject)]
         except ValueError as error:
             raise UserError(f"{subject!r} is no problem ({error}); autotune db list shows what there is") from None
     from model.config import ModelConfig

@@ -64,7 +64,7 @@ def opened(url: str) -> Iterator[Studies]:
     except ImportError as error:
         if "psycopg" not in str(error):
             raise
-        raise storage_url.UserError("--storage needs psycopg: pip install 'autotune[storage]'") from None
+        raise storage_url.UserError("--storage needs psycopg: ./scripts/setup_env storage") from None
     except (SQLAlchemyError, OptunaError) as error:
         raise storage_url.unusable(address, error) from None
 
