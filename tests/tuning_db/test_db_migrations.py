@@ -165,15 +165,8 @@ def test_a_database_of_an_earlier_version(written_earlier):
         assert db.exported() == promised
         info = db.info()
         counts = ("schema_version", "devices", "problems", "runs", "trials", "winners", "replaced_winners")
-        assert [info[name] for name in counts] == [
-            migrations.LATEST,
-            2,
-            2,
-            3,
-            9,
-            3,
-            3,
-        ]  # of 12 rows, 3 final comparisons
+        # Of 12 rows, 3 are of final comparisons.
+        assert [info[name] for name in counts] == [migrations.LATEST, 2, 2, 3, 9, 3, 3]
         for stored in db.winners():
             winner = stored.winner
             found = db.lookup(stored.device, winner.problem, winner.template_version)
