@@ -5,8 +5,10 @@ Commands import what they need when they run, so that `autotune --help` answers 
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -20,10 +22,13 @@ from autotune.commands import (
     export,
     generate,
     import_,
+    output,
     profile,
     pull,
     replay,
     screen,
+    signals,
+    spaces,
     tune,
 )
 from autotune.commands.errors import one_line
@@ -47,9 +52,10 @@ class Program(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt:
-            click.echo("autotune: interrupted", err=True)
-            return INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            with suppress(OSError):  # the terminal may be gone
+                click.echo("autotune: interrupted", err=True)
+            return 128 + interrupt.number if isinstance(interrupt, signals.Ended) else INTERRUPTED
         except BrokenPipeError:
             _forget_stdout()
             return NO_READER
@@ -58,7 +64,8 @@ class Program(click.Group):
 @contextmanager
 def _reported() -> Iterator[None]:
     try:
-        yield
+        with _rows_left_out_are_told():
+            yield
     except click.Abort:
         click.echo("autotune: interrupted", err=True)
         sys.exit(INTERRUPTED)
@@ -75,6 +82,26 @@ def _reported() -> Iterator[None]:
         except OSError:  # what could not be written cannot be written at exit either, and has been said
             _forget_stdout()
         sys.exit(USER_ERROR)
+
+
+@contextmanager
+def _rows_left_out_are_told() -> Iterator[None]:
+    """One line on stderr for each database with rows that make no sense."""
+    told: set[Path] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        from tuning_db.errors import LeftOut  # here: `autotune --help` should not pay for the database
+
+        if not isinstance(message, LeftOut):
+            usual(message, category, *where, **more)
+        elif message.path not in told:
+            told.add(message.path)
+            output.note(f"autotune: warning: {message}")
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.showwarning = show
+        yield
 
 
 def _forget_stdout() -> None:
@@ -110,6 +137,8 @@ for command in (
     devices.devices,
     tune.tune,
     screen.screen,
+    spaces.ops,
+    spaces.space,
     generate.generate,
     chat.chat,
     bench.bench,
@@ -131,4 +160,5 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     bytecode.keep()
+    signals.install()
     cli.main(prog_name="autotune")

@@ -60,6 +60,11 @@ class Problem:
         return None
 
     @property
+    def proved_positions(self) -> tuple[int, ...]:
+        """Positions at which it is proved beside the one of its inputs; none if it has no position."""
+        return ()
+
+    @property
     def without_context(self) -> Self:
         """What it has in common with problems that differ from it in their context only."""
         return self

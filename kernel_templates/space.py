@@ -59,6 +59,10 @@ class Parameter:
     kernel: str = ""
     part: str = ""
 
+    def offers(self, value: object) -> bool:
+        """Whether it is one of the values, by type too: 32.0 is not 32, and 1 is not True."""
+        return any(type(value) is type(mine) and value == mine for mine in self.values)
+
     @property
     def owner(self) -> str:
         """The kernel that it shapes among those of all parts, "ffn_down"; "" if it belongs to none."""
@@ -107,7 +111,7 @@ class Space:
     def broken(self, config: Mapping[str, Any]) -> Constraint | None:
         """The first rule that `config` breaks, a value no parameter offers included; None if it is valid."""
         for p in self.parameters:
-            if config.get(p.name) not in p.values:
+            if not p.offers(config.get(p.name)):
                 return Constraint(p.name, f"{p.name} must be one of {p.values}, not {config.get(p.name)!r}", bool)
         if set(config) != {p.name for p in self.parameters}:
             extra = sorted(set(config) - {p.name for p in self.parameters})
@@ -119,9 +123,9 @@ class Space:
 
         Raises ValueError for a parameter or a value that is not here, and when the default would be invalid.
         """
-        known = {p.name: p.values for p in self.parameters}
+        known = {p.name: p for p in self.parameters}
         for name, value in values.items():
-            if value not in known.get(name, ()):
+            if name not in known or not known[name].offers(value):
                 raise ValueError(f"{name}={value} is no choice of this space")
         parameters = (
             replace(p, values=(values[p.name],), default=values[p.name]) if p.name in values else p

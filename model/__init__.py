@@ -1,6 +1,9 @@
 """The inference engine: a GGUF file in, text out, through tuned kernels."""
 
+from kernel_templates.cpu.openmp import wait_briefly
 from model.errors import ModelError
+
+wait_briefly()
 
 __all__ = ["ModelError", "load"]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError, quoted
+from model.gguf_metadata import Metadata
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -41,18 +42,18 @@ class ChatTemplate:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "ChatTemplate":
         """Raises ModelError when the file has no template and is not ChatML, or the template is not text."""
-        tokens = metadata.get("tokenizer.ggml.tokens")
-        vocabulary = tokens if isinstance(tokens, list) else []
-        source, note = metadata.get("tokenizer.chat_template"), None
+        keys = Metadata(metadata, "tokenizer.")
+        vocabulary = keys.texts("ggml.tokens") or []
+        source, note = keys.text("chat_template"), None
         if source is None:
             if not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
                 raise ModelError(
                     "the model file has no chat template, so it is no chat model; use generate instead of chat"
                 )
             source, note = CHATML, "the model file has no chat template; using ChatML, whose tokens it has"
-        if not isinstance(source, str) or len(source) > MAX_TEMPLATE:
+        if len(source) > MAX_TEMPLATE:
             raise ModelError(f"the chat template is not a text of at most {MAX_TEMPLATE} characters; use another file")
-        bos, eos = (_token(metadata, vocabulary, key) for key in ("bos_token_id", "eos_token_id"))
+        bos, eos = (_token(keys, vocabulary, key) for key in ("ggml.bos_token_id", "ggml.eos_token_id"))
         stops = dict.fromkeys(text for text in (eos, *TURN_ENDS) if text and (text == eos or text in source))
         return cls(source, bos, eos, note, tuple(stops))
 
@@ -102,6 +103,6 @@ def _run(request: str) -> str:
     return answer["text"]
 
 
-def _token(metadata: Mapping[str, Any], vocabulary: list[str], key: str) -> str:
-    index = metadata.get("tokenizer.ggml." + key)
-    return vocabulary[index] if type(index) is int and 0 <= index < len(vocabulary) else ""
+def _token(keys: Metadata, vocabulary: list[str], key: str) -> str:
+    index = keys.token(key, len(vocabulary))
+    return "" if index is None else vocabulary[index]

@@ -5,16 +5,14 @@ something this engine does not compute (biases, experts, rope scaling, sliding w
 running it without would give fluent nonsense.
 """
 
-import numbers
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kernel_templates import formats
 from model import layer_plan
 from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
+from model.gguf_metadata import Metadata, shown
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,9 @@ class ModelConfig:
         architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
         if architecture is None:
             raise ModelError(
-                f"architecture {quoted(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
+                f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
             )
-        keys = _Keys(metadata, architecture.name)
+        keys = Metadata(metadata, architecture.name + ".")
         _refuse_unsupported(keys)
         embedding = file.tensors.get(layer_plan.EMBEDDING)
         if embedding is None or len(embedding.shape) != 2:
@@ -78,50 +76,24 @@ class ModelConfig:
             tied=layer_plan.OUTPUT not in file.tensors,
             rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
         )
-        _check_sizes(config, keys)
+        _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
         _check_tensors(config, file)
         return config
 
 
-class _Keys:
-    """Typed access to the metadata keys of one architecture."""
-
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self.metadata, self.prefix = metadata, architecture + "."
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.metadata.get(self.prefix + key, default)
-
-    def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:
-        value: Any = self.get(key, default)
-        if value is None:
-            raise ModelError(f"metadata key '{self.prefix}{key}' is missing; the file is incomplete, get it again")
-        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            raise ModelError(f"metadata key '{self.prefix}{key}' is {quoted(value)}, not a number from {low} to {high}")
-        return value
-
-    def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        return int(self._number(key, numbers.Integral, low, high, default))
-
-    def real(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        return float(self._number(key, numbers.Real, low, high, default))
-
-
-def _refuse_unsupported(keys: _Keys) -> None:
-    scaling, factor = keys.get("rope.scaling.type", "none"), keys.get("rope.scaling.factor", 1.0)
-    old_factor = keys.get("rope.scale_linear", 1.0)
+def _refuse_unsupported(keys: Metadata) -> None:
+    scaling, factor = keys.text("rope.scaling.type", "none"), keys.real("rope.scaling.factor", 0.0, 1e9, 1.0)
+    old_factor = keys.real("rope.scale_linear", 0.0, 1e9, 1.0)
     if (scaling != "none" and factor != 1.0) or old_factor != 1.0:
         name = "linear" if scaling == "none" else scaling
         raise ModelError(f"rope scaling {quoted(name)} is not supported; use a model without it")
-    if keys.get("expert_count", 0) != 0:
-        raise ModelError(
-            f"{quoted(keys.get('expert_count'))} experts: mixture models are not supported; use a dense one"
-        )
-    if keys.get("attention.sliding_window", 0) != 0:
+    if experts := keys.whole("expert_count", 0, 1 << 32, 0):
+        raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
+    if keys.whole("attention.sliding_window", 0, 1 << 32, 0) != 0:
         raise ModelError("sliding-window attention is not supported; use a model without it")
 
 
-def _check_sizes(config: ModelConfig, keys: _Keys) -> None:
+def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
     for name, value in (("embedding_length", config.hidden), ("feed_forward_length", config.ffn)):
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
@@ -130,12 +102,11 @@ def _check_sizes(config: ModelConfig, keys: _Keys) -> None:
     for name, value in (("head size", config.head_dim), ("rope.dimension_count", config.rope_dim)):
         if value % 2:
             raise ModelError(f"the {name} is {value}; rotary embedding needs an even number")
-    declared = keys.get("vocab_size", config.vocab)
-    tokens = keys.metadata.get("tokenizer.ggml.tokens")
-    if declared != config.vocab or (isinstance(tokens, list) and len(tokens) != config.vocab):
-        count = len(tokens) if isinstance(tokens, list) else "no"
+    declared = keys.whole("vocab_size", 1, 1 << 32, config.vocab)
+    if declared != config.vocab or (tokens is not None and len(tokens) != config.vocab):
+        count = "no" if tokens is None else len(tokens)
         raise ModelError(
-            f"vocabulary sizes disagree: {config.vocab} embedding rows, {quoted(declared)} declared, {count} tokens"
+            f"vocabulary sizes disagree: {config.vocab} embedding rows, '{declared}' declared, {count} tokens"
         )
 
 

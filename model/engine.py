@@ -29,13 +29,16 @@ BACKENDS = {"cpu": "model.cpu.runner", "cuda": "model.cuda.opening"}
 class Timing:
     """Seconds and tokens of the last generation.
 
-    prompt_s: until the first token is there; decode_s: from there until the last token is, as its reader saw it.
+    prompt_s: until the first token is there; decode_s: from there until the last token is, as its reader saw it;
+    cached: tokens of the prompt that were in the cache before; ended: the model itself ended its turn.
     """
 
     prompt_tokens: int = 0
+    cached: int = 0
     prompt_s: float = 0.0
     tokens: int = 0
     decode_s: float = 0.0
+    ended: bool = False
 
 
 @dataclass
@@ -87,9 +90,11 @@ class Model:
                 timing.decode_s = now - arrived
             timing.tokens += 1
             last = token
+            timing.ended = token in self.tokenizer.end_tokens and not ignore_end
             yield token
-            if token in self.tokenizer.end_tokens and not ignore_end:
+            if timing.ended:
                 return
+            self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
 
     def logits(self, tokens: Sequence[int], stepwise: bool = False) -> np.ndarray:
         """float32 [len(tokens), vocab]: the prediction after each token, from an empty context.
@@ -126,6 +131,7 @@ class Model:
         self.runner.close()
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
+        self.file.check_whole()
         if not tokens:
             raise ModelError("the prompt is empty; give some text")
         if len(tokens) >= self.context:
@@ -141,6 +147,7 @@ class Model:
         same = 0
         while same < min(len(prompt) - 1, len(self._cached)) and prompt[same] == self._cached[same]:
             same += 1
+        self.timing.cached = same
         self._cached = self._cached[:same]  # what a failure or Ctrl-C below leaves is still true
         self.runner.feed(prompt[same:], same)
         self._cached = prompt

@@ -10,6 +10,7 @@ bytes keeps it looping while its memory grows (260 MB after 3 s), which no guard
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows nothing about architectures or tokenizers.
 """
 
+import io
 import math
 import mmap
 import os
@@ -56,6 +57,7 @@ class GGUFFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     data: np.ndarray = field(repr=False, compare=False)
+    source: io.FileIO = field(repr=False, compare=False)
 
     def raw(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor, uint8 [rows, row_bytes], read-only and still on disk until touched.
@@ -63,13 +65,37 @@ class GGUFFile:
         A 1-D tensor is one row; leading dimensions of a 3-D tensor are folded into the rows.
         Raises ModelError when the file has no tensor of that name.
         """
-        info = self.tensors.get(name)
-        if info is None:
+        info = self._info(name)
+        rows = math.prod(info.shape[:-1])
+        return self.data[info.offset : info.offset + info.bytes].reshape(rows, info.bytes // rows)
+
+    def copied(self, name: str) -> np.ndarray:
+        """As `raw`, but read into memory of its own. Raises ModelError also when the file has been cut meanwhile, where
+        touching the mapping would end the process."""
+        info = self._info(name)
+        out, at = np.empty(info.bytes, np.uint8), 0
+        while at < info.bytes:
+            count = os.preadv(self.source.fileno(), [out.data[at:]], info.offset + at)
+            if count == 0:
+                raise self._cut()
+            at += count
+        rows = math.prod(info.shape[:-1])
+        return out.reshape(rows, info.bytes // rows)
+
+    def check_whole(self) -> None:
+        """Raise ModelError when the file is shorter than it was when opened: what is mapped of it cannot be read."""
+        if os.fstat(self.source.fileno()).st_size < len(self.data):
+            raise self._cut()
+
+    def _cut(self) -> ModelError:
+        return ModelError(f"{self.path}: the file was cut while it was in use; get it again")
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
             raise ModelError(
                 f"{self.path}: no tensor {quoted(name)}; the file is incomplete or of another architecture"
             )
-        rows = math.prod(info.shape[:-1])
-        return self.data[info.offset : info.offset + info.bytes].reshape(rows, info.bytes // rows)
+        return self.tensors[name]
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
@@ -85,7 +111,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
 
 def _read(path: Path) -> GGUFFile:
-    data, size = _map(path)
+    data, size, source = _map(path)
     cursor = Cursor(data, size)
     if data[:4] != b"GGUF":
         raise ModelError("this is not a GGUF file (its first four bytes are not 'GGUF'); give a .gguf model")
@@ -107,11 +133,11 @@ def _read(path: Path) -> GGUFFile:
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in entries.items()}
     array = np.frombuffer(data, np.uint8)
-    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), array)
+    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), array, source)
 
 
-def _map(path: Path) -> tuple[mmap.mmap, int]:
-    """The file mapped read-only, and its size. Anything but a regular file is refused before it can block."""
+def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
+    """The file mapped read-only, its size, the file itself. Anything but a regular file is refused before it blocks."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -131,7 +157,7 @@ def _map(path: Path) -> tuple[mmap.mmap, int]:
             raise ModelError("this is not a regular file; give a .gguf model")
         if status.st_size == 0:
             raise ModelError("the file is empty; get it again")
-        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status.st_size
+        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status.st_size, io.FileIO(os.dup(handle))
     except OSError as error:
         raise ModelError(f"cannot map this file ({quoted(error)}); check the disk it is on") from None
     finally:

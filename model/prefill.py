@@ -4,7 +4,7 @@ What it does not know is how a backend multiplies its packed matrices, keeps its
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
-from model.layer_plan import LayerState
+from model.layer_plan import LayerState, Step
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,45 @@ class Chunk:
     sin: Tensor
 
 
+@dataclass(frozen=True)
+class BoundStep:
+    """One operation of one layer, as far as it is known before there are tokens: a GPU waits for the host here, so
+    what does not change from prompt to prompt is looked up once.
+
+    run: gives what the operation writes, by its own names of buffers; own: the layer's norms and cache, by the same
+    names; passed: (operation's name, layer's name) of what the steps before it made.
+    """
+
+    link: Link
+    run: Callable[[Chunk, Sequence[Any], Mapping[str, Any]], dict[str, Tensor]]
+    packed: Sequence[Any]
+    own: Mapping[str, Any]
+    passed: tuple[tuple[str, str], ...]
+
+
 class Prefill(ABC):
     """Runs prompt tokens through a model's layers into its KV cache."""
 
     def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
-        self.config, self._layers = config, layers
-        # What each operation gives, by its own names of buffers, over the tokens of a chunk.
-        self._operations = {
+        self.config = config
+        self._steps = [self._bound(step, layer) for layer in layers for step in layer.plan.steps]
+
+    def _bound(self, step: Step, layer: LayerState) -> BoundStep:
+        operations = {
             "norm_qkv_rope": self._norm_qkv_rope,
             "attention": self._attention,
             "matvec": self._matvec,
             "ffn": self._ffn,
         }
+        link, sizes = step.link, {name: tensor.shape[0] for name, tensor in step.vectors.items()}
+        norms = {
+            own: torch.as_tensor(layer.buffers[name])[: sizes[name]]
+            for own, name in link.buffers.items()
+            if name in sizes
+        }
+        passed = tuple((own, name) for own, name in link.buffers.items() if name not in layer.buffers)
+        own = {**link.bound(layer.buffers), **norms}
+        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed)
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
@@ -52,11 +80,9 @@ class Prefill(ABC):
         """float32 [tokens, hidden]."""
         chunk = Chunk(first, len(tokens), *self._rotation(first, len(tokens)))
         buffers: dict[str, Any] = {"x": self._embed(tokens)}
-        for layer in self._layers:
-            for step in layer.plan.steps:
-                operation = self._operations[step.link.operation.name]
-                bound = step.link.bound({**buffers, **layer.buffers})
-                buffers |= step.link.written(operation(chunk, layer.packed[step.name], bound))
+        for step in self._steps:
+            bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
+            buffers |= step.link.written(step.run(chunk, step.packed, bound))
         return buffers["x"]
 
     def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -81,10 +107,9 @@ class Prefill(ABC):
         gate, up = self._products(self._norm(b["x"], b["norm"]), gate_up, [self.config.ffn, self.config.ffn])
         return {"x": self._add_product(b["x"], F.silu(gate).mul_(up), [down])}
 
-    def _norm(self, x: Tensor, weight: Any) -> Tensor:
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension."""
-        size = x.shape[-1]
-        return F.rms_norm(x, (size,), torch.as_tensor(weight)[:size], self.config.norm_eps)
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
     @property
     @abstractmethod

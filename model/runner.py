@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -35,26 +35,14 @@ class Settings:
     nvtx: bool = False
 
 
-class Decoder(Protocol):
-    """A backend's decode step. Logits, float32 [vocab] where the backend computes, are valid until the next call."""
-
-    @property
-    def context(self) -> int:
-        """Positions that the KV cache holds."""
-
-    def step(self, token: int, position: int) -> Any:
-        """Decode one token at `position`: its logits."""
-
-    def predict(self, hidden: Tensor, position: int) -> Any:
-        """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
-
-
 class Runner(ABC):
     """One model on one device. It trusts its caller: tokens are in the vocabulary and positions inside the context."""
 
     choices: Mapping[Problem, Choice]
     decoder: Any
-    """The backend's own `Decoder`; benchmarks look inside."""
+    """The backend's decode step, into which benchmarks look: `context`; step(token, position) and predict(hidden,
+    position), the latter from what the last layer gave, float32 [hidden]. Both give logits, float32 [vocab] where the
+    backend computes, valid until the next call."""
     prefill: Prefill
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.errors import ModelError, quoted
+from model.gguf_metadata import Metadata
 
 if TYPE_CHECKING:
     import tokenizers
@@ -58,20 +59,22 @@ class Tokenizer:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
         """Build from `tokenizer.ggml.*`. Raises ModelError for a kind we lack (named) or inconsistent metadata."""
-        model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+        keys = Metadata(metadata, "tokenizer.ggml.")
+        model, pre = keys.text("model"), keys.text("pre", "default", "pre-tokenizer")
         if model != "gpt2":
             raise ModelError(
                 f"tokenizer model {quoted(model)} is not supported; use a model with byte-level BPE ('gpt2')"
             )
-        if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        if pre is None or pre not in PRE_TOKENIZERS:
             raise ModelError(f"pre-tokenizer {quoted(pre)} is not supported; supported are {', '.join(PRE_TOKENIZERS)}")
-        tokens, types = _tokens(metadata), _types(metadata)
+        tokens = _tokens(keys)
+        types = keys.whole_numbers("token_type", len(tokens), NORMAL)
         special = frozenset(np.flatnonzero(np.isin(types, (UNKNOWN, CONTROL))).tolist())
         user = np.flatnonzero(types == USER_DEFINED).tolist()
-        engine = _engine(pre, tokens, _merges(metadata), sorted(special), user)
-        self = cls(engine, tokens, special, _flag(metadata, "add_bos_token", PRE_TOKENIZERS[pre][2]))
-        self.bos = _id(metadata, "bos_token_id", len(tokens))
-        ends = {_id(metadata, key, len(tokens)) for key in END_KEYS}
+        engine = _engine(pre, tokens, _merges(keys), sorted(special), user)
+        self = cls(engine, tokens, special, keys.flag("add_bos_token", PRE_TOKENIZERS[pre][2]))
+        self.bos = keys.token("bos_token_id", len(tokens))
+        ends = {keys.token(key, len(tokens)) for key in END_KEYS}
         ends |= {engine.token_to_id(text) for text in END_TEXTS}
         self.end_tokens = frozenset(end for end in ends if end is not None)
         return self
@@ -170,24 +173,16 @@ def _engine(
     return engine
 
 
-def _tokens(metadata: Mapping[str, Any]) -> list[str]:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(text, str) for text in tokens):
+def _tokens(keys: Metadata) -> list[str]:
+    tokens = keys.texts("tokens")
+    if not tokens:
         raise ModelError("'tokenizer.ggml.tokens' is missing, empty or not a list of strings; the file is damaged")
     return tokens
 
 
-def _types(metadata: Mapping[str, Any]) -> np.ndarray:
-    count = len(_tokens(metadata))
-    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.full(count, NORMAL)))
-    if types.shape != (count,) or types.dtype.kind not in "iu":
-        raise ModelError(f"'tokenizer.ggml.token_type' does not give one whole number for each of {count} tokens")
-    return types
-
-
-def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    merges = metadata.get("tokenizer.ggml.merges")
-    if not isinstance(merges, list) or not all(isinstance(text, str) for text in merges):
+def _merges(keys: Metadata) -> list[tuple[str, str]]:
+    merges = keys.texts("merges")
+    if merges is None:
         raise ModelError("'tokenizer.ggml.merges' is missing or not a list of strings; the file is damaged")
     pairs = []
     for merge in merges:
@@ -196,19 +191,3 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
             raise ModelError(f"merge {quoted(merge)} is not two tokens with a space between; the file is damaged")
         pairs.append((left, right))
     return pairs
-
-
-def _id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
-    value = metadata.get("tokenizer.ggml." + key)
-    if value is None or value == 0xFFFFFFFF:  # some converters write -1 for "none"
-        return None
-    if type(value) is not int or not 0 <= value < count:
-        raise ModelError(f"'tokenizer.ggml.{key}' is {quoted(value)}, outside the vocabulary of {count} tokens")
-    return value
-
-
-def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = metadata.get("tokenizer.ggml." + key, default)
-    if type(value) is not bool:
-        raise ModelError(f"'tokenizer.ggml.{key}' is {quoted(value)}, not true or false; the file is damaged")
-    return value

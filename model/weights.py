@@ -19,7 +19,7 @@ from model.layer_plan import Tensor
 def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
     """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
     info = file.tensors[tensor.name]
-    raw = torch.from_numpy(np.array(file.raw(tensor.name)))
+    raw = torch.from_numpy(file.copied(tensor.name))
     if tensor.pairs:
         raw = raw[halves_order(len(raw), config)]
     return Weight(raw, info.shape[-1], info.format_name)
@@ -33,7 +33,7 @@ def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor])
 def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> np.ndarray:
     """A one-dimensional tensor as float32, padded like every kernel buffer."""
     info, (size,) = file.tensors[tensor.name], tensor.shape
-    values = formats.get(info.format_name).dequantize(torch.from_numpy(np.array(file.raw(tensor.name)))).reshape(-1)
+    values = formats.get(info.format_name).dequantize(torch.from_numpy(file.copied(tensor.name))).reshape(-1)
     out = random_inputs.buffer(size)
     out[:size] = (values[halves_order(size, config)] if tensor.pairs else values).numpy()
     return out

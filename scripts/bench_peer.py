@@ -25,6 +25,7 @@ from autotune.runner.python_process import environment, python_command
 from kernel_templates.cpu import machine
 from model.config import ModelConfig
 from model.gguf_file import open_gguf
+from model.layer_plan import EMBEDDING
 from model.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int,
     config = ModelConfig.from_gguf(file)
     text = Tokenizer.from_metadata(file.metadata).encode(TEXT.read_text())
     tokens = (text * (PREFILL // len(text) + 1))[:PREFILL]
-    unread = 0 if config.tied else file.tensors["token_embd.weight"].bytes  # but for one row
+    unread = 0 if config.tied else file.tensors[EMBEDDING].bytes  # but for one row
     read = sum(tensor.bytes for tensor in file.tensors.values()) - unread
     with Child(sys.executable, "our_worker.py") as ours, Child(python, "llama_worker.py") as peer:
         opened = ours.ask("open", path=str(path), threads=threads, context=CONTEXT, db=db)

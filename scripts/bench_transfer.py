@@ -29,7 +29,7 @@ from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
-from tuning_db import TuningDB, jsonl, merge, open_db, shipped
+from tuning_db import TuningDB, jsonl, open_db, shipped, stored_records
 from tuning_db.records import TrialKind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,12 +122,12 @@ def records(paths: Iterable[Path], chosen: Callable[[dict[str, Any]], bool]) -> 
     found: list[dict[str, Any]] = []
     for path in paths:
         if path.suffix == ".jsonl":
-            held = list(jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)))
+            held = list(jsonl.read_text(path.read_text(encoding="utf-8"), str(path)))
         else:
             with open_db(path, readonly=True) as db:
                 held = db.exported()
         for chip_key in dict.fromkeys(f["chip_key"] for f in held if f["kind"] == "device" and chosen(f)):
-            found += merge.of_chip_key(held, chip_key)
+            found += stored_records.of_chip_key(held, chip_key)
     return found
 
 

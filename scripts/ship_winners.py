@@ -5,7 +5,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tuning_db import jsonl, merge, open_db, shipped
+from tuning_db import jsonl, open_db, shipped, stored_records
 
 
 def main() -> None:
@@ -22,11 +22,11 @@ def main() -> None:
                 _add(everything, one.exported(), str(path))
         if not arguments.afresh:
             for file in sorted(shipped.FOLDER.glob("*.jsonl")):
-                _add(everything, jsonl.read(file.read_text(encoding="utf-8").splitlines(), str(file)), file.name)
-        found = merge.of_chip(everything.exported(winners_only=True), arguments.chip)
+                _add(everything, jsonl.read_text(file.read_text(encoding="utf-8"), str(file)), file.name)
+        found = stored_records.of_chip(everything.exported(winners_only=True), arguments.chip)
         for chip_key in sorted({fact["chip_key"] for fact in found if fact["kind"] == "device"}):
             path = shipped.FOLDER / shipped.file_name(chip_key)
-            own = merge.of_chip_key(found, chip_key)
+            own = stored_records.of_chip_key(found, chip_key)
             path.write_text("".join(f"{line}\n" for line in jsonl.write(own)), encoding="utf-8")
             print(f"{path.name}: {sum(fact['kind'] == 'winner' for fact in own)} winners")
 

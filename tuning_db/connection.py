@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tuning_db import migrations
 from tuning_db.errors import DatabaseError, damaged, primary_code, read_only, translated
+from tuning_db.query_limit import LimitedConnection
 
 BUSY_TIMEOUT_S = 10.0
 # Checking every page costs about 1.5 ms a megabyte; above this size only the pages in use are checked, by using them.
@@ -112,7 +113,11 @@ def _require_healthy(path: Path) -> None:
 def _connect(path: Path, options: str) -> sqlite3.Connection:
     # isolation_level None: transactions begin and end where this package says so, never implicitly.
     uri = f"{path.absolute().as_uri()}?{options}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=LimitedConnection
+    )  # fmt: skip
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -136,7 +141,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _migrated_copy(connection: sqlite3.Connection) -> sqlite3.Connection:
-    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy = sqlite3.connect(":memory:", isolation_level=None, factory=LimitedConnection)
     connection.backup(copy)
     connection.close()
     migrations.migrate(copy)

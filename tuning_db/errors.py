@@ -5,9 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuning_db.query_limit import LIMIT_S, LimitedConnection
+
 
 class DatabaseError(Exception):
     """The message is one line: what is wrong with which file, and what to do about it."""
+
+
+class LeftOut(UserWarning):
+    """A row that makes no sense was left out of what a reader found in `path`."""
+
+    def __init__(self, path: Path, table: str, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"tuning database {path} has rows that make no sense and are left out, the first in {table} ({reason}); "
+            "`autotune db repair` removes them"
+        )
 
 
 def damaged(path: Path, what: str) -> DatabaseError:
@@ -32,6 +45,10 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
+            expired, LimitedConnection.expired = LimitedConnection.expired, False
+            if not expired:
+                raise KeyboardInterrupt from None
         raise _explain(path, error) from error
 
 
@@ -50,6 +67,11 @@ def _explain(path: Path, error: sqlite3.Error) -> DatabaseError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseError(
             f"tuning database {path} stayed locked by another process; wait for it to finish, "
+            "or choose another file with --db"
+        )
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return DatabaseError(
+            f"tuning database {path} took more than {LIMIT_S:.0f} s to answer; check it with `autotune db info`, "
             "or choose another file with --db"
         )
     if code == sqlite3.SQLITE_FULL:

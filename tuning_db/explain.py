@@ -6,7 +6,7 @@ from typing import Any
 
 from kernel_templates.device import Device
 from tuning_db import shipped
-from tuning_db.records import Lookup, Outcome, Source, StoredRun, StoredWinner, TrialKind
+from tuning_db.records import Lookup, Outcome, Source, StoredRun, StoredWinner, TrialKind, searched
 from tuning_db.store import TuningDB
 
 WORDS = {
@@ -23,7 +23,8 @@ WORDS = {
 class Explanation:
     """answer: what a model would run with; stored: its row, and run: its run, if this file has them. second: the
     second best configuration known on the winner's device, its nanoseconds, and whether both met in one rematch;
-    trials, failed: made for the winner's problem on its device, all runs together."""
+    trials, failed: made for the winner's problem on its device, all runs together; decided: how the final comparison
+    ended, empty where that is not known."""
 
     problem: str
     answer: Lookup
@@ -32,6 +33,7 @@ class Explanation:
     second: tuple[Mapping[str, Any], float, bool] | None
     trials: int
     failed: int
+    decided: str = ""
 
     def sentences(self) -> list[str]:
         """One sentence or two a line."""
@@ -48,6 +50,8 @@ class Explanation:
         if winner.default_ns:
             line += f", the default {winner.default_ns / 1e3:.2f} µs: {winner.default_ns / measured.median_ns:.2f}×"
         said.append(f"{line}.")
+        if self.decided:
+            said.append(f"In the final comparison: {self.decided}.")
         against = winner.reference or "the float64 reference"
         said.append(f"Verified against {against}: relative error {winner.error:.2e}, allowed {winner.tolerance:.2e}.")
         if self.second is not None:
@@ -99,8 +103,10 @@ def explain(db: TuningDB, device: Device, problem: str, template_version: int) -
     rivals = {name: found for name, found in best.items() if name in met} or best
     second = min((r for name, r in rivals.items() if name != own), key=lambda r: r[1], default=None)
     told = None if second is None else (*second, _settings(second[0]) in met)
-    failed = sum(t.outcome not in (Outcome.OK, Outcome.PRUNED) for t in trials)
-    return Explanation(problem, answer, stored, run, told, len(trials), failed)
+    failed = searched(t for t in trials if t.outcome not in (Outcome.OK, Outcome.PRUNED))
+    final = met.get(own)
+    decided = final.message if final is not None and final.message else ""
+    return Explanation(problem, answer, stored, run, told, searched(trials), failed, decided)
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from kernel_templates.device import Device
-from tuning_db import keys, lookup, rows, shipped
+from tuning_db import keys, lookup, rows, shipped, validation
 from tuning_db.records import Lookup, Source
 from tuning_db.rows import Row
 
 _COLUMNS = (
-    "SELECT w.*, p.key AS problem, d.fingerprint, d.backend, d.chip, d.capability, d.units, d.memory_bytes, d.versions "
-    "FROM winners w JOIN devices d ON d.id = w.device_id JOIN problems p ON p.id = w.problem_id "
+    "SELECT w.*, p.key AS problem, d.fingerprint, d.chip_key, d.backend, d.chip, d.capability, d.units, "
+    "d.memory_bytes, d.versions, d.first_seen_at FROM winners w JOIN devices d ON d.id = w.device_id "
+    "JOIN problems p ON p.id = w.problem_id "
 )
 
 Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
@@ -32,12 +33,18 @@ class Family:
         packed = [entry[3] for entry in entries] + [keys.logs(row["problem"]) for row in from_shipped]
         self._logs = np.frombuffer(b"".join(packed), "<f8").reshape(len(packed), -1) if packed else None
 
+    def without(self, row_id: int | Row) -> "Family":
+        return Family([entry for entry in self.entries if entry[0] != row_id], self.from_shipped)
+
     def nearest(self, problem: str, fingerprint: str) -> tuple[int | Row, float] | None:
         """The id, or the shipped row, and how many doublings away it is."""
         if self._logs is None:
             return None
         away = np.sqrt(np.square(self._logs - np.frombuffer(keys.logs(problem), "<f8")).sum(1))
+        away[~np.isfinite(away)] = np.inf  # of a stored size that makes no sense
         closest, ties = float(away.min()), []
+        if closest == np.inf:
+            return None
         # Equal distances: the user's own, this very device first, then the alphabet, so that the answer is the same.
         for at in np.flatnonzero(away <= closest * (1 + 1e-12)).tolist():
             if at < len(self.entries):
@@ -52,11 +59,12 @@ class Family:
 
 
 class Finder:
-    """Answers `lookup` for one connection. `query`: reads rows as dictionaries, raising what its owner raises."""
+    """Answers `lookup` for one connection. query: reads rows as dictionaries, raising what its owner raises; warn: is
+    told the table and the reason of a row that makes no sense and is left out."""
 
-    def __init__(self, db: sqlite3.Connection, query: Query):
-        self._db, self._query = db, query
-        self._seen: tuple[int, int] = (-1, -1)  # SQLite's data version, the winners' generation
+    def __init__(self, db: sqlite3.Connection, query: Query, warn: Callable[[str, str], None]):
+        self._db, self._query, self._warn = db, query, warn
+        self._seen: tuple[int, Any] = (-1, -1)  # SQLite's data version, the winners' generation
         self._answers: dict[tuple[Device, str, int], Lookup] = {}
         self._families: dict[tuple[str, str, int], Family] = {}
 
@@ -80,14 +88,15 @@ class Finder:
     def _refresh(self) -> None:
         data_version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if data_version != self._seen[0]:
-            generation = self._db.execute("SELECT generation FROM winners_state").fetchone()[0]
+            found = self._db.execute("SELECT generation FROM winners_state").fetchone()
+            generation = found[0] if found else -1
             if generation != self._seen[1]:
                 self.forget()
             self._seen = (data_version, generation)
 
     def _find(self, device: Device, wanted: Sequence[tuple[str, int]]) -> dict[str, Lookup]:
         marks = ",".join("?" * len(wanted))
-        same = self._query(
+        same = self._winners(
             _COLUMNS + f"WHERE w.current AND p.key IN ({marks}) AND d.chip_key = ?",
             (*(problem for problem, _ in wanted), device.chip_key),
         )
@@ -107,6 +116,20 @@ class Finder:
             )
         return answers
 
+    def _winners(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        """Rows of _COLUMNS that make sense."""
+        found = []
+        for row in self._query(sql, parameters):
+            try:
+                validation.row("winners", row)
+                validation.row("devices", row)
+                validation.check("problems", {"key": row["problem"]})
+            except ValueError as error:
+                self._warn("winners", str(error))
+            else:
+                found.append(row)
+        return found
+
     def _nearest_shape(self, device: Device, problem: str, version: int, known: Sequence[Row]) -> lookup.Pick | None:
         family = keys.family(problem)
         key = (device.chip_key, family, version)
@@ -121,19 +144,30 @@ class Finder:
                 (family, version),
             ).fetchall()
             alike = [r for r in known if keys.family(r["problem"]) == family and r["template_version"] == version]
-            self._families[key] = Family([(i, k, devices[d], logs) for i, k, d, logs in own if d in devices], alike)
-        nearest = self._families[key].nearest(problem, device.fingerprint)
-        if nearest is None:
-            return None
-        found, away = nearest
-        # By id, whatever its state: a winner replaced since then was measured all the same.
-        row = self._query(_COLUMNS + "WHERE w.id = ?", (found,))[0] if isinstance(found, int) else found
+            size = len(keys.logs(problem))
+            near = [
+                (i, k, devices[d], logs)
+                for i, k, d, logs in own
+                if d in devices and isinstance(logs, bytes) and len(logs) == size
+            ]
+            self._families[key] = Family(near, alike)
+        while True:
+            nearest = self._families[key].nearest(problem, device.fingerprint)
+            if nearest is None:
+                return None
+            found, away = nearest
+            # By id, whatever its state: a winner replaced since then was measured all the same.
+            usable = self._winners(_COLUMNS + "WHERE w.id = ?", (found,)) if isinstance(found, int) else [found]
+            if usable:
+                row = usable[0]
+                break
+            self._families[key] = self._families[key].without(found)
         beneath = "" if isinstance(found, int) else "shipped with autotune: "
         return lookup.Pick(Source.NEAREST_SHAPE, row, beneath + lookup.shape_detail(problem, row, away))
 
     def elsewhere(self, device: Device, problem: str) -> list[Row]:
         """Winners of one problem on other chips, the user's own before shipped ones, newest first."""
-        own = self._query(
+        own = self._winners(
             _COLUMNS + "WHERE p.key = ? AND w.current AND d.chip_key != ? ORDER BY w.id DESC",
             (problem, device.chip_key),
         )
@@ -156,7 +190,7 @@ class Finder:
         """Winners of problems of one family on any chip of this backend, from this file and shipped ones, the nearest
         first: by shape, and of one shape this chip's before others'."""
         family, wanted = keys.family(problem), keys.parse(problem)
-        own = self._query(
+        own = self._winners(
             _COLUMNS + "WHERE p.family = ? AND w.current AND w.template_version = ? AND d.backend = ?",
             (family, version, device.backend),
         )
@@ -164,10 +198,11 @@ class Finder:
             *own, *(r for r in shipped.of_family(family, device.backend) if r["template_version"] == version)
         ]  # fmt: skip
 
-        return sorted(found, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
+        alike = [row for row in found if keys.family(row["problem"]) == family]  # whatever the file says of the key
+        return sorted(alike, key=lambda row: (*_far(device, wanted, row), row["median_ns"]))
 
-    def leaders(self, device: Device, problem: str, version: int, most: int) -> list[str]:
-        """Configurations as JSON: what was fastest for the nearest of the problems that this file has trials of."""
+    def leaders(self, device: Device, problem: str, version: int, most: int) -> list[dict[str, Any]]:
+        """Configurations: what was fastest for the nearest of the problems that this file has trials of."""
         wanted = keys.parse(problem)
         tried = self._query(
             "SELECT DISTINCT r.device_id, r.problem_id, p.key AS problem, d.chip, d.capability FROM runs r "
@@ -176,16 +211,29 @@ class Finder:
             "AND EXISTS (SELECT 1 FROM run_trials t WHERE t.run_id = r.id AND t.outcome = 'ok')",
             (keys.family(problem), version, device.backend, problem, device.fingerprint),
         )
+        tried = [
+            row
+            for row in tried
+            if isinstance(row["problem"], str) and keys.family(row["problem"]) == wanted.family
+        ]  # fmt: skip
         if not tried:
             return []
         nearest = min(tried, key=lambda row: _far(device, wanted, row))
         times = self._query(
-            "SELECT t.config, t.median_ns FROM run_trials t JOIN runs r ON r.id = t.run_id WHERE r.device_id = ? AND "
+            "SELECT t.* FROM run_trials t JOIN runs r ON r.id = t.run_id WHERE r.device_id = ? AND "
             "r.problem_id = ? AND r.template_version = ? AND t.outcome = 'ok' ORDER BY t.id",
             (nearest["device_id"], nearest["problem_id"], version),
         )
-        last = {row["config"]: row["median_ns"] for row in times}  # a rematch counts more than a trial
-        return sorted(last, key=last.__getitem__)[:most]
+        last: dict[str, tuple[float, dict[str, Any]]] = {}
+        for row in times:
+            try:
+                trial = rows.trial_from(row)
+            except ValueError as error:
+                self._warn("run_trials", str(error))
+                continue
+            if trial.measurement is not None:
+                last[row["config"]] = trial.measurement.median_ns, dict(trial.config)  # a rematch counts more
+        return [last[text][1] for text in sorted(last, key=lambda text: last[text][0])[:most]]
 
 
 def _far(device: Device, wanted: keys.ProblemKey, row: Row) -> tuple:

@@ -4,6 +4,8 @@ The first line is {"autotune_db": 2}; every other one is a record: an object wit
 other by names that are the same everywhere (`tuning_db.uids`), so they can be added to any database, in any order of
 files, twice. Lines are sorted and every object has its names sorted: the same records are the same text.
 
+A trial's error or tolerance that is not finite is the text "inf" or "nan".
+
 Format 1 had no "trial_kind": the message "rematch" marked the trials of a final comparison. It is still read.
 """
 
@@ -12,47 +14,38 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kernel_templates.device import Device
-from tuning_db.records import Objective, Outcome, RunStatus, TrialKind
+from tuning_db import field_checks, validation
+from tuning_db.records import TrialKind
 from tuning_db.rows import canonical_json
 
 FORMAT = 2
 HEADER = canonical_json({"autotune_db": FORMAT})
-DEVICE_FIELDS = ("backend", "chip", "capability", "units", "memory_bytes", "versions", "fingerprint", "chip_key")
-TIMES = ("q10_ns", "median_ns", "q90_ns")
+DEVICE_FIELDS = tuple(validation.TABLES["devices"])
 
-_TEXT, _WHOLE, _NUMBER, _OBJECT, _LIST = (str,), (int,), (int, float), (dict,), (list,)
-_MAYBE = (type(None),)
-_MEASURED = {
-    **dict.fromkeys(TIMES, _NUMBER), "samples": _WHOLE, "state": (*_OBJECT, *_MAYBE), "energy_uj": (*_NUMBER, *_MAYBE),
+# JSON has no infinity and no NaN; SQLite has the first of the two.
+NOT_FINITE = {"inf": math.inf, "nan": None}
+_MAY_BE_INFINITE = ("error", "tolerance")
+
+# Of every kind, in the order in which the kinds are written: the table it becomes a row of; the table's columns that
+# have another name here; and what names a row of another table.
+_NAME, _KEY = field_checks.text(64, empty=False), validation.TABLES["problems"]["key"]
+_KINDS: dict[str, tuple[str, dict[str, str], dict[str, field_checks.Check]]] = {
+    "device": ("devices", {}, {}),
+    "ceilings": ("", {}, {
+        "device": _NAME, "values": field_checks.mapping_of(field_checks.scalar), "measured_at": field_checks.date,
+    }),
+    "space": ("spaces", {}, {}),
+    "run": ("runs", {"versions": "run_versions"}, {
+        "device": _NAME, "problem": _KEY, "space": field_checks.maybe(_NAME),
+    }),
+    "trial": ("run_trials", {"trial_kind": "kind"}, {"run": _NAME}),
+    "winner": ("winners", {"versions": "winner_versions"}, {"device": _NAME, "problem": _KEY}),
 }  # fmt: skip
-_UNMEASURED = {name: (*types, *_MAYBE) for name, types in _MEASURED.items()}
-# Of every kind the fields and their types, in the order in which the kinds are written.
-KINDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "device": {
-        "fingerprint": _TEXT, "chip_key": _TEXT, "backend": _TEXT, "chip": _TEXT, "capability": _TEXT, "units": _WHOLE,
-        "memory_bytes": _WHOLE, "versions": _LIST, "first_seen_at": _TEXT,
-    },
-    "ceilings": {"device": _TEXT, "values": _OBJECT, "measured_at": _TEXT},
-    "space": {"uid": _TEXT, "parameters": _LIST, "constraints": _LIST},
-    "run": {
-        "uid": _TEXT, "device": _TEXT, "problem": _TEXT, "template_version": _WHOLE, "sampler": _TEXT, "seed": _WHOLE,
-        "space": (*_TEXT, *_MAYBE), "space_size": _WHOLE, "work_bytes": _WHOLE, "work_ops": _WHOLE, "versions": _OBJECT,
-        "objective": _TEXT, "status": _TEXT, "host": _TEXT, "pid": _WHOLE, "started_at": _TEXT,
-        "finished_at": (*_TEXT, *_MAYBE),
-    },
-    "trial": {
-        "run": _TEXT, "number": _WHOLE, "config": _OBJECT, "outcome": _TEXT, **_UNMEASURED,
-        "compile_s": (*_NUMBER, *_MAYBE), "error": (*_NUMBER, *_MAYBE), "tolerance": (*_NUMBER, *_MAYBE),
-        "message": (*_TEXT, *_MAYBE), "trial_kind": _TEXT, "created_at": _TEXT,
-    },
-    "winner": {
-        "uid": _TEXT, "device": _TEXT, "problem": _TEXT, "template_version": _WHOLE, "config": _OBJECT, **_MEASURED,
-        "default_ns": (*_NUMBER, *_MAYBE), "error": _NUMBER, "tolerance": _NUMBER, "reference": (*_TEXT, *_MAYBE),
-        "versions": _OBJECT, "clock_mhz": (*_NUMBER, *_MAYBE), "run_uid": (*_TEXT, *_MAYBE),
-        "trial_number": (*_WHOLE, *_MAYBE), "created_at": _TEXT, "replaced_at": (*_TEXT, *_MAYBE),
-    },
-}  # fmt: skip
+KINDS: dict[str, frozenset[str]] = {
+    kind: frozenset({*validation.TABLES.get(table, {}), *other} - {*other.values()} | {*others})
+    for kind, (table, other, others) in _KINDS.items()
+}
+"""The fields of every kind, in the order in which the kinds are written."""
 
 
 class BadLine(ValueError):
@@ -63,11 +56,18 @@ def write(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The header and a line for each record, as they come."""
     yield HEADER
     for record in records:
-        yield canonical_json(record)
+        endless = {name: "inf" for name in _MAY_BE_INFINITE if record.get(name) == math.inf}
+        yield canonical_json({**record, **endless})
 
 
-def read(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    """The records of a text from anywhere; `name` says in complaints which. Raises BadLine."""
+def read_text(text: str, name: str, left_out: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """`read` of a whole text. Only a newline ends a line: JSON may hold the others that `splitlines` knows."""
+    return read(text.split("\n"), name, left_out)
+
+
+def read(lines: Iterable[str], name: str, left_out: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a text from anywhere; `name` says in complaints which. A line that makes no sense raises BadLine,
+    or is left out and said in `left_out`. Raises BadLine for a text that is no export at all."""
     version = None
     for number, line in enumerate(lines, 1):
         if version is None:
@@ -77,63 +77,61 @@ def read(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
                 record = _object(line)
                 yield check(_from_format_1(record) if version == 1 else record)
             except ValueError as error:
-                raise BadLine(f"{name}, line {number}: {error}") from None
+                if left_out is None:
+                    raise BadLine(f"{name}, line {number}: {error}") from None
+                left_out.append(f"line {number}: {error}")
     if version is None:
         raise BadLine(f"{name} is empty, not an export of autotune")
 
 
 def check(record: dict[str, Any]) -> dict[str, Any]:
     """The record itself. Raises ValueError for one that no database should hold."""
-    fields = KINDS.get(str(record.get("kind")))
-    if fields is None:
-        raise ValueError(f"no kind of record is called {str(record.get('kind'))[:40]!r}")
-    if record.keys() - {"kind"} != fields.keys():
-        odd = sorted(record.keys() - {"kind"} ^ fields.keys())[0]
-        raise ValueError(f"a {record['kind']} has {'no' if odd in fields else 'an unknown'} field {odd[:40]!r}")
-    for name, types in fields.items():
-        value = record[name]
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise ValueError(f"{name} of a {record['kind']} cannot be {str(value)[:40]!r}")
-        if isinstance(value, int | float) and not abs(value) < 1 << 63:  # nor NaN
-            raise ValueError(f"{name} of a {record['kind']} is out of range")
-    _sensible(record)
+    kind = record.get("kind")
+    if type(kind) is not str or kind not in _KINDS:
+        raise ValueError(f"no kind of record is called {field_checks.shown(kind)}")
+    fields = KINDS[kind]
+    if record.keys() - {"kind"} != fields:
+        odd = sorted(record.keys() - {"kind"} ^ fields)[0]
+        lacks = "no" if odd in fields else "an unknown"
+        raise ValueError(f"a {kind} has {lacks} field {field_checks.shown(odd)}")
+    _check_fields(kind, record)
     return record
 
 
-def _sensible(record: Mapping[str, Any]) -> None:
-    kind = record["kind"]
-    if kind == "device":
-        device = Device(
-            record["backend"], record["chip"], record["capability"], record["units"], record["memory_bytes"],
-            tuple((str(name), str(version)) for name, version in record["versions"]),
-        )  # fmt: skip
-        if (device.fingerprint, device.chip_key) != (record["fingerprint"], record["chip_key"]):
-            raise ValueError("the device is not the one that its fingerprint names")
-    elif kind == "ceilings":
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in record["values"].values()):
-            raise ValueError("a ceiling is not a number")
-    elif kind == "run":
-        RunStatus(record["status"])
-        Objective(record["objective"])
-    elif kind == "trial":
-        Outcome(record["outcome"])
-        TrialKind(record["trial_kind"])
-    if record.get("median_ns") is not None and not all(record[name] and record[name] > 0 for name in TIMES):
-        raise ValueError("a time is not positive")
-    if record.get("energy_uj") is not None and not record["energy_uj"] > 0:
-        raise ValueError("an energy is not positive")
-    if kind == "winner" and not 0 <= record["error"] <= record["tolerance"]:
-        raise ValueError(f"a winner has to be correct: error {record['error']:g} is above {record['tolerance']:g}")
+def _check_fields(kind: str, record: Mapping[str, Any]) -> None:
+    table, other, others = _KINDS[kind]
+    for name, holds in others.items():
+        try:
+            holds(record[name])
+        except ValueError as wrong:
+            raise ValueError(f"{name} of a {kind} cannot be {wrong}") from None
+    if kind == "ceilings":
+        for name, value in record["values"].items():
+            validation.check(
+                "device_ceilings", {"name": name, "value": value, "measured_at": record["measured_at"]},
+                owner=" of ceilings",
+            )  # fmt: skip
+        return
+    values = {name: value for name, value in record.items() if name not in others and name != "kind"}
+    validation.check(table, values, other, f" of a {kind}")
 
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = json.loads(line, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("not an object")
+    if found.get("kind") == "trial":
+        for name in _MAY_BE_INFINITE:
+            if isinstance(found.get(name), str) and found[name] in NOT_FINITE:
+                found[name] = NOT_FINITE[found[name]]
     return found
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +150,10 @@ def _format_of(line: str, name: str) -> int:
         version = None
     if version is None:
         raise BadLine(f"{name} is not an export of autotune: its first line is not {HEADER}")
-    if version not in range(1, FORMAT + 1):
-        raise BadLine(f"{name} was written by a newer autotune (format {version}, this one knows {FORMAT})")
-    return int(version)
+    if type(version) is not int or version < 1:
+        raise BadLine(f"{name} is not an export of autotune: its format is {field_checks.shown(version)}")
+    if version > FORMAT:
+        raise BadLine(
+            f"{name} was written by a newer autotune (format {field_checks.shown(version)}, this one knows {FORMAT})"
+        )
+    return version

@@ -9,7 +9,7 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuning_db import uids
+from tuning_db import schema_check, uids
 from tuning_db.errors import DatabaseError, damaged
 from tuning_db.migration import Migration
 from tuning_db.migration_profiles import PROFILES
@@ -168,14 +168,17 @@ def check(connection: sqlite3.Connection, path: Path) -> int:
         version = schema_version(connection)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         ours = "schema_migrations" in tables
+        strangers = [name for name in tables - OPTUNA_TABLES if not name.startswith("sqlite_")]
         # A newer schema may have changed even this table, so it is not asked.
         readable = ours and version <= LATEST
         recorded = connection.execute("SELECT max(number) FROM schema_migrations").fetchone()[0] if readable else None
+        # A file that is none of ours, newer or damaged is told so below; of the others the rest of the schema counts.
+        if recorded == version if readable else not (ours or version or strangers):
+            schema_check.require_ours(connection, path, MIGRATIONS[:version] if ours else ())
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
     if not ours:
-        strangers = [name for name in tables - OPTUNA_TABLES if not name.startswith("sqlite_")]
         if version or strangers:
             raise DatabaseError(f"{path} is another program's SQLite file; choose another file with --db")
         return 0

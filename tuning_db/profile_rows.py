@@ -1,10 +1,10 @@
 """Profiles to table rows and back. Reading raises ValueError, TypeError or KeyError on a row that makes no sense."""
 
-import json
 from typing import Any
 
 import numpy as np
 
+from tuning_db import validation
 from tuning_db.profile_records import (
     Columns,
     KernelLaunch,
@@ -39,10 +39,11 @@ def profile_row(profile: Profile) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance_from(row: Row) -> Provenance:
+def provenance_from(found: Row) -> Provenance:
+    row = validation.row("profiles", found)
     return Provenance(
         file=row["file"], sha256=row["sha256"], size_bytes=int(row["size_bytes"]), tool=row["tool"],
-        format=row["format"], tool_version=row["tool_version"], chip=row["chip"], clocks=json.loads(row["clocks"]),
+        format=row["format"], tool_version=row["tool_version"], chip=row["chip"], clocks=row["clocks"],
         fingerprint=row["fingerprint"], recorded_at=row["recorded_at"], found=int(row["found"]),
         expected=None if row["expected"] is None else int(row["expected"]), note=row["note"],
     )  # fmt: skip
@@ -55,7 +56,8 @@ def stored_profile_from(row: Row) -> StoredProfile:
 
 
 def columns_from(row: Row) -> Columns:
-    names, units = tuple(json.loads(row["metric_names"])), tuple(json.loads(row["metric_units"]))
+    values = validation.row("profiles", row)
+    names, units = tuple(values["metric_names"]), tuple(values["metric_units"])
     if len(names) != len(units):
         raise ValueError(f"{len(names)} metrics have {len(units)} units")
     return Columns(names, units)
@@ -74,17 +76,18 @@ def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
 
 
 def launch_from(
-    row: Row, columns: Columns, findings: tuple[RuleFinding, ...] = (), lines: tuple[SourceLine, ...] = ()
+    found: Row, columns: Columns, findings: tuple[RuleFinding, ...] = (), lines: tuple[SourceLine, ...] = ()
 ) -> KernelLaunch:
+    row = validation.row("profile_launches", found)
     values = np.frombuffer(row["metric_values"] or b"", "<f8")
     if len(values) not in (0, len(columns.names)):
         raise ValueError(f"{len(values)} values stand for {len(columns.names)} metrics")
-    texts = json.loads(row["metric_texts"]) if row["metric_texts"] else {}
+    texts = row["metric_texts"] or {}
     return KernelLaunch(
         place=int(row["place"]), kernel=row["kernel"], kind=RowKind(row["kind"]),
         grid=_triple(row, "grid"), block=_triple(row, "block"), start_ns=row["start_ns"],
         duration_ns=row["duration_ns"], count=int(row["count"]), stream=row["stream"], range=row["range_place"],
-        problem=row["problem"], config=None if row["config"] is None else json.loads(row["config"]), role=row["role"],
+        problem=row["problem"], config=row["config"], role=row["role"],
         metrics=Metrics(columns if len(values) else Columns(), values, texts), findings=findings, lines=lines,
     )  # fmt: skip
 
@@ -97,8 +100,9 @@ def finding_row(finding: RuleFinding) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def finding_from(row: Row) -> RuleFinding:
-    focus = tuple(Metric(name, unit, value) for name, unit, value in json.loads(row["focus"]))
+def finding_from(found: Row) -> RuleFinding:
+    row = validation.row("profile_findings", found)
+    focus = tuple(Metric(name, unit, value) for name, unit, value in row["focus"])
     return RuleFinding(
         row["rule"], row["section"], row["kind"], row["title"], row["text"], row["gain"], row["gain_scope"], focus
     )
@@ -111,10 +115,11 @@ def line_row(line: SourceLine) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def line_from(row: Row) -> SourceLine:
+def line_from(found: Row) -> SourceLine:
+    row = validation.row("profile_lines", found)
     return SourceLine(
         int(row["address"]), row["sass"], row["ptx"], row["file"], row["line"], row["executed"],
-        json.loads(row["stalls"]),
+        row["stalls"],
     )  # fmt: skip
 
 
@@ -123,10 +128,11 @@ def range_row(place: int, item: Range) -> tuple[Any, ...]:
     return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns
 
 
-def range_from(row: Row) -> Range:
+def range_from(found: Row) -> Range:
+    row = validation.row("profile_ranges", found)
     return Range(row["name"], row["parent"], row["domain"], row["thread"], row["start_ns"], row["end_ns"])
 
 
 def _triple(row: Row, name: str) -> tuple[int, int, int] | None:
     x, y, z = (row[f"{name}_{axis}"] for axis in "xyz")
-    return None if x is None else (int(x), int(y), int(z))
+    return None if None in (x, y, z) else (int(x), int(y), int(z))

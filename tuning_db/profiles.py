@@ -6,9 +6,10 @@ when the file fails underneath it.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tuning_db import profile_rows, rows
+from tuning_db import profile_rows, rows, validation
 from tuning_db.errors import translated
 from tuning_db.profile_records import KernelLaunch, Profile, StoredProfile
 from tuning_db.reading import Reader
@@ -40,16 +41,20 @@ def store(db: TuningDB, profile: Profile) -> int:
 
 def listed(db: Reader) -> list[StoredProfile]:
     """Every profile without its rows, in the order they were imported."""
-    return db._read(_LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
+    return db._read("profiles", _LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
 
 
 def load(db: Reader, number: int) -> Profile:
     """The whole profile with this id. Raises KeyError if there is none."""
-    found = db._read("SELECT * FROM profiles WHERE id = ?", (number,), dict)
+    found = db._read(
+        "profiles",
+        "SELECT * FROM profiles WHERE id = ?",
+        (number,),
+        lambda row: (profile_rows.columns_from(row), profile_rows.provenance_from(row)),
+    )
     if not found:
         raise KeyError(f"no profile has the id {number}")
-    with db._sensible():
-        columns, provenance = profile_rows.columns_from(found[0]), profile_rows.provenance_from(found[0])
+    columns, provenance = found[0]
     findings = _grouped(db, "profile_findings", number, profile_rows.finding_from)
     lines = _grouped(db, "profile_lines", number, profile_rows.line_from)
 
@@ -57,21 +62,37 @@ def load(db: Reader, number: int) -> Profile:
         mine = row["id"]
         return profile_rows.launch_from(row, columns, tuple(findings.get(mine, ())), tuple(lines.get(mine, ())))
 
-    launches = db._read("SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built)
-    ranges = db._read(
-        "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place", (number,), profile_rows.range_from
+    launches = db._read(
+        "profile_launches", "SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built
     )
+    ranges = db._read(
+        "profile_ranges",
+        "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place",
+        (number,),
+        lambda row: (int(row["place"]), profile_rows.range_from(row)),
+    )
+    # Launches and ranges name ranges by their place: where one is missing, none can be told.
+    if all(place == at and (one.parent is None or one.parent < at) for at, (place, one) in enumerate(ranges)):
+        nested = tuple(one for _, one in ranges)
+    else:
+        nested = ()
+    launches = [
+        launch if launch.range is None or launch.range < len(nested) else replace(launch, range=None)
+        for launch in launches
+    ]
     sources = db._read(
+        "profile_sources",
         "SELECT name, text FROM profile_sources WHERE profile_id = ? ORDER BY name",
         (number,),
-        lambda row: (row["name"], row["text"]),
+        lambda row: validation.row("profile_sources", row),
     )
-    return Profile(provenance, tuple(launches), tuple(ranges), dict(sources))
+    return Profile(provenance, tuple(launches), nested, {row["name"]: row["text"] for row in sources})
 
 
 def of_problem(db: Reader, problem: str) -> list[int]:
     """Ids of the profiles that have launches of this problem, newest last."""
     return db._read(
+        "profile_launches",
         "SELECT DISTINCT profile_id FROM profile_launches WHERE problem = ? ORDER BY profile_id",
         (problem,),
         lambda row: int(row["profile_id"]),
@@ -104,6 +125,7 @@ def _store_details(db: TuningDB, number: int, profile: Profile) -> None:
 
 def _grouped(db: Reader, table: str, number: int, build: Any) -> dict[int, list[Any]]:
     found = db._read(
+        table,
         f"SELECT t.* FROM {table} t JOIN profile_launches l ON l.id = t.launch_id WHERE l.profile_id = ? ORDER BY t.id",
         (number,),
         lambda row: (int(row["launch_id"]), build(row)),

@@ -1,6 +1,6 @@
 """The rows that travel between the tuner, the database and the engine. Times are nanoseconds, always."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -75,6 +75,11 @@ class Trial:
     kind: TrialKind = TrialKind.SEARCH
 
 
+def searched(trials: Iterable[Trial]) -> int:
+    """How many configurations a search tried: one that met others again at its end is no further trial."""
+    return len({repr(sorted(trial.config.items())) for trial in trials if trial.kind is TrialKind.SEARCH})
+
+
 @dataclass(frozen=True)
 class Run:
     """One search over one problem on one device. `versions`: what could change the numbers, commit included."""
@@ -101,7 +106,7 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the database knows it; timestamps are UTC in ISO 8601."""
+    """A run as the database knows it; timestamps are UTC in ISO 8601. trials: configurations that its search tried."""
 
     id: int
     uid: str

@@ -1,4 +1,4 @@
-"""Records to table rows and back. Reading raises ValueError, TypeError or KeyError on a row that makes no sense."""
+"""Records to table rows and back. Reading raises ValueError on a row that makes no sense (`tuning_db.validation`)."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernel_templates.device import Device
+from tuning_db import validation
 from tuning_db.records import (
     Measurement,
     Objective,
@@ -49,14 +50,14 @@ def device_row(device: Device) -> dict[str, Any]:
 
 
 def device_from(row: Row) -> Device:
-    return Device(
-        backend=row["backend"],
-        chip=row["chip"],
-        capability=row["capability"],
-        units=int(row["units"]),
-        memory_bytes=int(row["memory_bytes"]),
-        versions=tuple((str(name), str(version)) for name, version in json.loads(row["versions"])),
-    )
+    return _device(validation.row("devices", row))
+
+
+def _device(values: Row) -> Device:
+    return validation.device(
+        values["backend"], values["chip"], values["capability"], values["units"], values["memory_bytes"],
+        tuple((name, version) for name, version in values["versions"]),
+    )  # fmt: skip
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -73,26 +74,26 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def stored_run_from(row: Row) -> StoredRun:
+    """row: of `runs`, with `problem`, `trials` and the columns of its device."""
+    values = validation.row("runs", row)
+    validation.check("problems", {"key": row["problem"]})
     run = Run(
         problem=row["problem"],
-        template_version=int(row["template_version"]),
-        sampler=row["sampler"],
-        seed=int(row["seed"]),
-        space_size=int(row["space_size"]),
-        work_bytes=int(row["work_bytes"]),
-        work_ops=int(row["work_ops"]),
-        versions=mapping(row["run_versions"]),
-        objective=Objective(row["objective"]),
+        **{name: values[name] for name in ("template_version", "sampler", "seed", "space_size")},
+        work_bytes=values["work_bytes"],
+        work_ops=values["work_ops"],
+        versions=values["run_versions"],
+        objective=Objective(values["objective"]),
     )
     return StoredRun(
         id=int(row["id"]),
-        uid=row["uid"],
+        uid=values["uid"],
         device=device_from(row),
         run=run,
-        status=RunStatus(row["status"]),
+        status=RunStatus(values["status"]),
         trials=int(row["trials"]),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
+        started_at=values["started_at"],
+        finished_at=values["finished_at"],
     )
 
 
@@ -111,15 +112,16 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def trial_from(row: Row) -> Trial:
+    values = validation.row("run_trials", row)
     return Trial(
-        config=mapping(row["config"]),
-        outcome=Outcome(row["outcome"]),
-        measurement=None if row["median_ns"] is None else _measurement_from(row),
-        compile_s=_optional_float(row["compile_s"]),
-        error=_optional_float(row["error"]),
-        tolerance=_optional_float(row["tolerance"]),
-        message=row["message"],
-        kind=TrialKind(row["kind"]),
+        config=values["config"],
+        outcome=Outcome(values["outcome"]),
+        measurement=None if values["median_ns"] is None else _measurement(values),
+        compile_s=_optional_float(values["compile_s"]),
+        error=_optional_float(values["error"]),
+        tolerance=_optional_float(values["tolerance"]),
+        message=values["message"],
+        kind=TrialKind(values["kind"]),
     )
 
 
@@ -138,32 +140,40 @@ def winner_row(winner: Winner) -> dict[str, Any]:
 
 
 def winner_from(row: Row) -> Winner:
+    """row: of `winners`, with `problem`."""
+    return _winner(row, validation.row("winners", row))
+
+
+def _winner(row: Row, values: Row) -> Winner:
+    validation.check("problems", {"key": row["problem"]})
     return Winner(
         problem=row["problem"],
-        template_version=int(row["template_version"]),
-        config=mapping(row["config"]),
-        measurement=_measurement_from(row),
-        default_ns=_optional_float(row["default_ns"]),
-        error=float(row["error"]),
-        tolerance=float(row["tolerance"]),
-        reference=row["reference"],
-        versions=mapping(row["winner_versions"]),
-        clock_mhz=_optional_float(row["clock_mhz"]),
+        template_version=values["template_version"],
+        config=values["config"],
+        measurement=_measurement(values),
+        default_ns=_optional_float(values["default_ns"]),
+        error=float(values["error"]),
+        tolerance=float(values["tolerance"]),
+        reference=values["reference"],
+        versions=values["winner_versions"],
+        clock_mhz=_optional_float(values["clock_mhz"]),
     )
 
 
 def stored_winner_from(row: Row) -> StoredWinner:
+    """row: of `winners`, with `problem` and the columns of its device."""
+    values = validation.row("winners", row)
     return StoredWinner(
         id=int(row["id"]),
         device=device_from(row),
-        winner=winner_from(row),
-        run_id=row["run_id"],
-        trial_id=row["trial_id"],
-        created_at=row["created_at"],
-        replaced_at=row["replaced_at"],
+        winner=_winner(row, values),
+        run_id=None if row["run_id"] is None else int(row["run_id"]),
+        trial_id=None if row["trial_id"] is None else int(row["trial_id"]),
+        created_at=values["created_at"],
+        replaced_at=values["replaced_at"],
         current=bool(row["current"]),
-        uid=row["uid"],
-        run_uid=row["run_uid"],
+        uid=values["uid"],
+        run_uid=values["run_uid"],
     )
 
 
@@ -178,22 +188,15 @@ def _measurement_row(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _measurement_from(row: Row) -> Measurement:
+def _measurement(values: Row) -> Measurement:
     return Measurement(
-        q10_ns=float(row["q10_ns"]),
-        median_ns=float(row["median_ns"]),
-        q90_ns=float(row["q90_ns"]),
-        samples=int(row["samples"]),
-        state=None if row["state"] is None else mapping(row["state"]),
-        energy_uj=_optional_float(row["energy_uj"]),
+        q10_ns=float(values["q10_ns"]),
+        median_ns=float(values["median_ns"]),
+        q90_ns=float(values["q90_ns"]),
+        samples=values["samples"],
+        state=values["state"],
+        energy_uj=_optional_float(values["energy_uj"]),
     )
-
-
-def mapping(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {text[:40]!r}")
-    return value
 
 
 def _optional_float(value: Any) -> float | None:

@@ -44,7 +44,7 @@ def _read(path: Path) -> tuple[Row, ...]:
     devices: dict[str, Mapping[str, Any]] = {}
     rows: list[Row] = []
     try:
-        for record in jsonl.read(path.read_text(encoding="utf-8").splitlines(), str(path)):
+        for record in jsonl.read_text(path.read_text(encoding="utf-8"), str(path)):
             if record["kind"] == "device":
                 devices[record["fingerprint"]] = {**record, "versions": canonical_json(record["versions"])}
             elif record["kind"] == "winner":

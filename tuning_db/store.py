@@ -14,7 +14,7 @@ from typing import Any
 
 from kernel_templates.device import Device
 from kernel_templates.space import Space
-from tuning_db import connection, keys, merge, rows, uids
+from tuning_db import connection, dead_runs, keys, merge, repair, rows, uids, validation
 from tuning_db.errors import DatabaseError, read_only, translated
 from tuning_db.location import default_path
 from tuning_db.reading import Reader
@@ -52,6 +52,9 @@ class TuningDB(Reader):
         self.writable = writable
         self._process = os.getpid()
         self._identity = self._identity_now() if writable else None
+        if writable:
+            with translated(path):
+                dead_runs.close(connection)
 
     def remember_device(self, device: Device) -> int:
         """The id of a device, which is added when new."""
@@ -172,16 +175,11 @@ class TuningDB(Reader):
             return self._insert("winners", {**links, **names, **row, "created_at": now})
 
     def add(self, news: Iterable[merge.Record]) -> merge.Added:
-        """Add what others know (`tuning_db.merge`), all of it or nothing. Twice is like once.
-
-        Raises ValueError when a record speaks of something that is not there.
-        """
+        """Add what others know (`tuning_db.merge`) in one transaction. Twice is like once. What makes no sense is left
+        out, and told in the answer."""
         with self._transaction():
             self._finder.forget()
-            try:
-                return merge.Adder(self._connection).add(news)
-            except KeyError as unknown:
-                raise ValueError(unknown.args[0]) from None
+            return merge.Adder(self._connection).add(news)
 
     def prune(self, keep: bool = False) -> dict[str, int]:
         """Delete what no current winner came from: replaced winners, ended runs and their trials. A later search
@@ -200,6 +198,13 @@ class TuningDB(Reader):
                 if not keep:
                     self._connection.execute(f"DELETE FROM {what}")
         return counts
+
+    def repair(self) -> list[repair.Removed]:
+        """Delete what makes no sense and what belongs to it; each row with its reason. Problems keep their names: what
+        follows from a key is computed again."""
+        with self._transaction():
+            self._finder.forget()
+            return repair.repair(self._connection)
 
     def vacuum(self) -> tuple[int, int]:
         """Give the space of deleted rows back to the disk. Returns bytes before and after."""
@@ -238,7 +243,17 @@ class TuningDB(Reader):
         return status.st_dev, status.st_ino
 
     def _device_id(self, device: Device) -> int:
-        return self._id_of("devices", "fingerprint", {**rows.device_row(device), "first_seen_at": rows.utc_now()})
+        """Its row says again what the device is, should another program have changed it."""
+        row = rows.device_row(device)
+        number = self._id_of("devices", "fingerprint", {**row, "first_seen_at": rows.utc_now()})
+        found = self._query("SELECT * FROM devices WHERE id = ?", (number,))[0]
+        try:
+            validation.row("devices", found)
+        except ValueError:
+            row |= {"first_seen_at": rows.utc_now(), "id": number}
+            changes = ", ".join(f"{name} = :{name}" for name in row)
+            self._connection.execute(f"UPDATE devices SET {changes} WHERE id = :id", row)
+        return number
 
     def _problem_id(self, key: str) -> int:
         return self._id_of("problems", "key", keys.row(key))

@@ -19,6 +19,7 @@ class TimedTrial:
 def timed_trials(db: Reader) -> list[TimedTrial]:
     """All trials of all runs in the order they were recorded. Raises DatabaseError."""
     return db._read(
+        "run_trials",
         "SELECT * FROM run_trials ORDER BY id",
         (),
         lambda row: TimedTrial(int(row["run_id"]), rows.trial_from(row), str(row["created_at"])),

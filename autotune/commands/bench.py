@@ -36,6 +36,7 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
 )
 @options.nvtx_option
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def bench(

@@ -1,14 +1,24 @@
 """`autotune chat`: holds a conversation in the terminal, or with lines from a pipe."""
 
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
+from autotune import UserError
 from autotune.commands import loading, options, output
 from autotune.commands.conversation import Conversation
 from autotune.commands.errors import one_line
+from autotune.commands.signals import Ended
+
+COMMAND = re.compile(r"/[A-Za-z?-]*")  # alone in its line; "/etc/hosts" and "/x is what?" are messages
+COMMANDS = {
+    "/help": "these lines",
+    "/clear": "forget the conversation and start over; /reset does the same",
+    "/exit": "end, as Ctrl-D does",
+}
 
 
 @click.command()
@@ -16,6 +26,7 @@ from autotune.commands.errors import one_line
 @click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
 @options.sampling_options(temperature=0.7, top_k=40, top_p=0.95, tokens=512)
 @options.device_option
+@options.threads_option
 @options.db_option
 def chat(
     model: Path, system: str | None, tokens: int, temperature: float, top_k: int, top_p: float,
@@ -23,9 +34,9 @@ def chat(
 ) -> None:  # fmt: skip
     """Keep a conversation with a model.
 
-    It is put into the chat template of the model's own file. /reset starts over, /exit or Ctrl-D ends, Ctrl-C stops
-    the answer. Lines may also come from a pipe. When the conversation outgrows the context, its oldest turns are
-    dropped.
+    It is put into the chat template of the model's own file. /help lists what else can be typed: /clear starts over,
+    /exit or Ctrl-D ends. Ctrl-C stops the answer. Lines may also come from a pipe. When the conversation outgrows the
+    context, its oldest turns are dropped.
 
     \b
     Example:
@@ -41,25 +52,40 @@ def chat(
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         output.note(loading.kernels_line(engine, model, untuned))
+        output.note(f"{model.name}, a context of {engine.context} tokens; type a message, or /help")
     while (line := _next_line(interactive)) is not None:
         if line == "/exit":
             break
-        if line == "/reset":
-            talk.reset()
-            output.note("the conversation starts over")
-        elif line:
-            try:
-                _answer(talk, line, tokens, sampler)
-            except Exception as error:
-                # In a terminal a message that is too long costs that message; in a pipe there is no one to repeat it.
-                if not interactive or isinstance(error, OSError) or (text := one_line(error)) is None:
-                    raise
-                output.note(f"autotune: error: {text}")
-            if interactive and engine.timing.tokens:
-                output.note(loading.speed_line(engine.timing))
+        if not line:
+            continue
+        try:
+            if COMMAND.fullmatch(line):
+                _command(line, talk)
+                continue
+            _answer(talk, line, tokens, sampler)
+        except Exception as error:
+            # In a terminal a message that is too long costs that message; in a pipe there is no one to repeat it.
+            if not interactive or isinstance(error, OSError) or (text := one_line(error)) is None:
+                raise
+            output.note(f"autotune: error: {text}")
+            continue
+        if interactive and engine.timing.tokens:
+            output.note(loading.speed_line(engine.timing))
     if not interactive:
         output.note(loading.kernels_line(engine, model, untuned))
     engine.close()
+
+
+def _command(line: str, talk: Conversation) -> None:
+    """Do what a line asks that is not for the model. Raises UserError for a command that there is not."""
+    if line == "/help":
+        for name, meaning in COMMANDS.items():
+            output.note(f"{name:<7} {meaning}")
+    elif line in ("/clear", "/reset"):
+        talk.reset()
+        output.note("the conversation starts over")
+    else:
+        raise UserError(f"no command is called {line}; there are {', '.join(COMMANDS)}")
 
 
 def _next_line(interactive: bool) -> str | None:
@@ -72,7 +98,9 @@ def _next_line(interactive: bool) -> str | None:
         except EOFError:
             click.echo()
             return None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if isinstance(interrupt, Ended):
+                raise
             output.note("\n/exit or Ctrl-D ends the conversation")
     line = sys.stdin.readline()
     return line.strip() if line else None
@@ -81,7 +109,7 @@ def _next_line(interactive: bool) -> str | None:
 def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
     """Stream one answer to stdout and keep it, as far as it came when Ctrl-C stops it."""
     pieces: list[str] = []
-    asked = False
+    asked = stopped = False
     try:
         prompt, dropped = talk.ask(question)
         asked = True
@@ -91,13 +119,19 @@ def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
             pieces.append(piece)
             click.echo(piece, nl=False)
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Ended):
+            raise
+        stopped = True
         output.note(" [stopped]")
     finally:
         if asked:
             talk.answered("".join(pieces))
     if pieces and not pieces[-1].endswith("\n"):
         click.echo()
+    model = talk.model
+    if not stopped and (why := loading.why_it_stopped(model.timing, tokens, model.context)):
+        output.note(f"[{why}]")
 
 
 def _turns(count: int) -> str:

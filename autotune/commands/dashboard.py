@@ -50,6 +50,7 @@ def dashboard(
         raise UserError("say where the page should go: either -o FILE or --serve")
     if serve and form != "html":
         raise UserError("--format perfetto makes a file: give -o FILE instead of --serve")
+    options.writable(target, "-o")
     from autotune.dashboard import build
 
     if serve:
@@ -76,7 +77,7 @@ def _serve(db_path: Path | None, against: Path | None, benches: tuple[Path, ...]
 
     build.html(db_path, against, benches)  # what cannot be shown is said now, not to the first reader
     with Server(port, lambda: build.html(db_path, against, benches, live=True), state, one_line) as server:
-        click.echo(f"{server.url} (Ctrl-C ends it)")
+        output.line(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever()
 
 

@@ -52,6 +52,25 @@ def info(db_path: Path | None, as_json: bool) -> None:
     output.print_facts(shown)
 
 
+@db.command("path")
+@options.db_option
+@options.json_option
+def path_(db_path: Path | None, as_json: bool) -> None:
+    """Print the path of the tuning database, for programs that want a file.
+
+    \b
+    Example:
+      autotune db path
+    """
+    from tuning_db import default_path
+
+    path = (default_path() if db_path is None else db_path).absolute()
+    if as_json:
+        output.print_json({"path": str(path), "exists": path.exists()})
+        return
+    output.line(str(path))
+
+
 @db.command("list")
 @click.option("--runs", is_flag=True, help="List tuning runs instead of winners.")
 @options.db_option
@@ -124,6 +143,7 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
       autotune db plot matvec:rows=576
       autotune db plot matvec:rows=576 -o search.svg
     """
+    options.writable(target, "-o")
     from autotune.dashboard import plot
     from autotune.dashboard.collect import read_database
     from autotune.dashboard.pages.run import progress

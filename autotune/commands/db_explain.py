@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("problem")
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> None:
@@ -36,15 +37,15 @@ def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> N
     if as_json:
         output.print_json(_document(found))
         return
-    for line in found.sentences():
-        click.echo(line)
+    for sentence in found.sentences():
+        output.line(sentence)
 
 
 def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation":
-    from kernel_templates import registry
+    from kernel_templates import given_problem
     from tuning_db import explain as explaining
 
-    known = explaining.known_problems(db, here)
+    known = sorted({*explaining.known_problems(db, here), *(run.run.problem for run in db.runs())})
     matching = [beginning] if beginning in known else [key for key in known if key.startswith(beginning)]
     if len(matching) > 1:
         raise UserError(
@@ -53,7 +54,7 @@ def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation
         )
     key = matching[0] if matching else beginning
     try:
-        version = registry.parse_problem(key).template_version
+        version = given_problem.parse(key).template_version
     except ValueError as error:
         raise UserError(f"{beginning!r} is no problem ({error}); autotune db list shows what there is") from None
     return explaining.explain(db, here, key, version)

@@ -1,7 +1,7 @@
-"""`autotune db export`, `import`, `merge`, `prune` and `vacuum`: move winners, and make the file smaller."""
+"""`autotune db export`, `import`, `merge`, `prune`, `repair` and `vacuum`: move winners, and mend the file."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,11 @@ def export(winners: bool, chip: str | None, sqlite: bool, target: Path | None, d
 
 
 def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
-    from tuning_db import jsonl, merge
+    from tuning_db import jsonl, stored_records
 
     found = db.exported(winners_only=winners)
     if chip is not None:
-        found = merge.of_chip(found, chip)
+        found = stored_records.of_chip(found, chip)
         if not any(fact["kind"] == "device" for fact in found):
             raise UserError(f"--chip: no device has {chip!r} in its name; autotune db list shows which there are")
     return jsonl.write(found)
@@ -70,8 +70,9 @@ def _lines(db: "TuningDB", winners: bool, chip: str | None) -> Iterator[str]:
 def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Add an export to the database.
 
-    FILE is JSON lines of `autotune db export`, or "-" for stdin. All of a file is added or, if one line of it makes no
-    sense, nothing. Adding a file twice is like adding it once; conflicts are resolved as by `autotune db merge`.
+    FILE is JSON lines of `autotune db export`, or "-" for stdin. A line that makes no sense is left out, the others are
+    added, and the exit code is 2. Adding a file twice is like adding it once; conflicts are resolved as by `autotune db
+    merge`.
 
     \b
     Example:
@@ -88,7 +89,9 @@ def merge(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Merge other people's databases into this one, which is made if missing.
 
     Nothing is lost and nothing counted twice, in whatever order and however often files are merged. Where two people
-    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown.
+    have tuned one problem on the same device, the verified winner with the better time is used, and that is shown; what
+    this machine has measured itself keeps its place. A row that makes no sense is left out, the others are added, and
+    the exit code is 2.
 
     \b
     Example:
@@ -123,6 +126,31 @@ def prune(dry_run: bool, db_path: Path | None, as_json: bool) -> None:
 @click.command()
 @options.db_option
 @options.json_option
+def repair(db_path: Path | None, as_json: bool) -> None:
+    """Remove rows that make no sense, and name each.
+
+    Other programs can write into a database. Every command leaves out rows that make no sense; this one deletes them,
+    with what belongs to them. Nothing else is changed: `autotune db export --sqlite -o backup.db` keeps a copy.
+
+    \b
+    Example:
+      autotune db repair
+    """
+    from dataclasses import asdict
+
+    with options.open_database(_there(db_path), readonly=False) as db:
+        removed = db.repair()
+    if as_json:
+        output.print_json({"removed": [asdict(one) for one in removed]})
+        return
+    for one in removed:
+        output.line(f"{one.table} {one.number} ({one.name}): {one.reason}")
+    output.line(f"removed {output.counted(len(removed), 'row')} that made no sense")
+
+
+@click.command()
+@options.db_option
+@options.json_option
 def vacuum(db_path: Path | None, as_json: bool) -> None:
     """Give the space of deleted rows back to the disk.
 
@@ -147,38 +175,50 @@ def _there(path: Path | None) -> Path | None:
 
 
 def _add(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
-    everything = [(str(path), _facts(path)) for path in files]  # before the target is touched
+    everything = [(str(path), *_records(path)) for path in files]  # before the target is touched
     results: dict[str, Added] = {}
     with options.open_database(db_path, readonly=False) as db:
-        for name, found in everything:
-            try:
-                results[name] = db.add(found)
-            except ValueError as error:
-                raise UserError(f"{name}: {error}; nothing of it was added") from None
+        for name, found, left_out in everything:
+            results[name] = db.add(found)
+            results[name].left_out[:0] = left_out
         path = db.path
     if as_json:
         output.print_json({"database": str(path), "files": {name: _document(a) for name, a in results.items()}})
-        return
-    for name, added in results.items():
+    for name, added in results.items() if not as_json else ():
         news = ", ".join(output.counted(count, table[:-1]) for table, count in added.rows.items())
-        click.echo(f"{name}: new {news}")
+        output.line(f"{name}: new {news}")
         for c in added.conflicts:
             whose, other = ("ours", "theirs") if c.kept_ours else ("theirs", "ours")
-            click.echo(
+            output.line(
                 f"  {c.problem} on {c.chip}: {whose} is used, {output.micros(c.kept_ns)} µs; {other} took "
                 f"{output.micros(c.other_ns)} µs"
             )
+    refuse_left_out({name: added.left_out for name, added in results.items()})
 
 
-def _facts(path: Path) -> list[dict[str, Any]]:
+def refuse_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError where records of a source were left out: the others are in the database by now."""
+    wrong = {name: reasons for name, reasons in left_out.items() if reasons}
+    if wrong:
+        name, reasons = next(iter(wrong.items()))
+        others = f", and of {output.counted(len(wrong) - 1, 'other file')}" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{name}: left out {output.counted(len(reasons), 'record')} that cannot be, the first: {reasons[0]}"
+            f"{others}; all others were added"
+        )
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a file holds, and of each record that makes no sense the reason. Raises UserError and DatabaseError."""
     from tuning_db import jsonl
 
+    left_out: list[str] = []
     if str(path) != "-":
         try:
             with path.open("rb") as file:
                 if file.read(len(MAGIC)) == MAGIC:
                     with options.open_database(path) as db:
-                        return db.exported()
+                        return db.exported(left_out=left_out), left_out
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"{path} is not there; name a database or an export of one") from None
@@ -187,7 +227,7 @@ def _facts(path: Path) -> list[dict[str, Any]]:
     else:
         text = sys.stdin.read()
     try:
-        return list(jsonl.read(text.splitlines(), str(path)))
+        return list(jsonl.read_text(text, str(path), left_out)), left_out
     except jsonl.BadLine as error:
         raise UserError(f"{error}; nothing was added") from None
 
@@ -197,7 +237,7 @@ def _document(added: "Added") -> dict[str, Any]:
         {"chip": c.chip, "problem": c.problem, "kept_ns": c.kept_ns, "other_ns": c.other_ns, "kept_ours": c.kept_ours}
         for c in added.conflicts
     ]
-    return {"new": dict(added.rows), "conflicts": conflicts}
+    return {"new": dict(added.rows), "conflicts": conflicts, "left_out": added.left_out}
 
 
-COMMANDS = (export, import_, merge, prune, vacuum)
+COMMANDS = (export, import_, merge, prune, repair, vacuum)

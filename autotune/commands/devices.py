@@ -23,12 +23,14 @@ CEILINGS = {
 
 @click.command()
 @click.option("--measure", is_flag=True, help="Measure the ceilings again even if they are known.")
+@options.threads_option
 @options.db_option
 @options.json_option
 def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
     """Show what is here, with its measured ceilings.
 
-    The first call measures each device for a few seconds; the database remembers the result.
+    The first call measures each device for a few seconds; the database remembers the best result. One that was
+    measured on a busy machine is measured again by the next call.
 
     \b
     Example:
@@ -41,9 +43,10 @@ def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
     limits: dict[str, dict[str, float]] = {}
     with options.open_database(db_path, readonly=False) as db:
         for name, device in here.items():
-            if not as_json and (measure or db.ceilings(device) is None):
+            measuring = measure or not ceilings.settled(db.ceilings(device))
+            if measuring and not as_json:
                 output.note(f"measuring what {name} can do, a few seconds ...")
-            with options.alone(name) if measure or db.ceilings(device) is None else nullcontext():
+            with options.alone(name) if measuring else nullcontext():
                 limits[name] = ceilings.known_or_measured(db, device, force=measure, index=_index(name))
     if as_json:
         shown = [{"name": n, **output.device_document(d), "ceilings": limits[n]} for n, d in here.items()]
@@ -54,7 +57,8 @@ def devices(measure: bool, db_path: Path | None, as_json: bool) -> None:
             click.echo()
         output.print_facts(_facts(name, device, limits[name]))
     for gpu in unusable:
-        click.echo(f"\n{gpu['name']}: {gpu['chip']} ({gpu['reason']})")
+        click.echo()
+        output.line(f"{gpu['name']}: {gpu['chip']} ({gpu['reason']})")
     if len(here) == 1 and not unusable:
         from kernel_templates.cuda import machine
 
@@ -73,6 +77,10 @@ def _facts(name: str, device: "Device", limits: Mapping[str, float]) -> dict[str
         "fingerprint": device.fingerprint,
     }
     facts |= {title: f"{limits[key]:.1f} {unit}" for key, (title, unit) in CEILINGS.items() if key in limits}
+    if "busy" in limits:
+        facts["note"] = (
+            f"the machine is busy: all threads read {limits['busy']:.0%} of what fewer read; measured again next time"
+        )
     if "measured_at" in limits:
         facts["measured"] = datetime.fromtimestamp(limits["measured_at"]).strftime("%Y-%m-%d %H:%M")
     return facts

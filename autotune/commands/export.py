@@ -32,6 +32,7 @@ def export(kind: str, number: int | None, out: Path | None, db_path: Path | None
     Example:
       autotune export --format t4 --run 3 --out matvec.json.gz
     """
+    options.writable(out, "--out")
     from autotune.importers import files, registry
 
     with options.open_database(db_path) as db:

@@ -22,6 +22,7 @@ from autotune.commands.conversation import chat_tokens
 @options.sampling_options(temperature=0.0, top_k=0, top_p=1.0, tokens=128)
 @options.nvtx_option
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def generate(
@@ -42,20 +43,22 @@ def generate(
 
     sampler = Sampler(temperature, top_k, top_p, seed)
     text = _standard_input() if prompt == "-" else prompt
+    if not text:
+        raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
     engine = loading.load_model(model, device, db_path, context, untuned, nvtx)
     if as_chat and engine.chat.note:
         output.note(engine.chat.note)
     start = _tokens(engine, text, as_chat)
     pieces: list[str] = []
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
     try:
         for piece in engine.generate(start, tokens, sampler):
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
-    except KeyboardInterrupt:
-        interrupted = True  # what was written is kept, and reported like any other text
+    except KeyboardInterrupt as interrupt:
+        interrupted = interrupt  # what was written is kept, and reported like any other text
     written = "".join(pieces)
     if as_json:
         timing = engine.timing
@@ -64,7 +67,7 @@ def generate(
             "device": device,
             "prompt": text,
             "text": written,
-            "interrupted": interrupted,
+            "interrupted": interrupted is not None,
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
             "timings": loading.rates(timing),
             "kernels": loading.kernels_document(engine),
@@ -75,8 +78,8 @@ def generate(
     output.note(loading.speed_line(engine.timing))
     output.note(loading.kernels_line(engine, model, untuned))
     engine.close()
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupted is not None:
+        raise interrupted
 
 
 def _tokens(engine, text: str, as_chat: bool) -> list[int]:

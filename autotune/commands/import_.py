@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
     """Read files of other tools into the tuning database.
 
-    Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, pip install
-    'autotune[nsight]') and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys
-    stats, logs of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of
-    other auto-tuners, gzipped or not: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run
-    of the device that it names.
+    Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, ./scripts/setup_env
+    nsight) and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys stats, logs
+    of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of other
+    auto-tuners: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run of the device that it
+    names. Files packed with gzip or xz are read too.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         output.print_json({"imported": [asdict(summary) for summary in done]})
         return
     for summary in done:
-        click.echo(f"{summary.file}: {summary.line}")
+        output.line(f"{summary.file}: {summary.line}")
         if summary.note:
             output.note(f"{summary.file}: {summary.note}")
 
@@ -58,10 +58,10 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
 def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary | ResultsSummary":
     """Read a file and store what is in it. Raises UserError."""
     from autotune.importers import tuning_results
-    from autotune.importers.files import bounded_numbers
+    from autotune.importers.files import bounded_numbers, unpacked
     from autotune.profiling import store_profile
 
-    with bounded_numbers(path):
+    with unpacked(path) as path, bounded_numbers(path):
         found = importer.read(path)
         if isinstance(found, tuning_results.TuningResults):
             return tuning_results.store(found, db)

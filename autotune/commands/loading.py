@@ -69,19 +69,30 @@ def kernels_document(model: "Model") -> list[dict[str, Any]]:
 
 
 def rates(timing: "Timing") -> dict[str, float | None]:
-    """Seconds and tokens per second. The first token comes with the prompt, so decoding made one less."""
-    steps = timing.tokens - 1
+    """Seconds and tokens per second. The first token comes with the prompt, so decoding made one less; what the cache
+    held of the prompt was not read again."""
+    steps, read = timing.tokens - 1, timing.prompt_tokens - timing.cached
     return {
         "prompt_s": timing.prompt_s,
         "decode_s": timing.decode_s,
-        "prompt_tok_s": timing.prompt_tokens / timing.prompt_s if timing.prompt_s else None,
+        "prompt_tok_s": read / timing.prompt_s if timing.prompt_s else None,
         "decode_tok_s": steps / timing.decode_s if steps > 0 and timing.decode_s else None,
     }
 
 
 def speed_line(timing: "Timing") -> str:
     speed = rates(timing)
+    cached = f" ({timing.cached} of them in the cache)" if timing.cached else ""
     return (
-        f"prompt: {timing.prompt_tokens} tokens, {output.number(speed['prompt_tok_s'])} tok/s · "
+        f"prompt: {timing.prompt_tokens} tokens{cached}, {output.number(speed['prompt_tok_s'])} tok/s · "
         f"text: {timing.tokens} tokens, {output.number(speed['decode_tok_s'])} tok/s"
     )
+
+
+def why_it_stopped(timing: "Timing", tokens: int, context: int) -> str | None:
+    """What cut the text after at most `tokens` tokens, and what to do about it; None if the model ended its turn."""
+    if timing.ended or not timing.tokens:
+        return None
+    if timing.prompt_tokens + timing.tokens >= context and timing.tokens < tokens:
+        return f"the context of {context} tokens is full; --context holds more"
+    return f"stopped after {timing.tokens} tokens; -n {2 * tokens} writes up to twice as many"

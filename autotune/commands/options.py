@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and what their values open."""
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -41,6 +42,22 @@ db_option = click.option(
 device_option = click.option(
     "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Device to run on."
 )
+
+
+def _remember_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    """In the environment, where worker processes find it too; refused at once if there are fewer processors."""
+    if value is not None:
+        cores = os.cpu_count() or 1
+        if value > cores:
+            raise click.BadParameter(f"this machine has {cores} processors; give at most as many.", ctx, param)
+        os.environ["AUTOTUNE_THREADS"] = str(value)
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), expose_value=False, callback=_remember_threads,
+    help="Most threads on the CPU; fewer run while other processes need the cores.  [default: $AUTOTUNE_THREADS, else "
+    "the physical cores]",
+)  # fmt: skip
 nvtx_option = click.option(
     "--nvtx", is_flag=True,
     help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, tokens slower.",
@@ -101,6 +118,19 @@ def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":
     from tuning_db import open_db
 
     return open_db(path, readonly=readonly)
+
+
+def writable(target: Path | None, option: str) -> None:
+    """Refuse an output file that is a database or a model already: it is more likely the input than to be replaced.
+    Raises UserError."""
+    try:
+        with (target or Path(os.devnull)).open("rb") as file:
+            head = file.read(16)
+    except OSError:  # not there yet; or it will be said when it is written
+        return
+    beside = target is not None and target.name.endswith(("-wal", "-shm", "-journal"))
+    if head == b"SQLite format 3\0" or head.startswith(b"GGUF") or beside:
+        raise UserError(f"{option}: {target} is a database or a model and is not overwritten; name another file")
 
 
 def require(device: str) -> None:

@@ -20,9 +20,19 @@ SHARE = "% of read bandwidth"
 LEAST_WIDTH = 10  # of a column of text in a narrow terminal
 
 
+def clean(text: str) -> str:
+    """Without characters that a terminal would obey: names come from files that anybody may have written."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def line(text: str) -> None:
+    """One line on stdout."""
+    click.echo(clean(text))
+
+
 def note(text: str) -> None:
     """A line for the reader, not part of the result."""
-    click.echo(text, err=True)
+    click.echo(clean(text), err=True)
 
 
 def print_json(document: Any) -> None:
@@ -36,8 +46,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    rows = list(rows)
+    table = Table(title=escape(clean(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    rows = [[clean(cell) for cell in row] for row in rows]
     for index, name in enumerate(columns):
         # In a narrow terminal headings wrap and text folds, down to a width that can still be read.
         word = max(map(len, name.split()))
@@ -54,7 +64,7 @@ def print_facts(facts: Mapping[str, str]) -> None:
     """Names and values, one pair a line."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {value}")
+        line(f"{name:<{width}}  {value}")
 
 
 def console(stderr: bool = False) -> "Console":

@@ -39,8 +39,8 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
 
     if device == options.CPU:
         raise UserError("Nsight Compute profiles GPUs; give --device cuda:0")
-    here = options.detect(device)
     problems = _problems(subject)
+    here = options.detect(device)
     with options.open_database(db_path, readonly=False) as db:
         calls = _calls(problems, here, db)
         done = profile_problems.profile(calls, here, device, db)
@@ -60,16 +60,16 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
     if done.failure:
         output.note(f"no counters: {done.failure}; these are times and counted bytes alone")
     for summary in done.stored:
-        click.echo(f"profile {summary.profile}: {summary.file}, {output.counted(summary.found, 'row')}")
+        output.line(f"profile {summary.profile}: {summary.file}, {output.counted(summary.found, 'row')}")
 
 
 def _problems(subject: str) -> "list[Problem]":
     """The problems of a model's decode step, or one problem by its key."""
-    from kernel_templates import registry
+    from kernel_templates import given_problem, registry
 
     if subject.partition(":")[0] in registry.OPERATIONS and not Path(subject).exists():
         try:
-            return [registry.parse_problem(subject)]
+            return [given_problem.parse(subject)]
         except ValueError as error:
             raise UserError(f"{subject!r} is no problem ({error}); autotune db list shows what there is") from None
     from model.config import ModelConfig

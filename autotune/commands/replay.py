@@ -43,7 +43,7 @@ def replay(space: Path, sampler: str, trials: int, seeds: int, as_json: bool) ->
         output.print_json({"space": recorded.name, "sampler": sampler, "runs": rows})
         return
     best = min(seconds for seconds in recorded.seconds if seconds is not None)
-    click.echo(f"{recorded.name}: {len(recorded.configs):,} configurations, the best {1e3 * best:.4g} ms")
+    output.line(f"{recorded.name}: {len(recorded.configs):,} configurations, the best {1e3 * best:.4g} ms")
     for run in runs:
         times = [recorded.seconds[row] for row in run.rows]
         found = min((seconds for seconds in times if seconds is not None), default=None)

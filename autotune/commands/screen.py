@@ -1,5 +1,6 @@
 """`autotune screen`: ranks a problem's configurations by their machine code, without measuring."""
 
+import importlib.util
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -45,15 +46,17 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     from autotune.runner.compile_all import compile_all
     from autotune.screening import chips, ranking, selection
     from autotune.tuning import target
-    from kernel_templates import registry
+    from kernel_templates import given_problem, registry
 
-    capability = _capability(arch)
+    if importlib.util.find_spec("triton") is None:
+        raise UserError("screen compiles with Triton, which is not installed; ./scripts/setup_env cuda installs it")
     try:
-        problem = registry.parse_problem(f"{op}:{fields}")
+        problem = given_problem.parse(f"{op}:{fields}")
+        capability = _capability(arch)
         chip = chips.chip(capability)
+        choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
     except ValueError as error:
         raise UserError(str(error)) from None
-    choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
 
     candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
     verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
@@ -72,7 +75,11 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
 def _capability(arch: str | None) -> int:
     """90 for "sm_90"; without, that of the GPU here. Raises UserError."""
     if arch is None:
-        return int(options.detect("cuda:0").capability.replace(".", ""))
+        try:
+            return int(options.detect("cuda:0").capability.replace(".", ""))
+        except UserError as error:  # without the advice to use the CPU, which this command cannot
+            why = re.sub(r"[,;]? (or )?use --device cpu$", "", str(error))
+            raise UserError(f"{why}; name one that need not be here: --arch sm_90, for instance") from None
     if not (found := re.fullmatch(r"sm_?(\d{2,3})a?", arch)):
         raise UserError(f"--arch: {arch!r} is no compute capability; give sm_90, for instance")
     return int(found[1])
@@ -120,7 +127,7 @@ def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:
 def _show(key: str, chip: str, choice: "Choice", verdicts: "Sequence[Verdict]") -> None:
     kept, dropped = [v for v in verdicts if v.kept], [v for v in verdicts if not v.kept]
     varied = [n for n in choice.configs[0] if len({config[n] for config in choice.configs}) > 1]
-    click.echo(f"{key} for {chip}")
+    output.line(f"{key} for {chip}")
     seen = f"{choice.seen:,} configurations{'' if choice.valid is not None else ' drawn from more'}"
     broken, compiled = sum(choice.dropped.values()), output.counted(len(verdicts), "other")
     click.echo(f"{seen}: {broken:,} break a constraint, {compiled} compiled")

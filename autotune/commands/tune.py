@@ -1,6 +1,6 @@
 """`autotune tune`: search the kernels of one model on this machine, and keep the winners."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,9 @@ from autotune.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
+    from autotune.tuning.tuner_base import Tuned, TuneSettings
     from kernel_templates.problem import Chain, Problem
+    from tuning_db import TuningDB
 
 
 EACH = ("trials", "budget", "ops", "context", "sampler", "objective", "seed")  # options that every worker gets
@@ -73,6 +75,7 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="A worker for every GPU here, all on one study: --storage's, else the database file itself.",
 )
 @options.device_option
+@options.threads_option
 @options.db_option
 @options.json_option
 def tune(
@@ -96,44 +99,37 @@ def tune(
     if devices is not None:
         _for_each_gpu(model, storage, db_path)
         return
+    options.writable(timeline_path, "--timeline")
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
-    problems, layers = _problems(model, ops, device, context)
+    problems, layers = model_problems(model, ops, device, context)
     from autotune.runner.timeline import Timeline
-    from autotune.tuning import sequential, shared_studies, target, tune_model
-    from autotune.tuning.candidate_runner import TuneError
-    from autotune.tuning.tuner_base import Tuned, TuneSettings
-    from tuning_db.records import Objective
+    from autotune.tuning import shared_studies
+    from autotune.tuning.tuner_base import TuneSettings
 
-    if device == options.CPU and trials is None:
-        trials = CPU_TRIALS
+    trials, budget_s = limits(device, trials, budget)
     with ExitStack() as stack:
         server = stack.enter_context(shared_studies.opened(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
-        rows, in_context, interrupted = [], [], False
+        rows, in_context = [], []
+        interrupted: KeyboardInterrupt | None = None
         try:
             on_cpu = device == options.CPU
-            budget_s = ((CPU_BUDGET_S if on_cpu else tune_model.BUDGET_S) if budget is None else budget) or None
             with TuneProgress(trials if on_cpu else None, None if on_cpu else budget_s) as progress:
                 settings = TuneSettings(trials, budget_s, sampler, seed, progress.report, progress.tell, server)
-                in_layers: list[Tuned] = []
-                if on_cpu:
-                    tuned = sequential.tune(problems, db, settings)
-                else:
-                    timeline, chip = Timeline(), replace(target.of(device), objective=Objective(objective))
-                    try:
-                        tuned, in_layers = tune_model.tune(problems, layers, db, chip, settings, timeline)
-                    finally:
-                        _write(timeline, timeline_path)
-            in_context = [tune_output.layer_row(result) for result in in_layers]
-            rows = [tune_output.row(result) for result in tuned]
-        except KeyboardInterrupt:
-            interrupted = True
+                timeline = Timeline()
+                try:
+                    tuned = search(problems, layers, db, device, settings, objective, timeline)
+                finally:
+                    _write(timeline, None if on_cpu else timeline_path)
+            alone = [result for result in tuned if result.problem in problems]
+            in_context = [tune_output.layer_row(result) for result in tuned if result.problem not in problems]
+            rows = [tune_output.row(result) for result in alone]
+        except KeyboardInterrupt as interrupt:
+            interrupted = interrupt
             rows = tune_output.kept(db, here, problems)
             in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
-        except TuneError as error:
-            raise UserError(str(error)) from error
         path = db.path
     if as_json:
         document = {
@@ -141,17 +137,45 @@ def tune(
             "device": output.device_document(here),
             "objective": objective,
             "database": str(path),
-            "interrupted": interrupted,
+            "interrupted": interrupted is not None,
             "tuned": rows,
             "in_context": in_context,
         }
         output.print_json(document)
     else:
-        tune_output.show(rows, in_context, interrupted)
+        tune_output.show(rows, in_context, interrupted is not None)
         count, of = len(rows) + len(in_context), len(problems) + len(layers)
         output.note(f"{count} of {of} problems have a winner in {path}")
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupted is not None:
+        raise interrupted
+
+
+def limits(device: str, trials: int | None, budget: float | None) -> tuple[int | None, float | None]:
+    """Trials a problem and seconds in all where a user gave these; None for no limit."""
+    from autotune.tuning import tune_model
+
+    on_cpu = device == options.CPU
+    usual = CPU_BUDGET_S if on_cpu else tune_model.BUDGET_S
+    return CPU_TRIALS if on_cpu and trials is None else trials, (usual if budget is None else budget) or None
+
+
+def search(
+    problems: "Mapping[Problem, int]", layers: "Sequence[Chain]", db: "TuningDB", device: str,
+    settings: "TuneSettings", objective: str = "time", timeline: "Timeline | None" = None,
+) -> "list[Tuned]":  # fmt: skip
+    """Tune the problems and then, on a GPU, the layers. Raises UserError when no configuration of one works."""
+    from autotune.tuning import sequential, target, tune_model
+    from autotune.tuning.candidate_runner import TuneError
+    from tuning_db.records import Objective
+
+    try:
+        if device == options.CPU:
+            return sequential.tune(problems, db, settings)
+        chip = replace(target.of(device), objective=Objective(objective))
+        tuned, in_layers = tune_model.tune(problems, layers, db, chip, settings, timeline)
+        return [*tuned, *in_layers]
+    except TuneError as error:
+        raise UserError(str(error)) from error
 
 
 def _for_each_gpu(model: Path, storage: str | None, db_path: Path | None) -> None:
@@ -184,7 +208,7 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
             raise UserError(f"--timeline: {path} cannot be written: {error.strerror}; name another file") from None
 
 
-def _problems(
+def model_problems(
     path: Path, ops: tuple[str, ...], device: str, context: int | None
 ) -> "tuple[Mapping[Problem, int], list[Chain]]":
     """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names. Raises UserError."""

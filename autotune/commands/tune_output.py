@@ -35,13 +35,15 @@ def _outcome(result: Any) -> dict[str, Any]:
     """The fields that rows of problems alone and of layers have in common."""
     return {
         "gb_s": result.gb_s, "share": result.share, "trials": result.trials, "failed": result.failed,
-        "source": result.source, "best_uj": result.best_uj, "default_uj": result.default_uj,
+        "source": result.source, "kept": result.kept, "reason": result.reason,
+        "best_uj": result.best_uj, "default_uj": result.default_uj,
     }  # fmt: skip
 
 
 def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") -> list[dict[str, Any]]:
     """What the database holds for this model after an interrupt: this run's winners and earlier ones."""
     from kernel_templates import registry
+    from tuning_db.records import searched
 
     rows = []
     winners = {(w.winner.problem, w.winner.template_version): w.winner for w in db.winners(device)}
@@ -64,9 +66,11 @@ def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") ->
                 "default_gb_s": size / default if default else None,
                 "gb_s": size / best,
                 "share": None,
-                "trials": len(db.past_trials(device, problem.key, problem.template_version)),
+                "trials": searched(db.past_trials(device, problem.key, problem.template_version)),
                 "failed": None,
                 "source": "kept",
+                "kept": "",
+                "reason": "",
                 "best_uj": winner.measurement.energy_uj,
                 "default_uj": None,
             }
@@ -96,6 +100,9 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
         _show_alone(f"{title}, each alone" if in_context else title, rows)
     if in_context:
         _show_in_context(f"{title}, in context", in_context)
+    for row in (*rows, *in_context):
+        if row["kept"] or _is_slower(row):
+            click.echo(f"{row['problem']}: {row['reason']}")
 
 
 def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
@@ -138,7 +145,7 @@ def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
 def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
     return (
         output.micros(row["best_ns"]),
-        output.ratio(default_ns, row["best_ns"]),
+        "default kept" if row["kept"] == "default" else output.ratio(default_ns, row["best_ns"]),
         output.number(row["gb_s"]),
         output.percent(row["share"]),
         str(row["trials"]),
@@ -148,6 +155,11 @@ def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
 
 def _energies(row: dict[str, Any]) -> tuple[str, str]:
     return output.number(row["default_uj"]), output.number(row["best_uj"])
+
+
+def _is_slower(row: dict[str, Any]) -> bool:
+    """Whether the winner took longer than the default; the reason says why it won all the same."""
+    return bool(row["reason"]) and _is_time(row["default_ns"]) and row["best_ns"] > row["default_ns"]
 
 
 def _is_time(value: float | None) -> bool:

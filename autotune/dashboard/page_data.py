@@ -9,7 +9,7 @@ from autotune.benchmarking.benchmark_result import ModelBenchmark
 from autotune.profiling.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
-from tuning_db.records import Outcome, StoredRun, StoredWinner
+from tuning_db.records import Outcome, StoredRun, StoredWinner, searched
 from tuning_db.timed_trials import TimedTrial
 
 
@@ -43,6 +43,11 @@ class RunData:
             for place, t in enumerate(self.trials)
             if t.trial.outcome is Outcome.OK and t.trial.measurement is not None
         )
+
+    @cached_property
+    def searched(self) -> int:
+        """Configurations that the search tried; the final comparison's are no further ones."""
+        return searched(timed.trial for timed in self.trials)
 
     @cached_property
     def best_place(self) -> int | None:

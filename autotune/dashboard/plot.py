@@ -33,7 +33,7 @@ def on_terminal(chart: XY, width: int, height: int, colours: bool) -> str:
         import plotext
     except ImportError:
         raise UserError(
-            "drawing on the terminal needs plotext: pip install 'autotune[dashboard]', or write a file: -o FILE.svg"
+            "drawing on the terminal needs plotext: ./scripts/setup_env dashboard, or write a file: -o FILE.svg"
         ) from None
     figure = plotext.figure
     figure.clear()

@@ -7,10 +7,12 @@ on disk.
 
 import hashlib
 import ipaddress
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from autotune import UserError
 
@@ -55,6 +57,11 @@ class Server(ThreadingHTTPServer):
             if self._made is None or self._made[0] != version:
                 self._made = (version, self._build().encode())
             return self._made[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that resets its connection, or is silent for too long, is no error of ours."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

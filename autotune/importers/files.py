@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from tuning_db.profile_records import Provenance
 
 HEAD_BYTES = 1 << 16
 LARGEST_TEXT = 1 << 30  # bytes: a recorded space of a million configurations has less
-GZIP = b"\x1f\x8b"
+GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
+XZ_MEMORY = 256 << 20  # bytes that a dictionary may take; xz -9 needs 65 MiB
 
 
 def unusable(path: Path, what: str, advice: str) -> UserError:
@@ -43,12 +46,36 @@ def head_of(path: Path) -> bytes:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the name") from None
-    if not head.startswith(GZIP):
-        return head
+    kind = "an xz file" if head.startswith(XZ) else "a gzipped file"
     try:
-        return zlib.decompressobj(31).decompress(head, HEAD_BYTES)
-    except zlib.error:
-        raise unusable(path, "is damaged: it begins as a gzipped file", "copy it again") from None
+        if head.startswith(XZ):
+            return lzma.LZMADecompressor(memlimit=XZ_MEMORY).decompress(head, HEAD_BYTES)
+        return zlib.decompressobj(31).decompress(head, HEAD_BYTES) if head.startswith(GZIP) else head
+    except (zlib.error, lzma.LZMAError):
+        raise unusable(path, f"is damaged: it begins as {kind}", "copy it again") from None
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A file as its reader wants it: one packed with xz, or a binary one with gzip, is unpacked into a folder that goes
+    when this is left, under its name without the ending. Raises UserError."""
+    head = head_of(path)
+    with path.open("rb") as file:
+        magic = file.read(len(XZ))
+    if not magic.startswith(XZ) and not (magic.startswith(GZIP) and b"\0" in head[:16]):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / (path.stem or "file")
+        try:
+            with lzma.open(path) if magic.startswith(XZ) else gzip.open(path) as packed, target.open("wb") as out:
+                while part := packed.read(1 << 20):
+                    if out.tell() + len(part) > LARGEST_TEXT:
+                        raise UserError(f"{path} unpacks to more than {LARGEST_TEXT >> 30} GB; import a part of it")
+                    out.write(part)
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile):
+            raise unusable(path, "is damaged: it cannot be unpacked", "copy it again") from None
+        yield target
 
 
 def head_has(head: bytes, names: Sequence[str]) -> bool:

@@ -38,7 +38,7 @@ def read(path: Path) -> Profile:
     """
     expected, note, session = _checked(path)
     if importlib.util.find_spec(LIBRARY) is None:
-        raise UserError(f"{path} needs NVIDIA's package ncu-report; pip install 'autotune[nsight]'")
+        raise UserError(f"{path} needs NVIDIA's package ncu-report; ./scripts/setup_env nsight")
     with tempfile.TemporaryDirectory() as folder:
         document, numbers = _read_apart(path, Path(folder))
     launches, ranges = _launches(document, numbers)

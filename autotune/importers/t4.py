@@ -1,4 +1,4 @@
-"""T4, the auto-tuning community's results: one run of the database as a document, and back without loss.
+"""T4, the auto-tuning community's results: one run of the database as a document, and back.
 
 The format is that of github.com/odgaard/TuningSchema; Kernel Tuner and the Auto-Tuning Association's benchmark hub use
 it. SCHEMA says what we read and write of it. A document is {"schema_version", "metadata", "results"}; a result has the
@@ -77,10 +77,18 @@ def document(stored: StoredRun, trials: Sequence[Trial]) -> dict[str, Any]:
             "started_at": stored.started_at,
             "finished_at": stored.finished_at,
         },
-        "results": [_result(trial) for trial in trials],
+        "results": [_result(trial) for trial in each_once(trials)],
     }
     files.check_schema(made, SCHEMA, f"run {stored.id} as T4")
     return made
+
+
+def each_once(trials: Sequence[Trial]) -> list[Trial]:
+    """A configuration is one result: what it was when the search tried it, or else in the final comparison."""
+    chosen: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.kind is TrialKind.FINAL_COMPARISON):
+        chosen.setdefault(json.dumps(trial.config, sort_keys=True), trial)
+    return list(chosen.values())
 
 
 def _result(trial: Trial) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from autotune.runner import protocol
 from autotune.runner.meta_problem import MetaProblem
 from autotune.screening import binary
-from kernel_templates import registry
+from kernel_templates import proof, registry
 from kernel_templates.cuda.crosscompile import capability_target
 from kernel_templates.cuda.launch import Launch
 
@@ -86,19 +86,16 @@ class CompileBackend(protocol.Backend):
         return protocol.Inspected(time.perf_counter() - start, binaries)
 
     def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
-        """Write a problem's inputs and the reference's outputs to a file, which is there once it is whole."""
-        start = time.perf_counter()
-        problem = registry.parse_problem(request.problem)
-        operation = registry.get(problem.op)
-        inputs = operation.inputs(problem, request.seed)
+        """Write what candidates are proved on (`proof.Proof`) to a file, which is there once it is whole."""
+        found = proof.of(registry.parse_problem(request.problem), request.seed)
         unfinished = Path(f"{request.path}.{os.getpid()}")
         try:
             with unfinished.open("wb") as file:
-                pickle.dump((inputs, dict(operation.reference(problem, inputs))), file, pickle.HIGHEST_PROTOCOL)
+                pickle.dump(found, file, pickle.HIGHEST_PROTOCOL)
             unfinished.replace(request.path)
         finally:
             unfinished.unlink(missing_ok=True)
-        return protocol.InputsGenerated(time.perf_counter() - start)
+        return protocol.InputsGenerated()
 
     def _compiled(self, launch: Launch) -> binary.Binary:
         kernel = compile_for(launch, self._capability)

@@ -14,14 +14,14 @@ import psutil
 
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
-from autotune.runner.verify import verify
-from kernel_templates import memory, registry
+from kernel_templates import memory, proof, registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.graph import Graph, Step
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+from kernel_templates.verify import verify
 
 POISON = np.float32(np.nan)
 LARGE = 1 << 16  # buffers from this size (KV caches) are copied along with the weights
@@ -52,8 +52,8 @@ class OpenProblem:
     def __init__(self, problem: Problem, pool: ThreadPool, seed: int):
         self.problem, self.pool = problem, pool
         self.operation = registry.get(problem.op)
-        self._inputs = self.operation.inputs(problem, seed)
-        self._expected = self.operation.reference(problem, self._inputs)
+        self._proof = proof.of(problem, seed)
+        self._inputs = self._proof.inputs
         self.tolerance = self.operation.tolerance(problem)
 
     def prepare(self, config: Config, working_set: int) -> PreparedCandidate:
@@ -69,9 +69,8 @@ class OpenProblem:
         scratch = {"scratch": redzones.array(np.zeros(max(64, scratch_bytes), np.uint8))}
 
         fresh = self._fresh(redzones)
-        Graph(self.pool, [template.bind(self.problem, config, kernel, packed, fresh | scratch)]).replay()
-        redzones.check()
-        error = verify(fresh, self._expected, self.tolerance)
+        once = Graph(self.pool, [template.bind(self.problem, config, kernel, packed, fresh | scratch)])
+        error = self._error(once, fresh, redzones)
 
         steps: list[Step] = []
         for matrices, buffers in self._copies(packed, fresh, working_set):
@@ -81,12 +80,32 @@ class OpenProblem:
         cold = cold_bytes(call, len(steps), machine.last_level_cache())
         return PreparedCandidate(config, Graph(self.pool, steps), len(steps), error, kernel.compile_s, cold)
 
+    def _error(self, once: Graph, fresh: dict[str, np.ndarray], redzones: Redzones) -> float:
+        """The largest relative error at every position to be proved. Raises WrongResult and OutOfBounds."""
+        once.replay()
+        redzones.check()
+        error = verify(fresh, self._proof.expected, self.tolerance)
+        for position, expected in self._proof.elsewhere:
+            self._renew(fresh)
+            fresh["position"][0] = position
+            once.replay()
+            redzones.check()
+            error = max(error, verify(fresh, expected, self.tolerance))
+        if self._proof.elsewhere:
+            self._renew(fresh)
+        return error
+
+    def _renew(self, fresh: dict[str, np.ndarray]) -> None:
+        """The inputs again, and NaN in what is only written."""
+        for name, value in self._inputs.buffers.items():
+            fresh[name][...] = value
+            if name in self._proof.expected and value.dtype == np.float32 and not np.any(value):
+                fresh[name].fill(POISON)
+
     def _fresh(self, redzones: Redzones) -> dict[str, np.ndarray]:
         """Copies of the inputs; what is only written holds NaN, so that a row that was not written is seen."""
         buffers = {name: redzones.array(value) for name, value in self._inputs.buffers.items()}
-        for name in self._expected:
-            if buffers[name].dtype == np.float32 and not np.any(self._inputs.buffers[name]):
-                buffers[name].fill(POISON)
+        self._renew(buffers)
         return buffers
 
     def _copies(self, packed: Sequence[Tiles], buffers: dict[str, np.ndarray], working_set: int):

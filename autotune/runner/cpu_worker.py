@@ -6,10 +6,10 @@ from autotune.runner import cpu_candidate, protocol, timing
 from autotune.runner.bandwidth import ReadProbe
 from autotune.runner.device_state import CpuWatch
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 
@@ -63,15 +63,15 @@ class CpuBackend(protocol.Backend):
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         size = cpu_candidate.working_set()
         candidates = [self.problem.prepare(config, size) for config in request.configs]
-        rates: list[float] = []
+        taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
-            measurements, rate = timing.compare_finalists(candidates, request.rounds, self._guard.probe())
-            rates.append(rate)
-            return measurements
+            taken.append(timing.compare_finalists(candidates, request.rounds, self._guard.probe()))
+            return taken[-1].measurements
 
         measurements = self._guard.take(candidates, take)
-        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
+        last, errors = taken[-1], tuple(c.error for c in candidates)
+        return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
 
     def _probe(self) -> ReadProbe:
         return ReadProbe(self.problem.pool, cpu_candidate.working_set())

@@ -20,12 +20,12 @@ import torch
 from autotune.runner import gpu_timer, tensors
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
-from autotune.runner.verify import verify
-from kernel_templates import registry
+from kernel_templates import proof, registry
 from kernel_templates.cuda.launch import Launch, Target
-from kernel_templates.operation import CudaTemplate, Inputs
+from kernel_templates.operation import CudaTemplate
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+from kernel_templates.verify import verify
 
 FEWEST, MOST = 4, 64  # copies
 PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
@@ -69,14 +69,13 @@ class OpenProblem:
         self.problem, self.device = problem, device
         self._template, self._target, self._l2 = registry.cuda(problem.op), target, l2_bytes
         operation = registry.get(problem.op)
-        self._inputs: Inputs
-        self._expected: Mapping[str, np.ndarray]
         if inputs is not None and Path(inputs).exists():
             with Path(inputs).open("rb") as file:
-                self._inputs, self._expected = pickle.load(file)
+                found = pickle.load(file)
         else:
-            self._inputs = operation.inputs(problem, seed)
-            self._expected = operation.reference(problem, self._inputs)
+            found = proof.of(problem, seed)
+        self._proof: proof.Proof = found
+        self._inputs = self._proof.inputs
         self.tolerance = operation.tolerance(problem)
         self._call_bytes = operation.work(problem.typical).bytes
         self._layer_buffers = operation.layer_buffers
@@ -91,7 +90,14 @@ class OpenProblem:
         raise."""
         packed = self._pack(config)
         tensors.copy(self._fresh, self._buffers)
-        error = self._error(config, packed[0]) if verify else float("nan")
+        error = float("nan")
+        if verify:
+            error = self._error(config, packed[0], self._proof.expected)
+            for position, expected in self._proof.elsewhere:
+                tensors.copy(self._fresh, self._buffers)
+                self._buffers["position"].fill_(position)
+                error = max(error, self._error(config, packed[0], expected))
+            tensors.copy(self._fresh, self._buffers)
         if self.problem.typical_position is not None:  # proved at the last position of its context, timed at this one
             self._buffers["position"].fill_(self.problem.typical_position)
         launches: list[Launch] = []
@@ -108,13 +114,13 @@ class OpenProblem:
         cold = cold_bytes(min(self._call_bytes, size), len(packed), self._l2)
         return PreparedCandidate(config, graph, len(packed), replays, error, launches, cold)
 
-    def _error(self, config: Config, weights: tuple) -> float:
+    def _error(self, config: Config, weights: tuple, expected: Mapping[str, np.ndarray]) -> float:
         """Of the outputs, against the reference. Raises WrongResult and OutOfBounds."""
         self._redzones.renew()
         self._run(self._template.launches(self.problem, config, weights, self._buffers))
         torch.cuda.synchronize()
         self._redzones.check()
-        return verify(self._template.collect(self.problem, self._buffers), self._expected, self.tolerance)
+        return verify(self._template.collect(self.problem, self._buffers), expected, self.tolerance)
 
     def _run(self, launches: Sequence[Launch]) -> None:
         for launch in launches:

@@ -14,10 +14,10 @@ from autotune.runner.cuda_bandwidth import ReadProbe
 from autotune.runner.cuda_candidate import OpenProblem, PreparedCandidate
 from autotune.runner.device_state import GpuWatch, joules_a_call
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
-from autotune.runner.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.space import Config
+from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 _T = TypeVar("_T")
@@ -107,15 +107,15 @@ class CudaBackend(protocol.Backend):
         """Raises WrongResult for what is wrong."""
         self._prepared.clear()
         candidates = self._with_room(lambda: [self.problem.prepare(config) for config in request.configs])
-        rates: list[float] = []
+        taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
-            measurements, rate = timing.compare_finalists(candidates, request.rounds, self._guard.probe())
-            rates.append(rate)
-            return measurements
+            taken.append(timing.compare_finalists(candidates, request.rounds, self._guard.probe()))
+            return taken[-1].measurements
 
         measurements = self._taken(candidates, take, request.energy)
-        return protocol.FinalistsCompared(tuple(measurements), tuple(c.error for c in candidates), rates[-1])
+        last, errors = taken[-1], tuple(c.error for c in candidates)
+        return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
 
     def _taken(
         self, candidates: Sequence[PreparedCandidate], take: Callable[[], list[Measurement]], energy: bool

@@ -84,7 +84,8 @@ class ComparePair(Request):
 
 @dataclass(frozen=True)
 class CompareFinalists(Request):
-    """Verify several configurations and time them in turn, `rounds` samples each. Reply: `FinalistsCompared`."""
+    """Verify several configurations and time them in turn, `rounds` samples each, two of the first. Reply:
+    `FinalistsCompared`."""
 
     configs: tuple[Config, ...]
     rounds: int
@@ -121,17 +122,14 @@ class Inspected(Reply):
 
 
 @dataclass(frozen=True)
-class InputsGenerated(Reply):
-    """seconds: that it took."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Opened(Reply):
     """tolerance: the largest relative error that counts as correct."""
 
     tolerance: float
+
+
+class InputsGenerated(Reply):
+    """The file is there."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +151,14 @@ class PairCompared(Reply):
 
 @dataclass(frozen=True)
 class FinalistsCompared(Reply):
-    """In the order of the request. read_bytes_s: bytes a second that the device's memory was read at meanwhile."""
+    """In the order of the request. read_bytes_s: bytes a second that the device's memory was read at meanwhile;
+    samples: nanoseconds of each, round by round; again: of the first, its second sample of every round."""
 
     measurements: tuple[Measurement, ...]
     errors: tuple[float, ...]
     read_bytes_s: float
+    samples: tuple[tuple[float, ...], ...]
+    again: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,10 @@ class Failure(Reply):
     message: str
 
 
-@dataclass(frozen=True)
 class Failed(Failure):
     """Something was raised."""
 
 
-@dataclass(frozen=True)
 class FailedToCompile(Failure):
     """The compiler refused the configuration."""
 
@@ -184,58 +183,32 @@ class Wrong(Failure):
     error: float
 
 
-@dataclass(frozen=True)
 class Impossible(Failure):
     """A time that the device's memory does not allow."""
 
 
-@dataclass(frozen=True)
 class Poisoned(Failure):
     """A kernel has broken CUDA for the worker's process, which ends with this reply."""
 
 
+SERVED_BY: dict[type[Request], str] = {
+    Compile: "compile",
+    Inspect: "inspect",
+    GenerateInputs: "generate_inputs",
+    Open: "open",
+    Measure: "measure",
+    ComparePair: "compare_pair",
+    CompareFinalists: "compare_finalists",
+}
+"""The method of a `Backend` that takes a request and gives the reply."""
+
+
 class Backend:
-    """What a worker does for one target; a backend has the methods of the requests that it serves."""
-
-    def compile(self, request: Compile) -> Reply:
-        raise self._unserved(request)
-
-    def inspect(self, request: Inspect) -> Reply:
-        raise self._unserved(request)
-
-    def generate_inputs(self, request: GenerateInputs) -> Reply:
-        raise self._unserved(request)
-
-    def open(self, request: Open) -> Reply:
-        raise self._unserved(request)
-
-    def measure(self, request: Measure) -> Reply:
-        raise self._unserved(request)
-
-    def compare_pair(self, request: ComparePair) -> Reply:
-        raise self._unserved(request)
-
-    def compare_finalists(self, request: CompareFinalists) -> Reply:
-        raise self._unserved(request)
+    """What a worker does for one target; it has the methods of the requests that it serves."""
 
     def answer(self, request: Request) -> Reply:
-        """Raises whatever compilers, candidates and devices raise."""
-        match request:
-            case Compile():
-                return self.compile(request)
-            case Inspect():
-                return self.inspect(request)
-            case GenerateInputs():
-                return self.generate_inputs(request)
-            case Open():
-                return self.open(request)
-            case Measure():
-                return self.measure(request)
-            case ComparePair():
-                return self.compare_pair(request)
-            case CompareFinalists():
-                return self.compare_finalists(request)
-        raise self._unserved(request)
-
-    def _unserved(self, request: Request) -> NotImplementedError:
-        return NotImplementedError(f"{type(self).__name__} does not serve {type(request).__name__}")
+        """Raises NotImplementedError for what it does not serve, else what compilers, candidates and devices raise."""
+        method = getattr(self, SERVED_BY[type(request)], None)
+        if method is None:
+            raise NotImplementedError(f"{type(self).__name__} does not serve {type(request).__name__}")
+        return method(request)

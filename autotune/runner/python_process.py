@@ -12,6 +12,8 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kernel_templates.cpu.openmp import wait_briefly
+
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds our packages: a checkout, or site-packages."""
 
@@ -24,6 +26,7 @@ def python_command(module: str, *arguments: str) -> list[str]:
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment for a Python process that imports our packages. variables: others beside."""
     found = {**os.environ, **(variables or {})}
+    wait_briefly(found)
     if not _is_site_packages(ROOT):
         found["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [found.get("PYTHONPATH")])])
     return found

@@ -4,6 +4,7 @@ What is compared is timed in turn, sample by sample: a machine whose clock drift
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -54,16 +55,31 @@ def compare_pair(
     return mine, theirs
 
 
-def compare_finalists(candidates: Sequence[Timed], rounds: int, probe: Probe) -> tuple[list[Measurement], float]:
-    """Time candidates in turn, the probe among them. Returns the measurements and the probe's bytes a second, the
-    median."""
+@dataclass(frozen=True)
+class Finals:
+    """samples: nanoseconds of each candidate, round by round; again: of the first, a second time in every round: what
+    two times of one candidate differ by; read_bytes_s: bytes a second of the probe, the median."""
+
+    samples: tuple[tuple[float, ...], ...]
+    again: tuple[float, ...]
+    read_bytes_s: float
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        return [summarize(times) for times in self.samples]
+
+
+def compare_finalists(candidates: Sequence[Timed], rounds: int, probe: Probe) -> Finals:
+    """Time candidates in turn, the probe among them."""
     for c in candidates:
         c.sample()
-    times: list[list[float]] = [[] for _ in candidates]
+    entries = [*candidates[:2], candidates[0], *candidates[2:]]
+    times: list[list[float]] = [[] for _ in entries]
     reads = []
     for i in range(rounds):
         reads.append(probe.seconds())
-        for k in range(len(candidates)):
-            k = (k + i) % len(candidates)  # none always follows the same neighbour
-            times[k].append(candidates[k].sample())
-    return [summarize(t) for t in times], probe.nbytes / float(np.median(reads))
+        for k in range(len(entries)):
+            k = (k + i) % len(entries)  # none always follows the same neighbour
+            times[k].append(entries[k].sample())
+    again = times.pop(min(2, len(candidates)))
+    return Finals(tuple(map(tuple, times)), tuple(again), probe.nbytes / float(np.median(reads)))

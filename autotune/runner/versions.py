@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    if commit := _commit() or os.environ.get(COMMIT):
+    if commit := os.environ.get(COMMIT) or _commit():
         found["commit"] = commit
     return found
 

@@ -7,6 +7,7 @@ that has not for a while is failed by the first to notice; its configuration is 
 """
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -118,6 +119,7 @@ class SharedSearch:
         self._distributions: dict[str, BaseDistribution] = {
             p.name: CategoricalDistribution(p.values) for p in search.space.parameters
         }
+        self._configs: dict[int, Config | None] = {}  # by the trial's number: deciding takes longer than asking again
         self._running: dict[Config, int] = {}  # this worker's: trial ids
         self._asked: set[Config] = set()  # that the sampler has proposed here and waits to hear of
         self._heard: set[int] = set()  # numbers of finished trials that the sampler was told of
@@ -190,8 +192,12 @@ class SharedSearch:
 
     def fastest(self, count: int) -> list[Config]:
         """The fastest that anybody has found, the fastest first."""
-        done = [t for t in self._get() if t.state is TrialState.COMPLETE]
-        return [Config(t.params) for t in sorted(done, key=lambda t: (t.value, t.number))[:count]]
+        done = [
+            (seconds, t.number, config)
+            for t in self._get()
+            if (seconds := _seconds(t)) is not None and (config := self._config(t)) is not None
+        ]
+        return list(dict.fromkeys(config for *_, config in sorted(done, key=lambda one: one[:2])))[:count]
 
     def publish(self, name: str, text: str) -> None:
         """Leave something for `autotune pull`."""
@@ -204,13 +210,17 @@ class SharedSearch:
             user_attrs={WORKER: f"{socket.gethostname()}:{os.getpid()}"},
         )  # fmt: skip
         self._asked.add(config)
-        trial_id = self._shared.storage.create_new_trial(self._study_id, template)
+        try:
+            trial_id = self._shared.storage.create_new_trial(self._study_id, template)
+        except ValueError:  # Optuna keeps one list of values for a parameter of a study
+            raise OptunaError("another program has put trials of another space into the study") from None
         self._shared.begin(trial_id)
         trials = self._get()
         number = next(t.number for t in trials if t._trial_id == trial_id)
         before = [t for t in trials if t.number < number and t.state in LIVING]
-        late = self._trials is not None and len(before) >= self._trials
-        if not late and all(t.params != config for t in before):
+        tried = {known for t in before if (known := self._config(t)) is not None}
+        late = self._trials is not None and len(tried) >= self._trials
+        if not late and config not in tried:
             self._running[config] = trial_id
             self._learn(trials)
             self._fresh_until = time.monotonic() + FRESH_S
@@ -231,7 +241,8 @@ class SharedSearch:
 
     def _learn(self, trials: Sequence[FrozenTrial]) -> set[Config]:
         """Tell the sampler of others' results."""
-        living = {Config(t.params) for t in trials if t.state in LIVING}
+        # As many configurations as there are: others may have tried one twice, or what is none of this space.
+        living = {known for t in trials if t.state in LIVING and (known := self._config(t)) is not None}
         mine = set(self._running.values())
         self._others = False
         for trial in trials:
@@ -241,20 +252,20 @@ class SharedSearch:
             elif trial.state in LIVING and trial.number not in self._heard:
                 self._heard.add(trial.number)
                 self._hear(trial)
-        self._orphans = [Config(t.params) for t in trials if t.state is TrialState.FAIL]
-        self._orphans = [c for c in dict.fromkeys(self._orphans) if c not in living]
+        failed = [self._config(t) for t in trials if t.state is TrialState.FAIL]
+        self._orphans = [c for c in dict.fromkeys(failed) if c is not None and c not in living]
         self._living = living
         return living
 
     def _hear(self, trial: FrozenTrial) -> None:
-        config = Config(trial.params)
-        if config in self._running:
+        config = self._config(trial)
+        if config is None or config in self._running:
             return
         tell: Callable[[Config, float | None], None] = self._search.replay
         if config in self._asked:
             self._asked.discard(config)
             tell = self._search.tell
-        tell(config, trial.value if trial.state is TrialState.COMPLETE else None)
+        tell(config, _seconds(trial))
 
     def _watch(self, trial: FrozenTrial) -> None:
         if trial._trial_id in self._vouched or trial.datetime_start is None:
@@ -263,5 +274,25 @@ class SharedSearch:
             self._vouched.add(trial._trial_id)
             self._shared.vouch(trial._trial_id)
 
+    def _config(self, trial: FrozenTrial) -> Config | None:
+        """None for a trial of another program, whose parameters are no configuration of this space."""
+        if trial.number not in self._configs:
+            try:
+                config = Config(trial.params)
+                known = config if self.space.broken(config) is None else None
+            except (TypeError, ValueError):  # of a value that cannot be compared or hashed
+                known = None
+            if known is None and trial.state is TrialState.RUNNING:  # another program may add its parameters later
+                return None
+            self._configs[trial.number] = known
+        return self._configs[trial.number]
+
     def _get(self) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+
+def _seconds(trial: FrozenTrial) -> float | None:
+    """The time of a trial that was completed; None where another program left none, or none that can be."""
+    values = trial.values if trial.state is TrialState.COMPLETE else None
+    seconds = values[0] if values else None
+    return seconds if seconds is not None and 0 < seconds < math.inf else None

@@ -51,7 +51,7 @@ class Search:
         if sampler not in SAMPLERS:
             raise ValueError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
         if sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
-            raise UserError("the sampler cmaes needs the package cmaes: pip install 'autotune[cmaes]'")
+            raise UserError("the sampler cmaes needs the package cmaes: ./scripts/setup_env cmaes")
         self.space, self.sampler, self._seed = space, sampler, seed
         self._places = {p.name: {value: at for at, value in enumerate(p.values)} for p in space.parameters}
         self._random = random.Random(seed)

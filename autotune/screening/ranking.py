@@ -1,4 +1,4 @@
-"""Compiled candidates judged by their machine code: ranked by a bound on their time, and what cannot win dropped.
+"""Ranks compiled candidates by a bound on their time, from their machine code, and drops what cannot win.
 
 The rules, in the order in which they are tried; the first that applies gives the reason:
 1. what does not compile, or no multiprocessor holds, cannot run;

@@ -19,6 +19,7 @@ from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.neighborhood import DRAWS, Incumbent, Move, Neighborhood
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner
+from autotune.tuning.verdict import DEFAULT
 from kernel_templates.problem import Chain, Problem
 from kernel_templates.space import Config
 from tuning_db import TuningDB
@@ -71,9 +72,6 @@ class LayerTuner(Tuner):
         self._sibling: Config | None = None
         self._proposed: set[Config] = set()
         self._after: Callable[[Config], None] | None = None
-        answer = self.db.lookup(self.target.device, layer.key, layer.template_version)
-        winner = None if answer.winner is None else Config(answer.winner.config)
-        self._known_winner = winner if winner is not None and self.space.broken(winner) is None else None
 
     def run(
         self, until: float | None, sibling: Config | None, after: Callable[[Config], None] = lambda best: None
@@ -110,6 +108,9 @@ class LayerTuner(Tuner):
     def best_config(self) -> Config | None:
         return self._incumbent.config
 
+    def best_of_run(self) -> Config | None:
+        return self._incumbent.config  # it was verified and timed by this run, whatever earlier ones knew
+
     def best_ns(self, best: Config) -> float | None:
         return self._incumbent.median_ns
 
@@ -118,9 +119,9 @@ class LayerTuner(Tuner):
 
     def _start(self, isolated: Config) -> None:
         """Verify and time a first incumbent, then compare it with the others that promise much. Raises TuneError."""
-        firsts = [isolated, self._known_winner, self.space.default]
+        firsts = [isolated, self.standing, self.space.default]
         if self._sibling is not None:
-            firsts = [self._with(self._own_of_context(), self._sibling), self._sibling, self._known_winner]
+            firsts = [self._with(self._own_of_context(), self._sibling), self._sibling, self.standing]
         chosen = [c for c in dict.fromkeys(firsts) if c is not None and self._may_win(c)]
         compiled_of = self.runner.compile_shared(chosen)
         self.runner.await_inputs()
@@ -128,7 +129,7 @@ class LayerTuner(Tuner):
         for config in chosen:
             if self._incumbent.config is None:
                 self._first(config, compiled_of(config))
-            elif config not in self.tried or config == self._known_winner:
+            elif config not in self.tried or config == self.standing:
                 self._challenge(config, compiled_of(config))
         self.runner.close()
         if self._incumbent.config is None:
@@ -186,9 +187,18 @@ class LayerTuner(Tuner):
         """Verify and time the best, what won alone and the default against each other; the fastest is recorded. A
         combination of verified kernels may be wrong all the same, and so may the default."""
         finalists = (*reversed(self._incumbent.last), isolated, self.space.default)
-        entries = [c for c in dict.fromkeys(finalists) if self.space.broken(c) is None and self._works(c) is not False]
-        tuned, times = self.compare_finalists(entries, FINAL_ROUNDS, self._may_win)
+        entries = [c for c in dict.fromkeys(finalists) if self.space.broken(c) is None]
+        tuned, times = self.compare_finalists(entries, FINAL_ROUNDS, self._may_win, self._untuned())
         return replace(tuned, isolated_ns=times.get(isolated, math.nan))
+
+    def _untuned(self) -> dict[Config, str]:
+        """Beside a sibling, the default of what depends on the context: the default itself may pack its weights
+        otherwise, and they are packed once."""
+        if self._sibling is None:
+            return {}
+        own = {p.name: p.default for p in self.space.parameters if p.part in self._of_context}
+        config = Config({**self._sibling, **own})
+        return {config: f"sibling's with its own parts' {DEFAULT}"} if self._may_win(config) else {}
 
     def _may_win(self, config: Config) -> bool:
         """Valid, and like the sibling in all that does not depend on the context."""

@@ -1,6 +1,6 @@
 """Tunes one problem alone: what its search begins with, proposals, trials, and the comparison at the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -105,25 +105,26 @@ class ProblemTuner(Tuner):
         found = self.score(trial.measurement)
         return None if found is None else found * 1e-9
 
-    def _ranked(self) -> list[Config]:
+    def _ranked(self, trials: Mapping[Config, Trial]) -> list[Config]:
         """What works, the best first."""
-        scored = [(score, config) for config, trial in self.tried.items()
+        scored = [(score, config) for config, trial in trials.items()
                   if (score := self.score(trial.measurement)) is not None]  # fmt: skip
         return [config for _, config in sorted(scored, key=lambda pair: pair[0])]
 
     def best_config(self) -> Config | None:
-        return next(iter(self._ranked()), None)
+        return next(iter(self._ranked(self.tried)), None)
+
+    def best_of_run(self) -> Config | None:
+        return next(iter(self._ranked(self.own)), None)
 
     def finish(self, count: int) -> Tuned:
-        """Compare the best and the default in one go; the best median wins and is recorded. count: how often a token
-        runs this problem."""
+        """Compare the best with what runs untuned in one go; the winner is recorded. count: how often a token runs
+        this problem."""
         if isinstance(self.search, SharedSearch):
             self._try_best_from_elsewhere(self.search)
-        finalists = self._ranked()[:FINALISTS]
+        finalists = self._ranked(self.tried)[:FINALISTS]
         if not finalists:
             raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
-        if self.space.default not in finalists and self._works(self.space.default) is not False:
-            finalists.append(self.space.default)
         tuned, _ = self.compare_finalists(finalists, FINAL_ROUNDS)
         if isinstance(self.search, SharedSearch):
             publish(self.search, self.db, self.target.device, self.problem)

@@ -64,7 +64,7 @@ def opened(url: str) -> Iterator[Studies]:
     except ImportError as error:
         if "psycopg" not in str(error):
             raise
-        raise storage_url.UserError("--storage needs psycopg: pip install 'autotune[storage]'") from None
+        raise storage_url.UserError("--storage needs psycopg: ./scripts/setup_env storage") from None
     except (SQLAlchemyError, OptunaError) as error:
         raise storage_url.unusable(address, error) from None
 
@@ -79,11 +79,16 @@ def publish(search: SharedSearch, db: TuningDB, device: Device, problem: Problem
 
 
 def pull(studies: Studies, db: TuningDB) -> Added:
-    """Add every winner that was published to the database. Raises ValueError for one that makes no sense."""
-    facts: list[dict[str, Any]] = []
+    """Add every winner that was published and makes sense to the database; the answer says which were left out."""
+    records: list[dict[str, Any]] = []
+    left_out: list[str] = []
     for study, text in studies.winners():
+        wrong: list[str] = []
         try:
-            facts += jsonl.read([str(line) for line in json.loads(text)], study)
-        except (json.JSONDecodeError, TypeError):
-            raise ValueError(f"{study}: a published winner is no export of autotune") from None
-    return db.add(sorted(facts, key=lambda fact: list(jsonl.KINDS).index(fact["kind"])))
+            records += jsonl.read([str(line) for line in json.loads(text)], study, wrong)
+        except (ValueError, TypeError, RecursionError):
+            wrong.append("a published winner is no export of autotune")
+        left_out += [f"{study}: {reason}" for reason in wrong]
+    added = db.add(records)
+    added.left_out[:0] = left_out
+    return added

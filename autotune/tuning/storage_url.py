@@ -4,6 +4,13 @@ import re
 
 from autotune import UserError
 
+# Of a query, as libpq and SQLite name them; whatever else stands there may be a secret.
+HARMLESS = frozenset(
+    {
+        "application_name", "connect_timeout", "channel_binding", "host", "port", "dbname", "user", "keepalives",
+        "sslmode", "target_session_attrs", "client_encoding", "mode", "cache", "timeout", "uri",
+    }
+)  # fmt: skip
 DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -19,14 +26,20 @@ def parsed(url: str) -> str:
     name = DRIVERS.get(found.drivername, found.drivername)
     if name not in ("sqlite", "postgresql+psycopg"):
         raise UserError(f"--storage: {name} is not supported; give postgresql://... or sqlite:///FILE")
+    # What stands behind the first of two "@" would be taken for the host, and be printed as that.
+    if name != "sqlite" and url.count("@") > 1:
+        raise UserError("--storage: write an @ in a user name or a password as %40")
     return found.set(drivername=name).render_as_string(hide_password=False)
 
 
 def shown(url: str) -> str:
-    """The URL with its password starred out, for people to read."""
+    """The URL with its password starred out, for people to read, and every value of its query that is no setting known
+    to be harmless."""
     from sqlalchemy.engine import make_url
 
-    return make_url(url).render_as_string(hide_password=True)
+    found = make_url(url)
+    query = {name: value if name in HARMLESS else "***" for name, value in found.query.items()}
+    return found.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
 def scrubbed(text: str, url: str) -> str:
@@ -37,10 +50,14 @@ def scrubbed(text: str, url: str) -> str:
 
     found = make_url(url)
     secrets = {str(found.password)} if found.password else set()
+    for name, value in found.query.items():
+        if name not in HARMLESS:
+            secrets |= {value} if isinstance(value, str) else set(value)
     secrets |= {form(secret) for secret in list(secrets) for form in (quote, quote_plus)}
-    for secret in sorted(secrets, key=len, reverse=True):
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
+    text = re.sub(r"(?i)((?:password|passwd|pwd|secret|token)\s*=\s*)('[^']*'|[^\s&]+)", r"\1***", text)
+    return re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
 
 
 def unusable(url: str, error: BaseException) -> UserError:

@@ -1,9 +1,9 @@
 """What tuning one problem and tuning a layer share: the run, its trials, the final comparison and the winner."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from autotune.runner.versions import versions
@@ -12,6 +12,7 @@ from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.tuning.candidate_runner import CandidateRunner, TuneError
 from autotune.tuning.shared_studies import Studies
 from autotune.tuning.target import TuneTarget
+from autotune.tuning.verdict import DEFAULT, STANDING, Compared, Verdict, decide
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -19,6 +20,7 @@ from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind, Winne
 
 ATTEMPTS = 3  # at a final comparison
 SAMPLES = 7  # of a trial
+FAR = 1.5  # times what a winner took before, from which its time is not believed at once
 LARGEST_INTEGER = (1 << 63) - 1  # of SQLite
 
 
@@ -68,7 +70,8 @@ class Tuned:
     """What came out for one problem. best, default: in the final comparison, the default's None if it does not work;
     work_bytes: that the problem must move; read_bytes_s: bytes a second that the device read at the same moment;
     source: "searched", or "known" when earlier runs had tried enough. count: how often a token runs it; isolated_ns: of
-    a layer, nanoseconds of what won alone."""
+    a layer, nanoseconds of what won alone. kept: what the winner was before the run, such as "default", empty for a
+    candidate that took over; reason: one line, how the final comparison was decided."""
 
     problem: Problem
     config: Config
@@ -81,6 +84,8 @@ class Tuned:
     source: str
     count: int = 1
     isolated_ns: float = math.nan
+    kept: str = ""
+    reason: str = ""
 
     @property
     def best_ns(self) -> float:
@@ -135,9 +140,17 @@ class Tuner:
         self.past = [trial for trial in past if self._counts(trial)]
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:  # a failure may have been the machine's: what was measured once is not forgotten
-            if trial.measurement is not None or self._works(Config(trial.config)) is not True:
-                self.tried[Config(trial.config)] = trial
+            config = Config(trial.config)
+            if trial.kind is TrialKind.FINAL_COMPARISON and config not in self.tried:
+                continue  # the default may have been timed at the end alone: that was no trial
+            if trial.measurement is not None or self._works(config) is not True:
+                self.tried[config] = trial
         self.known = len(self.tried)
+        self.own: dict[Config, Trial] = {}  # what this run has tried itself
+        answer = self.db.lookup(self.target.device, problem.key, problem.template_version)
+        legal = answer.winner is not None and self.space.broken(answer.winner.config) is None
+        self.standing = Config(answer.winner.config) if answer.winner is not None and legal else None
+        self._standing_name = STANDING.get(answer.source, "")
         self.run_id = -1  # until it begins
         self.status = "finished"
         self._provisional: set[Config] = set()  # what this run has made the winner so far
@@ -154,6 +167,10 @@ class Tuner:
 
     def best_config(self) -> Config | None:
         """The best so far, if any works."""
+        raise NotImplementedError
+
+    def best_of_run(self) -> Config | None:
+        """The best that this run has verified itself, if any works."""
         raise NotImplementedError
 
     def _error_of(self, trial: Trial) -> float:
@@ -202,47 +219,85 @@ class Tuner:
 
     def _store(self, trial: Trial) -> None:
         self.db.record_trial(self.run_id, trial)
-        self.tried[Config(trial.config)] = trial
+        self.tried[Config(trial.config)] = self.own[Config(trial.config)] = trial
 
     def compare_finalists(
-        self, finalists: Sequence[Config], rounds: int, may_win: Callable[[Config], bool] = lambda config: True
-    ) -> tuple[Tuned, dict[Config, float]]:
-        """Verify the best once more and time them in turn; the best of those that may win is recorded as the winner.
+        self, finalists: Sequence[Config], rounds: int, may_win: Callable[[Config], bool] = lambda config: True,
+        untuned: Mapping[Config, str] | None = None,
+    ) -> tuple[Tuned, dict[Config, float]]:  # fmt: skip
+        """Verify the best once more and time them in turn with what runs untuned; the winner is recorded. untuned:
+        baselines (see `verdict.decide`) beside the default and what a model would run with now.
         Returns what came out, and nanoseconds of each finalist that works. Raises what `_compared` raises."""
-        found, read_bytes_s = self._compared(finalists, rounds, may_win)
-        won = min(filter(may_win, found), key=lambda config: self.score(found[config][0]) or math.inf)
+        baselines = {} if self.standing is None or not may_win(self.standing) else {self.standing: self._standing_name}
+        baselines |= untuned or {}
+        baselines.setdefault(self.space.default, DEFAULT)
+        # The default first: its samples are taken twice.
+        everything = dict.fromkeys((self.space.default, *baselines, *finalists))
+        entries = [config for config in everything if self._works(config) is not False]
+        found, verdict = self._decided_by(entries, baselines, rounds, may_win)
         searched = len(self.tried) > self.known
-        ids = {}
-        for config, (measurement, error) in found.items():
-            proved = (Outcome.OK, measurement, None, error, self.runner.tolerance)
-            trial = Trial(dict(config), *proved, kind=TrialKind.FINAL_COMPARISON)
-            ids[config] = self.db.record_trial(self.run_id, trial)
-            self.tried.setdefault(config, trial)
-        times = {config: measurement.median_ns for config, (measurement, _) in found.items()}
-        default, _ = found.get(self.space.default, (None, None))
-        self._set_winner(won, *found[won], self.runner.tolerance, times.get(self.space.default), ids[won])
-        self._decided = True
+        self._record_final(found, verdict)
+        times = {config: measurement.median_ns for config, measurement in found.measurements.items()}
         failed = (t for t in self.tried.values() if t.measurement is None and t.outcome is not Outcome.PRUNED)
         tuned = Tuned(
-            self.problem, won, found[won][0], default, self.work.bytes, read_bytes_s, len(self.tried),
-            sum(1 for _ in failed), "searched" if searched else "known",
+            self.problem, verdict.config, found.measurements[verdict.config],
+            found.measurements.get(self.space.default), self.work.bytes, found.read_bytes_s, len(self.tried),
+            sum(1 for _ in failed), "searched" if searched else "known", kept=verdict.kept, reason=verdict.reason,
         )  # fmt: skip
         return tuned, times
 
-    def _compared(
-        self, finalists: Sequence[Config], rounds: int, may_win: Callable[[Config], bool]
-    ) -> tuple[dict[Config, tuple[Measurement, float]], float]:
-        """Measurement and error of each configuration that works, and bytes a second read meanwhile.
+    def _decided_by(
+        self, entries: Sequence[Config], baselines: Mapping[Config, str], rounds: int, may_win: Callable[[Config], bool]
+    ) -> tuple[Compared, Verdict]:
+        """One comparison, and a second one where the first leaves open what is faster, or where the winner took far
+        longer than it ever did."""
+        found = self._compared(entries, rounds, may_win)
+        verdict = decide(found.rounds(self.target.objective), baselines, may_win)
+        ns, before = found.measurements[verdict.config].median_ns, self._median_before(verdict.config)
+        if before is not None and ns > FAR * before:
+            found = self._compared(list(found.samples), rounds, may_win)
+            verdict = decide(found.rounds(self.target.objective), baselines, may_win)
+            told = f"measured again, for {ns / 1e3:.2f} µs came after {before / 1e3:.2f} µs"
+            return found, replace(verdict, reason=f"{verdict.reason}; {told}")
+        if verdict.unclear:
+            found = found.joined(self._compared(list(found.samples), rounds, may_win))
+            verdict = decide(found.rounds(self.target.objective), baselines, may_win)
+        return found, verdict
 
-        When the comparison fails, each is tried by itself, what became of it is stored, and what works goes on.
+    def _median_before(self, config: Config) -> float | None:
+        """Nanoseconds that a configuration took in trials here, the median of all; None if it was never timed."""
+        trials = [*self.past, *filter(None, [self.own.get(config)])]
+        times = sorted(t.measurement.median_ns for t in trials if t.measurement is not None and t.config == config)
+        return times[len(times) // 2] if times else None
+
+    def _record_final(self, found: Compared, verdict: Verdict) -> None:
+        ids, tolerance = {}, self.runner.tolerance
+        for config, measurement in found.measurements.items():
+            message = verdict.reason if config == verdict.config else None
+            proved = (Outcome.OK, measurement, None, found.errors[config], tolerance, message)
+            ids[config] = self.db.record_trial(
+                self.run_id, Trial(dict(config), *proved, kind=TrialKind.FINAL_COMPARISON)
+            )
+        default = found.measurements.get(self.space.default)
+        best = verdict.config
+        self._set_winner(
+            best,
+            found.measurements[best],
+            found.errors[best],
+            tolerance,
+            default.median_ns if default else None,
+            ids[best],
+        )
+        self._decided = True
+
+    def _compared(self, finalists: Sequence[Config], rounds: int, may_win: Callable[[Config], bool]) -> Compared:
+        """When the comparison fails, each is tried by itself, what became of it is stored, and what works goes on.
         Raises TuneError when that leaves none that may win, or it fails ATTEMPTS times."""
         entries = list(finalists)
         why: Exception | None = None
         for _ in range(ATTEMPTS):
             try:
-                reply = self.runner.compare_finalists(entries, rounds)
-                pairs = zip(reply.measurements, reply.errors, strict=True)
-                return dict(zip(entries, pairs, strict=True)), reply.read_bytes_s
+                return Compared.of(entries, self.runner.compare_finalists(entries, rounds))
             except (TuneError, WorkerDied, WorkerTimedOut) as failed:
                 why = failed
             for config in entries:
@@ -253,18 +308,30 @@ class Tuner:
         raise TuneError(f"{self.problem.key}: the last comparison failed: {why}") from why
 
     def keep_best_so_far(self) -> None:
-        """Whatever happens next, the problem has a winner: the best so far, unless one was measured here before."""
-        best = self.best_config()
-        trial = None if best is None else self.tried.get(best)
-        if best is None or trial is None or trial.measurement is None or self._decided or best in self._provisional:
+        """Whatever happens next, the problem has a winner, unless one was measured here before: the best that this run
+        has verified itself, or what ran untuned where the best is not clearly faster."""
+        best = self.best_of_run()
+        if best is None or self._decided or best in self._provisional:
             return
         known = self.db.lookup(self.target.device, self.problem.key, self.problem.template_version)
         if known.measured_here and not self._provisional:
             return
-        default_ns, tolerance = _median_ns(self.tried.get(self.space.default)), trial.tolerance
-        assert tolerance is not None
-        self._set_winner(best, trial.measurement, self._error_of(trial), tolerance, default_ns, None)
+        for untuned in filter(None, (self.space.default, self.standing)):
+            if untuned != best and not self._clearly_faster(best, untuned):
+                best = untuned
+        trial = self.own.get(best)
+        if trial is None or trial.measurement is None or trial.tolerance is None:
+            return  # what stands was not tried by this run: it stays
+        default_ns = _median_ns(self.own.get(self.space.default))
+        self._set_winner(best, trial.measurement, self._error_of(trial), trial.tolerance, default_ns, None)
         self._provisional.add(best)
+
+    def _clearly_faster(self, config: Config, untuned: Config) -> bool:
+        """Whether nine tenths of one's samples lie below nine tenths of the other's; they were not taken in turn."""
+        mine, theirs = self.own[config].measurement, self.own.get(untuned)
+        if theirs is None:
+            return untuned != self.standing
+        return mine is not None and (theirs.measurement is None or mine.q90_ns < theirs.measurement.q10_ns)
 
     def _set_winner(
         self, config: Config, measured: Measurement, error: float, tolerance: float, default_ns: float | None,

@@ -12,7 +12,8 @@ LONG = 2560
 class Attention(Problem, op="attention", template_version=1):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
-    A configuration is for positions below `context`: proved at the last of them, timed on a GPU at a `typical` one.
+    A configuration is for positions below `context`: proved at the last of them, at the first, and at one just past the
+    edge of a tile; timed on a GPU at a `typical` one.
     """
 
     heads: int
@@ -29,6 +30,13 @@ class Attention(Problem, op="attention", template_version=1):
     @property
     def typical_position(self) -> int:
         return self.typical.context - 1
+
+    @property
+    def proved_positions(self) -> tuple[int, ...]:
+        """The first position, and the largest power of two: there every tile of fewer positions is full, and the next
+        has one."""
+        edge = 1 << (self.context - 1).bit_length() - 1 if self.context > 1 else 0
+        return tuple(position for position in dict.fromkeys((0, edge)) if position < self.context - 1)
 
     @property
     def without_context(self) -> "Attention":

@@ -44,7 +44,7 @@ class Kernel:
 
 
 @functools.cache
-def _sources() -> str:
+def sources() -> str:
     """A hash over every kernel source: numba's cache sees only the file of the kernel itself, not what it inlines."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256(numba.__version__.encode())
@@ -105,7 +105,7 @@ class _StableCache(FunctionCache):
         self._cache_file = _OneFileEach()
 
     def _index_key(self, sig, codegen):
-        return (str(sig), codegen.magic_tuple(), self.key, _sources(), _file(self._py_func.__code__.co_filename))
+        return (str(sig), codegen.magic_tuple(), self.key, sources(), _file(self._py_func.__code__.co_filename))
 
 
 def device_function(*key: object, inline: bool = True) -> Callable:

@@ -37,9 +37,9 @@ class Graph:
         self._arguments = np.array([s.arguments.ctypes.data for s in steps], np.int64)
         self._times = np.zeros(len(steps) + 1, np.int64)
 
-    def replay(self) -> None:
-        """Run every step once."""
-        self.team.run(self._functions.ctypes.data, self._arguments.ctypes.data, len(self.steps))
+    def replay(self, threads: int | None = None) -> None:
+        """Run every step once, on the first `threads` of the team (None: all). The results do not depend on it."""
+        self.team.run(self._functions.ctypes.data, self._arguments.ctypes.data, len(self.steps), threads=threads)
 
     def replay_timed(self) -> np.ndarray:
         """Run every step once; float64 nanoseconds each step took, barrier included."""

@@ -3,8 +3,8 @@
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
-import cpuinfo
 import llvmlite
 import llvmlite.binding as llvm
 import numba
@@ -25,6 +25,8 @@ def thread_count() -> int:
     if chosen:
         if not chosen.isdigit() or int(chosen) < 1:
             raise ValueError(f"AUTOTUNE_THREADS is {chosen!r}: give a number of threads, 1 or more")
+        if int(chosen) > (cores := os.cpu_count() or 1):
+            raise ValueError(f"AUTOTUNE_THREADS is {chosen}: this machine has {cores} processors; give at most as many")
         return int(chosen)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed))
@@ -57,10 +59,40 @@ def instruction_tag() -> str:
 
 @functools.cache
 def _chip() -> str:
-    info = cpuinfo.get_cpu_info()
-    brand = info.get("brand_raw") or info.get("arch_string_raw") or "unknown processor"
+    """The name that py-cpuinfo makes, which is part of every fingerprint. That package starts a Python process and
+    takes a second or more, so Linux's own answer is read where it is complete: py-cpuinfo begins with it too."""
+    info = _proc_cpuinfo() or _asked_cpuinfo()
+    brand = str(info.get("brand_raw") or info.get("arch_string_raw") or "unknown processor")
     numbers = [str(info[k]) for k in ("family", "model", "stepping") if k in info]
     return f"{brand} ({'/'.join(numbers)})" if numbers else brand
+
+
+def _proc_cpuinfo() -> dict[str, str | int] | None:
+    """Name and numbers of an x86 processor from /proc/cpuinfo; None unless all are there and none is 0."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon and value.strip():
+            found.setdefault(name.strip(), value.strip())
+    brand = found.get("model name", "")
+    numbers = {
+        "family": found.get("cpu family", ""),
+        "model": found.get("model", ""),
+        "stepping": found.get("stepping", ""),
+    }
+    if not brand or brand.isdigit() or not all(n.isdecimal() and int(n) > 0 for n in numbers.values()):
+        return None
+    return {"brand_raw": brand, **{name: int(n) for name, n in numbers.items()}}
+
+
+def _asked_cpuinfo() -> dict[str, Any]:
+    import cpuinfo
+
+    return cpuinfo.get_cpu_info()
 
 
 def detect() -> Device:

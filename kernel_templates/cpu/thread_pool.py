@@ -1,7 +1,8 @@
-"""A team of threads that runs compiled steps together: started once, woken per graph, joined by spinning barriers.
+"""A team of threads that runs compiled steps together: started once, woken per graph, joined by barriers.
 
-Thread 0 is the caller of `ThreadPool.run`. The others spin for new work for LINGER_SPINS after the last, which covers
-the gap between two tokens, then sleep on a semaphore, so that an idle engine uses no processor.
+Thread 0 is the caller of `ThreadPool.run`. The others spin for new work after the last, which covers the gap between
+two tokens, then sleep in the kernel, so that an idle engine uses no processor. A job may run on fewer threads than the
+team has; the others do not notice it.
 """
 
 import ctypes
@@ -17,27 +18,14 @@ from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.compile import compile_kernel
 from kernel_templates.cpu.simd import load_i64, store_i64
-from kernel_templates.cpu.sync import (
-    LINE,
-    atomic_add,
-    atomic_exchange,
-    atomic_load,
-    atomic_store,
-    barrier,
-    compare_exchange,
-    relax,
-)
+from kernel_templates.cpu.sync import LINE, advance, atomic_load, await_change, barrier
 
-LINGER_SPINS = 60_000  # about 2 ms of x86 `pause`
+LINGER_SPINS, LINGER_YIELDS = 256, 32  # together some 0.3 ms of x86 `pause`
 
 # Offsets of the shared state in bytes, each on its own cache line. The barrier takes the first two, and each worker has
-# a line with its flag and a POSIX semaphore.
-EPOCH, JOB, WORKERS = 2 * LINE, 3 * LINE, 4 * LINE
-SEMAPHORE = 16
-AWAKE, ASLEEP, CLOSED = 0, 1, -1
-
-_sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
-_sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
+# a line with the number of jobs that it was given and a count of sleepers (`sync.await_change`).
+JOB, WORKERS = 2 * LINE, 3 * LINE
+CLOCK = LINE - 16  # of a job's line: scratch of `_now`
 _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
 CLOCK_MONOTONIC = 1
 
@@ -69,7 +57,7 @@ def _steps(state, thread, threads):
     arguments = load_i64(state + JOB + 8)
     count = load_i64(state + JOB + 16)
     times = load_i64(state + JOB + 24)
-    clock = state + JOB + 32
+    clock = state + JOB + CLOCK
     if times != 0 and thread == 0:
         store_i64(times, _now(clock))
     for i in range(count):
@@ -80,49 +68,36 @@ def _steps(state, thread, threads):
 
 
 def _run(state, threads, functions, arguments, count, times):
-    """Publish a job, wake whoever sleeps, do thread 0's share. One native call, so that no signal can fall in between
+    """Give a job to the first `threads`, do thread 0's share. One native call, so that no signal can fall in between
     and leave the helpers waiting at a barrier that nobody else reaches."""
     store_i64(state + JOB, functions)
     store_i64(state + JOB + 8, arguments)
     store_i64(state + JOB + 16, count)
     store_i64(state + JOB + 24, times)
-    atomic_add(state + EPOCH, 1)
+    store_i64(state + JOB + 32, threads)
     for t in range(1, threads):
-        if atomic_exchange(state + WORKERS + LINE * t, AWAKE) == ASLEEP:
-            _sem_post(state + WORKERS + LINE * t + SEMAPHORE)
+        advance(state + WORKERS + LINE * t)
     _steps(state, 0, threads)
 
 
 def _close(state, threads):
-    atomic_store(state + EPOCH, CLOSED)
+    """A job without steps on no thread tells a helper to end."""
+    store_i64(state + JOB + 32, 0)
     for t in range(1, threads):
-        if atomic_exchange(state + WORKERS + LINE * t, AWAKE) == ASLEEP:
-            _sem_post(state + WORKERS + LINE * t + SEMAPHORE)
+        advance(state + WORKERS + LINE * t)
 
 
-def _serve(state, thread, threads):
-    """A helper's life: run jobs as they come, sleep when none came for LINGER_SPINS, return when the team closes."""
+def _serve(state, thread):
+    """A helper's life: run the jobs that it is given, sleep when none comes, return when the team closes."""
+    mailbox = state + WORKERS + LINE * thread
     seen = 0
-    spins = 0
-    flag = state + WORKERS + LINE * thread
     while True:
-        epoch = atomic_load(state + EPOCH)
-        if epoch == CLOSED:
+        await_change(mailbox, seen, LINGER_SPINS, LINGER_YIELDS)
+        seen = atomic_load(mailbox)
+        threads = load_i64(state + JOB + 32)
+        if threads == 0:
             return
-        if epoch != seen:
-            seen = epoch
-            spins = 0
-            _steps(state, thread, threads)
-            continue
-        relax()
-        spins += 1
-        if spins > LINGER_SPINS:
-            spins = 0
-            atomic_store(flag, ASLEEP)
-            # A job published since the check above either saw the flag, and will post, or must be taken now.
-            if atomic_load(state + EPOCH) == seen or not compare_exchange(flag, ASLEEP, AWAKE):
-                while _sem_wait(flag + SEMAPHORE) != 0:  # interrupted by a signal
-                    relax()
+        _steps(state, thread, threads)
 
 
 @functools.cache
@@ -133,9 +108,9 @@ def _native(function: Callable) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * words)(kernel.address)
 
 
-def _help(memory: np.ndarray, state: int, thread: int, threads: int) -> None:
+def _help(memory: np.ndarray, state: int, thread: int) -> None:
     """A helper thread; it holds the memory that `state` lies in for as long as it runs."""
-    _native(_serve)(state, thread, threads)
+    _native(_serve)(state, thread)
 
 
 def _end(memory: np.ndarray, state: int, threads: int) -> None:
@@ -154,28 +129,26 @@ class ThreadPool:
         self._state = start + (-start) % LINE
         for function in (_run, _serve, _close):  # compiled here, not by whichever thread comes first
             _native(function)
-        libc = ctypes.CDLL(None, use_errno=True)
-        for t in range(1, threads):
-            libc.sem_init(ctypes.c_void_p(self._state + WORKERS + LINE * t + SEMAPHORE), 0, 0)
         shared = (self._memory, self._state)
         self._helpers = [
-            threading.Thread(target=_help, args=(*shared, t, threads), name=f"autotune-{t}", daemon=True)
+            threading.Thread(target=_help, args=(*shared, t), name=f"autotune-{t}", daemon=True)
             for t in range(1, threads)
         ]
         for helper in self._helpers:
             helper.start()
         self._end = weakref.finalize(self, _end, *shared, threads)  # a team dropped without a close ends too
 
-    def run(self, functions: int, arguments: int, count: int, times: int = 0) -> None:
+    def run(self, functions: int, arguments: int, count: int, times: int = 0, threads: int | None = None) -> None:
         """Run `count` steps: addresses of int64 arrays of kernel addresses and of argument blocks.
 
-        times: 0, or the address of count + 1 int64 that receive the monotonic clock (ns) around each step.
+        times: 0, or the address of count + 1 int64 that receive the monotonic clock (ns) around each step;
+        threads: how many of the team's share the work, all if None.
         """
         if not self._end.alive:
             raise RuntimeError("the team is closed")
         if count == 0:  # no barrier would keep the next job from overwriting this one while a helper reads it
             return
-        _native(_run)(self._state, self.threads, functions, arguments, count, times)
+        _native(_run)(self._state, threads or self.threads, functions, arguments, count, times)
 
     def close(self) -> None:
         """Let the helper threads end. Idempotent."""

@@ -66,7 +66,7 @@ def check(index: int = 0) -> None:
             f"{properties.name} has compute capability {have}; the kernels need 7.0 (Volta) or newer, {_CPU}"
         )
     if importlib.util.find_spec("triton") is None:
-        raise DeviceError(f"Triton is not installed; pip install 'autotune[cuda]', {_CPU}")
+        raise DeviceError(f"Triton is not installed; ./scripts/setup_env cuda, {_CPU}")
     complaint = compiler_complaint()
     if complaint:
         raise DeviceError(complaint)

@@ -21,4 +21,4 @@ def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
 
 def tolerance(problem: Ffn) -> float:
     """Three products in a row: their errors add up."""
-    return sum(formats.get(m.format).tolerance for m in problem.matrices)
+    return sum(formats.get(m.format).tolerances[problem.activation] for m in problem.matrices)

@@ -19,4 +19,4 @@ def outputs(problem: Head, given: Inputs) -> dict[str, np.ndarray]:
 
 
 def tolerance(problem: Head) -> float:
-    return formats.get(problem.format).tolerance
+    return formats.get(problem.format).tolerances[problem.activation]

@@ -1,5 +1,6 @@
 """One token on the CPU: every kernel of every layer bound once into a graph that is replayed per token."""
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,7 @@ from kernel_templates.cpu import embedding, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
+from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.problem import Problem
@@ -27,12 +29,13 @@ class Decoder:
     """The decode step of one model with one configuration per problem. Owns the packed weights and the KV cache."""
 
     def __init__(
-        self, file: GGUFFile, config: ModelConfig, configs: Mapping[Problem, Config], context: int, threads: int,
+        self, file: GGUFFile, config: ModelConfig, configs: Mapping[Problem, Config], context: int,
+        threads: ThreadChoice,
         progress: Progress = lambda done, of: None,
     ):  # fmt: skip
         self.config, self.context, self.configs = config, context, configs
         self.plan = plan = layer_plan.plan(config)
-        self.pool = ThreadPool(threads)
+        self.threads, self.pool = threads, ThreadPool(threads.most)
         self.frequencies = weights.rope_frequencies(file, config, plan.rope_factors)
         self._table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
         self._table_format = formats.get(file.tensors[plan.embedding.name].format_name)
@@ -43,7 +46,7 @@ class Decoder:
             "position": self.position,
             "rope": random_inputs.buffer(config.rope_dim),
             "eps": np.array([config.norm_eps], np.float32),
-            "scratch": memory.zeros((threads * self._scratch_bytes(file),), np.uint8),
+            "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
         }
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
@@ -109,13 +112,15 @@ class Decoder:
     def step(self, token: int, position: int) -> np.ndarray:
         """Decode one token at `position`; float32 [vocab] logits, valid until the next step."""
         self.prepare(token, position)
-        self.graph.replay()
+        threads, start = self.threads.next(), time.perf_counter()
+        self.graph.replay(threads)
+        self.threads.record(threads, time.perf_counter() - start)
         return self.logits
 
     def predict(self, hidden: Tensor, position: int) -> np.ndarray:
         """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
         self.buffers["x"][: self.config.hidden] = hidden.numpy()
-        self.head.replay()
+        self.head.replay(self.threads.current)
         return self.logits
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ class CpuPrefill(Prefill):
         fast = {"amx-bf16", "avx512bf16"} & machine.features()
         self.target, self.dtype = ("bf16", torch.bfloat16) if fast else ("f32", torch.float32)
         self._kernels: dict[tuple, Kernel] = {}
+        self._threads = decoder.threads.most
         matrices = [packed for layer in decoder.layers for own in layer.packed.values() for packed in own]
         largest = max(packed.cols * padded(packed.rows, packed.lanes) for packed in matrices)
         self._memory = memory.empty((largest,), np.int16 if fast else np.float32)
@@ -42,6 +43,11 @@ class CpuPrefill(Prefill):
     def most(self) -> int:
         return CHUNK
 
+    def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
+        self._threads = self.decoder.threads.by_load()
+        torch.set_num_threads(self._threads)
+        return super().run(tokens, first, every)
+
     def _graph(self, packed: Tiles) -> Graph:
         shape = (packed.format, packed.cols, packed.lanes)
         if shape not in self._kernels:
@@ -50,7 +56,7 @@ class CpuPrefill(Prefill):
 
     def _matrix(self, packed: Tiles) -> Tensor:
         """The transpose, [cols, rows], valid until the next call."""
-        self._expand[id(packed)].replay()
+        self._expand[id(packed)].replay(self._threads)
         wide = padded(packed.rows, packed.lanes)
         flat = torch.from_numpy(self._memory[: packed.cols * wide]).view(self.dtype)
         return flat.view(packed.cols, wide)[:, : packed.rows]

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from kernel_templates import registry
-from kernel_templates.cpu import machine
+from kernel_templates.cpu import machine, proofs
+from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
@@ -20,14 +21,15 @@ from model.sampling import Sampler
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CpuRunner":
     """Pack the model for this processor."""
-    threads = settings.threads or machine.thread_count()
-    torch.set_num_threads(threads)
+    threads = ThreadChoice(settings.threads or machine.thread_count())
+    torch.set_num_threads(threads.current)
     features = machine.features()
     choices = choose(
         list(model_problems(config, file)),
         machine.detect(),
         lambda p: registry.cpu_space(p, features),
         settings.db,
+        proofs.refusal,
     )
     chosen = {problem: choice.config for problem, choice in choices.items()}
     return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.progress))

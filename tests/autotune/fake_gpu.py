@@ -5,8 +5,11 @@ exact. What is fastest in a layer is not what is fastest alone. Configurations o
 
     rows 16, warps 1   does not compile          rows 16, warps 2   is wrong
     rows 16, warps 4   breaks CUDA               rows 16, warps 8   kills the process
+
+the last two with one load ahead only, because each costs the beginning of another process.
 """
 
+import math
 import os
 import random
 import sys
@@ -17,26 +20,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from autotune.runner.protocol import (
-    Backend,
-    CompareFinalists,
-    ComparePair,
-    Compile,
-    Compiled,
-    Failed,
-    FailedToCompile,
-    FinalistsCompared,
-    GenerateInputs,
-    InputsGenerated,
-    Measure,
-    Measured,
-    Open,
-    Opened,
-    PairCompared,
-    Poisoned,
-    Reply,
-    Wrong,
-)
+from autotune.runner import protocol
 from autotune.runner.timing import compare_pair, summarize
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
@@ -51,7 +35,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Part(Problem, op="fakepart", template_version=1):
-    """kind: "qkv", "attention", "out" or "ffn"."""
+    """kind: "qkv", "attention", "out" or "ffn"; or "untuned", whose default is the fastest."""
 
     kind: str
     size: int
@@ -104,7 +88,7 @@ def time_ns(problem: Problem, config) -> float:
     if isinstance(problem, Layer):  # in a chain fewer rows and more loads in flight pay; a long context wants warps
         where = {q: (1, 2 + (q == "attention" and problem.context > 300), 2) for q in problem.parts()}
         return sum(part_ns(block(config, q), *where[q]) for q in where) + 500.0 * (config["finish"] == "here")
-    return part_ns(config, 2, 1, 0)
+    return part_ns(config, 0, 2, 0) if problem.kind == "untuned" else part_ns(config, 2, 1, 0)
 
 
 def _work(problem: Problem):
@@ -141,22 +125,23 @@ def install(monkeypatch) -> None:
         monkeypatch.setitem(registry.OPERATIONS, problem.op, operation(problem))
 
 
-class FakeGpu(Backend):
+class FakeGpu(protocol.Backend):
     """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that was not
-    compiled yet, FAKE_OPEN generating a problem's inputs; FAKE_LOG: a file that every request goes to."""
+    compiled yet, FAKE_OPEN generating a problem's inputs. FAKE_LOG: a file that every request goes to; FAKE_NOISE: the
+    spread of times."""
 
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
         self.problem: Problem | None = None
         self.key = ("", 0)
 
-    def compile(self, request: Compile) -> Reply:
+    def compile(self, request: protocol.Compile) -> protocol.Reply:
         key, config = request.problem, request.config
         part, parts = request.share
         if part == 0:
             self._log("compile", config)
         if self._parse(key, config, 1):
-            return FailedToCompile("PTXASError: too many rows")
+            return protocol.FailedToCompile("PTXASError: too many rows")
         start = time.monotonic()
         known = set() if request.base is None else set(self._kernels(key, request.base))
         for kernel in self._kernels(key, config)[part::parts]:
@@ -164,7 +149,7 @@ class FakeGpu(Backend):
                 time.sleep(_seconds("FAKE_COMPILE") * (0.4 + 3 * random.random() ** 4))
                 cached.touch()
         spent = time.monotonic() - start
-        return Compiled(spent, (_facts(config),) if "FAKE_FACTS" in os.environ else ())
+        return protocol.Compiled(spent, (_facts(config),) if "FAKE_FACTS" in os.environ else ())
 
     def _kernels(self, key: str, config: Config) -> list[str]:
         """What is compiled apart: each part of a layer, "finish" with the attention."""
@@ -182,12 +167,12 @@ class FakeGpu(Backend):
         path.mkdir(exist_ok=True)
         return path
 
-    def generate_inputs(self, request: GenerateInputs) -> Reply:
+    def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.Reply:
         time.sleep(_seconds("FAKE_OPEN"))
         Path(request.path).write_text(request.problem)
-        return InputsGenerated(0.0)
+        return protocol.InputsGenerated()
 
-    def open(self, request: Open) -> Reply:
+    def open(self, request: protocol.Open) -> protocol.Reply:
         assert request.units == DEVICE.units
         op, _, fields = request.problem.partition(":")
         if self.key != (request.problem, request.seed):
@@ -195,44 +180,52 @@ class FakeGpu(Backend):
             if request.inputs is None or not Path(request.inputs).exists():
                 time.sleep(_seconds("FAKE_OPEN"))
         self.problem = {Part.op: Part, Layer.op: Layer}[op].parse(fields)
-        return Opened(TOLERANCE)
+        return protocol.Opened(TOLERANCE)
 
-    def measure(self, request: Measure) -> Reply:
+    def measure(self, request: protocol.Measure) -> protocol.Reply:
         self._log("measure", request.config)
-        times = [time_ns(self.problem, request.config)] * request.samples
-        return self._run(request.config) or Measured(summarize(times), 0.001)
+        moment = _noise()  # other work comes and goes more slowly than samples
+        times = [self._sample(request.config) * moment for _ in range(request.samples)]
+        return self._run(request.config) or protocol.Measured(summarize(times), 0.001)
 
-    def compare_pair(self, request: ComparePair) -> Reply:
+    def compare_pair(self, request: protocol.ComparePair) -> protocol.Reply:
         self._log(f"pair {request.verify}", request.config)
         failed = self._run(request.config)
-        if failed and (request.verify or not isinstance(failed, Wrong)):
+        if failed and (request.verify or not isinstance(failed, protocol.Wrong)):
             return failed
-        mine, theirs = (lambda c=c: time_ns(self.problem, c) for c in (request.config, request.incumbent))
+        mine, theirs = (lambda c=c: self._sample(c) * _noise() for c in (request.config, request.incumbent))
         ours, best = compare_pair(mine, theirs, request.rounds)
-        return PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
+        return protocol.PairCompared(summarize(ours), summarize(best), 0.001 if request.verify else None)
 
-    def compare_finalists(self, request: CompareFinalists) -> Reply:
-        measured = tuple(summarize([time_ns(self.problem, c)] * request.rounds) for c in request.configs)
+    def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.Reply:
         if any(self._run(c) for c in request.configs):
-            return Failed("WrongResult")
-        return FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
+            return protocol.Failed("WrongResult")
+        moments = [_noise() for _ in range(request.rounds)]
+        samples = tuple(tuple(self._sample(c) * noise for noise in moments) for c in request.configs)
+        again = tuple(self._sample(request.configs[0]) * noise for noise in moments)
+        measured = tuple(map(summarize, samples))
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12, samples, again)
+
+    def _sample(self, config: Config) -> float:
+        return time_ns(self.problem, config) * _noise()
 
     def _parse(self, key: str, config: Config, warps: int) -> bool:
-        """Whether "qkv" has 16 rows and so many warps."""
+        """Whether "qkv" fails in the way that 16 rows and so many warps do."""
         prefix = "" if key.startswith(Part.op) else "qkv_"
         mine = prefix or "kind=qkv" in key
-        return bool(mine) and config[f"{prefix}rows"] == 16 and config[f"{prefix}warps"] == warps
+        fatal = warps < 4 or config[f"{prefix}ahead"] == 1
+        return bool(mine) and config[f"{prefix}rows"] == 16 and config[f"{prefix}warps"] == warps and fatal
 
-    def _run(self, config: Config) -> Reply | None:
+    def _run(self, config: Config) -> protocol.Reply | None:
         time.sleep(_seconds("FAKE_SLOW"))
         key = self.problem.key
         if self._parse(key, config, 4):
-            return Poisoned("CUDA error: an illegal memory access was encountered")
+            return protocol.Poisoned("CUDA error: an illegal memory access was encountered")
         if self._parse(key, config, 8):
             os._exit(3)
         together = os.environ.get("FAKE_TOGETHER_WRONG") and key.startswith(Layer.op)
         if self._parse(key, config, 2) or (together and config["qkv_rows"] == config["out_rows"] == 2):
-            return Wrong("relative error 1 is above the tolerance 0.01", 1.0)
+            return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)
         return None
 
     def _log(self, name: str, config: Config) -> None:
@@ -249,6 +242,14 @@ def _facts(config: Config):
     size = 8000 if config["rows"] == 16 else 400
     code = Code(size, {"integer": size}, 16, 2, 100, size, size, size, False)
     return KernelResources("k", f"{config['rows']} {config['warps']}", 132, 128, 0, 64, 0, code)
+
+
+def _noise() -> float:
+    """What other work makes of a time: with FAKE_NOISE mostly a little, sometimes several times as much."""
+    spread = _seconds("FAKE_NOISE")
+    return (
+        math.exp(random.gauss(0.0, spread)) * (1 + 4 * random.random() * (random.random() < spread)) if spread else 1.0
+    )
 
 
 def _seconds(name: str) -> float:

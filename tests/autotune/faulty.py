@@ -36,11 +36,11 @@ from autotune.runner.protocol import (
     Wrong,
 )
 from autotune.runner.timing import compare_finalists, measure
-from autotune.runner.verify import WrongResult, verify
 from autotune.runner.worker import serve
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Constraint, Parameter, Space
+from kernel_templates.verify import WrongResult, verify
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 DEVICE = Device("cpu", "Faulty 1", "none", 1, 1 << 30, (("test", "1"),))
@@ -143,10 +143,22 @@ class Probe:
         return 1e-6
 
 
+class Pipe(Connection):
+    """The worker's end, to which a thread may write 50 ms after an answer was sent."""
+
+    after_the_answer: Callable[[], object] | None = None
+
+    def send(self, answer: object) -> None:
+        super().send(answer)
+        if self.after_the_answer is not None:
+            threading.Timer(0.05, self.after_the_answer).start()
+            self.after_the_answer = None
+
+
 class FaultyBackend(Backend):
     """The worker's side: inputs, the reference's answer, and candidates that compute it, or do not."""
 
-    def __init__(self, pipe: int):
+    def __init__(self, pipe: Pipe):
         self._pipe, self._seed = pipe, int(os.environ.get("FAULTY_SEED", "-1"))
         self._leaked: list[np.ndarray] = []
         self._input = np.arange(1.0, 257.0)
@@ -176,8 +188,9 @@ class FaultyBackend(Backend):
 
     def compare_finalists(self, request: CompareFinalists) -> Reply:
         candidates = [self._prepare(config) for config in request.configs]
-        measurements, rate = compare_finalists(candidates, request.rounds, Probe())
-        return FinalistsCompared(tuple(measurements), (0.001,) * len(candidates), rate)
+        taken = compare_finalists(candidates, request.rounds, Probe())
+        errors = (0.001,) * len(candidates)
+        return FinalistsCompared(tuple(taken.measurements), errors, taken.read_bytes_s, taken.samples, taken.again)
 
     def _prepare(self, config: Config) -> Candidate:
         assert self._open, "a worker that is new must be told of the problem"
@@ -200,16 +213,19 @@ class FaultyBackend(Backend):
         self._leaked.append(np.ones(LEAK, np.uint8))
 
     def garbage(self, _: np.ndarray) -> None:
-        os.write(self._pipe, b"\xff" + os.urandom(random.randrange(4, 4000)) if random.random() < 0.5 else b"hello\n")
+        os.write(
+            self._pipe.fileno(),
+            b"\xff" + os.urandom(random.randrange(4, 4000)) if random.random() < 0.5 else b"hello\n",
+        )
 
     def half(self, _: np.ndarray) -> None:
         """The beginning of an answer, and nothing after it."""
-        os.write(self._pipe, (500).to_bytes(4, "big") + b"x" * 20)
+        os.write(self._pipe.fileno(), (500).to_bytes(4, "big") + b"x" * 20)
         _hang()
 
     def late(self, _: np.ndarray) -> None:
         """A thread that writes when the answer has long been given."""
-        threading.Timer(0.05, lambda: os.write(self._pipe, b"\xff" * 9)).start()
+        self._pipe.after_the_answer = lambda: os.write(self._pipe.fileno(), b"\xff" * 9)
 
     def orphan(self, _: np.ndarray) -> None:
         """A child that keeps the pipe open and outlives the worker, were it left alone."""
@@ -220,7 +236,7 @@ class FaultyBackend(Backend):
 
 def _hang() -> None:
     while True:
-        pass
+        signal.pause()
 
 
 def _raise(*_) -> None:
@@ -253,5 +269,5 @@ ACTS: dict[str, Callable] = {
 
 if __name__ == "__main__":
     die_with_parent()
-    descriptor = int(sys.argv[1])
-    serve(Connection(descriptor), lambda target: FaultyBackend(descriptor), most_bytes=MOST_BYTES)
+    pipe = Pipe(int(sys.argv[1]))
+    serve(pipe, lambda target: FaultyBackend(pipe), most_bytes=MOST_BYTES)

@@ -1,6 +1,5 @@
-"""One worker on a shared study over a made-up recorded space, as a program: URL, study, sampler, seed, trials, log."""
+"""One worker on a shared study over a made-up recorded space."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -32,10 +31,11 @@ def seconds(config: Config) -> float | None:
     return 1e-5 * (1 + 0.1 * far + 0.02 * (config["split"] - 4) ** 2 + ripple)
 
 
-def main(url: str, name: str, sampler: str, seed: str, trials: str, log: str, pause: str) -> None:
+def work(_: object, url: str, name: str, sampler: str, seed: int, trials: int, log: Path, pause: float) -> None:
+    """Until `trials` are done by all workers together; writes a line to `log` after each of its own."""
     shared = Shared(url, heartbeat_s=1, grace_s=3)
-    search = SharedSearch(Search(SPACE, sampler, int(seed)), shared, name, int(trials))
-    with Path(log).open("a") as done:
+    search = SharedSearch(Search(SPACE, sampler, seed), shared, name, trials)
+    with log.open("a") as done:
         while True:
             config = search.ask()
             if config is None:
@@ -43,12 +43,8 @@ def main(url: str, name: str, sampler: str, seed: str, trials: str, log: str, pa
                     break
                 time.sleep(0.1)
                 continue
-            time.sleep(float(pause))
+            time.sleep(pause)
             search.tell(config, seconds(config))
             done.write(f"{config.key}\n")
             done.flush()
     shared.close()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

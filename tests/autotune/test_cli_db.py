@@ -42,3 +42,9 @@ def test_best(autotune, complaint, filled) -> None:
     assert "Ryzen" in autotune("db", "best", MATVEC, "--db", filled).stdout
     assert "2 problems begin with 'matvec'" in complaint("db", "best", "matvec", "--db", filled)
     assert "db list" in complaint("db", "best", "ffn", "--db", filled)
+
+
+def test_path_is_the_file_that_is_used(autotune, own_database, tmp_path) -> None:
+    assert autotune("db", "path").stdout == f"{own_database}\n"
+    assert autotune("db", "path", "--db", tmp_path / "x.db").stdout == f"{tmp_path / 'x.db'}\n"
+    assert not own_database.exists()

@@ -206,4 +206,14 @@ def test_interrupt_of_a_process(tiny_model: Path) -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and said.strip() == "autotune: interrupted"
+    assert process.returncode == 130 and said.splitlines()[-1] == "autotune: interrupted"
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("words", READERS, ids=lambda words: words[0])
+def test_more_threads_than_processors(complaint, tiny_model, monkeypatch, words) -> None:
+    monkeypatch.setenv("AUTOTUNE_THREADS", "999")
+    assert "AUTOTUNE_THREADS is 999: this machine has" in complaint(*with_model(words, tiny_model))
+    monkeypatch.delenv("AUTOTUNE_THREADS")
+    assert "give at most as many" in complaint(*with_model(words, tiny_model), "--threads", "999")
+    assert "AUTOTUNE_THREADS" not in os.environ

@@ -54,7 +54,8 @@ def test_winners_are_used(autotune, tiny_model, own_database) -> None:
 def test_chat_through_a_pipe(autotune, tiny_model) -> None:
     result = autotune("chat", tiny_model, "-n", "4", "--seed", "1", input="hello\n\n/reset\nyou\n/exit\nnever\n")
     assert result.exit_code == 0 and result.stdout.count("\n") >= 2
-    assert result.stderr.splitlines()[:-1] == ["the conversation starts over"]
+    notes = [line for line in result.stderr.splitlines()[:-1] if not line.startswith("[")]
+    assert notes == ["the conversation starts over"]
     assert autotune("chat", tiny_model, input="").exit_code == 0
 
 
@@ -69,3 +70,36 @@ def test_seed_repeats(autotune, tiny_model, command) -> None:
     words = (command[0], tiny_model, *command[1:], "--temperature", "1", "--seed", "7")
     first, second = (autotune(*words, input="hi there\n").stdout for _ in range(2))
     assert first == second != ""
+
+
+def test_an_empty_prompt_is_refused_before_the_model_is_opened(complaint) -> None:
+    assert "the prompt is empty" in complaint("generate", "no-such.gguf", "-p", "")
+    assert "the prompt is empty" in complaint("generate", "no-such.gguf", "-p", "-", input="\n")
+
+
+def test_chat_commands(autotune, tiny_model) -> None:
+    result = autotune("chat", tiny_model, "-n", "4", input="/help\n/clear\n/exit\nnever\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert all(name in result.stderr for name in ("/help", "/clear", "/exit", "the conversation starts over"))
+    for unknown in ("/quit", "/Clear", "/"):
+        refused = autotune("chat", tiny_model, "-n", "4", input=f"{unknown}\nhello\n")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert f"no command is called {unknown}; there are /help" in refused.stderr
+    assert autotune("chat", tiny_model, "-n", "4", "--seed", "1", input="/etc/hosts is what?\n").stdout
+
+
+def test_chat_says_why_an_answer_is_cut(autotune, tiny_model) -> None:
+    """With a seed whose answer does not end by itself."""
+    cut = autotune("chat", tiny_model, "-n", "4", "--seed", "1", input="hello\n")
+    assert "[stopped after 4 tokens; -n 8 writes up to twice as many]" in cut.stderr
+    full = autotune("chat", tiny_model, "-n", "512", "--context", "40", "--seed", "1", input="hello\n")
+    assert "[the context of 40 tokens is full; --context holds more]" in full.stderr
+
+
+def test_cached_tokens_are_no_prompt_speed() -> None:
+    from autotune.commands import loading
+    from model.engine import Timing
+
+    timing = Timing(prompt_tokens=100, cached=90, prompt_s=0.5, tokens=2, decode_s=0.1)
+    assert loading.rates(timing)["prompt_tok_s"] == 20
+    assert loading.speed_line(timing).startswith("prompt: 100 tokens (90 of them in the cache), 20.0 tok/s")

@@ -25,13 +25,16 @@ EXPECTED = {
     "import",
     "profile",
     "db",
+    "ops",
+    "space",
     "db info",
+    "db path",
     "db list",
     "db best",
     "db plot",
     "dashboard",
     "pull",
-    *(f"db {name}" for name in ("explain", "schema", "export", "import", "merge", "prune", "vacuum")),
+    *(f"db {name}" for name in ("explain", "schema", "repair", "export", "import", "merge", "prune", "vacuum")),
 }
 
 

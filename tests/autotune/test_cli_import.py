@@ -1,7 +1,10 @@
 """`autotune import` and `autotune profile`: what they print, keep and refuse."""
 
+import gzip
 import json
+import lzma
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +109,24 @@ def test_the_profilers_command_line(tmp_path) -> None:
 def test_a_profiler_that_hangs_is_ended(tmp_path) -> None:
     assert ncu.run([str(stand_in(tmp_path, "exec sleep 30"))], 0.2) == "it took more than 0 s"
     assert "does not start" in ncu.run([str(tmp_path / "none")], 1)
+
+
+def test_packed_files_are_read(autotune, complaint, tmp_path, own_database) -> None:
+    packed = tmp_path / "trace.csv.xz"
+    packed.write_bytes(lzma.compress(TRACE.encode()))
+    assert autotune("import", packed).stdout.startswith("trace.csv: ")
+    packed.write_bytes(lzma.compress(TRACE.encode() * 1000)[:-40])
+    assert "is damaged" in complaint("import", packed)
+    packed.write_bytes(b"\xfd7zXZ\0" + bytes(100))
+    assert "is damaged" in complaint("import", packed)
+
+
+@pytest.mark.parametrize("ending", ["xz", "gz"])
+def test_a_packed_report_is_read(autotune, tmp_path, own_database, ending) -> None:
+    pytest.importorskip("ncu_report")
+    report = Path(__file__).parent.parent / "fixtures" / "nsight" / "small.ncu-rep.xz"
+    if ending == "gz":
+        packed = tmp_path / "small.ncu-rep.gz"
+        packed.write_bytes(gzip.compress(lzma.decompress(report.read_bytes())))
+        report = packed
+    assert autotune("import", report).stdout.startswith("small.ncu-rep: ")

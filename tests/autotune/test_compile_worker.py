@@ -80,7 +80,8 @@ def test_generated_inputs_are_those_generated_on_the_spot(tmp_path) -> None:
     problem, path = Matvec(64, 64, "Q4_0"), tmp_path / "inputs"
     request = GenerateInputs("sm90", problem.key, 3, str(path))
     assert isinstance(CompileBackend.generate_inputs(object.__new__(CompileBackend), request), InputsGenerated)
-    inputs, answers = pickle.loads(path.read_bytes())
+    found = pickle.loads(path.read_bytes())
+    inputs, answers = found.inputs, found.expected
     operation = registry.get(problem.op)
     fresh = operation.inputs(problem, 3)
     assert all(np.array_equal(fresh.weights[name].raw, inputs.weights[name].raw) for name in fresh.weights)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.runner import tensors, timing, verify
+from autotune.runner import tensors, timing
 from autotune.runner.protocol import Failed, FailedToCompile, Poisoned
 from autotune.runner.worker import failure
-from kernel_templates import registry
+from kernel_templates import registry, verify
 from kernel_templates.device import Device
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.layer.problem import Layer
@@ -55,6 +55,30 @@ def test_relative_error() -> None:
     assert verify.relative_error({"a": np.ones(3)}, truth) == math.inf
     with pytest.raises(ValueError, match="nothing to compare"):
         verify.relative_error({"c": np.ones(3)}, truth)
+
+
+def test_gpu_time_is_what_lies_between_two_events(monkeypatch) -> None:
+    from autotune.runner import gpu_timer
+
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool):
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("record")
+
+        def synchronize(self) -> None:
+            done.append("synchronize")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 6.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert gpu_timer.mean_ns(lambda: done.append("work"), 3, lambda: done.append("prepare")) == 2e6
+    # The first one keeps the GPU busy until the others are queued.
+    assert done == ["work", "prepare", "record", "work", "work", "work", "record", "synchronize"]
 
 
 def test_a_hopeless_challenger_is_soon_given_up() -> None:
@@ -99,7 +123,7 @@ def test_spaces_are_found_without_triton() -> None:
 INTERPRETED = """
 import sys, torch
 from autotune.runner import cuda_candidate, cuda_bandwidth, gpu_timer
-from autotune.runner.verify import WrongResult
+from kernel_templates.verify import WrongResult
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device

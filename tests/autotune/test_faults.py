@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import faulty
 import psutil
 import pytest
 from faulty import BEST, DEVICE, FAULTS, SPACE, Faulty
+from forked import Forked
 from waiting import eventually
 
 from autotune.tuning import sequential
@@ -87,23 +89,15 @@ def test_every_fault_is_recorded_as_what_it_was(tmp_path, monkeypatch) -> None:
     assert "pipe" in messages["garbage"] and messages["raise"] == "ValueError: no such kernel"
 
 
-TUNER = """
-import sys
-sys.path.insert(0, {folder!r})
-import faulty
-from autotune.tuning import sequential
-from autotune.tuning.tuner_base import TuneSettings
-from kernel_templates import registry
-from kernel_templates.space import Config
-from tuning_db import open_db
-registry.OPERATIONS["faulty"] = faulty.operation()
-faulty.SPACE = faulty.cut(list(faulty.SPACE.configs()) if {count} == 200 else
-                   [faulty.SPACE.default, Config(faulty.BEST), *faulty.SPACE.configs()[::200 // {count}]])
-with open_db(sys.argv[1]) as db:
-    settings = TuneSettings(sampler="exhaustive", report=lambda p: print(p.trial, flush=True))
-    sequential.tune({{faulty.Faulty(1): 1}}, db, settings, faulty.target(identity="faulty"))
-print("done", flush=True)
-"""
+def tune_all(say: Callable[[object], None], path: Path, count: int) -> None:
+    """Tune `count` of the configurations, or all 200; says how many were tried, and None at the end."""
+    registry.OPERATIONS["faulty"] = faulty.operation()
+    every = SPACE.configs()
+    faulty.SPACE = SPACE if count == 200 else faulty.cut([SPACE.default, Config(BEST), *every[:: 200 // count]])
+    settings = TuneSettings(sampler="exhaustive", report=lambda p: say(p.trial))
+    with open_db(path) as db:
+        sequential.tune({PROBLEM: 1}, db, settings, faulty.target(identity="faulty"))
+    say(None)
 
 
 class Reaper(threading.Thread):
@@ -129,18 +123,17 @@ def mixture(tmp_path: Path, monkeypatch, seed: int, parent_kills: int, count: in
     """Tune `count` configurations, half of which misbehave, killing the tuner some times and workers meanwhile."""
     path, dice = tmp_path / "m.db", random.Random(seed)
     monkeypatch.setenv("FAULTY_SEED", str(seed))
-    script = TUNER.format(folder=str(Path(__file__).parent), count=count)
     reaper = Reaper(dice, 3.0)
     reaper.start()
     told, attempts = 0, 0
     try:
         while True:
-            process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+            process = Forked(tune_all, path, count)
             if attempts < parent_kills:
                 threading.Timer(1.0 + kill_after_s * dice.random(), process.kill).start()
-            lines = process.stdout.read().split()
+            heard = process.rest()
             code = process.wait()
-            told = max([told, *(int(line) for line in lines if line.isdigit())])
+            told = max([told, *(trial for trial in heard if trial is not None)])
             if path.exists():
                 with open_db(path, readonly=True) as db:
                     # Whatever was reported is there.
@@ -153,7 +146,7 @@ def mixture(tmp_path: Path, monkeypatch, seed: int, parent_kills: int, count: in
             attempts += 1
     finally:
         reaper.stop()
-    assert lines[-1] == "done" and leftovers(tmp_path) == []
+    assert heard[-1] is None and leftovers(tmp_path) == []
     trials = trials_of(path)
     counts = Counter(Config(t.config) for t in trials)
     repeated = [c for c, n in counts.items() if n > 1]

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from waiting import eventually
+from waiting import LONGEST_S, eventually
 
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
@@ -40,13 +40,13 @@ def fork_server(cache):
 
 def test_forked_workers_serve_and_their_deaths_are_told(fork_server) -> None:
     one, other = (Worker(fork_server=fork_server) for _ in range(2))
-    assert all(isinstance(worker.ask(REQUEST, 60.0), Compiled) for worker in (one, other))
+    assert all(isinstance(worker.ask(REQUEST, LONGEST_S), Compiled) for worker in (one, other))
     first, second = (fork_server.pid_of(worker._process) for worker in (one, other))
     assert len({first, second, os.getpid()}) == 3
     os.kill(first, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="signal 9"):
-        one.ask(REQUEST, 60.0)
-    assert isinstance(one.ask(REQUEST, 60.0), Compiled)  # another one
+        one.ask(REQUEST, LONGEST_S)
+    assert isinstance(one.ask(REQUEST, LONGEST_S), Compiled)  # another one
     assert isinstance(one._process, ForkedWorker) and fork_server.pid_of(one._process) not in (first, second)
     one.stop(), other.stop()
     with pytest.raises(ProcessLookupError):
@@ -57,7 +57,7 @@ def test_without_the_server_workers_start_by_themselves(fork_server) -> None:
     fork_server._process.kill()
     fork_server._process.wait()
     worker = Worker(fork_server=fork_server)
-    assert isinstance(worker.ask(REQUEST, 60.0), Compiled) and isinstance(worker._process, GroupLeader)
+    assert isinstance(worker.ask(REQUEST, LONGEST_S), Compiled) and isinstance(worker._process, GroupLeader)
     worker.stop()
 
 
@@ -88,10 +88,10 @@ def _runs(pid: int) -> bool:
 def test_a_worker_pool_uses_one(cache) -> None:
     with WorkerPool(2, separate_measurer=True) as pool:
         for number in range(3):
-            pool.submit("p", number, REQUEST, 60.0)
+            pool.submit("p", number, REQUEST, LONGEST_S)
         answers: dict = {}
         while len(answers) < 3:
-            answers |= dict(pool.finished("p", 60.0))
+            answers |= dict(pool.finished("p", LONGEST_S))
         assert all(isinstance(answer, Compiled) for answer in answers.values())
         server = pool._fork_server._process
     assert server.poll() is not None

@@ -35,14 +35,14 @@ def test_a_candidate_that_writes_past_its_output_is_refused(monkeypatch) -> None
         opened = cpu_candidate.OpenProblem(problem, team, 0)
         config = registry.cpu_space(problem, frozenset()).default
         assert opened.prepare(config, 1).error <= opened.tolerance
-        output = next(iter(opened._expected))
+        output = next(iter(opened._proof.expected))
         array = module.Redzones.array
 
         def short(self, value):
             inside = array(self, value)
             if value is not opened._inputs.buffers[output]:
                 return inside
-            whole = array(self, value[: opened._expected[output].size - 1])
+            whole = array(self, value[: opened._proof.expected[output].size - 1])
             return np.lib.stride_tricks.as_strided(whole, value.shape, value.strides)
 
         monkeypatch.setattr(module.Redzones, "array", short)

@@ -7,7 +7,6 @@ import fake_gpu
 import pytest
 from fake_gpu import DEVICE, Part
 
-from autotune import UserError
 from autotune.commands import tune_devices
 from autotune.samplers.study import Search
 from autotune.tuning import shared_studies, storage_url, tune_model
@@ -90,6 +89,27 @@ def test_passwords_are_scrubbed_however_they_are_written() -> None:
     assert SECRET not in text and "h%26ll0" not in text and "other" not in text and "@host/x" in text
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann@host/db?password=hunter22&sslmode=require", "postgresql:///db?user=ann&password=hunter22",
+        "postgresql://host/db?sslpassword=hunter22", "postgresql://host/db?token=hunter22&password=other",
+    ],
+)  # fmt: skip
+def test_secrets_in_a_query_are_not_shown(url) -> None:
+    address = storage_url.parsed(url)
+    error = RuntimeError(f'connection to "{address}" with password=hunter22 and hunter22 failed')
+    for text in (storage_url.shown(address), str(storage_url.unusable(address, error))):
+        assert "hunter22" not in text and "other" not in text and "***" in text
+    assert "sslmode=require" in storage_url.shown(storage_url.parsed(url + "&sslmode=require"))
+
+
+@pytest.mark.parametrize("url", ["hunter@22", "hun@ter/22", "@hunter22", "hunter22@"])
+def test_an_at_sign_in_a_password_is_refused_unseen(complaint, url) -> None:
+    text = complaint("pull", "--storage", f"postgresql://ann:{url}@127.0.0.1:1/db")
+    assert "%40" in text and "22" not in text and "hun" not in text
+
+
 def test_the_password_gets_into_neither_the_file_nor_the_command_line(tmp_path, monkeypatch) -> None:
     words = tmp_path / "words"
     program = "import os, sys; open(sys.argv[1], 'a').write(f'{sys.argv[2:]} {os.environ[\"AUTOTUNE_STORAGE\"]}\\n')"
@@ -108,4 +128,3 @@ def test_devices_all_without_a_gpu(complaint, tiny_model, monkeypatch) -> None:
 
     monkeypatch.setattr(machine, "count", lambda: 0)
     assert "no GPU can be used here" in complaint("tune", tiny_model, "--devices", "all")
-    assert storage_url.UserError is UserError

@@ -1,28 +1,24 @@
 """A shared study on a real PostgreSQL: workers that die, nothing lost, nothing done twice; and on an SQLite file."""
 
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 
 import optuna
 import postgres
 import pytest
 import shared_worker
+from forked import Forked
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState, create_trial
 from waiting import eventually
 
 from autotune.samplers.shared_search import GIVEN_UP, LIVING, Shared, SharedSearch
 from autotune.samplers.study import Search
 from kernel_templates.space import Config
-
-WORKER = Path(shared_worker.__file__)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +28,6 @@ def server():
     pytest.importorskip("psycopg", reason="needs psycopg: pip install 'psycopg[binary]'")
     with postgres.server() as url:
         yield url
-
-
-def start(url, name, seed, trials, log, sampler="random", pause=0.0):
-    words = (url, name, sampler, str(seed), str(trials), str(log), str(pause))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, WORKER, *words], env=environment)
 
 
 def best_alone(trials, sampler="exhaustive", seed=0):
@@ -71,7 +61,7 @@ def check(url, name, trials):
 def work_together(url, name, workers, trials, folder, kill=0, sampler="random", pause=0.0):
     """Seconds from the first trial done to the last."""
     logs = [folder / f"{name}-{i}" for i in range(workers)]
-    running = [start(url, name, i, trials, log, sampler, pause) for i, log in enumerate(logs)]
+    running = [Forked(shared_worker.work, url, name, sampler, i, trials, log, pause) for i, log in enumerate(logs)]
     dice, victims = random.Random(trials), []
     deadline = time.monotonic() + 600
     ended = begun = 0.0
@@ -125,6 +115,65 @@ def test_a_trial_too_many_of_a_dead_worker_holds_nobody_up(tmp_path) -> None:
     shared.close()
 
 
+def foreign(study, state, params, values=(1.0,)):
+    """A trial that another program left."""
+    known = {p.name: p.values for p in shared_worker.SPACE.parameters}
+    distributions = {n: CategoricalDistribution(known[n] if v in known.get(n, ()) else (v,)) for n, v in params.items()}
+    values = values if state is TrialState.COMPLETE else None
+    study.add_trial(create_trial(state=state, params=params, distributions=distributions, values=values))
+
+
+def test_configurations_that_others_tried_twice_do_not_loop(tmp_path) -> None:
+    """--trials counts configurations: with one of them finished twice a worker came to no end."""
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    configs = shared_worker.SPACE.configs()
+    study = shared.study("s")
+    for config in (configs[0], configs[0], configs[0], configs[1]):
+        foreign(study, TrialState.COMPLETE, dict(config))
+    search, asked = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 4), []
+    while (config := search.ask()) is not None:
+        asked.append(config)
+        search.tell(config, 2.0)
+    assert len(asked) == 2 and not search.waiting and not set(asked) & set(configs[:2])
+    assert len(study.get_trials()) == 6
+    assert search.fastest(9)[:2] == list(configs[:2]) and len(search.fastest(9)) == 4
+    shared.close()
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED])
+def test_trials_that_are_no_configuration_of_the_space_do_not_count(tmp_path, state) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    config, study = shared_worker.SPACE.configs()[0], shared.study("s")
+    name = next(iter(config))
+    for params in ({"other": 1}, {}, {name: config[name]}, {**config, "other": 1}):
+        foreign(study, state, params)
+    search = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 1)
+    assert search.fastest(9) == []
+    found = search.ask()
+    assert found is not None and shared_worker.SPACE.broken(found) is None
+    search.tell(found, 1.0)
+    assert search.ask() is None and search.fastest(9) == [found]
+    shared.close()
+
+
+def test_a_study_of_another_space_is_one_line(tmp_path) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    config = shared_worker.SPACE.configs()[0]
+    foreign(shared.study("s"), TrialState.FAIL, {**config, next(iter(config)): "nonsense"})
+    with pytest.raises(OptunaError, match="another space"):
+        SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 1).ask()
+    shared.close()
+
+
+@pytest.mark.parametrize("values", [(float("inf"),), (-1.0,), (0.0,)])
+def test_times_that_cannot_be_are_no_times(tmp_path, values) -> None:
+    shared = Shared(f"sqlite:///{tmp_path / 't.db'}")
+    foreign(shared.study("s"), TrialState.COMPLETE, dict(shared_worker.SPACE.configs()[0]), values)
+    search = SharedSearch(Search(shared_worker.SPACE, "exhaustive"), shared, "s", 2)
+    assert search.fastest(9) == [] and search.ask() not in (None, shared_worker.SPACE.configs()[0])
+    shared.close()
+
+
 def test_a_file_is_a_server_too(tmp_path) -> None:
     """And what one worker gave up is taken up by the next; a worker that was taken for dead counts no more."""
     url = f"sqlite:///{tmp_path / 't.db'}"
@@ -160,9 +209,12 @@ def test_what_a_worker_leaves_at_its_end_is_taken_up_at_once(tmp_path) -> None:
     one.close(), other.close()
 
 
+def begin(_: Callable[[object], None], url: str) -> None:
+    Shared(url).close()
+
+
 def test_workers_that_begin_at_once_on_a_new_file(tmp_path) -> None:
     """Each makes the tables, and all but one find them there."""
     url = f"sqlite:///{tmp_path / 't.db'}"
-    program = f"from autotune.samplers.shared_search import Shared; Shared({url!r}).close()"
-    workers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
-    assert [worker.wait(120) for worker in workers] == [0] * 4
+    workers = [Forked(begin, url) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4

@@ -56,7 +56,7 @@ class StandIn(protocol.Backend):
 
     def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:
         Path(request.path).write_text(request.problem)
-        return protocol.InputsGenerated(0.0)
+        return protocol.InputsGenerated()
 
     def open(self, request: protocol.Open) -> protocol.Opened:
         return protocol.Opened(TOLERANCE)
@@ -67,8 +67,9 @@ class StandIn(protocol.Backend):
         return protocol.Measured(summarize([time_ns(request.config)] * request.samples), 0.001)
 
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
-        measured = tuple(summarize([time_ns(c)] * request.rounds) for c in request.configs)
-        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12)
+        samples = tuple((time_ns(c),) * request.rounds for c in request.configs)
+        measured = tuple(map(summarize, samples))
+        return protocol.FinalistsCompared(measured, (0.001,) * len(measured), 3e12, samples, samples[0])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def browser() -> Iterator:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install 'autotune[test]'")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: ./scripts/setup_env test")
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         yield running

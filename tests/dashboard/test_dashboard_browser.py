@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from dashboard_samples import HOSTILE
 
-axe = pytest.importorskip("axe_playwright_python", reason="no axe-core: pip install 'autotune[test]'")
+axe = pytest.importorskip("axe_playwright_python", reason="no axe-core: ./scripts/setup_env test")
 
 PAGES = ("overview", "run", "parameters", "kernel", "roofline", "source", "token", "compare", "provenance")
 DETAILS = ("run-1", "parameters-0", "kernel-0", "source-0", "token-0", "token-profile-0", "compare-0")

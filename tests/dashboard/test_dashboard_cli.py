@@ -114,7 +114,7 @@ def test_plots(autotune, tmp_path, small_db):
 def test_without_plotext_it_says_what_to_install(autotune, monkeypatch, small_db):
     monkeypatch.setitem(sys.modules, "plotext", None)
     result = autotune("db", "plot", "matvec:rows=1152", "--db", small_db)
-    assert result.exit_code == 2 and "pip install 'autotune[dashboard]'" in result.stderr
+    assert result.exit_code == 2 and "./scripts/setup_env dashboard" in result.stderr
 
 
 @pytest.mark.parametrize(

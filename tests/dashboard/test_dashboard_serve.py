@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import struct
 import threading
 
 import pytest
@@ -132,3 +133,14 @@ def test_a_port_in_use_is_one_line():
         pytest.raises(UserError, match="choose another with --port"),
     ):
         Server(server.server_address[1], lambda: "", lambda: 0, one_line)
+
+
+def test_a_reset_connection_is_silent(served, capfd):
+    _, port = served
+    for request in (b"GET / HTTP/1.1\r\nHost: ", b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port):
+        reader = socket.create_connection(("127.0.0.1", port))
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing sends a reset
+        reader.sendall(request)
+        reader.close()
+    assert ask(port, path="/health")[1] == "ok\n"
+    assert capfd.readouterr().err == ""

@@ -11,6 +11,7 @@ import breaking_worker
 import pytest
 import torch
 
+from autotune.runner import device_lock
 from autotune.runner.cuda_worker import CudaBackend
 from autotune.runner.device_state import GpuWatch
 from autotune.runner.measurement_guard import ImpossibleTime
@@ -97,12 +98,17 @@ def test_state_and_energy_of_a_measurement(measurer) -> None:
 
 def test_the_floor(measurer) -> None:
     """A time that memory does not allow is refused; what a cache may have held is not."""
-    large = opened(measurer, LARGE).problem.prepare(default(LARGE))
-    honest = measurer._guard.take([large], lambda: [measurer.measure(Measure(default(LARGE), 7)).measurement])[0]
-    assert large.cold_bytes > 0.9 * 8192 * 4096 * 18 / 32
-    for wrong in (0.1, 0.4):
-        with pytest.raises(ImpossibleTime, match="a defect of the measurement"):
-            measurer._guard.take([large], lambda w=wrong: [replace(honest, median_ns=w * honest.median_ns)])
+    # Four times the chip's cache: a call of a few microseconds is far from the roof, and its floor far from its time.
+    matrix_bytes = 8192 * 4096 * 18 // 32
+    rows = 8192 * max(1, -(-4 * machine.l2_bytes(0) // matrix_bytes))
+    problem = replace(LARGE, rows=rows)
+    with device_lock.measuring(target.identity("cuda:0"), "cuda:0"):
+        large = opened(measurer, problem).problem.prepare(default(problem))
+        honest = measurer._guard.take([large], lambda: [measurer.measure(Measure(default(problem), 7)).measurement])[0]
+        assert large.cold_bytes > 0.9 * rows / 8192 * matrix_bytes
+        for wrong in (0.1, 0.4):
+            with pytest.raises(ImpossibleTime, match="a defect of the measurement"):
+                measurer._guard.take([large], lambda w=wrong: [replace(honest, median_ns=w * honest.median_ns)])
     small = opened(measurer, SMALL).problem.prepare(default(SMALL))
     assert small.cold_bytes == 0 and isinstance(measurer.measure(Measure(default(SMALL), 7)), Measured)
 

@@ -158,7 +158,7 @@ def test_many_kernels_take_little_memory_and_600_five_seconds(recorded, tmp_path
 
 def test_without_nvidias_package_it_says_what_to_install(recorded, monkeypatch):
     monkeypatch.setattr(ncu_rep, "LIBRARY", "no_such_package")
-    with pytest.raises(UserError, match=r"needs NVIDIA's package ncu-report; pip install 'autotune\[nsight\]'"):
+    with pytest.raises(UserError, match=r"needs NVIDIA's package ncu-report; \./scripts/setup_env nsight"):
         ncu_rep.read(recorded("small.ncu-rep"))
 
 

@@ -1,12 +1,10 @@
 """A kernel is compiled once: the next process loads it from disk, unless what it was compiled from has changed."""
 
-import multiprocessing
-import os
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from kernel_harness import Built
 
 from kernel_templates import registry
@@ -18,38 +16,22 @@ from kernel_templates.matvec.problem import Matvec
 from kernel_templates.registry import parse_problem
 from kernel_templates.space import Config
 
-# Each process numbers its symbols for itself, so these compile where nothing has been compiled before.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kernel_templates.registry", "kernel_templates.matvec.cpu"])
 
-
-def build(folder: str, wanted: Sequence[tuple[str, dict]], runs: bool, pipe: Connection) -> None:
-    """Compile or load kernels, in a process of its own; answers with the seconds that each took to compile, and if it
-    `runs` them side by side, whether each gives what the reference does."""
-    os.environ["AUTOTUNE_CACHE"] = folder
-    os.environ.pop("AUTOTUNE_NO_KERNEL_CACHE", None)
+def build(say: Callable[[object], None], wanted: Sequence[tuple[str, dict]], runs: bool) -> None:
+    """Compile or load kernels; says the seconds that each took to compile, and if it `runs` them side by side, whether
+    each gives what the reference does."""
     built = [Built(parse_problem(key), Config(config)) for key, config in wanted]
     right = []
     if runs:
         with ThreadPool(2) as team:
             right = [b.error(1, team) <= b.operation.tolerance(b.problem) for b in built]
-    pipe.send(([b.kernel.compile_s for b in built], right))
+    say(([b.kernel.compile_s for b in built], right))
 
 
-def in_processes(folder: Path, *jobs: Sequence[tuple[Matvec, Config]], runs: bool) -> list[tuple[list, list]]:
-    """The answer of `build` to each job; all at a time."""
-    begun = []
-    for job in jobs:
-        ours, theirs = processes.Pipe(duplex=False)
-        wanted = [(problem.key, dict(config)) for problem, config in job]
-        process = processes.Process(target=build, args=(str(folder), wanted, runs, theirs))
-        process.start()
-        theirs.close()
-        begun.append((process, ours))
-    answers = [pipe.recv() for _, pipe in begun]
-    for process, _ in begun:
-        process.join()
-    return answers
+def in_processes(*jobs: Sequence[tuple[Matvec, Config]], runs: bool) -> list[tuple[list, list]]:
+    """What `build` says of each job, all at a time: a process numbers its symbols for itself."""
+    wanted = [[(problem.key, dict(config)) for problem, config in job] for job in jobs]
+    return [process.hear() for process in [Forked(build, job, runs) for job in wanted]]
 
 
 def default(problem: Matvec) -> Config:
@@ -71,13 +53,13 @@ def kernels(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.kernel"))
 
 
-def test_a_process_loads_what_others_compiled(tmp_path):
+def test_a_process_loads_what_others_compiled(folder):
     """Their kernels hold functions of one name each. A loader that trusted names once ran the wrong one and crashed:
     side by side, each must still call its own."""
     jobs = [(Matvec(40, 64, "Q4_0"), {}), (Matvec(40, 64, "Q4_0"), {"lanes": 16}), (Matvec(40, 96, "Q4_0", "int8"), {})]
     built = [(problem, Config({**default(problem), **changes})) for problem, changes in jobs]
-    assert all(compile_s > 0 for (compile_s,), _ in in_processes(tmp_path, *([job] for job in built), runs=False))
-    assert in_processes(tmp_path, built, runs=True) == [([0, 0, 0], [True] * 3)]
+    assert all(compile_s > 0 for (compile_s,), _ in in_processes(*([job] for job in built), runs=False))
+    assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
 
 
 def test_no_cache_on_request(folder, monkeypatch):
@@ -100,7 +82,7 @@ def test_another_problem_or_config_is_another_kernel(folder):
 def test_changed_sources_compile_again(folder, monkeypatch):
     problem = Matvec(45, 64, "F16")
     compiled(problem)
-    monkeypatch.setattr(compiling, "_sources", lambda: "edited")
+    monkeypatch.setattr(compiling, "sources", lambda: "edited")
     assert compiled(problem).compile_s > 0
     assert compiled(problem).compile_s == 0
 

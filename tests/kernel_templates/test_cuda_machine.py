@@ -137,7 +137,7 @@ def test_gpu_older_than_volta(gpu) -> None:
 
 def test_triton_missing(gpu, monkeypatch) -> None:
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    assert "Triton is not installed; pip install 'autotune[cuda]'" in complaint()
+    assert "Triton is not installed; ./scripts/setup_env cuda" in complaint()
 
 
 def test_compiler_is_asked(gpu, monkeypatch) -> None:

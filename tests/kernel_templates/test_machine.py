@@ -13,6 +13,7 @@ DEVICE = Device("cpu", "Some Processor (6/143/8)", "avx512vnni-avx2", 2, 16 << 3
 
 @pytest.mark.parametrize("text", ["1", "3", "64"])
 def test_the_environment_chooses_the_threads(monkeypatch, text):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
     monkeypatch.setenv("AUTOTUNE_THREADS", text)
     assert machine.thread_count() == int(text)
     assert machine.detect().units == int(text)
@@ -22,6 +23,13 @@ def test_the_environment_chooses_the_threads(monkeypatch, text):
 def test_a_bad_number_of_threads_is_refused(monkeypatch, text):
     monkeypatch.setenv("AUTOTUNE_THREADS", text)
     with pytest.raises(ValueError, match=r"AUTOTUNE_THREADS is .*: give a number of threads, 1 or more"):
+        machine.thread_count()
+
+
+def test_more_threads_than_processors_are_refused(monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_THREADS", "999")
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    with pytest.raises(ValueError, match="AUTOTUNE_THREADS is 999: this machine has 2 processors"):
         machine.thread_count()
 
 
@@ -76,6 +84,29 @@ def test_a_container_grants_whole_processors(system, monkeypatch, quota, threads
     without = machine.thread_count()
     system("/sys/fs/cgroup/cpu.max", quota)
     assert machine.thread_count() == (threads or without)
+
+
+X86 = "processor\t: 0\nvendor_id\t: X\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some Processor\nstepping\t: {}\n"
+
+
+def test_the_name_is_read_without_another_process(system):
+    system("/proc/cpuinfo", X86.format(8))
+    assert machine._proc_cpuinfo() == {"brand_raw": "Some Processor", "family": 6, "model": 143, "stepping": 8}
+
+
+@pytest.mark.parametrize("text", ["", X86.format(0), X86.format("unknown"), "Processor : ARMv7\nCPU part : 0xd0c\n"])
+def test_an_incomplete_answer_is_left_to_py_cpuinfo(system, text):
+    system("/proc/cpuinfo", text)
+    assert machine._proc_cpuinfo() is None
+
+
+def test_the_name_is_the_one_in_databases():
+    """py-cpuinfo's: a different name orphans every winner."""
+    mine = machine._proc_cpuinfo()
+    if mine is None:
+        pytest.skip("this system's /proc/cpuinfo says too little")
+    asked = machine._asked_cpuinfo()
+    assert mine == {name: asked[name] for name in mine}
 
 
 def test_this_machine_is_described_the_same_way_twice():

@@ -103,3 +103,15 @@ def test_a_tile_never_ends_in_the_rows_of_another_format():
     mixed = NormQkvRope(64, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0")  # V begins at row 192, K at 144
     lanes = {c["lanes"] for c in registry.cpu_space(mixed, machine.features()).configs()}
     assert lanes and all(192 % n == 0 for n in lanes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tile", 32.0), ("tile", True), ("tile", "32"), ("fast", 1), ("tile", [32])]
+)
+def test_a_value_of_another_type_is_another_value(name, value):
+    space = Space((Parameter("tile", (32, 1), 32, ""), Parameter("fast", (True, False), True, "")))
+    assert space.broken({"tile": 32, "fast": True}) is None
+    broken = space.broken({"tile": 32, "fast": True, name: value})
+    assert broken is not None and broken.name == name
+    with pytest.raises(ValueError):
+        space.fixed({name: value})

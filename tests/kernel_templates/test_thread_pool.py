@@ -19,7 +19,7 @@ from kernel_templates.cpu.compile import compile_kernel
 from kernel_templates.cpu.graph import Graph, step
 from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_i64, store_i64
-from kernel_templates.cpu.sync import barrier
+from kernel_templates.cpu.sync import atomic_load, barrier, relax
 from kernel_templates.cpu.thread_pool import ThreadPool
 
 HERE = Path(__file__).parent
@@ -102,6 +102,42 @@ def test_more_threads_than_cores_make_progress():
         for _ in range(5):
             run.graph.replay()
         run.check(100)
+
+
+def test_a_job_may_take_fewer_threads_than_the_team():
+    """In any order, the helpers that are left out awake or asleep."""
+    with ThreadPool(3) as team:
+        run, alone = Relay(team, steps=2), Relay(ThreadPool(1), steps=2)
+        alone.graph = Graph(team, alone.graph.steps)
+        for i in range(200):
+            alone.graph.replay(threads=1)
+            run.graph.replay()
+            if i % 50 == 0:
+                time.sleep(0.05)
+        run.check(400)
+        alone.check(400)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the states of threads from /proc")
+def test_a_thread_that_waits_at_a_barrier_sleeps():
+    """It may hold the core that the one it waits for needs."""
+    started, go = np.zeros(LINE, np.int64), np.zeros(LINE, np.int64)
+
+    def hold(arguments, sync, thread, threads):
+        if thread == 0:
+            store_i64(load_i64(arguments), 1)
+            while atomic_load(load_i64(arguments + 8)) == 0:
+                relax()
+
+    with ThreadPool(2) as team:
+        graph = Graph(team, [step(compile_kernel(hold, "test hold"), (started, go))])
+        caller = threading.Thread(target=graph.replay)
+        caller.start()
+        stat = Path(f"/proc/self/task/{team._helpers[0].native_id}/stat")
+        asleep = eventually(lambda: started[0] == 1 and stat.read_text().rpartition(")")[2].split()[0] == "S")
+        go[0] = 1
+        caller.join()
+        assert asleep
 
 
 def test_a_team_wakes_from_its_sleep():

@@ -3,6 +3,8 @@
 import os
 import random
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -290,3 +292,30 @@ def test_a_real_file(real_model: Path) -> None:
 def test_types_have_the_names_that_ggml_gives_them():
     assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType} == ggml_types.NAMES
     assert ggml_types.name(999) == "number 999 (unknown here)"
+
+
+def test_a_file_that_is_cut_while_in_use_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    """In a process of its own: touching what is mapped of it would be the end."""
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(tiny_model.read_bytes())
+    code = (
+        "import os, sys\nfrom model.engine import load\nfrom model.errors import ModelError\n"
+        "path = sys.argv[1]\nwhole = os.path.getsize(path)\nmodel = load(path)\ntexts = model.generate('ab', 9)\n"
+        "next(texts)\nos.truncate(path, whole // 8)\n"
+        "for use in (lambda: list(texts), lambda: list(model.generate('ab', 9)), lambda: model.logits([1])):\n"
+        "    try: use(); print('not refused')\n    except ModelError as error: print(error)\n"
+        "model.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{path}: the file was cut while it was in use; get it again"] * 3
+
+
+def test_a_file_that_is_cut_while_it_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(tiny_model.read_bytes())
+    file = open_gguf(path)
+    os.truncate(path, file.data.size // 2)
+    with pytest.raises(ModelError, match="cut while it was in use"):
+        for name in file.tensors:
+            file.copied(name)

@@ -7,12 +7,14 @@ SQLite's own limit on the number of pages, which fails with the same SQLITE_FULL
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
+import threading
 
 import pytest
 
-from tuning_db import DatabaseError, connection, open_db
+from tuning_db import DatabaseError, connection, open_db, query_limit
 
 BOTH = pytest.mark.parametrize("readonly", [True, False])
 
@@ -252,3 +254,50 @@ def test_a_file_that_vanishes_under_a_writer(filled, samples, replaced):
         filled.touch()
     assert "was moved or deleted" in complaint(lambda: db.remember_device(samples.device("new")), filled)
     db.close()
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS id FROM n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE winners RENAME TO w; CREATE VIEW winners AS " + ENDLESS,
+        f"DROP VIEW v_trials; CREATE VIEW v_trials AS {ENDLESS}",
+        f"CREATE VIEW mine AS {ENDLESS}",
+        f"CREATE TRIGGER t AFTER INSERT ON runs BEGIN INSERT INTO problems (key) {ENDLESS}; END",
+        f"DROP TRIGGER winners_insert; CREATE TRIGGER winners_insert AFTER INSERT ON winners BEGIN {ENDLESS}; END",
+        "CREATE VIRTUAL TABLE x USING fts5(y)",
+        "ALTER TABLE problems ADD COLUMN big AS (zeroblob(1000000000))",
+        "DROP TABLE spaces",
+    ],
+)
+def test_a_foreign_schema_is_refused(tmp_path, samples, change):
+    path = tmp_path / "tuning.db"
+    with open_db(path) as db:
+        db.set_winner(samples.device(), samples.winner(), None, None)
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.executescript(change)
+    raw.close()
+    for readonly in (True, False):
+        with pytest.raises(DatabaseError, match="is not as autotune makes it"):
+            open_db(path, readonly=readonly)
+
+
+def test_tables_and_indexes_of_others_are_left_alone(tmp_path):
+    path = tmp_path / "tuning.db"
+    open_db(path).close()
+    sqlite3.connect(path, isolation_level=None).executescript("CREATE TABLE notes (x); CREATE INDEX i ON runs (host)")
+    open_db(path).close()
+
+
+def test_a_query_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(query_limit, "LIMIT_S", 0.2)
+    with open_db(tmp_path / "tuning.db") as db:
+        with pytest.raises(DatabaseError, match="s to answer"):
+            db._read("x", ENDLESS.replace("SELECT i AS id FROM n", "SELECT count(*) FROM n"), (), dict)
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        monkeypatch.setattr(query_limit, "LIMIT_S", 60.0)
+        with pytest.raises(KeyboardInterrupt):
+            db._read("x", ENDLESS.replace("SELECT i AS id FROM n", "SELECT count(*) FROM n"), (), dict)
+        assert db.info()["runs"] == 0

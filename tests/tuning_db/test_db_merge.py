@@ -178,19 +178,18 @@ def test_state_energy_and_objective_travel_and_so_do_imported_runs(tmp_path):
     ("kind", "change", "complaint"),
     [
         ("winner", {"error": 0.5}, "a winner has to be correct"),
-        ("winner", {"median_ns": -1.0}, "a time is not positive"),
-        ("winner", {"energy_uj": -1.0}, "an energy is not positive"),
+        ("winner", {"median_ns": -1.0}, "median_ns of a winner cannot be -1.0, which is out of range"),
+        ("winner", {"energy_uj": -1.0}, "energy_uj of a winner cannot be -1.0"),
         ("trial", {"state": [1980]}, "state of a trial cannot be"),
-        ("run", {"objective": "fame"}, "is not a valid Objective"),
+        ("run", {"objective": "fame"}, "objective of a run cannot be 'fame'"),
         ("winner", {"median_ns": 10**400}, "out of range"),
         ("winner", {"median_ns": "fast"}, "median_ns of a winner cannot be 'fast'"),
         ("winner", {"config": [1]}, "config of a winner cannot be"),
         ("winner", {"speed": 1}, "a winner has an unknown field 'speed'"),
         ("device", {"chip": "H100"}, "not the one that its fingerprint names"),
         ("device", {"kind": "gadget"}, "no kind of record is called 'gadget'"),
-        ("run", {"status": "lost"}, "is not a valid RunStatus"),
-        ("trial", {"outcome": "great"}, "is not a valid Outcome"),
-        ("run", {"device": "000000000000"}, "nothing is known of the device 000000000000"),
+        ("run", {"status": "lost"}, "status of a run cannot be 'lost'"),
+        ("trial", {"outcome": "great"}, "outcome of a trial cannot be 'great'"),
     ],
 )
 def test_nonsense_from_outside_is_one_line_and_nothing_is_added(tmp_path, kind, change, complaint):
@@ -247,3 +246,44 @@ def test_a_timestamp_cannot_make_two_winners_one(tmp_path, monkeypatch):
         tune(a, DEVICES[0], KEYS[0], [900])
         assert len(a.winners(history=True)) == 2
         assert [w.winner.measurement.median_ns for w in a.winners()] == [900.0]
+
+
+def test_what_makes_no_sense_is_left_out_and_said(tmp_path):
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        tune(a, DEVICES[0], KEYS[0], [900, 800])
+        tune(a, DEVICES[1], KEYS[0], [700])
+        records = a.exported()
+        odd = {"device": "000000000000", "uid": "other"}
+        wrong = [{**r, **odd} for r in records if r["kind"] == "run"][:1]
+        wrong += [{**r, "median_ns": 0.0, "uid": "another"} for r in records if r["kind"] == "winner"]
+        added = b.add([*reversed(records), *wrong])
+        assert b.exported() == records and len(added.left_out) == 3
+        assert "speaks of the device 000000000000, which is not known" in added.left_out[-1]
+
+
+def test_infinity_has_a_text_form(tmp_path):
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        run = a.begin_run(DEVICES[0], Run(KEYS[0], 1, "pool", 0, 100, 1, 1))
+        a.record_trial(run, Trial({"tile": 1}, Outcome.WRONG, None, 0.5, float("inf"), 1e-2, "NaN \u2028 in it"))
+        a.record_trial(run, Trial({"tile": 2}, Outcome.WRONG, None, 0.5, float("nan"), 1e-2))
+        a.finish_run(run, "finished")
+        text = "\n".join(jsonl.write(a.exported()))
+        assert '"error":"inf"' in text
+        left_out = []
+        b.add(jsonl.read_text(text.replace('"error":null', '"error":"nan"'), "a", left_out))
+        assert not left_out and b.exported() == a.exported()
+        assert [t.error for t in b.trials(1)] == [float("inf"), None]
+
+
+def test_a_senseless_row_of_ones_own_gives_way(tmp_path):
+    with open_db(tmp_path / "a.db") as a, open_db(tmp_path / "b.db") as b:
+        tune(a, DEVICES[0], KEYS[0], [900, 800], ceiling=7)
+        whole = a.exported()
+        b.add(whole)
+        for table, change in (
+            ("devices", "versions = 1"), ("runs", "pid = 1 << 31"), ("run_trials", "config = x'00'"),
+            ("winners", "median_ns = -1"), ("device_ceilings", "measured_at = 'yesterday'"),
+        ):  # fmt: skip
+            b._connection.execute(f"UPDATE {table} SET {change}")
+        b.add(whole)
+        assert b.exported() == whole and b.winners()[0].current

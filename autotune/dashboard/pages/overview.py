@@ -136,7 +136,7 @@ def _problems(rows: Sequence[Row], database: Database) -> ui.Table:
     for row in rows:
         measured = row.stored.winner.measurement
         run = database.run_by_id.get(row.stored.run_id) if row.stored.run_id is not None else None
-        trials = None if run is None else len(run.trials)
+        trials = None if run is None else run.searched
         failed = None if run is None else sum(_failed(t.trial.outcome) for t in run.trials)
         space = run.stored.run.space_size if run else 0
         gain = speed_up(row.stored)

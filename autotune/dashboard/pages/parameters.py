@@ -51,7 +51,7 @@ def _answer(found: dict[Group, Importance]) -> str:
     name, count = select.most_common(1)[0]
     text = f"What tells the best tenth from the rest (PED-ANOVA) is most often {name}: in {count} of {len(known)}."
     if not explain:
-        return text + " fANOVA needs scikit-learn: pip install 'autotune[dashboard]'."
+        return text + " fANOVA needs scikit-learn: ./scripts/setup_env dashboard."
     other, often = explain.most_common(1)[0]
     return (
         f"{text} What explains the times over everything tried (fANOVA) is most often {other}, in {often}. "

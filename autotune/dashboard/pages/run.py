@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.page_data import Database, PageData, RunData
 from autotune.dashboard.problem_names import short_names
-from tuning_db.records import Outcome, Trial, TrialKind
+from tuning_db.records import Outcome, Trial, TrialKind, searched
 
 CONVERGED = 0.75  # a search that found its best in this first share of its trials could have stopped
 TRIALS = "Every trial"
@@ -32,11 +32,7 @@ def settled(run: RunData) -> int | None:
 
 
 def failed(run: RunData) -> int:
-    return sum(t.trial.outcome not in (Outcome.OK, Outcome.PRUNED) for t in run.trials)
-
-
-def tried(run: RunData) -> int:
-    return sum(not _compared_again(t.trial) for t in run.trials)
+    return searched(t.trial for t in run.trials if t.trial.outcome not in (Outcome.OK, Outcome.PRUNED))
 
 
 def _compared_again(trial: Trial) -> bool:
@@ -51,9 +47,9 @@ def _answer(database: Database) -> str:
     runs = [run for run in database.runs if run.working]
     if not runs:
         return "No run has a trial that worked yet."
-    trials = sum(len(run.trials) for run in database.runs)
+    trials = sum(run.searched for run in database.runs)
     lost = sum(failed(run) for run in database.runs)
-    early = sum((settled(run) or 0) <= CONVERGED * tried(run) for run in runs)
+    early = sum((settled(run) or 0) <= CONVERGED * run.searched for run in runs)
     reasons = Counter(
         _words(t.trial.outcome)
         for run in database.runs
@@ -70,7 +66,7 @@ def _answer(database: Database) -> str:
 def _index(database: Database, names) -> ui.Table:
     columns = (
         ui.Column("run", "", True), ui.Column("problem"), ui.Column("device"), ui.Column("sampler"),
-        ui.Column("status"), ui.Column("trials", "the final comparison's included", True),
+        ui.Column("status"), ui.Column("trials", "the final comparison's not included", True),
         ui.Column("failed", "wrong, crashed, timed out or not compiled", True),
         ui.Column("best", "least median time, µs", True),
         ui.Column("settled", "trial whose time first came within 2% of the best", True),
@@ -87,10 +83,10 @@ def _index(database: Database, names) -> ui.Table:
                 ui.Cell(str(stored.id), stored.id, f"#run-{stored.id}"),
                 ui.link(names[stored.run.problem], f"run-{stored.id}"),
                 ui.Cell(stored.device.chip), ui.Cell(stored.run.sampler), ui.Cell(stored.status.value),
-                ui.number_cell(len(run.trials), 0), ui.number_cell(lost, 0, "", "bad" if lost else "quiet"),
+                ui.number_cell(run.searched, 0), ui.number_cell(lost, 0, "", "bad" if lost else "quiet"),
                 ui.micros_cell(None if best is None else dict(run.working)[best]), ui.number_cell(settled(run), 0),
                 ui.number_cell(run.ended_s[-1] if run.ended_s else None, 1), ui.number_cell(compiled, 1),
-                ui.percent_cell(tried(run) / stored.run.space_size if stored.run.space_size else None, "", 1),
+                ui.percent_cell(run.searched / stored.run.space_size if stored.run.space_size else None, "", 1),
             )
         )  # fmt: skip
     return ui.Table("Every run", columns, tuple(rows))
@@ -133,7 +129,7 @@ def _summary(run: RunData, name: str) -> str:
         return text + " No trial worked."
     compiled = sum(t.trial.compile_s or 0.0 for t in run.trials)
     return (
-        f"{text} The best so far came within 2% of the final best at trial {settled(run)} of {tried(run)}, after "
+        f"{text} The best so far came within 2% of the final best at trial {settled(run)} of {run.searched}, after "
         f"{run.ended_s[(settled(run) or 1) - 1]:.1f} of {run.ended_s[-1]:.1f} s. Compiling took {compiled:.1f} s "
         f"summed over trials, {compiled / max(run.ended_s[-1], 1e-9):.1f} times the wall time, as workers compile side "
         "by side and other problems are tuned meanwhile; the rest is measuring, checking and waiting."

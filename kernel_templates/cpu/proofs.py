@@ -1,0 +1,72 @@
+"""Proves configurations on this processor before their first use, and remembers what came of it.
+
+A winner may come from anybody's database. It runs here once on small random inputs of its own problem, against the
+float64 reference; the verdict holds for this configuration, this processor and this software, and is kept as a file
+beside the compiled kernels, for a model is loaded from databases that are only read.
+"""
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from kernel_templates import proof, registry
+from kernel_templates.cpu import compile, machine
+from kernel_templates.cpu.graph import Graph
+from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+from kernel_templates.verify import WrongResult, verify
+
+RIGHT = "right"
+SEED = 0
+
+
+def refusal(problem: Problem, config: Config) -> str | None:
+    """Why a configuration must not be used here, in one line; None for one that is proved.
+
+    Raises what the compiler raises."""
+    file = verdict_path(problem, config)
+    with contextlib.suppress(OSError):
+        known = file.read_text(encoding="utf-8")
+        if known:
+            return None if known == RIGHT else known
+    found = _proved(problem, config)
+    with contextlib.suppress(OSError):  # then it is proved again the next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(found or RIGHT, encoding="utf-8")
+        unfinished.replace(file)
+    return found
+
+
+def verdict_path(problem: Problem, config: Config) -> Path:
+    """Where the verdict is kept; its name holds everything that it depends on."""
+    software = (machine.detect().fingerprint, compile.sources(), problem.template_version)
+    about = repr((problem.key, config.key, registry.get(problem.op).tolerance(problem), *software))
+    return compile.cache_directory().parent / "proofs" / hashlib.sha256(about.encode()).hexdigest()[:32]
+
+
+def _proved(problem: Problem, config: Config) -> str | None:
+    template, found = registry.cpu(problem.op), proof.of(problem, SEED)
+    tolerance = registry.get(problem.op).tolerance(problem)
+    kernel = template.compile(problem, config, machine.features())
+    packed = template.pack(problem, config, found.inputs.weights)
+    scratch = np.zeros(max(64, template.scratch_bytes(problem, config)), np.uint8)
+    elsewhere = found.elsewhere
+    pool = ThreadPool(1)
+    try:
+        for position, expected in ((None, found.expected), *elsewhere):
+            buffers = {name: value.copy() for name, value in found.inputs.buffers.items()}
+            if position is not None:
+                buffers["position"][0] = position
+            step = template.bind(problem, config, kernel, packed, {**buffers, "scratch": scratch})
+            Graph(pool, [step]).replay()
+            verify(buffers, expected, tolerance)
+    except WrongResult as wrong:
+        return f"it computes wrongly here: {wrong}"
+    finally:
+        pool.close()
+    return None

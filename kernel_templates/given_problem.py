@@ -1,0 +1,58 @@
+"""A problem that somebody names, checked before anything is made of it: sizes, formats, what they have in common.
+
+Keys that the tuning database holds are parsed by `registry.parse_problem` alone: they were made of a model.
+"""
+
+from dataclasses import fields
+
+from kernel_templates import formats, registry
+from kernel_templates.problem import Chain, Problem
+
+ACTIVATIONS = ("int8", "int16")
+LARGEST = 1 << 24  # of any size: tokens of a vocabulary, positions of a context
+MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
+LIMITS = {"heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20}
+VECTOR = 32  # elements that an activation's length is a multiple of
+
+
+def parse(key: str) -> Problem:
+    """The Problem that `key`, "op:field=value,...", names. ValueError, one line, for none or one that cannot be."""
+    problem = registry.parse_problem(key)
+    _check_fields(problem)
+    for part in problem.parts().values() if isinstance(problem, Chain) else (problem,):
+        _check_matrices(part)
+    return problem
+
+
+def _check_fields(problem: Problem) -> None:
+    given = {f.name: getattr(problem, f.name) for f in fields(problem)}
+    for name, value in given.items():
+        if name == "qk_norm":
+            if value not in (0, 1):
+                raise ValueError(f"qk_norm={value} is neither 0 nor 1")
+        elif isinstance(value, int):
+            most = LIMITS.get(name, LARGEST)
+            if not 1 <= value <= most:
+                raise ValueError(f"{name}={str(value)[:24]} is not a number from 1 to {most}")
+        elif name == "activation":
+            if value not in ACTIVATIONS:
+                raise ValueError(f"unknown activation {value[:40]!r}; known: {', '.join(ACTIVATIONS)}")
+        elif value not in formats.FORMATS:
+            raise ValueError(f"{name}: unknown weight format {value[:40]!r}; known: {', '.join(formats.FORMATS)}")
+    heads, kv_heads = given.get("heads", 1), given.get("kv_heads", 1)
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")
+    head_dim = given.get("head_dim", 16)
+    if head_dim % 16:
+        raise ValueError(f"head_dim={head_dim} does not divide by 16")
+    if (rope_dim := given.get("rope_dim", 2)) % 2 or (rope_dim > head_dim and "head_dim" in given):
+        raise ValueError(f"rope_dim={rope_dim} is not an even number up to head_dim={head_dim}")
+
+
+def _check_matrices(problem: Problem) -> None:
+    for matrix in problem.matrices:
+        if matrix.rows * matrix.cols > MOST_ELEMENTS:
+            raise ValueError(f"a matrix of {matrix.rows} by {matrix.cols} is larger than any model's")
+        if matrix.cols % VECTOR:
+            raise ValueError(f"rows of {matrix.cols} elements do not divide by {VECTOR}")
+        formats.get(matrix.format).row_bytes(matrix.cols)

@@ -1,0 +1,77 @@
+"""Metadata of a GGUF file by type: the one place where a value is taken for a number, a text or a flag.
+
+A file may store anything under any key, an array where a number belongs included. What is asked for is what comes back,
+or a ModelError that names the key.
+"""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from model.errors import ModelError, quoted
+
+
+class Metadata:
+    """Values of `GGUFFile.metadata`; prefix: what every key asked for begins with. A key that is not there gives the
+    default."""
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        self._values, self.prefix = values, prefix
+
+    def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """Raises ModelError also where the key is missing and there is no default."""
+        return int(self._number(key, numbers.Integral, low, high, default))
+
+    def real(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """As `whole`; NaN is in no range."""
+        return float(self._number(key, numbers.Real, low, high, default))
+
+    def text(self, key: str, default: str | None = None, what: str = "metadata key") -> str | None:
+        value = self._values.get(self.prefix + key, default)
+        if value is not None and not isinstance(value, str):
+            raise ModelError(f"{what} '{self.prefix}{key}' is {shown(value)}, not a text")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._values.get(self.prefix + key, default)
+        if type(value) is not bool:
+            raise ModelError(f"'{self.prefix}{key}' is {shown(value)}, not true or false; the file is damaged")
+        return value
+
+    def token(self, key: str, count: int) -> int | None:
+        """A token's id, below `count`; None where the file names none."""
+        value = self._values.get(self.prefix + key)
+        if value is None or (type(value) is int and value == 0xFFFFFFFF):  # some converters write -1 for "none"
+            return None
+        if type(value) is not int or not 0 <= value < count:
+            raise ModelError(f"'{self.prefix}{key}' is {shown(value)}, outside the vocabulary of {count} tokens")
+        return value
+
+    def texts(self, key: str) -> list[str] | None:
+        """A list of strings; None where there is none, or something else."""
+        value = self._values.get(self.prefix + key)
+        return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
+
+    def whole_numbers(self, key: str, count: int, default: int) -> np.ndarray:
+        """int [count]."""
+        found = np.asarray(self._values.get(self.prefix + key, np.full(count, default)))
+        if found.shape != (count,) or found.dtype.kind not in "iu":
+            raise ModelError(f"'{self.prefix}{key}' does not give one whole number for each of {count} tokens")
+        return found
+
+    def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:
+        value: Any = self._values.get(self.prefix + key, default)
+        if value is None:
+            raise ModelError(f"metadata key '{self.prefix}{key}' is missing; the file is incomplete, get it again")
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise ModelError(f"metadata key '{self.prefix}{key}' is {shown(value)}, not a number from {low} to {high}")
+        return value
+
+
+def shown(value: object) -> str:
+    """A value for a message; an array, which may have millions of entries, by its length."""
+    if isinstance(value, list | np.ndarray):
+        return f"an array of {len(value)}"
+    return quoted(value)

@@ -1,0 +1,52 @@
+"""Every GPU template's proof refuses planted mistakes, in Triton's interpreter."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernel_templates import registry
+from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.device import Device
+from kernel_templates.verify import WrongResult, verify
+
+sys.path.append(str(Path(__file__).parent.parent / "kernel_templates"))
+import planted
+
+ANY = Device("cuda", "any", "9.0", 8, 1 << 34)
+QKV = "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=Q4_0,k_format=Q4_0,"
+
+
+@pytest.mark.parametrize("key", [
+    "matvec:rows=32,cols=576,format=Q4_1,activation=int16",
+    "matvec:rows=32,cols=256,format=Q6_K,activation=int16",
+    "head:vocab=53,hidden=96,format=Q8_0,activation=int16",
+    "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16",
+    QKV + "v_format=Q8_0,activation=int16",
+    "attention:heads=4,kv_heads=2,head_dim=32,context=40",
+])  # fmt: skip
+def test_a_mistake_is_refused(key):
+    problem = registry.parse_problem(key)
+    operation, template = registry.get(problem.op), registry.cuda(problem.op)
+    config, limit = registry.cuda_space(problem, ANY).default, operation.tolerance(problem)
+    given = operation.inputs(problem, 3)
+    expected = operation.reference(problem, given)
+
+    def run(weights) -> dict[str, np.ndarray]:
+        buffers = template.prepare(problem, given, "cpu")
+        packed = template.pack(problem, config, weights, "cpu")
+        for launch in template.launches(problem, config, packed, buffers):
+            launch.run(INTERPRETED)
+        return {name: np.asarray(value) for name, value in template.collect(problem, buffers).items()}
+
+    right = run(given.weights)
+    verify(right, expected, limit)
+    for what, weights in planted.wrong_weights(given):
+        with pytest.raises(WrongResult):
+            verify(run(weights), expected, limit)
+            pytest.fail(what)
+    for what, outputs in planted.wrong_outputs(problem, right, {n: expected[n] for n in right if n in expected}):
+        with pytest.raises(WrongResult):
+            verify(outputs, expected, limit)
+            pytest.fail(what)

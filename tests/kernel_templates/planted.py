@@ -1,0 +1,59 @@
+"""Mistakes that a proof has to refuse: planted in the weights that a kernel is given, or in what it has written."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from kernel_templates import formats
+from kernel_templates.operation import Inputs, Weight
+from kernel_templates.problem import Problem
+
+HEAD_OUTPUTS = {"attention": ("out",), "norm_qkv_rope": ("qkv",)}
+
+
+def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
+    """(what is wrong, weights): one column dropped, one block's scale doubled, the last row that of another."""
+    x = inputs.buffers.get("x", np.zeros(1, np.float32)) * inputs.buffers.get("norm", np.float32(1.0))
+    for name, weight in inputs.weights.items():
+        form = formats.get(weight.format)
+        values = form.dequantize(weight.raw)
+        dropped = values.clone()
+        size = np.abs(x[: weight.cols])
+        dropped[:, int(np.argmin(np.abs(size - np.median(size)))) if size.size == weight.cols else 1] = 0
+        scaled = values.clone()
+        # K-norm's weights differ a thousandfold: what they make small is small in the outputs, wrong or not.
+        row = int(np.argmax(inputs.buffers["k_norm"])) if name == "k" else weight.rows // 2
+        scaled[row, : max(form.block, 32)] *= 2
+        moved = weight.raw.clone()
+        moved[-1] = moved[0]
+        for what, raw in (
+            ("a column dropped", form.quantize(dropped)), ("a block's scale", form.quantize(scaled)),
+            ("the last row", moved),
+        ):  # fmt: skip
+            if form.block == 1 and "scale" in what:
+                continue
+            # Quantizing twice may change other blocks a little: only what differs by more than that is the mistake.
+            same = (form.dequantize(raw) - values).abs() < 1e-6
+            rows = (~same).any(-1)
+            kept = torch.where(rows[:, None], raw, weight.raw)
+            yield f"{what} of {name}", {**inputs.weights, name: replace(weight, raw=kept)}
+
+
+def wrong_outputs(
+    problem: Problem, written: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(what is wrong, outputs): one head that is another's, the last row of a tile never added to."""
+    for name in expected:
+        size = np.asarray(expected[name]).size
+        if name in ("keys", "values"):
+            continue
+        last = np.array(written[name], copy=True).reshape(-1)
+        last[size - 1] += 1.0 + np.abs(last[:size]).max() / 2
+        yield f"the last row of {name}", {**written, name: last}
+        if name in HEAD_OUTPUTS.get(problem.op, ()):
+            heads = np.array(written[name], copy=True).reshape(-1)
+            dim = problem.head_dim
+            heads[:dim] = heads[size - dim : size]  # of other keys: those of one key are alike at the first position
+            yield f"the first head of {name}", {**written, name: heads}

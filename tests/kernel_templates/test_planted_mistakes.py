@@ -1,0 +1,94 @@
+"""Every operation's proof refuses planted mistakes, on the CPU; tests/interpreter does the same for GPU templates."""
+
+import numpy as np
+import planted
+import pytest
+from kernel_harness import Built
+
+from kernel_templates import registry
+from kernel_templates.attention import cache
+from kernel_templates.attention.problem import Attention
+from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.ffn.problem import Ffn
+from kernel_templates.head.problem import Head
+from kernel_templates.matvec.problem import Matvec
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.operation import Inputs
+from kernel_templates.verify import WrongResult, verify
+
+COLS = {"Q6_K": 1024}
+
+
+def of_format(name: str, activation: str = "int16") -> list:
+    cols = COLS.get(name, 1024)
+    return [
+        Matvec(256, cols, name, activation),
+        Head(300, cols, name, activation),
+        Ffn(cols, 256, name, name, name, activation),
+        NormQkvRope(cols, 4, 2, 64, 64, 1, name, name, name, activation),
+    ]
+
+
+PROBLEMS = [
+    *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
+    *of_format("Q8_0", "int8"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def team():
+    pool = ThreadPool(1)
+    yield pool
+    pool.close()
+
+
+def fresh(inputs: Inputs) -> dict[str, np.ndarray]:
+    return {name: value.copy() for name, value in inputs.buffers.items()}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
+def test_a_mistake_in_the_weights_or_the_outputs_is_refused(problem, team) -> None:
+    built, operation = Built(problem), registry.get(problem.op)
+    given = operation.inputs(problem, 3)
+    expected = operation.reference(problem, given)
+    limit = operation.tolerance(problem)
+    right = outputs_of(built.run(Inputs(given.weights, fresh(given)), team), expected)
+    verify(right, expected, limit)
+    for what, weights in planted.wrong_weights(given) if problem.activation == "int16" else ():
+        # int8's own error is as large as a column's share of a thousand, and as small differences of two rows.
+        with pytest.raises(WrongResult):
+            verify(outputs_of(built.run(Inputs(weights, fresh(given)), team), expected), expected, limit)
+            pytest.fail(what)
+    for what, outputs in planted.wrong_outputs(problem, right, expected):
+        with pytest.raises(WrongResult):
+            verify(outputs, expected, limit)
+            pytest.fail(what)
+
+
+def outputs_of(buffers, expected) -> dict[str, np.ndarray]:
+    return {name: buffers[name].copy() for name in expected}
+
+
+@pytest.mark.parametrize("context", [2, 64, 65, 200, 1000])
+def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, team) -> None:
+    problem = Attention(6, 2, 64, context)
+    positions = (*problem.proved_positions, context - 1)
+    assert positions[0] == 0 and len(set(positions)) == len(positions)
+    if context > cache.TILE + 1:
+        assert any(position % cache.TILE == 0 and position > 0 for position in positions)
+    built, operation = Built(problem), registry.get(problem.op)
+    given = operation.inputs(problem, 4)
+    for position in positions:
+        given.buffers["position"][0] = position
+        expected = operation.reference(problem, given)
+        right = outputs_of(built.run(Inputs({}, fresh(given)), team), expected)
+        verify(right, expected, operation.tolerance(problem))
+        for what, outputs in planted.wrong_outputs(problem, right, expected):
+            with pytest.raises(WrongResult):
+                verify(outputs, expected, operation.tolerance(problem))
+                pytest.fail(what)
+        if position:  # one position too few, as a kernel that stops at a tile's edge would have it
+            short = fresh(given)
+            short["position"][0] = position - 1
+            with pytest.raises(WrongResult):
+                verify(outputs_of(built.run(Inputs({}, short), team), expected), expected, operation.tolerance(problem))

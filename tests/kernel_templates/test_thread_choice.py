@@ -1,0 +1,93 @@
+"""The number of threads follows the cores that are free and the times of tokens, and changes no result."""
+
+import random
+
+import pytest
+
+from kernel_templates.cpu import openmp, thread_choice
+from kernel_templates.cpu.thread_choice import CoreWatch, ThreadChoice
+
+
+class Seen(CoreWatch):
+    """Answers with `cores` instead of looking."""
+
+    def __init__(self, cores: float):
+        self.cores = cores
+
+    def free(self, window_s: float = 0.05) -> float:
+        return self.cores
+
+    def look(self) -> float:
+        return self.cores
+
+
+def decode(choice: ThreadChoice, seconds: dict[int, float], tokens: int, noise: random.Random) -> float:
+    """Mean time of `tokens` whose time depends on the count of threads, with a tenth of noise."""
+    total = 0.0
+    for _ in range(tokens):
+        threads = choice.next()
+        took = seconds[threads] * noise.uniform(0.95, 1.05)
+        choice.record(threads, took)
+        total += took
+    return total / tokens
+
+
+ALONE, BUSY = {1: 0.010, 2: 0.006}, {1: 0.010, 2: 0.060}
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "threads"), [(2, 2, 2), (1.7, 2, 2), (1.3, 2, 1), (0.1, 2, 1), (12, 12, 12), (9, 12, 8), (3, 1, 1)]
+)
+def test_threads_begin_with_the_free_cores(free, most, threads):
+    assert ThreadChoice(most, Seen(free)).next() == threads
+
+
+def test_a_machine_with_its_cores_to_itself_tries_nothing():
+    choice = ThreadChoice(2, Seen(2.0))
+    assert {(n := choice.next(), choice.record(n, ALONE[n]))[0] for _ in range(2000)} == {2}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_threads_change_when_one_falls_behind_and_come_back(seed):
+    """Even if nothing but the times says so: another process begins, then ends."""
+    noise, watch = random.Random(seed), Seen(2.0)
+    choice = ThreadChoice(2, watch)
+    decode(choice, ALONE, 50, noise)
+    decode(choice, BUSY, 30, noise)
+    assert choice.current == 1
+    assert decode(choice, BUSY, 500, noise) < 1.12 * BUSY[1]
+    decode(choice, ALONE, thread_choice.LATEST + 50, noise)
+    assert choice.current == 2
+    assert decode(choice, ALONE, 100, noise) < 1.1 * ALONE[2]
+
+
+def test_a_wrong_view_of_the_free_cores_is_corrected():
+    choice = ThreadChoice(2, Seen(0.5))
+    assert choice.current == 1
+    decode(choice, ALONE, 40, random.Random(0))
+    assert choice.current == 2
+
+
+def test_this_process_is_no_other(monkeypatch):
+    """What this process computes itself is not load: 2 cores, one of them ours."""
+    watch = CoreWatch()
+    samples = iter([(100.0, 50.0, 10.0), (101.0, 51.0, 11.0), (102.0, 53.0, 12.0)])
+    monkeypatch.setattr(watch, "_sample", lambda: next(samples))
+    watch._cores, watch._last = {0, 1}, watch._sample()
+    assert watch.look() == 2.0
+    assert watch.look() == 1.0
+
+
+def test_where_the_system_does_not_say_every_core_is_free(monkeypatch):
+    watch = CoreWatch()
+    monkeypatch.setattr(thread_choice, "Path", lambda path: (_ for _ in ()).throw(OSError()))
+    assert watch._busy() == 0.0
+
+
+def test_openmp_threads_wait_briefly_unless_told():
+    told: dict[str, str] = {"OMP_WAIT_POLICY": "active"}
+    openmp.wait_briefly(told)
+    assert told == {"OMP_WAIT_POLICY": "active"}
+    untold = {"GOMP_SPINCOUNT": "5"}
+    openmp.wait_briefly(untold)
+    assert untold == {**openmp.WAITING, "GOMP_SPINCOUNT": "5"}

@@ -1,0 +1,73 @@
+"""A winner out of a database computes right on this machine, or is not used."""
+
+import pytest
+
+from kernel_templates import registry
+from kernel_templates.cpu import machine, proofs, tiles
+from kernel_templates.matvec.problem import Matvec
+from kernel_templates.space import Config
+from model.kernel_choices import choose
+from tuning_db import open_db
+from tuning_db.records import Measurement, Run, RunStatus, Source, Winner
+
+PROBLEM = Matvec(96, 96, "Q8_0")
+WRONG = {"lanes": 64, "path": "generic", "prefetch": 0, "streams": 1}
+RIGHT = {**WRONG, "lanes": 32}
+
+
+@pytest.fixture(autouse=True)
+def fault(monkeypatch, tmp_path) -> None:
+    """A stand-in for a configuration that is miscompiled here: with 64 lanes the rows are packed in reverse."""
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    real = tiles.pack
+
+    def pack(raw, cols, form, lanes):
+        return real(raw.flip(0) if lanes == 64 else raw, cols, form, lanes)
+
+    for module in (tiles, registry.cpu("matvec")):
+        if hasattr(module, "pack") and module.pack is real:
+            monkeypatch.setattr(module, "pack", pack)
+    monkeypatch.setattr(tiles, "pack", pack)
+
+
+def choice(db):
+    features = machine.features()
+    device = machine.detect()
+    return choose([PROBLEM], device, lambda p: registry.cpu_space(p, features), db, proofs.refusal)[PROBLEM]
+
+
+def put(db, config: dict, ns: float = 10.0) -> None:
+    found = Winner(PROBLEM.key, 1, config, Measurement(ns, ns, ns, 9), 20.0, 1e-5, 1e-2, "the float64 reference")
+    db.set_winner(machine.detect(), found, None, None)
+
+
+def test_a_wrong_winner_is_refused_and_a_right_one_used(tmp_path, monkeypatch) -> None:
+    with open_db(tmp_path / "t.db") as db:
+        put(db, WRONG)
+        refused = choice(db)
+        assert refused.source is Source.DEFAULT and "is refused: it computes wrongly here" in refused.detail
+        put(db, RIGHT)
+        assert choice(db).source is Source.EXACT and choice(db).config == RIGHT
+
+
+def test_a_proof_is_made_once(tmp_path, monkeypatch) -> None:
+    assert proofs.refusal(PROBLEM, Config(RIGHT)) is None
+    wrong = proofs.refusal(PROBLEM, Config(WRONG))
+    monkeypatch.setattr(proofs, "_proved", None)
+    assert proofs.refusal(PROBLEM, Config(RIGHT)) is None and proofs.refusal(PROBLEM, Config(WRONG)) == wrong
+
+
+def test_a_claim_does_not_replace_what_was_measured_here(tmp_path) -> None:
+    device = machine.detect()
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    with open_db(ours) as db:
+        run = db.begin_run(device, Run(PROBLEM.key, 1, "pool", 0, 9, 9, 9, {}))
+        found = Winner(PROBLEM.key, 1, RIGHT, Measurement(9.0, 10.0, 11.0, 9), 20.0, 1e-5, 1e-4)
+        db.set_winner(device, found, run, None)
+        db.finish_run(run, RunStatus.FINISHED.value)
+    with open_db(theirs) as db:
+        put(db, WRONG, 1.0)
+        records = db.exported()
+    with open_db(ours) as db:
+        db.add(records)
+        assert db.lookup(device, PROBLEM.key, 1).winner.config == RIGHT
