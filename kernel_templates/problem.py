@@ -1,9 +1,16 @@
 """What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
+
+
+def trait(default: int | str | float) -> Any:
+    """A field in which few models differ from the rest: a key names it only where it is not `default`, so that keys
+    from before the field mean what they meant."""
+    return field(default=default, kw_only=True, metadata={"trait": True})
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Problem:
-    """Shapes and formats of one kernel call. Subclasses add int and str fields only; their order is the key's order.
+    """Shapes and formats of one kernel call. Subclasses add fields of int, str and float only; their order is the key's
+    order, `trait` fields last.
 
     `key`: "op:field=value,..." identifies the problem in the tuning database. `threads` and chips are not part of it.
     A subclass is declared with its op and template_version, and with its matrices in the order they are packed: name ->
@@ -41,7 +49,9 @@ class Problem:
 
     @property
     def key(self) -> str:
-        return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+        named = sorted(fields(self), key=_is_trait)  # stable: in their order, traits last
+        shown = [f for f in named if not (_is_trait(f) and getattr(self, f.name) == f.default)]
+        return f"{self.op}:" + ",".join(f"{f.name}={getattr(self, f.name)}" for f in shown)
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -76,6 +86,8 @@ class Problem:
         values: dict[str, Any] = {}
         for f in fields(cls):
             if f.name not in given:
+                if _is_trait(f):
+                    continue
                 names = ", ".join(g.name for g in fields(cls))
                 raise ValueError(f"{cls.op}: {f.name} is missing; a problem names {names}")
             raw = given.pop(f.name)
@@ -83,11 +95,27 @@ class Problem:
                 if not raw.isdigit():
                     raise ValueError(f"{cls.op}: {f.name}={raw!r} is not a whole number")
                 values[f.name] = int(raw)
+            elif f.type in (float, "float"):
+                values[f.name] = _number(cls.op, f.name, raw)
             else:
                 values[f.name] = raw
         if given:
             raise ValueError(f"{cls.op}: unknown field {next(iter(given))!r}")
         return cls(**values)
+
+
+def _is_trait(f: Field[Any]) -> bool:
+    return bool(f.metadata.get("trait"))
+
+
+def _number(op: str, name: str, raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{op}: {name}={raw!r} is not a number of 0 or more")
+    return value
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Problem, trait
 
 LONG = 2560
 """Positions from which attention takes much of a token: contexts beyond are tuned in smaller steps."""
@@ -12,6 +12,10 @@ LONG = 2560
 class Attention(Problem, op="attention", template_version=1):
     """out [heads, head_dim] for one position over `context` cached ones; heads / kv_heads query heads share each key.
 
+    score = scale * q k, scale 0 standing for 1 / sqrt(head_dim); if `softcap` is not 0, then
+    softcap * tanh(score / softcap); then softmax. If `window` is not 0, only the last `window` positions count, the
+    present one among them.
+
     A configuration is for positions below `context`: proved at the last of them, at the first, and at one just past the
     edge of a tile; timed on a GPU at a `typical` one.
     """
@@ -20,6 +24,9 @@ class Attention(Problem, op="attention", template_version=1):
     kv_heads: int
     head_dim: int
     context: int
+    window: int = trait(0)
+    softcap: float = trait(0.0)
+    scale: float = trait(0.0)
 
     @property
     def typical(self) -> "Attention":

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Problem, trait
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class Ffn(
         "down": ("hidden", "ffn", "down_format"),
     },
 ):
-    """x [hidden] += W_down [hidden, ffn] (silu(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
-    n = rmsnorm(x) * norm."""
+    """x [hidden] += y, y = W_down [hidden, ffn] (g(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
+    n = rmsnorm(x) * norm, g the `gate_function`: "silu", or "gelu" in its tanh form. If `post_norm` is 1,
+    x += rmsnorm(y) * post_norm instead."""
 
     hidden: int
     ffn: int
@@ -25,3 +26,5 @@ class Ffn(
     up_format: str
     down_format: str
     activation: str = "int16"
+    gate_function: str = trait("silu")
+    post_norm: int = trait(0)

@@ -6,7 +6,7 @@ from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
-from kernel_templates.problem import Chain, Problem
+from kernel_templates.problem import Chain, Problem, trait
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,32 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     down_format: str
     activation: str
     context: int
+    window: int = trait(0)
+    softcap: float = trait(0.0)
+    scale: float = trait(0.0)
+    gate_function: str = trait("silu")
+    post_norm: int = trait(0)
 
     @property
     def qkv_part(self) -> NormQkvRope:
         shape = (self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm)
-        return NormQkvRope(*shape, self.q_format, self.k_format, self.v_format, self.activation)
+        formats = (self.q_format, self.k_format, self.v_format)
+        return NormQkvRope(*shape, *formats, self.activation, qkv_bias=self.qkv_bias)
 
     @property
     def attention_part(self) -> Attention:
-        return Attention(self.heads, self.kv_heads, self.head_dim, self.context)
+        how = {"window": self.window, "softcap": self.softcap, "scale": self.scale}
+        return Attention(self.heads, self.kv_heads, self.head_dim, self.context, **how)
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation)
+        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation, post_norm=self.post_norm)
 
     @property
     def ffn_part(self) -> Ffn:
-        return Ffn(self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation)
+        formats = (self.gate_format, self.up_format, self.down_format)
+        how = {"gate_function": self.gate_function, "post_norm": self.post_norm}
+        return Ffn(self.hidden, self.ffn, *formats, self.activation, **how)
 
     @property
     def typical(self) -> "Layer":

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Problem, trait
 
 
 @dataclass(frozen=True)
 class HeadShapes:
     """What x [hidden] is projected to: `heads` queries, `kv_heads` keys and values of `head_dim` elements each. RoPE
-    turns the first `rope_dim` of them; qk_norm: 1 if queries and keys are normed before."""
+    turns the first `rope_dim` of them; qk_norm: 1 if queries and keys are normed before; qkv_bias: 1 if a bias is added
+    to all three, before that."""
 
     hidden: int
     heads: int
@@ -16,6 +17,7 @@ class HeadShapes:
     head_dim: int
     rope_dim: int
     qk_norm: int
+    qkv_bias: int = trait(0)
 
     @property
     def q_rows(self) -> int:
@@ -38,9 +40,9 @@ class NormQkvRope(
         "v": ("kv_rows", "hidden", "v_format"),
     },
 ):
-    """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; then, if
-    `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the first `rope_dim` elements, pairs (i, i + rope_dim/2);
-    k and v go to the cache at the current position."""
+    """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; plus
+    bias [q_rows + 2 kv_rows] if `qkv_bias` is 1; then, if `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the
+    first `rope_dim` elements, pairs (i, i + rope_dim/2); k and v go to the cache at the current position."""
 
     q_format: str
     k_format: str
