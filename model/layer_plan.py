@@ -6,11 +6,12 @@ steps and both ways of reading a prompt follow from it. How the operations of a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kernel_templates import head
 from kernel_templates.layer.chain import CHAIN, Link
+from model.layer_traits import LayerTraits
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -49,6 +50,7 @@ class LayerPlan:
 
     tensors: Mapping[str, Tensor]
     steps: tuple[Step, ...]
+    traits: LayerTraits = field(default_factory=LayerTraits)
 
     @property
     def matrices(self) -> dict[str, Tensor]:
