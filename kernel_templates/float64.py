@@ -33,3 +33,8 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 def silu(x: np.ndarray) -> np.ndarray:
     """x / (1 + e^-x)."""
     return x / (1.0 + np.exp(-np.asarray(x, np.float64)))
+
+
+def soft_cap(x: np.ndarray, cap: float) -> np.ndarray:
+    """cap tanh(x / cap); x itself for a cap of 0."""
+    return cap * np.tanh(np.asarray(x, np.float64) / cap) if cap else x

@@ -141,3 +141,20 @@ def exponential(lanes: int) -> Callable:
         return y * simd.as_f32_bits((n + integer(np.int32(127))) << integer(np.int32(23)))
 
     return exp
+
+
+@functools.cache
+def soft_cap(cap: float, lanes: int) -> Callable:
+    """njit (Vec(f32, lanes)) -> Vec: cap tanh(x / cap), tanh(t) = 1 - 2 / (1 + e^2t).
+
+    An infinite x becomes NaN: behind the cap nobody would see that numbers have overflowed.
+    """
+    splat, exp, limit, inverse = simd.splat("f32", lanes), exponential(lanes), np.float32(cap), np.float32(1.0 / cap)
+
+    @device_function(cap, lanes)
+    def capped(x):
+        one, two = splat(np.float32(1.0)), splat(np.float32(2.0))
+        t = x * splat(inverse)
+        return (one - two / (one + exp(t * two)) + (t - t)) * splat(limit)
+
+    return capped

@@ -13,7 +13,8 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down. Buffers as the parts have them: x, attn_norm, ffn_norm, next_norm float32
-    [hidden], q_norm, k_norm, rope, eps, position (the last of `context`), keys and values filled up to it."""
+    [hidden], qkv_bias (if there is one), q_norm, k_norm, rope, eps, position (the last of `context`), keys and values
+    filled up to it."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
@@ -40,6 +41,8 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         "keys": keys,
         "values": values,
     }
+    if problem.qkv_bias:
+        buffers["qkv_bias"] = first.buffers["bias"]
     return Inputs(weights, buffers)
 
 
