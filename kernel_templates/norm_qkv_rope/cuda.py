@@ -42,7 +42,7 @@ def launches(
         # No best row is asked for: its pointers are not followed.
         arguments = (*arguments, out, out, out, planes.rows, bias)
         grid = (parameters.programs(constants, planes.rows),)
-        constants["BEST"] = False
+        constants |= {"SOFT_CAP": 0.0, "BEST": False}
         made.append(Launch("qkv", product.rows_product, grid, arguments, constants, config["warps"]))
         first += planes.rows
     return [*made, finish_launch(problem, buffers)] if finish else made
