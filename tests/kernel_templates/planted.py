@@ -1,4 +1,5 @@
-"""Mistakes that a proof has to refuse: planted in the weights that a kernel is given, or in what it has written."""
+"""Mistakes that a proof has to refuse: planted in the weights that a kernel is given, in the kernel that runs, or in
+what it has written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -39,6 +40,24 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
             rows = (~same).any(-1)
             kept = torch.where(rows[:, None], raw, weight.raw)
             yield f"{what} of {name}", {**inputs.weights, name: replace(weight, raw=kept)}
+
+
+def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
+    """(what is wrong, the problem whose kernel runs instead): a trait left out, or another in its place."""
+    if getattr(problem, "post_norm", 0):
+        yield "no post norm", replace(problem, post_norm=0)
+    if getattr(problem, "gate_function", "silu") == "gelu":
+        yield "silu for gelu", replace(problem, gate_function="silu")
+    if problem.op == "head" and problem.softcap:
+        yield "no soft cap", replace(problem, softcap=0.0)
+
+
+def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(what is wrong, buffers): the last row's weight of the post norm taken from the row before."""
+    if "post_norm" in inputs.buffers:
+        norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
+        norm[rows - 1] = norm[rows - 2]
+        yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
 
 
 def wrong_outputs(

@@ -29,8 +29,13 @@ def of_format(name: str, activation: str = "int16") -> list:
     ]
 
 
+TRAITS = [  # of Gemma 3 270M
+    Matvec(640, 1024, "Q8_0", post_norm=1),
+    Ffn(640, 2048, "Q8_0", "Q8_0", "Q4_1", gate_function="gelu", post_norm=1),
+    Head(300, 640, "Q8_0", softcap=30.0),
+]
 PROBLEMS = [
-    *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
+    *TRAITS, *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
     *of_format("Q8_0", "int8"),
 ]  # fmt: skip
 
@@ -59,9 +64,27 @@ def test_a_mistake_in_the_weights_or_the_outputs_is_refused(problem, team) -> No
         with pytest.raises(WrongResult):
             verify(outputs_of(built.run(Inputs(weights, fresh(given)), team), expected), expected, limit)
             pytest.fail(what)
+    for what, buffers in planted.wrong_norms(given):
+        with pytest.raises(WrongResult):
+            given_wrongly = Inputs(given.weights, {name: value.copy() for name, value in buffers.items()})
+            verify(outputs_of(built.run(given_wrongly, team), expected), expected, limit)
+            pytest.fail(what)
     for what, outputs in planted.wrong_outputs(problem, right, expected):
         with pytest.raises(WrongResult):
             verify(outputs, expected, limit)
+            pytest.fail(what)
+
+
+@pytest.mark.parametrize("problem", TRAITS, ids=lambda p: p.key)
+def test_a_kernel_without_a_trait_is_refused(problem, team) -> None:
+    operation, mistakes = registry.get(problem.op), list(planted.wrong_traits(problem))
+    given = operation.inputs(problem, 5)
+    expected = operation.reference(problem, given)
+    assert mistakes
+    for what, other in mistakes:
+        with pytest.raises(WrongResult):
+            written = Built(other).run(Inputs(given.weights, fresh(given)), team)
+            verify(outputs_of(written, expected), expected, operation.tolerance(problem))
             pytest.fail(what)
 
 
