@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
-from kernel_templates.ffn.problem import Ffn
+from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem, trait
@@ -30,8 +30,8 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     window: int = trait(0)
     softcap: float = trait(0.0)
     scale: float = trait(0.0)
-    gate_function: str = trait("silu")
-    post_norm: int = trait(0)
+    gate_function: str = trait("silu", GATE_FUNCTIONS)
+    post_norm: int = trait(0, (0, 1))
 
     @property
     def qkv_part(self) -> NormQkvRope:
