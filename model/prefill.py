@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
-from model.layer_plan import LayerState, Step
+from model.layer_plan import LayerState, Rope, Step
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
 """Gate functions by their names in problems."""
@@ -23,7 +23,7 @@ GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": parti
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2]."""
+    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2], as a layer turns heads."""
 
     first: int
     count: int
@@ -45,6 +45,7 @@ class BoundStep:
     packed: Sequence[Any]
     own: Mapping[str, Any]
     passed: tuple[tuple[str, str], ...]
+    rope: Rope
 
 
 class Prefill(ABC):
@@ -53,6 +54,7 @@ class Prefill(ABC):
     def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
         self.config = config
         self._steps = [self._bound(step, layer) for layer in layers for step in layer.plan.steps]
+        self._ropes = list(dict.fromkeys(layer.plan.rope for layer in layers))
 
     def _bound(self, step: Step, layer: LayerState) -> BoundStep:
         operations = {
@@ -69,7 +71,7 @@ class Prefill(ABC):
         }
         passed = tuple((own, name) for own, name in link.buffers.items() if name not in layer.buffers)
         own = {**link.bound(layer.buffers), **norms, "traits": layer.plan.traits}
-        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed)
+        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed, layer.plan.rope)
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
@@ -82,11 +84,12 @@ class Prefill(ABC):
 
     def _chunk(self, tokens: list[int], first: int) -> Tensor:
         """float32 [tokens, hidden]."""
-        chunk = Chunk(first, len(tokens), *self._rotation(first, len(tokens)))
+        turned = {rope: self._rotation(rope, first, len(tokens))[:, None].chunk(2, -1) for rope in self._ropes}
+        chunks = {rope: Chunk(first, len(tokens), *parts) for rope, parts in turned.items()}
         buffers: dict[str, Any] = {"x": self._embed(tokens)}
         for step in self._steps:
             bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
-            buffers |= step.link.written(step.run(chunk, step.packed, bound))
+            buffers |= step.link.written(step.run(chunks[step.rope], step.packed, bound))
         return buffers["x"]
 
     def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -132,8 +135,8 @@ class Prefill(ABC):
         """float32 [tokens, hidden]: rows of the embedding."""
 
     @abstractmethod
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines as of `Chunk`."""
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
 
     @abstractmethod
     def _products(self, x: Tensor, packed: Sequence[Any], sizes: Sequence[int]) -> Sequence[Tensor]:

@@ -1,7 +1,8 @@
 """Decoding attention on the CPU: threads take (key head, chunk of positions) pairs, then join the chunks of each head.
 
 Each pair keeps its own softmax (largest score m, sum l of e^(s-m), weighted values); chunks join by rescaling with
-e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding).
+e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding). With a window, chunks begin
+at the vector of positions that has the window's first.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import exponential
+from kernel_templates.cpu.activations import exponential, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
@@ -28,9 +29,11 @@ def scratch_bytes(problem: Attention, config) -> int:
 def compile(problem: Attention, config, features) -> Kernel:
     dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
     chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
-    scale = np.float32(1.0 / dim**0.5)
+    window, softcap = problem.window, problem.softcap
+    scale = np.float32(problem.score_scale)
     load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
     load_values, splat_out, load_out = simd.load("f16", dim), simd.splat("f32", dim), simd.load("f32", dim)
+    capped = soft_cap(softcap or 1.0, lanes)
     exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
     per_thread = scratch_bytes(problem, config)
     record = 4 * (dim + 16)  # bytes of a partial result: values, then m and l on a line of their own
@@ -41,12 +44,15 @@ def compile(problem: Attention, config, features) -> Kernel:
         partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
         scores = load_i64(arguments + 48) + thread * per_thread
         tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
-        chunks = (count + chunk - 1) // chunk
+        oldest = max(count - window, 0) if window else 0
+        origin = oldest // lanes * lanes
+        chunks = (count - origin + chunk - 1) // chunk
         items = kv_heads * chunks
         for item in range(first_of(items, thread, threads), first_of(items, thread + 1, threads)):
             kv, piece = item // chunks, item % chunks
-            first = piece * chunk
+            first = origin + piece * chunk
             length = min(chunk, count - first)
+            skipped = max(oldest - first, 0) if window else 0  # of the first vector
             for start in range(0, group, together):
                 for h in range(together):
                     head = kv * group + start + h
@@ -59,7 +65,12 @@ def compile(problem: Attention, config, features) -> Kernel:
                             x1 = splat(load_f32(q + 4 * (head * dim + d + 1)))
                             s = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * d)), x0, s)
                             t = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * (d + 1))), x1, t)
-                        s = simd.keep_first((s + t) * splat(scale), length - i, LOWEST)
+                        s = (s + t) * splat(scale)
+                        if softcap:
+                            s = capped(s)
+                        s = simd.keep_first(s, length - i, LOWEST)
+                        if window:
+                            s = simd.minimum(s, simd.keep_first(splat(LOWEST), skipped - i, -LOWEST))
                         simd.store(scores + 4 * (h * chunk + i), s)
                         largest = simd.maximum(largest, s)
                     m = simd.max_f32(largest)
@@ -74,7 +85,7 @@ def compile(problem: Attention, config, features) -> Kernel:
                     store_f32(at + 4 * dim + 4, simd.sum_f32(total))
                 a = splat_out(np.float32(0.0))
                 b, c, d4 = a, a, a
-                for i in range(length):
+                for i in range(skipped, length):
                     v = simd.to_f32(load_values(values + 2 * (kv * tiles * TILE + first + i) * dim))
                     a = simd.fma(splat_out(load_f32(scores + 4 * i)), v, a)
                     if together > 1:
@@ -113,7 +124,8 @@ def pack(problem: Attention, config, weights) -> tuple:
 def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
     keys = buffers["keys"]
     tiles = keys.shape[1]
-    most_chunks = -(-tiles * TILE // config["chunk"])
+    reach = min(tiles * TILE, problem.window + config["positions_together"]) if problem.window else tiles * TILE
+    most_chunks = -(-reach // config["chunk"])
     partial = memory.empty((problem.heads * most_chunks * (problem.head_dim + 16),), np.float32)
     named = [buffers[n] for n in ("q", "keys", "values", "position")]
     arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)

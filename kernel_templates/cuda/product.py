@@ -92,13 +92,13 @@ def vector_ahead(
 
 @triton.jit
 def rows_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
     SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = W[r] . n, n being x * norm times x's RMS factor.
+    """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
 
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
     smaller row of equals, NaN if one is NaN.
@@ -110,6 +110,10 @@ def rows_product(
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
+    added = ()
+    for s in tl.static_range(0 if bias is None else STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -143,6 +147,8 @@ def rows_product(
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
+            if bias is not None:
+                y += added[t // CHUNKS]
             if SOFT_CAP != 0.0:
                 y = soft_cap(y, SOFT_CAP, ASM)
             tl.store(out + at, y, mask=once & (at < rows))

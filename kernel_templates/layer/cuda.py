@@ -48,9 +48,9 @@ def _of_rows(planes: Iterator[Planes], rows: int) -> Iterator[Planes]:
 
 def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
-    the layer), with QK-norm "q_norm" and "k_norm", "rope", "eps", "position", "keys", "values"; uses "qkv", the Vectors
-    "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With post norms also reads
-    "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
+    the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
+    uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
+    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
     own_kernel = config["finish"] == "kernel"
     finish = {
         "qkv": {"finish": own_kernel},
@@ -85,7 +85,9 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     for at in (position, problem.typical.context - 1):  # where it is proved, and where it is timed
         rope[at] = torch.from_numpy(b["rope"][: problem.rope_dim])
     keys, cached = (t.to(device, torch.float16).contiguous() for t in cache.read(b["keys"], b["values"], capacity))
-    size = (problem.heads + 2 * problem.kv_heads) * problem.head_dim
+    size = problem.q_rows + 2 * problem.kv_rows
+    if problem.qkv_bias:
+        heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
     return {
         "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device), "keys": keys, "values": cached,

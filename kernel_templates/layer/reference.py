@@ -15,8 +15,8 @@ POST_NORMS = ("post_attn_norm", "post_ffn_norm")
 
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down. Buffers as the parts have them: x, attn_norm, ffn_norm, next_norm float32
-    [hidden], if there are post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the
-    last of `context`), keys and values filled up to it."""
+    [hidden], with a bias qkv_bias, with post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope,
+    eps, position (the last of `context`), keys and values filled up to it."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
@@ -43,6 +43,8 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         "keys": keys,
         "values": values,
     }
+    if problem.qkv_bias:
+        buffers["qkv_bias"] = first.buffers["bias"]
     if problem.post_norm:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
     return Inputs(weights, buffers)

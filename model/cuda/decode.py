@@ -65,7 +65,6 @@ class Decoder:
             "token": whole(1),
             "history": whole(model.capacity),
             "status": whole(1),
-            "rope": model.rope,
             "eps": c.norm_eps,
         }
         partials = head.partials(model.head, head_config)
