@@ -16,6 +16,7 @@ from torch import Tensor
 from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
 from model.layer_plan import LayerState, Rope, Step
+from model.layer_traits import LayerTraits
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
 """Gate functions by their names in problems."""
@@ -97,6 +98,8 @@ class Prefill(ABC):
         c = self.config
         sizes = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
         made = self._products(self._norm(b["x"], b["norm"]), packed, sizes)
+        if "bias" in b:
+            made = [part + bias for part, bias in zip(made, b["bias"].split(sizes), strict=True)]
         q, k, v = (part.reshape(chunk.count, -1, c.head_dim) for part in made)
         if "q_norm" in b:
             q, k = self._norm(q, b["q_norm"]), self._norm(k, b["k_norm"])
@@ -104,7 +107,7 @@ class Prefill(ABC):
         return {"qkv": _rope(q, chunk)}
 
     def _attention(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._attend(b, chunk, b["q"])}
+        return {"out": self._attend(b, chunk, b["q"], b["traits"])}
 
     def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"out": self._add(b["out"], b["x"], packed, b)}
@@ -151,9 +154,9 @@ class Prefill(ABC):
         """Write k, v [tokens, kv_heads, head_dim] into "keys" and "values" at the chunk's positions."""
 
     @abstractmethod
-    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor) -> Tensor:
-        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token:
-        [tokens, heads * head_dim]."""
+    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
+        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token, or its window of
+        it: [tokens, heads * head_dim]."""
 
 
 def _rope(x: Tensor, chunk: Chunk) -> Tensor:

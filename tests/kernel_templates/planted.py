@@ -43,13 +43,14 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
 
 
 def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
-    """(what is wrong, the problem whose kernel runs instead): a trait left out, or another in its place."""
-    if getattr(problem, "post_norm", 0):
-        yield "no post norm", replace(problem, post_norm=0)
+    """(what is wrong, the problem that a kernel with this mistake would solve): a window of one position too many or
+    too few or none at all, no soft cap, the usual scale, no post norm, silu for gelu."""
+    for name, values in {"window": (1, -1, None), "softcap": (None,), "scale": (None,), "post_norm": (None,)}.items():
+        value = getattr(problem, name, 0)
+        for change in values if value else ():
+            yield f"{name} {change}", replace(problem, **{name: 0 if change is None else value + change})
     if getattr(problem, "gate_function", "silu") == "gelu":
         yield "silu for gelu", replace(problem, gate_function="silu")
-    if problem.op == "head" and problem.softcap:
-        yield "no soft cap", replace(problem, softcap=0.0)
 
 
 def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -58,6 +59,14 @@ def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
         norm[rows - 1] = norm[rows - 2]
         yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
+
+
+def wrong_bias(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
+    """(what is wrong, inputs): the bias of one head left out, of queries, keys and values."""
+    for head in range(problem.heads + 2 * problem.kv_heads):
+        bias = inputs.buffers["bias"].copy()
+        bias[head * problem.head_dim : (head + 1) * problem.head_dim] = 0
+        yield f"the bias of head {head}", replace(inputs, buffers={**inputs.buffers, "bias": bias})
 
 
 def wrong_outputs(
