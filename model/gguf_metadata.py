@@ -28,6 +28,29 @@ class Metadata:
         """As `whole`; NaN is in no range."""
         return float(self._number(key, numbers.Real, low, high, default))
 
+    def whole_of_layers(self, key: str, layers: int, low: int, high: int, default: int | None = None) -> int:
+        """As `whole`, of what a file may also give for each layer. Raises ModelError where layers differ."""
+        value = self._values.get(self.prefix + key)
+        if not isinstance(value, np.ndarray):
+            return self.whole(key, low, high, default)
+        numbers = np.unique(self.whole_numbers(key, layers, 0, "layers"))
+        if len(numbers) != 1 or not low <= numbers[0] <= high:
+            raise ModelError(
+                f"metadata key '{self.prefix}{key}' gives {', '.join(map(str, numbers[:4]))} for different layers; "
+                f"only one number, from {low} to {high}, for all of them is supported"
+            )
+        return int(numbers[0])
+
+    def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
+        """One flag, or number that is 0 or not, for each of `count`; None where the file gives no array."""
+        value = self._values.get(self.prefix + key)
+        if not isinstance(value, np.ndarray | list):
+            return None
+        found = np.asarray(value)
+        if found.shape != (count,) or found.dtype.kind not in "biu":
+            raise ModelError(f"'{self.prefix}{key}' does not give one flag for each of {count} layers")
+        return tuple(bool(flag) for flag in found)
+
     def text(self, key: str, default: str | None = None, what: str = "metadata key") -> str | None:
         value = self._values.get(self.prefix + key, default)
         if value is not None and not isinstance(value, str):
@@ -54,11 +77,11 @@ class Metadata:
         value = self._values.get(self.prefix + key)
         return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
 
-    def whole_numbers(self, key: str, count: int, default: int) -> np.ndarray:
+    def whole_numbers(self, key: str, count: int, default: int, what: str = "tokens") -> np.ndarray:
         """int [count]."""
         found = np.asarray(self._values.get(self.prefix + key, np.full(count, default)))
         if found.shape != (count,) or found.dtype.kind not in "iu":
-            raise ModelError(f"'{self.prefix}{key}' does not give one whole number for each of {count} tokens")
+            raise ModelError(f"'{self.prefix}{key}' does not give one whole number for each of {count} {what}")
         return found
 
     def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:

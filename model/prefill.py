@@ -6,6 +6,7 @@ What it does not know is how a backend multiplies its packed matrices, keeps its
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
-from model.layer_plan import LayerState, Step
+from model.layer_plan import LayerState, Rope, Step
 from model.layer_traits import LayerTraits
+
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
+"""Gate functions by their names in problems."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2]."""
+    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2], as a layer turns heads."""
 
     first: int
     count: int
@@ -42,6 +46,7 @@ class BoundStep:
     packed: Sequence[Any]
     own: Mapping[str, Any]
     passed: tuple[tuple[str, str], ...]
+    rope: Rope
 
 
 class Prefill(ABC):
@@ -50,6 +55,7 @@ class Prefill(ABC):
     def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
         self.config = config
         self._steps = [self._bound(step, layer) for layer in layers for step in layer.plan.steps]
+        self._ropes = list(dict.fromkeys(layer.plan.rope for layer in layers))
 
     def _bound(self, step: Step, layer: LayerState) -> BoundStep:
         operations = {
@@ -66,7 +72,7 @@ class Prefill(ABC):
         }
         passed = tuple((own, name) for own, name in link.buffers.items() if name not in layer.buffers)
         own = {**link.bound(layer.buffers), **norms, "traits": layer.plan.traits}
-        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed)
+        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed, layer.plan.rope)
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
@@ -79,11 +85,12 @@ class Prefill(ABC):
 
     def _chunk(self, tokens: list[int], first: int) -> Tensor:
         """float32 [tokens, hidden]."""
-        chunk = Chunk(first, len(tokens), *self._rotation(first, len(tokens)))
+        turned = {rope: self._rotation(rope, first, len(tokens))[:, None].chunk(2, -1) for rope in self._ropes}
+        chunks = {rope: Chunk(first, len(tokens), *parts) for rope, parts in turned.items()}
         buffers: dict[str, Any] = {"x": self._embed(tokens)}
         for step in self._steps:
             bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
-            buffers |= step.link.written(step.run(chunk, step.packed, bound))
+            buffers |= step.link.written(step.run(chunks[step.rope], step.packed, bound))
         return buffers["x"]
 
     def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -103,12 +110,19 @@ class Prefill(ABC):
         return {"out": self._attend(b, chunk, b["q"], b["traits"])}
 
     def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._add_product(b["out"], b["x"], packed)}
+        return {"out": self._add(b["out"], b["x"], packed, b)}
 
     def _ffn(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
         *gate_up, down = packed
         gate, up = self._products(self._norm(b["x"], b["norm"]), gate_up, [self.config.ffn, self.config.ffn])
-        return {"x": self._add_product(b["x"], F.silu(gate).mul_(up), [down])}
+        return {"x": self._add(b["x"], GATES[b["traits"].gate_function](gate).mul_(up), [down], b)}
+
+    def _add(self, residual: Tensor, x: Tensor, packed: Sequence[Any], b: Mapping[str, Any]) -> Tensor:
+        """residual [tokens, rows] + x [tokens, cols] times the matrix, normed first if there is a "post_norm"."""
+        if "post_norm" not in b:
+            return self._add_product(residual, x, packed)
+        (y,) = self._products(x, packed, [residual.shape[-1]])
+        return residual + self._norm(y, b["post_norm"])
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension."""
@@ -124,8 +138,8 @@ class Prefill(ABC):
         """float32 [tokens, hidden]: rows of the embedding."""
 
     @abstractmethod
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines as of `Chunk`."""
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
 
     @abstractmethod
     def _products(self, x: Tensor, packed: Sequence[Any], sizes: Sequence[int]) -> Sequence[Tensor]:

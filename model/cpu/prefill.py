@@ -20,6 +20,7 @@ from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.tiles import Tiles, padded
 from model import prompt_attention
 from model.cpu.decode import Decoder
+from model.layer_plan import Rope
 from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
 
@@ -78,10 +79,8 @@ class CpuPrefill(Prefill):
     def _embed(self, tokens: list[int]) -> Tensor:
         return self.decoder.embed(tokens)
 
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(first, first + count, dtype=torch.float64)
-        angles = positions[:, None] * torch.from_numpy(self.decoder.frequencies)
-        return angles.cos().float()[:, None], angles.sin().float()[:, None]
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        return self.decoder.rotation(rope, first, count)
 
     def _append(self, cached: Mapping[str, np.ndarray], chunk: Chunk, k: Tensor, v: Tensor) -> None:
         cache.write(cached["keys"], cached["values"], k, v, chunk.first)

@@ -20,6 +20,7 @@ from kernel_templates.cuda.weights import Planes
 from model import prompt_attention
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_WEIGHTS, explain_out_of_memory
+from model.layer_plan import Rope
 from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
 
@@ -38,7 +39,7 @@ class CudaPrefill(Prefill):
         groups = [list(group) for own in packed for _, group in groupby(own, lambda p: p.cols)]
         largest = max(sum(p.rows * p.cols for p in group) for group in groups)
         with explain_out_of_memory(f"the {2 * largest / 1e9:.1f} GB that prompts need", FOR_WEIGHTS):
-            self._buffer = torch.empty(largest, dtype=torch.float16, device=model.rope.device)
+            self._buffer = torch.empty(largest, dtype=torch.float16, device=model.output_norm.device)
 
     @property
     def most(self) -> int:
@@ -48,11 +49,11 @@ class CudaPrefill(Prefill):
         table = self.model.embedding
         rows = table.raw[torch.tensor(tokens).to(table.raw.device)]
         with torch.device(rows.device):  # formats make their tensors on the default device
-            return formats.get(table.format).dequantize(rows)
+            values = formats.get(table.format).dequantize(rows)
+        return values if table.scale == 1.0 else values.mul_(table.scale)
 
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self.model.rope[first : first + count, None].chunk(2, -1)
-        return cos, sin
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        return self.model.ropes[rope][first : first + count]
 
     def _products(self, x: Tensor, packed: Sequence[Planes], sizes: Sequence[int]) -> Sequence[Tensor]:
         y, scale = self._product(x, packed)

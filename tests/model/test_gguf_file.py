@@ -315,7 +315,7 @@ def test_a_file_that_is_cut_while_it_is_loaded(tiny_model: Path, tmp_path: Path)
     path = tmp_path / "cut.gguf"
     path.write_bytes(tiny_model.read_bytes())
     file = open_gguf(path)
-    os.truncate(path, file.data.size // 2)
+    os.truncate(path, file.shards[0].data.size // 2)
     with pytest.raises(ModelError, match="cut while it was in use"):
         for name in file.tensors:
             file.copied(name)
