@@ -75,8 +75,15 @@ def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab:
 
 
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests."""
-    config = ModelConfig(architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False)
+    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
+    period, (attention, final) = architecture.window_period, architecture.softcaps
+    rest = {"window": 8, "local": (True, period != 2)} if period else {}
+    rest |= {"attention_softcap": attention, "final_softcap": final}
+    if period:
+        rest["local_rope_base"] = architecture.local_rope_base or 0.0
+    config = ModelConfig(
+        architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False, **rest
+    )
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
@@ -150,14 +157,18 @@ class Weights:
         planned = plan(config)
         self._output_norm = planned.output_norm.name
         layers = enumerate(planned.layers)
-        self._places = {t.name: (what, i) for i, layer in layers for what, t in layer.tensors.items()}
+        self._places = {
+            part.name: (what, i) for i, layer in layers for what, t in layer.tensors.items() for part in t.parts
+        }
         largest = max(config.vocab, config.ffn) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
-    def norm(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, float32 [size]."""
+    def vector(self, name: str, size: int) -> np.ndarray:
+        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
         what, layer = self._places.get(name, ("", 0))
-        if what == "k_norm":
+        if what == "qkv_bias":
+            weights = self._rng.normal(0.0, 0.3, size)
+        elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
             if layer % 4 == 0:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
@@ -205,6 +216,19 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
+    if config.window:
+        writer.add_sliding_window(config.window)
+    if config.attention_softcap:
+        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if config.final_softcap:
+        writer.add_final_logit_softcapping(config.final_softcap)
+    if (scaling := config.rope_scaling) is not None:
+        writer.add_rope_scaling_orig_ctx_len(scaling.original)
+        if scaling.kind == "longrope":
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor)
+        else:
+            writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+            writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -251,7 +275,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
                 if len(dims) == 1:
-                    writer.write_tensor_data(weights.norm(tensor, dims[0]).view(np.uint8))
+                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()
