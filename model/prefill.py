@@ -15,6 +15,7 @@ from torch import Tensor
 from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
 from model.layer_plan import LayerState, Rope, Step
+from model.layer_traits import LayerTraits
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class BoundStep:
     what does not change from prompt to prompt is looked up once.
 
     run: gives what the operation writes, by its own names of buffers; own: the layer's norms and cache, by the same
-    names; passed: (operation's name, layer's name) of what the steps before it made.
+    names, and its "traits"; passed: (operation's name, layer's name) of what the steps before it made.
     """
 
     link: Link
@@ -66,7 +67,7 @@ class Prefill(ABC):
             if name in sizes
         }
         passed = tuple((own, name) for own, name in link.buffers.items() if name not in layer.buffers)
-        own = {**link.bound(layer.buffers), **norms}
+        own = {**link.bound(layer.buffers), **norms, "traits": layer.plan.traits}
         return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed, layer.plan.rope)
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
@@ -93,6 +94,8 @@ class Prefill(ABC):
         c = self.config
         sizes = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
         made = self._products(self._norm(b["x"], b["norm"]), packed, sizes)
+        if "bias" in b:
+            made = [part + bias for part, bias in zip(made, b["bias"].split(sizes), strict=True)]
         q, k, v = (part.reshape(chunk.count, -1, c.head_dim) for part in made)
         if "q_norm" in b:
             q, k = self._norm(q, b["q_norm"]), self._norm(k, b["k_norm"])
@@ -100,7 +103,7 @@ class Prefill(ABC):
         return {"qkv": _rope(q, chunk)}
 
     def _attention(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._attend(b, chunk, b["q"])}
+        return {"out": self._attend(b, chunk, b["q"], b["traits"])}
 
     def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"out": self._add_product(b["out"], b["x"], packed)}
@@ -140,9 +143,9 @@ class Prefill(ABC):
         """Write k, v [tokens, kv_heads, head_dim] into "keys" and "values" at the chunk's positions."""
 
     @abstractmethod
-    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor) -> Tensor:
-        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token:
-        [tokens, heads * head_dim]."""
+    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
+        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token, or its window of
+        it: [tokens, heads * head_dim]."""
 
 
 def _rope(x: Tensor, chunk: Chunk) -> Tensor:

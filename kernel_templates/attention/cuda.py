@@ -100,13 +100,15 @@ def launches(
     )
     if splits == 1 or config["combine"] == "last":
         return [attend]
+    # Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits more than registers hold.
+    joining = max(warps, 8) if shape["DIMS"] > 128 else warps
     join = Launch(
         "attention_combine",
         cuda_kernel.combine,
         (problem.heads,),
         (buffers["position"], partial, *written),
-        shape,
-        warps,
+        shape | {"WARPS": joining},
+        joining,
     )
     return [attend, join]
 

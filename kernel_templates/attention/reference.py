@@ -38,7 +38,7 @@ def inputs(problem: Attention, seed: int) -> Inputs:
 def outputs(problem: Attention, given: Inputs) -> dict[str, np.ndarray]:
     count = int(given.buffers["position"][0]) + 1
     oldest = max(count - problem.window, 0) if problem.window else 0
-    k, v = (t[:, oldest:].double() for t in cache.read(given.buffers["keys"], given.buffers["values"], count))
+    k, v = (t.double() for t in cache.read(given.buffers["keys"], given.buffers["values"], count, oldest))
     group = problem.heads // problem.kv_heads
     q = torch.from_numpy(given.buffers["q"][: problem.heads * problem.head_dim]).double()
     q = q.reshape(problem.kv_heads, group, problem.head_dim)

@@ -17,7 +17,7 @@ class HeadShapes:
     head_dim: int
     rope_dim: int
     qk_norm: int
-    qkv_bias: int = trait(0)
+    qkv_bias: int = trait(0, (0, 1))
 
     @property
     def q_rows(self) -> int:

@@ -18,8 +18,10 @@ from kernel_templates.cpu import expand, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.tiles import Tiles, padded
+from model import prompt_attention
 from model.cpu.decode import Decoder
 from model.layer_plan import Rope
+from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
 
 CHUNK = 512
@@ -83,11 +85,16 @@ class CpuPrefill(Prefill):
     def _append(self, cached: Mapping[str, np.ndarray], chunk: Chunk, k: Tensor, v: Tensor) -> None:
         cache.write(cached["keys"], cached["values"], k, v, chunk.first)
 
-    def _attend(self, cached: Mapping[str, np.ndarray], chunk: Chunk, q: Tensor) -> Tensor:
+    def _attend(self, cached: Mapping[str, np.ndarray], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
         total = chunk.first + chunk.count
+        if prompt_attention.needs_blocks(traits, total):
+            low = prompt_attention.oldest(chunk.first, traits.window)
+            k, v = cache.read(cached["keys"], cached["values"], total, low)
+            return prompt_attention.attend(q, k, v, chunk.first - low, traits)
         k, v = cache.read(cached["keys"], cached["values"], total)
         mask = torch.ones(chunk.count, total, dtype=torch.bool).tril(chunk.first) if chunk.first else None
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k[None], v[None], attn_mask=mask, is_causal=not chunk.first, enable_gqa=True
-        )
+            q.transpose(0, 1)[None], k[None], v[None], attn_mask=mask, is_causal=not chunk.first,
+            scale=traits.scale or None, enable_gqa=True,
+        )  # fmt: skip
         return out[0].transpose(0, 1).reshape(chunk.count, -1)

@@ -17,9 +17,11 @@ from kernel_templates import formats
 from kernel_templates.cuda import expand
 from kernel_templates.cuda.launch import Target
 from kernel_templates.cuda.weights import Planes
+from model import prompt_attention
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_WEIGHTS, explain_out_of_memory
 from model.layer_plan import Rope
+from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
 
 CHUNK = 2048
@@ -79,9 +81,12 @@ class CudaPrefill(Prefill):
         cached["keys"][:, positions] = k.transpose(0, 1)
         cached["values"][:, positions] = v.transpose(0, 1)
 
-    def _attend(self, cached: Mapping[str, Tensor], chunk: Chunk, q: Tensor) -> Tensor:
+    def _attend(self, cached: Mapping[str, Tensor], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
         """As float16."""
         total = chunk.first + chunk.count
+        if prompt_attention.needs_blocks(traits, total):
+            k, v = cached["keys"][:, :total], cached["values"][:, :total]
+            return prompt_attention.attend(q.to(torch.float16), k, v, chunk.first, traits)
         q, k, v = q.to(torch.float16), cached["keys"][None, :, :total], cached["values"][None, :, :total]
         mask = None
         if chunk.first:
@@ -91,8 +96,9 @@ class CudaPrefill(Prefill):
             # a tensor.
             mask = causal_lower_right(chunk.count, total)
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not chunk.first, enable_gqa=True
-        )
+            q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not chunk.first, scale=traits.scale or None,
+            enable_gqa=True,
+        )  # fmt: skip
         return out[0].transpose(0, 1).reshape(chunk.count, -1)
 
 

@@ -87,6 +87,7 @@ def test_every_format(name, activation):
     "head:vocab=53,hidden=256,format=Q6_K,activation=int8",
     "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,activation=int16",
     "norm_qkv_rope:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16",
+    "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16,qkv_bias=1",
     "layer:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,out_format=Q4_1,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40",
     "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5",
 ])  # fmt: skip
@@ -103,6 +104,17 @@ def test_defaults_on_odd_sizes(key):
 def test_configurations_drawn_at_random(key):
     for config in drawn(key):
         assert relative_error(key, config, seed=7) <= tolerance(key), config.key
+
+
+@pytest.mark.parametrize("finish", ["attention", "kernel"])
+def test_a_layer_with_a_bias_a_window_and_a_soft_cap(finish):
+    key = (
+        "layer:hidden=32,heads=2,kv_heads=1,head_dim=48,rope_dim=16,qk_norm=0,ffn=32,q_format=Q8_0,k_format=Q8_0,"
+        "v_format=F16,out_format=F16,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=40,"
+        "qkv_bias=1,window=19,softcap=5.0,scale=0.3"
+    )
+    config = Config({**space(key).default, "finish": finish})
+    assert relative_error(key, config) <= tolerance(key)
 
 
 def test_a_layer_whose_heads_are_finished_by_their_own_kernel():

@@ -24,7 +24,9 @@ QKV = "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_nor
     "head:vocab=53,hidden=96,format=Q8_0,activation=int16",
     "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16",
     QKV + "v_format=Q8_0,activation=int16",
+    QKV + "v_format=Q8_0,activation=int16,qkv_bias=1",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40",
+    "attention:heads=4,kv_heads=2,head_dim=32,context=40,window=17,softcap=20.0,scale=0.2",
 ])  # fmt: skip
 def test_a_mistake_is_refused(key):
     problem = registry.parse_problem(key)

@@ -41,6 +41,23 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
             yield f"{what} of {name}", {**inputs.weights, name: replace(weight, raw=kept)}
 
 
+def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
+    """(what is wrong, the problem that a kernel with this mistake would solve): a window of one position too many or
+    too few or none at all, no soft cap, the usual scale."""
+    for name, values in {"window": (1, -1, None), "softcap": (None,), "scale": (None,)}.items():
+        value = getattr(problem, name, 0)
+        for change in values if value else ():
+            yield f"{name} {change}", replace(problem, **{name: 0 if change is None else value + change})
+
+
+def wrong_bias(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
+    """(what is wrong, inputs): the bias of one head left out, of queries, keys and values."""
+    for head in range(problem.heads + 2 * problem.kv_heads):
+        bias = inputs.buffers["bias"].copy()
+        bias[head * problem.head_dim : (head + 1) * problem.head_dim] = 0
+        yield f"the bias of head {head}", replace(inputs, buffers={**inputs.buffers, "bias": bias})
+
+
 def wrong_outputs(
     problem: Problem, written: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

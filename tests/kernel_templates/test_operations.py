@@ -59,6 +59,12 @@ PROBLEMS: list[Problem] = [
     Attention(4, 4, 128, 65),
     Attention(8, 2, 128, 513),
     Attention(1, 1, 16, 1),
+    Attention(9, 3, 64, 200, window=77),
+    Attention(4, 1, 256, 300, window=128, softcap=20.0, scale=0.1),
+    Attention(3, 3, 96, 129, softcap=5.0),
+    Attention(4, 2, 80, 150, window=1000, scale=0.25),
+    NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
+    NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
 ]
 MORE: list[Problem] = [
     *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
@@ -140,6 +146,27 @@ def test_attention_runs_at_any_position_and_reads_nothing_beyond(position, teams
     beyond = torch.full((256 - position - 1, 3, 64), torch.nan)
     cache.write(given.buffers["keys"], given.buffers["values"], beyond, beyond, position + 1)
     assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+
+
+@pytest.mark.parametrize("position", [0, 75, 76, 77, 128, 199])
+def test_attention_reads_nothing_before_its_window(position, teams):
+    """What a vector of positions has before it may be loaded: it does not count, whatever it is."""
+    problem = Attention(9, 3, 64, 200, window=77)
+    built = Built(problem)
+    given = built.operation.inputs(problem, position)
+    given.buffers["position"][0] = position
+    expected = built.operation.reference(problem, given)
+    left = max(position + 1 - problem.window, 0)
+    before = torch.full((left, 3, 64), torch.nan)
+    cache.write(given.buffers["keys"], given.buffers["values"], before, before, 0)
+    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+
+
+def test_a_window_costs_what_its_positions_do():
+    """Far into a context as at its start: the least that is moved, and the room for partial results."""
+    at = {context: registry.get("attention").work(Attention(8, 2, 64, context, window=512)) for context in (512, 8192)}
+    assert at[512] == at[8192] == registry.get("attention").work(Attention(8, 2, 64, 512))
+    assert Attention(8, 2, 64, 300, window=512).reach == 300
 
 
 def test_attention_survives_scores_beyond_what_exp_can_hold(teams):

@@ -5,7 +5,7 @@ import planted
 import pytest
 from kernel_harness import Built
 
-from kernel_templates import registry
+from kernel_templates import proof, registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu.thread_pool import ThreadPool
@@ -92,3 +92,44 @@ def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, tea
             short["position"][0] = position - 1
             with pytest.raises(WrongResult):
                 verify(outputs_of(built.run(Inputs({}, short), team), expected), expected, operation.tolerance(problem))
+
+
+@pytest.mark.parametrize("problem", [
+    Attention(8, 4, 256, 200, window=64, softcap=50.0, scale=0.05), Attention(4, 1, 128, 5000, window=4096),
+    Attention(6, 2, 64, 60, window=64, softcap=30.0), Attention(3, 1, 96, 700, softcap=50.0, scale=0.2),
+], ids=lambda p: p.key)  # fmt: skip
+def test_a_kernel_without_a_trait_is_refused(problem) -> None:
+    """At one position of the proof at least, wherever the mistake shows at all: a window that no position of the
+    context fills leaves nothing behind."""
+    right, limit = proof.of(problem, 5), registry.get("attention").tolerance(problem)
+    reference = registry.get("attention").reference
+    for what, other in planted.wrong_traits(problem):
+        refused = 0
+        for position in (*problem.proved_positions, problem.context - 1):
+            moved = Inputs({}, {**right.inputs.buffers, "position": np.array([position], np.int64)})
+            found = {name: value.astype(np.float32) for name, value in reference(other, moved).items()}
+            try:
+                verify(found, reference(problem, moved), limit)
+            except WrongResult:
+                refused += 1
+        assert refused or (what.startswith("window") and problem.window > problem.context), what
+
+
+def test_proofs_lie_inside_at_and_past_the_edge_of_the_window() -> None:
+    assert Attention(4, 2, 64, 8192, window=512).proved_positions == (0, 256, 510, 511, 512)
+    assert Attention(4, 2, 64, 512, window=512).proved_positions == (0, 256, 510), "the last is proved anyway"
+    assert Attention(4, 2, 64, 100, window=512).proved_positions == (0, 64)
+    assert Attention(4, 2, 64, 3, window=1).proved_positions == (0, 1)
+
+
+@pytest.mark.parametrize("qk_norm", [0, 1])
+def test_a_head_without_its_bias_is_refused(qk_norm, team) -> None:
+    problem = NormQkvRope(256, 4, 2, 64, 32, qk_norm, "Q8_0", "Q8_0", "Q8_0", qkv_bias=1)
+    built, operation = Built(problem), registry.get(problem.op)
+    given = operation.inputs(problem, 3)
+    expected, limit = operation.reference(problem, given), operation.tolerance(problem)
+    verify(outputs_of(built.run(Inputs(given.weights, fresh(given)), team), expected), expected, limit)
+    for what, wrong in planted.wrong_bias(problem, given):
+        with pytest.raises(WrongResult):
+            verify(outputs_of(built.run(Inputs(given.weights, fresh(wrong)), team), expected), expected, limit)
+            pytest.fail(what)
