@@ -6,6 +6,7 @@ What it does not know is how a backend multiplies its packed matrices, keeps its
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
 from model.layer_plan import LayerState, Rope, Step
 from model.layer_traits import LayerTraits
+
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
+"""Gate functions by their names in problems."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,19 @@ class Prefill(ABC):
         return {"out": self._attend(b, chunk, b["q"], b["traits"])}
 
     def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._add_product(b["out"], b["x"], packed)}
+        return {"out": self._add(b["out"], b["x"], packed, b)}
 
     def _ffn(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
         *gate_up, down = packed
         gate, up = self._products(self._norm(b["x"], b["norm"]), gate_up, [self.config.ffn, self.config.ffn])
-        return {"x": self._add_product(b["x"], F.silu(gate).mul_(up), [down])}
+        return {"x": self._add(b["x"], GATES[b["traits"].gate_function](gate).mul_(up), [down], b)}
+
+    def _add(self, residual: Tensor, x: Tensor, packed: Sequence[Any], b: Mapping[str, Any]) -> Tensor:
+        """residual [tokens, rows] + x [tokens, cols] times the matrix, normed first if there is a "post_norm"."""
+        if "post_norm" not in b:
+            return self._add_product(residual, x, packed)
+        (y,) = self._products(x, packed, [residual.shape[-1]])
+        return residual + self._norm(y, b["post_norm"])
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension."""

@@ -1,12 +1,12 @@
 """A norm between a product and the residual stream: x += y / rms(y) * post_norm, and x quantized for its next reader.
 
-The norm needs all of y before any of x, so the product (`product.residual_product` without ADD) leaves y and its squares
-by groups of 8, and a kernel of its own follows. Chained by programmatic dependent launch such a kernel costs about what
-the alternative does, where the product's last program, found by an atomic counter, goes on alone: that one waits for
-the counter as long as a launch takes, and then has one multiprocessor for the whole vector. Here every program sums all
-squares for itself (hidden / 8 numbers from the second-level cache, asked for together with its part of y and x), so
-programs need not meet, and each has ROWS rows. They are of one warp, which sums without shared memory and finds room
-beside the product's programs: both norms' weights are there before the product ends.
+The norm needs all of y before any of x, so the product (`product.residual_product` without ADD) leaves y and its
+squares by groups of 8, and a kernel of its own follows, chained by programmatic dependent launch. The other way, in
+which the product's last program (found by an atomic counter) goes on alone, saves the launch, but waits for the counter
+about as long and then has one multiprocessor for the whole vector; no GPU has compared the two yet. Here every program
+sums all squares for itself (size / 8 numbers from the second-level cache, asked for together with its part of y and x),
+so that programs need not meet. They are of one warp, which sums without shared memory and finds room beside the
+product's programs: both norms' weights are there before the product ends.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def post_norm_residual(
 
 
 def launch(branch: Vector, x: Vector, buffers: Mapping[str, Any], bits: int, name: str) -> Launch:
-    """branch: y with its squares; buffers: "post_norm" and "next_norm" float32 [size] and "eps"; bits: of the planes."""
+    """branch: y with its squares; buffers: "post_norm", "next_norm" float32 [size] and "eps"; bits: of x's planes."""
     arguments = (
         branch.values, branch.squares, buffers["post_norm"], buffers["next_norm"], buffers["eps"], *x.pointers,
     )  # fmt: skip

@@ -239,7 +239,8 @@ def gated_product(
     STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = g(G[r] . n) * (U[r] . n), g being silu, or gelu in its tanh form, and n being x * norm times x's RMS factor; quantized.
+    """out[r] = g(G[r] . n) * (U[r] . n), quantized: g is silu, or gelu in its tanh form; n is x * norm times x's RMS
+    factor.
 
     EACH * GROUPS is a multiple of 8. A step's tiles are the gate's chunks, then the up's, whose format may differ.
     """

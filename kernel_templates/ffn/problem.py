@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from kernel_templates.problem import Problem, trait
 
-
 GATE_FUNCTIONS = ("silu", "gelu")
 
 

@@ -50,9 +50,10 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
 
     @property
     def ffn_part(self) -> Ffn:
-        formats = (self.gate_format, self.up_format, self.down_format)
-        how = {"gate_function": self.gate_function, "post_norm": self.post_norm}
-        return Ffn(self.hidden, self.ffn, *formats, self.activation, **how)
+        return Ffn(
+            self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation,
+            gate_function=self.gate_function, post_norm=self.post_norm,
+        )  # fmt: skip
 
     @property
     def typical(self) -> "Layer":

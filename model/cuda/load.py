@@ -41,8 +41,7 @@ class CudaLayer(LayerState):
 
 @dataclass(frozen=True)
 class Loaded:
-    """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
-    embedding_scale: what rows of the embedding are multiplied with."""
+    """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines."""
 
     config: ModelConfig
     capacity: int
@@ -52,7 +51,6 @@ class Loaded:
     embedding: Embedding
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
-    embedding_scale: float
 
 
 def load(
@@ -81,12 +79,10 @@ def load(
         head_packed = head_kernels.pack(head, head_config, {"w": matrix}, str(device))
         # Rows are looked up in the file's own bytes, also where the head is made of the same matrix.
         rows = matrix if config.tied else weights.matrix(file, config, plan.embedding)
-        embedding = Embedding(rows.raw.to(device), rows.format, rows.cols)
+        embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
     output_norm = _vector(file, config, plan.output_norm, device)
-    return Loaded(
-        config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, plan.embedding_scale
-    )
+    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes)
 
 
 def _caches(config: ModelConfig, capacity: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:

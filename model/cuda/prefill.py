@@ -50,7 +50,7 @@ class CudaPrefill(Prefill):
         rows = table.raw[torch.tensor(tokens).to(table.raw.device)]
         with torch.device(rows.device):  # formats make their tensors on the default device
             values = formats.get(table.format).dequantize(rows)
-        return values if self.model.embedding_scale == 1.0 else values.mul_(self.model.embedding_scale)
+        return values if table.scale == 1.0 else values.mul_(table.scale)
 
     def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
         return self.model.ropes[rope][first : first + count]

@@ -40,6 +40,19 @@ def has_super_blocks(problem: Problem) -> bool:
     return any(f"={name}" in problem.key for name in SUPER_BLOCKS)
 
 
+# Gemma's traits. The first two sizes are no multiple of 32; the others those of Gemma 3 270M and 1B.
+TRAITS: list[Problem] = [
+    Matvec(83, 96, "Q4_0", post_norm=1),
+    Matvec(1, 32, "F32", post_norm=1),
+    Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(1152, 1024, "Q4_0", "int8", post_norm=1),
+    Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0", gate_function="gelu"),
+    Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
+    Ffn(640, 2048, "Q8_0", "Q8_0", "Q8_0", gate_function="gelu", post_norm=1),
+    Ffn(1152, 6912, "Q4_0", "Q4_0", "Q4_1", gate_function="gelu", post_norm=1),
+    Head(333, 160, "Q8_0", softcap=30.0),
+    Head(1000, 640, "Q8_0", softcap=0.5),
+]
 # Every operation meets every format; kernels of super-blocks take longest to compile, so few problems have them.
 PROBLEMS: list[Problem] = [
     *(Matvec(83, width(name, 96), name) for name in FORMATS),
@@ -65,6 +78,7 @@ PROBLEMS: list[Problem] = [
     Attention(4, 2, 80, 150, window=1000, scale=0.25),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
+    *TRAITS,
 ]
 MORE: list[Problem] = [
     *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
@@ -76,6 +90,8 @@ VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and not has_sup
     Ffn(96, 160, "F32", "Q4_0", "BF16"),
     NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
     Head(333, 256, "Q6_K"),
+    Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
+    Head(333, 160, "Q8_0", softcap=30.0),
 ]
 
 

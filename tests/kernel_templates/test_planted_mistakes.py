@@ -29,8 +29,13 @@ def of_format(name: str, activation: str = "int16") -> list:
     ]
 
 
+TRAITS = [  # of Gemma 3 270M
+    Matvec(640, 1024, "Q8_0", post_norm=1),
+    Ffn(640, 2048, "Q8_0", "Q8_0", "Q4_1", gate_function="gelu", post_norm=1),
+    Head(300, 640, "Q8_0", softcap=30.0),
+]
 PROBLEMS = [
-    *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
+    *TRAITS, *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
     *of_format("Q8_0", "int8"),
 ]  # fmt: skip
 
@@ -59,9 +64,27 @@ def test_a_mistake_in_the_weights_or_the_outputs_is_refused(problem, team) -> No
         with pytest.raises(WrongResult):
             verify(outputs_of(built.run(Inputs(weights, fresh(given)), team), expected), expected, limit)
             pytest.fail(what)
+    for what, buffers in planted.wrong_norms(given):
+        with pytest.raises(WrongResult):
+            given_wrongly = Inputs(given.weights, {name: value.copy() for name, value in buffers.items()})
+            verify(outputs_of(built.run(given_wrongly, team), expected), expected, limit)
+            pytest.fail(what)
     for what, outputs in planted.wrong_outputs(problem, right, expected):
         with pytest.raises(WrongResult):
             verify(outputs, expected, limit)
+            pytest.fail(what)
+
+
+@pytest.mark.parametrize("problem", TRAITS, ids=lambda p: p.key)
+def test_a_kernel_without_a_trait_is_refused(problem, team) -> None:
+    operation, mistakes = registry.get(problem.op), list(planted.wrong_traits(problem))
+    given = operation.inputs(problem, 5)
+    expected = operation.reference(problem, given)
+    assert mistakes
+    for what, other in mistakes:
+        with pytest.raises(WrongResult):
+            written = Built(other).run(Inputs(given.weights, fresh(given)), team)
+            verify(outputs_of(written, expected), expected, operation.tolerance(problem))
             pytest.fail(what)
 
 
@@ -98,7 +121,7 @@ def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, tea
     Attention(8, 4, 256, 200, window=64, softcap=50.0, scale=0.05), Attention(4, 1, 128, 5000, window=4096),
     Attention(6, 2, 64, 60, window=64, softcap=30.0), Attention(3, 1, 96, 700, softcap=50.0, scale=0.2),
 ], ids=lambda p: p.key)  # fmt: skip
-def test_a_kernel_without_a_trait_is_refused(problem) -> None:
+def test_attention_without_a_trait_is_refused(problem) -> None:
     """At one position of the proof at least, wherever the mistake shows at all: a window that no position of the
     context fills leaves nothing behind."""
     right, limit = proof.of(problem, 5), registry.get("attention").tolerance(problem)
