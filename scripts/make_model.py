@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from kernel_templates.formats import FORMATS, Format, get
+from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
+NARROW = {
+    "Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+}  # fmt: skip
+"""What ggml's quantizer takes for rows that are no whole super-blocks."""
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -137,16 +141,8 @@ def tensor_format(shape: tuple[int, ...], quant: str, head: bool = False) -> str
         return "F32"
     fmt = get(quant)
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
-        fmt = _with_bits(HEAD_BITS, 256)
-    if isinstance(fmt.layout, Blocks) and shape[1] % fmt.block:
-        fmt = _with_bits(fmt.layout.quants.bits, 32)
-    return fmt.name
-
-
-def _with_bits(least: int, block: int) -> Format:
-    """The format with the fewest bits a quant of those that have at least so many, in blocks of this size."""
-    found = [f for f in FORMATS.values() if isinstance(f.layout, Blocks) and f.block == block]
-    return min((f for f in found if f.layout.quants.bits >= least), key=lambda f: f.layout.quants.bits)
+        fmt = get("Q6_K")
+    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
 
 
 class Weights:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from architecture_samples import by_norm
+from some_formats import ALL_TRAITS
 
 pytest.importorskip("triton")
 
 from kernel_templates import formats, registry
 from kernel_templates.device import Device
-from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.cuda import prefill
 from model.cuda.load import Loaded, load
@@ -26,7 +26,7 @@ from model.reference import reference_logits
 
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
 BOUNDS = by_norm(5e-3, 1e-2)
-MODELS = [(shape, quant) for shape in BOUNDS for quant in FORMATS]
+MODELS = [(shape, quant) for shape in BOUNDS for quant in ALL_TRAITS]
 
 
 def loaded(path: Path, capacity: int = 64) -> tuple[Loaded, Callable[[torch.Tensor], torch.Tensor]]:
