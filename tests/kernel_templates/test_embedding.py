@@ -7,7 +7,7 @@ import pytest
 import torch
 from some_formats import any_bytes
 
-from kernel_templates import memory
+from kernel_templates import memory, random_inputs
 from kernel_templates.cpu import embedding
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
