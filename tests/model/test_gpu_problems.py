@@ -43,7 +43,7 @@ def test_layers_are_distinct_and_the_first_context_comes_first(made: Callable[[s
 
 def test_contexts_with_a_full_window_are_one(made: Callable[[str, str], Path]) -> None:
     """Its kernels read the same then: a layer with a window of 8 is tuned once, whatever the capacity."""
-    file = open_gguf(made("tiny-gemma3", "Q4_0"))
+    file = open_gguf(made("tiny-gemma2", "Q4_0"))
     config = ModelConfig.from_gguf(file)
     local, everywhere = (layer_at(config, file, i, 10240) for i in range(2))
     assert (local.window, local.context) == (8, 160) and (everywhere.window, everywhere.context) == (0, 10240)
