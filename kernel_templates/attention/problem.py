@@ -49,6 +49,10 @@ class Attention(Problem, op="attention", template_version=1):
         return self.typical.context - 1
 
     @property
+    def typical_reach(self) -> int:
+        return self.typical.reach
+
+    @property
     def proved_positions(self) -> tuple[int, ...]:
         """The first position, and the largest power of two within reach: there every tile of fewer positions is full,
         and the next has one. Then the last position before the window is full, the one that fills it, and the first
