@@ -145,7 +145,7 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
     assert report["settings"] == {
         "prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False,
-        "captured_alone": True,
+        "captured_alone": True, "cache_bytes": 50 << 20,
     }  # fmt: skip
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
