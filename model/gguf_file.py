@@ -130,6 +130,8 @@ def _read(path: Path) -> GGUFFile:
     if type(alignment) is not int or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise ModelError(f"general.alignment is {quoted(alignment)}, not a power of two up to {MAX_ALIGNMENT}")
     entries = _read_tensor_entries(cursor, tensor_count)
+    if refused := ggml_types.refusal(kind for _, kind, _ in entries.values()):
+        raise ModelError(refused)
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in entries.items()}
     array = np.frombuffer(data, np.uint8)
@@ -195,13 +197,7 @@ def _place(
     name: str, dims: tuple[int, ...], kind: int, offset: int, start: int, alignment: int, size: int
 ) -> TensorInfo:
     """Check one entry against the format and the file's size, and turn it into a TensorInfo."""
-    shown = f"tensor {quoted(name)}"
-    try:
-        layout = from_ggml(kind)
-    except ValueError:
-        raise ModelError(
-            f"{shown} has type {ggml_types.name(kind)}, which is not supported; requantize the model"
-        ) from None
+    shown, layout = f"tensor {quoted(name)}", from_ggml(kind)
     if min(dims) == 0:
         raise ModelError(f"{shown} has an empty dimension in its shape {list(dims)}; the file is damaged, get it again")
     if dims[0] % layout.block:
