@@ -86,11 +86,14 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
         return
     c = launch.constants
     chunks = c["CHUNKS"] + c.get("UP_CHUNKS", 0)
-    assert wide_loads(code.ptx) >= chunks * c["STEPS"] * c["EACH"], "weights are loaded piece by piece"
+    wide = c["TRAITS"].kind != "" or c["TRAITS"].bits & 12 > 0  # quants of 2 or 3 bits are 8 bytes a run
+    assert wide_loads(code.ptx) >= wide * chunks * c["STEPS"] * c["EACH"], "weights are loaded piece by piece"
     assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["TRAITS"].kind == "")
     if capability >= 90:
         before, after = code.ptx.split("griddepcontrol.wait")
-        assert wide_loads(before) == c["AHEAD"] * c["EACH"], "tiles ahead are asked for before the wait, no others"
+        assert wide_loads(before) == wide * c["AHEAD"] * c["EACH"], (
+            "only tiles ahead are asked for before the wait"
+        )
         assert "st.global" not in before
         assert wide_loads(after) > 0, "the vector is read after the wait"
 

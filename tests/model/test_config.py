@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -183,6 +184,30 @@ def test_other_architectures_are_named(tiny: GGUFFile, architecture: object) -> 
     with pytest.raises(ModelError, match=r"architecture .* is not supported") as caught:
         ModelConfig.from_gguf(file)
     assert str(caught.value).isprintable()
+
+
+def test_the_architecture_comes_first_and_all_types_with_it(tiny: GGUFFile) -> None:
+    """Types that no format reads, of the whole file, in the line that names the architecture."""
+    odd = replace(tiny, unread_types=frozenset({16, 19}))
+    with pytest.raises(ModelError, match=r"^it has tensors of type IQ2_XXS and IQ1_S, which are not supported"):
+        ModelConfig.from_gguf(odd)
+    odder = replace(odd, metadata=dict(tiny.metadata) | {"general.architecture": "mamba"})
+    with pytest.raises(ModelError, match=r"^architecture 'mamba' is not supported; .*; it has tensors of type IQ2_XXS"):
+        ModelConfig.from_gguf(odder)
+
+
+def test_types_are_found_in_the_file(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for i, kind in enumerate((17, 16, 0)):
+        kind = gguf.GGMLQuantizationType(kind)
+        writer.add_tensor(f"t{i}", np.zeros((2, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert open_gguf(tmp_path / "m.gguf").unread_types == {16, 17}
+    with pytest.raises(ModelError, match="IQ2_XXS and IQ2_XS"):
+        ModelConfig.from_gguf(open_gguf(tmp_path / "m.gguf"))
 
 
 def test_every_missing_or_misshapen_tensor_is_named(tiny: GGUFFile) -> None:
