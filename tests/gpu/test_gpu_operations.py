@@ -202,6 +202,14 @@ def test_attention_at_any_position(context: int, position: int) -> None:
         case.check(config)
 
 
+@pytest.mark.parametrize("position", [0, 510, 511, 512, 2000, 8191])
+@pytest.mark.parametrize("traits", ["window=512", "window=512,softcap=50.0"])
+def test_attention_at_any_position_of_a_window(traits: str, position: int) -> None:
+    """With -s: 8191 takes the time that 511 does."""
+    case = Case(f"attention:heads=8,kv_heads=4,head_dim=256,context=8192,{traits}", position)
+    case.check(case.space.default)
+
+
 @pytest.mark.parametrize("finish", ["attention", "kernel"])
 @pytest.mark.parametrize("key", LAYERS)
 def test_layer(key: str, finish: str) -> None:
