@@ -6,10 +6,11 @@ here, because running it without would give fluent nonsense.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kernel_templates import formats
-from model import layer_plan
+from model import ggml_types, layer_plan
 from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
@@ -64,10 +65,8 @@ class ModelConfig:
         metadata = file.metadata
         name = metadata.get("general.architecture")
         architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
-        if architecture is None:
-            raise ModelError(
-                f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
-            )
+        if architecture is None or file.unread_types:
+            raise ModelError("; ".join(_unsupported(name, architecture, file)))
         keys = Metadata(metadata, architecture.name + ".")
         _refuse_unsupported(keys)
         embedding = file.tensors.get(layer_plan.EMBEDDING)
@@ -109,6 +108,14 @@ class ModelConfig:
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
         _check_tensors(config, file)
         return config
+
+
+def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile) -> Iterator[str]:
+    """All that is missing here for a file."""
+    if architecture is None:
+        yield f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
+    if types := ggml_types.refusal(file.unread_types):
+        yield types
 
 
 def _refuse_unsupported(keys: Metadata) -> None:

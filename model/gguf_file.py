@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel_templates.formats import from_ggml
-from model import ggml_types
+from kernel_templates.formats import FORMATS, from_ggml
 from model.errors import ModelError, quoted
 from model.gguf_cursor import Cursor
 
@@ -74,7 +73,8 @@ class Shard:
 @dataclass(frozen=True)
 class GGUFFile:
     """An open model file. `metadata` holds Python values, with arrays of strings as list[str] and other arrays as
-    read-only numpy views; `tensors` is in file order."""
+    read-only numpy views; `tensors` is in file order. `unread_types`: ggml's numbers of types that no format here
+    reads; tensors of these types are not among `tensors`. Refusing them is for those who know what a model needs."""
 
     path: Path
     version: int
@@ -82,6 +82,7 @@ class GGUFFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     shards: tuple[Shard, ...] = field(repr=False, compare=False)
+    unread_types: frozenset[int] = frozenset()
 
     def raw(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor, uint8 [rows, row_bytes], read-only and still on disk until touched.
@@ -164,12 +165,14 @@ def _joined(file: GGUFFile, count: int) -> GGUFFile:
         if twice := tensors.keys() & shard.tensors.keys():
             raise _named(shard.path, f"tensor {quoted(min(twice))} is in another shard too; get the files again")
         tensors |= {name: replace(info, shard=index) for name, info in shard.tensors.items()}
-    if len(tensors) != (announced := _split(file, "tensors.count", len(tensors))):
+    unread = frozenset().union(*(shard.unread_types for shard in opened))
+    if not unread and len(tensors) != (announced := _split(file, "tensors.count", len(tensors))):
         raise _named(
             file.path, f"the shards hold {len(tensors)} tensors, not the {announced} announced; get them again"
         )
     shards = tuple(part for shard in opened for part in shard.shards)
-    return replace(opened[0], path=file.path, tensors=MappingProxyType(tensors), shards=shards)
+    whole = replace(opened[0], path=file.path, tensors=MappingProxyType(tensors), shards=shards)
+    return replace(whole, unread_types=unread)
 
 
 def _shard_ending(index: int, count: int) -> str:
@@ -205,9 +208,12 @@ def _read(path: Path) -> GGUFFile:
         raise ModelError(f"general.alignment is {quoted(alignment)}, not a power of two up to {MAX_ALIGNMENT}")
     entries = _read_tensor_entries(cursor, tensor_count)
     start = -(-cursor.at // alignment) * alignment
-    tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in entries.items()}
+    types = {kind for _, kind, _ in entries.values()}
+    unread = frozenset(types - {fmt.ggml_type for fmt in FORMATS.values()})
+    known = {name: entry for name, entry in entries.items() if entry[1] not in unread}
+    tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in known.items()}
     shard = Shard(path, np.frombuffer(data, np.uint8), source)
-    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), (shard,))
+    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), (shard,), unread)
 
 
 def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
@@ -269,13 +275,7 @@ def _place(
     name: str, dims: tuple[int, ...], kind: int, offset: int, start: int, alignment: int, size: int
 ) -> TensorInfo:
     """Check one entry against the format and the file's size, and turn it into a TensorInfo."""
-    shown = f"tensor {quoted(name)}"
-    try:
-        layout = from_ggml(kind)
-    except ValueError:
-        raise ModelError(
-            f"{shown} has type {ggml_types.name(kind)}, which is not supported; requantize the model"
-        ) from None
+    shown, layout = f"tensor {quoted(name)}", from_ggml(kind)
     if min(dims) == 0:
         raise ModelError(f"{shown} has an empty dimension in its shape {list(dims)}; the file is damaged, get it again")
     if dims[0] % layout.block:

@@ -33,13 +33,13 @@ class Metadata:
         value = self._values.get(self.prefix + key)
         if not isinstance(value, np.ndarray):
             return self.whole(key, low, high, default)
-        numbers = np.unique(self.whole_numbers(key, layers, 0, "layers"))
-        if len(numbers) != 1 or not low <= numbers[0] <= high:
+        found = np.unique(self.whole_numbers(key, layers, 0, "layers")).tolist()
+        if len(found) > 1:
             raise ModelError(
-                f"metadata key '{self.prefix}{key}' gives {', '.join(map(str, numbers[:4]))} for different layers; "
-                f"only one number, from {low} to {high}, for all of them is supported"
+                f"metadata key '{self.prefix}{key}' differs between layers ({', '.join(map(str, found[:4]))}), "
+                "which is not supported; use another model"
             )
-        return int(numbers[0])
+        return int(self._checked(key, found[0], numbers.Integral, low, high))
 
     def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
         """One flag, or number that is 0 or not, for each of `count`; None where the file gives no array."""
@@ -88,6 +88,9 @@ class Metadata:
         value: Any = self._values.get(self.prefix + key, default)
         if value is None:
             raise ModelError(f"metadata key '{self.prefix}{key}' is missing; the file is incomplete, get it again")
+        return self._checked(key, value, kind, low, high)
+
+    def _checked(self, key: str, value: Any, kind: Any, low: float, high: float) -> Any:
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise ModelError(f"metadata key '{self.prefix}{key}' is {shown(value)}, not a number from {low} to {high}")
         return value

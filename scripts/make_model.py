@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from kernel_templates.formats import FORMATS, Format, get
+from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
+NARROW = {
+    "Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+}  # fmt: skip
+"""What ggml's quantizer takes for rows that are no whole super-blocks."""
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -75,8 +79,15 @@ def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab:
 
 
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests."""
-    config = ModelConfig(architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False)
+    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
+    period, (attention, final) = architecture.window_period, architecture.softcaps
+    rest = {"window": 8, "local": (True, period != 2)} if period else {}
+    rest |= {"attention_softcap": attention, "final_softcap": final}
+    if period:
+        rest["local_rope_base"] = architecture.local_rope_base or 0.0
+    config = ModelConfig(
+        architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False, **rest
+    )
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
@@ -130,16 +141,8 @@ def tensor_format(shape: tuple[int, ...], quant: str, head: bool = False) -> str
         return "F32"
     fmt = get(quant)
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
-        fmt = _with_bits(HEAD_BITS, 256)
-    if isinstance(fmt.layout, Blocks) and shape[1] % fmt.block:
-        fmt = _with_bits(fmt.layout.quants.bits, 32)
-    return fmt.name
-
-
-def _with_bits(least: int, block: int) -> Format:
-    """The format with the fewest bits a quant of those that have at least so many, in blocks of this size."""
-    found = [f for f in FORMATS.values() if isinstance(f.layout, Blocks) and f.block == block]
-    return min((f for f in found if f.layout.quants.bits >= least), key=lambda f: f.layout.quants.bits)
+        fmt = get("Q6_K")
+    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
 
 
 class Weights:
@@ -150,14 +153,18 @@ class Weights:
         planned = plan(config)
         self._output_norm = planned.output_norm.name
         layers = enumerate(planned.layers)
-        self._places = {t.name: (what, i) for i, layer in layers for what, t in layer.tensors.items()}
+        self._places = {
+            part.name: (what, i) for i, layer in layers for what, t in layer.tensors.items() for part in t.parts
+        }
         largest = max(config.vocab, config.ffn) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
-    def norm(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, float32 [size]."""
+    def vector(self, name: str, size: int) -> np.ndarray:
+        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
         what, layer = self._places.get(name, ("", 0))
-        if what == "k_norm":
+        if what == "qkv_bias":
+            weights = self._rng.normal(0.0, 0.3, size)
+        elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
             if layer % 4 == 0:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
@@ -205,6 +212,19 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
+    if config.window:
+        writer.add_sliding_window(config.window)
+    if config.attention_softcap:
+        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if config.final_softcap:
+        writer.add_final_logit_softcapping(config.final_softcap)
+    if (scaling := config.rope_scaling) is not None:
+        writer.add_rope_scaling_orig_ctx_len(scaling.original)
+        if scaling.kind == "longrope":
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor)
+        else:
+            writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+            writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -251,7 +271,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
                 if len(dims) == 1:
-                    writer.write_tensor_data(weights.norm(tensor, dims[0]).view(np.uint8))
+                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()

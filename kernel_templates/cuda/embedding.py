@@ -11,9 +11,11 @@ from kernel_templates import formats
 from kernel_templates.cuda.codes import entry, scale_of
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.quantize import store_groups
+from kernel_templates.formats.layout import Floats
 
 TILE = 8192
-"""Elements decoded at once: 16 a thread in 16 warps, which leaves registers to spare."""
+"""Elements decoded at once: 16 a thread in 16 warps, which leaves registers to spare; half as many where a minimum is
+computed beside them."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Embedding:
     @property
     def constants(self) -> dict[str, Any]:
         """What `embed_row` wants to know at compile time."""
+        layout = formats.get(self.format).layout
+        most = TILE if isinstance(layout, Floats) or layout.subminimums is None else TILE // 2
         return {
-            "LAYOUT": formats.get(self.format).layout,
+            "LAYOUT": layout,
             "HIDDEN": self.hidden,
             "VOCAB": self.vocab,
-            "TILE": min(triton.next_power_of_2(self.hidden), TILE),
+            "TILE": min(triton.next_power_of_2(self.hidden), most),
             "SCALE": self.scale,
         }
 

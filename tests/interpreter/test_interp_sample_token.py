@@ -5,6 +5,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from some_formats import few
 
 from kernel_templates import formats
 from kernel_templates.cuda.embedding import Embedding
@@ -57,7 +58,7 @@ def same_vector(got: Vector, values: torch.Tensor, norm: torch.Tensor | None, ac
 
 
 @pytest.mark.parametrize("activation", ["int16", "int8"])
-@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize("name", few())
 def test_embedding_is_decoded_to_the_bit(name, activation):
     hidden = max(HIDDEN, 3 * formats.get(name).block)
     embedding, norm = embedding_of(name, hidden, 11), torch.rand(hidden) + 0.5

@@ -44,7 +44,7 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
 
 def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
     """(what is wrong, the problem that a kernel with this mistake would solve): a window of one position too many or
-    too few or none at all, no soft cap, the usual scale, no post norm, silu for gelu."""
+    too few or none at all, no soft cap, the usual scale, no post norm, another gate function."""
     for name, values in {"window": (1, -1, None), "softcap": (None,), "scale": (None,), "post_norm": (None,)}.items():
         value = getattr(problem, name, 0)
         for change in values if value else ():
@@ -53,20 +53,20 @@ def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
         yield "silu for gelu", replace(problem, gate_function="silu")
 
 
-def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(what is wrong, buffers): the last row's weight of the post norm taken from the row before."""
-    if "post_norm" in inputs.buffers:
-        norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
-        norm[rows - 1] = norm[rows - 2]
-        yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
-
-
 def wrong_bias(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
     """(what is wrong, inputs): the bias of one head left out, of queries, keys and values."""
     for head in range(problem.heads + 2 * problem.kv_heads):
         bias = inputs.buffers["bias"].copy()
         bias[head * problem.head_dim : (head + 1) * problem.head_dim] = 0
         yield f"the bias of head {head}", replace(inputs, buffers={**inputs.buffers, "bias": bias})
+
+
+def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(what is wrong, buffers): the last row's weight of the post norm taken from the row before."""
+    if "post_norm" in inputs.buffers:
+        norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
+        norm[rows - 1] = norm[rows - 2]
+        yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
 
 
 def wrong_outputs(
