@@ -267,6 +267,8 @@ class TuningDB(Reader):
         return int(found[0]) if found else self._insert(table, row)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        """The new row's id. Raises ValueError for a row that no reader would take."""
+        validation.row(table, {**dict.fromkeys(validation.TABLES[table]), **row})
         marks = ", ".join(f":{name}" for name in row)
         cursor = self._connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", dict(row))
         assert cursor.lastrowid is not None

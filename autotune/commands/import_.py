@@ -1,5 +1,6 @@
 """`autotune import`: reads files of other tools into the tuning database."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,8 @@ def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary |
     from autotune.importers.files import bounded_numbers, unpacked
     from autotune.profiling import store_profile
 
-    with unpacked(path) as path, bounded_numbers(path):
-        found = importer.read(path)
+    with unpacked(path) as file, bounded_numbers(path):
+        found = importer.read(file)
         if isinstance(found, tuning_results.TuningResults):
-            return tuning_results.store(found, db)
+            return tuning_results.store(replace(found, file=path.name), db)
         return store_profile.store(found, db)

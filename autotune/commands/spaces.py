@@ -98,7 +98,7 @@ def _example(op: str) -> str:
 
     from kernel_templates import registry
 
-    names = [f.name for f in fields(registry.get(op).problem)]
+    names = [f.name for f in fields(registry.get(op).problem) if not f.kw_only]  # those are traits of a few models
     return f"{op}:" + ",".join(f"{name}={EXAMPLE.get(name, 'Q4_0')}" for name in names)
 
 

@@ -1,12 +1,9 @@
 """The tuning results that importers read from other tuners' files, and how they are stored as a run."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from autotune import UserError
 from kernel_templates.device import Device
 from tuning_db import TuningDB
 from tuning_db.records import Measurement, Run, RunStatus, Trial
@@ -55,13 +52,6 @@ def store(results: TuningResults, db: TuningDB) -> ResultsSummary:
     return ResultsSummary(
         results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed
     )
-
-
-def finite(value: Any, what: str, path: Path) -> float:
-    """A number from a file. Raises UserError for what is none, infinity and NaN included."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise UserError(f"{path} is damaged: {what} is {value!r:.40}, not a number")
-    return float(value)
 
 
 def quantiles(nanoseconds: list[float]) -> Measurement:

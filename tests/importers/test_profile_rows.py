@@ -74,7 +74,7 @@ def test_again_replaces_all_of_it(db):
 
 def test_a_failure_keeps_what_was_there(db):
     profiles.store(db, PROFILE)
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match="stream cannot be"):
         profiles.store(db, records.Profile(ABOUT, (records.KernelLaunch(0, "k", stream=1 << 70),)))
     assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 2
 
