@@ -37,6 +37,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
     from dataclasses import asdict
 
     from autotune.importers import registry
+    from autotune.importers.files import NO_END
 
     importers = []
     for file in files:  # before anything is stored
@@ -52,7 +53,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         return
     for summary in done:
         output.line(f"{summary.file}: {summary.line}")
-        if summary.note:
+        if summary.note and NO_END not in summary.note:  # that is kept for the page of provenance
             output.note(f"{summary.file}: {summary.note}")
 
 

@@ -19,6 +19,7 @@ from autotune import UserError
 from tuning_db.profile_records import Provenance
 
 HEAD_BYTES = 1 << 16
+NO_END = "no end mark"  # in the note of a file that cannot say whether it is whole, as all files of its format
 LARGEST_TEXT = 1 << 29  # bytes, also of what a packed file unpacks to: 5 kB of xz can become 2 GB
 LARGEST_JSON = 1 << 28  # bytes: a recorded space of 100,000 configurations has half of it
 # Python makes up to 64 bytes of a value and 250 of an object, however short they are in the file: this much is 1 GB.

@@ -6,6 +6,7 @@ import numpy as np
 
 from kernel_templates.device import Device
 from tuning_db import TuningDB
+from tuning_db import field_checks as f
 from tuning_db.records import Measurement, Run, RunStatus, Trial
 
 
@@ -55,6 +56,11 @@ def store(results: TuningResults, db: TuningDB) -> ResultsSummary:
 
 
 def quantiles(nanoseconds: list[float]) -> Measurement:
+    """Raises ValueError for a time that no kernel takes."""
+    try:
+        f.list_of(f.number(*f.NANOSECONDS))(nanoseconds)
+    except ValueError as wrong:
+        raise ValueError(f"nanoseconds cannot be {wrong}") from None
     low, middle, high = np.quantile(nanoseconds, [0.1, 0.5, 0.9])
     return Measurement(float(low), float(middle), float(high), len(nanoseconds))
 
