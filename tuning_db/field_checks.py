@@ -66,6 +66,11 @@ class Fields:
         return f"{self.where}/{shown(name)[1:-1]}".lstrip("/")
 
 
+def flag(value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{shown(value)}, neither true nor false")
+
+
 def any_value(value: Any) -> None:
     """For what is checked where it is used."""
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.benchmarking.speedup import Speedup
 from tuning_db import field_checks as f
 from tuning_db.field_checks import Fields
 
 SIDES = ("untuned", "tuned")
+PREFILL = -1  # beside the depths of decoding
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Side:
     prefill_tok_s: float
     decode: Mapping[int, Decode]
     kernels: tuple[KernelTime, ...]
+    prefill_range: tuple[float, float] | None = None
 
     @property
     def shallowest(self) -> Decode:
@@ -64,8 +67,9 @@ class Side:
 
 @dataclass(frozen=True)
 class ModelBenchmark:
-    """model: the file's name; read_gb_s: measured read bandwidth; sources: where the tuned engine's configurations
-    come from, by problem; settings: how it was measured."""
+    """model: the file's name; read_gb_s: the best read bandwidth that was measured; sources: where the tuned engine's
+    configurations come from, by problem; settings: how it was measured, "cache_bytes" being the device's last-level
+    cache; speedups: by depth, and PREFILL."""
 
     model: str
     chip: str
@@ -76,6 +80,7 @@ class ModelBenchmark:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    speedups: Mapping[int, Speedup] = field(default_factory=dict)
 
     @property
     def sides(self) -> Mapping[str, Side]:
@@ -98,6 +103,15 @@ class ModelBenchmark:
             "versions": dict(self.versions),
             "settings": dict(self.settings),
             "sources": dict(self.sources),
+            "speedups": {
+                "prefill" if depth == PREFILL else str(depth): {
+                    "median": speedup.median,
+                    "ratios": list(speedup.ratios),
+                    "alternating": speedup.alternating,
+                    "verdict": speedup.verdict,
+                }
+                for depth, speedup in self.speedups.items()
+            },
             **{name: self._side_document(side) for name, side in self.sides.items()},
             "operations": {
                 name: [self._kernel_document(row) for row in side.kernels] for name, side in self.sides.items()
@@ -112,7 +126,8 @@ class ModelBenchmark:
             }
             for depth, row in side.decode.items()
         }  # fmt: skip
-        return {"prefill_tok_s": side.prefill_tok_s, "decode": decode}
+        spread = list(side.prefill_range) if side.prefill_range else None
+        return {"prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode}
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
@@ -136,18 +151,32 @@ def parse(document: Any) -> ModelBenchmark:
         *(_side(made.object(name), operations.objects(name)) for name in SIDES),
         {name: str(version) for name, version in versions.items()},
         made.take("settings", f.mapping_of(f.document), {}),
+        speedups={_depth(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},
     )  # fmt: skip
 
 
 def _side(side: Fields, operations: list[Fields]) -> Side:
-    decode = {}
-    for depth, row in side.object("decode").each().items():
-        if not (depth.isascii() and depth.isdecimal() and len(depth) < 10):
-            raise ValueError(f"{row.where}: {f.shown(depth)} is no number of tokens")
-        decode[int(depth)] = _decode(row)
+    decode = {_depth(depth): _decode(row) for depth, row in side.object("decode").each().items()}
+    decode.pop(PREFILL, None)
     if not decode:
         raise ValueError(f"{side.where} has no decode rates")
-    return Side(side.take("prefill_tok_s", _RATE), decode, tuple(map(_kernel, operations)))
+    spread = side.take("prefill_tok_s_range", f.maybe(f.tuple_of(_RATE, _RATE)), None)
+    return Side(
+        side.take("prefill_tok_s", _RATE), decode, tuple(map(_kernel, operations)), spread and tuple(spread)
+    )  # fmt: skip
+
+
+def _depth(name: str) -> int:
+    if name != "prefill" and not (name.isascii() and name.isdecimal() and len(name) < 10):
+        raise ValueError(f"{f.shown(name)} is no number of tokens")
+    return PREFILL if name == "prefill" else int(name)
+
+
+def _speedup(row: Fields) -> Speedup:
+    ratios = row.take("ratios", f.list_of(f.number(1e-9, 1e9)))
+    if not ratios:
+        raise ValueError(f"{row.where} has no rounds")
+    return Speedup(tuple(ratios), row.take("alternating", f.flag))
 
 
 def _decode(row: Fields) -> Decode:
@@ -158,7 +187,5 @@ def _decode(row: Fields) -> Decode:
 
 
 def _kernel(row: Fields) -> KernelTime:
-    size = row.take("bytes", f.maybe(_SIZE))
-    return KernelTime(
-        row.take("kernel", _NAME), int(row.take("count", _SIZE)), row.take("us", _US), None if size is None else int(size)
-    )
+    count, size = row.take("count", _SIZE), row.take("bytes", f.maybe(_SIZE))
+    return KernelTime(row.take("kernel", _NAME), int(count), row.take("us", _US), None if size is None else int(size))

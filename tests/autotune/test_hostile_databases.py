@@ -1,7 +1,7 @@
 """Every column and every field with values that do not belong there: in one's own file, as JSON lines, merged.
 
-A sample by default; all of some 7,000 with `-m slow`. No traceback, one line at most, nothing of one's own lost; no case
-takes more than 5 s of this process's time, all together no more than 1 GB.
+A sample by default; all of some 7,000 with `-m slow`. No traceback, one line at most, nothing of one's own lost; no
+case takes more than 5 s of this process's time, all together no more than 1 GB.
 """
 
 import json
