@@ -192,8 +192,8 @@ def test_reader_goes_away() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-# Closed streams, readers that have gone and full disks, with the exit status of a command that works: its own, 141 where
-# nobody reads what it prints, or 2 where that cannot be written.
+# Closed streams, readers that have gone and full disks, with the exit status of a command that works: its own, 141
+# where nobody reads what it prints, or 2 where that cannot be written.
 STREAMS = {
     "<&-": None, ">&-": None, "2>&-": None, "<&- >&- 2>&-": None, "| true": 141, "2>&1 >/dev/null | true": None,
     ">/dev/full": 2, "2>/dev/full": None,
