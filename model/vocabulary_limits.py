@@ -1,12 +1,12 @@
-"""Limits of a vocabulary, checked before a library sees it: what it makes of one takes up to a hundred times the size."""
+"""Limits of a vocabulary, checked before a library sees it, which takes up to a hundred times the size in memory."""
 
 import numpy as np
 
 from model.errors import ModelError
 from model.gguf_metadata import Metadata
 
-# Far above any published vocabulary (262,144 tokens of 2 million characters; of Gemma 3's, 6,500 are looked for in every
-# text, 80,000 characters). At all limits together the `tokenizers` library takes less than 1 GB.
+# Far above any published vocabulary (262,144 tokens of 2 million characters; 6,500 of Gemma 3's, 80,000 characters, are
+# looked for in every text). At all limits together the `tokenizers` library takes less than 1 GB.
 MAX_TOKENS, MAX_MERGES = 1 << 20, 1 << 21
 MAX_CHARACTERS = 1 << 24  # of all tokens
 MAX_ADDED = 1 << 19  # characters of the tokens that are looked for in every text

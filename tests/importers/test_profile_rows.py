@@ -88,6 +88,10 @@ def test_none_and_damaged(db):
         found = profiles.load(db, number)
     assert [one.place for one in found.launches] == [one.place for one in PROFILE.launches[1:]]
     assert db.repair()[0].table == "profile_launches" and not db.repair()
+    db._connection.execute("UPDATE profile_launches SET metric_values = zeroblob(800)")
+    with pytest.warns(LeftOut, match="100 values stand for"):
+        profiles.load(db, number)
+    assert "100 values stand for" in db.repair()[0].reason and not db.repair()
 
 
 def test_reading_needs_no_writing(db):

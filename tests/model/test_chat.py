@@ -89,9 +89,9 @@ def test_the_output_s_limit_is_what_a_tokenizer_can_take() -> None:
     from model import chat_process
 
     most = chat_process.MAX_OUTPUT
-    assert len(ChatTemplate("{{ 'a' * %d }}" % most).render(HELLO)) == most
+    assert len(ChatTemplate(f"{{{{ 'a' * {most} }}}}").render(HELLO)) == most
     with pytest.raises(ModelError, match=f"longer than {most}"):
-        ChatTemplate("{{ 'a' * %d }}" % (most + 1)).render(HELLO)
+        ChatTemplate(f"{{{{ 'a' * {most + 1} }}}}").render(HELLO)
     assert most <= 1 << 21  # of which `tokenizers` makes 0.4 GB
 
 
