@@ -17,8 +17,8 @@ from kernel_templates.space import Space
 from tuning_db import connection, dead_runs, keys, merge, repair, rows, uids, validation
 from tuning_db.errors import DatabaseError, read_only, translated
 from tuning_db.location import default_path
-from tuning_db.reading import Reader
-from tuning_db.records import Run, RunStatus, Trial, Winner
+from tuning_db.reading import PROOF, Reader
+from tuning_db.records import Outcome, Run, RunStatus, Trial, Winner
 
 _RUNNING = RunStatus.RUNNING.value
 
@@ -143,6 +143,17 @@ class TuningDB(Reader):
             for number, row in enumerate(tried):
                 self._insert("run_trials", {"run_id": run_id, "number": number, **row, "created_at": now})
             return run_id
+
+    def mark_refused(
+        self, device: Device, problem: str, template_version: int, config: Mapping[str, Any], why: str
+    ) -> None:
+        """Remember that a configuration computes wrongly on this device: a run of its own, sampler `proof`, with one
+        trial that says why. A search will not try it again, and `refused` names it. Twice is like once."""
+        if dict(config) in self.refused(device).get(problem, ()):
+            return
+        run = self.begin_run(device, Run(problem, template_version, PROOF, 0, 1, 0, 0))
+        self.record_trial(run, Trial(config, Outcome.WRONG, message=why))
+        self.finish_run(run, RunStatus.FINISHED)
 
     def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:
         """Make this the current winner of its problem and template version on this device; return its id.
