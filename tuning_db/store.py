@@ -116,15 +116,16 @@ class TuningDB(Reader):
 
     def add_run(
         self, device: Device, run: Run, trials: Sequence[Trial], status: str, started_at: str | None,
-        finished_at: str | None,
+        finished_at: str | None, known_as: str | None = None,
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
-        where they are not known. Its name is its content's: the same run is stored once, however often it is added."""
+        where they are not known. Its name is its content's: the same run is stored once, however often it is added.
+        known_as: the name that it has where it happened; if that is here, the run is there already."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
         uid = uids.content_id(*about, uids.trials_text(tried))
         with self._transaction():
-            if known := self._connection.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
+            if known := self._connection.execute("SELECT id FROM runs WHERE uid IN (?, ?)", (uid, known_as)).fetchone():
                 return int(known[0])
             run_id = self._insert(
                 "runs",

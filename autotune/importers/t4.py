@@ -79,6 +79,7 @@ def document(stored: StoredRun, trials: Sequence[Trial]) -> dict[str, Any]:
             "tool": "autotune",
             "device": asdict(stored.device),
             "run": asdict(stored.run),
+            "uid": stored.uid,
             "status": stored.status.value,
             "started_at": stored.started_at,
             "finished_at": stored.finished_at,
@@ -152,8 +153,9 @@ def read(path: Path) -> TuningResults:
     if word not in UNITS:
         raise UserError(f"{path} counts time in {word!r:.40}; known are {', '.join(UNITS)}")
     trials = [_trial(result, UNITS[word]) for result in results]
+    uid = metadata.take("uid", validation.TABLES["runs"]["uid"], None) if run else None
     run = run or tuning_results.foreign_run(f"t4:{path.stem.partition('.')[0]}", NAME, len(trials))
-    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times)
+    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times, uid)
 
 
 def _ours(metadata: Fields) -> tuple[Device, Run, RunStatus, tuple[str | None, str | None]]:

@@ -12,7 +12,8 @@ from tuning_db.records import Measurement, Run, RunStatus, Trial
 
 @dataclass(frozen=True)
 class TuningResults:
-    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601, None if unknown."""
+    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601, None if unknown; uid:
+    its name in the database that it was exported from, None if that is not known."""
 
     file: str
     format: str
@@ -22,6 +23,7 @@ class TuningResults:
     status: RunStatus = RunStatus.FINISHED
     started_at: str | None = None
     finished_at: str | None = None
+    uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ class ResultsSummary:
 
 
 def store(results: TuningResults, db: TuningDB) -> ResultsSummary:
-    """Store as a run of its own."""
+    """Store as a run of its own, unless it is there already."""
     db.remember_device(results.device)
+    before = db.info()["runs"]
     number = db.add_run(
-        results.device, results.run, list(results.trials), results.status.value, results.started_at, results.finished_at
-    )
+        results.device, results.run, list(results.trials), results.status.value, results.started_at,
+        results.finished_at, results.uid,
+    )  # fmt: skip
     failed = sum(trial.measurement is None for trial in results.trials)
     return ResultsSummary(
-        results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed
-    )
+        results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed,
+        "" if db.info()["runs"] > before else "this run is in the database already; nothing was added",
+    )  # fmt: skip
 
 
 def quantiles(nanoseconds: list[float]) -> Measurement:
