@@ -99,8 +99,8 @@ def benchmark(
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
-    progress: is told in words what is done next. Without a prompt or depths, the backend's defaults. Depths past what the model was trained for are left out. Raises
-    ModelError and kernel_templates.cuda.machine.DeviceError.
+    progress: is told in words what is done next. Without a prompt or depths, the backend's defaults. Depths past what
+    the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)

@@ -78,7 +78,7 @@ def console(stderr: bool = False) -> "Console":
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Shows on stderr what a long command does: on a terminal beside a spinner that goes in the end, else a line each."""
+    """Shows on stderr what a long command does: beside a spinner on a terminal, else a line each."""
     screen = console(stderr=True)
     if not screen.is_terminal:
         yield note

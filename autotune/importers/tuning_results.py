@@ -12,8 +12,8 @@ from tuning_db.records import Measurement, Run, RunStatus, Trial
 
 @dataclass(frozen=True)
 class TuningResults:
-    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601, None if unknown; uid:
-    its name in the database that it was exported from, None if that is not known."""
+    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601; uid: its name in the
+    database that it was exported from; each None if unknown."""
 
     file: str
     format: str

@@ -47,8 +47,8 @@ def _sentence(device: DeviceData, rows: list[Row], data: PageData) -> str:
     lowest = min((value for _, value, _ in roofs), default=None)
     near = max(rows, key=lambda row: row.gb_s or 0.0)
     text = (
-        f"On {device.device.label}, measured to read {read:,.0f} GB/s, the closest to the memory roof is {near.name} at "
-        f"{(near.gb_s or 0) / read:.0%}."
+        f"On {device.device.label}, measured to read {read:,.0f} GB/s, the closest to the memory roof is {near.name} "
+        f"at {(near.gb_s or 0) / read:.0%}."
     )
     if lowest is None:
         return text
