@@ -78,7 +78,7 @@ def run(folder: Path, installed: str | None) -> None:
             continue
         if not setup and not (clone / "model.gguf").exists():
             found = subprocess.run(
-                [python, "-c", FIND_MODEL], cwd=clone, env=environment, capture_output=True, text=True
+                [python, "-c", FIND_MODEL], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, check=True
             )
             (clone / "model.gguf").symlink_to(found.stdout.strip())
         begun = time.monotonic()
