@@ -7,7 +7,7 @@ user gets it: from the call to the last token, each of them sampled and read by 
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +95,12 @@ class Request:
 
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (), nvtx: bool = False,
+    depths: tuple[int, ...] = (), nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
-    Without a prompt or depths, the backend's defaults. Depths past what the model was trained for are left out. Raises
-    ModelError and kernel_templates.cuda.machine.DeviceError.
+    progress: is told in words what is done next. Without a prompt or depths, the backend's defaults. Depths past what
+    the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
@@ -113,10 +113,12 @@ def benchmark(
         with ExitStack() as opened:
             engines = {}
             for side in sides:
+                progress(f"loading the {side} engine")
                 engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
-            found = _rates(engines, request, backend)
+            found = _rates(engines, request, backend, progress)
             rates |= found
+            progress("the kernels of a token")
             measured |= _sides(engines, found, request, backend)
             if "tuned" in engines:
                 sources = {p.key: c.source.value for p, c in engines["tuned"].choices.items()}
@@ -135,12 +137,15 @@ def benchmark(
     )  # fmt: skip
 
 
-def _rates(engines: Mapping[str, Model], request: Request, backend: Backend) -> dict[str, dict[int, np.ndarray]]:
+def _rates(
+    engines: Mapping[str, Model], request: Request, backend: Backend, progress: Callable[[str], None]
+) -> dict[str, dict[int, np.ndarray]]:
     """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill."""
     request = request.within(next(iter(engines.values())).context)
     seconds: dict[str, dict[int, list[float]]] = {side: {} for side in engines}
     for number in range(-1, request.runs):  # the first turn warms up: graphs are captured when first needed
         for side in list(engines)[:: 1 if number % 2 else -1]:
+            progress(f"{side}, {f'round {number + 1} of {request.runs}' if number >= 0 else 'warming up'}")
             for what, value in _turn(engines[side], request).items():
                 if number >= 0:
                     seconds[side].setdefault(what, []).append(value)
