@@ -1,9 +1,9 @@
 """The pieces that references are made of, in float64: what a kernel's output is judged against."""
 
 import numpy as np
-import torch
 
 from kernel_templates import formats
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
 
 CHUNK_ROWS = 16384  # a vocabulary of 150,000 rows in float64 would take a gigabyte

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from kernel_templates import formats
+from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Weight:
     """A matrix as the file has it. raw: uint8 [rows, bytes of a row]."""
 
-    raw: torch.Tensor
+    raw: Tensor
     cols: int
     format: str
 

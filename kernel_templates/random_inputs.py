@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 
 from kernel_templates import formats, memory
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 

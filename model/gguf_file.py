@@ -10,6 +10,7 @@ bytes keeps it looping while its memory grows (260 MB after 3 s), which no guard
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows nothing about architectures or tokenizers.
 """
 
+import hashlib
 import io
 import math
 import mmap
@@ -32,6 +33,7 @@ from model.gguf_cursor import Cursor
 MAX_ENTRIES = 1 << 16  # keys, and tensors
 MAX_ALIGNMENT = 1 << 16
 MAX_DIMS = 4
+SAMPLE = 4096  # bytes of each tensor that tell one file from another
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class GGUFFile:
     tensors: Mapping[str, TensorInfo]
     data: np.ndarray = field(repr=False, compare=False)
     source: io.FileIO = field(repr=False, compare=False)
+    header: int = field(repr=False, compare=False)
+    """Bytes before the first tensor's."""
+    status: os.stat_result = field(repr=False, compare=False)
+    """Of the file when it was opened."""
 
     def raw(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor, uint8 [rows, row_bytes], read-only and still on disk until touched.
@@ -83,9 +89,25 @@ class GGUFFile:
         return out.reshape(rows, info.bytes // rows)
 
     def check_whole(self) -> None:
-        """Raise ModelError when the file is shorter than it was when opened: what is mapped of it cannot be read."""
-        if os.fstat(self.source.fileno()).st_size < len(self.data):
+        """Raise ModelError when the file is shorter than it was when opened, so that what is mapped of it cannot be
+        read, or has been written to."""
+        now = os.fstat(self.source.fileno())
+        if now.st_size < len(self.data):
             raise self._cut()
+        if now.st_mtime_ns != self.status.st_mtime_ns:
+            raise ModelError(f"{self.path}: the file was changed while it was in use; load it again")
+
+    def identity(self) -> tuple:
+        """Which file with which content this is: its place on the disk, its size, the times of its last change (that
+        of the inode included, which nobody can set back), and a digest of its header and of a page in the middle of
+        each tensor."""
+        digest, handle = hashlib.sha256(), self.source.fileno()
+        digest.update(os.pread(handle, self.header, 0))
+        for info in self.tensors.values():
+            half = info.bytes // 2
+            digest.update(os.pread(handle, min(SAMPLE, info.bytes - half), info.offset + half))
+        s = self.status
+        return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, digest.hexdigest()
 
     def _cut(self) -> ModelError:
         return ModelError(f"{self.path}: the file was cut while it was in use; get it again")
@@ -111,7 +133,8 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
 
 def _read(path: Path) -> GGUFFile:
-    data, size, source = _map(path)
+    data, status, source = _map(path)
+    size = status.st_size
     cursor = Cursor(data, size)
     if data[:4] != b"GGUF":
         raise ModelError("this is not a GGUF file (its first four bytes are not 'GGUF'); give a .gguf model")
@@ -133,11 +156,13 @@ def _read(path: Path) -> GGUFFile:
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in entries.items()}
     array = np.frombuffer(data, np.uint8)
-    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), array, source)
+    kept = MappingProxyType(metadata), MappingProxyType(tensors)
+    return GGUFFile(path, version, alignment, *kept, array, source, start, status)
 
 
-def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
-    """The file mapped read-only, its size, the file itself. Anything but a regular file is refused before it blocks."""
+def _map(path: Path) -> tuple[mmap.mmap, os.stat_result, io.FileIO]:
+    """The file mapped read-only, its status, the file itself. Anything but a regular file is refused before it
+    blocks."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -157,7 +182,7 @@ def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
             raise ModelError("this is not a regular file; give a .gguf model")
         if status.st_size == 0:
             raise ModelError("the file is empty; get it again")
-        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status.st_size, io.FileIO(os.dup(handle))
+        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status, io.FileIO(os.dup(handle))
     except OSError as error:
         raise ModelError(f"cannot map this file ({quoted(error)}); check the disk it is on") from None
     finally:

@@ -7,9 +7,10 @@ at load is lossless and changes no score, because q and k are reordered alike.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from kernel_templates import formats, random_inputs
+from kernel_templates.formats.layout import Floats
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
@@ -19,10 +20,10 @@ from model.layer_plan import Tensor
 def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
     """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
     info = file.tensors[tensor.name]
-    raw = torch.from_numpy(file.copied(tensor.name))
+    raw = file.copied(tensor.name)
     if tensor.pairs:
         raw = raw[halves_order(len(raw), config)]
-    return Weight(raw, info.shape[-1], info.format_name)
+    return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
 
 
 def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
@@ -33,18 +34,20 @@ def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor])
 def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> np.ndarray:
     """A one-dimensional tensor as float32, padded like every kernel buffer."""
     info, (size,) = file.tensors[tensor.name], tensor.shape
-    values = formats.get(info.format_name).dequantize(torch.from_numpy(file.copied(tensor.name))).reshape(-1)
+    layout = formats.get(info.format_name).layout
+    assert isinstance(layout, Floats), "the model's configuration refuses others"
+    values = layout.numbers(file.copied(tensor.name)).reshape(-1)
     out = random_inputs.buffer(size)
-    out[:size] = (values[halves_order(size, config)] if tensor.pairs else values).numpy()
+    out[:size] = values[halves_order(size, config)] if tensor.pairs else values
     return out
 
 
-def halves_order(rows: int, config: ModelConfig) -> torch.Tensor:
+def halves_order(rows: int, config: ModelConfig) -> np.ndarray:
     """int64 [rows]: for each row in halves order, where the file has it. Rows past `rope_dim` of a head stay."""
-    head = torch.arange(config.head_dim)
-    pairs = torch.arange(config.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
+    head = np.arange(config.head_dim)
+    pairs = np.arange(config.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
     head[: config.rope_dim] = pairs.T.reshape(-1)
-    return (torch.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
+    return (np.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
 
 
 def rope_frequencies(file: GGUFFile, config: ModelConfig, factors: Tensor | None) -> np.ndarray:
