@@ -1,5 +1,6 @@
 """Loads a model for `generate` and `chat`; says where its kernels come from and how fast it was."""
 
+import gc
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,16 @@ def load_model(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False
 ) -> "Model":
     """The model with the winners that the database has for it; a progress bar on a terminal while it loads."""
+    # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.1 s and more.
+    gc.disable()
+    try:
+        return _load(path, device, db_path, context, untuned, nvtx)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _load(path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool) -> "Model":
     options.require(device)
     from rich.progress import BarColumn, Progress, TextColumn
 
