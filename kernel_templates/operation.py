@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix as the file has it. raw: uint8 [rows, bytes of a row]."""
+    """A matrix as the file has it. raw: uint8 [rows, bytes of a row]; repeats: where rows repeat, as in random inputs,
+    the distinct ones and which of them each row is, int64 [rows]."""
 
     raw: Tensor
     cols: int
     format: str
+    repeats: "tuple[Tensor, Tensor] | None" = None
 
     @property
     def rows(self) -> int:
