@@ -74,6 +74,10 @@ class Runner(ABC):
             out[i] = self._on_host(row)
         return out
 
+    def warm_up(self) -> None:
+        """Make ready what the first long prompt would wait for; for measurements of later ones."""
+        _ = self.prefill
+
     @abstractmethod
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         """`count` tokens: one chosen from what was fed, which goes to `position` so that the next is known, and so on.

@@ -49,12 +49,16 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's."""
+    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's;
+    load_s: seconds that loading took; first_token_s: that and the first prompt, which is the prefill's; None if
+    unknown."""
 
     prefill_tok_s: float
     decode: Mapping[int, Decode]
     kernels: tuple[KernelTime, ...]
     prefill_range: tuple[float, float] | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
 
     @property
     def shallowest(self) -> Decode:
@@ -126,7 +130,10 @@ class ModelBenchmark:
             for depth, row in side.decode.items()
         }  # fmt: skip
         spread = list(side.prefill_range) if side.prefill_range else None
-        return {"prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode}
+        return {
+            "load_s": side.load_s, "first_token_s": side.first_token_s,
+            "prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode,
+        }  # fmt: skip
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
@@ -160,7 +167,8 @@ def _side(side: Any, operations: Any) -> Side:
         raise ValueError("it has no decode rates")
     low_high = side.get("prefill_tok_s_range")
     spread = None if low_high is None else (_number(low_high[0]), _number(low_high[1]))
-    return Side(_number(side["prefill_tok_s"]), decode, tuple(_kernel(row) for row in operations), spread)
+    seconds = (None if side.get(name) is None else _number(side[name]) for name in ("load_s", "first_token_s"))
+    return Side(_number(side["prefill_tok_s"]), decode, tuple(_kernel(row) for row in operations), spread, *seconds)
 
 
 def _depth(name: str) -> int:

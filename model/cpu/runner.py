@@ -1,6 +1,5 @@
 """The CPU backend of the engine: decode steps through one graph, prompts through torch, tokens chosen in numpy."""
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -45,21 +44,22 @@ class CpuRunner(Runner):
 
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder):
         self.choices, self.decoder = choices, decoder
+        self._prefill: CpuPrefill | None = None
 
-    @functools.cached_property
+    @property
     def prefill(self) -> "CpuPrefill":  # type: ignore[override]
         """Made for the first prompt that is long enough: it imports torch."""
-        from model.cpu.prefill import CpuPrefill
+        if self._prefill is None:
+            from model.cpu.prefill import CpuPrefill
 
-        return CpuPrefill(self.decoder)
+            self._prefill = CpuPrefill(self.decoder)
+        return self._prefill
 
     @property
     def steps_below(self) -> int:
         """Importing torch takes as long as the steps that read so many bytes of weights, so the first prompt may be
         through before it is there. The number follows from the model alone: a text never depends on the time."""
-        if "prefill" in vars(self):
-            return STEPS_BELOW
-        return max(STEPS_BELOW, TORCH_BYTES // self.decoder.weight_bytes)
+        return max(STEPS_BELOW, TORCH_BYTES // self.decoder.weight_bytes) if self._prefill is None else STEPS_BELOW
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         picker = sampler.picker()
