@@ -15,6 +15,7 @@ import click
 
 from autotune.commands import (
     bench,
+    cache,
     chat,
     dashboard,
     db,
@@ -166,6 +167,7 @@ for command in (
     generate.generate,
     chat.chat,
     bench.bench,
+    cache.cache,
     db.db,
     dashboard.dashboard,
     pull.pull,

@@ -50,12 +50,16 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's."""
+    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's;
+    load_s: seconds that loading took; first_token_s: that and the first prompt, which is the prefill's; None if
+    unknown."""
 
     prefill_tok_s: float
     decode: Mapping[int, Decode]
     kernels: tuple[KernelTime, ...]
     prefill_range: tuple[float, float] | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
 
     @property
     def shallowest(self) -> Decode:
@@ -127,7 +131,10 @@ class ModelBenchmark:
             for depth, row in side.decode.items()
         }  # fmt: skip
         spread = list(side.prefill_range) if side.prefill_range else None
-        return {"prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode}
+        return {
+            "load_s": side.load_s, "first_token_s": side.first_token_s,
+            "prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode,
+        }  # fmt: skip
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
@@ -137,7 +144,7 @@ class ModelBenchmark:
 
 
 _RATE, _SIZE, _US = f.number(0, 1e12), f.number(0, 1e18), f.number(0, 1e15)
-_NAME = f.text(1 << 12)
+_SECONDS, _NAME = f.number(0, 1e9), f.text(1 << 12)
 
 
 def parse(document: Any) -> ModelBenchmark:
@@ -161,9 +168,9 @@ def _side(side: Fields, operations: list[Fields]) -> Side:
     if not decode:
         raise ValueError(f"{side.where} has no decode rates")
     spread = side.take("prefill_tok_s_range", f.maybe(f.tuple_of(_RATE, _RATE)), None)
-    return Side(
-        side.take("prefill_tok_s", _RATE), decode, tuple(map(_kernel, operations)), spread and tuple(spread)
-    )  # fmt: skip
+    seconds = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
+    kernels = tuple(map(_kernel, operations))
+    return Side(side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), *seconds)
 
 
 def _depth(name: str) -> int:

@@ -116,10 +116,10 @@ def benchmark(
                 progress(f"loading the {side} engine")
                 engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
-            found = _rates(engines, request, backend, progress)
+            found, first = _rates(engines, request, backend, progress)
             rates |= found
             progress("the kernels of a token")
-            measured |= _sides(engines, found, request, backend)
+            measured |= _sides(engines, found, first, request, backend)
             if "tuned" in engines:
                 sources = {p.key: c.source.value for p, c in engines["tuned"].choices.items()}
             del engine, engines  # the memory goes with the last reference
@@ -139,24 +139,30 @@ def benchmark(
 
 def _rates(
     engines: Mapping[str, Model], request: Request, backend: Backend, progress: Callable[[str], None]
-) -> dict[str, dict[int, np.ndarray]]:
-    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill."""
+) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, float]]:
+    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill. And the seconds from
+    the beginning of each side's loading to the end of its first prefill, without what was between them."""
     request = request.within(next(iter(engines.values())).context)
     seconds: dict[str, dict[int, list[float]]] = {side: {} for side in engines}
+    first: dict[str, float] = {}
     for number in range(-1, request.runs):  # the first turn warms up: graphs are captured when first needed
         for side in list(engines)[:: 1 if number % 2 else -1]:
             progress(f"{side}, {f'round {number + 1} of {request.runs}' if number >= 0 else 'warming up'}")
-            for what, value in _turn(engines[side], request).items():
-                if number >= 0:
-                    seconds[side].setdefault(what, []).append(value)
-            if number >= 0:
-                backend.observe(side, engines[side], request.middle(0))
-    return {side: {what: 1.0 / np.array(s) for what, s in found.items()} for side, found in seconds.items()}
+            turn = _turn(engines[side], request)
+            if number < 0:
+                first[side] = engines[side].load_s + turn[PREFILL]
+                engines[side].runner.warm_up()
+                continue
+            for what, value in turn.items():
+                seconds[side].setdefault(what, []).append(value)
+            backend.observe(side, engines[side], request.middle(0))
+    return {side: {what: 1.0 / np.array(s) for what, s in found.items()} for side, found in seconds.items()}, first
 
 
 def _sides(
-    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], request: Request, backend: Backend
-) -> dict[str, Side]:
+    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], first: Mapping[str, float],
+    request: Request, backend: Backend,
+) -> dict[str, Side]:  # fmt: skip
     found = {}
     for side, engine in engines.items():
         decode = {
@@ -166,7 +172,7 @@ def _sides(
         }
         prefill, kernels = request.prompt * rates[side][PREFILL], backend.kernels(side, engine, request.middle(0))
         spread = float(prefill.min()), float(prefill.max())
-        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread)
+        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread, engine.load_s, first[side])
     return found
 
 

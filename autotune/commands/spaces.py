@@ -98,11 +98,7 @@ def _example(op: str) -> str:
     """ValueError for an operation that there is not."""
     from kernel_templates import registry
 
-<<<<<<< HEAD
     names = registry.get(op).problem.required()
-=======
-    names = [f.name for f in fields(registry.get(op).problem) if not f.kw_only]  # those are traits of a few models
->>>>>>> trust
     return f"{op}:" + ",".join(f"{name}={EXAMPLE.get(name, 'Q4_0')}" for name in names)
 
 
