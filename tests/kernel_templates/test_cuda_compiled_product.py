@@ -87,9 +87,7 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
     assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["TRAITS"].kind == "")
     if capability >= 90:
         before, after = code.ptx.split("griddepcontrol.wait")
-        assert wide_loads(before) == wide * c["AHEAD"] * c["EACH"], (
-            "only tiles ahead are asked for before the wait"
-        )
+        assert wide_loads(before) == wide * c["AHEAD"] * c["EACH"], "only tiles ahead are asked for before the wait"
         assert "st.global" not in before
         assert wide_loads(after) > 0, "the vector is read after the wait"
 
