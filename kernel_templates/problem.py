@@ -70,6 +70,11 @@ class Problem:
         return None
 
     @property
+    def typical_reach(self) -> int:
+        """Cached positions that count there: all up to it, or a window of them; 0 without a position."""
+        return 0 if self.typical_position is None else self.typical_position + 1
+
+    @property
     def proved_positions(self) -> tuple[int, ...]:
         """Positions at which it is proved beside the one of its inputs; none if it has no position."""
         return ()

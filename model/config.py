@@ -172,7 +172,8 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
 
 def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
     # A forged layer count must not make us list thousands of expected tensors before the first is missed.
-    if config.layers * len(layer_plan.layer(config, 0).matrices) > len(file.tensors):
+    matrices = {tensor.name for tensor in layer_plan.layer(config, 0).matrices.values()}
+    if config.layers * len(matrices) > len(file.tensors):
         raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
     expected = {tensor.name: tensor.shape for tensor in layer_plan.plan(config).tensors()}
     for name, shape in expected.items():

@@ -80,7 +80,10 @@ RECIPES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }},
     ),
-    "phi3": Recipe("Phi3", "Q4_K_M", {**WIDE, "rope_parameters": LONGROPE, "sliding_window": None}),
+    "phi3": Recipe(
+        "Phi3", "Q4_K_M",
+        {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
+    ),
     "phi3-window": Recipe("Phi3", "Q8_0", {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 100}),
 }  # fmt: skip
 

@@ -68,6 +68,10 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return self.typical.context - 1
 
     @property
+    def typical_reach(self) -> int:
+        return self.attention_part.typical_reach
+
+    @property
     def without_context(self) -> "Layer":
         return replace(self, context=0)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gguf
@@ -227,6 +228,18 @@ def test_tensors_the_engine_would_ignore(tiny: GGUFFile) -> None:
     norm = replace(tiny.tensors["output_norm.weight"], format_name="Q8_0")
     with pytest.raises(ModelError, match="Q8_0"):
         ModelConfig.from_gguf(replace(tiny, tensors={**tiny.tensors, norm.name: norm}))
+
+
+def test_layers_of_fused_tensors_are_counted_by_the_file_s(
+    make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = make_model.SHAPES["tiny-phi3"]
+    monkeypatch.setitem(make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, layers=32)))
+    make_model.make_model("deep", "Q4_0", tmp_path / "m.gguf")
+    file = open_gguf(tmp_path / "m.gguf")
+    assert ModelConfig.from_gguf(file).layers == 32 and len(file.tensors) == 32 * 6 + 2
+    with pytest.raises(ModelError, match="33 layers announced|'blk.32"):
+        ModelConfig.from_gguf(replace(file, metadata={**file.metadata, "phi3.block_count": 33}))
 
 
 def test_untied_head_and_rope_factors(tiny: GGUFFile) -> None:
