@@ -32,6 +32,8 @@ OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
 """Of llama.h's llama_ftype; other types are the converter's own."""
+SILENT = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+"""llama.cpp's log; it calls this as long as the process lives."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,13 @@ def main() -> None:
 def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]:
     """Write the model's two files; what models.json says of it."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        # The converter calls the model after its folder, and llama.cpp wants tokens of Phi-3 in one that is called so.
+        folder = Path(temporary) / "random"
         network = random_network(recipe, seed=sum(map(ord, name)))
         network.save_pretrained(folder)
         tokenizer(folder)
         path = OUT / f"{name}.gguf"
-        converted = folder / "converted.gguf"
+        converted = Path(temporary) / "converted.gguf"
         plain = recipe.type not in FILE_TYPES
         subprocess.run(
             [sys.executable, given.llama_cpp / "convert_hf_to_gguf.py", folder, "--outfile", converted, "--outtype",
@@ -229,8 +232,7 @@ def llama_cpp_logits(path: Path, tokens: np.ndarray) -> np.ndarray:
         _fields_ = (("n_tokens", ctypes.c_int32), *((name, ctypes.c_void_p) for name in "abcdef"))
 
     pointer = ctypes.c_void_p
-    silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, pointer)(lambda *_: None)
-    lib.llama_log_set(silent, None)
+    lib.llama_log_set(SILENT, None)
     for name, result, arguments in (
         ("llama_model_default_params", Params, []),
         ("llama_context_default_params", Params, []),
@@ -246,6 +248,8 @@ def llama_cpp_logits(path: Path, tokens: np.ndarray) -> np.ndarray:
         function.restype, function.argtypes = result, arguments
     lib.llama_backend_init()
     model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    if not model:
+        raise RuntimeError(f"llama.cpp does not load {path}")
     params = lib.llama_context_default_params()
     params.n_ctx = len(tokens)
     context = lib.llama_init_from_model(model, params)

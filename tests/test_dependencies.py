@@ -67,6 +67,7 @@ def test_what_is_imported_is_declared() -> None:
     known = declared()
     assert not {name: where for name, where in imported(*PRODUCT).items() if name not in known}
     test_only = {"libgguf", "playwright"}  # scripts/record_ggml_golden.py, and scripts/screenshots.py
+    test_only |= {"sentencepiece", "transformers", "xllamacpp"}  # scripts/record_models installs them
     assert not {name: where for name, where in imported("scripts").items() if name not in {*known, *test_only}}
 
 
