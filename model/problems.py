@@ -73,8 +73,11 @@ def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer
 
 
 def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
-    """One layer as one problem."""
+    """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
+    one, the first of them."""
     c, a, plan = config, config.architecture, layer_plan.layer(config, layer)
+    if window := plan.traits.window:
+        context = min(context, contexts(window + 1)[-1])
     formats = {f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
     return Layer(
         c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(a.qk_norm), c.ffn,

@@ -1,6 +1,6 @@
 """Attention of a prompt's tokens in layers with a window or a soft cap, through torch, in blocks of tokens.
 
-    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to the token
+    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a token
 
 torch's fused attention takes a mask, so a window needs no scores in memory. A cap it does not take: then scores are
 made, `SCORES` of them at a time. Blocks of half a window read half as much again as the window; smaller ones would

@@ -40,12 +40,17 @@ class Attention(Problem, op="attention", template_version=1):
     @property
     def typical(self) -> "Attention":
         """What stands for all positions of a context: the middle of those from the context before it on, which is a
-        quarter as long, or half as long if this is one of the `LONG`."""
-        return replace(self, context=-(-self.context * (6 if self.context > LONG else 5) // 8))
+        quarter as long, or half as long if this is one of the `LONG`. Once the window is full, all are alike."""
+        middle = -(-self.context * (6 if self.context > LONG else 5) // 8)
+        return replace(self, context=max(middle, self.window if self.window < self.context else 0))
 
     @property
     def typical_position(self) -> int:
         return self.typical.context - 1
+
+    @property
+    def typical_reach(self) -> int:
+        return self.typical.reach
 
     @property
     def proved_positions(self) -> tuple[int, ...]:

@@ -12,9 +12,8 @@ from kernel_templates.attention.cuda import Finish
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.layer.chain import CHAIN
+from kernel_templates.layer.chain import CHAIN, POST_NORMS
 from kernel_templates.layer.problem import Layer
-from kernel_templates.layer.reference import POST_NORMS
 from kernel_templates.layer.space import part
 from kernel_templates.operation import Inputs
 

@@ -35,14 +35,17 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
 
     @property
     def qkv_part(self) -> NormQkvRope:
-        shape = (self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm)
-        formats = (self.q_format, self.k_format, self.v_format)
-        return NormQkvRope(*shape, *formats, self.activation, qkv_bias=self.qkv_bias)
+        return NormQkvRope(
+            self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
+            self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias,
+        )  # fmt: skip
 
     @property
     def attention_part(self) -> Attention:
-        how = {"window": self.window, "softcap": self.softcap, "scale": self.scale}
-        return Attention(self.heads, self.kv_heads, self.head_dim, self.context, **how)
+        return Attention(
+            self.heads, self.kv_heads, self.head_dim, self.context,
+            window=self.window, softcap=self.softcap, scale=self.scale,
+        )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
@@ -63,6 +66,10 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     @property
     def typical_position(self) -> int:
         return self.typical.context - 1
+
+    @property
+    def typical_reach(self) -> int:
+        return self.attention_part.typical_reach
 
     @property
     def without_context(self) -> "Layer":

@@ -5,12 +5,10 @@ import numpy as np
 from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
-from kernel_templates.layer.chain import CHAIN
+from kernel_templates.layer.chain import CHAIN, POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs
-
-POST_NORMS = ("post_attn_norm", "post_ffn_norm")
 
 
 def inputs(problem: Layer, seed: int) -> Inputs:

@@ -35,6 +35,10 @@ SMOLLM2 = {  # 135M, whose width is no power of two
 }
 
 
+QWEN2 = (  # 7B
+    "hidden=3584,heads=28,kv_heads=4,head_dim=128,rope_dim=128,qk_norm=0,q_format={0},k_format={0},v_format={0},"
+    "activation=int16,qkv_bias=1"
+)
 LARGE = {  # Qwen3-8B's, and what Qwen3-1.7B has between
     "matvec": "rows=4096,cols=4096,format={0},activation=int16",
     "ffn": "hidden=4096,ffn=12288,gate_format={0},up_format={0},down_format={0},activation=int16",
@@ -87,9 +91,7 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
     assert ("dp4a.s32.s32" in code.ptx) == ("dp4a.s32.u32" in code.ptx) == (c["TRAITS"].kind == "")
     if capability >= 90:
         before, after = code.ptx.split("griddepcontrol.wait")
-        assert wide_loads(before) == wide * c["AHEAD"] * c["EACH"], (
-            "only tiles ahead are asked for before the wait"
-        )
+        assert wide_loads(before) == wide * c["AHEAD"] * c["EACH"], "only tiles ahead are asked for before the wait"
         assert "st.global" not in before
         assert wide_loads(after) > 0, "the vector is read after the wait"
 
@@ -111,6 +113,21 @@ def test_volta() -> None:
 def test_every_operation_on_every_generation(op: str, capability: int) -> None:
     for launch in launches(op, QWEN3[op], "Q4_0"):
         is_good(launch, cross_compile(launch, capability), capability)
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_a_bias_is_there_before_the_product(capability: int) -> None:
+    """Loaded before the wait: what comes after it waits for nothing more."""
+    product, finish = launches("norm_qkv_rope", QWEN2, "Q4_0")
+    code = cross_compile(product, capability)
+    is_good(product, code, capability)
+    is_good(finish, cross_compile(finish, capability), capability)
+    without, _ = launches("norm_qkv_rope", QWEN2.replace("qkv_bias=1", "qkv_bias=0"), "Q4_0")
+    plain = cross_compile(without, capability)
+    assert code.ptx.count("ld.global") > plain.ptx.count("ld.global")
+    if capability >= 90:
+        after, plain_after = (c.ptx.split("griddepcontrol.wait")[1] for c in (code, plain))
+        assert after.count("ld.global") == plain_after.count("ld.global")
 
 
 @pytest.mark.parametrize("op", list(SMOLLM2))

@@ -78,6 +78,7 @@ PROBLEMS: list[Problem] = [
     Attention(4, 1, 256, 300, window=128, softcap=20.0, scale=0.1),
     Attention(3, 3, 96, 129, softcap=5.0),
     Attention(4, 2, 80, 150, window=1000, scale=0.25),
+    Attention(2, 1, 112, 70),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
     *TRAITS,
