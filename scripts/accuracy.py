@@ -121,7 +121,9 @@ def same_until(a: list[int], b: list[int]) -> int:
 
 
 @click.command()
-@click.option("--peer-python", "peer_python_path", help=f"A Python that has llama_cpp; or ${VARIABLE}.")
+@click.option(
+    "--peer-python", "peer_python_path", help=f"A Python that has xllamacpp or llama_cpp, or 'build'; or ${VARIABLE}."
+)
 @click.option("--db", help="Tuning database (default: the user's own).")
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda or cuda:N (ours alone).")

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 from peer import facts, files
+from peer.build import peer_python
 from peer.child import Child
 from rich.console import Console
 from rich.table import Table
@@ -86,7 +87,7 @@ def table_of(results: dict[str, Any]) -> Table:
 
 @click.command()
 @click.option("--other", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
-@click.option("--peer", metavar="PYTHON", help="A Python that has llama-cpp-python (scripts/bench_peer builds one).")
+@click.option("--peer", metavar="PYTHON", help="llama.cpp too: a Python that has it, or 'build', or '.' for this one.")
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
 @click.option("--most", type=click.IntRange(1), default=2, show_default=True, help="Most busy processes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
@@ -101,7 +102,7 @@ def main(
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_busy --other /tmp/before
     """
     path = files.real_model()
-    load = os.getloadavg()[0]
+    load, theirs = os.getloadavg()[0], None
     with ExitStack() as stack:
         sides: dict[str, Child] = {}
         for name, tree in (("other", other), ("here", ROOT)):
@@ -111,7 +112,9 @@ def main(
                 sides[name] = stack.enter_context(child)
                 child.ask("open", path=str(path), threads=threads, context=CONTEXT, db=None)
         if peer:
-            sides["llama.cpp"] = stack.enter_context(Child(peer, "llama_worker.py"))
+            python = peer_python(None if peer == "." else peer)
+            sides["llama.cpp"] = stack.enter_context(Child(python, "llama_worker.py"))
+            theirs = sides["llama.cpp"].ask("about")
             sides["llama.cpp"].ask("open", path=str(path), threads=threads, context=CONTEXT)
         for child in sides.values():  # what is compiled or loaded at the first call
             child.ask("decode", prompt=PROMPT[:16], tokens=4)
@@ -126,6 +129,7 @@ def main(
         "settings": {"rounds": rounds, "tokens": tokens, "prompt": prompt, "threads": threads},
         "load_average_1min": {"before": load, "after": os.getloadavg()[0]},
         "sides": results,
+        **({"peer": theirs} if theirs else {}),
     }
     facts.write(out, document)
     screen.print(table_of(results))

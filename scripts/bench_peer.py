@@ -129,7 +129,7 @@ def table_of(models: dict[str, dict[str, Any]], read_gb_s: float) -> Table:
 
 @click.command()
 @click.option(
-    "--peer-python", "peer_python_path", help=f"A Python that has llama_cpp, instead of building one; or ${VARIABLE}."
+    "--peer-python", "peer_python_path", help=f"A Python that has xllamacpp or llama_cpp, or 'build'; or ${VARIABLE}."
 )
 @click.option("--db", help="Tuning database (default: the user's own).")
 @click.option(

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.benchmarking.speedup import Speedup
+
 SIDES = ("untuned", "tuned")
+PREFILL = -1  # beside the depths of decoding
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Side:
     prefill_tok_s: float
     decode: Mapping[int, Decode]
     kernels: tuple[KernelTime, ...]
+    prefill_range: tuple[float, float] | None = None
 
     @property
     def shallowest(self) -> Decode:
@@ -62,8 +66,9 @@ class Side:
 
 @dataclass(frozen=True)
 class ModelBenchmark:
-    """model: the file's name; read_gb_s: measured read bandwidth; sources: where the tuned engine's configurations
-    come from, by problem; settings: how it was measured."""
+    """model: the file's name; read_gb_s: the best read bandwidth that was measured; sources: where the tuned engine's
+    configurations come from, by problem; settings: how it was measured, "cache_bytes" being the device's last-level
+    cache; speedups: by depth, and PREFILL."""
 
     model: str
     chip: str
@@ -74,6 +79,7 @@ class ModelBenchmark:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    speedups: Mapping[int, Speedup] = field(default_factory=dict)
 
     @property
     def sides(self) -> Mapping[str, Side]:
@@ -96,6 +102,15 @@ class ModelBenchmark:
             "versions": dict(self.versions),
             "settings": dict(self.settings),
             "sources": dict(self.sources),
+            "speedups": {
+                "prefill" if depth == PREFILL else str(depth): {
+                    "median": speedup.median,
+                    "ratios": list(speedup.ratios),
+                    "alternating": speedup.alternating,
+                    "verdict": speedup.verdict,
+                }
+                for depth, speedup in self.speedups.items()
+            },
             **{name: self._side_document(side) for name, side in self.sides.items()},
             "operations": {
                 name: [self._kernel_document(row) for row in side.kernels] for name, side in self.sides.items()
@@ -110,7 +125,8 @@ class ModelBenchmark:
             }
             for depth, row in side.decode.items()
         }  # fmt: skip
-        return {"prefill_tok_s": side.prefill_tok_s, "decode": decode}
+        spread = list(side.prefill_range) if side.prefill_range else None
+        return {"prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode}
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
@@ -132,6 +148,7 @@ def parse(document: Any) -> ModelBenchmark:
             _text(document["model"]), _text(device["chip"]), str(device.get("fingerprint", "")),
             _number(device["read_gb_s"]), sides["untuned"], sides["tuned"],
             {str(name): str(version) for name, version in versions.items()}, settings,
+            speedups={_depth(depth): _speedup(row) for depth, row in document.get("speedups", {}).items()},
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it has no {error}" if isinstance(error, KeyError) else str(error)) from None
@@ -141,7 +158,20 @@ def _side(side: Any, operations: Any) -> Side:
     decode = {int(depth): _decode(row) for depth, row in side["decode"].items()}
     if not decode:
         raise ValueError("it has no decode rates")
-    return Side(_number(side["prefill_tok_s"]), decode, tuple(_kernel(row) for row in operations))
+    low_high = side.get("prefill_tok_s_range")
+    spread = None if low_high is None else (_number(low_high[0]), _number(low_high[1]))
+    return Side(_number(side["prefill_tok_s"]), decode, tuple(_kernel(row) for row in operations), spread)
+
+
+def _depth(name: str) -> int:
+    return PREFILL if name == "prefill" else int(name)
+
+
+def _speedup(row: Any) -> Speedup:
+    ratios = tuple(_number(ratio) for ratio in row["ratios"])
+    if not ratios:
+        raise ValueError("a speed-up has no rounds")
+    return Speedup(ratios, bool(row["alternating"]))
 
 
 def _decode(row: Any) -> Decode:

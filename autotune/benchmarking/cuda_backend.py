@@ -36,6 +36,9 @@ class CudaBackend:
     def read_gb_s(self) -> float:
         return self._read
 
+    def cache_bytes(self) -> int:
+        return machine.l2_bytes(self._index)
+
     def token(self, engine: Model, position: int) -> tuple[int, int]:
         loaded = engine.runner.decoder.model
         layers = sum(work_bytes(replace(layer.problem, context=position + 1)) for layer in loaded.layers)

@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 
 import model
-from autotune.benchmarking.benchmark_result import SIDES, Decode, KernelTime, ModelBenchmark, Side
+from autotune.benchmarking.benchmark_result import PREFILL, SIDES, Decode, KernelTime, ModelBenchmark, Side
+from autotune.benchmarking.speedup import Speedup
 from autotune.runner.versions import versions
 from kernel_templates.device import Device
 from model.engine import Model, parse_device
@@ -27,7 +28,6 @@ from tuning_db import TuningDB
 BACKENDS = {"cpu": "autotune.benchmarking.cpu_backend", "cuda": "autotune.benchmarking.cuda_backend"}
 PROMPT_TEXT = "The quick brown fox jumps over the lazy dog while seven wise owls watch from the old oak tree. "
 SHORT = 1  # tokens of the prompt that decoding from an empty context starts with
-PREFILL = -1  # beside the depths of decoding
 clock = time.perf_counter
 
 
@@ -48,7 +48,10 @@ class Backend(Protocol):
         """Called after each turn of an engine: for what drifts with the machine."""
 
     def read_gb_s(self) -> float:
-        """The read bandwidth, measured; asked for after all turns."""
+        """The best read bandwidth that was measured; asked for after all turns."""
+
+    def cache_bytes(self) -> int:
+        """Bytes of the last-level cache: fewer may be read from there, faster than from memory."""
 
     def token(self, engine: Model, position: int) -> tuple[int, int]:
         """(kernels, bytes that it has to read and write) of a token."""
@@ -104,6 +107,7 @@ def benchmark(
     request = Request(prompt or backend.PROMPT, tokens, runs, tuple(sorted(set(depths or backend.DEPTHS))))
     together = backend.holds_both(Path(path).stat().st_size)
     measured: dict[str, Side] = {}
+    rates: dict[str, dict[int, np.ndarray]] = {}
     sources: dict[str, str] = {}
     for sides in [SIDES] if together else [(side,) for side in SIDES]:
         with ExitStack() as opened:
@@ -111,42 +115,54 @@ def benchmark(
             for side in sides:
                 engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
-            measured |= _measure(engines, request, backend)
+            found = _rates(engines, request, backend)
+            rates |= found
+            measured |= _sides(engines, found, request, backend)
             if "tuned" in engines:
                 sources = {p.key: c.source.value for p, c in engines["tuned"].choices.items()}
             del engine, engines  # the memory goes with the last reference
         backend.release()
     settings = {
         "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
-        "captured_alone": backend.CAPTURED_ALONE,
+        "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
     }  # fmt: skip
+    before, after = rates["untuned"], rates["tuned"]
+    speedups = {what: Speedup.of(before[what].tolist(), after[what].tolist(), together) for what in before}
     return ModelBenchmark(
         Path(path).name, backend.device.chip, backend.device.fingerprint, backend.read_gb_s(),
         measured["untuned"], measured["tuned"], versions() | dict(backend.device.versions), settings, sources,
+        speedups,
     )  # fmt: skip
 
 
-def _measure(engines: Mapping[str, Model], request: Request, backend: Backend) -> dict[str, Side]:
-    """Measure these sides in turn."""
+def _rates(engines: Mapping[str, Model], request: Request, backend: Backend) -> dict[str, dict[int, np.ndarray]]:
+    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill."""
     request = request.within(next(iter(engines.values())).context)
     seconds: dict[str, dict[int, list[float]]] = {side: {} for side in engines}
     for number in range(-1, request.runs):  # the first turn warms up: graphs are captured when first needed
-        for side, engine in engines.items():
-            for what, value in _turn(engine, request).items():
+        for side in list(engines)[:: 1 if number % 2 else -1]:
+            for what, value in _turn(engines[side], request).items():
                 if number >= 0:
                     seconds[side].setdefault(what, []).append(value)
             if number >= 0:
-                backend.observe(side, engine, request.middle(0))
-    rates = {side: {name: 1.0 / np.array(s) for name, s in found.items()} for side, found in seconds.items()}
-    decode = {
-        side: {depth: _decode(engine, backend, request.middle(depth), rates[side][depth]) for depth in request.depths}
-        for side, engine in engines.items()
-    }
-    kernels = {side: backend.kernels(side, engine, request.middle(0)) for side, engine in engines.items()}
-    return {
-        side: Side(request.prompt * float(np.median(rates[side][PREFILL])), decode[side], tuple(kernels[side]))
-        for side in engines
-    }
+                backend.observe(side, engines[side], request.middle(0))
+    return {side: {what: 1.0 / np.array(s) for what, s in found.items()} for side, found in seconds.items()}
+
+
+def _sides(
+    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], request: Request, backend: Backend
+) -> dict[str, Side]:
+    found = {}
+    for side, engine in engines.items():
+        decode = {
+            depth: _decode(engine, backend, request.middle(depth), per_second)
+            for depth, per_second in rates[side].items()
+            if depth != PREFILL
+        }
+        prefill, kernels = request.prompt * rates[side][PREFILL], backend.kernels(side, engine, request.middle(0))
+        spread = float(prefill.min()), float(prefill.max())
+        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread)
+    return found
 
 
 def _decode(engine: Model, backend: Backend, position: int, rates: np.ndarray) -> Decode:

@@ -9,8 +9,10 @@ from autotune import UserError
 from autotune.commands import options, output
 
 if TYPE_CHECKING:
-    from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark
+    from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark, Side
 
+CACHED = "* above 100%: so few bytes come from the device's cache, which is faster than its memory"
+BUSY = "* above 100%: other work held the memory back while its read bandwidth was measured; run it again"
 ALONE = (
     "Each kernel's launches of all layers, captured alone and reading from memory; in the token they overlap, so these "
     "times do not add up to the token's."
@@ -72,20 +74,29 @@ def bench(
 
 def print_benchmark(result: "ModelBenchmark") -> None:
     """Rates of both sides, and where a token's time goes."""
+    from autotune.benchmarking.benchmark_result import PREFILL
+
     bandwidth = _Bandwidth(result)
     numeric: tuple[str, ...]
-    numeric = ("depth", "decode tok/s", "MB per token", bandwidth.unit, output.SHARE, "kernels per token")
+    numeric = ("depth", "decode tok/s", "min–max", "MB per token", bandwidth.unit, output.SHARE, "kernels per token")
     lines: list[tuple[str, ...]] = [
         (
-            name, str(depth), output.number(row.tok_s), output.number(row.bytes / 1e6), *bandwidth.cells(row.gb_s),
-            str(row.kernels),
+            name, str(depth), output.number(row.tok_s), output.spread(row.tok_s_range),
+            output.number(row.bytes / 1e6), *bandwidth.cells(row.gb_s, row.bytes), str(row.kernels),
         )
         for name, side in result.sides.items()
         for depth, row in side.decode.items()
     ]  # fmt: skip
     output.print_table(result.model, ("kernels", *numeric), lines, numeric)
-    rates = ", ".join(f"{name} {output.number(side.prefill_tok_s)} tok/s" for name, side in result.sides.items())
-    click.echo(f"prefill of {result.settings['prompt']} tokens: {rates}\n")
+    bandwidth.explain()
+    for depth, speedup in result.speedups.items():
+        if depth != PREFILL:
+            click.echo(f"decode after {depth} tokens: {speedup.verdict}")
+    rates = ", ".join(f"{name} {_prefill(side)} tok/s" for name, side in result.sides.items())
+    click.echo(f"prefill of {result.settings['prompt']} tokens: {rates}")
+    if prefill := result.speedups.get(PREFILL):
+        click.echo(f"prefill: {prefill.verdict}")
+    click.echo()
     numeric = ("count", "untuned µs", "tuned µs", "speed-up", "µs each", "MB", bandwidth.unit, output.SHARE)
     before = {row.kernel: row.us for row in result.untuned.kernels}
     lines = [_kernel(row, before.get(row.kernel), row.us, bandwidth) for row in result.tuned.kernels]
@@ -93,19 +104,36 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     gone = [row for row in result.untuned.kernels if result.tuned.kernel(row.kernel) is None]
     lines[-1:-1] = [_kernel(row, row.us, None, bandwidth) for row in gone]
     output.print_table("Where a token's time goes", ("kernel", *numeric), lines, numeric)
+    bandwidth.explain()
     click.echo(ALONE if result.captured_alone else INSIDE)
 
 
 class _Bandwidth:
-    """Bandwidths in the unit that suits the device, each with its share of the read bandwidth."""
+    """Bandwidths in the unit that suits the device, each with its share of the read bandwidth; a share above 100% has a
+    mark, and `explain` says why."""
 
     def __init__(self, result: "ModelBenchmark"):
         self._result = result
         self.unit, self._scale = ("TB/s", 1e3) if result.read_gb_s >= 1e3 else ("GB/s", 1.0)
+        self._reasons: dict[str, None] = {}
 
-    def cells(self, gb_s: float | None) -> tuple[str, str]:
-        value = None if gb_s is None else gb_s / self._scale
-        return output.number(value, 2 if self._scale > 1 else 1), output.percent(self._result.share(gb_s))
+    def cells(self, gb_s: float | None, size: int | None) -> tuple[str, str]:
+        value, share = None if gb_s is None else gb_s / self._scale, self._result.share(gb_s)
+        above = share is not None and share > 1.0
+        if above:
+            self._reasons[CACHED if (size or 0) <= self._result.settings.get("cache_bytes", 0) else BUSY] = None
+        return output.number(value, 2 if self._scale > 1 else 1), output.percent(share) + ("*" if above else "")
+
+    def explain(self) -> None:
+        """Prints why shares of the cells since the last call are above 100%."""
+        for reason in self._reasons:
+            click.echo(reason)
+        self._reasons.clear()
+
+
+def _prefill(side: "Side") -> str:
+    spread = f" ({output.spread(side.prefill_range)})" if side.prefill_range else ""
+    return output.number(side.prefill_tok_s) + spread
 
 
 def _kernel(row: "KernelTime", before: float | None, after: float | None, bandwidth: _Bandwidth) -> tuple[str, ...]:
@@ -115,5 +143,5 @@ def _kernel(row: "KernelTime", before: float | None, after: float | None, bandwi
         row.kernel, str(row.count), output.number(before), output.number(after), output.ratio(before, after),
         output.number(row.us_each if tuned else None, 2),
         output.number(row.bytes / 1e6 if tuned and row.bytes else None),
-        *bandwidth.cells(row.gb_s if tuned else None),
+        *bandwidth.cells(row.gb_s if tuned else None, row.bytes),
     )  # fmt: skip

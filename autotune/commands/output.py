@@ -89,6 +89,10 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def spread(values: tuple[float, float]) -> str:
+    return f"{values[0]:.1f}–{values[1]:.1f}"
+
+
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
 

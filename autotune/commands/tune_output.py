@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
+_ABOVE = (
+    "* above 100%: part of it came from a cache, or other work held the memory back while its bandwidth was measured"
+)
 _TUNED = ("speed-up", "GB/s", output.SHARE, "trials", "failed")
 _ENERGY = ("default µJ", "tuned µJ")
 
@@ -100,6 +103,8 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
         _show_alone(f"{title}, each alone" if in_context else title, rows)
     if in_context:
         _show_in_context(f"{title}, in context", in_context)
+    if any(_is_above(row) for row in (*rows, *in_context)):
+        click.echo(_ABOVE)
     for row in (*rows, *in_context):
         if row["kept"] or _is_slower(row):
             click.echo(f"{row['problem']}: {row['reason']}")
@@ -147,7 +152,7 @@ def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
         output.micros(row["best_ns"]),
         "default kept" if row["kept"] == "default" else output.ratio(default_ns, row["best_ns"]),
         output.number(row["gb_s"]),
-        output.percent(row["share"]),
+        output.percent(row["share"]) + ("*" if _is_above(row) else ""),
         str(row["trials"]),
         "–" if row["failed"] is None else str(row["failed"]),
     )
@@ -155,6 +160,10 @@ def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
 
 def _energies(row: dict[str, Any]) -> tuple[str, str]:
     return output.number(row["default_uj"]), output.number(row["best_uj"])
+
+
+def _is_above(row: dict[str, Any]) -> bool:
+    return row["share"] is not None and row["share"] > 1.0
 
 
 def _is_slower(row: dict[str, Any]) -> bool:

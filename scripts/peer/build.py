@@ -1,7 +1,8 @@
-"""llama-cpp-python, built once from its source, into an environment of its own and for this processor.
+"""Finds llama.cpp to compare with: the wheel xllamacpp, or llama-cpp-python built from its source for this processor.
 
-A prebuilt wheel would be slow (no AVX-512), and `-DGGML_NATIVE=ON` turns on AMX, which crashed on Sapphire Rapids
-virtual machines; so each instruction set is named, as far as /proc/cpuinfo has it, and AMX never is.
+The wheel is there at once but has AVX2 at most; the build takes minutes and has what the processor has. There,
+`-DGGML_NATIVE=ON` would turn on AMX, which crashed on Sapphire Rapids virtual machines; so each instruction set is
+named, as far as /proc/cpuinfo has it, and AMX never is.
 """
 
 import json
@@ -52,18 +53,24 @@ def recorded_args(python: Path) -> list[str] | None:
 
 
 def peer_python(chosen: str | None) -> Path:
-    """The Python that has llama_cpp: the one chosen, or $AUTOTUNE_PEER_PYTHON, or .venv-peer, built if need be.
+    """The Python that has llama.cpp: `chosen`, or $AUTOTUNE_PEER_PYTHON, or this one with its extra "peer". "build"
+    stands for .venv-peer, made if need be.
 
     Raises click.ClickException when it cannot be had.
     """
-    if named := chosen or os.environ.get(VARIABLE):
-        if subprocess.run([named, "-c", "import llama_cpp"], capture_output=True).returncode:
-            raise click.ClickException(f"{named} cannot import llama_cpp; give another Python, or none to build one")
-        return Path(named)
-    python = ROOT / ".venv-peer" / "bin" / "python"
-    if recorded_args(python) is None:
-        _build(python)
-    return python
+    named = chosen or os.environ.get(VARIABLE) or sys.executable
+    if named == "build":
+        python = ROOT / ".venv-peer" / "bin" / "python"
+        if recorded_args(python) is None:
+            _build(python)
+        return python
+    tried = "import importlib.util as u; raise SystemExit(not (u.find_spec('llama_cpp') or u.find_spec('xllamacpp')))"
+    if subprocess.run([named, "-c", tried], capture_output=True).returncode:
+        raise click.ClickException(
+            f"{Path(named).name} has neither xllamacpp nor llama_cpp: run ./scripts/setup_env peer, or build one with "
+            "--peer-python build"
+        )
+    return Path(named)
 
 
 def _build(python: Path) -> None:

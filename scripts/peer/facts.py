@@ -25,7 +25,7 @@ def context(peer: Child, python: Path, measure: bool) -> dict[str, Any]:
         "command": shlex.join([f"scripts/{Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]),
         "versions": versions(),
         "device": {"chip": device.chip, "instructions": device.capability, "memory_bytes": device.memory_bytes},
-        "peer": {**about, "cmake_args": recorded_args(python) or "not recorded with this build"},
+        "peer": {**about, "cmake_args": recorded_args(python) or "prebuilt, not recorded"},
         "load_average_1min": os.getloadavg()[0],
     }
     if measure:

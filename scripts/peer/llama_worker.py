@@ -1,18 +1,26 @@
-"""llama.cpp's side of a comparison, through the C API of llama-cpp-python: no Python between it and its best speed
-but what our side has too, one call and one argmax a token. Runs in the peer's own environment (numpy, llama_cpp)."""
+"""llama.cpp's side of a comparison, through its C API: no Python between it and its best speed but what our side has
+too, one call and one argmax a token. Runs under the peer's Python, which has numpy, and xllamacpp or llama_cpp."""
 
 import time
 from typing import Any
 
-import llama_cpp.llama_cpp as api
 import numpy as np
 from protocol import serve
+
+try:
+    import llama_cpp.llama_cpp as api
+
+    PACKAGE = "llama-cpp-python"
+except ImportError:
+    import xllamacpp_api as api
+
+    PACKAGE = api.NAME
 
 
 class Session:
     """A model and one context. Nothing is shared between two settings but the page cache."""
 
-    def __init__(self, path: str, threads: int, context: int, flash_attn: bool, repack: bool) -> None:
+    def __init__(self, path: str, threads: int, context: int, flash_attn: bool | None, repack: bool) -> None:
         settings = api.llama_model_default_params()
         settings.use_extra_bufts = repack  # weights rearranged at load for the vector instructions at hand
         self.model = api.llama_model_load_from_file(path.encode(), settings)
@@ -21,8 +29,9 @@ class Session:
         params = api.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = context
         params.n_threads = params.n_threads_batch = threads
-        enabled, disabled = api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.flash_attn_type = enabled if flash_attn else disabled
+        if flash_attn is not None:
+            enabled, disabled = api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            params.flash_attn_type = enabled if flash_attn else disabled
         self.context = api.llama_init_from_model(self.model, params)
         if not self.context:
             raise RuntimeError("the context could not be made")
@@ -54,8 +63,10 @@ class Session:
 sessions: list[Session] = []
 
 
-def open_model(path: str, threads: int, context: int, flash_attn: bool, repack: bool) -> dict[str, Any]:
-    """Open the model with these settings in place of the one before."""
+def open_model(
+    path: str, threads: int, context: int, flash_attn: bool | None = None, repack: bool = True
+) -> dict[str, Any]:
+    """Open the model with these settings in place of the one before; flash_attn None: llama.cpp chooses."""
     while sessions:
         sessions.pop().close()
     sessions.append(Session(path, threads, context, flash_attn, repack))
@@ -66,7 +77,7 @@ def about() -> dict[str, Any]:
     """What was built: the package's version and the features that the library itself reports."""
     from importlib.metadata import version
 
-    names = {"llama-cpp-python": version("llama-cpp-python"), "numpy": np.__version__}
+    names = {PACKAGE: version(PACKAGE), "numpy": np.__version__}
     return {"versions": names, "system_info": api.llama_print_system_info().decode().strip(" |")}
 
 

@@ -123,6 +123,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(model_benchmark, "clock", clock)
     monkeypatch.setattr(token_time, "Stopwatch", FakeWatch)
     monkeypatch.setattr(machine, "detect", lambda index=0: device)
+    monkeypatch.setattr(machine, "l2_bytes", lambda index=0: 50 << 20)
     monkeypatch.setattr(machine, "check", lambda index=0: None)
     monkeypatch.setattr(ceilings, "known_or_measured", lambda *_, **__: {"read_gb_s": READ})
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (here.free, 80 << 30))
@@ -144,7 +145,7 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
     assert report["settings"] == {
         "prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False,
-        "captured_alone": True,
+        "captured_alone": True, "cache_bytes": 50 << 20,
     }  # fmt: skip
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
@@ -204,8 +205,8 @@ def test_the_tables(autotune, gpu, tiny_model) -> None:
     assert result.exit_code == 0, result.stderr
     decode = [line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["untuned"], ["tuned"])]
     assert [words[:2] for words in decode] == [["untuned", "0"], ["untuned", "200"], ["tuned", "0"], ["tuned", "200"]]
-    assert decode[2][2] == "9999.0" and decode[2][-1] == "12" and decode[3][-1] == "14"
-    assert "prefill of 2048 tokens: untuned 100000.0 tok/s, tuned 100000.0 tok/s" in result.stdout
+    assert decode[2][2:4] == ["9999.0", "9999.0–9999.0"] and decode[2][-1] == "12" and decode[3][-1] == "14"
+    assert "prefill of 2048 tokens: untuned 100000.0 (100000.0–100000.0) tok/s, tuned 100000.0" in result.stdout
     (token,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["token"]]
     assert token[1:5] == ["12", "20.0", "20.0", "1.00×"]
     assert "in the token they overlap" in result.stdout

@@ -64,6 +64,15 @@ def test_every_embedding(name):
         fits(cross_compile(launch, 90), 90)
 
 
+@pytest.mark.parametrize("capability", [75, 90])
+def test_a_scaled_embedding(capability):
+    buffers, embedding = chain("Q8_0", 640, 1024)
+    scaled = Embedding(embedding.raw, "Q8_0", 640, 640**0.5)
+    for launches in (cuda.launches_embed, cuda.launches_greedy):
+        (launch,) = launches(buffers, scaled, torch.ones(640))
+        fits(cross_compile(launch, capability), capability)
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_sampling(capability):
     buffers, embedding = chain("Q8_0", 576, 18_992)

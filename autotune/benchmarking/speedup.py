@@ -1,0 +1,48 @@
+"""Judges tuned against untuned by what both reached in the same rounds.
+
+A busy machine slows both sides of a round, so the ratio within a round says more than the two medians do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+SAME = 1.05
+"""Ratios of rounds that lie within this factor of each other agree."""
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """ratios: tuned over untuned, tokens per second, one a round. alternating: whether both ran within each round."""
+
+    ratios: tuple[float, ...]
+    alternating: bool = True
+
+    @classmethod
+    def of(cls, untuned: Sequence[float], tuned: Sequence[float], alternating: bool = True) -> "Speedup":
+        """Of tokens per second, round by round."""
+        return cls(tuple(after / before for before, after in zip(untuned, tuned, strict=True)), alternating)
+
+    @property
+    def median(self) -> float:
+        return median(self.ratios)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return min(self.ratios), max(self.ratios)
+
+    @property
+    def verdict(self) -> str:
+        """One clause: who is faster, or that these rounds do not say."""
+        (low, high), rounds = self.range, len(self.ratios)
+        if rounds == 1:
+            return f"tuned {self.median:.2f}× untuned in a single round: no verdict"
+        spread = f"{low:.2f} to {high:.2f} in {rounds} rounds"
+        apart = "" if self.alternating else "; memory holds one engine, so they ran one after the other"
+        if low > 1.0:
+            return f"tuned {self.median:.2f}× untuned ({spread}{apart})"
+        if high < 1.0:
+            return f"tuned is slower, {self.median:.2f}× untuned ({spread}{apart})"
+        if high <= low * SAME:
+            return f"no difference ({spread}{apart})"
+        return f"the machine is busy: no verdict ({spread}{apart})"

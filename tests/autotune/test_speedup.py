@@ -1,0 +1,47 @@
+"""The verdict on untuned against tuned follows from paired rounds, and says so where they do not decide."""
+
+import pytest
+
+from autotune.benchmarking.benchmark_result import PREFILL, Decode, KernelTime, ModelBenchmark, Side
+from autotune.benchmarking.speedup import Speedup
+from autotune.commands import bench
+
+
+@pytest.mark.parametrize(
+    ("untuned", "tuned", "said"),
+    [
+        ([100, 110, 50], [120, 121, 61], "tuned 1.20× untuned (1.10 to 1.22 in 3 rounds)"),
+        ([100, 110, 50], [90, 99, 49], "tuned is slower, 0.90× untuned (0.90 to 0.98 in 3 rounds)"),
+        ([100, 100, 100], [101, 99, 100], "no difference (0.99 to 1.01 in 3 rounds)"),
+        ([309.7, 60, 300], [113.1, 300, 310], "the machine is busy: no verdict (0.37 to 5.00 in 3 rounds)"),
+        ([100], [200], "tuned 2.00× untuned in a single round: no verdict"),
+    ],
+)
+def test_verdicts(untuned, tuned, said) -> None:
+    assert Speedup.of(untuned, tuned).verdict == said
+
+
+def test_engines_that_did_not_alternate_are_said_to_have_not() -> None:
+    assert "one after the other" in Speedup.of([1, 1], [2, 2], alternating=False).verdict
+
+
+def _result(size: int, cache: int) -> ModelBenchmark:
+    kernels = (KernelTime(KernelTime.TOKEN, 1, 10.0, size),)
+    side = Side(5.0, {0: Decode(100.0, (90.0, 110.0), size, 1)}, kernels, (4.0, 6.0))
+    settings = {"prompt": 8, "cache_bytes": cache}
+    speedups = {0: Speedup((0.5, 3.0)), PREFILL: Speedup((1.5, 1.6))}
+    return ModelBenchmark("m", "chip", "", 10.0, side, side, settings=settings, speedups=speedups)
+
+
+@pytest.mark.parametrize(("cache", "reason"), [(1 << 30, bench.CACHED), (1 << 20, bench.BUSY)])
+def test_a_share_above_100_percent_says_why(cache, reason, capsys) -> None:
+    bench.print_benchmark(_result(200_000_000, cache))
+    out = capsys.readouterr().out
+    assert "200%*" in out and reason in out
+    assert "90.0–110.0" in out and "decode after 0 tokens: the machine is busy: no verdict" in out
+    assert "prefill: tuned 1.55× untuned (1.50 to 1.60 in 2 rounds)" in out
+
+
+def test_a_share_below_has_no_mark(capsys) -> None:
+    bench.print_benchmark(_result(80_000, 1 << 30))
+    assert "*" not in capsys.readouterr().out
