@@ -25,6 +25,8 @@ CHATML = (
 MAX_TEMPLATE = 1 << 20  # characters; the longest published templates have about 20 thousand
 MAX_SECONDS = 10.0
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
+GIVEN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+"""Variables of a template that are always set here."""
 WORKER = Path(__file__).with_name("chat_process.py")
 
 
@@ -65,13 +67,14 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages`, each {"role": str, "content": str}; tokenize it with parse_special=True.
 
-        `variables`: what else the template reads, e.g. {"enable_thinking": False}.
+        `variables`: what else the template reads, e.g. {"enable_thinking": False}; `tools` and `documents` are None
+        unless they are among them.
         Raises ModelError for malformed messages, or a template that fails, refuses the messages or exceeds its limits.
         """
         for message in messages:
             if not isinstance(message, Mapping) or not all(type(message.get(k)) is str for k in ("role", "content")):
                 raise ModelError('every message must be {"role": text, "content": text}; fix the conversation')
-        values = dict(variables or {})
+        values = {"tools": None, "documents": None} | dict(variables or {})
         values |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
         values |= {"messages": [dict(m) for m in messages], "add_generation_prompt": bool(add_generation_prompt)}
         try:

@@ -56,9 +56,19 @@ class Metadata:
 
     def whole_numbers(self, key: str, count: int, default: int) -> np.ndarray:
         """int [count]."""
+        return self._numbers(key, count, default, "iu", "whole number")
+
+    def real_numbers(self, key: str, count: int, default: float) -> np.ndarray:
+        """float or int [count], none of them NaN."""
+        found = self._numbers(key, count, default, "fiu", "number")
+        if np.isnan(found).any():
+            raise ModelError(f"'{self.prefix}{key}' holds something that is not a number; the file is damaged")
+        return found
+
+    def _numbers(self, key: str, count: int, default: float, kinds: str, what: str) -> np.ndarray:
         found = np.asarray(self._values.get(self.prefix + key, np.full(count, default)))
-        if found.shape != (count,) or found.dtype.kind not in "iu":
-            raise ModelError(f"'{self.prefix}{key}' does not give one whole number for each of {count} tokens")
+        if found.shape != (count,) or found.dtype.kind not in kinds:
+            raise ModelError(f"'{self.prefix}{key}' does not give one {what} for each of {count} tokens")
         return found
 
     def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:

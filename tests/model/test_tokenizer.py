@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from model.errors import ModelError
 from model.gguf_file import open_gguf
-from model.tokenizer import CONTROL, NORMAL, USER_DEFINED, Tokenizer, byte_characters
+from model.tokenizer import CONTROL, NORMAL, USER_DEFINED, Tokenizer
+from model.tokenizers.byte_level_bpe import byte_characters
 
 # Made with llama.cpp (llama-cpp-python 0.3.36) on the real file, without special tokens.
 GOLDEN = {
