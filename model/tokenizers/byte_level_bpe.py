@@ -51,19 +51,18 @@ class ByteLevelBPE:
 
 
 def _pairs(merges: Sequence[str], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The merges, each once, checked: the library dies of a merge that is longer than every token."""
-    pairs: dict[tuple[str, str], None] = {}
-    for merge in merges:
+    """The merges in order, of equal ones the first, as in llama.cpp; the library takes the last."""
+    # The library panics at a merge that is longer than every token, and prints that, instead of raising its error.
+    longest = max(map(len, map(str.encode, vocabulary)))
+    if max(map(len, map(str.encode, merges)), default=0) > longest + 1:
+        raise ModelError("the merges do not fit the vocabulary: one is longer than every token; the file is damaged")
+    pairs = []
+    for merge in dict.fromkeys(merges):
         left, space, right = merge.partition(" ")
         if not (left and space and right):
             raise ModelError(f"merge {quoted(merge)} is not two tokens with a space between; the file is damaged")
-        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
-            raise ModelError(
-                f"the merges do not fit the vocabulary: {quoted(merge)} is not two tokens that make a third; "
-                "the file is damaged"
-            )
-        pairs[left, right] = None  # of two equal merges the first has the rank, as in llama.cpp
-    return list(pairs)
+        pairs.append((left, right))
+    return pairs
 
 
 @lru_cache(maxsize=1)

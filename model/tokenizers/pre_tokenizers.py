@@ -75,7 +75,8 @@ _GROUPS = (
     (PreTokenizer((_LLAMA_3,), whole_words=True), "glm4 glm5"),
     (
         PreTokenizer((_QWEN_2,)),
-        "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
+        "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 "
+        "llada-moe",
     ),
     (
         PreTokenizer(
@@ -88,12 +89,6 @@ _GROUPS = (
     ),
     (PreTokenizer((rf"{_WORD}|\p{{N}}|{_SIGNS}|{_BLANKS}",)), "ufakzeka"),
     (PreTokenizer((r"[^\n]+|\n+", _QWEN_2)), "laguna"),
-    (
-        PreTokenizer(
-            (rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_WORD}|\p{{N}}|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+",)
-        ),
-        "bailingmoe bailingmoe2 llada-moe",
-    ),
     (
         PreTokenizer((rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_BLANKS}",)),
         "seed-coder",
