@@ -33,3 +33,14 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 def silu(x: np.ndarray) -> np.ndarray:
     """x / (1 + e^-x)."""
     return x / (1.0 + np.exp(-np.asarray(x, np.float64)))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel 2016, the approximation)."""
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def soft_cap(x: np.ndarray, cap: float) -> np.ndarray:
+    """cap tanh(x / cap); x itself for a cap of 0."""
+    return cap * np.tanh(np.asarray(x, np.float64) / cap) if cap else x

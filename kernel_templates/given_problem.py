@@ -10,6 +10,7 @@ from kernel_templates.problem import Chain, Problem
 
 ACTIVATIONS = ("int8", "int16")
 LARGEST = 1 << 24  # of any size: tokens of a vocabulary, positions of a context
+SMALLEST = 2.0**-10  # of a scale or cap
 MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
 LIMITS = {"heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20}
 VECTOR = 32  # elements that an activation's length is a multiple of
@@ -26,7 +27,10 @@ def parse(key: str) -> Problem:
 
 def _check_fields(problem: Problem) -> None:
     given = {f.name: getattr(problem, f.name) for f in fields(problem)}
-    for name, value in given.items():
+    for f in fields(problem):
+        name, value = f.name, given[f.name]
+        if (f.metadata.get("trait") and value == f.default) or f.metadata.get("known"):
+            continue  # parsing has checked it
         if name == "qk_norm":
             if value not in (0, 1):
                 raise ValueError(f"qk_norm={value} is neither 0 nor 1")
@@ -34,6 +38,9 @@ def _check_fields(problem: Problem) -> None:
             most = LIMITS.get(name, LARGEST)
             if not 1 <= value <= most:
                 raise ValueError(f"{name}={str(value)[:24]} is not a number from 1 to {most}")
+        elif isinstance(value, float):
+            if not SMALLEST <= value <= LARGEST:
+                raise ValueError(f"{name}={value} is neither 0 nor a number from {SMALLEST} to {LARGEST}")
         elif name == "activation":
             if value not in ACTIVATIONS:
                 raise ValueError(f"unknown activation {value[:40]!r}; known: {', '.join(ACTIVATIONS)}")

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 
-def trait(default: int | str | float) -> Any:
+def trait(default: int | str | float, known: tuple[int | str, ...] = ()) -> Any:
     """A field in which few models differ from the rest: a key names it only where it is not `default`, so that keys
-    from before the field mean what they meant."""
-    return field(default=default, kw_only=True, metadata={"trait": True})
+    from before the field mean what they meant. known: the values there are, where they can be listed."""
+    return field(default=default, kw_only=True, metadata={"trait": True, "known": known})
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Problem:
         return None
 
     @property
+    def typical_reach(self) -> int:
+        """Cached positions that count there: all up to it, or a window of them; 0 without a position."""
+        return 0 if self.typical_position is None else self.typical_position + 1
+
+    @property
     def proved_positions(self) -> tuple[int, ...]:
         """Positions at which it is proved beside the one of its inputs; none if it has no position."""
         return ()
@@ -99,6 +104,8 @@ class Problem:
                 values[f.name] = _number(cls.op, f.name, raw)
             else:
                 values[f.name] = raw
+            if (known := f.metadata.get("known")) and values[f.name] not in known:
+                raise ValueError(f"{cls.op}: {f.name}={raw[:40]!r} is not one of {', '.join(map(str, known))}")
         if given:
             raise ValueError(f"{cls.op}: unknown field {next(iter(given))!r}")
         return cls(**values)

@@ -70,6 +70,12 @@ def normed_inputs(problem: Problem, hidden: int, written: Mapping[str, int], see
     return Inputs(matrices, read | {name: buffer(size) for name, size in written.items()})
 
 
+def with_post_norm(inputs: Inputs, size: int, seed: int) -> Inputs:
+    """Together with what a norm of the output reads: "post_norm" float32 [size] and "eps" float32 [1]."""
+    norm = norm_weight(size, np.random.default_rng(seed + 1))
+    return Inputs(inputs.weights, {"eps": np.array([1e-6], np.float32), **inputs.buffers, "post_norm": norm})
+
+
 def buffer(size: int) -> np.ndarray:
     """float32 zeros that hold `size` outputs and whatever whole tiles write beyond them."""
     return memory.zeros((-(-size // MAX_LANES) * MAX_LANES,), np.float32)

@@ -6,7 +6,7 @@
 import json
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -40,7 +40,7 @@ def environment() -> "ImmutableSandboxedEnvironment":
         """`{% generation %}` marks the model's own words, for training; here they are rendered as they are, in a scope
         of their own."""
 
-        tags: ClassVar = {"generation"}
+        tags: set[str] = {"generation"}  # noqa: RUF012 (Jinja declares it so)
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

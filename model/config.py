@@ -1,18 +1,21 @@
 """The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
-Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need
-something this engine does not compute (biases, experts, rope scaling, sliding windows) is refused by name here, because
-running it without would give fluent nonsense.
+Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need something this engine
+does not compute (experts, a window in an architecture that has none, layers of different sizes) is refused by name
+here, because running it without would give fluent nonsense.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kernel_templates import formats
-from model import layer_plan
+from model import ggml_types, layer_plan
 from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
+from model.rope import Scaling
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,9 @@ class ModelConfig:
     """The architecture and the sizes of one decoder-only transformer.
 
     `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope frequencies by
-    `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later).
+    `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `window`: positions that local layers see, `local` says of
+    each layer whether it is one; `local_rope_base`: RoPE's in local layers, which no scaling touches, 0 for the same as
+    elsewhere. `attention_softcap`, `attention_scale`: as of `LayerTraits`; `final_softcap`: of logits, 0 for none.
     """
 
     architecture: Architecture
@@ -37,6 +42,22 @@ class ModelConfig:
     rope_dim: int
     tied: bool
     rope_freqs: bool
+    rope_scaling: Scaling | None = None
+    window: int = 0
+    local: tuple[bool, ...] = ()
+    local_rope_base: float = 0.0
+    attention_softcap: float = 0.0
+    attention_scale: float = 0.0
+    final_softcap: float = 0.0
+
+    @property
+    def embedding_scale(self) -> float:
+        """What rows of the embedding are multiplied with."""
+        return math.sqrt(self.hidden) if self.architecture.scaled_embedding else 1.0
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees no more than the window."""
+        return bool(self.local) and self.local[layer]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "ModelConfig":
@@ -44,10 +65,8 @@ class ModelConfig:
         metadata = file.metadata
         name = metadata.get("general.architecture")
         architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
-        if architecture is None:
-            raise ModelError(
-                f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
-            )
+        if architecture is None or file.unread_types:
+            raise ModelError("; ".join(_unsupported(name, architecture, file)))
         keys = Metadata(metadata, architecture.name + ".")
         _refuse_unsupported(keys)
         embedding = file.tensors.get(layer_plan.EMBEDDING)
@@ -55,42 +74,83 @@ class ModelConfig:
             raise ModelError(
                 f"tensor '{layer_plan.EMBEDDING}' is missing or not a matrix; the file is incomplete, get it again"
             )
+        layers = keys.whole("block_count", 1, 1024)
         hidden = keys.whole("embedding_length", 32, 1 << 16)
-        heads = keys.whole("attention.head_count", 1, 1024)
+        heads = keys.whole_of_layers("attention.head_count", layers, 1, 1024)
         head_dim = keys.whole("attention.key_length", 2, 1024, hidden // heads)
         if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
+        context = keys.whole("context_length", 1, 1 << 24)
+        window, local = _window(keys, architecture, layers)
         config = cls(
             architecture=architecture,
-            layers=keys.whole("block_count", 1, 1024),
+            layers=layers,
             hidden=hidden,
             heads=heads,
-            kv_heads=keys.whole("attention.head_count_kv", 1, heads, heads),
+            kv_heads=keys.whole_of_layers("attention.head_count_kv", layers, 1, heads, heads),
             head_dim=head_dim,
-            ffn=keys.whole("feed_forward_length", 32, 1 << 20),
+            ffn=keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20),
             vocab=embedding.shape[0],
-            context=keys.whole("context_length", 1, 1 << 24),
+            context=context,
             norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
-            rope_base=keys.real("rope.freq_base", 1.0, 1e12, 10000.0),
+            rope_base=keys.real("rope.freq_base", 1.5, 1e12, 10000.0),
             rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
             tied=layer_plan.OUTPUT not in file.tensors,
             rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
+            rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
+            window=window,
+            local=local,
+            local_rope_base=_local_rope_base(keys, architecture) if any(local) else 0.0,
+            attention_softcap=keys.real("attn_logit_softcapping", 0.0, 1e6, architecture.softcaps[0]),
+            attention_scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
+            final_softcap=keys.real("final_logit_softcapping", 0.0, 1e6, architecture.softcaps[1]),
         )
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
         _check_tensors(config, file)
         return config
 
 
+def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile) -> Iterator[str]:
+    """All that is missing here for a file."""
+    if architecture is None:
+        yield f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
+    if types := ggml_types.refusal(file.unread_types):
+        yield types
+
+
 def _refuse_unsupported(keys: Metadata) -> None:
-    scaling, factor = keys.text("rope.scaling.type", "none"), keys.real("rope.scaling.factor", 0.0, 1e9, 1.0)
-    old_factor = keys.real("rope.scale_linear", 0.0, 1e9, 1.0)
-    if (scaling != "none" and factor != 1.0) or old_factor != 1.0:
-        name = "linear" if scaling == "none" else scaling
-        raise ModelError(f"rope scaling {quoted(name)} is not supported; use a model without it")
     if experts := keys.whole("expert_count", 0, 1 << 32, 0):
         raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
-    if keys.whole("attention.sliding_window", 0, 1 << 32, 0) != 0:
-        raise ModelError("sliding-window attention is not supported; use a model without it")
+
+
+def _window(keys: Metadata, architecture: Architecture, layers: int) -> tuple[int, tuple[bool, ...]]:
+    """The window, and which layers have it; (0, ()) where all positions are seen everywhere."""
+    window, period = keys.whole("attention.sliding_window", 0, 1 << 32, architecture.window), architecture.window_period
+    if window == 0:
+        return 0, ()
+    if period is None:
+        raise ModelError(
+            f"sliding-window attention is not supported in {architecture.name} models; use a model without it"
+        )
+    local = keys.flags("attention.sliding_window_pattern", layers)
+    if local is None:
+        period = keys.whole("attention.sliding_window_pattern", 0, 1 << 16, period)
+        # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.
+        local = tuple(period == 0 or i % period < period - 1 for i in range(layers))
+    return (window, local) if any(local) else (0, ())
+
+
+def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:
+    return keys.real("rope.freq_base_swa", 0.0, 1e12, architecture.local_rope_base or 0.0)
+
+
+def _attention_scale(
+    keys: Metadata, architecture: Architecture, layers: int, hidden: int, heads: int, head_dim: int
+) -> float:
+    """0 where it is 1 / sqrt(head_dim)."""
+    divisor = hidden // heads if layers in architecture.wide_scale_layers else head_dim
+    scale = keys.real("attention.scale", 0.0, 1e3, divisor**-0.5)
+    return 0.0 if scale == head_dim**-0.5 else scale
 
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
@@ -112,7 +172,8 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
 
 def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
     # A forged layer count must not make us list thousands of expected tensors before the first is missed.
-    if config.layers * len(layer_plan.layer(config, 0).matrices) > len(file.tensors):
+    matrices = {tensor.name for tensor in layer_plan.layer(config, 0).matrices.values()}
+    if config.layers * len(matrices) > len(file.tensors):
         raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
     expected = {tensor.name: tensor.shape for tensor in layer_plan.plan(config).tensors()}
     for name, shape in expected.items():
@@ -122,7 +183,7 @@ def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
         if info.shape != shape:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
         if len(shape) == 1 and formats.get(info.format_name).quantized:
-            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; norm weights must not be quantized")
+            raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
     for name in file.tensors:
         if name not in expected:
             named = config.architecture.name

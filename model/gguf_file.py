@@ -1,5 +1,7 @@
 """Read a GGUF file: metadata and a table of tensors, with the weights left in place behind a memory map.
 
+A model in shards (`llama-gguf-split`: NAME-00001-of-00003.gguf, the metadata in the first) is read whole from any one.
+
 The file is untrusted. Every length, count and offset is compared with the bytes that are really there before anything
 is allocated or looped over, so a forged header costs no more than the file's own size and fails with a ModelError.
 
@@ -16,15 +18,14 @@ import mmap
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from kernel_templates.formats import from_ggml
-from model import ggml_types
+from kernel_templates.formats import FORMATS, from_ggml
 from model.errors import ModelError, quoted
 from model.gguf_cursor import Cursor
 
@@ -37,58 +38,79 @@ MAX_DIMS = 4
 @dataclass(frozen=True)
 class TensorInfo:
     """Where a tensor lies. `shape` is in numpy order (rows, columns), the reverse of ggml's; `offset` counts from the
-    start of the file; `bytes` is the whole tensor's size."""
+    start of the file, or of shard number `shard`; `bytes` is the whole tensor's size."""
 
     name: str
     shape: tuple[int, ...]
     format_name: str
     offset: int
     bytes: int
+    shard: int = 0
+
+    @property
+    def rows(self) -> int:
+        """A 1-D tensor is one row; leading dimensions of a 3-D tensor are folded into the rows."""
+        return math.prod(self.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file on disk, or all there is of a model. data: uint8, its mapping."""
+
+    path: Path
+    data: np.ndarray = field(repr=False, compare=False)
+    source: io.FileIO = field(repr=False, compare=False)
+
+    def check_whole(self) -> None:
+        """Raise ModelError when the file is shorter than it was when opened: what is mapped of it cannot be read."""
+        if os.fstat(self.source.fileno()).st_size < len(self.data):
+            raise self.cut()
+
+    def cut(self) -> ModelError:
+        return ModelError(f"{self.path}: the file was cut while it was in use; get it again")
 
 
 @dataclass(frozen=True)
 class GGUFFile:
     """An open model file. `metadata` holds Python values, with arrays of strings as list[str] and other arrays as
-    read-only numpy views; `tensors` is in file order."""
+    read-only numpy views; `tensors` is in file order. `unread_types`: ggml's numbers of types that no format here
+    reads; tensors of these types are not among `tensors`. Refusing them is for those who know what a model needs."""
 
     path: Path
     version: int
     alignment: int
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
-    data: np.ndarray = field(repr=False, compare=False)
-    source: io.FileIO = field(repr=False, compare=False)
+    shards: tuple[Shard, ...] = field(repr=False, compare=False)
+    unread_types: frozenset[int] = frozenset()
 
     def raw(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor, uint8 [rows, row_bytes], read-only and still on disk until touched.
 
-        A 1-D tensor is one row; leading dimensions of a 3-D tensor are folded into the rows.
         Raises ModelError when the file has no tensor of that name.
         """
         info = self._info(name)
-        rows = math.prod(info.shape[:-1])
-        return self.data[info.offset : info.offset + info.bytes].reshape(rows, info.bytes // rows)
+        data = self.shards[info.shard].data
+        return data[info.offset : info.offset + info.bytes].reshape(info.rows, info.bytes // info.rows)
 
-    def copied(self, name: str) -> np.ndarray:
-        """As `raw`, but read into memory of its own. Raises ModelError also when the file has been cut meanwhile, where
-        touching the mapping would end the process."""
+    def copied(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """As `raw`, or some rows of it, but read into memory of its own. Raises ModelError also when the file has been
+        cut meanwhile, where touching the mapping would end the process."""
         info = self._info(name)
-        out, at = np.empty(info.bytes, np.uint8), 0
-        while at < info.bytes:
-            count = os.preadv(self.source.fileno(), [out.data[at:]], info.offset + at)
+        shard, row_bytes = self.shards[info.shard], info.bytes // info.rows
+        first, end, _ = rows.indices(info.rows)
+        out, at = np.empty((end - first) * row_bytes, np.uint8), 0
+        while at < len(out):
+            count = os.preadv(shard.source.fileno(), [out.data[at:]], info.offset + first * row_bytes + at)
             if count == 0:
-                raise self._cut()
+                raise shard.cut()
             at += count
-        rows = math.prod(info.shape[:-1])
-        return out.reshape(rows, info.bytes // rows)
+        return out.reshape(end - first, row_bytes)
 
     def check_whole(self) -> None:
-        """Raise ModelError when the file is shorter than it was when opened: what is mapped of it cannot be read."""
-        if os.fstat(self.source.fileno()).st_size < len(self.data):
-            raise self._cut()
-
-    def _cut(self) -> ModelError:
-        return ModelError(f"{self.path}: the file was cut while it was in use; get it again")
+        """As of `Shard`, for each."""
+        for shard in self.shards:
+            shard.check_whole()
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
@@ -103,11 +125,66 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
     Raises ModelError, one line that names the file, for anything that cannot be read safely.
     """
-    path = Path(path)
+    file = _open(Path(path))
+    count = _split(file, "count")
+    return file if count < 2 else _joined(file, count)
+
+
+def _open(path: Path) -> GGUFFile:
     try:
         return _read(path)
     except ModelError as error:
-        raise ModelError(f"{quoted(path, 400)[1:-1]}: {error}") from None
+        raise _named(path, error) from None
+
+
+def _named(path: Path, error: Exception | str) -> ModelError:
+    return ModelError(f"{quoted(path, 400)[1:-1]}: {error}")
+
+
+def _joined(file: GGUFFile, count: int) -> GGUFFile:
+    """All shards of the model that `file` is one of: metadata of the first, tensors of each."""
+    own = _split(file, "no")
+    ending = _shard_ending(own, count)
+    if own >= count or not file.path.name.endswith(ending):
+        raise _named(
+            file.path,
+            f"this is shard {own + 1} of {count}, but its name does not end in {ending}, by which the others are found;"
+            " give the files their names back",
+        )
+    opened = []
+    for index in range(count):
+        path = file.path.with_name(file.path.name.removesuffix(ending) + _shard_ending(index, count))
+        if index != own and not path.exists():
+            raise _named(file.path, f"this is shard {own + 1} of {count}, and {path.name} is missing; put it beside it")
+        shard = file if index == own else _open(path)
+        if (_split(shard, "no"), _split(shard, "count")) != (index, count):
+            raise _named(path, f"this is not shard {index + 1} of {count}; get it again")
+        opened.append(shard)
+    tensors: dict[str, TensorInfo] = {}
+    for index, shard in enumerate(opened):
+        if twice := tensors.keys() & shard.tensors.keys():
+            raise _named(shard.path, f"tensor {quoted(min(twice))} is in another shard too; get the files again")
+        tensors |= {name: replace(info, shard=index) for name, info in shard.tensors.items()}
+    unread = frozenset().union(*(shard.unread_types for shard in opened))
+    if not unread and len(tensors) != (announced := _split(file, "tensors.count", len(tensors))):
+        raise _named(
+            file.path, f"the shards hold {len(tensors)} tensors, not the {announced} announced; get them again"
+        )
+    shards = tuple(part for shard in opened for part in shard.shards)
+    whole = replace(opened[0], path=file.path, tensors=MappingProxyType(tensors), shards=shards)
+    return replace(whole, unread_types=unread)
+
+
+def _shard_ending(index: int, count: int) -> str:
+    return f"-{index + 1:05d}-of-{count:05d}.gguf"
+
+
+def _split(file: GGUFFile, key: str, default: int = 0) -> int:
+    """What `llama-gguf-split` writes into each shard; the default where a model is in one file."""
+    value = file.metadata.get(f"split.{key}", default)
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise _named(file.path, f"metadata key 'split.{key}' is {quoted(value)}, not a count; get the file again")
+    return value
 
 
 def _read(path: Path) -> GGUFFile:
@@ -131,9 +208,12 @@ def _read(path: Path) -> GGUFFile:
         raise ModelError(f"general.alignment is {quoted(alignment)}, not a power of two up to {MAX_ALIGNMENT}")
     entries = _read_tensor_entries(cursor, tensor_count)
     start = -(-cursor.at // alignment) * alignment
-    tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in entries.items()}
-    array = np.frombuffer(data, np.uint8)
-    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), array, source)
+    types = {kind for _, kind, _ in entries.values()}
+    unread = frozenset(types - {fmt.ggml_type for fmt in FORMATS.values()})
+    known = {name: entry for name, entry in entries.items() if entry[1] not in unread}
+    tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in known.items()}
+    shard = Shard(path, np.frombuffer(data, np.uint8), source)
+    return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), (shard,), unread)
 
 
 def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
@@ -195,13 +275,7 @@ def _place(
     name: str, dims: tuple[int, ...], kind: int, offset: int, start: int, alignment: int, size: int
 ) -> TensorInfo:
     """Check one entry against the format and the file's size, and turn it into a TensorInfo."""
-    shown = f"tensor {quoted(name)}"
-    try:
-        layout = from_ggml(kind)
-    except ValueError:
-        raise ModelError(
-            f"{shown} has type {ggml_types.name(kind)}, which is not supported; requantize the model"
-        ) from None
+    shown, layout = f"tensor {quoted(name)}", from_ggml(kind)
     if min(dims) == 0:
         raise ModelError(f"{shown} has an empty dimension in its shape {list(dims)}; the file is damaged, get it again")
     if dims[0] % layout.block:

@@ -28,6 +28,29 @@ class Metadata:
         """As `whole`; NaN is in no range."""
         return float(self._number(key, numbers.Real, low, high, default))
 
+    def whole_of_layers(self, key: str, layers: int, low: int, high: int, default: int | None = None) -> int:
+        """As `whole`, of what a file may also give for each layer. Raises ModelError where layers differ."""
+        value = self._values.get(self.prefix + key)
+        if not isinstance(value, np.ndarray):
+            return self.whole(key, low, high, default)
+        found = np.unique(self.whole_numbers(key, layers, 0, "layers")).tolist()
+        if len(found) > 1:
+            raise ModelError(
+                f"metadata key '{self.prefix}{key}' differs between layers ({', '.join(map(str, found[:4]))}), "
+                "which is not supported; use another model"
+            )
+        return int(self._checked(key, found[0], numbers.Integral, low, high))
+
+    def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
+        """One flag, or number that is 0 or not, for each of `count`; None where the file gives no array."""
+        value = self._values.get(self.prefix + key)
+        if not isinstance(value, np.ndarray | list):
+            return None
+        found = np.asarray(value)
+        if found.shape != (count,) or found.dtype.kind not in "biu":
+            raise ModelError(f"'{self.prefix}{key}' does not give one flag for each of {count} layers")
+        return tuple(bool(flag) for flag in found)
+
     def text(self, key: str, default: str | None = None, what: str = "metadata key") -> str | None:
         value = self._values.get(self.prefix + key, default)
         if value is not None and not isinstance(value, str):
@@ -54,27 +77,31 @@ class Metadata:
         value = self._values.get(self.prefix + key)
         return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
 
-    def whole_numbers(self, key: str, count: int, default: int) -> np.ndarray:
+    def whole_numbers(self, key: str, count: int, default: int, what: str = "tokens") -> np.ndarray:
         """int [count]."""
-        return self._numbers(key, count, default, "iu", "whole number")
+        return self._numbers(key, count, default, "iu", f"one whole number for each of {count} {what}")
 
     def real_numbers(self, key: str, count: int, default: float) -> np.ndarray:
-        """float or int [count], none of them NaN."""
-        found = self._numbers(key, count, default, "fiu", "number")
+        """float or int [count], one for each token, none of them NaN."""
+        expected = f"one number for each of {count} tokens"
+        found = self._numbers(key, count, default, "fiu", expected)
         if np.isnan(found).any():
-            raise ModelError(f"'{self.prefix}{key}' holds something that is not a number; the file is damaged")
+            raise ModelError(f"'{self.prefix}{key}' does not give {expected}")
         return found
 
-    def _numbers(self, key: str, count: int, default: float, kinds: str, what: str) -> np.ndarray:
+    def _numbers(self, key: str, count: int, default: float, kinds: str, expected: str) -> np.ndarray:
         found = np.asarray(self._values.get(self.prefix + key, np.full(count, default)))
         if found.shape != (count,) or found.dtype.kind not in kinds:
-            raise ModelError(f"'{self.prefix}{key}' does not give one {what} for each of {count} tokens")
+            raise ModelError(f"'{self.prefix}{key}' does not give {expected}")
         return found
 
     def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:
         value: Any = self._values.get(self.prefix + key, default)
         if value is None:
             raise ModelError(f"metadata key '{self.prefix}{key}' is missing; the file is incomplete, get it again")
+        return self._checked(key, value, kind, low, high)
+
+    def _checked(self, key: str, value: Any, kind: Any, low: float, high: float) -> Any:
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise ModelError(f"metadata key '{self.prefix}{key}' is {shown(value)}, not a number from {low} to {high}")
         return value

@@ -6,6 +6,7 @@ What it does not know is how a backend multiplies its packed matrices, keeps its
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,16 @@ from torch import Tensor
 
 from kernel_templates.layer.chain import Link
 from model.config import ModelConfig
-from model.layer_plan import LayerState, Step
+from model.layer_plan import LayerState, Rope, Step
+from model.layer_traits import LayerTraits
+
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
+"""Gate functions by their names in problems."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2]."""
+    """Tokens at positions first, first + 1, ... cos, sin: float32 [count, 1, rope_dim / 2], as a layer turns heads."""
 
     first: int
     count: int
@@ -33,7 +38,7 @@ class BoundStep:
     what does not change from prompt to prompt is looked up once.
 
     run: gives what the operation writes, by its own names of buffers; own: the layer's norms and cache, by the same
-    names; passed: (operation's name, layer's name) of what the steps before it made.
+    names, and its "traits"; passed: (operation's name, layer's name) of what the steps before it made.
     """
 
     link: Link
@@ -41,6 +46,7 @@ class BoundStep:
     packed: Sequence[Any]
     own: Mapping[str, Any]
     passed: tuple[tuple[str, str], ...]
+    rope: Rope
 
 
 class Prefill(ABC):
@@ -49,6 +55,7 @@ class Prefill(ABC):
     def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
         self.config = config
         self._steps = [self._bound(step, layer) for layer in layers for step in layer.plan.steps]
+        self._ropes = list(dict.fromkeys(layer.plan.rope for layer in layers))
 
     def _bound(self, step: Step, layer: LayerState) -> BoundStep:
         operations = {
@@ -64,8 +71,8 @@ class Prefill(ABC):
             if name in sizes
         }
         passed = tuple((own, name) for own, name in link.buffers.items() if name not in layer.buffers)
-        own = {**link.bound(layer.buffers), **norms}
-        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed)
+        own = {**link.bound(layer.buffers), **norms, "traits": layer.plan.traits}
+        return BoundStep(link, operations[link.operation.name], layer.packed[step.name], own, passed, layer.plan.rope)
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
@@ -78,11 +85,12 @@ class Prefill(ABC):
 
     def _chunk(self, tokens: list[int], first: int) -> Tensor:
         """float32 [tokens, hidden]."""
-        chunk = Chunk(first, len(tokens), *self._rotation(first, len(tokens)))
+        turned = {rope: self._rotation(rope, first, len(tokens))[:, None].chunk(2, -1) for rope in self._ropes}
+        chunks = {rope: Chunk(first, len(tokens), *parts) for rope, parts in turned.items()}
         buffers: dict[str, Any] = {"x": self._embed(tokens)}
         for step in self._steps:
             bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
-            buffers |= step.link.written(step.run(chunk, step.packed, bound))
+            buffers |= step.link.written(step.run(chunks[step.rope], step.packed, bound))
         return buffers["x"]
 
     def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -90,6 +98,8 @@ class Prefill(ABC):
         c = self.config
         sizes = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
         made = self._products(self._norm(b["x"], b["norm"]), packed, sizes)
+        if "bias" in b:
+            made = [part + bias for part, bias in zip(made, b["bias"].split(sizes), strict=True)]
         q, k, v = (part.reshape(chunk.count, -1, c.head_dim) for part in made)
         if "q_norm" in b:
             q, k = self._norm(q, b["q_norm"]), self._norm(k, b["k_norm"])
@@ -97,15 +107,22 @@ class Prefill(ABC):
         return {"qkv": _rope(q, chunk)}
 
     def _attention(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._attend(b, chunk, b["q"])}
+        return {"out": self._attend(b, chunk, b["q"], b["traits"])}
 
     def _matvec(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"out": self._add_product(b["out"], b["x"], packed)}
+        return {"out": self._add(b["out"], b["x"], packed, b)}
 
     def _ffn(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:
         *gate_up, down = packed
         gate, up = self._products(self._norm(b["x"], b["norm"]), gate_up, [self.config.ffn, self.config.ffn])
-        return {"x": self._add_product(b["x"], F.silu(gate).mul_(up), [down])}
+        return {"x": self._add(b["x"], GATES[b["traits"].gate_function](gate).mul_(up), [down], b)}
+
+    def _add(self, residual: Tensor, x: Tensor, packed: Sequence[Any], b: Mapping[str, Any]) -> Tensor:
+        """residual [tokens, rows] + x [tokens, cols] times the matrix, normed first if there is a "post_norm"."""
+        if "post_norm" not in b:
+            return self._add_product(residual, x, packed)
+        (y,) = self._products(x, packed, [residual.shape[-1]])
+        return residual + self._norm(y, b["post_norm"])
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension."""
@@ -121,8 +138,8 @@ class Prefill(ABC):
         """float32 [tokens, hidden]: rows of the embedding."""
 
     @abstractmethod
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines as of `Chunk`."""
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
 
     @abstractmethod
     def _products(self, x: Tensor, packed: Sequence[Any], sizes: Sequence[int]) -> Sequence[Tensor]:
@@ -137,9 +154,9 @@ class Prefill(ABC):
         """Write k, v [tokens, kv_heads, head_dim] into "keys" and "values" at the chunk's positions."""
 
     @abstractmethod
-    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor) -> Tensor:
-        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token:
-        [tokens, heads * head_dim]."""
+    def _attend(self, cached: Mapping[str, Any], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
+        """Causal attention of q [tokens, heads, head_dim] over all that is cached up to each token, or its window of
+        it: [tokens, heads * head_dim]."""
 
 
 def _rope(x: Tensor, chunk: Chunk) -> Tensor:

@@ -1,6 +1,7 @@
 """The kernel problems that a model is made of: what has to be tuned before it runs fast."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from kernel_templates.attention.problem import LONG
 from kernel_templates.head.problem import Head
@@ -31,7 +32,8 @@ def layer_problems(config: ModelConfig, file: GGUFFile, layer: int, context: int
 
 def head_problem(config: ModelConfig, file: GGUFFile) -> Head:
     output = layer_plan.plan(config).output
-    return Head(config.vocab, config.hidden, file.tensors[output.name].format_name, ACTIVATION)
+    form = file.tensors[output.name].format_name
+    return Head(config.vocab, config.hidden, form, ACTIVATION, softcap=config.final_softcap)
 
 
 def model_problems(config: ModelConfig, file: GGUFFile) -> Mapping[Problem, int]:
@@ -71,10 +73,14 @@ def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer
 
 
 def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
-    """One layer as one problem."""
-    c, matrices = config, layer_plan.layer(config, layer).matrices
-    formats = {f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in matrices.items()}
+    """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
+    one, the first of them."""
+    c, a, plan = config, config.architecture, layer_plan.layer(config, layer)
+    if window := plan.traits.window:
+        context = min(context, contexts(window + 1)[-1])
+    formats = {f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
     return Layer(
-        c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(c.architecture.qk_norm), c.ffn,
+        c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(a.qk_norm), c.ffn,
         activation=ACTIVATION, context=context, **formats,
+        qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm), **asdict(plan.traits),
     )  # fmt: skip

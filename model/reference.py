@@ -1,7 +1,7 @@
 """The judge of every other path: a transformer's forward pass in plain float32 torch, over dequantized weights.
 
-Written from the architectures' definitions (Llama: https://arxiv.org/abs/2302.13971; Qwen3 adds an RMS norm of each
-query and key head before RoPE) and from GGUF's conventions. It shares the file reader, the configuration and the
+Written from the architectures' definitions (model/architectures names the papers) and from GGUF's conventions, held
+against transformers' logits by tests/model/test_transformers.py. It shares the file reader, the configuration and the
 formats with the engine, and none of its arithmetic, packing, caching or row orders. It is slow and quantizes nothing.
 One matrix at a time is expanded, so a model of any size takes the memory of its largest layer matrix.
 """
@@ -21,26 +21,46 @@ _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
 
 
-def reference_logits(source: str | os.PathLike[str] | GGUFFile, tokens: list[int]) -> Tensor:
+def reference_logits(
+    source: str | os.PathLike[str] | GGUFFile, tokens: list[int], context: int | None = None
+) -> Tensor:
     """float32 [len(tokens), vocab]: the prediction after each of `tokens`, the first at position 0.
 
-    source: a GGUF file or its path. Raises ModelError for a file the engine would refuse, ValueError for no tokens or a
-    token outside the vocabulary.
+    source: a GGUF file or its path; context: positions that there may be, by which some models choose how they turn
+    heads, as many as tokens where it is None. Raises ModelError for a file the engine would refuse, ValueError for no
+    tokens or a token outside the vocabulary.
     """
     file = source if isinstance(source, GGUFFile) else open_gguf(Path(source))
     config = ModelConfig.from_gguf(file)
     if not tokens or not all(0 <= token < config.vocab for token in tokens):
         raise ValueError(f"give at least one token, each from 0 to {config.vocab - 1}")
-    angles = _angles(file, config, len(tokens))
+    positions = torch.arange(len(tokens), dtype=torch.float64)
+    turns = {local: _turns(file, config, local, context or len(tokens)) for local in (False, True)}
     x = _rows(file, "token_embd.weight", torch.tensor(tokens))
+    if config.architecture.scaled_embedding:
+        x = x * math.sqrt(config.hidden)
     for layer in range(config.layers):
-        block = f"blk.{layer}."
-        x = x + _attention(file, config, block, _norm(x, _vector(file, block + "attn_norm"), config), angles)
-        x = x + _feed_forward(file, block, _norm(x, _vector(file, block + "ffn_norm"), config))
+        block, local = f"blk.{layer}.", config.is_local(layer)
+        frequencies, size = turns[local]
+        turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
+        normed = _norm(x, _vector(file, block + "attn_norm"), config)
+        y = _attention(file, config, block, normed, turn, config.window if local else 0)
+        x = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
+        y = _feed_forward(file, config, block, _norm(x, _vector(file, block + "ffn_norm"), config))
+        x = x + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
     x = _norm(x, _vector(file, "output_norm"), config)
     head = "token_embd.weight" if config.tied else "output.weight"
     chunks = torch.arange(config.vocab).split(_HEAD_ROWS)
-    return torch.cat([x @ _rows(file, head, chunk).T for chunk in chunks], 1)
+    logits = torch.cat([x @ _rows(file, head, chunk).T for chunk in chunks], 1)
+    return _capped(logits, config.final_softcap)
+
+
+def _post(config: ModelConfig) -> bool:
+    return config.architecture.post_norm
+
+
+def _capped(x: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(x / cap) if cap else x
 
 
 def _rows(file: GGUFFile, name: str, rows: Tensor) -> Tensor:
@@ -53,9 +73,9 @@ def _matrix(file: GGUFFile, name: str) -> Tensor:
     return _rows(file, name + ".weight", torch.arange(file.tensors[name + ".weight"].shape[0]))
 
 
-def _vector(file: GGUFFile, name: str) -> Tensor:
+def _vector(file: GGUFFile, name: str, kind: str = "weight") -> Tensor:
     """float32 [size]."""
-    return _rows(file, name + ".weight", torch.arange(1)).reshape(-1)  # a vector is stored as one row
+    return _rows(file, f"{name}.{kind}", torch.arange(1)).reshape(-1)  # a vector is stored as one row
 
 
 def _norm(x: Tensor, weight: Tensor, config: ModelConfig) -> Tensor:
@@ -63,47 +83,90 @@ def _norm(x: Tensor, weight: Tensor, config: ModelConfig) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps) * weight
 
 
-def _angles(file: GGUFFile, config: ModelConfig, count: int) -> Tensor:
-    """float64 [count, rope_dim / 2]: position · base^(-2i / rope_dim), divided by the file's factors if it has any."""
-    exponents = torch.arange(0, config.rope_dim, 2, dtype=torch.float64) / config.rope_dim
-    frequencies = torch.exp(-math.log(config.rope_base) * exponents)
+def _turns(file: GGUFFile, config: ModelConfig, local: bool, context: int) -> tuple[Tensor, float]:
+    """Radians a position of each pair, float64 [rope_dim / 2], and what turned pairs are stretched by."""
+    own_base = local and config.local_rope_base > 0
+    base, n, scaling = config.rope_base, config.rope_dim, config.rope_scaling
+    pairs = torch.arange(n // 2, dtype=torch.float64)
+    if own_base:
+        return config.local_rope_base ** (-2 * pairs / n), 1.0
+    frequencies = base ** (-2 * pairs / n)
     if config.rope_freqs:
         frequencies = frequencies / _vector(file, "rope_freqs").double()
-    return torch.outer(torch.arange(count, dtype=torch.float64), frequencies)
+    if scaling is None:
+        return frequencies, 1.0
+    if scaling.kind == "longrope":
+        length = "long" if context > scaling.original else "short"
+        frequencies = frequencies / _vector(file, f"rope_factors_{length}").double()
+    elif scaling.kind == "linear":
+        frequencies = frequencies / scaling.factor
+    else:  # yarn, with its ends rounded outwards to whole pairs
+        turns = [scaling.beta_fast, scaling.beta_slow]
+        ends = [n / 2 * math.log(scaling.original / (2 * math.pi * t), base) for t in turns]
+        low, high = max(math.floor(ends[0]), 0), min(math.ceil(ends[1]), n - 1)
+        slow = ((pairs - low) / max(high - low, 1e-3)).clamp(0, 1)
+        frequencies = frequencies * (1 - slow) + frequencies / scaling.factor * slow
+    return frequencies, scaling.attention_factor
 
 
-def _rope(x: Tensor, angles: Tensor, halves: bool) -> Tensor:
-    """Turn each pair of x [tokens, heads, head_dim] by its angle; what lies past `rope_dim` stays as it is.
+def _rope(x: Tensor, turn: Tensor, halves: bool) -> Tensor:
+    """Multiply each pair of x [tokens, heads, head_dim], as a complex number, with `turn` complex [tokens,
+    rope_dim / 2]; what lies past `rope_dim` stays as it is.
 
     A pair is (i, i + rope_dim / 2) where `halves`, else the neighbours (2i, 2i + 1), as GGUF stores llama's Q and K.
     """
-    half = angles.shape[1]
+    half = turn.shape[1]
     turned, rest = x[..., : 2 * half], x[..., 2 * half :]
     pairs = turned.unflatten(-1, (2, half)).transpose(-1, -2) if halves else turned.unflatten(-1, (half, 2))
-    rotation = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, None]
+    rotation = turn.to(torch.complex64)[:, None]
     pairs = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * rotation)
     turned = pairs.transpose(-1, -2).flatten(-2) if halves else pairs.flatten(-2)
     return torch.cat([turned, rest], -1)
 
 
-def _attention(file: GGUFFile, config: ModelConfig, block: str, x: Tensor, angles: Tensor) -> Tensor:
-    """Causal grouped-query attention with its output projection; x float32 [tokens, hidden], already normed."""
-    q, k, v = ((x @ _matrix(file, f"{block}attn_{n}").T).unflatten(-1, (-1, config.head_dim)) for n in "qkv")
+def _attention(file: GGUFFile, config: ModelConfig, block: str, x: Tensor, turn: Tensor, window: int) -> Tensor:
+    """Causal grouped-query attention with its output projection; x float32 [tokens, hidden], already normed; window:
+    positions that a token sees, itself among them, 0 for all before it."""
+    q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in _queries_keys_values(file, config, block, x))
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
         k = _norm(k, _vector(file, block + "attn_k_norm"), config)
     halves = config.architecture.rope == "halves"
-    q, k = _rope(q, angles, halves), _rope(k, angles, halves)
+    q, k = _rope(q, turn, halves), _rope(k, turn, halves)
     group = config.heads // config.kv_heads
-    future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+    scale = config.attention_scale or 1 / math.sqrt(config.head_dim)
+    unseen = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+    if window:
+        unseen |= torch.ones_like(unseen).tril(-window)
     out = []
     for head in range(config.heads):  # head by head: the scores of one are [tokens, tokens]
-        scores = q[:, head] @ k[:, head // group].T / math.sqrt(config.head_dim)
-        out.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ v[:, head // group])
+        scores = _capped(q[:, head] @ k[:, head // group].T * scale, config.attention_softcap)
+        out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
     return torch.cat(out, -1) @ _matrix(file, block + "attn_output").T
 
 
-def _feed_forward(file: GGUFFile, block: str, x: Tensor) -> Tensor:
-    """down · (silu(gate · x) * up · x); x float32 [tokens, hidden], already normed."""
-    gate, up = x @ _matrix(file, block + "ffn_gate").T, x @ _matrix(file, block + "ffn_up").T
-    return (gate * gate.sigmoid() * up) @ _matrix(file, block + "ffn_down").T
+def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> list[Tensor]:
+    """float32 [tokens, rows] each."""
+    if config.architecture.fused:
+        rows = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
+        made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
+    else:
+        made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]
+    if config.architecture.qkv_bias:
+        made = [y + _vector(file, f"{block}attn_{n}", "bias") for y, n in zip(made, "qkv", strict=True)]
+    return made
+
+
+def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """down · (g(gate · x) * up · x); x float32 [tokens, hidden], already normed."""
+    up = x @ _matrix(file, block + "ffn_up").T
+    if config.architecture.fused:
+        gate, up = up.chunk(2, -1)
+    else:
+        gate = x @ _matrix(file, block + "ffn_gate").T
+    if config.architecture.gate_function == "gelu":
+        inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+        gate = gate / 2 * (1 + torch.tanh(inner))
+    else:
+        gate = gate * gate.sigmoid()
+    return (gate * up) @ _matrix(file, block + "ffn_down").T

@@ -13,13 +13,15 @@ from kernel_templates import formats, random_inputs
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
-from model.layer_plan import Tensor
+from model.layer_plan import Joined, Rope, Tensor
+from model.rope import Rotation, rotation
 
 
 def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
     """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
     info = file.tensors[tensor.name]
-    raw = torch.from_numpy(file.copied(tensor.name))
+    rows = slice(tensor.first_row, tensor.first_row + tensor.shape[0])
+    raw = torch.from_numpy(file.copied(tensor.name, rows))
     if tensor.pairs:
         raw = raw[halves_order(len(raw), config)]
     return Weight(raw, info.shape[-1], info.format_name)
@@ -30,12 +32,14 @@ def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor])
     return {name: matrix(file, config, tensor) for name, tensor in tensors.items()}
 
 
-def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> np.ndarray:
-    """A one-dimensional tensor as float32, padded like every kernel buffer."""
-    info, (size,) = file.tensors[tensor.name], tensor.shape
-    values = formats.get(info.format_name).dequantize(torch.from_numpy(file.copied(tensor.name))).reshape(-1)
-    out = random_inputs.buffer(size)
-    out[:size] = (values[halves_order(size, config)] if tensor.pairs else values).numpy()
+def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor | Joined) -> np.ndarray:
+    """A one-dimensional tensor as float32, or several after each other, padded like every kernel buffer."""
+    out, first = random_inputs.buffer(tensor.shape[0]), 0
+    for part in tensor.parts:
+        info, (size,) = file.tensors[part.name], part.shape
+        values = formats.get(info.format_name).dequantize(torch.from_numpy(file.copied(part.name))).reshape(-1)
+        out[first : first + size] = (values[halves_order(size, config)] if part.pairs else values).numpy()
+        first += size
     return out
 
 
@@ -47,9 +51,12 @@ def halves_order(rows: int, config: ModelConfig) -> torch.Tensor:
     return (torch.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
 
 
-def rope_frequencies(file: GGUFFile, config: ModelConfig, factors: Tensor | None) -> np.ndarray:
-    """float64 [rope_dim / 2]: radians a position; factors: the plan's, which the frequencies are divided by."""
-    frequencies = config.rope_base ** (-np.arange(0, config.rope_dim, 2, dtype=np.float64) / config.rope_dim)
-    if factors is not None:
-        frequencies = frequencies / vector(file, config, factors)[: len(frequencies)].astype(np.float64)
-    return frequencies
+def rope_rotation(file: GGUFFile, config: ModelConfig, rope: Rope, context: int) -> Rotation:
+    """context: positions that there may be; of longrope's two factors those for long contexts are taken where it is
+    longer than what the model was first trained for, as in llama.cpp."""
+    factors = None
+    if rope.factors:
+        short = rope.scaling is None or context <= rope.scaling.original
+        chosen = rope.factors[-1 if short else 0]
+        factors = vector(file, config, chosen)[: chosen.shape[0]]
+    return rotation(rope.base, config.rope_dim, rope.scaling, factors)

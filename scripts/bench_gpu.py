@@ -2,7 +2,8 @@
 
 Tuning starts from an empty database unless one is named; beneath it lie the winners that come with autotune, if there
 are any for this chip.
-llama.cpp does not run here: its numbers are quoted from where SOURCE says, and only beside results from the same chip.
+With `--peer`, llama.cpp's llama-bench measures the same file right after. Without it, its numbers are quoted from where
+SOURCE says, and only beside results from the same chip.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 import click
 from make_model import FORMATS, SHAPES
-from peer import facts, files
+from peer import facts, files, llama_bench
 from rich.console import Console
 from rich.table import Table
 
@@ -70,6 +71,7 @@ class Settings:
     runs: int
     db: Path
     folder: Path
+    peer: Path | None
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -92,13 +94,18 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
             tuned = _autotune("tune", path, settings, "--budget", str(settings.budget))
         with _timed(seconds, "bench"):
             benched = _autotune("bench", path, settings, "--runs", str(settings.runs))
+        with _timed(seconds, "peer"):
+            depths = tuple(int(depth) for depth in benched["tuned"]["decode"])
+            peer = llama_bench.measure(settings.peer, path, depths, settings.runs) if settings.peer else None
         size = path.stat().st_size
+    except llama_bench.BenchFailed as error:
+        raise Failed(str(error)) from None
     finally:
         if name != REAL:
             path.unlink(missing_ok=True)
     for private in ("model", "database"):  # where somebody keeps a file is nobody's business
         tuned.pop(private, None)
-    mark = MARKS.get(name) if facts.chip_folder(benched["device"]["chip"]) == CHIP else None
+    mark = MARKS.get(name) if facts.chip_folder(benched["device"]["chip"]) == CHIP and peer is None else None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(
@@ -110,6 +117,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         "versions": benched["versions"],
         "device": benched["device"],
         "marks": None if mark is None else {**asdict(mark), "source": SOURCE},
+        "peer": peer,
         "summary": summary(benched),
         "bench": benched,
         "tune": tuned,
@@ -148,7 +156,7 @@ def table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table:
     for heading in ("model", *columns, "other engine"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, document in documents.items():
-        s, mark = document["summary"], document["marks"] or asdict(Mark())
+        s, mark = document["summary"], document["marks"] or _measured(document["peer"])
         must, rate = mark["must"], s["decode_tok_s"]
         color = "" if not must else "[red]" if rate < must else "[green]"
         table.add_row(
@@ -158,6 +166,14 @@ def table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{s['deep_tok_s']:,.0f}", f"{s['kept']:.0%}", f"{s['prefill_tok_s']:,.0f}", _range(mark["prefill"]),
         )  # fmt: skip
     return table
+
+
+def _measured(peer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What llama-bench measured, as a Mark."""
+    if peer is None:
+        return asdict(Mark())
+    rates = peer["best_tok_s"]
+    return asdict(Mark(decode=(round(rates["decode_0"]),), prefill=(round(rates["prefill"]),)))
 
 
 def _goal(rate: int | None) -> str:
@@ -205,6 +221,11 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 @click.option("--device", default="cuda:0", show_default=True)
 @click.option("--budget", type=click.FloatRange(min=1), default=150, show_default=True, help="Seconds to tune a model.")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions; medians count.")
+@click.option(
+    "--peer",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="llama.cpp's llama-bench, to run beside.",
+)
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(
@@ -215,6 +236,7 @@ def main(
     device: str,
     budget: float,
     runs: int,
+    peer: Path | None,
     db: Path | None,
     folder: Path | None,
     out: Path | None,
@@ -232,7 +254,7 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made))
+        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer)
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:

@@ -18,16 +18,17 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from kernel_templates.formats import FORMATS, Format, get
+from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
+from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
 from model.tokenizers.byte_level_bpe import byte_characters
 
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 
 HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
+MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
+"""Types of files that give some tensors more bits than most; IQ4_XS, called after a format, does too."""
+QUANTS = (*FORMATS, *MIXTURES)
+NARROW = {
+    "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+}  # fmt: skip
+"""What ggml's quantizer takes for rows that are no whole super-blocks."""
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -75,9 +83,31 @@ def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab:
     return Shape(config, "smollm", unused=0, names_head_size=False)
 
 
+def _shape(
+    name: str, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int, context: int,
+    norm_eps: float, rope_base: float, *, pre: str = "qwen2", **rest: Any,
+) -> Shape:  # fmt: skip
+    """Any architecture, by the sizes in its models' files."""
+    sizes = (layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, norm_eps, rope_base, head_dim)
+    config = ModelConfig(ARCHITECTURES[name], *sizes, **{"tied": False, "rope_freqs": False, **rest})
+    return Shape(config, pre, unused=0, names_head_size=True)
+
+
+def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
+    local = {"window": window, "local": tuple(i % 6 < 5 for i in range(sizes[0])), "local_rope_base": 1e4}
+    return _shape("gemma3", *sizes, 1e-6, 1e6, tied=True, **local, **rest)
+
+
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests."""
-    config = ModelConfig(architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False)
+    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
+    period, (attention, final) = architecture.window_period, architecture.softcaps
+    rest = {"window": 8, "local": (True, period != 2)} if period else {}
+    rest |= {"attention_softcap": attention, "final_softcap": final}
+    if period:
+        rest["local_rope_base"] = architecture.local_rope_base or 0.0
+    config = ModelConfig(
+        architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False, **rest
+    )
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
@@ -86,6 +116,14 @@ SHAPES = {
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
     "qwen3-4b": _qwen3(2560, 36, 32, 9728),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
+    "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
+    "llama3.1-8b": _shape(
+        "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
+    ),
+    "mistral-7b": _shape("llama", 32, 4096, 32, 8, 128, 14336, 32768, 32768, 1e-5, 1e6),
+    "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
+    "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
+    "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047, local=(True,) * 32),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
@@ -124,23 +162,35 @@ def vocabulary(size: int, unused: int, front: bool, rng: np.random.Generator) ->
     return tokens + filler, merges, types + [UNUSED] * unused
 
 
-def tensor_format(shape: tuple[int, ...], quant: str, head: bool = False) -> str:
-    """Which format ggml's quantizer would give a tensor in a file of type `quant`; head: the matrix that gives logits,
-    the embedding where it is that too."""
+def tensor_format(
+    shape: tuple[int, ...], quant: str, head: bool = False, place: tuple[str, int] = ("", 0),
+    config: ModelConfig | None = None,
+) -> str:  # fmt: skip
+    """Which format ggml's quantizer would give a tensor in a file of type `quant`, without an importance matrix.
+
+    head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
+    its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
+    """
     if len(shape) == 1:
         return "F32"
-    fmt = get(quant)
+    fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
-        fmt = _with_bits(HEAD_BITS, 256)
-    if isinstance(fmt.layout, Blocks) and shape[1] % fmt.block:
-        fmt = _with_bits(fmt.layout.quants.bits, 32)
-    return fmt.name
+        fmt = get("Q6_K")
+    elif config is not None:
+        fmt = get(_with_more_bits(quant, *place, config) or fmt.name)
+    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
 
 
-def _with_bits(least: int, block: int) -> Format:
-    """The format with the fewest bits a quant of those that have at least so many, in blocks of this size."""
-    found = [f for f in FORMATS.values() if isinstance(f.layout, Blocks) and f.block == block]
-    return min((f for f in found if f.layout.quants.bits >= least), key=lambda f: f.layout.quants.bits)
+def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> str | None:
+    """The format of tensors to which a mixture gives more than to the rest. Q, K and V in one tensor count as V."""
+    layers = config.layers
+    if quant in MIXTURES:
+        first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
+        return "Q6_K" if what in ("v", "down") and (first or last or third) else None
+    if quant == "IQ4_XS":
+        grouped, early = config.heads // config.kv_heads >= 4, layer < layers // 8
+        return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
+    return None
 
 
 class Weights:
@@ -151,14 +201,22 @@ class Weights:
         planned = plan(config)
         self._output_norm = planned.output_norm.name
         layers = enumerate(planned.layers)
-        self._places = {t.name: (what, i) for i, layer in layers for what, t in layer.tensors.items()}
+        self._places = {
+            part.name: (what, i) for i, layer in layers for what, t in layer.tensors.items() for part in t.parts
+        }
         largest = max(config.vocab, config.ffn) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
-    def norm(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, float32 [size]."""
-        what, layer = self._places.get(name, ("", 0))
-        if what == "k_norm":
+    def place(self, name: str) -> tuple[str, int]:
+        """What the plan calls a tensor of a layer, and the layer."""
+        return self._places.get(name, ("", 0))
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
+        what, layer = self.place(name)
+        if what == "qkv_bias":
+            weights = self._rng.normal(0.0, 0.3, size)
+        elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
             if layer % 4 == 0:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
@@ -169,7 +227,7 @@ class Weights:
     def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
         """A weight matrix in format `form`, uint8 [rows, row bytes]."""
         deviation = shape[1] ** -0.5
-        what, _ = self._places.get(name, ("", 0))
+        what, _ = self.place(name)
         if what in ("out", "down"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
@@ -206,6 +264,20 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
+    if config.window:
+        writer.add_sliding_window(config.window)
+    if config.attention_softcap:
+        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if config.final_softcap:
+        writer.add_final_logit_softcapping(config.final_softcap)
+    if (scaling := config.rope_scaling) is not None:
+        if scaling.original:
+            writer.add_rope_scaling_orig_ctx_len(scaling.original)
+        if scaling.kind == "longrope":
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor)
+        else:
+            writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+            writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -238,7 +310,11 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
     try:
         _describe(writer, name, shape, quant, rng)
         planned = plan(config)
-        tensors = {t.name: (t.shape, tensor_format(t.shape, quant, t == planned.output)) for t in planned.tensors()}
+        weights = Weights(config, rng)
+        tensors = {
+            t.name: (t.shape, tensor_format(t.shape, quant, t == planned.output, weights.place(t.name), config))
+            for t in planned.tensors()
+        }
         for tensor, (dims, form) in tensors.items():
             kind = gguf.GGMLQuantizationType[form]
             block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -247,12 +323,11 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        weights = Weights(config, rng)
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
                 if len(dims) == 1:
-                    writer.write_tensor_data(weights.norm(tensor, dims[0]).view(np.uint8))
+                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()
@@ -264,7 +339,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
 
 @click.command()
 @click.argument("shape", type=click.Choice(list(SHAPES)))
-@click.argument("quant", type=click.Choice(list(FORMATS), case_sensitive=False))
+@click.argument("quant", type=click.Choice(list(QUANTS), case_sensitive=False))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same file.")
 def main(shape: str, quant: str, out: Path, seed: int) -> None:

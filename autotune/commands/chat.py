@@ -28,7 +28,7 @@ SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 0.95}
 @options.model_argument
 @click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
 @options.template_option
-@options.sampling_options(**SAMPLING, tokens=512)
+@options.sampling_options(SAMPLING, tokens=512)
 @options.device_option
 @options.threads_option
 @options.db_option

@@ -26,7 +26,7 @@ SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
     "--plain", is_flag=True, help="Take the names of special tokens in TEXT, such as <|im_end|>, for plain text."
 )
 @options.template_option
-@options.sampling_options(**SAMPLING, tokens=128)
+@options.sampling_options(SAMPLING, tokens=128)
 @options.nvtx_option
 @options.device_option
 @options.threads_option
@@ -92,11 +92,8 @@ def generate(
         output.print_json(document)
     elif written and not written.endswith("\n"):
         click.echo()
-    output.note(loading.speed_line(engine.timing))
-    if reason == "end_token":
-        output.note("the model ended its text")
-    elif reason != "interrupted" and (why := loading.why_it_stopped(engine, tokens)):
-        output.note(why)
+    why = "interrupted" if interrupted else loading.why_it_stopped(engine, tokens)
+    output.note(f"{loading.speed_line(engine.timing)} · {why or 'the model ended its text'}")
     output.note(loading.kernels_line(engine, model, untuned))
     engine.close()
     if interrupted is not None:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +79,13 @@ json_option = click.option(
 )
 
 
-def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) -> Callable[..., Any]:
-    """-n, --temperature, --top-k, --top-p, --seed, --context and --untuned, with a command's own defaults. What samples
-    is None unless it is given: between it and the default stand the model file's own settings."""
+def sampling_options(sampling: Mapping[str, float | int], tokens: int) -> Callable[..., Any]:
+    """-n, --temperature, --top-k, --top-p, --seed, --context and --untuned, with a command's own defaults; sampling: by
+    the name of a field of `model.sampling.Sampler`. What samples is None unless it is given: between it and the default
+    stand the model file's own settings."""
 
-    def default(value: float, key: str) -> str:
-        return f"  [default: the file's general.sampling.{key}, else {value}]"
+    def default(name: str, key: str) -> str:
+        return f"  [default: the file's general.sampling.{key}, else {sampling[name]}]"
 
     options = (
         click.option(
@@ -93,14 +94,14 @@ def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) 
         ),
         click.option(
             "--temperature", type=float,
-            help="Sampling temperature; 0 always takes the likeliest token." + default(temperature, "temp"),
+            help="Sampling temperature; 0 always takes the likeliest token." + default("temperature", "temp"),
         ),
         click.option(
-            "--top-k", type=int, help="Sample from this many likeliest tokens; 0 keeps all." + default(top_k, "top_k")
+            "--top-k", type=int, help="Sample from this many likeliest tokens; 0 keeps all." + default("top_k", "top_k")
         ),
         click.option(
             "--top-p", type=float,
-            help="Sample from the likeliest tokens that together have this probability." + default(top_p, "top_p"),
+            help="Sample from the likeliest tokens that together have this probability." + default("top_p", "top_p"),
         ),
         click.option("--seed", type=int, help="Random seed: the same one gives the same text.  [default: a fresh one]"),
         click.option(

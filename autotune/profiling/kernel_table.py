@@ -60,15 +60,14 @@ def _triple(grid: Sequence[int]) -> tuple[int, int, int]:
 
 
 def bytes_needed(problem: Problem, launch: "Launch", buffers: Mapping[str, Any]) -> int:
-    """Every tensor that the launch is given, once; of the KV cache only the positions before the typical context's end,
-    of the RoPE table only one row."""
+    """Every tensor that the launch is given, once; of the KV cache only the positions that count at the typical one, of
+    the RoPE table only one row."""
     import torch
 
-    positions = 0 if problem.typical_position is None else problem.typical_position + 1
     partly = {}
     for name in registry.get(problem.op).layer_buffers:
         cached = buffers[name]  # [kv_heads, positions, head_dim]
-        partly[id(cached)] = positions * cached[:, 0].numel() * cached.element_size()
+        partly[id(cached)] = problem.typical_reach * cached[:, 0].numel() * cached.element_size()
     rope = buffers.get("rope")
     if isinstance(rope, torch.Tensor):
         partly[id(rope)] = prod(rope.shape[1:]) * rope.element_size()

@@ -29,9 +29,10 @@ def write(keys: np.ndarray, values: np.ndarray, k: torch.Tensor, v: torch.Tensor
     target[:, at // TILE, :, at % TILE] = k.to(torch.float16)
 
 
-def read(keys: np.ndarray, values: np.ndarray, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `count` positions as float32 [kv_heads, count, head_dim], copied."""
+def read(keys: np.ndarray, values: np.ndarray, end: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions first..end - 1 as float32 [kv_heads, end - first, head_dim], copied."""
     kv_heads, _, head_dim, _ = keys.shape
-    used = -(-count // TILE)
-    k = torch.from_numpy(keys[:, :used]).permute(0, 1, 3, 2).reshape(kv_heads, used * TILE, head_dim)[:, :count]
-    return k.float(), torch.from_numpy(values[:, :count]).float()
+    tile, after = first // TILE, -(-end // TILE)
+    tiles = torch.from_numpy(keys[:, tile:after]).permute(0, 1, 3, 2)
+    k = tiles.reshape(kv_heads, (after - tile) * TILE, head_dim)[:, first - tile * TILE : end - tile * TILE]
+    return k.float(), torch.from_numpy(values[:, first:end]).float()

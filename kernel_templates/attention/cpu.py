@@ -1,8 +1,12 @@
 """Decoding attention on the CPU: threads take (key head, chunk of positions) pairs, then join the chunks of each head.
 
 Each pair keeps its own softmax (largest score m, sum l of e^(s-m), weighted values); chunks join by rescaling with
-e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding).
+e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding). With a window, chunks begin
+at the vector of positions that has the window's first.
 """
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,8 +14,8 @@ from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import exponential
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.activations import exponential, soft_cap
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
@@ -28,9 +32,12 @@ def scratch_bytes(problem: Attention, config) -> int:
 def compile(problem: Attention, config, features) -> Kernel:
     dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
     chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
-    scale = np.float32(1.0 / dim**0.5)
+    window, softcap = problem.window, problem.softcap
+    scale = np.float32(problem.score_scale)
     load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
-    load_values, splat_out, load_out = simd.load("f16", dim), simd.splat("f32", dim), simd.load("f32", dim)
+    weigh = _weighted_values(_powers_of_two(dim), dim, chunk, together)
+    splat_out, load_out = simd.splat("f32", dim), simd.load("f32", dim)
+    capped = soft_cap(softcap or 1.0, lanes)
     exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
     per_thread = scratch_bytes(problem, config)
     record = 4 * (dim + 16)  # bytes of a partial result: values, then m and l on a line of their own
@@ -41,12 +48,15 @@ def compile(problem: Attention, config, features) -> Kernel:
         partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
         scores = load_i64(arguments + 48) + thread * per_thread
         tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
-        chunks = (count + chunk - 1) // chunk
+        oldest = max(count - window, 0) if window else 0
+        origin = oldest // lanes * lanes
+        chunks = (count - origin + chunk - 1) // chunk
         items = kv_heads * chunks
         for item in range(first_of(items, thread, threads), first_of(items, thread + 1, threads)):
             kv, piece = item // chunks, item % chunks
-            first = piece * chunk
+            first = origin + piece * chunk
             length = min(chunk, count - first)
+            skipped = max(oldest - first, 0) if window else 0  # of the first vector
             for start in range(0, group, together):
                 for h in range(together):
                     head = kv * group + start + h
@@ -59,7 +69,12 @@ def compile(problem: Attention, config, features) -> Kernel:
                             x1 = splat(load_f32(q + 4 * (head * dim + d + 1)))
                             s = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * d)), x0, s)
                             t = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * (d + 1))), x1, t)
-                        s = simd.keep_first((s + t) * splat(scale), length - i, LOWEST)
+                        s = (s + t) * splat(scale)
+                        if softcap:
+                            s = capped(s)
+                        s = simd.keep_first(s, length - i, LOWEST)
+                        if window:
+                            s = simd.minimum(s, simd.keep_first(splat(LOWEST), skipped - i, -LOWEST))
                         simd.store(scores + 4 * (h * chunk + i), s)
                         largest = simd.maximum(largest, s)
                     m = simd.max_f32(largest)
@@ -72,23 +87,9 @@ def compile(problem: Attention, config, features) -> Kernel:
                     at = partial + (head * most_chunks + piece) * record
                     store_f32(at + 4 * dim, m)
                     store_f32(at + 4 * dim + 4, simd.sum_f32(total))
-                a = splat_out(np.float32(0.0))
-                b, c, d4 = a, a, a
-                for i in range(length):
-                    v = simd.to_f32(load_values(values + 2 * (kv * tiles * TILE + first + i) * dim))
-                    a = simd.fma(splat_out(load_f32(scores + 4 * i)), v, a)
-                    if together > 1:
-                        b = simd.fma(splat_out(load_f32(scores + 4 * (chunk + i))), v, b)
-                    if together > 2:
-                        c = simd.fma(splat_out(load_f32(scores + 4 * (2 * chunk + i))), v, c)
-                        d4 = simd.fma(splat_out(load_f32(scores + 4 * (3 * chunk + i))), v, d4)
                 at = partial + ((kv * group + start) * most_chunks + piece) * record
-                simd.store(at, a)
-                if together > 1:
-                    simd.store(at + most_chunks * record, b)
-                if together > 2:
-                    simd.store(at + 2 * most_chunks * record, c)
-                    simd.store(at + 3 * most_chunks * record, d4)
+                first_value = values + 2 * (kv * tiles * TILE + first) * dim
+                weigh(first_value, scores, skipped, length, at, most_chunks * record)
         barrier(sync, threads)
         for head in range(first_of(heads, thread, threads), first_of(heads, thread + 1, threads)):
             at = partial + head * most_chunks * record
@@ -106,6 +107,49 @@ def compile(problem: Attention, config, features) -> Kernel:
     return compile_kernel(attention, f"{problem.key} {config.key}")
 
 
+def _powers_of_two(dim: int) -> tuple[int, ...]:
+    """Vectors that hold a head's elements: compilers take a vector of 96 apart into ever smaller ones."""
+    return tuple(1 << bit for bit in reversed(range(dim.bit_length())) if dim >> bit & 1)
+
+
+@functools.cache
+def _weighted_values(widths: tuple[int, ...], dim: int, chunk: int, together: int) -> Callable:
+    """njit (values, scores: addresses of the first position's value and of the scores [together, chunk], first and end
+    of the positions, out: address of the first head's sum, step: bytes to the next's) -> None: vector after vector."""
+    width, others = widths[0], widths[1:]
+    rest = _weighted_values(others, dim, chunk, together) if others else None
+    load, splat = simd.load("f16", width), simd.splat("f32", width)
+
+    @device_function(widths, dim, chunk, together)
+    def weigh(values, scores, first, end, out, step):
+        a = splat(np.float32(0.0))
+        b, c, d = a, a, a
+        for i in range(first, end):
+            v = simd.to_f32(load(values + 2 * dim * i))
+            a = simd.fma(splat(load_f32(scores + 4 * i)), v, a)
+            if together > 1:
+                b = simd.fma(splat(load_f32(scores + 4 * (chunk + i))), v, b)
+            if together > 2:
+                c = simd.fma(splat(load_f32(scores + 4 * (2 * chunk + i))), v, c)
+                d = simd.fma(splat(load_f32(scores + 4 * (3 * chunk + i))), v, d)
+        simd.store(out, a)
+        if together > 1:
+            simd.store(out + step, b)
+        if together > 2:
+            simd.store(out + 2 * step, c)
+            simd.store(out + 3 * step, d)
+
+    if rest is None:
+        return weigh
+
+    @device_function(widths, dim, chunk, together)
+    def weigh_all(values, scores, first, end, out, step):
+        weigh(values, scores, first, end, out, step)
+        rest(values + 2 * width, scores, first, end, out + 4 * width, step)
+
+    return weigh_all
+
+
 def pack(problem: Attention, config, weights) -> tuple:
     return ()
 
@@ -113,7 +157,8 @@ def pack(problem: Attention, config, weights) -> tuple:
 def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
     keys = buffers["keys"]
     tiles = keys.shape[1]
-    most_chunks = -(-tiles * TILE // config["chunk"])
+    reach = min(tiles * TILE, problem.window + config["positions_together"]) if problem.window else tiles * TILE
+    most_chunks = -(-reach // config["chunk"])
     partial = memory.empty((problem.heads * most_chunks * (problem.head_dim + 16),), np.float32)
     named = [buffers[n] for n in ("q", "keys", "values", "position")]
     arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)

@@ -69,6 +69,7 @@ def launches(
     norms = (finish.rope, finish.q_norm, finish.k_norm) if finish else (q, q, q)
     shape = {"HEADS": problem.heads, "HEAD_DIM": problem.head_dim, "DIMS": power_of_two(problem.head_dim)}
     shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
+    shape["WINDOW"] = problem.window
     written = out.pointers[:4]
     constants = shape | {
         "KV_HEADS": problem.kv_heads,
@@ -79,6 +80,8 @@ def launches(
         "EARLY": bool(config["early"]),
         "G": power_of_two(together),
         "LAST_COMBINES": config["combine"] == "last",
+        "SCALE": problem.score_scale,
+        "SOFTCAP": problem.softcap,
     }
     kernel = cuda_kernel.attend
     if one_pass(problem, config):
@@ -97,13 +100,15 @@ def launches(
     )
     if splits == 1 or config["combine"] == "last":
         return [attend]
+    # Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits more than registers hold.
+    joining = max(warps, 8) if shape["DIMS"] > 128 else warps
     join = Launch(
         "attention_combine",
         cuda_kernel.combine,
         (problem.heads,),
         (buffers["position"], partial, *written),
-        shape,
-        warps,
+        shape | {"WARPS": joining},
+        joining,
     )
     return [attend, join]
 

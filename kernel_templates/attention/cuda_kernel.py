@@ -1,6 +1,6 @@
 """Decoding attention's kernels: one query position, grouped heads, positions split over programs.
 
-    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = q . k_p / sqrt(head_dim)
+    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP)
 
 Everything is four-dimensional, [SLOTS, GROUP heads, ROWS, DIMS elements], so that one layout serves all of it: a thread
 holds 8 neighbouring elements (16 bytes of float16) of every head and row, a slot is what threads side by side and warps
@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.attention.scores import capped, factor, oldest
 from kernel_templates.attention.split_kv_reduce import (
-    LOG2E,
     LOWEST,
     each,
     hand_over,
@@ -70,7 +70,7 @@ def _settle(m, total, acc):
 
 @triton.jit
 def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
-    """Positions of a split: whole tiles. Later splits may have none."""
+    """Positions of a split, of `count` that count: whole tiles. Later splits may have none."""
     return tl.cdiv(tl.cdiv(count, SPLITS), TILE) * TILE
 
 
@@ -80,9 +80,10 @@ def attend(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
     WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program (TOGETHER heads of one key head, split) over its share of positions 0..position.
+    """Program (TOGETHER heads of one key head, split) over its share of positions 0..position, or of the last WINDOW.
 
     FINISH: qkv holds this token's raw projections; queries are normed and rotated here, programs whose share holds
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
@@ -94,7 +95,7 @@ def attend(
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
-    SCALE: tl.constexpr = LOG2E / HEAD_DIM**0.5
+    FACTOR: tl.constexpr = factor(SCALE, SOFTCAP)
     column, split = tl.program_id(0), tl.program_id(1)
     first_head = column * TOGETHER
     kv = first_head // SHARED
@@ -106,8 +107,13 @@ def attend(
 
     # Written by earlier tokens, or never: loaded while the previous kernel still runs.
     position = tl.load(position_at)
-    span = _span(position + 1, SPLITS, TILE)
-    begin = split * span
+    if WINDOW > 0:
+        first = oldest(position, WINDOW)
+        span = _span(position + 1 - first, SPLITS, TILE)
+        begin = first + split * span
+    else:
+        span = _span(position + 1, SPLITS, TILE)
+        begin = split * span
     stop = tl.minimum(begin + span, position if FINISH else position + 1)
     keys += kv.to(tl.int64) * capacity * HEAD_DIM
     values += kv.to(tl.int64) * capacity * HEAD_DIM
@@ -119,7 +125,7 @@ def attend(
         # What all slots need, each loads: in the cache's layout, without a way through shared memory.
         every = tl.broadcast_to(dim, (SLOTS, 1, 1, DIMS))
         angles = rope + position * ROPE_DIM
-        q_own, q_other = rotation(q_norm, angles, every, SCALE, HEAD_DIM, ROPE_DIM, QK_NORM)
+        q_own, q_other = rotation(q_norm, angles, every, FACTOR, HEAD_DIM, ROPE_DIM, QK_NORM)
         k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
     if PDL:
         gdc_wait()
@@ -137,7 +143,8 @@ def attend(
         new_k = finish_head(new_k, new_partner, k_own, k_other, eps, 3, HEAD_DIM, QK_NORM).to(tl.float16)
         # The owner's first slot starts from the new position, all others from nothing.
         appends = owner & (slot == 0)
-        m = tl.where(appends, tl.sum(q * new_k.to(tl.float32), 3, keep_dims=True), LOWEST)
+        m = capped(tl.sum(q * new_k.to(tl.float32), 3, keep_dims=True), SOFTCAP, ASM)
+        m = tl.where(appends, m, LOWEST)
         total = tl.where(appends, tl.full(m.shape, 1.0, tl.float32), 0.0)
         acc = tl.where(appends, tl.broadcast_to(new_v.to(tl.float32), q.shape), 0.0)
         # 16 bytes of float16 a thread in the shapes of q and v: what gives their loads the cache's layout (Triton's
@@ -147,7 +154,7 @@ def attend(
         tl.store(spread, in_all, mask=stored & (group == 0))
         tl.store(values + position * HEAD_DIM + every, new_v, mask=stored)
     else:
-        q = tl.load(qkv + heads * HEAD_DIM + dim, mask=real, other=0.0) * SCALE
+        q = tl.load(qkv + heads * HEAD_DIM + dim, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
         new = (at < stop) & (at == position)
         k = tl.where(new, tl.load(keys + at * HEAD_DIM + dim, mask=new & real, other=0.0), k)
@@ -162,7 +169,7 @@ def attend(
         next_at = at + TILE  # the next tile is on its way while this one is used
         next_k = tl.load(keys + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
         next_v = tl.load(values + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
-        s = tl.sum(q * k.to(tl.float32), 3, keep_dims=True)
+        s = capped(tl.sum(q * k.to(tl.float32), 3, keep_dims=True), SOFTCAP, ASM)
         s = tl.where(at < stop, s, float("-inf"))
         top = tl.maximum(m, tl.max(s, 2, keep_dims=True))
         kept, p = tl.exp2(m - top), tl.exp2(s - top)
@@ -174,7 +181,7 @@ def attend(
     y = tl.reshape(acc / total, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])
     y = tl.reshape(tl.permute(y, (2, 1, 0, 3)), [side(DIMS, WARPS), 1, wide(DIMS, WARPS), G, each(DIMS, WARPS)])
     log = tl.reshape(m + tl.log2(total), [1, 1, 1, G, 1])
-    used = tl.cdiv(position + 1, span)
+    used = tl.cdiv(position + 1 - first if WINDOW > 0 else position + 1, span)
     hand_over(
         out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log,
         G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
@@ -185,13 +192,15 @@ def attend(
 def combine(
     position_at, partial, out, high, low, scale,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    SPLITS: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (head): join the splits that `attend` or `attend_short` left in `partial`."""
     if PDL:
         gdc_launch_dependents()
     head = tl.program_id(0)
     count = tl.load(position_at) + 1
+    if WINDOW > 0:
+        count = tl.minimum(count, WINDOW)
     used = tl.cdiv(count, _span(count, SPLITS, TILE))
     if PDL:
         gdc_wait()

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.split_kv_reduce import LOG2E, LOWEST, each, hand_over, lanes, side
+from kernel_templates.attention.scores import capped, factor, oldest
+from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
 
@@ -50,9 +51,11 @@ def attend_short(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
     WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program (TOGETHER heads of one key head, split) over positions split * TILE.. of 0..position < SPLITS * TILE.
+    """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
+    them, which are SPLITS * TILE at most.
 
     FINISH as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the values too.
     EARLY: whether the next kernel may start at once, or when this one has asked for its input.
@@ -66,7 +69,7 @@ def attend_short(
     LANES: tl.constexpr = lanes(DIMS, WARPS)
     EACH: tl.constexpr = each(DIMS, WARPS)
     RUNS: tl.constexpr = TILE // LANES
-    SCALE: tl.constexpr = LOG2E / HEAD_DIM**0.5
+    FACTOR: tl.constexpr = factor(SCALE, SOFTCAP)
     column, split = tl.program_id(0), tl.program_id(1)
     first_head = column * TOGETHER
     kv = first_head // SHARED
@@ -76,6 +79,8 @@ def attend_short(
 
     # Written by earlier tokens, or never: loaded while the previous kernel still runs.
     position = tl.load(position_at)
+    if WINDOW > 0:
+        begin += oldest(position, WINDOW)
     dim = tl.arange(0, DIMS)[None, None, None, :]
     slot = tl.arange(0, SLOTS)[:, None, None, None]
     every = dim + slot * 0  # what all slots need, each loads: in the keys' layout, without a way through shared memory
@@ -91,7 +96,7 @@ def attend_short(
     k, v = k.to(tl.float32), v.to(tl.float32)
     if FINISH:
         angles = rope + position * ROPE_DIM
-        q_own, q_other = rotation(q_norm, angles, every, SCALE, HEAD_DIM, ROPE_DIM, QK_NORM)
+        q_own, q_other = rotation(q_norm, angles, every, FACTOR, HEAD_DIM, ROPE_DIM, QK_NORM)
         k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
     if ASM and position < 0:
         if READY >= 1:
@@ -124,7 +129,7 @@ def attend_short(
         q = rotate(q, partner, q_own, q_other)
         new_k = rotate(new_k, new_partner, k_own, k_other)
     else:
-        q = tl.load(qkv + heads * HEAD_DIM + every, mask=real, other=0.0) * SCALE
+        q = tl.load(qkv + heads * HEAD_DIM + every, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
         new_k = tl.load(keys + position * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float32)
         new_v = tl.load(values + position * HEAD_DIM + every_v, mask=real_v, other=0.0)
@@ -136,6 +141,7 @@ def attend_short(
         s *= rms_q
         new *= rms_q * rms_k
         new_k *= tl.expand_dims(rms_k, 3)
+    s, new = capped(s, SOFTCAP, ASM), capped(new, SOFTCAP, ASM)
     s = tl.where(tl.reshape(at, [SLOTS, 1, ROWS]) < position, s, LOWEST)
     new = tl.max(tl.reshape(new, [WARPS, SLOTS // WARPS, G]), 1)  # they are equal
     new = tl.reshape(tl.where(owner, new, LOWEST), [1, 1, WARPS, G, 1])
@@ -166,7 +172,7 @@ def attend_short(
     y += tl.where(one_lane, new, 0.0) * tl.reshape(new_v, [SIDE, LANES, WARPS, 1, EACH])
     y = tl.sum(y, 1, keep_dims=True) * reciprocal(total, ASM)
 
-    used = position // TILE + 1
+    used = (position - oldest(position, WINDOW) if WINDOW > 0 else position) // TILE + 1
     hand_over(
         out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, m + tl.log2(total),
         G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,

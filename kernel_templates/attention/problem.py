@@ -16,8 +16,8 @@ class Attention(Problem, op="attention", template_version=1):
     softcap * tanh(score / softcap); then softmax. If `window` is not 0, only the last `window` positions count, the
     present one among them.
 
-    A configuration is for positions below `context`: proved at the last of them, at the first, and at one just past the
-    edge of a tile; timed on a GPU at a `typical` one.
+    A configuration is for positions below `context`: proved at the last of them, at the first, at one just past the
+    edge of a tile, and around the window's edge; timed on a GPU at a `typical` one.
     """
 
     heads: int
@@ -29,21 +29,37 @@ class Attention(Problem, op="attention", template_version=1):
     scale: float = trait(0.0)
 
     @property
+    def reach(self) -> int:
+        """The most positions that count at once: what a call costs grows with them, not with the context."""
+        return min(self.context, self.window) if self.window else self.context
+
+    @property
+    def score_scale(self) -> float:
+        return self.scale or 1.0 / self.head_dim**0.5
+
+    @property
     def typical(self) -> "Attention":
         """What stands for all positions of a context: the middle of those from the context before it on, which is a
-        quarter as long, or half as long if this is one of the `LONG`."""
-        return replace(self, context=-(-self.context * (6 if self.context > LONG else 5) // 8))
+        quarter as long, or half as long if this is one of the `LONG`. Once the window is full, all are alike."""
+        middle = -(-self.context * (6 if self.context > LONG else 5) // 8)
+        return replace(self, context=max(middle, self.window if self.window < self.context else 0))
 
     @property
     def typical_position(self) -> int:
         return self.typical.context - 1
 
     @property
+    def typical_reach(self) -> int:
+        return self.typical.reach
+
+    @property
     def proved_positions(self) -> tuple[int, ...]:
-        """The first position, and the largest power of two: there every tile of fewer positions is full, and the next
-        has one."""
-        edge = 1 << (self.context - 1).bit_length() - 1 if self.context > 1 else 0
-        return tuple(position for position in dict.fromkeys((0, edge)) if position < self.context - 1)
+        """The first position, and the largest power of two within reach: there every tile of fewer positions is full,
+        and the next has one. Then the last position before the window is full, the one that fills it, and the first
+        that it leaves one behind at."""
+        edge = 1 << (self.reach - 1).bit_length() - 1 if self.reach > 1 else 0
+        around = (self.window - 2, self.window - 1, self.window) if self.window else ()
+        return tuple(position for position in dict.fromkeys((0, edge, *around)) if 0 <= position < self.context - 1)
 
     @property
     def without_context(self) -> "Attention":

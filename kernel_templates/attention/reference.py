@@ -3,23 +3,30 @@
 import numpy as np
 import torch
 
-from kernel_templates import random_inputs
+from kernel_templates import float64, random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.operation import Inputs
 
 
 def inputs(problem: Attention, seed: int) -> Inputs:
-    """Buffers: q, out float32 [heads * head_dim], keys and values float16 (see `cache`), position int64 [1]."""
+    """Buffers: q, out float32 [heads * head_dim], keys and values float16 (see `cache`), position int64 [1].
+
+    q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
+    a soft cap, so that a kernel without it is wrong by a percent.
+    """
     rng = np.random.default_rng(seed)
     keys, values = cache.allocate(problem.kv_heads, problem.head_dim, problem.context)
     shape = (problem.context, problem.kv_heads, problem.head_dim)
     k, v = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
     cache.write(keys, values, k, v, 0)
+    q = random_inputs.vector(problem.heads * problem.head_dim, rng)
+    if problem.scale or problem.softcap:
+        q *= np.float32((2 if problem.softcap else 1) / (problem.score_scale * problem.head_dim**0.5))
     return Inputs(
         {},
         {
-            "q": random_inputs.vector(problem.heads * problem.head_dim, rng),
+            "q": q,
             "keys": keys,
             "values": values,
             "position": np.array([problem.context - 1], np.int64),
@@ -30,12 +37,14 @@ def inputs(problem: Attention, seed: int) -> Inputs:
 
 def outputs(problem: Attention, given: Inputs) -> dict[str, np.ndarray]:
     count = int(given.buffers["position"][0]) + 1
-    k, v = (t.double() for t in cache.read(given.buffers["keys"], given.buffers["values"], count))
+    oldest = max(count - problem.window, 0) if problem.window else 0
+    k, v = (t.double() for t in cache.read(given.buffers["keys"], given.buffers["values"], count, oldest))
     group = problem.heads // problem.kv_heads
     q = torch.from_numpy(given.buffers["q"][: problem.heads * problem.head_dim]).double()
     q = q.reshape(problem.kv_heads, group, problem.head_dim)
-    weights = (q @ k.transpose(1, 2) / problem.head_dim**0.5).softmax(-1)
-    return {"out": (weights @ v).reshape(-1).numpy()}
+    scores = q @ k.transpose(1, 2) * problem.score_scale
+    scores = torch.from_numpy(float64.soft_cap(scores.numpy(), problem.softcap))
+    return {"out": (scores.softmax(-1) @ v).reshape(-1).numpy()}
 
 
 def tolerance(problem: Attention) -> float:

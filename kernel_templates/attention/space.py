@@ -36,14 +36,14 @@ def cpu(problem: Attention, features: frozenset[str]) -> Space:
 def cuda(problem: Attention, device: Device) -> Space:
     group = problem.heads // problem.kv_heads
     splits = [1]
-    while splits[-1] < 128 and splits[-1] * 16 < problem.context and splits[-1] * problem.kv_heads < 4 * device.units:
+    while splits[-1] < 128 and splits[-1] * 16 < problem.reach and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
 
     def fits(config) -> bool:
         return one_pass(problem, config) or (
             _rows(problem, config) <= max(_ROOM - power_of_two(config["heads"]), 4)
-            and (config["heads"] == group or problem.context <= _SHORT)
+            and (config["heads"] == group or problem.reach <= _SHORT)
         )
 
     return Space(
@@ -76,7 +76,7 @@ def cuda(problem: Attention, device: Device) -> Space:
             Constraint(
                 "positions for every split",
                 "splits are whole tiles: half as many would do if half of them stayed empty",
-                lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.context,
+                lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach,
             ),
             Constraint(
                 "nothing to combine",
@@ -91,7 +91,7 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
     """Whether programs hold all of their shares of the positions at once."""
     dims = power_of_two(problem.head_dim)
     return (
-        problem.context <= config["tile"] * config["splits"]
+        problem.reach <= config["tile"] * config["splits"]
         and 8 * config["warps"] <= dims <= 256
         and slots(problem.head_dim, config["warps"]) <= config["tile"]
         and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
@@ -114,7 +114,7 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
     together = _HELD if group <= 2 else _HELD // 2
-    longest, most_splits = problem.context, splits[-1]
+    longest, most_splits = problem.reach, splits[-1]
     tries = (  # warps, heads of a program, elements that a thread holds; up to so many positions, and splits
         (8, 1, _HELD, _SHORT, most_splits),
         (4, 1, _HELD // 2, longest, _JOINED),
@@ -123,17 +123,17 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     )
     for warps, heads, elements, positions, joined in tries:
         tile = min(elements * 32 * warps // dims, 256)
-        needed = power_of_two(-(-problem.context // tile))
+        needed = power_of_two(-(-problem.reach // tile))
         once = {"tile": tile, "warps": warps, "splits": needed, "heads": heads}
-        programs = problem.heads // heads * -(-problem.typical.context // tile)
+        programs = problem.heads // heads * -(-problem.typical.reach // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
-        fits = problem.context <= positions and programs <= resident and needed in splits and needed <= joined
+        fits = problem.reach <= positions and programs <= resident and needed in splits and needed <= joined
         if fits and one_pass(problem, once):
-            return once | {"combine": "last" if problem.context <= _SHORT else "kernel"}
+            return once | {"combine": "last" if problem.reach <= _SHORT else "kernel"}
     warps = 4
-    busy = max(1, min(problem.context // 64, 4 * device.units // problem.kv_heads))
+    busy = max(1, min(problem.reach // 64, 4 * device.units // problem.kv_heads))
     tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
-    count = max(s for s in splits if s <= busy and s // 2 * tile < problem.context)
+    count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)
     return {
         "tile": tile,
         "warps": warps,

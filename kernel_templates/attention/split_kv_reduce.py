@@ -11,7 +11,6 @@ import triton.language as tl
 from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
-LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.constexpr_function

@@ -114,6 +114,30 @@ def normalizer(cols: int) -> Callable:
 
 
 @functools.cache
+def residual_normalizer(cols: int) -> Callable:
+    """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32; thread,
+    threads) -> None: x += y / rms(y) * weight, for the thread's share of the elements.
+
+    Every thread sums all squares for itself: that many additions cost less than a second barrier.
+    """
+    load, splat, pieces = simd.load("f32", 16), simd.splat("f32", 16), -(-cols // 16)
+
+    @device_function(cols)
+    def add_normed(y, weight, x, eps, thread, threads):
+        squares = splat(np.float32(0.0))
+        for i in range(pieces):
+            v = load(y + 64 * i)
+            squares = simd.fma(v, v, squares)
+        mean = simd.sum_f32(squares) / np.float32(cols)
+        scale = splat(np.float32(1.0) / np.sqrt(mean + eps))
+        for i in range(pieces * thread // threads, pieces * (thread + 1) // threads):
+            at = 64 * i
+            simd.store(x + at, load(x + at) + load(y + at) * scale * load(weight + at))
+
+    return add_normed
+
+
+@functools.cache
 def exponential(lanes: int) -> Callable:
     """njit (Vec(f32, lanes)) -> Vec: e**x for x in [-87, 88] (clamped), relative error below 2e-7.
 
@@ -141,3 +165,41 @@ def exponential(lanes: int) -> Callable:
         return y * simd.as_f32_bits((n + integer(np.int32(127))) << integer(np.int32(23)))
 
     return exp
+
+
+@functools.cache
+def gate_function(name: str, lanes: int) -> Callable:
+    """njit (Vec(f32, lanes)) -> Vec: the gate function of that name.
+
+    silu(x) = x / (1 + e^-x); gelu(x) = x/2 (1 + tanh(z)) = x / (1 + e^-2z), z = sqrt(2/pi) (x + 0.044715 x^3).
+    """
+    splat, exp = simd.splat("f32", lanes), exponential(lanes)
+    minus_two_z, cubic = np.float32(-2.0 * np.sqrt(2.0 / np.pi)), np.float32(0.044715)
+
+    @device_function(lanes)
+    def silu(x):
+        return x / (splat(np.float32(1.0)) + exp(x * splat(np.float32(-1.0))))
+
+    @device_function(lanes)
+    def gelu(x):
+        one = splat(np.float32(1.0))
+        return x / (one + exp(x * simd.fma(x * x, splat(cubic), one) * splat(minus_two_z)))
+
+    return {"silu": silu, "gelu": gelu}[name]
+
+
+@functools.cache
+def soft_cap(cap: float, lanes: int) -> Callable:
+    """njit (Vec(f32, lanes)) -> Vec: cap tanh(x / cap), tanh(t) = 1 - 2 / (1 + e^2t).
+
+    An infinite x becomes NaN: behind the cap nobody would see that numbers have overflowed.
+    """
+    splat, exp, limit, inverse = simd.splat("f32", lanes), exponential(lanes), np.float32(cap), np.float32(1.0 / cap)
+
+    @device_function(cap, lanes)
+    def capped(x):
+        one, two = splat(np.float32(1.0)), splat(np.float32(2.0))
+        t = x * splat(inverse)
+        return (one - two / (one + exp(t * two)) + (t - t)) * splat(limit)
+
+    return capped

@@ -19,18 +19,24 @@ from kernel_templates.formats.layout import Blocks, Floats
 LANES = 16
 
 
-def compile(format_name: str, cols: int) -> Kernel:
-    """cols: a multiple of the format's block and of 16."""
+def compile(format_name: str, cols: int, scale: float = 1.0) -> Kernel:
+    """cols: a multiple of the format's block and of 16; scale: a float32 that every element is multiplied with."""
     fmt = formats.get(format_name)
     row_bytes = fmt.row_bytes(cols)
     write_row = _floats(fmt.layout, cols) if isinstance(fmt.layout, Floats) else _blocks(fmt.layout, cols)
+    scaled, factor, load, splat = scale != 1.0, np.float32(scale), simd.load("f32", LANES), simd.splat("f32", LANES)
 
     def embed(arguments, sync, thread, threads):
         if thread == 0:
             row = load_i64(arguments) + load_i64(load_i64(arguments + 8)) * row_bytes
-            write_row(row, load_i64(arguments + 16))
+            out = load_i64(arguments + 16)
+            write_row(row, out)
+            if scaled:
+                for i in range(0, cols, LANES):
+                    simd.store(out + 4 * i, load(out + 4 * i) * splat(factor))
 
-    return compile_kernel(embed, f"embed {fmt.layout} cols={cols}")
+    key = f"embed {fmt.layout} cols={cols} scale={factor}" if scaled else f"embed {fmt.layout} cols={cols}"
+    return compile_kernel(embed, key)
 
 
 def bind(kernel: Kernel, raw: np.ndarray, token: np.ndarray, out: np.ndarray) -> Step:

@@ -40,11 +40,33 @@ def entry(code, CODEBOOK: tl.constexpr):
 
 @triton.jit
 def codebook_bytes(words, CODEBOOK: tl.constexpr, ASM: tl.constexpr):
-    """The entries of the four codes in the lower half of words, the first in the lowest byte."""
+    """The entries of the four codes in the lower half of words, and of the four in the upper, the first in the lowest
+    byte."""
     # A permutation of bytes knows eight of them by three bits; the fourth bit of a code chooses between two.
-    low = permute_bytes(words & 0x7777, CODEBOOK[0], CODEBOOK[1], ASM)
-    high = permute_bytes(words & 0x7777, CODEBOOK[2], CODEBOOK[3], ASM)
-    return permute_bytes(((words & 0x8888) >> 1) | 0x3210, low, high, ASM)
+    zero = words * 0
+    t0, t1 = held(zero + CODEBOOK[0], ASM), held(zero + CODEBOOK[1], ASM)
+    t2, t3 = held(zero + CODEBOOK[2], ASM), held(zero + CODEBOOK[3], ASM)
+    number = words & 0x77777777
+    choice = (words >> 1) & 0x44444444 | 0x32103210
+    low = permute_bytes(number, t0, t1, ASM)
+    high = permute_bytes(number, t2, t3, ASM)
+    first = permute_bytes(choice, low, high, ASM)
+    low = permute_bytes(number >> 16, t0, t1, ASM)
+    high = permute_bytes(number >> 16, t2, t3, ASM)
+    return first, permute_bytes(choice >> 16, low, high, ASM)
+
+
+@triton.jit
+def held(constant, ASM: tl.constexpr):
+    """A constant that stays in a register. ptxas would move it there again for every permutation, one instruction in
+    ten; it does not where a zero has been added that it takes for a number, a lane's beyond the 32 there are."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 lane; mov.u32 lane, %laneid; shr.u32 lane, lane, 5; add.s32 $0, $1, lane; }", "=r,r",
+            [constant], dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return constant
 
 
 @triton.jit

@@ -77,9 +77,9 @@ def cross_compile(launch: Launch, capability: int) -> Compiled:
             aligned = value.data_ptr() % 16 == 0
         elif isinstance(value, float):
             signature[name], aligned = "fp32", False
-        elif value == 1:  # as the launcher does: a 1 is compiled in
+        elif value is None or value == 1:  # as the launcher does: they are compiled in
             signature[name], aligned = "constexpr", False
-            constants[name] = 1
+            constants[name] = value
         else:
             signature[name], aligned = "i32" if abs(value) < 1 << 31 else "i64", value % 16 == 0
         if aligned:

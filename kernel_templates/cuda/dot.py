@@ -198,8 +198,7 @@ def unpack(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
         return tile[0], scale_of(tile[1])
     elif TRAITS.codebook is not None:
         CODEBOOK: tl.constexpr = TRAITS.codebook
-        a = codebook_bytes(tile[0], CODEBOOK, ASM)
-        return (a, codebook_bytes(tile[0] >> 16, CODEBOOK, ASM)) + unpack_scales(tile, TRAITS)
+        return codebook_bytes(tile[0], CODEBOOK, ASM) + unpack_scales(tile, TRAITS)
     else:
         return quant_words(tile, TRAITS) + unpack_scales(tile, TRAITS)
 

@@ -11,14 +11,17 @@ from kernel_templates import formats
 from kernel_templates.cuda.codes import entry, scale_of
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.quantize import store_groups
+from kernel_templates.formats.layout import Floats
 
 TILE = 8192
-"""Elements decoded at once: 16 a thread in 16 warps, which leaves registers to spare."""
+"""Elements decoded at once: 16 a thread in 16 warps, which leaves registers to spare; half as many where a minimum is
+computed beside them."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """raw uint8 [vocab, row_bytes], the matrix as ggml stores it, on the device that reads it; hidden: its columns.
+    """raw uint8 [vocab, row_bytes], the matrix as ggml stores it, on the device that reads it; hidden: its columns;
+    scale: a float32 that every element is multiplied with.
 
     ValueError for a shape that does not fit the format.
     """
@@ -26,6 +29,7 @@ class Embedding:
     raw: torch.Tensor
     format: str
     hidden: int
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         row = formats.get(self.format).row_bytes(self.hidden)
@@ -46,11 +50,14 @@ class Embedding:
     @property
     def constants(self) -> dict[str, Any]:
         """What `embed_row` wants to know at compile time."""
+        layout = formats.get(self.format).layout
+        most = TILE if isinstance(layout, Floats) or layout.subminimums is None else TILE // 2
         return {
-            "LAYOUT": formats.get(self.format).layout,
+            "LAYOUT": layout,
             "HIDDEN": self.hidden,
             "VOCAB": self.vocab,
-            "TILE": min(triton.next_power_of_2(self.hidden), TILE),
+            "TILE": min(triton.next_power_of_2(self.hidden), most),
+            "SCALE": self.scale,
         }
 
 
@@ -193,10 +200,11 @@ def _load_place(block, number, inside, PLACES: tl.constexpr):
 @triton.jit
 def embed_row(
     raw, token, norm, values, high, low, scale, squares,
-    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
-    NORMED: tl.constexpr, ASM: tl.constexpr,
+    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, SCALE: tl.constexpr,
+    ACT: tl.constexpr, NORMED: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """One program writes a whole vector: the row of `token` (a number in a register), quantized as row * norm.
+    """One program writes a whole vector: the row of `token` (a number in a register) times SCALE, quantized as
+    row * norm.
 
     A token outside the vocabulary reads the nearest row there is. Everything is [8, groups], a group's elements in
     neighbouring lanes, by opaque numbers: so no access is laid out in another way and goes through shared memory.
@@ -209,6 +217,8 @@ def embed_row(
         g = opaque(zero + first // 8 + tl.arange(0, TILE // 8)[None, :], ASM)
         inside = g < HIDDEN // 8
         v = decode(row, g, e, inside, LAYOUT)
+        if SCALE != 1.0:
+            v = v * SCALE
         n = v
         if NORMED:
             n = v * tl.load(norm + (g * 8 + e), mask=inside, other=0.0)

@@ -52,6 +52,14 @@ def reciprocal(x, ASM: tl.constexpr):
 
 
 @triton.jit
+def soft_cap(x, CAP: tl.constexpr, ASM: tl.constexpr):
+    """CAP tanh(x / CAP), tanh(t) = 1 - 2 / (1 + e^2t). An infinite x becomes NaN: behind the cap nobody would see that
+    numbers have overflowed."""
+    t = x * (1.0 / CAP)
+    return (1.0 - 2.0 * reciprocal(1.0 + tl.exp(2.0 * t), ASM) + (t - t)) * CAP
+
+
+@triton.jit
 def round_to_int(x):
     """Nearest integer, halves to even, for |x| < 2^22: adding 1.5 * 2^23 leaves it in the mantissa's low bits."""
     return (x + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000

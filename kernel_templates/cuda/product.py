@@ -14,12 +14,15 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
-from kernel_templates.cuda.instructions import opaque, reciprocal
+from kernel_templates.cuda.instructions import opaque, reciprocal, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
 KEPT = tl.constexpr(4)
 """Chunks of the vector, 20 registers each, that a thread reads all at once; of more it reads two ahead."""
+
+MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)
+"""-2 sqrt(2 / pi), of GELU's tanh form."""
 
 
 @triton.jit
@@ -89,15 +92,16 @@ def vector_ahead(
 
 @triton.jit
 def rows_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
-    BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = W[r] . n, n being x * norm times x's RMS factor.
+    """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
 
-    BEST: also each program's largest, with its row: the smaller row of equals, NaN if one is NaN.
+    SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
+    smaller row of equals, NaN if one is NaN.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -106,6 +110,10 @@ def rows_product(
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
+    added = ()
+    for s in tl.static_range(0 if bias is None else STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -139,6 +147,10 @@ def rows_product(
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
+            if bias is not None:
+                y += added[t // CHUNKS]
+            if SOFT_CAP != 0.0:
+                y = soft_cap(y, SOFT_CAP, ASM)
             tl.store(out + at, y, mask=once & (at < rows))
             if BEST:
                 better = (at < rows) & ((y > best) | (y != y))
@@ -159,9 +171,12 @@ def residual_product(
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8."""
+    """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
+
+    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized.
+    """
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
@@ -170,7 +185,7 @@ def residual_product(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
     norms = ()
-    for s in tl.static_range(STEPS):
+    for s in tl.static_range(STEPS if ADD else 0):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
     ready = ()
@@ -186,7 +201,7 @@ def residual_product(
         values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, ASM
     )  # fmt: skip
     before = ()
-    for s in tl.static_range(STEPS):
+    for s in tl.static_range(STEPS if ADD else 0):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         before = before + (tl.load(out_values + at, mask=at < rows, other=0.0),)
     all_asked_for(ASM)
@@ -204,8 +219,11 @@ def residual_product(
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], TRAITS, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
-            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) + before[t // CHUNKS]
-            n = y * norms[t // CHUNKS]
+            y = to_lanes(acc, EACH, GROUPS, UNITS, ASM)
+            n = y
+            if ADD:
+                y += before[t // CHUNKS]
+                n = y * norms[t // CHUNKS]
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
@@ -218,9 +236,11 @@ def gated_product(
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = silu(G[r] . n) * (U[r] . n), n being x * norm times x's RMS factor; quantized.
+    """out[r] = g(G[r] . n) * (U[r] . n), quantized: g is silu, or gelu in its tanh form; n is x * norm times x's RMS
+    factor.
 
     EACH * GROUPS is a multiple of 8. A step's tiles are the gate's chunks, then the up's, whose format may differ.
     """
@@ -286,7 +306,10 @@ def gated_product(
             at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
-            y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
+            if GELU:  # z/2 (1 + tanh(s)) = z / (1 + e^-2s)
+                y = z * reciprocal(1.0 + tl.exp(MINUS_TWO_ROOT * (z + 0.044715 * z * z * z)), ASM) * y
+            else:
+                y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)

@@ -1,12 +1,11 @@
-"""The feed-forward network on the CPU, one kernel: gate and up with SiLU, a barrier, then down and the residual.
+"""The feed-forward network on the CPU, one kernel: gate and up, a barrier, then down and the residual.
 
-A thread computes the same rows of gate and of up, so both are in its own cache when they meet.
+A thread computes the same rows of gate and of up, so both are in its own cache when they meet. With a post norm, down
+writes to the first thread's scratch, and after another barrier each thread adds its share of the rows.
 """
 
-import numpy as np
-
 from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
-from kernel_templates.cpu.activations import ActivationLayout, exponential, normalizer, quantizer
+from kernel_templates.cpu.activations import ActivationLayout, gate_function, normalizer, quantizer, residual_normalizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
@@ -31,12 +30,14 @@ def _layouts(problem: Ffn) -> tuple[ActivationLayout, ActivationLayout, Activati
 
 def _places(problem: Ffn) -> tuple[int, int, int, int]:
     """Byte offsets in a thread's scratch: activations of gate and of up (the same if they read the same kind), the
-    normed x, the rows of up; behind them, its size. Down's activations come when the others are no longer needed."""
+    normed x, the rows of up; behind them, its size. Down's activations, and its rows if they are normed, come when the
+    others are no longer needed."""
     gate, up, down = _layouts(problem)
     up_x = 0 if up == gate else gate.bytes
     normed = up_x + up.bytes
     raised = max(normed + 4 * problem.hidden, down.bytes)
-    return up_x, normed, raised, raised + 4 * tiles.padded(problem.ffn, parameters.MAX_LANES)
+    rows = max(problem.ffn, problem.hidden) if problem.post_norm else problem.ffn
+    return up_x, normed, raised, raised + 4 * tiles.padded(rows, parameters.MAX_LANES)
 
 
 def scratch_bytes(problem: Ffn, config) -> int:
@@ -46,9 +47,10 @@ def scratch_bytes(problem: Ffn, config) -> int:
 def compile(problem: Ffn, config, features) -> Kernel:
     gate_x, up_x, down_x = _layouts(problem)
     quantize_gate, quantize_up, quantize_down = quantizer(gate_x), quantizer(up_x), quantizer(down_x)
-    normalize, exp = normalizer(problem.hidden), exponential(LANES)
+    normalize, add_normed = normalizer(problem.hidden), residual_normalizer(problem.hidden)
     (up_place, normed, raised, per_thread), same = _places(problem), gate_x == up_x
-    splat, load = simd.splat("f32", LANES), simd.load("f32", LANES)
+    load, gated_by = simd.load("f32", LANES), gate_function(problem.gate_function, LANES)
+    post_norm = bool(problem.post_norm)
 
     def ffn(arguments, sync, thread, threads):
         gate, up, down = arguments, arguments + matrix.BYTES, arguments + 2 * matrix.BYTES
@@ -63,13 +65,18 @@ def compile(problem: Ffn, config, features) -> Kernel:
         first, last = first_of(tiles_of(gate), thread, threads), first_of(tiles_of(gate), thread + 1, threads)
         multiply(gate, first, last, scratch, gated, 0)
         multiply(up, first, last, scratch, scratch + raised, 0)
-        one, minus = splat(np.float32(1.0)), splat(np.float32(-1.0))
         for row in range(first * lanes_of(gate), last * lanes_of(gate), LANES):
             g, u = load(gated + 4 * row), load(scratch + raised + 4 * row)
-            simd.store(gated + 4 * row, g / (one + exp(g * minus)) * u)
+            simd.store(gated + 4 * row, gated_by(g) * u)
         barrier(sync, threads)
         quantize_down(gated, scratch)
-        multiply_share(down, thread, threads, scratch, x, 1)
+        if post_norm:
+            y, weight = load_i64(a + 32) + raised, load_i64(a + 40)
+            multiply_share(down, thread, threads, scratch, y, 0)
+            barrier(sync, threads)
+            add_normed(y, weight, x, eps, thread, threads)
+        else:
+            multiply_share(down, thread, threads, scratch, x, 1)
 
     rows = (
         blocks.compile_rows(parameters.shape(config, fmt, layout.cols, part), layout.kind, features)
@@ -79,7 +86,8 @@ def compile(problem: Ffn, config, features) -> Kernel:
             (problem.down_format, down_x, "down_"),
         )
     )
-    return compile_kernel(ffn, f"ffn {gate_x} {up_x} {down_x}").with_rows(*rows)
+    key = f"ffn {gate_x} {up_x} {down_x} {problem.gate_function} post_norm={problem.post_norm}"
+    return compile_kernel(ffn, key).with_rows(*rows)
 
 
 def pack(problem: Ffn, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -96,5 +104,6 @@ def bind(problem: Ffn, config, kernel, packed, buffers) -> Step:
         for p, rows, place in zip(packed, kernel.rows, places, strict=True)
         for word in matrix.arguments(p, rows, place)
     ]
-    named = (buffers[n] for n in ("x", "norm", "eps", "gated", "scratch"))
+    names = ("x", "norm", "eps", "gated", "scratch", *(("post_norm",) if problem.post_norm else ()))
+    named = (buffers[n] for n in names)
     return step(kernel, (*matrices, *named), "ffn")

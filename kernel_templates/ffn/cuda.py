@@ -1,4 +1,5 @@
-"""The feed-forward half of a layer on the GPU: gate and up in one kernel, which gates and quantizes, then down."""
+"""The feed-forward half of a layer on the GPU: gate and up in one kernel, which gates and quantizes, then down; a post
+norm is a kernel more."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import parameters, product
+from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -24,7 +25,7 @@ def pack(problem: Ffn, config, weights, device: str) -> tuple[Planes, ...]:
 
 def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes the Vector "gated"; adds to "x", whose
-    planes then hold x * next_norm."""
+    planes then hold x * next_norm. With a post norm also reads "post_norm", and uses the Vector "branch"."""
     gate, up, down = packed
     x, gated = buffers["x"], buffers["gated"]
     constants = parameters.constants(config, "gate_up_", gate.format, problem.hidden, problem.ffn, problem.activation)
@@ -34,6 +35,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "UP_TRAITS": up.traits,
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
+        "GELU": problem.gate_function == "gelu",
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
@@ -42,7 +44,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
     grid = (parameters.programs(constants, problem.ffn),)
     return [
         Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
-        residual(config, "down_", down, problem.activation, gated, x, buffers["next_norm"], "down"),
+        *residual(problem, config, "down_", down, gated, x, buffers, "down"),
     ]
 
 
@@ -51,10 +53,11 @@ def prepare(problem: Ffn, inputs: Inputs, device: str) -> dict[str, Any]:
     values, norm = (torch.from_numpy(b[name][: problem.hidden].copy()).to(device) for name in ("x", "norm"))
     x = Vector.allocate(problem.hidden, device)
     x.fill(values, norm, problem.activation)
-    return {
+    made = {
         "x": x, "norm": norm, "eps": float(b["eps"][0]), "gated": Vector.allocate(problem.ffn, device),
         "next_norm": torch.ones(problem.hidden, device=device),
     }  # fmt: skip
+    return made | (post_norm.prepare(problem.hidden, inputs, device) if problem.post_norm else {})
 
 
 def collect(problem: Ffn, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

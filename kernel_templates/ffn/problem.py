@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from kernel_templates.problem import Problem, trait
 
+GATE_FUNCTIONS = ("silu", "gelu")
+
 
 @dataclass(frozen=True)
 class Ffn(
@@ -26,5 +28,5 @@ class Ffn(
     up_format: str
     down_format: str
     activation: str = "int16"
-    gate_function: str = trait("silu")
-    post_norm: int = trait(0)
+    gate_function: str = trait("silu", GATE_FUNCTIONS)
+    post_norm: int = trait(0, (0, 1))

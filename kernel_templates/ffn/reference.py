@@ -8,15 +8,21 @@ from kernel_templates.operation import Inputs
 
 
 def inputs(problem: Ffn, seed: int) -> Inputs:
-    """Buffers: x (in and out), norm float32 [hidden], eps float32 [1], gated float32 [ffn] (between the two halves)."""
-    return random_inputs.normed_inputs(problem, problem.hidden, {"gated": problem.ffn}, seed)
+    """Buffers: x (in and out), norm float32 [hidden], eps float32 [1], gated float32 [ffn] (between the two halves);
+    post_norm float32 [hidden] if there is one."""
+    made = random_inputs.normed_inputs(problem, problem.hidden, {"gated": problem.ffn}, seed)
+    return random_inputs.with_post_norm(made, problem.hidden, seed) if problem.post_norm else made
 
 
 def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
     x, norm, eps = (given.buffers[n] for n in ("x", "norm", "eps"))
     n = float64.rms_norm(x[: problem.hidden], norm[: problem.hidden], eps[0])
-    gated = float64.silu(float64.product(given.weights["gate"], n)) * float64.product(given.weights["up"], n)
-    return {"gated": gated, "x": x[: problem.hidden] + float64.product(given.weights["down"], gated)}
+    gate = {"silu": float64.silu, "gelu": float64.gelu}[problem.gate_function]
+    gated = gate(float64.product(given.weights["gate"], n)) * float64.product(given.weights["up"], n)
+    y = float64.product(given.weights["down"], gated)
+    if problem.post_norm:
+        y = float64.rms_norm(y, given.buffers["post_norm"][: problem.hidden], eps[0])
+    return {"gated": gated, "x": x[: problem.hidden] + y}
 
 
 def tolerance(problem: Ffn) -> float:

@@ -1,15 +1,17 @@
 """The head on the CPU: each thread normalizes and quantizes x for itself, then takes its share of the vocabulary."""
 
-from kernel_templates.cpu import blocks, matrix, parameters
-from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
+from kernel_templates.cpu import blocks, matrix, parameters, simd
+from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.matrix import multiply_share
+from kernel_templates.cpu.matrix import first_of, lanes_of, multiply_share, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.cpu import pack
 
 __all__ = ["bind", "compile", "pack", "scratch_bytes"]
+
+LANES = 16  # of the loop that caps logits
 
 
 def _activations(problem: Head) -> ActivationLayout:
@@ -24,6 +26,7 @@ def compile(problem: Head, config, features) -> Kernel:
     layout = _activations(problem)
     quantize, normalize = quantizer(layout), normalizer(problem.hidden)
     per_thread, used = scratch_bytes(problem, config), layout.bytes
+    capped, cap, load = bool(problem.softcap), soft_cap(problem.softcap or 1.0, LANES), simd.load("f32", LANES)
 
     def head(arguments, sync, thread, threads):
         a = arguments + matrix.BYTES
@@ -32,9 +35,15 @@ def compile(problem: Head, config, features) -> Kernel:
         normalize(x, norm, scratch + used, eps)
         quantize(scratch + used, scratch)
         multiply_share(arguments, thread, threads, scratch, logits, 0)
+        if capped:
+            tiles, lanes = tiles_of(arguments), lanes_of(arguments)
+            first, last = first_of(tiles, thread, threads), first_of(tiles, thread + 1, threads)
+            for row in range(first * lanes, last * lanes, LANES):
+                simd.store(logits + 4 * row, cap(load(logits + 4 * row)))
 
     rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout.kind, features)
-    return compile_kernel(head, f"head {layout}").with_rows(rows)
+    key = f"head {layout} softcap={problem.softcap}" if capped else f"head {layout}"
+    return compile_kernel(head, key).with_rows(rows)
 
 
 def bind(problem: Head, config, kernel, packed, buffers) -> Step:

@@ -37,6 +37,9 @@ class Link:
         return {self.buffers.get(own, own): value for own, value in outputs.items()}
 
 
+POST_NORMS = ("post_attn_norm", "post_ffn_norm")
+"""What a layer with post norms has besides."""
+
 # "x" is the residual stream. "next_norm" is what a GPU multiplies it with for the next reader as it quantizes it.
 CHAIN = (
     Link(

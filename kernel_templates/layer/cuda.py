@@ -1,4 +1,4 @@
-"""A layer on the GPU: five kernels, each leaving its output as the next one wants it."""
+"""A layer on the GPU: five kernels, with post norms seven, each leaving its output as the next one wants it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from kernel_templates.attention.cuda import Finish
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.layer.chain import CHAIN
+from kernel_templates.layer.chain import CHAIN, POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
 from kernel_templates.operation import Inputs
@@ -47,8 +47,9 @@ def _of_rows(planes: Iterator[Planes], rows: int) -> Iterator[Planes]:
 
 def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
-    the layer), with QK-norm "q_norm" and "k_norm", "rope", "eps", "position", "keys", "values"; uses "qkv", the Vectors
-    "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache."""
+    the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
+    uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
+    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
     own_kernel = config["finish"] == "kernel"
     finish = {
         "qkv": {"finish": own_kernel},
@@ -72,9 +73,8 @@ def _finish(problem: Layer, buffers: Mapping[str, Any]) -> Finish:
 
 def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     b, capacity = inputs.buffers, inputs.buffers["values"].shape[1]
-    norms = {
-        n: torch.from_numpy(b[n][: problem.hidden].copy()).to(device) for n in ("attn_norm", "ffn_norm", "next_norm")
-    }
+    named = ("attn_norm", "ffn_norm", "next_norm", *(POST_NORMS if problem.post_norm else ()))
+    norms = {n: torch.from_numpy(b[n][: problem.hidden].copy()).to(device) for n in named}
     heads = {n: torch.from_numpy(b[n][: problem.head_dim].copy()).to(device) for n in ("q_norm", "k_norm")}
     values = torch.from_numpy(b["x"][: problem.hidden].copy()).to(device)
     x = Vector.allocate(problem.hidden, device)
@@ -84,13 +84,15 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     for at in (position, problem.typical.context - 1):  # where it is proved, and where it is timed
         rope[at] = torch.from_numpy(b["rope"][: problem.rope_dim])
     keys, cached = (t.to(device, torch.float16).contiguous() for t in cache.read(b["keys"], b["values"], capacity))
-    size = (problem.heads + 2 * problem.kv_heads) * problem.head_dim
+    size = problem.q_rows + 2 * problem.kv_rows
+    if problem.qkv_bias:
+        heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
     return {
         "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device), "keys": keys, "values": cached,
         "qkv": torch.full((size,), float("nan"), device=device),
         "attended": Vector.allocate(problem.heads * problem.head_dim, device),
-        "gated": Vector.allocate(problem.ffn, device),
+        "gated": Vector.allocate(problem.ffn, device), "branch": Vector.allocate(problem.hidden, device),
     }  # fmt: skip
 
 

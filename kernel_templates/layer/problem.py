@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
-from kernel_templates.ffn.problem import Ffn
+from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem, trait
@@ -30,19 +30,22 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     window: int = trait(0)
     softcap: float = trait(0.0)
     scale: float = trait(0.0)
-    gate_function: str = trait("silu")
-    post_norm: int = trait(0)
+    gate_function: str = trait("silu", GATE_FUNCTIONS)
+    post_norm: int = trait(0, (0, 1))
 
     @property
     def qkv_part(self) -> NormQkvRope:
-        shape = (self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm)
-        formats = (self.q_format, self.k_format, self.v_format)
-        return NormQkvRope(*shape, *formats, self.activation, qkv_bias=self.qkv_bias)
+        return NormQkvRope(
+            self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
+            self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias,
+        )  # fmt: skip
 
     @property
     def attention_part(self) -> Attention:
-        how = {"window": self.window, "softcap": self.softcap, "scale": self.scale}
-        return Attention(self.heads, self.kv_heads, self.head_dim, self.context, **how)
+        return Attention(
+            self.heads, self.kv_heads, self.head_dim, self.context,
+            window=self.window, softcap=self.softcap, scale=self.scale,
+        )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
@@ -50,9 +53,10 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
 
     @property
     def ffn_part(self) -> Ffn:
-        formats = (self.gate_format, self.up_format, self.down_format)
-        how = {"gate_function": self.gate_function, "post_norm": self.post_norm}
-        return Ffn(self.hidden, self.ffn, *formats, self.activation, **how)
+        return Ffn(
+            self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation,
+            gate_function=self.gate_function, post_norm=self.post_norm,
+        )  # fmt: skip
 
     @property
     def typical(self) -> "Layer":
@@ -62,6 +66,10 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     @property
     def typical_position(self) -> int:
         return self.typical.context - 1
+
+    @property
+    def typical_reach(self) -> int:
+        return self.attention_part.typical_reach
 
     @property
     def without_context(self) -> "Layer":

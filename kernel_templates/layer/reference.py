@@ -5,7 +5,7 @@ import numpy as np
 from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
-from kernel_templates.layer.chain import CHAIN
+from kernel_templates.layer.chain import CHAIN, POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs
@@ -13,7 +13,8 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down. Buffers as the parts have them: x, attn_norm, ffn_norm, next_norm float32
-    [hidden], q_norm, k_norm, rope, eps, position (the last of `context`), keys and values filled up to it."""
+    [hidden], with a bias qkv_bias, with post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope,
+    eps, position (the last of `context`), keys and values filled up to it."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
@@ -40,6 +41,10 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         "keys": keys,
         "values": values,
     }
+    if problem.qkv_bias:
+        buffers["qkv_bias"] = first.buffers["bias"]
+    if problem.post_norm:
+        buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
     return Inputs(weights, buffers)
 
 

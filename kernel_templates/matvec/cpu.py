@@ -1,11 +1,15 @@
-"""y += W x on the CPU: each thread quantizes x for itself, then multiplies its share of the row tiles."""
+"""y += W x on the CPU: each thread quantizes x for itself, then multiplies its share of the row tiles.
+
+With a post norm the product goes to the first thread's scratch instead, and after a barrier each thread adds its share.
+"""
 
 from kernel_templates.cpu import blocks, matrix, parameters, tiles
-from kernel_templates.cpu.activations import ActivationLayout, quantizer
+from kernel_templates.cpu.activations import ActivationLayout, quantizer, residual_normalizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import multiply_share
-from kernel_templates.cpu.simd import load_i64
+from kernel_templates.cpu.simd import load_f32, load_i64
+from kernel_templates.cpu.sync import barrier
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.problem import Problem
 
@@ -15,21 +19,30 @@ def _activations(problem: Matvec) -> ActivationLayout:
 
 
 def scratch_bytes(problem: Matvec, config) -> int:
-    return _activations(problem).bytes
+    product = 4 * tiles.padded(problem.rows, parameters.MAX_LANES) if problem.post_norm else 0
+    return _activations(problem).bytes + product
 
 
 def compile(problem: Matvec, config, features) -> Kernel:
     layout = _activations(problem)
-    quantize, per_thread = quantizer(layout), layout.bytes
+    quantize, per_thread = quantizer(layout), scratch_bytes(problem, config)
+    post_norm, product, add_normed = bool(problem.post_norm), layout.bytes, residual_normalizer(problem.rows)
 
     def matvec(arguments, sync, thread, threads):
         a = arguments + matrix.BYTES
         x, out, scratch = load_i64(a), load_i64(a + 8), load_i64(a + 16) + thread * per_thread
         quantize(x, scratch)
-        multiply_share(arguments, thread, threads, scratch, out, 1)
+        if post_norm:
+            y, norm, eps = load_i64(a + 16) + product, load_i64(a + 24), load_f32(load_i64(a + 32))
+            multiply_share(arguments, thread, threads, scratch, y, 0)
+            barrier(sync, threads)
+            add_normed(y, norm, out, eps, thread, threads)
+        else:
+            multiply_share(arguments, thread, threads, scratch, out, 1)
 
     rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.cols), layout.kind, features)
-    return compile_kernel(matvec, f"matvec {layout}").with_rows(rows)
+    key = f"matvec {layout} post norm of {problem.rows}" if post_norm else f"matvec {layout}"
+    return compile_kernel(matvec, key).with_rows(rows)
 
 
 def pack(problem: Problem, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -39,5 +52,5 @@ def pack(problem: Problem, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: Matvec, config, kernel, packed, buffers) -> Step:
-    named = (buffers[n] for n in ("x", "out", "scratch"))
+    named = (buffers[n] for n in ("x", "out", "scratch", *(("post_norm", "eps") if problem.post_norm else ())))
     return step(kernel, (*matrix.arguments(packed[0], kernel.rows[0]), *named), "matvec")

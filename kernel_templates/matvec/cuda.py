@@ -1,4 +1,4 @@
-"""y += W x on the GPU, and y quantized for the kernel that reads it next."""
+"""y += W x on the GPU, and y quantized for the kernel that reads it next; with a post norm in two kernels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import parameters, product
+from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -24,27 +24,33 @@ def pack(problem: Problem, config, weights, device: str) -> tuple[Planes, ...]:
 
 
 def launches(problem: Matvec, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
-    """Reads the Vector "x"; adds to the Vector "out", whose planes then hold out * next_norm."""
-    return [residual(config, "", packed[0], problem.activation, buffers["x"], buffers["out"], buffers["next_norm"])]
+    """Reads the Vector "x"; adds to the Vector "out", whose planes then hold out * next_norm. With a post norm also
+    reads "post_norm" and "eps", and uses the Vector "branch"."""
+    return residual(problem, config, "", packed[0], buffers["x"], buffers["out"], buffers)
 
 
 def residual(
-    config: Mapping[str, Any], prefix: str, planes: Planes, activation: str, x: Vector, out: Vector,
-    next_norm: torch.Tensor, name: str = "out",
-) -> Launch:  # fmt: skip
-    """The launch of `product.residual_product`."""
-    constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, activation)
-    arguments = (*planes.pointers, *x.pointers[:4], *out.pointers, next_norm, planes.rows)
-    constants["OUT_ACT"] = parameters.bits(activation)
+    problem: Any, config: Mapping[str, Any], prefix: str, planes: Planes, x: Vector, out: Vector,
+    buffers: Mapping[str, Any], name: str = "out",
+) -> list[Launch]:  # fmt: skip
+    """`product.residual_product`, or, of a problem with a post norm, the product and then its norm; buffers:
+    "next_norm", "post_norm", "eps" and "branch" as of `launches`."""
+    constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, problem.activation)
+    normed, bits = bool(problem.post_norm), parameters.bits(problem.activation)
+    constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed}
+    written = buffers["branch"] if normed else out
+    arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows)
     grid = (parameters.programs(constants, planes.rows),)
-    return Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])
+    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])]
+    return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm")] if normed else made
 
 
 def prepare(problem: Matvec, inputs: Inputs, device: str) -> dict[str, Any]:
     x, out = Vector.allocate(problem.cols, device), Vector.allocate(problem.rows, device)
     x.fill(torch.from_numpy(inputs.buffers["x"][: problem.cols].copy()), None, problem.activation)
     out.values.copy_(torch.from_numpy(inputs.buffers["out"][: problem.rows].copy()))
-    return {"x": x, "out": out, "next_norm": torch.ones(problem.rows, device=device)}
+    made = {"x": x, "out": out, "next_norm": torch.ones(problem.rows, device=device)}
+    return made | (post_norm.prepare(problem.rows, inputs, device) if problem.post_norm else {})
 
 
 def collect(problem: Matvec, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -14,4 +14,4 @@ class Matvec(Problem, op="matvec", template_version=1, matrices={"w": ("rows", "
     cols: int
     format: str
     activation: str = "int16"
-    post_norm: int = trait(0)
+    post_norm: int = trait(0, (0, 1))

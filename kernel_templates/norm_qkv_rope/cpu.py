@@ -1,5 +1,5 @@
 """A layer's first kernel on the CPU: norm and quantization by each thread, the row tiles of Q, K and V, a barrier, then
-the heads: QK-norm, RoPE, and the float16 append to the cache."""
+the heads: bias, QK-norm, RoPE, and the float16 append to the cache."""
 
 import math
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def _place(problem: NormQkvRope, group: _Group) -> int:
 
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
-    hidden, qk_norm, groups = problem.hidden, bool(problem.qk_norm), _groups(problem)
+    hidden, qk_norm, qkv_bias, groups = problem.hidden, problem.qk_norm == 1, problem.qkv_bias == 1, _groups(problem)
     layouts, per_thread, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
     quantize, quantize_other = quantizer(layouts[0]), quantizer(layouts[-1])
     two_kinds, first_x, other_x = len(layouts) > 1, 4 * hidden, 4 * hidden + layouts[0].bytes
@@ -71,7 +71,7 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
         q_norm, k_norm, rope = load_i64(a + 24), load_i64(a + 32), load_i64(a + 40)
         position, qkv = load_i64(load_i64(a + 48)), load_i64(a + 56)
         keys, values, cache_tiles = load_i64(a + 64), load_i64(a + 72), load_i64(a + 88)
-        scratch = load_i64(a + 80) + thread * per_thread
+        scratch, bias = load_i64(a + 80) + thread * per_thread, load_i64(a + 96)
 
         normalize(x, norm, scratch, eps)
         quantize(scratch, scratch + first_x)
@@ -92,6 +92,9 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
         units = heads + 2 * kv_heads
         for head in range(first_of(units, thread, threads), first_of(units, thread + 1, threads)):
             at = qkv + 4 * dim * head
+            if qkv_bias:
+                for d in range(0, dim, value_width):
+                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(bias + 4 * (dim * head + d)))
             if head < heads + kv_heads:
                 if qk_norm:
                     normalize_head(at, q_norm if head < heads else k_norm, at, eps)
@@ -139,4 +142,5 @@ def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
     first, rest = ("x", "norm", "eps"), ("rope", "position", "qkv", "keys", "values", "scratch")
     norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (0, 0)
     named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
-    return step(kernel, (*matrices, *named, buffers["keys"].shape[1]), "norm_qkv_rope")
+    bias = buffers["bias"] if problem.qkv_bias else 0
+    return step(kernel, (*matrices, *named, buffers["keys"].shape[1], bias), "norm_qkv_rope")

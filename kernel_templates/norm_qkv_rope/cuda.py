@@ -30,16 +30,19 @@ def pack(problem: NormQkvRope, config, weights, device: str) -> tuple[Planes, ..
 def launches(
     problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True
 ) -> list[Launch]:
-    """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes "qkv". finish: then what `finish_launch`
-    says, else the rows stay raw projections."""
+    """Reads the Vector "x" (quantized times norm), "norm", "eps" and, with `qkv_bias`, "bias"; writes "qkv". finish:
+    then what `finish_launch` says, else the rows stay raw projections. The bias is in these: it waits in registers for
+    the product, so neither kernel that follows knows of it."""
     made, first = [], 0
     for planes in packed:
         constants = parameters.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
         arguments = (*planes.pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"])
-        out = buffers["qkv"][first : first + planes.rows]
-        arguments = (*arguments, out, out, out, planes.rows)  # no best row is asked for: its pointers are not followed
+        rows = slice(first, first + planes.rows)
+        out, bias = buffers["qkv"][rows], buffers["bias"][rows] if problem.qkv_bias else None
+        # No best row is asked for: its pointers are not followed.
+        arguments = (*arguments, out, out, out, planes.rows, bias)
         grid = (parameters.programs(constants, planes.rows),)
-        constants["BEST"] = False
+        constants |= {"SOFT_CAP": 0.0, "BEST": False}
         made.append(Launch("qkv", product.rows_product, grid, arguments, constants, config["warps"]))
         first += planes.rows
     return [*made, finish_launch(problem, buffers)] if finish else made
@@ -54,11 +57,13 @@ def prepare(problem: NormQkvRope, inputs: Inputs, device: str) -> dict[str, Any]
     rope = torch.full((capacity, problem.rope_dim), float("nan"))
     rope[count] = torch.from_numpy(b["rope"][: problem.rope_dim])
     keys, values = (t.to(device, torch.float16).contiguous() for t in cache.read(b["keys"], b["values"], capacity))
-    size = (problem.heads + 2 * problem.kv_heads) * problem.head_dim
-    norms = {n: torch.from_numpy(b[n][: problem.head_dim].copy()).to(device) for n in ("q_norm", "k_norm")}
+    size = problem.q_rows + 2 * problem.kv_rows
+    vectors = {n: torch.from_numpy(b[n][: problem.head_dim].copy()).to(device) for n in ("q_norm", "k_norm")}
+    if problem.qkv_bias:
+        vectors["bias"] = torch.from_numpy(b["bias"][:size].copy()).to(device)
     return {
         "x": vector, "norm": norm, "eps": float(b["eps"][0]), "rope": rope.to(device), "keys": keys, "values": values,
-        "position": torch.tensor([count], dtype=torch.int32, device=device), **norms,
+        "position": torch.tensor([count], dtype=torch.int32, device=device), **vectors,
         "qkv": torch.full((size,), float("nan"), device=device),
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The shapes of a layer's first kernel."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from kernel_templates.problem import Problem, trait
 
@@ -17,7 +17,8 @@ class HeadShapes:
     head_dim: int
     rope_dim: int
     qk_norm: int
-    qkv_bias: int = trait(0)
+    _: KW_ONLY
+    qkv_bias: int = trait(0, (0, 1))
 
     @property
     def q_rows(self) -> int:

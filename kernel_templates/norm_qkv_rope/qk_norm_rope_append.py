@@ -45,8 +45,9 @@ def finish(
 
 
 def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
-    """Reads "qkv" (raw), "position", "rope" float32 [capacity, rope_dim], "eps" (float) and, with QK-norm,
-    "q_norm" and "k_norm" float32 [head_dim]; writes the queries of "qkv", and "keys" and "values" at the position."""
+    """Reads "qkv" (raw, its bias in it), "position", "rope" float32 [capacity, rope_dim], "eps" (float) and, with
+    QK-norm, "q_norm" and "k_norm" float32 [head_dim]; writes the queries of "qkv", and "keys" and "values" at the
+    position."""
     rope, keys = buffers["rope"], buffers["keys"]
     norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)
     return Launch(

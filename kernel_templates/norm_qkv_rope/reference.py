@@ -1,5 +1,7 @@
 """What a layer's first kernel must give, in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from kernel_templates import float64, formats, random_inputs
@@ -16,12 +18,14 @@ FLOAT16 = 2.0**-11
 
 def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     """Buffers: x, norm float32 [hidden], eps [1], q_norm, k_norm float32 [head_dim], rope float32 [rope_dim] (cosines,
-    then sines), position int64 [1], qkv float32 [(heads + 2 kv_heads) * head_dim], keys and values (see `cache`)."""
+    then sines), position int64 [1], qkv and, with `qkv_bias`, bias float32 [(heads + 2 kv_heads) * head_dim], keys and
+    values (see `cache`)."""
     rng = np.random.default_rng(seed)
     position = int(rng.integers(1, 200))
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
     keys, values = cache.allocate(problem.kv_heads, problem.head_dim, 256)
-    return Inputs(
+    rows = problem.q_rows + 2 * problem.kv_rows
+    given = Inputs(
         random_inputs.weights(problem, rng),
         {
             **random_inputs.normed_vector(problem.hidden, rng),
@@ -29,18 +33,24 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
             "k_norm": random_inputs.norm_weight(problem.head_dim, rng, LARGEST_K_NORM),
             "rope": np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32),
             "position": np.array([position], np.int64),
-            "qkv": random_inputs.buffer((problem.heads + 2 * problem.kv_heads) * problem.head_dim),
+            "qkv": random_inputs.buffer(rows),
             "keys": keys,
             "values": values,
         },
     )
+    if not problem.qkv_bias:
+        return given
+    return replace(given, buffers={**given.buffers, "bias": random_inputs.vector(rows, rng)})
 
 
 def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
     """ "qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them."""
     b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
     n = float64.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
-    q, k, v = (float64.product(given.weights[name], n).reshape(-1, dim) for name in ("q", "k", "v"))
+    made = np.concatenate([float64.product(given.weights[name], n) for name in ("q", "k", "v")])
+    if problem.qkv_bias:
+        made += b["bias"][: made.size]
+    q, k, v = np.split(made.reshape(-1, dim), [problem.heads, problem.heads + problem.kv_heads])
     if problem.qk_norm:
         q, k = (
             float64.rms_norm(q, b["q_norm"][:dim], b["eps"][0]),

@@ -47,7 +47,8 @@ def is_finite(x):
 def pick(
     best_value, best_id, raw, norm, token, history, capacity, position, status, values, high, low, scale, squares,
     PARTIALS: tl.constexpr, CHUNK: tl.constexpr, LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr,
-    TILE: tl.constexpr, ACT: tl.constexpr, NORMED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    TILE: tl.constexpr, SCALE: tl.constexpr, ACT: tl.constexpr, NORMED: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """token = the best of the partial argmaxes best_value, best_id [PARTIALS]; its embedding goes to the vector.
 
@@ -70,7 +71,7 @@ def pick(
     finite = is_finite(value)
     chosen = tl.where(finite, ranked_token(top), 0)
     embed_row(
-        raw, chosen, norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
+        raw, chosen, norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, SCALE, ACT, NORMED, ASM
     )  # fmt: skip
     at = tl.load(position) + 1
     tl.store(token, chosen)
@@ -83,13 +84,14 @@ def pick(
 @triton.jit
 def embed(
     raw, norm, token, values, high, low, scale, squares,
-    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, ACT: tl.constexpr,
-    NORMED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    LAYOUT: tl.constexpr, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, TILE: tl.constexpr, SCALE: tl.constexpr,
+    ACT: tl.constexpr, NORMED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The embedding of token[0] goes to the vector. One program."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
+    chosen = tl.load(token)
     embed_row(
-        raw, tl.load(token), norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, ACT, NORMED, ASM
+        raw, chosen, norm, values, high, low, scale, squares, LAYOUT, HIDDEN, VOCAB, TILE, SCALE, ACT, NORMED, ASM
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """What one architecture is: the traits in which decoder-only transformers of GGUF files differ.
 
-A trait is added here when something reads it: `layer_plan` for tensors and their order, `problems` for what kernels
-must compute, `reference` for the judge. Sizes are no traits; they are each model's own (`config`).
+A trait is added here when something reads it: `layer_plan` for tensors and their order, `config` for what a file's keys
+mean, `reference` for the judge. Sizes are no traits; they are each model's own (`config`).
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,30 @@ class Architecture:
     """name: of "general.architecture", which also begins its metadata keys.
 
     rope: which elements of a head turn together, the "halves" (i, i + rope_dim / 2) or neighbouring "pairs"
-    (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE.
+    (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; qkv_bias: added to
+    queries, keys and values; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
+    of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
+    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden).
+
+    window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
+    file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
+    window: positions, where the file names none. local_rope_base: RoPE's base in layers with a window, which scaling
+    leaves alone, where the file names none; None: all layers turn alike.
+    softcaps: of attention's scores and of logits where the file names none, 0 for none.
+    wide_scale_layers: counts of layers of models whose scores are divided by sqrt(hidden / heads), not sqrt(head_dim):
+    files do not say.
     """
 
     name: str
     rope: Literal["halves", "pairs"]
     qk_norm: bool = False
+    qkv_bias: bool = False
+    fused: bool = False
+    gate_function: Literal["silu", "gelu"] = "silu"
+    post_norm: bool = False
+    scaled_embedding: bool = False
+    window_period: int | None = None
+    window: int = 0
+    local_rope_base: float | None = None
+    softcaps: tuple[float, float] = (0.0, 0.0)
+    wide_scale_layers: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ from kernel_templates.space import Config
 from model import layer_plan, problems, weights
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
-from model.layer_plan import LayerPlan, LayerState, Step
+from model.layer_plan import LayerPlan, LayerState, Rope, Step
 from model.runner import Progress
 
 
@@ -36,7 +36,7 @@ class Decoder:
         self.config, self.context, self.configs = config, context, configs
         self.plan = plan = layer_plan.plan(config)
         self.threads, self.pool = threads, ThreadPool(threads.most)
-        self.frequencies = weights.rope_frequencies(file, config, plan.rope_factors)
+        self._rotations = {rope: weights.rope_rotation(file, config, rope, context) for rope in plan.ropes}
         self._table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
         self._table_format = formats.get(file.tensors[plan.embedding.name].format_name)
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -44,10 +44,10 @@ class Decoder:
             name: random_inputs.buffer(size) for name, size in layer_plan.buffer_sizes(config).items()
         } | {
             "position": self.position,
-            "rope": random_inputs.buffer(config.rope_dim),
             "eps": np.array([config.norm_eps], np.float32),
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
         }
+        self._turned = {rope: random_inputs.buffer(config.rope_dim) for rope in plan.ropes}
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
@@ -73,13 +73,13 @@ class Decoder:
         return self.kernels[problem]
 
     def _embed_step(self) -> GraphStep:
-        kernel = embedding.compile(self._table_format.name, self.config.hidden)
+        kernel = embedding.compile(self._table_format.name, self.config.hidden, self.plan.embedding_scale)
         return embedding.bind(kernel, self._table, self.token, self.buffers["x"])
 
     def _layer_steps(self, file: GGUFFile, plan: LayerPlan, needed: Mapping[str, Problem]) -> list[GraphStep]:
         keys, values = cache.allocate(self.config.kv_heads, self.config.head_dim, self.context)
         own = {name: weights.vector(file, self.config, tensor) for name, tensor in plan.vectors.items()}
-        own |= {"keys": keys, "values": values}
+        own |= {"keys": keys, "values": values, "rope": self._turned[plan.rope]}
         made, packed = [], {}
         for step in plan.steps:
             bound, packed[step.name] = self._step(file, step, needed[step.name], self.buffers | own)
@@ -97,17 +97,20 @@ class Decoder:
 
     def embed(self, tokens: list[int]) -> Tensor:
         """float32 [len(tokens), hidden]: rows of the embedding."""
-        return self._table_format.dequantize(torch.from_numpy(self._table[tokens]))
+        rows = self._table_format.dequantize(torch.from_numpy(self._table[tokens]))
+        return rows if self.plan.embedding_scale == 1.0 else rows * self.plan.embedding_scale
+
+    def rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
+        return torch.from_numpy(self._rotations[rope].table(np.arange(first, first + count)))
 
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
         if position >= self.context:
             raise ValueError(f"position {position} is past the context of {self.context}")
         self.token[0], self.position[0] = token, position
-        angles = position * self.frequencies
-        half = len(angles)
-        rope = self.buffers["rope"]
-        rope[:half], rope[half : 2 * half] = np.cos(angles), np.sin(angles)
+        for rope, rotation in self._rotations.items():
+            self._turned[rope][: self.config.rope_dim] = rotation.table(self.position)[0]
 
     def step(self, token: int, position: int) -> np.ndarray:
         """Decode one token at `position`; float32 [vocab] logits, valid until the next step."""

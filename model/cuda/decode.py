@@ -60,11 +60,11 @@ class Decoder:
             name: Vector.allocate(size, device) if name in MULTIPLIED else floats(size)
             for name, size in buffer_sizes(c).items()
         } | {
+            "branch": Vector.allocate(c.hidden, device),
             "position": whole(1),
             "token": whole(1),
             "history": whole(model.capacity),
             "status": whole(1),
-            "rope": model.rope,
             "eps": c.norm_eps,
         }
         partials = head.partials(model.head, head_config)

@@ -3,7 +3,7 @@
 Matrices go over one layer at a time, so the host never holds more than one layer's bytes besides the file's mapping.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from model import layer_plan, weights
 from model.config import ModelConfig
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
-from model.layer_plan import LayerPlan, LayerState
+from model.layer_plan import LayerPlan, LayerState, Rope
 from model.problems import head_problem, layer_at
 from model.runner import Progress
 
@@ -41,7 +41,7 @@ class CudaLayer(LayerState):
 
 @dataclass(frozen=True)
 class Loaded:
-    """Everything a token reads. rope: float32 [capacity, rope_dim], cosines then sines."""
+    """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines."""
 
     config: ModelConfig
     capacity: int
@@ -50,7 +50,7 @@ class Loaded:
     head_packed: tuple[Planes, ...]
     embedding: Embedding
     output_norm: Tensor
-    rope: Tensor
+    ropes: Mapping[Rope, Tensor]
 
 
 def load(
@@ -65,11 +65,13 @@ def load(
     """configs(layer): how a layer is packed. Raises ModelError when memory does not suffice."""
     plan, count = layer_plan.plan(config), config.layers + 1
     caches = _caches(config, capacity, device)
-    rope = rope_table(weights.rope_frequencies(file, config, plan.rope_factors), capacity).to(device)
+    positions = np.arange(capacity)
+    tables = {rope: weights.rope_rotation(file, config, rope, capacity).table(positions) for rope in plan.ropes}
+    ropes = {rope: torch.from_numpy(table).to(device) for rope, table in tables.items()}
     layers = []
     for i, (layer, cache) in enumerate(zip(plan.layers, caches, strict=True)):
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
-            layers.append(_layer(file, config, layer, layer_at(config, file, i, 0), configs(i), cache, device))
+            layers.append(_layer(file, config, layer, layer_at(config, file, i, 0), configs(i), cache, ropes, device))
         progress(i + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
@@ -77,16 +79,10 @@ def load(
         head_packed = head_kernels.pack(head, head_config, {"w": matrix}, str(device))
         # Rows are looked up in the file's own bytes, also where the head is made of the same matrix.
         rows = matrix if config.tied else weights.matrix(file, config, plan.embedding)
-        embedding = Embedding(rows.raw.to(device), rows.format, rows.cols)
+        embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
     output_norm = _vector(file, config, plan.output_norm, device)
-    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, rope)
-
-
-def rope_table(frequencies: np.ndarray, capacity: int) -> Tensor:
-    """float32 [capacity, rope_dim], from float64 angles: at position 40960 float32 angles would be off by 0.004."""
-    angles = np.arange(capacity)[:, None] * frequencies
-    return torch.from_numpy(np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32))
+    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes)
 
 
 def _caches(config: ModelConfig, capacity: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
@@ -100,15 +96,17 @@ def _caches(config: ModelConfig, capacity: int, device: torch.device) -> list[tu
 
 def _layer(
     file: GGUFFile, config: ModelConfig, plan: LayerPlan, problem: Layer, chosen: Config,
-    cache: tuple[Tensor, Tensor], device: torch.device,
+    cache: tuple[Tensor, Tensor], ropes: Mapping[Rope, Tensor], device: torch.device,
 ) -> CudaLayer:  # fmt: skip
     matrices = weights.matrices(file, config, plan.matrices)
     packed = layer_kernels.pack(problem, chosen, matrices, str(device))
     own = {name: _vector(file, config, tensor, device) for name, tensor in plan.vectors.items()}
-    own |= {"keys": cache[0], "values": cache[1]}
+    own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
     return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)
 
 
-def _vector(file: GGUFFile, config: ModelConfig, tensor: layer_plan.Tensor, device: torch.device) -> Tensor:
-    """A norm's weights, float32 [size]."""
+def _vector(
+    file: GGUFFile, config: ModelConfig, tensor: layer_plan.Tensor | layer_plan.Joined, device: torch.device
+) -> Tensor:
+    """A norm's weights or a bias, float32 [size]."""
     return torch.from_numpy(weights.vector(file, config, tensor)[: tensor.shape[0]].copy()).to(device)

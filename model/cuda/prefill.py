@@ -17,8 +17,11 @@ from kernel_templates import formats
 from kernel_templates.cuda import expand
 from kernel_templates.cuda.launch import Target
 from kernel_templates.cuda.weights import Planes
+from model import prompt_attention
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_WEIGHTS, explain_out_of_memory
+from model.layer_plan import Rope
+from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
 
 CHUNK = 2048
@@ -36,7 +39,7 @@ class CudaPrefill(Prefill):
         groups = [list(group) for own in packed for _, group in groupby(own, lambda p: p.cols)]
         largest = max(sum(p.rows * p.cols for p in group) for group in groups)
         with explain_out_of_memory(f"the {2 * largest / 1e9:.1f} GB that prompts need", FOR_WEIGHTS):
-            self._buffer = torch.empty(largest, dtype=torch.float16, device=model.rope.device)
+            self._buffer = torch.empty(largest, dtype=torch.float16, device=model.output_norm.device)
 
     @property
     def most(self) -> int:
@@ -46,11 +49,11 @@ class CudaPrefill(Prefill):
         table = self.model.embedding
         rows = table.raw[torch.tensor(tokens).to(table.raw.device)]
         with torch.device(rows.device):  # formats make their tensors on the default device
-            return formats.get(table.format).dequantize(rows)
+            values = formats.get(table.format).dequantize(rows)
+        return values if table.scale == 1.0 else values.mul_(table.scale)
 
-    def _rotation(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self.model.rope[first : first + count, None].chunk(2, -1)
-        return cos, sin
+    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
+        return self.model.ropes[rope][first : first + count]
 
     def _products(self, x: Tensor, packed: Sequence[Planes], sizes: Sequence[int]) -> Sequence[Tensor]:
         y, scale = self._product(x, packed)
@@ -78,9 +81,12 @@ class CudaPrefill(Prefill):
         cached["keys"][:, positions] = k.transpose(0, 1)
         cached["values"][:, positions] = v.transpose(0, 1)
 
-    def _attend(self, cached: Mapping[str, Tensor], chunk: Chunk, q: Tensor) -> Tensor:
+    def _attend(self, cached: Mapping[str, Tensor], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
         """As float16."""
         total = chunk.first + chunk.count
+        if prompt_attention.needs_blocks(traits, total):
+            k, v = cached["keys"][:, :total], cached["values"][:, :total]
+            return prompt_attention.attend(q.to(torch.float16), k, v, chunk.first, traits)
         q, k, v = q.to(torch.float16), cached["keys"][None, :, :total], cached["values"][None, :, :total]
         mask = None
         if chunk.first:
@@ -90,8 +96,9 @@ class CudaPrefill(Prefill):
             # a tensor.
             mask = causal_lower_right(chunk.count, total)
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not chunk.first, enable_gqa=True
-        )
+            q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=not chunk.first, scale=traits.scale or None,
+            enable_gqa=True,
+        )  # fmt: skip
         return out[0].transpose(0, 1).reshape(chunk.count, -1)
 
 

@@ -12,8 +12,8 @@ from model.errors import ModelError, quoted
 from model.tokenizers.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 DEFAULT_NOTE = (
-    "the model file does not say how it cuts text into words, so it is cut by llama.cpp's default rule; answers may be "
-    "worse than the model's best, which a file that names its pre-tokenizer would give"
+    "the model file names no pre-tokenizer, so text is cut by llama.cpp's default rule, which may cost quality; "
+    "files made by a current converter name one"
 )
 
 
@@ -23,10 +23,12 @@ class ByteLevelBPE:
     vocabulary: text -> id; merges: "left right" by rank, both and the two together being tokens.
     """
 
-    bos = eos = None
+    bos: int | None = None
+    eos: int | None = None
+    note: str | None
     space_prefix = False
 
-    def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
         self.add_bos = pre.add_bos

@@ -25,7 +25,8 @@ class SentencePieceBPE:
     """vocabulary: text -> id; scores: by id, of any kind that compares; space_prefix: a text that starts, or follows a
     special token, gets a space ahead; unknown: the id for a byte that is no token."""
 
-    add_bos, note = True, None
+    add_bos = True
+    note: str | None = None
 
     def __init__(
         self, vocabulary: Mapping[str, int], scores: Sequence[float], space_prefix: bool, unknown: int | None

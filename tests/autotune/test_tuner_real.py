@@ -53,6 +53,13 @@ def test_an_interrupt_keeps_what_was_found(db) -> None:
     assert [run.status for run in db.runs()] == ["interrupted"]
 
 
+def test_a_budget_that_ends_before_the_first_trial_leaves_the_default(db) -> None:
+    (result,) = sequential.tune({PROBLEM: 1}, db, TuneSettings(budget_s=0.0), ONE_WORKER)
+    assert result.config == target.cpu().space(PROBLEM).default and result.best_ns > 0 and result.kept
+    winner = db.lookup(machine.detect(), PROBLEM.key, PROBLEM.template_version).winner
+    assert winner.config == dict(result.config) and winner.error <= winner.tolerance
+
+
 def test_a_candidate_that_kills_its_worker_costs_one_trial(db, monkeypatch) -> None:
     ask, fatal = Worker.ask, []
 

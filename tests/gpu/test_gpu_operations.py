@@ -40,6 +40,8 @@ LAYER = (
 )
 SMOLLM2 = "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0"
 QWEN3 = "hidden=1024,heads=16,kv_heads=8,head_dim=128,rope_dim=128,qk_norm=1"
+WINDOW = "window=100,softcap=50.0,scale=0.1"
+GEMMA3 = "hidden=640,heads=4,kv_heads=1,head_dim=256,rope_dim=256,qk_norm=1"  # 270M
 PARTIAL = "hidden=768,heads=8,kv_heads=2,head_dim=80,rope_dim=40,qk_norm=1"  # RoPE over half of a head
 
 FORMATS = [
@@ -48,7 +50,13 @@ FORMATS = [
     *(HEAD.format(vocab=5003, hidden=1024, name=n) for n in formats.FORMATS),
     *(QKV.format(n, n, n, shape=QWEN3) for n in formats.FORMATS),
 ]
+GEMMA = ",gate_function=gelu,post_norm=1"
 ODD = [
+    MATVEC.format(rows=640, cols=1024, name="Q8_0", activation="int16") + ",post_norm=1",
+    MATVEC.format(rows=5376, cols=4096, name="Q4_0", activation="int16") + ",post_norm=1",
+    FFN.format("Q8_0", "Q8_0", "Q4_1", hidden=640, ffn=2048) + GEMMA,
+    FFN.format("Q4_0", "Q4_0", "Q8_0", hidden=1152, ffn=6912) + GEMMA,
+    HEAD.format(vocab=5003, hidden=640, name="Q8_0") + ",softcap=30.0",
     MATVEC.format(rows=32, cols=32, name="Q4_0", activation="int16"),
     MATVEC.format(rows=96, cols=53248, name="Q4_0", activation="int16"),
     FFN.format("Q4_0", "Q8_0", "F16", hidden=576, ffn=1568),
@@ -61,6 +69,9 @@ ODD = [
         f"attention:heads={h},kv_heads={k},head_dim={d},context=160"
         for h, k, d in ((8, 1, 80), (4, 4, 96), (3, 1, 256))
     ),
+    *(f"attention:heads=8,kv_heads=4,head_dim={d},context=700,{WINDOW}" for d in (64, 80, 96, 128, 256)),
+    *(f"attention:heads=8,kv_heads=4,head_dim=256,context={c},window=512" for c in (512, 8192)),
+    QKV.format("Q4_0", "Q4_0", "Q8_0", shape=PARTIAL) + ",qkv_bias=1",
 ]
 SAMPLED = [
     MATVEC.format(rows=1024, cols=2048, name="Q4_0", activation="int16"),
@@ -69,6 +80,7 @@ SAMPLED = [
     MATVEC.format(rows=576, cols=576, name="BF16", activation="int16"),
     FFN.format("Q4_0", "Q4_0", "Q4_0", hidden=1024, ffn=3072),
     FFN.format("Q8_0", "Q4_1", "Q8_0", hidden=576, ffn=1536),
+    FFN.format("Q8_0", "Q8_0", "Q8_0", hidden=640, ffn=2048) + GEMMA,
     HEAD.format(vocab=5003, hidden=1024, name="Q6_K"),
     HEAD.format(vocab=8192, hidden=576, name="Q8_0"),
     QKV.format("Q4_0", "Q4_0", "Q4_0", shape=QWEN3),
@@ -78,9 +90,11 @@ SAMPLED = [
     "attention:heads=32,kv_heads=8,head_dim=128,context=2560",
 ]
 LAYERS = [
+    LAYER.format("Q8_0", "Q8_0", shape=GEMMA3, ffn=2048, context=700) + ",window=512" + GEMMA,
     LAYER.format("Q4_0", "Q8_0", shape=QWEN3, ffn=3072, context=160),
     LAYER.format("Q4_1", "Q4_1", shape=SMOLLM2, ffn=1536, context=700),
     LAYER.format("BF16", "BF16", shape=PARTIAL, ffn=1024, context=90),
+    LAYER.format("Q4_0", "Q8_0", shape=PARTIAL, ffn=1024, context=90) + ",qkv_bias=1,window=50,softcap=20.0",
 ]
 
 
@@ -195,6 +209,14 @@ def test_attention_at_any_position(context: int, position: int) -> None:
     case.check(case.space.default)
     for config in itertools.islice(case.draw(), 2):
         case.check(config)
+
+
+@pytest.mark.parametrize("position", [0, 510, 511, 512, 2000, 8191])
+@pytest.mark.parametrize("traits", ["window=512", "window=512,softcap=50.0"])
+def test_attention_at_any_position_of_a_window(traits: str, position: int) -> None:
+    """With -s: 8191 takes the time that 511 does."""
+    case = Case(f"attention:heads=8,kv_heads=4,head_dim=256,context=8192,{traits}", position)
+    case.check(case.space.default)
 
 
 @pytest.mark.parametrize("finish", ["attention", "kernel"])

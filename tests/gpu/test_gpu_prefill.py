@@ -12,7 +12,9 @@ import torch
 import model
 from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, machine, traits, weights
+from model import prompt_attention
 from model.cuda import prefill
+from model.layer_traits import LayerTraits
 
 pytestmark = pytest.mark.gpu
 
@@ -51,6 +53,30 @@ def test_chunks_change_little(made: Callable[[str, str], Path], monkeypatch: pyt
         last = engine.runner.prefill.run(tokens, 0)
     assert float((chunks - whole).norm() / whole.norm()) < 5e-3
     assert torch.equal(last[0], chunks[-1])
+
+
+@pytest.mark.parametrize("held", [LayerTraits(window=512), LayerTraits(softcap=50.0), LayerTraits(1024, 50.0, 0.1)])
+def test_windows_and_soft_caps_of_prompts(held: LayerTraits) -> None:
+    """As on the CPU in float32, from float16; memory does not grow with positions times tokens."""
+    tokens, first = 700, 1500
+    made = torch.Generator().manual_seed(3)
+    q, k, v = (
+        torch.randn(shape, generator=made).half()
+        for shape in ((tokens, 8, 256), (4, first + tokens, 256), (4, first + tokens, 256))
+    )
+    wanted = prompt_attention.attend(q.float(), k.float(), v.float(), first, held)
+    on_gpu = [t.cuda() for t in (q, k, v)]
+    found = prompt_attention.attend(*on_gpu, first, held)
+    assert found.dtype == torch.float16
+    assert float((found.cpu().float() - wanted).norm() / wanted.norm()) < 2e-3
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before, start = torch.cuda.memory_allocated(), time.perf_counter()
+    prompt_attention.attend(*on_gpu, first, held)
+    torch.cuda.synchronize()
+    taken = torch.cuda.max_memory_allocated() - before
+    print(f"{held}: {(time.perf_counter() - start) * 1e3:.2f} ms, {taken / 1e6:.0f} MB")
+    assert taken < 4 * 4 * prompt_attention.SCORES
 
 
 @pytest.mark.slow

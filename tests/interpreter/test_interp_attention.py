@@ -27,11 +27,13 @@ def config(tile=32, warps=1, splits=1, combine="last", heads=1):
 class Token:
     """Random raw projections, caches filled up to `position` and NaN from there, poisoned outputs; and the truth."""
 
-    def __init__(self, heads, kv_heads, head_dim, position, rope_dim=0, qk_norm=True, seed=0):
+    def __init__(self, heads, kv_heads, head_dim, position, rope_dim=0, qk_norm=True, seed=0, **traits):
         rng = np.random.default_rng(seed)
         self.heads, self.kv_heads, self.dim, self.position = heads, kv_heads, head_dim, position
         self.rope_dim, self.qk_norm = rope_dim or head_dim, qk_norm
-        self.problem = Attention(heads, kv_heads, head_dim, CAPACITY)
+        self.problem = Attention(heads, kv_heads, head_dim, CAPACITY, **traits)
+        window = self.problem.window or CAPACITY
+        self.oldest = max(position + 1 - window, 0)
         self.q_norm = np.exp(rng.uniform(np.log(0.1), np.log(2.0), head_dim)).astype(np.float32)
         self.k_norm = np.exp(rng.uniform(np.log(0.1), np.log(96.5), head_dim)).astype(np.float32)
         self.k_norm[0] = 96.5
@@ -41,6 +43,7 @@ class Token:
         caches = [rng.standard_normal(shape).astype(np.float16) for _ in range(2)]
         for c in caches:
             c[:, position:] = np.nan
+            c[:, : self.oldest] = np.nan
         size = heads * head_dim
         self.buffers = {
             "q": torch.from_numpy(rng.standard_normal((heads + 2 * kv_heads) * head_dim).astype(np.float32)),
@@ -66,9 +69,11 @@ class Token:
 
     def expected(self, q, k, v):
         """float64 [heads, dim] with k, v at the position."""
-        keys, values = (self.buffers[n].double().numpy()[:, : self.position + 1].copy() for n in ("keys", "values"))
-        keys[:, self.position], values[:, self.position] = k.astype(np.float16), v.astype(np.float16)
-        scores = np.einsum("kgd,kpd->kgp", q.reshape(self.kv_heads, -1, self.dim), keys) / np.sqrt(self.dim)
+        seen = slice(self.oldest, self.position + 1)
+        keys, values = (self.buffers[n].double().numpy()[:, seen].copy() for n in ("keys", "values"))
+        keys[:, -1], values[:, -1] = k.astype(np.float16), v.astype(np.float16)
+        scores = np.einsum("kgd,kpd->kgp", q.reshape(self.kv_heads, -1, self.dim), keys) * self.problem.score_scale
+        scores = float64.soft_cap(scores, self.problem.softcap)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         out = np.einsum("kgp,kpd->kgd", weights / weights.sum(-1, keepdims=True), values)
         return out.reshape(self.heads, self.dim)
@@ -121,6 +126,34 @@ def test_any_position_whatever_the_splits(position, chosen, at_once):
     token = Token(2, 1, 32, position, qk_norm=False)
     assert space.one_pass(token.problem, chosen) == at_once
     token.run(chosen)
+
+
+@pytest.mark.parametrize("position", [0, slow(38), 39, 40, slow(71), 95])
+@pytest.mark.parametrize(
+    ("chosen", "at_once"),
+    [
+        (config(16), False), (config(16, 1, 2, heads=2), False), (config(32, 1, 2), True),
+        (config(16, 1, 4, "kernel", 2), True), slow(config(16, 1, 2, "kernel"), False), slow(config(64, 2), True),
+    ],
+)  # fmt: skip
+def test_window(position, chosen, at_once):
+    """Nothing before it is read, and shares are of what it holds: the cache is NaN on both sides."""
+    token = Token(2, 1, 32, position, qk_norm=False, window=40)
+    assert space.one_pass(token.problem, chosen) == at_once
+    token.run(chosen)
+
+
+@pytest.mark.parametrize("qk_norm", [True, slow(False)])
+@pytest.mark.parametrize("chosen", [config(16, 1, 2, heads=2), config(64, 1, 2), slow(config(16, 1, 8, "kernel"))])
+def test_soft_cap_and_scale(chosen, qk_norm):
+    """The owner of the new position caps that score as all the others; with a norm, after its factor."""
+    Token(2, 1, 32, 90, qk_norm=qk_norm, softcap=3.0, scale=0.4).run(chosen)
+    Token(2, 1, 32, 90, qk_norm=qk_norm, softcap=3.0, window=17).run(chosen)
+
+
+@pytest.mark.parametrize("chosen", [config(16, 8), config(64, 8), slow(config(16, 4, 2, "kernel", 2))])
+def test_heads_of_256(chosen):
+    Token(2, 1, 256, 60, 128, window=33, softcap=50.0).run(chosen)
 
 
 @pytest.mark.parametrize(

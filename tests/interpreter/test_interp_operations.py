@@ -9,9 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
+from some_formats import few
 
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED, Launch
+from kernel_templates.cuda.vector import Vector
 from kernel_templates.device import Device
 from kernel_templates.formats import FORMATS
 from kernel_templates.space import Config
@@ -70,7 +73,7 @@ def drawn(key: str) -> Iterator[Config]:
             yield config
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", few())
 @pytest.mark.parametrize("activation", ["int16", "int8"])
 def test_every_format(name, activation):
     """With int16 far closer than the tolerance, which int8 needs."""
@@ -87,8 +90,15 @@ def test_every_format(name, activation):
     "head:vocab=53,hidden=256,format=Q6_K,activation=int8",
     "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,activation=int16",
     "norm_qkv_rope:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16",
+    "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16,qkv_bias=1",
     "layer:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,out_format=Q4_1,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40",
     "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5",
+    "matvec:rows=160,cols=96,format=Q4_0,activation=int16,post_norm=1",
+    "matvec:rows=32,cols=96,format=Q8_0,activation=int8,post_norm=1",
+    "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16,gate_function=gelu",
+    "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1",
+    "head:vocab=101,hidden=96,format=Q8_0,activation=int16,softcap=30.0",
+    "layer:hidden=160,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5,gate_function=gelu,post_norm=1",
 ])  # fmt: skip
 def test_defaults_on_odd_sizes(key):
     assert relative_error(key, space(key).default) <= tolerance(key)
@@ -98,11 +108,24 @@ def test_defaults_on_odd_sizes(key):
     "matvec:rows=32,cols=576,format=Q4_0,activation=int16",
     "ffn:hidden=96,ffn=64,gate_format=Q4_1,up_format=Q8_0,down_format=Q4_0,activation=int16",
     "head:vocab=53,hidden=512,format=Q6_K,activation=int16",
+    "head:vocab=53,hidden=96,format=Q8_0,activation=int16,softcap=30.0",
+    "matvec:rows=64,cols=96,format=Q8_0,activation=int16,post_norm=1",
     "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=F16,k_format=F16,v_format=Q8_0,activation=int16",
 ])  # fmt: skip
 def test_configurations_drawn_at_random(key):
     for config in drawn(key):
         assert relative_error(key, config, seed=7) <= tolerance(key), config.key
+
+
+@pytest.mark.parametrize("finish", ["attention", "kernel"])
+def test_a_layer_with_a_bias_a_window_and_a_soft_cap(finish):
+    key = (
+        "layer:hidden=32,heads=2,kv_heads=1,head_dim=48,rope_dim=16,qk_norm=0,ffn=32,q_format=Q8_0,k_format=Q8_0,"
+        "v_format=F16,out_format=F16,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=40,"
+        "qkv_bias=1,window=19,softcap=5.0,scale=0.3"
+    )
+    config = Config({**space(key).default, "finish": finish})
+    assert relative_error(key, config) <= tolerance(key)
 
 
 def test_a_layer_whose_heads_are_finished_by_their_own_kernel():
@@ -112,3 +135,41 @@ def test_a_layer_whose_heads_are_finished_by_their_own_kernel():
     )
     config = Config({**space(key).default, "finish": "kernel"})
     assert relative_error(key, config) <= tolerance(key)
+
+
+def run(key: str) -> dict:
+    """The buffers after the default configuration has run once."""
+    problem = registry.parse_problem(key)
+    template, inputs = registry.cuda(problem.op), registry.get(problem.op).inputs(problem, 1)
+    buffers, config = template.prepare(problem, inputs, "cpu"), space(key).default
+    for launch in template.launches(problem, config, template.pack(problem, config, inputs.weights, "cpu"), buffers):
+        launch.run(INTERPRETED)
+    return buffers
+
+
+@pytest.mark.parametrize("cap", ["", ",softcap=2.0"])
+def test_the_head_keeps_the_largest_logit_that_it_has_written(cap):
+    """What sampling calls the peak is the largest of the capped logits, else all its distances would be off."""
+    buffers = run("head:vocab=101,hidden=96,format=Q8_0,activation=int16" + cap)
+    logits, best = buffers["logits"], buffers["best_value"].nan_to_num(-torch.inf)
+    assert best.max() == logits.max() and buffers["best_id"][best.argmax()] == logits.argmax()
+    assert not cap or logits.abs().max() <= 2.0
+
+
+@pytest.mark.parametrize("hidden", [160, 96])
+@pytest.mark.parametrize("trait", ["", ",post_norm=1"])
+def test_the_next_kernel_finds_x_quantized_with_its_squares(hidden, trait):
+    """A post norm leaves what the product leaves without one. 160 rows: of the second program a part."""
+    x = run(f"matvec:rows={hidden},cols=64,format=Q8_0,activation=int16{trait}")["out"]
+    wanted = Vector.allocate(hidden, "cpu")
+    wanted.fill(x.values)
+    torch.testing.assert_close(x.squares, wanted.squares)
+    torch.testing.assert_close(x.scale, wanted.scale)
+    steps = wanted.scale.repeat_interleave(8)
+    assert ((x.quantized() - wanted.quantized()).abs() <= 1.01 * steps).all()
+
+
+def test_a_wide_post_norm_sums_its_squares_in_several_rounds(monkeypatch):
+    monkeypatch.setattr("kernel_templates.cuda.post_norm.PARTS", 8)
+    key = "matvec:rows=160,cols=32,format=F32,activation=int16,post_norm=1"
+    assert relative_error(key, space(key).default) <= 1e-6

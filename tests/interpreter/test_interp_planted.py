@@ -1,6 +1,7 @@
 """Every GPU template's proof refuses planted mistakes, in Triton's interpreter."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,12 @@ import planted
 
 ANY = Device("cuda", "any", "9.0", 8, 1 << 34)
 QKV = "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=Q4_0,k_format=Q4_0,"
+TRAITS = [
+    "matvec:rows=160,cols=96,format=Q8_0,activation=int16,post_norm=1",
+    "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16,gate_function=gelu,"
+    "post_norm=1",
+    "head:vocab=53,hidden=96,format=Q8_0,activation=int16,softcap=30.0",
+]
 
 
 @pytest.mark.parametrize("key", [
@@ -24,7 +31,10 @@ QKV = "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_nor
     "head:vocab=53,hidden=96,format=Q8_0,activation=int16",
     "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16",
     QKV + "v_format=Q8_0,activation=int16",
+    QKV + "v_format=Q8_0,activation=int16,qkv_bias=1",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40",
+    "attention:heads=4,kv_heads=2,head_dim=32,context=40,window=17,softcap=20.0,scale=0.2",
+    *TRAITS,
 ])  # fmt: skip
 def test_a_mistake_is_refused(key):
     problem = registry.parse_problem(key)
@@ -33,18 +43,26 @@ def test_a_mistake_is_refused(key):
     given = operation.inputs(problem, 3)
     expected = operation.reference(problem, given)
 
-    def run(weights) -> dict[str, np.ndarray]:
-        buffers = template.prepare(problem, given, "cpu")
-        packed = template.pack(problem, config, weights, "cpu")
-        for launch in template.launches(problem, config, packed, buffers):
+    def run(weights, kernel=problem, inputs=given) -> dict[str, np.ndarray]:
+        buffers = template.prepare(kernel, inputs, "cpu")
+        packed = template.pack(kernel, config, weights, "cpu")
+        for launch in template.launches(kernel, config, packed, buffers):
             launch.run(INTERPRETED)
-        return {name: np.asarray(value) for name, value in template.collect(problem, buffers).items()}
+        return {name: np.asarray(value) for name, value in template.collect(kernel, buffers).items()}
 
     right = run(given.weights)
     verify(right, expected, limit)
     for what, weights in planted.wrong_weights(given):
         with pytest.raises(WrongResult):
             verify(run(weights), expected, limit)
+            pytest.fail(what)
+    for what, other in planted.wrong_traits(problem):
+        with pytest.raises(WrongResult):
+            verify(run(given.weights, kernel=other), expected, limit)
+            pytest.fail(what)
+    for what, buffers in planted.wrong_norms(given):
+        with pytest.raises(WrongResult):
+            verify(run(given.weights, inputs=replace(given, buffers=buffers)), expected, limit)
             pytest.fail(what)
     for what, outputs in planted.wrong_outputs(problem, right, {n: expected[n] for n in right if n in expected}):
         with pytest.raises(WrongResult):

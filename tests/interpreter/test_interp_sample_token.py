@@ -5,6 +5,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from some_formats import few
 
 from kernel_templates import formats
 from kernel_templates.cuda.embedding import Embedding
@@ -57,7 +58,7 @@ def same_vector(got: Vector, values: torch.Tensor, norm: torch.Tensor | None, ac
 
 
 @pytest.mark.parametrize("activation", ["int16", "int8"])
-@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize("name", few())
 def test_embedding_is_decoded_to_the_bit(name, activation):
     hidden = max(HIDDEN, 3 * formats.get(name).block)
     embedding, norm = embedding_of(name, hidden, 11), torch.rand(hidden) + 0.5
@@ -67,6 +68,18 @@ def test_embedding_is_decoded_to_the_bit(name, activation):
         run(cuda.launches_embed(buffers, embedding, norm, activation))
         same_vector(buffers["x"], formats.get(name).dequantize(embedding.raw[token]), norm, activation)
     assert buffers["position"].item() == 5 and (buffers["history"] == -1).all()
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "F16"])
+def test_a_scaled_embedding_is_rounded_once_more(name):
+    """As Gemma multiplies: in float32, by sqrt(hidden) rounded to float32; the planes hold the scaled row."""
+    hidden, scale = 640, 640**0.5
+    plain, norm = embedding_of(name, hidden, 3), torch.rand(640) + 0.5
+    embedding = Embedding(plain.raw, name, hidden, scale)
+    buffers = buffers_for(torch.tensor([0.0, 1.0, 0.5]), hidden, 2)
+    for launches in (cuda.launches_greedy(buffers, embedding, norm), cuda.launches_embed(buffers, embedding, norm)):
+        run(launches)
+        same_vector(buffers["x"], formats.get(name).dequantize(plain.raw[1]) * scale, norm)
 
 
 def test_embedding_in_several_tiles(monkeypatch):

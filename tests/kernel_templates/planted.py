@@ -1,4 +1,5 @@
-"""Mistakes that a proof has to refuse: planted in the weights that a kernel is given, or in what it has written."""
+"""Mistakes that a proof has to refuse: planted in the weights that a kernel is given, in the kernel that runs, or in
+what it has written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -39,6 +40,33 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
             rows = (~same).any(-1)
             kept = torch.where(rows[:, None], raw, weight.raw)
             yield f"{what} of {name}", {**inputs.weights, name: replace(weight, raw=kept)}
+
+
+def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
+    """(what is wrong, the problem that a kernel with this mistake would solve): a window of one position too many or
+    too few or none at all, no soft cap, the usual scale, no post norm, another gate function."""
+    for name, values in {"window": (1, -1, None), "softcap": (None,), "scale": (None,), "post_norm": (None,)}.items():
+        value = getattr(problem, name, 0)
+        for change in values if value else ():
+            yield f"{name} {change}", replace(problem, **{name: 0 if change is None else value + change})
+    if getattr(problem, "gate_function", "silu") == "gelu":
+        yield "silu for gelu", replace(problem, gate_function="silu")
+
+
+def wrong_bias(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
+    """(what is wrong, inputs): the bias of one head left out, of queries, keys and values."""
+    for head in range(problem.heads + 2 * problem.kv_heads):
+        bias = inputs.buffers["bias"].copy()
+        bias[head * problem.head_dim : (head + 1) * problem.head_dim] = 0
+        yield f"the bias of head {head}", replace(inputs, buffers={**inputs.buffers, "bias": bias})
+
+
+def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(what is wrong, buffers): the last row's weight of the post norm taken from the row before."""
+    if "post_norm" in inputs.buffers:
+        norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
+        norm[rows - 1] = norm[rows - 2]
+        yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
 
 
 def wrong_outputs(

@@ -19,6 +19,7 @@ from kernel_templates.norm_qkv_rope import qk_norm_rope_append
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 H100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 80 << 30)
+T4 = Device("cuda", "Tesla T4", "7.5", 40, 16 << 30)
 SHAPES = {"smollm2": (9, 3, 64, False), "qwen3-0.6b": (16, 8, 128, True), "qwen3-8b": (32, 8, 128, True)}
 
 
@@ -34,12 +35,12 @@ def buffers_of(problem, capacity):
     }
 
 
-def compiled(shape, context, capability, finish=True, **changes):
+def compiled(shape, context, capability, finish=True, traits=None, device=H100, **changes):
     """Machine code of every kernel, in the default configuration or with changes to it."""
     heads, kv_heads, head_dim, qk_norm = shape
-    problem = Attention(heads, kv_heads, head_dim, context)
-    config = {**space.cuda(problem, H100).default, **changes}
-    assert space.cuda(problem, H100).broken(config) is None
+    problem = Attention(heads, kv_heads, head_dim, context, **traits or {})
+    config = {**space.cuda(problem, device).default, **changes}
+    assert space.cuda(problem, device).broken(config) is None
     norm, rope = torch.zeros(head_dim), torch.zeros(context, head_dim)
     how = cuda.Finish(qk_norm, head_dim, norm, norm, rope, 1e-6) if finish else None
     made = cuda.launches(problem, config, (), buffers_of(problem, context), how)
@@ -124,6 +125,40 @@ def test_arrivals_are_counted_after_a_barrier(context):
 )
 def test_odd_shapes_compile_without_spills(shape, context):
     assert all(code.spills == 0 for code in compiled(shape, context, 90))
+
+
+LOCAL = {
+    "gemma3-270m": ((4, 1, 256, True), {"window": 512}, 2560),
+    "gemma3-4b": ((8, 4, 256, True), {"window": 1024}, 10240),
+    "gemma2-9b": ((16, 8, 256, False), {"window": 4096, "softcap": 50.0}, 10240),
+    "phi3-mini": ((32, 32, 96, False), {"window": 2047}, 5120),
+    "mistral-7b": ((32, 8, 128, False), {"window": 4096, "scale": 0.1}, 640),
+    "heads of 80": ((32, 8, 80, False), {"softcap": 30.0}, 2560),
+}
+
+
+@pytest.mark.parametrize(("capability", "device"), [(75, T4), (90, H100)], ids=["75", "90"])
+@pytest.mark.parametrize("name", LOCAL)
+def test_windows_and_soft_caps_compile_without_spills(name, capability, device):
+    shape, traits, context = LOCAL[name]
+    assert all(code.spills == 0 for code in compiled(shape, context, capability, traits=traits, device=device))
+
+
+def test_splits_of_wide_heads_are_joined_without_spills():
+    attend, combine = compiled((8, 4, 256, True), 10240, 90, splits=128, combine="kernel")
+    assert attend.spills == combine.spills == 0
+
+
+@pytest.mark.parametrize("name", [name for name, (_, traits, _) in LOCAL.items() if "window" in traits])
+@pytest.mark.parametrize("context", [8192, 131072])
+def test_a_window_is_read_as_a_context_of_its_length(name, context):
+    """The same programs, wherever in the context: none for what the window leaves out."""
+    (heads, kv_heads, head_dim, _), traits, _ = LOCAL[name]
+    window = traits["window"]
+    far, near = (space.cuda(Attention(heads, kv_heads, head_dim, c, **traits), H100) for c in (context, window))
+    alone = space.cuda(Attention(heads, kv_heads, head_dim, window), H100)
+    assert far.parameters == near.parameters
+    assert [p.values for p in far.parameters] == [p.values for p in alone.parameters]
 
 
 @pytest.mark.parametrize("capability", [75, 90])

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from some_formats import few
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -55,12 +56,21 @@ def test_greedy(name, hidden, partials, capability):
     assert made.ptx.count("ld.global.v4") >= 4 * chunks
 
 
-@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize("name", few())
 def test_every_embedding(name):
     buffers, embedding = chain(name, 16_384, 7)
     for activation in ("int16", "int8", "float"):
         (launch,) = cuda.launches_embed(buffers, embedding, torch.ones(16_384), activation)
         fits(cross_compile(launch, 90), 90)
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_a_scaled_embedding(capability):
+    buffers, embedding = chain("Q8_0", 640, 1024)
+    scaled = Embedding(embedding.raw, "Q8_0", 640, 640**0.5)
+    for launches in (cuda.launches_embed, cuda.launches_greedy):
+        (launch,) = launches(buffers, scaled, torch.ones(640))
+        fits(cross_compile(launch, capability), capability)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

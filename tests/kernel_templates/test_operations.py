@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_harness import Built, worst_error
+from some_formats import ALL_TRAITS, few
 
 from kernel_templates import registry
 from kernel_templates.attention import cache
@@ -40,12 +41,26 @@ def has_super_blocks(problem: Problem) -> bool:
     return any(f"={name}" in problem.key for name in SUPER_BLOCKS)
 
 
-# Every operation meets every format; kernels of super-blocks take longest to compile, so few problems have them.
+# Gemma's traits. The first two sizes are no multiple of 32; the others those of Gemma 3 270M and 1B.
+TRAITS: list[Problem] = [
+    Matvec(83, 96, "Q4_0", post_norm=1),
+    Matvec(1, 32, "F32", post_norm=1),
+    Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(1152, 1024, "Q4_0", "int8", post_norm=1),
+    Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0", gate_function="gelu"),
+    Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
+    Ffn(640, 2048, "Q8_0", "Q8_0", "Q8_0", gate_function="gelu", post_norm=1),
+    Ffn(1152, 6912, "Q4_0", "Q4_0", "Q4_1", gate_function="gelu", post_norm=1),
+    Head(333, 160, "Q8_0", softcap=30.0),
+    Head(1000, 640, "Q8_0", softcap=0.5),
+]
+# Every operation meets every trait of a format; kernels of super-blocks take longest to compile, so few problems have
+# them.
 PROBLEMS: list[Problem] = [
     *(Matvec(83, width(name, 96), name) for name in FORMATS),
-    *(Matvec(200, 160, name, "int8") for name in INTEGER if name not in SUPER_BLOCKS),
+    *(Matvec(200, 160, name, "int8") for name in INTEGER if name not in SUPER_BLOCKS and name in ALL_TRAITS),
     Matvec(1, 32, "Q4_0"),
-    *(Head(333, width(name, 160), name) for name in FORMATS),
+    *(Head(333, width(name, 160), name) for name in ALL_TRAITS),
     Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0"),
     Ffn(96, 160, "F16", "F16", "F16"),
     Ffn(256, 416, "Q4_1", "Q6_K", "Q8_0", "int8"),
@@ -59,17 +74,29 @@ PROBLEMS: list[Problem] = [
     Attention(4, 4, 128, 65),
     Attention(8, 2, 128, 513),
     Attention(1, 1, 16, 1),
+    Attention(9, 3, 64, 200, window=77),
+    Attention(4, 1, 256, 300, window=128, softcap=20.0, scale=0.1),
+    Attention(3, 3, 96, 129, softcap=5.0),
+    Attention(4, 2, 80, 150, window=1000, scale=0.25),
+    Attention(2, 1, 112, 70),
+    NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
+    NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
+    *TRAITS,
 ]
 MORE: list[Problem] = [
     *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),
     *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
-    *(Matvec(200, 512, name, "int8") for name in SUPER_BLOCKS),
+    *(Matvec(200, 512, name, "int8") for name in INTEGER if name in SUPER_BLOCKS or name not in ALL_TRAITS),
+    *(Head(333, width(name, 160), name) for name in FORMATS if name not in ALL_TRAITS),
 ]
 # Problems that meet a second configuration without asking for the slow tests.
-VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and not has_super_blocks(p)] + [
+VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and not has_super_blocks(p)]
+VARIED = [p for p in VARIED if getattr(p, "format", "Q4_0") in ALL_TRAITS] + [
     Ffn(96, 160, "F32", "Q4_0", "BF16"),
     NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),
     Head(333, 256, "Q6_K"),
+    Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
+    Head(333, 160, "Q8_0", softcap=30.0),
 ]
 
 
@@ -124,7 +151,7 @@ def test_many_configs_agree_with_the_reference(problem, teams):
         check(problem, config, teams)
 
 
-@pytest.mark.parametrize("name", INTEGER)
+@pytest.mark.parametrize("name", few(INTEGER))
 def test_two_planes_of_activations_leave_almost_no_error(name, teams):
     """The tolerance of a format is that of one int8 plane; with two, the low one wrong would still pass there."""
     assert Built(Head(333, width(name, 160), name)).error(11, teams[1]) < 1e-4
@@ -140,6 +167,27 @@ def test_attention_runs_at_any_position_and_reads_nothing_beyond(position, teams
     beyond = torch.full((256 - position - 1, 3, 64), torch.nan)
     cache.write(given.buffers["keys"], given.buffers["values"], beyond, beyond, position + 1)
     assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+
+
+@pytest.mark.parametrize("position", [0, 75, 76, 77, 128, 199])
+def test_attention_reads_nothing_before_its_window(position, teams):
+    """What a vector of positions has before it may be loaded: it does not count, whatever it is."""
+    problem = Attention(9, 3, 64, 200, window=77)
+    built = Built(problem)
+    given = built.operation.inputs(problem, position)
+    given.buffers["position"][0] = position
+    expected = built.operation.reference(problem, given)
+    left = max(position + 1 - problem.window, 0)
+    before = torch.full((left, 3, 64), torch.nan)
+    cache.write(given.buffers["keys"], given.buffers["values"], before, before, 0)
+    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+
+
+def test_a_window_costs_what_its_positions_do():
+    """Far into a context as at its start: the least that is moved, and the room for partial results."""
+    at = {context: registry.get("attention").work(Attention(8, 2, 64, context, window=512)) for context in (512, 8192)}
+    assert at[512] == at[8192] == registry.get("attention").work(Attention(8, 2, 64, 512))
+    assert Attention(8, 2, 64, 300, window=512).reach == 300
 
 
 def test_attention_survives_scores_beyond_what_exp_can_hold(teams):

@@ -5,7 +5,7 @@ import planted
 import pytest
 from kernel_harness import Built
 
-from kernel_templates import registry
+from kernel_templates import proof, registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu.thread_pool import ThreadPool
@@ -29,8 +29,13 @@ def of_format(name: str, activation: str = "int16") -> list:
     ]
 
 
+TRAITS = [  # of Gemma 3 270M
+    Matvec(640, 1024, "Q8_0", post_norm=1),
+    Ffn(640, 2048, "Q8_0", "Q8_0", "Q4_1", gate_function="gelu", post_norm=1),
+    Head(300, 640, "Q8_0", softcap=30.0),
+]
 PROBLEMS = [
-    *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
+    *TRAITS, *of_format("Q4_1"), *of_format("Q8_0"), *of_format("Q4_0"), *of_format("Q6_K"), *of_format("F16"),
     *of_format("Q8_0", "int8"),
 ]  # fmt: skip
 
@@ -59,9 +64,27 @@ def test_a_mistake_in_the_weights_or_the_outputs_is_refused(problem, team) -> No
         with pytest.raises(WrongResult):
             verify(outputs_of(built.run(Inputs(weights, fresh(given)), team), expected), expected, limit)
             pytest.fail(what)
+    for what, buffers in planted.wrong_norms(given):
+        with pytest.raises(WrongResult):
+            given_wrongly = Inputs(given.weights, {name: value.copy() for name, value in buffers.items()})
+            verify(outputs_of(built.run(given_wrongly, team), expected), expected, limit)
+            pytest.fail(what)
     for what, outputs in planted.wrong_outputs(problem, right, expected):
         with pytest.raises(WrongResult):
             verify(outputs, expected, limit)
+            pytest.fail(what)
+
+
+@pytest.mark.parametrize("problem", TRAITS, ids=lambda p: p.key)
+def test_a_kernel_without_a_trait_is_refused(problem, team) -> None:
+    operation, mistakes = registry.get(problem.op), list(planted.wrong_traits(problem))
+    given = operation.inputs(problem, 5)
+    expected = operation.reference(problem, given)
+    assert mistakes
+    for what, other in mistakes:
+        with pytest.raises(WrongResult):
+            written = Built(other).run(Inputs(given.weights, fresh(given)), team)
+            verify(outputs_of(written, expected), expected, operation.tolerance(problem))
             pytest.fail(what)
 
 
@@ -92,3 +115,44 @@ def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, tea
             short["position"][0] = position - 1
             with pytest.raises(WrongResult):
                 verify(outputs_of(built.run(Inputs({}, short), team), expected), expected, operation.tolerance(problem))
+
+
+@pytest.mark.parametrize("problem", [
+    Attention(8, 4, 256, 200, window=64, softcap=50.0, scale=0.05), Attention(4, 1, 128, 5000, window=4096),
+    Attention(6, 2, 64, 60, window=64, softcap=30.0), Attention(3, 1, 96, 700, softcap=50.0, scale=0.2),
+], ids=lambda p: p.key)  # fmt: skip
+def test_attention_without_a_trait_is_refused(problem) -> None:
+    """At one position of the proof at least, wherever the mistake shows at all: a window that no position of the
+    context fills leaves nothing behind."""
+    right, limit = proof.of(problem, 5), registry.get("attention").tolerance(problem)
+    reference = registry.get("attention").reference
+    for what, other in planted.wrong_traits(problem):
+        refused = 0
+        for position in (*problem.proved_positions, problem.context - 1):
+            moved = Inputs({}, {**right.inputs.buffers, "position": np.array([position], np.int64)})
+            found = {name: value.astype(np.float32) for name, value in reference(other, moved).items()}
+            try:
+                verify(found, reference(problem, moved), limit)
+            except WrongResult:
+                refused += 1
+        assert refused or (what.startswith("window") and problem.window > problem.context), what
+
+
+def test_proofs_lie_inside_at_and_past_the_edge_of_the_window() -> None:
+    assert Attention(4, 2, 64, 8192, window=512).proved_positions == (0, 256, 510, 511, 512)
+    assert Attention(4, 2, 64, 512, window=512).proved_positions == (0, 256, 510), "the last is proved anyway"
+    assert Attention(4, 2, 64, 100, window=512).proved_positions == (0, 64)
+    assert Attention(4, 2, 64, 3, window=1).proved_positions == (0, 1)
+
+
+@pytest.mark.parametrize("qk_norm", [0, 1])
+def test_a_head_without_its_bias_is_refused(qk_norm, team) -> None:
+    problem = NormQkvRope(256, 4, 2, 64, 32, qk_norm, "Q8_0", "Q8_0", "Q8_0", qkv_bias=1)
+    built, operation = Built(problem), registry.get(problem.op)
+    given = operation.inputs(problem, 3)
+    expected, limit = operation.reference(problem, given), operation.tolerance(problem)
+    verify(outputs_of(built.run(Inputs(given.weights, fresh(given)), team), expected), expected, limit)
+    for what, wrong in planted.wrong_bias(problem, given):
+        with pytest.raises(WrongResult):
+            verify(outputs_of(built.run(Inputs(given.weights, fresh(wrong)), team), expected), expected, limit)
+            pytest.fail(what)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kernel_templates import registry
 from kernel_templates.attention.problem import Attention
-from kernel_templates.ffn.problem import Ffn
+from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
 from kernel_templates.formats import FORMATS
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
@@ -19,6 +19,18 @@ problems = st.one_of(
     st.builds(Matvec, sizes, sizes, names, activations),
     st.builds(Head, sizes, sizes, names, activations),
     st.builds(Ffn, sizes, sizes, names, names, names, activations),
+    st.builds(Matvec, sizes, sizes, names, activations, post_norm=st.integers(0, 1)),
+    st.builds(Head, sizes, sizes, names, activations, softcap=st.floats(0, 1e6)),
+    st.builds(
+        Ffn,
+        sizes,
+        sizes,
+        names,
+        names,
+        names,
+        gate_function=st.sampled_from(GATE_FUNCTIONS),
+        post_norm=st.integers(0, 1),
+    ),
     st.builds(Attention, sizes, sizes, sizes, sizes),
     st.builds(NormQkvRope, sizes, sizes, sizes, sizes, sizes, st.integers(0, 1), names, names, names, activations),
 )
@@ -55,6 +67,13 @@ def test_keys_stay_as_databases_hold_them():
         ("matvec:rows=-1,cols=32,format=F32,activation=int8", "rows='-1' is not a whole number"),
         ("matvec:rows=1.5,cols=32,format=F32,activation=int8", "rows='1.5' is not a whole number"),
         ("matvec:rows=1,cols=32,format=F32,activation=int8,depth=2", "unknown field 'depth'"),
+        ("matvec:rows=1,cols=32,format=F32,activation=int8,post_norm=2", "post_norm='2' is not one of 0, 1"),
+        (
+            "ffn:hidden=32,ffn=32,gate_format=F32,up_format=F32,down_format=F32,activation=int8,gate_function=relu",
+            "gate_function='relu' is not one of silu, gelu",
+        ),
+        ("head:vocab=8,hidden=32,format=F32,activation=int8,softcap=-1", "softcap='-1' is not a number of 0 or more"),
+        ("head:vocab=8,hidden=32,format=F32,activation=int8,softcap=nan", "softcap='nan' is not a number of 0 or more"),
         ("matvec", "rows is missing"),
         ("conv:rows=1", "no operation is called 'conv'; there are norm_qkv_rope, attention"),
         ("", "no operation is called ''"),

@@ -1,17 +1,24 @@
 """Configurations of honest files, and every way metadata and tensors can disagree."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
+from model import config as config_module
 from model.architectures import ARCHITECTURES
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile, TensorInfo, open_gguf
-from model.layer_plan import plan
+from model.gguf_metadata import Metadata
+from model.layer_plan import Rope, plan
+from model.rope import Scaling
 
 
 @pytest.fixture
@@ -68,7 +75,10 @@ def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
         ({"feed_forward_length": 130}, "multiple of 32"),
         ({"attention__head_count": 2}, "attn_k.weight"),
         ({"attention__head_count": 3, "attention__head_count_kv": 2}, "evenly"),
-        ({"attention__head_count_kv": np.array([2, 2])}, "head_count_kv"),
+        ({"attention__head_count_kv": np.array([2, 1])}, "head_count_kv' differs between layers (1, 2)"),
+        ({"attention__head_count_kv": np.array([2, 2, 2])}, "each of 2 layers"),
+        ({"attention__head_count_kv": np.array([2.0, 2.0])}, "each of 2 layers"),
+        ({"feed_forward_length": np.array([7, 7])}, "feed_forward_length' is '7', not a number from 32"),
         ({"attention__head_count_kv": 9}, "head_count_kv"),
         ({"attention__key_length": 15, "attention__value_length": 15, "rope__dimension_count": None}, "even"),
         ({"attention__key_length": 32}, "different head sizes"),
@@ -78,11 +88,12 @@ def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
         ({"rope__freq_base": -1.0}, "freq_base"),
         ({"rope__freq_base": float("inf")}, "freq_base"),
         ({"rope__dimension_count": 64}, "dimension_count"),
-        ({"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}, "'yarn'"),
-        ({"rope__scaling__type": "linear", "rope__scaling__factor": 2.0}, "'linear'"),
-        ({"rope__scale_linear": 2.0}, "'linear'"),
+        ({"rope__scaling__type": "dynamic", "rope__scaling__factor": 4.0}, "'dynamic'"),
+        ({"rope__scaling__type": "yarn", "rope__scaling__factor": -4.0}, "scaling.factor"),
+        ({"rope__scaling__type": 3}, "scaling.type"),
+        ({"attention__sliding_window": 16, "attention__sliding_window_pattern": np.array([True])}, "each of 2 layers"),
+        ({"attn_logit_softcapping": float("nan")}, "softcapping"),
         ({"expert_count": 8}, "experts"),
-        ({"attention__sliding_window": 4096}, "sliding"),
         ({"vocab_size": 7}, "vocabulary sizes"),
         ({"context_length": 0}, "context_length"),
     ],
@@ -99,12 +110,105 @@ def test_harmless_rope_scaling(tiny: GGUFFile) -> None:
     assert ModelConfig.from_gguf(changed(tiny, rope__scaling__type="linear", rope__scaling__factor=1.0)) == plain
 
 
+def test_what_all_layers_share_may_be_given_for_each(tiny: GGUFFile) -> None:
+    each = {"attention__head_count": 4, "attention__head_count_kv": 2, "feed_forward_length": 128}
+    arrays = changed(tiny, **{key: np.array([value, value], np.uint32) for key, value in each.items()})
+    assert ModelConfig.from_gguf(arrays) == ModelConfig.from_gguf(tiny)
+
+
+def test_rope_scaling(tiny: GGUFFile) -> None:
+    def scaling(**keys: Any) -> Scaling | None:
+        return ModelConfig.from_gguf(
+            changed(tiny, **{f"rope__{key}": value for key, value in keys.items()})
+        ).rope_scaling
+
+    assert scaling(scale_linear=2.0) == scaling(scaling__factor=2.0) == Scaling("linear", 2.0)
+    assert scaling(scaling__factor=0.0) is None  # llama.cpp takes 0 for "not said"
+    yarn = scaling(scaling__type="yarn", scaling__factor=4.0)
+    assert yarn == Scaling("yarn", 4.0, 256, attention_factor=pytest.approx(1 + 0.1 * math.log(4)))
+    given = {"original_context_length": 64, "yarn_beta_fast": 16.0, "yarn_beta_slow": 2.0, "yarn_attn_factor": 1.5}
+    named = {f"scaling__{key}": value for key, value in given.items()}
+    assert scaling(scaling__type="yarn", scaling__factor=4.0, **named) == Scaling("yarn", 4.0, 64, 16.0, 2.0, 1.5)
+    assert scaling(scaling__type="yarn", scaling__factor=1.0) is None
+
+
+def test_windows(tiny: GGUFFile, made: Callable[[str, str], Path]) -> None:
+    everywhere = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16))
+    assert everywhere.window == 16 and everywhere.local == (True, True)
+    assert [layer.traits.window for layer in plan(everywhere).layers] == [16, 16]
+    said = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=np.array([False, True]))
+    assert ModelConfig.from_gguf(said).local == (False, True)
+    assert (
+        ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=1)).window
+        == 0
+    )
+    other = open_gguf(made("tiny-qwen3", "Q4_0"))
+    key = {"qwen3.attention.sliding_window": 16}
+    with pytest.raises(ModelError, match="sliding-window attention is not supported in qwen3 models"):
+        ModelConfig.from_gguf(replace(other, metadata={**other.metadata, **key}))
+
+
+def test_patterns_of_gemma(made: Callable[[str, str], Path]) -> None:
+    """Gemma 2 begins with a local layer and alternates; of six layers of Gemma 3 five are local."""
+    for name, base in (("gemma2", 1e6), ("gemma3", 1e4)):
+        file = open_gguf(made(f"tiny-{name}", "Q4_0"))
+        layers = {
+            f"blk.{i}.{n.partition('.')[2].partition('.')[2]}": t for n, t in file.tensors.items() for i in range(13)
+        }
+        tensors = {n: t for n, t in file.tensors.items() if not n.startswith("blk.")}
+        tensors |= {n: replace(t, name=n) for n, t in layers.items() if not n.endswith(".")}
+        metadata = {**file.metadata, f"{name}.block_count": 13, f"{name}.rope.scaling.factor": 8.0}
+        config = ModelConfig.from_gguf(replace(file, tensors=tensors, metadata=metadata))
+        of_layers = plan(config).layers
+        everything = [i for i, layer in enumerate(of_layers) if layer.traits.window == 0]
+        assert everything == ([5, 11] if name == "gemma3" else [1, 3, 5, 7, 9, 11])
+        assert {layer.rope.base for layer in of_layers if layer.traits.window} == {base}
+        scaled = {layer.rope.scaling is not None for layer in of_layers if layer.traits.window}
+        assert scaled == {name == "gemma2"} and of_layers[5].rope == Rope(1e6, Scaling("linear", 8.0), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "hidden", "divisor"), [("gemma2", 46, 4608, 144), ("gemma3", 62, 5376, 168)]
+)
+def test_the_27b_models_of_gemma_scale_scores_by_their_width(name: str, layers: int, hidden: int, divisor: int) -> None:
+    architecture, keys = ARCHITECTURES[name], Metadata({})
+    assert config_module._attention_scale(keys, architecture, layers, hidden, 32, 128) == divisor**-0.5
+    assert config_module._attention_scale(keys, architecture, 26, hidden, 32, 128) == 0.0
+    assert (
+        config_module._attention_scale(Metadata({"attention.scale": 0.25}), architecture, 26, hidden, 32, 128) == 0.25
+    )
+
+
 @pytest.mark.parametrize("architecture", ["mamba", None, 3, "llama\n", ["llama"], "base"])
 def test_other_architectures_are_named(tiny: GGUFFile, architecture: object) -> None:
     file = replace(tiny, metadata=dict(tiny.metadata) | {"general.architecture": architecture})
     with pytest.raises(ModelError, match=r"architecture .* is not supported") as caught:
         ModelConfig.from_gguf(file)
     assert str(caught.value).isprintable()
+
+
+def test_the_architecture_comes_first_and_all_types_with_it(tiny: GGUFFile) -> None:
+    """Types that no format reads, of the whole file, in the line that names the architecture."""
+    odd = replace(tiny, unread_types=frozenset({16, 19}))
+    with pytest.raises(ModelError, match=r"^it has tensors of type IQ2_XXS and IQ1_S, which are not supported"):
+        ModelConfig.from_gguf(odd)
+    odder = replace(odd, metadata=dict(tiny.metadata) | {"general.architecture": "mamba"})
+    with pytest.raises(ModelError, match=r"^architecture 'mamba' is not supported; .*; it has tensors of type IQ2_XXS"):
+        ModelConfig.from_gguf(odder)
+
+
+def test_types_are_found_in_the_file(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for i, kind in enumerate((17, 16, 0)):
+        kind = gguf.GGMLQuantizationType(kind)
+        writer.add_tensor(f"t{i}", np.zeros((2, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert open_gguf(tmp_path / "m.gguf").unread_types == {16, 17}
+    with pytest.raises(ModelError, match="IQ2_XXS and IQ2_XS"):
+        ModelConfig.from_gguf(open_gguf(tmp_path / "m.gguf"))
 
 
 def test_every_missing_or_misshapen_tensor_is_named(tiny: GGUFFile) -> None:
@@ -124,6 +228,18 @@ def test_tensors_the_engine_would_ignore(tiny: GGUFFile) -> None:
     norm = replace(tiny.tensors["output_norm.weight"], format_name="Q8_0")
     with pytest.raises(ModelError, match="Q8_0"):
         ModelConfig.from_gguf(replace(tiny, tensors={**tiny.tensors, norm.name: norm}))
+
+
+def test_layers_of_fused_tensors_are_counted_by_the_file_s(
+    make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = make_model.SHAPES["tiny-phi3"]
+    monkeypatch.setitem(make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, layers=32)))
+    make_model.make_model("deep", "Q4_0", tmp_path / "m.gguf")
+    file = open_gguf(tmp_path / "m.gguf")
+    assert ModelConfig.from_gguf(file).layers == 32 and len(file.tensors) == 32 * 6 + 2
+    with pytest.raises(ModelError, match="33 layers announced|'blk.32"):
+        ModelConfig.from_gguf(replace(file, metadata={**file.metadata, "phi3.block_count": 33}))
 
 
 def test_untied_head_and_rope_factors(tiny: GGUFFile) -> None:

@@ -4,29 +4,29 @@ Activations and weights are rounded to float16 for each product (bfloat16 for BF
 logits' norm off the reference, 0.003 and 0.01 where a K-norm weight of 96.5 stands in front of the softmax.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from architecture_samples import by_norm
+from some_formats import ALL_TRAITS
 
 pytest.importorskip("triton")
 
 from kernel_templates import formats, registry
 from kernel_templates.device import Device
-from kernel_templates.formats import FORMATS
 from model.config import ModelConfig
 from model.cuda import prefill
-from model.cuda.load import Loaded, load, rope_table
+from model.cuda.load import Loaded, load
 from model.gguf_file import open_gguf
 from model.problems import head_problem, layer_at
 from model.reference import reference_logits
 
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
 BOUNDS = by_norm(5e-3, 1e-2)
-MODELS = [(shape, quant) for shape in BOUNDS for quant in FORMATS]
+MODELS = [(shape, quant) for shape in BOUNDS for quant in ALL_TRAITS]
 
 
 def loaded(path: Path, capacity: int = 64) -> tuple[Loaded, Callable[[torch.Tensor], torch.Tensor]]:
@@ -48,7 +48,8 @@ def loaded(path: Path, capacity: int = 64) -> tuple[Loaded, Callable[[torch.Tens
         name = "token_embd.weight" if config.tied else "output.weight"
         matrix = formats.get(file.tensors[name].format_name).dequantize(torch.from_numpy(file.raw(name).copy()))
         normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + config.norm_eps) * model.output_norm
-        return normed @ matrix.T
+        logits, cap = normed @ matrix.T, config.final_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     return model, head
 
@@ -109,10 +110,3 @@ def test_huge_activations_stay_finite(tiny_model: Path) -> None:
     wanted = x @ torch.cat([prefill.expand.weights.unpack(p) for p in model.layers[0].packed["out"]]).T
     assert torch.allclose(y * scale, wanted, rtol=0, atol=float(wanted.abs().max()) * 2e-3)
     assert distance((y * scale)[2], wanted[2]) < 2e-3 and not (y * scale)[1].any()
-
-
-def test_angles_are_computed_in_float64() -> None:
-    frequencies: Sequence[float] = 1e6 ** (-np.arange(0, 128, 2) / 128)
-    table = rope_table(np.asarray(frequencies), 40960)
-    assert table.shape == (40960, 128) and table.dtype == torch.float32
-    assert table[40959, 0] == np.float32(np.cos(40959.0)) and table[40959, 64] == np.float32(np.sin(40959.0))

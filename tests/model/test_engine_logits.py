@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from architecture_samples import TINY, by_norm
+from some_formats import ALL_TRAITS
 
 import model
 from kernel_templates.formats import FORMATS
@@ -24,7 +25,7 @@ from model.reference import reference_logits
 from model.sampling import Sampler
 
 STEP, PREFILL = by_norm(2e-3, 1e-2), by_norm(3e-2, 8e-2)
-MODELS = [("tiny", name) for name, fmt in FORMATS.items() if fmt.block <= 32]
+MODELS = [("tiny", name) for name in ALL_TRAITS if FORMATS[name].block <= 32]
 MODELS += [(shape, quant) for shape in TINY if shape != "tiny" for quant in ("Q4_0", "F32")]
 TEXT = Path(__file__).resolve().parents[2] / "benchmarks" / "text.txt"
 

@@ -41,6 +41,17 @@ def test_layers_are_distinct_and_the_first_context_comes_first(made: Callable[[s
     assert layers[0].k_format == "Q6_K" and layers[0].qk_norm == 1
 
 
+def test_contexts_with_a_full_window_are_one(made: Callable[[str, str], Path]) -> None:
+    """Its kernels read the same then: a layer with a window of 8 is tuned once, whatever the capacity."""
+    file = open_gguf(made("tiny-gemma2", "Q4_0"))
+    config = ModelConfig.from_gguf(file)
+    local, everywhere = (layer_at(config, file, i, 10240) for i in range(2))
+    assert (local.window, local.context) == (8, 160) and (everywhere.window, everywhere.context) == (0, 10240)
+    assert [p.context for p in gpu_layers(config, file, 5000) if p.window] == [160]
+    assert Attention(4, 2, 32, 640, window=512).typical.context == 512, "timed where the window is full"
+    assert Attention(4, 2, 32, 640, window=4096).typical == Attention(4, 2, 32, 400, window=4096)
+
+
 def test_device_names() -> None:
     assert engine.parse_device("cpu") == ("cpu", 0)
     assert engine.parse_device("cuda") == ("cuda", 0)

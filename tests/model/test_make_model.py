@@ -19,6 +19,7 @@ from model.gguf_file import open_gguf
 from model.layer_plan import EMBEDDING, OUTPUT, plan
 from model.tokenizer import Tokenizer
 
+MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 Made = Callable[[str, str], Path]
 
 
@@ -62,6 +63,35 @@ def test_formats_are_ggml_s_choice(make_model: ModuleType) -> None:
     assert choose((576,), "Q4_0") == "F32"
 
 
+@pytest.mark.parametrize("name", ["gemma3", "mistral", "phi3", "qwen2"])
+def test_mixtures_are_the_quantizer_s(make_model: ModuleType, name: str) -> None:
+    """Files that llama.cpp's own quantizer made, tensor by tensor."""
+    file = open_gguf(MODELS / f"{name}.gguf")
+    config = ModelConfig.from_gguf(file)
+    weights, planned = make_model.Weights(config, np.random.default_rng(0)), plan(config)
+    found = {t.name: t.format_name for t in file.tensors.values()}
+    assert {
+        t.name: make_model.tensor_format(t.shape, "Q4_K_M", t == planned.output, weights.place(t.name), config)
+        for t in planned.tensors()
+    } == found
+
+
+def test_which_layers_get_more_bits(make_model: ModuleType) -> None:
+    """Of 32 layers: the first 4, the last 4 and every third between."""
+    choose, config = make_model.tensor_format, make_model.SHAPES["llama3.1-8b"].config
+
+    def layers(quant: str, what: str, wanted: str) -> list[int]:
+        found = (choose((4096, 4096), quant, place=(what, i), config=config) for i in range(32))
+        return [i for i, form in enumerate(found) if form == wanted]
+
+    spread = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    for quant, rest in (("Q4_K_M", "Q4_K"), ("Q5_K_M", "Q5_K")):
+        assert layers(quant, "v", "Q6_K") == layers(quant, "down", "Q6_K") == spread
+        assert layers(quant, "up", rest) == layers(quant, "q", rest) == list(range(32))
+    assert layers("IQ4_XS", "v", "Q5_K") == list(range(32)) and layers("IQ4_XS", "down", "Q5_K") == [0, 1, 2, 3]
+    assert layers("Q6_K", "v", "Q6_K") == list(range(32)) and choose((9, 640), "Q4_K_M") == "Q5_0"
+
+
 @pytest.mark.parametrize(("tied", "formats"), [(True, ("Q6_K", None)), (False, ("Q4_0", "Q6_K"))])
 def test_the_matrix_that_gives_logits_keeps_more_bits(
     make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, formats: tuple
@@ -79,7 +109,15 @@ def test_sizes_are_the_real_ones(make_model: ModuleType) -> None:
         name: sum(int(np.prod(tensor.shape)) for tensor in plan(shape.config).tensors()) / 1e6
         for name, shape in make_model.SHAPES.items()
     }
-    real = {"qwen3-0.6b": 596.0, "qwen3-1.7b": 1720.6, "qwen3-4b": 4022.5, "qwen3-8b": 8190.7, "smollm2-135m": 134.5}
+    real = {"gemma3-1b": 999.9, "gemma3-4b": 3880.1, "qwen2.5-7b": 7615.6, "llama3.1-8b": 8030.3, "mistral-7b": 7248.0}
+    real |= {
+        "phi3-mini": 3821.1,
+        "qwen3-0.6b": 596.0,
+        "qwen3-1.7b": 1720.6,
+        "qwen3-4b": 4022.5,
+        "qwen3-8b": 8190.7,
+        "smollm2-135m": 134.5,
+    }
     assert {name: round(sizes[name], 1) for name in real} == real
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import cos, exp, pi, sin, sqrt
+from math import cos, exp, pi, sin, sqrt, tanh
 from pathlib import Path
 from types import ModuleType
 
@@ -18,25 +18,31 @@ from model.errors import ModelError
 from model.gguf_file import GGUFFile, open_gguf
 from model.reference import reference_logits
 
-TOKENS = [7, 300, 7, 12, 450, 99, 13]
+TOKENS = [7, 300, 7, 12, 450, 99, 13, 301, 5, 77, 12]
 
 
 def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
     """float64 [tokens, vocab]: one token after the other, one head after the other, one rotated pair at a time."""
     c = ModelConfig.from_gguf(file)
 
-    def weight(name: str) -> np.ndarray:
-        info = file.tensors[name + ".weight"]
-        values = formats.get(info.format_name).dequantize(torch.from_numpy(file.raw(name + ".weight").copy()))
+    traits = c.architecture
+
+    def weight(name: str, kind: str = ".weight") -> np.ndarray:
+        info = file.tensors[name + kind]
+        values = formats.get(info.format_name).dequantize(torch.from_numpy(file.raw(name + kind).copy()))
         return values.numpy().astype(np.float64).reshape(info.shape)
 
     def norm(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         return x / sqrt(sum(v * v for v in x) / len(x) + c.norm_eps) * w
 
-    def rope(x: np.ndarray, position: int) -> np.ndarray:
+    def capped(x: np.ndarray, cap: float) -> np.ndarray:
+        return cap * np.tanh(x / cap) if cap else x
+
+    def rope(x: np.ndarray, layer: int, position: int) -> np.ndarray:
         out, half = x.copy(), c.rope_dim // 2
+        base = c.local_rope_base if c.local_rope_base and c.is_local(layer) else c.rope_base
         for i in range(half):
-            angle = position * c.rope_base ** (-2 * i / c.rope_dim)
+            angle = position * base ** (-2 * i / c.rope_dim)
             if c.rope_freqs:
                 angle /= weight("rope_freqs")[i]
             a, b = (i, i + half) if c.architecture.rope == "halves" else (2 * i, 2 * i + 1)
@@ -44,15 +50,23 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
         return out
 
     def heads(x: np.ndarray, layer: int, side: str, position: int) -> list[np.ndarray]:
-        parts = list((weight(f"blk.{layer}.attn_{side}") @ x).reshape(-1, c.head_dim))
+        if traits.fused:
+            first, count = {"q": (0, c.heads), "k": (c.heads, c.kv_heads), "v": (c.heads + c.kv_heads, c.kv_heads)}[
+                side
+            ]
+            rows = weight(f"blk.{layer}.attn_qkv")[first * c.head_dim : (first + count) * c.head_dim]
+        else:
+            rows = weight(f"blk.{layer}.attn_{side}")
+        made = rows @ x + (weight(f"blk.{layer}.attn_{side}", ".bias") if traits.qkv_bias else 0)
+        parts = list(made.reshape(-1, c.head_dim))
         if c.architecture.qk_norm and side in "qk":
             parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
-        return [rope(part, position) for part in parts] if side in "qk" else parts
+        return [rope(part, layer, position) for part in parts] if side in "qk" else parts
 
     cached: list[list] = [[] for _ in range(c.layers)]
     rows = []
     for position, token in enumerate(tokens):
-        x = weight("token_embd")[token]
+        x = weight("token_embd")[token] * (sqrt(c.hidden) if traits.scaled_embedding else 1)
         for layer in range(c.layers):
             block = f"blk.{layer}."
             n = norm(x, weight(block + "attn_norm"))
@@ -60,14 +74,24 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             out = []
             for head, q in enumerate(heads(n, layer, "q", position)):
                 kv = head * c.kv_heads // c.heads
-                shares = [exp(sum(q * keys[kv]) / sqrt(c.head_dim)) for keys, _ in cached[layer]]
-                pairs = zip(shares, cached[layer], strict=True)
+                seen = cached[layer][-c.window :] if c.is_local(layer) else cached[layer]
+                scale = c.attention_scale or 1 / sqrt(c.head_dim)
+                shares = [exp(capped(sum(q * keys[kv]) * scale, c.attention_softcap)) for keys, _ in seen]
+                pairs = zip(shares, seen, strict=True)
                 out.append(sum(share * values[kv] for share, (_, values) in pairs) / sum(shares))
-            x = x + weight(block + "attn_output") @ np.concatenate(out)
+            y = weight(block + "attn_output") @ np.concatenate(out)
+            x = x + (norm(y, weight(block + "post_attention_norm")) if traits.post_norm else y)
             n = norm(x, weight(block + "ffn_norm"))
-            gate = weight(block + "ffn_gate") @ n
-            x = x + weight(block + "ffn_down") @ (gate / (1 + np.exp(-gate)) * (weight(block + "ffn_up") @ n))
-        rows.append(weight("token_embd" if c.tied else "output") @ norm(x, weight("output_norm")))
+            up = weight(block + "ffn_up") @ n
+            gate, up = (up[: c.ffn], up[c.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
+            if traits.gate_function == "gelu":
+                gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
+            else:
+                gate = gate / (1 + np.exp(-gate))
+            y = weight(block + "ffn_down") @ (gate * up)
+            x = x + (norm(y, weight(block + "post_ffw_norm")) if traits.post_norm else y)
+        logits = weight("token_embd" if c.tied else "output") @ norm(x, weight("output_norm"))
+        rows.append(capped(logits, c.final_softcap))
     return np.array(rows)
 
 
@@ -111,7 +135,7 @@ def test_the_future_changes_nothing(tiny_qwen3: Path) -> None:
 
 def test_quarter_turn() -> None:
     x = torch.arange(1.0, 7.0).reshape(1, 1, 6)
-    quarter = torch.tensor([[pi / 2, 0.0]], dtype=torch.float64)
+    quarter = torch.polar(torch.ones(1, 2, dtype=torch.float64), torch.tensor([[pi / 2, 0.0]], dtype=torch.float64))
     neighbours, halves = (reference._rope(x, quarter, neox).flatten() for neox in (False, True))
     torch.testing.assert_close(neighbours, torch.tensor([-2.0, 1.0, 3.0, 4.0, 5.0, 6.0]))
     torch.testing.assert_close(halves, torch.tensor([-3.0, 2.0, 1.0, 4.0, 5.0, 6.0]))

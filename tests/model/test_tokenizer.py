@@ -117,7 +117,7 @@ def test_the_longest_special_token_is_taken_first_wherever_it_stands() -> None:
 def test_a_default_pre_tokenizer_is_told() -> None:
     for pre in (None, "default"):
         tokenizer = Tokenizer.from_metadata(small(pre))
-        assert tokenizer.note and "worse" in tokenizer.note and "\n" not in tokenizer.note
+        assert tokenizer.note and "quality" in tokenizer.note and "\n" not in tokenizer.note
     assert Tokenizer.from_metadata(small("gpt-2")).note is None
 
 

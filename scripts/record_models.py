@@ -1,0 +1,274 @@
+"""Make tests/fixtures/models: a small random model of every architecture, as people get theirs, with known logits.
+
+Hugging Face transformers draws the weights; llama.cpp's own converter and quantizer write the GGUF file; the weights of
+that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens are kept: so they are
+those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz: "tokens" int32 [TOKENS], "ids"
+uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their log-probabilities. models.json
+says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
+
+scripts/record_models prepares the Python that this needs.
+"""
+
+import argparse
+import ctypes
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import sentencepiece
+import torch
+import transformers
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "tests" / "fixtures" / "models"
+TOKENS, KEPT, VOCAB = 256, 32, 512
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
+"""Of llama.h's llama_ftype; other types are the converter's own."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model. kind: of transformers' classes, `KindConfig` and `KindForCausalLM`; sizes: what differs from SIZES."""
+
+    kind: str
+    type: str
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+}  # fmt: skip
+# Rows of 256 values, which K-quants need.
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
+# Of a head's 24 elements that turn; long factors hold beyond 128 positions.
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75,
+    "short_factor": [1 + 0.02 * i for i in range(24)], "long_factor": [1.0 + 0.35 * i for i in range(24)],
+}  # fmt: skip
+GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
+
+RECIPES = {
+    "llama-linear": Recipe("Llama", "f16", {"rope_parameters": LINEAR}),
+    "llama-llama3": Recipe("Llama", "Q8_0", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama-yarn": Recipe("Llama", "Q8_0", {"rope_parameters": YARN}),
+    # Heads of another size than hidden / heads, as Mistral Nemo has them.
+    "mistral": Recipe("Mistral", "Q4_K_M", {**WIDE, "head_dim": 128, "sliding_window": None, "num_hidden_layers": 1}),
+    "qwen2": Recipe("Qwen2", "Q4_K_M", {**WIDE, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen3": Recipe("Qwen3", "bf16", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "gemma2": Recipe("Gemma2", "Q8_0", {**GEMMA, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+    # Five layers of six are local; the global one has another base and, as in models of 4B and more, scaled positions.
+    "gemma3": Recipe(
+        "Gemma3Text", "Q4_K_M",
+        {**GEMMA, "num_hidden_layers": 7, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }},
+    ),
+    "phi3": Recipe(
+        "Phi3", "Q4_K_M",
+        {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
+    ),
+    "phi3-window": Recipe("Phi3", "Q8_0", {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 100}),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--llama-cpp", type=Path, required=True, metavar="DIR", help="llama.cpp's source folder")
+    parser.add_argument("--library", type=Path, required=True, metavar="FILE", help="libllama.so, built from it")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(RECIPES)}; all where none is named"
+    )
+    given = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    record = OUT / "models.json"
+    known = json.loads(record.read_text())["models"] if record.exists() else {}
+    for name in given.names or RECIPES:
+        known[name] = make(name, RECIPES[name], given)
+        print(f"{name:<14} {known[name]}", flush=True)
+    packages = ("transformers", "torch", "sentencepiece", "gguf", "xllamacpp")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    versions["llama-cpp-python"] = re.search(r"llama_cpp_python-([\d.]+)", str(given.llama_cpp.resolve()))[1]
+    document = {"versions": versions, "tokens": TOKENS, "kept": KEPT, "models": dict(sorted(known.items()))}
+    record.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]:
+    """Write the model's two files; what models.json says of it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        network = random_network(recipe, seed=sum(map(ord, name)))
+        network.save_pretrained(folder)
+        tokenizer(folder)
+        path = OUT / f"{name}.gguf"
+        converted = folder / "converted.gguf"
+        plain = recipe.type not in FILE_TYPES
+        subprocess.run(
+            [sys.executable, given.llama_cpp / "convert_hf_to_gguf.py", folder, "--outfile", converted, "--outtype",
+             recipe.type if plain else "f32"],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if plain:
+            path.write_bytes(converted.read_bytes())
+        else:
+            quantize(given.library, converted, path, FILE_TYPES[recipe.type])
+    take_back(network, gguf.GGUFReader(path))
+    tokens = np.random.default_rng(7).integers(3, VOCAB, TOKENS).astype(np.int32)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].float()
+    logprobs, ids = (part.numpy() for part in logits.log_softmax(-1).topk(KEPT))
+    np.savez_compressed(OUT / f"{name}.npz", tokens=tokens, ids=ids.astype(np.uint16), logprobs=logprobs)
+    theirs = llama_cpp_logits(path, tokens)
+    kl, top1 = compared(ids, logprobs, theirs)
+    types = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors})
+    shown = {"logits_std": round(float(logits.std()), 2), "bytes": path.stat().st_size, "types": types}
+    return {"kind": recipe.kind, "type": recipe.type, **shown, "llama_cpp": {"mean_kl": kl, "top1": top1}}
+
+
+def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
+    """A network whose weights all matter: norms unlike 1, biases unlike 0, logits with a deviation of about 2.5."""
+    sizes = {**SIZES, **recipe.sizes}
+    if recipe.kind == "Phi3":
+        del sizes["head_dim"]
+    config = getattr(transformers, f"{recipe.kind}Config")(**sizes)
+    base = recipe.kind.removesuffix("Text")
+    config.architectures = [f"{base}ForCausalLM"]
+    network = getattr(transformers, f"{base}ForCausalLM")(config).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: torch.Size) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    gemma = recipe.kind.startswith("Gemma")
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "norm" in name:  # Gemma's are stored less 1
+                weight.copy_(0.3 * normal(weight.shape) + (0.0 if gemma else 1.0))
+            elif name.endswith("bias"):
+                weight.copy_(0.5 * normal(weight.shape))
+            elif "embed_tokens" in name:
+                weight.copy_(normal(weight.shape) * (0.35 if sizes["tie_word_embeddings"] else 1.0))
+            elif "lm_head" in name:
+                weight.copy_(2.5 * normal(weight.shape) / weight.shape[1] ** 0.5)
+            else:  # attention's scores with a deviation of about 2: neither flat nor one-hot
+                sharp = 1.5 if re.search("q_proj|k_proj", name) else 1.0
+                weight.copy_(sharp * normal(weight.shape) / weight.shape[1] ** 0.5)
+            weight.copy_(weight.bfloat16().float())  # values that every float type of the converter keeps
+    return network
+
+
+def tokenizer(folder: Path) -> None:
+    """A SentencePiece model of VOCAB pieces, bytes among them: the kind that the converter takes for any of these."""
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(ROOT / "LICENSE"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCAB, model_type="bpe",
+        byte_fallback=True, character_coverage=1.0, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+
+
+def quantize(library: Path, source: Path, target: Path, file_type: int) -> None:
+    """By llama.cpp's quantizer, in a process of its own: xllamacpp brings functions of the same names."""
+    code = (
+        "import ctypes, sys\n"
+        "lib = ctypes.CDLL(sys.argv[1])\n"
+        "class Params(ctypes.Structure): _fields_ = [('threads', ctypes.c_int32), ('ftype', ctypes.c_int),"
+        " ('rest', ctypes.c_byte * 120)]\n"
+        "lib.llama_model_quantize_default_params.restype = Params\n"
+        "lib.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]\n"
+        "lib.llama_backend_init()\n"
+        "p = lib.llama_model_quantize_default_params(); p.threads = 1; p.ftype = int(sys.argv[4])\n"
+        "sys.exit(lib.llama_model_quantize(sys.argv[2].encode(), sys.argv[3].encode(), ctypes.byref(p)))\n"
+    )
+    arguments = [str(library), str(source), str(target), str(file_type)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
+    """Put the file's numbers into the network, undoing what the converter did to names, norms and rows."""
+    architecture = str(reader.fields["general.architecture"].contents())
+    known = {arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture}
+    names = gguf.get_tensor_name_map(known.pop(), network.config.num_hidden_layers)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+            values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+            if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
+                heads = len(values) // network.config.head_dim
+                values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+            if architecture.startswith("gemma") and name.endswith("norm.weight"):
+                values = values - 1
+            weight.copy_(values.reshape(weight.shape))
+
+
+def llama_cpp_logits(path: Path, tokens: np.ndarray) -> np.ndarray:
+    """float32 [tokens, vocab] of xllamacpp, token by token. Parameters are opaque but for the context's n_ctx."""
+    import xllamacpp
+
+    lib = ctypes.CDLL(str(next(Path(xllamacpp.__file__).parent.glob("xllamacpp*.so"))))
+
+    class Params(ctypes.Structure):
+        _fields_ = (("n_ctx", ctypes.c_uint32), ("rest", ctypes.c_byte * 1020))
+
+    class Batch(ctypes.Structure):
+        _fields_ = (("n_tokens", ctypes.c_int32), *((name, ctypes.c_void_p) for name in "abcdef"))
+
+    pointer = ctypes.c_void_p
+    silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, pointer)(lambda *_: None)
+    lib.llama_log_set(silent, None)
+    for name, result, arguments in (
+        ("llama_model_default_params", Params, []),
+        ("llama_context_default_params", Params, []),
+        ("llama_model_load_from_file", pointer, [ctypes.c_char_p, Params]),
+        ("llama_init_from_model", pointer, [pointer, Params]),
+        ("llama_batch_get_one", Batch, [pointer, ctypes.c_int32]),
+        ("llama_decode", ctypes.c_int32, [pointer, Batch]),
+        ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, ctypes.c_int32]),
+        ("llama_free", None, [pointer]),
+        ("llama_model_free", None, [pointer]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    lib.llama_backend_init()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    params = lib.llama_context_default_params()
+    params.n_ctx = len(tokens)
+    context = lib.llama_init_from_model(model, params)
+    out = []
+    for token in tokens.astype(np.int32).reshape(-1, 1):
+        if lib.llama_decode(context, lib.llama_batch_get_one(token.ctypes.data, 1)):
+            raise RuntimeError("llama_decode failed")
+        out.append(np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (VOCAB,)).copy())
+    lib.llama_free(context)
+    lib.llama_model_free(model)
+    return np.stack(out)
+
+
+def compared(ids: np.ndarray, logprobs: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """Mean KL in nats of `logits` to the kept log-probabilities, all other tokens as one; the share of equal best
+    tokens."""
+    found = logits.astype(np.float64)
+    found -= np.log(np.exp(found - found.max(1, keepdims=True)).sum(1, keepdims=True)) + found.max(1, keepdims=True)
+    p, q = logprobs.astype(np.float64), np.take_along_axis(found, ids.astype(np.int64), 1)
+    rest_p, rest_q = (np.maximum(1 - np.exp(part).sum(1), 1e-12) for part in (p, q))
+    kl = (np.exp(p) * (p - q)).sum(1) + rest_p * np.log(rest_p / rest_q)
+    return float(kl.mean()), float((found.argmax(1) == ids[:, 0]).mean())
+
+
+if __name__ == "__main__":
+    main()
