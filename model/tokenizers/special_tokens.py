@@ -42,8 +42,8 @@ class SpecialTokens:
 
     def __init__(self, texts: Mapping[int, str], control: Set[int], strip_right: Iterable[int] = ()) -> None:
         self._control, self._strip_right = control, frozenset(strip_right)
-        order = sorted(texts, key=lambda token: (-len(texts[token].encode()), token))
-        self._ranks = {texts[token]: (rank, token) for rank, token in enumerate(order)}
+        self._order = sorted(texts, key=lambda token: (-len(texts[token].encode()), token))
+        self._ranks = {texts[token]: rank for rank, token in enumerate(self._order)}
         # First two characters -> the lengths, in characters, of tokens that begin so.
         lengths: dict[str, set[int]] = {}
         for text in self._ranks:
@@ -59,8 +59,8 @@ class SpecialTokens:
             return [text] if text else []
         taken = bytearray(len(text))
         ends: dict[int, tuple[int, int]] = {}
-        for _, start, length, token in found:
-            end = start + length
+        for rank, start, length in found:
+            token, end = self._order[rank], start + length
             if taken.find(1, start, end) >= 0:
                 continue
             if token in self._strip_right:
@@ -79,10 +79,10 @@ class SpecialTokens:
             parts.append(text[at:])
         return parts
 
-    def _occurrences(self, text: str, parse_special: bool) -> list[tuple[int, int, int, int]]:
-        """(rank, start, length, id) of every token at every place."""
+    def _occurrences(self, text: str, parse_special: bool) -> list[tuple[int, int, int]]:
+        """(rank, start, length) of every token at every place."""
         found = []
-        lengths, ranks = self._lengths, self._ranks
+        lengths, ranks, order = self._lengths, self._ranks, self._order
         for start in range(len(text)):
             heads = [text[start : start + 2]]
             if self._single:
@@ -91,7 +91,7 @@ class SpecialTokens:
                 for length in lengths.get(head, ()):
                     if start + length > len(text):
                         break
-                    entry = ranks.get(text[start : start + length])
-                    if entry and (parse_special or entry[1] not in self._control):
-                        found.append((entry[0], start, length, entry[1]))
+                    rank = ranks.get(text[start : start + length])
+                    if rank is not None and (parse_special or order[rank] not in self._control):
+                        found.append((rank, start, length))
         return found
