@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model import vocabulary_limits
 from model.errors import ModelError, quoted
 from model.gguf_metadata import Metadata
 from model.tokenizers.byte_level_bpe import ByteLevelBPE
@@ -66,6 +67,7 @@ class Tokenizer:
                 f"tokenizer model {quoted(kind)} is not supported; use a model with byte-level BPE ('gpt2') or "
                 "SentencePiece ('llama')"
             )
+        vocabulary_limits.check(keys)
         tokens, ids = _vocabulary(keys)
         types = keys.whole_numbers("token_type", len(tokens), NORMAL).copy()
         ends = _marked_by_text(keys, ids, types)

@@ -64,9 +64,11 @@ def generate(
     else:
         start = _tokens(engine, text, plain)
     pieces: list[str] = []
+    first_token_s = None
     interrupted: KeyboardInterrupt | None = None
     try:
         for piece in engine.generate(start, tokens, sampler):
+            first_token_s = first_token_s or loading.since_process_start()
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
@@ -86,7 +88,7 @@ def generate(
             "stop_reason": reason,
             "sampling": {name: getattr(sampler, name) for name in SAMPLING},
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
-            "timings": loading.rates(timing),
+            "timings": loading.rates(timing) | {"load_s": engine.load_s, "first_token_s": first_token_s},
             "kernels": loading.kernels_document(engine),
         }
         output.print_json(document)

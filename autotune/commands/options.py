@@ -14,6 +14,7 @@ from autotune import UserError
 
 if TYPE_CHECKING:
     from kernel_templates.device import Device
+    from kernel_templates.problem import Problem
     from tuning_db import TuningDB
 
 CPU = "cpu"
@@ -142,6 +143,19 @@ template_option = click.option(
     help="Variable of the model's chat template, such as enable_thinking=false; VALUE is JSON, or else a text. May be "
     "repeated.",
 )  # fmt: skip
+
+
+def named_problem(subject: str | Path) -> "Problem | None":
+    """The problem that a command's MODEL|PROBLEM names by its key; None where it names a file. Raises UserError."""
+    from kernel_templates import given_problem, registry
+
+    text = str(subject)
+    if text.partition(":")[0] not in registry.OPERATIONS or Path(subject).exists():
+        return None
+    try:
+        return given_problem.parse(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no problem ({error}); autotune ops lists the fields of each operation") from None
 
 
 def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":
