@@ -29,7 +29,7 @@ ALONE = (
     help="Text to read, in UTF-8.  [default: 300 words that come with autotune]",
 )  # fmt: skip
 @click.option(
-    "--tokens", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens of the text, at most."
+    "--tokens", type=click.IntRange(2, 4096), default=256, show_default=True, help="Tokens of the text, at most."
 )
 @click.option(
     "--beside", metavar="OTHER.gguf", type=click.Path(path_type=Path), multiple=True,
@@ -154,6 +154,8 @@ def _print_extremes(result: "ModelPrecision") -> None:
         for row in top
     ]  # fmt: skip
     output.print_table("Extreme activations after a layer", numeric, rows, numeric)
+    output.line(result.extremes)
+    click.echo()
 
 
 def print_beside(found: "Beside") -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 PROMPT, STEPS = 16, 32  # tokens of the decode that is timed
-MOST_LOGITS = 256 << 20  # bytes of a batch's logits, which llama.cpp holds at once
+MOST_LOGITS = 256 << 20  # bytes of a batch's logits, for which llama.cpp makes room
 
 
 class PeerError(RuntimeError):
@@ -42,7 +42,8 @@ def opened(path: Path, tokens: list[int], vocab: int, threads: int) -> Iterator[
     """llama.cpp on the processor with these tokens. Raises PeerError."""
     from autotune.runner.python_process import environment, python_command
 
-    request = {"path": str(path), "tokens": tokens, "threads": threads}
+    batch = max(min(len(tokens), MOST_LOGITS // (4 * vocab)), PROMPT)
+    request = {"path": str(path), "tokens": tokens, "threads": threads, "batch": batch}
     child = subprocess.Popen(
         python_command("autotune.peer.llama_process"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(),
@@ -76,7 +77,10 @@ def _serve(request: dict[str, Any], out: IO[bytes]) -> None:
     tokens: list[int] = request["tokens"]
     llama_session.start(xllamacpp_api)
     context = 2 * max(len(tokens), PROMPT + STEPS)
-    session = llama_session.LlamaSession(xllamacpp_api, request["path"], request["threads"], context, False, True)
+    batch: int = request["batch"]
+    session = llama_session.LlamaSession(
+        xllamacpp_api, request["path"], request["threads"], context, flash_attn=False, repack=True, batch=batch
+    )
     prompt = tokens[:PROMPT]
     session.decode_seconds(prompt, 4)  # warms up
     rate = STEPS / session.decode_seconds(prompt, STEPS)
@@ -85,9 +89,8 @@ def _serve(request: dict[str, Any], out: IO[bytes]) -> None:
     for i, token in enumerate(tokens):
         out.write(session.feed([token], i).tobytes())
     session.reset()
-    most = max(1, MOST_LOGITS // (4 * session.vocab))
-    for i in range(0, len(tokens), most):
-        out.write(session.feed(tokens[i : i + most], i, every=True).tobytes())
+    for i in range(0, len(tokens), batch):
+        out.write(session.feed(tokens[i : i + batch], i, every=True).tobytes())
     out.flush()
 
 

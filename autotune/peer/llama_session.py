@@ -20,10 +20,20 @@ class LlamaSession:
     """A model and one context. Nothing is shared between two settings but the page cache.
 
     api: `autotune.peer.xllamacpp_api`, or what has the same functions, such as llama_cpp.llama_cpp; flash_attn None:
-    llama.cpp chooses; repack: weights rearranged at load for the vector instructions at hand. Raises RuntimeError.
+    llama.cpp chooses; repack: weights rearranged at load for the vector instructions at hand; batch: most tokens that
+    are fed at once, for whose logits there is room from the start. Raises RuntimeError.
     """
 
-    def __init__(self, api: Any, path: str, threads: int, context: int, flash_attn: bool | None, repack: bool) -> None:
+    def __init__(
+        self,
+        api: Any,
+        path: str,
+        threads: int,
+        context: int,
+        flash_attn: bool | None,
+        repack: bool,
+        batch: int | None = None,
+    ) -> None:
         self._api = api
         settings = api.llama_model_default_params()
         settings.use_extra_bufts = repack
@@ -31,7 +41,8 @@ class LlamaSession:
         if not self._model:
             raise RuntimeError("the model could not be loaded")
         params = api.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = context
+        params.n_ctx = context
+        params.n_batch = params.n_ubatch = batch or context
         params.n_threads = params.n_threads_batch = threads
         if flash_attn is not None:
             enabled, disabled = api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -40,7 +51,7 @@ class LlamaSession:
         if not self._context:
             raise RuntimeError("the context could not be made")
         self.vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
-        self._batch = api.llama_batch_init(context, 0, 1)
+        self._batch = api.llama_batch_init(batch or context, 0, 1)
 
     def close(self) -> None:
         self._api.llama_batch_free(self._batch)

@@ -75,7 +75,7 @@ class NormWeight:
     @property
     def ratio(self) -> float | None:
         """None where the median is zero."""
-        return abs(self.weight) / self.median if self.median else None
+        return abs(self.weight) / self.median if self.median > 0 else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Activation:
 
     @property
     def ratio(self) -> float | None:
-        return abs(self.value) / self.rms if self.rms else None
+        return abs(self.value) / self.rms if self.rms > 0 else None
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,29 @@ class ModelPrecision:
         text = f"The operation of {self.model} with the largest error of its own: {'; '.join(parts)}." if parts else ""
         return f"{text} All together cost a KL divergence of {' and '.join(loss)}.".strip() if loss else text
 
+    @property
+    def extremes(self) -> str:
+        """What makes errors large, in a sentence or two."""
+        text = []
+        if norms := [row for row in self.norms if row.ratio is not None]:
+            top = max(norms, key=lambda row: row.ratio or 0.0)
+            text.append(
+                f"The most extreme norm weight is {top.weight:.4g}, channel {top.channel} of {top.tensor}, "
+                f"{top.ratio:.1f}× the median: it turns an error of 0.0005 into {abs(top.weight) * 0.0005:.2g}."
+            )
+        if found := [row for row in self.activations if row.ratio is not None]:
+            most = max(found, key=lambda row: row.ratio or 0.0)
+            text.append(
+                f"The most extreme activation is {most.value:.6g}, channel {most.channel} after layer {most.layer} at "
+                f"position {most.position}, {most.ratio:.1f}× the RMS."
+            )
+        return " ".join(text)
+
     def document(self) -> dict[str, Any]:
         """JSON-able; `parse` reads it."""
         largest = {path: asdict(rows[0]) for path in PATHS if (rows := self.ranked(path))}
         return {
-            "model": self.model, "device": {"chip": self.chip}, "answer": self.answer,
+            "model": self.model, "device": {"chip": self.chip}, "answer": self.answer, "extremes": self.extremes,
             "versions": dict(self.versions), "settings": dict(self.settings), "notes": list(self.notes),
             "engines": [
                 {"engine": row.engine, "path": row.path, **asdict(row.divergence)} for row in self.engines

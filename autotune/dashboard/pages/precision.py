@@ -46,14 +46,7 @@ def _sentence(result: ModelPrecision) -> str:
     text = f"{result.model} on {result.chip}, commit {result.versions.get('commit', 'unknown')}."
     if tokens := result.settings.get("tokens"):
         text += f" {tokens} tokens; kernels of a decode step alone at {result.settings.get('positions', '?')} of them."
-    norms = [row for row in result.norms if row.ratio is not None]
-    if norms:
-        top = max(norms, key=lambda row: row.ratio or 0.0)
-        text += (
-            f" The most extreme norm weight is {top.weight:.4g}, channel {top.channel} of {top.tensor}, "
-            f"{top.ratio:.1f}× the median: it turns an error of 0.0005 into {abs(top.weight) * 0.0005:.2g}."
-        )
-    return " ".join([text, *result.notes])
+    return " ".join(filter(None, [text, result.extremes, *result.notes]))
 
 
 def _divergence(found: Divergence | None) -> tuple[ui.Cell, ...]:
