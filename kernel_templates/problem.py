@@ -85,6 +85,17 @@ class Problem:
         return self
 
     @classmethod
+    def required(cls) -> list[str]:
+        """The fields that every key names, in its order."""
+        return [f.name for f in fields(cls) if not _is_trait(f)]
+
+    @classmethod
+    def traits(cls) -> dict[str, int | float | str]:
+        """The other fields, and what a key means that does not name them."""
+        found: dict[str, Any] = {f.name: f.default for f in fields(cls) if _is_trait(f)}
+        return found
+
+    @classmethod
     def parse(cls, text: str) -> Self:
         """The problem whose key's part after the colon is `text`. ValueError says which field is missing or wrong."""
         given = dict(part.partition("=")[::2] for part in text.split(",") if part)
@@ -93,7 +104,7 @@ class Problem:
             if f.name not in given:
                 if _is_trait(f):
                     continue
-                names = ", ".join(g.name for g in fields(cls))
+                names = ", ".join(cls.required())
                 raise ValueError(f"{cls.op}: {f.name} is missing; a problem names {names}")
             raw = given.pop(f.name)
             if f.type in (int, "int"):

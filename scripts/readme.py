@@ -6,18 +6,28 @@ Numbers come from files in benchmarks/. A GPU's files lie in a folder of its own
 there is none yet, the document says so.
 """
 
+import ast
+import importlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tree import tree
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # whose registries are listed
+
+from kernel_templates.formats import FORMATS
+from model.architectures import ARCHITECTURES, Architecture
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 
 
+ORDINALS = {2: "second", 6: "sixth"}
 HEADLINE = ("qwen3-0.6b-Q4_0", "qwen3-8b-Q4_0", "smollm2-135m-instruct")
 """The models of the README's table on a GPU; one row more is a CPU's."""
 
@@ -164,6 +174,67 @@ def gpu_demo() -> str:
     return "\n\n".join(texts) or none_yet("./scripts/demo > benchmarks/CHIP/demo.txt")
 
 
+def runs() -> str:
+    """What can be opened, in a sentence."""
+    names, last = [f"`{name}`" for name in ARCHITECTURES], list(FORMATS)[-1]
+    text = (
+        f"GGUF files, whole or in shards, of the architectures {', '.join(names[:-1])} and {names[-1]}; weights in "
+        f"{', '.join(list(FORMATS)[:-1])} and {last}, mixed freely ([docs/models.md](docs/models.md))."
+    )
+    return "\n".join(textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False))
+
+
+def architectures() -> str:
+    """A row for each declaration in model/architectures."""
+    lines = ["| `general.architecture` | models | traits beside RMS norms, RoPE and a gated network |", "|---|---|---|"]
+    for name, architecture in ARCHITECTURES.items():
+        path = ROOT / "model" / "architectures" / f"{name}.py"
+        models = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0].rstrip(".")
+        lines.append(f"| `{name}` | {models} | {', '.join(_traits(architecture))} |")
+    return "\n".join(lines)
+
+
+def _traits(a: Architecture) -> Iterator[str]:
+    named = {
+        "norms of queries and keys": a.qk_norm,
+        "biases of Q, K and V": a.qkv_bias,
+        "Q, K, V and gate, up in one tensor each": a.fused,
+        "GELU": a.gate_function == "gelu",
+        "norms of what a layer adds": a.post_norm,
+        "scaled embedding": a.scaled_embedding,
+        "soft caps": any(a.softcaps),
+        "a window in every layer, where the file has one": a.window_period == 0,
+        f"a window in all but every {ORDINALS.get(a.window_period or 0)} layer": bool(a.window_period),
+        "a RoPE base of its own there": a.local_rope_base is not None,
+    }
+    found = [text for text, present in named.items() if present]
+    yield from found or ["none"]
+
+
+def weight_formats() -> str:
+    """A row for each declaration in kernel_templates/formats."""
+    lines = ["| type | bits a weight | weights a block | weight |", "|---|---|---|---|"]
+    for fmt in FORMATS.values():
+        bits = 8 * fmt.block_bytes / fmt.block
+        text = importlib.import_module(f"kernel_templates.formats.{fmt.name.lower()}").__doc__ or ""
+        formula = re.search(r"^weight = (.*?)(?:\n\n|\Z)", text, re.M | re.S)
+        shown = " ".join(formula[1].split()) if formula else "as it is"
+        lines.append(f"| {fmt.name} | {bits:g} | {fmt.block if fmt.block > 1 else '–'} | {shown} |")
+    return "\n".join(lines)
+
+
+def distances() -> str:
+    """llama.cpp's part of tests/fixtures/models, which the tests hold ours against."""
+    document = json.loads((ROOT / "tests" / "fixtures" / "models" / "models.json").read_text())
+    lines = ["| file | type, tensors | llama.cpp: mean KL, nats | top-1 |", "|---|---|---|---|"]
+    for name, row in document["models"].items():
+        peer = row["llama_cpp"]
+        types = f"{row['type']}: {', '.join(row['types'])}"
+        lines.append(f"| {name} | {types} | {peer['mean_kl']:.1e} | {peer['top1']:.1%} |")
+    versions = ", ".join(f"{package} {version}" for package, version in document["versions"].items())
+    return "\n".join([*lines, "", f"{document['tokens']} tokens; {versions}."])
+
+
 def architecture() -> str:
     return f"```\n{tree()}\n```"
 
@@ -179,7 +250,8 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"headline": headline},
+    "README.md": {"headline": headline, "runs": runs},
+    "docs/models.md": {"architectures": architectures, "formats": weight_formats, "distances": distances},
     "docs/architecture.md": {"tree": architecture},
     "benchmarks/README.md": {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",

@@ -28,15 +28,14 @@ def ops(as_json: bool) -> None:
     Example:
       autotune ops
     """
-    from dataclasses import fields
-
     from kernel_templates import registry
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "op": name,
             "computes": " ".join((operation.problem.__doc__ or "").split()),
-            "fields": [f.name for f in fields(operation.problem)],
+            "fields": operation.problem.required(),
+            "traits": operation.problem.traits(),
         }
         for name, operation in registry.OPERATIONS.items()
     ]
@@ -46,6 +45,9 @@ def ops(as_json: bool) -> None:
     for row in rows:
         output.line(f"{row['op']}: {row['computes']}")
         output.line(f"  problem: {row['op']}:{','.join(f'{field}=…' for field in row['fields'])}")
+        if row["traits"]:
+            usual = ", ".join(f"{name}={value}" for name, value in row["traits"].items())
+            output.line(f"  named behind them where they differ: {usual}")
 
 
 @click.command()
@@ -94,11 +96,9 @@ def space(problem: str, gpu: bool, as_json: bool) -> None:
 
 def _example(op: str) -> str:
     """ValueError for an operation that there is not."""
-    from dataclasses import fields
-
     from kernel_templates import registry
 
-    names = [f.name for f in fields(registry.get(op).problem)]
+    names = registry.get(op).problem.required()
     return f"{op}:" + ",".join(f"{name}={EXAMPLE.get(name, 'Q4_0')}" for name in names)
 
 

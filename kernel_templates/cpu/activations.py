@@ -115,22 +115,19 @@ def normalizer(cols: int) -> Callable:
 
 @functools.cache
 def residual_normalizer(cols: int) -> Callable:
-    """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32; thread,
-    threads) -> None: x += y / rms(y) * weight, for the thread's share of the elements.
-
-    Every thread sums all squares for itself: that many additions cost less than a second barrier.
-    """
+    """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32) -> None:
+    x += y / rms(y) * weight, summed as `normalizer` does."""
     load, splat, pieces = simd.load("f32", 16), simd.splat("f32", 16), -(-cols // 16)
 
     @device_function(cols)
-    def add_normed(y, weight, x, eps, thread, threads):
+    def add_normed(y, weight, x, eps):
         squares = splat(np.float32(0.0))
         for i in range(pieces):
             v = load(y + 64 * i)
             squares = simd.fma(v, v, squares)
         mean = simd.sum_f32(squares) / np.float32(cols)
         scale = splat(np.float32(1.0) / np.sqrt(mean + eps))
-        for i in range(pieces * thread // threads, pieces * (thread + 1) // threads):
+        for i in range(pieces):
             at = 64 * i
             simd.store(x + at, load(x + at) + load(y + at) * scale * load(weight + at))
 

@@ -1,7 +1,7 @@
 """The feed-forward network on the CPU, one kernel: gate and up, a barrier, then down and the residual.
 
 A thread computes the same rows of gate and of up, so both are in its own cache when they meet. With a post norm, down
-writes to the first thread's scratch, and after another barrier each thread adds its share of the rows.
+writes to the first thread's scratch, and the thread that is ready last adds it all, without another barrier.
 """
 
 from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
@@ -10,7 +10,7 @@ from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i64
-from kernel_templates.cpu.sync import barrier
+from kernel_templates.cpu.sync import barrier, comes_last
 from kernel_templates.ffn.problem import Ffn
 
 LANES = 16  # of the loop over the gated products
@@ -73,8 +73,8 @@ def compile(problem: Ffn, config, features) -> Kernel:
         if post_norm:
             y, weight = load_i64(a + 32) + raised, load_i64(a + 40)
             multiply_share(down, thread, threads, scratch, y, 0)
-            barrier(sync, threads)
-            add_normed(y, weight, x, eps, thread, threads)
+            if comes_last(sync, threads):
+                add_normed(y, weight, x, eps)
         else:
             multiply_share(down, thread, threads, scratch, x, 1)
 

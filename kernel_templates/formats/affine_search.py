@@ -10,12 +10,10 @@ Source: `make_qkx2_quants` and `quantize_row_q4_K_ref` in ggml.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.lazy import Tensor, torch
 
 CHUNK = 2048  # super-blocks searched at once: the search holds a dozen arrays of this size, which should stay in cache
 
@@ -42,6 +40,7 @@ class AffineSearch:
     def _supers(self, supers: Tensor, layout: Blocks) -> tuple[Tensor, ...]:
         """float32 [count, groups, elements] → quants, scale, minimum, subscales, subminimums."""
         groups, elements = supers.shape[1:]
+        assert layout.subscales is not None and layout.subminimums is not None
         most = (1 << layout.quants.bits) - 1
         scales, minimums, quants = self._fit(supers.reshape(-1, elements).T.contiguous(), most)
         scale, subscales = _codes(scales.view(-1, groups), layout.subscales.bits)

@@ -14,13 +14,11 @@ Source of the format: `block_iq4_nl`, `kvalues_iq4nl` and `quantize_row_iq4_nl_i
 import functools
 import itertools
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes
 from kernel_templates.formats.rounding import inverse_or_zero
+from kernel_templates.lazy import Tensor, torch
 
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 HALVES = 256
@@ -58,15 +56,15 @@ def fit(x: Tensor) -> Tensor:
     # A tensor over a tensor: torch takes a number over a tensor for a product with the reciprocal.
     inverses = [(peak / -CODEBOOK[0]).reciprocal()]
     inverses += [torch.tensor(float(CODEBOOK[0] + step)) / peak for step in range(-TRIES, TRIES + 1)]
-    scale, best = None, None
-    for inverse in inverses:
+    scale = best = torch.zeros_like(peak)
+    for tried, inverse in enumerate(inverses):
         sum_xq, sum_qq = torch.zeros_like(peak), torch.zeros_like(peak)
         entries = nearest_entry(inverse * x, values)
         for x_i, weight_i, entry in zip(x, weight, entries, strict=True):
             product = weight_i * entry
             sum_xq += product * x_i
             sum_qq += product * entry
-        if scale is None:
+        if not tried:
             scale = torch.where(sum_qq > 0, sum_xq / sum_qq, 0.0)
             best = scale * sum_xq
         else:

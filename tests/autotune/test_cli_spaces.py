@@ -13,7 +13,9 @@ def test_every_operation_is_listed(autotune) -> None:
     listed = {row["op"]: row for row in json.loads(autotune("ops", "--json").stdout)["operations"]}
     assert listed.keys() == OPERATIONS.keys() and all(row["computes"] and row["fields"] for row in listed.values())
     text = autotune("ops").stdout
-    assert "problem: matvec:rows=…,cols=…,format=…,activation=…" in text
+    assert "problem: matvec:rows=…,cols=…,format=…,activation=…\n" in text
+    assert "where they differ: window=0, softcap=0.0, scale=0.0\n" in text
+    assert listed["attention"]["traits"] == {"window": 0, "softcap": 0.0, "scale": 0.0}
 
 
 @pytest.mark.parametrize("where", [(), ("--gpu",)])
@@ -36,4 +38,4 @@ def test_mistakes_are_one_line(complaint) -> None:
     assert "no operation is called 'gemv'" in complaint("space", "gemv:rows=1")
     assert "rows is missing; a problem names rows, cols, format, activation" in complaint("space", "matvec:")
     assert "no template for the cpu; --gpu" in complaint("space", "layer")
-    complaint("space", KEY.replace("Q4_0", "Q4_K"))
+    complaint("space", KEY.replace("Q4_0", "IQ1_S"))

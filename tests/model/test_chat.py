@@ -17,7 +17,7 @@ SET_AND_DOUBLE = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set 
 
 def test_real_template(real_model: Path) -> None:
     template = ChatTemplate.from_metadata(open_gguf(real_model).metadata)
-    assert template.note is None and template.stop_texts == ("<|im_end|>",)
+    assert template.note is None
     assert template.render([{"role": "system", "content": "S"}, *HELLO]) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi <b>\n<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -83,6 +83,16 @@ def test_hostile_or_broken_template_is_one_line(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ModelError) as caught:
         ChatTemplate(source).render(HELLO)
     assert said in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_the_output_s_limit_is_what_a_tokenizer_can_take() -> None:
+    from model import chat_process
+
+    most = chat_process.MAX_OUTPUT
+    assert len(ChatTemplate(f"{{{{ 'a' * {most} }}}}").render(HELLO)) == most
+    with pytest.raises(ModelError, match=f"longer than {most}"):
+        ChatTemplate(f"{{{{ 'a' * {most + 1} }}}}").render(HELLO)
+    assert most <= 1 << 21  # of which `tokenizers` makes 0.4 GB
 
 
 def test_a_template_that_only_waits_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

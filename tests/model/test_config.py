@@ -238,7 +238,7 @@ def test_layers_of_fused_tensors_are_counted_by_the_file_s(
     make_model.make_model("deep", "Q4_0", tmp_path / "m.gguf")
     file = open_gguf(tmp_path / "m.gguf")
     assert ModelConfig.from_gguf(file).layers == 32 and len(file.tensors) == 32 * 6 + 2
-    with pytest.raises(ModelError, match="33 layers announced|'blk.32"):
+    with pytest.raises(ModelError, match=r"33 layers announced|'blk\.32"):
         ModelConfig.from_gguf(replace(file, metadata={**file.metadata, "phi3.block_count": 33}))
 
 
