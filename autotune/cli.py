@@ -15,6 +15,7 @@ import click
 
 from autotune.commands import (
     bench,
+    cache,
     chat,
     dashboard,
     db,
@@ -42,8 +43,15 @@ class Program(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> NoReturn:
         extra.pop("standalone_mode", None)
+        code: Any
         with _reported():
-            code = super().main(args, prog_name or "autotune", standalone_mode=False, **extra)
+            try:
+                code = super().main(args, prog_name or "autotune", standalone_mode=False, **extra)
+            except SystemExit as ended:  # click's and rich's own answer to a vanished reader is 1
+                if not isinstance(ended.__context__, BrokenPipeError):
+                    raise
+                _forget_stdout()
+                code = NO_READER
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -53,8 +61,7 @@ class Program(click.Group):
             sys.stdout.flush()
             return result
         except KeyboardInterrupt as interrupt:
-            with suppress(OSError):  # the terminal may be gone
-                click.echo("autotune: interrupted", err=True)
+            _say("autotune: interrupted")
             return 128 + interrupt.number if isinstance(interrupt, signals.Ended) else INTERRUPTED
         except BrokenPipeError:
             _forget_stdout()
@@ -67,7 +74,7 @@ def _reported() -> Iterator[None]:
         with _rows_left_out_are_told():
             yield
     except click.Abort:
-        click.echo("autotune: interrupted", err=True)
+        _say("autotune: interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
         text = one_line(error)
@@ -76,7 +83,7 @@ def _reported() -> Iterator[None]:
         hint = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f" (see {error.ctx.command_path} --help)"
-        click.echo(f"autotune: error: {text}{hint}", err=True)
+        _say(f"autotune: error: {text}{hint}")
         try:
             sys.stdout.flush()
         except OSError:  # what could not be written cannot be written at exit either, and has been said
@@ -102,6 +109,24 @@ def _rows_left_out_are_told() -> Iterator[None]:
         usual = warnings.showwarning
         warnings.showwarning = show
         yield
+
+
+def _say(line: str) -> None:
+    """On stderr, if that is still there: the terminal may be gone, or whoever read a pipe."""
+    with suppress(OSError):
+        click.echo(line, err=True)
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed (`>&-`) reads and writes nothing. Otherwise the next file that is opened, such
+    as the database, would take its number, and what is printed would go there."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _forget_stdout() -> None:
@@ -142,6 +167,7 @@ for command in (
     generate.generate,
     chat.chat,
     bench.bench,
+    cache.cache,
     db.db,
     dashboard.dashboard,
     pull.pull,
@@ -155,6 +181,7 @@ for command in (
 
 def main() -> NoReturn:
     """The console script."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks becomes "?", not an error in the middle of an answer.
         if hasattr(stream, "reconfigure"):

@@ -25,6 +25,13 @@ class Device:
     versions: tuple[tuple[str, str], ...] = ()
 
     @property
+    def label(self) -> str:
+        """For tables and pages: one processor with one and with two threads is two devices."""
+        if self.backend != "cpu" or self.units < 1:
+            return self.chip
+        return f"{self.chip}, {self.units} thread{'s' * (self.units != 1)}"
+
+    @property
     def chip_key(self) -> str:
         """The hardware alone: two devices with one chip_key differ at most in memory and software."""
         return f"{self.backend}/{self.chip}/{self.capability}/{self.units}"

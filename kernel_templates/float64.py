@@ -1,9 +1,9 @@
 """The pieces that references are made of, in float64: what a kernel's output is judged against."""
 
 import numpy as np
-import torch
 
 from kernel_templates import formats
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
 
 CHUNK_ROWS = 16384  # a vocabulary of 150,000 rows in float64 would take a gigabyte
@@ -12,7 +12,8 @@ CHUNK_ROWS = 16384  # a vocabulary of 150,000 rows in float64 would take a gigab
 def product(weight: Weight, x: np.ndarray) -> np.ndarray:
     """W x: float64 [rows]."""
     dequantize, vector = formats.get(weight.format).dequantize, torch.from_numpy(np.asarray(x, np.float64))
-    return torch.cat([dequantize(rows).double() @ vector for rows in weight.raw.split(CHUNK_ROWS)]).numpy()
+    raw, which = weight.repeats or (weight.raw, slice(None))
+    return torch.cat([dequantize(rows).double() @ vector for rows in raw.split(CHUNK_ROWS)])[which].numpy()
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:

@@ -28,6 +28,13 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     return raw[skip : skip + size].view(dtype).reshape(shape)
 
 
+def unwritten(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Zeros that take no memory until they are written, then pages of their own: for what may never be filled."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(block, np.uint8)[:size].view(dtype).reshape(shape)
+
+
 def zeros(shape: tuple[int, ...], dtype) -> np.ndarray:
     """Like `empty`, filled with zeros."""
     array = empty(shape, dtype)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from kernel_templates import formats
+from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix as the file has it. raw: uint8 [rows, bytes of a row]."""
+    """A matrix as the file has it. raw: uint8 [rows, bytes of a row]; repeats: where rows repeat, as in random inputs,
+    the distinct ones and which of them each row is, int64 [rows]."""
 
-    raw: torch.Tensor
+    raw: Tensor
     cols: int
     format: str
+    repeats: "tuple[Tensor, Tensor] | None" = None
 
     @property
     def rows(self) -> int:

@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 
 from kernel_templates import formats, memory
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 
 MAX_LANES = 128  # the most rows that a tile of any CPU template interleaves; it writes whole tiles of outputs
-_DISTINCT_ROWS = 1024  # quantizing is slow where scales are searched for; more rows repeat these, shuffled
+# Quantizing is slow where scales are searched for, and so is a reference over a vocabulary: more rows repeat these,
+# shuffled. A prime, so that no two tiles have the same rows.
+_DISTINCT_ROWS = 127
 
 _shapes_only = False
 
@@ -34,9 +36,10 @@ def weight(rows: int, cols: int, format_name: str, rng: np.random.Generator) -> 
         return Weight(torch.empty((rows, size), dtype=torch.uint8, device="meta"), cols, format_name)
     values = rng.standard_normal((min(rows, _DISTINCT_ROWS), cols), np.float32) / np.float32(np.sqrt(cols))
     raw = formats.get(format_name).quantize(torch.from_numpy(values))
-    if rows > len(raw):
-        raw = raw[torch.from_numpy(rng.integers(0, len(raw), rows))]
-    return Weight(raw, cols, format_name)
+    if rows <= len(raw):
+        return Weight(raw, cols, format_name)
+    which = torch.from_numpy(rng.integers(0, len(raw), rows))
+    return Weight(raw[which], cols, format_name, (raw, which))
 
 
 def weights(problem: Problem, rng: np.random.Generator) -> dict[str, Weight]:

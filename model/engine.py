@@ -4,8 +4,9 @@ import importlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from model.tokenizer import Tokenizer
 from tuning_db import TuningDB
 
 DEFAULT_CONTEXT = 4096
+MERGES = "tokenizer.ggml.merges"  # strings of 10 to 20 MB that nothing reads once the tokenizer is built
 BACKENDS = {"cpu": "model.cpu.runner", "cuda": "model.cuda.opening"}
 """Where each is opened; imported when asked for."""
 
@@ -49,6 +51,8 @@ class Model:
     config: ModelConfig
     tokenizer: Tokenizer
     runner: Runner
+    load_s: float = 0.0
+    """Seconds that `load` took."""
     timing: Timing = field(default_factory=Timing)
     _cached: list[int] = field(default_factory=list)
 
@@ -170,6 +174,7 @@ def load(
     context: positions the KV cache holds, at most what the model was trained for; nvtx: mark the operations of a
     GPU for a profiler, which makes tokens slower. Raises ModelError.
     """
+    start = time.perf_counter()
     backend, index = parse_device(device)
     file = open_gguf(Path(path))
     config = ModelConfig.from_gguf(file)
@@ -185,7 +190,8 @@ def load(
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
     settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
-    return Model(file=file, config=config, tokenizer=tokenizer, runner=runner)
+    file = replace(file, metadata=MappingProxyType({k: v for k, v in file.metadata.items() if k != MERGES}))
+    return Model(file, config, tokenizer, runner, load_s=time.perf_counter() - start)
 
 
 def parse_device(text: str) -> tuple[str, int]:

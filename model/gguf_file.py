@@ -12,6 +12,7 @@ bytes keeps it looping while its memory grows (260 MB after 3 s), which no guard
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows nothing about architectures or tokenizers.
 """
 
+import hashlib
 import io
 import math
 import mmap
@@ -33,6 +34,7 @@ from model.gguf_cursor import Cursor
 MAX_ENTRIES = 1 << 16  # keys, and tensors
 MAX_ALIGNMENT = 1 << 16
 MAX_DIMS = 4
+SAMPLE = 4096  # bytes of each tensor that tell one file from another
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,19 @@ class Shard:
     path: Path
     data: np.ndarray = field(repr=False, compare=False)
     source: io.FileIO = field(repr=False, compare=False)
+    header: int = field(repr=False, compare=False)
+    """Bytes before the first tensor's."""
+    status: os.stat_result = field(repr=False, compare=False)
+    """Of the file when it was opened."""
 
     def check_whole(self) -> None:
-        """Raise ModelError when the file is shorter than it was when opened: what is mapped of it cannot be read."""
-        if os.fstat(self.source.fileno()).st_size < len(self.data):
+        """Raise ModelError when the file is shorter than it was when opened, so that what is mapped of it cannot be
+        read, or has been written to."""
+        now = os.fstat(self.source.fileno())
+        if now.st_size < len(self.data):
             raise self.cut()
+        if now.st_mtime_ns != self.status.st_mtime_ns:
+            raise ModelError(f"{self.path}: the file was changed while it was in use; load it again")
 
     def cut(self) -> ModelError:
         return ModelError(f"{self.path}: the file was cut while it was in use; get it again")
@@ -111,6 +121,21 @@ class GGUFFile:
         """As of `Shard`, for each."""
         for shard in self.shards:
             shard.check_whole()
+
+    def identity(self) -> tuple:
+        """Which files with which content these are: place on the disk, size, the times of the last change (that of the
+        inode included, which nobody can set back), and a digest of each header and of a page in the middle of each
+        tensor."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(os.pread(shard.source.fileno(), shard.header, 0))
+        for info in self.tensors.values():
+            half = info.bytes // 2
+            handle = self.shards[info.shard].source.fileno()
+            digest.update(os.pread(handle, min(SAMPLE, info.bytes - half), info.offset + half))
+        files = (shard.status for shard in self.shards)
+        places = tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files)
+        return places, digest.hexdigest()
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
@@ -188,7 +213,8 @@ def _split(file: GGUFFile, key: str, default: int = 0) -> int:
 
 
 def _read(path: Path) -> GGUFFile:
-    data, size, source = _map(path)
+    data, status, source = _map(path)
+    size = status.st_size
     cursor = Cursor(data, size)
     if data[:4] != b"GGUF":
         raise ModelError("this is not a GGUF file (its first four bytes are not 'GGUF'); give a .gguf model")
@@ -212,12 +238,13 @@ def _read(path: Path) -> GGUFFile:
     unread = frozenset(types - {fmt.ggml_type for fmt in FORMATS.values()})
     known = {name: entry for name, entry in entries.items() if entry[1] not in unread}
     tensors = {name: _place(name, *entry, start, alignment, size) for name, entry in known.items()}
-    shard = Shard(path, np.frombuffer(data, np.uint8), source)
+    shard = Shard(path, np.frombuffer(data, np.uint8), source, start, status)
     return GGUFFile(path, version, alignment, MappingProxyType(metadata), MappingProxyType(tensors), (shard,), unread)
 
 
-def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
-    """The file mapped read-only, its size, the file itself. Anything but a regular file is refused before it blocks."""
+def _map(path: Path) -> tuple[mmap.mmap, os.stat_result, io.FileIO]:
+    """The file mapped read-only, its status, the file itself. Anything but a regular file is refused before it
+    blocks."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -237,7 +264,7 @@ def _map(path: Path) -> tuple[mmap.mmap, int, io.FileIO]:
             raise ModelError("this is not a regular file; give a .gguf model")
         if status.st_size == 0:
             raise ModelError("the file is empty; get it again")
-        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status.st_size, io.FileIO(os.dup(handle))
+        return mmap.mmap(handle, status.st_size, access=mmap.ACCESS_READ), status, io.FileIO(os.dup(handle))
     except OSError as error:
         raise ModelError(f"cannot map this file ({quoted(error)}); check the disk it is on") from None
     finally:

@@ -1,13 +1,14 @@
 """Which configuration each kernel problem runs with here, and why: the database's winner, or the default."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
-from tuning_db import TuningDB
-from tuning_db.records import Lookup, Source
+from tuning_db import DatabaseError, TuningDB, open_db
+from tuning_db.records import Source
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Choice:
 
 
 Refusal = Callable[[Problem, Config], str | None]
+MOST_REFUSED = 3
+"""Configurations of one problem that are refused before its default is used."""
 
 
 def choose(
@@ -27,22 +30,53 @@ def choose(
     refusal: Refusal = lambda problem, config: None,
 ) -> dict[Problem, Choice]:  # fmt: skip
     """The configuration for each problem: the database's for this device if it is legal here and not refused, else the
-    default. refusal: why a configuration must not be used, None if it may."""
-    found: Mapping[str, Lookup] = {}
-    if db is not None:
-        found = db.lookup_all(device, [(p.key, p.template_version) for p in problems])
-    return {p: _choice(p, space(p), found.get(p.key), refusal) for p in problems}
+    next best that it has, else the default. refusal: why a configuration must not be used, None if it may; one that is
+    refused is marked in the database and not asked for again."""
+    if db is None:
+        return {p: Choice(space(p).default, Source.DEFAULT, "no database was asked") for p in problems}
+    refused = db.refused(device)
+    chosen: dict[Problem, Choice] = {}
+    told: dict[Problem, list[str]] = {p: [] for p in problems}
+    left = list(problems)
+    while left:
+        found = db.lookup_all(device, [(p.key, p.template_version) for p in left], refused)
+        for problem in left:
+            answer, default = found[problem.key], space(problem).default
+            if answer.winner is None:
+                chosen[problem] = Choice(default, Source.DEFAULT, "; ".join([answer.detail, *told[problem]]))
+                continue
+            config = Config(answer.winner.config)
+            why = _why_not(problem, config, space(problem), device, db, refusal)
+            if why is None:
+                chosen[problem] = Choice(config, answer.source, "; ".join([answer.detail, *told[problem]]))
+                continue
+            refused.setdefault(problem.key, []).append(dict(config))
+            told[problem].append(f"{answer.source}: {answer.detail} {why}")
+            if len(told[problem]) == MOST_REFUSED:
+                chosen[problem] = Choice(default, Source.DEFAULT, "; ".join(told[problem]))
+        left = [problem for problem in left if problem not in chosen]
+    return {p: chosen[p] for p in problems}
 
 
-def _choice(problem: Problem, space: Space, answer: Lookup | None, refusal: Refusal) -> Choice:
-    if answer is None or answer.winner is None:
-        return Choice(space.default, Source.DEFAULT, answer.detail if answer else "no database was asked")
-    broken = space.broken(answer.winner.config)
+def _why_not(
+    problem: Problem, config: Config, space: Space, device: Device, db: TuningDB, refusal: Refusal
+) -> str | None:
+    """Why a winner is not used: it is not legal here, as a borrowed one may be, or refused, which is marked."""
+    broken = space.broken(config)
     if broken is not None:
-        detail = f"{answer.source}: {answer.detail} is not legal here: {broken.reason}"
-        return Choice(space.default, Source.DEFAULT, detail)
-    config = Config(answer.winner.config)
+        return f"is not legal here: {broken.reason}"
     why = None if config == space.default else refusal(problem, config)
-    if why is not None:
-        return Choice(space.default, Source.DEFAULT, f"{answer.source}: {answer.detail} is refused: {why}")
-    return Choice(config, answer.source, answer.detail)
+    if why is None:
+        return None
+    _mark(db, device, problem, config, why)
+    return f"is refused: {why}"
+
+
+def _mark(db: TuningDB, device: Device, problem: Problem, config: Config, why: str) -> None:
+    """Also where `db` is open for reading. A file that cannot be written leaves it to the record of proofs."""
+    with suppress(DatabaseError):
+        if db.writable:
+            db.mark_refused(device, problem.key, problem.template_version, config, why)
+        elif db.path.exists():
+            with open_db(db.path) as writable:
+                writable.mark_refused(device, problem.key, problem.template_version, config, why)

@@ -3,16 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
+from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from model.kernel_choices import Choice
-from model.prefill import Prefill
 from model.sampling import Sampler
 from tuning_db import TuningDB
+
+if TYPE_CHECKING:
+    from model.prefill import Prefill
 
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
@@ -43,7 +45,12 @@ class Runner(ABC):
     """The backend's decode step, into which benchmarks look: `context`; step(token, position) and predict(hidden,
     position), the latter from what the last layer gave, float32 [hidden]. Both give logits, float32 [vocab] where the
     backend computes, valid until the next call."""
-    prefill: Prefill
+    prefill: "Prefill"
+
+    @property
+    def steps_below(self) -> int:
+        """New tokens that go through decode steps are fewer than this."""
+        return STEPS_BELOW
 
     @property
     def context(self) -> int:
@@ -52,7 +59,7 @@ class Runner(ABC):
 
     def feed(self, tokens: list[int], first: int) -> None:
         """Bring tokens into the cache at positions first, first + 1, ...; keep what the last predicts for `stream`."""
-        if len(tokens) < STEPS_BELOW:
+        if len(tokens) < self.steps_below:
             for i, token in enumerate(tokens):
                 self.decoder.step(token, first + i)
         else:
@@ -66,6 +73,10 @@ class Runner(ABC):
             row = self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i)
             out[i] = self._on_host(row)
         return out
+
+    def warm_up(self) -> None:
+        """Make ready what the first long prompt would wait for; for measurements of later ones."""
+        _ = self.prefill
 
     @abstractmethod
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:

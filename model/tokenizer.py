@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model import vocabulary_limits
 from model.errors import ModelError, quoted
 from model.gguf_metadata import Metadata
 
@@ -67,6 +68,7 @@ class Tokenizer:
             )
         if pre is None or pre not in PRE_TOKENIZERS:
             raise ModelError(f"pre-tokenizer {quoted(pre)} is not supported; supported are {', '.join(PRE_TOKENIZERS)}")
+        vocabulary_limits.check(keys)
         tokens = _tokens(keys)
         types = keys.whole_numbers("token_type", len(tokens), NORMAL)
         special = frozenset(np.flatnonzero(np.isin(types, (UNKNOWN, CONTROL))).tolist())

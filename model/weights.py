@@ -7,9 +7,10 @@ at load is lossless and changes no score, because q and k are reordered alike.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from kernel_templates import formats, random_inputs
+from kernel_templates.formats.layout import Floats
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
@@ -20,11 +21,10 @@ from model.rope import Rotation, rotation
 def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
     """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
     info = file.tensors[tensor.name]
-    rows = slice(tensor.first_row, tensor.first_row + tensor.shape[0])
-    raw = torch.from_numpy(file.copied(tensor.name, rows))
+    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.shape[0]))
     if tensor.pairs:
         raw = raw[halves_order(len(raw), config)]
-    return Weight(raw, info.shape[-1], info.format_name)
+    return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
 
 
 def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
@@ -37,18 +37,20 @@ def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor | Joined) -> np.n
     out, first = random_inputs.buffer(tensor.shape[0]), 0
     for part in tensor.parts:
         info, (size,) = file.tensors[part.name], part.shape
-        values = formats.get(info.format_name).dequantize(torch.from_numpy(file.copied(part.name))).reshape(-1)
-        out[first : first + size] = (values[halves_order(size, config)] if part.pairs else values).numpy()
+        layout = formats.get(info.format_name).layout
+        assert isinstance(layout, Floats), "the model's configuration refuses others"
+        values = layout.numbers(file.copied(part.name)).reshape(-1)
+        out[first : first + size] = values[halves_order(size, config)] if part.pairs else values
         first += size
     return out
 
 
-def halves_order(rows: int, config: ModelConfig) -> torch.Tensor:
+def halves_order(rows: int, config: ModelConfig) -> np.ndarray:
     """int64 [rows]: for each row in halves order, where the file has it. Rows past `rope_dim` of a head stay."""
-    head = torch.arange(config.head_dim)
-    pairs = torch.arange(config.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
+    head = np.arange(config.head_dim)
+    pairs = np.arange(config.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
     head[: config.rope_dim] = pairs.T.reshape(-1)
-    return (torch.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
+    return (np.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
 
 
 def rope_rotation(file: GGUFFile, config: ModelConfig, rope: Rope, context: int) -> Rotation:

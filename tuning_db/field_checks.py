@@ -1,9 +1,11 @@
 """Checks single values: what a column may hold, by type and range. True is not 1 here, and 32.0 is not 32.
 
-A check takes a decoded value and raises ValueError, whose message completes the sentence "pid cannot be …".
+A check takes a decoded value and raises ValueError, whose message completes the sentence "pid cannot be …". `Fields`
+reads a JSON object of a foreign file through such checks.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
@@ -13,6 +15,7 @@ Check = Callable[[Any], None]
 
 INT64 = (-(1 << 63), (1 << 63) - 1)  # what SQLite can hold
 COUNT = (0, (1 << 53) - 1)  # also exact as a float, and one more is still an integer of SQLite
+FINITE = (-sys.float_info.max, sys.float_info.max)
 PID = (0, (1 << 31) - 1)
 VERSION = (0, (1 << 31) - 1)
 # No kernel takes less than a picosecond or more than 11 days: outside, ratios and rates overflow.
@@ -21,6 +24,55 @@ MICROJOULES = (1e-6, 1e18)
 LONGEST_TEXT = 1 << 16
 LONGEST_JSON = 1 << 20  # characters: the space of a layer has less than a tenth
 DEEPEST = 32
+
+
+_REQUIRED: Any = object()
+
+
+class Fields:
+    """The fields of one JSON object from a foreign file, each checked as it is taken. where: of the object in the file,
+    for people. Raises ValueError, here and in every method, for what is missing or not what it has to be."""
+
+    def __init__(self, value: Any, where: str = "") -> None:
+        if type(value) is not dict:
+            raise ValueError(f"{where or 'the document'} cannot be {shown(value)}, which is no object")
+        self.values, self.where = value, where
+
+    def take(self, name: str, check: Check, default: Any = _REQUIRED) -> Any:
+        """The field's value, or the default where there is no such field."""
+        value = self.values.get(name, default)
+        if value is _REQUIRED:
+            raise ValueError(f"{self.where or 'the document'} lacks {shown(name)}")
+        if name in self.values:
+            try:
+                check(value)
+            except ValueError as wrong:
+                raise ValueError(f"{self._at(name)} cannot be {wrong}") from None
+        return value
+
+    def object(self, name: str, default: Any = _REQUIRED) -> "Fields":
+        return Fields(self.take(name, any_value, default), self._at(name))
+
+    def objects(self, name: str, default: Any = _REQUIRED) -> list["Fields"]:
+        """Of a list."""
+        found = self.take(name, list_of(any_value), default)
+        return [Fields(value, f"{self._at(name)}/{place}") for place, value in enumerate(found)]
+
+    def each(self) -> dict[str, "Fields"]:
+        """Of an object of objects."""
+        return {name: Fields(value, self._at(name)) for name, value in self.values.items()}
+
+    def _at(self, name: str) -> str:
+        return f"{self.where}/{shown(name)[1:-1]}".lstrip("/")
+
+
+def flag(value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{shown(value)}, neither true nor false")
+
+
+def any_value(value: Any) -> None:
+    """For what is checked where it is used."""
 
 
 def text(longest: int = LONGEST_TEXT, empty: bool = True) -> Check:
@@ -47,12 +99,12 @@ def whole(low: int, high: int) -> Check:
 
 
 def number(low: float, high: float) -> Check:
-    """Of either type; infinity only where a bound is infinite, never NaN."""
+    """Of either type; infinity only where a bound is infinite, never NaN, and no integer that SQLite cannot hold."""
 
     def check(value: Any) -> None:
         if type(value) not in (int, float):
             raise ValueError(f"{shown(value)}, which is no number")
-        if not low <= value <= high:
+        if not low <= value <= high or (type(value) is int and not INT64[0] <= value <= INT64[1]):
             raise ValueError(f"{shown(value)}, which is out of range")
 
     return check

@@ -4,8 +4,10 @@ SQLite says in a microsecond or two whether anybody has written to the file sinc
 whether that concerned winners. A tuning run beside a reader writes trials all the time and winners rarely.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from kernel_templates.device import Device
 from tuning_db import keys, lookup, rows, shipped, validation
 from tuning_db.records import Lookup, Source
-from tuning_db.rows import Row
+from tuning_db.rows import Row, canonical_json
 
 _COLUMNS = (
     "SELECT w.*, p.key AS problem, d.fingerprint, d.chip_key, d.backend, d.chip, d.capability, d.units, "
@@ -21,6 +23,8 @@ _COLUMNS = (
     "JOIN problems p ON p.id = w.problem_id "
 )
 
+Refused = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By problem, configurations that are no answer."""
 Query = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
 
 
@@ -33,8 +37,10 @@ class Family:
         packed = [entry[3] for entry in entries] + [keys.logs(row["problem"]) for row in from_shipped]
         self._logs = np.frombuffer(b"".join(packed), "<f8").reshape(len(packed), -1) if packed else None
 
-    def without(self, row_id: int | Row) -> "Family":
-        return Family([entry for entry in self.entries if entry[0] != row_id], self.from_shipped)
+    def without(self, found: int | Row) -> "Family":
+        """Without an id, or a shipped row."""
+        entries = [entry for entry in self.entries if entry[0] != found]
+        return Family(entries, [row for row in self.from_shipped if row is not found])
 
     def nearest(self, problem: str, fingerprint: str) -> tuple[int | Row, float] | None:
         """The id, or the shipped row, and how many doublings away it is."""
@@ -73,16 +79,20 @@ class Finder:
         self._answers.clear()
         self._families.clear()
 
-    def find_all(self, device: Device, wanted: Sequence[tuple[str, int]]) -> dict[str, Lookup]:
-        """Answers by problem key."""
+    def find_all(self, device: Device, wanted: Sequence[tuple[str, int]], refused: Refused) -> dict[str, Lookup]:
+        """Answers by problem key. Those of problems with refused configurations are not kept."""
         self._refresh()
-        found = {problem: self._answers.get((device, problem, version)) for problem, version in wanted}
+        found = {
+            problem: None if refused.get(problem) else self._answers.get((device, problem, version))
+            for problem, version in wanted
+        }
         missing = [(problem, version) for problem, version in wanted if found[problem] is None]
         if missing:
-            for problem, answer in self._find(device, missing).items():
+            for problem, answer in self._find(device, missing, refused).items():
                 found[problem] = answer
             for problem, version in missing:
-                self._answers[device, problem, version] = found[problem]  # type: ignore[assignment]
+                if not refused.get(problem):
+                    self._answers[device, problem, version] = found[problem]  # type: ignore[assignment]
         return found  # type: ignore[return-value]
 
     def _refresh(self) -> None:
@@ -94,20 +104,23 @@ class Finder:
                 self.forget()
             self._seen = (data_version, generation)
 
-    def _find(self, device: Device, wanted: Sequence[tuple[str, int]]) -> dict[str, Lookup]:
+    def _find(self, device: Device, wanted: Sequence[tuple[str, int]], refused: Refused) -> dict[str, Lookup]:
         marks = ",".join("?" * len(wanted))
+        current = "" if any(refused.get(problem) for problem, _ in wanted) else "w.current AND "
         same = self._winners(
-            _COLUMNS + f"WHERE w.current AND p.key IN ({marks}) AND d.chip_key = ?",
+            _COLUMNS + f"WHERE {current}p.key IN ({marks}) AND d.chip_key = ? ORDER BY w.current DESC, w.id DESC",
             (*(problem for problem, _ in wanted), device.chip_key),
         )
         known = shipped.of_chip(device.chip_key)
         answers = {}
         for problem, version in wanted:
+            bad = {canonical_json(dict(config)) for config in refused.get(problem, ())}
+            own = [row for row in same if row["problem"] == problem and (row["current"] or bad)]
             pick = (
-                lookup.same_problem(device, version, [row for row in same if row["problem"] == problem])
-                or lookup.shipped(device, problem, version, known)
-                or self._nearest_shape(device, problem, version, known)
-                or lookup.nearest_chip(device, version, self.elsewhere(device, problem))
+                lookup.same_problem(device, version, _without(own, bad))
+                or lookup.shipped(device, problem, version, _without(known, bad))
+                or self._nearest_shape(device, problem, version, known, bad)
+                or lookup.nearest_chip(device, version, _without(self.elsewhere(device, problem), bad))
             )
             answers[problem] = (
                 Lookup(pick.source, rows.winner_from(pick.row), pick.detail)
@@ -130,7 +143,9 @@ class Finder:
                 found.append(row)
         return found
 
-    def _nearest_shape(self, device: Device, problem: str, version: int, known: Sequence[Row]) -> lookup.Pick | None:
+    def _nearest_shape(
+        self, device: Device, problem: str, version: int, known: Sequence[Row], bad: AbstractSet[str]
+    ) -> lookup.Pick | None:
         family = keys.family(problem)
         key = (device.chip_key, family, version)
         if key not in self._families:
@@ -151,17 +166,20 @@ class Finder:
                 if d in devices and isinstance(logs, bytes) and len(logs) == size
             ]
             self._families[key] = Family(near, alike)
+        kin = self._families[key]
         while True:
-            nearest = self._families[key].nearest(problem, device.fingerprint)
+            nearest = kin.nearest(problem, device.fingerprint)
             if nearest is None:
                 return None
             found, away = nearest
             # By id, whatever its state: a winner replaced since then was measured all the same.
             usable = self._winners(_COLUMNS + "WHERE w.id = ?", (found,)) if isinstance(found, int) else [found]
-            if usable:
+            if _without(usable, bad):
                 row = usable[0]
                 break
-            self._families[key] = self._families[key].without(found)
+            kin = kin.without(found)
+            if not usable:
+                self._families[key] = self._families[key].without(found)
         beneath = "" if isinstance(found, int) else "shipped with autotune: "
         return lookup.Pick(Source.NEAREST_SHAPE, row, beneath + lookup.shape_detail(problem, row, away))
 
@@ -234,6 +252,11 @@ class Finder:
             if trial.measurement is not None:
                 last[row["config"]] = trial.measurement.median_ns, dict(trial.config)  # a rematch counts more
         return [last[text][1] for text in sorted(last, key=lambda text: last[text][0])[:most]]
+
+
+def _without(rows: Sequence[Row], bad: AbstractSet[str]) -> list[Row]:
+    """Rows whose configuration is none of these, in canonical JSON."""
+    return [row for row in rows if canonical_json(json.loads(row["config"])) not in bad] if bad else list(rows)
 
 
 def _far(device: Device, wanted: keys.ProblemKey, row: Row) -> tuple:

@@ -20,6 +20,7 @@ from tuning_db.rows import canonical_json
 
 FORMAT = 2
 HEADER = canonical_json({"autotune_db": FORMAT})
+LONGEST_LINE = 1 << 22  # characters: a record has a few fields of at most `field_checks.LONGEST_JSON`
 DEVICE_FIELDS = tuple(validation.TABLES["devices"])
 
 # JSON has no infinity and no NaN; SQLite has the first of the two.
@@ -117,6 +118,8 @@ def _check_fields(kind: str, record: Mapping[str, Any]) -> None:
 
 
 def _object(line: str) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE:,} characters")
     try:
         found = json.loads(line, parse_constant=_refuse)
     except RecursionError:

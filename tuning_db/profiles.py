@@ -5,7 +5,7 @@ when the file fails underneath it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,9 +103,14 @@ def _insert_many(
     db: TuningDB, table: str, number: int, columns: Sequence[str], values: Iterable[tuple[Any, ...]]
 ) -> None:
     marks = ", ?" * len(columns)
-    db._connection.executemany(
-        f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES (?{marks})", ((number, *row) for row in values)
-    )
+    missing = dict.fromkeys(validation.TABLES[table])
+
+    def checked() -> Iterator[tuple[Any, ...]]:
+        for row in values:
+            validation.row(table, missing | dict(zip(columns, row, strict=True)))
+            yield number, *row
+
+    db._connection.executemany(f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES (?{marks})", checked())
 
 
 def _store_details(db: TuningDB, number: int, profile: Profile) -> None:

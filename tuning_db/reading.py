@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from sqlite_utils import Database
@@ -14,10 +15,11 @@ from kernel_templates.device import Device
 from tuning_db import migrations, rows, stored_records, validation
 from tuning_db.dead_runs import died
 from tuning_db.errors import LeftOut, translated
-from tuning_db.finder import Finder
-from tuning_db.records import Lookup, RunStatus, StoredRun, StoredWinner, Trial, Winner
+from tuning_db.finder import Finder, Refused
+from tuning_db.records import Lookup, Outcome, RunStatus, StoredRun, StoredWinner, Trial, Winner
 
 T = TypeVar("T")
+PROOF = "proof"  # as sampler: a run that only says that a configuration computes wrongly
 
 _WINNERS = """
     SELECT w.*, p.key AS problem, d.fingerprint, d.chip_key, d.backend, d.chip, d.capability, d.units, d.memory_bytes,
@@ -117,10 +119,27 @@ class Reader:
         """Which configuration to launch for one problem, and why that one; see `tuning_db.lookup` for the order."""
         return self.lookup_all(device, [(problem, template_version)])[problem]
 
-    def lookup_all(self, device: Device, wanted: Iterable[tuple[str, int]]) -> dict[str, Lookup]:
-        """`lookup` for many (problem, template version) pairs at the cost of about one, keyed by problem."""
+    def lookup_all(
+        self, device: Device, wanted: Iterable[tuple[str, int]], refused: Refused = MappingProxyType({})
+    ) -> dict[str, Lookup]:
+        """`lookup` for many (problem, template version) pairs at the cost of about one, keyed by problem. refused:
+        configurations that are no answer, by problem; there winners that were replaced are asked as well."""
         with translated(self.path):
-            return self._finder.find_all(device, list(wanted))
+            return self._finder.find_all(device, list(wanted), refused)
+
+    def refused(self, device: Device) -> dict[str, list[dict[str, Any]]]:
+        """Configurations that computed wrongly on this very device before their first use, by problem."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for problem, trial in self._read(
+            "run_trials",
+            "SELECT t.*, p.key AS problem FROM runs r JOIN run_trials t ON t.run_id = r.id JOIN devices d "
+            "ON d.id = r.device_id JOIN problems p ON p.id = r.problem_id "
+            "WHERE r.sampler = ? AND d.fingerprint = ? AND t.outcome = ? ORDER BY t.id",
+            (PROOF, device.fingerprint, Outcome.WRONG.value),
+            lambda row: (row["problem"], rows.trial_from(row)),
+        ):
+            found.setdefault(problem, []).append(dict(trial.config))
+        return found
 
     def relatives(self, device: Device, problem: str, template_version: int) -> list[Winner]:
         """What a search for this problem should try early: winners of the same problem and of other shapes, on this

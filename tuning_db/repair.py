@@ -1,7 +1,7 @@
 """Removes rows that make no sense, and what belongs to them; names each. A sensible row is never touched."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tuning_db import keys, profile_rows, validation, winner_rows
@@ -77,18 +77,29 @@ def _senseless(
     orphan = " OR ".join(missing) or "0"
     cursor = db.execute(f"SELECT rowid AS number_in_file, ({orphan}) AS orphan, * FROM {table}")
     columns = [column[0] for column in cursor.description]
+    metrics = _metrics(db) if table == "profile_launches" else {}
     for values in cursor:
         row = dict(zip(columns, values, strict=True))
-        reason = "what it belongs to is gone" if row["orphan"] else _reason(table, row)
+        reason = "what it belongs to is gone" if row["orphan"] else _reason(table, row, metrics)
         if reason:
             yield Removed(table, row["number_in_file"], shown(row[name]), reason)
 
 
-def _reason(table: str, row: dict) -> str | None:
+def _metrics(db: sqlite3.Connection) -> dict[int, profile_rows.Columns]:
+    """Of every profile that is left, the metrics that its launches have values of."""
+    cursor = db.execute("SELECT * FROM profiles")
+    names = [column[0] for column in cursor.description]
+    found = (dict(zip(names, values, strict=True)) for values in cursor)
+    return {row["id"]: profile_rows.columns_from(row) for row in found}
+
+
+def _reason(table: str, row: dict, metrics: Mapping[int, profile_rows.Columns]) -> str | None:
     try:
         validation.row(table, row)
         if table == "profiles":
             profile_rows.columns_from(row)
+        elif table == "profile_launches":
+            profile_rows.launch_from(row, metrics[row["profile_id"]])
     except ValueError as error:
         return str(error)
     return None

@@ -104,7 +104,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "outcome": Outcome(trial.outcome).value,
         **(_measurement_row(trial.measurement) if trial.measurement else {}),
         "compile_s": _optional_float(trial.compile_s),
-        "error": _optional_float(trial.error),
+        "error": None if trial.error != trial.error else _optional_float(trial.error),
         "tolerance": _optional_float(trial.tolerance),
         "message": None if trial.message is None else _one_line(trial.message),
         "kind": TrialKind(trial.kind).value,

@@ -17,8 +17,8 @@ from kernel_templates.space import Space
 from tuning_db import connection, dead_runs, keys, merge, repair, rows, uids, validation
 from tuning_db.errors import DatabaseError, read_only, translated
 from tuning_db.location import default_path
-from tuning_db.reading import Reader
-from tuning_db.records import Run, RunStatus, Trial, Winner
+from tuning_db.reading import PROOF, Reader
+from tuning_db.records import Outcome, Run, RunStatus, Trial, Winner
 
 _RUNNING = RunStatus.RUNNING.value
 
@@ -116,15 +116,16 @@ class TuningDB(Reader):
 
     def add_run(
         self, device: Device, run: Run, trials: Sequence[Trial], status: str, started_at: str | None,
-        finished_at: str | None,
+        finished_at: str | None, known_as: str | None = None,
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
-        where they are not known. Its name is its content's: the same run is stored once, however often it is added."""
+        where they are not known. Its name is its content's: the same run is stored once, however often it is added.
+        known_as: the name that it has where it happened; if that is here, the run is there already."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
         uid = uids.content_id(*about, uids.trials_text(tried))
         with self._transaction():
-            if known := self._connection.execute("SELECT id FROM runs WHERE uid = ?", (uid,)).fetchone():
+            if known := self._connection.execute("SELECT id FROM runs WHERE uid IN (?, ?)", (uid, known_as)).fetchone():
                 return int(known[0])
             run_id = self._insert(
                 "runs",
@@ -143,6 +144,17 @@ class TuningDB(Reader):
             for number, row in enumerate(tried):
                 self._insert("run_trials", {"run_id": run_id, "number": number, **row, "created_at": now})
             return run_id
+
+    def mark_refused(
+        self, device: Device, problem: str, template_version: int, config: Mapping[str, Any], why: str
+    ) -> None:
+        """Remember that a configuration computes wrongly on this device: a run of its own, sampler `proof`, with one
+        trial that says why. A search will not try it again, and `refused` names it. Twice is like once."""
+        if dict(config) in self.refused(device).get(problem, ()):
+            return
+        run = self.begin_run(device, Run(problem, template_version, PROOF, 0, 1, 0, 0))
+        self.record_trial(run, Trial(config, Outcome.WRONG, message=why))
+        self.finish_run(run, RunStatus.FINISHED)
 
     def set_winner(self, device: Device, winner: Winner, run_id: int | None, trial_id: int | None) -> int:
         """Make this the current winner of its problem and template version on this device; return its id.
@@ -267,6 +279,8 @@ class TuningDB(Reader):
         return int(found[0]) if found else self._insert(table, row)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        """The new row's id. Raises ValueError for a row that no reader would take."""
+        validation.row(table, {**dict.fromkeys(validation.TABLES[table]), **row})
         marks = ", ".join(f":{name}" for name in row)
         cursor = self._connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", dict(row))
         assert cursor.lastrowid is not None

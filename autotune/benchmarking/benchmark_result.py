@@ -1,11 +1,12 @@
 """The result of a model benchmark, the same for every backend; written as a JSON document and read back."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.benchmarking.speedup import Speedup
+from tuning_db import field_checks as f
+from tuning_db.field_checks import Fields
 
 SIDES = ("untuned", "tuned")
 PREFILL = -1  # beside the depths of decoding
@@ -49,12 +50,16 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's."""
+    """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's;
+    load_s: seconds that loading took; first_token_s: that and the first prompt, which is the prefill's; None if
+    unknown."""
 
     prefill_tok_s: float
     decode: Mapping[int, Decode]
     kernels: tuple[KernelTime, ...]
     prefill_range: tuple[float, float] | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
 
     @property
     def shallowest(self) -> Decode:
@@ -126,7 +131,10 @@ class ModelBenchmark:
             for depth, row in side.decode.items()
         }  # fmt: skip
         spread = list(side.prefill_range) if side.prefill_range else None
-        return {"prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode}
+        return {
+            "load_s": side.load_s, "first_token_s": side.first_token_s,
+            "prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode,
+        }  # fmt: skip
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
@@ -135,65 +143,56 @@ class ModelBenchmark:
         }  # fmt: skip
 
 
+_RATE, _SIZE, _US = f.number(0, 1e12), f.number(0, 1e18), f.number(0, 1e15)
+_SECONDS, _NAME = f.number(0, 1e9), f.text(1 << 12)
+
+
 def parse(document: Any) -> ModelBenchmark:
     """A benchmark from its document, an older one's included. Raises ValueError for what is none."""
-    try:
-        device, settings, versions = document["device"], document.get("settings", {}), document.get("versions", {})
-        sides = {name: _side(document[name], document["operations"][name]) for name in SIDES}
-        if not isinstance(settings, dict) or not isinstance(versions, dict):
-            raise TypeError("settings and versions are objects")
-        if not _number(device["read_gb_s"]):
-            raise TypeError("the read bandwidth is 0")
-        return ModelBenchmark(
-            _text(document["model"]), _text(device["chip"]), str(device.get("fingerprint", "")),
-            _number(device["read_gb_s"]), sides["untuned"], sides["tuned"],
-            {str(name): str(version) for name, version in versions.items()}, settings,
-            speedups={_depth(depth): _speedup(row) for depth, row in document.get("speedups", {}).items()},
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it has no {error}" if isinstance(error, KeyError) else str(error)) from None
+    made = Fields(document)
+    device, operations = made.object("device"), made.object("operations")
+    versions = made.take("versions", f.mapping_of(f.scalar), {})
+    return ModelBenchmark(
+        made.take("model", _NAME), device.take("chip", _NAME), device.take("fingerprint", _NAME, ""),
+        device.take("read_gb_s", f.number(1e-9, 1e9)),
+        *(_side(made.object(name), operations.objects(name)) for name in SIDES),
+        {name: str(version) for name, version in versions.items()},
+        made.take("settings", f.mapping_of(f.document), {}),
+        speedups={_depth(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},
+    )  # fmt: skip
 
 
-def _side(side: Any, operations: Any) -> Side:
-    decode = {int(depth): _decode(row) for depth, row in side["decode"].items()}
+def _side(side: Fields, operations: list[Fields]) -> Side:
+    decode = {_depth(depth): _decode(row) for depth, row in side.object("decode").each().items()}
+    decode.pop(PREFILL, None)
     if not decode:
-        raise ValueError("it has no decode rates")
-    low_high = side.get("prefill_tok_s_range")
-    spread = None if low_high is None else (_number(low_high[0]), _number(low_high[1]))
-    return Side(_number(side["prefill_tok_s"]), decode, tuple(_kernel(row) for row in operations), spread)
+        raise ValueError(f"{side.where} has no decode rates")
+    spread = side.take("prefill_tok_s_range", f.maybe(f.tuple_of(_RATE, _RATE)), None)
+    seconds = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
+    kernels = tuple(map(_kernel, operations))
+    return Side(side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), *seconds)
 
 
 def _depth(name: str) -> int:
+    if name != "prefill" and not (name.isascii() and name.isdecimal() and len(name) < 10):
+        raise ValueError(f"{f.shown(name)} is no number of tokens")
     return PREFILL if name == "prefill" else int(name)
 
 
-def _speedup(row: Any) -> Speedup:
-    ratios = tuple(_number(ratio) for ratio in row["ratios"])
+def _speedup(row: Fields) -> Speedup:
+    ratios = row.take("ratios", f.list_of(f.number(1e-9, 1e9)))
     if not ratios:
-        raise ValueError("a speed-up has no rounds")
-    return Speedup(ratios, bool(row["alternating"]))
+        raise ValueError(f"{row.where} has no rounds")
+    return Speedup(tuple(ratios), row.take("alternating", f.flag))
 
 
-def _decode(row: Any) -> Decode:
-    tok_s = _number(row["tok_s"])
-    low, high = row.get("tok_s_range", (tok_s, tok_s))
-    size, kernels = _number(row["bytes_per_token"]), _number(row["kernels_per_token"])
-    return Decode(tok_s, (_number(low), _number(high)), int(size), int(kernels))
+def _decode(row: Fields) -> Decode:
+    tok_s = row.take("tok_s", _RATE)
+    low, high = row.take("tok_s_range", f.tuple_of(_RATE, _RATE), (tok_s, tok_s))
+    size, kernels = row.take("bytes_per_token", _SIZE), row.take("kernels_per_token", _SIZE)
+    return Decode(tok_s, (low, high), int(size), int(kernels))
 
 
-def _kernel(row: Any) -> KernelTime:
-    size = None if row["bytes"] is None else int(_number(row["bytes"]))
-    return KernelTime(_text(row["kernel"]), int(_number(row["count"])), _number(row["us"]), size)
-
-
-def _number(value: Any) -> float:
-    """Finite and not negative. Raises TypeError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise TypeError(f"{value!r:.40} is no number")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
-    return value
+def _kernel(row: Fields) -> KernelTime:
+    count, size = row.take("count", _SIZE), row.take("bytes", f.maybe(_SIZE))
+    return KernelTime(row.take("kernel", _NAME), int(count), row.take("us", _US), None if size is None else int(size))

@@ -7,7 +7,7 @@ user gets it: from the call to the last token, each of them sampled and read by 
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +95,12 @@ class Request:
 
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (), nvtx: bool = False,
+    depths: tuple[int, ...] = (), nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
-    Without a prompt or depths, the backend's defaults. Depths past what the model was trained for are left out. Raises
-    ModelError and kernel_templates.cuda.machine.DeviceError.
+    progress: is told in words what is done next. Without a prompt or depths, the backend's defaults. Depths past what
+    the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
@@ -113,11 +113,13 @@ def benchmark(
         with ExitStack() as opened:
             engines = {}
             for side in sides:
+                progress(f"loading the {side} engine")
                 engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
-            found = _rates(engines, request, backend)
+            found, first = _rates(engines, request, backend, progress)
             rates |= found
-            measured |= _sides(engines, found, request, backend)
+            progress("the kernels of a token")
+            measured |= _sides(engines, found, first, request, backend)
             if "tuned" in engines:
                 sources = {p.key: c.source.value for p, c in engines["tuned"].choices.items()}
             del engine, engines  # the memory goes with the last reference
@@ -135,23 +137,32 @@ def benchmark(
     )  # fmt: skip
 
 
-def _rates(engines: Mapping[str, Model], request: Request, backend: Backend) -> dict[str, dict[int, np.ndarray]]:
-    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill."""
+def _rates(
+    engines: Mapping[str, Model], request: Request, backend: Backend, progress: Callable[[str], None]
+) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, float]]:
+    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill. And the seconds from
+    the beginning of each side's loading to the end of its first prefill, without what was between them."""
     request = request.within(next(iter(engines.values())).context)
     seconds: dict[str, dict[int, list[float]]] = {side: {} for side in engines}
+    first: dict[str, float] = {}
     for number in range(-1, request.runs):  # the first turn warms up: graphs are captured when first needed
         for side in list(engines)[:: 1 if number % 2 else -1]:
-            for what, value in _turn(engines[side], request).items():
-                if number >= 0:
-                    seconds[side].setdefault(what, []).append(value)
-            if number >= 0:
-                backend.observe(side, engines[side], request.middle(0))
-    return {side: {what: 1.0 / np.array(s) for what, s in found.items()} for side, found in seconds.items()}
+            progress(f"{side}, {f'round {number + 1} of {request.runs}' if number >= 0 else 'warming up'}")
+            turn = _turn(engines[side], request)
+            if number < 0:
+                first[side] = engines[side].load_s + turn[PREFILL]
+                engines[side].runner.warm_up()
+                continue
+            for what, value in turn.items():
+                seconds[side].setdefault(what, []).append(value)
+            backend.observe(side, engines[side], request.middle(0))
+    return {side: {what: 1.0 / np.array(s) for what, s in found.items()} for side, found in seconds.items()}, first
 
 
 def _sides(
-    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], request: Request, backend: Backend
-) -> dict[str, Side]:
+    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], first: Mapping[str, float],
+    request: Request, backend: Backend,
+) -> dict[str, Side]:  # fmt: skip
     found = {}
     for side, engine in engines.items():
         decode = {
@@ -161,7 +172,7 @@ def _sides(
         }
         prefill, kernels = request.prompt * rates[side][PREFILL], backend.kernels(side, engine, request.middle(0))
         spread = float(prefill.min()), float(prefill.max())
-        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread)
+        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread, engine.load_s, first[side])
     return found
 
 

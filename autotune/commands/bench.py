@@ -62,10 +62,10 @@ def bench(
     from model.gguf_file import open_gguf
 
     open_gguf(model)  # a bad file is refused before the database is touched
-    with options.open_database(db_path, readonly=False) as db, options.alone(device):
+    with options.open_database(db_path, readonly=False) as db, options.alone(device), output.steps() as progress:
         result = model_benchmark.benchmark(
-            model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, nvtx=nvtx
-        )
+            model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, nvtx=nvtx, progress=progress
+        )  # fmt: skip
     if as_json:
         output.print_json(result.document())
     else:

@@ -90,7 +90,7 @@ def list_(runs: bool, db_path: Path | None, as_json: bool) -> None:
     elif runs:
         rows = [
             (
-                str(r.id), r.run.problem, r.device.chip, r.run.sampler, str(r.trials), r.status.value,
+                str(r.id), r.run.problem, r.device.label, r.run.sampler, str(r.trials), r.status.value,
                 r.started_at[:16].replace("T", " "),
             )
             for r in stored
@@ -153,7 +153,7 @@ def plot(problem: str, target: Path | None, db_path: Path | None) -> None:
     key = _only(problem, {run.stored.run.problem for run in database.runs if run.working}, "trial that worked")
     run = [run for run in database.runs if run.working and run.stored.run.problem == key][-1]
     name = short_names(one.stored.run.problem for one in database.runs)[key]
-    chart = progress(run, f"{name} on {run.stored.device.chip}, run {run.stored.id}")
+    chart = progress(run, f"{name} on {run.stored.device.label}, run {run.stored.id}")
     if target is not None:
         plot.to_file([chart], target)
         return
@@ -177,11 +177,11 @@ def _only(beginning: str, known: set[str], what: str) -> str:
 def _print_winners(title: str, winners: "list[StoredWinner]", runs: "list[StoredRun]") -> None:
     rows = [
         (
-            row["problem"], row["device"]["chip"], output.micros(row["median_ns"]),
+            row["problem"], stored.device.label, output.micros(row["median_ns"]),
             output.ratio(row["default_ns"], row["median_ns"]), output.number(row["gb_s"]),
             output.settings(row["config"]), row["created_at"][:16].replace("T", " "),
         )
-        for row in _winners(winners, runs)
+        for stored, row in zip(winners, _winners(winners, runs), strict=True)
     ]  # fmt: skip
     numeric = ("µs", "speed-up", "GB/s")
     output.print_table(title, ("problem", "device", *numeric, "configuration", "when (UTC)"), rows, numeric)

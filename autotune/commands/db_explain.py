@@ -9,6 +9,9 @@ from autotune import UserError
 from autotune.commands import options, output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     from kernel_templates.device import Device
     from tuning_db import TuningDB
     from tuning_db.explain import Explanation
@@ -42,7 +45,8 @@ def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 
 def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation":
-    from kernel_templates import given_problem
+    from kernel_templates import given_problem, proof_record
+    from kernel_templates.space import Config
     from tuning_db import explain as explaining
 
     known = sorted({*explaining.known_problems(db, here), *(run.run.problem for run in db.runs())})
@@ -54,10 +58,15 @@ def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation
         )
     key = matching[0] if matching else beginning
     try:
-        version = given_problem.parse(key).template_version
+        problem = given_problem.parse(key)
     except ValueError as error:
         raise UserError(f"{beginning!r} is no problem ({error}); autotune db list shows what there is") from None
-    return explaining.explain(db, here, key, version)
+
+    def proved(config: "Mapping[str, Any]") -> "datetime | None":
+        verdict = proof_record.known(problem, Config(config), here)
+        return None if verdict is None or verdict.wrong else verdict.when
+
+    return explaining.explain(db, here, key, problem.template_version, proved)
 
 
 def _document(found: "Explanation") -> dict[str, Any]:
@@ -69,6 +78,8 @@ def _document(found: "Explanation") -> dict[str, Any]:
         "config": dict(winner.config) if winner else None,
         "median_ns": winner.measurement.median_ns if winner else None,
         "default_ns": winner.default_ns if winner else None,
+        "proved": found.proved.isoformat() if found.proved else None,
+        "refused": [dict(config) for config in found.refused],
         "trials": found.trials,
         "failed": found.failed,
         "second": {"config": dict(found.second[0]), "median_ns": found.second[1]} if found.second else None,

@@ -50,9 +50,11 @@ def generate(
         output.note(engine.chat.note)
     start = _tokens(engine, text, as_chat)
     pieces: list[str] = []
+    first_token_s = None
     interrupted: KeyboardInterrupt | None = None
     try:
         for piece in engine.generate(start, tokens, sampler):
+            first_token_s = first_token_s or loading.since_process_start()
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
@@ -69,7 +71,7 @@ def generate(
             "text": written,
             "interrupted": interrupted is not None,
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
-            "timings": loading.rates(timing),
+            "timings": loading.rates(timing) | {"load_s": engine.load_s, "first_token_s": first_token_s},
             "kernels": loading.kernels_document(engine),
         }
         output.print_json(document)

@@ -1,5 +1,6 @@
 """`autotune import`: reads files of other tools into the tuning database."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
     from dataclasses import asdict
 
     from autotune.importers import registry
+    from autotune.importers.files import NO_END
 
     importers = []
     for file in files:  # before anything is stored
@@ -51,7 +53,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
         return
     for summary in done:
         output.line(f"{summary.file}: {summary.line}")
-        if summary.note:
+        if summary.note and NO_END not in summary.note:  # that is kept for the page of provenance
             output.note(f"{summary.file}: {summary.note}")
 
 
@@ -61,8 +63,8 @@ def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary |
     from autotune.importers.files import bounded_numbers, unpacked
     from autotune.profiling import store_profile
 
-    with unpacked(path) as path, bounded_numbers(path):
-        found = importer.read(path)
+    with unpacked(path) as file, bounded_numbers(path):
+        found = importer.read(file)
         if isinstance(found, tuning_results.TuningResults):
-            return tuning_results.store(found, db)
+            return tuning_results.store(replace(found, file=path.name), db)
         return store_profile.store(found, db)

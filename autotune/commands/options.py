@@ -13,6 +13,7 @@ from autotune import UserError
 
 if TYPE_CHECKING:
     from kernel_templates.device import Device
+    from kernel_templates.problem import Problem
     from tuning_db import TuningDB
 
 CPU = "cpu"
@@ -111,6 +112,19 @@ def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) 
         return command
 
     return add
+
+
+def named_problem(subject: str | Path) -> "Problem | None":
+    """The problem that a command's MODEL|PROBLEM names by its key; None where it names a file. Raises UserError."""
+    from kernel_templates import given_problem, registry
+
+    text = str(subject)
+    if text.partition(":")[0] not in registry.OPERATIONS or Path(subject).exists():
+        return None
+    try:
+        return given_problem.parse(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no problem ({error}); autotune ops lists the fields of each operation") from None
 
 
 def open_database(path: Path | None, readonly: bool = True) -> "TuningDB":

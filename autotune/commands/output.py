@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -73,6 +74,17 @@ def console(stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Shows on stderr what a long command does: beside a spinner on a terminal, else a line each."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield note
+        return
+    with screen.status("starting") as status:
+        yield lambda step: status.update(step)
 
 
 def counted(count: int, name: str) -> str:

@@ -65,13 +65,8 @@ def profile(subject: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 def _problems(subject: str) -> "list[Problem]":
     """The problems of a model's decode step, or one problem by its key."""
-    from kernel_templates import given_problem, registry
-
-    if subject.partition(":")[0] in registry.OPERATIONS and not Path(subject).exists():
-        try:
-            return [given_problem.parse(subject)]
-        except ValueError as error:
-            raise UserError(f"{subject!r} is no problem ({error}); autotune db list shows what there is") from None
+    if (named := options.named_problem(subject)) is not None:
+        return [named]
     from model.config import ModelConfig
     from model.gguf_file import open_gguf
     from model.problems import gpu_layers, head_problem

@@ -25,7 +25,7 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 
 
 @click.command()
-@options.model_argument
+@click.argument("model", metavar="MODEL.gguf|PROBLEM", type=click.Path(path_type=Path))
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
@@ -83,11 +83,12 @@ def tune(
     sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
     device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Tune a model's kernels for this machine.
+    """Tune a model's kernels, or one problem's, for this machine.
 
     Every problem is tuned once, however many layers share it; on a GPU first alone, then in the captured layer. Each
     trial is recorded as it is made: Ctrl-C keeps what was found, and the next run goes on from there. Where another
-    process measures on the same device, this one waits for its end.
+    process measures on the same device, this one waits for its end. PROBLEM is a key as `autotune db list` prints it;
+    `autotune ops` lists the fields.
 
     \b
     Example:
@@ -95,6 +96,7 @@ def tune(
       autotune tune model.gguf --device cuda:0
       autotune tune model.gguf --devices all
       autotune tune model.gguf --op matvec --op ffn --budget 300 --trials 200
+      autotune tune matvec:rows=576,cols=1536,format=Q4_0,activation=int16
     """
     if devices is not None:
         _for_each_gpu(model, storage, db_path)
@@ -211,7 +213,8 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
 def model_problems(
     path: Path, ops: tuple[str, ...], device: str, context: int | None
 ) -> "tuple[Mapping[Problem, int], list[Chain]]":
-    """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names. Raises UserError."""
+    """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names; or the one problem
+    that `path` names. Raises UserError."""
     from kernel_templates import registry
     from model import problems
     from model.config import ModelConfig
@@ -221,6 +224,8 @@ def model_problems(
     for op in ops:
         if op not in registry.OPERATIONS:
             raise UserError(f"--op: no operation is called {op!r}; there are {', '.join(registry.OPERATIONS)}")
+    if (named := options.named_problem(path)) is not None:
+        return _one_problem(named, ops, device)
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
     layers: list[Chain] = []
@@ -234,3 +239,16 @@ def model_problems(
     if not chosen and not layers:
         raise UserError(f"--op: this model has no {' or '.join(ops)} to tune on {device}")
     return chosen, layers
+
+
+def _one_problem(named: "Problem", ops: tuple[str, ...], device: str) -> "tuple[Mapping[Problem, int], list[Chain]]":
+    """As `model_problems`. A layer is a chain: tuned in context."""
+    from kernel_templates.problem import Chain
+
+    if ops:
+        raise UserError("--op chooses among a model's problems; a problem names its own operation")
+    if isinstance(named, Chain):
+        if device == options.CPU:
+            raise UserError(f"{named.op} has no template for the cpu; give --device cuda:0, or tune its parts")
+        return dict.fromkeys(named.parts().values(), 1), [named]
+    return {named: 1}, []

@@ -10,7 +10,8 @@ from typing import Any
 from autotune import UserError
 from autotune.benchmarking.benchmark_result import parse
 from autotune.dashboard.page_data import BenchmarkFile, Database, DeviceData, File, PageData, Peer, RunData
-from tuning_db import open_db, profiles
+from tuning_db import field_checks, open_db, profiles
+from tuning_db.field_checks import Fields
 from tuning_db.timed_trials import TimedTrial, timed_trials
 
 LARGEST_BENCHMARK = 16 << 20  # bytes; a real one has 20 kB
@@ -58,23 +59,23 @@ def read_benchmark(path: Path) -> BenchmarkFile:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is no JSON; give what autotune bench --json printed") from None
-    if not isinstance(outer, dict):
-        raise UserError(f"{path} is not what autotune bench --json prints")
     try:
-        result = parse(outer.get("bench", outer))
+        made = Fields(outer)
+        result = parse(made.values.get("bench", outer))
+        date = made.take("date", field_checks.text(), "")
     except ValueError as error:
         raise UserError(f"{path} is not what autotune bench --json prints: {error}") from None
-    return BenchmarkFile(file, result, _peer(outer.get("marks")), str(outer.get("date", ""))[:10])
+    return BenchmarkFile(file, result, _peer(made.values.get("marks")), date[:10])
 
 
 def _peer(marks: Any) -> Peer | None:
     """None where there are no marks, or none that can be used."""
     try:
-        peer = Peer(marks["engine"], tuple(float(rate) for rate in marks["decode"]))
-        valid = isinstance(peer.engine, str) and bool(peer.decode) and all(rate > 0 for rate in peer.decode)
-    except (KeyError, TypeError, ValueError):
+        found = Fields(marks)
+        decode = found.take("decode", field_checks.list_of(field_checks.number(1e-9, 1e12)))
+        return Peer(found.take("engine", field_checks.text()), tuple(map(float, decode))) if decode else None
+    except ValueError:
         return None
-    return peer if valid else None
 
 
 def _file(path: Path) -> File:

@@ -3,13 +3,12 @@
 import csv
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,11 @@ from autotune import UserError
 from tuning_db.profile_records import Provenance
 
 HEAD_BYTES = 1 << 16
-LARGEST_TEXT = 1 << 30  # bytes: a recorded space of a million configurations has less
+NO_END = "no end mark"  # in the note of a file that cannot say whether it is whole, as all files of its format
+LARGEST_TEXT = 1 << 29  # bytes, also of what a packed file unpacks to: 5 kB of xz can become 2 GB
+LARGEST_JSON = 1 << 28  # bytes: a recorded space of 100,000 configurations has half of it
+# Python makes up to 64 bytes of a value and 250 of an object, however short they are in the file: this much is 1 GB.
+LARGEST_COUNT, OBJECT, LIST = 1 << 24, 4, 2  # values in a JSON document; an object and a list count as so many
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
 XZ_MEMORY = 256 << 20  # bytes that a dictionary may take; xz -9 needs 65 MiB
 
@@ -57,12 +60,11 @@ def head_of(path: Path) -> bytes:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """A file as its reader wants it: one packed with xz, or a binary one with gzip, is unpacked into a folder that goes
-    when this is left, under its name without the ending. Raises UserError."""
-    head = head_of(path)
+    """A file as its reader wants it: one packed with gzip or xz is unpacked into a folder that goes when this is left,
+    under its name without the ending. Raises UserError."""
     with path.open("rb") as file:
         magic = file.read(len(XZ))
-    if not magic.startswith(XZ) and not (magic.startswith(GZIP) and b"\0" in head[:16]):
+    if not magic.startswith((XZ, GZIP)):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +73,7 @@ def unpacked(path: Path) -> Iterator[Path]:
             with lzma.open(path) if magic.startswith(XZ) else gzip.open(path) as packed, target.open("wb") as out:
                 while part := packed.read(1 << 20):
                     if out.tell() + len(part) > LARGEST_TEXT:
-                        raise UserError(f"{path} unpacks to more than {LARGEST_TEXT >> 30} GB; import a part of it")
+                        raise UserError(f"{path} unpacks to more than {LARGEST_TEXT:,} bytes; import a part of it")
                     out.write(part)
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile):
             raise unusable(path, "is damaged: it cannot be unpacked", "copy it again") from None
@@ -90,40 +92,51 @@ def csv_rows(path: Path, starts: Sequence[str]) -> Iterator[list[str]]:
     Raises UserError for what is no such text.
     """
     if path.stat().st_size > LARGEST_TEXT:
-        raise unusable(path, "is larger than 1 GB", "export fewer launches")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise unusable(path, "is damaged: it is not UTF-8 text", "export it again") from None
-    if "\0" in text:
-        raise unusable(path, "is damaged: it has zero bytes in it", "export it again")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    found = False
-    try:
-        for row in reader:
-            found = found or all(name in row for name in starts)
-            if found and row:
-                yield row
-    except csv.Error as error:
-        raise unusable(path, f"is damaged in line {reader.line_num} ({error})", "export it again") from None
+        raise unusable(path, f"is larger than {LARGEST_TEXT:,} bytes", "export fewer launches")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(_without_zeros(file, path), strict=True)
+        found = False
+        try:
+            for row in reader:
+                found = found or all(name in row for name in starts)
+                if found and row:
+                    yield row
+        except UnicodeDecodeError:
+            raise unusable(path, "is damaged: it is not UTF-8 text", "export it again") from None
+        except csv.Error as error:
+            raise unusable(path, f"is damaged in line {reader.line_num} ({error})", "export it again") from None
 
 
-def text(path: Path) -> str:
-    """All of a file, gzipped or not. Raises UserError."""
+def _without_zeros(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise unusable(path, "is damaged: it has zero bytes in it", "export it again")
+        yield line
+
+
+def text(path: Path, most: int = LARGEST_TEXT) -> str:
+    """All of a file, gzipped or not, of at most so many bytes. Raises UserError."""
     try:
-        with gzip.open(path) if path.read_bytes()[:2] == GZIP else path.open("rb") as file:
-            data = file.read(LARGEST_TEXT + 1)
-        if len(data) > LARGEST_TEXT:
-            raise UserError(f"{path} is larger than {LARGEST_TEXT >> 30} GB; import a part of it")
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP
+        with gzip.open(path) if packed else path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise UserError(f"{path} has more than {most:,} bytes of text; import a part of it")
         return data.decode()
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError):
         raise UserError(f"{path} is damaged: it is no UTF-8 text, or its end is missing") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def json_of(path: Path, words: str | None = None) -> Any:
     """The JSON content of a file, or of `words` that were read from it. Raises UserError."""
+    words = text(path, LARGEST_JSON) if words is None else words
+    if words.count(",") + OBJECT * words.count("{") + LIST * words.count("[") > LARGEST_COUNT:
+        raise UserError(f"{path} has more than some {LARGEST_COUNT:,} values; import a part of it")
     try:
-        return json.loads(text(path) if words is None else words)
+        return json.loads(words)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {str(error)[:120]}") from None
 

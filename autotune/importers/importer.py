@@ -15,7 +15,8 @@ class Importer:
     """A format that can be read.
 
     name: as error messages list it; recognizes: from a file's first bytes (`files.head_of`), gzip undone; read: raises
-    UserError for a file that is damaged, OverflowError or ValueError where it has a number that nothing can hold.
+    UserError for a file that is damaged, OverflowError or ValueError where it has a number that nothing can hold or a
+    value of another type than belongs there.
     """
 
     name: str

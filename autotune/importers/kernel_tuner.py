@@ -4,17 +4,18 @@
 in milliseconds or a word that says what failed, "times", "compile_time" in milliseconds, ...}}}
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune import UserError
 from autotune.importers import files, tuning_results
 from autotune.importers.importer import Importer
 from autotune.importers.tuning_results import TuningResults
+from tuning_db import field_checks as f
+from tuning_db.field_checks import Fields
 from tuning_db.records import Outcome, Trial
 
 NAME = "Kernel Tuner's cache"
+_NUMBER = f.number(*f.FINITE)
 FAILURES = {
     "InvalidConfig": Outcome.PRUNED, "CompilationFailedConfig": Outcome.FAILED_TO_COMPILE,
     "RuntimeFailedConfig": Outcome.CRASHED, "ErrorConfig": Outcome.CRASHED,
@@ -26,20 +27,17 @@ def recognizes(head: bytes) -> bool:
 
 
 def read(path: Path) -> TuningResults:
-    """A run of the device that the file names. Raises UserError."""
-    made = files.json_of(path, _closed(files.text(path)))
-    if not isinstance(made, dict) or not isinstance(made.get("cache"), dict):
-        raise UserError(f"{path} is damaged: it has no cache")
-    names = made.get("tune_params_keys")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} is damaged: it does not name its parameters (tune_params_keys)")
-    objective = made.get("objective", "time")
-    trials = [_trial(entry, names, objective, path) for entry in made["cache"].values()]
-    device = tuning_results.foreign_device(str(made.get("device_name"))[:100])
-    size = "x".join(map(str, s)) if isinstance(s := made.get("problem_size"), list) else str(s)
-    run = tuning_results.foreign_run(
-        f"kernel_tuner:kernel={made.get('kernel_name')},size={size}"[:200], NAME, len(trials)
-    )
+    """A run of the device that the file names. Raises UserError, and ValueError for a value that is not what it has to
+    be."""
+    made = Fields(files.json_of(path, _closed(files.text(path, files.LARGEST_JSON))))
+    names, cache = made.take("tune_params_keys", f.list_of(f.text())), made.object("cache")
+    objective = made.take("objective", f.text(), "time")
+    trials = [_trial(entry, names, objective) for entry in cache.each().values()]
+    device = tuning_results.foreign_device(made.take("device_name", f.text())[:100])
+    sizes = made.take("problem_size", _size_of, None)
+    size = "x".join(map(str, sizes)) if isinstance(sizes, list) else str(sizes)
+    kernel = made.take("kernel_name", f.text())
+    run = tuning_results.foreign_run(f"kernel_tuner:kernel={kernel},size={size}"[:200], NAME, len(trials))
     return TuningResults(path.name, NAME, device, run, tuple(trials))
 
 
@@ -51,20 +49,21 @@ def _closed(text: str) -> str:
     return text.removesuffix(",") + "}\n}"
 
 
-def _trial(entry: Any, names: list[str], objective: str, path: Path) -> Trial:
-    if not isinstance(entry, Mapping) or any(name not in entry for name in names):
-        raise UserError(f"{path} is damaged: an entry lacks one of {', '.join(names)[:80]}")
-    config = {name: entry[name] for name in names}
-    failure = next((v for v in entry.values() if isinstance(v, str) and v in FAILURES), None)
-    compiled = entry.get("compile_time")
-    compile_s = None if compiled is None else tuning_results.finite(compiled, "compile_time", path) * 1e-3
+def _trial(entry: Fields, names: list[str], objective: str) -> Trial:
+    config = {name: entry.take(name, f.scalar) for name in names}
+    failure = next((v for v in entry.values.values() if isinstance(v, str) and v in FAILURES), None)
+    compiled = entry.take("compile_time", f.maybe(_NUMBER), None)
+    compile_s = None if compiled is None else compiled * 1e-3
     if failure:
         return Trial(config, FAILURES[failure], compile_s=compile_s, message=failure)
-    times = entry.get("times") or [entry.get(objective if objective in entry else "time")]
-    if not isinstance(times, list):
-        raise UserError(f"{path} is damaged: times is {times!r:.40}")
-    measured = tuning_results.quantiles([tuning_results.finite(time, "a time", path) * 1e6 for time in times])
-    return Trial(config, Outcome.OK, measured, compile_s)
+    times = entry.take("times", f.maybe(f.list_of(_NUMBER)), None)
+    times = times or [entry.take(objective if objective in entry.values else "time", _NUMBER)]
+    return Trial(config, Outcome.OK, tuning_results.quantiles([time * 1e6 for time in times]), compile_s)
+
+
+def _size_of(value: Any) -> None:
+    """A kernel's problem size: a number or a word, or a list of them."""
+    f.list_of(f.scalar)(value if isinstance(value, list) else [value])
 
 
 IMPORTER = Importer(NAME, recognizes, read)

@@ -29,7 +29,7 @@ DESCRIBING = frozenset(
 )  # fmt: skip
 DURATION, CHIP = "gpu__time_duration.sum", "device__attribute_display_name"
 RULE = "Rule Name"
-NO_END = "a CSV has no end mark: launches missing after the last one would not be noticed"
+NO_END = f"a CSV has {files.NO_END}: launches missing after the last one would not be noticed"
 TOOL, AGAIN = "Nsight Compute", "export it again"
 
 

@@ -23,7 +23,7 @@ from tuning_db.profile_records import KernelLaunch, Metrics, Profile
 TIMEOUT_S = 300
 LIBRARY = "ncu_report"
 AGAIN = "record or copy it again"
-NO_END = "a report has no end mark: one cut right behind a kernel is as one that was stopped there"
+NO_END = f"a report has {files.NO_END}: one cut right behind a kernel is as one that was stopped there"
 CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
 
 

@@ -15,7 +15,7 @@ from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 TRACE = ("Name", "GrdX", "BlkX", "CorrId")
 SUMMARY = ("Name", "Instances")
 AGAIN = "export it again with nsys stats --format csv"
-NO_END = "a CSV has no end mark: rows missing after the last one would not be noticed"
+NO_END = f"a CSV has {files.NO_END}: rows missing after the last one would not be noticed"
 
 
 def recognizes(head: bytes) -> bool:

@@ -19,6 +19,9 @@ from autotune.importers import files, tuning_results
 from autotune.importers.importer import Exporter, Importer
 from autotune.importers.tuning_results import TuningResults
 from kernel_templates.device import Device
+from tuning_db import field_checks as f
+from tuning_db import validation
+from tuning_db.field_checks import Fields
 from tuning_db.records import Measurement, Objective, Outcome, Run, RunStatus, StoredRun, Trial, TrialKind
 
 NAME = "T4"
@@ -30,6 +33,9 @@ INVALIDITY = {
 }  # fmt: skip
 OUTCOMES = {word: outcome for outcome, word in reversed(INVALIDITY.items())}
 TIMES = ("q10_ns", "median_ns", "q90_ns")
+_NUMBER = f.number(*f.FINITE)
+_DEVICE = ("backend", "chip", "capability", "units", "memory_bytes")
+_RUN = ("template_version", "sampler", "seed", "space_size", "work_bytes", "work_ops")
 UNITS = {"milliseconds": 1e6, "microseconds": 1e3, "nanoseconds": 1.0, "seconds": 1e9}
 _MEASUREMENT = {
     "type": "object",
@@ -73,6 +79,7 @@ def document(stored: StoredRun, trials: Sequence[Trial]) -> dict[str, Any]:
             "tool": "autotune",
             "device": asdict(stored.device),
             "run": asdict(stored.run),
+            "uid": stored.uid,
             "status": stored.status.value,
             "started_at": stored.started_at,
             "finished_at": stored.finished_at,
@@ -132,97 +139,109 @@ def recognizes(head: bytes) -> bool:
 
 
 def read(path: Path) -> TuningResults:
-    """The run as it was, if autotune wrote it; else a run of its device's name. Raises UserError."""
-    made = files.json_of(path)
-    files.check_schema(made, SCHEMA, str(path))
-    metadata = made.get("metadata", {})
-    if metadata.get("tool") == "autotune":
-        device, run, status, times = _ours(metadata, path)
+    """The run as it was, if autotune wrote it; else a run of its device's name. Raises UserError, and ValueError for a
+    value that is not what it has to be."""
+    made = Fields(files.json_of(path))
+    made.take("schema_version", f.text(), VERSION)
+    results = made.objects("results")
+    metadata = made.object("metadata", {})
+    if metadata.values.get("tool") == "autotune":
+        device, run, status, times = _ours(metadata)
     else:
         device, run, status, times = _foreign_device(metadata, path), None, RunStatus.FINISHED, (None, None)
-    unit = UNITS.get(metadata.get("timeunit", "milliseconds"))
-    if unit is None:
-        raise UserError(f"{path} counts time in {metadata['timeunit']!r:.40}; known are {', '.join(UNITS)}")
-    trials = [_trial(result, unit, path) for result in made["results"]]
+    word = metadata.take("timeunit", f.text(), "milliseconds")
+    if word not in UNITS:
+        raise UserError(f"{path} counts time in {word!r:.40}; known are {', '.join(UNITS)}")
+    trials = [_trial(result, UNITS[word]) for result in results]
+    uid = metadata.take("uid", validation.TABLES["runs"]["uid"], None) if run else None
     run = run or tuning_results.foreign_run(f"t4:{path.stem.partition('.')[0]}", NAME, len(trials))
-    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times)
+    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times, uid)
 
 
-def _ours(metadata: Mapping[str, Any], path: Path) -> tuple[Device, Run, RunStatus, tuple[str | None, str | None]]:
-    try:
-        versions = tuple((str(name), str(version)) for name, version in metadata["device"]["versions"])
-        device = Device(**{**metadata["device"], "versions": versions})
-        run = Run(**{**metadata["run"], "objective": Objective(metadata["run"]["objective"])})
-        times = (metadata["started_at"], metadata["finished_at"])
-        if not isinstance(run.problem, str) or not all(time is None or isinstance(time, str) for time in times):
-            raise TypeError("a problem and times are texts")
-        status = RunStatus(metadata["status"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: its metadata say {type(error).__name__}: {str(error)[:80]}") from None
+def _ours(metadata: Fields) -> tuple[Device, Run, RunStatus, tuple[str | None, str | None]]:
+    about, said = metadata.object("device"), metadata.object("run")
+    of_device, of_run = validation.TABLES["devices"], validation.TABLES["runs"]
+    device = Device(
+        **{name: about.take(name, of_device[name]) for name in _DEVICE},
+        versions=tuple((name, version) for name, version in about.take("versions", of_device["versions"])),
+    )
+    run = Run(
+        problem=said.take("problem", validation.TABLES["problems"]["key"]),
+        versions=said.take("versions", of_run["run_versions"], {}),
+        objective=Objective(said.take("objective", of_run["objective"])),
+        **{name: said.take(name, of_run[name]) for name in _RUN},
+    )
+    times = metadata.take("started_at", f.maybe(f.date)), metadata.take("finished_at", f.maybe(f.date))
+    status = RunStatus(metadata.take("status", of_run["status"]))
     return device, run, RunStatus.INTERRUPTED if status is RunStatus.RUNNING else status, times
 
 
-def _foreign_device(metadata: Mapping[str, Any], path: Path) -> Device:
-    named = metadata.get("device_name") or metadata.get("device") or f"unnamed device of {path.name}"
-    return tuning_results.foreign_device(str(named)[:100])
+def _foreign_device(metadata: Fields, path: Path) -> Device:
+    named = next((v for n in ("device_name", "device") if (v := metadata.values.get(n)) and type(v) is str), None)
+    return tuning_results.foreign_device((named or f"unnamed device of {path.name}")[:100])
 
 
-def _trial(result: Mapping[str, Any], unit: float, path: Path) -> Trial:
-    found = {entry["name"]: entry for entry in result.get("measurements", [])}
-    exact = found["outcome"]["value"] if "outcome" in found else None
-    outcome = Outcome(exact) if exact in tuple(Outcome) else OUTCOMES[result["invalidity"]]
+def _trial(result: Fields, unit: float) -> Trial:
+    """unit: nanoseconds in one of the document's."""
+    found = {entry.take("name", f.text()): entry for entry in result.objects("measurements", [])}
+    invalid = result.take("invalidity", f.text())
+    if invalid not in OUTCOMES:
+        raise ValueError(f"{result.where} is {f.shown(invalid)}, none of {', '.join(OUTCOMES)}")
+    result.take("correctness", f.number(-math.inf, math.inf))
+    times = result.object("times")
+
+    def measured(name: str, check: f.Check) -> Any:
+        return found[name].take("value", check) if name in found else None
 
     def number(name: str) -> float | None:
-        value = found[name]["value"] if name in found else None
-        if value in ("inf", "-inf", "nan"):
-            return float(value)
-        return None if value is None else tuning_results.finite(value, name, path)
+        """Beyond JSON's numbers as a word."""
+        if name not in found or found[name].values.get("value") == "nan":
+            return None
+        word = found[name].values.get("value")
+        return float(word) if word in ("inf", "-inf") else found[name].take("value", _NUMBER)
 
+    exact = found["outcome"].values.get("value") if "outcome" in found else None
+    outcome = Outcome(exact) if exact in tuple(Outcome) else OUTCOMES[invalid]
     measurement = None
     if all(name in found for name in (*TIMES, "samples")):
-        low, middle, high = (tuning_results.finite(found[name]["value"], name, path) for name in TIMES)
-        samples = int(tuning_results.finite(found["samples"]["value"], "samples", path))
-        measurement = Measurement(low, middle, high, samples, _state(found, path), number("energy"))
+        low, middle, high = (measured(name, _NUMBER) for name in TIMES)
+        samples = measured("samples", f.whole(*f.COUNT))
+        measurement = Measurement(low, middle, high, samples, _state(measured("state", f.text())), number("energy"))
     elif outcome is Outcome.OK:
-        measurement = _foreign_time(result, found, unit, path)
-    message = found["message"]["value"] if "message" in found else None
-    kind = found["kind"]["value"] if "kind" in found else TrialKind.SEARCH
+        measurement = _foreign_time(result, times, found, unit)
+    message, kind = measured("message", f.text()), found["kind"].values.get("value") if "kind" in found else None
     if message == "rematch":  # what exports said before trials had a kind
         message, kind = None, TrialKind.FINAL_COMPARISON
-    compiled = result["times"].get("compilation_time", result["times"].get("compilation"))
-    compile_s = number("compile_s") if "compile_s" in found else None
-    if compile_s is None and compiled is not None:
-        compile_s = tuning_results.finite(compiled, "compilation_time", path) * unit * 1e-9
-    config = result["configuration"]
-    try:
-        json.dumps(config, allow_nan=False)
-    except ValueError:
-        raise UserError(f"{path} is damaged: a configuration is no JSON") from None
+    compile_s = number("compile_s")
+    if compile_s is None:
+        compiled = times.take("compilation_time", _NUMBER, times.take("compilation", _NUMBER, None))
+        compile_s = None if compiled is None else compiled * unit * 1e-9
     return Trial(
-        config, outcome, measurement, compile_s, number("error"), number("tolerance"),
-        None if message is None else str(message), TrialKind(kind) if kind in tuple(TrialKind) else TrialKind.SEARCH,
+        result.take("configuration", f.mapping_of(f.scalar)), outcome, measurement, compile_s, number("error"),
+        number("tolerance"), message, TrialKind(kind) if kind in tuple(TrialKind) else TrialKind.SEARCH,
     )  # fmt: skip
 
 
-def _state(found: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
-    if "state" not in found:
+def _state(text: str | None) -> Mapping[str, Any] | None:
+    if text is None:
         return None
-    state = files.json_of(path, str(found["state"]["value"]))
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is damaged: a device's state is {state!r:.40}")
+    try:
+        state = json.loads(text)
+        f.mapping_of(f.document)(state)
+    except (ValueError, RecursionError):
+        raise ValueError(f"a device's state cannot be {f.shown(text)}") from None
     return state
 
 
-def _foreign_time(result: Mapping[str, Any], found: Mapping[str, Any], unit: float, path: Path) -> Measurement:
+def _foreign_time(result: Fields, times: Fields, found: Mapping[str, Fields], unit: float) -> Measurement:
     """Another tool's time: quantiles of its runtimes, or its objective alone."""
-    runtimes = [tuning_results.finite(t, "a runtime", path) for t in result["times"].get("runtimes") or []]
-    if runtimes:
+    if runtimes := times.take("runtimes", f.maybe(f.list_of(_NUMBER)), None):
         return tuning_results.quantiles([t * unit for t in runtimes])
-    objective = next(iter(result.get("objectives") or ["time"]))
+    objective = next(iter(result.take("objectives", f.list_of(f.text()), None) or ["time"]))
     if objective not in found:
-        raise UserError(f"{path} is damaged: a correct configuration has neither runtimes nor {objective!r:.40}")
-    scale = {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9}.get(found[objective].get("unit", ""), unit)
-    return tuning_results.quantiles([tuning_results.finite(found[objective]["value"], "a time", path) * scale])
+        raise ValueError(f"{result.where} is correct and has neither runtimes nor {f.shown(objective)}")
+    scale = {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9}.get(found[objective].take("unit", f.text(), ""), unit)
+    return tuning_results.quantiles([found[objective].take("value", _NUMBER) * scale])
 
 
 IMPORTER = Importer("T4 results", recognizes, read)

@@ -1,20 +1,19 @@
 """The tuning results that importers read from other tuners' files, and how they are stored as a run."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from autotune import UserError
 from kernel_templates.device import Device
 from tuning_db import TuningDB
+from tuning_db import field_checks as f
 from tuning_db.records import Measurement, Run, RunStatus, Trial
 
 
 @dataclass(frozen=True)
 class TuningResults:
-    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601, None if unknown."""
+    """One run with its trials. file: without its folder; started_at, finished_at: UTC in ISO 8601; uid: its name in the
+    database that it was exported from; each None if unknown."""
 
     file: str
     format: str
@@ -24,6 +23,7 @@ class TuningResults:
     status: RunStatus = RunStatus.FINISHED
     started_at: str | None = None
     finished_at: str | None = None
+    uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,26 @@ class ResultsSummary:
 
 
 def store(results: TuningResults, db: TuningDB) -> ResultsSummary:
-    """Store as a run of its own."""
+    """Store as a run of its own, unless it is there already."""
     db.remember_device(results.device)
+    before = db.info()["runs"]
     number = db.add_run(
-        results.device, results.run, list(results.trials), results.status.value, results.started_at, results.finished_at
-    )
+        results.device, results.run, list(results.trials), results.status.value, results.started_at,
+        results.finished_at, results.uid,
+    )  # fmt: skip
     failed = sum(trial.measurement is None for trial in results.trials)
     return ResultsSummary(
-        results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed
-    )
-
-
-def finite(value: Any, what: str, path: Path) -> float:
-    """A number from a file. Raises UserError for what is none, infinity and NaN included."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise UserError(f"{path} is damaged: {what} is {value!r:.40}, not a number")
-    return float(value)
+        results.file, results.format, results.device.chip, results.run.problem, number, len(results.trials), failed,
+        "" if db.info()["runs"] > before else "this run is in the database already; nothing was added",
+    )  # fmt: skip
 
 
 def quantiles(nanoseconds: list[float]) -> Measurement:
+    """Raises ValueError for a time that no kernel takes."""
+    try:
+        f.list_of(f.number(*f.NANOSECONDS))(nanoseconds)
+    except ValueError as wrong:
+        raise ValueError(f"nanoseconds cannot be {wrong}") from None
     low, middle, high = np.quantile(nanoseconds, [0.1, 0.5, 0.9])
     return Measurement(float(low), float(middle), float(high), len(nanoseconds))
 

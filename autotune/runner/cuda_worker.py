@@ -124,7 +124,7 @@ class CudaBackend(protocol.Backend):
         measurements = self._guard.take(candidates, take)
         if energy:
             joules = [joules_a_call(self._guard.watch, c.run) for c in candidates]
-            measurements = [replace(m, energy_uj=1e6 * j) for m, j in zip(measurements, joules, strict=True)]
+            measurements = [replace(m, energy_uj=1e6 * j or None) for m, j in zip(measurements, joules, strict=True)]
         return measurements
 
     def _kept(self, config: Config, verify: bool) -> PreparedCandidate:

@@ -12,6 +12,7 @@ from autotune.samplers.study import Search
 from kernel_templates.space import Config, Constraint, Parameter, Space, Value
 
 TIME = "time_ms"
+LARGEST = 1 << 27  # bytes of text; a space of a million configurations has less
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,17 @@ def read(path: Path) -> Recorded:
     """A recorded space: CSV, perhaps gzipped, a line per configuration, the parameters and then "time_ms", which is
     empty where it failed. Raises UserError."""
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        with path.open("rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        text = data.decode() if len(data) <= LARGEST else None
+    except (EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path} is no CSV file, or a damaged one") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (EOFError, UnicodeDecodeError, zlib.error):
-        raise UserError(f"{path} is no CSV file, or a damaged one") from None
+    if text is None:
+        raise UserError(f"{path} has more than {LARGEST:,} bytes of text; give a part of the space")
     lines = list(csv.reader(text.splitlines()))
     if not lines or len(lines[0]) < 2 or lines[0][-1] != TIME or len(set(lines[0])) < len(lines[0]):
         raise UserError(f"{path} has no header of different parameters and, last, {TIME}; see autotune replay --help")

@@ -13,6 +13,7 @@ from autotune.tuning.candidate_runner import CandidateRunner, TuneError
 from autotune.tuning.shared_studies import Studies
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.verdict import DEFAULT, STANDING, Compared, Verdict, decide
+from kernel_templates import proof_record
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -343,6 +344,7 @@ class Tuner:
             reference, versions(), _clock_mhz(measured),
         )  # fmt: skip
         self.db.set_winner(self.target.device, winner, self.run_id, trial_id)
+        proof_record.remember(self.problem, config, self.target.device, None)  # this run has verified it
 
 
 def _clock_mhz(measurement: Measurement) -> float | None:

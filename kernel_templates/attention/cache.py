@@ -6,21 +6,21 @@ Both float16: the largest key Qwen3's norms allow is 96.5 * sqrt(128) = 1092, fa
 """
 
 import numpy as np
-import torch
 
 from kernel_templates import memory
+from kernel_templates.lazy import Tensor, torch
 
 TILE = 64
 
 
 def allocate(kv_heads: int, head_dim: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Zeroed keys and values for at least `positions` positions."""
+    """Zeroed keys and values for at least `positions` positions, in memory once they are written."""
     tiles = -(-positions // TILE)
-    keys = memory.zeros((kv_heads, tiles, head_dim, TILE), np.float16)
-    return keys, memory.zeros((kv_heads, tiles * TILE, head_dim), np.float16)
+    keys = memory.unwritten((kv_heads, tiles, head_dim, TILE), np.float16)
+    return keys, memory.unwritten((kv_heads, tiles * TILE, head_dim), np.float16)
 
 
-def write(keys: np.ndarray, values: np.ndarray, k: torch.Tensor, v: torch.Tensor, first: int) -> None:
+def write(keys: np.ndarray, values: np.ndarray, k: Tensor, v: Tensor, first: int) -> None:
     """Put k, v [positions, kv_heads, head_dim] at positions first, first + 1, ..."""
     count = k.shape[0]
     values[:, first : first + count] = v.transpose(0, 1).to(torch.float16).numpy()
@@ -29,7 +29,7 @@ def write(keys: np.ndarray, values: np.ndarray, k: torch.Tensor, v: torch.Tensor
     target[:, at // TILE, :, at % TILE] = k.to(torch.float16)
 
 
-def read(keys: np.ndarray, values: np.ndarray, end: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def read(keys: np.ndarray, values: np.ndarray, end: int, first: int = 0) -> tuple[Tensor, Tensor]:
     """Positions first..end - 1 as float32 [kv_heads, end - first, head_dim], copied."""
     kv_heads, _, head_dim, _ = keys.shape
     tile, after = first // TILE, -(-end // TILE)

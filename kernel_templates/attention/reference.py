@@ -1,11 +1,11 @@
 """What decoding attention must give, in float64."""
 
 import numpy as np
-import torch
 
 from kernel_templates import float64, random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
+from kernel_templates.lazy import torch
 from kernel_templates.operation import Inputs
 
 

@@ -27,6 +27,7 @@ from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks, Floats, Layout
 
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
+LINE = 64  # bytes that a prefetch asks for
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,20 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
     return block
 
 
-def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: list[int]) -> None:
-    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane.
+def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: list[int], parts: int = 1) -> Iterator[None]:
+    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane: a part of it each
+    time this is advanced. A core keeps a dozen requests open; one that asks for 4 KB at once waits.
 
     sizes: bytes of a block in each plane.
     """
     if shape.prefetch:
         blocks = -(-shape.prefetch // sizes[0])
-        for plane, size in zip(planes, sizes, strict=False):
-            e.prefetch(e.at(plane, index, size, blocks * size), size)
+        wanted = [(e.at(plane, index, size, blocks * size), size) for plane, size in zip(planes, sizes, strict=False)]
+        for part in range(parts):
+            for address, size in wanted:
+                first, last = (min(size, -(-size // LINE) * i // parts * LINE) for i in (part, part + 1))
+                e.prefetch(e.offset(address, first), last - first)
+            yield
 
 
 class _Product:
@@ -142,8 +148,10 @@ def _quantized(
     """A block's integer products with the activations, scaled by the block, or by groups before."""
     lanes, size, sizes = shape.lanes, weights.size, plane_bytes(weights)
     at = {name: e.at(plane, index, lanes * count) for plane, (name, count) in zip(planes, sizes.items(), strict=False)}
-    products = _products(e, weights, layout, at, e.at(x, place, size))
-    _prefetch(e, shape, planes, index, [lanes * count for count in sizes.values()])
+    steps = [*sweeps(weights)]
+    parts = sum(map(len, steps)) if len(steps) > 1 else 1
+    ahead = _prefetch(e, shape, planes, index, [lanes * count for count in sizes.values()], parts)
+    products = _products(e, weights, layout, at, e.at(x, place, size), ahead)
 
     def unit(element: int) -> Value:
         """The step of an element's activation."""
@@ -187,13 +195,20 @@ def _quantized(
 
 
 def _products(
-    e: Emitter, weights: Blocks, layout: ActivationLayout, at: Mapping[str, ir.Value], x: ir.Value
+    e: Emitter,
+    weights: Blocks,
+    layout: ActivationLayout,
+    at: Mapping[str, ir.Value],
+    x: ir.Value,
+    ahead: Iterator[None],
 ) -> Iterator[tuple[int, _Product]]:
-    """(number of a group, the product of its quants with the activations at x), for a block's groups in turn."""
+    """(number of a group, the product of its quants with the activations at x), for a block's groups in turn. ahead:
+    advanced before each step."""
     planes = [at[name] for name in ("low", "high") if name in at]
     for steps in sweeps(weights):
         products: dict[int, _Product] = {}
         for elements in steps:
+            next(ahead, None)
             for element, words in zip(elements, fours(e, weights.quants, planes, elements), strict=True):
                 group = element // weights.group
                 products.setdefault(group, _Product(e, layout)).add(words, e.offset(x, element))
@@ -210,7 +225,7 @@ def _dense(e: Emitter, shape: TileShape, weights: Floats, planes, index, place, 
     """Float weights: a column of the tile at a time, widened to float32."""
     lanes, size = shape.lanes, weights.nbytes
     column = e.at(planes[0], index, FLOAT_BLOCK * size * lanes)
-    _prefetch(e, shape, planes, index, [FLOAT_BLOCK * size * lanes])
+    next(_prefetch(e, shape, planes, index, [FLOAT_BLOCK * size * lanes]), None)
     for c in range(FLOAT_BLOCK):
         factor = e.scalar("f32", e.at(x, place, 4 * FLOAT_BLOCK, 4 * c)).splat(lanes)
         acc = e.load(weights.kind, column, c * size * lanes).f32().fma(factor, acc)

@@ -5,23 +5,18 @@ addresses a block of int64 (pointers and sizes, laid out by the kernel's own fil
 one thread's share of the work. The uniform shape lets one compiled loop run a whole token (`graph.py`).
 """
 
-import contextlib
 import functools
 import hashlib
 import os
-import pickle
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-import numba
+import llvmlite.binding as llvm
 import platformdirs
-from numba import njit, types
-from numba.core.caching import FunctionCache
-from numba.core.ccallback import CFunc
-from numba.core.serialize import dumps as numba_dumps
 
 WORDS = 4  # int64 arguments of a kernel
 
@@ -45,9 +40,9 @@ class Kernel:
 
 @functools.cache
 def sources() -> str:
-    """A hash over every kernel source: numba's cache sees only the file of the kernel itself, not what it inlines."""
+    """A hash over every kernel source, for a kernel may inline any of them, and over the compiler's version."""
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256(numba.__version__.encode())
+    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(root.glob("**/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -62,50 +57,74 @@ def _file(name: str) -> str:
         return name
 
 
-class _OneFileEach:
-    """numba's cache of one function, kept as a file a key: processes that compile side by side never rewrite each
-    other's index. A damaged or foreign entry counts as absent."""
-
-    def save(self, key: str, data: object) -> None:
-        path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
-                partial.write(numba_dumps(data))
-            os.replace(partial.name, path)
-        except OSError:
-            pass  # an unwritable cache costs time, nothing else
-
-    def load(self, key: str) -> object | None:
-        try:
-            return pickle.loads(self._path(key).read_bytes())
-        except Exception:  # a missing, cut or foreign file: compile instead
-            return None
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    @staticmethod
-    def _path(key: str) -> Path:
-        return cache_directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.kernel"
-
-
 def cache_directory() -> Path:
     """Where compiled kernels are kept: $AUTOTUNE_CACHE, else the user's cache directory. Safe to delete."""
     return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_path("autotune")) / "kernels"
 
 
-class _StableCache(FunctionCache):
-    """numba keys a closure by its pickled cells, and an intrinsic pickles differently in each process: every start of
-    the engine would compile again. A kernel is fully said by its template, problem and configuration: key by those."""
+@functools.cache
+def _target() -> tuple:
+    """What machine code depends on besides its sources: this processor, and how the environment sets Numba up."""
+    settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features, settings
 
-    def __init__(self, function: Callable, key: str):
-        super().__init__(function)
-        self.key = key
-        self._cache_file = _OneFileEach()
 
-    def _index_key(self, sig, codegen):
-        return (str(sig), codegen.magic_tuple(), self.key, sources(), _file(self._py_func.__code__.co_filename))
+def _path(function: Callable, key: str, words: int) -> Path:
+    """The file of a kernel, whose name holds everything that the machine code depends on."""
+    about = repr((key, words, *_target(), sources(), _file(function.__code__.co_filename)))
+    return cache_directory() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.kernel"
+
+
+def _save(path: Path, symbol: str, needed: list[str], code: bytes) -> None:
+    """A file a kernel, so that processes that compile side by side never rewrite each other's: a digest of all that
+    follows, the kernel's symbol and those it needs on one line, the object file."""
+    body = " ".join((symbol, *needed)).encode() + b"\n" + code
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+            partial.write(hashlib.sha256(body).digest() + body)
+        os.replace(partial.name, path)
+    except OSError:
+        pass  # an unwritable cache costs time, nothing else
+
+
+def _load(path: Path) -> Kernel | None:
+    """The kernel in a file; None where it is missing, cut or foreign, or needs what this process lacks: LLVM would end
+    the process for either. Numba's own cache makes its whole front end ready first, which takes 0.6 s."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, body = data[:32], data[32:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    names, _, code = body.partition(b"\n")
+    symbol, *needed = names.decode().split(" ")
+    _initialize()
+    if any(llvm.address_of_symbol(name) is None for name in needed):
+        return None
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # one a file: names are its own
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _loaded.append(engine)
+    return Kernel(engine.get_function_address(symbol), 0.0, engine)
+
+
+_loaded: list[llvm.ExecutionEngine] = []
+"""Machine code stays for as long as the process lives, as Numba's does: addresses are passed on as numbers."""
+
+
+@functools.cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.load_library_permanently("")  # the symbols of this process: Python's and the C library's
+    from numba import _helperlib
+
+    for name in ("gil_ensure", "gil_release"):
+        llvm.add_symbol(f"numba_{name}", _helperlib.c_helpers[name])
 
 
 def device_function(*key: object, inline: bool = True) -> Callable:
@@ -114,6 +133,8 @@ def device_function(*key: object, inline: bool = True) -> Callable:
     numba numbers symbols by process, so objects compiled by two processes can hold different code under one name, and
     a third that loads both would run the wrong one. Here equal names mean equal code.
     """
+
+    from numba import njit
 
     def decorate(function: Callable) -> Callable:
         function.__qualname__ = _symbol(function, repr(key))
@@ -134,11 +155,19 @@ def compile_kernel(function: Callable, key: str, words: int = WORDS) -> Kernel:
     Raises numba's errors when the function does not compile.
     """
     start = perf_counter()
+    kept = None if os.environ.get("AUTOTUNE_NO_KERNEL_CACHE") else _path(function, key, words)
+    known = kept and _load(kept)
+    if known:
+        return known
+    from numba import types
+    from numba.core.ccallback import CFunc
+
     function.__qualname__ = _symbol(function, key)
-    callback = CFunc(function, ((types.int64,) * words, types.void), {}, {"nopython": True, "error_model": "numpy"})
-    if not os.environ.get("AUTOTUNE_NO_KERNEL_CACHE"):
-        with contextlib.suppress(RuntimeError):  # numba finds no place it could write to
-            callback._cache = _StableCache(function, key)
-    callback.compile()
-    spent = 0.0 if callback.cache_hits else perf_counter() - start
-    return Kernel(callback.address, spent, callback)
+    made = CFunc(function, ((types.int64,) * words, types.void), {}, {"nopython": True, "error_model": "numpy"})
+    made.compile()
+    if kept:
+        library = made._library
+        parts = (*library._final_module.functions, *library._final_module.global_variables)
+        needed = sorted({part.name for part in parts if part.is_declaration and not part.name.startswith("llvm.")})
+        _save(kept, made.native_name, needed, library._get_compiled_object())
+    return Kernel(made.address, perf_counter() - start, made)

@@ -1,26 +1,23 @@
 """Proves configurations on this processor before their first use, and remembers what came of it.
 
 A winner may come from anybody's database. It runs here once on small random inputs of its own problem, against the
-float64 reference; the verdict holds for this configuration, this processor and this software, and is kept as a file
-beside the compiled kernels, for a model is loaded from databases that are only read.
+float64 reference; the verdict holds for this configuration, this processor and this software.
 """
 
 import contextlib
-import hashlib
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
-from kernel_templates import proof, registry
-from kernel_templates.cpu import compile, machine
+from kernel_templates import proof, proof_record, registry
+from kernel_templates.cpu import machine
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.lazy import torch
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from kernel_templates.verify import WrongResult, verify
 
-RIGHT = "right"
 SEED = 0
 
 
@@ -28,25 +25,26 @@ def refusal(problem: Problem, config: Config) -> str | None:
     """Why a configuration must not be used here, in one line; None for one that is proved.
 
     Raises what the compiler raises."""
-    file = verdict_path(problem, config)
-    with contextlib.suppress(OSError):
-        known = file.read_text(encoding="utf-8")
-        if known:
-            return None if known == RIGHT else known
-    found = _proved(problem, config)
-    with contextlib.suppress(OSError):  # then it is proved again the next time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(found or RIGHT, encoding="utf-8")
-        unfinished.replace(file)
-    return found
+    device = machine.detect()
+    known = proof_record.known(problem, config, device)
+    if known is not None:
+        return known.wrong
+    with _one_torch_thread():
+        wrong = _proved(problem, config)
+    proof_record.remember(problem, config, device, wrong)
+    return wrong
 
 
-def verdict_path(problem: Problem, config: Config) -> Path:
-    """Where the verdict is kept; its name holds everything that it depends on."""
-    software = (machine.detect().fingerprint, compile.sources(), problem.template_version)
-    about = repr((problem.key, config.key, registry.get(problem.op).tolerance(problem), *software))
-    return compile.cache_directory().parent / "proofs" / hashlib.sha256(about.encode()).hexdigest()[:32]
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Matrices are small here, and waiting for a second thread takes longer than what it does: 0.1 s a model with one,
+    0.7 to 2.8 s with two on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _proved(problem: Problem, config: Config) -> str | None:

@@ -17,11 +17,11 @@ import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from kernel_templates import formats, memory
 from kernel_templates.formats import codec
 from kernel_templates.formats.layout import Bits, Blocks, Floats
+from kernel_templates.lazy import Tensor, torch
 
 MAX_PLANES = 4
 
@@ -40,6 +40,14 @@ class Tiles:
     def nbytes(self) -> int:
         return sum(p.nbytes for p in self.planes)
 
+    def plane_sizes(self) -> list[int]:
+        """The bytes that each plane must have. ValueError for an unknown format or a part of a block."""
+        fmt = formats.get(self.format)
+        fmt.row_bytes(self.cols)
+        blocks = padded(self.rows, self.lanes) * (self.cols // fmt.block)
+        sizes = plane_bytes(fmt.layout).values() if isinstance(fmt.layout, Blocks) else (fmt.block_bytes,)
+        return [blocks * size for size in sizes]
+
     def arguments(self) -> tuple:
         """Exactly MAX_PLANES kernel arguments, the unused ones 0."""
         return self.planes + (0,) * (MAX_PLANES - len(self.planes))
@@ -54,7 +62,7 @@ def padded(rows: int, lanes: int) -> int:
     return tile_count(rows, lanes) * lanes
 
 
-def pack(raw: torch.Tensor, cols: int, format_name: str, lanes: int) -> Tiles:
+def pack(raw: Tensor, cols: int, format_name: str, lanes: int) -> Tiles:
     """Interleave a matrix. raw: uint8 [rows, row bytes] in the file's own layout."""
     rows, fmt = raw.shape[0], formats.get(format_name)
     blocks = fmt.blocks(raw)
@@ -86,7 +94,7 @@ def word_bits(bits: Bits) -> Bits:
     return replace(bits, at=0, run=bits.run if bits.run % 4 == 0 else 4)
 
 
-def split(blocks: torch.Tensor, layout: Blocks) -> list[torch.Tensor]:
+def split(blocks: Tensor, layout: Blocks) -> list[Tensor]:
     """uint8 [rows, blocks, bytes] -> the planes in the kernel's order, each [rows, blocks, per block]."""
     planes = [_words(blocks, bits, layout.size) for bits in (layout.quants.low, layout.quants.high) if bits is not None]
     halves = [half for half in codec.read_scales(blocks, layout) if half is not None]
@@ -100,7 +108,7 @@ def split(blocks: torch.Tensor, layout: Blocks) -> list[torch.Tensor]:
     return [*planes, torch.stack(halves, -1)] if layout.subminimums is not None else planes + halves
 
 
-def _words(blocks: torch.Tensor, bits: Bits, count: int) -> torch.Tensor:
+def _words(blocks: Tensor, bits: Bits, count: int) -> Tensor:
     """These bits of `count` quants, int32 [rows, blocks, words]."""
     if word_bits(bits) == replace(bits, at=0):
         held = blocks[..., bits.at : bits.at + count * bits.width // 8]
@@ -109,7 +117,7 @@ def _words(blocks: torch.Tensor, bits: Bits, count: int) -> torch.Tensor:
     return codec.reinterpret(held, torch.int32)
 
 
-def _interleave(plane: torch.Tensor, rows: int, lanes: int) -> np.ndarray:
+def _interleave(plane: Tensor, rows: int, lanes: int) -> np.ndarray:
     if plane.dtype == torch.bfloat16:
         plane = plane.view(torch.int16)  # numpy has no bfloat16; only the bits travel
     flat = plane.reshape(rows, -1)

@@ -10,12 +10,10 @@ Source: `make_qkx2_quants` and `quantize_row_q4_K_ref` in ggml.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.lazy import Tensor, torch
 
 CHUNK = 2048  # super-blocks searched at once: the search holds a dozen arrays of this size, which should stay in cache
 

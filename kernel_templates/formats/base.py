@@ -6,12 +6,10 @@ A format knows how one row of a weight matrix is stored. It does not know files,
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats import codec
 from kernel_templates.formats.codec import Fields, as_bytes, reinterpret
 from kernel_templates.formats.layout import Blocks, Floats, Layout
+from kernel_templates.lazy import Tensor, torch
 
 # Where the tolerances of the block formats come from. Their kernels round activations to integers in blocks of 32 (on
 # a GPU of 8), scale = max|x| / L: L = 127 for int8; for int16 127 * 128 = 16256 on the CPU and 32767 on a GPU, of which

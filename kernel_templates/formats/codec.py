@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.layout import Bits, Blocks, Codes, Places
+from kernel_templates.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def pack_bits(values: Tensor, bits: Bits) -> Tensor:
     return out.flatten(-2)
 
 
-def reinterpret(data: Tensor, dtype: torch.dtype) -> Tensor:
+def reinterpret(data: Tensor, dtype: "torch.dtype") -> Tensor:
     """The same bytes as another dtype, [..., n] → [..., n * old itemsize // new itemsize]; aliases `data` if its layout
     allows."""
     flat = data.contiguous().reshape(-1)  # one element may have any stride, which a change of dtype refuses

@@ -14,13 +14,11 @@ Source of the format: `block_iq4_nl`, `kvalues_iq4nl` and `quantize_row_iq4_nl_i
 import functools
 import itertools
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes
 from kernel_templates.formats.rounding import inverse_or_zero
+from kernel_templates.lazy import Tensor, torch
 
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 HALVES = 256

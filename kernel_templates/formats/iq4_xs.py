@@ -15,14 +15,12 @@ Quantizing finds a scale for each sub-block as IQ4_NL does; of these, the larges
 Source of the format: `block_iq4_xs` and `quantize_row_iq4_nl_impl` in ggml.
 """
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.iq4_nl import CODEBOOK, fit, nearest_number
 from kernel_templates.formats.layout import Bits, Blocks, Codes, Places
 from kernel_templates.formats.rounding import inverse_or_zero, nearest_int
+from kernel_templates.lazy import Tensor, torch
 
 
 def quantize(x: Tensor, layout: Blocks) -> Fields:

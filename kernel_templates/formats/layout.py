@@ -10,10 +10,12 @@ layout. Layouts are hashable: the GPU's kernels take them as compile-time consta
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-import torch
+import numpy as np
 
-KINDS = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-"""The floating-point types of weights by LLVM's names."""
+from kernel_templates.lazy import torch
+
+KINDS = {"f16": 2, "bf16": 2, "f32": 4}
+"""Bytes of the floating-point types of weights, by LLVM's names."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,18 @@ class Floats:
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return KINDS[self.kind]
+    def dtype(self) -> "torch.dtype":
+        return {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[self.kind]
+
+    def numbers(self, data: np.ndarray) -> np.ndarray:
+        """uint8 [..., bytes] -> float32 [..., numbers]."""
+        if self.kind == "bf16":
+            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return data.view("<f2" if self.kind == "f16" else "<f4").astype(np.float32)
 
     @property
     def nbytes(self) -> int:
-        return self.dtype.itemsize
+        return KINDS[self.kind]
 
 
 Layout = Blocks | Floats

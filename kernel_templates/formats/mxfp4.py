@@ -15,12 +15,10 @@ Source of the format: OCP Microscaling Formats (MX) Specification 1.0; `block_mx
 ggml.
 """
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields, exponent_scale
 from kernel_templates.formats.layout import Bits, Blocks, Codes
+from kernel_templates.lazy import Tensor, torch
 
 CODEBOOK = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 TOP_BINADE = 2  # E2M1's largest value, 6, lies in [2^2, 2^3)

@@ -17,13 +17,11 @@ that raises the least-squares fit. The scales become subscales, and the quants a
 Source of the format: `block_q3_K`, `quantize_row_q3_K_ref` and `make_q3_quants` in ggml.
 """
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes, Places
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.lazy import Tensor, torch
 
 NEGLIGIBLE = 1e-15  # ggml stores a sub-block below this magnitude as zeros
 ROUNDS = 5

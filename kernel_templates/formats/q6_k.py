@@ -19,13 +19,11 @@ the quants are rounded again against the scales as stored.
 Source of the format: `block_q6_K`, `quantize_row_q6_K_ref` and `make_qx_quants` in ggml.
 """
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.lazy import Tensor, torch
 
 NEGLIGIBLE = 1e-15  # ggml stores a sub-block below this magnitude as zeros
 CHUNK = 2048  # super-blocks searched at once: the search holds a dozen arrays of this size, which should stay in cache

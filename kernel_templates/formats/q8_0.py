@@ -10,13 +10,11 @@ scale = max|weight| / 127; a quant is rounded to the nearest integer, halves awa
 Source of the format: `block_q8_0` and `quantize_row_q8_0_ref` in ggml.
 """
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes
 from kernel_templates.formats.rounding import inverse_or_zero, round_half_away, to_small_int
+from kernel_templates.lazy import Tensor, torch
 
 
 def quantize(x: Tensor, layout: Blocks) -> Fields:

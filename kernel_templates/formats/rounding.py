@@ -1,10 +1,8 @@
 """Quantizers that several formats share, and the rounding that C code does in its own way."""
 
-import torch
-from torch import Tensor
-
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Blocks
+from kernel_templates.lazy import Tensor, torch
 
 
 def symmetric(x: Tensor, layout: Blocks) -> Fields:
@@ -39,7 +37,7 @@ def inverse_or_zero(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 0.0, scale.reciprocal())
 
 
-def to_small_int(x: Tensor, dtype: torch.dtype) -> Tensor:
+def to_small_int(x: Tensor, dtype: "torch.dtype") -> Tensor:
     """x cut to an 8-bit integer; 0 where x is not finite.
 
     A block whose scale is so small that 1 / scale overflows has quants of infinity · x. C leaves the conversion

@@ -4,8 +4,6 @@ the heads: bias, QK-norm, RoPE, and the float16 append to the cache."""
 import math
 from dataclasses import dataclass
 
-import torch
-
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
 from kernel_templates.cpu.activations import ActivationLayout, normalizer, quantizer
@@ -14,6 +12,7 @@ from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i64
 from kernel_templates.cpu.sync import barrier
+from kernel_templates.lazy import torch
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 

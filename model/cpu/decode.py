@@ -1,28 +1,31 @@
 """One token on the CPU: every kernel of every layer bound once into a graph that is replayed per token."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kernel_templates import formats, memory, random_inputs, registry
 from kernel_templates.attention import cache
-from kernel_templates.cpu import embedding, machine
+from kernel_templates.cpu import embedding, machine, parameters
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.lazy import Tensor, torch
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, problems, weights
 from model.config import ModelConfig
+from model.cpu import weight_cache
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Rope, Step
 from model.runner import Progress
+
+HEAD = "head"  # the step that has no layer
 
 
 class Decoder:
@@ -51,13 +54,15 @@ class Decoder:
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
+        self.weight_bytes = 0
+        self._kept = self._keep(file, progress)
 
         steps = [self._embed_step()]
         for i, layer in enumerate(plan.layers):
-            steps += self._layer_steps(file, layer, problems.layer_problems(config, file, i))
+            steps += self._layer_steps(file, i, layer, problems.layer_problems(config, file, i))
             progress(i + 1, config.layers + 1)
         norm = {"output_norm": weights.vector(file, config, plan.output_norm)}
-        head_step, _ = self._step(file, plan.head, problems.head_problem(config, file), self.buffers | norm)
+        head_step, _ = self._step(file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm)
         progress(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.pool, [*steps, head_step])
         self.head = Graph(self.pool, [head_step])
@@ -76,23 +81,60 @@ class Decoder:
         kernel = embedding.compile(self._table_format.name, self.config.hidden, self.plan.embedding_scale)
         return embedding.bind(kernel, self._table, self.token, self.buffers["x"])
 
-    def _layer_steps(self, file: GGUFFile, plan: LayerPlan, needed: Mapping[str, Problem]) -> list[GraphStep]:
+    def _keep(self, file: GGUFFile, progress: Progress) -> weight_cache.Packed | None:
+        """All packed weights by their steps' names, from the disk, where they are put if they are not there; None if
+        they cannot be kept."""
+        steps = {
+            f"{i}.{step.name}": (step, problem)
+            for i, layer in enumerate(self.plan.layers)
+            for step, problem in zip(layer.steps, problems.layer_problems(self.config, file, i).values(), strict=True)
+        } | {HEAD: (self.plan.head, problems.head_problem(self.config, file))}
+
+        def pack() -> Iterator[tuple[str, tuple[Tiles, ...]]]:
+            for n, (name, (step, problem)) in enumerate(steps.items()):
+                yield name, self._pack(file, step, problem)
+                progress(n * self.config.layers // len(steps), self.config.layers + 1)
+            file.check_whole()
+
+        about = [
+            (name, problem.key, parameters.packing(self.configs[problem]), sorted(step.weights.items()))
+            for name, (step, problem) in steps.items()
+        ]
+        where = weight_cache.path((file.identity(), about))
+        kept = weight_cache.read(where)
+        size = sum(file.tensors[t.name].bytes for step, _ in steps.values() for t in step.weights.values())
+        if kept is None and weight_cache.write(where, size, pack()):
+            kept = weight_cache.read(where)
+        if kept is None or not all(_fit(file, step, kept.get(name, ())) for name, (step, _) in steps.items()):
+            return None
+        return kept
+
+    def _pack(self, file: GGUFFile, step: Step, problem: Problem) -> tuple[Tiles, ...]:
+        matrices = weights.matrices(file, self.config, step.weights)
+        return registry.cpu(problem.op).pack(problem, self.configs[problem], matrices)
+
+    def _layer_steps(
+        self, file: GGUFFile, index: int, plan: LayerPlan, needed: Mapping[str, Problem]
+    ) -> list[GraphStep]:
         keys, values = cache.allocate(self.config.kv_heads, self.config.head_dim, self.context)
         own = {name: weights.vector(file, self.config, tensor) for name, tensor in plan.vectors.items()}
         own |= {"keys": keys, "values": values, "rope": self._turned[plan.rope]}
         made, packed = [], {}
         for step in plan.steps:
-            bound, packed[step.name] = self._step(file, step, needed[step.name], self.buffers | own)
+            bound, packed[step.name] = self._step(
+                file, f"{index}.{step.name}", step, needed[step.name], self.buffers | own
+            )
             made.append(bound)
         self.layers.append(LayerState(plan, packed, own))
         return made
 
     def _step(
-        self, file: GGUFFile, step: Step, problem: Problem, buffers: Mapping[str, np.ndarray]
+        self, file: GGUFFile, name: str, step: Step, problem: Problem, buffers: Mapping[str, np.ndarray]
     ) -> tuple[GraphStep, tuple[Tiles, ...]]:
         """One operation with its weights packed and its buffers bound."""
         template, chosen = registry.cpu(problem.op), self.configs[problem]
-        packed = template.pack(problem, chosen, weights.matrices(file, self.config, step.weights))
+        packed = self._pack(file, step, problem) if self._kept is None else self._kept[name]
+        self.weight_bytes += sum(tiles.nbytes for tiles in packed)
         return template.bind(problem, chosen, self._kernel(problem), packed, step.link.bound(buffers)), packed
 
     def embed(self, tokens: list[int]) -> Tensor:
@@ -128,3 +170,14 @@ class Decoder:
 
     def close(self) -> None:
         self.pool.close()
+
+
+def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
+    """Whether packed matrices hold a step's rows, by width and format."""
+    wanted: Counter[tuple[int, str]] = Counter()
+    for tensor in step.weights.values():
+        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.shape[0]
+    found: Counter[tuple[int, str]] = Counter()
+    for tiles in packed:
+        found[tiles.cols, tiles.format] += tiles.rows
+    return found == wanted

@@ -32,6 +32,7 @@ class TokenReadback(Protocol):
 
 class Executor(Protocol):
     device: torch.device
+    target: Target
 
     @property
     def expand_target(self) -> Target | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
+from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.errors import ModelError
@@ -39,6 +40,7 @@ def build(
     file: GGUFFile, config: ModelConfig, settings: Settings, device: Device, executor: "Executor"
 ) -> "CudaRunner":
     """device: what configurations are chosen for; executor: what runs them."""
+    from kernel_templates.cuda import proofs
     from model.cuda.decode import Decoder
     from model.cuda.load import load
     from model.cuda.prefill import CudaPrefill
@@ -46,7 +48,12 @@ def build(
 
     head = head_problem(config, file)
     problems = [*gpu_layers(config, file, settings.context), head]
-    choices = choose(problems, device, lambda p: registry.cuda_space(p, device), settings.db)
+
+    def refusal(problem: Problem, config: Config) -> str | None:
+        with executor.here():
+            return proofs.refusal(problem, config, device, executor.target, executor.device)
+
+    choices = choose(problems, device, lambda p: registry.cuda_space(p, device), settings.db, refusal)
 
     def configs(layer: int, context: int) -> Config:
         return choices[layer_at(config, file, layer, context)].config

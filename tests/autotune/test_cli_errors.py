@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 import model.gguf_file
 from autotune.commands import devices
 from kernel_templates.cuda.machine import DeviceError
+from tuning_db import open_db
 
 READERS = [("generate", "-p", "hello", "-n", "1"), ("chat",), ("tune",), ("bench",)]
 
@@ -188,6 +190,42 @@ def test_reader_goes_away() -> None:
     done = subprocess.run([sys.executable, "-m", "autotune", "db", "info"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+# Closed streams, readers that have gone and full disks, with the exit status of a command that works: its own, 141
+# where nobody reads what it prints, or 2 where that cannot be written.
+STREAMS = {
+    "<&-": None, ">&-": None, "2>&-": None, "<&- >&- 2>&-": None, "| true": 141, "2>&1 >/dev/null | true": None,
+    ">/dev/full": 2, "2>/dev/full": None,
+}  # fmt: skip
+PRINTING = {
+    ("db", "info"): 0, ("nothing",): 2,
+    **{
+        words: pytest.param(words, code, marks=pytest.mark.slow)
+        for words, code in (
+            (("--help",), 0), (("db", "list"), 0), (("db", "path"), 0), (("db", "schema"), 0), (("db", "export"), 0),
+            (("db", "explain", "matvec"), 2), (("ops",), 0), (("space", "matvec"), 0), (("devices",), 0),
+            (("tune", "MODEL", "--trials", "1", "--op", "matvec"), 0), (("generate", "MODEL", "-p", "a", "-n", "2"), 0),
+            (("chat", "MODEL", "-n", "2"), 0), (("bench", "MODEL", "--runs", "1", "--tokens", "2"), 0),
+            (("import", "MODEL"), 2), (("export",), 2),
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize(("words", "code"), [c if not isinstance(c, int) else (w, c) for w, c in PRINTING.items()])
+def test_standard_streams_that_cannot_be_used(tmp_path, own_database, tiny_model, words, code, streams) -> None:
+    line = shlex.join([sys.executable, "-m", "autotune", *(str(tiny_model) if w == "MODEL" else w for w in words)])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line} {streams}"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    gone = STREAMS[streams] if code == 0 and done.returncode else None
+    assert done.returncode == (gone or code), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout and "Exception" not in done.stderr
+    if own_database.exists():  # nothing that was printed went into it
+        with open_db(own_database, readonly=True) as db:
+            assert db.info()["runs"] == (words[0] == "tune")
 
 
 def test_interrupt_of_a_process(tiny_model: Path) -> None:

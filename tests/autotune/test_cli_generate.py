@@ -9,7 +9,9 @@ def test_json_is_one_document(autotune, tiny_model) -> None:
     result = autotune("generate", tiny_model, "-p", "hello there", "-n", "6", "--json")
     document = json.loads(result.stdout)
     assert result.exit_code == 0 and document["prompt"] == "hello there" and document["text"]
-    assert document["tokens"]["text"] == 6 and document["timings"]["prompt_s"] > 0
+    timings = document["timings"]
+    assert document["tokens"]["text"] == 6 and timings["prompt_s"] > 0
+    assert timings["load_s"] + timings["prompt_s"] < timings["first_token_s"], "counted from the process's start"
     assert len(document["kernels"]) == 5 and {k["source"] for k in document["kernels"]} == {"default"}
     assert "kernels: 5 template defaults (for more speed: autotune tune" in result.stderr
 

@@ -14,6 +14,7 @@ from autotune.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = {
+    "cache",
     "devices",
     "tune",
     "generate",

@@ -30,6 +30,17 @@ def test_a_file_that_is_imported_twice_counts_once(autotune, filled, tmp_path) -
         assert len(db.runs()) == 1
 
 
+def test_a_run_that_comes_back_adds_nothing(autotune, filled, tmp_path) -> None:
+    out = tmp_path / "run.json"
+    autotune("export", "--run", 1, "--out", out, "--db", filled)
+    with open_db(filled, readonly=True) as db:
+        before = db.exported()
+    result = autotune("import", out, "--db", filled)
+    assert "run 1" in result.stdout and "in the database already; nothing was added" in result.stderr
+    with open_db(filled, readonly=True) as db:
+        assert db.exported() == before
+
+
 def test_the_space_of_a_run(autotune, filled) -> None:
     document = json.loads(autotune("export", "--format", "t1", "--db", filled).stdout)
     assert {p["Name"] for p in document["ConfigurationSpace"]["TuningParameters"]} >= {"lanes"}

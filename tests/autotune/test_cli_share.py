@@ -50,6 +50,29 @@ def test_explain_says_why_and_what_was_second(autotune, tuned_here) -> None:
     assert document["source"] == "exact" and document["second"]["config"] == {"lanes": 32}
 
 
+def test_explain_says_what_was_proved_and_refused_here(autotune, tuned_here, monkeypatch, tmp_path) -> None:
+    from kernel_templates import proof_record
+    from kernel_templates.cpu import machine
+
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    problem, here = registry.parse_problem(KEY), machine.detect()
+
+    def said() -> tuple[str, dict]:
+        words = ("db", "explain", KEY, "--db", tuned_here)
+        return autotune(*words).stdout, json.loads(autotune(*words, "--json").stdout)
+
+    text, document = said()
+    assert "Not proved on this device yet" in text and document["proved"] is None and document["refused"] == []
+    proof_record.remember(problem, Config({"lanes": 64}), here, None)
+    text, document = said()
+    assert f"Proved on this device on {document['proved'][:10]}." in text
+    with open_db(tuned_here) as db:
+        db.mark_refused(here, KEY, problem.template_version, {"lanes": 64}, "it computes wrongly here")
+    text, document = said()
+    assert document["refused"] == [{"lanes": 64}] and document["config"] is None
+    assert "Refused, for it computes wrongly here: lanes=64." in text
+
+
 def test_explain_of_a_miss_names_what_differs(autotune, complaint, filled) -> None:
     text = autotune("db", "explain", KEY, "--db", filled).stdout
     assert "borrowed from another one: measured on another chip: chip " in text

@@ -54,6 +54,18 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
     assert (calls[1]["budget_s"], calls[1]["trials"], calls[1]["sampler"], calls[1]["seed"]) == (None, 3, "random", 9)
 
 
+def test_tune_takes_a_problem_as_profile_and_screen_do(autotune, complaint, calls, own_database) -> None:
+    key = "matvec:rows=64,cols=128,format=Q4_0,activation=int16"
+    assert autotune("tune", key, "--trials", "2").exit_code == 0
+    assert [p.key for p in calls[0]["problems"]] == [key] and calls[0]["trials"] == 2
+    assert "rows is missing; a problem names rows" in complaint("tune", "matvec:cols=64")
+    assert "is not a number from 1" in complaint("tune", key.replace("64", "0"))
+    assert "--op chooses among a model's problems" in complaint("tune", key, "--op", "matvec")
+    layer = autotune("space", "layer", "--gpu", "--json")
+    assert "layer has no template for the cpu" in complaint("tune", json.loads(layer.stdout)["problem"])
+    assert "no such file" in complaint("tune", "matvec.gguf")
+
+
 def test_tune_json_is_one_document(autotune, calls, tiny_model, own_database) -> None:
     document = json.loads(autotune("tune", tiny_model, "--json").stdout)
     assert document["database"] == str(own_database) and not document["interrupted"]
@@ -102,6 +114,7 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     result = autotune("bench", tiny_model)
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
     assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
+    assert callable(asked[0].pop("progress"))
     assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "nvtx": False}]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)
     assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
@@ -110,7 +123,10 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
 def test_bench_of_the_cpu(autotune, tiny_model) -> None:
     """A real one, small: every problem has a time inside the token, and they do not exceed it."""
     given = ("--prompt", "8", "--tokens", "8", "--runs", "1", "--depth", "0", "--depth", "16")
-    document = json.loads(autotune("bench", tiny_model, *given, "--json").stdout)
+    result = autotune("bench", tiny_model, *given, "--json")
+    for step in ("loading the untuned engine", "untuned, warming up", "tuned, round 1 of 1", "the kernels of a token"):
+        assert step in result.stderr
+    document = json.loads(result.stdout)
     assert document["settings"]["prompt"] == 8 and not document["settings"]["captured_alone"]
     for side in ("untuned", "tuned"):
         assert set(document[side]["decode"]) == {"0", "16"} and document[side]["prefill_tok_s"] > 0

@@ -30,6 +30,12 @@ def space(tmp_path):
     return path
 
 
+def test_the_length_is_limited(space, monkeypatch) -> None:
+    monkeypatch.setattr(replay, "LARGEST", 1000)
+    with pytest.raises(UserError, match="more than 1,000 bytes of text"):
+        replay.read(space)
+
+
 @pytest.mark.parametrize("sampler", QUICK_OR_SLOW)
 def test_every_sampler_replays_without_repeating(space, sampler) -> None:
     recorded = replay.read(space)

@@ -1,8 +1,10 @@
 """The verdict on untuned against tuned follows from paired rounds, and says so where they do not decide."""
 
+from dataclasses import replace
+
 import pytest
 
-from autotune.benchmarking.benchmark_result import PREFILL, Decode, KernelTime, ModelBenchmark, Side
+from autotune.benchmarking.benchmark_result import PREFILL, SIDES, Decode, KernelTime, ModelBenchmark, Side, parse
 from autotune.benchmarking.speedup import Speedup
 from autotune.commands import bench
 
@@ -45,3 +47,13 @@ def test_a_share_above_100_percent_says_why(cache, reason, capsys) -> None:
 def test_a_share_below_has_no_mark(capsys) -> None:
     bench.print_benchmark(_result(80_000, 1 << 30))
     assert "*" not in capsys.readouterr().out
+
+
+def test_seconds_of_the_start_are_read_back_and_unknown_in_older_files() -> None:
+    result = _result(1, 1)
+    document = replace(result, tuned=replace(result.tuned, load_s=1.5, first_token_s=2.0)).document()
+    read = parse(document)
+    assert (read.tuned.load_s, read.tuned.first_token_s, read.untuned.load_s) == (1.5, 2.0, None)
+    for side in SIDES:
+        del document[side]["load_s"], document[side]["first_token_s"]
+    assert parse(document).tuned.load_s is None

@@ -74,7 +74,7 @@ def test_again_replaces_all_of_it(db):
 
 def test_a_failure_keeps_what_was_there(db):
     profiles.store(db, PROFILE)
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match="stream cannot be"):
         profiles.store(db, records.Profile(ABOUT, (records.KernelLaunch(0, "k", stream=1 << 70),)))
     assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 2
 
@@ -88,6 +88,10 @@ def test_none_and_damaged(db):
         found = profiles.load(db, number)
     assert [one.place for one in found.launches] == [one.place for one in PROFILE.launches[1:]]
     assert db.repair()[0].table == "profile_launches" and not db.repair()
+    db._connection.execute("UPDATE profile_launches SET metric_values = zeroblob(800)")
+    with pytest.warns(LeftOut, match="100 values stand for"):
+        profiles.load(db, number)
+    assert "100 values stand for" in db.repair()[0].reason and not db.repair()
 
 
 def test_reading_needs_no_writing(db):

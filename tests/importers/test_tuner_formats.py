@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import itertools
 import json
+import lzma
 import math
 import tempfile
 from dataclasses import replace
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from importing import import_file
 
 from autotune import UserError
+from autotune.importers import files, t1, t4
 from autotune.importers import registry as importers
-from autotune.importers import t1, t4
 from kernel_templates import registry
 from kernel_templates.device import Device
 from tuning_db import open_db
@@ -182,3 +183,26 @@ def test_a_damaged_file_is_one_line_and_leaves_nothing(tmp_path, name, data) -> 
             if import_file(path, db) is None:
                 raise UserError("foreign")
         assert "\n" not in str(told.value) and db.runs() == []
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, lzma.compress], ids=["plain", "gzip", "xz"])
+@pytest.mark.parametrize("name", ["LARGEST_JSON", "LARGEST_TEXT"])
+def test_what_a_file_unpacks_to_is_limited(tmp_path, monkeypatch, pack, name) -> None:
+    path = tmp_path / "f.json"
+    path.write_bytes(pack(json.dumps(FOREIGN).encode() + b" " * 10_000))
+    with open_db(tmp_path / "t.db") as db:
+        monkeypatch.setattr(files, name, 5_000)
+        if name == "LARGEST_TEXT" and path.stat().st_size > 5_000:
+            return  # of a plain document LARGEST_JSON is the limit
+        with pytest.raises(UserError, match="5,000 bytes"):
+            import_file(path, db)
+        monkeypatch.setattr(files, name, 20_000)
+        assert import_file(path, db).found == 3
+
+
+def test_a_csv_s_length_is_limited(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("Start (ns),Duration (ns),CorrId,GrdX,GrdY,GrdZ,BlkX,BlkY,BlkZ,Strm,Name\n" * 9)
+    monkeypatch.setattr(files, "LARGEST_TEXT", 500)
+    with open_db(tmp_path / "t.db") as db, pytest.raises(UserError, match="larger than 500 bytes"):
+        import_file(path, db)

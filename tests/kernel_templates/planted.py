@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kernel_templates import formats
+from kernel_templates import float64, formats
 from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 
@@ -21,7 +21,7 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
         form = formats.get(weight.format)
         values = form.dequantize(weight.raw)
         dropped = values.clone()
-        size = np.abs(x[: weight.cols])
+        size = np.abs(gated(inputs) if name == "down" else x[: weight.cols])
         dropped[:, int(np.argmin(np.abs(size - np.median(size)))) if size.size == weight.cols else 1] = 0
         scaled = values.clone()
         # K-norm's weights differ a thousandfold: what they make small is small in the outputs, wrong or not.
@@ -40,6 +40,13 @@ def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
             rows = (~same).any(-1)
             kept = torch.where(rows[:, None], raw, weight.raw)
             yield f"{what} of {name}", {**inputs.weights, name: replace(weight, raw=kept)}
+
+
+def gated(inputs: Inputs) -> np.ndarray:
+    """What a feed-forward network's last matrix reads: float64 [ffn]."""
+    gate, b = inputs.weights["gate"], inputs.buffers
+    n = float64.rms_norm(b["x"][: gate.cols], b["norm"][: gate.cols], b["eps"][0])
+    return float64.silu(float64.product(gate, n)) * float64.product(inputs.weights["up"], n)
 
 
 def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:

@@ -85,6 +85,16 @@ def test_hostile_or_broken_template_is_one_line(monkeypatch: pytest.MonkeyPatch,
     assert said in str(caught.value) and str(caught.value).isprintable()
 
 
+def test_the_output_s_limit_is_what_a_tokenizer_can_take() -> None:
+    from model import chat_process
+
+    most = chat_process.MAX_OUTPUT
+    assert len(ChatTemplate(f"{{{{ 'a' * {most} }}}}").render(HELLO)) == most
+    with pytest.raises(ModelError, match=f"longer than {most}"):
+        ChatTemplate(f"{{{{ 'a' * {most + 1} }}}}").render(HELLO)
+    assert most <= 1 << 21  # of which `tokenizers` makes 0.4 GB
+
+
 def test_a_template_that_only_waits_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 

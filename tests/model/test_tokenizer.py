@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import vocabulary_limits
 from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.tokenizer import CONTROL, NORMAL, USER_DEFINED, Tokenizer, byte_characters
@@ -168,6 +169,29 @@ def test_forged_metadata_is_one_line(changes: dict[str, Any], named: str) -> Non
 
 
 @pytest.mark.timing
+@pytest.mark.parametrize(
+    ("limit", "most", "said"),
+    [
+        ("MAX_TOKENS", 200, "tokens, more than 200"),
+        ("MAX_MERGES", 1, "2 merges, more than 1"),
+        ("MAX_CHARACTERS", 250, "characters in its tokens, more than 250"),
+        ("MAX_ADDED", 9, "characters in its control and user-defined tokens, more than 9"),
+    ],
+)
+def test_lengths_are_limited_before_the_library_sees_them(monkeypatch, limit: str, most: int, said: str) -> None:
+    plain = small(merges=("a b", "ab c"))
+    count = len(plain["tokenizer.ggml.tokens"])
+    kinds = np.full(count + 1, NORMAL)
+    kinds[-1] = CONTROL
+    metadata = plain | {
+        "tokenizer.ggml.tokens": [*plain["tokenizer.ggml.tokens"], "<|control|>"], "tokenizer.ggml.token_type": kinds,
+    }  # fmt: skip
+    Tokenizer.from_metadata(metadata)
+    monkeypatch.setattr(vocabulary_limits, limit, most)
+    with pytest.raises(ModelError, match=said):
+        Tokenizer.from_metadata(metadata)
+
+
 def test_a_big_vocabulary_loads_within_two_seconds(make_model: Any) -> None:
     tokens, merges, types = make_model.vocabulary(151936, 290, False, np.random.default_rng(0))
     changes = {"tokens": tokens, "merges": merges, "token_type": np.array(types, np.int32), "eos_token_id": 151645}

@@ -66,7 +66,7 @@ def sides(data: PageData) -> list[Side]:
             stored = run.stored
             device, commit = stored.device, stored.run.versions.get("commit", "unknown commit")
             where = f"{'against' if database is data.against else 'this'} {database.file.name}"
-            _keep(found.setdefault((where, device.chip, device.fingerprint, commit), {}), run)
+            _keep(found.setdefault((where, device.label, device.fingerprint, commit), {}), run)
     differ = [len(set(column)) > 1 for column in zip(*found, strict=True)]
     return [
         Side(" · ".join(part for part, telling in zip(parts, differ, strict=True) if telling) or "all", best)

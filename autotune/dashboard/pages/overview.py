@@ -30,12 +30,12 @@ def page(data: PageData) -> ui.Page:
     for device in dict.fromkeys(row.stored.device for row in rows):
         mine = [row for row in rows if row.stored.device == device]
         roof = data.database.read_roof(device)
-        blocks.append(ui.Words(f"Kernels on {device.chip}", heading=True))
+        blocks.append(ui.Words(f"Kernels on {device.label}", heading=True))
         blocks.append(_problems(mine, data.database))
         shares = [row for row in mine if row.share is not None]
         if shares:
             chart = ui.Bars(
-                f"Share of the measured read bandwidth ({roof:,.0f} GB/s), winners on {device.chip}",
+                f"Share of the measured read bandwidth ({roof:,.0f} GB/s), winners on {device.label}",
                 ui.Axis("bytes needed ÷ median time ÷ measured read bandwidth", "%"),
                 ("winner",),
                 tuple((row.name, (100 * (row.share or 0.0),)) for row in shares),

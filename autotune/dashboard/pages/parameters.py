@@ -16,7 +16,7 @@ def page(data: PageData) -> ui.Page:
     found = _importances(data.database)
     names = short_names(problem for _, problem, _ in found)
     several = len({device for device, _, _ in found}) > 1
-    labels = {group: names[group[1]] + (f" on {group[0].chip}" if several else "") for group in found}
+    labels = {group: names[group[1]] + (f" on {group[0].label}" if several else "") for group in found}
     details = tuple(
         _detail(f"parameters-{place}", labels[group], group, one) for place, (group, one) in enumerate(found.items())
     )
@@ -78,7 +78,7 @@ def _detail(id: str, label: str, group: Group, one: Importance) -> ui.Detail:
     device, problem, version = group
     blocks: list[ui.Block] = [
         ui.Words(
-            f"{label}: {one.trials} trials that worked, {device.chip}, template version {version}. Problem {problem}."
+            f"{label}: {one.trials} trials that worked, {device.label}, template version {version}. Problem {problem}."
         )
     ]
     if one.ped_anova is None:

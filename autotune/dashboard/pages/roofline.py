@@ -16,7 +16,7 @@ def page(data: PageData) -> ui.Page:
         mine = [row for row in rows if row.stored.device == device.device and row.gb_s is not None]
         if not mine or "read_gb_s" not in device.ceilings:
             continue
-        blocks += [ui.Words(device.device.chip, heading=True), _chart(device, mine, data), _roofs(device)]
+        blocks += [ui.Words(device.device.label, heading=True), _chart(device, mine, data), _roofs(device)]
         blocks.append(_table(device, mine, data))
         sentences.append(_sentence(device, mine, data))
     answer = " ".join(sentences) or "No device has both a measured read bandwidth and a winner yet."
@@ -47,8 +47,8 @@ def _sentence(device: DeviceData, rows: list[Row], data: PageData) -> str:
     lowest = min((value for _, value, _ in roofs), default=None)
     near = max(rows, key=lambda row: row.gb_s or 0.0)
     text = (
-        f"On {device.device.chip}, measured to read {read:,.0f} GB/s, the closest to the memory roof is {near.name} at "
-        f"{(near.gb_s or 0) / read:.0%}."
+        f"On {device.device.label}, measured to read {read:,.0f} GB/s, the closest to the memory roof is {near.name} "
+        f"at {(near.gb_s or 0) / read:.0%}."
     )
     if lowest is None:
         return text
@@ -81,7 +81,7 @@ def _chart(device: DeviceData, rows: list[Row], data: PageData) -> ui.XY:
         ends = ((value / read, value, name), (4 * top / read, value, name))
         series.append(ui.Series(f"{name}: {value:,.0f} Gop/s", "line", ends, dashed=not measured))
     return ui.XY(
-        f"Roofline of {device.device.chip}",
+        f"Roofline of {device.device.label}",
         ui.Axis("operations needed ÷ bytes needed", "op/byte", log=True),
         ui.Axis("operations needed ÷ time", "Gop/s", log=True),
         tuple(series),

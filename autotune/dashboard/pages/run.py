@@ -82,7 +82,7 @@ def _index(database: Database, names) -> ui.Table:
             (
                 ui.Cell(str(stored.id), stored.id, f"#run-{stored.id}"),
                 ui.link(names[stored.run.problem], f"run-{stored.id}"),
-                ui.Cell(stored.device.chip), ui.Cell(stored.run.sampler), ui.Cell(stored.status.value),
+                ui.Cell(stored.device.label), ui.Cell(stored.run.sampler), ui.Cell(stored.status.value),
                 ui.number_cell(run.searched, 0), ui.number_cell(lost, 0, "", "bad" if lost else "quiet"),
                 ui.micros_cell(None if best is None else dict(run.working)[best]), ui.number_cell(settled(run), 0),
                 ui.number_cell(run.ended_s[-1] if run.ended_s else None, 1), ui.number_cell(compiled, 1),
@@ -121,7 +121,7 @@ def _detail(run: RunData, name: str) -> ui.Detail:
 def _summary(run: RunData, name: str) -> str:
     stored = run.stored
     text = (
-        f"Run {stored.id}: {name} on {stored.device.chip}, sampler {stored.run.sampler}, seed {stored.run.seed}, "
+        f"Run {stored.id}: {name} on {stored.device.label}, sampler {stored.run.sampler}, seed {stored.run.seed}, "
         f"{stored.status.value}, started {stored.started_at[:19].replace('T', ' ')} UTC, commit "
         f"{stored.run.versions.get('commit', 'unknown')}. Problem {stored.run.problem}."
     )

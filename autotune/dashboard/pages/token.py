@@ -28,7 +28,8 @@ def _answer(data: PageData, recorded: list[Timeline]) -> str:
         return "No token was measured: give --bench FILE with what autotune bench --json printed, or import a timeline."
     if not data.benchmarks:
         first = recorded[0]
-        return f"In {first.name} no kernel ran in {first.gaps / first.length:.0%} of {first.length:,.0f} µs."
+        share = first.gaps / first.length if first.length else 0.0
+        return f"In {first.name} no kernel ran in {share:.0%} of {first.length:,.0f} µs."
     sentences = []
     for one in data.benchmarks:
         kernels = _kernels_of(one.result.tuned)

@@ -1,0 +1,64 @@
+"""Remembers what came of proving a configuration on this device with this software, in a file beside the compiled
+kernels: models are loaded from databases that are only read, and a verdict of one machine is nobody else's."""
+
+import contextlib
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import platformdirs
+
+from kernel_templates import registry
+from kernel_templates.device import Device
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+
+RIGHT = "right"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """wrong: why the configuration must not be used, in one line, None for one that computes right; when: in UTC."""
+
+    wrong: str | None
+    when: datetime
+
+
+def known(problem: Problem, config: Config, device: Device) -> Verdict | None:
+    """None if it was not proved here yet."""
+    file = path(problem, config, device)
+    with contextlib.suppress(OSError):
+        if text := file.read_text(encoding="utf-8"):
+            when = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+            return Verdict(None if text == RIGHT else text, when)
+    return None
+
+
+def remember(problem: Problem, config: Config, device: Device, wrong: str | None) -> None:
+    """Where that cannot be written, it is proved again the next time."""
+    file = path(problem, config, device)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(wrong or RIGHT, encoding="utf-8")
+        unfinished.replace(file)
+
+
+def path(problem: Problem, config: Config, device: Device) -> Path:
+    """Where the verdict is kept; its name holds everything that it depends on."""
+    software = (device.fingerprint, _sources(), problem.template_version)
+    about = repr((problem.key, config.key, registry.get(problem.op).tolerance(problem), *software))
+    folder = Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_path("autotune")) / "proofs"
+    return folder / hashlib.sha256(about.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash over every source of the kernels."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("**/*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
