@@ -24,20 +24,19 @@ CHATML = (
 )
 MAX_TEMPLATE = 1 << 20  # characters; the longest published templates have about 20 thousand
 MAX_SECONDS = 10.0
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
+GIVEN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+"""Variables of a template that are always set here."""
 WORKER = Path(__file__).with_name("chat_process.py")
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template with the tokens it may mention. `note` is a sentence for the user when it is not the file's own.
-    `stop_texts`: token texts that end a turn in this format; the tokenizer's `end_tokens` are the ids."""
+    """A template with the tokens it may mention. `note` is a sentence for the user when it is not the file's own."""
 
     source: str = field(repr=False)
     bos_token: str = ""
     eos_token: str = ""
     note: str | None = None
-    stop_texts: tuple[str, ...] = ()
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "ChatTemplate":
@@ -54,8 +53,7 @@ class ChatTemplate:
         if len(source) > MAX_TEMPLATE:
             raise ModelError(f"the chat template is not a text of at most {MAX_TEMPLATE} characters; use another file")
         bos, eos = (_token(keys, vocabulary, key) for key in ("ggml.bos_token_id", "ggml.eos_token_id"))
-        stops = dict.fromkeys(text for text in (eos, *TURN_ENDS) if text and (text == eos or text in source))
-        return cls(source, bos, eos, note, tuple(stops))
+        return cls(source, bos, eos, note)
 
     def render(
         self,
@@ -65,13 +63,14 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages`, each {"role": str, "content": str}; tokenize it with parse_special=True.
 
-        `variables`: what else the template reads, e.g. {"enable_thinking": False}.
+        `variables`: what else the template reads, e.g. {"enable_thinking": False}; `tools` and `documents` are None
+        unless they are among them.
         Raises ModelError for malformed messages, or a template that fails, refuses the messages or exceeds its limits.
         """
         for message in messages:
             if not isinstance(message, Mapping) or not all(type(message.get(k)) is str for k in ("role", "content")):
                 raise ModelError('every message must be {"role": text, "content": text}; fix the conversation')
-        values = dict(variables or {})
+        values = {"tools": None, "documents": None} | dict(variables or {})
         values |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
         values |= {"messages": [dict(m) for m in messages], "add_generation_prompt": bool(add_generation_prompt)}
         try:

@@ -1,13 +1,15 @@
 """The process that renders one chat template: JSON on stdin, JSON on stdout. Run by `model.chat`, never imported by it.
 
-Environment as in the `transformers` library (trim_blocks, lstrip_blocks, loop controls, raise_exception, strftime_now,
-an unescaped tojson), because that is what templates are written for.
+`environment` is that of the `transformers` library, because that is what templates are written for.
 """
 
 import json
 import sys
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_MEMORY = 512 << 20  # bytes of address space, of which the interpreter and Jinja take about 50 MB
 MAX_CPU = 2  # seconds; a long conversation takes 0.2
@@ -25,25 +27,78 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def environment() -> "ImmutableSandboxedEnvironment":
+    """Jinja as templates are written for it: what `_compile_jinja_template` of transformers sets up, by name and
+    signature."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    class GenerationTag(Extension):
+        """`{% generation %}` marks the model's own words, for training; here they are rendered as they are, in a scope
+        of their own."""
+
+        tags: set[str] = {"generation"}  # noqa: RUF012 (Jinja declares it so)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("render_body"), [], [], body).set_lineno(line)
+
+        def render_body(self, caller: Any) -> str:
+            return caller()
+
+    class PlainNamespace(Namespace):
+        """`namespace` without names that begin with an underscore, which are Python's."""
+
+        def __init__(*args: Any, **values: Any) -> None:
+            for name in dict(*args[1:], **values):
+                refuse(name)
+            Namespace.__init__(*args, **values)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            refuse(name)
+            super().__setitem__(name, value)
+
+    class DictMaker:
+        """`dict` without the attributes of Python's class."""
+
+        def __call__(self, *args: Any, **values: Any) -> dict:
+            return dict(*args, **values)
+
+        def fromkeys(self, *args: Any) -> dict:
+            return dict.fromkeys(*args)
+
+    def refuse(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace holds no name with an underscore ahead, such as {name}")
+
+    def raise_exception(message):
+        raise TemplateError(message)
+
+    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def strftime_now(format):
+        return datetime.now().strftime(format)
+
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
+    )
+    made.filters["tojson"] = tojson
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    made.globals |= {"dict": DictMaker(), "namespace": PlainNamespace}
+    return made
+
+
 def render(source: str, values: dict[str, Any]) -> str:
     """Raises whatever the template raises, MemoryError included."""
     from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     size, pieces = 0, []
-    for piece in environment.from_string(source).generate(**values):
+    for piece in environment().from_string(source).generate(**values):
         size += len(piece)
         if size > MAX_OUTPUT:
             raise TemplateError(f"its output is longer than {MAX_OUTPUT} characters")

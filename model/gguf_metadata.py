@@ -79,9 +79,20 @@ class Metadata:
 
     def whole_numbers(self, key: str, count: int, default: int, what: str = "tokens") -> np.ndarray:
         """int [count]."""
+        return self._numbers(key, count, default, "iu", f"one whole number for each of {count} {what}")
+
+    def real_numbers(self, key: str, count: int, default: float) -> np.ndarray:
+        """float or int [count], one for each token, none of them NaN."""
+        expected = f"one number for each of {count} tokens"
+        found = self._numbers(key, count, default, "fiu", expected)
+        if np.isnan(found).any():
+            raise ModelError(f"'{self.prefix}{key}' does not give {expected}")
+        return found
+
+    def _numbers(self, key: str, count: int, default: float, kinds: str, expected: str) -> np.ndarray:
         found = np.asarray(self._values.get(self.prefix + key, np.full(count, default)))
-        if found.shape != (count,) or found.dtype.kind not in "iu":
-            raise ModelError(f"'{self.prefix}{key}' does not give one whole number for each of {count} {what}")
+        if found.shape != (count,) or found.dtype.kind not in kinds:
+            raise ModelError(f"'{self.prefix}{key}' does not give {expected}")
         return found
 
     def _number(self, key: str, kind: Any, low: float, high: float, default: float | None) -> Any:

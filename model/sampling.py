@@ -4,11 +4,18 @@ The order is llama.cpp's: top-k, then top-p on the untempered distribution, then
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from model.errors import ModelError
+from model.gguf_metadata import Metadata
+
+# general.sampling.*, by what is named here, whose other settings need no name of their own -> the value that asks for
+# nothing.
+LACKING = {"min_p": 0.0, "xtc_probability": 0.0, "penalty_repeat": 1.0, "mirostat": 0}
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,41 @@ class Sampler:
 
     def picker(self) -> "Picker":
         return Picker(self)
+
+
+@dataclass(frozen=True)
+class FileSampling:
+    """What a model file asks for under `general.sampling.*`.
+
+    settings: by the name of a field of `Sampler`; lacking: what `Sampler` has not, as "name value".
+    """
+
+    settings: Mapping[str, float | int]
+    lacking: tuple[str, ...]
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> "FileSampling":
+        """Raises ModelError for a value out of range."""
+        keys = Metadata(metadata, "general.sampling.")
+        given = {key for key in metadata if key.startswith(keys.prefix)}
+        settings: dict[str, float | int] = {}
+        if keys.prefix + "temp" in given:
+            settings["temperature"] = _round(keys.real("temp", -math.inf, 1e6))
+        if keys.prefix + "top_k" in given:
+            settings["top_k"] = keys.whole("top_k", -(2**31), 2**31 - 1)
+        if keys.prefix + "top_p" in given:
+            settings["top_p"] = _round(keys.real("top_p", 0, math.inf))
+        # As in llama.cpp: no temperature below 0, and no top-k or top-p where they keep everything.
+        settings = {name: min(value, 1.0) if name == "top_p" else max(value, 0) for name, value in settings.items()}
+        if settings.get("top_p") == 0:  # the likeliest token alone
+            settings |= {"top_p": 1.0, "top_k": 1}
+        asked = [(name, keys.real(name, -math.inf, math.inf, none), none) for name, none in LACKING.items()]
+        return cls(settings, tuple(f"{name} {_round(value):g}" for name, value, none in asked if value != none))
+
+
+def _round(value: float) -> float:
+    """A float32 as a person wrote it: 0.95, not 0.949999988."""
+    return float(f"{value:.6g}")
 
 
 class Picker:

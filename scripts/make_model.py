@@ -29,7 +29,8 @@ from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
 from model.rope import Scaling
-from model.tokenizer import CONTROL, NORMAL, UNUSED, byte_characters
+from model.tokenizer import CONTROL, NORMAL, UNUSED
+from model.tokenizers.byte_level_bpe import byte_characters
 
 if TYPE_CHECKING:
     import gguf

@@ -4,6 +4,7 @@ import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,17 +21,21 @@ COMMANDS = {
     "/exit": "end, as Ctrl-D does",
 }
 
+SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 0.95}
+
 
 @click.command()
 @options.model_argument
 @click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
-@options.sampling_options(temperature=0.7, top_k=40, top_p=0.95, tokens=512)
+@options.template_option
+@options.sampling_options(SAMPLING, tokens=512)
 @options.device_option
 @options.threads_option
 @options.db_option
 def chat(
-    model: Path, system: str | None, tokens: int, temperature: float, top_k: int, top_p: float,
-    seed: int | None, context: int | None, untuned: bool, device: str, db_path: Path | None,
+    model: Path, system: str | None, template_args: dict[str, Any], tokens: int, temperature: float | None,
+    top_k: int | None, top_p: float | None, seed: int | None, context: int | None, untuned: bool, device: str,
+    db_path: Path | None,
 ) -> None:  # fmt: skip
     """Keep a conversation with a model.
 
@@ -42,13 +47,12 @@ def chat(
     Example:
       autotune chat model.gguf --system "Answer in one sentence."
     """
-    from model.sampling import Sampler
-
-    sampler = Sampler(temperature, top_k, top_p, seed)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    loading.check_sampling(given, seed)
     engine = loading.load_model(model, device, db_path, context, untuned)
-    if engine.chat.note:
-        output.note(engine.chat.note)
-    talk = Conversation(engine, system, reserve=min(tokens, engine.context // 4))
+    sampler = loading.sampler_for(engine, given, SAMPLING, seed)
+    loading.note_template(engine, template_args)
+    talk = Conversation(engine, system, reserve=min(tokens, engine.context // 4), variables=template_args)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         output.note(loading.kernels_line(engine, model, untuned))
@@ -129,8 +133,7 @@ def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
             talk.answered("".join(pieces))
     if pieces and not pieces[-1].endswith("\n"):
         click.echo()
-    model = talk.model
-    if not stopped and (why := loading.why_it_stopped(model.timing, tokens, model.context)):
+    if not stopped and (why := loading.why_it_stopped(talk.model, tokens)):
         output.note(f"[{why}]")
 
 

@@ -3,9 +3,9 @@
 Knows the chat template and the tokenizer through `Model`; knows nothing of terminals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autotune import UserError
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 
 
-def chat_tokens(model: "Model", messages: Sequence[Message]) -> list[int]:
-    """The prompt for `messages`, ready for an answer. Raises ModelError when the template refuses them."""
-    rendered = model.chat.render(messages)
+def chat_tokens(model: "Model", messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> list[int]:
+    """The prompt for `messages`, ready for an answer; variables: what the template reads besides.
+
+    Raises ModelError when the template refuses them.
+    """
+    rendered = model.chat.render(messages, variables=variables)
     # Some templates write the BOS token themselves; the tokenizer must not put a second one before it.
     has_bos = bool(model.chat.bos_token) and rendered.startswith(model.chat.bos_token)
     return model.tokenizer.encode(rendered, add_bos=False if has_bos else None, parse_special=True)
@@ -25,11 +28,13 @@ def chat_tokens(model: "Model", messages: Sequence[Message]) -> list[int]:
 
 @dataclass
 class Conversation:
-    """Messages with an optional system message ahead; `reserve` tokens of the context are kept for an answer."""
+    """Messages with an optional system message ahead; `reserve` tokens of the context are kept for an answer;
+    `variables`: what the template reads besides."""
 
     model: "Model"
     system: str | None
     reserve: int
+    variables: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
 
     def ask(self, text: str) -> tuple[list[int], int]:
@@ -59,7 +64,7 @@ class Conversation:
     def _fitted(self) -> tuple[list[int], int]:
         context, dropped = self.model.context, 0
         while True:
-            tokens = chat_tokens(self.model, self._messages())
+            tokens = chat_tokens(self.model, self._messages(), self.variables)
             alone = len(self.turns) == 1
             if len(tokens) + self.reserve <= context or (alone and len(tokens) < context):
                 return tokens, dropped

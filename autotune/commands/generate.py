@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from autotune import UserError
 from autotune.commands import loading, options, output
 from autotune.commands.conversation import chat_tokens
+
+SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
 
 
 @click.command()
@@ -19,36 +22,47 @@ from autotune.commands.conversation import chat_tokens
     default=False,
     help="Put TEXT as a question through the model's chat template, or complete it as it is.  [default: raw]",
 )
-@options.sampling_options(temperature=0.0, top_k=0, top_p=1.0, tokens=128)
+@click.option(
+    "--plain", is_flag=True, help="Take the names of special tokens in TEXT, such as <|im_end|>, for plain text."
+)
+@options.template_option
+@options.sampling_options(SAMPLING, tokens=128)
 @options.nvtx_option
 @options.device_option
 @options.threads_option
 @options.db_option
 @options.json_option
 def generate(
-    model: Path, prompt: str, as_chat: bool, tokens: int, temperature: float, top_k: int, top_p: float,
-    seed: int | None, context: int | None, untuned: bool, nvtx: bool, device: str, db_path: Path | None,
-    as_json: bool,
+    model: Path, prompt: str, as_chat: bool, plain: bool, template_args: dict[str, Any], tokens: int,
+    temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None, context: int | None,
+    untuned: bool, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write text after a prompt, streaming it.
 
-    Only what the model writes goes to stdout; speed and the source of its kernels go to stderr.
+    Only what the model writes goes to stdout; why it stopped, speed and the source of its kernels go to stderr.
+    Special tokens in the prompt, such as <|im_end|>, are what they name unless --plain is given.
 
     \b
     Example:
       autotune generate model.gguf -p "The capital of France is" -n 32
       autotune generate model.gguf --chat -p "Name three rivers." --temperature 0.7
     """
-    from model.sampling import Sampler
-
-    sampler = Sampler(temperature, top_k, top_p, seed)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    loading.check_sampling(given, seed)
+    if as_chat and plain:
+        raise UserError("--plain is about a prompt without a chat template; leave out --chat or --plain")
+    if template_args and not as_chat:
+        raise UserError("--template-arg is for the model's chat template; give --chat too")
     text = _standard_input() if prompt == "-" else prompt
     if not text:
         raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
     engine = loading.load_model(model, device, db_path, context, untuned, nvtx)
-    if as_chat and engine.chat.note:
-        output.note(engine.chat.note)
-    start = _tokens(engine, text, as_chat)
+    sampler = loading.sampler_for(engine, given, SAMPLING, seed)
+    if as_chat:
+        loading.note_template(engine, template_args)
+        start = chat_tokens(engine, [{"role": "user", "content": text}], template_args)
+    else:
+        start = _tokens(engine, text, plain)
     pieces: list[str] = []
     first_token_s = None
     interrupted: KeyboardInterrupt | None = None
@@ -62,6 +76,7 @@ def generate(
     except KeyboardInterrupt as interrupt:
         interrupted = interrupt  # what was written is kept, and reported like any other text
     written = "".join(pieces)
+    reason = "interrupted" if interrupted else loading.stop_reason(engine.timing, tokens, engine.context)
     if as_json:
         timing = engine.timing
         document = {
@@ -70,6 +85,8 @@ def generate(
             "prompt": text,
             "text": written,
             "interrupted": interrupted is not None,
+            "stop_reason": reason,
+            "sampling": {name: getattr(sampler, name) for name in SAMPLING},
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
             "timings": loading.rates(timing) | {"load_s": engine.load_s, "first_token_s": first_token_s},
             "kernels": loading.kernels_document(engine),
@@ -77,15 +94,21 @@ def generate(
         output.print_json(document)
     elif written and not written.endswith("\n"):
         click.echo()
-    output.note(loading.speed_line(engine.timing))
+    why = "interrupted" if interrupted else loading.why_it_stopped(engine, tokens)
+    output.note(f"{loading.speed_line(engine.timing)} · {why or 'the model ended its text'}")
     output.note(loading.kernels_line(engine, model, untuned))
     engine.close()
     if interrupted is not None:
         raise interrupted
 
 
-def _tokens(engine, text: str, as_chat: bool) -> list[int]:
-    return chat_tokens(engine, [{"role": "user", "content": text}]) if as_chat else engine.tokenizer.encode(text)
+def _tokens(engine, text: str, plain: bool) -> list[int]:
+    """The prompt as llama.cpp's own tool makes it: special tokens parsed, a BOS ahead if the file says so."""
+    tokenizer = engine.tokenizer
+    tokens = tokenizer.encode(text, parse_special=not plain)
+    if tokenizer.add_bos and tokens[:2] == [tokenizer.bos] * 2:
+        output.note("the prompt begins with a BOS token, and the model's own is put before it; leave it out")
+    return tokens
 
 
 def _standard_input() -> str:

@@ -4,6 +4,7 @@ import gc
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from autotune.commands import options, output
 
 if TYPE_CHECKING:
     from model.engine import Model, Timing
+    from model.sampling import Sampler
 
 
 def load_model(
@@ -40,10 +42,49 @@ def _load(path: Path, device: str, db_path: Path | None, context: int | None, un
     # A database that cannot be read is an error even for a model that would run without it: its owner wants to know.
     with options.open_database(db_path) as db, bar:
         task = bar.add_task("load", total=None, name=path.name, state="")
-        return load(
+        model = load(
             path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx,
             progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
+    if model.tokenizer.note:
+        output.note(model.tokenizer.note)
+    if context is not None and model.context < context:
+        output.note(
+            f"the model was trained for a context of {model.context} tokens, which is used instead of {context}"
+        )
+    return model
+
+
+def sampler_for(model: "Model", given: Mapping[str, Any], defaults: Mapping[str, Any], seed: int | None) -> "Sampler":
+    """The settings that the command line gives, where they are not None; else the model file's own, which a note tells;
+    else the command's defaults. Raises ModelError for a value out of range."""
+    from model.sampling import FileSampling, Sampler
+
+    given = {name: value for name, value in given.items() if value is not None}
+    file = FileSampling.from_metadata(model.file.metadata)
+    taken = {name: value for name, value in file.settings.items() if name not in given}
+    if taken:
+        words = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in taken.items())
+        output.note(f"sampling as the model file asks: {words}; options override it")
+    if file.lacking:
+        output.note(f"the model file also asks for {', '.join(file.lacking)}, which is not supported and left out")
+    return Sampler(**{**defaults, **taken, **given}, seed=seed)
+
+
+def check_sampling(given: Mapping[str, Any], seed: int | None) -> None:
+    """Refuse what the command line gives before a model is opened. Raises ModelError."""
+    from model.sampling import Sampler
+
+    Sampler(**{name: value for name, value in given.items() if value is not None}, seed=seed)
+
+
+def note_template(model: "Model", variables: Mapping[str, Any]) -> None:
+    """Say what is not as it seems: a template that is not the file's own, a variable that it does not mention."""
+    if model.chat.note:
+        output.note(model.chat.note)
+    for name in variables:
+        if name not in model.chat.source:
+            output.note(f"the chat template does not mention {name}, so it changes nothing")
 
 
 def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
@@ -111,10 +152,24 @@ def speed_line(timing: "Timing") -> str:
     )
 
 
-def why_it_stopped(timing: "Timing", tokens: int, context: int) -> str | None:
+def stop_reason(timing: "Timing", tokens: int, context: int) -> str | None:
+    """Why a text of at most `tokens` tokens ended: "end_token", "length" or "context_full"; None if something else
+    stopped it."""
+    if timing.ended:
+        return "end_token"
+    if timing.tokens >= tokens:
+        return "length"
+    return "context_full" if timing.tokens and timing.prompt_tokens + timing.tokens >= context else None
+
+
+def why_it_stopped(model: "Model", tokens: int) -> str | None:
     """What cut the text after at most `tokens` tokens, and what to do about it; None if the model ended its turn."""
-    if timing.ended or not timing.tokens:
-        return None
-    if timing.prompt_tokens + timing.tokens >= context and timing.tokens < tokens:
-        return f"the context of {context} tokens is full; --context holds more"
-    return f"stopped after {timing.tokens} tokens; -n {2 * tokens} writes up to twice as many"
+    timing, context = model.timing, model.context
+    match stop_reason(timing, tokens, context):
+        case "length":
+            return f"stopped after {timing.tokens} tokens; -n {2 * tokens} writes up to twice as many"
+        case "context_full" if context >= model.config.context:
+            return f"the context of {context} tokens is full, and the model was trained for no more"
+        case "context_full":
+            return f"the context of {context} tokens is full; --context holds more, up to {model.config.context}"
+    return None

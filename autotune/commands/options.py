@@ -1,8 +1,9 @@
 """Arguments and options that several commands share, and what their values open."""
 
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,24 +80,29 @@ json_option = click.option(
 )
 
 
-def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) -> Callable[..., Any]:
-    """-n, --temperature, --top-k, --top-p, --seed, --context and --untuned, with a command's own defaults."""
+def sampling_options(sampling: Mapping[str, float | int], tokens: int) -> Callable[..., Any]:
+    """-n, --temperature, --top-k, --top-p, --seed, --context and --untuned, with a command's own defaults; sampling: by
+    the name of a field of `model.sampling.Sampler`. What samples is None unless it is given: between it and the default
+    stand the model file's own settings."""
+
+    def default(name: str, key: str) -> str:
+        return f"  [default: the file's general.sampling.{key}, else {sampling[name]}]"
+
     options = (
         click.option(
             "-n", "--tokens", type=click.IntRange(min=1), default=tokens, show_default=True,
             help="Most tokens to generate; the model may end earlier.",
         ),
         click.option(
-            "--temperature", type=float, default=temperature, show_default=True,
-            help="Sampling temperature; 0 always takes the likeliest token.",
+            "--temperature", type=float,
+            help="Sampling temperature; 0 always takes the likeliest token." + default("temperature", "temp"),
         ),
         click.option(
-            "--top-k", type=int, default=top_k, show_default=True,
-            help="Sample from this many likeliest tokens; 0 keeps all.",
+            "--top-k", type=int, help="Sample from this many likeliest tokens; 0 keeps all." + default("top_k", "top_k")
         ),
         click.option(
-            "--top-p", type=float, default=top_p, show_default=True,
-            help="Sample from the likeliest tokens that together have this probability.",
+            "--top-p", type=float,
+            help="Sample from the likeliest tokens that together have this probability." + default("top_p", "top_p"),
         ),
         click.option("--seed", type=int, help="Random seed: the same one gives the same text.  [default: a fresh one]"),
         click.option(
@@ -112,6 +118,31 @@ def sampling_options(temperature: float, top_k: int, top_p: float, tokens: int) 
         return command
 
     return add
+
+
+def _template_variables(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE each, the value JSON or else a text."""
+    from model.chat import GIVEN
+
+    variables: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name.isidentifier() and equals):
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as enable_thinking=false.", ctx, param)
+        if name in GIVEN:
+            raise click.BadParameter(f"{name} is what the template is given anyway.", ctx, param)
+        try:
+            variables[name] = json.loads(value)
+        except ValueError:
+            variables[name] = value
+    return variables
+
+
+template_option = click.option(
+    "--template-arg", "template_args", multiple=True, metavar="NAME=VALUE", callback=_template_variables,
+    help="Variable of the model's chat template, such as enable_thinking=false; VALUE is JSON, or else a text. May be "
+    "repeated.",
+)  # fmt: skip
 
 
 def named_problem(subject: str | Path) -> "Problem | None":

@@ -79,6 +79,9 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "llama_print_system_info": (ctypes.c_char_p, ()),
     "llama_token_to_piece": (_int, (_pointer, _int, ctypes.c_char_p, _int, _int, _bool)),
     "llama_tokenize": (_int, (_pointer, ctypes.c_char_p, _int, ctypes.POINTER(_int), _int, _bool, _bool)),
+    "llama_vocab_bos": (_int, (_pointer,)),
+    "llama_vocab_get_add_bos": (_bool, (_pointer,)),
+    "llama_vocab_is_eog": (_bool, (_pointer, _int)),
     "llama_vocab_n_tokens": (_int, (_pointer,)),
 }
 llama_log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

@@ -12,10 +12,10 @@ from model.errors import ModelError
 class FakeChat:
     bos_token = "^"
 
-    def render(self, messages) -> str:
+    def render(self, messages, variables=None) -> str:
         if any("bad" in m["content"] for m in messages):
             raise ModelError("the template refuses")
-        return "^" + "".join(m["role"][0] + m["content"] for m in messages)
+        return "^" + "".join((variables or {}).values()) + "".join(m["role"][0] + m["content"] for m in messages)
 
 
 class FakeTokenizer:
@@ -37,6 +37,11 @@ def talk(system: str | None = "S") -> Conversation:
 
 def test_bos_is_never_doubled() -> None:
     assert "".join(chat_tokens(FakeModel(), [{"role": "user", "content": "x"}])) == "^ux"  # type: ignore[arg-type]
+
+
+def test_variables_reach_the_template() -> None:
+    c = Conversation(FakeModel(), None, reserve=5, variables={"mood": "!"})  # type: ignore[arg-type]
+    assert "".join(c.ask("x")[0]) == "^!ux"
 
 
 def test_oldest_turns_go_and_the_system_message_stays() -> None:

@@ -12,6 +12,8 @@ def test_json_is_one_document(autotune, tiny_model) -> None:
     timings = document["timings"]
     assert document["tokens"]["text"] == 6 and timings["prompt_s"] > 0
     assert timings["load_s"] + timings["prompt_s"] < timings["first_token_s"], "counted from the process's start"
+    assert document["stop_reason"] == "length" and "stopped after 6 tokens; -n 12 writes" in result.stderr
+    assert document["sampling"] == {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
     assert len(document["kernels"]) == 5 and {k["source"] for k in document["kernels"]} == {"default"}
     assert "kernels: 5 template defaults (for more speed: autotune tune" in result.stderr
 
@@ -95,7 +97,7 @@ def test_chat_says_why_an_answer_is_cut(autotune, tiny_model) -> None:
     cut = autotune("chat", tiny_model, "-n", "4", "--seed", "1", input="hello\n")
     assert "[stopped after 4 tokens; -n 8 writes up to twice as many]" in cut.stderr
     full = autotune("chat", tiny_model, "-n", "512", "--context", "40", "--seed", "1", input="hello\n")
-    assert "[the context of 40 tokens is full; --context holds more]" in full.stderr
+    assert "[the context of 40 tokens is full; --context holds more, up to 256]" in full.stderr
 
 
 def test_cached_tokens_are_no_prompt_speed() -> None:
@@ -105,3 +107,82 @@ def test_cached_tokens_are_no_prompt_speed() -> None:
     timing = Timing(prompt_tokens=100, cached=90, prompt_s=0.5, tokens=2, decode_s=0.1)
     assert loading.rates(timing)["prompt_tok_s"] == 20
     assert loading.speed_line(timing).startswith("prompt: 100 tokens (90 of them in the cache), 20.0 tok/s")
+
+
+def test_special_tokens_in_a_prompt_are_parsed_unless_plain(autotune, tiny_model) -> None:
+    words = ("generate", tiny_model, "-p", "-", "-n", "1", "--json")
+    counts = [
+        json.loads(autotune(*words, *more, input="<|im_start|>a<|im_end|>").stdout)["tokens"]["prompt"]
+        for more in ((), ("--plain",))
+    ]
+    assert counts[0] == 3 < counts[1]
+
+
+def test_plain_and_template_arguments_have_their_place(complaint) -> None:
+    words = ("generate", "no-such.gguf", "-p", "x")
+    assert "leave out --chat or --plain" in complaint(*words, "--chat", "--plain")
+    assert "give --chat too" in complaint(*words, "--template-arg", "a=1")
+    for wrong in ("a", "=1", "a b=1"):
+        assert "is not NAME=VALUE" in complaint(*words, "--chat", "--template-arg", wrong)
+    assert "is given anyway" in complaint(*words, "--chat", "--template-arg", "messages=[]")
+
+
+def test_template_arguments_are_json_or_text(autotune, tiny_model) -> None:
+    from autotune.commands import options
+
+    given = options._template_variables(None, None, ("a=false", "b=[1]", "c=high", 'd="x"', "e="))  # type: ignore[arg-type]
+    assert given == {"a": False, "b": [1], "c": "high", "d": "x", "e": ""}
+    words = ("generate", tiny_model, "--chat", "-p", "hello", "-n", "1", "--template-arg", "enable_thinking=false")
+    assert "does not mention enable_thinking" in autotune(*words).stderr
+
+
+def test_what_cuts_a_text_is_told(autotune, tiny_model) -> None:
+    words = ("generate", tiny_model, "-p", "hello", "--json", "-n", "999")
+    cut = autotune(*words, "--context", "40")
+    assert json.loads(cut.stdout)["stop_reason"] in ("context_full", "end_token")
+    most = autotune(*words, "--context", "9999999")
+    assert "the model was trained for a context of" in most.stderr
+
+
+@pytest.mark.parametrize(
+    ("timing", "reason", "said"),
+    [
+        ({"tokens": 5, "ended": True}, "end_token", None),
+        ({"tokens": 20}, "length", "stopped after 20 tokens; -n 40"),
+        ({"tokens": 10}, "context_full", "--context holds more, up to 100"),
+        ({"tokens": 90}, "context_full", "trained for no more"),
+        ({"tokens": 3}, None, None),
+        ({"tokens": 0}, None, None),
+    ],
+)
+def test_why_it_stopped(timing, reason, said) -> None:
+    from types import SimpleNamespace
+
+    from autotune.commands import loading
+    from model.engine import Timing
+
+    tokens = timing["tokens"]
+    context = 100 if tokens == 90 else 20
+    asked = 20 if tokens < 90 else 1000
+    model = SimpleNamespace(
+        timing=Timing(prompt_tokens=10, **timing), context=context, config=SimpleNamespace(context=100)
+    )
+    assert loading.stop_reason(model.timing, asked, context) == reason
+    why = loading.why_it_stopped(model, asked)
+    assert why is None if said is None else said in why
+
+
+def test_sampling_comes_from_options_then_the_file_then_the_command(capsys) -> None:
+    from types import SimpleNamespace
+
+    from autotune.commands import loading
+
+    file = {"general.sampling.temp": 0.6, "general.sampling.top_k": 20, "general.sampling.min_p": 0.05}
+    model = SimpleNamespace(file=SimpleNamespace(metadata=file))
+    defaults = {"temperature": 0.0, "top_k": 0, "top_p": 0.9}
+    sampler = loading.sampler_for(model, {"temperature": None, "top_k": 3, "top_p": None}, defaults, seed=4)
+    assert (sampler.temperature, sampler.top_k, sampler.top_p, sampler.seed) == (0.6, 3, 0.9, 4)
+    said = capsys.readouterr().err
+    assert "as the model file asks: temperature 0.6; options override" in said and "min_p 0.05, which is not" in said
+    loading.sampler_for(SimpleNamespace(file=SimpleNamespace(metadata={})), {}, defaults, None)
+    assert capsys.readouterr().err == ""

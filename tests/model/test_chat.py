@@ -17,7 +17,7 @@ SET_AND_DOUBLE = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set 
 
 def test_real_template(real_model: Path) -> None:
     template = ChatTemplate.from_metadata(open_gguf(real_model).metadata)
-    assert template.note is None and template.stop_texts == ("<|im_end|>",)
+    assert template.note is None
     assert template.render([{"role": "system", "content": "S"}, *HELLO]) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi <b>\n<|im_end|>\n<|im_start|>assistant\n"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from model.errors import ModelError
-from model.sampling import Sampler
+from model.sampling import FileSampling, Sampler
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
@@ -98,6 +98,31 @@ def test_garbage_logits_are_refused() -> None:
 def test_settings_out_of_range(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named):
         Sampler(**settings)
+
+
+@pytest.mark.parametrize(
+    ("keys", "settings", "lacking"),
+    [
+        ({}, {}, ()),
+        ({"temp": float(np.float32(0.7)), "top_p": float(np.float32(0.95))}, {"temperature": 0.7, "top_p": 0.95}, ()),
+        ({"temp": -1.0, "top_k": -1, "top_p": 1.5}, {"temperature": 0, "top_k": 0, "top_p": 1.0}, ()),
+        ({"top_p": 0.0}, {"top_p": 1.0, "top_k": 1}, ()),
+        ({"min_p": 0.0, "penalty_repeat": 1.0, "penalty_last_n": 64, "mirostat": 0}, {}, ()),
+        ({"penalty_repeat": 1.1, "mirostat": 2}, {}, ("penalty_repeat 1.1", "mirostat 2")),
+    ],
+)
+def test_what_a_file_asks_for(keys: dict[str, Any], settings: dict[str, Any], lacking: tuple[str, ...]) -> None:
+    found = FileSampling.from_metadata({f"general.sampling.{key}": value for key, value in keys.items()})
+    assert (dict(found.settings), found.lacking) == (settings, lacking)
+    Sampler(**found.settings)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"temp": "hot"}, {"top_k": 1.5}, {"top_p": math.nan}, {"temp": math.inf}, {"min_p": []}]
+)
+def test_forged_sampling_is_one_line(keys: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"general\.sampling"):
+        FileSampling.from_metadata({f"general.sampling.{key}": value for key, value in keys.items()})
 
 
 @pytest.mark.timing

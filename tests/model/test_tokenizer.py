@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from model import vocabulary_limits
 from model.errors import ModelError
 from model.gguf_file import open_gguf
-from model.tokenizer import CONTROL, NORMAL, USER_DEFINED, Tokenizer, byte_characters
+from model.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Tokenizer
+from model.tokenizers.byte_level_bpe import byte_characters
 
 # Made with llama.cpp (llama-cpp-python 0.3.36) on the real file, without special tokens.
 GOLDEN = {
@@ -55,7 +56,7 @@ def test_ids_are_llama_cpp_s(real: Tokenizer, text: str) -> None:
 def test_special_tokens_only_on_request(real: Tokenizer) -> None:
     assert real.encode("<|im_start|>user\nhi<|im_end|>\n", parse_special=True) == [1, 4093, 198, 6004, 2, 198]
     assert 1 not in real.encode("<|im_start|>")
-    assert real.end_tokens == {0, 2}
+    assert real.end_tokens == {0, 2, 4}  # 4 is <reponame>, after which llama.cpp stops too
     assert real.decode([1, 6004, 2]) == "<|im_start|>hi<|im_end|>"
     assert real.decode([1, 6004, 2], skip_special=True) == "hi"
     assert real.encode("hi") == [6004] and real.encode("hi", add_bos=True) == [1, 6004]
@@ -69,7 +70,7 @@ DIGITS = ("1 2", "12 3", "123 4")
     ("pre", "text", "merges", "expected"),
     [
         ("gpt-2", "1234", DIGITS, ["1234"]),
-        ("default", "1234", DIGITS, ["1234"]),
+        ("default", "1234", DIGITS, ["123", "4"]),
         ("llama-bpe", "1234", DIGITS, ["123", "4"]),
         ("qwen2", "1234", DIGITS, ["1", "2", "3", "4"]),
         ("smollm", "1234", DIGITS, ["1", "2", "3", "4"]),
@@ -82,6 +83,9 @@ DIGITS = ("1 2", "12 3", "123 4")
         ("gpt-2", "!\n", ("! Ċ",), ["!", "\n"]),
         ("qwen2", "!\n", ("! Ċ",), ["!\n"]),
         ("qwen2", " \nb", ("Ġ Ċ", "Ċ b"), [" \n", "b"]),
+        ("default", "a;b", ("a ;", "; b"), ["a", ";", "b"]),
+        ("tekken", "aB", ("a B",), ["a", "B"]),
+        ("deepseek-llm", "a\n\n", ("Ċ Ċ",), ["a", "\n", "\n"]),
     ],
 )
 def test_pre_tokenizers_split_differently(pre: str, text: str, merges: tuple[str, ...], expected: list[str]) -> None:
@@ -92,6 +96,150 @@ def test_llama_bpe_takes_whole_words_without_merges() -> None:
     tokens = [*byte_characters(), "abc"]
     for pre, expected in (("llama-bpe", ["abc"]), ("qwen2", ["a", "b", "c"])):
         assert pieces(small(pre, tokens=tokens, token_type=None, eos_token_id=None), "abc") == expected
+
+
+def test_user_defined_tokens_decode_to_their_own_text() -> None:
+    tokens = [*byte_characters(), "naïve", " \t", "Ġx", "[PAD7]", "<x>"]
+    types = np.array([NORMAL] * 256 + [USER_DEFINED] * 2 + [NORMAL, UNUSED, CONTROL], np.int32)
+    tokenizer = Tokenizer.from_metadata(small(tokens=tokens, token_type=types, eos_token_id=None))
+    ids = tokenizer.encode("so naïve \tNAÏVE <x>")
+    assert 256 in ids and 257 in ids and tokenizer.decode(ids) == "so naïve \tNAÏVE <x>"
+    assert [tokenizer.decode([token]) for token in range(256, 261)] == ["naïve", " \t", " x", "", "<x>"]
+    assert tokenizer.decode([260], skip_special=True) == ""
+
+
+def test_the_longest_special_token_is_taken_first_wherever_it_stands() -> None:
+    tokens = [*byte_characters(), "<a>", "x<", "a><b>", "<b>", "日"]
+    types = np.array([NORMAL] * 256 + [USER_DEFINED] * 5, np.int32)
+    found = pieces(small(tokens=tokens, token_type=types, eos_token_id=None), "x<a><b>日<a>")
+    assert found == ["x<", "a><b>", "日", "<a>"]
+
+
+def test_a_default_pre_tokenizer_is_told() -> None:
+    for pre in (None, "default"):
+        tokenizer = Tokenizer.from_metadata(small(pre))
+        assert tokenizer.note and "quality" in tokenizer.note and "\n" not in tokenizer.note
+    assert Tokenizer.from_metadata(small("gpt-2")).note is None
+
+
+def test_of_two_equal_merges_the_first_has_the_rank() -> None:
+    tokens = [*byte_characters(), "ab", "bc"]
+    metadata = small(merges=["a b", "b c", "a b"], tokens=tokens, token_type=None, eos_token_id=None)
+    assert pieces(metadata, "abc") == ["ab", "c"]
+
+
+def test_end_tokens_are_known_by_their_text() -> None:
+    texts = ("<end_of_turn>", "<|end|>", "<|file_sep|>", "<|fim_prefix|>")
+    tokens = [*byte_characters(), *texts]
+    metadata = small(tokens=tokens, token_type=None, eos_token_id=None)
+    tokenizer = Tokenizer.from_metadata(metadata)
+    assert tokenizer.end_tokens == {256, 257, 258}
+    assert pieces(metadata, "a<|fim_prefix|>", parse_special=True) == ["a", "<|fim_prefix|>"]  # a control token too
+    named = Tokenizer.from_metadata(metadata | {"tokenizer.ggml.fim_sep_token_id": 3})
+    assert named.end_tokens == {256, 257, 3}
+
+
+SPM_WORDS = {"▁": -1.0, "▁a": -2.0, "ab": -2.5, "▁ab": -3.0, "b": -9.0, "a": -9.0, "aa": -4.0, "aaa": -4.0, "\n": -9.0}
+
+
+def spm(words: dict[str, float] = SPM_WORDS, **changes: Any) -> dict[str, Any]:
+    """Metadata of a SentencePiece vocabulary: unknown, BOS, EOS, all bytes, a control token, `words` with scores."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|user|>", *words]
+    types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [CONTROL] + [NORMAL] * len(words)
+    scores = np.array([0.0] * 260 + list(words.values()), np.float32)
+    metadata = {
+        "model": "llama",
+        "tokens": tokens,
+        "token_type": np.array(types, np.int32),
+        "scores": scores,
+        **changes,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in metadata.items() if value is not None}
+
+
+def spelled(metadata: dict[str, Any], text: str, **how: Any) -> list[str]:
+    tokenizer = Tokenizer.from_metadata(metadata)
+    return [tokenizer.token_text(token) for token in tokenizer.encode(text, **how)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ab", ["▁ab"]),
+        ("aab", ["▁a", "ab"]),  # "▁a" before "ab", the higher score
+        ("aaaa", ["▁a", "aaa"]),
+        ("b ab", ["▁", "b", "▁ab"]),
+        ("é", ["▁", "<0xC3>", "<0xA9>"]),
+        ("b\n", ["▁", "b", "\n"]),
+        ("", []),
+        (" ", ["▁", "▁"]),
+    ],
+)
+def test_sentencepiece_merges_the_highest_score_first(text: str, expected: list[str]) -> None:
+    assert spelled(spm(), text) == ["<s>", *expected]
+    tokenizer = Tokenizer.from_metadata(spm())
+    assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
+
+
+def test_sentencepiece_leftmost_of_equal_scores() -> None:
+    equal = dict.fromkeys(SPM_WORDS, -1.0)
+    assert spelled(spm(equal, add_space_prefix=False), "aaaaa", add_bos=False) == ["aaa", "aa"]
+
+
+def test_sentencepiece_word_that_goes_on_past_a_space() -> None:
+    words = {**SPM_WORDS, "b▁": -0.5, "b▁a": -0.5}
+    assert spelled(spm(words), "ab ab", add_bos=False) == ["▁a", "b▁a", "b"]
+
+
+def test_sentencepiece_space_ahead() -> None:
+    text = "ab<|user|>ab"
+    assert spelled(spm(), text, add_bos=False, parse_special=True) == ["▁ab", "<|user|>", "▁ab"]
+    bare = spm(add_space_prefix=False, add_bos_token=False)
+    assert spelled(bare, text, parse_special=True) == ["ab", "<|user|>", "ab"]
+    tokenizer = Tokenizer.from_metadata(spm())
+    stream = tokenizer.stream()
+    assert [stream.push(token) for token in tokenizer.encode("ab é")] == ["", " ab", " ", "", "é"]
+
+
+def test_phi_3_swallows_whitespace_after_special_tokens() -> None:
+    text, phi = "<|user|> \n\tab<s> b", {"general.name": "Phi-3 mini 4k"}
+    assert spelled(spm() | phi, text, add_bos=False, parse_special=True) == ["<|user|>", "▁ab", "<s>", "▁", "▁", "b"]
+
+
+def test_sentencepiece_ids_that_the_file_does_not_name() -> None:
+    tokenizer = Tokenizer.from_metadata(spm())
+    assert (tokenizer.bos, tokenizer.add_bos, tokenizer.end_tokens) == (1, True, {2})
+    changed = Tokenizer.from_metadata(spm(bos_token_id=259, eos_token_id=5, add_bos_token=False))
+    assert (changed.bos, changed.add_bos, changed.end_tokens) == (259, False, {2, 5})  # </s> ends by its text
+    few = ["<unk>", "a", "b"]
+    assert spelled(spm(tokens=few, token_type=None, scores=None, add_space_prefix=False), "axb") == [
+        "a",
+        "a",
+        "<unk>",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"scores": np.zeros(3, np.float32)}, "scores"),
+        ({"scores": np.full(269, np.nan, np.float32)}, "scores"),
+        ({"scores": "x"}, "scores"),
+        ({"add_space_prefix": 1}, "add_space_prefix"),
+        ({"unknown_token_id": 9999}, "unknown_token_id"),
+    ],
+)
+def test_forged_sentencepiece_metadata_is_one_line(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        Tokenizer.from_metadata(spm(**changes))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
+def test_sentencepiece_round_trip(text: str) -> None:
+    tokenizer = Tokenizer.from_metadata(spm())
+    assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
 
 
 def test_user_defined_tokens_always_match_and_control_tokens_on_request() -> None:
@@ -140,9 +288,9 @@ def test_lone_surrogates_and_wrong_ids() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": "llama"}, "'llama'"),
+        ({"model": "bert"}, "'bert'"),
         ({"model": None}, "None"),
-        ({"pre": "deepseek-r1-qwen"}, "'deepseek-r1-qwen'"),
+        ({"pre": "kimi-k2"}, "'kimi-k2'"),
         ({"pre": ["x"]}, "pre-tokenizer"),
         ({"tokens": None}, "tokens"),
         ({"tokens": []}, "tokens"),
@@ -156,6 +304,7 @@ def test_lone_surrogates_and_wrong_ids() -> None:
         ({"merges": ["a"]}, "merge 'a'"),
         ({"merges": ["absent gone"]}, "do not fit"),
         ({"merges": ["a b"]}, "do not fit"),
+        ({"merges": [f"{'a' * 90} {'b' * 90}"]}, "longer than every token"),
         ({"eos_token_id": 258}, "eos_token_id"),
         ({"eos_token_id": -1}, "eos_token_id"),
         ({"bos_token_id": "x"}, "bos_token_id"),
@@ -168,7 +317,6 @@ def test_forged_metadata_is_one_line(changes: dict[str, Any], named: str) -> Non
     assert named in str(caught.value) and str(caught.value).isprintable()
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize(
     ("limit", "most", "said"),
     [
@@ -192,6 +340,7 @@ def test_lengths_are_limited_before_the_library_sees_them(monkeypatch, limit: st
         Tokenizer.from_metadata(metadata)
 
 
+@pytest.mark.timing
 def test_a_big_vocabulary_loads_within_two_seconds(make_model: Any) -> None:
     tokens, merges, types = make_model.vocabulary(151936, 290, False, np.random.default_rng(0))
     changes = {"tokens": tokens, "merges": merges, "token_type": np.array(types, np.int32), "eos_token_id": 151645}
