@@ -196,9 +196,7 @@ def _attention(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor, window: int
     return torch.cat(out, -1)
 
 
-def _queries_keys_values(
-    file: GGUFFile, config: ModelConfig, block: str, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """float32 [tokens, rows] each; x: [tokens, hidden], already normed."""
     if config.architecture.fused:
         rows = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
