@@ -43,10 +43,10 @@ class Scaling:
             return cls("longrope", 1.0, original, attention_factor=common)
         if kind == "yarn":
             found = keys.real("rope.scaling.yarn_attn_factor", 1e-3, 1e3, 0.1 * math.log(max(factor, 1.0)) + 1.0)
-            betas = (
-                keys.real(f"rope.scaling.yarn_{n}", 1e-3, 1e6, d) for n, d in (("beta_fast", 32), ("beta_slow", 1))
+            fast, slow = (
+                keys.real(f"rope.scaling.yarn_beta_{n}", 1e-3, 1e6, d) for n, d in (("fast", 32), ("slow", 1))
             )
-            scaling = cls("yarn", factor, original, *betas, found * common)
+            scaling = cls("yarn", factor, original, fast, slow, found * common)
         elif kind in ("linear", "none"):
             scaling = cls("linear", factor if kind == "linear" else 1.0, attention_factor=common)
         else:

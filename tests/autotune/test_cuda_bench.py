@@ -58,6 +58,7 @@ class FakeEngine:
     cached: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     closed: bool = False
+    load_s: float = 1.5
 
     def __post_init__(self) -> None:
         layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
@@ -67,7 +68,7 @@ class FakeEngine:
             model=SimpleNamespace(layers=layers, head=HEAD), context=self.context, launches=self.launches,
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
-        self.runner = SimpleNamespace(decoder=decoder)
+        self.runner = SimpleNamespace(decoder=decoder, warm_up=lambda: None)
 
     def launches(self, part: str, bound: int) -> list[Any]:
         if part != "layers":
