@@ -43,10 +43,9 @@ class Scaling:
             return cls("longrope", 1.0, original, attention_factor=common)
         if kind == "yarn":
             found = keys.real("rope.scaling.yarn_attn_factor", 1e-3, 1e3, 0.1 * math.log(max(factor, 1.0)) + 1.0)
-            betas = (
-                keys.real(f"rope.scaling.yarn_{n}", 1e-3, 1e6, d) for n, d in (("beta_fast", 32), ("beta_slow", 1))
-            )
-            scaling = cls("yarn", factor, original, *betas, found * common)
+            fast = keys.real("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32.0)
+            slow = keys.real("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1.0)
+            scaling = cls("yarn", factor, original, fast, slow, found * common)
         elif kind in ("linear", "none"):
             scaling = cls("linear", factor if kind == "linear" else 1.0, attention_factor=common)
         else:

@@ -59,7 +59,7 @@ def launches_by_part(
 ) -> dict[str, list[Launch]]:
     """`launches` by the prefix of the part that they belong to, in order. Norms and RoPE of the heads belong to
     attention where `finishes_in_attention`."""
-    finish = {
+    finish: dict[str, dict[str, Any]] = {
         "qkv": {"finish": not finishes_in_attention(config)},
         "attention": {
             "finish": _finish(problem, buffers) if finishes_in_attention(config) else None,
