@@ -94,6 +94,18 @@ def decode(prompt: list[int], tokens: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "steps": tokens, "text": made[:8]}
 
 
+def greedy(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+    """The likeliest `tokens` tokens after each prompt, one after the other; an end token does not end it."""
+    session, found = sessions[0], []
+    for prompt in prompts:
+        session.reset()
+        made = [int(np.argmax(session.feed(prompt, 0)[0]))]
+        while len(made) < tokens:
+            made.append(int(np.argmax(session.feed(made[-1:], len(prompt) + len(made) - 1)[0])))
+        found.append(made)
+    return {"tokens": found}
+
+
 def prefill(tokens: list[int]) -> dict[str, Any]:
     """Seconds from an empty cache to the token after `tokens`."""
     session = sessions[0]
@@ -119,4 +131,5 @@ if __name__ == "__main__":
     api.llama_backend_init()
     quiet = api.llama_log_callback(lambda level, text, data: None)  # kept alive as long as the library may call it
     api.llama_log_set(quiet, None)
-    serve({"open": open_model, "about": about, "decode": decode, "prefill": prefill, "logits": logits})
+    handlers = {"open": open_model, "about": about, "decode": decode, "prefill": prefill, "greedy": greedy}
+    serve({**handlers, "logits": logits})
