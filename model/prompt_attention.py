@@ -1,5 +1,5 @@
-"""Attention of a prompt's tokens through torch, in blocks of tokens: on a GPU for layers with a window or a soft cap, on
-a processor for all layers.
+"""Attention of a prompt's tokens through torch, in blocks of tokens: on a GPU for layers with a window or a soft cap,
+on a processor for all layers.
 
     out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a token
 
