@@ -36,7 +36,7 @@ class Scaling:
         """
         # llama.cpp takes a factor without a kind as linear; old files call it scale_linear.
         kind = keys.text("rope.scaling.type", "linear")
-        factor = keys.real("rope.scaling.factor", 0.0, 1e6, keys.real("rope.scale_linear", 0.0, 1e6, 1.0)) or 1.0
+        factor = _factor(keys, "rope.scaling.factor") or _factor(keys, "rope.scale_linear") or 1.0
         common = keys.real("rope.scaling.attn_factor", 1e-3, 1e3, 1.0)
         original = keys.whole("rope.scaling.original_context_length", 1, 1 << 24, context)
         if has_factors:
@@ -53,6 +53,11 @@ class Scaling:
                 f"rope scaling {quoted(kind)} is not supported; use a model with linear, yarn, longrope or none"
             )
         return None if scaling.factor == scaling.attention_factor == 1.0 else scaling
+
+
+def _factor(keys: Metadata, key: str) -> float:
+    """0 where a file gives none, which some say with a 0."""
+    return keys.real(key, 0.0, math.inf, 0.0) and keys.real(key, 1e-3, 1e6)
 
 
 @dataclass(frozen=True)

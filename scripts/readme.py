@@ -135,8 +135,8 @@ def gpu() -> str:
         builds = sorted({d["peer"]["build"]["build_commit"] for d in documents if d.get("peer")})
         if builds:
             words.append(
-                f"llama.cpp's llama-bench ran on the same file right after (build {', '.join(builds)}; flash attention, "
-                "the better of two settings)."
+                f"llama.cpp's llama-bench ran on the same file right after (build {', '.join(builds)}; flash "
+                "attention, the better of two settings)."
             )
         parts.append("\n".join([*lines, "", " ".join(words)]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
