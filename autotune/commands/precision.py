@@ -114,7 +114,7 @@ def print_precision(result: "ModelPrecision") -> None:
         print_beside(result.beside)
 
 
-def divergence_cells(found: "Divergence | None") -> tuple[str, str, str, str]:
+def divergence_cells(found: "Divergence | None") -> tuple[str, ...]:
     if found is None:
         return ("–",) * 4
     return f"{found.top1:.1%}", *(f"{value:.2g}" for value in (found.mean_kl, found.p99_kl, found.max_kl))
@@ -146,14 +146,14 @@ def _print_extremes(result: "ModelPrecision") -> None:
     output.print_table("Extreme norm weights", ("tensor", *numeric), rows, numeric)
     numeric = ("layer", "channel", "position", "value", "RMS", "× RMS")
     top = sorted(result.activations, key=lambda row: row.ratio or 0.0, reverse=True)[:MOST]
-    rows = [
+    activations = [
         (
             str(row.layer), str(row.channel), str(row.position), f"{row.value:.4g}", f"{row.rms:.4g}",
             output.number(row.ratio),
         )
         for row in top
     ]  # fmt: skip
-    output.print_table("Extreme activations after a layer", numeric, rows, numeric)
+    output.print_table("Extreme activations after a layer", numeric, activations, numeric)
     output.line(result.extremes)
     click.echo()
 

@@ -245,8 +245,8 @@ def _norm(row: Fields) -> NormWeight:
 
 
 def _activation(row: Fields) -> Activation:
-    places = (row.take(name, _COUNT) for name in ("layer", "position", "channel"))
-    return Activation(*places, _error(row, "value"), _error(row, "rms"))
+    layer, position, channel = (row.take(name, _COUNT) for name in ("layer", "position", "channel"))
+    return Activation(layer, position, channel, _error(row, "value"), _error(row, "rms"))
 
 
 def _beside(made: Fields) -> Beside:

@@ -157,8 +157,8 @@ def _files_chart(beside: Beside) -> ui.XY:
             megabytes, kl = row.file_bytes / 1e6, row.divergence.mean_kl
             by_engine[row.engine].append((megabytes, kl, f"{row.file}: {megabytes:,.1f} MB, {kl:.3g} nats"))
     series = tuple(ui.Series(engine, "dots", tuple(points)) for engine, points in by_engine.items())
-    kl = ui.Axis(f"mean KL to float32 over {beside.reference}", "nats", log=True)
-    return ui.XY("Files side by side: size and divergence", ui.Axis("file", "MB"), kl, series)
+    by_kl = ui.Axis(f"mean KL to float32 over {beside.reference}", "nats", log=True)
+    return ui.XY("Files side by side: size and divergence", ui.Axis("file", "MB"), by_kl, series)
 
 
 def _files(beside: Beside) -> ui.Table:
