@@ -95,8 +95,9 @@ def reference_head(file: GGUFFile, hidden: Tensor) -> Tensor:
     x = _norm(hidden, _vector(file, "output_norm"), config)
     head = "token_embd.weight" if config.tied else "output.weight"
     logits = torch.empty(len(x), config.vocab)
-    for rows in torch.arange(config.vocab).split(_HEAD_ROWS):
-        logits[:, rows] = x @ _rows(file, head, rows).T
+    for first in range(0, config.vocab, _HEAD_ROWS):
+        rows = torch.arange(first, min(first + _HEAD_ROWS, config.vocab))
+        logits[:, first : first + len(rows)] = x @ _rows(file, head, rows).T
     return _capped(logits, config.final_softcap)
 
 

@@ -50,8 +50,8 @@ def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping
     the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
     uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
     post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
-    parts = launches_by_part(problem, config, packed, buffers)
-    return [launch for launches_of_part in parts.values() for launch in launches_of_part]
+    by_part = launches_by_part(problem, config, packed, buffers)
+    return [launch for made in by_part.values() for launch in made]
 
 
 def launches_by_part(
@@ -59,7 +59,7 @@ def launches_by_part(
 ) -> dict[str, list[Launch]]:
     """`launches` by the prefix of the part that they belong to, in order. Norms and RoPE of the heads belong to
     attention where `finishes_in_attention`."""
-    finish = {
+    finish: dict[str, dict[str, Any]] = {
         "qkv": {"finish": not finishes_in_attention(config)},
         "attention": {
             "finish": _finish(problem, buffers) if finishes_in_attention(config) else None,
