@@ -92,7 +92,8 @@ class Problem:
     @classmethod
     def traits(cls) -> dict[str, int | float | str]:
         """The other fields, and what a key means that does not name them."""
-        return {f.name: f.default for f in fields(cls) if _is_trait(f)}
+        found: dict[str, Any] = {f.name: f.default for f in fields(cls) if _is_trait(f)}
+        return found
 
     @classmethod
     def parse(cls, text: str) -> Self:

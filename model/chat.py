@@ -65,7 +65,7 @@ class ChatTemplate:
             name, source = next(((name, text) for name, turn, text in KNOWN if present.issuperset(turn)), ("", None))
             if source is None:
                 raise ModelError(
-                    "the model file has no chat template, so it is no chat model; use generate instead of chat"
+                    "the model file has no chat template, so it is no chat model; use generate without --chat"
                 )
             note = f"the model file has no chat template; using {name}, whose tokens it has"
         if len(source) > MAX_TEMPLATE:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from kernel_templates.attention.problem import LONG
 from kernel_templates.head.problem import Head
@@ -78,7 +79,9 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
     c, a, plan = config, config.architecture, layer_plan.layer(config, layer)
     if window := plan.traits.window:
         context = min(context, contexts(window + 1)[-1])
-    formats = {f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
+    formats: dict[str, Any] = {
+        f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()
+    }
     return Layer(
         c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(a.qk_norm), c.ffn,
         activation=ACTIVATION, context=context, **formats,

@@ -152,10 +152,10 @@ def parse(document: Any) -> ModelBenchmark:
     made = Fields(document)
     device, operations = made.object("device"), made.object("operations")
     versions = made.take("versions", f.mapping_of(f.scalar), {})
+    untuned, tuned = (_side(made.object(name), operations.objects(name)) for name in SIDES)
     return ModelBenchmark(
         made.take("model", _NAME), device.take("chip", _NAME), device.take("fingerprint", _NAME, ""),
-        device.take("read_gb_s", f.number(1e-9, 1e9)),
-        *(_side(made.object(name), operations.objects(name)) for name in SIDES),
+        device.take("read_gb_s", f.number(1e-9, 1e9)), untuned, tuned,
         {name: str(version) for name, version in versions.items()},
         made.take("settings", f.mapping_of(f.document), {}),
         speedups={_depth(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from typing import Any
 
 import click
 
@@ -30,7 +31,7 @@ def cache(clear: bool, as_json: bool) -> None:
     from kernel_templates.cpu import compile
 
     root = compile.cache_directory().parent
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind, what in KINDS.items():
         sizes = []
         for file in (root / kind).glob("*"):

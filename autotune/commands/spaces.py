@@ -30,7 +30,7 @@ def ops(as_json: bool) -> None:
     """
     from kernel_templates import registry
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "op": name,
             "computes": " ".join((operation.problem.__doc__ or "").split()),

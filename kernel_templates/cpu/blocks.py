@@ -183,11 +183,12 @@ def _quantized(
     for group, product in products:
         summed = total(group)
         factor = e.load("i8", at["codes"], lanes * group).i32()
-        step = unit(group * weights.group).splat(lanes)
+        step_of_group = unit(group * weights.group)
+        step = step_of_group.splat(lanes)
         scaled = (_centered(product, summed, weights) * factor).f32().fma(step, scaled)
         if weights.subminimums is not None:
-            factor = e.load("i8", at["codes"], lanes * (weights.groups + group)).i32()
-            lowest = (factor * summed.splat(lanes)).f32().fma(step, lowest)
+            factor = e.load("i8", at["codes"], lanes * (weights.groups + group)).i32().f32()
+            lowest = factor.fma((step_of_group * summed.f32()).splat(lanes), lowest)  # sums are below 2^24: exact
     acc = scaled.fma(e.scale(weights.exponent, at["scale"]), acc)
     if weights.subminimums is None:
         return acc

@@ -41,7 +41,7 @@ def streams_divide(*matrices: tuple[str, int]) -> Constraint:
 
 def packing(config: Config) -> dict[str, int]:
     """What of a configuration decides how its weights are packed: the rows in a tile of each matrix."""
-    return {name: value for name, value in config.items() if name.endswith("lanes")}
+    return {name: int(value) for name, value in config.items() if name.endswith("lanes")}
 
 
 def shape(config: Config, format_name: str, cols: int, part: str = "") -> TileShape:

@@ -40,6 +40,7 @@ class AffineSearch:
     def _supers(self, supers: Tensor, layout: Blocks) -> tuple[Tensor, ...]:
         """float32 [count, groups, elements] → quants, scale, minimum, subscales, subminimums."""
         groups, elements = supers.shape[1:]
+        assert layout.subscales is not None and layout.subminimums is not None
         most = (1 << layout.quants.bits) - 1
         scales, minimums, quants = self._fit(supers.reshape(-1, elements).T.contiguous(), most)
         scale, subscales = _codes(scales.view(-1, groups), layout.subscales.bits)

@@ -56,15 +56,15 @@ def fit(x: Tensor) -> Tensor:
     # A tensor over a tensor: torch takes a number over a tensor for a product with the reciprocal.
     inverses = [(peak / -CODEBOOK[0]).reciprocal()]
     inverses += [torch.tensor(float(CODEBOOK[0] + step)) / peak for step in range(-TRIES, TRIES + 1)]
-    scale, best = None, None
-    for inverse in inverses:
+    scale = best = torch.zeros_like(peak)
+    for tried, inverse in enumerate(inverses):
         sum_xq, sum_qq = torch.zeros_like(peak), torch.zeros_like(peak)
         entries = nearest_entry(inverse * x, values)
         for x_i, weight_i, entry in zip(x, weight, entries, strict=True):
             product = weight_i * entry
             sum_xq += product * x_i
             sum_qq += product * entry
-        if scale is None:
+        if not tried:
             scale = torch.where(sum_qq > 0, sum_xq / sum_qq, 0.0)
             best = scale * sum_xq
         else:

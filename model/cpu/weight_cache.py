@@ -155,13 +155,14 @@ def _checked(directory: Any, data: np.ndarray) -> Packed | None:
     """The matrices that a directory names, each inside the file; None if it names anything else."""
     try:
         return {
-            name: tuple(_tiles(*entry, data) for entry in entries) for name, entries in directory.items()
+            name: tuple(_tiles(entry, data) for entry in entries) for name, entries in directory.items()
         }  # fmt: skip
     except (AttributeError, TypeError, ValueError, KeyError):
         return None
 
 
-def _tiles(rows: int, cols: int, format_name: str, lanes: int, planes: list, data: np.ndarray) -> Tiles:
+def _tiles(entry: Any, data: np.ndarray) -> Tiles:
+    rows, cols, format_name, lanes, planes = entry
     made = []
     for dtype, shape, start in planes:
         if dtype not in DTYPES or not all(type(n) is int and n > 0 for n in shape) or type(start) is not int:
