@@ -28,7 +28,7 @@ from autotune.precision.model_precision import TEXT
 from autotune.runner.versions import versions
 from kernel_templates.cpu import machine
 from model.gguf_file import open_gguf
-from model.reference import reference_hidden
+from model.reference import reference_hidden, reference_logits
 from model.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
