@@ -46,7 +46,8 @@ def parameters(
     warps = min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
-    words = together * -(-most // default_units) * max(of_format(name).tile_words for name, _ in matrices)
+    first = of_format(matrices[0][0])  # Q has most of the rows that it shares with K and V
+    words = together * -(-most // default_units) * first.tile_words
     while (
         default_each < 8 and 2 * default_each * groups * BUSY <= rows
         and 2 * default_each * words <= ROW_WORDS[2 * default_each]
@@ -55,7 +56,7 @@ def parameters(
     weights = rows * max(cols for _, cols in matrices)
     default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
     tiles_a_row = -(-fewest // default_units)
-    codebook = any(of_format(name).codebook is not None for name, _ in matrices)
+    codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
     two = weights >= HIDDEN_WEIGHTS and (together > 1 or (tiles_a_row <= 4 and not codebook))
     default_ahead = min(2 * together if two else 3, together * tiles_a_row)
 

@@ -27,10 +27,12 @@ MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)
 
 
 @triton.jit
-def places(EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr):
+def places(
+    program, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr
+):  # fmt: skip
     """Where a program's tiles begin: its first row; of each group, [1, GROUPS, 1]; units [UNITS, 1, 1]; the groups'
     numbers [1, GROUPS, 1]."""
-    first = tl.program_id(0) * (EACH * GROUPS * STEPS)
+    first = program * (EACH * GROUPS * STEPS)
     g = tl.arange(0, GROUPS)[None, :, None]
     u = opaque(tl.arange(0, UNITS), ASM)[:, None, None]
     return first, opaque(first + g * EACH, ASM), u, g
@@ -109,9 +111,53 @@ def rows_product(
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
     smaller row of equals, NaN if one is NaN.
     """
+    multiply_rows(
+        tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+        bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+        SOFT_CAP, BEST, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def two_rows_products(
+    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
+    TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
+    programs the last ones take that."""
+    program = tl.program_id(0)
+    before = tl.cdiv(rows, EACH * GROUPS * STEPS)
+    if program < before:
+        multiply_rows(
+            program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
+            TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+            0.0, False, PDL, ASM,
+        )  # fmt: skip
+    else:
+        multiply_rows(
+            program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
+            None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
+            STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
+        )  # fmt: skip
+
+
+@triton.jit
+def multiply_rows(
+    program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `rows_product` does; its stores to `best_value` and `best_id` are by its number."""
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
@@ -175,8 +221,8 @@ def rows_product(
         top = tl.max(tl.max(tl.where(best != best, float("-inf"), best), 0), 0)
         winner = tl.min(tl.min(tl.where(best == top, where, rows), 0), 0)
         one = tl.arange(0, 1)
-        tl.store(best_value + tl.program_id(0) + one, tl.where(broken > 0, float("nan"), top))
-        tl.store(best_id + tl.program_id(0) + one, tl.minimum(winner, rows - 1))
+        tl.store(best_value + program + one, tl.where(broken > 0, float("nan"), top))
+        tl.store(best_id + program + one, tl.minimum(winner, rows - 1))
 
 
 @triton.jit
@@ -194,7 +240,7 @@ def residual_product(
     """
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
@@ -270,7 +316,7 @@ def gated_product(
     """
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
     PAIRED: tl.constexpr = TRAITS.unit == UP_TRAITS.unit
     G: tl.constexpr = 1 if PAIRED else CHUNKS  # tiles of the gate one after the other
     BOTH: tl.constexpr = 2 if PAIRED else CHUNKS + UP_CHUNKS  # with those of the up that follow
