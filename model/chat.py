@@ -47,7 +47,7 @@ class ChatTemplate:
         if source is None:
             if not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
                 raise ModelError(
-                    "the model file has no chat template, so it is no chat model; use generate instead of chat"
+                    "the model file has no chat template, so it is no chat model; use generate without --chat"
                 )
             source, note = CHATML, "the model file has no chat template; using ChatML, whose tokens it has"
         if len(source) > MAX_TEMPLATE:

@@ -17,6 +17,9 @@ from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
 from model.rope import Scaling
 
+MOST_SOFTCAP = 1e3
+"""Models have 30 and 50. tanh(x / cap) in float32 has an error of 6e-8, which the cap multiplies."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -81,7 +84,7 @@ class ModelConfig:
         if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
         context = keys.whole("context_length", 1, 1 << 24)
-        window, local = _window(keys, architecture, layers)
+        window, local = _window(keys, architecture, layers, context)
         config = cls(
             architecture=architecture,
             layers=layers,
@@ -101,9 +104,9 @@ class ModelConfig:
             window=window,
             local=local,
             local_rope_base=_local_rope_base(keys, architecture) if any(local) else 0.0,
-            attention_softcap=keys.real("attn_logit_softcapping", 0.0, 1e6, architecture.softcaps[0]),
+            attention_softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             attention_scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
-            final_softcap=keys.real("final_logit_softcapping", 0.0, 1e6, architecture.softcaps[1]),
+            final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
         )
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
         _check_tensors(config, file)
@@ -123,8 +126,8 @@ def _refuse_unsupported(keys: Metadata) -> None:
         raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
 
 
-def _window(keys: Metadata, architecture: Architecture, layers: int) -> tuple[int, tuple[bool, ...]]:
-    """The window, and which layers have it; (0, ()) where all positions are seen everywhere."""
+def _window(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, tuple[bool, ...]]:
+    """The window, at most the context, and which layers have it; (0, ()) where all positions are seen everywhere."""
     window, period = keys.whole("attention.sliding_window", 0, 1 << 32, architecture.window), architecture.window_period
     if window == 0:
         return 0, ()
@@ -137,7 +140,7 @@ def _window(keys: Metadata, architecture: Architecture, layers: int) -> tuple[in
         period = keys.whole("attention.sliding_window_pattern", 0, 1 << 16, period)
         # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.
         local = tuple(period == 0 or i % period < period - 1 for i in range(layers))
-    return (window, local) if any(local) else (0, ())
+    return (min(window, context), local) if any(local) else (0, ())
 
 
 def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:

@@ -111,6 +111,13 @@ class Model:
         self._cached = list(tokens)
         return out
 
+    def logit_rows(self, tokens: Sequence[int], stepwise: bool = False) -> Iterator[np.ndarray]:
+        """As `logits`, row by row; each float32 [vocab] is valid until the next. For vocabularies whose logits of a
+        whole text are too large."""
+        self._check_prompt(tokens)
+        self._cached = []
+        yield from self.runner.logit_rows(list(tokens), stepwise)
+
     @property
     def choices(self) -> Mapping[Problem, Choice]:
         """The configuration of each kernel problem and where it comes from."""

@@ -33,11 +33,12 @@ class Metadata:
         value = self._values.get(self.prefix + key)
         if not isinstance(value, np.ndarray):
             return self.whole(key, low, high, default)
-        found = np.unique(self.whole_numbers(key, layers, 0, "layers")).tolist()
-        if len(found) > 1:
+        found = self.whole_numbers(key, layers, 0, "layers").tolist()
+        other = next((layer for layer in range(layers) if found[layer] != found[0]), None)
+        if other is not None:
             raise ModelError(
-                f"metadata key '{self.prefix}{key}' differs between layers ({', '.join(map(str, found[:4]))}), "
-                "which is not supported; use another model"
+                f"metadata key '{self.prefix}{key}' differs between layers ({found[0]} in layer 0, {found[other]} in "
+                f"layer {other}), which is not supported; use another model"
             )
         return int(self._checked(key, found[0], numbers.Integral, low, high))
 

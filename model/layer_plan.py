@@ -200,8 +200,8 @@ def _layer_tensors(config: "ModelConfig", index: int) -> dict[str, Tensor | Join
         """parts: what kernels call each -> its name in the file, its rows, whether they are in pairs."""
         if not traits.fused:
             return {own: tensor(name, rows, c.hidden, pairs=p) for own, (name, rows, p) in parts.items()}
-        made: dict[str, Tensor | Joined] = {}
         total, first = sum(rows for _, rows, _ in parts.values()), 0
+        made: dict[str, Tensor | Joined] = {}
         for own, (_, rows, p) in parts.items():
             made[own] = tensor(fused, rows, c.hidden, pairs=p, first_row=first, stored_rows=total)
             first += rows

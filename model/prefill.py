@@ -54,7 +54,8 @@ class Prefill(ABC):
 
     def __init__(self, config: ModelConfig, layers: Sequence[LayerState]):
         self.config = config
-        self._steps = [self._bound(step, layer) for layer in layers for step in layer.plan.steps]
+        self.steps = [[self._bound(step, layer) for step in layer.plan.steps] for layer in layers]
+        """Of each layer, in order."""
         self._ropes = list(dict.fromkeys(layer.plan.rope for layer in layers))
 
     def _bound(self, step: Step, layer: LayerState) -> BoundStep:
@@ -83,14 +84,23 @@ class Prefill(ABC):
             kept = [*kept, hidden] if every else [hidden[-1:]]
         return torch.cat(kept)
 
+    def run_step(self, step: BoundStep, chunks: Mapping[Rope, Chunk], buffers: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What one operation makes of `buffers`; both by the layer's names."""
+        bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
+        return step.link.written(step.run(chunks[step.rope], step.packed, bound))
+
+    def chunks(self, first: int, count: int) -> dict[Rope, Chunk]:
+        """Tokens at positions first, first + 1, ... for each way in which heads turn."""
+        turned = {rope: self._rotation(rope, first, count)[:, None].chunk(2, -1) for rope in self._ropes}
+        return {rope: Chunk(first, count, *parts) for rope, parts in turned.items()}
+
     def _chunk(self, tokens: list[int], first: int) -> Tensor:
         """float32 [tokens, hidden]."""
-        turned = {rope: self._rotation(rope, first, len(tokens))[:, None].chunk(2, -1) for rope in self._ropes}
-        chunks = {rope: Chunk(first, len(tokens), *parts) for rope, parts in turned.items()}
+        chunks = self.chunks(first, len(tokens))
         buffers: dict[str, Any] = {"x": self._embed(tokens)}
-        for step in self._steps:
-            bound = {**step.own, **{own: buffers[name] for own, name in step.passed if name in buffers}}
-            buffers |= step.link.written(step.run(chunks[step.rope], step.packed, bound))
+        for layer in self.steps:
+            for step in layer:
+                buffers |= self.run_step(step, chunks, buffers)
         return buffers["x"]
 
     def _norm_qkv_rope(self, chunk: Chunk, packed: Sequence[Any], b: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ One matrix at a time is expanded, so a model of any size takes the memory of its
 
 import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +23,30 @@ _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
 
 
+@dataclass(frozen=True)
+class LayerTrace:
+    """What the operations of a layer read and write, float32, for every token.
+
+    before, middle, after: the residual stream [tokens, hidden] before the layer, after attention and after the
+    feed-forward network; raw: queries, keys and values as projected, biases added, [tokens, rows] each; q, k, v:
+    [tokens, heads, head_dim] as attention takes them, normed and turned; attended [tokens, heads * head_dim]: before
+    the output projection. Rows of queries and keys are in the file's order.
+    """
+
+    before: Tensor
+    raw: tuple[Tensor, Tensor, Tensor]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attended: Tensor
+    middle: Tensor
+    after: Tensor
+
+
+Watch = Callable[[int, LayerTrace], None]
+"""Called with each layer's number and its trace, as soon as the layer is through."""
+
+
 def reference_logits(
     source: str | os.PathLike[str] | GGUFFile, tokens: list[int], context: int | None = None
 ) -> Tensor:
@@ -31,6 +57,14 @@ def reference_logits(
     tokens or a token outside the vocabulary.
     """
     file = source if isinstance(source, GGUFFile) else open_gguf(Path(source))
+    return reference_head(file, reference_hidden(file, tokens, context))
+
+
+def reference_hidden(
+    file: GGUFFile, tokens: list[int], context: int | None = None, watch: Watch = lambda layer, trace: None
+) -> Tensor:
+    """float32 [len(tokens), hidden]: what the last layer gives for each token. Arguments and errors as of
+    `reference_logits`."""
     config = ModelConfig.from_gguf(file)
     if not tokens or not all(0 <= token < config.vocab for token in tokens):
         raise ValueError(f"give at least one token, each from 0 to {config.vocab - 1}")
@@ -43,15 +77,27 @@ def reference_logits(
         block, local = f"blk.{layer}.", config.is_local(layer)
         frequencies, size = turns[local]
         turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
-        normed = _norm(x, _vector(file, block + "attn_norm"), config)
-        y = _attention(file, config, block, normed, turn, config.window if local else 0)
-        x = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        y = _feed_forward(file, config, block, _norm(x, _vector(file, block + "ffn_norm"), config))
-        x = x + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
-    x = _norm(x, _vector(file, "output_norm"), config)
+        before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
+        raw = _queries_keys_values(file, config, block, normed)
+        q, k, v = _heads(file, config, block, raw, turn)
+        attended = _attention(config, q, k, v, config.window if local else 0)
+        y = attended @ _matrix(file, block + "attn_output").T
+        middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
+        y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
+        x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
+        watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
+    return x
+
+
+def reference_head(file: GGUFFile, hidden: Tensor) -> Tensor:
+    """float32 [tokens, vocab]: logits of what the last layer gave, float32 [tokens, hidden]."""
+    config = ModelConfig.from_gguf(file)
+    x = _norm(hidden, _vector(file, "output_norm"), config)
     head = "token_embd.weight" if config.tied else "output.weight"
-    chunks = torch.arange(config.vocab).split(_HEAD_ROWS)
-    logits = torch.cat([x @ _rows(file, head, chunk).T for chunk in chunks], 1)
+    logits = torch.empty(len(x), config.vocab)
+    for first in range(0, config.vocab, _HEAD_ROWS):
+        rows = torch.arange(first, min(first + _HEAD_ROWS, config.vocab))
+        logits[:, first : first + len(rows)] = x @ _rows(file, head, rows).T
     return _capped(logits, config.final_softcap)
 
 
@@ -124,29 +170,35 @@ def _rope(x: Tensor, turn: Tensor, halves: bool) -> Tensor:
     return torch.cat([turned, rest], -1)
 
 
-def _attention(file: GGUFFile, config: ModelConfig, block: str, x: Tensor, turn: Tensor, window: int) -> Tensor:
-    """Causal grouped-query attention with its output projection; x float32 [tokens, hidden], already normed; window:
-    positions that a token sees, itself among them, 0 for all before it."""
-    q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in _queries_keys_values(file, config, block, x))
+def _heads(
+    file: GGUFFile, config: ModelConfig, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as attention takes them, float32 [tokens, heads, head_dim] each."""
+    q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in raw)
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
         k = _norm(k, _vector(file, block + "attn_k_norm"), config)
     halves = config.architecture.rope == "halves"
-    q, k = _rope(q, turn, halves), _rope(k, turn, halves)
+    return _rope(q, turn, halves), _rope(k, turn, halves), v
+
+
+def _attention(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal grouped-query attention, float32 [tokens, heads * head_dim]; window: positions that a token sees, itself
+    among them, 0 for all before it."""
     group = config.heads // config.kv_heads
     scale = config.attention_scale or 1 / math.sqrt(config.head_dim)
-    unseen = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+    unseen = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
     if window:
         unseen |= torch.ones_like(unseen).tril(-window)
     out = []
     for head in range(config.heads):  # head by head: the scores of one are [tokens, tokens]
         scores = _capped(q[:, head] @ k[:, head // group].T * scale, config.attention_softcap)
         out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
-    return torch.cat(out, -1) @ _matrix(file, block + "attn_output").T
+    return torch.cat(out, -1)
 
 
-def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> list[Tensor]:
-    """float32 [tokens, rows] each."""
+def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """float32 [tokens, rows] each; x: [tokens, hidden], already normed."""
     if config.architecture.fused:
         rows = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
         made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
@@ -154,7 +206,8 @@ def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Ten
         made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]
     if config.architecture.qkv_bias:
         made = [y + _vector(file, f"{block}attn_{n}", "bias") for y, n in zip(made, "qkv", strict=True)]
-    return made
+    q, k, v = made
+    return q, k, v
 
 
 def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:

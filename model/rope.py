@@ -36,16 +36,15 @@ class Scaling:
         """
         # llama.cpp takes a factor without a kind as linear; old files call it scale_linear.
         kind = keys.text("rope.scaling.type", "linear")
-        factor = keys.real("rope.scaling.factor", 0.0, 1e6, keys.real("rope.scale_linear", 0.0, 1e6, 1.0)) or 1.0
+        factor = _factor(keys, "rope.scaling.factor") or _factor(keys, "rope.scale_linear") or 1.0
         common = keys.real("rope.scaling.attn_factor", 1e-3, 1e3, 1.0)
         original = keys.whole("rope.scaling.original_context_length", 1, 1 << 24, context)
         if has_factors:
             return cls("longrope", 1.0, original, attention_factor=common)
         if kind == "yarn":
             found = keys.real("rope.scaling.yarn_attn_factor", 1e-3, 1e3, 0.1 * math.log(max(factor, 1.0)) + 1.0)
-            fast, slow = (
-                keys.real(f"rope.scaling.yarn_beta_{n}", 1e-3, 1e6, d) for n, d in (("fast", 32), ("slow", 1))
-            )
+            fast = keys.real("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32.0)
+            slow = keys.real("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1.0)
             scaling = cls("yarn", factor, original, fast, slow, found * common)
         elif kind in ("linear", "none"):
             scaling = cls("linear", factor if kind == "linear" else 1.0, attention_factor=common)
@@ -54,6 +53,11 @@ class Scaling:
                 f"rope scaling {quoted(kind)} is not supported; use a model with linear, yarn, longrope or none"
             )
         return None if scaling.factor == scaling.attention_factor == 1.0 else scaling
+
+
+def _factor(keys: Metadata, key: str) -> float:
+    """0 where a file gives none, which some say with a 0."""
+    return keys.real(key, 0.0, math.inf, 0.0) and keys.real(key, 1e-3, 1e6)
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,15 @@ class Runner(ABC):
     def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
         """float32 [len(tokens), vocab], from position 0; stepwise: through decode steps."""
         out = np.empty((len(tokens), self.prefill.config.vocab), np.float32)
+        for i, row in enumerate(self.logit_rows(tokens, stepwise)):
+            out[i] = row
+        return out
+
+    def logit_rows(self, tokens: list[int], stepwise: bool) -> Iterator[np.ndarray]:
+        """As `logits`, row by row; each float32 [vocab] is valid until the next."""
         hidden = None if stepwise else self._read(tokens, 0, every=True)
         for i, token in enumerate(tokens):
-            row = self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i)
-            out[i] = self._on_host(row)
-        return out
+            yield self.on_host(self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i))
 
     def warm_up(self) -> None:
         """Make ready what the first long prompt would wait for; for measurements of later ones."""
@@ -94,5 +98,5 @@ class Runner(ABC):
         return self.prefill.run(tokens, first, every)
 
     @abstractmethod
-    def _on_host(self, logits: Any) -> np.ndarray:
+    def on_host(self, logits: Any) -> np.ndarray:
         """What the decoder gave, as numpy reads it."""

@@ -91,7 +91,10 @@ class Tokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise ModelError("the text holds a lone surrogate, which is not valid Unicode; remove it") from None
+            # So Python reads bytes that are not UTF-8 from a terminal, a pipe or an argument.
+            raise ModelError(
+                "the text is not valid Unicode (a lone surrogate, or bytes that are not UTF-8); convert it to UTF-8"
+            ) from None
         if add_bos and self.bos is None:
             raise ModelError("a BOS token was asked for, but the model file names none; leave it out")
         ids: list[int] = []

@@ -10,6 +10,7 @@ from model.gguf_metadata import Metadata
 MAX_TOKENS, MAX_MERGES = 1 << 20, 1 << 21
 MAX_CHARACTERS = 1 << 24  # of all tokens
 MAX_ADDED = 1 << 19  # characters of the tokens that are looked for in every text
+MAX_ADDED_LENGTH = 256  # characters of one of them: as many lengths may be tried at every place of a text
 NORMAL, UNUSED, BYTE = 1, 5, 6  # of llama.h's enum llama_token_type; every other type is looked for
 
 
@@ -24,6 +25,7 @@ def check(keys: Metadata) -> None:
         (len(merges), MAX_MERGES, "merges"),
         (sum(map(len, tokens)), MAX_CHARACTERS, "characters in its tokens"),
         (sum(len(tokens[i]) for i in added), MAX_ADDED, "characters in its control and user-defined tokens"),
+        (max((len(tokens[i]) for i in added), default=0), MAX_ADDED_LENGTH, "characters in one of these tokens"),
     ):
         if count > most:
             raise ModelError(

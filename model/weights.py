@@ -13,6 +13,7 @@ from kernel_templates.formats.layout import Floats
 from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
 from model.config import ModelConfig
+from model.errors import ModelError
 from model.gguf_file import GGUFFile
 from model.layer_plan import Joined, Rope, Tensor
 from model.rope import Rotation, rotation
@@ -55,10 +56,15 @@ def halves_order(rows: int, config: ModelConfig) -> np.ndarray:
 
 def rope_rotation(file: GGUFFile, config: ModelConfig, rope: Rope, context: int) -> Rotation:
     """context: positions that there may be; of longrope's two factors those for long contexts are taken where it is
-    longer than what the model was first trained for, as in llama.cpp."""
+    longer than what the model was first trained for, as in llama.cpp. Raises ModelError for a factor that is not
+    positive."""
     factors = None
     if rope.factors:
         short = rope.scaling is None or context <= rope.scaling.original
         chosen = rope.factors[-1 if short else 0]
         factors = vector(file, config, chosen)[: chosen.shape[0]]
+        if not (factors > 0).all():
+            raise ModelError(
+                f"tensor '{chosen.name}' divides frequencies by numbers that are not positive; the file is damaged"
+            )
     return rotation(rope.base, config.rope_dim, rope.scaling, factors)

@@ -4,11 +4,12 @@ On a GPU ours alone, and beside it how many of ten greedy texts are those that t
 
 The reference (model/reference.py) computes with the same quantized weights, so what is measured is an engine's own
 arithmetic: rounded activations, float16 caches, orders of summation. Top-1 is the share of positions whose most likely
-token is the reference's; KL(reference ‖ engine) is in nats, over float64 log-softmaxes, averaged over positions.
+token is the reference's; KL(reference ‖ engine) is `autotune.precision.divergence`, as `autotune precision` has it.
 """
 
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from peer.build import VARIABLE, peer_python
 from peer.child import Child, WorkerError
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
+from autotune.precision.divergence import divergence, reference_rows
+from autotune.precision.model_precision import TEXT
 from autotune.runner.versions import versions
 from kernel_templates.cpu import machine
 from model.gguf_file import open_gguf
-from model.reference import reference_logits
+from model.reference import reference_hidden
 from model.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = ROOT / "benchmarks" / "text.txt"
 REAL_TOKENS, MADE_TOKENS = 256, 64
 PROMPTS = (
     "The capital of France is",
@@ -49,16 +50,6 @@ PATHS = {"decode": True, "prefill": False}  # name -> stepwise
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 110)  # a log has no width; a table needs one
 
 
-def distance(wanted: Tensor, found: Tensor) -> dict[str, float]:
-    """Both logits [tokens, vocab] -> top-1 agreement and KL divergence; row by row to keep float64 small."""
-    same, divergence = 0, []
-    for p, q in zip(wanted, found, strict=True):
-        log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-        divergence.append(float((log_p.exp() * (log_p - log_q)).sum()))
-        same += int(p.argmax() == q.argmax())
-    return {"top1": same / len(wanted), "mean_kl": sum(divergence) / len(wanted), "max_kl": max(divergence)}
-
-
 def measure(
     path: Path, python: Path | None, count: int, threads: int, db: str | None, device: str = "cpu"
 ) -> dict[str, Any]:
@@ -66,8 +57,8 @@ def measure(
     first `count` tokens of the text."""
     file = open_gguf(path)
     tokens = Tokenizer.from_metadata(file.metadata).encode(TEXT.read_text())[:count]
-    wanted = reference_logits(file, tokens)
     context = 2 * count
+    hidden = reference_hidden(file, tokens, context)
     ours = {"path": str(path), "threads": threads, "context": context, "db": db, "device": device}
     theirs = {"path": str(path), "threads": threads, "context": context, "repack": True}
     sides: dict[str, tuple[str | Path, str, dict[str, Any]]] = {"autotune": (sys.executable, "our_worker.py", ours)}
@@ -83,19 +74,20 @@ def measure(
                 results[side] = {}
                 for name, stepwise in PATHS.items():
                     child.ask("logits", tokens=tokens, stepwise=stepwise, out=out)
-                    results[side][name] = distance(wanted, torch.from_numpy(np.load(out)))
+                    found = divergence(reference_rows(file, hidden), np.load(out, mmap_mode="r"))
+                    results[side][name] = {key: value for key, value in asdict(found).items() if key != "tokens"}
     return {"file": path.name, "tokens": len(tokens), "engines": results}
 
 
 def table_of(models: dict[str, dict[str, Any]]) -> Table:
     table = Table(title="against the float32 reference over the same weights")
-    for name in ("engine", "path", "top-1", "mean KL, nats", "max KL, nats"):
+    for name in ("engine", "path", "top-1", "mean KL, nats", "99% KL, nats", "max KL, nats"):
         table.add_column(name, justify="left" if name in ("engine", "path") else "right")
     for model, result in models.items():
         table.add_row(f"[bold]{model}, {result['tokens']} tokens[/]")
         for engine, paths in result["engines"].items():
             for path, row in paths.items():
-                cells = (f"{row['top1']:.1%}", f"{row['mean_kl']:.2g}", f"{row['max_kl']:.2g}")
+                cells = (f"{row['top1']:.1%}", *(f"{row[name]:.2g}" for name in ("mean_kl", "p99_kl", "max_kl")))
                 table.add_row(engine, path, *cells)
         table.add_section()
     return table

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import click
-from make_model import FORMATS, SHAPES
+from make_model import QUANTS, SHAPES
 from peer import facts, files
 from peer.child import Child
 from rich.console import Console
@@ -118,7 +118,7 @@ def main(
     }
     for name in models:
         shape, _, quant = name.rpartition("-")
-        made = shape in SHAPES and quant in FORMATS
+        made = shape in SHAPES and quant in QUANTS
         path = files.made_model(shape, quant) if made else files.real_model()
         document["models"][name] = compare(path, trees, device, rounds, tokens, prompt)
         if out:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from make_model import FORMATS, SHAPES
+from make_model import QUANTS, SHAPES
 from peer import facts, files, llama_bench
 from rich.console import Console
 from rich.table import Table
@@ -79,7 +79,7 @@ def parse(name: str) -> tuple[str, str] | None:
     if name == REAL:
         return None
     shape, _, quant = name.rpartition("-")
-    if shape not in SHAPES or quant not in FORMATS:
+    if shape not in SHAPES or quant not in QUANTS:
         raise click.BadParameter(f"{name!r} is no model; give {REAL}, or a shape and a format as in qwen3-0.6b-Q4_0")
     return shape, quant
 

@@ -29,7 +29,7 @@ from model.layer_plan import EMBEDDING
 from model.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = ROOT / "benchmarks" / "text.txt"
+TEXT = ROOT / "autotune" / "precision" / "text.txt"
 PROMPT, PREFILL, CONTEXT = 16, 512, 1024
 PAUSE_S = 0.3  # both sides let their threads spin for some milliseconds after work; wait until they sleep
 GOALS = ("decode", "prefill")

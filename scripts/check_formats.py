@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "formats")]
 from format_samples import gguf_dequantize, hard_weights  # noqa: E402
 
 from kernel_templates.formats import FORMATS, Format  # noqa: E402
+from kernel_templates.formats.layout import Blocks  # noqa: E402
 
 CHUNK = 1 << 20  # weights compared at once
 HALVES = (0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00)
@@ -52,6 +53,7 @@ def random_blocks(fmt: Format, count: int, rng: np.random.Generator) -> Iterator
 def edge_blocks(fmt: Format, rng: np.random.Generator) -> np.ndarray:
     """uint8 [blocks, bytes]: scales and minimums at the limits, over random quants, and over none and all bits set."""
     layout = fmt.layout
+    assert isinstance(layout, Blocks)
     scales = list(range(256)) if layout.exponent else HALVES
     minimums = HALVES if layout.minimum is not None else (0,)
     made = []

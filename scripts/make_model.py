@@ -121,6 +121,7 @@ SHAPES = {
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
     ),
     "mistral-7b": _shape("llama", 32, 4096, 32, 8, 128, 14336, 32768, 32768, 1e-5, 1e6),
+    "gemma3-270m": _gemma3(18, 640, 4, 1, 256, 2048, 262144, 32768, window=512),
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047, local=(True,) * 32),

@@ -28,7 +28,9 @@ BENCHMARKS = ROOT / "benchmarks"
 
 
 ORDINALS = {2: "second", 6: "sixth"}
-HEADLINE = ("qwen3-0.6b-Q4_0", "qwen3-8b-Q4_0", "smollm2-135m-instruct")
+HEADLINE = (
+    "gemma3-270m-Q4_K_M", "qwen3-0.6b-Q4_0", "qwen3-8b-Q4_K_M", "qwen3-8b-Q4_0", "smollm2-135m-instruct",
+)  # fmt: skip
 """The models of the README's table on a GPU; one row more is a CPU's."""
 
 
@@ -42,8 +44,8 @@ def headline() -> str:
     newest = max(by_chip, key=lambda documents: max(d["date"] for d in documents), default=[])
     named = {d["name"]: d for d in newest}
     for d in (named[name] for name in HEADLINE if name in named):
-        other = max((d["marks"] or {}).get("decode") or [0])
-        ratio = f"{d['summary']['decode_tok_s'] / other:.1f}× (quoted)" if other else "–"
+        other, quoted = max(other_engine(d).get("decode") or [0]), "" if d.get("peer") else " (quoted)"
+        ratio = f"{d['summary']['decode_tok_s'] / other:.1f}×{quoted}" if other else "–"
         cells = (f"{d['summary']['decode_tok_s']:,.0f}", ratio, f"{d['summary']['share']:.0%}", d["device"]["chip"])
         lines.append(f"| {d['name']} | {' | '.join(cells)} | {d['date'][:10]} |")
     cpu = json.loads((BENCHMARKS / "cpu.json").read_text())
@@ -53,6 +55,14 @@ def headline() -> str:
     cells = (f"{row['ours_tok_s']['median']:,.0f}", f"{row['ratio']['median']:.1f}×", f"{share:.0%}", where)
     lines.append(f"| {name} | {' | '.join(cells)} | {cpu['date'][:10]} |")
     return "\n".join(lines)
+
+
+def other_engine(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a GPU's rates are held against: measured beside them, else quoted, else nothing."""
+    if measured := document.get("peer"):
+        rates = {name: round(rate) for name, rate in measured["best_tok_s"].items()}
+        return {"engine": "llama.cpp", "decode": [rates["decode_0"]], "prefill": [rates["prefill"]]}
+    return document["marks"] or {}
 
 
 def peer(document: dict[str, Any]) -> str:
@@ -122,12 +132,18 @@ def gpu() -> str:
         ]
         sources = sorted({d["marks"]["source"] for d in documents if d["marks"] and d["marks"]["decode"]})
         words += [f"The other side was not run beside it but quoted: {source}." for source in sources]
+        builds = sorted({d["peer"]["build"]["build_commit"] for d in documents if d.get("peer")})
+        if builds:
+            words.append(
+                f"llama.cpp's llama-bench ran on the same file right after (build {', '.join(builds)}; flash "
+                "attention, the better of two settings)."
+            )
         parts.append("\n".join([*lines, "", " ".join(words)]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
 
 
 def _gpu_cells(document: dict[str, Any]) -> list[str]:
-    s, mark = document["summary"], document["marks"] or {}
+    s, mark = document["summary"], other_engine(document)
     other, ratio, prefill = "–", "–", f"{s['prefill_tok_s']:,.0f}"
     if mark.get("decode"):
         what = mark["engine"].removeprefix("llama.cpp").removeprefix(", ")

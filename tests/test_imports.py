@@ -18,10 +18,22 @@ BELOW = {
 # Rooms of autotune/: each may import those named here, and itself. `cli.py` and `__init__.py` are the room "".
 ROOMS_BELOW = {
     "": {"commands", "tuning", "samplers", "runner"},
-    "commands": {"tuning", "benchmarking", "dashboard", "profiling", "importers", "samplers", "screening", "runner"},
+    "commands": {
+        "tuning",
+        "benchmarking",
+        "precision",
+        "dashboard",
+        "profiling",
+        "importers",
+        "samplers",
+        "screening",
+        "runner",
+    },
     "tuning": {"samplers", "screening", "runner"},
     "benchmarking": {"runner"},
-    "dashboard": {"benchmarking", "profiling"},
+    "precision": {"peer"},
+    "peer": {"runner"},
+    "dashboard": {"benchmarking", "precision", "profiling"},
     "profiling": {"importers", "runner"},
     "importers": {"runner"},
     "runner": {"screening"},
@@ -39,6 +51,7 @@ JOINS = (
     "autotune/benchmarking/cpu_backend.py",
     "autotune/benchmarking/cuda_backend.py",
     "autotune/commands/",
+    "autotune/precision/",
 )
 
 

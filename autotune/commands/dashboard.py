@@ -29,11 +29,15 @@ from autotune.commands.errors import one_line
     "--bench", "benches", metavar="FILE", type=click.Path(path_type=Path), multiple=True,
     help="Benchmark of a model, as autotune bench --json printed it; may be given several times.",
 )  # fmt: skip
+@click.option(
+    "--precision", "precisions", metavar="FILE", type=click.Path(path_type=Path), multiple=True,
+    help="Where a model loses precision, as autotune precision --json printed it; may be given several times.",
+)  # fmt: skip
 @click.option("--against", metavar="FILE", type=click.Path(path_type=Path), help="Tuning database to compare with.")
 @options.db_option
 def dashboard(
-    target: Path | None, serve: bool, port: int, form: str, benches: tuple[Path, ...], against: Path | None,
-    db_path: Path | None,
+    target: Path | None, serve: bool, port: int, form: str, benches: tuple[Path, ...], precisions: tuple[Path, ...],
+    against: Path | None, db_path: Path | None,
 ) -> None:  # fmt: skip
     """Show what was tuned, how the search went and what limits it.
 
@@ -54,29 +58,33 @@ def dashboard(
     from autotune.dashboard import build
 
     if serve:
-        _serve(db_path, against, benches, port)
+        _serve((db_path, against, benches, precisions), port)
         return
     assert target is not None
-    text = build.html(db_path, against, benches) if form == "html" else build.trace(db_path, benches)
+    page = form == "html"
+    text = build.html(db_path, against, benches, precisions) if page else build.trace(db_path, benches)
     target.write_text(text, encoding="utf-8")
     output.note(f"{target}: {len(text.encode()) / 1e6:.2f} MB")
 
 
-def _serve(db_path: Path | None, against: Path | None, benches: tuple[Path, ...], port: int) -> None:
+Files = tuple[Path | None, Path | None, tuple[Path, ...], tuple[Path, ...]]
+"""The database, another to compare with, benchmarks, documents of precision."""
+
+
+def _serve(files: Files, port: int) -> None:
     from autotune.dashboard import build
     from autotune.dashboard.serve import Server
     from tuning_db import default_path
 
-    first = db_path or default_path()
-    watched = [
-        file for path in (first, against, *benches) if path for file in (path, path.with_name(path.name + "-wal"))
-    ]
+    database, against, *documents = files
+    named = (database or default_path(), against, *documents[0], *documents[1])
+    watched = [file for path in named if path for file in (path, path.with_name(path.name + "-wal"))]
 
     def state() -> list[tuple[int, int] | None]:
         return [(at.st_mtime_ns, at.st_size) if (at := _stat(file)) else None for file in watched]
 
-    build.html(db_path, against, benches)  # what cannot be shown is said now, not to the first reader
-    with Server(port, lambda: build.html(db_path, against, benches, live=True), state, one_line) as server:
+    build.html(*files)  # what cannot be shown is said now, not to the first reader
+    with Server(port, lambda: build.html(*files, live=True), state, one_line) as server:
         output.line(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever()
 

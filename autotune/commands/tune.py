@@ -148,6 +148,9 @@ def tune(
         tune_output.show(rows, in_context, interrupted is not None)
         count, of = len(rows) + len(in_context), len(problems) + len(layers)
         output.note(f"{count} of {of} problems have a winner in {path}")
+        hurried = sum(row["source"] == "searched" and row["trials"] == 1 for row in (*rows, *in_context))
+        if hurried and trials != 1:
+            output.note(f"for {hurried} of them one configuration is all that was tried; --budget gives them more time")
     if interrupted is not None:
         raise interrupted
 

@@ -11,10 +11,11 @@ from autotune.dashboard.timeline import perfetto, timelines
 
 
 def html(
-    database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (), live: bool = False
-) -> str:
+    database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (),
+    precisions: Sequence[Path] = (), live: bool = False,
+) -> str:  # fmt: skip
     """Raises UserError and DatabaseError."""
-    data = collect(database, against, benchmarks)
+    data = collect(database, against, benchmarks, precisions)
     return render(pages(data), data.database.file.name, live)
 
 

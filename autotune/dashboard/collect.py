@@ -1,4 +1,5 @@
-"""Reads the database and the benchmark files; writes nothing. A file that is no benchmark is an error of one line."""
+"""Reads the database and the files beside it; writes nothing. A file that is not what it should be is an error of one
+line."""
 
 import hashlib
 import json
@@ -9,20 +10,34 @@ from typing import Any
 
 from autotune import UserError
 from autotune.benchmarking.benchmark_result import parse
-from autotune.dashboard.page_data import BenchmarkFile, Database, DeviceData, File, PageData, Peer, RunData
+from autotune.dashboard.page_data import (
+    BenchmarkFile,
+    Database,
+    DeviceData,
+    File,
+    PageData,
+    Peer,
+    PrecisionFile,
+    RunData,
+)
+from autotune.precision import precision_result
 from tuning_db import field_checks, open_db, profiles
 from tuning_db.field_checks import Fields
 from tuning_db.timed_trials import TimedTrial, timed_trials
 
-LARGEST_BENCHMARK = 16 << 20  # bytes; a real one has 20 kB
+LARGEST = 16 << 20  # bytes; a real benchmark has 20 kB, what `autotune precision` prints of 64 layers 400 kB
 
 
-def collect(database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = ()) -> PageData:
+def collect(
+    database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (),
+    precisions: Sequence[Path] = (),
+) -> PageData:  # fmt: skip
     """database: None for the usual one. Raises UserError and DatabaseError."""
     return PageData(
         read_database(database),
         None if against is None else read_database(against),
         tuple(read_benchmark(path) for path in benchmarks),
+        tuple(read_precision(path) for path in precisions),
     )
 
 
@@ -50,15 +65,7 @@ def read_database(path: Path | None) -> Database:
 
 def read_benchmark(path: Path) -> BenchmarkFile:
     """A document of `autotune bench --json` or of `scripts/bench_gpu`. Raises UserError."""
-    file = _file(path)
-    if file.size_bytes > LARGEST_BENCHMARK:
-        raise UserError(f"{path} is too large for a benchmark file; give what autotune bench --json printed")
-    try:
-        outer = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is no JSON; give what autotune bench --json printed") from None
+    file, outer = _document(path, "autotune bench")
     try:
         made = Fields(outer)
         result = parse(made.values.get("bench", outer))
@@ -66,6 +73,28 @@ def read_benchmark(path: Path) -> BenchmarkFile:
     except ValueError as error:
         raise UserError(f"{path} is not what autotune bench --json prints: {error}") from None
     return BenchmarkFile(file, result, _peer(made.values.get("marks")), date[:10])
+
+
+def read_precision(path: Path) -> PrecisionFile:
+    """A document of `autotune precision --json`. Raises UserError."""
+    file, document = _document(path, "autotune precision")
+    try:
+        return PrecisionFile(file, precision_result.parse(document))
+    except ValueError as error:
+        raise UserError(f"{path} is not what autotune precision --json prints: {error}") from None
+
+
+def _document(path: Path, command: str) -> tuple[File, Any]:
+    """What a command printed with --json. Raises UserError."""
+    file = _file(path)
+    if file.size_bytes > LARGEST:
+        raise UserError(f"{path} is too large; give what {command} --json printed")
+    try:
+        return file, json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is no JSON; give what {command} --json printed") from None
 
 
 def _peer(marks: Any) -> Peer | None:

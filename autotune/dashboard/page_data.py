@@ -1,4 +1,4 @@
-"""The data behind the pages: everything that the database and the benchmark files say, read once."""
+"""The data behind the pages: everything that the database and the files beside it say, read once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cached_property
 
 from autotune.benchmarking.benchmark_result import ModelBenchmark
+from autotune.precision.precision_result import ModelPrecision
 from autotune.profiling.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
@@ -90,6 +91,14 @@ class BenchmarkFile:
         return None if self.peer is None else self.result.tuned.shallowest.tok_s / max(self.peer.decode)
 
 
+@dataclass(frozen=True)
+class PrecisionFile:
+    """One document of `autotune precision --json`."""
+
+    file: File
+    result: ModelPrecision
+
+
 @dataclass(frozen=True, eq=False)
 class Database:
     """One tuning database."""
@@ -127,6 +136,7 @@ class PageData:
     database: Database
     against: Database | None = None
     benchmarks: tuple[BenchmarkFile, ...] = ()
+    precisions: tuple[PrecisionFile, ...] = ()
 
     @cached_property
     def profiled(self) -> tuple[ProfiledLaunch, ...]:

@@ -50,19 +50,35 @@ def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping
     the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
     uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
     post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
-    own_kernel = config["finish"] == "kernel"
-    finish = {
-        "qkv": {"finish": own_kernel},
-        "attention": {"finish": None if own_kernel else _finish(problem, buffers), "activation": problem.activation},
+    by_part = launches_by_part(problem, config, packed, buffers)
+    return [launch for made in by_part.values() for launch in made]
+
+
+def launches_by_part(
+    problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]
+) -> dict[str, list[Launch]]:
+    """`launches` by the prefix of the part that they belong to, in order. Norms and RoPE of the heads belong to
+    attention where `finishes_in_attention`."""
+    finish: dict[str, dict[str, Any]] = {
+        "qkv": {"finish": not finishes_in_attention(config)},
+        "attention": {
+            "finish": _finish(problem, buffers) if finishes_in_attention(config) else None,
+            "activation": problem.activation,
+        },
     }
-    made: list[Launch] = []
+    made: dict[str, list[Launch]] = {}
     parts, planes = problem.parts(), packed_by_part(problem, packed)
     for link in CHAIN:
         template: Any = registry.cuda(link.operation.name)
         own = part(config, link.prefix)
         arguments = (parts[link.prefix], own, planes[link.prefix], link.bound(buffers))
-        made += template.launches(*arguments, **finish.get(link.prefix, {}))
+        made[link.prefix] = template.launches(*arguments, **finish.get(link.prefix, {}))
     return made
+
+
+def finishes_in_attention(config: Mapping[str, Any]) -> bool:
+    """Whether attention norms and turns heads and appends to the cache, and "qkv" is left as projected."""
+    return config["finish"] != "kernel"
 
 
 def _finish(problem: Layer, buffers: Mapping[str, Any]) -> Finish:

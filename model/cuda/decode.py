@@ -122,11 +122,15 @@ class Decoder:
 
     def program(self, parts: tuple[str, ...], position: int) -> Program:
         """What runs these parts for a token at `position`; built when first asked for."""
-        bound = next(c for c in self._contexts if position < c) if "layers" in parts else 0
+        bound = self.bound(position) if "layers" in parts else 0
         if (parts, bound) not in self._programs:
             launches = [launch for name in parts for launch in self.launches(name, bound)]
             self._programs[parts, bound] = self.executor.program(launches)
         return self._programs[parts, bound]
+
+    def bound(self, position: int) -> int:
+        """The context whose kernels a token at `position` runs."""
+        return next(c for c in self._contexts if position < c)
 
     def launches(self, name: str, context: int) -> list[Launch]:
         """The kernels of one part, with the configurations for positions below `context`."""
@@ -142,13 +146,18 @@ class Decoder:
             return head.launches(m.head, self.head_config, m.head_packed, bound)
         assert name == "layers"
         scratch = self._attention_scratch(context)
-        return [launch for i in range(len(m.layers)) for launch in self._layer(i, context, scratch)]
+        layers = [self._layer(i, context, scratch) for i in range(len(m.layers))]
+        return [launch for by_part in layers for made in by_part.values() for launch in made]
 
-    def _layer(self, i: int, context: int, scratch: dict[str, Tensor]) -> list[Launch]:
+    def layer_launches(self, i: int, context: int) -> dict[str, list[Launch]]:
+        """The kernels of layer `i` alone by its parts' prefixes, as a token below `context` runs them."""
+        return self._layer(i, context, self._attention_scratch(context))
+
+    def _layer(self, i: int, context: int, scratch: dict[str, Tensor]) -> dict[str, list[Launch]]:
         layer = self.model.layers[i]
         bound = {**self.buffers, **scratch, **layer.buffers, "next_norm": self._next_norm(i)}
         problem = replace(layer.problem, context=context)
-        return layer_kernels.launches(problem, self.configs(i, context), layer.planes, bound)
+        return layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
 
     def _next_norm(self, i: int) -> Tensor:
         """What is read first after layer `i`: the next layer's norm, or the head's."""

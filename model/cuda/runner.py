@@ -34,5 +34,5 @@ class CudaRunner(Runner):
         with executor.here(), executor.span("prefill"), explain_out_of_memory(wanted, FOR_CONTEXT):
             return self.prefill.run(tokens, first, every)
 
-    def _on_host(self, logits: Tensor) -> np.ndarray:
+    def on_host(self, logits: Tensor) -> np.ndarray:
         return logits.cpu().numpy()

@@ -5,7 +5,7 @@ give them another type, or name only one of their end tokens. Source of the text
 src/llama-vocab.cpp of llama.cpp.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 END_TEXTS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
@@ -44,22 +44,21 @@ class SpecialTokens:
         self._control, self._strip_right = control, frozenset(strip_right)
         self._order = sorted(texts, key=lambda token: (-len(texts[token].encode()), token))
         self._ranks = {texts[token]: rank for rank, token in enumerate(self._order)}
-        # First two characters -> the lengths, in characters, of tokens that begin so.
-        lengths: dict[str, set[int]] = {}
-        for text in self._ranks:
-            lengths.setdefault(text[:2], set()).add(len(text))
-        self._lengths = {head: sorted(found) for head, found in lengths.items()}
-        self._single = any(len(head) == 1 for head in lengths)
+        self._sizes = [len(texts[token].encode()) for token in self._order]
+        """Bytes of each by rank."""
+        # Bytes -> first two characters, or the only one, and lengths in characters of tokens that have so many.
+        groups: dict[int, set[tuple[str, int]]] = {}
+        for text, rank in self._ranks.items():
+            groups.setdefault(self._sizes[rank], set()).add((text[:2], len(text)))
+        self._groups = sorted(groups.items(), reverse=True)
+        self._heads = {text[:2] for text in self._ranks}
 
     def split(self, text: str, parse_special: bool) -> Sequence[str | int]:
         """Texts and, between them, ids of the tokens found. The longest tokens are taken first wherever they stand, of
         equal ones the first; what overlaps them is text."""
-        found = sorted(self._occurrences(text, parse_special))
-        if not found:
-            return [text] if text else []
         taken = bytearray(len(text))
         ends: dict[int, tuple[int, int]] = {}
-        for rank, start, length in found:
+        for rank, start, length in self._occurrences(text, parse_special, taken):
             token, end = self._order[rank], start + length
             if taken.find(1, start, end) >= 0:
                 continue
@@ -79,19 +78,22 @@ class SpecialTokens:
             parts.append(text[at:])
         return parts
 
-    def _occurrences(self, text: str, parse_special: bool) -> list[tuple[int, int, int]]:
-        """(rank, start, length) of every token at every place."""
-        found = []
-        lengths, ranks, order = self._lengths, self._ranks, self._order
+    def _occurrences(self, text: str, parse_special: bool, taken: bytearray) -> Iterator[tuple[int, int, int]]:
+        """(rank, start, length) of every token at every place that is not taken by then, in order of ranks. Those of
+        one size are found at a time: all would be several for each character in a text of nothing but spaces."""
+        starts: dict[str, list[int]] = {}
         for start in range(len(text)):
-            heads = [text[start : start + 2]]
-            if self._single:
-                heads.append(text[start])
-            for head in heads:
-                for length in lengths.get(head, ()):
-                    if start + length > len(text):
-                        break
-                    rank = ranks.get(text[start : start + length])
-                    if rank is not None and (parse_special or order[rank] not in self._control):
+            for head in {text[start], text[start : start + 2]} & self._heads:
+                starts.setdefault(head, []).append(start)
+        for size, group in self._groups:
+            found = []
+            for head, length in group:
+                for start in starts.get(head, ()):
+                    if taken[start] or start + length > len(text):
+                        continue
+                    rank = self._ranks.get(text[start : start + length])
+                    if rank is not None and self._sizes[rank] == size:
                         found.append((rank, start, length))
-        return found
+            for rank, start, length in sorted(found):
+                if parse_special or self._order[rank] not in self._control:
+                    yield rank, start, length

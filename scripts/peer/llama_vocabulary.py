@@ -3,7 +3,7 @@
 import ctypes
 from pathlib import Path
 
-import xllamacpp_api as api
+from autotune.peer import xllamacpp_api as api
 
 LONGEST = 1 << 12  # bytes of a token
 _silent = api.llama_log_callback(lambda level, text, data: None)

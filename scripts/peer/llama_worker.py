@@ -1,66 +1,26 @@
 """llama.cpp's side of a comparison, through its C API: no Python between it and its best speed but what our side has
 too, one call and one argmax a token. Runs under the peer's Python, which has numpy, and xllamacpp or llama_cpp."""
 
+import functools
 import time
 from typing import Any
 
 import numpy as np
 from protocol import serve
 
+from autotune.peer import llama_session
+
 try:
     import llama_cpp.llama_cpp as api
 
     PACKAGE = "llama-cpp-python"
 except ImportError:
-    import xllamacpp_api as api
+    from autotune.peer import xllamacpp_api as api
 
     PACKAGE = api.NAME
 
-
-class Session:
-    """A model and one context. Nothing is shared between two settings but the page cache."""
-
-    def __init__(self, path: str, threads: int, context: int, flash_attn: bool | None, repack: bool) -> None:
-        settings = api.llama_model_default_params()
-        settings.use_extra_bufts = repack  # weights rearranged at load for the vector instructions at hand
-        self.model = api.llama_model_load_from_file(path.encode(), settings)
-        if not self.model:
-            raise RuntimeError("the model could not be loaded")
-        params = api.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = context
-        params.n_threads = params.n_threads_batch = threads
-        if flash_attn is not None:
-            enabled, disabled = api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            params.flash_attn_type = enabled if flash_attn else disabled
-        self.context = api.llama_init_from_model(self.model, params)
-        if not self.context:
-            raise RuntimeError("the context could not be made")
-        self.vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
-        self.batch = api.llama_batch_init(context, 0, 1)
-
-    def close(self) -> None:
-        api.llama_batch_free(self.batch)
-        api.llama_free(self.context)
-        api.llama_model_free(self.model)
-
-    def reset(self) -> None:
-        api.llama_memory_clear(api.llama_get_memory(self.context), False)
-
-    def feed(self, tokens: list[int], first: int, every: bool = False) -> np.ndarray:
-        """float32 [1 or len(tokens), vocab]: logits after the last token, or `every` one; valid until the next call."""
-        batch = self.batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i] = token, first + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            batch.logits[i] = every or i == len(tokens) - 1
-        if status := api.llama_decode(self.context, batch):
-            raise RuntimeError(f"llama_decode failed with status {status}")
-        rows = len(tokens) if every else 1
-        return np.ctypeslib.as_array(api.llama_get_logits(self.context), (rows, self.vocab))
-
-
-sessions: list[Session] = []
+Session = functools.partial(llama_session.LlamaSession, api)
+sessions: list[llama_session.LlamaSession] = []
 
 
 def open_model(
@@ -116,7 +76,5 @@ def logits(tokens: list[int], stepwise: bool, out: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    api.llama_backend_init()
-    quiet = api.llama_log_callback(lambda level, text, data: None)  # kept alive as long as the library may call it
-    api.llama_log_set(quiet, None)
+    llama_session.start(api)
     serve({"open": open_model, "about": about, "decode": decode, "prefill": prefill, "logits": logits})

@@ -30,8 +30,9 @@ def calls(monkeypatch) -> list[dict]:
         for index, problem in enumerate(problems):
             place = Progress(problem, index, len(problems), 1, settings.trials, 500.0, 1000.0, Outcome.OK)
             settings.report(place)
+        tried = 1 if settings.budget_s == 20.0 else 9
         return [
-            Tuned(p, {"lanes": 64}, took(500.0), took(1000.0), 10_000, 20e9 / 0.7, 9, 1, "searched", n)
+            Tuned(p, {"lanes": 64}, took(500.0), took(1000.0), 10_000, 20e9 / 0.7, tried, 1, "searched", n)
             for p, n in problems.items()
         ]
 
@@ -48,10 +49,17 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
     assert "matvec:rows=64,cols=64" in result.stdout and " 9 " in result.stdout and "70%" in result.stdout
     assert "geometric mean speed-up 2.00×" in result.stdout
     assert "(5 of 5)" in result.stderr and "5 of 5 problems have a winner" in result.stderr
+    assert "--budget" not in result.stderr
     options = ("--op", "matvec", "--op", "head", "--budget", "0", "--trials", "3", "--sampler", "random", "--seed", "9")
     autotune("tune", tiny_model, *options)
     assert sorted(p.op for p in calls[1]["problems"]) == ["head", "matvec"]
     assert (calls[1]["budget_s"], calls[1]["trials"], calls[1]["sampler"], calls[1]["seed"]) == (None, 3, "random", 9)
+
+
+def test_a_budget_that_leaves_no_choice_is_told(autotune, calls, tiny_model) -> None:
+    said = "for 5 of them one configuration is all that was tried; --budget gives them more time"
+    assert said in autotune("tune", tiny_model, "--budget", "20").stderr
+    assert said not in autotune("tune", tiny_model, "--budget", "20", "--trials", "1").stderr
 
 
 def test_tune_takes_a_problem_as_profile_and_screen_do(autotune, complaint, calls, own_database) -> None:

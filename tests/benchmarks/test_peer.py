@@ -2,12 +2,10 @@
 
 import json
 import sys
-from math import log
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,16 +29,6 @@ def test_build_flags_name_what_is_there_and_never_amx() -> None:
         "-DGGML_AVX_VNNI=ON",
     ]
     assert cmake_args("Features : asimd") == ["-DGGML_NATIVE=OFF"]
-
-
-def test_distance_of_known_distributions() -> None:
-    from accuracy import distance
-
-    wanted = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log() + 3  # logits are free up to a constant
-    found = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
-    first = 0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75)
-    assert distance(wanted, wanted) == {"top1": 1.0, "mean_kl": 0.0, "max_kl": 0.0}
-    assert distance(wanted, found) == pytest.approx({"top1": 0.5, "mean_kl": first / 2, "max_kl": first}, rel=1e-6)
 
 
 def test_our_worker(tiny_model: Path, tmp_path: Path) -> None:

@@ -54,9 +54,16 @@ def bench_file(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_page(folder: Path, small_db: Path, other_db: Path, bench_file: Path) -> Path:
+def precision_file(folder: Path) -> Path:
+    path = folder / "precision.json"
+    path.write_text(json.dumps(samples.precision(samples.HOSTILE).document()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_page(folder: Path, small_db: Path, other_db: Path, bench_file: Path, precision_file: Path) -> Path:
     path = folder / "small.html"
-    path.write_text(build.html(small_db, other_db, [bench_file]))
+    path.write_text(build.html(small_db, other_db, [bench_file], [precision_file]))
     return path
 
 

@@ -6,6 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from autotune.precision.precision_result import (
+    Activation,
+    Beside,
+    Divergence,
+    EngineDivergence,
+    FileRow,
+    ModelPrecision,
+    NormWeight,
+    OperationError,
+)
 from kernel_templates.device import Device
 from tuning_db import open_db, profiles, rows
 from tuning_db.profile_records import (
@@ -236,3 +246,31 @@ def bench(model: str = "qwen3-0.6b-Q4_0.gguf") -> dict:
             "tuned": {"prefill_tok_s": 61000.0, "decode": decode(3300.0)},
         },
     }  # fmt: skip
+
+
+def precision(model: str = "qwen3-0.6b-Q4_0.gguf") -> ModelPrecision:
+    """What `autotune precision --json` prints as a document, of three layers; two files side by side, one unreadable to
+    llama.cpp."""
+    near, far = Divergence(256, 1.0, 6e-7, 4e-6, 6e-6), Divergence(256, 0.97, 3e-3, 1e-2, 2e-2)
+    outputs = (("norm_qkv_rope", "keys"), ("ffn", ""))
+    operations = [
+        OperationError(path, layer, operation, output, 1e-4 * (layer + 1), 2e-4 * (layer + 1), 7)
+        for path in ("decode", "prompt")
+        for layer in range(3)
+        for operation, output in outputs
+    ]
+    files = (
+        FileRow(model, "autotune", 98_000_000, 5.8, 210.0, far),
+        FileRow("large.gguf", "llama.cpp", 250_000_000, 16.0, None, None, "llama.cpp: the model could not be loaded"),
+    )
+    return ModelPrecision(
+        model, "Some Xeon",
+        (EngineDivergence("autotune", "decode", near), EngineDivergence("llama.cpp", "decode", far)),
+        (*operations, OperationError("decode", None, "head", "", 4e-5, 6e-5, 0)),
+        (
+            NormWeight("blk.0.attn_k_norm.weight", 0, 17, 96.5, 1.25),
+            NormWeight("output_norm.weight", None, 3, 2.0, 0.0),
+        ),
+        (Activation(2, 0, 507, 22552.0, 59.4),), Beside("large.gguf", files), ("a note",),
+        {"commit": "0123456789ab"}, {"tokens": 256, "positions": 32},
+    )  # fmt: skip

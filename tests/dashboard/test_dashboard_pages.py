@@ -22,8 +22,8 @@ COUNTS = {
 
 
 @pytest.fixture(scope="module")
-def data(small_db, other_db, bench_file):
-    return collect(small_db, other_db, [bench_file])
+def data(small_db, other_db, bench_file, precision_file):
+    return collect(small_db, other_db, [bench_file], [precision_file])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def blocks(made) -> Iterator[tuple[str, tuple]]:
 
 def test_every_page_answers_its_question(made):
     assert [page.title for page in made] == [
-        "Overview", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token", "Compare", "Provenance",
+        "Overview", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token", "Precision", "Compare", "Provenance",
     ]  # fmt: skip
     for page in made:
         assert page.question.endswith("?") and page.answer.endswith(".") and len(page.answer) > 40, page.id
@@ -94,7 +94,7 @@ def test_a_kernel_is_described_by_its_counters(data, made):
 
 def test_provenance_names_every_file(data, made):
     shown = {cell.text for block in made[-1].blocks for row in block.rows for cell in row}
-    for file in (data.database.file, data.against.file, data.benchmarks[0].file):
+    for file in (data.database.file, data.against.file, data.benchmarks[0].file, data.precisions[0].file):
         assert file.sha256 in shown
     for profile in data.database.profiles:
         assert {profile.provenance.sha256, profile.provenance.file} <= shown
@@ -107,12 +107,11 @@ def test_an_empty_database_says_what_to_do(tmp_path, monkeypatch):
         assert page.answer.endswith(".") and not page.details, page.id
 
 
-def test_the_same_files_give_the_same_bytes(small_db, other_db, bench_file, small_page):
-    code = (
-        "import sys; from pathlib import Path; from autotune.dashboard import build; a, b, c = map(Path, sys.argv[1:]);"
-    )
-    code += "sys.stdout.buffer.write(build.html(a, b, [c]).encode())"
-    command = [sys.executable, "-c", code, small_db, other_db, bench_file]
+def test_the_same_files_give_the_same_bytes(small_db, other_db, bench_file, precision_file, small_page):
+    code = "import sys; from pathlib import Path; from autotune.dashboard import build; "
+    code += "a, b, c, d = map(Path, sys.argv[1:]); "
+    code += "sys.stdout.buffer.write(build.html(a, b, [c], [d]).encode())"
+    command = [sys.executable, "-c", code, small_db, other_db, bench_file, precision_file]
     again = subprocess.run(command, capture_output=True, env={"PYTHONHASHSEED": "77", "PYTHONPATH": ":".join(sys.path)})
     assert again.stdout == small_page.read_bytes(), again.stderr.decode()[-500:]
 

@@ -26,7 +26,7 @@ Made = Callable[[str, str], Path]
 STEP = by_norm(2e-3, 1e-2)
 MODELS = [(shape, quant) for shape in STEP for quant in FORMATS]
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = ROOT / "benchmarks" / "text.txt"
+TEXT = ROOT / "autotune" / "precision" / "text.txt"
 PROMPTS = (
     "The capital of France is", "Once upon a time there was", "def fibonacci(n):", "Water boils at",
     "The three largest rivers of the world are", "My favourite recipe for bread starts with", "In 1969 two men",

@@ -75,7 +75,7 @@ def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
         ({"feed_forward_length": 130}, "multiple of 32"),
         ({"attention__head_count": 2}, "attn_k.weight"),
         ({"attention__head_count": 3, "attention__head_count_kv": 2}, "evenly"),
-        ({"attention__head_count_kv": np.array([2, 1])}, "head_count_kv' differs between layers (1, 2)"),
+        ({"attention__head_count_kv": np.array([2, 1])}, "differs between layers (2 in layer 0, 1 in layer 1)"),
         ({"attention__head_count_kv": np.array([2, 2, 2])}, "each of 2 layers"),
         ({"attention__head_count_kv": np.array([2.0, 2.0])}, "each of 2 layers"),
         ({"feed_forward_length": np.array([7, 7])}, "feed_forward_length' is '7', not a number from 32"),
@@ -90,9 +90,14 @@ def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
         ({"rope__dimension_count": 64}, "dimension_count"),
         ({"rope__scaling__type": "dynamic", "rope__scaling__factor": 4.0}, "'dynamic'"),
         ({"rope__scaling__type": "yarn", "rope__scaling__factor": -4.0}, "scaling.factor"),
+        ({"rope__scaling__factor": 1e-30}, "rope.scaling.factor"),
+        ({"rope__scale_linear": 1e-320}, "rope.scale_linear"),
+        ({"rope__scaling__factor": float("inf")}, "rope.scaling.factor"),
         ({"rope__scaling__type": 3}, "scaling.type"),
         ({"attention__sliding_window": 16, "attention__sliding_window_pattern": np.array([True])}, "each of 2 layers"),
         ({"attn_logit_softcapping": float("nan")}, "softcapping"),
+        ({"attn_logit_softcapping": -1.0}, "softcapping"),
+        ({"final_logit_softcapping": 1e30}, "softcapping"),
         ({"expert_count": 8}, "experts"),
         ({"vocab_size": 7}, "vocabulary sizes"),
         ({"context_length": 0}, "context_length"),
@@ -136,6 +141,8 @@ def test_windows(tiny: GGUFFile, made: Callable[[str, str], Path]) -> None:
     everywhere = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16))
     assert everywhere.window == 16 and everywhere.local == (True, True)
     assert [layer.traits.window for layer in plan(everywhere).layers] == [16, 16]
+    wide = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=2**32 - 1))
+    assert wide.window == wide.context  # it is all there can be
     said = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=np.array([False, True]))
     assert ModelConfig.from_gguf(said).local == (False, True)
     assert (

@@ -27,7 +27,7 @@ from model.sampling import Sampler
 STEP, PREFILL = by_norm(2e-3, 1e-2), by_norm(3e-2, 8e-2)
 MODELS = [("tiny", name) for name in ALL_TRAITS if FORMATS[name].block <= 32]
 MODELS += [(shape, quant) for shape in TINY if shape != "tiny" for quant in ("Q4_0", "F32")]
-TEXT = Path(__file__).resolve().parents[2] / "benchmarks" / "text.txt"
+TEXT = Path(__file__).resolve().parents[2] / "autotune" / "precision" / "text.txt"
 
 
 @contextmanager

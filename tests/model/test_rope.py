@@ -1,11 +1,19 @@
 """RoPE's frequencies and the ways of stretching them, against numbers worked out from their papers."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model import weights
+from model.config import ModelConfig
+from model.errors import ModelError
+from model.gguf_file import open_gguf
+from model.layer_plan import plan
 from model.rope import Scaling, rotation
+
+MODELS = Path(__file__).resolve().parent.parent / "fixtures" / "models"
 
 
 def test_angles_are_computed_in_float64() -> None:
@@ -38,3 +46,16 @@ def test_yarn_keeps_what_turns_fast_and_divides_what_turns_slowly() -> None:
 @pytest.mark.parametrize("original", [1, 8])
 def test_yarn_over_a_tiny_context_is_finite(original: int) -> None:
     assert np.isfinite(rotation(1.5, 4, Scaling("yarn", 4.0, original)).table(np.arange(5))).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_divisor_that_is_no_positive_number(value: float, tmp_path: Path) -> None:
+    data, path = bytearray((MODELS / "llama-llama3.gguf").read_bytes()), tmp_path / "damaged.gguf"
+    at = open_gguf(MODELS / "llama-llama3.gguf").tensors["rope_freqs.weight"].offset
+    data[at + 8 : at + 12] = np.float32(value).tobytes()
+    path.write_bytes(data)
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+    (rope,) = plan(config).ropes
+    with pytest.raises(ModelError, match=r"'rope_freqs.weight' divides frequencies by numbers that are not positive"):
+        weights.rope_rotation(file, config, rope, 16)

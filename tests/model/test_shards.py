@@ -14,28 +14,6 @@ from model.errors import ModelError
 from model.gguf_file import open_gguf
 
 
-@pytest.fixture(scope="module")
-def shards(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The tiny llama, eight tensors a file."""
-    folder = tmp_path_factory.mktemp("shards")
-    reader = gguf.GGUFReader(tiny_model)
-    writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama", split_max_tensors=8)
-    for name, found in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            kind = found.types[0]
-            inner = found.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, found.contents(), kind, sub_type=inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_shape=tensor.data.shape, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    found = sorted(folder.glob("*.gguf"))
-    assert [path.name for path in found] == [f"tiny-{i:05d}-of-00003.gguf" for i in (1, 2, 3)]
-    return found
-
-
 @pytest.fixture
 def copies(shards: list[Path], tmp_path: Path) -> list[Path]:
     return [Path(shutil.copy(path, tmp_path)) for path in shards]

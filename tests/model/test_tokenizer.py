@@ -1,6 +1,7 @@
 """Token ids against llama.cpp's (pinned), what each pre-tokenizer splits, streaming, and forged vocabularies."""
 
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Tokenizer
 from model.tokenizers.byte_level_bpe import byte_characters
+from model.tokenizers.special_tokens import SpecialTokens
 
 # Made with llama.cpp (llama-cpp-python 0.3.36) on the real file, without special tokens.
 GOLDEN = {
@@ -113,6 +115,18 @@ def test_the_longest_special_token_is_taken_first_wherever_it_stands() -> None:
     types = np.array([NORMAL] * 256 + [USER_DEFINED] * 5, np.int32)
     found = pieces(small(tokens=tokens, token_type=types, eos_token_id=None), "x<a><b>日<a>")
     assert found == ["x<", "a><b>", "日", "<a>"]
+
+
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_a_text_in_which_tokens_begin_everywhere_takes_memory_for_a_few(parse_special: bool) -> None:
+    """Places times lengths would be a million matches."""
+    texts = {length: "a" * length for length in range(1, 201)}
+    special = SpecialTokens(texts, control=set())
+    tracemalloc.start()
+    found = special.split("a" * 5099, parse_special)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [200] * 25 + [99] and peak < 5e6
 
 
 def test_a_default_pre_tokenizer_is_told() -> None:
@@ -324,6 +338,7 @@ def test_forged_metadata_is_one_line(changes: dict[str, Any], named: str) -> Non
         ("MAX_MERGES", 1, "2 merges, more than 1"),
         ("MAX_CHARACTERS", 250, "characters in its tokens, more than 250"),
         ("MAX_ADDED", 9, "characters in its control and user-defined tokens, more than 9"),
+        ("MAX_ADDED_LENGTH", 9, "characters in one of these tokens, more than 9"),
     ],
 )
 def test_lengths_are_limited_before_the_library_sees_them(monkeypatch, limit: str, most: int, said: str) -> None:

@@ -2,10 +2,21 @@
 
 from autotune.dashboard.page_data import PageData
 from autotune.dashboard.page_elements import Page
-from autotune.dashboard.pages import compare, kernel, overview, parameters, provenance, roofline, run, source, token
+from autotune.dashboard.pages import (
+    compare,
+    kernel,
+    overview,
+    parameters,
+    precision,
+    provenance,
+    roofline,
+    run,
+    source,
+    token,
+)
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
     """All pages in the order of the menu."""
-    rooms = (overview, run, parameters, kernel, roofline, source, token, compare, provenance)
+    rooms = (overview, run, parameters, kernel, roofline, source, token, precision, compare, provenance)
     return tuple(room.page(data) for room in rooms)

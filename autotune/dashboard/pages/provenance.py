@@ -19,7 +19,7 @@ def page(data: PageData) -> ui.Page:
 
 
 def _answer(data: PageData) -> str:
-    files = 1 + (data.against is not None) + len(data.benchmarks) + len(data.database.profiles)
+    files = 1 + (data.against is not None) + len(data.benchmarks) + len(data.precisions) + len(data.database.profiles)
     commits = {run.stored.run.versions.get("commit", "unknown") for run in data.database.runs}
     partial = sum(profile.provenance.partial for profile in data.database.profiles)
     text = (
@@ -36,6 +36,7 @@ def _files(data: PageData) -> ui.Table:
     if data.against is not None:
         files.append((data.against.file, f"tuning database to compare with, schema {data.against.schema}"))
     files += [(one.file, f"benchmark of {one.result.model}") for one in data.benchmarks]
+    files += [(one.file, f"precision of {one.result.model}") for one in data.precisions]
     rows = [
         (ui.Cell(file.name), ui.Cell(what), ui.number_cell(file.size_bytes, 0), ui.Cell(file.sha256))
         for file, what in files

@@ -1,4 +1,4 @@
-"""The part of llama.cpp's C API that the peer's worker calls, of the library inside the wheel xllamacpp.
+"""The part of llama.cpp's C API that is called here, of the library inside the wheel xllamacpp.
 
 The wheel is llama.cpp prebuilt, and its own Python API is a server; but the library exports the C API. Two structures
 are passed by value. Of these only the fields that we set are named here, at the places that they have in VERSION; what
@@ -7,6 +7,7 @@ Source of names and types: include/llama.h of llama.cpp.
 """
 
 import ctypes
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,10 +88,12 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 llama_log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
+@cache
 def _library() -> ctypes.CDLL:
+    """Loaded when a function is first asked for. Raises ImportError."""
     spec = find_spec(NAME)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"{NAME} is not installed; ./scripts/setup_env peer installs it")
+        raise ImportError(f"{NAME} is not installed; pip install 'autotune[peer]' brings it")
     library = ctypes.CDLL(str(Path(spec.submodule_search_locations[0]) / f"{NAME}.abi3.so"))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
@@ -103,11 +106,8 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-_api = _library()
-
-
 def __getattr__(name: str) -> object:
     """A function of the library."""
     if name not in _SIGNATURES:
         raise AttributeError(name)
-    return getattr(_api, name)
+    return getattr(_library(), name)

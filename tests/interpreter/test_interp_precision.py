@@ -1,0 +1,47 @@
+"""The GPU's kernels alone on exact inputs, in Triton's interpreter: close, and a planted error is seen where it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_interp_engine import interpreted, tokens_of
+
+from autotune.precision.kernels_alone import CudaKernels, kernels_of
+from autotune.precision.operation_errors import decode_errors, in_kernels_order, prompt_errors
+from autotune.precision.precision_result import OperationError
+from model.engine import Model
+from model.reference import LayerTrace, reference_hidden
+
+Made = Callable[[str, str], Path]
+LAYER, POSITION = 1, 2
+
+
+def errors(engine: Model, trace: LayerTrace) -> dict[tuple[str, str], OperationError]:
+    """Of one layer, by path and name."""
+    kernels, exact = kernels_of(engine.runner), in_kernels_order(engine.config, trace)
+    assert isinstance(kernels, CudaKernels)
+    rows = [
+        *decode_errors(kernels, LAYER, exact, [POSITION]),
+        *prompt_errors(kernels, engine.runner.prefill, LAYER, exact),
+    ]
+    return {(row.path, row.name): row for row in rows}
+
+
+@pytest.mark.parametrize(
+    "shape", ["tiny-qwen3", *(pytest.param(s, marks=pytest.mark.slow) for s in ("tiny", "tiny-gemma3"))]
+)
+def test_a_planted_error_is_seen(made: Made, shape: str) -> None:
+    """tiny turns neighbouring pairs; tiny-gemma3 has post norms and a window."""
+    engine, traces = interpreted(made(shape, "Q4_0")), []
+    reference_hidden(engine.file, tokens_of(3), engine.context, lambda layer, trace: traces.append(trace))
+    clean = errors(engine, traces[LAYER])
+    assert len(clean) == 14
+    assert all(row.worst < 2e-3 for row in clean.values()), clean
+    norm = "k_norm" if engine.config.architecture.qk_norm else "ffn_norm"
+    engine.runner.decoder.model.layers[LAYER].buffers[norm][3] *= 1.5
+    found = errors(engine, traces[LAYER])
+    wrong = {name for name, row in found.items() if row.worst > 10 * clean[name].worst}
+    planted = "norm_qkv_rope (keys)" if norm == "k_norm" else "ffn"
+    assert {("decode", planted), ("prompt", planted)} <= wrong
+    # Where attention's kernel finishes heads, a K-norm is part of attention too.
+    assert {name for _, name in wrong} <= {planted, "layer", "attention"}
