@@ -58,6 +58,7 @@ def parameters(
     tiles_a_row = -(-fewest // default_units)
     codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
     two = weights >= HIDDEN_WEIGHTS and (together > 1 or (tiles_a_row <= 4 and not codebook))
+    two = two or (default_ready and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
     default_ahead = min(2 * together if two else 3, together * tiles_a_row)
 
     def get(c: Mapping[str, Any], name: str) -> int:
