@@ -8,7 +8,7 @@ from kernel_templates import formats
 from kernel_templates.cuda.traits import of_format
 from kernel_templates.space import Constraint, Parameter, Space
 
-ROW_WORDS = {2: 120, 4: 120, 8: 80}  # of all a thread's rows, untuned, by how many rows they are
+ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
 KEPT = (4, 2)  # chunks of the vector that a thread keeps; of a large matrix they would take the place of programs
@@ -58,7 +58,7 @@ def parameters(
     tiles_a_row = -(-fewest // default_units)
     codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
     two = weights >= HIDDEN_WEIGHTS and (together > 1 or (tiles_a_row <= 4 and not codebook))
-    two = two or (default_ready and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
+    two = two or (default_ready == 1 and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
     default_ahead = min(2 * together if two else 3, together * tiles_a_row)
 
     def get(c: Mapping[str, Any], name: str) -> int:
