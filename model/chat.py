@@ -4,7 +4,8 @@ A template is a program from an untrusted file, so it runs in Jinja's immutable 
 its own with a limit on memory, processor time and output (`chat_process`): the sandbox denies Python's internals, but a
 loop or a doubled string can only be stopped from outside. A render costs about 0.15 s for it.
 
-A file without a template but with ChatML's two tokens gets the ChatML template, and `note` says so.
+A file without a template but with the two tokens around a turn that ChatML or Gemma has gets that template, and `note`
+says so.
 """
 
 import json
@@ -22,6 +23,21 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+GEMMA = (
+    "{{ bos_token }}{% set start = namespace(system='') %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{% set start.system = start.system + message['content'].strip() + '\n\n' %}"
+    "{% else %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ start.system + message['content'].strip() + '<end_of_turn>\n' }}{% set start.system = '' %}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+"""Gemma 1 to 3: no turn of the system, so its text opens the user's (https://ai.google.dev/gemma/docs/core/prompt-structure)."""
+
+KNOWN = (
+    ("ChatML", ("<|im_start|>", "<|im_end|>"), CHATML),
+    ("Gemma's", ("<start_of_turn>", "<end_of_turn>"), GEMMA),
+)
+"""Whose template, the tokens by which a file without one shows that it may be used, the template."""
+
 MAX_TEMPLATE = 1 << 20  # characters; the longest published templates have about 20 thousand
 MAX_SECONDS = 10.0
 GIVEN = ("messages", "add_generation_prompt", "bos_token", "eos_token")
@@ -40,16 +56,18 @@ class ChatTemplate:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "ChatTemplate":
-        """Raises ModelError when the file has no template and is not ChatML, or the template is not text."""
+        """Raises ModelError when the file has no template nor the tokens of a known one, or it is not text."""
         keys = Metadata(metadata, "tokenizer.")
         vocabulary = keys.texts("ggml.tokens") or []
         source, note = keys.text("chat_template"), None
         if source is None:
-            if not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
+            present = set(vocabulary)
+            name, source = next(((name, text) for name, turn, text in KNOWN if present.issuperset(turn)), ("", None))
+            if source is None:
                 raise ModelError(
                     "the model file has no chat template, so it is no chat model; use generate without --chat"
                 )
-            source, note = CHATML, "the model file has no chat template; using ChatML, whose tokens it has"
+            note = f"the model file has no chat template; using {name}, whose tokens it has"
         if len(source) > MAX_TEMPLATE:
             raise ModelError(f"the chat template is not a text of at most {MAX_TEMPLATE} characters; use another file")
         bos, eos = (_token(keys, vocabulary, key) for key in ("ggml.bos_token_id", "ggml.eos_token_id"))

@@ -1,6 +1,6 @@
 """How far each engine's predictions are from the judge's: ours and llama.cpp's, against the same float32 reference.
 
-On a GPU ours alone, and beside it how many of ten greedy texts are those that the CPU backend writes.
+Beside it how many of ten greedy texts are the reference's; on a GPU ours alone, and how many are the CPU backend's.
 
 The reference (model/reference.py) computes with the same quantized weights, so what is measured is an engine's own
 arithmetic: rounded activations, float16 caches, orders of summation. Top-1 is the share of positions whose most likely
@@ -93,13 +93,39 @@ def table_of(models: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def reference_texts(path: Path, python: Path, threads: int, db: str | None) -> dict[str, Any]:
+    """For every prompt, after how many tokens our greedy text and llama.cpp's part from the reference's.
+
+    A text is the reference's as far as each of its tokens is the likeliest after those before it; one pass of the
+    reference over prompt and text says so for all of them.
+    """
+    file = open_gguf(path)
+    tokenizer = Tokenizer.from_metadata(file.metadata)
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in PROMPTS]
+    same, settings = {}, {"path": str(path), "threads": threads, "context": 512}
+    for side, interpreter, script, own in (
+        ("autotune", sys.executable, "our_worker.py", {"db": db}),
+        ("llama.cpp", python, "llama_worker.py", {}),
+    ):
+        with Child(interpreter, script) as child:
+            child.ask("open", **settings, **own)
+            texts = child.ask("greedy", prompts=prompts, tokens=TEXT_TOKENS)["tokens"]
+        for row, prompt, text in zip(rows, prompts, texts, strict=True):
+            likeliest = reference_logits(file, [*prompt, *text[:-1]])[len(prompt) - 1 :].argmax(-1).tolist()
+            row[side] = {"same_until": same_until(likeliest, text), "text": tokenizer.decode(text)}
+        same[side] = sum(row[side]["same_until"] == TEXT_TOKENS for row in rows)
+    return {"tokens": TEXT_TOKENS, "prompts": len(rows), "same": same, "texts": rows}
+
+
 def compare_texts(path: Path, threads: int, db: str | None, device: str) -> dict[str, Any]:
     """Greedy texts of the CPU backend and of `device`, for every prompt; and where they part."""
-    texts: list[list[list[int]]] = []
+    tokenizer = Tokenizer.from_metadata(open_gguf(path).metadata)
+    prompts, texts = [tokenizer.encode(prompt) for prompt in PROMPTS], []
     for where in ("cpu", device):
         with Child(sys.executable, "our_worker.py") as child:
             child.ask("open", path=str(path), threads=threads, context=512, db=db, device=where)
-            texts.append(child.ask("greedy", prompts=PROMPTS, tokens=TEXT_TOKENS)["tokens"])
+            texts.append(child.ask("greedy", prompts=prompts, tokens=TEXT_TOKENS)["tokens"])
     rows = [
         {"prompt": prompt, "same_until": same_until(cpu, gpu)} for prompt, cpu, gpu in zip(PROMPTS, *texts, strict=True)
     ]
@@ -119,55 +145,64 @@ def same_until(a: list[int], b: list[int]) -> int:
 @click.option("--db", help="Tuning database (default: the user's own).")
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda or cuda:N (ours alone).")
+@files.models_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Default: benchmarks/accuracy_cpu.json; on a GPU the folder "
-    "benchmarks/CHIP, with accuracy_MODEL.json for each model."
+    "--out", type=click.Path(path_type=Path), help="Default: benchmarks/accuracy_cpu.json, accuracy_cpu_NAME.json for "
+    "a model; on a GPU the folder benchmarks/CHIP, with accuracy_MODEL.json for each model."
 )  # fmt: skip
-def main(peer_python_path: str | None, db: str | None, threads: int, device: str, out: Path | None) -> None:
+def main(
+    peer_python_path: str | None, db: str | None, threads: int, device: str, models: tuple[str, ...], out: Path | None
+) -> None:
     """Measure our logits and llama.cpp's against the reference and write benchmarks/accuracy_cpu.json.
 
     On a GPU ours are measured alone (llama.cpp's arithmetic is the processor's, which the other file has), and greedy
     texts are compared with the CPU backend's.
 
-    Example: scripts/accuracy --device cuda:0
+    Example: scripts/accuracy --model gemma
     """
     torch.set_num_threads(threads)
     try:
         if device == "cpu":
-            _on_cpu(peer_python(peer_python_path), db, threads, out or ROOT / "benchmarks" / "accuracy_cpu.json")
+            default = files.results(ROOT / "benchmarks" / "accuracy_cpu.json", models)
+            _on_cpu(files.compared_models(models), peer_python(peer_python_path), db, threads, out or default)
         else:
-            _on_gpu(db, threads, device, out)
+            _on_gpu(files.compared_models(models), db, threads, device, out)
     except WorkerError as error:
         raise click.ClickException(str(error)) from None
 
 
-def _on_cpu(python: Path, db: str | None, threads: int, out: Path) -> None:
+def _on_cpu(models: dict[str, Path], python: Path, db: str | None, threads: int, out: Path) -> None:
     with Child(python, "llama_worker.py") as peer:
         document = facts.context(peer, python, measure=False)
     document["models"] = {}
-    for name, path in files.compared_models().items():
-        document["models"][name] = _logits(name, path, python, threads, db, "cpu")
+    for name, path in models.items():
+        document["models"][name] = result = _logits(name, path, python, threads, db, "cpu")
+        if name != files.MADE:
+            screen.print(f"{name}: {len(PROMPTS)} texts of {TEXT_TOKENS} tokens ...")
+            result["texts"] = reference_texts(path, python, threads, db)
+            for side, same in result["texts"]["same"].items():
+                screen.print(f"{side}: {same} of {len(PROMPTS)} greedy texts are the reference's")
     facts.write(out, document)
     screen.print(table_of(document["models"]))
 
 
-def _on_gpu(db: str | None, threads: int, device: str, out: Path | None) -> None:
+def _on_gpu(files_by_name: dict[str, Path], db: str | None, threads: int, device: str, out: Path | None) -> None:
     """One file a model, so that a machine that has not both keeps the other's."""
-    about, models = _gpu_facts(device), {}
+    about, models, short = _gpu_facts(device), {}, {name: word for word, (name, _) in files.MODELS.items()}
     folder = out or ROOT / "benchmarks" / facts.chip_folder(about["device"]["chip"])
-    for name, path in files.compared_models().items():
+    for name, path in files_by_name.items():
         models[name] = _logits(name, path, None, threads, db, device)
         document = {**about, "models": {name: models[name]}}
-        if name == files.REAL:
+        if name != files.MADE:
             screen.print(f"{name}: {len(PROMPTS)} texts of {TEXT_TOKENS} tokens on the cpu and on {device} ...")
             document["texts"] = compare_texts(path, threads, db, device)
             screen.print(f"{document['texts']['same']} of {len(PROMPTS)} texts are the same")
-        facts.write(folder / f"accuracy_{'smollm2' if name == files.REAL else name.split()[0]}.json", document)
+        facts.write(folder / f"accuracy_{short.get(name, name)}.json", document)
     screen.print(table_of(models))
 
 
 def _logits(name: str, path: Path, python: Path | None, threads: int, db: str | None, device: str) -> dict[str, Any]:
-    count = REAL_TOKENS if name == files.REAL else MADE_TOKENS
+    count = MADE_TOKENS if name == files.MADE else REAL_TOKENS
     screen.print(f"{name}: {count} tokens ...")
     return measure(path, python, count, threads, db, device)
 

@@ -93,15 +93,17 @@ def table_of(results: dict[str, Any]) -> Table:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="Decoded in a round.")
 @click.option("--prompt", type=click.IntRange(4, len(PROMPT)), default=256, show_default=True, help="Its tokens.")
+@click.option("--model", default="smollm2", show_default=True, help=f"{', '.join(files.MODELS)} or a GGUF file.")
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "busy.json", show_default=False)
 def main(
-    other: Path | None, peer: str | None, threads: int, most: int, rounds: int, tokens: int, prompt: int, out: Path
-) -> None:
-    """Run SmolLM2 alone and beside processes that never rest; write benchmarks/busy.json.
+    other: Path | None, peer: str | None, threads: int, most: int, rounds: int, tokens: int, prompt: int, model: str,
+    out: Path,
+) -> None:  # fmt: skip
+    """Run a model alone and beside processes that never rest; write benchmarks/busy.json.
 
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_busy --other /tmp/before
     """
-    path = files.real_model()
+    measured, path = files.one_model(model)
     load, theirs = os.getloadavg()[0], None
     with ExitStack() as stack:
         sides: dict[str, Child] = {}
@@ -123,7 +125,8 @@ def main(
     device = machine.detect()
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["scripts/bench_busy", f"--threads={threads}", f"--rounds={rounds}"]),
+        "model": measured,
+        "command": shlex.join(["scripts/bench_busy", f"--model={model}", f"--threads={threads}", f"--rounds={rounds}"]),
         "versions": versions(),
         "device": {"chip": device.chip, "instructions": device.capability, "cores": os.cpu_count()},
         "settings": {"rounds": rounds, "tokens": tokens, "prompt": prompt, "threads": threads},

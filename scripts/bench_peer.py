@@ -140,19 +140,21 @@ def table_of(models: dict[str, dict[str, Any]], read_gb_s: float) -> Table:
     "--tokens", "steps", type=click.IntRange(64, 128), default=96, show_default=True, help="A decode's steps."
 )
 @click.option("--threads", type=click.IntRange(1), default=machine.thread_count, show_default="physical cores")
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "cpu.json", show_default=False)
+@files.models_option
+@click.option("--out", type=click.Path(path_type=Path), help="Default: benchmarks/cpu.json, cpu_NAME.json for a model.")
 def main(
-    peer_python_path: str | None, db: str | None, budget: int, rounds: int, steps: int, threads: int, out: Path
-) -> None:
+    peer_python_path: str | None, db: str | None, budget: int, rounds: int, steps: int, threads: int,
+    models: tuple[str, ...], out: Path | None,
+) -> None:  # fmt: skip
     """Measure this engine against llama.cpp and write benchmarks/cpu.json.
 
-    Example: scripts/bench_peer --budget 90
+    Example: scripts/bench_peer --model gemma --budget 90
     """
     if os.getloadavg()[0] > 0.5:
         screen.print(f"[yellow]load average {os.getloadavg()[0]:.1f}: other work is running; expect wrong rates[/]")
-    python, models = peer_python(peer_python_path), files.compared_models()
+    python, paths = peer_python(peer_python_path), files.compared_models(models)
     if budget:
-        for path in models.values():
+        for path in paths.values():
             chosen_db = ["--db", db] if db else []
             command = python_command("autotune", "tune", str(path), "--budget", str(budget), *chosen_db)
             if subprocess.run(command, stdout=sys.stderr, env=environment()).returncode:
@@ -162,12 +164,12 @@ def main(
             document = facts.context(peer, python, measure=True)
         protocol = {"threads": threads, "rounds": rounds, "decode_tokens": steps, "prompt_tokens": PROMPT}
         document |= {"protocol": {**protocol, "prefill_tokens": PREFILL, "context": CONTEXT}, "models": {}}
-        for name, path in models.items():
+        for name, path in paths.items():
             screen.print(f"{name}:")
             document["models"][name] = compare(path, python, threads, db, rounds, steps)
     except WorkerError as error:
         raise click.ClickException(str(error)) from None
-    facts.write(out, document)
+    facts.write(out or files.results(ROOT / "benchmarks" / "cpu.json", models), document)
     screen.print(table_of(document["models"], document["device"]["read_gb_s"]))
 
 

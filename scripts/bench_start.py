@@ -89,17 +89,17 @@ def table_of(results: dict[str, Any]) -> Table:
 
 @click.command()
 @click.option("--other", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
-@click.option("--model", "models", type=click.Path(path_type=Path, exists=True), multiple=True, help="GGUF files.")
+@files.models_option
 @click.option("--most", type=click.IntRange(0), default=1, show_default=True, help="Most busy processes.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "start.json", show_default=False)
-def main(other: Path | None, models: tuple[Path, ...], most: int, runs: int, out: Path) -> None:
-    """Start SmolLM2 (98 MB) and a model of Qwen3-0.6B's sizes (381 MB); write benchmarks/start.json.
+def main(other: Path | None, models: tuple[str, ...], most: int, runs: int, out: Path) -> None:
+    """Start SmolLM2 (98 MB), Gemma 3 270M (253 MB) and a model of Qwen3-0.6B's sizes; write benchmarks/start.json.
 
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_start --other /tmp/before
     """
     trees = {name: tree.resolve() for name, tree in (("other", other), ("here", ROOT)) if tree is not None}
-    chosen = {path.name: path for path in models} or files.compared_models()
+    chosen = files.compared_models(models)
     load = os.getloadavg()[0]
     results = {}
     for name, path in chosen.items():

@@ -155,7 +155,7 @@ def cpu_items(cpu: str) -> Iterator[Item]:
             values = each_cpu_value(cpu, problems(1024, name, activation)["matvec"])
             yield from (v for v in values if (name, activation) == ("Q4_0", "int16") or v.label.startswith(TELLING))
         yield Item(cpu, f"embed {name} 1024")
-        yield from (Item(cpu, f"expand {name} 1024 {lanes} {to}") for lanes in (32, 128) for to in cpu_expand.TARGETS)
+        yield from (Item(cpu, f"expand {name} 1024 {lanes} f32") for lanes in (32, 128))
     for name in QUANTIZED if first else ():
         yield from (Item(cpu, key) for op, key in problems(1024, name, "int8").items() if op != "layer")
     some = problems(1024, "Q4_0")
@@ -258,7 +258,7 @@ def kernels(item: Item) -> list[Kernel]:
         return [compile_kernel(loop, f"team {loop.__name__}", loop.__code__.co_argcount) for loop in loops]
     if part == "embed":
         return [embedding.compile(rest[0], int(rest[1]))]
-    return [cpu_expand.compile(rest[0], int(rest[1]), int(rest[2]), rest[3])]
+    return [cpu_expand.compile(rest[0], int(rest[1]), int(rest[2]))]
 
 
 def cuda_digest(launch: Launch, capability: int) -> str:

@@ -1,7 +1,7 @@
 """Packed weights back to numbers, for matrix products over many tokens (prefill), which a library does best.
 
-A tile's `lanes` rows become a column stripe of the transpose: out [cols, padded rows], bf16 or float32, so that every
-store is a whole vector. Values are those of the format's own dequantize, rounded once if the target is bf16.
+A tile's `lanes` rows become a column stripe of the transpose: out float32 [cols, padded rows], so that every store is a
+whole vector. Values are those of the format's own dequantize.
 """
 
 from collections.abc import Callable
@@ -19,49 +19,38 @@ from kernel_templates.cpu.tiles import Tiles, tile_count
 from kernel_templates.formats.layout import Floats, Layout
 
 I32 = np.int32
-TARGETS = {"bf16": 2, "f32": 4}
 
 
-def compile(format_name: str, cols: int, lanes: int, target: str) -> Kernel:
-    """The kernel for matrices of a width; `target` is a key of TARGETS."""
-    size = TARGETS[target]
+def compile(format_name: str, cols: int, lanes: int) -> Kernel:
+    """The kernel for matrices of a width."""
     layout = formats.get(format_name).layout
-    expand_tile = _expander(layout, cols, lanes, target)
+    expand_tile = _expander(layout, cols, lanes)
 
     def expand(arguments, sync, thread, threads):
         w0, w1, w2, w3 = planes_of(arguments)
         out, count = load_i64(arguments + 32), load_i64(arguments + 40)
-        stride = size * lanes * count
+        stride = 4 * lanes * count
         for tile in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
-            expand_tile(w0, w1, w2, w3, tile, out + size * lanes * tile, stride)
+            expand_tile(w0, w1, w2, w3, tile, out + 4 * lanes * tile, stride)
 
-    return compile_kernel(expand, f"expand {layout} cols={cols} lanes={lanes} {target}")
+    return compile_kernel(expand, f"expand {layout} cols={cols} lanes={lanes} f32")
 
 
 def bind(kernel: Kernel, packed: Tiles, out: np.ndarray) -> Step:
-    """out: int16 (bf16 bits) or float32, at least cols * padded rows elements."""
+    """out: float32, at least cols * padded rows elements."""
     return step(kernel, (*packed.arguments(), out, tile_count(packed.rows, packed.lanes)), "expand")
 
 
-def _expander(layout: Layout, cols: int, lanes: int, target: str) -> Callable:
+def _expander(layout: Layout, cols: int, lanes: int) -> Callable:
     """njit (plane addresses, tile, out: address of the tile's first column, stride: bytes a column) -> None."""
-    key = (layout, cols, lanes, target)
-    rounded = target == "bf16"
-
-    @device_function(*key)
-    def write(at, value):
-        if rounded:
-            simd.store(at, simd.to_bf16(value))
-        else:
-            simd.store(at, value)
-
+    key = (layout, cols, lanes)
     if isinstance(layout, Floats):
         width, load_value = layout.nbytes, simd.load(layout.kind, lanes)
 
         @device_function(*key)
         def dense(w0, w1, w2, w3, tile, out, stride):
             for c in range(cols):
-                write(out + stride * c, simd.to_f32(load_value(w0 + (tile * cols + c) * width * lanes)))
+                simd.store(out + stride * c, simd.to_f32(load_value(w0 + (tile * cols + c) * width * lanes)))
 
         return dense
     size, group = layout.size, layout.group
@@ -78,6 +67,6 @@ def _expander(layout: Layout, cols: int, lanes: int, target: str) -> Callable:
                     for i in range(4):
                         byte = (four >> integer(I32(8 * i))) & integer(I32(0xFF))
                         value = simd.fma(simd.to_f32(byte), scale, offset)
-                        write(out + stride * (size * b + element + i), value)
+                        simd.store(out + stride * (size * b + element + i), value)
 
     return blocks

@@ -234,22 +234,6 @@ def to_f16(typingctx, value):
 
 
 @intrinsic
-def to_bf16(typingctx, value):
-    """Lanes of finite f32 rounded to bf16, to nearest even: add half a step, and one more for an odd last bit."""
-    target = Vec("bf16", value.lanes)
-
-    def codegen(context, builder, sig, args):
-        wide = ir.VectorType(I32, target.lanes)
-        bits = builder.bitcast(args[0], wide)
-        sixteen, one, half = (ir.Constant(wide, [c] * target.lanes) for c in (16, 1, 0x7FFF))
-        odd = builder.and_(builder.lshr(bits, sixteen), one)
-        rounded = builder.add(builder.add(bits, half), odd)
-        return builder.trunc(builder.lshr(rounded, sixteen), target.llvm)
-
-    return target(value), codegen
-
-
-@intrinsic
 def keep_first(typingctx, value, count, fill):
     """The first `count` (int64) lanes of an f32 vector, `fill` (float32) in the others."""
 

@@ -54,6 +54,18 @@ def decode(prompt: list[int], tokens: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "steps": tokens, "text": made[:8]}
 
 
+def greedy(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+    """The likeliest `tokens` tokens after each prompt, one after the other; an end token does not end it."""
+    session, found = sessions[0], []
+    for prompt in prompts:
+        session.reset()
+        made = [int(np.argmax(session.feed(prompt, 0)[0]))]
+        while len(made) < tokens:
+            made.append(int(np.argmax(session.feed(made[-1:], len(prompt) + len(made) - 1)[0])))
+        found.append(made)
+    return {"tokens": found}
+
+
 def prefill(tokens: list[int]) -> dict[str, Any]:
     """Seconds from an empty cache to the token after `tokens`."""
     session = sessions[0]
@@ -77,4 +89,5 @@ def logits(tokens: list[int], stepwise: bool, out: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     llama_session.start(api)
-    serve({"open": open_model, "about": about, "decode": decode, "prefill": prefill, "logits": logits})
+    handlers = {"open": open_model, "about": about, "decode": decode, "prefill": prefill, "greedy": greedy}
+    serve({**handlers, "logits": logits})

@@ -48,12 +48,12 @@ def prefill(tokens: list[int]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start}
 
 
-def greedy(prompts: list[str], tokens: int) -> dict[str, Any]:
+def greedy(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
     """The likeliest `tokens` tokens after each prompt, one after the other; an end token does not end it."""
     engine, found = opened["model"], []
     for prompt in prompts:
         engine.reset()
-        found.append(list(engine.generate_tokens(engine.tokenizer.encode(prompt), tokens, Sampler())))
+        found.append(list(engine.generate_tokens(prompt, tokens, Sampler())))
     return {"tokens": found}
 
 

@@ -46,7 +46,7 @@ def test_our_worker(tiny_model: Path, tmp_path: Path) -> None:
         decoded = worker.ask("decode", prompt=prompt, tokens=8)
         assert decoded["steps"] == 8 and decoded["seconds"] > 0 and len(decoded["text"]) == 8
         assert worker.ask("prefill", tokens=prompt)["seconds"] > 0
-        texts = worker.ask("greedy", prompts=["a", "a b"], tokens=8)["tokens"]
+        texts = worker.ask("greedy", prompts=[[5, 6], [7]], tokens=8)["tokens"]
         assert [len(tokens) for tokens in texts] == [8, 8]
         worker.ask("logits", tokens=prompt, stepwise=True, out=str(out))
         assert worker.cpu_seconds() > 0

@@ -43,6 +43,17 @@ def test_file_without_template() -> None:
         ChatTemplate.from_metadata({"tokenizer.chat_template": "a" * (2 << 20)})
 
 
+def test_gemma_s_turns_in_a_file_without_template() -> None:
+    tokens = ["<bos>", "<start_of_turn>", "<end_of_turn>"]
+    template = ChatTemplate.from_metadata({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.bos_token_id": 0})
+    assert template.note and "Gemma's" in template.note
+    said = [{"role": "system", "content": " S\n"}, *HELLO, {"role": "assistant", "content": "Ho"}, *HELLO]
+    assert template.render(said) == (
+        "<bos><start_of_turn>user\nS\n\nHi <b><end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n"
+        "<start_of_turn>user\nHi <b><end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -56,13 +56,12 @@ def test_the_judge_is_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_engine_is_no_farther_than_llama_cpp(name: str) -> None:
-    """Decode steps: activations in 16 bits and a cache in float16 stand against llama.cpp's 8 bits. Prompts: products
-    in bf16 where the processor has it, weights, activations and results rounded to 8 bits of mantissa."""
-    theirs, (decode, prompt) = MODELS[name]["llama_cpp"], both_paths(name)
-    for path, (kl, top1) in (("decode", decode), ("prompt", prompt)):
+    """Decode steps: activations in 16 bits and a cache in float16 stand against llama.cpp's 8 bits. Prompts: the same
+    cache and products in float32."""
+    theirs = MODELS[name]["llama_cpp"]
+    for path, (kl, top1) in zip(("decode", "prompt"), both_paths(name), strict=True):
         print(f"{name}, {path}: KL {kl:.1e}, top-1 {top1:.2%}; llama.cpp {theirs['mean_kl']:.1e}, {theirs['top1']:.2%}")
-    assert decode[0] < min(theirs["mean_kl"], 3e-6) and decode[1] >= 0.99
-    assert prompt[0] < max(theirs["mean_kl"], 1e-4) and prompt[1] >= 0.97
+        assert kl < min(theirs["mean_kl"], 3e-6) and top1 >= 0.99
 
 
 def both_paths(name: str) -> list[tuple[float, float]]:
