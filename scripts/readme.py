@@ -80,14 +80,26 @@ def peer(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cpu(name: str) -> list[dict[str, Any]]:
+    """NAME.json and NAME_MODEL.json of benchmarks/."""
+    return [json.loads(path.read_text()) for path in sorted(BENCHMARKS.glob(f"{name}*.json"))]
+
+
 def accuracy(document: dict[str, Any]) -> str:
-    """Rows of accuracy_cpu.json."""
+    """Rows of accuracy_cpu.json, and how many greedy texts are the reference's."""
     lines = ["| | engine, path | top-1 | mean KL, nats |", "|---|---|---|---|"]
     for model, result in document["models"].items():
         for engine, paths in result["engines"].items():
             for path, row in paths.items():
                 name = f"{model}, {result['tokens']} tokens"
                 lines.append(f"| {name} | {engine}, {path} | {100 * row['top1']:.1f}% | {row['mean_kl']:.1e} |")
+    for model, result in document["models"].items():
+        if texts := result.get("texts"):
+            same = ", ".join(f"{side} {count}" for side, count in texts["same"].items())
+            lines.append(
+                f"\nGreedy texts of {texts['tokens']} tokens that are the reference's, {model}, of "
+                f"{texts['prompts']}: {same}."
+            )
     return "\n".join(lines)
 
 
@@ -271,8 +283,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/architecture.md": {"tree": architecture},
     "benchmarks/README.md": {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",
-        "peer": lambda: peer(json.loads((BENCHMARKS / "cpu.json").read_text())),
-        "accuracy": lambda: accuracy(json.loads((BENCHMARKS / "accuracy_cpu.json").read_text())),
+        "peer": lambda: "\n\n".join(peer(document) for document in cpu("cpu")),
+        "accuracy": lambda: accuracy({"models": {k: v for d in cpu("accuracy_cpu") for k, v in d["models"].items()}}),
         "gpu": gpu,
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,
