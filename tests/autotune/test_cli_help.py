@@ -24,6 +24,7 @@ EXPECTED = {
     "screen",
     "export",
     "import",
+    "precision",
     "profile",
     "db",
     "ops",
