@@ -93,7 +93,7 @@ class ChatTemplate:
         values |= {"messages": [dict(m) for m in messages], "add_generation_prompt": bool(add_generation_prompt)}
         try:
             request = json.dumps({"template": self.source, "values": values})
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise ModelError(f"the conversation holds something that is not plain data ({quoted(error)})") from None
         return _run(request)
 

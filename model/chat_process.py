@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_MEMORY = 512 << 20  # bytes of address space, of which the interpreter and Jinja take about 50 MB
 MAX_CPU = 2  # seconds; a long conversation takes 0.2
-MAX_OUTPUT = 2 << 20  # characters, of which the tokenizer makes 0.4 GB; a full context of 131,072 tokens has a third
+MAX_OUTPUT = 2 << 20  # characters, of which a tokenizer makes 0.6 GB; a full context of 131,072 tokens has a third
 
 
 def limit() -> None:

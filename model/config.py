@@ -115,7 +115,9 @@ class ModelConfig:
 
 def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile) -> Iterator[str]:
     """All that is missing here for a file."""
-    if architecture is None:
+    if name is None:
+        yield "metadata key 'general.architecture' is missing; the file is incomplete, get it again"
+    elif architecture is None:
         yield f"architecture {shown(name)} is not supported; use a model of {' or '.join(ARCHITECTURES)}"
     if types := ggml_types.refusal(file.unread_types):
         yield types

@@ -57,7 +57,7 @@ class Scaling:
 
 def _factor(keys: Metadata, key: str) -> float:
     """0 where a file gives none, which some say with a 0."""
-    return keys.real(key, 0.0, math.inf, 0.0) and keys.real(key, 1e-3, 1e6)
+    return keys.real(key, 0.0, 1e6, 0.0) and keys.real(key, 1e-3, 1e6)
 
 
 @dataclass(frozen=True)

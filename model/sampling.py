@@ -101,9 +101,10 @@ class Picker:
             )
         if self.settings.temperature == 0 or self.settings.top_k == 1:
             return best
-        ids = self._candidates(logits)
-        kept = logits[ids].astype(np.float64)
-        weights = np.exp((kept - float(logits[best])) / self.settings.temperature)
+        with np.errstate(over="ignore"):  # what lies so far below the best weighs nothing
+            ids = self._candidates(logits)
+            kept = logits[ids].astype(np.float64)
+            weights = np.exp((kept - float(logits[best])) / self.settings.temperature)
         cumulative = np.cumsum(weights)
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(drawn, len(ids) - 1)])

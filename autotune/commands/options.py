@@ -135,6 +135,8 @@ def _template_variables(ctx: click.Context, param: click.Parameter, values: tupl
             variables[name] = json.loads(value)
         except ValueError:
             variables[name] = value
+        except RecursionError:
+            raise click.BadParameter(f"the value of {name} nests too deeply.", ctx, param) from None
     return variables
 
 

@@ -1,6 +1,6 @@
 """`autotune precision`: where a model loses precision, and what several files of it cost"""
 
-from collections import defaultdict
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from autotune import UserError
 from autotune.commands import options, output
 
 if TYPE_CHECKING:
-    from autotune.precision.precision_result import Beside, Divergence, ModelPrecision, OperationError
+    from autotune.precision.precision_result import Beside, Divergence, ModelPrecision
     from model.engine import Model
 
 DIVERGENCE = ("top-1", "mean KL, nats", "99% KL", "max KL")
@@ -75,7 +75,15 @@ def read_text(path: Path | None) -> str:
         raise UserError(f"{path} is not in UTF-8; give a text file") from None
 
 
-def _measure(model: Path, text: str, count: int, beside: tuple[Path, ...], device: str, db_path: Path | None, progress):
+def _measure(
+    model: Path,
+    text: str,
+    count: int,
+    beside: tuple[Path, ...],
+    device: str,
+    db_path: Path | None,
+    progress: Callable[[str], None],
+) -> "ModelPrecision":
     from dataclasses import replace
 
     from autotune.precision import beside as side_by_side
@@ -114,22 +122,23 @@ def print_precision(result: "ModelPrecision") -> None:
         print_beside(result.beside)
 
 
-def divergence_cells(found: "Divergence | None") -> tuple[str, str, str, str]:
+def divergence_cells(found: "Divergence | None") -> tuple[str, ...]:
     if found is None:
         return ("–",) * 4
     return f"{found.top1:.1%}", *(f"{value:.2g}" for value in (found.mean_kl, found.p99_kl, found.max_kl))
 
 
 def _print_operations(result: "ModelPrecision") -> None:
-    by_name: dict[tuple[str, str], list[OperationError]] = defaultdict(list)
-    for row in sorted(result.operations, key=lambda row: row.path):  # decode, then prompt
-        by_name[row.path, row.name].append(row)
-    lines = []
-    for (path, name), rows in by_name.items():
-        top = max(rows, key=lambda row: row.size)
-        mean = sum(row.error for row in rows) / len(rows)
-        where = "–" if top.layer is None else str(top.layer)
-        lines.append((path, name, f"{mean:.2g}", f"{top.error:.2g}", where, f"{top.worst:.2g}", str(top.position)))
+    from autotune.precision.precision_result import PATHS
+
+    lines = [
+        (
+            path, name, f"{found.mean:.2g}", f"{found.top.error:.2g}",
+            "–" if found.top.layer is None else str(found.top.layer), f"{found.top.worst:.2g}", str(found.top.position),
+        )
+        for path in PATHS
+        for name, found in result.summaries(path).items()
+    ]  # fmt: skip
     numeric = ("mean error", "largest", "of layer", "worst there", "at position")
     output.print_table("Operations alone", ("path", "operation", *numeric), lines, numeric)
     click.echo(ALONE)
@@ -138,22 +147,20 @@ def _print_operations(result: "ModelPrecision") -> None:
 
 def _print_extremes(result: "ModelPrecision") -> None:
     numeric = ("channel", "weight", "median", "× median")
-    norms = sorted(result.norms, key=lambda row: row.ratio or 0.0, reverse=True)[:MOST]
     rows = [
         (row.tensor, str(row.channel), f"{row.weight:.4g}", f"{row.median:.4g}", output.number(row.ratio))
-        for row in norms
+        for row in result.extreme_norms[:MOST]
     ]
     output.print_table("Extreme norm weights", ("tensor", *numeric), rows, numeric)
-    numeric = ("layer", "channel", "position", "value", "RMS", "× RMS")
-    top = sorted(result.activations, key=lambda row: row.ratio or 0.0, reverse=True)[:MOST]
-    rows = [
+    headings = ("layer", "channel", "position", "value", "RMS", "× RMS")
+    found = [
         (
             str(row.layer), str(row.channel), str(row.position), f"{row.value:.4g}", f"{row.rms:.4g}",
             output.number(row.ratio),
         )
-        for row in top
+        for row in result.extreme_activations[:MOST]
     ]  # fmt: skip
-    output.print_table("Extreme activations after a layer", numeric, rows, numeric)
+    output.print_table("Extreme activations after a layer", headings, found, headings)
     output.line(result.extremes)
     click.echo()
 

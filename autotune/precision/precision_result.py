@@ -63,6 +63,14 @@ class OperationError:
 
 
 @dataclass(frozen=True)
+class OperationSummary:
+    """One operation over all layers. mean: of its errors; top: the layer where it is largest."""
+
+    mean: float
+    top: OperationError
+
+
+@dataclass(frozen=True)
 class NormWeight:
     """The largest weight of a norm, by magnitude; median: of the vector's magnitudes."""
 
@@ -137,6 +145,30 @@ class ModelPrecision:
         own = [row for row in self.operations if row.path == path and row.operation != WHOLE_LAYER]
         return sorted(own, key=lambda row: row.size, reverse=True)
 
+    def by_operation(self, path: str) -> dict[str, list[OperationError]]:
+        """Name -> its errors, a layer each; whole layers too."""
+        found: dict[str, list[OperationError]] = {}
+        for row in self.operations:
+            if row.path == path:
+                found.setdefault(row.name, []).append(row)
+        return found
+
+    def summaries(self, path: str) -> dict[str, OperationSummary]:
+        return {
+            name: OperationSummary(sum(row.error for row in rows) / len(rows), max(rows, key=lambda row: row.size))
+            for name, rows in self.by_operation(path).items()
+        }
+
+    @property
+    def extreme_norms(self) -> list[NormWeight]:
+        """The most extreme first."""
+        return sorted(self.norms, key=lambda row: row.ratio or 0.0, reverse=True)
+
+    @property
+    def extreme_activations(self) -> list[Activation]:
+        """The most extreme first."""
+        return sorted(self.activations, key=lambda row: row.ratio or 0.0, reverse=True)
+
     @property
     def answer(self) -> str:
         """Where precision goes, in one or two sentences."""
@@ -157,17 +189,15 @@ class ModelPrecision:
     def extremes(self) -> str:
         """What makes errors large, in a sentence or two."""
         text = []
-        if norms := [row for row in self.norms if row.ratio is not None]:
-            top = max(norms, key=lambda row: row.ratio or 0.0)
+        for top in self.extreme_norms[:1]:
             text.append(
                 f"The most extreme norm weight is {top.weight:.4g}, channel {top.channel} of {top.tensor}, "
-                f"{top.ratio:.1f}× the median: it turns an error of 0.0005 into {abs(top.weight) * 0.0005:.2g}."
+                f"{top.ratio or 0:.1f}× the median: it turns an error of 0.0005 into {abs(top.weight) * 0.0005:.2g}."
             )
-        if found := [row for row in self.activations if row.ratio is not None]:
-            most = max(found, key=lambda row: row.ratio or 0.0)
+        for most in self.extreme_activations[:1]:
             text.append(
                 f"The most extreme activation is {most.value:.6g}, channel {most.channel} after layer {most.layer} at "
-                f"position {most.position}, {most.ratio:.1f}× the RMS."
+                f"position {most.position}, {most.ratio or 0:.1f}× the RMS."
             )
         return " ".join(text)
 
@@ -245,8 +275,8 @@ def _norm(row: Fields) -> NormWeight:
 
 
 def _activation(row: Fields) -> Activation:
-    places = (row.take(name, _COUNT) for name in ("layer", "position", "channel"))
-    return Activation(*places, _error(row, "value"), _error(row, "rms"))
+    layer, position, channel = (row.take(name, _COUNT) for name in ("layer", "position", "channel"))
+    return Activation(layer, position, channel, _error(row, "value"), _error(row, "rms"))
 
 
 def _beside(made: Fields) -> Beside:

@@ -8,8 +8,8 @@ import triton.language as tl
 def scale_of(stored):
     """Scales as float32: float16, or in a byte e the exponent of 2^(e - 128), E8M0 halved."""
     if stored.dtype == tl.uint8:
-        e = stored.to(tl.int32)
-        return tl.where(e < 2, 0x00200000 << e, (e - 1) << 23).to(tl.float32, bitcast=True)
+        e = stored.to(tl.int32)  # of 0 and 1 the numbers are subnormal, a bit and the one above it
+        return tl.maximum((e - 1) << 23, (e + 1) << 21).to(tl.float32, bitcast=True)
     else:
         return stored.to(tl.float32)
 
@@ -42,18 +42,18 @@ def entry(code, CODEBOOK: tl.constexpr):
 def codebook_bytes(words, CODEBOOK: tl.constexpr, ASM: tl.constexpr):
     """The entries of the four codes in the lower half of words, and of the four in the upper, the first in the lowest
     byte."""
-    # A permutation of bytes knows eight of them by three bits; the fourth bit of a code chooses between two.
+    # A permutation of bytes knows eight of them by three bits. The fourth bit of a code chooses between two: spread
+    # over a byte, which a permutation does with a byte's highest bit if the fourth bit of its selector is set.
     zero = words * 0
     t0, t1 = held(zero + CODEBOOK[0], ASM), held(zero + CODEBOOK[1], ASM)
     t2, t3 = held(zero + CODEBOOK[2], ASM), held(zero + CODEBOOK[3], ASM)
     number = words & 0x77777777
-    choice = (words >> 1) & 0x44444444 | 0x32103210
     low = permute_bytes(number, t0, t1, ASM)
     high = permute_bytes(number, t2, t3, ASM)
-    first = permute_bytes(choice, low, high, ASM)
+    first = low ^ (low ^ high) & permute_bytes(zero + 0xD9C8, words << 4, words, ASM)
     low = permute_bytes(number >> 16, t0, t1, ASM)
     high = permute_bytes(number >> 16, t2, t3, ASM)
-    return first, permute_bytes(choice >> 16, low, high, ASM)
+    return first, low ^ (low ^ high) & permute_bytes(zero + 0xFBEA, words << 4, words, ASM)
 
 
 @triton.jit
@@ -71,7 +71,8 @@ def held(constant, ASM: tl.constexpr):
 
 @triton.jit
 def permute_bytes(selectors, a, b, ASM: tl.constexpr):
-    """Bytes 0..3 of a and 4..7 of b by the four selectors 0..7 in the lower half of words, a nibble each."""
+    """Bytes 0..3 of a and 4..7 of b by the four selectors 0..7 in the lower half of words, a nibble each; of a selector
+    above 8 that byte's highest bit, eight times."""
     if ASM:
         return tl.inline_asm_elementwise(
             "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, selectors], dtype=tl.int32, is_pure=True, pack=1
@@ -79,6 +80,7 @@ def permute_bytes(selectors, a, b, ASM: tl.constexpr):
     else:
         out = selectors * 0
         for j in tl.static_range(4):
-            s = (selectors >> (4 * j)) & 7
-            out = out | ((tl.where(s < 4, a, b) >> (8 * (s & 3))) & 255) << (8 * j)
+            s = selectors >> (4 * j)
+            byte = (tl.where(s & 4 == 0, a, b) >> (8 * (s & 3))) << 24
+            out = out | ((tl.where(s & 8 == 0, byte, byte >> 7) >> 24) & 255) << (8 * j)
         return out

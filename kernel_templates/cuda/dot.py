@@ -25,36 +25,45 @@ from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, re
 @triton.jit
 def load_tile(
     p0, p1, p2, p3, r, rows, u,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr, ROW: tl.constexpr, UNIT: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
-    """The planes of rows r [1, GROUPS, EACH], units u [UNITS, 1, 1] (opaque): a tuple, a part for each plane.
+    """The planes of EACH rows from r + ROW on, r [1, GROUPS, 1], units u + UNIT, u [UNITS, 1, 1] (both opaque): a
+    tuple, a part for each plane. UNIT is a multiple of 8.
 
     EVEN: no row lies past `rows`; STREAM: the weights will not be read again soon and may leave the cache first.
     """
+    # Addresses are those of r and u and a number known here, which costs a load no instruction.
     COUNT: tl.constexpr = COLS // TRAITS.unit
     RUNS: tl.constexpr = COLS // 32
     POLICY: tl.constexpr = "evict_first" if STREAM else ""
     planes = (p0, p1, p2, p3)
-    inside = u < COUNT
+    e = tl.arange(0, EACH)[None, None, :]
+    inside = u + UNIT < COUNT
     if not EVEN:
-        inside = inside & (r < rows)
+        inside = inside & (r + (e + ROW) < rows)
     tile = ()
     if TRAITS.kind != "" or TRAITS.bits & 12:
-        at = r[:, :, :, None] * (COUNT * 4) + u[:, :, :, None] * 4 + tl.arange(0, 4)[None, None, None, :]
-        tile = tile + (tl.load(p0 + at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
+        at = p0 + (r * (COUNT * 4) + u * 4)[:, :, :, None]
+        at = at + ((e[:, :, :, None] + ROW) * (COUNT * 4) + UNIT * 4 + tl.arange(0, 4)[None, None, None, :])
+        tile = tile + (tl.load(at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
     if TRAITS.kind == "":
         MORE: tl.constexpr = len(tile)
         SCALE: tl.constexpr = TRAITS.scale
         for plane in tl.static_range(MORE, SCALE):  # higher bits of the quants, subscales
-            tile = tile + (tl.load(planes[plane] + r * RUNS + u, mask=inside, other=0, eviction_policy=POLICY),)
+            at = planes[plane] + (r * RUNS + u) + ((e + ROW) * RUNS + UNIT)
+            tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.group:  # a scale that neighbouring units read too: it stays in the cache
-            at = planes[SCALE] + r * (COLS // TRAITS.size) + u // (TRAITS.size // 32)
+            BLOCKS: tl.constexpr = COLS // TRAITS.size
+            SHARE: tl.constexpr = TRAITS.size // 32
+            at = planes[SCALE] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)
             tile = tile + (tl.load(at, mask=inside, other=0),)
         else:
-            at = planes[SCALE] + r * RUNS + (u // 2 if TRAITS.unit == 16 else u)
+            HALVES: tl.constexpr = 32 // TRAITS.unit
+            at = planes[SCALE] + (r * RUNS + u // HALVES) + ((e + ROW) * RUNS + UNIT // HALVES)
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.lowest >= 0:
-            at = planes[TRAITS.lowest] + r * RUNS + u
+            at = planes[TRAITS.lowest] + (r * RUNS + u) + ((e + ROW) * RUNS + UNIT)
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
     return tile
 
@@ -62,10 +71,10 @@ def load_tile(
 @triton.jit
 def load_x(
     values, high, low, scale, norm, g, u,
-    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
-    ASM: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, NORM: tl.constexpr,
+    SOURCE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """What units u [UNITS, 1, 1] of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
+    """What units u + UNIT, u [UNITS, 1, 1], of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
 
     g: zeros [1, GROUPS, 1]. For floats: values times norm if NORM, the second half of the unit's columns apart.
     For quants: high plane, high plane of the second half's columns, low plane, low plane of those, scale, sum of the
@@ -74,44 +83,44 @@ def load_x(
     """
     unit = (u + g)[:, :, :, None]
     w = tl.arange(0, 4)[None, None, None, :]
-    have = unit < COLS // TRAITS.unit
+    have = unit + UNIT < COLS // TRAITS.unit
     if TRAITS.kind != "":
-        at = unit * TRAITS.unit + w
-        a = tl.load(values + at, mask=have, other=0.0)
+        at, more = unit * TRAITS.unit, w + UNIT * TRAITS.unit
+        a = tl.load(values + at + more, mask=have, other=0.0)
         b = a
         if TRAITS.unit == 8:
-            b = tl.load(values + at + 4, mask=have, other=0.0)
+            b = tl.load(values + at + (more + 4), mask=have, other=0.0)
         if NORM:
-            a = a * tl.load(norm + at, mask=have, other=0.0)
+            a = a * tl.load(norm + at + more, mask=have, other=0.0)
             if TRAITS.unit == 8:
-                b = b * tl.load(norm + at + 4, mask=have, other=0.0)
+                b = b * tl.load(norm + at + (more + 4), mask=have, other=0.0)
         return a, b
     elif TRAITS.unit == 16:
         if SOURCE == "planes":
-            h = tl.load(high + unit * 4 + w, mask=have, other=0)
+            h = tl.load(high + unit * 4 + (w + UNIT * 4), mask=have, other=0)
             x = h
             if ACT == 16:
-                x = tl.load(low + unit * 4 + w, mask=have, other=0)
-            s = tl.load(scale + (unit >> 1) * 4 + w, mask=have, other=0.0)
+                x = tl.load(low + unit * 4 + (w + UNIT * 4), mask=have, other=0)
+            s = tl.load(scale + (unit >> 1) * 4 + (w + UNIT * 2), mask=have, other=0.0)
             return h, h, x, x, s, s
         else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, unit // 2 * 32 + w * 8, have, ACT, NORM, ASM)
+            ha, hb, la, lb, s = _quantize_words(values, norm, (unit + UNIT) // 2 * 32 + w * 8, have, ACT, NORM, ASM)
             odd = unit % 2 == 1  # a unit has the first or the last four columns of each group of 8
             h = tl.where(odd, hb, ha)
             x = tl.where(odd, lb, la)
             return h, h, x, x, s, s
     else:
         if SOURCE == "planes":
-            at = unit * 8 + w
-            ha = tl.load(high + at, mask=have, other=0)
-            hb = tl.load(high + at + 4, mask=have, other=0)
+            at, more = unit * 8, w + UNIT * 8
+            ha = tl.load(high + at + more, mask=have, other=0)
+            hb = tl.load(high + at + (more + 4), mask=have, other=0)
             la, lb = ha, hb
             if ACT == 16:
-                la = tl.load(low + at, mask=have, other=0)
-                lb = tl.load(low + at + 4, mask=have, other=0)
-            s = tl.load(scale + unit * 4 + w, mask=have, other=0.0)
+                la = tl.load(low + at + more, mask=have, other=0)
+                lb = tl.load(low + at + (more + 4), mask=have, other=0)
+            s = tl.load(scale + unit * 4 + (w + UNIT * 4), mask=have, other=0.0)
         else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, unit * 32 + w * 8, have, ACT, NORM, ASM)
+            ha, hb, la, lb, s = _quantize_words(values, norm, (unit + UNIT) * 32 + w * 8, have, ACT, NORM, ASM)
         total = s
         if TRAITS.minimum:
             ones = ha * 0 + 0x01010101
@@ -122,20 +131,20 @@ def load_x(
 @triton.jit
 def aim(
     values, high, low, scale, g, u,
-    TRAITS: tl.constexpr, ACT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Compute, before the wait, the addresses that `load_x` will read after it: a prefetch into the L2 cache, where
     the vector will be anyway, needs them now."""
     if ASM and SOURCE == "planes":
         unit = u + g * 0
         if TRAITS.kind != "":
-            prefetch(values + unit * TRAITS.unit)
+            prefetch(values + unit * TRAITS.unit + UNIT * TRAITS.unit)
         else:
             WORDS: tl.constexpr = TRAITS.unit // 4
-            prefetch(high + unit * WORDS)
+            prefetch(high + unit * WORDS + UNIT * WORDS)
             if ACT == 16:
-                prefetch(low + unit * WORDS)
-            prefetch(scale + (unit >> 1 if TRAITS.unit == 16 else unit) * 4)
+                prefetch(low + unit * WORDS + UNIT * WORDS)
+            prefetch(scale + (unit >> 1 if TRAITS.unit == 16 else unit) * 4 + UNIT * (WORDS // 2))
 
 
 @triton.jit
@@ -264,7 +273,7 @@ def unpack_scales(tile, TRAITS: tl.constexpr):
         for i in tl.static_range(GROUPS):
             factors = factors + (byte_of_word(codes, i, BYTES).to(tl.float32) * s,)
         if TRAITS.minimum:
-            m = -half_of(tile[TRAITS.scale], 1)
+            m = half_of(tile[TRAITS.scale], 1) * -1.0  # a minus sign would be an instruction
             for i in tl.static_range(GROUPS, BYTES):
                 factors = factors + (byte_of_word(codes, i, BYTES).to(tl.float32) * m,)
         return factors
@@ -302,9 +311,11 @@ def tile_dot(parts, x, TRAITS: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexp
     else:
         dot = _combine(parts[0], parts[1], x[0], x[1], x[2], x[3], ACT, True, ASM).to(tl.float32) * x[4]
         if TRAITS.group == 16:
-            out = tl.sum(dot * _by_group(parts[2], parts[3]), 3)
+            first, second = _halves(dot)
+            out = first * parts[2] + second * parts[3]
             if TRAITS.minimum:
-                out += tl.sum(x[5] * _by_group(parts[4], parts[5]), 3)
+                first, second = _halves(x[5])
+                out += first * parts[4] + second * parts[5]
         else:
             out = tl.sum(dot, 3) * parts[2]
             if TRAITS.minimum:
@@ -313,6 +324,8 @@ def tile_dot(parts, x, TRAITS: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexp
 
 
 @triton.jit
-def _by_group(first, second):
-    """[UNITS, GROUPS, EACH, 4]: columns 0..15 of a run, which are words 0 and 1, have the first group's."""
-    return tl.where(tl.arange(0, 4)[None, None, None, :] < 2, first[:, :, :, None], second[:, :, :, None])
+def _halves(words):
+    """[.., 4] -> sums of words 0 and 1, which are columns 0..15 of a run, and of words 2 and 3."""
+    UNITS: tl.constexpr = words.shape[0]
+    GROUPS: tl.constexpr = words.shape[1]
+    return tl.split(tl.sum(tl.reshape(words, [UNITS, GROUPS, words.shape[2], 2, 2]), 4))

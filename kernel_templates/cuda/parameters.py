@@ -8,9 +8,10 @@ from kernel_templates import formats
 from kernel_templates.cuda.traits import of_format
 from kernel_templates.space import Constraint, Parameter, Space
 
-ROW_WORDS = 80  # of all its rows, untuned
+ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
+KEPT = (4, 2)  # chunks of the vector that a thread keeps; of a large matrix they would take the place of programs
 CACHED_WEIGHTS = 1 << 24  # larger matrices are gone from the second-level cache before the next token
 MOST_TILES = 64  # a row's loop is unrolled: what a row needs at least in the largest models
 UNROLLED = 12  # tiles beyond this must be because the row is long: compiling takes a second for every ten
@@ -36,19 +37,29 @@ def parameters(
     default_units = 32
     while default_units > 8 and default_units >= 2 * fewest:
         default_units //= 2
-    while -(-most // default_units) > (8 if default_units < 128 else MOST_TILES // together) and default_units < 256:
+    few = max(8, min(of_format(name).unit for name, _ in matrices) // 2)  # tiles of a row: 16 of half a kilobyte, or 8
+    while -(-most // default_units) > (few if default_units < 128 else MOST_TILES // together) and default_units < 256:
         default_units *= 2
-    # Untuned, as an H100 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
-    # them a thread unless a row's tiles are many words; three tiles in flight.
+    # Untuned, as an H200 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
+    # them a thread unless a row's tiles are many words. Three tiles in flight; of a large matrix with few tiles a row
+    # two (of two matrices two each), which leaves registers for another program, unless a codebook keeps it computing.
     warps = min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
-    words = together * -(-most // default_units) * max(of_format(name).tile_words for name, _ in matrices)
-    while default_each < 8 and 2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS:
+    first = of_format(matrices[0][0])  # Q has most of the rows that it shares with K and V
+    words = together * -(-most // default_units) * first.tile_words
+    while (
+        default_each < 8 and 2 * default_each * groups * BUSY <= rows
+        and 2 * default_each * words <= ROW_WORDS[2 * default_each]
+    ):  # fmt: skip
         default_each *= 2
     weights = rows * max(cols for _, cols in matrices)
     default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
-    default_ahead = min(3, together * -(-fewest // default_units))
+    tiles_a_row = -(-fewest // default_units)
+    codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
+    two = weights >= HIDDEN_WEIGHTS and (together > 1 or (tiles_a_row <= 4 and not codebook))
+    two = two or (default_ready == 1 and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
+    default_ahead = min(2 * together if two else 3, together * tiles_a_row)
 
     def get(c: Mapping[str, Any], name: str) -> int:
         return c[prefix + name]
@@ -139,7 +150,8 @@ def constants(
     return {
         "TRAITS": of_format(name), "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
         "EACH": c["each"], "GROUPS": groups, "UNITS": c["units"], "CHUNKS": chunks, "STEPS": c["steps"],
-        "AHEAD": min(c["ahead"], chunks * c["steps"]), "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
+        "KEPT": KEPT[rows * cols >= HIDDEN_WEIGHTS], "AHEAD": min(c["ahead"], chunks * c["steps"]),
+        "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
         "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),
     }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """The kernels around a matrix-vector product: rows and the best of them, rows added to the stream, gated rows.
 
 All go the same way: the next kernel may start; the first AHEAD weight tiles are asked for; the previous kernel is
-waited for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A program
+waited for; then the vector is read and multiplied, later tiles being asked for AHEAD tiles before their use. A thread
+keeps a vector of up to KEPT chunks: all of it is read at once; of a longer one two chunks are read ahead. A program
 has STEPS times GROUPS * EACH rows; a row is read in CHUNKS tiles of UNITS units (`dot` says what tile and unit are).
 """
 
@@ -18,20 +19,23 @@ from kernel_templates.cuda.instructions import opaque, reciprocal, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
-KEPT = tl.constexpr(4)
-"""Chunks of the vector, 20 registers each, that a thread reads all at once; of more it reads two ahead."""
+X_AHEAD = tl.constexpr(2)
+"""Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
 
 MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)
 """-2 sqrt(2 / pi), of GELU's tanh form."""
 
 
 @triton.jit
-def places(EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr):
-    """Where a program's tiles begin: first row, rows [1, GROUPS, EACH], units [UNITS, 1, 1], groups [1, GROUPS, 1]."""
-    first = tl.program_id(0) * (EACH * GROUPS * STEPS)
-    e, g = tl.arange(0, EACH)[None, None, :], tl.arange(0, GROUPS)[None, :, None]
+def places(
+    program, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, STEPS: tl.constexpr, ASM: tl.constexpr
+):  # fmt: skip
+    """Where a program's tiles begin: its first row; of each group, [1, GROUPS, 1]; units [UNITS, 1, 1]; the groups'
+    numbers [1, GROUPS, 1]."""
+    first = program * (EACH * GROUPS * STEPS)
+    g = tl.arange(0, GROUPS)[None, :, None]
     u = opaque(tl.arange(0, UNITS), ASM)[:, None, None]
-    return first, opaque(first + g * EACH + e, ASM), u, g
+    return first, opaque(first + g * EACH, ASM), u, g
 
 
 @triton.jit
@@ -65,14 +69,18 @@ def rms_factor(parts, eps, COLS: tl.constexpr):
 @triton.jit
 def tiles_ahead(
     w0, w1, w2, w3, r, rows, u,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, BELOW: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr, BELOW: tl.constexpr, UNITS: tl.constexpr,
+    CHUNKS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
 ):  # fmt: skip
     """Ask for the first AHEAD tiles. BELOW: rows from one step's to the next's."""
     held = ()
     for t in tl.static_range(AHEAD):
-        row, unit = r + t // CHUNKS * BELOW, u + t % CHUNKS * UNITS
-        held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
+        held = held + (
+            load_tile(
+                w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH,
+                t // CHUNKS * BELOW, t % CHUNKS * UNITS, EVEN, STREAM,
+            ),
+        )  # fmt: skip
     return held
 
 
@@ -80,13 +88,12 @@ def tiles_ahead(
 def vector_ahead(
     values, high, low, scale, norm, g, u,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
-    UNITS: tl.constexpr, CHUNKS: tl.constexpr, ASM: tl.constexpr,
+    UNITS: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Ask for the vector, or for two of its many CHUNKS."""
+    """Ask for the vector, or for two of its CHUNKS if they are more than KEPT."""
     xs = ()
-    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, NORM, SOURCE, ASM),)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, u, TRAITS, ACT, COLS, c * UNITS, NORM, SOURCE, ASM),)
     return xs
 
 
@@ -95,7 +102,8 @@ def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
     SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
@@ -103,12 +111,56 @@ def rows_product(
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
     smaller row of equals, NaN if one is NaN.
     """
+    multiply_rows(
+        tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+        bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+        SOFT_CAP, BEST, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def two_rows_products(
+    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
+    TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
+    programs the last ones take that."""
+    program = tl.program_id(0)
+    before = tl.cdiv(rows, EACH * GROUPS * STEPS)
+    if program < before:
+        multiply_rows(
+            program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
+            TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+            0.0, False, PDL, ASM,
+        )  # fmt: skip
+    else:
+        multiply_rows(
+            program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
+            None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
+            STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
+        )  # fmt: skip
+
+
+@triton.jit
+def multiply_rows(
+    program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `rows_product` does; its stores to `best_value` and `best_id` are by its number."""
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
-        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
     added = ()
     for s in tl.static_range(0 if bias is None else STEPS):
@@ -118,13 +170,13 @@ def rows_product(
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
-    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
+        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
-    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
+    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
     xs = vector_ahead(
-        values, high, low, scale, norm, g, u, TRAITS, ACT, COLS, True, SOURCE, UNITS, CHUNKS, ASM
+        values, high, low, scale, norm, g, u, TRAITS, ACT, COLS, True, SOURCE, UNITS, CHUNKS, KEPT, ASM
     )  # fmt: skip
     parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
@@ -137,11 +189,19 @@ def rows_product(
         best = tl.full(where.shape, float("-inf"), tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
-            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
-            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
+            held = held + (
+                load_tile(
+                    w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH,
+                    (t + AHEAD) // CHUNKS * (EACH * GROUPS), (t + AHEAD) % CHUNKS * UNITS, EVEN, STREAM,
+                ),
+            )  # fmt: skip
         if CHUNKS > KEPT and t + XS < TILES:
-            unit = u + (t + XS) % CHUNKS * UNITS
-            xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, True, SOURCE, ASM),)
+            xs = xs + (
+                load_x(
+                    values, high, low, scale, norm, g * 0, u,
+                    TRAITS, ACT, COLS, (t + XS) % CHUNKS * UNITS, True, SOURCE, ASM,
+                ),
+            )  # fmt: skip
         parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], TRAITS, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
@@ -161,8 +221,8 @@ def rows_product(
         top = tl.max(tl.max(tl.where(best != best, float("-inf"), best), 0), 0)
         winner = tl.min(tl.min(tl.where(best == top, where, rows), 0), 0)
         one = tl.arange(0, 1)
-        tl.store(best_value + tl.program_id(0) + one, tl.where(broken > 0, float("nan"), top))
-        tl.store(best_id + tl.program_id(0) + one, tl.minimum(winner, rows - 1))
+        tl.store(best_value + program + one, tl.where(broken > 0, float("nan"), top))
+        tl.store(best_id + program + one, tl.minimum(winner, rows - 1))
 
 
 @triton.jit
@@ -170,7 +230,8 @@ def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
@@ -179,10 +240,10 @@ def residual_product(
     """
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
-        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
+        w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
     )  # fmt: skip
     norms = ()
     for s in tl.static_range(STEPS if ADD else 0):
@@ -192,13 +253,13 @@ def residual_product(
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
-    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else 2):
-        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
+    for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
+        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
-    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else 2
+    XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
     xs = vector_ahead(
-        values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, ASM
+        values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, KEPT, ASM
     )  # fmt: skip
     before = ()
     for s in tl.static_range(STEPS if ADD else 0):
@@ -210,11 +271,19 @@ def residual_product(
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
-            row, unit = r + (t + AHEAD) // CHUNKS * (EACH * GROUPS), u + (t + AHEAD) % CHUNKS * UNITS
-            held = held + (load_tile(w0, w1, w2, w3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
+            held = held + (
+                load_tile(
+                    w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH,
+                    (t + AHEAD) // CHUNKS * (EACH * GROUPS), (t + AHEAD) % CHUNKS * UNITS, EVEN, STREAM,
+                ),
+            )  # fmt: skip
         if CHUNKS > KEPT and t + XS < TILES:
-            unit = u + (t + XS) % CHUNKS * UNITS
-            xs = xs + (load_x(values, high, low, scale, values, g * 0, unit, TRAITS, ACT, COLS, False, SOURCE, ASM),)
+            xs = xs + (
+                load_x(
+                    values, high, low, scale, values, g * 0, u,
+                    TRAITS, ACT, COLS, (t + XS) % CHUNKS * UNITS, False, SOURCE, ASM,
+                ),
+            )  # fmt: skip
         parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
         acc += tile_dot(parts, xs[t if CHUNKS > KEPT else t % CHUNKS], TRAITS, ACT, ASM)
         if t % CHUNKS == CHUNKS - 1:
@@ -235,75 +304,85 @@ def gated_product(
     out_values, out_high, out_low, out_scale, rows,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
-    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GELU: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = g(G[r] . n) * (U[r] . n), quantized: g is silu, or gelu in its tanh form; n is x * norm times x's RMS
     factor.
 
-    EACH * GROUPS is a multiple of 8. A step's tiles are the gate's chunks, then the up's, whose format may differ.
+    EACH * GROUPS is a multiple of 8. The formats may differ. A step's tiles are the gate's and the up's in turn, and
+    each chunk of the vector is read once; where a unit is not as long in both, all of the gate's and then the up's.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(EACH, GROUPS, UNITS, STEPS, ASM)
-    BOTH: tl.constexpr = CHUNKS + UP_CHUNKS
+    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
+    PAIRED: tl.constexpr = TRAITS.unit == UP_TRAITS.unit
+    G: tl.constexpr = 1 if PAIRED else CHUNKS  # tiles of the gate one after the other
+    BOTH: tl.constexpr = 2 if PAIRED else CHUNKS + UP_CHUNKS  # with those of the up that follow
+    TILES: tl.constexpr = STEPS * (CHUNKS + UP_CHUNKS)
     held = ()
     for t in tl.static_range(AHEAD):
-        row = r + t // BOTH * (EACH * GROUPS)
-        if t % BOTH < CHUNKS:
-            held = held + (load_tile(g0, g1, g2, g3, row, rows, u + t % BOTH * UNITS, TRAITS, COLS, EVEN, STREAM),)
-        else:
-            unit = u + (t % BOTH - CHUNKS) * UNITS
-            held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_TRAITS, COLS, EVEN, STREAM),)
+        held = held + (
+            gated_tile(
+                g0, g1, g2, g3, u0, u1, u2, u3, r, rows, u,
+                t, TRAITS, UP_TRAITS, COLS, EACH, GROUPS, UNITS, CHUNKS, G, BOTH, EVEN, STREAM,
+            ),
+        )  # fmt: skip
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
-        ready = ready + (unpack(held[t], TRAITS if t % BOTH < CHUNKS else UP_TRAITS, ASM),)
-        settle(ready[t], g0, TRAITS if t % BOTH < CHUNKS else UP_TRAITS, ASM)
-    for c in tl.static_range(CHUNKS if TRAITS == UP_TRAITS and CHUNKS <= KEPT else 1):
-        aim(values, high, low, scale, g, u + c * UNITS, TRAITS, ACT, SOURCE, ASM)
+        ready = ready + (unpack(held[t], TRAITS if t % BOTH < G else UP_TRAITS, ASM),)
+        settle(ready[t], g0, TRAITS if t % BOTH < G else UP_TRAITS, ASM)
+    # Paired tiles read one vector: with the sums of its columns if either format has minimums.
+    X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
+    XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
+    for c in tl.static_range(XS):
+        aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
-    SHARED: tl.constexpr = TRAITS == UP_TRAITS and CHUNKS <= KEPT
     xs = ()
-    for c in tl.static_range(CHUNKS if SHARED else 1):
-        unit = u + c * UNITS
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, unit, TRAITS, ACT, COLS, True, SOURCE, ASM),)
+    for c in tl.static_range(XS):
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, u, X_TRAITS, ACT, COLS, c * UNITS, True, SOURCE, ASM),)
     parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
-    acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-    gate = acc
-    for t in tl.static_range(STEPS * BOTH):
-        if t + AHEAD < STEPS * BOTH:
-            row = r + (t + AHEAD) // BOTH * (EACH * GROUPS)
-            if (t + AHEAD) % BOTH < CHUNKS:
-                unit = u + (t + AHEAD) % BOTH * UNITS
-                held = held + (load_tile(g0, g1, g2, g3, row, rows, unit, TRAITS, COLS, EVEN, STREAM),)
-            else:
-                unit = u + ((t + AHEAD) % BOTH - CHUNKS) * UNITS
-                held = held + (load_tile(u0, u1, u2, u3, row, rows, unit, UP_TRAITS, COLS, EVEN, STREAM),)
-        if not SHARED and t + 1 < STEPS * BOTH:  # one tile ahead
-            if (t + 1) % BOTH < CHUNKS:
-                v = u + (t + 1) % BOTH * UNITS
-                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, TRAITS, ACT, COLS, True, SOURCE, ASM),)
-            else:
-                v = u + ((t + 1) % BOTH - CHUNKS) * UNITS
-                xs = xs + (load_x(values, high, low, scale, norm, g * 0, v, UP_TRAITS, ACT, COLS, True, SOURCE, ASM),)
-        x = xs[t % BOTH % CHUNKS if SHARED else t]
-        if t % BOTH < CHUNKS:
+    gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    acc = gate
+    for t in tl.static_range(TILES):
+        if t + AHEAD < TILES:
+            held = held + (
+                gated_tile(
+                    g0, g1, g2, g3, u0, u1, u2, u3, r, rows, u,
+                    t + AHEAD, TRAITS, UP_TRAITS, COLS, EACH, GROUPS, UNITS, CHUNKS, G, BOTH, EVEN, STREAM,
+                ),
+            )  # fmt: skip
+        if PAIRED:
+            if CHUNKS > KEPT and t % 2 == 0 and t // 2 + XS < STEPS * CHUNKS:
+                xs = xs + (
+                    load_x(
+                        values, high, low, scale, norm, g * 0, u,
+                        X_TRAITS, ACT, COLS, (t // 2 + XS) % CHUNKS * UNITS, True, SOURCE, ASM,
+                    ),
+                )  # fmt: skip
+        elif t + 1 < TILES:  # one tile ahead
+            xs = xs + (
+                load_x(
+                    values, high, low, scale, norm, g * 0, u,
+                    TRAITS if (t + 1) % BOTH < G else UP_TRAITS, ACT, COLS,
+                    ((t + 1) % BOTH if (t + 1) % BOTH < G else (t + 1) % BOTH - G) * UNITS, True, SOURCE, ASM,
+                ),
+            )  # fmt: skip
+        x = xs[(t // 2 % CHUNKS if CHUNKS <= KEPT else t // 2) if PAIRED else t]
+        if t % BOTH < G:
             parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
-            acc += tile_dot(parts, x, TRAITS, ACT, ASM)
-            if t % BOTH == CHUNKS - 1:
-                gate = acc
-                acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+            gate += tile_dot(parts, x, TRAITS, ACT, ASM)
         else:
             parts = ready[t] if READY and t < AHEAD else unpack(held[t], UP_TRAITS, ASM)
             acc += tile_dot(parts, x, UP_TRAITS, ACT, ASM)
-        if t % BOTH == BOTH - 1:
-            at, once = row_places(first + t // BOTH * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        if t % (CHUNKS + UP_CHUNKS) == CHUNKS + UP_CHUNKS - 1:
+            at, once = row_places(first + t // (CHUNKS + UP_CHUNKS) * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
             if GELU:  # z/2 (1 + tanh(s)) = z / (1 + e^-2s)
@@ -312,4 +391,25 @@ def gated_product(
                 y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
-            acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+            gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+            acc = gate
+
+
+@triton.jit
+def gated_tile(
+    g0, g1, g2, g3, u0, u1, u2, u3, r, rows, u,
+    T: tl.constexpr, TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, COLS: tl.constexpr, EACH: tl.constexpr,
+    GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, G: tl.constexpr, BOTH: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """Tile T of the gate and the up: of BOTH one after the other G are the gate's."""
+    PAIRED: tl.constexpr = G == 1 and BOTH == 2
+    STEP: tl.constexpr = 2 * CHUNKS if PAIRED else BOTH
+    ROW: tl.constexpr = T // STEP * (EACH * GROUPS)
+    TURN: tl.constexpr = T % STEP // 2 if PAIRED else 0
+    if T % BOTH < G:
+        UNIT: tl.constexpr = (TURN + T % BOTH) * UNITS
+        return load_tile(g0, g1, g2, g3, r, rows, u, TRAITS, COLS, EACH, ROW, UNIT, EVEN, STREAM)
+    else:
+        UP_UNIT: tl.constexpr = (TURN + T % BOTH - G) * UNITS
+        return load_tile(u0, u1, u2, u3, r, rows, u, UP_TRAITS, COLS, EACH, ROW, UP_UNIT, EVEN, STREAM)

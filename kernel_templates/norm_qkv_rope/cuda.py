@@ -1,5 +1,5 @@
-"""A layer's first kernel on the GPU: Q, K and V as one product of rows; norms and RoPE of the heads follow in a kernel
-of their own, or in the attention's prologue."""
+"""A layer's first kernel on the GPU: Q, K and V as one product of rows, whose last ones may be in another format; norms
+and RoPE of the heads follow in a kernel of their own, or in the attention's prologue."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -34,17 +34,27 @@ def launches(
     then what `finish_launch` says, else the rows stay raw projections. The bias is in these: it waits in registers for
     the product, so neither kernel that follows knows of it."""
     made, first = [], 0
-    for planes in packed:
+    x, norm, eps, warps = buffers["x"].pointers, buffers["norm"], buffers["eps"], config["warps"]
+    several = list(packed)
+    while several:
+        planes = several.pop(0)
         constants = parameters.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
-        arguments = (*planes.pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"])
-        rows = slice(first, first + planes.rows)
-        out, bias = buffers["qkv"][rows], buffers["bias"][rows] if problem.qkv_bias else None
-        # No best row is asked for: its pointers are not followed.
-        arguments = (*arguments, out, out, out, planes.rows, bias)
-        grid = (parameters.programs(constants, planes.rows),)
-        constants |= {"SOFT_CAP": 0.0, "BEST": False}
-        made.append(Launch("qkv", product.rows_product, grid, arguments, constants, config["warps"]))
-        first += planes.rows
+        programs, end = parameters.programs(constants, planes.rows), first + planes.rows
+        out, bias = buffers["qkv"][first:], buffers["bias"][first:] if problem.qkv_bias else None
+        if several:  # of another format: a kernel of its own would have few programs, and would wait for the first
+            below = several.pop(0)
+            other = parameters.constants(config, "", below.format, problem.hidden, below.rows, problem.activation)
+            constants |= {f"BELOW_{name}": other[name] for name in ("TRAITS", "CHUNKS", "AHEAD", "EVEN")}
+            programs, end = programs + parameters.programs(other, below.rows), end + below.rows
+            arguments = (*planes.pointers, *below.pointers, *x, norm, eps, out, planes.rows, below.rows, bias)
+            kernel: Any = product.two_rows_products
+        else:
+            # No best row is asked for: its pointers are not followed.
+            arguments = (*planes.pointers, *x, norm, eps, out, out, out, planes.rows, bias)
+            constants |= {"SOFT_CAP": 0.0, "BEST": False}
+            kernel = product.rows_product
+        made.append(Launch("qkv", kernel, (programs,), arguments, constants, warps))
+        first = end
     return [*made, finish_launch(problem, buffers)] if finish else made
 
 

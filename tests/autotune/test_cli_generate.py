@@ -125,6 +125,7 @@ def test_plain_and_template_arguments_have_their_place(complaint) -> None:
     for wrong in ("a", "=1", "a b=1"):
         assert "is not NAME=VALUE" in complaint(*words, "--chat", "--template-arg", wrong)
     assert "is given anyway" in complaint(*words, "--chat", "--template-arg", "messages=[]")
+    assert "nests too deeply" in complaint(*words, "--chat", "--template-arg", "a=" + "[" * 20_000)
 
 
 def test_template_arguments_are_json_or_text(autotune, tiny_model) -> None:

@@ -115,6 +115,25 @@ def test_every_operation_on_every_generation(op: str, capability: int) -> None:
         is_good(launch, cross_compile(launch, capability), capability)
 
 
+@pytest.mark.parametrize(("formats", "capability"), [(("IQ4_XS", "Q5_K"), 80), (("Q4_K", "Q6_K"), 90)])
+def test_values_in_another_format_share_the_kernel(formats: tuple[str, str], capability: int) -> None:
+    fields = QWEN3["norm_qkv_rope"].replace("v_format={0}", f"v_format={formats[1]}")
+    product, *rest = launches("norm_qkv_rope", fields, formats[0])
+    assert "BELOW_TRAITS" in product.constants and not any("CHUNKS" in launch.constants for launch in rest)
+    code = cross_compile(product, capability)
+    assert code.spills == 0 and wide_loads(code.ptx) > 0
+    assert code.ptx.count("griddepcontrol.wait") == 2 * (capability >= 90), "each program waits once, on its own way"
+
+
+@pytest.mark.parametrize("capability", [90])
+def test_addresses_are_not_computed_for_each_load(capability: int) -> None:
+    """A load of weights costs no instruction but itself: what its address has beyond the thread's own is a number."""
+    (launch,) = launches("matvec", "rows=8192,cols=4096,format={0},activation=int16", "Q4_0")
+    code = cross_compile(launch, capability)
+    loads = re.findall(r"LDG\.E\S*\.128 \S+ desc\[\S+\]\[(R\d+)\.64(\+\S+)?\]", code.sass)
+    assert len(loads) >= 16 + 20 and len({base for base, _ in loads}) <= len(loads) // 2
+
+
 @pytest.mark.parametrize("capability", [75, 90])
 def test_a_bias_is_there_before_the_product(capability: int) -> None:
     """Loaded before the wait: what comes after it waits for nothing more."""

@@ -166,7 +166,7 @@ class Mutations:
         if (at := self.place(out, name)) >= 0:
             out[at + 7 + len(name)] = ord("#")
         added = _entry(name, self.dice.choice(("<Bf", "<Bd", "<BI", "<BI", "<Bi", "<B?", "text", "array")), self.dice)
-        filler = _text("filler") + struct.pack("<I", 8)
+        filler = _text(f"filler{self.dice.randrange(1 << 30)}") + struct.pack("<I", 8)
         size = len(added) + len(filler) + 8
         filler += _text(" " * (-size % 32))
         if len(out) >= 24:

@@ -71,6 +71,13 @@ def test_the_nucleus_is_the_definition_s(logits: np.ndarray, top_k: int, top_p: 
     assert np.isfinite(logits[picker.pick(logits)])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"temperature": 1e-320}, {"temperature": 1.0, "top_p": 0.5}])
+def test_differences_beyond_all_numbers(settings: dict[str, float]) -> None:
+    logits = np.array([-3e38, 3e38, 0], np.float32)
+    assert Sampler(**settings, seed=1).picker().pick(logits) == 1
+
+
 def test_garbage_logits_are_refused() -> None:
     for bad in ([0, math.nan, 1], [math.inf, 0], [-math.inf, -math.inf]):
         for settings in (Sampler(), Sampler(1.0, seed=0)):

@@ -10,7 +10,6 @@ from autotune.precision.precision_result import (
     Beside,
     Divergence,
     ModelPrecision,
-    OperationError,
 )
 
 EXTREMES = 20  # rows of a table of extremes
@@ -70,14 +69,6 @@ def _engines(result: ModelPrecision) -> ui.Table:
     return ui.Table(f"Logits against float32 over the same weights, {result.model}", columns, rows)
 
 
-def _grouped(result: ModelPrecision, path: str) -> dict[str, list[OperationError]]:
-    found: dict[str, list[OperationError]] = defaultdict(list)
-    for row in result.operations:
-        if row.path == path:
-            found[row.name].append(row)
-    return found
-
-
 def _by_layer(result: ModelPrecision, path: str) -> ui.XY:
     series = tuple(
         ui.Series(
@@ -88,7 +79,7 @@ def _by_layer(result: ModelPrecision, path: str) -> ui.XY:
                 if row.layer is not None and 0 < row.error < float("inf")
             ),
         )
-        for name, rows in _grouped(result, path).items()
+        for name, rows in result.by_operation(path).items()
         if any(row.layer is not None for row in rows)
     )  # fmt: skip
     axis = ui.Axis("error, mean over positions", ERROR, log=True)
@@ -104,12 +95,11 @@ def _by_operation(result: ModelPrecision, path: str) -> ui.Table:
         ui.Column("worst there", f"{ERROR}, at one position", True), ui.Column("at position", "of the text", True),
     )  # fmt: skip
     rows = []
-    for name, found in _grouped(result, path).items():
-        top = max(found, key=lambda row: row.size)
-        mean = sum(row.error for row in found) / len(found)
+    for name, found in result.summaries(path).items():
+        top = found.top
         rows.append(
             (
-                ui.Cell(name), ui.number_cell(mean), ui.number_cell(top.error), ui.number_cell(top.layer, 0),
+                ui.Cell(name), ui.number_cell(found.mean), ui.number_cell(top.error), ui.number_cell(top.layer, 0),
                 ui.number_cell(top.worst), ui.number_cell(top.position, 0),
             )
         )  # fmt: skip
@@ -121,13 +111,12 @@ def _norms(result: ModelPrecision) -> ui.Table:
         ui.Column("norm"), ui.Column("channel", "in the file's order", True), ui.Column("weight", "the largest", True),
         ui.Column("median", "of magnitudes", True), ui.Column("ratio", "|weight| ÷ median", True),
     )  # fmt: skip
-    top = sorted(result.norms, key=lambda row: row.ratio or 0.0, reverse=True)[:EXTREMES]
     rows = tuple(
         (
             ui.Cell(row.tensor), ui.number_cell(row.channel, 0), ui.number_cell(row.weight),
             ui.number_cell(row.median), ui.number_cell(row.ratio, 1, "×"),
         )
-        for row in top
+        for row in result.extreme_norms[:EXTREMES]
     )  # fmt: skip
     return ui.Table(f"Extreme norm weights, {result.model}", columns, rows)
 
@@ -138,13 +127,12 @@ def _activations(result: ModelPrecision) -> ui.Table:
         ui.Column("position", "of the text", True), ui.Column("value", "the largest after the layer", True),
         ui.Column("RMS", "of all after the layer", True), ui.Column("ratio", "|value| ÷ RMS", True),
     )  # fmt: skip
-    top = sorted(result.activations, key=lambda row: row.ratio or 0.0, reverse=True)[:EXTREMES]
     rows = tuple(
         (
             ui.number_cell(row.layer, 0), ui.number_cell(row.channel, 0), ui.number_cell(row.position, 0),
             ui.number_cell(row.value), ui.number_cell(row.rms), ui.number_cell(row.ratio, 1, "×"),
         )
-        for row in top
+        for row in result.extreme_activations[:EXTREMES]
     )  # fmt: skip
     return ui.Table(f"Extreme activations, {result.model}", columns, rows)
 
@@ -157,8 +145,8 @@ def _files_chart(beside: Beside) -> ui.XY:
             megabytes, kl = row.file_bytes / 1e6, row.divergence.mean_kl
             by_engine[row.engine].append((megabytes, kl, f"{row.file}: {megabytes:,.1f} MB, {kl:.3g} nats"))
     series = tuple(ui.Series(engine, "dots", tuple(points)) for engine, points in by_engine.items())
-    kl = ui.Axis(f"mean KL to float32 over {beside.reference}", "nats", log=True)
-    return ui.XY("Files side by side: size and divergence", ui.Axis("file", "MB"), kl, series)
+    axis = ui.Axis(f"mean KL to float32 over {beside.reference}", "nats", log=True)
+    return ui.XY("Files side by side: size and divergence", ui.Axis("file", "MB"), axis, series)
 
 
 def _files(beside: Beside) -> ui.Table:
