@@ -158,7 +158,7 @@ def test_where_texts_part() -> None:
     assert [same_until([1, 2, 3], other) for other in ([1, 2, 3], [1, 5, 3], [0], [1, 2])] == [3, 1, 0, 2]
 
 
-def test_texts_of_two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_two_backends(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     import accuracy
 
     class Child:
@@ -177,7 +177,7 @@ def test_texts_of_two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
             return {"tokens": self.texts}
 
     monkeypatch.setattr(accuracy, "Child", Child)
-    found = accuracy.compare_texts(Path("m.gguf"), 1, None, "cuda:0")
+    found = accuracy.compare_texts(tiny_model, 1, None, "cuda:0")
     assert (found["same"], found["prompts"], found["tokens"]) == (9, 10, 64)
     assert found["texts"][3] == {"prompt": accuracy.PROMPTS[3], "same_until": 7}
 
