@@ -45,7 +45,7 @@ ATTENTION = "heads=4,kv_heads=2,head_dim=16,context=160"
 @pytest.mark.parametrize(
     ("op", "problem"),
     [
-        *(("matvec", SMALL.replace("format=Q4_0", f"format={name}")) for name in ("Q4_K", "", "q4_0", "Q4_0\n")),
+        *(("matvec", SMALL.replace("format=Q4_0", f"format={name}")) for name in ("IQ2_XXS", "", "q4_0", "Q4_0\n")),
         *(("matvec", SMALL.replace("rows=64", f"rows={n}")) for n in ("0", "-64", "64.5", "²", "", "9" * 30)),
         ("matvec", SMALL.replace("rows=64", f"rows={'9' * 5000}")),
         *(("matvec", SMALL.replace("cols=512", f"cols={n}")) for n in ("0", "-64", "1", "33", "9" * 30)),
