@@ -29,13 +29,14 @@ BENCHMARKS = ROOT / "benchmarks"
 
 ORDINALS = {2: "second", 6: "sixth"}
 HEADLINE = (
-    "gemma3-270m-Q4_K_M", "qwen3-0.6b-Q4_0", "qwen3-8b-Q4_K_M", "qwen3-8b-Q4_0", "smollm2-135m-instruct",
+    "gemma3-270m-Q4_K_M", "qwen3-0.6b-Q4_0", "qwen3-0.6b-Q4_K", "qwen3-8b-Q4_0", "qwen3-8b-Q4_K", "qwen3-8b-Q5_K_M",
+    "smollm2-135m-instruct",
 )  # fmt: skip
 """The models of the README's table on a GPU; one row more is a CPU's."""
 
 
 def headline() -> str:
-    """Four rows: decoding on the GPU that was measured last, and on a CPU, each against llama.cpp."""
+    """A few rows: decoding on the GPU that was measured last, and on a CPU, each against llama.cpp."""
     lines = [
         "| model | tok/s | against llama.cpp | % of read bandwidth | device | date |",
         "|---|---|---|---|---|---|",
