@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from kernel_templates import registry
+from kernel_templates import formats, registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
 from kernel_templates.ffn.problem import Ffn
@@ -82,9 +82,12 @@ def test_every_operation_offers_valid_distinct_configs(problem):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
-def test_the_default_needs_no_instruction_that_only_some_processors_have(problem):
-    bare, here = (registry.cpu_space(problem, features) for features in (frozenset(), machine.features()))
-    assert bare.default == here.default
+def test_the_default_has_the_best_dot_product_of_the_processor(problem):
+    known = {"": "generic", "sse2": "madd", "sse2 avx512vnni": "vnni"}
+    integers = any(formats.get(matrix.format).quantized for matrix in problem.matrices)
+    for features, best in known.items():
+        default = registry.cpu_space(problem, frozenset(features.split())).default
+        assert default.get("path", best) == (best if integers or "path" not in default else "generic")
 
 
 def test_an_operation_without_a_cpu_template_says_so():
