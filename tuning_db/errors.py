@@ -40,7 +40,6 @@ def read_only(path: Path) -> DatabaseError:
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite raises about `path` into a DatabaseError; a misuse of the API stays what it is."""
-    LimitedConnection.expired = False  # SQLite may look at the clock once more after a query that took too long
     try:
         yield
     except sqlite3.ProgrammingError:
