@@ -88,8 +88,6 @@ class CpuPrefill(Prefill):
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [m, k] times matrix [k, n], float32, by oneDNN. torch itself asks MKL for float32, which is not made for AMD's
-    processors: 105 against 235 GFLOP/s on one core of an EPYC with AVX-512 (docs/log.md)."""
-    if not torch.backends.mkldnn.is_available():
-        return x @ matrix
-    return torch.ops.mkldnn._linear_pointwise(x, matrix.T, None, "none", [], "")
+    """x [m, k] times matrix [k, n], float32. oneDNN would be twice as fast on AMD's processors (docs/log.md), but its
+    operation did not return in programs that import torch after the model is loaded."""
+    return x @ matrix
