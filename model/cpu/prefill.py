@@ -55,14 +55,14 @@ class CpuPrefill(Prefill):
         return Graph(self.decoder.pool, [expand.bind(self._kernels[shape], packed, self._memory)])
 
     def _matrix(self, packed: Tiles) -> Tensor:
-        """The transpose, [cols, rows], valid until the next call."""
+        """The transpose, [cols, rows] with rows padded to whole tiles, valid until the next call."""
         self._expand[id(packed)].replay(self._threads)
         wide = padded(packed.rows, packed.lanes)
-        return torch.from_numpy(self._memory[: packed.cols * wide]).view(packed.cols, wide)[:, : packed.rows]
+        return torch.from_numpy(self._memory[: packed.cols * wide]).view(packed.cols, wide)
 
     def _product(self, x: Tensor, packed: Tiles) -> Tensor:
         """x [tokens, cols] times the matrix -> float32 [tokens, rows]."""
-        return product(x, self._matrix(packed))
+        return product(x, self._matrix(packed))[:, : packed.rows]
 
     def _products(self, x: Tensor, packed: Sequence[Tiles], sizes: Sequence[int]) -> Sequence[Tensor]:
         made = [self._product(x, p) for p in packed]
@@ -88,6 +88,12 @@ class CpuPrefill(Prefill):
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [m, k] times matrix [k, n], float32. oneDNN would be twice as fast on AMD's processors (docs/log.md), but its
-    operation did not return in programs that import torch after the model is loaded."""
-    return x @ matrix
+    """x [m, k] times matrix [k, n], float32, by oneDNN. torch itself asks MKL for float32, which is not made for AMD's
+    processors: 105 against 235 GFLOP/s on one core of an EPYC with AVX-512 (docs/log.md).
+
+    oneDNN is thousands of times slower where an operand is a part of a wider one: such a one is copied."""
+    if not torch.backends.mkldnn.is_available():
+        return x @ matrix
+    if not (matrix.is_contiguous() or matrix.T.is_contiguous()):
+        matrix = matrix.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), matrix.T, None, "none", [], "")
