@@ -21,18 +21,15 @@ from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes, Places
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.formats.signed_search import NEGLIGIBLE, in_chunks, largest
 from kernel_templates.lazy import Tensor, torch
 
-NEGLIGIBLE = 1e-15  # ggml stores a sub-block below this magnitude as zeros
 ROUNDS = 5
-CHUNK = 2048  # super-blocks searched at once
 
 
 def quantize(x: Tensor, layout: Blocks) -> Fields:
     """float32 [..., 256] → fields, without an importance matrix."""
-    parts = [_quantize_supers(some) for some in x.reshape(-1, 16, 16).split(CHUNK)]
-    quants, subscales, scale = (torch.cat(field) for field in zip(*parts, strict=True))
-    return Fields(quants.view(x.shape), scale.view(x.shape[:-1]), subscales=subscales.view(*x.shape[:-1], 16))
+    return in_chunks(x, _quantize_supers)
 
 
 def _quantize_supers(supers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,12 +37,9 @@ def _quantize_supers(supers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     [count]."""
     fitted, quants = _fit(supers.reshape(-1, 16).T.contiguous())
     fitted, quants = fitted.view(-1, 16), quants.T.reshape(-1, 16, 16)
-
-    # A fit that overflowed to NaN never counts as the largest, as in a C comparison.
-    magnitude = fitted.abs().nan_to_num(nan=0.0, posinf=torch.inf)
-    largest = fitted.gather(-1, magnitude.argmax(-1, keepdim=True))
-    there = magnitude.amax(-1, keepdim=True) > 0
-    inverse = -32.0 / largest
+    peak, magnitude = largest(fitted)
+    there = magnitude > 0
+    inverse = -32.0 / peak
     scale = torch.where(there, inverse.reciprocal(), 0.0).to(torch.float16)
     subscale = nearest_int(inverse * fitted).to(torch.int8).clamp(-32, 31)
     subscale = torch.where(there, subscale, -32)

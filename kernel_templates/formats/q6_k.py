@@ -23,17 +23,13 @@ from kernel_templates.formats.base import Format
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Bits, Blocks, Codes
 from kernel_templates.formats.rounding import nearest_int
+from kernel_templates.formats.signed_search import NEGLIGIBLE, in_chunks, largest
 from kernel_templates.lazy import Tensor, torch
-
-NEGLIGIBLE = 1e-15  # ggml stores a sub-block below this magnitude as zeros
-CHUNK = 2048  # super-blocks searched at once: the search holds a dozen arrays of this size, which should stay in cache
 
 
 def quantize(x: Tensor, layout: Blocks) -> Fields:
     """float32 [..., 256] → fields, without an importance matrix."""
-    parts = [_quantize_supers(some) for some in x.reshape(-1, 16, 16).split(CHUNK)]
-    quants, subscales, scale = (torch.cat(field) for field in zip(*parts, strict=True))
-    return Fields(quants.view(x.shape), scale.view(x.shape[:-1]), subscales=subscales.view(*x.shape[:-1], 16))
+    return in_chunks(x, _quantize_supers)
 
 
 def _quantize_supers(supers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,18 +37,15 @@ def _quantize_supers(supers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     [count]."""
     fitted, quants = _fit(supers.reshape(-1, 16).T.contiguous())
     fitted, quants = fitted.view(-1, 16), quants.T.reshape(-1, 16, 16)
-
-    # A fit that overflowed to NaN never counts as the largest, as in a C comparison.
-    magnitude = fitted.abs().nan_to_num(nan=0.0, posinf=torch.inf)
-    largest = fitted.gather(-1, magnitude.argmax(-1, keepdim=True))
-    inverse = -128.0 / largest
+    peak, magnitude = largest(fitted)
+    inverse = -128.0 / peak
     scale = inverse.reciprocal().to(torch.float16)
     subscale = nearest_int(inverse * fitted).clamp_max(127).to(torch.int8)
     step = (scale.float() * subscale)[..., None]
     refined = nearest_int(supers / step).clamp(-32, 31) + 32
     quants = torch.where(step == 0, quants, refined).to(torch.uint8)
 
-    negligible = magnitude.amax(-1, keepdim=True) < NEGLIGIBLE
+    negligible = magnitude < NEGLIGIBLE
     fields = (quants.flatten(-2), subscale.view(torch.uint8), scale)
     quants, subscale, scale = (torch.where(negligible, field.new_zeros(()), field) for field in fields)
     return quants, subscale, scale.squeeze(-1)
