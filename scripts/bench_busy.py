@@ -5,12 +5,10 @@ that never rests, beside two. What counts is the share of a side's own speed alo
 """
 
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +20,6 @@ from peer.child import Child
 from rich.console import Console
 from rich.table import Table
 
-from autotune.runner.versions import versions
 from kernel_templates.cpu import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +101,7 @@ def main(
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_busy --other /tmp/before
     """
     measured, path = files.one_model(model)
-    load, theirs = os.getloadavg()[0], None
+    about, theirs = facts.here(), None
     with ExitStack() as stack:
         sides: dict[str, Child] = {}
         for name, tree in (("other", other), ("here", ROOT)):
@@ -122,15 +119,10 @@ def main(
             child.ask("decode", prompt=PROMPT[:16], tokens=4)
             child.ask("prefill", tokens=PROMPT[:prompt])
         results = summary(measure(sides, range(most + 1), rounds, tokens, prompt))
-    device = machine.detect()
     document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **about,
         "model": measured,
-        "command": shlex.join(["scripts/bench_busy", f"--model={model}", f"--threads={threads}", f"--rounds={rounds}"]),
-        "versions": versions(),
-        "device": {"chip": device.chip, "instructions": device.capability, "cores": os.cpu_count()},
         "settings": {"rounds": rounds, "tokens": tokens, "prompt": prompt, "threads": threads},
-        "load_average_1min": {"before": load, "after": os.getloadavg()[0]},
         "sides": results,
         **({"peer": theirs} if theirs else {}),
     }

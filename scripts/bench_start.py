@@ -6,12 +6,10 @@ what the cold one before it left. The model file is in the system's page cache i
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,9 +18,6 @@ import click
 from bench_busy import ROOT, busy, screen
 from peer import facts, files
 from rich.table import Table
-
-from autotune.runner.versions import versions
-from kernel_templates.cpu import machine
 
 COMMAND = "import sys; from autotune.cli import main; main()"
 PROMPT = "The capital of France is"
@@ -100,7 +95,7 @@ def main(other: Path | None, models: tuple[str, ...], most: int, runs: int, out:
     """
     trees = {name: tree.resolve() for name, tree in (("other", other), ("here", ROOT)) if tree is not None}
     chosen = files.compared_models(models)
-    load = os.getloadavg()[0]
+    about = facts.here()
     results = {}
     for name, path in chosen.items():
         found = measure(path.resolve(), trees, range(most + 1), runs)
@@ -108,16 +103,9 @@ def main(other: Path | None, models: tuple[str, ...], most: int, runs: int, out:
             side: {str(n): {kind: summary(r) for kind, r in kinds.items()} for n, kinds in by_load.items()}
             for side, by_load in found.items()
         }
-    device = machine.detect()
     document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["scripts/bench_start", f"--runs={runs}", f"--most={most}"]),
-        "versions": versions(),
-        "device": {"chip": device.chip, "instructions": device.capability, "cores": os.cpu_count()},
-        "bytes": {name: path.stat().st_size for name, path in chosen.items()},
-        "load_average_1min": {"before": load, "after": os.getloadavg()[0]},
-        "models": results,
-    }
+        **about, "runs": runs, "bytes": {name: path.stat().st_size for name, path in chosen.items()}, "models": results,
+    }  # fmt: skip
     facts.write(out, document)
     screen.print(table_of(results))
 

@@ -5,7 +5,6 @@ What is shown: a busy machine costs time, but never makes a winner that is slowe
 
 import math
 import random
-import shlex
 import statistics
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import click
 from peer import facts, files
 
 from autotune.runner.cpu_candidate import OpenProblem, working_set
-from autotune.runner.versions import versions
 from autotune.tuning import sequential, target
 from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates.cpu import machine
@@ -101,7 +98,7 @@ def main(runs: int, seconds: float, most: int, seed: int, out: Path) -> None:
 
     Example: scripts/check_winners --runs 50
     """
-    file = open_gguf(files.real_model())
+    about, file = facts.here(), open_gguf(files.real_model())
     problems = list(model_problems(ModelConfig.from_gguf(file), file))
     rows: list[dict[str, Any]] = []
     with ThreadPool(machine.thread_count()) as pool:
@@ -113,12 +110,8 @@ def main(runs: int, seconds: float, most: int, seed: int, out: Path) -> None:
             rows.append({"problem": problem.key, "kept_default": winner == default, "ratio": round(ratio, 4)})
             click.echo(f"{number + 1}/{runs} {problem.key}: {ratio:.3f} of the default's time; {reason}", err=True)
     slower = [row for row in rows if row["ratio"] > WORST]
-    device = machine.detect()
     document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["scripts/check_winners", f"--runs={runs}", f"--seconds={seconds:g}", f"--most={most}"]),
-        "versions": versions(),
-        "device": {"chip": device.chip, "instructions": device.capability},
+        **about,
         "slower_than_the_default": len(slower),
         "kept_the_default": sum(row["kept_default"] for row in rows),
         "geometric_mean": round(math.exp(statistics.fmean(math.log(row["ratio"]) for row in rows)), 4),

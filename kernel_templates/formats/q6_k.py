@@ -29,14 +29,11 @@ from kernel_templates.lazy import Tensor, torch
 
 def quantize(x: Tensor, layout: Blocks) -> Fields:
     """float32 [..., 256] → fields, without an importance matrix."""
-    return in_chunks(x, _quantize_supers)
+    return in_chunks(x, _fit, _store)
 
 
-def _quantize_supers(supers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """float32 [count, 16 sub-blocks, 16] → quants and subscales, uint8 [count, 256] and [count, 16], scale float16
-    [count]."""
-    fitted, quants = _fit(supers.reshape(-1, 16).T.contiguous())
-    fitted, quants = fitted.view(-1, 16), quants.T.reshape(-1, 16, 16)
+def _store(supers: Tensor, fitted: Tensor, quants: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `in_chunks` asks for it."""
     peak, magnitude = largest(fitted)
     inverse = -128.0 / peak
     scale = inverse.reciprocal().to(torch.float16)

@@ -12,10 +12,21 @@ NEGLIGIBLE = 1e-15  # ggml stores a sub-block below this magnitude as zeros
 CHUNK = 2048  # super-blocks searched at once: the search holds a dozen arrays of this size, which should stay in cache
 
 
-def in_chunks(x: Tensor, search: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> Fields:
-    """float32 [..., 256] → fields. search: super-blocks float32 [count, 16, 16] → quants uint8 [count, 256], subscales
-    uint8 [count, 16], scale float16 [count]."""
-    parts = [search(some) for some in x.reshape(-1, 16, 16).split(CHUNK)]
+def in_chunks(
+    x: Tensor,
+    fit: Callable[[Tensor], tuple[Tensor, Tensor]],
+    store: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> Fields:
+    """float32 [..., 256] → fields.
+
+    fit: sub-blocks float32 [16, count] → scales float32 [count], quants [16, count]; store: super-blocks float32
+    [count, 16, 16], their scales [count, 16] and quants [count, 16, 16] → quants uint8 [count, 256], subscales uint8
+    [count, 16], scale float16 [count].
+    """
+    parts = []
+    for supers in x.reshape(-1, 16, 16).split(CHUNK):
+        fitted, quants = fit(supers.reshape(-1, 16).T.contiguous())
+        parts.append(store(supers, fitted.view(-1, 16), quants.T.reshape(-1, 16, 16)))
     quants, subscales, scale = (torch.cat(field) for field in zip(*parts, strict=True))
     return Fields(quants.view(x.shape), scale.view(x.shape[:-1]), subscales=subscales.view(*x.shape[:-1], 16))
 

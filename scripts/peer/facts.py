@@ -19,18 +19,26 @@ from kernel_templates.cpu import machine
 
 def context(peer: Child, python: Path, measure: bool) -> dict[str, Any]:
     """Everything but the results. measure: read the memory now (3 s), instead of leaving the bandwidth out."""
-    about, device = peer.ask("about"), machine.detect()
-    facts: dict[str, Any] = {
+    about = peer.ask("about")
+    facts = {**here(), "peer": {**about, "cmake_args": recorded_args(python) or "prebuilt, not recorded"}}
+    if measure:
+        facts["device"]["read_gb_s"] = round(bandwidth.ceilings(machine.detect().units)["read_gb_s"], 1)
+    return facts
+
+
+def here() -> dict[str, Any]:
+    """When, by which command, with which versions, on which processor, and how busy it was."""
+    device = machine.detect()
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([f"scripts/{Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]),
         "versions": versions(),
-        "device": {"chip": device.chip, "instructions": device.capability, "memory_bytes": device.memory_bytes},
-        "peer": {**about, "cmake_args": recorded_args(python) or "prebuilt, not recorded"},
+        "device": {
+            "chip": device.chip, "instructions": device.capability, "cores": os.cpu_count(),
+            "memory_bytes": device.memory_bytes,
+        },
         "load_average_1min": os.getloadavg()[0],
-    }
-    if measure:
-        facts["device"]["read_gb_s"] = round(bandwidth.ceilings(device.units)["read_gb_s"], 1)
-    return facts
+    }  # fmt: skip
 
 
 def chip_folder(chip: str) -> str:
