@@ -93,7 +93,7 @@ def _library() -> ctypes.CDLL:
     """Loaded when a function is first asked for. Raises ImportError."""
     spec = find_spec(NAME)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"{NAME} is not installed; pip install 'autotune[peer]' brings it")
+        raise ImportError(f"{NAME} is not installed; ./scripts/setup_env peer installs it")
     library = ctypes.CDLL(str(Path(spec.submodule_search_locations[0]) / f"{NAME}.abi3.so"))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)

@@ -105,7 +105,7 @@ def peer_logits(
 ) -> tuple[list[EngineDivergence], str]:
     """llama.cpp's on the processor, where it is installed; else why not."""
     if not llama_process.installed():
-        return [], "llama.cpp is not installed: pip install 'autotune[peer]'"
+        return [], "llama.cpp is not installed: ./scripts/setup_env peer"
     progress("logits of llama.cpp")
     found = []
     try:

@@ -25,7 +25,7 @@ from model.reference import reference_hidden, reference_logits
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 QWEN3, GEMMA3, LLAMA = (FIXTURES / f"{name}.gguf" for name in ("qwen3", "gemma3", "llama-yarn"))
 TOKENS = [5, 77, 12, 300, 301, 9, 450, 13, 99, 7, 8]
-DECODE, PROMPT = 2e-3, 3e-2  # of an operation alone: activations in 16 bits and a cache in float16; products in bf16
+DECODE, PROMPT = 2e-3, 3e-2  # of an operation alone: activations in 16 bits and a cache in float16
 
 
 @contextmanager
