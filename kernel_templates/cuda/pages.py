@@ -1,6 +1,6 @@
 """The KV cache of many texts in pages, and how a kernel finds a position of a text in it.
 
-A page holds `page` consecutive positions of one text, of every layer. Head h of position p of text s lies, in a layer, at
+A page holds `page` consecutive positions of one text, of every layer. In it lies head h of position p of text s at
 
     cache + table[s, p // page] + layer * layer_stride + h * head_stride + (p % page) * head_dim
 
