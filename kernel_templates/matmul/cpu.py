@@ -24,6 +24,7 @@ from kernel_templates.space import Config
 
 LANES = 32
 """Rows of a tile where no decode step has packed the matrix."""
+_Y = 5  # which argument
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
         w0, w1, w2, w3 = planes_of(arguments)
         x, y, scratch = load_i64(arguments + 32), load_i64(arguments + 40), load_i64(arguments + 48)
         rows, shared, per_thread = load_i64(arguments + 56), load_i64(arguments + 64), load_i64(arguments + 72)
-        tokens = load_i64(load_i64(arguments + 80))
+        tokens, wide = load_i64(load_i64(arguments + 80)), load_i64(arguments + 88)
         own = scratch + shared + thread * per_thread
         scales, sums = own + numbers_bytes, own + sums_at
 
@@ -127,24 +128,24 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                         if gated:
                             out, stride = sums + 4 * width * (part * padded + t), 4 * width
                         elif whole_rows and t + together <= tokens:
-                            out, stride = y + 4 * (rows * t + begin), 4 * rows
+                            out, stride = y + 4 * (wide * t + begin), 4 * wide
                         else:
                             out, stride = sums, 4 * width
                             if add:
                                 for i in range(min(together, tokens - t)):
                                     for j in range(min(width, rows - begin)):
-                                        at = y + 4 * (rows * (t + i) + begin + j)
+                                        at = y + 4 * (wide * (t + i) + begin + j)
                                         store_f32(sums + 4 * (width * i + j), load_f32(at))
                         multiply(own, scales, scratch + record * t, first * blocks, count * blocks, out, stride, add)
                         if out == sums and not gated:
                             for i in range(min(together, tokens - t)):
                                 for j in range(min(width, rows - begin)):
-                                    at = y + 4 * (rows * (t + i) + begin + j)
+                                    at = y + 4 * (wide * (t + i) + begin + j)
                                     store_f32(at, load_f32(sums + 4 * (width * i + j)))
             if gated:
                 for t in range(tokens):
                     g, u = load(sums + 4 * width * t), load(sums + 4 * width * (padded + t))
-                    simd.store(y + 4 * (outputs * t + panel * width), gate(g) * u)
+                    simd.store(y + 4 * (wide * t + panel * width), gate(g) * u)
 
     return compile_kernel(matmul, f"matmul {build}")
 
@@ -154,12 +155,15 @@ def pack(problem: Matmul, config: Config, weights) -> tuple[tiles.Tiles, ...]:
     return (tiles.pack(w.raw, w.cols, w.format, LANES),)
 
 
-def bind(problem: Matmul, config: Config, kernel: Kernel, packed, buffers) -> Step:
-    """buffers: x float32 [tokens, cols], y float32 [tokens, outputs], scratch, and where fewer tokens than the problem's
-    may come, "count" int64 [1]."""
+def bind(problem: Matmul, config: Config, kernel: Kernel, packed, buffers, first: int = 0) -> Step:
+    """buffers: x float32 [tokens, cols]; y float32 [tokens, outputs], or of wider rows, whose `first` number is the
+    product's; scratch; and where fewer tokens than the problem's may come, "count" int64 [1]."""
     (w,) = packed
     build = _build(problem, config, w.lanes)
     shared, per_thread = build.shared_bytes(problem.tokens), scratch_bytes(problem, config, w.lanes)
     count = buffers.get("count", np.array([problem.tokens], np.int64))
     x, y, scratch = (buffers[name] for name in ("x", "y", "scratch"))
-    return step(kernel, (*w.arguments(), x, y, scratch, problem.rows, shared, per_thread, count), "matmul")
+    wide = y.shape[-1] if y.ndim == 2 else problem.outputs
+    bound = step(kernel, (*w.arguments(), x, y, scratch, problem.rows, shared, per_thread, count, wide), "matmul")
+    bound.arguments[_Y] += 4 * first
+    return bound
