@@ -12,12 +12,12 @@ import numpy as np
 
 from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
-from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import exponential, soft_cap
+from kernel_templates.cpu import micro, simd
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.many_rows import BLOCK, RowLayout
-from kernel_templates.cpu.micro import MicroShape, micro_kernel, register_lanes
+from kernel_templates.cpu.activations import BLOCK, exponential, soft_cap
+from kernel_templates.cpu.many_rows import RowLayout
+from kernel_templates.cpu.micro import MicroShape, multiply, register_lanes
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 
 LOWEST = np.float32(-3.0e38)
@@ -73,8 +73,6 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     query, score = RowLayout(padded_dim, "f32"), RowLayout(TILE, "f32")
     wide = 32 if together == 6 else 16
     value_width = wide if dim % wide == 0 else 16
-    dots = micro_kernel(MicroShape(wide, together, "", query), features)
-    weigh = micro_kernel(MicroShape(value_width, together, "", score), features)
     _, places = _sizes(shape, together)
     per_thread = places[-1]
     scores_at, sums_at, states_at, keys_at, values_at = places[1:6]
@@ -91,6 +89,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
         own = load_i64(arguments + 64) + thread * per_thread
         scores, sums, states = own + scores_at, own + sums_at, own + states_at
         panel, value_panel = own + keys_at, own + values_at
+        dots, weigh = load_i64(arguments + 72), load_i64(arguments + 80)
         for item in range(thread, count * kv_heads, threads):
             span, kv = spans + 24 * (item // kv_heads), item % kv_heads
             row, tokens, cache = load_i64(span), load_i64(span + 8), caches + 16 * load_i64(span + 16)
@@ -124,9 +123,8 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
                 for part in range(parts):
                     for i in range(0, queries, together):
                         to = scores + score_record * i + 4 * wide * part
-                        dots(
-                            panel + 4 * wide * padded_dim * part, 0, own + record * i, 0, dim_blocks, to, score_record, 0
-                        )
+                        some = panel + 4 * wide * padded_dim * part
+                        multiply(dots, (some, 0, own + record * i, record, 0, 0, 0, dim_blocks, to, score_record, 0))
                 for i in range(queries):
                     limit = start + i // group
                     visible = min(limit + 1 - base, TILE)
@@ -159,17 +157,16 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
                 for part in range(value_parts):
                     for i in range(0, queries, together):
                         to = sums + 4 * (dim * i + value_width * part)
-                        weigh(
-                            value_panel + 4 * value_width * TILE * part, 0, scores + score_record * i, 0, TILE // BLOCK,
-                            to, 4 * dim, 1,
-                        )  # fmt: skip
+                        some, weights = value_panel + 4 * value_width * TILE * part, scores + score_record * i
+                        multiply(weigh, (some, 0, weights, score_record, 0, 0, 0, TILE // BLOCK, to, 4 * dim, 1))
             for i in range(queries):
                 to = out + 4 * dim * (heads * (row + i // group) + kv * group + i % group)
                 factor = splat16(np.float32(1.0) / load_f32(states + 8 * i + 4))
                 for d in range(0, dim, 16):
                     simd.store(to + 4 * d, load16(sums + 4 * (dim * i + d)) * factor)
 
-    return compile_kernel(attend_rows, f"attend rows {shape} {together}")
+    loops = (micro.compile(MicroShape("f32", w, together), features) for w in (wide, value_width))
+    return compile_kernel(attend_rows, f"attend rows {shape} {together}").with_rows(*loops)
 
 
 def scratch(shape: RowAttention, features: frozenset[str], threads: int) -> np.ndarray:
@@ -182,5 +179,6 @@ def bind(
     """q: float32 [rows, at least heads * head_dim]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
     caches, cache_tiles: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
     `scratch`."""
-    named = (q, 4 * q.shape[1], out, positions, caches, cache_tiles, spans, count, own)
+    loops = (loop.address for loop in kernel.rows)
+    named = (q, 4 * q.shape[1], out, positions, caches, cache_tiles, spans, count, own, *loops)
     return step(kernel, named, "attention")

@@ -9,12 +9,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kernel_templates import memory, registry
+from kernel_templates import formats, memory, registry
 from kernel_templates.cpu import embedding, machine, row_attention, rows
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.row_attention import RowAttention
+from kernel_templates.cpu.panels import step_of
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
@@ -170,7 +171,7 @@ class Forward:
     def _product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
         problem = Matmul(packed.rows, packed.cols, packed.format, size)
         config = self._config(problem)
-        key = Matmul(1, packed.cols, packed.format, 1)  # rows and tokens are data
+        key = Matmul(1, step_of(formats.get(packed.format).layout), packed.format, 1)
         kernel = self._kernel(matmul.compile, key, config, self._features, packed.lanes)
         buffers = {"x": x, "y": y, "count": self._count, "scratch": self._scratch}
         return matmul.bind(problem, config, kernel, (packed,), buffers, first)
