@@ -10,13 +10,15 @@ import numpy as np
 from numba import njit
 
 from kernel_templates import formats
-from kernel_templates.cpu import many_rows, micro, panels, simd, tiles
+from kernel_templates.cpu import columns, many_rows, micro, panels, simd, tiles
 from kernel_templates.cpu.activations import gate_function
+from kernel_templates.cpu.columns import ColumnShape, multiply_columns
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.many_rows import RowLayout, write
 from kernel_templates.cpu.matrix import first_of, planes_of
 from kernel_templates.cpu.micro import MicroShape, multiply
+from kernel_templates.cpu.parameters import AHEAD
 from kernel_templates.cpu.panels import BLOCK, fill, minimums, panel_bytes, step_of
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 from kernel_templates.cpu.sync import barrier
@@ -25,6 +27,8 @@ from kernel_templates.space import Config
 
 LANES = 32
 """Rows of a tile where no decode step has packed the matrix."""
+KINDS = {"integer": "int16", "float": "f32", "columns": "planes"}
+"""Of the activations that an algorithm multiplies."""
 _Y = 5  # which argument
 
 
@@ -44,7 +48,8 @@ class _Build:
 
     @property
     def row(self) -> RowLayout:
-        return RowLayout(self.cols, self.kind, minimums(self.layout) if self.kind == "int16" else 0)
+        found = {"int16": minimums, "planes": columns.totals}
+        return RowLayout(self.cols, self.kind, found[self.kind](self.layout) if self.kind in found else 0)
 
     @property
     def layout(self):
@@ -53,10 +58,13 @@ class _Build:
     @property
     def steps(self) -> int:
         """Of a panel's columns."""
-        return max(1, min(self.depth, self.cols) // step_of(self.layout))
+        depth = self.cols if self.kind == "planes" else min(self.depth, self.cols)
+        return max(1, depth // step_of(self.layout))
 
     @property
     def panel(self) -> tuple[int, int]:
+        if self.kind == "planes":
+            return 0, 0
         return panel_bytes(self.layout, self.kind, self.width, self.steps * step_of(self.layout))
 
     def padded(self, tokens: int) -> int:
@@ -77,7 +85,7 @@ def _lines(size: int) -> int:
 
 
 def _build(problem: Matmul, config: Config, lanes: int) -> _Build:
-    kind = "int16" if config["algorithm"] == "integer" else "f32"
+    kind = KINDS[config["algorithm"]]
     width = min(config["width"], lanes)
     return _Build(
         problem.format, problem.cols, problem.gate, lanes, kind, config["path"], width,
@@ -93,7 +101,7 @@ def scratch_bytes(problem: Matmul, config: Config, lanes: int = LANES) -> int:
 def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: int = LANES) -> Kernel:
     """lanes: rows of a packed tile. Sizes are data: problems that differ in nothing else share machine code."""
     build = _build(problem, config, lanes)
-    row, gated = build.row, bool(build.gate)
+    gated, direct = bool(build.gate), build.kind == "planes"
     gate_width = build.width if gated else 1
     load, gate = simd.load("f32", gate_width), gate_function(build.gate or "silu", gate_width)
 
@@ -122,7 +130,9 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                 tile, row_of_tile = begin // in_tile, begin % in_tile
                 for first in range(0, per_row, depth):
                     count, add = min(depth, per_row - first), 1 if first > 0 else 0
-                    fill(filler, (w0, w1, w2, w3, tile * per_row + first, row_of_tile, count, own, scales))
+                    index = tile * per_row + first
+                    if not direct:
+                        fill(filler, (w0, w1, w2, w3, index, row_of_tile, count, own, scales))
                     for t in range(0, tokens, together):
                         few = min(together, tokens - t)
                         out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
@@ -134,10 +144,12 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                         elif add:
                             _copy(at, 4 * wide, out, stride, few, some)
                         token, block = scratch + record * t, first * blocks
-                        size = count * blocks
-                        multiply(
-                            loop, (own, scales, token, record, scales_at, sums_at, block, size, out, stride, add)
-                        )
+                        if direct:
+                            some_planes = (w0, w1, w2, w3, index, row_of_tile, count)
+                            multiply_columns(loop, (*some_planes, token, record, scales_at, sums_at, out, stride))
+                        else:
+                            places = (own, scales, token, record, scales_at, sums_at, block, count * blocks)
+                            multiply(loop, (*places, out, stride, add))
                         if edge and not gated:
                             _copy(out, stride, at, 4 * wide, few, some)
             if gated:
@@ -145,12 +157,20 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                     g, u = load(sums + 4 * width * t), load(sums + 4 * width * (padded + t))
                     simd.store(y + 4 * (wide * t + panel * width), gate(g) * u)
 
-    loops = (
-        many_rows.compile(row.kind, row.totals),
-        panels.compile(build.layout, build.kind, lanes, build.width),
-        micro.compile(MicroShape(build.kind, build.width, build.together, build.path, row.totals), features),
-    )
-    return compile_kernel(matmul, f"matmul {build.gate} {gate_width}").with_rows(*loops)
+    return compile_kernel(matmul, f"matmul {build.gate} {gate_width} {direct}").with_rows(*_loops(build, features))
+
+
+def _loops(build: _Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Kernel]:
+    """What writes a token down, what decodes a panel, what multiplies; the second is not called where the third decodes
+    for itself."""
+    row, width, together = build.row, build.width, build.together
+    write_row = many_rows.compile(row.kind, row.totals)
+    if build.kind == "planes":
+        shape = ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD)
+        loop = columns.compile(shape, features)
+        return write_row, loop, loop
+    shape = MicroShape(build.kind, width, together, build.path, row.totals)
+    return write_row, panels.compile(build.layout, build.kind, build.lanes, width), micro.compile(shape, features)
 
 
 @njit(forceinline=True)
