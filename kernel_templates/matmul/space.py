@@ -1,0 +1,50 @@
+"""How a product with many tokens can be built."""
+
+from kernel_templates import formats
+from kernel_templates.cpu import dot
+from kernel_templates.cpu.micro import register_lanes
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.space import Constraint, Parameter, Space
+
+WIDTHS = (16, 32, 64)
+FEW = 8
+"""Tokens up to which decoding weights in registers is the default."""
+MOST_SUMS = 32
+"""Registers of sums that a candidate may ask for: beyond what a processor has they are kept in memory."""
+
+
+def cpu(problem: Matmul, features: frozenset[str]) -> Space:
+    quantized = formats.get(problem.format).quantized
+    paths = dot.available(features) if quantized else ("generic",)
+    whole = quantized and "vnni" in paths
+    algorithms = ("integer", "float", "columns") if quantized else ("float",)
+    lanes = register_lanes(paths[-1], features)
+    few = quantized and problem.tokens <= FEW
+    width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
+    if few:
+        together = 2 if problem.tokens <= 2 else 4
+        width = max(16, lanes)
+    return Space(
+        (
+            Parameter("algorithm", algorithms, "columns" if few else "integer" if whole else "float", "how it multiplies"),
+            Parameter("path", paths, paths[-1], "instructions of the integer products"),
+            Parameter("width", WIDTHS, width, "rows whose sums are in registers"),
+            Parameter("together", (1, 2, 3, 4, 6, 8, 12), together, "tokens whose sums are in registers"),
+            Parameter("depth", (256, 512, 1024, 2048), 512, "columns that are decoded at a time"),
+        ),
+        (
+            Constraint(
+                "sums in registers",
+                f"width * together / {lanes} sums must be at most {MOST_SUMS}",
+                lambda c: c["width"] * c["together"] <= MOST_SUMS * lanes,
+            ),
+            Constraint(
+                "one path of floats", "`path` says nothing about float products",
+                lambda c: c["algorithm"] != "float" or c["path"] == paths[-1],
+            ),
+            Constraint(
+                "gated rows in panels", f"the gate's {problem.rows // 2} rows must fall into panels of `width`",
+                lambda c: not problem.gate or problem.rows // 2 % c["width"] == 0,
+            ),
+        ),
+    )  # fmt: skip
