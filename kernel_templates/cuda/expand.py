@@ -14,6 +14,7 @@ import triton.language as tl
 from kernel_templates import formats
 from kernel_templates.cuda import weights
 from kernel_templates.cuda.codes import byte_of_word, entry, half_of, scale_of
+from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch, Target
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.formats.layout import Floats
@@ -29,20 +30,21 @@ def expand(
 
     Group g is word g % 4 of run g // 4, a pair of words if weights are bytes, or 4 words of 16-bit floats.
     """
-    g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    # Opaque, or a thread would load four words at once for three other threads, through shared memory and barriers.
+    g = tl.program_id(0) * GROUPS + opaque(tl.arange(0, GROUPS), ASM)
     inside = g < groups
     half = tl.arange(0, 2)[None, :, None]
     column = tl.arange(0, 4)[None, None, :]
     byte = 8 * column
-    at = g[:, None, None] * 8 + 4 * half + column
-    keep, _ = tl.broadcast(inside[:, None, None], at)
     if TRAITS.kind != "":
         words = tl.load(p0 + g[:, None, None] * 4 + column, mask=inside[:, None, None], other=0)
         bits = (words >> (16 * half)).to(tl.int16)
     else:
         value = decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS)
         bits = value.to(tl.float16).to(tl.int16, bitcast=True)
-    tl.store(out + at, bits, mask=keep)
+    # Two dimensions, so that a thread has the 16 bytes of a group and a warp's are next to each other.
+    at = g[:, None] * 8 + tl.arange(0, 8)[None, :]
+    tl.store(out + at, tl.reshape(bits, [GROUPS, 8]), mask=inside[:, None])
 
 
 @triton.jit
