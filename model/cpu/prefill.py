@@ -1,25 +1,23 @@
-"""Many tokens at once on the CPU: weights expanded matrix by matrix, products and attention through torch.
+"""Many tokens at once on the CPU: products by the operation `matmul`, what lies between them through torch.
 
-A matrix is expanded from its packed form into one reused float32 buffer, so weights take no more room than the largest
-matrix; beside it stand one layer's cache in float32 and the hidden states of the prompt. bfloat16, where a processor
-has it, would be 1.2 to 1.5 times as fast, but its 8 bits of mantissa are too few: with a K-norm of 96.5 every third
-token is another (docs/log.md).
+Products read the packed weights that decode steps read, and round activations as those do, to 16 bits in blocks of 32.
+Beside the weights stand one layer's cache in float32 and the hidden states of a chunk.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kernel_templates import memory
 from kernel_templates.attention import cache
-from kernel_templates.cpu import expand
-from kernel_templates.cpu.compile import Kernel
-from kernel_templates.cpu.graph import Graph
-from kernel_templates.cpu.tiles import Tiles, padded
+from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
 from model import prompt_attention
 from model.cpu.decode import Decoder
+from model.cpu.products import Products
 from model.layer_plan import Rope
 from model.layer_traits import LayerTraits
 from model.prefill import Chunk, Prefill
@@ -30,14 +28,12 @@ CHUNK = 512
 class CpuPrefill(Prefill):
     """Reads prompts through a decoder's weights."""
 
-    def __init__(self, decoder: Decoder):
+    def __init__(self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({})):
+        """configs: of products with many tokens, where they have winners."""
         super().__init__(decoder.config, decoder.layers)
         self.decoder = decoder
-        self._kernels: dict[tuple, Kernel] = {}
         self._threads = decoder.threads.most
-        matrices = [packed for layer in decoder.layers for own in layer.packed.values() for packed in own]
-        self._memory = memory.empty((max(p.cols * padded(p.rows, p.lanes) for p in matrices),), np.float32)
-        self._expand = {id(packed): self._graph(packed) for packed in matrices}
+        self._multiply = Products(decoder.pool, configs)
 
     @property
     def most(self) -> int:
@@ -48,21 +44,9 @@ class CpuPrefill(Prefill):
         torch.set_num_threads(self._threads)
         return super().run(tokens, first, every)
 
-    def _graph(self, packed: Tiles) -> Graph:
-        shape = (packed.format, packed.cols, packed.lanes)
-        if shape not in self._kernels:
-            self._kernels[shape] = expand.compile(*shape)
-        return Graph(self.decoder.pool, [expand.bind(self._kernels[shape], packed, self._memory)])
-
-    def _matrix(self, packed: Tiles) -> Tensor:
-        """The transpose, [cols, rows] with rows padded to whole tiles, valid until the next call."""
-        self._expand[id(packed)].replay(self._threads)
-        wide = padded(packed.rows, packed.lanes)
-        return torch.from_numpy(self._memory[: packed.cols * wide]).view(packed.cols, wide)
-
     def _product(self, x: Tensor, packed: Tiles) -> Tensor:
         """x [tokens, cols] times the matrix -> float32 [tokens, rows]."""
-        return product(x, self._matrix(packed))[:, : packed.rows]
+        return self._multiply.multiply(x, packed, self._threads)
 
     def _products(self, x: Tensor, packed: Sequence[Tiles], sizes: Sequence[int]) -> Sequence[Tensor]:
         made = [self._product(x, p) for p in packed]

@@ -1,0 +1,115 @@
+"""Activations of many tokens as the products with many tokens read them: a record for each token.
+
+    int16  whole numbers, x ~ s*q with q in [-16256, 16256] and s = max|x| / 16256 for each block of 32; behind them the
+           scales, and where weights have minimums, s * sum(q) of each block, or of each half of it
+    f32    x itself
+
+Whole numbers lie in pairs as a panel's weights do: of four columns, the first and the third, then the second and the
+fourth. What is multiplied is what decode steps multiply (`activations.py`), and as exactly.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+from numba.core.extending import intrinsic
+
+from kernel_templates.cpu import simd
+from kernel_templates.cpu.activations import BLOCK, LIMIT
+from kernel_templates.cpu.compile import device_function
+
+LINE, PAGE = 64, 4096
+LARGEST = np.float32(LIMIT["int16"])
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where in a token's record its numbers (at 0), scales and sums lie, in bytes; totals: sums of a block, 0 to 2."""
+
+    cols: int
+    kind: str
+    totals: int = 0
+
+    @property
+    def scales(self) -> int:
+        return 2 * self.cols
+
+    @property
+    def sums(self) -> int:
+        return self.scales + 4 * (self.cols // BLOCK)
+
+    @property
+    def bytes(self) -> int:
+        """Of a record: whole cache lines, and no multiple of a page, where neighbours would share places in a cache."""
+        used = 4 * self.cols if self.kind == "f32" else self.sums + 4 * self.totals * (self.cols // BLOCK)
+        lines = -(-used // LINE)
+        return LINE * (lines if LINE * lines % PAGE else lines + 1)
+
+
+@functools.cache
+def row_writer(layout: RowLayout) -> Callable:
+    """njit (x: address of float32 [cols], out: address of a record) -> None."""
+    cols, scales, sums, totals = layout.cols, layout.scales, layout.sums, layout.totals
+    load, splat = simd.load("f32", BLOCK), simd.splat("f32", BLOCK)
+    inverse = np.float32(1.0) / LARGEST
+
+    if layout.kind == "f32":
+
+        @device_function(layout)
+        def copy_row(x, out):
+            for b in range(cols // BLOCK):
+                simd.store(out + 4 * BLOCK * b, load(x + 4 * BLOCK * b))
+
+        return copy_row
+
+    @device_function(layout)
+    def quantize_row(x, out):
+        for b in range(cols // BLOCK):
+            v = load(x + 4 * BLOCK * b)
+            largest = simd.max_f32(simd.absolute(v))
+            step = largest * inverse
+            factor = splat(LARGEST / largest if largest > np.float32(1e-30) else np.float32(0.0))
+            q = simd.round_to_i32(v * factor)
+            simd.store(out + 2 * BLOCK * b, _in_pairs(q))
+            simd.store_f32(out + scales + 4 * b, step)
+            if totals == 1:
+                simd.store_f32(out + sums + 4 * b, step * np.float32(simd.sum_i32(q)))
+            if totals == 2:
+                simd.store_f32(out + sums + 8 * b, step * np.float32(simd.sum_i32(_low_half(q))))
+                simd.store_f32(out + sums + 8 * b + 4, step * np.float32(simd.sum_i32(_high_half(q))))
+
+    return quantize_row
+
+
+@intrinsic
+def _in_pairs(typingctx, value):
+    """Lanes of i32 as i16, of each four in the order 0, 2, 1, 3."""
+    target = simd.Vec("i16", value.lanes)
+
+    def codegen(context, builder, sig, args):
+        order = [four + i for four in range(0, value.lanes, 4) for i in (0, 2, 1, 3)]
+        index = ir.Constant(ir.VectorType(ir.IntType(32), value.lanes), order)
+        turned = builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), index)
+        return builder.trunc(turned, target.llvm)
+
+    return target(value), codegen
+
+
+def _half(first: bool):
+    @intrinsic
+    def half(typingctx, value):
+        target = simd.Vec("i32", value.lanes // 2)
+
+        def codegen(context, builder, sig, args):
+            start = 0 if first else target.lanes
+            index = ir.Constant(ir.VectorType(ir.IntType(32), target.lanes), [*range(start, start + target.lanes)])
+            return builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), index)
+
+        return target(value), codegen
+
+    return half
+
+
+_low_half, _high_half = _half(True), _half(False)

@@ -1,0 +1,39 @@
+"""What a product with many tokens must give, in float64."""
+
+import numpy as np
+
+from kernel_templates import float64, formats, random_inputs
+from kernel_templates.lazy import torch
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.operation import Inputs
+
+
+def inputs(problem: Matmul, seed: int) -> Inputs:
+    """Buffers: x float32 [tokens * cols], y float32 [tokens * outputs]."""
+    rng = np.random.default_rng(seed)
+    buffers = {
+        "x": random_inputs.vector(problem.tokens * problem.cols, rng),
+        "y": random_inputs.buffer(problem.tokens * problem.outputs),
+    }
+    return Inputs(random_inputs.weights(problem, rng), buffers)
+
+
+def outputs(problem: Matmul, given: Inputs) -> dict[str, np.ndarray]:
+    x = given.buffers["x"][: problem.tokens * problem.cols].reshape(problem.tokens, problem.cols)
+    y = product(given, x)
+    if problem.gate:
+        gate, up = np.split(y, 2, 1)
+        y = {"silu": float64.silu, "gelu": float64.gelu}[problem.gate](gate) * up
+    return {"y": y.ravel()}
+
+
+def product(given: Inputs, x: np.ndarray) -> np.ndarray:
+    """float64 [tokens, rows]."""
+    weight = given.weights["w"]
+    raw, which = weight.repeats or (weight.raw, slice(None))
+    matrix = formats.get(weight.format).dequantize(raw).double()
+    return (torch.from_numpy(x.astype(np.float64)) @ matrix.T)[:, which].numpy()
+
+
+def tolerance(problem: Matmul) -> float:
+    return formats.get(problem.format).tolerances["int16"]
