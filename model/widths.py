@@ -142,7 +142,10 @@ def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSi
     """The passes that a width is tuned at: a prompt from an empty cache, several texts after some of it."""
     bounds = contexts(capacity)
     if width == "prompt":
-        fitting = [t for t in PROMPT_TOKENS[backend] if t <= bucket(capacity)]
+        largest = bucket(min(capacity, MOST))
+        fitting = [t for t in PROMPT_TOKENS[backend] if t <= largest]
+        if largest > 2 * max(fitting, default=0):
+            fitting.append(largest)
         return [PassSize(1, tokens, next(c for c in bounds if tokens <= c or c == bounds[-1])) for tokens in fitting]
     if width == "batch":
         at = [c for c in BATCH_CONTEXTS if c in bounds] or bounds[-1:]
