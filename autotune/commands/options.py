@@ -48,12 +48,11 @@ class WidthNames(click.ParamType):
         return names
 
 
-def widths_option(what: str, default: str = "decode,prompt") -> Callable[..., Any]:
-    """--widths, a tuple of names in a fixed order of `model.widths.WIDTHS`' own words."""
+def widths_option(what: str, default: str | None) -> Callable[..., Any]:
+    """--widths, a tuple of names of `model.widths.WIDTHS`; None where there is no default and none is given."""
     return click.option(
-        "--widths", type=WidthNames(), metavar="NAME,...", default=default, show_default=True,
-        help=f"{what}: decode, one; prompt, many of one text; batch, one of each of several texts.",
-    )  # fmt: skip
+        "--widths", type=WidthNames(), metavar="NAME,...", default=default, show_default=True, help=what
+    )
 
 
 model_argument = click.argument("model", metavar="MODEL.gguf", type=click.Path(path_type=Path))
