@@ -4,7 +4,9 @@ Products read the packed weights that decode steps read, and round activations a
 Beside the weights stand one layer's cache in float32 and the hidden states of a chunk.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -43,6 +45,13 @@ class CpuPrefill(Prefill):
         self._threads = self.decoder.threads.by_load()
         torch.set_num_threads(self._threads)
         return super().run(tokens, first, every)
+
+    def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> "CpuPrefill":
+        """One that fills another KV cache, "keys" and "values" of each layer, through the same weights and memory."""
+        layers = zip(self.decoder.layers, caches, strict=True)
+        other = copy.copy(self)
+        Prefill.__init__(other, self.config, [replace(own, buffers={**own.buffers, **its}) for own, its in layers])
+        return other
 
     def _product(self, x: Tensor, packed: Tiles) -> Tensor:
         """x [tokens, cols] times the matrix -> float32 [tokens, rows]."""
