@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows.half import to_half
 
@@ -39,21 +40,22 @@ class Norm:
 
     weight: torch.Tensor
     out: torch.Tensor
+    order: int = NATURAL
 
 
 @triton.jit
 def add_norm(
     x, branch, post_norm, norm, h, eps,
     HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
-    NORM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program: a row. ADD: x is written; NORM: h is. Pointers that a variant does not follow may be any."""
     if PDL:
         gdc_launch_dependents()
-    row = tl.program_id(0).to(tl.int64) * HIDDEN
-    x += row
-    branch += row
-    h += row
+    row = tl.program_id(0).to(tl.int64)
+    x += row * HIDDEN
+    branch += row * HIDDEN
+    h += row * WIDTH
     c = tl.arange(0, TILE)
     if PDL:
         gdc_wait()
@@ -68,7 +70,7 @@ def add_norm(
         v = added(x, branch, post_norm, c, factor, HIDDEN, ADD, POST_NORM)
         if NORM:
             inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
-            store_normed(h, norm, c, v * inverse, HIDDEN)
+            store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
     else:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
@@ -79,7 +81,7 @@ def add_norm(
             tl.debug_barrier()  # what is read again was written above
             for first in tl.static_range(0, HIDDEN, TILE):
                 v = tl.load(x + first + c, mask=first + c < HIDDEN, other=0.0)
-                store_normed(h, norm, first + c, v * inverse, HIDDEN)
+                store_normed(h, norm, first + c, v * inverse, HIDDEN, ORDER)
 
 
 @triton.jit
@@ -97,9 +99,9 @@ def added(x, branch, post_norm, at, factor, HIDDEN: tl.constexpr, ADD: tl.conste
 
 
 @triton.jit
-def store_normed(h, norm, at, v, HIDDEN: tl.constexpr):
+def store_normed(h, norm, at, v, HIDDEN: tl.constexpr, ORDER: tl.constexpr):
     inside = at < HIDDEN
-    tl.store(h + at, to_half(v * tl.load(norm + at, mask=inside, other=0.0)), mask=inside)
+    tl.store(h + place(at, ORDER), to_half(v * tl.load(norm + at, mask=inside, other=0.0)), mask=inside)
 
 
 def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None, eps: float) -> Launch:
@@ -118,6 +120,8 @@ def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None,
         "ADD": branch is not None,
         "POST_NORM": branch is not None and branch.post_norm is not None,
         "NORM": norm is not None,
+        "WIDTH": hidden if norm is None else norm.out.shape[1],
+        "ORDER": NATURAL if norm is None else norm.order,
     }
     warps = min(max(tile // (32 * EACH), 1), MOST_WARPS)
     return Launch(name, add_norm, (rows,), arguments, constants, warps)

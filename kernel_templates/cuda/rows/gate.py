@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.instructions import reciprocal
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows.half import to_half
@@ -30,7 +31,7 @@ def activate(x, GELU: tl.constexpr, ASM: tl.constexpr):
 @triton.jit
 def gate_rows(
     y, out, scale,
-    WIDTH: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, t): elements from t * TILE on of row r."""
     if PDL:
@@ -43,14 +44,14 @@ def gate_rows(
         gdc_wait()
     g = tl.load(y + c, mask=inside, other=0.0)
     u = tl.load(y + WIDTH + c, mask=inside, other=0.0)
-    tl.store(out + r * WIDTH + c, to_half(activate(g, GELU, ASM) * u * scale), mask=inside)
+    tl.store(out + r * OUT_WIDTH + place(c, ORDER), to_half(activate(g, GELU, ASM) * u * scale), mask=inside)
 
 
-def gate(y: torch.Tensor, out: torch.Tensor, function: str) -> Launch:
-    """Reads y float32 [rows, 2 * width], gates and then ups; writes out float16 [rows, width], the activation times
-    GATED_SCALE. function: "silu" or "gelu"."""
-    rows, width = out.shape
+def gate(y: torch.Tensor, out: torch.Tensor, function: str, order: int = NATURAL) -> Launch:
+    """Reads y float32 [rows, 2 * width], gates and then ups; writes out float16 [rows, width in the order], the
+    activation times GATED_SCALE. function: "silu" or "gelu"; order: of the columns, as of `fragments`."""
+    rows, width = y.shape[0], y.shape[1] // 2
     tile = min(triton.next_power_of_2(width), TILE)
-    constants = {"WIDTH": width, "TILE": tile, "GELU": function == "gelu"}
+    constants = {"WIDTH": width, "OUT_WIDTH": out.shape[1], "ORDER": order, "TILE": tile, "GELU": function == "gelu"}
     grid = (rows, triton.cdiv(width, tile))
     return Launch("gate", gate_rows, grid, (y, out, GATED_SCALE), constants, warps=max(tile // 256, 1))
