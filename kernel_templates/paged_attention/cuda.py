@@ -67,7 +67,10 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     if splits == 1:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1
-    return [attend, Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)]
+    return [
+        attend,
+        Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
+    ]
 
 
 def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, Any]:

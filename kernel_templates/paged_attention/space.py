@@ -8,7 +8,7 @@ from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.space import Constraint, Parameter, Space
 
 SHARED_KIB = {"7.0": 96, "7.5": 64, "8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227, "12.0": 99}
-"""Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
+"""Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, "Compute Capabilities")."""
 TENSOR_CORES = 8.0
 """Compute capability from which Triton uses them; before, products are plain arithmetic, which large ones spill in."""
 _ANY_KIB = 48  # of a chip that is not known: every one has so much
@@ -25,7 +25,9 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
     tensor = float(device.capability) >= TENSOR_CORES
     lines = problem.group * problem.tokens  # rows of a product that one key head can have
     splits = [1]
-    while splits[-1] < 64 and splits[-1] * 32 < problem.reach and _programs(problem, 128) * splits[-1] < 4 * device.units:
+    while (
+        splits[-1] < 64 and splits[-1] * 32 < problem.reach and _programs(problem, 128) * splits[-1] < 4 * device.units
+    ):
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, shared, registers, splits)
     rows = [16]
@@ -59,7 +61,7 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
                 lambda c: words(problem, c) <= registers,
             ),
             Constraint(
-                "positions for every split", "splits are whole tiles: half as many would do if half of them stayed empty",
+                "positions for every split", "splits are whole tiles: half as many would do if half stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach + problem.tokens,
             ),
         ),
@@ -102,14 +104,14 @@ def _programs(problem: PagedAttention, rows: int) -> int:
     return blocks * problem.kv_heads * -(-problem.group // together(problem, config))
 
 
-def _untuned(
-    problem: PagedAttention, device: Device, shared: int, registers: int, splits: list[int]
-) -> dict[str, Any]:
+def _untuned(problem: PagedAttention, device: Device, shared: int, registers: int, splits: list[int]) -> dict[str, Any]:
     """Many rows: products as large as registers hold. Few rows: four warps side by side over a tile, three tiles on
     their way. Positions are split until every multiprocessor has a few programs."""
     lines = problem.group * problem.tokens
     tensor = float(device.capability) >= TENSOR_CORES
     sizes: tuple[tuple[int, int], ...]  # rows, warps
+    tiles: tuple[int, ...]
+    stages: tuple[int, ...]
     if lines >= 64:
         sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
         if _programs(problem, 128) < device.units or lines < 128:

@@ -265,7 +265,8 @@ def test_a_wrong_page_a_missing_position_and_an_unused_row_are_noticed():
     moved = given_.buffers["slots"].copy()
     moved[:, 0] = moved[::-1, 0]
     for change in (
-        {"slots": moved}, {"positions": given_.buffers["positions"] - 1}, {"sequences": given_.buffers["sequences"][::-1]},
+        {"slots": moved}, {"positions": given_.buffers["positions"] - 1},
+        {"sequences": given_.buffers["sequences"][::-1]},
     ):  # fmt: skip
         wrong = reference.outputs(problem, replace(given_, buffers={**given_.buffers, **change}))
         with pytest.raises(Exception, match="above the tolerance"):
