@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernel_templates import formats
 from kernel_templates.cuda import expand, weights
-from kernel_templates.cuda.launch import Launch, Target
+from kernel_templates.cuda.launch import Target
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.formats.layout import Floats
 
 
 @dataclass(frozen=True)
@@ -31,30 +29,20 @@ class Expand:
     name: str = "expand"
 
     def run(self, target: Target) -> None:
-        first = 0
-        for planes in self.parts:
-            rows = self.out[first : first + planes.rows]
-            first += planes.rows
-            launch = _launch(planes, rows)
-            if launch is None:
-                rows.copy_(weights.unpack(planes))
+        for planes, rows in self._pieces():
+            if self.out.is_cuda:
+                expand.launch(planes, rows).run(replace(target, pdl=False))
             else:
-                launch.run(replace(target, pdl=False))
+                rows.copy_(weights.unpack(planes))
 
     def compile(self, target: Target) -> "Expand":
-        for planes in self.parts:
-            launch = _launch(planes, self.out)
-            if launch is not None:
-                launch.compile(replace(target, pdl=False)).run  # noqa: B018 - the property loads
+        if self.out.is_cuda:
+            for planes, rows in self._pieces():
+                expand.launch(planes, rows).compile(replace(target, pdl=False)).run  # noqa: B018 - the property loads
         return self
 
-
-def _launch(planes: Planes, out: Tensor) -> Launch | None:
-    """None where no kernel gives float16: of other floats, and without a GPU."""
-    layout = formats.get(planes.format).layout
-    if not out.is_cuda or (isinstance(layout, Floats) and layout.dtype != torch.float16):
-        return None
-    return expand.launch(planes, out)
+    def _pieces(self) -> Iterator[tuple[Planes, Tensor]]:
+        return zip(self.parts, self.out.split([p.rows for p in self.parts]), strict=True)
 
 
 @dataclass(frozen=True)

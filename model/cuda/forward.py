@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from kernel_templates import registry
+from kernel_templates.cuda import library
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, soft_cap
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
-from model.cuda import library_product
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.pass_buffers import PassBuffers
@@ -133,7 +133,7 @@ class Forward:
         if size not in self._programs:
             made = self.launches(size)
             if self._side is not None and size.rows >= BESIDE_FROM:
-                made = library_product.beside(made, self._side)
+                made = library.beside(made, self._side)
             self._programs[size] = self.executor.program(made, "pass")
         return self._programs[size]
 
@@ -251,6 +251,6 @@ class _Pass:
     def _product(self, name: str, parts: Sequence[Any], x: Tensor, y: Tensor) -> Iterator[Any]:
         """y = x W^T of matrices one below the other."""
         buffers = self.forward.buffers.expanded
-        for launches in library_product.product(name, parts, x, y, buffers, self._expanded):
+        for launches in library.product(name, parts, x, y, buffers, self._expanded):
             self._expanded += 1
             yield from launches
