@@ -1,8 +1,8 @@
 """One token on the GPU: the chain of kernels, captured once per context bucket and replayed ahead of the host.
 
 A program is a sequence of parts: "embed" looks up the token in `token`, "layers" writes the cache at `position`, "take"
-is what the last layer gave another way, "head" leaves logits, "greedy" and "sample" choose the next token, look its embedding up for the next program, and add 1 to the
-position. So tokens follow each other on the device alone.
+brings what the last layer gave from elsewhere, "head" leaves logits, "greedy" and "sample" choose the next token, look
+its embedding up for the next program, and add 1 to the position. So tokens follow each other on the device alone.
 """
 
 import secrets

@@ -1,11 +1,11 @@
 """Many tokens in one pass over the weights: prompts, several texts at once, proposals to verify.
 
 A pass has rows: `tokens` of each of `sequences` texts, neighbours at consecutive positions. What it reads is on the
-device, so that its kernels are captured once for each size, a power of two, and replayed; rows that a call does not need
-are at position -1. Nothing here waits for the device.
+device, so that its kernels are captured once for each size, a power of two, and replayed; rows that a call does not
+need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,11 @@ class Forward:
 
     def start(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
         """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
+        self.place(size, tokens, positions, texts)
+        self.program(size)()
+
+    def place(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
+        """Write what a pass of this size reads, for its first rows; the others are not used."""
         inputs = self.inputs(size.sequences, size.tokens)
         host = torch.zeros(inputs["all"].shape, dtype=torch.int32)
         host[1] = -1
@@ -104,7 +109,6 @@ class Forward:
         for row, values in zip(host, (tokens, positions, texts), strict=True):
             row[:count] = torch.tensor(values, dtype=torch.int32)
         inputs["all"].copy_(host, non_blocking=True)  # of memory that is not pinned: it is taken before this returns
-        self.program(size)()
 
     def inputs(self, sequences: int, tokens: int) -> dict[str, Tensor]:
         """What passes of a size read: "tokens", "positions" and "sequences", int32 [rows]; "all" of them, [3, more]."""
@@ -140,12 +144,11 @@ class Forward:
     def launches(self, size: Size) -> list[Launch]:
         """The kernels of a pass in order. Attention's scratch and the logits are those of now: a later pass may need
         larger ones, and these live on with what was made of them."""
-        return list(_Pass(self, size).launches())
+        return list(self.rows(size).launches())
 
-    def part_launches(self, layer: int, size: Size) -> Mapping[str, list[Launch]]:
-        """The kernels of a layer's operations, each alone, by the operations' prefixes: reading what it reads of the
-        buffers and of the cache, and leaving x whole where it adds to it."""
-        return _Pass(self, size).parts(layer)
+    def rows(self, size: Size) -> "Rows":
+        """The buffers of a pass, and its kernels in parts."""
+        return Rows(self, size)
 
     def attention_scratch(self, elements: int) -> Tensor:
         """float32, shared by all layers."""
@@ -154,8 +157,9 @@ class Forward:
         return self._attention_scratch
 
 
-class _Pass:
-    """The launches of one size."""
+class Rows:
+    """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q and attended
+    float16 [rows, heads * head_dim]."""
 
     def __init__(self, forward: Forward, size: Size) -> None:
         self.forward, self.size = forward, size
@@ -188,6 +192,8 @@ class _Pass:
             yield from self._head()
 
     def parts(self, i: int) -> dict[str, list[Launch]]:
+        """The kernels of a layer's operations, each alone, by the operations' prefixes: they read x, q or attended, and
+        leave x whole where they add to it."""
         layer = self.model.layers[i]
         return {
             "qkv": [self._norm("attn_norm", None, layer.buffers["attn_norm"]), *self._heads(i, layer)],

@@ -90,9 +90,7 @@ def load(
 
 def _cache(config: ModelConfig, capacity: int, device: torch.device) -> Tensor:
     shape = (config.layers, 2, config.kv_heads, capacity, config.head_dim)
-    with explain_out_of_memory(
-        f"a KV cache of {capacity} positions, {2 * math.prod(shape) / 1e9:.2f} GB", FOR_CONTEXT
-    ):
+    with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * math.prod(shape) / 1e9:.2f} GB", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
         return torch.zeros(shape, dtype=torch.float16, device=device)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 
@@ -39,15 +38,21 @@ class PassBuffers:
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
+            normed, q, attended, gated = (
+                torch.zeros(most * each, dtype=torch.float16, device=device) for each in halves
+            )
             return cls(
-                torch.zeros((most, c.hidden), device=device),
-                *(torch.zeros(most * each, dtype=torch.float16, device=device) for each in halves),
+                torch.zeros((most, c.hidden), device=device), normed, q, attended, gated,
                 torch.zeros(most * widest, device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
-            )
+            )  # fmt: skip
 
 
 def largest_product(model: Loaded) -> int:
     """Weights of the largest product of a layer: q, k and v are one, and so are gate and up."""
-    products = (group for layer in model.layers for group in (layer.packed["qkv"], layer.packed["out"], layer.packed["ffn"][:2], layer.packed["ffn"][2:]))
+    products = (
+        group
+        for layer in model.layers
+        for group in (layer.packed["qkv"], layer.packed["out"], layer.packed["ffn"][:2], layer.packed["ffn"][2:])
+    )
     return max(sum(planes.rows * planes.cols for planes in group) for group in products)
