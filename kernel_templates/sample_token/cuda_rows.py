@@ -104,15 +104,9 @@ def launches_sampling(rows: int, logits: torch.Tensor, positions: torch.Tensor, 
         "sample", row_kernels.coarse_rows, grid, (logits, positions, s.best_value, *settings, *bins, vocab),
         partials | chunk, SAMPLE_WARPS,
     )  # fmt: skip
+    refined = (logits, positions, *settings, *bins, s.state, vocab)
     refine = [
-        Launch(
-            "sample",
-            row_kernels.refine_rows,
-            grid,
-            (logits, positions, *settings, *bins, s.state, vocab),
-            {"STAGE": stage, "SIZE": s.size},
-            SAMPLE_WARPS,
-        )  # fmt: skip
+        Launch("sample", row_kernels.refine_rows, grid, refined, {"STAGE": stage, "SIZE": s.size}, SAMPLE_WARPS)
         for stage in (2, 3, 4, 5)
     ]
     drawn = (s.masses, s.peak, s.state, s.best_value, s.best_id, vocab)

@@ -142,7 +142,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(torch, "zeros", full)
-    with pytest.raises(ModelError, match="does not hold 0.00 GB of KV cache"):
+    with pytest.raises(ModelError, match=r"does not hold 0\.00 GB of KV cache"):
         promise.reach(1)
     monkeypatch.setattr(torch, "zeros", zeros)
     assert promise.reach(1) and len(promise.taken) == 1
