@@ -9,8 +9,10 @@ import numpy as np
 
 from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
+from model.errors import ModelError
 from model.kernel_choices import Choice
 from model.sampling import Sampler
+from model.sequences import Sequences
 from tuning_db import TuningDB
 
 if TYPE_CHECKING:
@@ -88,6 +90,11 @@ class Runner(ABC):
 
         When a token comes out, those before it are in the cache. Raises ModelError when logits are not numbers.
         """
+
+    def open_sequences(self, most: int) -> Sequences:
+        """A place for up to `most` texts that are decoded together, beside the text that `feed` and `stream` go on
+        with. Raises ModelError where the backend decodes one at a time."""
+        raise ModelError("this device decodes one text at a time; use --device cpu, or -p for each prompt")
 
     @abstractmethod
     def close(self) -> None:

@@ -6,7 +6,9 @@ has it, would be 1.2 to 1.5 times as fast, but its 8 bits of mantissa are too fe
 token is another (docs/log.md).
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,6 +49,13 @@ class CpuPrefill(Prefill):
         self._threads = self.decoder.threads.by_load()
         torch.set_num_threads(self._threads)
         return super().run(tokens, first, every)
+
+    def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> "CpuPrefill":
+        """One that fills another KV cache, "keys" and "values" of each layer, through the same weights and memory."""
+        layers = zip(self.decoder.layers, caches, strict=True)
+        other = copy.copy(self)
+        Prefill.__init__(other, self.config, [replace(own, buffers={**own.buffers, **its}) for own, its in layers])
+        return other
 
     def _graph(self, packed: Tiles) -> Graph:
         shape = (packed.format, packed.cols, packed.lanes)

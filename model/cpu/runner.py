@@ -11,11 +11,13 @@ from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
+from model.cpu.sequences import CpuSequences
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
 from model.runner import STEPS_BELOW, Runner, Settings
 from model.sampling import Sampler
+from model.sequences import Sequences
 
 if TYPE_CHECKING:
     from model.cpu.prefill import CpuPrefill
@@ -68,6 +70,9 @@ class CpuRunner(Runner):
             yield token
             if i + 1 < count:
                 self.decoder.step(token, position + i)
+
+    def open_sequences(self, most: int) -> Sequences:
+        return CpuSequences(self, most)
 
     def close(self) -> None:
         """End the threads."""
