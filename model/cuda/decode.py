@@ -105,13 +105,13 @@ class Decoder:
             status.zero_()
             readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
-            readback.send(history[position:], status)
+            readback.send(history[position : position + 1], status)
         sent = 1
         for received in range(count):
             with self.executor.here():
                 while sent < count and sent - received < AHEAD:
                     self.program(("layers", "head", choice), position + sent - 1)()
-                    readback.send(history[position + sent :], status)
+                    readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
                 token, broken = readback.receive()
             if broken:
