@@ -23,7 +23,7 @@ from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
-from model.errors import ModelError
+from model.errors import NOT_FINITE, ModelError
 from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
 from model.sampling import Sampler
@@ -115,9 +115,7 @@ class Decoder:
                     sent += 1
                 token, broken = readback.receive()
             if broken:
-                raise ModelError(
-                    "the largest logit is not a finite number; the model's numbers overflowed or its file is damaged"
-                )
+                raise ModelError(NOT_FINITE)
             yield token
 
     def program(self, parts: tuple[str, ...], position: int) -> Program:

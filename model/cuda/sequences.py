@@ -9,18 +9,20 @@ Rows are compacted: the texts that take part are the first ones, so that few tex
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch, RowSettings
-from model.cuda.execution import Executor, Program
+from model.cuda.execution import Program
+from model.cuda.forward import Forward, Size, bucket
+from model.cuda.last_token import LastToken
 from model.cuda.page_pool import PagePool, Promise
 from model.errors import ModelError
-from model.problems import contexts
 from model.sampling import Sampler
 from model.sequences import BROKEN, Sequences
 
@@ -48,27 +50,29 @@ def row_settings(sampler: Sampler) -> RowSettings:
 
 
 class CudaSequences(Sequences):
-    """forward: of the model, over the pages of `pool`, through a table with a row for each of `most` texts."""
+    """forward: passes over the pages of `pool`, through a table with a row for each of `most` texts; last_token: gives
+    the logits after a prompt."""
 
-    def __init__(self, forward: "Forward", pool: PagePool, executor: Executor, most: int, context: int) -> None:
-        self.most, self.context = most, context
-        self._forward, self._pool, self._executor = forward, pool, executor
-        self._contexts = contexts(context)
+    def __init__(self, forward: Forward, pool: PagePool, last_token: LastToken, most: int) -> None:
+        self.most, self.context = most, forward.model.capacity
+        self._forward, self._pool, self._last_token = forward, pool, last_token
+        self._executor = forward.executor
         self._texts: dict[int, _Text] = {}
         self._rows: list[_Text] = []
         self._slots = list(reversed(range(most)))
         self._joined = self._sent = 0
         self._steps: deque[tuple[int, ...]] = deque()
         self._programs: dict[tuple[int, int, bool], Program] = {}
-        rows, device = bucket(most), executor.device
+        rows, device = bucket(most), self._executor.device
+        self._logits = forward.logits(rows)  # of all sizes, so that a row stays where it is when others come and go
         self._table = torch.zeros(forward.cache.table.shape, dtype=torch.int64)
         self._table_changed = self._rows_changed = True
         """Since the device was told."""
-        self._scratch = RowScratch.allocate(rows, forward.logits.shape[1], device)
+        self._scratch = RowScratch.allocate(rows, self._logits.shape[1], device)
         self._history = torch.zeros((SLOTS, rows, 2), dtype=torch.int32, device=device)
         self._step = torch.zeros(1, dtype=torch.int32, device=device)
-        with executor.here():
-            self._readback = executor.readback(2 * rows, SLOTS)
+        with self._executor.here():
+            self._readback = self._executor.readback(2 * rows, SLOTS)
 
     def join(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> int | None:
         positions = min(len(prompt) + tokens, self.context)
@@ -87,7 +91,8 @@ class CudaSequences(Sequences):
             with self._executor.here():
                 self._reach(text, len(prompt))
                 self._upload_table()
-                self._forward.read(list(prompt), text.slot, self._logits[len(self._rows)])
+                hidden = self._forward.read(prompt, 0, text.slot)
+                self._logits[len(self._rows)].copy_(self._last_token.logits(hidden[0]))
         except BaseException:
             self.leave(text.number)
             raise
@@ -123,7 +128,7 @@ class CudaSequences(Sequences):
         if left in self._rows:
             self._drop(left)
         left.promise.end()
-        self._table[left.slot] = 0  # so that nobody reads what is freed
+        self._table[left.slot] = 0  # so that nothing reads what is freed
         self._table_changed = True
         self._slots.append(left.slot)
         if not self._texts:
@@ -132,6 +137,17 @@ class CudaSequences(Sequences):
     @property
     def cache_bytes(self) -> int:
         return self._pool.bytes
+
+    def launches(self, rows: int, context: int, sampled: bool) -> list[Launch]:
+        """The kernels of one step of so many rows, a power of two."""
+        inputs, s = self._inputs(rows), self._scratch
+        tokens, positions = inputs["tokens"], inputs["positions"]
+        choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
+        return [
+            *choose(rows, self._logits, positions, s),
+            *cuda_rows.launches_advance(rows, s, tokens, positions, self._history, self._step),
+            *self._forward.launches(Size(rows, 1, context, head=True)),
+        ]
 
     def _drop(self, text: _Text) -> None:
         """The text takes part in no further step; the last row moves to its place."""
@@ -146,8 +162,7 @@ class CudaSequences(Sequences):
     def _reach(self, text: _Text, positions: int) -> None:
         """Take the pages of its first positions."""
         if text.promise.reach(positions):
-            taken = torch.tensor(text.promise.taken)
-            self._table[text.slot, : len(taken)] = taken
+            self._table[text.slot, : len(text.promise.taken)] = torch.tensor(text.promise.taken)
             self._table_changed = True
 
     def _upload_table(self) -> None:
@@ -156,32 +171,27 @@ class CudaSequences(Sequences):
             self._table_changed = False
 
     def _upload_rows(self) -> None:
-        """Which text each row is, where it is, and how its tokens are chosen."""
+        """Which text each row is, where it is, and how its tokens are chosen. Steps move the positions themselves."""
         if not self._rows_changed:
             return
-        unused = bucket(len(self._rows)) - len(self._rows)
-        upload(self._forward.positions, torch.tensor([t.position for t in self._rows] + [-1] * unused))
-        upload(self._forward.sequences, torch.tensor([t.slot for t in self._rows] + [0] * unused))
+        inputs, unused = self._inputs(bucket(len(self._rows))), bucket(len(self._rows)) - len(self._rows)
+        upload(inputs["positions"], torch.tensor([t.position for t in self._rows] + [-1] * unused, dtype=torch.int32))
+        upload(inputs["sequences"], torch.tensor([t.slot for t in self._rows] + [0] * unused, dtype=torch.int32))
         self._scratch.set([t.settings for t in self._rows])
         self._rows_changed = False
 
+    def _inputs(self, rows: int) -> Mapping[str, Tensor]:
+        return self._forward.inputs(rows, 1)
+
     def _program(self) -> Program:
         """A step of the rows that there are; built when first asked for."""
-        rows = bucket(len(self._rows))
-        reached = max(text.position for text in self._rows) + 1
-        context = next(c for c in self._contexts if reached < c)
-        sampled = not all(text.settings.greedy for text in self._rows)
-        key = (rows, context, sampled)
+        context = self._forward.bound(max(text.position for text in self._rows) + 1)
+        key = bucket(len(self._rows)), context, not all(text.settings.greedy for text in self._rows)
         if key not in self._programs:
-            self._programs[key] = self._executor.program(self.launches(*key))
+            self._programs[key] = self._executor.program(self.launches(*key), "step")
         return self._programs[key]
 
-    def launches(self, rows: int, context: int, sampled: bool) -> list[Launch]:
-        """The kernels of one step."""
-        f, s = self._forward, self._scratch
-        choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
-        return [
-            *choose(rows, self._logits, f.positions, s),
-            *cuda_rows.launches_advance(rows, s, f.tokens, f.positions, self._history, self._step),
-            *f.launches(rows, 1, context, head=True),
-        ]
+
+def upload(to: Tensor, values: Tensor) -> None:
+    """Copy from the host in the order of the stream; returns at once, and `values` may change."""
+    to.copy_(values.pin_memory() if to.is_cuda else values, non_blocking=True)
