@@ -18,16 +18,21 @@ from torch import Tensor
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch, RowSettings
+from kernel_templates.space import Config
 from model.cuda.execution import Program
 from model.cuda.forward import Forward, Size, bucket
 from model.cuda.last_token import LastToken
-from model.cuda.page_pool import PagePool, Promise
+from model.cuda.out_of_memory import explain_out_of_memory
+from model.cuda.page_pool import ADVICE, PagePool, PageShape, Promise
 from model.errors import ModelError
 from model.sampling import Sampler
 from model.sequences import BROKEN, Sequences
 
 SLOTS = 8
 """Steps whose tokens the device keeps for the host: a power of two, more than are sent ahead."""
+
+MARGIN = 1 << 30
+"""Bytes left free for graphs, for what passes of other sizes allocate later, and for other processes."""
 
 
 @dataclass(eq=False)
@@ -195,3 +200,25 @@ class CudaSequences(Sequences):
 def upload(to: Tensor, values: Tensor) -> None:
     """Copy from the host in the order of the stream; returns at once, and `values` may change."""
     to.copy_(values.pin_memory() if to.is_cuda else values, non_blocking=True)
+
+
+def opened(forward: Forward, head_config: Config, most: int, limit: int | None = None) -> CudaSequences:
+    """Up to `most` texts through a model's passes, over pages of their own. limit: bytes that the pages may take; None:
+    the memory that is free now but MARGIN. head_config: what decode's head runs with. Raises ModelError when memory
+    does not suffice."""
+    c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
+    shape = PageShape(c.layers, c.kv_heads, c.head_dim)
+    with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
+        pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
+        table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)
+        last_token = LastToken(forward.model, head_config, executor)
+        return CudaSequences(forward.over(pool.cache(table)), pool, last_token, most)
+
+
+def memory_for_pages(device: torch.device) -> int:
+    """Bytes of a GPU's memory that are free, what PyTorch holds unused included, but MARGIN; elsewhere no limit."""
+    if device.type != "cuda":
+        return 1 << 62
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(free + unused - MARGIN, 0)
