@@ -2,14 +2,14 @@
 
 import importlib
 
-from kernel_templates import attention, ffn, head, layer, matvec, norm_qkv_rope
+from kernel_templates import attention, ffn, head, layer, matvec, norm_qkv_rope, paged_attention
 from kernel_templates.device import Device
 from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, ffn, head, layer)
+    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, ffn, head, layer, paged_attention)
 }
 
 

@@ -34,15 +34,11 @@ class Executor(Protocol):
     device: torch.device
     target: Target
 
-    @property
-    def expand_target(self) -> Target | None:
-        """What kernels that expand matrices may use; None: torch does it."""
-
     def here(self) -> AbstractContextManager:
         """Inside, this device is the current one."""
 
-    def program(self, launches: Sequence[Launch]) -> Program:
-        """The launches as one thing that can be started again and again."""
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+        """The launches as one thing that can be started again and again; name: of one run, for a profiler."""
 
     def span(self, name: str) -> AbstractContextManager:
         """What is started inside belongs together under this name, for a profiler that was asked to watch."""
@@ -56,16 +52,15 @@ class GraphExecutor:
 
     def __init__(self, index: int, target: Target):
         self.device, self.target = torch.device("cuda", index), target
-
-    @property
-    def expand_target(self) -> Target:
-        return self.target
+        self._captures: torch.cuda.Stream | None = None
 
     def here(self) -> AbstractContextManager:
         return torch.cuda.device(self.device)
 
-    def program(self, launches: Sequence[Launch]) -> Program:
-        return Graph(launches, self.target, self.device).replay
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+        if self._captures is None:
+            self._captures = torch.cuda.Stream(self.device)
+        return Graph(launches, self.target, self.device, self._captures).replay
 
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
@@ -78,9 +73,9 @@ class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
     the kernels of a graph under the graph alone. So tokens are slower, by what launching costs."""
 
-    def program(self, launches: Sequence[Launch]) -> Program:
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
         def run() -> None:
-            with self.span("token"):
+            with self.span(name):
                 for launch in launches:
                     with self.span(launch.name):
                         launch.run(self.target)
@@ -97,14 +92,10 @@ class EagerExecutor:
     def __init__(self, target: Target):
         self.device, self.target = torch.device("cpu"), target
 
-    @property
-    def expand_target(self) -> None:
-        return None
-
     def here(self) -> AbstractContextManager:
         return nullcontext()
 
-    def program(self, launches: Sequence[Launch]) -> Program:
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
         def run() -> None:
             for launch in launches:
                 launch.run(self.target)

@@ -22,7 +22,6 @@ from model.config import ModelConfig
 from model.cpu.decode import Decoder
 from model.cpu.prefill import CpuPrefill
 from model.cuda.load import load
-from model.cuda.prefill import CudaPrefill
 from model.gguf_file import open_gguf
 from model.prefill import Prefill
 from model.reference import reference_logits
