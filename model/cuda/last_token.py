@@ -22,15 +22,16 @@ class LastToken:
         partials = head.partials(model.head, head_config)
         self._hidden = torch.zeros(c.hidden, device=device)
         self._logits = torch.full((c.vocab,), torch.nan, device=device)
+        x = Vector.allocate(c.hidden, device)
         buffers = {
-            "x": Vector.allocate(c.hidden, device),
+            "x": x,
             "output_norm": model.output_norm,
             "eps": c.norm_eps,
             "logits": self._logits,
             "best_value": torch.full((partials,), torch.nan, device=device),
             "best_id": torch.zeros(partials, dtype=torch.int32, device=device),
         }
-        take = take_row.launch(self._hidden, model.output_norm, buffers["x"], ACTIVATION)
+        take = take_row.launch(self._hidden, model.output_norm, x, ACTIVATION)
         launches = head.launches(model.head, head_config, model.head_packed, HEAD.bound(buffers))
         self._program = executor.program([take, *launches], "head")
 

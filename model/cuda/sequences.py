@@ -125,8 +125,9 @@ class CudaSequences(Sequences):
 
     def receive(self) -> dict[int, int]:
         with self._executor.here():
-            numbers, values = self._steps.popleft(), iter(self._readback.receive())
-        return {number: BROKEN if broken else token for number, token, broken in zip(numbers, values, values)}
+            numbers, values = self._steps.popleft(), self._readback.receive()
+        chosen = zip(numbers, values[::2], values[1::2], strict=True)
+        return {number: BROKEN if broken else token for number, token, broken in chosen}
 
     def leave(self, text: int) -> None:
         left = self._texts.pop(text)

@@ -32,7 +32,7 @@ class Verifier:
         with self._executor.here():
             if not settings.greedy:
                 self._scratch.set([settings] * count)
-            self._forward.fill(size, tokens, range(first, first + count), [0] * count)
+            self._forward.place(size, tokens, range(first, first + count), [0] * count)
             self._program(size, not settings.greedy)()
             self._readback.send(self._scratch.chosen[:count])
             values = self._readback.receive()

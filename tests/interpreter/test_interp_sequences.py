@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hash_passes import VOCAB, FromHidden, HashPasses
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hash_passes import VOCAB, FromHidden, HashPasses
 from test_interp_engine import interpreted
 
 from model.cuda import sequences
