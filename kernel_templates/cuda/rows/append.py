@@ -18,8 +18,8 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows.half import to_half
 
-ELEMENTS = 2048
-"""Of the heads of a program: 16 a thread."""
+ELEMENTS = 1024
+"""Of the heads of a program: 8 a thread."""
 
 
 @triton.jit
