@@ -7,7 +7,7 @@ alone; what they are in words, and on what they are computed, others know.
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -75,7 +75,7 @@ def decode(
     requests: Iterable[Request | ModelError],
     end_tokens: Collection[int],
     each_step: Callable[[], None] = lambda: None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Answer requests, which are taken when there is room for them, and yield what happens as it happens.
 
     A ModelError in place of a request, or one that `join` raises, ends that request alone. each_step is called before
@@ -153,9 +153,7 @@ class _Batch:
                 raise ModelError("there is no memory for this text, though no other is there; free some")
             return None
         reason: Reason = "length" if request.tokens <= room else "context_full"
-        self.texts[number] = self.sending[number] = running = _Running(
-            index, len(request.prompt), limit, reason, begun
-        )
+        self.texts[number] = self.sending[number] = running = _Running(index, len(request.prompt), limit, reason, begun)
         return running
 
     def _send(self) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ class Model:
         sampler: Sampler | None = None,
         most: int = 32,
         parse_special: bool = False,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Go on with many prompts, up to `most` of them at once; pieces of all texts, as they are generated.
 
         Each text is what `generate` gives for its prompt and settings alone, with the same seed. A prompt is taken from
@@ -204,8 +204,8 @@ class Model:
             stream = streams.get(event.index)
             if stream is None:
                 stream = streams[event.index] = self.tokenizer.stream()
-            ended = event.token is None or event.token in self.tokenizer.end_tokens
-            text = "" if ended else stream.push(event.token)
+            token = event.token
+            text = "" if token is None or token in self.tokenizer.end_tokens else stream.push(token)
             if event.end is not None:
                 text += streams.pop(event.index).flush()
             if text or event.end is not None:
