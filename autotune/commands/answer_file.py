@@ -42,11 +42,11 @@ class AnswerFile:
         self._synced = time.monotonic()
         if path is None:
             return
-        options.writable(path, "--output")
         self._regular = not path.exists() or path.is_file()
-        if not self._regular:
+        if not self._regular:  # a pipe, a terminal
             self._file = path.open("ab", buffering=0)
             return
+        options.writable(path, "--output")
         self._file = _locked(path)
         try:
             self.done = self._go_on(wanted)

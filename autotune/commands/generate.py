@@ -63,10 +63,10 @@ def generate(
     Only what the model writes goes to stdout; why it stopped, speed and the source of its kernels go to stderr.
     Special tokens in the prompt, such as <|im_end|>, are what they name unless --plain is given.
 
-    With --input, each line has "prompt", a text, or "messages", a conversation for the model's chat template; and, where
-    it is to have its own, "id", "system", "tokens" or "max_tokens", "temperature", "top_k", "top_p", "seed", and
-    "metadata", anything that is copied to the answer. Answers come in the order in which they are finished. Run again,
-    after Ctrl-C or a power cut, the same command answers what is left.
+    With --input, each line has "prompt", a text, or "messages", a conversation for the model's chat template. Besides,
+    where it is to have its own: "id", "system", "tokens" or "max_tokens", "temperature", "top_k", "top_p", "seed", and
+    "metadata", anything that is copied to the answer. Answers come in the order in which they are finished; a prompt
+    that cannot be answered has an "error". The same command, run again, answers what is left, however the first ended.
 
     \b
     Example:

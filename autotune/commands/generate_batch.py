@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -219,7 +219,6 @@ def _summary(totals: Totals, interrupted: bool, target: str) -> str:
 
 
 def _document(settings: BatchSettings, totals: Totals, engine: "Model | None", interrupted: bool) -> dict[str, Any]:
-    counts = asdict(totals)
     return {
         "model": str(settings.model),
         "device": settings.device,
@@ -227,7 +226,12 @@ def _document(settings: BatchSettings, totals: Totals, engine: "Model | None", i
         "output": settings.target,
         "batch": settings.batch,
         "interrupted": interrupted,
-        "prompts": {name: counts[name] for name in ("prompts", "already", "answered", "failed")},
+        "prompts": {
+            "all": totals.prompts,
+            "already": totals.already,
+            "answered": totals.answered,
+            "failed": totals.failed,
+        },
         "tokens": {"prompt": totals.prompt_tokens, "text": totals.tokens},
         "timings": {
             "seconds": totals.seconds,
