@@ -145,9 +145,10 @@ def _locked(path: Path) -> IO[bytes]:
 def _without(path: Path, old: IO[bytes], failed: set[int], whole: int) -> IO[bytes]:
     """The file anew, without lines of these numbers and what comes after `whole` bytes; locked before it is there."""
     target = path.resolve()
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         new = _locked(unfinished)
+        new.truncate(0)  # a run may have been killed here
         os.fchmod(new.fileno(), stat.S_IMODE(os.fstat(old.fileno()).st_mode))
         with path.open("rb") as lines:
             number = 0

@@ -53,6 +53,7 @@ def test_what_failed_is_tried_again_in_place(tmp_path: Path) -> None:
     failed = (1, "bb", {"id": "x", "text": "", "error": "too long"})
     written(path, [ANSWERS[0], failed, ANSWERS[2]])
     path.chmod(0o640)
+    (tmp_path / ".out.jsonl.unfinished").write_text("of a run that was killed")
     with path.open("ab") as file:
         file.write(b'{"index": 3, "requ')
     (tmp_path / "link.jsonl").symlink_to(path)
@@ -98,7 +99,8 @@ def test_one_run_at_a_time_writes(tmp_path: Path) -> None:
     for _ in range(2):  # the first finds what failed and makes the file anew, which must be locked too
         with AnswerFile(path, WANTED), pytest.raises(UserError, match="another run writes to"):
             AnswerFile(path, WANTED)
-    assert AnswerFile(path, WANTED).done == {2}
+    with AnswerFile(path, WANTED) as file:
+        assert file.done == {2}
 
 
 def test_a_pipe_is_only_written_to(tmp_path: Path) -> None:
