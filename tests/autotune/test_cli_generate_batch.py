@@ -134,6 +134,7 @@ def test_what_cannot_be_answered_is_told_and_tried_again(autotune, tiny_model, t
 def test_a_conversation_that_the_template_refuses_costs_itself_alone(
     autotune, tiny_model, tmp_path, monkeypatch
 ) -> None:
+    from model.chat import ChatTemplate
     from model.engine import Model
 
     source = "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}{{ messages[0].content }}"

@@ -47,7 +47,7 @@ def test_a_cache_takes_what_is_written(opened: engine.Model) -> None:
 def test_what_is_promised_is_kept_free(opened: engine.Model) -> None:
     tile = tile_bytes(opened)
     sequences = CpuSequences(opened.runner, 4, limit=3 * tile)
-    with pytest.raises(ModelError, match="a text of 193 tokens needs .* MB of KV cache, and there are"):
+    with pytest.raises(ModelError, match=r"a text of 193 tokens needs .* MB of KV cache, and there are"):
         sequences.join([1] * 3, 190, GREEDY)
     first = sequences.join([1] * 3, 125, GREEDY)
     assert first is not None and sequences.join([1] * 3, 62, GREEDY) is None
