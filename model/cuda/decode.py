@@ -24,7 +24,7 @@ from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
-from model.errors import ModelError
+from model.errors import NOT_FINITE, ModelError
 from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
 from model.sampling import Sampler
@@ -107,19 +107,17 @@ class Decoder:
             status.zero_()
             readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
-            readback.send(history[position:], status)
+            readback.send(history[position : position + 1], status)
         sent = 1
         for received in range(count):
             with self.executor.here():
                 while sent < count and sent - received < AHEAD:
                     self.program(("layers", "head", choice), position + sent - 1)()
-                    readback.send(history[position + sent :], status)
+                    readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
                 token, broken = readback.receive()
             if broken:
-                raise ModelError(
-                    "the largest logit is not a finite number; the model's numbers overflowed or its file is damaged"
-                )
+                raise ModelError(NOT_FINITE)
             yield token
 
     def program(self, parts: tuple[str, ...], position: int) -> Program:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from kernel_templates.problem import Problem
+from model.cuda import sequences
 from model.cuda.decode import Decoder
 from model.cuda.forward import Forward, Size
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
+from model.cuda.verify import Verifier
 from model.kernel_choices import Choice
 from model.runner import Runner
 from model.sampling import Sampler
+from model.sequences import Sequences
 
 
 class CudaRunner(Runner):
@@ -21,6 +24,7 @@ class CudaRunner(Runner):
 
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward):
         self.choices, self.decoder, self.forward = choices, decoder, forward
+        self._verifier: Verifier | None = None
 
     def warm_up(self) -> None:
         """Capture the largest pass."""
@@ -30,6 +34,14 @@ class CudaRunner(Runner):
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         return self.decoder.stream(position, count, sampler)
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        if self._verifier is None:
+            self._verifier = Verifier(self.forward)
+        return self._verifier.verify(tokens, first, sampler)
+
+    def open_sequences(self, most: int) -> Sequences:
+        return sequences.opened(self.forward, self.decoder.head_config, most)
 
     def close(self) -> None:
         """Wait for what still runs."""
