@@ -8,7 +8,7 @@ from kernel_templates.cpu import dot
 from kernel_templates.cpu.micro import register_lanes
 from kernel_templates.device import Device
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.space import Constraint, Parameter, Space
+from kernel_templates.space import Config, Constraint, Parameter, Space
 
 WIDTHS = (16, 32, 64)
 FEW = 8
@@ -81,6 +81,10 @@ def cuda(problem: Matmul, device: Device) -> Space:
 
 _FREE = {"tiles": 1, "warps": 4, "ahead": 1, "split": 1, "block": LEAST_WIDE, "stages": 3}
 """What parameters stand at where they say nothing."""
+
+
+LIBRARY = Config(_FREE | {"algorithm": "library"})
+"""Works for every format, and any columns."""
 
 
 def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
