@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
 
+More = Callable[[int], bool]
+"""Asked before a token is started whether it should be, with how many are started and not yet read."""
+
 Progress = Callable[[int, int], None]
 """Called with the parts of a model that are loaded (its layers, and the head) and with how many there are."""
+
+
+def always(started: int) -> bool:
+    """`More` of a text that is read to its end."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,24 @@ class Runner(ABC):
         _ = self.prefill
 
     @abstractmethod
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         """`count` tokens: one chosen from what was fed, which goes to `position` so that the next is known, and so on.
+        Fewer if `more` denies one while none is started: then the last is chosen, but not in the cache.
 
         When a token comes out, those before it are in the cache. Raises ModelError when logits are not numbers.
+        """
+
+    @property
+    def verify_ready(self) -> bool:
+        """Whether `verify` would begin at once; else it is not worth what it first has to load."""
+        return True
+
+    @abstractmethod
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        """Feed tokens at positions first, first + 1, ...; the token chosen after each, as `stream` would choose it
+        there. May end after the first that is not the token fed next: those behind it are chosen after another text.
+
+        Raises ModelError when logits are not numbers.
         """
 
     @abstractmethod

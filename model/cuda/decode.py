@@ -26,6 +26,7 @@ from model.cuda.load import Loaded
 from model.errors import ModelError
 from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
+from model.runner import More, always
 from model.sampling import Sampler
 
 AHEAD = 8
@@ -92,8 +93,9 @@ class Decoder:
             self.program(("head",), position)()
         return self.buffers["logits"]
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1.
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1. Fewer
+        as `Runner.stream` says: what is started is read in any case.
 
         Raises ModelError when the largest logit is not a finite number.
         """
@@ -106,14 +108,15 @@ class Decoder:
             readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
             readback.send(history[position:], status)
-        sent = 1
-        for received in range(count):
+        sent, received = 1, 0
+        while received < sent:
             with self.executor.here():
-                while sent < count and sent - received < AHEAD:
+                while sent < count and sent - received < AHEAD and more(sent - received):
                     self.program(("layers", "head", choice), position + sent - 1)()
                     readback.send(history[position + sent :], status)
                     sent += 1
                 token, broken = readback.receive()
+            received += 1
             if broken:
                 raise ModelError(
                     "the largest logit is not a finite number; the model's numbers overflowed or its file is damaged"

@@ -11,7 +11,7 @@ from model.cuda.decode import Decoder
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.cuda.prefill import CudaPrefill
 from model.kernel_choices import Choice
-from model.runner import Runner
+from model.runner import More, Runner, always
 from model.sampling import Sampler
 
 
@@ -21,8 +21,15 @@ class CudaRunner(Runner):
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, prefill: CudaPrefill):
         self.choices, self.decoder, self.prefill = choices, decoder, prefill
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        return self.decoder.stream(position, count, sampler)
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        return self.decoder.stream(position, count, sampler, more)
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        chosen: list[int] = []
+        for position, hidden in enumerate(self._read(tokens, first, every=True), first):
+            self.decoder.predict(hidden, position)
+            chosen += self.decoder.stream(position + 1, 1, sampler)
+        return chosen
 
     def close(self) -> None:
         """Wait for what still runs."""
