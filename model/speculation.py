@@ -43,8 +43,9 @@ def stream(
             last = chosen[-1]
             yield chosen
             continue
-        for last in _stepped(runner, watcher, lookup, last, end, sampler):
-            yield [last]
+        for token in _stepped(runner, watcher, lookup, last, end, sampler):
+            last = token
+            yield [token]
 
 
 def _proposals(runner: Runner, watcher: Watcher, lookup: PromptLookup, end: int) -> int:

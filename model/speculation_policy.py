@@ -167,8 +167,8 @@ class Watcher:
         the device's queue: what it takes longer is the pass's doing."""
         if not self._resumed:
             self._steps.append(seconds)
-        elif self._made and self._known():
-            self._lost_s += max(seconds - self._median(self._steps), 0.0)
+        elif self._made:
+            self._lost_s += max(seconds - self._step_s(), 0.0)
         self._resumed = False
         self._count(1)
         self._since_kept += 1
@@ -180,7 +180,7 @@ class Watcher:
             self._passes[proposed] = deque(maxlen=PASSES_KEPT)
         else:
             times.append(seconds)
-            self._lost_s += seconds - self._median(self._steps) * (kept + 1)
+            self._lost_s += seconds - self._step_s() * (kept + 1)
         self._proposed, self._kept, self._made = self._proposed + proposed, self._kept + kept, self._made + 1
         self._count(kept + 1)
         self._since_pass = 0
@@ -189,8 +189,8 @@ class Watcher:
 
     def observations(self) -> Observations:
         return Observations(
-            self._median(self._steps) if self._known() else 0.0,
-            {size: self._median(times) for size, times in self._passes.items() if times},
+            self._step_s(),
+            {size: _median(times) for size, times in self._passes.items() if times},
             tuple(hits / trials for hits, trials in zip(self._hits, self._trials, strict=True)),
             self._lost_s,
             self._tokens,
@@ -204,9 +204,9 @@ class Watcher:
         self._tokens += tokens
         self._since_pass += tokens
 
-    def _known(self) -> bool:
-        return len(self._steps) >= STEPS_NEEDED
+    def _step_s(self) -> float:
+        return _median(self._steps) if len(self._steps) >= STEPS_NEEDED else 0.0
 
-    @staticmethod
-    def _median(times: deque[float]) -> float:
-        return sorted(times)[len(times) // 2]
+
+def _median(times: deque[float]) -> float:
+    return sorted(times)[len(times) // 2]
