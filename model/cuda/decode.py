@@ -109,12 +109,14 @@ class Decoder:
             self.program((choice,), position)()
             readback.send(history[position:], status)
         sent, received = 1, 0
-        while received < sent:
+        while True:
             with self.executor.here():
                 while sent < count and sent - received < AHEAD and more(sent - received):
                     self.program(("layers", "head", choice), position + sent - 1)()
                     readback.send(history[position + sent :], status)
                     sent += 1
+                if received == sent:
+                    return
                 token, broken = readback.receive()
             received += 1
             if broken:

@@ -34,7 +34,7 @@ def test_a_run_writes_what_it_measured(tiny_model, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(bench_speculate, "SETS", short | {"own": ({"o": "hello"}, bench_speculate.SETS["own"][1])})
     out = tmp_path / "speculate.json"
     words = ["--model", str(tiny_model), "--tokens", "16", "--rounds", "2", "--out", str(out)]
-    result = CliRunner().invoke(bench_speculate.main, [*words, "--db", str(tmp_path / "none.db")])
+    result = CliRunner().invoke(bench_speculate.main, words)
     assert result.exit_code == 0, result.output
     document = json.loads(out.read_text())
     row = document["results"]["quoting"]["prompts"]["q"]
