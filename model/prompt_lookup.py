@@ -5,6 +5,9 @@ from collections.abc import Iterable
 LENGTHS = (5, 4, 3, 2)
 """Tokens that are looked up together, the longest first."""
 
+BITS = 32
+"""Of a token id."""
+
 LONGEST = 16
 """A match is not measured beyond this many tokens."""
 
@@ -18,7 +21,10 @@ class PromptLookup:
         """Tokens at the end of the text that stood just so before, at most LONGEST; 0 without a match. Of several
         places the one with the longest of LENGTHS counts, of those the most recent."""
         self._source = 0  # where in the text the token stands that followed the match
-        self._ends: dict[tuple[int, ...], int] = {}  # tokens -> where in the text they last ended
+        # For each of LENGTHS, tokens -> where in the text they last ended. Tokens are joined to a number: tuples would
+        # be hashed anew each time, and looked through for garbage.
+        self._ends: dict[int, dict[int, int]] = {n: {} for n in LENGTHS}
+        self._joined = [0] * (LENGTHS[0] + 1)  # the last n tokens, by n
         for token in tokens:
             self.push(token)
 
@@ -33,14 +39,14 @@ class PromptLookup:
         self.text.append(token)
         end, found = len(self.text), 0
         self._source = self.match = 0
-        for n in LENGTHS:
+        self._joined = joined = [0, *(shorter << BITS | token for shorter in self._joined[:-1])]
+        for n, ends in self._ends.items():
             if n > end:
                 continue
-            key = tuple(self.text[-n:])
-            earlier = self._ends.get(key, 0)
-            self._ends[key] = end
-            if earlier and not found:
+            key = joined[n]
+            if not found and (earlier := ends.get(key, 0)):
                 self._source, found = earlier, n
+            ends[key] = end
         if found:
             known = length + 1 if self._source == before + 1 else found
             self.match = self._measured(known)

@@ -44,7 +44,7 @@ RETRY_TOKENS, RETRY_MATCH = 256, 8
 measured while something else ran."""
 
 STEPS_KEPT, PASSES_KEPT, STEPS_NEEDED = 32, 8, 4
-"""Latest times of which medians are taken, and single steps that must be known."""
+"""Latest times of which medians are taken, and single steps after which theirs is taken, first and again."""
 
 KEPT_LATELY, FEW_AHEAD = 32, 2
 """While a proposal was kept within the last so many tokens, fewer tokens are started ahead of the host: what is started
@@ -86,7 +86,7 @@ def decide(seen: Observations, match: int, most: int) -> int:
     sizes = [size for size in SIZES if size <= most]
     if not (seen.step_s and match and sizes):
         return 0
-    rate, best = max((expected_tokens(seen.chosen, match, size) / _steps(seen, size), size) for size in sizes)
+    rate, best = max([(expected_tokens(seen.chosen, match, size) / _steps(seen, size), size) for size in sizes])
     retried = seen.since_pass >= RETRY_TOKENS and match >= RETRY_MATCH
     return best if (rate >= GAIN or retried) and _may_lose(seen, best) else 0
 
@@ -135,6 +135,9 @@ class Watcher:
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=STEPS_KEPT)
         self._passes: dict[int, deque[float]] = {}
+        self._step_s = 0.0  # medians of both
+        self._pass_s: Mapping[int, float] = {}
+        self._recorded = 0
         self.begin()
 
     def begin(self) -> None:
@@ -167,8 +170,11 @@ class Watcher:
         the device's queue: what it takes longer is the pass's doing."""
         if not self._resumed:
             self._steps.append(seconds)
+            self._recorded += 1
+            if self._recorded % STEPS_NEEDED == 0:
+                self._step_s = _median(self._steps)
         elif self._made:
-            self._lost_s += max(seconds - self._step_s(), 0.0)
+            self._lost_s += max(seconds - self._step_s, 0.0)
         self._resumed = False
         self._count(1)
         self._since_kept += 1
@@ -180,7 +186,8 @@ class Watcher:
             self._passes[proposed] = deque(maxlen=PASSES_KEPT)
         else:
             times.append(seconds)
-            self._lost_s += seconds - self._step_s() * (kept + 1)
+            self._pass_s = self._pass_s | {proposed: _median(times)}
+            self._lost_s += seconds - self._step_s * (kept + 1)
         self._proposed, self._kept, self._made = self._proposed + proposed, self._kept + kept, self._made + 1
         self._count(kept + 1)
         self._since_pass = 0
@@ -188,14 +195,8 @@ class Watcher:
         self._resumed = True
 
     def observations(self) -> Observations:
-        return Observations(
-            self._step_s(),
-            {size: _median(times) for size, times in self._passes.items() if times},
-            tuple(hits / trials for hits, trials in zip(self._hits, self._trials, strict=True)),
-            self._lost_s,
-            self._tokens,
-            self._since_pass,
-        )
+        rates = tuple(hits / trials for hits, trials in zip(self._hits, self._trials, strict=True))
+        return Observations(self._step_s, self._pass_s, rates, self._lost_s, self._tokens, self._since_pass)
 
     def summary(self) -> Speculated:
         return Speculated(self._proposed, self._kept, self._made, bool(self._passes) and not pays(self.observations()))
@@ -203,9 +204,6 @@ class Watcher:
     def _count(self, tokens: int) -> None:
         self._tokens += tokens
         self._since_pass += tokens
-
-    def _step_s(self) -> float:
-        return _median(self._steps) if len(self._steps) >= STEPS_NEEDED else 0.0
 
 
 def _median(times: deque[float]) -> float:
