@@ -186,7 +186,7 @@ class Watcher:
             self._passes[proposed] = deque(maxlen=PASSES_KEPT)
         else:
             times.append(seconds)
-            self._pass_s = self._pass_s | {proposed: _median(times)}
+            self._pass_s = {**self._pass_s, proposed: _median(times)}
             self._lost_s += seconds - self._step_s * (kept + 1)
         self._proposed, self._kept, self._made = self._proposed + proposed, self._kept + kept, self._made + 1
         self._count(kept + 1)
