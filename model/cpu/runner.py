@@ -16,7 +16,7 @@ from model.cpu.sequences import CpuSequences
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
-from model.runner import STEPS_BELOW, Runner, Settings
+from model.runner import STEPS_BELOW, More, Runner, Settings, always
 from model.sampling import Sampler
 from model.sequences import Sequences
 
@@ -70,13 +70,27 @@ class CpuRunner(Runner):
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         return self.prefill.run(tokens, first, every)
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         picker = sampler.picker()
-        for i in range(count):
-            token = picker.pick(self.decoder.logits)
+        for at in range(position, position + count):
+            token = picker.pick(self.decoder.logits, at)
             yield token
-            if i + 1 < count:
-                self.decoder.step(token, position + i)
+            if at + 1 == position + count or not more(0):
+                return
+            self.decoder.step(token, at)
+
+    @property
+    def verify_ready(self) -> bool:
+        """Once a prompt has imported torch."""
+        return self._prefill is not None
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        picker, chosen = sampler.picker(), []
+        for i, hidden in enumerate(self._read(tokens, first, every=True)):
+            chosen.append(picker.pick(self.decoder.predict(hidden, first + i), first + i + 1))
+            if chosen[-1:] != tokens[i + 1 : i + 2]:
+                break  # the head is a good part of a step
+        return chosen
 
     def open_sequences(self, most: int) -> Sequences:
         return CpuSequences(self, most)
