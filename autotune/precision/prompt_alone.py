@@ -75,7 +75,7 @@ class CudaPrompt:
         size = Size(1, bucket(count), forward.bound(first + count - 1))
         rows = forward.rows(size)
         passed, attended = {"x": rows.x, "qkv": rows.q}, rows.attended(layer)
-        forward.place(size, [0] * count, range(first, first + count), [0] * count)
+        forward.place(size, 0, range(first, first + count), 0)
         for name, value in inputs.items():
             if name == "attended":
                 attended.write(value.flatten(1).to(attended.values.device))
