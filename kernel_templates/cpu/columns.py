@@ -18,6 +18,7 @@ from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
+from kernel_templates.cpu.panels import addresses
 from kernel_templates.cpu.tiles import plane_bytes
 from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks
@@ -103,11 +104,7 @@ class _Columns:
         """A block's share for each token."""
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
         index, sizes = b.add(self.index, place), plane_bytes(layout)
-        bytes_of = {"low": 4, "high": 4, "codes": 1, "minimum": 2, "scale": 1 if layout.exponent else 2}
-        at = {
-            name: b.add(e.at(self.planes[name], index, lanes * size), b.mul(self.row, I64(bytes_of[name])))
-            for name, size in sizes.items()
-        }
+        at = addresses(e, layout, [*self.planes.values()], index, self.row)
         self._ask_ahead(index, sizes)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
