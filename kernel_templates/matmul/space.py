@@ -2,15 +2,23 @@
 
 from kernel_templates import formats
 from kernel_templates.cpu import dot
+from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.micro import register_lanes
+from kernel_templates.formats.layout import Blocks
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.space import Constraint, Parameter, Space
 
 WIDTHS = (16, 32, 64)
-FEW = 8
-"""Tokens up to which decoding weights in registers is the default."""
+FEW, FEW_OF_SMALL_GROUPS = 32, 4
+"""Tokens up to which decoding weights in registers is the default, and where groups of 16 weights have a scale."""
 MOST_SUMS = 32
 """Registers of sums that a candidate may ask for: beyond what a processor has they are kept in memory."""
+
+
+def group_of(format_name: str) -> int:
+    """Weights that share a scale; of a format without subscales more than any has: its block is decoded as a whole."""
+    layout = formats.get(format_name).layout
+    return layout.group if isinstance(layout, Blocks) and layout.subscales is not None else 256
 
 
 def cpu(problem: Matmul, features: frozenset[str]) -> Space:
@@ -19,10 +27,10 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     whole = quantized and "vnni" in paths
     algorithms = ("integer", "float", "columns") if quantized else ("float",)
     lanes = register_lanes(paths[-1], features)
-    few = quantized and problem.tokens <= FEW
+    few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < BLOCK else FEW)
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
     if few:
-        together = 2 if problem.tokens <= 2 else 4
+        together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
         width = max(16, lanes)
     return Space(
         (

@@ -15,7 +15,6 @@ from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
-from kernel_templates.lazy import Tensor, torch
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, problems, weights
@@ -61,8 +60,11 @@ class Decoder:
         for i, layer in enumerate(plan.layers):
             steps += self._layer_steps(file, i, layer, problems.layer_problems(config, file, i))
             progress(i + 1, config.layers + 1)
-        norm = {"output_norm": weights.vector(file, config, plan.output_norm)}
-        head_step, _ = self._step(file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm)
+        self.output_norm = weights.vector(file, config, plan.output_norm)
+        norm = {"output_norm": self.output_norm}
+        head_step, (self.head_packed,) = self._step(
+            file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm
+        )
         progress(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.pool, [*steps, head_step])
         self.head = Graph(self.pool, [head_step])
@@ -137,15 +139,6 @@ class Decoder:
         self.weight_bytes += sum(tiles.nbytes for tiles in packed)
         return template.bind(problem, chosen, self._kernel(problem), packed, step.link.bound(buffers)), packed
 
-    def embed(self, tokens: list[int]) -> Tensor:
-        """float32 [len(tokens), hidden]: rows of the embedding."""
-        rows = formats.get(self.table_format).dequantize(torch.from_numpy(self.table[tokens]))
-        return rows if self.plan.embedding_scale == 1.0 else rows * self.plan.embedding_scale
-
-    def rotation(self, rope: Rope, first: int, count: int) -> Tensor:
-        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
-        return torch.from_numpy(self.rotations[rope].table(np.arange(first, first + count)))
-
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
         if position >= self.context:
@@ -162,9 +155,9 @@ class Decoder:
         self.threads.record(threads, time.perf_counter() - start)
         return self.logits
 
-    def predict(self, hidden: Tensor, position: int) -> np.ndarray:
+    def predict(self, hidden: np.ndarray, position: int) -> np.ndarray:
         """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
-        self.buffers["x"][: self.config.hidden] = hidden.numpy()
+        self.buffers["x"][: self.config.hidden] = hidden
         self.head.replay(self.threads.current)
         return self.logits
 

@@ -1,7 +1,6 @@
-"""The CPU backend of the engine: decode steps through one graph, prompts through torch, tokens chosen in numpy."""
+"""The CPU backend of the engine: decode steps through one graph, many rows through another, tokens chosen in numpy."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,17 +10,13 @@ from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
+from model.cpu.forward import Forward
+from model.cpu.prefill import CpuPrefill
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
-from model.runner import STEPS_BELOW, Runner, Settings
+from model.runner import Runner, Settings
 from model.sampling import Sampler
-
-if TYPE_CHECKING:
-    from model.cpu.prefill import CpuPrefill
-
-TORCH_BYTES = 12_000_000_000
-"""What decode steps read in the time that importing torch takes: 1.3 s at some 10 GB/s."""
 
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CpuRunner":
@@ -44,22 +39,8 @@ class CpuRunner(Runner):
 
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder):
         self.choices, self.decoder = choices, decoder
-        self._prefill: CpuPrefill | None = None
-
-    @property
-    def prefill(self) -> "CpuPrefill":  # type: ignore[override]
-        """Made for the first prompt that is long enough: it imports torch."""
-        if self._prefill is None:
-            from model.cpu.prefill import CpuPrefill
-
-            self._prefill = CpuPrefill(self.decoder)
-        return self._prefill
-
-    @property
-    def steps_below(self) -> int:
-        """Importing torch takes as long as the steps that read so many bytes of weights, so the first prompt may be
-        through before it is there. The number follows from the model alone: a text never depends on the time."""
-        return max(STEPS_BELOW, TORCH_BYTES // self.decoder.weight_bytes) if self._prefill is None else STEPS_BELOW
+        self.forward = Forward(decoder)
+        self.prefill = CpuPrefill(decoder, self.forward)
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         picker = sampler.picker()
