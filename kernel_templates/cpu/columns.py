@@ -119,7 +119,9 @@ class _Columns:
                 else:
                     scaled[t] = product.fma(code * step.splat(e.lanes), scaled[t])
                 if self.totals:
-                    total = self._number(t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0))
+                    total = self._number(
+                        t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0)
+                    )
                     total = total.splat(e.lanes)
                     if zero:
                         centered = (scale if code is None else code) * float(-zero)
@@ -148,9 +150,7 @@ class _Columns:
             products: dict[int, list[list[Value]]] = {}
             for elements in steps:
                 for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
-                    made = products.setdefault(
-                        element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens]
-                    )
+                    made = products.setdefault(element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens])
                     for t, x in enumerate(here):
                         upper = e.offset(x, element)
                         made[t][0] = e.dot4(made[t][0], words, upper)

@@ -13,9 +13,9 @@ import numpy as np
 from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import micro, simd
+from kernel_templates.cpu.activations import BLOCK, exponential, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.activations import BLOCK, exponential, soft_cap
 from kernel_templates.cpu.many_rows import RowLayout
 from kernel_templates.cpu.micro import MicroShape, multiply, register_lanes
 from kernel_templates.cpu.rows import CACHE
@@ -78,7 +78,12 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     per_thread = places[-1]
     scores_at, sums_at, states_at, keys_at, values_at = places[1:6]
     record, score_record = query.bytes, score.bytes
-    load, splat, capped, exp = simd.load("f32", TILE), simd.splat("f32", TILE), soft_cap(softcap or 1.0, TILE), exponential(TILE)
+    load, splat, capped, exp = (
+        simd.load("f32", TILE),
+        simd.splat("f32", TILE),
+        soft_cap(softcap or 1.0, TILE),
+        exponential(TILE),
+    )
     load_half, load_value = simd.load("f16", wide), simd.load("f16", value_width)
     load16, splat16, exp16 = simd.load("f32", 16), simd.splat("f32", 16), exponential(16)
     parts, value_parts, dim_blocks = TILE // wide, dim // value_width, padded_dim // BLOCK
@@ -175,9 +180,7 @@ def scratch(shape: RowAttention, features: frozenset[str], threads: int) -> np.n
     return memory.zeros((threads * _sizes(shape, _together(features))[1][-1],), np.uint8)
 
 
-def bind(
-    kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray
-) -> Step:
+def bind(kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray) -> Step:
     """q: float32 [rows, at least heads * head_dim]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
     caches: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
     `scratch`."""

@@ -125,11 +125,9 @@ def compile_append(heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: 
     return compile_kernel(append_rows, key)
 
 
-def bind_append(
-    kernel: Kernel, qkv, count, rope, positions, texts, caches, eps, norms: Sequence, bias
-) -> Step:
+def bind_append(kernel: Kernel, qkv, count, rope, positions, texts, caches, eps, norms: Sequence, bias) -> Step:
     """qkv: float32 [rows, (heads + 2 kv_heads) * dim]; rope: float32 [rows, rope_dim], cosines, then sines; positions,
-texts: int64 [rows]; caches: int64 [texts, 3], of each what `described` says; norms, bias: arrays, or 0."""
+    texts: int64 [rows]; caches: int64 [texts, 3], of each what `described` says; norms, bias: arrays, or 0."""
     named = (qkv, count, rope, positions, texts, caches, eps, *norms, bias)
     return step(kernel, named, "append")
 

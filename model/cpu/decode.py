@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from kernel_templates import formats, memory, random_inputs, registry
+from kernel_templates import memory, random_inputs, registry
 from kernel_templates.attention import cache
 from kernel_templates.cpu import embedding, machine, parameters
 from kernel_templates.cpu.compile import Kernel
@@ -21,7 +21,7 @@ from model import layer_plan, problems, weights
 from model.config import ModelConfig
 from model.cpu import weight_cache
 from model.gguf_file import GGUFFile
-from model.layer_plan import LayerPlan, LayerState, Rope, Step
+from model.layer_plan import LayerPlan, LayerState, Step
 from model.runner import Progress
 
 HEAD = "head"  # the step that has no layer

@@ -14,8 +14,8 @@ from kernel_templates.cpu import embedding, machine, row_attention, rows
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
-from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.panels import step_of
+from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
@@ -29,6 +29,8 @@ MOST = 512
 FEWEST = 2
 """Of the smallest size that graphs are bound for."""
 
+TEXTS = 66
+"""Texts that may have a cache at once."""
 OWN = 0
 """The text whose cache is the decoder's."""
 Caches = Sequence[Mapping[str, np.ndarray]]
@@ -40,11 +42,19 @@ def bucket(count: int) -> int:
     return max(FEWEST, 1 << (count - 1).bit_length())
 
 
+def products(decoder: Decoder) -> list[Matmul]:
+    """The problem of every product, in passes of each size."""
+    packed = [p for layer in decoder.layers for own in layer.packed.values() for p in own]
+    shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in (*packed, decoder.head_packed))
+    sizes = [1 << bit for bit in range(1, MOST.bit_length())]
+    return [Matmul(*shape, tokens) for shape in shapes for tokens in sizes]
+
+
 class Forward:
     """Passes over the rows of some texts, each with its own cache, through a decoder's weights."""
 
     def __init__(
-        self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({}), texts: int = 2,
+        self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({}), texts: int = TEXTS,
         most: int = MOST,
     ):  # fmt: skip
         """configs: of products, where they have winners; texts: that may have a cache at once; most: rows of a pass."""
@@ -60,7 +70,11 @@ class Forward:
         self._turned = {rope: _floats(most, c.rope_dim) for rope in decoder.plan.ropes}
         self.x, self._branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
         self.qkv = _floats(most, (c.heads + 2 * c.kv_heads) * c.head_dim)
-        self.attended, self._gate, self._up = _floats(most, c.heads * c.head_dim), _floats(most, c.ffn), _floats(most, c.ffn)
+        self.attended, self._gate, self._up = (
+            _floats(most, c.heads * c.head_dim),
+            _floats(most, c.ffn),
+            _floats(most, c.ffn),
+        )
         self._eps = np.array([c.norm_eps], np.float32)
         self._scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)

@@ -1,6 +1,7 @@
 """The CPU backend of the engine: decode steps through one graph, many rows through another, tokens chosen in numpy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -8,9 +9,10 @@ from kernel_templates import registry
 from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.problem import Problem
+from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
-from model.cpu.forward import Forward
+from model.cpu.forward import Forward, products
 from model.cpu.prefill import CpuPrefill
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
@@ -23,24 +25,40 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cpu
     """Pack the model for this processor."""
     threads = ThreadChoice(settings.threads or machine.thread_count())
     features = machine.features()
-    choices = choose(
-        list(model_problems(config, file)),
-        machine.detect(),
-        lambda p: registry.cpu_space(p, features),
-        settings.db,
-        proofs.refusal,
-    )
-    chosen = {problem: choice.config for problem, choice in choices.items()}
-    return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.progress))
+
+    def chosen(problems: Sequence[Problem]) -> dict[Problem, Choice]:
+        return choose(
+            problems, machine.detect(), lambda p: registry.cpu_space(p, features), settings.db, proofs.refusal
+        )
+
+    choices = chosen(list(model_problems(config, file)))
+    configs = {problem: choice.config for problem, choice in choices.items()}
+    decoder = Decoder(file, config, configs, settings.context, threads, settings.progress)
+    passes = chosen(products(decoder)) if settings.db else {}
+    return CpuRunner(choices, decoder, {problem: choice.config for problem, choice in passes.items()})
 
 
 class CpuRunner(Runner):
     """Tokens are chosen from the decoder's logits by `Sampler.picker`."""
 
-    def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder):
+    def __init__(
+        self,
+        choices: Mapping[Problem, Choice],
+        decoder: Decoder,
+        passes: Mapping[Problem, Config] = MappingProxyType({}),
+    ):
+        """passes: configurations of products with many rows; their space's default where there is none."""
         self.choices, self.decoder = choices, decoder
-        self.forward = Forward(decoder)
+        self.forward = Forward(decoder, passes)
         self.prefill = CpuPrefill(decoder, self.forward)
+
+    def row_logits(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> np.ndarray:
+        """float32 [rows, vocab], valid until the next call: what is predicted after each row of one pass, which brings
+        the rows into their texts' caches. Rows are tokens of texts at positions; those of a text are neighbours at
+        consecutive positions. Text 0 has the decoder's cache, others what `forward.place` gave them."""
+        threads = self.decoder.threads.by_load()
+        self.forward.run(tokens, positions, texts, threads)
+        return self.forward.logits(threads)
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         picker = sampler.picker()
