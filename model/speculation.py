@@ -50,7 +50,7 @@ def stream(
 
 def _proposals(runner: Runner, watcher: Watcher, lookup: PromptLookup, end: int) -> int:
     """How many to propose now: what a pass makes, one more, must not go past `end`."""
-    return watcher.proposals(lookup.match, end - len(lookup.text) - 1) if runner.verify_ready else 0
+    return watcher.proposals(lookup.match, end - len(lookup.text) - 1)
 
 
 def _verified(runner: Runner, watcher: Watcher, lookup: PromptLookup, proposals: int, sampler: Sampler) -> list[int]:
