@@ -215,3 +215,31 @@ def test_compilers_are_never_waited_for(db, monkeypatch) -> None:
     )
     spent = time.monotonic() - begun
     assert spent < 35.0 and sum(t.trials for t in (*alone, *layers)) > 100
+
+
+def test_passes_come_last_and_leave_decoding_most_of_the_time(db, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_SLOW", "0.01")
+    passes, seen = {Part("ffn", 2048): 4, Part("out", 2048): 4}, []
+    settings = TuneSettings(budget_s=4.0, report=seen.append)
+    begun = time.monotonic()
+    alone, layers = tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.target(), settings, passes=passes)
+    assert time.monotonic() - begun < 20.0
+    assert [tuned.problem for tuned in alone] == [*PROBLEMS, *passes] and len(layers) == 1
+    assert all(tuned.count == 4 for tuned in alone[-2:])
+    of_passes = [p.problem in passes for p in seen]
+    assert of_passes == sorted(of_passes) and any(of_passes), "nothing of a token after the first of a pass"
+    for problem in passes:
+        assert db.lookup(DEVICE, problem.key, 1).source is Source.EXACT
+
+
+def test_passes_alone_have_the_whole_budget(db) -> None:
+    passes = {Part("ffn", 2048): 4}
+    (tuned,), layers = tune_model.tune(
+        {}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"), passes=passes
+    )
+    assert tuned.trials == 80 and not layers
+
+
+def test_shares_of_the_budget() -> None:
+    assert tune_model.token_share(True, False) == 1.0 and tune_model.token_share(False, True) == 0.0
+    assert tune_model.token_share(True, True) == 1.0 - tune_model.PASSES > 0.5 and not tune_model.token_share(False, False)
