@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_gpu
 import pytest
-from fake_gpu import DEVICE, Layer, Part
+from fake_gpu import DEVICE, Layer, Part, Wide
 from forked import Forked
 
 from autotune.tuning import tune_model
@@ -238,6 +238,18 @@ def test_passes_alone_have_the_whole_budget(db) -> None:
         {}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"), passes=passes
     )
     assert tuned.trials == 80 and not layers
+
+
+def test_passes_of_as_many_tokens_are_tuned_side_by_side(db, tmp_path, monkeypatch) -> None:
+    """Few tokens first; a configuration goes to other shapes of as many tokens, not of more."""
+    monkeypatch.setenv("FAKE_SLOW", "0.01")
+    passes = {Wide(kind, 64, tokens): 2 for tokens in (2048, 16) for kind in ("ffn", "out")}
+    seen: list[Progress] = []
+    tuned, _ = tune_model.tune({}, [], db, fake_gpu.target(), TuneSettings(trials=5, report=seen.append), passes=passes)
+    assert [t.problem for t in tuned] == list(passes) and all(t.trials >= 5 for t in tuned)
+    tokens = [p.problem.tokens for p in seen]
+    assert tokens == sorted(tokens) and set(tokens) == {16, 2048} and all(p.of == 2 for p in seen)
+    assert Wide("ffn", 64, 16).rows_at_once == 16 and Part("ffn", 64).rows_at_once == 1
 
 
 def test_shares_of_the_budget() -> None:
