@@ -8,6 +8,8 @@ import numpy as np
 
 ALIGN = 64
 HUGE = 2 * 1024 * 1024
+GROUP = Path("/sys/fs/cgroup")
+"""Where a container's system says what its control group grants it."""
 
 
 def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -48,12 +50,11 @@ def available() -> int:
     import psutil  # here: only those who ask pay for it
 
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     try:
-        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        most, used = ((GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         cached = next(
             int(line.split()[1])
-            for line in (group / "memory.stat").read_text().splitlines()
+            for line in (GROUP / "memory.stat").read_text().splitlines()
             if line.startswith("inactive_file ")
         )
         return free if most == "max" else max(0, min(free, int(most) - int(used) + cached))

@@ -11,7 +11,7 @@ from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
     module.OPERATION.name: module.OPERATION
-    for module in (norm_qkv_rope, attention, matvec, ffn, head, layer, matmul, paged_attention)
+    for module in (norm_qkv_rope, attention, paged_attention, matvec, matmul, ffn, head, layer)
 }
 
 

@@ -3,7 +3,8 @@
 import importlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,14 +12,17 @@ from types import MappingProxyType
 import numpy as np
 
 from kernel_templates.problem import Problem
+from model import continuous_batching
 from model.chat import ChatTemplate
 from model.config import ModelConfig
+from model.continuous_batching import End, Event, Request
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile, open_gguf
 from model.kernel_choices import Choice
 from model.runner import Progress, Runner, Settings
 from model.sampling import Sampler
-from model.tokenizer import Tokenizer
+from model.sequences import Sequences
+from model.tokenizer import Stream, Tokenizer
 from tuning_db import TuningDB
 
 DEFAULT_CONTEXT = 4096
@@ -43,6 +47,25 @@ class Timing:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A text to go on with, or its token ids, where it has settings of its own: None is what all have."""
+
+    text: str | Sequence[int]
+    tokens: int | None = None
+    sampler: Sampler | None = None
+    parse_special: bool | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that was added to prompt `index`, counted from 0; may be empty with `end`, which the last piece has."""
+
+    index: int
+    text: str
+    end: End | None
+
+
 @dataclass
 class Model:
     """A loaded model. Not for use from two threads at once."""
@@ -55,6 +78,8 @@ class Model:
     """Seconds that `load` took."""
     timing: Timing = field(default_factory=Timing)
     _cached: list[int] = field(default_factory=list)
+    _sequences: Sequences | None = None
+    """Of the last `generate_many`, empty, for the next."""
 
     def generate(
         self, text: str | Sequence[int], tokens: int = 128, sampler: Sampler | None = None, parse_special: bool = False
@@ -72,6 +97,38 @@ class Model:
                 yield piece
         if piece := stream.flush():
             yield piece
+
+    def generate_many(
+        self,
+        prompts: Iterable[str | Sequence[int] | Prompt | ModelError],
+        tokens: int = 128,
+        sampler: Sampler | None = None,
+        most: int = 32,
+        parse_special: bool = False,
+    ) -> Generator[Piece, None, None]:
+        """Go on with many prompts, up to `most` of them at once; pieces of all texts, as they are generated.
+
+        Each text is what `generate` gives for its prompt and settings alone, with the same seed. A prompt is taken from
+        `prompts` when there is room for it and joins at any step; one whose memory is not free waits, and those after
+        it. A prompt that cannot be answered ends alone, with the reason "error"; so does a ModelError in a prompt's
+        place. `close()` of the iterator ends all.
+        """
+        if most < 1:
+            raise ModelError(f"{most} texts at once are none; give 1 or more")
+        common = Prompt("", tokens, sampler or Sampler(), parse_special)
+        requests = (p if isinstance(p, ModelError) else self._request(p, common) for p in prompts)
+        sequences, self._sequences = self._sequences, None
+        if sequences is None or sequences.most != most:
+            sequences = self.runner.open_sequences(most)
+        try:
+            with closing(
+                continuous_batching.decode(sequences, requests, self.tokenizer.end_tokens, self.file.check_whole)
+            ) as events:
+                yield from self._pieces(events)
+        except GeneratorExit:
+            self._sequences = sequences
+            raise
+        self._sequences = sequences
 
     def generate_tokens(
         self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False
@@ -140,6 +197,36 @@ class Model:
     def close(self) -> None:
         """Stop what the backend runs; the memory goes with the last reference."""
         self.runner.close()
+
+    def _pieces(self, events: Iterable[Event]) -> Iterator[Piece]:
+        streams: dict[int, Stream] = {}
+        for event in events:
+            stream = streams.get(event.index)
+            if stream is None:
+                stream = streams[event.index] = self.tokenizer.stream()
+            token = event.token
+            text = "" if token is None or token in self.tokenizer.end_tokens else stream.push(token)
+            if event.end is not None:
+                text += streams.pop(event.index).flush()
+            if text or event.end is not None:
+                yield Piece(event.index, text, event.end)
+
+    def _request(self, prompt: str | Sequence[int] | Prompt, common: Prompt) -> Request | ModelError:
+        """A prompt as tokens, with what it leaves open from `common`; or the error with which it ends."""
+        own = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        tokens = common.tokens if own.tokens is None else own.tokens
+        special = common.parse_special if own.parse_special is None else own.parse_special
+        sampler = own.sampler or common.sampler
+        assert tokens is not None and special is not None and sampler is not None
+        try:
+            ids = self.tokenizer.encode(own.text, parse_special=special) if isinstance(own.text, str) else own.text
+            ids = tuple(ids)
+            self._check_prompt(ids)
+            if tokens < 1:
+                raise ModelError(f"{tokens} tokens are no text; ask for 1 or more")
+        except ModelError as error:
+            return error
+        return Request(ids, tokens, sampler)
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
         self.file.check_whole()

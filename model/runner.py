@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,6 @@ from model.kernel_choices import Choice
 from model.sampling import Sampler
 from model.sequences import Sequences
 from tuning_db import TuningDB
-
-if TYPE_CHECKING:
-    from model.prefill import Prefill
 
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
@@ -47,7 +45,6 @@ class Runner(ABC):
     """The backend's decode step, into which benchmarks look: `context`; step(token, position) and predict(hidden,
     position), the latter from what the last layer gave, float32 [hidden]. Both give logits, float32 [vocab] where the
     backend computes, valid until the next call."""
-    prefill: "Prefill"
 
     @property
     def steps_below(self) -> int:
@@ -69,8 +66,10 @@ class Runner(ABC):
 
     def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
         """float32 [len(tokens), vocab], from position 0; stepwise: through decode steps."""
-        out = np.empty((len(tokens), self.prefill.config.vocab), np.float32)
-        for i, row in enumerate(self.logit_rows(tokens, stepwise)):
+        rows = self.logit_rows(tokens, stepwise)
+        first = next(rows)
+        out = np.empty((len(tokens), len(first)), np.float32)
+        for i, row in enumerate(chain([first], rows)):
             out[i] = row
         return out
 
@@ -79,10 +78,6 @@ class Runner(ABC):
         hidden = None if stepwise else self._read(tokens, 0, every=True)
         for i, token in enumerate(tokens):
             yield self.on_host(self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i))
-
-    def warm_up(self) -> None:
-        """Make ready what the first long prompt would wait for; for measurements of later ones."""
-        _ = self.prefill
 
     @abstractmethod
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
@@ -100,9 +95,14 @@ class Runner(ABC):
     def close(self) -> None:
         """Stop whatever runs; the memory goes with the last reference."""
 
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Make ready what the first long prompt would wait for; for measurements of later ones."""
+
+    @abstractmethod
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
-        """As `Prefill.run`."""
-        return self.prefill.run(tokens, first, every)
+        """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
+        [tokens, hidden] of every one, valid until the next call."""
 
     @abstractmethod
     def on_host(self, logits: Any) -> np.ndarray:

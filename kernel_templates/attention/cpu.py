@@ -166,8 +166,8 @@ def partial_size(problem: Attention, config, positions: int) -> int:
 
 
 def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
-    """`buffers` may hold "partial" for the chunks' results, as large as `partial_size` or larger: calls that follow each
-    other can share it."""
+    """`buffers` may hold "partial", at least `partial_size` elements for the chunks' results, which calls that follow
+    each other can share."""
     tiles = buffers["keys"].shape[1]
     most_chunks = _most_chunks(problem, config, tiles)
     partial = buffers.get("partial")

@@ -98,12 +98,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Emitter:
-    """Where code is being written, and for which vectors: `lanes` wide, integer products by `path`."""
+    """Where code is being written, and for which vectors: `lanes` wide, integer products by `path`. interleaved: rows of
+    a tile, of which a vector may hold some; 0 where it holds them all."""
 
     builder: ir.IRBuilder
     lanes: int
     path: str
     features: frozenset[str]
+    interleaved: int = 0
 
     def at(self, base: ir.Value, index: ir.Value, stride: int, offset: int = 0) -> ir.Value:
         """base + index * stride + offset: an int64 address."""

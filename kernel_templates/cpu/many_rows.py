@@ -2,14 +2,13 @@
 
     int16  whole numbers, x ~ s*q with q in [-16256, 16256] and s = max|x| / 16256 for each block of 32; behind them the
            scales, and where weights have minimums, s * sum(q) of each block, or of each half of it
+    planes the same numbers as two planes of int8 behind each other, x ~ s*(128*high + low), in order
     f32    x itself
 
 Whole numbers lie in pairs as a panel's weights do: of four columns, the first and the third, then the second and the
 fourth. What is multiplied is what decode steps multiply (`activations.py`), and as exactly.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,8 @@ from numba.core.extending import intrinsic
 
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import BLOCK, LIMIT
-from kernel_templates.cpu.compile import device_function
+from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.matrix import caller
 
 LINE, PAGE = 64, 4096
 LARGEST = np.float32(LIMIT["int16"])
@@ -48,31 +48,35 @@ class RowLayout:
         return LINE * (lines if LINE * lines % PAGE else lines + 1)
 
 
-@functools.cache
-def row_writer(layout: RowLayout) -> Callable:
-    """njit (x: address of float32 [cols], out: address of a record) -> None."""
-    cols, scales, sums, totals = layout.cols, layout.scales, layout.sums, layout.totals
+WORDS = 5
+write = caller(WORDS)
+"""(address of a `compile`d loop, and its arguments) -> None."""
+
+
+def compile(kind: str, totals: int) -> Kernel:
+    """void write(x, out, cols, scales, sums): x: address of float32 [cols]; out: of a record, in which scales and sums
+    lie at these bytes."""
     load, splat = simd.load("f32", BLOCK), simd.splat("f32", BLOCK)
-    inverse = np.float32(1.0) / LARGEST
+    inverse, integer, planes = np.float32(1.0) / LARGEST, simd.splat("i32", BLOCK), kind == "planes"
 
-    if layout.kind == "f32":
+    def copy_row(x, out, cols, scales, sums):
+        for i in range(0, 4 * cols, 4 * BLOCK):
+            simd.store(out + i, load(x + i))
 
-        @device_function(layout)
-        def copy_row(x, out):
-            for b in range(cols // BLOCK):
-                simd.store(out + 4 * BLOCK * b, load(x + 4 * BLOCK * b))
-
-        return copy_row
-
-    @device_function(layout)
-    def quantize_row(x, out):
+    def quantize_row(x, out, cols, scales, sums):
+        bias, seven = integer(np.int32(64)), integer(np.int32(7))
         for b in range(cols // BLOCK):
             v = load(x + 4 * BLOCK * b)
             largest = simd.max_f32(simd.absolute(v))
             step = largest * inverse
             factor = splat(LARGEST / largest if largest > np.float32(1e-30) else np.float32(0.0))
             q = simd.round_to_i32(v * factor)
-            simd.store(out + 2 * BLOCK * b, _in_pairs(q))
+            if planes:
+                high = simd.shift_arithmetic(q + bias, seven)
+                simd.store(out + BLOCK * b, simd.narrow(high))
+                simd.store(out + cols + BLOCK * b, simd.narrow(q - (high << seven)))
+            else:
+                simd.store(out + 2 * BLOCK * b, _in_pairs(q))
             simd.store_f32(out + scales + 4 * b, step)
             if totals == 1:
                 simd.store_f32(out + sums + 4 * b, step * np.float32(simd.sum_i32(q)))
@@ -80,7 +84,7 @@ def row_writer(layout: RowLayout) -> Callable:
                 simd.store_f32(out + sums + 8 * b, step * np.float32(simd.sum_i32(_low_half(q))))
                 simd.store_f32(out + sums + 8 * b + 4, step * np.float32(simd.sum_i32(_high_half(q))))
 
-    return quantize_row
+    return compile_kernel(copy_row if kind == "f32" else quantize_row, f"write row {kind} {totals}", WORDS)
 
 
 @intrinsic

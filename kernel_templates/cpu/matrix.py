@@ -4,8 +4,11 @@ Eight int64: the addresses of the planes, the address of the compiled `blocks.co
 rows in a tile, and where in the thread's scratch its activations lie.
 """
 
+from collections.abc import Callable
+
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.compile import Kernel
@@ -21,17 +24,25 @@ def arguments(packed: Tiles, rows: Kernel, x: int = 0) -> tuple:
     return (*packed.arguments(), rows.address, tile_count(packed.rows, packed.lanes), packed.lanes, x)
 
 
-@intrinsic
-def _call_rows(typingctx, function, matrix, first, last, x, out, add):
-    """Call `rows` of `blocks.compile_rows` at its address."""
+def caller(words: int) -> Callable:
+    """njit function (address of compiled code that takes so many int64, and these) -> None."""
     word = ir.IntType(64)
 
-    def codegen(context, builder, sig, args):
-        fn_type = ir.FunctionType(ir.VoidType(), [word] * 6)
-        builder.call(builder.inttoptr(args[0], fn_type.as_pointer()), args[1:])
-        return context.get_dummy_value()
+    @intrinsic
+    def call(typingctx, function, arguments):
+        def codegen(context, builder, sig, args):
+            fn_type = ir.FunctionType(ir.VoidType(), [word] * words)
+            given = cgutils.unpack_tuple(builder, args[1], words)
+            builder.call(builder.inttoptr(args[0], fn_type.as_pointer()), given)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), codegen
+        return types.void(types.int64, types.UniTuple(types.int64, words)), codegen
+
+    return call
+
+
+_call_rows = caller(6)
+"""Calls `rows` of `blocks.compile_rows` at its address."""
 
 
 @njit(forceinline=True)
@@ -55,7 +66,7 @@ def lanes_of(matrix):
 @njit(forceinline=True)
 def multiply(matrix, first, last, scratch, out, add):
     """Tiles first..last-1 times the activations in the thread's scratch, to `out` float32 [rows]; `add`: 1 to add."""
-    _call_rows(load_i64(matrix + _ROWS), matrix, first, last, scratch + load_i64(matrix + _X), out, add)
+    _call_rows(load_i64(matrix + _ROWS), (matrix, first, last, scratch + load_i64(matrix + _X), out, add))
 
 
 @njit(forceinline=True)

@@ -8,7 +8,6 @@ numbers are multiplied two columns at a time (vpdpwssd: 32 products an instructi
 scaled once a block of 32. A row of activations is `many_rows.RowLayout`.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
-from kernel_templates.cpu.many_rows import BLOCK, RowLayout
+from kernel_templates.cpu.activations import BLOCK
+from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.matrix import caller
 from kernel_templates.cpu.simd import _broadcast
 
 I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -25,13 +26,13 @@ PAIRS = BLOCK // 2
 
 @dataclass(frozen=True)
 class MicroShape:
-    """width: rows of a panel; tokens: whose sums are in registers at once; path: instructions of whole numbers, as of
-    `dot.PATHS`; row: of the activations; minimums: of a block of 32 weights, 0 to 2."""
+    """kind: of the numbers, "int16" or "f32"; width: rows of a panel; tokens: whose sums are in registers at once; path:
+    instructions of whole numbers, as of `dot.PATHS`; minimums: of a block of 32 weights, 0 to 2."""
 
+    kind: str
     width: int
     tokens: int
-    path: str
-    row: RowLayout
+    path: str = ""
     minimums: int = 0
 
 
@@ -42,20 +43,33 @@ def register_lanes(path: str, features: frozenset[str]) -> int:
     return 8 if "avx2" in features else 4
 
 
-@functools.cache
-def micro_kernel(shape: MicroShape, features: frozenset[str]) -> Callable:
-    """intrinsic (panel, scales, x, block: of the first column in x's row, blocks, out, stride, add) -> None.
+WORDS = 11
+multiply = caller(WORDS)
+"""(address of a `compile`d loop, and its arguments) -> None."""
 
-    panel, scales: addresses as of `panels`; x: the first token's row; out: float32, a token's rows every `stride`
-    bytes, added to if `add` is 1, else written. All int64."""
 
+def compile(shape: MicroShape, features: frozenset[str]) -> Kernel:
+    """void micro(panel, scales, x, record, scales_at, sums_at, block, blocks, out, stride, add).
+
+    panel, scales: addresses as of `panels`; x: the first token's record, `record` bytes before the next one's, in which
+    scales and sums lie at scales_at and sums_at; block: the one of the panel's first column in a record; blocks: of the
+    panel; out: float32, a token's rows every `stride` bytes, added to if `add` is 1, else written."""
+    emit = _emitter(shape, features)
+
+    def micro(panel, scales, x, record, scales_at, sums_at, block, blocks, out, stride, add):
+        emit(panel, scales, x, record, scales_at, sums_at, block, blocks, out, stride, add)
+
+    return compile_kernel(micro, f"micro {shape}", WORDS)
+
+
+def _emitter(shape: MicroShape, features: frozenset[str]) -> Callable:
     @intrinsic
-    def multiply(typingctx, panel, scales, x, block, blocks, out, stride, add):
+    def multiply(typingctx, panel, scales, x, record, scales_at, sums_at, block, blocks, out, stride, add):
         def codegen(context, builder, sig, args):
             _Micro(shape, features, builder).emit(*args)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), codegen
+        return types.void(*[types.int64] * WORDS), codegen
 
     return multiply
 
@@ -68,8 +82,9 @@ class _Micro:
         self.ints, self.floats = ir.VectorType(I32, self.lanes), ir.VectorType(F32, self.lanes)
         self.cells = [(t, r) for t in range(shape.tokens) for r in range(self.registers)]
 
-    def emit(self, panel, scales, x, block, blocks, out, stride, add) -> None:
+    def emit(self, panel, scales, x, record, scales_at, sums_at, block, blocks, out, stride, add) -> None:
         b, shape = self.builder, self.shape
+        tokens = [b.add(x, b.mul(record, I64(t))) for t in range(shape.tokens)]
         sums = {cell: cgutils.alloca_once(b, self.floats) for cell in self.cells}
         places = {
             (t, r): self._at(b.add(out, b.mul(stride, I64(t))), 4 * self.lanes * r, self.floats) for t, r in self.cells
@@ -82,52 +97,52 @@ class _Micro:
                 for cell in self.cells:
                     b.store(ir.Constant(self.floats, [0.0] * self.lanes), sums[cell])
         with cgutils.for_range(b, blocks) as loop:
-            if shape.row.kind == "int16":
-                self._whole_numbers(panel, scales, x, block, loop.index, sums)
+            if shape.kind == "int16":
+                self._whole_numbers(panel, scales, tokens, scales_at, sums_at, block, loop.index, sums)
             else:
-                self._floats(panel, x, block, loop.index, sums)
+                self._floats(panel, tokens, block, loop.index, sums)
         for cell in self.cells:
             b.store(b.load(sums[cell]), places[cell], align=4)
 
-    def _whole_numbers(self, panel, scales, x, block, index, sums) -> None:
-        b, shape, row = self.builder, self.shape, self.shape.row
+    def _whole_numbers(self, panel, scales, tokens, scales_at, sums_at, block, index, sums) -> None:
+        b, shape = self.builder, self.shape
         width, lanes = shape.width, self.lanes
         zero = ir.Constant(self.ints, [0] * lanes)
         acc = dict.fromkeys(self.cells, zero)
         weights = b.add(panel, b.mul(index, I64(PAIRS * 4 * width)))
         place = b.add(block, index)
-        numbers = b.add(x, b.mul(place, I64(2 * BLOCK)))
+        numbers = b.mul(place, I64(2 * BLOCK))
         for pair in range(PAIRS):
             w = [self._load(weights, 4 * (pair * width + lanes * r), self.ints) for r in range(self.registers)]
             for t in range(shape.tokens):
-                two = _broadcast(b, self._load(numbers, t * row.bytes + 4 * pair, I32), self.ints)
+                two = _broadcast(b, self._load(b.add(tokens[t], numbers), 4 * pair, I32), self.ints)
                 for r in range(self.registers):
                     acc[t, r] = self._dot2(acc[t, r], w[r], two)
-        steps = b.add(x, b.mul(place, I64(4)))
-        totals = b.add(x, b.mul(place, I64(4 * shape.minimums)))
+        steps = b.add(scales_at, b.mul(place, I64(4)))
+        totals = b.add(sums_at, b.mul(place, I64(4 * shape.minimums)))
         scale = b.add(scales, b.mul(index, I64(4 * width * (1 + shape.minimums))))
         for r in range(self.registers):
             d = self._load(scale, 4 * lanes * r, self.floats)
             lowest = [self._load(scale, 4 * (width * (1 + n) + lanes * r), self.floats) for n in range(shape.minimums)]
             for t in range(shape.tokens):
-                step = _broadcast(b, self._load(steps, t * row.bytes + row.scales, F32), self.floats)
+                step = _broadcast(b, self._load(b.add(tokens[t], steps), 0, F32), self.floats)
                 found = b.fmul(b.sitofp(acc[t, r], self.floats), d)
                 total = self._fma(found, step, b.load(sums[t, r]))
                 for n, m in enumerate(lowest):
-                    s = _broadcast(b, self._load(totals, t * row.bytes + row.sums + 4 * n, F32), self.floats)
+                    s = _broadcast(b, self._load(b.add(tokens[t], totals), 4 * n, F32), self.floats)
                     total = self._fma(m, s, total)
                 b.store(total, sums[t, r])
 
-    def _floats(self, panel, x, block, index, sums) -> None:
-        b, shape, row = self.builder, self.shape, self.shape.row
+    def _floats(self, panel, tokens, block, index, sums) -> None:
+        b, shape = self.builder, self.shape
         width, lanes = shape.width, self.lanes
         weights = b.add(panel, b.mul(index, I64(BLOCK * 4 * width)))
-        numbers = b.add(x, b.mul(b.add(block, index), I64(4 * BLOCK)))
+        numbers = b.mul(b.add(block, index), I64(4 * BLOCK))
         acc = {cell: b.load(sums[cell]) for cell in self.cells}
         for column in range(BLOCK):
             w = [self._load(weights, 4 * (column * width + lanes * r), self.floats) for r in range(self.registers)]
             for t in range(shape.tokens):
-                one = _broadcast(b, self._load(numbers, t * row.bytes + 4 * column, F32), self.floats)
+                one = _broadcast(b, self._load(b.add(tokens[t], numbers), 4 * column, F32), self.floats)
                 for r in range(self.registers):
                     acc[t, r] = self._fma(w[r], one, acc[t, r])
         for cell in self.cells:

@@ -10,7 +10,6 @@ A panel is small enough for a core's nearest caches. By blocks of 32 columns, `w
 Products of int16 fit an int32: of Q6_K 32 * 16256 * 32 * 128 < 2^31, and no format has larger numbers.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +19,9 @@ from numba.core.extending import intrinsic
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.codes import exponent_scale
-from kernel_templates.cpu.compile import device_function
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.decode_tiles import tile_scales, tile_words
+from kernel_templates.cpu.matrix import caller
 from kernel_templates.cpu.tiles import plane_bytes
 from kernel_templates.cpu.words import zero_of_bytes
 from kernel_templates.formats.layout import Blocks, Floats, Layout
@@ -48,21 +48,26 @@ def step_of(layout: Layout) -> int:
     return BLOCK if isinstance(layout, Floats) else layout.size
 
 
-@functools.cache
-def panel_filler(layout: Layout, kind: str, lanes: int, width: int) -> Callable:
-    """njit (planes' addresses, index of the first step in the planes, row of the tile, steps, numbers, scales) -> None.
+WORDS = 9
+fill = caller(WORDS)
+"""(address of a `compile`d loop, and its arguments) -> None."""
 
-    lanes: rows of the packed tiles; row: the panel's first in its tile, a multiple of `width`; steps: of `step_of`
-    columns each; numbers, scales: addresses of what is written."""
+
+def compile(layout: Layout, kind: str, lanes: int, width: int) -> Kernel:
+    """void fill(planes' addresses, index, row, steps, numbers, scales).
+
+    lanes: rows of the packed tiles; index: the panel's first step in the planes, row: its first in its tile, a multiple
+    of `width`; steps: of `step_of` columns each; numbers, scales: addresses of what is written."""
     if isinstance(layout, Floats):
-        return _floats(layout, lanes, width)
-    return _numbers(layout, lanes, width) if kind == "int16" else _expanded(layout, lanes, width)
+        fill_panel = _floats(layout, lanes, width)
+    else:
+        fill_panel = (_numbers if kind == "int16" else _expanded)(layout, lanes, width)
+    return compile_kernel(fill_panel, f"panel {layout} {kind} {lanes} {width}", WORDS)
 
 
 def _floats(layout: Floats, lanes: int, width: int) -> Callable:
     size, load = layout.nbytes, simd.load(layout.kind, width)
 
-    @device_function(layout, lanes, width)
     def fill_floats(w0, w1, w2, w3, index, row, steps, numbers, scales):
         for c in range(BLOCK * steps):
             value = load(w0 + ((index * BLOCK + c) * lanes + row) * size)
@@ -75,7 +80,6 @@ def _expanded(layout: Blocks, lanes: int, width: int) -> Callable:
     size, group, integer = layout.size, layout.group, simd.splat("i32", width)
     words, factors = tile_words(layout, lanes, width), tile_scales(layout, lanes, width)
 
-    @device_function(layout, lanes, width)
     def fill_expanded(w0, w1, w2, w3, index, row, steps, numbers, scales):
         for b in range(steps):
             for g in range(size // group):
@@ -98,7 +102,6 @@ def _numbers(layout: Blocks, lanes: int, width: int) -> Callable:
     each = max(1, per_block - 1)  # minimums, where there are any
     has_minimum = per_block > 1
 
-    @device_function(layout, lanes, width)
     def fill_numbers(w0, w1, w2, w3, index, row, steps, numbers, scales):
         mask = integer(I32(0x00FF00FF))
         for b in range(steps):

@@ -39,7 +39,8 @@ def fours(e: Emitter, quants: Codes[Bits], planes: list[ir.Value], elements: lis
     for bits, plane in zip((quants.low, quants.high), planes, strict=False):
         if bits is not None:
             places = [word_bits(bits).place(element) for element in elements]
-            words = {byte: e.load("i32", plane, e.lanes * byte) for byte in dict.fromkeys(byte for byte, _ in places)}
+            rows = e.interleaved or e.lanes
+            words = {byte: e.load("i32", plane, rows * byte) for byte in dict.fromkeys(byte for byte, _ in places)}
             parts.append([(words[byte], shift) for byte, shift in places])
     for i in range(len(elements)):
         value = _move(*parts[0][i], quants.low.width, 0)

@@ -7,16 +7,19 @@ of the rows. A panel of `depth` columns stays in a core's nearest cache while th
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from kernel_templates import formats
-from kernel_templates.cpu import simd, tiles
+from kernel_templates.cpu import columns, many_rows, micro, panels, simd, tiles
 from kernel_templates.cpu.activations import gate_function
+from kernel_templates.cpu.columns import ColumnShape, multiply_columns
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.many_rows import RowLayout, row_writer
+from kernel_templates.cpu.many_rows import RowLayout, write
 from kernel_templates.cpu.matrix import first_of, planes_of
-from kernel_templates.cpu.micro import MicroShape, micro_kernel
-from kernel_templates.cpu.panels import BLOCK, minimums, panel_bytes, panel_filler, step_of
+from kernel_templates.cpu.micro import MicroShape, multiply
+from kernel_templates.cpu.parameters import AHEAD
+from kernel_templates.cpu.panels import BLOCK, fill, minimums, panel_bytes, step_of
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.matmul.problem import Matmul
@@ -24,6 +27,9 @@ from kernel_templates.space import Config
 
 LANES = 32
 """Rows of a tile where no decode step has packed the matrix."""
+KINDS = {"integer": "int16", "float": "f32", "columns": "planes"}
+"""Of the activations that an algorithm multiplies."""
+_Y = 5  # which argument
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class _Build:
 
     @property
     def row(self) -> RowLayout:
-        return RowLayout(self.cols, self.kind, minimums(self.layout) if self.kind == "int16" else 0)
+        found = {"int16": minimums, "planes": columns.totals}
+        return RowLayout(self.cols, self.kind, found[self.kind](self.layout) if self.kind in found else 0)
 
     @property
     def layout(self):
@@ -51,10 +58,13 @@ class _Build:
     @property
     def steps(self) -> int:
         """Of a panel's columns."""
-        return max(1, min(self.depth, self.cols) // step_of(self.layout))
+        depth = self.cols if self.kind == "planes" else min(self.depth, self.cols)
+        return max(1, depth // step_of(self.layout))
 
     @property
     def panel(self) -> tuple[int, int]:
+        if self.kind == "planes":
+            return 0, 0
         return panel_bytes(self.layout, self.kind, self.width, self.steps * step_of(self.layout))
 
     def padded(self, tokens: int) -> int:
@@ -75,7 +85,7 @@ def _lines(size: int) -> int:
 
 
 def _build(problem: Matmul, config: Config, lanes: int) -> _Build:
-    kind = "int16" if config["algorithm"] == "integer" else "f32"
+    kind = KINDS[config["algorithm"]]
     width = min(config["width"], lanes)
     return _Build(
         problem.format, problem.cols, problem.gate, lanes, kind, config["path"], width,
@@ -89,64 +99,86 @@ def scratch_bytes(problem: Matmul, config: Config, lanes: int = LANES) -> int:
 
 
 def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: int = LANES) -> Kernel:
-    """lanes: rows of a packed tile."""
+    """lanes: rows of a packed tile. Sizes are data: problems that differ in nothing else share machine code."""
     build = _build(problem, config, lanes)
-    row, layout, width, together = build.row, build.layout, build.width, build.together
-    write, fill = row_writer(row), panel_filler(layout, build.kind, lanes, width)
-    multiply = micro_kernel(MicroShape(width, together, build.path, row, row.totals), features)
-    record, per_row, depth, cols = row.bytes, build.cols // step_of(layout), build.steps, build.cols
-    blocks = step_of(layout) // BLOCK
-    numbers_bytes = _lines(build.panel[0])
-    sums_at = sum(map(_lines, build.panel))
-    gated, load, gate = bool(build.gate), simd.load("f32", width), gate_function(build.gate or "silu", width)
+    gated, direct = bool(build.gate), build.kind == "planes"
+    gate_width = build.width if gated else 1
+    load, gate = simd.load("f32", gate_width), gate_function(build.gate or "silu", gate_width)
 
     def matmul(arguments, sync, thread, threads):
         w0, w1, w2, w3 = planes_of(arguments)
         x, y, scratch = load_i64(arguments + 32), load_i64(arguments + 40), load_i64(arguments + 48)
-        rows, shared, per_thread = load_i64(arguments + 56), load_i64(arguments + 64), load_i64(arguments + 72)
-        tokens = load_i64(load_i64(arguments + 80))
+        tokens, wide, rows = load_i64(load_i64(arguments + 56)), load_i64(arguments + 64), load_i64(arguments + 72)
+        cols, in_tile, width = load_i64(arguments + 80), load_i64(arguments + 88), load_i64(arguments + 96)
+        together, depth, per_row = load_i64(arguments + 104), load_i64(arguments + 112), load_i64(arguments + 120)
+        blocks, record, scales_at = load_i64(arguments + 128), load_i64(arguments + 136), load_i64(arguments + 144)
+        sums_at, shared, per_thread = load_i64(arguments + 152), load_i64(arguments + 160), load_i64(arguments + 168)
         own = scratch + shared + thread * per_thread
-        scales, sums = own + numbers_bytes, own + sums_at
+        scales, sums = own + load_i64(arguments + 176), own + load_i64(arguments + 184)
+        writer, filler, loop = load_i64(arguments + 192), load_i64(arguments + 200), load_i64(arguments + 208)
 
         for t in range(first_of(tokens, thread, threads), first_of(tokens, thread + 1, threads)):
-            write(x + 4 * cols * t, scratch + record * t)
+            write(writer, (x + 4 * cols * t, scratch + record * t, cols, scales_at, sums_at))
         barrier(sync, threads)
         padded = (tokens + together - 1) // together * together
         outputs = rows // 2 if gated else rows
-        panels = (outputs + width - 1) // width
-        for panel in range(first_of(panels, thread, threads), first_of(panels, thread + 1, threads)):
+        parts = (outputs + width - 1) // width
+        for panel in range(first_of(parts, thread, threads), first_of(parts, thread + 1, threads)):
             for part in range(2 if gated else 1):
                 begin = panel * width + part * outputs
-                whole_rows = panel * width + width <= outputs
-                tile, row_of_tile = begin // lanes, begin % lanes
+                some = min(width, rows - begin)
+                tile, row_of_tile = begin // in_tile, begin % in_tile
                 for first in range(0, per_row, depth):
-                    count = min(depth, per_row - first)
-                    fill(w0, w1, w2, w3, tile * per_row + first, row_of_tile, count, own, scales)
-                    add = 1 if first > 0 else 0
+                    count, add = min(depth, per_row - first), 1 if first > 0 else 0
+                    index = tile * per_row + first
+                    if not direct:
+                        fill(filler, (w0, w1, w2, w3, index, row_of_tile, count, own, scales))
                     for t in range(0, tokens, together):
+                        few = min(together, tokens - t)
+                        out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
+                        edge = few < together or some < width
                         if gated:
-                            out, stride = sums + 4 * width * (part * padded + t), 4 * width
-                        elif whole_rows and t + together <= tokens:
-                            out, stride = y + 4 * (rows * t + begin), 4 * rows
+                            out = sums + 4 * width * (part * padded + t)
+                        elif not edge:
+                            out, stride = at, 4 * wide
+                        elif add:
+                            _copy(at, 4 * wide, out, stride, few, some)
+                        token, block = scratch + record * t, first * blocks
+                        if direct:
+                            some_planes = (w0, w1, w2, w3, index, row_of_tile, count)
+                            multiply_columns(loop, (*some_planes, token, record, scales_at, sums_at, out, stride))
                         else:
-                            out, stride = sums, 4 * width
-                            if add:
-                                for i in range(min(together, tokens - t)):
-                                    for j in range(min(width, rows - begin)):
-                                        at = y + 4 * (rows * (t + i) + begin + j)
-                                        store_f32(sums + 4 * (width * i + j), load_f32(at))
-                        multiply(own, scales, scratch + record * t, first * blocks, count * blocks, out, stride, add)
-                        if out == sums and not gated:
-                            for i in range(min(together, tokens - t)):
-                                for j in range(min(width, rows - begin)):
-                                    at = y + 4 * (rows * (t + i) + begin + j)
-                                    store_f32(at, load_f32(sums + 4 * (width * i + j)))
+                            places = (own, scales, token, record, scales_at, sums_at, block, count * blocks)
+                            multiply(loop, (*places, out, stride, add))
+                        if edge and not gated:
+                            _copy(out, stride, at, 4 * wide, few, some)
             if gated:
                 for t in range(tokens):
                     g, u = load(sums + 4 * width * t), load(sums + 4 * width * (padded + t))
-                    simd.store(y + 4 * (outputs * t + panel * width), gate(g) * u)
+                    simd.store(y + 4 * (wide * t + panel * width), gate(g) * u)
 
-    return compile_kernel(matmul, f"matmul {build}")
+    return compile_kernel(matmul, f"matmul {build.gate} {gate_width} {direct}").with_rows(*_loops(build, features))
+
+
+def _loops(build: _Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Kernel]:
+    """What writes a token down, what decodes a panel, what multiplies; the second is not called where the third decodes
+    for itself."""
+    row, width, together = build.row, build.width, build.together
+    write_row = many_rows.compile(row.kind, row.totals)
+    if build.kind == "planes":
+        shape = ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD)
+        loop = columns.compile(shape, features)
+        return write_row, loop, loop
+    shape = MicroShape(build.kind, width, together, build.path, row.totals)
+    return write_row, panels.compile(build.layout, build.kind, build.lanes, width), micro.compile(shape, features)
+
+
+@njit(forceinline=True)
+def _copy(source, source_stride, target, target_stride, tokens, rows):
+    """float32 of some rows of some tokens; strides in bytes."""
+    for t in range(tokens):
+        for i in range(0, 4 * rows, 4):
+            store_f32(target + target_stride * t + i, load_f32(source + source_stride * t + i))
 
 
 def pack(problem: Matmul, config: Config, weights) -> tuple[tiles.Tiles, ...]:
@@ -154,12 +186,20 @@ def pack(problem: Matmul, config: Config, weights) -> tuple[tiles.Tiles, ...]:
     return (tiles.pack(w.raw, w.cols, w.format, LANES),)
 
 
-def bind(problem: Matmul, config: Config, kernel: Kernel, packed, buffers) -> Step:
-    """buffers: x float32 [tokens, cols], y float32 [tokens, outputs], scratch, and where fewer tokens than the problem's
-    may come, "count" int64 [1]."""
+def bind(problem: Matmul, config: Config, kernel: Kernel, packed, buffers, first: int = 0) -> Step:
+    """buffers: x float32 [tokens, cols]; y float32 [tokens, outputs], or of wider rows, whose `first` number is the
+    product's; scratch; and where fewer tokens than the problem's may come, "count" int64 [1]."""
     (w,) = packed
     build = _build(problem, config, w.lanes)
-    shared, per_thread = build.shared_bytes(problem.tokens), scratch_bytes(problem, config, w.lanes)
+    row, layout = build.row, build.layout
+    shared, own = build.shared_bytes(problem.tokens), scratch_bytes(problem, config, w.lanes)
     count = buffers.get("count", np.array([problem.tokens], np.int64))
     x, y, scratch = (buffers[name] for name in ("x", "y", "scratch"))
-    return step(kernel, (*w.arguments(), x, y, scratch, problem.rows, shared, per_thread, count), "matmul")
+    wide = y.shape[-1] if y.ndim == 2 else problem.outputs
+    sizes = (problem.rows, problem.cols, w.lanes, build.width, build.together, build.steps)
+    places = (problem.cols // step_of(layout), step_of(layout) // BLOCK, row.bytes, row.scales, row.sums, shared, own)
+    inside = (_lines(build.panel[0]), sum(map(_lines, build.panel)))
+    loops = (loop.address for loop in kernel.rows)
+    bound = step(kernel, (*w.arguments(), x, y, scratch, count, wide, *sizes, *places, *inside, *loops), "matmul")
+    bound.arguments[_Y] += 4 * first
+    return bound

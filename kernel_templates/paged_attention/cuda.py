@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.operation import Inputs
@@ -31,7 +32,8 @@ def scratch_size(problem: PagedAttention, config: Mapping[str, Any]) -> int:
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", a PagedCache that
     holds the rows' own keys and values already, and "layer", which of its layers (0 if there is none); writes "out"
-    float16 [rows, heads * head_dim].
+    float16 [rows, heads * head_dim], or in another order of columns, "out_order" of `cuda.fragments`, rows as wide as
+    that wants.
 
     Rows of one text are neighbours, at consecutive positions; -1 for those that are not used. "attention_scratch"
     float32 [>= scratch_size] may be shared by all layers; it is made here if there is none or too little.
@@ -46,7 +48,10 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     columns = problem.kv_heads * -(-problem.group // heads)
     blocks = problem.sequences * -(-problem.tokens // block)
     lines = problem.rows * problem.heads
-    shape = {"HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "SPLITS": splits}
+    shape = {
+        "HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "HEADS": problem.heads, "SPLITS": splits,
+        "WIDTH": out.shape[1], "ORDER": buffers.get("out_order", NATURAL),
+    }  # fmt: skip
     attend = Launch(
         "paged_attention",
         cuda_kernel.attend_pages,
@@ -57,7 +62,7 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
             buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines,
         ),
         shape | {
-            "TOKENS": problem.tokens, "HEADS": problem.heads, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
+            "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
             "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
             "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
             "SOFTCAP": problem.softcap,
@@ -67,7 +72,10 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     if splits == 1:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1
-    return [attend, Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)]
+    return [
+        attend,
+        Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
+    ]
 
 
 def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, A
 
     "position" is another name of "positions": filled, it moves all rows there."""
     b = inputs.buffers
-    kept = {name: torch.from_numpy(b[name]).to(device) for name in ("q", "positions", "sequences")}
+    kept = {name: torch.tensor(b[name], device=device) for name in ("q", "positions", "sequences")}
     out = torch.full(b["out"].shape, float("nan"), dtype=torch.float16, device=device)
     return kept | {"position": kept["positions"], "paged": _paged(problem, b, device), "out": out}
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda.fragments import place
 from kernel_templates.attention.scores import capped, factor
 from kernel_templates.cuda.instructions import loop_bound
 
@@ -65,10 +66,9 @@ def _attend_tiles(
         next_page = _pages(table, tile + 1, last, TILE, PAGE)  # before the tile that has to wait for it
         at = tile * TILE + n
         offsets = ((tile * TILE) % PAGE + n if TILE <= PAGE else n % PAGE)[:, None] * HEAD_DIM + dim
+        kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
-            kept = ((at >= first) & (at <= last))[:, None] & real
-        else:
-            kept = tl.broadcast_to(real, (TILE, DIMS))
+            kept = kept & ((at >= first) & (at <= last))[:, None]
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
@@ -82,14 +82,14 @@ def _attend_tiles(
                 seen = seen & (at[None, :] > p[:, None] - WINDOW)
             s = tl.where(seen, s, LOWEST)
         top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
-        kept_share = tl.exp2(m - top)
+        share = tl.exp2(m - top)
         weights = tl.exp2(s * OUTSIDE - top[:, None])
-        total = total * kept_share + tl.sum(weights, 1)
+        total = total * share + tl.sum(weights, 1)
         if MASKED or DIMS != HEAD_DIM:
             v = tl.load(values + page + offsets, mask=kept, other=0.0)
         else:
             v = tl.load(values + page + offsets)
-        acc = tl.dot(weights.to(tl.float16), v, acc * kept_share[:, None])
+        acc = tl.dot(weights.to(tl.float16), v, acc * share[:, None])
         m, page = top, next_page
     return acc, m, total
 
@@ -100,7 +100,7 @@ def attend_pages(
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, APART: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
@@ -169,7 +169,7 @@ def attend_pages(
 
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     if SPLITS == 1:
-        store_rows(out, line, y, mask, HEAD_DIM)
+        store_rows(out, line, y, mask, HEAD_DIM, HEADS, WIDTH, ORDER)
     else:
         part = line * SPLITS + split
         tl.store(partial + part[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask & (begin + 0 * dim < end))
@@ -178,17 +178,21 @@ def attend_pages(
 
 
 @triton.jit
-def store_rows(out, line, y, mask, HEAD_DIM: tl.constexpr):
-    """float16 [lines, HEAD_DIM]; clamped, since rounded weights may add up to a little more than 1."""
+def store_rows(
+    out, line, y, mask, HEAD_DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr
+):
+    """float16 [rows, WIDTH], a row's heads one after the other, columns in ORDER; clamped, since rounded weights may
+    add up to a little more than 1."""
     y = tl.minimum(tl.maximum(y, -65504.0), 65504.0).to(tl.float16)
     dim = tl.arange(0, y.shape[1])[None, :]
-    tl.store(out + line[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask)
+    column = line[:, None] % HEADS * HEAD_DIM + dim
+    tl.store(out + (line // HEADS)[:, None].to(tl.int64) * WIDTH + place(column, ORDER), y, mask=mask)
 
 
 @triton.jit
 def combine_pages(
-    partial, out, lines, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    partial, out, lines, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
+    ORDER: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (line: a head of a row): join the splits that `attend_pages` left."""
     if PDL:
@@ -204,4 +208,4 @@ def combine_pages(
     weight = tl.where(some, tl.exp2(log - tl.max(log, 0)), 0.0)
     total = tl.sum(weight, 0)
     y = tl.sum(y * weight[:, None], 0)[None, :] * (1.0 / tl.where(total > 0, total, 1.0))
-    store_rows(out, line + tl.zeros([1], tl.int32), y, dim < HEAD_DIM, HEAD_DIM)
+    store_rows(out, line + tl.zeros([1], tl.int32), y, dim < HEAD_DIM, HEAD_DIM, HEADS, WIDTH, ORDER)

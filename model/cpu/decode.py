@@ -41,9 +41,9 @@ class Decoder:
         self.config, self.context, self.configs = config, context, configs
         self.plan = plan = layer_plan.plan(config)
         self.threads, self.pool = threads, ThreadPool(threads.most)
-        self._rotations = {rope: weights.rope_rotation(file, config, rope, context) for rope in plan.ropes}
-        self._table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
-        self._table_format = formats.get(file.tensors[plan.embedding.name].format_name)
+        self.rotations = {rope: weights.rope_rotation(file, config, rope, context) for rope in plan.ropes}
+        self.table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
+        self.table_format = file.tensors[plan.embedding.name].format_name
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self.buffers: dict[str, np.ndarray] = {
             name: random_inputs.buffer(size) for name, size in layer_plan.buffer_sizes(config).items()
@@ -86,8 +86,8 @@ class Decoder:
         return self.kernels[problem]
 
     def _embed_step(self) -> GraphStep:
-        kernel = embedding.compile(self._table_format.name, self.config.hidden, self.plan.embedding_scale)
-        return embedding.bind(kernel, self._table, self.token, self.buffers["x"])
+        kernel = embedding.compile(self.table_format, self.config.hidden, self.plan.embedding_scale)
+        return embedding.bind(kernel, self.table, self.token, self.buffers["x"])
 
     def _keep(self, file: GGUFFile, progress: Progress) -> weight_cache.Packed | None:
         """All packed weights by their steps' names, from the disk, where they are put if they are not there; None if
@@ -163,19 +163,19 @@ class Decoder:
 
     def embed(self, tokens: list[int]) -> Tensor:
         """float32 [len(tokens), hidden]: rows of the embedding."""
-        rows = self._table_format.dequantize(torch.from_numpy(self._table[tokens]))
+        rows = formats.get(self.table_format).dequantize(torch.from_numpy(self.table[tokens]))
         return rows if self.plan.embedding_scale == 1.0 else rows * self.plan.embedding_scale
 
     def rotation(self, rope: Rope, first: int, count: int) -> Tensor:
         """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
-        return torch.from_numpy(self._rotations[rope].table(np.arange(first, first + count)))
+        return torch.from_numpy(self.rotations[rope].table(np.arange(first, first + count)))
 
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
         if position >= self.context:
             raise ValueError(f"position {position} is past the context of {self.context}")
         self.token[0], self.position[0] = token, position
-        for rope, rotation in self._rotations.items():
+        for rope, rotation in self.rotations.items():
             self._turned[rope][: self.config.rope_dim] = rotation.table(self.position)[0]
 
     def step(self, token: int, position: int, graph: Graph | None = None) -> np.ndarray:

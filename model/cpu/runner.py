@@ -8,6 +8,7 @@ import numpy as np
 from kernel_templates import registry
 from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.thread_choice import ThreadChoice
+from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
@@ -49,7 +50,7 @@ class CpuRunner(Runner):
         self._prefill: CpuPrefill | None = None
 
     @property
-    def prefill(self) -> "CpuPrefill":  # type: ignore[override]
+    def prefill(self) -> "CpuPrefill":
         """Made for the first prompt that is long enough: it imports torch."""
         if self._prefill is None:
             from model.cpu.prefill import CpuPrefill
@@ -62,6 +63,12 @@ class CpuRunner(Runner):
         """Importing torch takes as long as the steps that read so many bytes of weights, so the first prompt may be
         through before it is there. The number follows from the model alone: a text never depends on the time."""
         return max(STEPS_BELOW, TORCH_BYTES // self.decoder.weight_bytes) if self._prefill is None else STEPS_BELOW
+
+    def warm_up(self) -> None:
+        _ = self.prefill
+
+    def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
+        return self.prefill.run(tokens, first, every)
 
     def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
         picker = sampler.picker()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from model.cpu.runner import CpuRunner
 
 SHARE = 0.75
-"""Of the memory that is free at the beginning, what caches may take; the rest is for prompts and for others."""
+"""Of the memory that is free before the first text joins, what caches may take; the rest is for prompts and others."""
 
 
 @dataclass
@@ -43,10 +43,10 @@ class CpuSequences(Sequences):
     ahead = 1
 
     def __init__(self, runner: "CpuRunner", most: int, limit: int | None = None):
-        """limit: bytes that all caches together may take; None: a share of what is free now."""
+        """limit: bytes that all caches together may take; None: a share of what is free when there is none."""
         self._runner, self._decoder = runner, runner.decoder
         self.most, self.context = most, runner.context
-        self.limit = int(SHARE * memory.available()) if limit is None else limit
+        self._given, self._limit = limit, 0
         self._texts: dict[int, _Text] = {}
         self._steps: deque[dict[int, int]] = deque()
         self._joined = self._promised = 0
@@ -54,12 +54,14 @@ class CpuSequences(Sequences):
     def join(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> int | None:
         positions = min(len(prompt) + tokens, self.context)
         promised = self._bytes(positions)
-        if promised > self.limit:
+        if not self._texts:
+            self._limit = int(SHARE * memory.available()) if self._given is None else self._given
+        if promised > self._limit:
             raise ModelError(
-                f"a text of {positions} tokens needs {promised / 1e6:,.0f} MB of KV cache and {self.limit / 1e6:,.0f} "
-                "MB may be taken; ask for fewer tokens or give a shorter prompt"
+                f"a text of {positions} tokens needs {promised / 1e6:,.1f} MB of KV cache, and there are "
+                f"{self._limit / 1e6:,.1f}; ask for fewer tokens, give a shorter prompt or free memory"
             )
-        if len(self._texts) >= self.most or self._promised + promised > self.limit:
+        if len(self._texts) >= self.most or self._promised + promised > self._limit:
             return None
         config = self._decoder.config
         caches = [

@@ -40,10 +40,13 @@ def build(
     file: GGUFFile, config: ModelConfig, settings: Settings, device: Device, executor: "Executor"
 ) -> "CudaRunner":
     """device: what configurations are chosen for; executor: what runs them."""
+    import torch
+
     from kernel_templates.cuda import proofs
+    from kernel_templates.cuda.pages import PAGE, in_one_piece
     from model.cuda.decode import Decoder
+    from model.cuda.forward import Forward
     from model.cuda.load import load
-    from model.cuda.prefill import CudaPrefill
     from model.cuda.runner import CudaRunner
 
     head = head_problem(config, file)
@@ -65,4 +68,7 @@ def build(
             executor.device, settings.progress,
         )  # fmt: skip
         decoder = Decoder(model, configs, choices[head].config, executor)
-        return CudaRunner(choices, decoder, CudaPrefill(model, executor.expand_target))
+        table = torch.empty((1, -(-model.capacity // PAGE)), dtype=torch.int64, device=executor.device)
+        cache = in_one_piece(model.cache, table)
+        forward = Forward(model, cache, lambda p: registry.cuda_space(p, device).default, executor)
+        return CudaRunner(choices, decoder, forward)

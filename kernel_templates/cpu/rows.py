@@ -1,0 +1,138 @@
+"""What a layer does to many rows between its products: a row is one token of one text.
+
+The number of rows, their positions and texts are read when a kernel runs, so one graph serves any pass up to its size.
+Rows are dealt out to the threads; between two kernels of a graph lies a barrier.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kernel_templates.attention.cache import TILE
+from kernel_templates.cpu import simd
+from kernel_templates.cpu.activations import gate_function, normalizer
+from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.graph import Step, step
+from kernel_templates.cpu.matrix import first_of
+from kernel_templates.cpu.simd import load_f32, load_i64
+
+LANES = 16
+
+
+def compile_add(hidden: int, post_norm: bool) -> Kernel:
+    """x += branch, or rmsnorm(branch) * post_norm. hidden: a multiple of 16, of all row lengths here."""
+    load, normalize = simd.load("f32", LANES), normalizer(hidden)
+
+    def add_rows(arguments, sync, thread, threads):
+        x, branch, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        weight, eps = load_i64(arguments + 24), load_f32(load_i64(arguments + 32))
+        for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
+            at, other = x + 4 * hidden * row, branch + 4 * hidden * row
+            if post_norm:
+                normalize(other, weight, other, eps)
+            for i in range(0, 4 * hidden, 4 * LANES):
+                simd.store(at + i, load(at + i) + load(other + i))
+
+    return compile_kernel(add_rows, f"add rows {hidden} {post_norm}")
+
+
+def bind_add(kernel: Kernel, x, branch, count, post_norm, eps) -> Step:
+    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm: float32 [hidden], or 0."""
+    return step(kernel, (x, branch, count, post_norm, eps), "add")
+
+
+def compile_norm(hidden: int) -> Kernel:
+    """out = rmsnorm(x) * weight."""
+    normalize = normalizer(hidden)
+
+    def norm_rows(arguments, sync, thread, threads):
+        x, out, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        weight, eps = load_i64(arguments + 24), load_f32(load_i64(arguments + 32))
+        for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
+            normalize(x + 4 * hidden * row, weight, out + 4 * hidden * row, eps)
+
+    return compile_kernel(norm_rows, f"norm rows {hidden}")
+
+
+def bind_norm(kernel: Kernel, x, out, count, weight, eps) -> Step:
+    return step(kernel, (x, out, count, weight, eps), "norm")
+
+
+def compile_gate(ffn: int, function: str) -> Kernel:
+    """gate = g(gate) * up, g the gate function of that name."""
+    load, gated = simd.load("f32", LANES), gate_function(function, LANES)
+
+    def gate_rows(arguments, sync, thread, threads):
+        gate, up, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        size = count * (ffn // LANES)
+        for i in range(first_of(size, thread, threads), first_of(size, thread + 1, threads)):
+            at = gate + 4 * LANES * i
+            simd.store(at, gated(load(at)) * load(up + 4 * LANES * i))
+
+    return compile_kernel(gate_rows, f"gate rows {ffn} {function}")
+
+
+def bind_gate(kernel: Kernel, gate, up, count) -> Step:
+    """gate, up: float32 [rows, ffn]."""
+    return step(kernel, (gate, up, count), "gate")
+
+
+def compile_append(heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: bool, bias: bool) -> Kernel:
+    """Of each row of qkv: bias, QK norm and RoPE in place; keys and values to its text's cache at its position."""
+    half = rope_dim // 2
+    normalize = normalizer(dim)
+    width, value_width = math.gcd(half, 16), math.gcd(dim, 16)
+    load, load_value = simd.load("f32", width), simd.load("f32", value_width)
+    units = heads + 2 * kv_heads
+
+    def append_rows(arguments, sync, thread, threads):
+        qkv, count, rope = load_i64(arguments), load_i64(load_i64(arguments + 8)), load_i64(arguments + 16)
+        positions, texts, caches = load_i64(arguments + 24), load_i64(arguments + 32), load_i64(arguments + 40)
+        cache_tiles, eps = load_i64(arguments + 48), load_f32(load_i64(arguments + 56))
+        q_norm, k_norm, biases = load_i64(arguments + 64), load_i64(arguments + 72), load_i64(arguments + 80)
+        work = count * units
+        for item in range(first_of(work, thread, threads), first_of(work, thread + 1, threads)):
+            row, head = item // units, item % units
+            at, turn = qkv + 4 * dim * item, rope + 4 * rope_dim * row
+            position, cache = load_i64(positions + 8 * row), caches + 16 * load_i64(texts + 8 * row)
+            if bias:
+                for d in range(0, dim, value_width):
+                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(biases + 4 * (dim * head + d)))
+            if head < heads + kv_heads:
+                if qk_norm:
+                    normalize(at, q_norm if head < heads else k_norm, at, eps)
+                for i in range(0, half, width):
+                    cos, sin = load(turn + 4 * i), load(turn + 4 * (half + i))
+                    u, w = load(at + 4 * i), load(at + 4 * (half + i))
+                    simd.store(at + 4 * i, u * cos - w * sin)
+                    simd.store(at + 4 * (half + i), w * cos + u * sin)
+            if head >= heads + kv_heads:
+                kv = head - heads - kv_heads
+                to = load_i64(cache + 8) + 2 * dim * (kv * cache_tiles * TILE + position)
+                for d in range(0, dim, value_width):
+                    simd.store(to + 2 * d, simd.to_f16(load_value(at + 4 * d)))
+            elif head >= heads:
+                kv = head - heads
+                place = (kv * cache_tiles + position // TILE) * dim * TILE + position % TILE
+                to = load_i64(cache) + 2 * place
+                for d in range(dim):
+                    simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
+
+    key = f"append rows {heads} {kv_heads} {dim} {rope_dim} {qk_norm} {bias}"
+    return compile_kernel(append_rows, key)
+
+
+def bind_append(
+    kernel: Kernel, qkv, count, rope, positions, texts, caches, cache_tiles: int, eps, norms: Sequence, bias
+) -> Step:
+    """qkv: float32 [rows, (heads + 2 kv_heads) * dim]; rope: float32 [rows, rope_dim], cosines, then sines; positions,
+    texts: int64 [rows]; caches: int64 [texts, 2], addresses of keys and values as of `attention.cache`; cache_tiles:
+    that each has; norms, bias: arrays, or 0."""
+    named = (qkv, count, rope, positions, texts, caches, cache_tiles, eps, *norms, bias)
+    return step(kernel, named, "append")
+
+
+def table(arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """int64 [texts, 2]: the addresses of keys and values. The arrays must be kept elsewhere."""
+    return np.array([[keys.ctypes.data, values.ctypes.data] for keys, values in arrays], np.int64)

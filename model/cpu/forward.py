@@ -1,0 +1,204 @@
+"""Rows through a model on the CPU: a row is one token of one text, and all rows of a pass share each product.
+
+A prompt is a pass over many rows of one text, speculation one over a few, several texts one with a row of each. What
+the rows are is data: a graph of native kernels is bound once for each size of pass, and replayed.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from kernel_templates import formats, memory, registry
+from kernel_templates.cpu import embedding, machine, row_attention, rows
+from kernel_templates.cpu.compile import Kernel
+from kernel_templates.cpu.graph import Graph
+from kernel_templates.cpu.graph import Step as GraphStep
+from kernel_templates.cpu.row_attention import RowAttention
+from kernel_templates.cpu.panels import step_of
+from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.matmul import cpu as matmul
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+from model.cpu.decode import Decoder
+from model.layer_plan import LayerState
+
+MOST = 512
+"""Rows of a pass."""
+FEWEST = 2
+"""Of the smallest size that graphs are bound for."""
+
+Cache = tuple[np.ndarray, np.ndarray]
+"""Keys and values of one layer of one text, as of `attention.cache`."""
+
+
+def bucket(count: int) -> int:
+    """The size of pass that so many rows run as: the next power of two."""
+    return max(FEWEST, 1 << (count - 1).bit_length())
+
+
+class Forward:
+    """Passes over the rows of some texts, each with its own cache, through a decoder's weights."""
+
+    def __init__(
+        self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({}), most: int = MOST,
+        caches: Sequence[Sequence[Cache]] = (),
+    ):  # fmt: skip
+        """configs: of products, where they have winners; most: rows of a pass; caches: of each text its layers', the
+        decoder's own if there are none. All have the same number of positions."""
+        self.decoder, self._configs, self.most = decoder, configs, most
+        c = decoder.config
+        self._features, self._kernels = machine.features(), dict[tuple, Kernel]()
+        self._caches = caches or [[(layer.buffers["keys"], layer.buffers["values"]) for layer in decoder.layers]]
+        self._tables = [rows.table([text[i] for text in self._caches]) for i in range(c.layers)]
+        self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
+        self._count, self._span_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._spans = np.zeros((most, row_attention.SPAN), np.int64)
+        self._turned = {rope: _floats(most, c.rope_dim) for rope in decoder.plan.ropes}
+        self.x, self._branch, self._normed = (_floats(most, c.hidden) for _ in range(3))
+        self._qkv = _floats(most, (c.heads + 2 * c.kv_heads) * c.head_dim)
+        self._attended, self._gate, self._up = _floats(most, c.heads * c.head_dim), _floats(most, c.ffn), _floats(most, c.ffn)
+        self._eps = np.array([c.norm_eps], np.float32)
+        self._scratch = memory.empty((0,), np.uint8)
+        self._attending = memory.empty((0,), np.uint8)
+        self._graphs: dict[int, Graph] = {}
+        self._heads: dict[int, Graph] = {}
+        self._logits = _floats(0, 1)
+
+    def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
+        """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer
+        gave, valid until the next pass."""
+        count = len(tokens)
+        self._count[0] = count
+        self._tokens[:count], self._positions[:count], self._texts[:count] = tokens, positions, texts
+        self._cut()
+        for rope, rotation in self.decoder.rotations.items():
+            self._turned[rope][:count] = rotation.table(self._positions[:count])
+        self._graph(bucket(count)).replay(threads)
+        return self.x[:count]
+
+    def logits(self, count: int, threads: int) -> np.ndarray:
+        """float32 [count, vocab] of the first rows of the last pass, valid until the next call."""
+        size = bucket(count)
+        if size not in self._heads:
+            self._heads[size] = self._head(size)
+        self._heads[size].replay(threads)
+        return self._logits[:count]
+
+    def _cut(self) -> None:
+        """Into spans: rows of one text, as many as attention takes together."""
+        count, texts, spans = int(self._count[0]), self._texts, 0
+        longest = self._attention(self.decoder.layers[0]).span
+        first = 0
+        while first < count:
+            end = first + 1
+            while end < min(count, first + longest) and texts[end] == texts[first]:
+                end += 1
+            self._spans[spans] = first, end - first, texts[first]
+            first, spans = end, spans + 1
+        self._span_count[0] = spans
+
+    def _graph(self, size: int) -> Graph:
+        if size not in self._graphs:
+            self._graphs[size] = self._bound(size)
+        return self._graphs[size]
+
+    def _bound(self, size: int) -> Graph:
+        d = self.decoder
+        self._reserve(size)
+        kernel = self._kernel(embedding.compile_rows, d.table_format, d.config.hidden, d.plan.embedding_scale)
+        steps = [embedding.bind_rows(kernel, d.table, self._tokens, self.x, self._count)]
+        for layer, table in zip(d.layers, self._tables, strict=True):
+            steps += self._layer(size, layer, table)
+        return Graph(d.pool, steps)
+
+    def _layer(self, size: int, layer: LayerState, table: np.ndarray) -> list[GraphStep]:
+        c, b = self.decoder.config, layer.buffers
+        made = [self._norm(b["attn_norm"])]
+        first = 0
+        for packed in layer.packed["qkv"]:
+            made.append(self._product(size, packed, self._normed, self._qkv, first))
+            first += packed.rows
+        made.append(self._append(layer, table))
+        attention = self._attention(layer)
+        kernel = self._kernel(row_attention.compile, attention, self._features)
+        tiles = b["keys"].shape[1]
+        made.append(
+            row_attention.bind(
+                kernel, self._qkv, self._attended, self._positions, table, tiles, self._spans, self._span_count,
+                self._attending,
+            )
+        )  # fmt: skip
+        (out,) = layer.packed["out"]
+        gate, up, down = layer.packed["ffn"]
+        made += [self._product(size, out, self._attended, self._branch), self._add(b.get("post_attn_norm"))]
+        made.append(self._norm(b["ffn_norm"]))
+        made += [self._product(size, gate, self._normed, self._gate), self._product(size, up, self._normed, self._up)]
+        kernel = self._kernel(rows.compile_gate, c.ffn, layer.plan.traits.gate_function)
+        made.append(rows.bind_gate(kernel, self._gate, self._up, self._count))
+        return [*made, self._product(size, down, self._gate, self._branch), self._add(b.get("post_ffn_norm"))]
+
+    def _attention(self, layer: LayerState) -> RowAttention:
+        c, t = self.decoder.config, layer.plan.traits
+        return RowAttention(c.heads, c.kv_heads, c.head_dim, t.scale or c.head_dim**-0.5, t.window, t.softcap)
+
+    def _norm(self, weight: np.ndarray) -> GraphStep:
+        kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
+        return rows.bind_norm(kernel, self.x, self._normed, self._count, weight, self._eps)
+
+    def _add(self, post_norm: np.ndarray | None) -> GraphStep:
+        kernel = self._kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None)
+        return rows.bind_add(
+            kernel, self.x, self._branch, self._count, 0 if post_norm is None else post_norm, self._eps
+        )
+
+    def _append(self, layer: LayerState, table: np.ndarray) -> GraphStep:
+        c, b = self.decoder.config, layer.buffers
+        qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
+        kernel = self._kernel(
+            rows.compile_append, c.heads, c.kv_heads, c.head_dim, c.rope_dim, qk_norm, bias is not None
+        )
+        norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
+        return rows.bind_append(
+            kernel, self._qkv, self._count, self._turned[layer.plan.rope], self._positions, self._texts, table,
+            b["keys"].shape[1], self._eps, norms, 0 if bias is None else bias,
+        )  # fmt: skip
+
+    def _head(self, size: int) -> Graph:
+        raise NotImplementedError
+
+    def _product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
+        problem = Matmul(packed.rows, packed.cols, packed.format, size)
+        config = self._config(problem)
+        key = Matmul(1, step_of(formats.get(packed.format).layout), packed.format, 1)
+        kernel = self._kernel(matmul.compile, key, config, self._features, packed.lanes)
+        buffers = {"x": x, "y": y, "count": self._count, "scratch": self._scratch}
+        return matmul.bind(problem, config, kernel, (packed,), buffers, first)
+
+    def _config(self, problem: Matmul) -> Config:
+        return self._configs.get(problem) or registry.cpu_space(problem, self._features).default
+
+    def _kernel(self, compile, *arguments) -> Kernel:
+        key = (compile, *arguments)
+        if key not in self._kernels:
+            self._kernels[key] = compile(*arguments)
+        return self._kernels[key]
+
+    def _reserve(self, size: int) -> None:
+        """Scratch memory that the products and the attention of a pass need. Graphs keep what they were bound to."""
+        threads, layers = self.decoder.pool.threads, self.decoder.layers
+        matrices = {(p.rows, p.cols, p.format, p.lanes) for own in layers for ps in own.packed.values() for p in ps}
+        most = 0
+        for r, cols, form, lanes in matrices:
+            problem = Matmul(r, cols, form, size)
+            most = max(most, matmul.scratch_bytes(problem, self._config(problem), lanes))
+        if len(self._scratch) < threads * most:
+            self._scratch = memory.empty((threads * most,), np.uint8)
+        shapes = {self._attention(layer) for layer in layers}
+        wanted = [row_attention.scratch(shape, self._features, threads) for shape in shapes]
+        self._attending = max([self._attending, *wanted], key=len)
+
+
+def _floats(count: int, size: int) -> np.ndarray:
+    return memory.zeros((count, size), np.float32)

@@ -1,0 +1,262 @@
+"""Many tokens in one pass over the weights: prompts, several texts at once, proposals to verify.
+
+A pass has rows: `tokens` of each of `sequences` texts, neighbours at consecutive positions. What it reads is on the
+device, so that its kernels are captured once for each size, a power of two, and replayed; rows that a call does not
+need are at position -1. Nothing here waits for the device.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernel_templates import registry
+from kernel_templates.cuda import library
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.pages import PagedCache
+from kernel_templates.cuda.rows import add_norm, append, embed, gate, soft_cap
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+from model.cuda.execution import Executor, Program
+from model.cuda.load import CudaLayer, Loaded
+from model.cuda.pass_buffers import PassBuffers
+from model.problems import contexts
+
+CHUNK = 2048
+"""Tokens of a prompt that are read at once: enough that products are bound by arithmetic."""
+LEAST = 2
+"""Rows of the smallest pass: one token is a decode step."""
+BESIDE_FROM = 64
+"""Rows from which on the next matrix is expanded beside the present product, where that is asked for: products over
+fewer are bound by memory, as expanding is."""
+
+
+def bucket(rows: int) -> int:
+    """The size of the pass that runs so many rows."""
+    return max(1 << (rows - 1).bit_length(), LEAST)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a pass. context: all positions lie below it; head: whether it ends with logits for every row."""
+
+    sequences: int
+    tokens: int
+    context: int
+    head: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.sequences * self.tokens
+
+
+class Forward:
+    """Passes through a loaded model over one cache. configs: what attention's problems run with; buffers: of another
+    one on this device, to share; beside: expand the next matrix while the present one is multiplied."""
+
+    def __init__(
+        self, model: Loaded, cache: PagedCache, configs: Callable[[Problem], Config], executor: Executor,
+        buffers: PassBuffers | None = None, beside: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.cache, self.configs, self.executor = model, cache, configs, executor
+        device = executor.device
+        self._side = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
+        most, matrices = bucket(min(CHUNK, model.capacity)), 1 if self._side is None else 2
+        self.buffers = PassBuffers.allocate(model, most, matrices, device) if buffers is None else buffers
+        self._contexts = contexts(model.capacity)
+        self._inputs: dict[tuple[int, int], Tensor] = {}
+        self._programs: dict[Size, Program] = {}
+        self._attention_scratch = torch.empty(0, device=device)
+        self._logits = torch.empty(0, device=device)
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest pass."""
+        return len(self.buffers.x)
+
+    def over(self, cache: PagedCache) -> "Forward":
+        """Passes over another cache through the same buffers."""
+        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None)
+
+    def read(self, tokens: Sequence[int], first: int, text: int = 0, every: bool = False) -> Tensor:
+        """Bring tokens of one text into the cache at positions first, first + 1, ...
+
+        What the last layer gave, float32 [1, hidden] of the last token, or [tokens, hidden] of every one. Valid until
+        the next pass."""
+        kept: list[Tensor] = []
+        for at in range(0, len(tokens), self.most):
+            part = tokens[at : at + self.most]
+            size = Size(1, bucket(len(part)), self.bound(first + at + len(part) - 1))
+            self.start(size, part, range(first + at, first + at + len(part)), [text] * len(part))
+            x = self.buffers.x[: len(part)]
+            kept = [*kept, x.clone()] if every else [x[-1:]]
+        return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+    def start(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
+        """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
+        self.place(size, tokens, positions, texts)
+        self.program(size)()
+
+    def place(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
+        """Write what a pass of this size reads, for its first rows; the others are not used."""
+        inputs = self.inputs(size.sequences, size.tokens)
+        host = torch.zeros(inputs["all"].shape, dtype=torch.int32)
+        host[1] = -1
+        count = len(tokens)
+        for row, values in zip(host, (tokens, positions, texts), strict=True):
+            row[:count] = torch.tensor(values, dtype=torch.int32)
+        inputs["all"].copy_(host, non_blocking=True)  # of memory that is not pinned: it is taken before this returns
+
+    def inputs(self, sequences: int, tokens: int) -> dict[str, Tensor]:
+        """What passes of a size read: "tokens", "positions" and "sequences", int32 [rows]; "all" of them, [3, more]."""
+        rows = sequences * tokens
+        if (sequences, tokens) not in self._inputs:
+            made = torch.zeros((3, max(rows, 4)), dtype=torch.int32, device=self.executor.device)
+            made[1] = -1
+            self._inputs[sequences, tokens] = made
+        found = self._inputs[sequences, tokens]
+        named = dict(zip(("tokens", "positions", "sequences"), found[:, :rows], strict=True))
+        return {"all": found, **named}
+
+    def logits(self, rows: int) -> Tensor:
+        """float32 [rows, vocab], written by passes with a head."""
+        vocab = self.model.head.vocab
+        if self._logits.numel() < rows * vocab:
+            self._logits = torch.empty(rows * vocab, device=self.executor.device)
+        return self._logits[: rows * vocab].view(rows, vocab)
+
+    def bound(self, position: int) -> int:
+        """The context of passes that reach no further than a position."""
+        return next(c for c in self._contexts if position < c)
+
+    def program(self, size: Size) -> Program:
+        """What runs a pass; built when first asked for."""
+        if size not in self._programs:
+            made = self.launches(size)
+            if self._side is not None and size.rows >= BESIDE_FROM:
+                made = library.beside(made, self._side)
+            self._programs[size] = self.executor.program(made, "pass")
+        return self._programs[size]
+
+    def launches(self, size: Size) -> list[Launch]:
+        """The kernels of a pass in order. Attention's scratch and the logits are those of now: a later pass may need
+        larger ones, and these live on with what was made of them."""
+        return list(self.rows(size).launches())
+
+    def rows(self, size: Size) -> "Rows":
+        """The buffers of a pass, and its kernels in parts."""
+        return Rows(self, size)
+
+    def attention_scratch(self, elements: int) -> Tensor:
+        """float32, shared by all layers."""
+        if self._attention_scratch.numel() < elements:
+            self._attention_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
+        return self._attention_scratch
+
+
+class Rows:
+    """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q and attended
+    float16 [rows, heads * head_dim]."""
+
+    def __init__(self, forward: Forward, size: Size) -> None:
+        self.forward, self.size = forward, size
+        c, b, rows = forward.model.config, forward.buffers, size.rows
+
+        def cut(buffer: Tensor, columns: int) -> Tensor:
+            return buffer[: rows * columns].view(rows, columns)
+
+        self.model, self.config = forward.model, c
+        self.inputs = forward.inputs(size.sequences, size.tokens)
+        self.x, self.normed, self.gated = b.x[:rows], cut(b.normed, c.hidden), cut(b.gated, c.ffn)
+        self.q, self.attended = cut(b.q, c.heads * c.head_dim), cut(b.attended, c.heads * c.head_dim)
+        self.qkv = cut(b.wide, (c.heads + 2 * c.kv_heads) * c.head_dim)
+        self.gate_up, self.branch = cut(b.wide, 2 * c.ffn), cut(b.wide, c.hidden)
+        self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+
+    def launches(self) -> Iterator[Launch]:
+        layers, branch = self.model.layers, None
+        yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
+        for i, layer in enumerate(layers):
+            yield self._norm("attn_norm", branch, layer.buffers["attn_norm"])
+            yield from self._heads(i, layer)
+            yield from self._attention(i, layer)
+            yield from self._out(layer)
+            yield self._norm("ffn_norm", self._of_attention(layer), layer.buffers["ffn_norm"])
+            yield from self._ffn(layer)
+            branch = self._of_ffn(layer)
+        yield self._norm("output_norm", branch, self.model.output_norm if self.size.head else None)
+        if self.size.head:
+            yield from self._head()
+
+    def parts(self, i: int) -> dict[str, list[Launch]]:
+        """The kernels of a layer's operations, each alone, by the operations' prefixes: they read x, q or attended, and
+        leave x whole where they add to it."""
+        layer = self.model.layers[i]
+        return {
+            "qkv": [self._norm("attn_norm", None, layer.buffers["attn_norm"]), *self._heads(i, layer)],
+            "attention": list(self._attention(i, layer)),
+            "out": [*self._out(layer), self._norm("add", self._of_attention(layer), None)],
+            "ffn": [
+                self._norm("ffn_norm", None, layer.buffers["ffn_norm"]), *self._ffn(layer),
+                self._norm("add", self._of_ffn(layer), None),
+            ],
+        }  # fmt: skip
+
+    def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None) -> Launch:
+        norm = None if weight is None else add_norm.Norm(weight, self.normed)
+        return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
+
+    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch:
+        return add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+
+    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch:
+        return add_norm.Branch(self.branch, 1 / gate.GATED_SCALE, layer.buffers.get("post_ffn_norm"))
+
+    def _heads(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
+        c, own = self.config, layer.buffers
+        yield from self._product("qkv", layer.packed["qkv"], self.normed, self.qkv)
+        norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
+        how = append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
+        yield append.launch(how, {**self.inputs, "qkv": self.qkv, "q": self.q}, self.forward.cache, i)
+
+    def _attention(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
+        template: Any = registry.cuda(PagedAttention.op)
+        c, t, size = self.config, layer.plan.traits, self.size
+        # Contexts in which the window is full cost the same and have the same kernels.
+        context = min(size.context, contexts(t.window + 1)[-1]) if t.window else size.context
+        problem = PagedAttention(
+            size.sequences, size.tokens, c.heads, c.kv_heads, c.head_dim, context,
+            window=t.window, softcap=t.softcap, scale=t.scale,
+        )  # fmt: skip
+        config = self.forward.configs(problem)
+        buffers = {
+            **self.inputs, "q": self.q.view(size.rows, c.heads, c.head_dim), "out": self.attended,
+            "paged": self.forward.cache, "layer": i,
+            "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
+        }  # fmt: skip
+        yield from template.launches(problem, config, (), buffers)
+
+    def _out(self, layer: CudaLayer) -> Iterator[Launch]:
+        yield from self._product("out", layer.packed["out"], self.attended, self.branch)
+
+    def _ffn(self, layer: CudaLayer) -> Iterator[Launch]:
+        gate_planes, up, down = layer.packed["ffn"]
+        yield from self._product("gate_up", (gate_planes, up), self.normed, self.gate_up)
+        yield gate.gate(self.gate_up, self.gated, layer.plan.traits.gate_function)
+        yield from self._product("down", (down,), self.gated, self.branch)
+
+    def _head(self) -> Iterator[Launch]:
+        logits = self.forward.logits(self.size.rows)
+        yield from self._product("head", self.model.head_packed, self.normed, logits)
+        if self.model.head.softcap:
+            yield soft_cap.launch(logits, self.model.head.softcap)
+
+    def _product(self, name: str, parts: Sequence[Any], x: Tensor, y: Tensor) -> Iterator[Any]:
+        """y = x W^T of matrices one below the other."""
+        buffers = self.forward.buffers.expanded
+        for launches in library.product(name, parts, x, y, buffers, self._expanded):
+            self._expanded += 1
+            yield from launches
