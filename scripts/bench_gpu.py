@@ -93,7 +93,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     """Everything about one model. Raises Failed."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "make"):
-        path = _file(name, settings.folder)
+        path = model_file(name, settings.folder)
     try:
         with _timed(seconds, "tune"):
             tuned = _autotune("tune", path, settings, "--budget", str(settings.budget), "--widths", settings.widths)
@@ -230,7 +230,7 @@ def _range(rates: tuple[int, ...]) -> str:
     return "–".join(f"{rate:,}" for rate in rates) or "–"
 
 
-def _file(name: str, folder: Path) -> Path:
+def model_file(name: str, folder: Path) -> Path:
     wanted = parse(name)
     if wanted is None:
         try:
