@@ -63,8 +63,8 @@ class Row:
     def document(self) -> dict[str, Any]:
         return {
             "format": self.format, "shape": self.shape, "tokens": self.tokens, "algorithm": self.algorithm,
-            "us": round(self.ns / 1e3, 3), "tb_s": round(self.bytes / self.ns / 1e3, 4),
-            "tflop_s": round(self.ops / self.ns / 1e3, 3), "config": None if self.config is None else dict(self.config),
+            "us": round(self.ns / 1e3, 3), "tb_s": round(self.bytes / self.ns / 1e3, 6),
+            "tflop_s": round(self.ops / self.ns / 1e3, 6), "config": None if self.config is None else dict(self.config),
         }  # fmt: skip
 
 
