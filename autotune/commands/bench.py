@@ -52,9 +52,9 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
 
-    Prompts of several lengths are tokens per second until the first token is there; several texts are decoded together
-    after prompts of 128 tokens, and their tokens counted together. Bandwidth is the bytes a token must read over its time; its share is of the device's measured read bandwidth. The
+    Bandwidth is the bytes a token must read over its time; its share is of the device's measured read bandwidth. The
     second table says how long the kernels of each operation take: on a GPU captured alone, on the CPU inside the token.
+    Several texts are decoded together after prompts of 128 tokens, and the tokens of all are counted.
 
     \b
     Example:
@@ -71,7 +71,7 @@ def bench(
     with options.open_database(db_path, readonly=False) as db, options.alone(device), output.steps() as progress:
         result = model_benchmark.benchmark(
             model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, widths=widths, nvtx=nvtx,
-            progress=progress
+            progress=progress,
         )  # fmt: skip
     if as_json:
         output.print_json(result.document())

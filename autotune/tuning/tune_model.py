@@ -50,9 +50,7 @@ def tune(
             # In the layers' stage compilers have time for them; before, they would only delay the first candidates.
             candidate_runner.generate_inputs_ahead(sequential.in_order(passes), target, worker_pool, settings.seed)
             in_layers = _tune_layers(layers, session, left(token))
-            if passes:
-                alone += parallel.tune(passes, session, left(1.0))
-            return alone, in_layers
+            return alone + _tune_passes(passes, session, left(1.0)), in_layers
 
 
 def token_share(token: bool, passes: bool) -> float:
@@ -83,6 +81,30 @@ def _tune_layers(layers: Sequence[Chain], session: Session, budget_s: float | No
         results.append(tuner.run(until, winners.get(kind), after))
         winners.setdefault(kind, results[-1].config)
     return results
+
+
+def _tune_passes(
+    passes: Mapping[Problem, int], session: Session, budget_s: float | None
+) -> list[Tuned]:
+    """Problems of as many rows at once are tuned side by side, few rows first: the measurer has room for the inputs of
+    one such group, and its winners are what the next one tries first. Each group gets the share of `budget_s` that its
+    problems deserve, and what those before left."""
+    end = None if budget_s is None else time.monotonic() + budget_s
+    sizes = sorted({problem.rows_at_once for problem in passes})
+    groups = [{p: n for p, n in passes.items() if p.rows_at_once == size} for size in sizes]
+    share = sequential.weights(passes)
+    deserved = [sum(share[p] for p in group) for group in groups]
+    found: dict[Problem, Tuned] = {}
+    for index, group in enumerate(groups):
+        left = None if end is None else max(0.0, end - time.monotonic()) * deserved[index] / sum(deserved[index:])
+
+        def after(following: Sequence[Problem] = tuple(groups[index + 1] if index + 1 < len(groups) else ())) -> None:
+            for problem in following:
+                default = session.target.space(problem).default
+                candidate_runner.warm(problem, [default], session.target, session.worker_pool)
+
+        found |= {tuned.problem: tuned for tuned in parallel.tune(group, session, left, after=after)}
+    return [found[problem] for problem in passes]
 
 
 def _warm(layers: Sequence[Chain], session: Session) -> None:

@@ -159,7 +159,7 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
     assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
     assert callable(asked[0].pop("progress"))
-    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "nvtx": False}]
+    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "widths": None, "nvtx": False}]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)
     assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
 
@@ -167,7 +167,7 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
 def test_bench_of_the_cpu(autotune, tiny_model) -> None:
     """A real one, small: every problem has a time inside the token, and they do not exceed it."""
     given = ("--prompt", "8", "--tokens", "8", "--runs", "1", "--depth", "0", "--depth", "16")
-    result = autotune("bench", tiny_model, *given, "--json")
+    result = autotune("bench", tiny_model, *given, "--widths", "prompt", "--json")
     for step in ("loading the untuned engine", "untuned, warming up", "tuned, round 1 of 1", "the kernels of a token"):
         assert step in result.stderr
     document = json.loads(result.stdout)
@@ -178,6 +178,8 @@ def test_bench_of_the_cpu(autotune, tiny_model) -> None:
         assert token["kernel"] == "token" and token["count"] == 1 + sum(row["count"] for row in rows)
         assert sum(row["bytes"] for row in rows) == token["bytes"] == document[side]["decode"]["0"]["bytes_per_token"]
         assert sum(row["us"] for row in rows) > 0
+        assert document[side]["prompts"].keys() == {"16", "64"}, "256 are more than its context"
+    assert "no width is called 'many'" in autotune("bench", tiny_model, "--widths", "many").stderr
 
 
 @pytest.fixture

@@ -229,19 +229,6 @@ def test_the_watcher_that_users_get(opened: Model, monkeypatch: pytest.MonkeyPat
     assert opened.watcher.observations().step_s > 0
 
 
-def test_nothing_is_verified_before_it_is_loaded(made) -> None:
-    engine = model.load(made("tiny", "F32"), threads=1)
-    try:
-        engine.watcher = Eager()
-        assert not engine.runner.verify_ready
-        text(engine, 9, Sampler(), PROMPT, speculate="ngram", ignore_end=True)
-        assert engine.timing.speculated == Speculated()
-        engine.runner.warm_up()
-        assert engine.runner.verify_ready
-    finally:
-        engine.close()
-
-
 def test_an_unknown_way_is_one_line(opened: Model) -> None:
     with pytest.raises(ModelError, match="speculate is 'dragon'; use off or ngram"):
         text(opened, 3, Sampler(), speculate="dragon")
