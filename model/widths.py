@@ -110,7 +110,9 @@ def pass_problems(
     """The distinct problems of passes and how often one pass runs each; those that the backend has a template for.
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
-    layers = [(layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)]
+    layers = [
+        (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
+    ]
     for size in sizes:
         own: dict[Problem, int] = {}
         for problem in _of_pass(config, file, layers, size):

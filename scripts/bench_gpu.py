@@ -112,10 +112,16 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     mark = MARKS.get(name) if facts.chip_folder(benched["device"]["chip"]) == CHIP and peer is None else None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([
-            "scripts/bench_gpu", name, "--budget", f"{settings.budget:g}", f"--runs={settings.runs}",
-            *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
-        ]),
+        "command": shlex.join(
+            [
+                "scripts/bench_gpu",
+                name,
+                "--budget",
+                f"{settings.budget:g}",
+                f"--runs={settings.runs}",
+                *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
+            ]
+        ),
         "name": name,
         "file_bytes": size,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},
@@ -276,9 +282,7 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="llama.cpp's llama-bench, to run beside; llama-batched-bench is looked for in its folder.",
 )
-@click.option(
-    "--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured."
-)
+@click.option("--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured.")
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(

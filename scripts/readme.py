@@ -176,7 +176,9 @@ def gpu_wide() -> str:
             lines.append(f"| {d['name']} | {' | '.join(cells)} |")
         settings = measured[0]["bench"]["settings"]
         together = f"{settings.get('text_prompt')} + {settings.get('text_tokens')}"
-        words = f"{chip}, {max(d['date'] for d in measured)[:10]}, tuned; medians. A prompt ends when its first token is "
+        words = (
+            f"{chip}, {max(d['date'] for d in measured)[:10]}, tuned; medians. A prompt ends when its first token is "
+        )
         words += f"there. Texts of {together} tokens are decoded together, and the tokens of all are counted."
         if any(d.get("peer") for d in measured):
             words += " In brackets llama.cpp, on the same file right after, at the better of its settings."

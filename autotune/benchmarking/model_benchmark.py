@@ -19,7 +19,16 @@ import numpy as np
 import model
 from autotune.benchmarking import several_texts
 from autotune.benchmarking.benchmark_result import (
-    BATCH, PREFILL, PROMPT, SIDES, Decode, KernelTime, ModelBenchmark, Rate, Side, What,
+    BATCH,
+    PREFILL,
+    PROMPT,
+    SIDES,
+    Decode,
+    KernelTime,
+    ModelBenchmark,
+    Rate,
+    Side,
+    What,
 )  # fmt: skip
 from autotune.benchmarking.speedup import Speedup
 from autotune.runner.versions import versions
@@ -104,7 +113,7 @@ class Request:
             need = max(self.prompt + 1, self.end(self.depths[0]))
             raise ModelError(f"this needs a context of {need} tokens and the model has {context}; ask for fewer")
         prompts = tuple(prompt for prompt in self.prompts if prompt + 1 <= context)
-        texts = self.texts if several_texts.PROMPT + several_texts.TOKENS < context else ()
+        texts = self.texts if context > several_texts.PROMPT + several_texts.TOKENS else ()
         return Request(self.prompt, self.tokens, self.runs, depths, prompts, texts)
 
 

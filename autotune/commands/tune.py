@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
-EACH = ("trials", "budget", "ops", "widths", "context", "sampler", "objective", "seed")  # options that every worker gets
+EACH = (
+    "trials",
+    "budget",
+    "ops",
+    "widths",
+    "context",
+    "sampler",
+    "objective",
+    "seed",
+)  # options that every worker gets
 CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 
 
@@ -200,9 +209,7 @@ def search(
         if device == options.CPU:
             return _on_cpu(wanted, db, settings)
         chip = replace(target.of(device), objective=Objective(objective))
-        tuned, in_layers = tune_model.tune(
-            wanted.alone, wanted.layers, db, chip, settings, timeline, wanted.passes
-        )
+        tuned, in_layers = tune_model.tune(wanted.alone, wanted.layers, db, chip, settings, timeline, wanted.passes)
         return [*tuned, *in_layers]
     except TuneError as error:
         raise UserError(str(error)) from error

@@ -83,9 +83,7 @@ def _tune_layers(layers: Sequence[Chain], session: Session, budget_s: float | No
     return results
 
 
-def _tune_passes(
-    passes: Mapping[Problem, int], session: Session, budget_s: float | None
-) -> list[Tuned]:
+def _tune_passes(passes: Mapping[Problem, int], session: Session, budget_s: float | None) -> list[Tuned]:
     """Problems of as many rows at once are tuned side by side, few rows first: the measurer has room for the inputs of
     one such group, and its winners are what the next one tries first. Each group gets the share of `budget_s` that its
     problems deserve, and what those before left."""

@@ -34,7 +34,7 @@ from kernel_templates.cuda.instructions import reciprocal
 _MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)  # -2 sqrt(2 / pi)
 _GATED_SCALE = tl.constexpr(1 / 16)
 _LIMIT = tl.constexpr(65504.0)
-NATURAL, WIDE, THIN = 0, 1, 2
+NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
 
 
 def width(cols: int, order: int) -> int:

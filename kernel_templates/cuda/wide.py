@@ -159,7 +159,7 @@ def finish(
     if GATE == "":
         for t in tl.static_range(len(results)):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
-            tl.store(out + token * rows + at, results[t], mask=(at < rows) & (token < tokens))
+            tl.store(out + token * OUT_WIDTH + at, results[t], mask=(at < rows) & (token < tokens))
     else:
         for t in tl.static_range(len(results) // 2):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
@@ -194,7 +194,7 @@ def launch(
             "TRAITS": planes.traits, "COLS": planes.cols, "BT": bt, "ACROSS": -(-tokens // bt), "TILES": tiles,
             "WARPS": warps, "PARTS": parts, "AHEAD": ahead, "STAGES": stages, "SPLIT": split, "BAND": band,
             "GATE": gate,
-            "OUT_WIDTH": width(rows, out_order) if gate else 0, "OUT_ORDER": out_order, "STREAM": stream,
+            "OUT_WIDTH": y.stride(0), "OUT_ORDER": out_order, "STREAM": stream,
         },
         warps=warps,
     )  # fmt: skip
