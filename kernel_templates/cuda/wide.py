@@ -142,8 +142,12 @@ def wide(
             whole = ()
             for t in tl.static_range(TILES):
                 total = tl.load(at + t * ONE, cache_modifier=".cg")
-                for s in tl.static_range(1, SPLIT):
-                    total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
+                if ONE > 1024 * WARPS:  # loads of all shares at once would not fit in registers
+                    for s in tl.range(1, SPLIT, num_stages=1):
+                        total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
+                else:
+                    for s in tl.static_range(1, SPLIT):
+                        total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
                 whole = whole + (total,)
             finish(whole, out, pr * BLOCK, pt * BT, rows, tokens, GATE, OUT_WIDTH, OUT_ORDER, ASM)
 
