@@ -12,7 +12,10 @@ ACTIVATIONS = ("int8", "int16")
 LARGEST = 1 << 24  # of any size: tokens of a vocabulary, positions of a context
 SMALLEST = 2.0**-10  # of a scale or cap
 MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
-LIMITS = {"heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20}
+LIMITS = {
+    "heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20,
+    "sequences": 1 << 10, "tokens": 1 << 14,
+}  # fmt: skip
 VECTOR = 32  # elements that an activation's length is a multiple of
 
 

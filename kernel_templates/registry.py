@@ -9,7 +9,8 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, ffn, head, layer, paged_attention)
+    module.OPERATION.name: module.OPERATION
+    for module in (norm_qkv_rope, attention, paged_attention, matvec, ffn, head, layer)
 }
 
 

@@ -75,7 +75,7 @@ class CudaPrompt:
         size = Size(1, bucket(count), forward.bound(first + count - 1))
         rows = forward.rows(size)
         passed = {"x": rows.x, "qkv": rows.q, "attended": rows.attended}
-        forward.place(size, [0] * count, range(first, first + count), [0] * count)
+        forward.place(size, 0, range(first, first + count), 0)
         for name, value in inputs.items():
             passed[name][:count] = value.flatten(1).to(passed[name])
         launches = rows.parts(layer)

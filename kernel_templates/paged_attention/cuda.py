@@ -67,7 +67,10 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     if splits == 1:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1
-    return [attend, Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)]
+    return [
+        attend,
+        Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
+    ]
 
 
 def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, A
 
     "position" is another name of "positions": filled, it moves all rows there."""
     b = inputs.buffers
-    kept = {name: torch.from_numpy(b[name]).to(device) for name in ("q", "positions", "sequences")}
+    kept = {name: torch.tensor(b[name], device=device) for name in ("q", "positions", "sequences")}
     out = torch.full(b["out"].shape, float("nan"), dtype=torch.float16, device=device)
     return kept | {"position": kept["positions"], "paged": _paged(problem, b, device), "out": out}
 

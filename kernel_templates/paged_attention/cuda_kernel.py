@@ -65,10 +65,9 @@ def _attend_tiles(
         next_page = _pages(table, tile + 1, last, TILE, PAGE)  # before the tile that has to wait for it
         at = tile * TILE + n
         offsets = ((tile * TILE) % PAGE + n if TILE <= PAGE else n % PAGE)[:, None] * HEAD_DIM + dim
+        kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
-            kept = ((at >= first) & (at <= last))[:, None] & real
-        else:
-            kept = tl.broadcast_to(real, (TILE, DIMS))
+            kept = kept & ((at >= first) & (at <= last))[:, None]
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
@@ -82,14 +81,14 @@ def _attend_tiles(
                 seen = seen & (at[None, :] > p[:, None] - WINDOW)
             s = tl.where(seen, s, LOWEST)
         top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
-        kept_share = tl.exp2(m - top)
+        share = tl.exp2(m - top)
         weights = tl.exp2(s * OUTSIDE - top[:, None])
-        total = total * kept_share + tl.sum(weights, 1)
+        total = total * share + tl.sum(weights, 1)
         if MASKED or DIMS != HEAD_DIM:
             v = tl.load(values + page + offsets, mask=kept, other=0.0)
         else:
             v = tl.load(values + page + offsets)
-        acc = tl.dot(weights.to(tl.float16), v, acc * kept_share[:, None])
+        acc = tl.dot(weights.to(tl.float16), v, acc * share[:, None])
         m, page = top, next_page
     return acc, m, total
 

@@ -46,7 +46,7 @@ def inputs(problem: PagedAttention, seed: int) -> Inputs:
 
 
 def outputs(problem: PagedAttention, given: Inputs) -> dict[str, np.ndarray]:
-    """"out" float64 [rows, heads * head_dim]; zeros for rows at a negative position. A buffer "position", int64 [1],
+    """ "out" float64 [rows, heads * head_dim]; zeros for rows at a negative position. A buffer "position", int64 [1],
     stands for the positions of all rows."""
     b, dim = given.buffers, problem.head_dim
     positions = np.broadcast_to(b["position"], problem.rows) if "position" in b else b["positions"]

@@ -8,42 +8,48 @@ from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.space import Constraint, Parameter, Space
 
 SHARED_KIB = {"7.0": 96, "7.5": 64, "8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227, "12.0": 99}
-"""Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
+"""Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, "Compute Capabilities")."""
+TENSOR_CORES = 8.0
+"""Compute capability from which Triton uses them; before, products are plain arithmetic, which large ones spill in."""
 _ANY_KIB = 48  # of a chip that is not known: every one has so much
 
-_WORDS = 200  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
+_LEAST = {"rows": 16, "tile": 64, "warps": 4, "stages": 2}
+_WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
+_WORDS_MASKED = 176  # where a window or a cap needs some
 
 
 def cuda(problem: PagedAttention, device: Device) -> Space:
-    shared = 1024 * SHARED_KIB.get(device.capability, _ANY_KIB)
-    lines = min(problem.group, 128) * problem.tokens  # rows of a product that one key head can have
+    # One of the smallest is let through whatever it takes: heads of 1,024 elements are larger than any model's.
+    shared = max(1024 * SHARED_KIB.get(device.capability, _ANY_KIB), shared_bytes(problem, _LEAST))
+    registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, _LEAST))
+    tensor = float(device.capability) >= TENSOR_CORES
+    lines = problem.group * problem.tokens  # rows of a product that one key head can have
     splits = [1]
-    while splits[-1] < 64 and splits[-1] * 32 < problem.reach and _programs(problem, 128) * splits[-1] < 4 * device.units:
+    while (
+        splits[-1] < 64 and splits[-1] * 32 < problem.reach and _programs(problem, 128) * splits[-1] < 4 * device.units
+    ):
         splits.append(2 * splits[-1])
-    default = _untuned(problem, device, shared, splits)
+    default = _untuned(problem, device, shared, registers, splits)
     rows = [16]
-    while rows[-1] < min(lines, 128):
+    while rows[-1] < min(lines, 128) and tensor:
         rows.append(2 * rows[-1])
+    sizes = ((16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 3, 4)) if tensor else ((16,), (8,), (1,))
     return Space(
         (
             Parameter("rows", tuple(rows), default["rows"], "rows of a program's products: tokens times query heads"),
-            Parameter("tile", (16, 32, 64, 128), default["tile"], "positions read at a time"),
-            Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
-            Parameter("stages", (1, 2, 3, 4), default["stages"], "tiles on their way at once, in shared memory"),
+            Parameter("tile", sizes[0], default["tile"], "positions read at a time"),
+            Parameter("warps", sizes[1], default["warps"], "warps of a program"),
+            Parameter("stages", sizes[2], default["stages"], "tiles on their way at once, in shared memory"),
             Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a row"),
             Parameter(
-                "edges", ("apart", "alike"), default["edges"],
+                "edges", ("apart", "alike") if tensor else ("alike",), default["edges"],
                 "whether tiles that all rows see whole have a loop without masks, which fills its pipeline anew",
             ),
         ),
         (
             Constraint(
-                "rows of one key head", f"a program holds whole groups of up to {min(problem.group, 128)} query heads",
-                lambda c: c["rows"] >= min(problem.group, 128),
-            ),
-            Constraint(
-                "rows for every warp", "a warp has at least 16 rows of a product: others would only do its work again",
-                lambda c: 16 * c["warps"] <= max(c["rows"], 64),
+                "work for every warp", "warps divide a tile's scores by 8 rows or positions or more",
+                lambda c: 8 * c["warps"] <= max(c["rows"], c["tile"]) or not tensor,
             ),
             Constraint(
                 "tiles fit in shared memory",
@@ -51,11 +57,11 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
                 lambda c: shared_bytes(problem, c) <= shared,
             ),
             Constraint(
-                "registers", f"a tile's scores and the outputs, {_WORDS} words a thread at most, stay in registers",
-                lambda c: words(problem, c) <= _WORDS,
+                "registers", f"a tile's scores and the outputs, {registers} words a thread at most, stay in registers",
+                lambda c: words(problem, c) <= registers,
             ),
             Constraint(
-                "positions for every split", "splits are whole tiles: half as many would do if half of them stayed empty",
+                "positions for every split", "splits are whole tiles: half as many would do if half stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach + problem.tokens,
             ),
         ),
@@ -78,14 +84,17 @@ def block_tokens(problem: PagedAttention, config: Mapping[str, Any]) -> int:
 
 
 def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
-    """Queries, keys and values in shared memory: an upper bound."""
-    return 2 * dims(problem) * (config["rows"] + 2 * config["tile"] * config["stages"])
+    """Queries, keys and values in shared memory, and what warps tell each other: an upper bound."""
+    return 2 * dims(problem) * (config["rows"] + 2 * config["tile"] * config["stages"]) + 4096
 
 
 def words(problem: PagedAttention, config: Mapping[str, Any]) -> int:
-    """Of 32 bits a thread: outputs, scores and weights. Warps beyond one for 16 rows hold the same again."""
-    warps = min(config["warps"], config["rows"] // 16)
-    return config["rows"] * (2 * dims(problem) + 3 * config["tile"]) // (64 * warps)
+    """Of 32 bits a thread: outputs, scores and weights, and a tile's addresses, with one stage also its keys."""
+    held = config["rows"] * (2 * dims(problem) + 3 * config["tile"]) // 64
+    if config["rows"] < 64:  # larger products read queries from shared memory
+        held += config["rows"] * dims(problem) // 64
+    on_the_way = config["tile"] * dims(problem) // 64
+    return (held + on_the_way * (2 if config["stages"] == 1 else 1)) // config["warps"]
 
 
 def _programs(problem: PagedAttention, rows: int) -> int:
@@ -95,25 +104,28 @@ def _programs(problem: PagedAttention, rows: int) -> int:
     return blocks * problem.kv_heads * -(-problem.group // together(problem, config))
 
 
-def _untuned(problem: PagedAttention, device: Device, shared: int, splits: list[int]) -> dict[str, Any]:
-    """Many rows: products as large as registers hold, two programs a multiprocessor in turn with softmax and products.
-    Few rows: one warp of them, positions split until every multiprocessor has a few programs."""
-    lines = min(problem.group, 128) * problem.tokens
+def _untuned(problem: PagedAttention, device: Device, shared: int, registers: int, splits: list[int]) -> dict[str, Any]:
+    """Many rows: products as large as registers hold. Few rows: four warps side by side over a tile, three tiles on
+    their way. Positions are split until every multiprocessor has a few programs."""
+    lines = problem.group * problem.tokens
+    tensor = float(device.capability) >= TENSOR_CORES
+    sizes: tuple[tuple[int, int], ...]  # rows, warps
+    tiles: tuple[int, ...]
+    stages: tuple[int, ...]
     if lines >= 64:
-        rows = 128 if lines >= 128 and _programs(problem, 128) >= device.units else 64
-        tries = [(rows, 64, warps, stages) for warps in (rows // 16, 4) for stages in (2, 1)] + [(64, 32, 4, 1)]
+        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
+        if _programs(problem, 128) < device.units or lines < 128:
+            sizes = sizes[1:]
     else:
-        rows = max(16, 1 << (lines - 1).bit_length())
-        tries = [(rows, tile, rows // 16, stages) for tile, stages in ((64, 3), (32, 3), (32, 2), (16, 1))]
-    tries.append((max(16, 1 << (min(problem.group, 128) - 1).bit_length()), 16, 8 if lines >= 64 else 4, 1))
-    for rows, tile, warps, stages in tries:
-        config = {"rows": rows, "tile": tile, "warps": warps, "stages": stages}
-        if shared_bytes(problem, config) <= shared and words(problem, config) <= _WORDS:
-            break
-    wanted = max(1, 4 * device.units // _programs(problem, rows)) if lines < 64 else 1
-    if lines >= 64 and _programs(problem, rows) < device.units:
-        wanted = max(1, 2 * device.units // _programs(problem, rows))
-    count = max(
-        s for s in splits if s == 1 or (s <= wanted and s // 2 * tile < problem.reach + problem.tokens)
-    )
-    return config | {"splits": count, "edges": "apart" if problem.tokens >= 16 else "alike"}
+        few = max(16, 1 << (lines - 1).bit_length())
+        sizes, tiles, stages = tuple((rows, 4) for rows in dict.fromkeys((few, 16))), (64,), (3, 2, 1)
+    tries = [
+        {"rows": rows, "tile": tile, "warps": warps, "stages": stage}
+        for rows, warps in sizes for tile in tiles for stage in stages
+    ]  # fmt: skip
+    fitting = (c for c in tries if shared_bytes(problem, c) <= shared and words(problem, c) <= registers)
+    chosen = next(fitting, _LEAST) if tensor else {"rows": 16, "tile": 16, "warps": 8, "stages": 1}
+    wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
+    longest = problem.reach + problem.tokens
+    count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
+    return chosen | {"splits": count, "edges": "apart" if problem.tokens >= 16 and tensor else "alike"}

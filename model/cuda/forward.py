@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from kernel_templates import registry
@@ -89,26 +91,26 @@ class Forward:
         kept: list[Tensor] = []
         for at in range(0, len(tokens), self.most):
             part = tokens[at : at + self.most]
-            size = Size(1, bucket(len(part)), self.bound(first + at + len(part) - 1))
-            self.start(size, part, range(first + at, first + at + len(part)), [text] * len(part))
+            positions = np.arange(first + at, first + at + len(part))
+            self.start(Size(1, bucket(len(part)), self.bound(int(positions[-1]))), part, positions, text)
             x = self.buffers.x[: len(part)]
             kept = [*kept, x.clone()] if every else [x[-1:]]
         return kept[0] if len(kept) == 1 else torch.cat(kept)
 
-    def start(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
+    def start(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
         """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
         self.place(size, tokens, positions, texts)
         self.program(size)()
 
-    def place(self, size: Size, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
-        """Write what a pass of this size reads, for its first rows; the others are not used."""
+    def place(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+        """Write what a pass of this size reads, for as many rows as there are positions; the others are not used."""
         inputs = self.inputs(size.sequences, size.tokens)
-        host = torch.zeros(inputs["all"].shape, dtype=torch.int32)
+        host = np.zeros(tuple(inputs["all"].shape), np.int32)
         host[1] = -1
-        count = len(tokens)
         for row, values in zip(host, (tokens, positions, texts), strict=True):
-            row[:count] = torch.tensor(values, dtype=torch.int32)
-        inputs["all"].copy_(host, non_blocking=True)  # of memory that is not pinned: it is taken before this returns
+            row[: np.size(positions)] = values
+        # The memory is not pinned: it is read before this returns, and no kernel is waited for.
+        inputs["all"].copy_(torch.from_numpy(host), non_blocking=True)
 
     def inputs(self, sequences: int, tokens: int) -> dict[str, Tensor]:
         """What passes of a size read: "tokens", "positions" and "sequences", int32 [rows]; "all" of them, [3, more]."""

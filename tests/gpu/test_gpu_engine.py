@@ -126,7 +126,7 @@ def test_a_cache_that_does_not_fit_is_one_line(made: Made) -> None:
     config = ModelConfig.from_gguf(open_gguf(made("tiny", "Q4_0")))
     positions = torch.cuda.get_device_properties(0).total_memory // 64  # 64 bytes each, and four tensors of them
     with pytest.raises(ModelError, match=r"does not hold a KV cache of .*smaller --context") as caught:
-        load._caches(config, positions, torch.device("cuda", 0))
+        load._cache(config, positions, torch.device("cuda", 0))
     assert "\n" not in str(caught.value)
 
 
