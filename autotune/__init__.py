@@ -41,7 +41,8 @@ def load(
     the command line uses); context: positions that the KV cache holds (None: 4096, or the model's own if less);
     tuned=False runs the templates' defaults; threads: at most, on the CPU; nvtx: mark a GPU's calls for a profiler.
 
-    The model's `generate(text, tokens)` yields str, its `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
+    The model's `generate(text, tokens)` yields str (speculate="ngram": faster where the text quotes its prompt), its
+    `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
     Raises model.errors.ModelError for the file or the request, UserError for the device, tuning_db.DatabaseError.
     """
     _import_own_packages()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import secrets
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from kernel_templates.problem import Problem
-from model import continuous_batching
+from model import continuous_batching, speculation
 from model.chat import ChatTemplate
 from model.config import ModelConfig
 from model.continuous_batching import End, Event, Request
@@ -22,6 +23,7 @@ from model.kernel_choices import Choice
 from model.runner import Progress, Runner, Settings
 from model.sampling import Sampler
 from model.sequences import Sequences
+from model.speculation_policy import Speculated, Watcher
 from model.tokenizer import Stream, Tokenizer
 from tuning_db import TuningDB
 
@@ -36,7 +38,8 @@ class Timing:
     """Seconds and tokens of the last generation.
 
     prompt_s: until the first token is there; decode_s: from there until the last token is, as its reader saw it;
-    cached: tokens of the prompt that were in the cache before; ended: the model itself ended its turn.
+    cached: tokens of the prompt that were in the cache before; ended: the model itself ended its turn; speculated: None
+    without speculation.
     """
 
     prompt_tokens: int = 0
@@ -45,6 +48,7 @@ class Timing:
     tokens: int = 0
     decode_s: float = 0.0
     ended: bool = False
+    speculated: Speculated | None = None
 
 
 @dataclass(frozen=True)
@@ -77,20 +81,25 @@ class Model:
     load_s: float = 0.0
     """Seconds that `load` took."""
     timing: Timing = field(default_factory=Timing)
+    watcher: Watcher = field(default_factory=Watcher)
+    """Decides how many tokens are proposed, where speculation is asked for."""
     _cached: list[int] = field(default_factory=list)
     _sequences: Sequences | None = None
     """Of the last `generate_many`, empty, for the next."""
 
     def generate(
-        self, text: str | Sequence[int], tokens: int = 128, sampler: Sampler | None = None, parse_special: bool = False
-    ) -> Iterator[str]:
+        self, text: str | Sequence[int], tokens: int = 128, sampler: Sampler | None = None, parse_special: bool = False,
+        speculate: str = speculation.OFF,
+    ) -> Iterator[str]:  # fmt: skip
         """Yield pieces of text after `text` (or token ids), at most `tokens` tokens, until the model ends its turn.
 
-        Raises ModelError if the prompt is empty or leaves no room in the context.
+        speculate: "ngram" proposes tokens from the text so far and verifies several in one pass, where that is faster;
+        the distribution of the text stays (`model.speculation`). Raises ModelError if the prompt is empty or leaves no
+        room in the context.
         """
         prompt = self.tokenizer.encode(text, parse_special=parse_special) if isinstance(text, str) else list(text)
         stream = self.tokenizer.stream()
-        for token in self.generate_tokens(prompt, tokens, sampler or Sampler()):
+        for token in self.generate_tokens(prompt, tokens, sampler or Sampler(), speculate=speculate):
             if token in self.tokenizer.end_tokens:
                 break
             if piece := stream.push(token):
@@ -131,31 +140,46 @@ class Model:
         self._sequences = sequences
 
     def generate_tokens(
-        self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False
-    ) -> Iterator[int]:
+        self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False,
+        speculate: str = speculation.OFF,
+    ) -> Iterator[int]:  # fmt: skip
         """Yield token ids after `prompt`, an end token included; `ignore_end` goes on after one, for benchmarks.
 
-        What the cache already holds is not computed again.
+        What the cache already holds is not computed again. speculate: as `generate`.
         """
+        if speculate not in speculation.MODES:
+            raise ModelError(f"speculate is {quoted(speculate)}; use {' or '.join(speculation.MODES)}")
         self._check_prompt(prompt)
         self.timing = timing = Timing(prompt_tokens=len(prompt))
         start = arrived = time.perf_counter()
-        last = -1
+        last: list[int] = []
         self._feed(list(prompt))
-        for token in self.runner.stream(len(prompt), min(tokens, self.context - len(prompt)), sampler):
-            now = time.perf_counter()
-            if timing.tokens == 0:
-                timing.prompt_s, arrived = now - start, now
-            else:
-                self._cached.append(last)  # only now that the next is here has it surely been computed
-                timing.decode_s = now - arrived
-            timing.tokens += 1
-            last = token
-            timing.ended = token in self.tokenizer.end_tokens and not ignore_end
-            yield token
-            if timing.ended:
-                return
-            self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+        try:
+            for chosen in self._chosen(prompt, min(tokens, self.context - len(prompt)), sampler, speculate):
+                now = time.perf_counter()
+                if timing.tokens == 0:
+                    timing.prompt_s, arrived = now - start, now
+                self._cached += [*last, *chosen[:-1]]  # only now that the next is here have they surely been computed
+                last = chosen[-1:]
+                for token in chosen:
+                    timing.decode_s = now - arrived
+                    timing.tokens += 1
+                    timing.ended = token in self.tokenizer.end_tokens and not ignore_end
+                    yield token
+                    if timing.ended:
+                        return
+                    self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+        finally:
+            timing.speculated = self.watcher.summary() if speculate == speculation.NGRAM else None
+
+    def _chosen(self, prompt: Sequence[int], count: int, sampler: Sampler, speculate: str) -> Iterator[list[int]]:
+        """The tokens after a prompt that was fed, in lists: all but the last of one are in the cache when it comes."""
+        if speculate == speculation.OFF:
+            yield from ([token] for token in self.runner.stream(len(prompt), count, sampler))
+            return
+        if sampler.seed is None:  # steps and passes draw by one seed
+            sampler = replace(sampler, seed=secrets.randbits(63))
+        yield from speculation.stream(self.runner, prompt, count, sampler, self.watcher)
 
     def logits(self, tokens: Sequence[int], stepwise: bool = False) -> np.ndarray:
         """float32 [len(tokens), vocab]: the prediction after each token, from an empty context.

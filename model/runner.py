@@ -19,8 +19,16 @@ from tuning_db import TuningDB
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
 
+More = Callable[[int], bool]
+"""Asked before a token is started whether it should be, with how many are started and not yet read."""
+
 Progress = Callable[[int, int], None]
 """Called with the parts of a model that are loaded (its layers, and the head) and with how many there are."""
+
+
+def always(started: int) -> bool:
+    """`More` of a text that is read to its end."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,9 @@ class Runner(ABC):
             yield self.on_host(self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i))
 
     @abstractmethod
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         """`count` tokens: one chosen from what was fed, which goes to `position` so that the next is known, and so on.
+        Fewer if `more` denies one while none is started: then the last is chosen, but not in the cache.
 
         When a token comes out, those before it are in the cache. Raises ModelError when logits are not numbers.
         """
@@ -90,6 +99,13 @@ class Runner(ABC):
         """A place for up to `most` texts that are decoded together, beside the text that `feed` and `stream` go on
         with. Raises ModelError where the backend decodes one at a time."""
         raise ModelError("this device decodes one text at a time; use --device cpu, or -p for each prompt")
+    @abstractmethod
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        """Feed tokens at positions first, first + 1, ...; the token chosen after each, as `stream` would choose it
+        there. May end after the first that is not the token fed next: those behind it are chosen after another text.
+
+        Raises ModelError when logits are not numbers.
+        """
 
     @abstractmethod
     def close(self) -> None:

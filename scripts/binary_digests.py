@@ -32,7 +32,6 @@ from autotune.runner.meta_problem import MetaProblem
 from autotune.screening import cubin
 from kernel_templates import formats, registry
 from kernel_templates.cpu import embedding, thread_pool
-from kernel_templates.cpu import expand as cpu_expand
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cuda import expand as cuda_expand
 from kernel_templates.cuda import weights
@@ -155,7 +154,7 @@ def cpu_items(cpu: str) -> Iterator[Item]:
             values = each_cpu_value(cpu, problems(1024, name, activation)["matvec"])
             yield from (v for v in values if (name, activation) == ("Q4_0", "int16") or v.label.startswith(TELLING))
         yield Item(cpu, f"embed {name} 1024")
-        yield from (Item(cpu, f"expand {name} 1024 {lanes} f32") for lanes in (32, 128))
+        yield from (Item(cpu, f"matmul:rows=1024,cols=1024,format={name},tokens={tokens}") for tokens in (4, 512))
     for name in QUANTIZED if first else ():
         yield from (Item(cpu, key) for op, key in problems(1024, name, "int8").items() if op != "layer")
     some = problems(1024, "Q4_0")
@@ -256,9 +255,7 @@ def kernels(item: Item) -> list[Kernel]:
     if part == "team":
         loops = (thread_pool._run, thread_pool._serve, thread_pool._close)
         return [compile_kernel(loop, f"team {loop.__name__}", loop.__code__.co_argcount) for loop in loops]
-    if part == "embed":
-        return [embedding.compile(rest[0], int(rest[1]))]
-    return [cpu_expand.compile(rest[0], int(rest[1]), int(rest[2]))]
+    return [embedding.compile(rest[0], int(rest[1]))]
 
 
 def cuda_digest(launch: Launch, capability: int) -> str:

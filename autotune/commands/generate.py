@@ -47,6 +47,7 @@ SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
 )
 @options.template_option
 @options.sampling_options(SAMPLING, tokens=128)
+@options.speculate_option
 @options.nvtx_option
 @options.device_option
 @options.threads_option
@@ -56,7 +57,7 @@ def generate(
     model: Path, prompt: str | None, source: str | None, target: str | None, batch: int | None, as_chat: bool,
     plain: bool, template_args: dict[str, Any], tokens: int,
     temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None, context: int | None,
-    untuned: bool, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
+    untuned: bool, speculate: str, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write text after a prompt, streaming it.
 
@@ -73,6 +74,7 @@ def generate(
       autotune generate model.gguf -p "The capital of France is" -n 32
       autotune generate model.gguf --chat -p "Name three rivers." --temperature 0.7
       autotune generate model.gguf --input prompts.jsonl --output answers.jsonl --batch 32
+      autotune generate model.gguf --chat -p - --speculate ngram < what-to-edit-and-how.txt
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     loading.check_sampling(given, seed)
@@ -113,7 +115,7 @@ def generate(
     first_token_s = None
     interrupted: KeyboardInterrupt | None = None
     try:
-        for piece in engine.generate(start, tokens, sampler):
+        for piece in engine.generate(start, tokens, sampler, speculate=speculate):
             first_token_s = first_token_s or loading.since_process_start()
             pieces.append(piece)
             if not as_json:
@@ -134,6 +136,7 @@ def generate(
             "stop_reason": reason,
             "sampling": {name: getattr(sampler, name) for name in SAMPLING},
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
+            "speculation": loading.speculation_document(timing),
             "timings": loading.rates(timing) | {"load_s": engine.load_s, "first_token_s": first_token_s},
             "kernels": loading.kernels_document(engine),
         }

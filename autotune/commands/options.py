@@ -88,6 +88,13 @@ nvtx_option = click.option(
 )  # fmt: skip
 
 
+speculate_option = click.option(
+    "--speculate", type=click.Choice(["off", "ngram"]), default="off", show_default=True,
+    help="ngram: propose the tokens that followed the last ones earlier in the text, and verify several in one pass, "
+    "for texts that quote. Turns itself off where it is not faster. Sampled text keeps its distribution.",
+)  # fmt: skip
+
+
 def storage_option(required: bool = False) -> Callable[..., Any]:
     """--storage, or $AUTOTUNE_STORAGE: a password on a command line is there for all to see."""
     return click.option(

@@ -74,13 +74,17 @@ class CudaPrompt:
         forward = self._forward
         size = Size(1, bucket(count), forward.bound(first + count - 1))
         rows = forward.rows(size)
-        passed = {"x": rows.x, "qkv": rows.q, "attended": rows.attended}
-        forward.place(size, [0] * count, range(first, first + count), [0] * count)
+        passed, attended = {"x": rows.x, "qkv": rows.q}, rows.attended(layer)
+        forward.place(size, 0, range(first, first + count), 0)
         for name, value in inputs.items():
-            passed[name][:count] = value.flatten(1).to(passed[name])
+            if name == "attended":
+                attended.write(value.flatten(1).to(attended.values.device))
+            else:
+                passed[name][:count] = value.flatten(1).to(passed[name])
         launches = rows.parts(layer)
         for part in PARTS:
             if part in parts:
                 for launch in launches[part]:
                     launch.run(forward.executor.target)
-        return {**inputs, **{name: value[:count].float().cpu() for name, value in passed.items()}}
+        left = {name: value[:count].float().cpu() for name, value in passed.items()}
+        return {**inputs, **left, "attended": attended.read(count).cpu()}

@@ -18,6 +18,7 @@ from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
+from kernel_templates.cpu.panels import addresses
 from kernel_templates.cpu.tiles import plane_bytes
 from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks
@@ -103,11 +104,7 @@ class _Columns:
         """A block's share for each token."""
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
         index, sizes = b.add(self.index, place), plane_bytes(layout)
-        bytes_of = {"low": 4, "high": 4, "codes": 1, "minimum": 2, "scale": 1 if layout.exponent else 2}
-        at = {
-            name: b.add(e.at(self.planes[name], index, lanes * size), b.mul(self.row, I64(bytes_of[name])))
-            for name, size in sizes.items()
-        }
+        at = addresses(e, layout, [*self.planes.values()], index, self.row)
         self._ask_ahead(index, sizes)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
@@ -122,7 +119,9 @@ class _Columns:
                 else:
                     scaled[t] = product.fma(code * step.splat(e.lanes), scaled[t])
                 if self.totals:
-                    total = self._number(t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0))
+                    total = self._number(
+                        t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0)
+                    )
                     total = total.splat(e.lanes)
                     if zero:
                         centered = (scale if code is None else code) * float(-zero)
@@ -151,9 +150,7 @@ class _Columns:
             products: dict[int, list[list[Value]]] = {}
             for elements in steps:
                 for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
-                    made = products.setdefault(
-                        element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens]
-                    )
+                    made = products.setdefault(element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens])
                     for t, x in enumerate(here):
                         upper = e.offset(x, element)
                         made[t][0] = e.dot4(made[t][0], words, upper)

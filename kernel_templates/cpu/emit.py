@@ -122,6 +122,9 @@ class Emitter:
     def scalar(self, kind: str, address: ir.Value, offset: int = 0) -> Value:
         return self._load(kind, 0, address, offset)
 
+    def store(self, value: ir.Value, address: ir.Value, align: int) -> None:
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=align)
+
     def zeros(self) -> Value:
         return Value(self.builder, ir.Constant(Vec("i32", self.lanes).llvm, [0] * self.lanes), "i32", self.lanes)
 

@@ -10,23 +10,24 @@ A panel is small enough for a core's nearest caches. By blocks of 32 columns, `w
 Products of int16 fit an int32: of Q6_K 32 * 16256 * 32 * 128 < 2^31, and no format has larger numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.core.extending import intrinsic
 
-from kernel_templates.cpu import simd
+from kernel_templates.cpu import machine, simd
 from kernel_templates.cpu.activations import BLOCK
-from kernel_templates.cpu.codes import exponent_scale
-from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
+from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.decode_tiles import tile_scales, tile_words
+from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
 from kernel_templates.cpu.tiles import plane_bytes
-from kernel_templates.cpu.words import zero_of_bytes
+from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks, Floats, Layout
 
-I32 = np.int32
+I32, I16, I64 = np.int32, ir.IntType(16), ir.IntType(64)
 
 
 def minimums(layout: Layout) -> int:
@@ -95,108 +96,73 @@ def _expanded(layout: Blocks, lanes: int, width: int) -> Callable:
 
 
 def _numbers(layout: Blocks, lanes: int, width: int) -> Callable:
-    size, group, blocks, integer = layout.size, layout.group, layout.size // BLOCK, simd.splat("i32", width)
-    words, zero = tile_words(layout, lanes, width), I32(zero_of_bytes(layout.quants) * 0x00010001)
-    has_codes, per_block = layout.subscales is not None, 1 + minimums(layout)
-    code, scale_of, minimum_of = _code(layout, lanes, width), _scale(layout, lanes, width), _minimum(layout, lanes, width)
-    each = max(1, per_block - 1)  # minimums, where there are any
-    has_minimum = per_block > 1
+    emit, size = _block(layout, lanes, width), layout.size
+    numbers_bytes, scales_bytes = 2 * width * size, 4 * width * (1 + minimums(layout)) * (size // BLOCK)
 
     def fill_numbers(w0, w1, w2, w3, index, row, steps, numbers, scales):
-        mask = integer(I32(0x00FF00FF))
         for b in range(steps):
-            at = index + b
-            out = numbers + 2 * width * size * b
-            for g in range(size // group):
-                if has_codes:
-                    factor = code(w0, w1, w2, w3, at, g, row)
-                for element in range(g * group, (g + 1) * group, 4):
-                    four = words(w0, w1, at, element, row)
-                    even = _subtract(four & mask, integer(zero))
-                    odd = _subtract((four >> integer(I32(8))) & mask, integer(zero))
-                    if has_codes:
-                        even, odd = _multiply(even, factor), _multiply(odd, factor)
-                    simd.store(out + 2 * width * element, even)
-                    simd.store(out + 2 * width * (element + 2), odd)
-            scale = scale_of(w0, w1, w2, w3, at, row)
-            for part in range(blocks):
-                place = scales + 4 * width * per_block * (blocks * b + part)
-                simd.store(place, scale)
-                if has_minimum:
-                    for n in range(each):
-                        least = minimum_of(w0, w1, w2, w3, at, each * part + n, row)
-                        simd.store(place + 4 * width * (1 + n), least)
+            emit(w0, w1, w2, w3, index + b, row, numbers + numbers_bytes * b, scales + scales_bytes * b)
 
     return fill_numbers
 
 
-def _planes(layout: Blocks) -> tuple[dict[str, int], dict[str, int]]:
-    """Number of each plane, and bytes of a block in it, by its name."""
-    sizes = plane_bytes(layout)
-    return {name: number for number, name in enumerate(sizes)}, sizes
+def _block(layout: Blocks, lanes: int, width: int) -> Callable:
+    """intrinsic (planes' addresses, index of a block, row, numbers, scales: of it) -> None."""
 
-
-def _code(layout: Blocks, lanes: int, width: int) -> Callable:
-    """njit (planes, block, group, row) -> Vec(i32): a group's subscale in both halves of each lane."""
-    number, sizes = _planes(layout)
-    plane, nbytes = number.get("codes", 0), sizes.get("codes", 0)
-    load, integer = simd.load("i8", width), simd.splat("i32", width)
-
-    @device_function(layout, lanes, width)
-    def panel_code(w0, w1, w2, w3, block, group, row):
-        found = simd.widen(load((w0, w1, w2, w3)[plane] + (block * nbytes + group) * lanes + row))
-        return (found & integer(I32(0xFFFF))) | (found << integer(I32(16)))
-
-    return panel_code
-
-
-def _scale(layout: Blocks, lanes: int, width: int) -> Callable:
-    """njit (planes, block, row) -> Vec(f32): a block's scale."""
-    number, sizes = _planes(layout)
-    plane, nbytes, exponent = number["scale"], sizes["scale"], layout.exponent
-    load_half, load_byte = simd.load("f16", width), simd.load("i8", width)
-
-    @device_function(layout, lanes, width)
-    def panel_scale(w0, w1, w2, w3, block, row):
-        at = (w0, w1, w2, w3)[plane] + block * nbytes * lanes
-        return exponent_scale(load_byte(at + row)) if exponent else simd.to_f32(load_half(at + 2 * row))
-
-    return panel_scale
-
-
-def _minimum(layout: Blocks, lanes: int, width: int) -> Callable:
-    """njit (planes, block, group, row) -> Vec(f32): what every weight of the group has beside its quant's share."""
-    number, sizes = _planes(layout)
-    coded, groups = layout.subminimums is not None, layout.groups
-    plane = number["scale" if coded else "minimum"] if layout.minimum is not None else 0
-    nbytes, beside = (sizes["scale"], sizes["scale"] - 2) if coded else (2, 0)
-    codes, code_bytes = number.get("codes", 0), sizes.get("codes", 0)
-    load_half, load_byte, splat = simd.load("f16", width), simd.load("i8", width), simd.splat("f32", width)
-
-    @device_function(layout, lanes, width)
-    def panel_minimum(w0, w1, w2, w3, block, group, row):
-        planes = (w0, w1, w2, w3)
-        found = simd.to_f32(load_half(planes[plane] + (block * nbytes + beside) * lanes + 2 * row))
-        if coded:
-            number = load_byte(planes[codes] + (block * code_bytes + groups + group) * lanes + row)
-            found = found * simd.to_f32(simd.widen(number)) * splat(np.float32(-1.0))
-        return found
-
-    return panel_minimum
-
-
-def _halves(operation: str) -> Callable:
     @intrinsic
-    def lanewise(typingctx, a, b):
+    def block(typingctx, w0, w1, w2, w3, index, row, numbers, scales):
         def codegen(context, builder, sig, args):
-            halves = ir.VectorType(ir.IntType(16), 2 * sig.return_type.lanes)
-            made = getattr(builder, operation)(*(builder.bitcast(value, halves) for value in args))
-            return builder.bitcast(made, sig.return_type.llvm)
+            e = Emitter(builder, width, "", machine.features(), lanes)
+            at = addresses(e, layout, args[:4], args[4], args[5])
+            _emit_numbers(e, layout, at, args[6])
+            _emit_scales(e, layout, at, args[7])
+            return context.get_dummy_value()
 
-        return a(a, b), codegen
+        return types.void(*[types.int64] * 8), codegen
 
-    return lanewise
+    return block
 
 
-_subtract, _multiply = _halves("sub"), _halves("mul")
-"""Of both int16 in each lane of i32."""
+def addresses(e: Emitter, layout: Blocks, planes: Sequence[ir.Value], index: ir.Value, row: ir.Value) -> dict:
+    """Where a block lies in each of its planes, by their names, from a row of the tile on."""
+    wide = {"low": 4, "high": 4, "codes": 1, "minimum": 2, "scale": 1 if layout.exponent else 2}
+    sizes = plane_bytes(layout)
+    return {
+        name: e.builder.add(e.at(plane, index, e.interleaved * size), e.builder.mul(row, I64(wide[name])))
+        for plane, (name, size) in zip(planes, sizes.items(), strict=False)
+    }
+
+
+def _emit_numbers(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value) -> None:
+    zero = ir.Constant(ir.VectorType(I16, 2 * e.lanes), [zero_of_bytes(layout.quants)] * (2 * e.lanes))
+    planes, codes = [at[name] for name in ("low", "high") if name in at], dict[int, ir.Value]()
+    for elements in (elements for steps in sweeps(layout) for elements in steps):
+        for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
+            group = element // layout.group
+            if layout.subscales is not None and group not in codes:
+                code = e.load("i8", at["codes"], e.interleaved * group).i32()
+                codes[group] = _halves(e, (code & 0xFFFF) | (code << 16))
+            for half, place in ((words & 0x00FF00FF, element), ((words >> 8) & 0x00FF00FF, element + 2)):
+                number = e.builder.sub(_halves(e, half), zero)
+                if group in codes:
+                    number = e.builder.mul(number, codes[group])
+                e.store(number, e.offset(out, 2 * e.lanes * place), 4)
+
+
+def _emit_scales(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value) -> None:
+    scale, each = e.scale(layout.exponent, at["scale"]), minimums(layout)
+    for block in range(layout.size // BLOCK):
+        place = e.offset(out, 4 * e.lanes * (1 + each) * block)
+        e.store(scale.ir, place, 4)
+        for n in range(each):
+            if layout.subminimums is None:
+                least = e.load("f16", at["minimum"]).f32()
+            else:
+                code = e.load("i8", at["codes"], e.interleaved * (layout.groups + each * block + n)).i32().f32()
+                least = e.load("f16", at["scale"], 2 * e.interleaved).f32() * code * -1.0
+            e.store(least.ir, e.offset(place, 4 * e.lanes * (1 + n)), 4)
+
+
+def _halves(e: Emitter, words: Value) -> ir.Value:
+    """Both int16 in each lane."""
+    return e.builder.bitcast(words.ir, ir.VectorType(I16, 2 * e.lanes))

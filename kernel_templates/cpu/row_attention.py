@@ -13,11 +13,12 @@ import numpy as np
 from kernel_templates import memory
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import micro, simd
+from kernel_templates.cpu.activations import BLOCK, exponential, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
-from kernel_templates.cpu.activations import BLOCK, exponential, soft_cap
 from kernel_templates.cpu.many_rows import RowLayout
 from kernel_templates.cpu.micro import MicroShape, multiply, register_lanes
+from kernel_templates.cpu.rows import CACHE
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 
 LOWEST = np.float32(-3.0e38)
@@ -77,22 +78,28 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     per_thread = places[-1]
     scores_at, sums_at, states_at, keys_at, values_at = places[1:6]
     record, score_record = query.bytes, score.bytes
-    load, splat, capped, exp = simd.load("f32", TILE), simd.splat("f32", TILE), soft_cap(softcap or 1.0, TILE), exponential(TILE)
+    load, splat, capped, exp = (
+        simd.load("f32", TILE),
+        simd.splat("f32", TILE),
+        soft_cap(softcap or 1.0, TILE),
+        exponential(TILE),
+    )
     load_half, load_value = simd.load("f16", wide), simd.load("f16", value_width)
     load16, splat16, exp16 = simd.load("f32", 16), simd.splat("f32", 16), exponential(16)
     parts, value_parts, dim_blocks = TILE // wide, dim // value_width, padded_dim // BLOCK
 
     def attend_rows(arguments, sync, thread, threads):
         q, stride, out = load_i64(arguments), load_i64(arguments + 8), load_i64(arguments + 16)
-        positions, caches, tiles = load_i64(arguments + 24), load_i64(arguments + 32), load_i64(arguments + 40)
-        spans, count = load_i64(arguments + 48), load_i64(load_i64(arguments + 56))
-        own = load_i64(arguments + 64) + thread * per_thread
+        positions, caches = load_i64(arguments + 24), load_i64(arguments + 32)
+        spans, count = load_i64(arguments + 40), load_i64(load_i64(arguments + 48))
+        own = load_i64(arguments + 56) + thread * per_thread
         scores, sums, states = own + scores_at, own + sums_at, own + states_at
         panel, value_panel = own + keys_at, own + values_at
-        dots, weigh = load_i64(arguments + 72), load_i64(arguments + 80)
+        dots, weigh = load_i64(arguments + 64), load_i64(arguments + 72)
         for item in range(thread, count * kv_heads, threads):
             span, kv = spans + 24 * (item // kv_heads), item % kv_heads
-            row, tokens, cache = load_i64(span), load_i64(span + 8), caches + 16 * load_i64(span + 16)
+            row, tokens, cache = load_i64(span), load_i64(span + 8), caches + CACHE * load_i64(span + 16)
+            tiles = load_i64(cache + 16)
             keys = load_i64(cache) + 2 * kv * tiles * dim * TILE
             values = load_i64(cache + 8) + 2 * kv * tiles * TILE * dim
             start = load_i64(positions + 8 * row)
@@ -173,12 +180,10 @@ def scratch(shape: RowAttention, features: frozenset[str], threads: int) -> np.n
     return memory.zeros((threads * _sizes(shape, _together(features))[1][-1],), np.uint8)
 
 
-def bind(
-    kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, cache_tiles: int, spans, count, own: np.ndarray
-) -> Step:
+def bind(kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray) -> Step:
     """q: float32 [rows, at least heads * head_dim]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
-    caches, cache_tiles: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
+    caches: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
     `scratch`."""
     loops = (loop.address for loop in kernel.rows)
-    named = (q, 4 * q.shape[1], out, positions, caches, cache_tiles, spans, count, own, *loops)
+    named = (q, 4 * q.shape[1], out, positions, caches, spans, count, own, *loops)
     return step(kernel, named, "attention")

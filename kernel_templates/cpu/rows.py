@@ -11,13 +11,14 @@ import numpy as np
 
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import gate_function, normalizer
+from kernel_templates.cpu.activations import gate_function, normalizer, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_f32, load_i64
 
 LANES = 16
+CACHE = 24  # bytes that describe a text's cache
 
 
 def compile_add(hidden: int, post_norm: bool) -> Kernel:
@@ -89,13 +90,14 @@ def compile_append(heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: 
     def append_rows(arguments, sync, thread, threads):
         qkv, count, rope = load_i64(arguments), load_i64(load_i64(arguments + 8)), load_i64(arguments + 16)
         positions, texts, caches = load_i64(arguments + 24), load_i64(arguments + 32), load_i64(arguments + 40)
-        cache_tiles, eps = load_i64(arguments + 48), load_f32(load_i64(arguments + 56))
-        q_norm, k_norm, biases = load_i64(arguments + 64), load_i64(arguments + 72), load_i64(arguments + 80)
+        eps, q_norm = load_f32(load_i64(arguments + 48)), load_i64(arguments + 56)
+        k_norm, biases = load_i64(arguments + 64), load_i64(arguments + 72)
         work = count * units
         for item in range(first_of(work, thread, threads), first_of(work, thread + 1, threads)):
             row, head = item // units, item % units
             at, turn = qkv + 4 * dim * item, rope + 4 * rope_dim * row
-            position, cache = load_i64(positions + 8 * row), caches + 16 * load_i64(texts + 8 * row)
+            position, cache = load_i64(positions + 8 * row), caches + CACHE * load_i64(texts + 8 * row)
+            cache_tiles = load_i64(cache + 16)
             if bias:
                 for d in range(0, dim, value_width):
                     simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(biases + 4 * (dim * head + d)))
@@ -123,16 +125,31 @@ def compile_append(heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: 
     return compile_kernel(append_rows, key)
 
 
-def bind_append(
-    kernel: Kernel, qkv, count, rope, positions, texts, caches, cache_tiles: int, eps, norms: Sequence, bias
-) -> Step:
+def bind_append(kernel: Kernel, qkv, count, rope, positions, texts, caches, eps, norms: Sequence, bias) -> Step:
     """qkv: float32 [rows, (heads + 2 kv_heads) * dim]; rope: float32 [rows, rope_dim], cosines, then sines; positions,
-    texts: int64 [rows]; caches: int64 [texts, 2], addresses of keys and values as of `attention.cache`; cache_tiles:
-    that each has; norms, bias: arrays, or 0."""
-    named = (qkv, count, rope, positions, texts, caches, cache_tiles, eps, *norms, bias)
+    texts: int64 [rows]; caches: int64 [texts, 3], of each what `described` says; norms, bias: arrays, or 0."""
+    named = (qkv, count, rope, positions, texts, caches, eps, *norms, bias)
     return step(kernel, named, "append")
 
 
-def table(arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """int64 [texts, 2]: the addresses of keys and values. The arrays must be kept elsewhere."""
-    return np.array([[keys.ctypes.data, values.ctypes.data] for keys, values in arrays], np.int64)
+def described(keys: np.ndarray, values: np.ndarray) -> tuple[int, int, int]:
+    """A text's cache as rows find it: the addresses of keys and values as of `attention.cache`, tiles of positions. The
+    arrays must be kept elsewhere."""
+    return keys.ctypes.data, values.ctypes.data, keys.shape[1]
+
+
+def compile_cap(cols: int, cap: float) -> Kernel:
+    """x = cap tanh(x / cap), over rows of whole vectors."""
+    load, capped = simd.load("f32", LANES), soft_cap(cap, LANES)
+
+    def cap_rows(arguments, sync, thread, threads):
+        x, size = load_i64(arguments), load_i64(load_i64(arguments + 8)) * cols // LANES
+        for i in range(first_of(size, thread, threads), first_of(size, thread + 1, threads)):
+            simd.store(x + 4 * LANES * i, capped(load(x + 4 * LANES * i)))
+
+    return compile_kernel(cap_rows, f"cap rows {cols} {cap}")
+
+
+def bind_cap(kernel: Kernel, x: np.ndarray, count: np.ndarray) -> Step:
+    """x: float32 [rows, cols], cols a multiple of 16."""
+    return step(kernel, (x, count), "cap")

@@ -104,14 +104,15 @@ class Join:
 
 def product(
     name: str, parts: Sequence[Planes], x: Tensor, y: Tensor, buffers: Sequence[Tensor], turn: int
-) -> Iterator[list[Any]]:
+) -> Iterator[Any]:
     """y = x W^T of matrices one below the other, in pieces of as many rows as a buffer holds. buffers: float16, used in
     turn, beginning with number `turn` of all that were."""
     first, cols = 0, x.shape[1]
     for i, piece in enumerate(_pieces(parts, buffers[0].numel() // cols // 16 * 16), turn):
         rows = sum(p.rows for p in piece)
         matrix = buffers[i % len(buffers)][: rows * cols].view(rows, cols)
-        yield [Expand(piece, matrix), Multiply(name, x, matrix, y[:, first : first + rows])]
+        yield Expand(piece, matrix)
+        yield Multiply(name, x, matrix, y[:, first : first + rows])
         first += rows
 
 

@@ -18,8 +18,8 @@ from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.many_rows import RowLayout, write
 from kernel_templates.cpu.matrix import first_of, planes_of
 from kernel_templates.cpu.micro import MicroShape, multiply
-from kernel_templates.cpu.parameters import AHEAD
 from kernel_templates.cpu.panels import BLOCK, fill, minimums, panel_bytes, step_of
+from kernel_templates.cpu.parameters import AHEAD
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
 from kernel_templates.cpu.sync import barrier
 from kernel_templates.matmul.problem import Matmul

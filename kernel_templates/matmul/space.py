@@ -5,14 +5,16 @@ from typing import Any
 
 from kernel_templates import formats
 from kernel_templates.cpu import dot
+from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.micro import register_lanes
 from kernel_templates.device import Device
+from kernel_templates.formats.layout import Blocks
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.space import Constraint, Parameter, Space
+from kernel_templates.space import Config, Constraint, Parameter, Space
 
 WIDTHS = (16, 32, 64)
-FEW = 8
-"""Tokens up to which decoding weights in registers is the default."""
+FEW, FEW_OF_SMALL_GROUPS = 32, 4
+"""Tokens up to which decoding weights in registers is the default, and where groups of 16 weights have a scale."""
 MOST_SUMS = 32
 """Registers of sums that a candidate may ask for: beyond what a processor has they are kept in memory."""
 
@@ -83,6 +85,10 @@ _FREE = {"tiles": 1, "warps": 4, "ahead": 1, "split": 1, "block": LEAST_WIDE, "s
 """What parameters stand at where they say nothing."""
 
 
+LIBRARY = Config(_FREE | {"algorithm": "library"})
+"""Works for every format, and any columns."""
+
+
 def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
     """Of 32 bits a thread: sums, and weights on their way, 5 words a row of 16 bytes of quants and their scale."""
     tokens = max(8, 1 << (problem.tokens - 1).bit_length()) if config["algorithm"] == "thin" else config["block"]
@@ -91,7 +97,7 @@ def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
 
 def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
     tokens, tiles = problem.tokens, 2 if problem.gate else 1
-    if "thin" in algorithms and tokens <= FEW:
+    if "thin" in algorithms and tokens <= 8:
         return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": 2}
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
@@ -101,16 +107,22 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
     return _FREE | {"algorithm": "library"}
 
 
+def group_of(format_name: str) -> int:
+    """Weights that share a scale; of a format without subscales more than any has: its block is decoded as a whole."""
+    layout = formats.get(format_name).layout
+    return layout.group if isinstance(layout, Blocks) and layout.subscales is not None else 256
+
+
 def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     quantized = formats.get(problem.format).quantized
     paths = dot.available(features) if quantized else ("generic",)
     whole = quantized and "vnni" in paths
     algorithms = ("integer", "float", "columns") if quantized else ("float",)
     lanes = register_lanes(paths[-1], features)
-    few = quantized and problem.tokens <= FEW
+    few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < BLOCK else FEW)
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
     if few:
-        together = 2 if problem.tokens <= 2 else 4
+        together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
         width = max(16, lanes)
     return Space(
         (

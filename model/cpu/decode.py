@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from kernel_templates import formats, memory, random_inputs, registry
+from kernel_templates import memory, random_inputs, registry
 from kernel_templates.attention import cache
 from kernel_templates.attention import cpu as attention_cpu
 from kernel_templates.attention.problem import Attention
@@ -17,14 +17,13 @@ from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.cpu.tiles import Tiles
-from kernel_templates.lazy import Tensor, torch
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, problems, weights
 from model.config import ModelConfig
 from model.cpu import weight_cache
 from model.gguf_file import GGUFFile
-from model.layer_plan import LayerPlan, LayerState, Rope, Step
+from model.layer_plan import LayerPlan, LayerState, Step
 from model.runner import Progress
 
 HEAD = "head"  # the step that has no layer
@@ -65,8 +64,11 @@ class Decoder:
         for i, layer in enumerate(plan.layers):
             steps += self._layer_steps(file, i, layer, self._needed[i])
             progress(i + 1, config.layers + 1)
-        norm = {"output_norm": weights.vector(file, config, plan.output_norm)}
-        head_step, _ = self._step(file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm)
+        self.output_norm = weights.vector(file, config, plan.output_norm)
+        norm = {"output_norm": self.output_norm}
+        head_step, (self.head_packed,) = self._step(
+            file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm
+        )
         progress(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.pool, [*steps, head_step])
         self.head = Graph(self.pool, [head_step])
@@ -161,15 +163,6 @@ class Decoder:
         ]
         return Graph(self.pool, [embed, *steps, head])
 
-    def embed(self, tokens: list[int]) -> Tensor:
-        """float32 [len(tokens), hidden]: rows of the embedding."""
-        rows = formats.get(self.table_format).dequantize(torch.from_numpy(self.table[tokens]))
-        return rows if self.plan.embedding_scale == 1.0 else rows * self.plan.embedding_scale
-
-    def rotation(self, rope: Rope, first: int, count: int) -> Tensor:
-        """float32 [count, rope_dim]: cosines, then sines, at positions first, first + 1, ..."""
-        return torch.from_numpy(self.rotations[rope].table(np.arange(first, first + count)))
-
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
         if position >= self.context:
@@ -187,9 +180,9 @@ class Decoder:
         self.threads.record(threads, time.perf_counter() - start)
         return self.logits
 
-    def predict(self, hidden: Tensor, position: int) -> np.ndarray:
+    def predict(self, hidden: np.ndarray, position: int) -> np.ndarray:
         """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
-        self.buffers["x"][: self.config.hidden] = hidden.numpy()
+        self.buffers["x"][: self.config.hidden] = hidden
         self.head.replay(self.threads.current)
         return self.logits
 

@@ -14,8 +14,8 @@ from kernel_templates.cpu import embedding, machine, row_attention, rows
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
-from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.panels import step_of
+from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
@@ -29,8 +29,12 @@ MOST = 512
 FEWEST = 2
 """Of the smallest size that graphs are bound for."""
 
-Cache = tuple[np.ndarray, np.ndarray]
-"""Keys and values of one layer of one text, as of `attention.cache`."""
+TEXTS = 66
+"""Texts that may have a cache at once."""
+OWN = 0
+"""The text whose cache is the decoder's."""
+Caches = Sequence[Mapping[str, np.ndarray]]
+"""Of a text: "keys" and "values" of each layer, as of `attention.cache`."""
 
 
 def bucket(count: int) -> int:
@@ -38,27 +42,39 @@ def bucket(count: int) -> int:
     return max(FEWEST, 1 << (count - 1).bit_length())
 
 
+def products(decoder: Decoder) -> list[Matmul]:
+    """The problem of every product, in passes of each size."""
+    packed = [p for layer in decoder.layers for own in layer.packed.values() for p in own]
+    shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in (*packed, decoder.head_packed))
+    sizes = [1 << bit for bit in range(1, MOST.bit_length())]
+    return [Matmul(*shape, tokens) for shape in shapes for tokens in sizes]
+
+
 class Forward:
     """Passes over the rows of some texts, each with its own cache, through a decoder's weights."""
 
     def __init__(
-        self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({}), most: int = MOST,
-        caches: Sequence[Sequence[Cache]] = (),
+        self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({}), texts: int = TEXTS,
+        most: int = MOST,
     ):  # fmt: skip
-        """configs: of products, where they have winners; most: rows of a pass; caches: of each text its layers', the
-        decoder's own if there are none. All have the same number of positions."""
+        """configs: of products, where they have winners; texts: that may have a cache at once; most: rows of a pass."""
         self.decoder, self._configs, self.most = decoder, configs, most
         c = decoder.config
         self._features, self._kernels = machine.features(), dict[tuple, Kernel]()
-        self._caches = caches or [[(layer.buffers["keys"], layer.buffers["values"]) for layer in decoder.layers]]
-        self._tables = [rows.table([text[i] for text in self._caches]) for i in range(c.layers)]
+        self._caches: dict[int, Caches] = {}
+        self._tables = [np.zeros((texts, 3), np.int64) for _ in decoder.layers]
+        self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
         self._count, self._span_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._spans = np.zeros((most, row_attention.SPAN), np.int64)
         self._turned = {rope: _floats(most, c.rope_dim) for rope in decoder.plan.ropes}
-        self.x, self._branch, self._normed = (_floats(most, c.hidden) for _ in range(3))
-        self._qkv = _floats(most, (c.heads + 2 * c.kv_heads) * c.head_dim)
-        self._attended, self._gate, self._up = _floats(most, c.heads * c.head_dim), _floats(most, c.ffn), _floats(most, c.ffn)
+        self.x, self._branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
+        self.qkv = _floats(most, (c.heads + 2 * c.kv_heads) * c.head_dim)
+        self.attended, self._gate, self._up = (
+            _floats(most, c.heads * c.head_dim),
+            _floats(most, c.ffn),
+            _floats(most, c.ffn),
+        )
         self._eps = np.array([c.norm_eps], np.float32)
         self._scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
@@ -66,25 +82,42 @@ class Forward:
         self._heads: dict[int, Graph] = {}
         self._logits = _floats(0, 1)
 
+    def place(self, text: int, caches: Caches) -> None:
+        """Give a text its cache, from the next pass on."""
+        self._caches[text] = caches
+        for table, cached in zip(self._tables, caches, strict=True):
+            table[text] = rows.described(cached["keys"], cached["values"])
+
     def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
         """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer
         gave, valid until the next pass."""
+        self.prepare(tokens, positions, texts)
+        self._graph(bucket(len(tokens))).replay(threads)
+        return self.x[: len(tokens)]
+
+    def run_alone(self, layer: int, operation: str, threads: int) -> None:
+        """One operation of one layer on what the buffers hold, for the rows that were prepared."""
+        size = bucket(int(self._count[0]))
+        self._reserve(size)
+        Graph(self.decoder.pool, self._layer(size, layer)[operation]).replay(threads)
+
+    def prepare(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
+        """Set what the rows of a pass are."""
         count = len(tokens)
         self._count[0] = count
         self._tokens[:count], self._positions[:count], self._texts[:count] = tokens, positions, texts
         self._cut()
         for rope, rotation in self.decoder.rotations.items():
             self._turned[rope][:count] = rotation.table(self._positions[:count])
-        self._graph(bucket(count)).replay(threads)
-        return self.x[:count]
 
-    def logits(self, count: int, threads: int) -> np.ndarray:
-        """float32 [count, vocab] of the first rows of the last pass, valid until the next call."""
+    def logits(self, threads: int) -> np.ndarray:
+        """float32 [rows, vocab] of all rows of the last pass, valid until the next call."""
+        count = int(self._count[0])
         size = bucket(count)
         if size not in self._heads:
             self._heads[size] = self._head(size)
         self._heads[size].replay(threads)
-        return self._logits[:count]
+        return self._logits[:count, : self.decoder.config.vocab]
 
     def _cut(self) -> None:
         """Into spans: rows of one text, as many as attention takes together."""
@@ -109,43 +142,46 @@ class Forward:
         self._reserve(size)
         kernel = self._kernel(embedding.compile_rows, d.table_format, d.config.hidden, d.plan.embedding_scale)
         steps = [embedding.bind_rows(kernel, d.table, self._tokens, self.x, self._count)]
-        for layer, table in zip(d.layers, self._tables, strict=True):
-            steps += self._layer(size, layer, table)
+        for layer in range(d.config.layers):
+            for made in self._layer(size, layer).values():
+                steps += made
         return Graph(d.pool, steps)
 
-    def _layer(self, size: int, layer: LayerState, table: np.ndarray) -> list[GraphStep]:
-        c, b = self.decoder.config, layer.buffers
-        made = [self._norm(b["attn_norm"])]
-        first = 0
+    def _layer(self, size: int, index: int) -> dict[str, list[GraphStep]]:
+        """By the names of its operations (`layer.chain`), in their order."""
+        c, layer, table = self.decoder.config, self.decoder.layers[index], self._tables[index]
+        b, first = layer.buffers, 0
+        qkv = [self._norm(b["attn_norm"], self.normed)]
         for packed in layer.packed["qkv"]:
-            made.append(self._product(size, packed, self._normed, self._qkv, first))
+            qkv.append(self._product(size, packed, self.normed, self.qkv, first))
             first += packed.rows
-        made.append(self._append(layer, table))
-        attention = self._attention(layer)
-        kernel = self._kernel(row_attention.compile, attention, self._features)
-        tiles = b["keys"].shape[1]
-        made.append(
-            row_attention.bind(
-                kernel, self._qkv, self._attended, self._positions, table, tiles, self._spans, self._span_count,
-                self._attending,
-            )
-        )  # fmt: skip
-        (out,) = layer.packed["out"]
-        gate, up, down = layer.packed["ffn"]
-        made += [self._product(size, out, self._attended, self._branch), self._add(b.get("post_attn_norm"))]
-        made.append(self._norm(b["ffn_norm"]))
-        made += [self._product(size, gate, self._normed, self._gate), self._product(size, up, self._normed, self._up)]
-        kernel = self._kernel(rows.compile_gate, c.ffn, layer.plan.traits.gate_function)
-        made.append(rows.bind_gate(kernel, self._gate, self._up, self._count))
-        return [*made, self._product(size, down, self._gate, self._branch), self._add(b.get("post_ffn_norm"))]
+        kernel = self._kernel(row_attention.compile, self._attention(layer), self._features)
+        attend = row_attention.bind(
+            kernel, self.qkv, self.attended, self._positions, table, self._spans, self._span_count, self._attending
+        )
+        ((out,), (gate, up, down)) = layer.packed["out"], layer.packed["ffn"]
+        gated = self._kernel(rows.compile_gate, c.ffn, layer.plan.traits.gate_function)
+        return {
+            "qkv": [*qkv, self._append(layer, table)],
+            "attention": [attend],
+            "out": [self._product(size, out, self.attended, self._branch), self._add(b.get("post_attn_norm"))],
+            "ffn": [
+                self._norm(b["ffn_norm"], self.normed),
+                self._product(size, gate, self.normed, self._gate),
+                self._product(size, up, self.normed, self._up),
+                rows.bind_gate(gated, self._gate, self._up, self._count),
+                self._product(size, down, self._gate, self._branch),
+                self._add(b.get("post_ffn_norm")),
+            ],
+        }
 
     def _attention(self, layer: LayerState) -> RowAttention:
         c, t = self.decoder.config, layer.plan.traits
         return RowAttention(c.heads, c.kv_heads, c.head_dim, t.scale or c.head_dim**-0.5, t.window, t.softcap)
 
-    def _norm(self, weight: np.ndarray) -> GraphStep:
+    def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
-        return rows.bind_norm(kernel, self.x, self._normed, self._count, weight, self._eps)
+        return rows.bind_norm(kernel, self.x, out, self._count, weight, self._eps)
 
     def _add(self, post_norm: np.ndarray | None) -> GraphStep:
         kernel = self._kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None)
@@ -161,12 +197,24 @@ class Forward:
         )
         norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
         return rows.bind_append(
-            kernel, self._qkv, self._count, self._turned[layer.plan.rope], self._positions, self._texts, table,
-            b["keys"].shape[1], self._eps, norms, 0 if bias is None else bias,
+            kernel, self.qkv, self._count, self._turned[layer.plan.rope], self._positions, self._texts, table,
+            self._eps, norms, 0 if bias is None else bias,
         )  # fmt: skip
 
     def _head(self, size: int) -> Graph:
-        raise NotImplementedError
+        """Over the last pass's rows, whose normed states take the place of what the last layer normed."""
+        d, c = self.decoder, self.decoder.config
+        self._reserve(size)
+        if len(self._logits) < size:
+            self._logits, self._heads = _floats(size, -(-c.vocab // rows.LANES) * rows.LANES), {}
+        steps = [
+            self._norm(d.output_norm, self.normed),
+            self._product(size, d.head_packed, self.normed, self._logits),
+        ]
+        if c.final_softcap:
+            kernel = self._kernel(rows.compile_cap, self._logits.shape[1], c.final_softcap)
+            steps.append(rows.bind_cap(kernel, self._logits, self._count))
+        return Graph(d.pool, steps)
 
     def _product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
         problem = Matmul(packed.rows, packed.cols, packed.format, size)
@@ -188,7 +236,8 @@ class Forward:
     def _reserve(self, size: int) -> None:
         """Scratch memory that the products and the attention of a pass need. Graphs keep what they were bound to."""
         threads, layers = self.decoder.pool.threads, self.decoder.layers
-        matrices = {(p.rows, p.cols, p.format, p.lanes) for own in layers for ps in own.packed.values() for p in ps}
+        packed = [p for own in layers for ps in own.packed.values() for p in ps]
+        matrices = {(p.rows, p.cols, p.format, p.lanes) for p in (*packed, self.decoder.head_packed)}
         most = 0
         for r, cols, form, lanes in matrices:
             problem = Matmul(r, cols, form, size)
@@ -201,4 +250,4 @@ class Forward:
 
 
 def _floats(count: int, size: int) -> np.ndarray:
-    return memory.zeros((count, size), np.float32)
+    return memory.empty((count, size), np.float32)

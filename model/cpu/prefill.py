@@ -1,92 +1,78 @@
-"""Many tokens at once on the CPU: products by the operation `matmul`, what lies between them through torch.
-
-Products read the packed weights that decode steps read, and round activations as those do, to 16 bits in blocks of 32.
-Beside the weights stand one layer's cache in float32 and the hidden states of a chunk.
-"""
+"""Prompts on the CPU: chunk after chunk of their tokens through `Forward`."""
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kernel_templates.attention import cache
-from kernel_templates.cpu.tiles import Tiles
-from kernel_templates.problem import Problem
-from kernel_templates.space import Config
-from model import prompt_attention
+from kernel_templates.layer.chain import CHAIN, Link
+from kernel_templates.lazy import Tensor, torch
 from model.cpu.decode import Decoder
-from model.cpu.products import Products
-from model.layer_plan import Rope
-from model.layer_traits import LayerTraits
-from model.prefill import Chunk, Prefill
+from model.cpu.forward import OWN, Caches, Forward
 
-CHUNK = 512
+OTHER = 1
+"""The text of a cache that is not the decoder's."""
+PASSED = ("x", "qkv", "attended")  # the buffers that operations pass on
 
 
-class CpuPrefill(Prefill):
-    """Reads prompts through a decoder's weights."""
+@dataclass(frozen=True)
+class Part:
+    """One operation of one layer."""
 
-    def __init__(self, decoder: Decoder, configs: Mapping[Problem, Config] = MappingProxyType({})):
-        """configs: of products with many tokens, where they have winners."""
-        super().__init__(decoder.config, decoder.layers)
-        self.decoder = decoder
-        self._threads = decoder.threads.most
-        self._multiply = Products(decoder.pool, configs)
+    link: Link
+    layer: int
+
+
+class CpuPrefill:
+    """Reads prompts through a decoder's weights into a KV cache, the decoder's if none is given (`over`)."""
+
+    def __init__(self, decoder: Decoder, forward: Forward):
+        self.config, self.decoder, self.forward = decoder.config, decoder, forward
+        self.steps = [[Part(link, i) for link in CHAIN] for i in range(decoder.config.layers)]
+        """Of each layer, in order."""
+        self._caches: Caches = [layer.buffers for layer in decoder.layers]
+        self._text = OWN
 
     @property
     def most(self) -> int:
-        return CHUNK
-
-    def run(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
-        self._threads = self.decoder.threads.by_load()
-        torch.set_num_threads(self._threads)
-        return super().run(tokens, first, every)
+        """Tokens of a chunk."""
+        return self.forward.most
 
     def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> "CpuPrefill":
         """One that fills another KV cache, "keys" and "values" of each layer, through the same weights and memory."""
-        layers = zip(self.decoder.layers, caches, strict=True)
         other = copy.copy(self)
-        Prefill.__init__(other, self.config, [replace(own, buffers={**own.buffers, **its}) for own, its in layers])
+        other._caches, other._text = caches, OTHER
         return other
 
-    def _product(self, x: Tensor, packed: Tiles) -> Tensor:
-        """x [tokens, cols] times the matrix -> float32 [tokens, rows]."""
-        return self._multiply.multiply(x, packed, self._threads)
+    def run(self, tokens: list[int], first: int, every: bool = False) -> np.ndarray:
+        """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
+        [tokens, hidden] of every one."""
+        threads, kept = self.decoder.threads.by_load(), list[np.ndarray]()
+        self.forward.place(self._text, self._caches)
+        for i in range(0, len(tokens), self.most):
+            chunk = tokens[i : i + self.most]
+            positions = range(first + i, first + i + len(chunk))
+            hidden = self.forward.run(chunk, positions, [self._text] * len(chunk), threads)
+            kept = [*kept, hidden.copy()] if every else [hidden[-1:].copy()]
+        return np.concatenate(kept)
 
-    def _products(self, x: Tensor, packed: Sequence[Tiles], sizes: Sequence[int]) -> Sequence[Tensor]:
-        made = [self._product(x, p) for p in packed]
-        return made if len(made) == len(sizes) else torch.cat(made, 1).split(list(sizes), 1)
+    def chunks(self, first: int, count: int) -> range:
+        """The positions of a chunk, as `run_step` wants them."""
+        return range(first, first + count)
 
-    def _add_product(self, residual: Tensor, x: Tensor, packed: Sequence[Tiles]) -> Tensor:
-        (matrix,) = packed
-        return residual + self._product(x, matrix)
-
-    def _embed(self, tokens: list[int]) -> Tensor:
-        return self.decoder.embed(tokens)
-
-    def _rotation(self, rope: Rope, first: int, count: int) -> Tensor:
-        return self.decoder.rotation(rope, first, count)
-
-    def _append(self, cached: Mapping[str, np.ndarray], chunk: Chunk, k: Tensor, v: Tensor) -> None:
-        cache.write(cached["keys"], cached["values"], k, v, chunk.first)
-
-    def _attend(self, cached: Mapping[str, np.ndarray], chunk: Chunk, q: Tensor, traits: LayerTraits) -> Tensor:
-        low = prompt_attention.oldest(chunk.first, traits.window)
-        k, v = cache.read(cached["keys"], cached["values"], chunk.first + chunk.count, low)
-        return prompt_attention.attend(q, k, v, chunk.first - low, traits, product)
-
-
-def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [m, k] times matrix [k, n], float32, by oneDNN. torch itself asks MKL for float32, which is not made for AMD's
-    processors: 105 against 235 GFLOP/s on one core of an EPYC with AVX-512 (docs/log.md).
-
-    oneDNN is thousands of times slower where an operand is a part of a wider one: such a one is copied."""
-    if not torch.backends.mkldnn.is_available():
-        return x @ matrix
-    if not (matrix.is_contiguous() or matrix.T.is_contiguous()):
-        matrix = matrix.contiguous()
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), matrix.T, None, "none", [], "")
+    def run_step(self, step: Part, positions: range, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What one operation makes of `buffers`; both by the layer's names: x [tokens, hidden], qkv (the queries alone)
+        [tokens, heads, head_dim], attended [tokens, heads * head_dim]."""
+        forward, count, c = self.forward, len(positions), self.config
+        forward.place(self._text, self._caches)
+        forward.prepare([0] * count, positions, [self._text] * count)
+        queries = c.heads * c.head_dim
+        places = {"x": forward.x[:count], "qkv": forward.qkv[:count, :queries], "attended": forward.attended[:count]}
+        for name in PASSED:
+            if name in buffers:
+                places[name][:] = buffers[name].reshape(count, -1).numpy()
+        forward.run_alone(step.layer, step.link.prefix, self.decoder.threads.by_load())
+        made = "x" if step.link.prefix in ("out", "ffn") else {"qkv": "qkv", "attention": "attended"}[step.link.prefix]
+        found = torch.from_numpy(places[made].copy())
+        return {made: found.view(count, c.heads, c.head_dim) if made == "qkv" else found}

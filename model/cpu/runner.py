@@ -1,7 +1,7 @@
-"""The CPU backend of the engine: decode steps through one graph, prompts through torch, tokens chosen in numpy."""
+"""The CPU backend of the engine: decode steps through one graph, many rows through another, tokens chosen in numpy."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,59 +10,58 @@ from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
+from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cpu.decode import Decoder
+from model.cpu.forward import Forward, products
+from model.cpu.prefill import CpuPrefill
 from model.cpu.sequences import CpuSequences
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
-from model.runner import STEPS_BELOW, Runner, Settings
+from model.runner import More, Runner, Settings, always
 from model.sampling import Sampler
 from model.sequences import Sequences
-
-if TYPE_CHECKING:
-    from model.cpu.prefill import CpuPrefill
-
-TORCH_BYTES = 12_000_000_000
-"""What decode steps read in the time that importing torch takes: 1.3 s at some 10 GB/s."""
 
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CpuRunner":
     """Pack the model for this processor."""
     threads = ThreadChoice(settings.threads or machine.thread_count())
     features = machine.features()
-    choices = choose(
-        list(model_problems(config, file)),
-        machine.detect(),
-        lambda p: registry.cpu_space(p, features),
-        settings.db,
-        proofs.refusal,
-    )
-    chosen = {problem: choice.config for problem, choice in choices.items()}
-    return CpuRunner(choices, Decoder(file, config, chosen, settings.context, threads, settings.progress))
+
+    def chosen(problems: Sequence[Problem]) -> dict[Problem, Choice]:
+        return choose(
+            problems, machine.detect(), lambda p: registry.cpu_space(p, features), settings.db, proofs.refusal
+        )
+
+    choices = chosen(list(model_problems(config, file)))
+    configs = {problem: choice.config for problem, choice in choices.items()}
+    decoder = Decoder(file, config, configs, settings.context, threads, settings.progress)
+    passes = chosen(products(decoder)) if settings.db else {}
+    return CpuRunner(choices, decoder, {problem: choice.config for problem, choice in passes.items()})
 
 
 class CpuRunner(Runner):
     """Tokens are chosen from the decoder's logits by `Sampler.picker`."""
 
-    def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder):
+    def __init__(
+        self,
+        choices: Mapping[Problem, Choice],
+        decoder: Decoder,
+        passes: Mapping[Problem, Config] = MappingProxyType({}),
+    ):
+        """passes: configurations of products with many rows; their space's default where there is none."""
         self.choices, self.decoder = choices, decoder
-        self._prefill: CpuPrefill | None = None
+        self.forward = Forward(decoder, passes)
+        self.prefill = CpuPrefill(decoder, self.forward)
 
-    @property
-    def prefill(self) -> "CpuPrefill":
-        """Made for the first prompt that is long enough: it imports torch."""
-        if self._prefill is None:
-            from model.cpu.prefill import CpuPrefill
-
-            self._prefill = CpuPrefill(self.decoder)
-        return self._prefill
-
-    @property
-    def steps_below(self) -> int:
-        """Importing torch takes as long as the steps that read so many bytes of weights, so the first prompt may be
-        through before it is there. The number follows from the model alone: a text never depends on the time."""
-        return max(STEPS_BELOW, TORCH_BYTES // self.decoder.weight_bytes) if self._prefill is None else STEPS_BELOW
+    def row_logits(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> np.ndarray:
+        """float32 [rows, vocab], valid until the next call: what is predicted after each row of one pass, which brings
+        the rows into their texts' caches. Rows are tokens of texts at positions; those of a text are neighbours at
+        consecutive positions. Text 0 has the decoder's cache, others what `forward.place` gave them."""
+        threads = self.decoder.threads.by_load()
+        self.forward.run(tokens, positions, texts, threads)
+        return self.forward.logits(threads)
 
     def warm_up(self) -> None:
         _ = self.prefill
@@ -70,13 +69,21 @@ class CpuRunner(Runner):
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         return self.prefill.run(tokens, first, every)
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         picker = sampler.picker()
-        for i in range(count):
-            token = picker.pick(self.decoder.logits)
+        for at in range(position, position + count):
+            token = picker.pick(self.decoder.logits, at)
             yield token
-            if i + 1 < count:
-                self.decoder.step(token, position + i)
+            if at + 1 == position + count or not more(0):
+                return
+            self.decoder.step(token, at)
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        picker, chosen = sampler.picker(), []
+        positions = range(first, first + len(tokens))
+        for row, position in zip(self.row_logits(tokens, positions, [0] * len(tokens)), positions, strict=True):
+            chosen.append(picker.pick(row, position + 1))
+        return chosen
 
     def open_sequences(self, most: int) -> Sequences:
         return CpuSequences(self, most)

@@ -105,9 +105,9 @@ class CpuSequences(Sequences):
             self._choose(text)
 
     def _choose(self, text: _Text) -> None:
-        """From the decoder's logits."""
+        """From the decoder's logits, what comes to its position."""
         try:
-            text.chosen = text.picker.pick(self._decoder.logits)
+            text.chosen = text.picker.pick(self._decoder.logits, text.position)
         except ModelError:
             text.chosen = BROKEN
 

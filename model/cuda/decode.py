@@ -27,6 +27,7 @@ from model.cuda.load import Loaded
 from model.errors import NOT_FINITE, ModelError
 from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
+from model.runner import More, always
 from model.sampling import Sampler
 
 AHEAD = 8
@@ -94,8 +95,9 @@ class Decoder:
             self.program(("take", "head"), position)()
         return self.buffers["logits"]
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1.
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1. Fewer
+        as `Runner.stream` says: what is started is read in any case.
 
         Raises ModelError when the largest logit is not a finite number.
         """
@@ -108,14 +110,17 @@ class Decoder:
             readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
             readback.send(history[position : position + 1], status)
-        sent = 1
-        for received in range(count):
+        sent, received = 1, 0
+        while True:
             with self.executor.here():
-                while sent < count and sent - received < AHEAD:
+                while sent < count and sent - received < AHEAD and more(sent - received):
                     self.program(("layers", "head", choice), position + sent - 1)()
                     readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
+                if received == sent:
+                    return
                 token, broken = readback.receive()
+            received += 1
             if broken:
                 raise ModelError(NOT_FINITE)
             yield token

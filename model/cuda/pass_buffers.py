@@ -6,27 +6,33 @@ the matrix that is expanded at the time, 2 bytes a weight of the largest product
 next one is expanded meanwhile.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kernel_templates.cuda import fragments
+from kernel_templates.matmul.cuda import COUNTERS
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 
 
 @dataclass(frozen=True)
 class PassBuffers:
-    """x float32 [most, hidden]: the residual stream. normed, q, attended and gated, float16, and wide, float32, what a
-    product gives until the next one: flat, cut to a pass's rows. expanded: float16, one matrix or two."""
+    """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
+    one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by the order of columns that a product
+    reads them in: the same memory, but where an order leaves places empty, which nothing else may fill. expanded:
+    float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product."""
 
     x: Tensor
-    normed: Tensor
+    normed: Mapping[int, Tensor]
     q: Tensor
-    attended: Tensor
-    gated: Tensor
+    attended: Mapping[int, Tensor]
+    gated: Mapping[int, Tensor]
     wide: Tensor
     expanded: tuple[Tensor, ...]
+    counters: Tensor
 
     @classmethod
     def allocate(cls, model: Loaded, most: int, matrices: int, device: torch.device) -> "PassBuffers":
@@ -38,14 +44,25 @@ class PassBuffers:
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
-            normed, q, attended, gated = (
-                torch.zeros(most * each, dtype=torch.float16, device=device) for each in halves
-            )
             return cls(
-                torch.zeros((most, c.hidden), device=device), normed, q, attended, gated,
+                torch.zeros((most, c.hidden), device=device),
+                _in_orders(most, c.hidden, device),
+                torch.zeros(most * c.heads * c.head_dim, dtype=torch.float16, device=device),
+                _in_orders(most, c.heads * c.head_dim, device),
+                _in_orders(most, c.ffn, device),
                 torch.zeros(most * widest, device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
-            )  # fmt: skip
+                torch.zeros(COUNTERS, dtype=torch.int32, device=device),
+            )
+
+
+def _in_orders(most: int, cols: int, device: torch.device) -> dict[int, Tensor]:
+    """float16 zeros for so many rows in every order of columns."""
+    made = {order: fragments.width(cols, order) for order in fragments.ORDERS}
+    sizes = set(made.values())
+    if len(sizes) == 1:
+        return dict.fromkeys(made, torch.zeros(most * cols, dtype=torch.float16, device=device))
+    return {order: torch.zeros(most * width, dtype=torch.float16, device=device) for order, width in made.items()}
 
 
 def largest_product(model: Loaded) -> int:

@@ -14,7 +14,7 @@ from model.cuda.forward import Forward, Size
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.cuda.verify import Verifier
 from model.kernel_choices import Choice
-from model.runner import Runner
+from model.runner import More, Runner, always
 from model.sampling import Sampler
 from model.sequences import Sequences
 
@@ -32,8 +32,8 @@ class CudaRunner(Runner):
             most = self.forward.most
             self.forward.program(Size(1, most, self.forward.bound(min(most, self.context) - 1)))
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        return self.decoder.stream(position, count, sampler)
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        return self.decoder.stream(position, count, sampler, more)
 
     def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
         if self._verifier is None:

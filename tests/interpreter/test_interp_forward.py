@@ -15,7 +15,7 @@ from some_formats import ALL_TRAITS
 from torch import Tensor
 
 from kernel_templates import formats, random_inputs, registry
-from kernel_templates.cuda import pages, weights
+from kernel_templates.cuda import library, pages, weights
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device
 from kernel_templates.paged_attention.problem import PagedAttention
@@ -23,7 +23,6 @@ from kernel_templates.space import Config
 from model import prefill
 from model.config import ModelConfig
 from model.cuda import forward as passes
-from model.cuda import library_product
 from model.cuda.execution import EagerExecutor
 from model.cuda.forward import Forward, Size, bucket
 from model.cuda.load import load
@@ -186,11 +185,10 @@ def test_products_in_pieces(buffers: int) -> None:
     parts = [weights.pack([weight], "cpu") for weight in formed]
     x, y = torch.randn(3, 64).half(), torch.full((3, 92), torch.nan)
     memory = [torch.full((37 * 64,), torch.nan, dtype=torch.float16) for _ in range(buffers)]
-    made = list(library_product.product("y", parts, x, y, memory, 1))
-    assert [multiply.matrix.shape[0] for _, multiply in made] == [32, 32, 8, 20]
-    for pair in made:
-        for launch in pair:
-            launch.run(INTERPRETED)
+    made = list(library.product("y", parts, x, y, memory, 1))
+    assert [launch.matrix.shape[0] for launch in made if isinstance(launch, library.Multiply)] == [32, 32, 8, 20]
+    for launch in made:
+        launch.run(INTERPRETED)
     wanted = torch.cat([formats.get(w.format).dequantize(w.raw) for w in formed]).half().float()
     assert torch.allclose(y, x.float() @ wanted.T, rtol=1e-5, atol=1e-5)
 

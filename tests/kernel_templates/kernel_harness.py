@@ -61,7 +61,13 @@ def vector_function(function: Callable, kinds: tuple[str, ...], result: str, lan
     return on_arrays
 
 
-WRITTEN_ONLY = {"head": ("logits",), "ffn": ("gated",), "attention": ("out",), "norm_qkv_rope": ("qkv",)}
+WRITTEN_ONLY = {
+    "head": ("logits",),
+    "matmul": ("y",),
+    "ffn": ("gated",),
+    "attention": ("out",),
+    "norm_qkv_rope": ("qkv",),
+}
 
 
 class Built:

@@ -23,6 +23,7 @@ from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.formats import FORMATS, codec
 from kernel_templates.head.problem import Head
+from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.operation import Weight
@@ -82,6 +83,11 @@ PROBLEMS: list[Problem] = [
     Attention(2, 1, 112, 70),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
+    # 3 and 7 tokens are decoded in registers, 37 through panels; 83 rows fill none of either's.
+    *(Matmul(83, width(name, 96), name, tokens) for name in ALL_TRAITS for tokens in (3, 37)),
+    Matmul(83, 608, "Q4_0", 7),
+    Matmul(64, 608, "Q4_1", 9, gate="silu"),
+    Matmul(160, 1056, "Q8_0", 50, gate="gelu"),
     *TRAITS,
 ]
 MORE: list[Problem] = [
@@ -89,9 +95,10 @@ MORE: list[Problem] = [
     *(NormQkvRope(width(name, 96), 3, 1, 64, 32, 1, name, name, name) for name in FORMATS),
     *(Matvec(200, 512, name, "int8") for name in INTEGER if name in SUPER_BLOCKS or name not in ALL_TRAITS),
     *(Head(333, width(name, 160), name) for name in FORMATS if name not in ALL_TRAITS),
+    *(Matmul(83, width(name, 96), name, tokens) for name in FORMATS if name not in ALL_TRAITS for tokens in (3, 37)),
 ]
 # Problems that meet a second configuration without asking for the slow tests.
-VARIED = [p for p in PROBLEMS if p.op in ("matvec", "attention") and not has_super_blocks(p)]
+VARIED = [p for p in PROBLEMS if p.op in ("matvec", "matmul", "attention") and not has_super_blocks(p)]
 VARIED = [p for p in VARIED if getattr(p, "format", "Q4_0") in ALL_TRAITS] + [
     Ffn(96, 160, "F32", "Q4_0", "BF16"),
     NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0"),

@@ -19,7 +19,6 @@ from some_formats import ALL_TRAITS
 import model
 from kernel_templates.formats import FORMATS
 from model import engine
-from model.cpu import prefill
 from model.gguf_file import open_gguf
 from model.reference import reference_logits
 from model.sampling import Sampler
@@ -62,7 +61,7 @@ def test_both_paths_agree_with_the_reference(
         wanted = reference_logits(path, tokens).numpy()
         step = opened.logits(tokens, stepwise=True)
         whole = opened.logits(tokens)
-        monkeypatch.setattr(prefill, "CHUNK", 16)  # 41 tokens are two whole chunks and a part
+        monkeypatch.setattr(opened.runner.forward, "most", 16)  # 41 tokens are two whole chunks and a part
         chunks = opened.logits(tokens)
     print(f"{shape} {quant}: step {distance(step, wanted):.2g}, prefill {distance(whole, wanted):.2g}")
     assert distance(step, wanted) < NEAR[shape]
