@@ -27,8 +27,8 @@ LEAST, MOST = 2, 2048
 """Rows of the smallest pass and of the largest: a longer prompt is several of these."""
 
 PROMPT_TOKENS = {"cuda": (16, 64, 256, 2048), "cpu": (64, 512)}
-"""Prompts that are tuned for. On a GPU every size of pass from 8 on is one of these, its half or its double, which is as
-far as winners are borrowed. A processor's tiles care less."""
+"""Prompts that are tuned for. On a GPU every size of pass from 8 on is one of these, its half or its double, which is
+as far as winners are borrowed. A processor's tiles care less."""
 BATCH_TEXTS = (2, 4, 8, 16, 32)
 BATCH_CONTEXTS = (640, 2560)
 """Of `contexts`: the ones that texts decoded together are tuned at."""
@@ -38,8 +38,9 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as the layer's plan calls
-    them; gate: the function that joins the outputs of gate and up, "" where the product does not.
+    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as
+    the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the product does
+    not.
     """
 
     name: str
@@ -110,7 +111,9 @@ def pass_problems(
     """The distinct problems of passes and how often one pass runs each; those that the backend has a template for.
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
-    layers = [(layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)]
+    layers = [
+        (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
+    ]
     for size in sizes:
         own: dict[Problem, int] = {}
         for problem in _of_pass(config, file, layers, size):

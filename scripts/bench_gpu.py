@@ -4,8 +4,8 @@ Decoding after several depths, prompts of 16 to 2,048 tokens, and 8 and 32 texts
 
 Tuning starts from an empty database unless one is named; beneath it lie the winners that come with autotune, if there
 are any for this chip.
-With `--peer`, llama.cpp's llama-bench, and the llama-batched-bench beside it, measure the same file right after. Without it, its numbers are quoted from where
-SOURCE says, and only beside results from the same chip.
+With `--peer`, llama.cpp's llama-bench, and the llama-batched-bench beside it, measure the same file right after. Without
+it, its numbers are quoted from where SOURCE says, and only beside results from the same chip.
 """
 
 import json
@@ -112,10 +112,16 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     mark = MARKS.get(name) if facts.chip_folder(benched["device"]["chip"]) == CHIP and peer is None else None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([
-            "scripts/bench_gpu", name, "--budget", f"{settings.budget:g}", f"--runs={settings.runs}",
-            *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
-        ]),
+        "command": shlex.join(
+            [
+                "scripts/bench_gpu",
+                name,
+                "--budget",
+                f"{settings.budget:g}",
+                f"--runs={settings.runs}",
+                *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
+            ]
+        ),
         "name": name,
         "file_bytes": size,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},
@@ -276,9 +282,7 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="llama.cpp's llama-bench, to run beside; llama-batched-bench is looked for in its folder.",
 )
-@click.option(
-    "--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured."
-)
+@click.option("--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured.")
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(

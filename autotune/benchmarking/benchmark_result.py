@@ -195,11 +195,18 @@ def _side(side: Fields, operations: list[Fields]) -> Side:
     if not decode:
         raise ValueError(f"{side.where} has no decode rates")
     spread = side.take("prefill_tok_s_range", f.maybe(f.tuple_of(_RATE, _RATE)), None)
-    seconds = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
+    load_s, first_token_s = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
     kernels = tuple(map(_kernel, operations))
     prompts, batches = ({_count(n): _rate(row) for n, row in side.object(name, {}).each().items()} for name in _WIDE)
     return Side(
-        side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), *seconds, prompts, batches
+        side.take("prefill_tok_s", _RATE),
+        decode,
+        kernels,
+        spread and tuple(spread),
+        load_s,
+        first_token_s,
+        prompts,
+        batches,
     )
 
 

@@ -19,7 +19,16 @@ import numpy as np
 import model
 from autotune.benchmarking import several_texts
 from autotune.benchmarking.benchmark_result import (
-    BATCH, PREFILL, PROMPT, SIDES, Decode, KernelTime, ModelBenchmark, Rate, Side, What,
+    BATCH,
+    PREFILL,
+    PROMPT,
+    SIDES,
+    Decode,
+    KernelTime,
+    ModelBenchmark,
+    Rate,
+    Side,
+    What,
 )  # fmt: skip
 from autotune.benchmarking.speedup import Speedup
 from autotune.runner.versions import versions
@@ -104,19 +113,21 @@ class Request:
             need = max(self.prompt + 1, self.end(self.depths[0]))
             raise ModelError(f"this needs a context of {need} tokens and the model has {context}; ask for fewer")
         prompts = tuple(prompt for prompt in self.prompts if prompt + 1 <= context)
-        texts = self.texts if several_texts.PROMPT + several_texts.TOKENS < context else ()
+        texts = self.texts if context > several_texts.PROMPT + several_texts.TOKENS else ()
         return Request(self.prompt, self.tokens, self.runs, depths, prompts, texts)
 
 
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
+    depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
     widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
     usually asked for, as far as it can. progress: is told in words what is done next. Without a prompt or depths, the
-    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
+    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and
+    kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)

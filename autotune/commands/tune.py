@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
-EACH = ("trials", "budget", "ops", "widths", "context", "sampler", "objective", "seed")  # options that every worker gets
+EACH = (
+    "trials",
+    "budget",
+    "ops",
+    "widths",
+    "context",
+    "sampler",
+    "objective",
+    "seed",
+)  # options that every worker gets
 CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 
 
@@ -98,8 +107,8 @@ class Wanted:
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...],
-    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
-    device: str, db_path: Path | None, as_json: bool,
+    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None,
+    storage: str | None, devices: str | None, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels, or one problem's, for this machine.
 
@@ -200,9 +209,7 @@ def search(
         if device == options.CPU:
             return _on_cpu(wanted, db, settings)
         chip = replace(target.of(device), objective=Objective(objective))
-        tuned, in_layers = tune_model.tune(
-            wanted.alone, wanted.layers, db, chip, settings, timeline, wanted.passes
-        )
+        tuned, in_layers = tune_model.tune(wanted.alone, wanted.layers, db, chip, settings, timeline, wanted.passes)
         return [*tuned, *in_layers]
     except TuneError as error:
         raise UserError(str(error)) from error

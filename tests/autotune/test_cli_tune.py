@@ -159,7 +159,9 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
     assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
     assert callable(asked[0].pop("progress"))
-    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "widths": None, "nvtx": False}]
+    assert asked == [
+        {"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "widths": None, "nvtx": False}
+    ]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)
     assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
 
@@ -196,7 +198,9 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
     asked: list[dict] = []
 
     def tune(problems, layers, db, target, settings, timeline, passes):
-        asked.append({"problems": problems, "layers": layers, "target": target.name, "passes": passes, **vars(settings)})
+        asked.append(
+            {"problems": problems, "layers": layers, "target": target.name, "passes": passes, **vars(settings)}
+        )
         for layer in layers[:1]:
             settings.report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
         alone = [

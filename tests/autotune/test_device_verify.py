@@ -43,7 +43,7 @@ def test_large_outputs_go_to_the_device_and_padding_counts_nothing(monkeypatch: 
     padded = np.concatenate([got, np.full(100, np.nan, np.float32)])
     first = verifier.verify({"y": padded}, {"y": truth, "z": truth}, 1e-3)
     assert 0 < first == verifier.verify({"y": got}, {"y": truth}, 1e-3) < 1e-3
-    with pytest.raises(WrongResult, match="relative error .* is above the tolerance 1e-06"):
+    with pytest.raises(WrongResult, match=r"relative error .* is above the tolerance 1e-06"):
         verifier.verify({"y": got}, {"y": truth}, 1e-6)
     wrong = got.copy()
     wrong[7] += 0.1

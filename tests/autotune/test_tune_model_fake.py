@@ -234,9 +234,7 @@ def test_passes_come_last_and_leave_decoding_most_of_the_time(db, monkeypatch) -
 
 def test_passes_alone_have_the_whole_budget(db) -> None:
     passes = {Part("ffn", 2048): 4}
-    (tuned,), layers = tune_model.tune(
-        {}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"), passes=passes
-    )
+    (tuned,), layers = tune_model.tune({}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"), passes=passes)
     assert tuned.trials == 80 and not layers
 
 
@@ -254,4 +252,6 @@ def test_passes_of_as_many_tokens_are_tuned_side_by_side(db, tmp_path, monkeypat
 
 def test_shares_of_the_budget() -> None:
     assert tune_model.token_share(True, False) == 1.0 and tune_model.token_share(False, True) == 0.0
-    assert tune_model.token_share(True, True) == 1.0 - tune_model.PASSES > 0.5 and not tune_model.token_share(False, False)
+    assert tune_model.token_share(True, True) == 1.0 - tune_model.PASSES > 0.5 and not tune_model.token_share(
+        False, False
+    )

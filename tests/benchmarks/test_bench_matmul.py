@@ -52,7 +52,9 @@ def test_every_algorithm_beside_the_library(tmp_path: Path, monkeypatch: pytest.
     import readme
 
     monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
-    assert "| 256x256 Q4_0 | " in readme.gpu_matmul() and f" matvec ({found[1, library]['us']:.1f})" in readme.gpu_matmul()
+    assert (
+        "| 256x256 Q4_0 | " in readme.gpu_matmul() and f" matvec ({found[1, library]['us']:.1f})" in readme.gpu_matmul()
+    )
 
 
 def test_the_winner_and_how_it_stands_to_the_best() -> None:

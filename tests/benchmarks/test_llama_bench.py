@@ -30,7 +30,9 @@ def line(texts: int, speed: float) -> str:
 
 
 def test_rates_by_the_number_of_texts() -> None:
-    printed = f"ggml_cuda_init: found 1 CUDA devices: {{\n\n{line(8, 3812.25)}\n{line(32, 7585.5)}\n\nllama_perf: 1 ms\n"
+    printed = (
+        f"ggml_cuda_init: found 1 CUDA devices: {{\n\n{line(8, 3812.25)}\n{line(32, 7585.5)}\n\nllama_perf: 1 ms\n"
+    )
     found = parse_batched(printed)
     assert list(found) == [8, 32] and found[8]["tok_s"] == 3812.25 and found[32]["tok_s"] == 7585.5
     assert found[8]["prompt"] == found[8]["tokens"] == 128 and found[8]["prompt_tok_s"] == 30000.0
