@@ -99,6 +99,7 @@ class Runner(ABC):
         """A place for up to `most` texts that are decoded together, beside the text that `feed` and `stream` go on
         with. Raises ModelError where the backend decodes one at a time."""
         raise ModelError("this device decodes one text at a time; use --device cpu, or -p for each prompt")
+
     @abstractmethod
     def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
         """Feed tokens at positions first, first + 1, ...; the token chosen after each, as `stream` would choose it

@@ -199,15 +199,9 @@ def _side(side: Fields, operations: list[Fields]) -> Side:
     kernels = tuple(map(_kernel, operations))
     prompts, batches = ({_count(n): _rate(row) for n, row in side.object(name, {}).each().items()} for name in _WIDE)
     return Side(
-        side.take("prefill_tok_s", _RATE),
-        decode,
-        kernels,
-        spread and tuple(spread),
-        load_s,
-        first_token_s,
-        prompts,
+        side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), load_s, first_token_s, prompts,
         batches,
-    )
+    )  # fmt: skip
 
 
 _WIDE = ("prompts", "batches")

@@ -14,8 +14,8 @@ from model.cpu.runner import CpuRunner
 from model.runner import Runner
 
 if TYPE_CHECKING:
+    from model.cpu.prefill import CpuPrefill
     from model.cuda.forward import Forward
-    from model.prefill import Prefill
 
 
 class PromptAlone(Protocol):
@@ -37,9 +37,9 @@ def prompt_of(runner: Runner) -> PromptAlone:
 
 
 class CpuPrompt:
-    """The steps of model/prefill.py."""
+    """The steps of model/cpu/prefill.py."""
 
-    def __init__(self, prefill: "Prefill") -> None:
+    def __init__(self, prefill: "CpuPrefill") -> None:
         self._prefill = prefill
 
     @property

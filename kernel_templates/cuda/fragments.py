@@ -34,7 +34,7 @@ from kernel_templates.cuda.instructions import reciprocal
 _MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)  # -2 sqrt(2 / pi)
 _GATED_SCALE = tl.constexpr(1 / 16)
 _LIMIT = tl.constexpr(65504.0)
-NATURAL, WIDE, THIN = 0, 1, 2
+NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
 
 
 def width(cols: int, order: int) -> int:
@@ -225,7 +225,8 @@ def word_of(words, W: tl.constexpr):
 
 @triton.jit
 def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
-    """(words of first halves, of second halves, then per group of a run: scale words, then minimum words)."""
+    """(words of first halves, of second halves, then per group of a run: scale words, then minimum words). Of quants
+    without a plane of four bits, the pairs' halves in place of words, and their ones behind all else."""
     if TRAITS.bits == 8:
         return tile[0], tile[1], twice(tile[2].to(tl.float32), ASM)
     else:
@@ -234,14 +235,31 @@ def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
             a, b = codebook_bytes(tile[0], CODEBOOK, ASM)
         elif TRAITS.bits == 4:
             a, b = tile[0], tile[0]
-        else:
+        elif TRAITS.bits & 4:
             a, b = quant_words(tile, TRAITS)
+        else:
+            a, b = tile[TRAITS.pairs].to(tl.int32), (tile[TRAITS.pairs] >> 32).to(tl.int32)
         # Lifted quants stay lifted, and so do products: a scale divided by 16 may be too small for float16.
         scales = unpack_scales(tile, TRAITS, False)
         out = (a, b)
         for i in tl.static_range(len(scales)):
             out = out + (twice(scales[i], ASM),)
+        if TRAITS.bits & 13 == 1:
+            out = out + (tile[TRAITS.ones],)
         return out
+
+
+@triton.jit
+def low_word(parts, W: tl.constexpr, HALF: tl.constexpr, TRAITS: tl.constexpr):
+    """Word W of quants of two or three bits, as `quant_words` gives it. One word at a time: four would be given a
+    layout of their own, as no load of four words says theirs."""
+    if TRAITS.pair_at >= 2 * W:
+        word = (parts[HALF] << (TRAITS.pair_at - 2 * W)) & TRAITS.pair_mask
+    else:
+        word = (parts[HALF] >> (2 * W - TRAITS.pair_at)) & TRAITS.pair_mask
+    if TRAITS.bits & 1:
+        word = word | (((parts[len(parts) - 1] >> (W + 4 * HALF)) & 0x01010101) << TRAITS.one_at)
+    return word
 
 
 @triton.jit
@@ -266,6 +284,9 @@ def fragment(parts, W: tl.constexpr, TRAITS: tl.constexpr, ASM: tl.constexpr):
         a0, a1, a2, a3, b0, b1, b2, b3 = nibble_values(
             word_of(parts[0], W), scale, minimum, SIGNED, TRAITS.minimum, ASM
         )
+    elif TRAITS.bits & 12 == 0:
+        a0, a1, a2, a3 = byte_values(low_word(parts, W, 0, TRAITS), scale, minimum, SIGNED, TRAITS.minimum, ASM)
+        b0, b1, b2, b3 = byte_values(low_word(parts, W, 1, TRAITS), scale, minimum, SIGNED, TRAITS.minimum, ASM)
     else:
         a0, a1, a2, a3 = byte_values(word_of(parts[0], W), scale, minimum, SIGNED, TRAITS.minimum, ASM)
         b0, b1, b2, b3 = byte_values(word_of(parts[1], W), scale, minimum, SIGNED, TRAITS.minimum, ASM)

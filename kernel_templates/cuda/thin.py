@@ -181,7 +181,7 @@ def finish(
     if GATE == "":
         tile, row, token = elements(NT, MANY)
         at = program * (16 * TILES) + (tile * 16 + row)
-        tl.store(out + token * rows + at, total, mask=(at < rows) & (token < tokens) & (tile < TILES))
+        tl.store(out + token * OUT_WIDTH + at, total, mask=(at < rows) & (token < tokens) & (tile < TILES))
     else:
         PAIRS: tl.constexpr = MANY // NT // 2
         z, up = tl.split(tl.permute(tl.reshape(total, [16, 8, PAIRS, 2, NT]), [0, 1, 2, 4, 3]))
@@ -219,7 +219,7 @@ def launch(
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, order), "ORDER": order,
             "TOKENS": bucket(tokens), "TILES": tiles, "WARPS": warps, "STEPS": triton.cdiv(steps, ahead) * ahead,
-            "SPLIT": split, "AHEAD": ahead, "GATE": gate, "OUT_WIDTH": width(rows, out_order) if gate else 0,
+            "SPLIT": split, "AHEAD": ahead, "GATE": gate, "OUT_WIDTH": y.stride(0),
             "OUT_ORDER": out_order, "STREAM": True,
         },
         warps=warps,

@@ -142,8 +142,12 @@ def wide(
             whole = ()
             for t in tl.static_range(TILES):
                 total = tl.load(at + t * ONE, cache_modifier=".cg")
-                for s in tl.static_range(1, SPLIT):
-                    total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
+                if ONE > 1024 * WARPS:  # loads of all shares at once would not fit in registers
+                    for s in tl.range(1, SPLIT, num_stages=1):
+                        total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
+                else:
+                    for s in tl.static_range(1, SPLIT):
+                        total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
                 whole = whole + (total,)
             finish(whole, out, pr * BLOCK, pt * BT, rows, tokens, GATE, OUT_WIDTH, OUT_ORDER, ASM)
 
@@ -159,7 +163,7 @@ def finish(
     if GATE == "":
         for t in tl.static_range(len(results)):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
-            tl.store(out + token * rows + at, results[t], mask=(at < rows) & (token < tokens))
+            tl.store(out + token * OUT_WIDTH + at, results[t], mask=(at < rows) & (token < tokens))
     else:
         for t in tl.static_range(len(results) // 2):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
@@ -194,7 +198,7 @@ def launch(
             "TRAITS": planes.traits, "COLS": planes.cols, "BT": bt, "ACROSS": -(-tokens // bt), "TILES": tiles,
             "WARPS": warps, "PARTS": parts, "AHEAD": ahead, "STAGES": stages, "SPLIT": split, "BAND": band,
             "GATE": gate,
-            "OUT_WIDTH": width(rows, out_order) if gate else 0, "OUT_ORDER": out_order, "STREAM": stream,
+            "OUT_WIDTH": y.stride(0), "OUT_ORDER": out_order, "STREAM": stream,
         },
         warps=warps,
     )  # fmt: skip

@@ -78,12 +78,13 @@ def launches(
     planes = joined(packed)
     if planes is None:
         raise ValueError("these matrices are apart in memory: multiply them one by one")
-    shared = {"tokens": problem.tokens, "gate": problem.gate, "out_order": y_order, "split": config["split"]}
-    arguments = (planes, x, y, buffers["matmul_scratch"], buffers["counters"])
+    shared: dict[str, Any] = {"tokens": problem.tokens, "gate": problem.gate, "out_order": y_order, "split": config["split"]}
+    scratch, counters = buffers["matmul_scratch"], buffers["counters"]
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
-        return [_named(thin.launch(*arguments, order=THIN, **shared, **how), name)]
-    return [_named(wide.launch(*arguments, bt=config["block"], stages=config["stages"], **shared, **how), name)]
+        return [_named(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name)]
+    how |= {"bt": config["block"], "stages": config["stages"]}
+    return [_named(wide.launch(planes, x, y, scratch, counters, **shared, **how), name)]
 
 
 def _named(launch: Launch, name: str) -> Launch:

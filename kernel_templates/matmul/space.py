@@ -102,7 +102,11 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
-        shares = max(s for s in (1, 2, 3, 4, 6, 8) if s == 1 or (s * programs <= 2 * device.units and s * 8 <= problem.cols // 128))
+        shares = max(
+            s
+            for s in (1, 2, 3, 4, 6, 8)
+            if s == 1 or (s * programs <= 2 * device.units and s * 8 <= problem.cols // 128)
+        )
         return _FREE | {"algorithm": "wide", "tiles": tiles, "block": block, "split": shares, "stages": 4}
     return _FREE | {"algorithm": "library"}
 

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.fragments import place
 from kernel_templates.attention.scores import capped, factor
+from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.instructions import loop_bound
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN

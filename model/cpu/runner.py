@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from kernel_templates import registry
 from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.thread_choice import ThreadChoice
-from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
@@ -64,9 +64,9 @@ class CpuRunner(Runner):
         return self.forward.logits(threads)
 
     def warm_up(self) -> None:
-        _ = self.prefill
+        """Nothing: kernels are compiled when a model is opened."""
 
-    def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
+    def _read(self, tokens: list[int], first: int, every: bool = False) -> Any:
         return self.prefill.run(tokens, first, every)
 
     def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:

@@ -220,7 +220,9 @@ class Rows:
         order = products[0].order
         return Half(cut(buffers[order], self.size.rows, fragments.width(cols, order)), cols, order)
 
-    def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None) -> Launch:
+    def _norm(
+        self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
+    ) -> Launch:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
         return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
 
@@ -267,7 +269,9 @@ class Rows:
         gate_planes, up, down = layer.packed["ffn"]
         c, b, function = self.config, self.forward.buffers, layer.plan.traits.gate_function
         one = joined((gate_planes, up)) is not None
-        products = self._products("gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else "")
+        products = self._products(
+            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
+        )
         following = self._products("down", [(down,)])
         h, gated = self._half(b.normed, c.hidden, products), self._half(b.gated, c.ffn, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
@@ -299,7 +303,9 @@ class Rows:
             found = [replace(product, config=LIBRARY) for product in found]
         return found
 
-    def _multiply(self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL) -> Iterator[Any]:
+    def _multiply(
+        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL
+    ) -> Iterator[Any]:
         """y = x W^T of matrices one below the other."""
         template, forward, first = registry.cuda(Matmul.op), self.forward, 0
         for product in products:

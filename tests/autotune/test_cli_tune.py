@@ -68,7 +68,7 @@ def test_prompts_are_tuned_too_in_what_is_left_of_the_budget(autotune, calls, ti
     document = json.loads(result.stdout)
     decode, prompt = calls
     assert decode["budget_s"] == pytest.approx(70.0) and 99.0 < prompt["budget_s"] <= 100.0, "nothing took any time"
-    assert {p.op for p in prompt["problems"]} == {"matmul"} and {p.tokens for p in prompt["problems"]} == {64, 256}
+    assert {p.op for p in prompt["problems"]} == {"matmul"} and {p.tokens for p in prompt["problems"]} == {16, 128}
     assert [row["problem"] for row in document["passes"]] == [p.key for p in prompt["problems"]]
     assert len(document["tuned"]) == 5
     assert not {p.op for p in decode["problems"]} & {"matmul"}

@@ -13,7 +13,7 @@ import model
 from model.engine import Model
 from model.errors import ModelError
 from model.sampling import Sampler
-from model.speculation_policy import SIZES, Speculated, Watcher
+from model.speculation_policy import SIZES, Watcher
 
 PROMPT = [5, 6, 7, 8, 9] * 6
 HOT = Sampler(1.5, 3, seed=1)
