@@ -139,8 +139,9 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
             config["ahead"] = _steps(problem, config)
             # Latency is all: as many warps as have work, each with all its weights decoded, while the next kernel's
             # programs still find registers beside them.
-            beside = 32 * warps * _words(problem, config) <= 40 << 10
-            if warps <= max(groups, 4) and config["ahead"] <= 4 and problem.rows * problem.cols <= SMALL and beside:
+            words, small = _words(problem, config), problem.rows * problem.cols <= SMALL
+            beside = words <= MOST_WORDS and 32 * warps * words <= 40 << 10
+            if small and beside and warps <= max(groups, 4) and config["ahead"] <= 4:
                 return config
     if "thin" in algorithms and tokens <= 8:
         config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
