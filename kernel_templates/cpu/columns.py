@@ -1,4 +1,4 @@
-"""Some rows of a packed matrix times a few tokens at once, as decode steps multiply one: each word of weights is decoded
+"""Some rows of a packed matrix times a few tokens at once, as decode steps multiply one: each word of weights is
 in registers and multiplied with every token's activations, so that a few tokens read the weights once.
 
     sum over groups of  s_x (d c sum_i w_i x_i + (m - d c z) sum_i x_i),   w the quants' bytes, which count from z
@@ -119,10 +119,8 @@ class _Columns:
                 else:
                     scaled[t] = product.fma(code * step.splat(e.lanes), scaled[t])
                 if self.totals:
-                    total = self._number(
-                        t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0)
-                    )
-                    total = total.splat(e.lanes)
+                    number = self.totals * block + (part if self.totals == 2 else 0)
+                    total = self._number(t, self.sums_at, place, number).splat(e.lanes)
                     if zero:
                         centered = (scale if code is None else code) * float(-zero)
                         if code is None:

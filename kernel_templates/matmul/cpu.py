@@ -166,8 +166,7 @@ def _loops(build: _Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Ker
     row, width, together = build.row, build.width, build.together
     write_row = many_rows.compile(row.kind, row.totals)
     if build.kind == "planes":
-        shape = ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD)
-        loop = columns.compile(shape, features)
+        loop = columns.compile(ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD), features)
         return write_row, loop, loop
     shape = MicroShape(build.kind, width, together, build.path, row.totals)
     return write_row, panels.compile(build.layout, build.kind, build.lanes, width), micro.compile(shape, features)

@@ -29,12 +29,13 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     lanes = register_lanes(paths[-1], features)
     few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < BLOCK else FEW)
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
+    algorithm = "columns" if few else "integer" if whole else "float"
     if few:
         together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
         width = max(16, lanes)
     return Space(
         (
-            Parameter("algorithm", algorithms, "columns" if few else "integer" if whole else "float", "how it multiplies"),
+            Parameter("algorithm", algorithms, algorithm, "how weights are decoded and multiplied"),
             Parameter("path", paths, paths[-1], "instructions of the integer products"),
             Parameter("width", WIDTHS, width, "rows whose sums are in registers"),
             Parameter("together", (1, 2, 3, 4, 6, 8, 12), together, "tokens whose sums are in registers"),

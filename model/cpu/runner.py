@@ -50,7 +50,7 @@ class CpuRunner(Runner):
         """passes: configurations of products with many rows; their space's default where there is none."""
         self.choices, self.decoder = choices, decoder
         self.forward = Forward(decoder, passes)
-        self.prefill = CpuPrefill(decoder, self.forward)
+        self.prefill: CpuPrefill = CpuPrefill(decoder, self.forward)  # type: ignore[assignment]
 
     def row_logits(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> np.ndarray:
         """float32 [rows, vocab], valid until the next call: what is predicted after each row of one pass, which brings
