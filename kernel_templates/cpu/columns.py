@@ -41,7 +41,7 @@ class ColumnShape:
 
 
 def totals(layout: Blocks) -> int:
-    """Sums that a block of 32 activations has: its halves', where weights of a group of 16 count from their own zero."""
+    """Sums that a block of 32 activations has: those of its halves where 16 weights have a scale of their own."""
     needed = layout.minimum is not None or zero_of_bytes(layout.quants) != 0
     return 0 if not needed else 2 if layout.group == 16 else 1
 
@@ -52,9 +52,10 @@ multiply_columns = caller(WORDS)
 
 
 def compile(shape: ColumnShape, features: frozenset[str]) -> Kernel:
-    """void columns(planes' addresses, index, row, blocks, x, record, scales_at, sums_at, out, stride): index: of the
-    tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's record, `record`
-    bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
+    """void columns(planes' addresses, index, row, blocks, x, record, scales_at, sums_at, out, stride).
+
+    index: of the tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's
+    record, `record` bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
     emit = _emitter(shape, features)
 
     def columns(w0, w1, w2, w3, index, row, blocks, x, record, scales_at, sums_at, out, stride):
