@@ -41,7 +41,8 @@ def load(
     the command line uses); context: positions that the KV cache holds (None: 4096, or the model's own if less);
     tuned=False runs the templates' defaults; threads: at most, on the CPU; nvtx: mark a GPU's calls for a profiler.
 
-    The model's `generate(text, tokens)` yields str, its `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
+    The model's `generate(text, tokens)` yields str (speculate="ngram": faster where the text quotes its prompt), its
+    `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
     Raises model.errors.ModelError for the file or the request, UserError for the device, tuning_db.DatabaseError.
     """
     _import_own_packages()
@@ -66,6 +67,7 @@ def tune(
     trials: int | None = None,
     budget: float | None = None,
     ops: Sequence[str] = (),
+    widths: Sequence[str] = ("decode", "prompt"),
     context: int | None = None,
     sampler: str = "pool",
     seed: int = 0,
@@ -74,7 +76,8 @@ def tune(
 
     device: "cpu", "cuda" or "cuda:N"; db: where they are kept (None: the file that the command line uses); trials: a
     problem's configurations, those of earlier runs included; budget: seconds for all problems together, 0 for no limit
-    (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); context: tokens that a
+    (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); widths: "decode" for one token
+    at a time, "prompt" for many of one text, "batch" for one of each of several texts; context: tokens that a
     GPU's attention is tuned up to. Each trial is in the database when it is made: KeyboardInterrupt loses none.
 
     Raises UserError, also when no configuration of a problem works, model.errors.ModelError for the file,
@@ -90,19 +93,22 @@ def tune(
 
     if sampler not in SAMPLERS:
         raise UserError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
+    if isinstance(widths, str) or not widths or (unknown := [w for w in widths if w not in options.WIDTHS]):
+        wrong = repr(widths) if isinstance(widths, str) or not widths else repr(unknown[0])
+        raise UserError(f"widths: {wrong} is no list of {', '.join(options.WIDTHS)}; give some of them")
     for name, value, least in (("trials", trials, 1), ("budget", budget, 0), ("context", context, 1)):
         if value is not None and not value >= least:
             raise UserError(f"{name}={value} makes no sense; give {least} or more")
     backend, index = parse_device(device)
     device = backend if backend == options.CPU else f"{backend}:{index}"
     options.require(device)
-    problems, layers = command.model_problems(Path(path), tuple(ops), device, context)
+    wanted = command.model_problems(Path(path), tuple(ops), device, context, tuple(widths))
     trials, budget_s = command.limits(device, trials, budget)
     settings = TuneSettings(trials, budget_s, sampler, seed)
     if isinstance(db, TuningDB):
-        return command.search(problems, layers, db, device, settings)
+        return command.search(wanted, db, device, settings)
     with open_db(None if db is None else Path(db), readonly=False) as opened:
-        return command.search(problems, layers, opened, device, settings)
+        return command.search(wanted, opened, device, settings)
 
 
 def _import_own_packages() -> None:

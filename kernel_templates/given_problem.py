@@ -12,7 +12,10 @@ ACTIVATIONS = ("int8", "int16")
 LARGEST = 1 << 24  # of any size: tokens of a vocabulary, positions of a context
 SMALLEST = 2.0**-10  # of a scale or cap
 MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
-LIMITS = {"heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20}
+LIMITS = {
+    "heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20,
+    "sequences": 1 << 10, "tokens": 1 << 14,
+}  # fmt: skip
 VECTOR = 32  # elements that an activation's length is a multiple of
 
 
@@ -46,6 +49,8 @@ def _check_fields(problem: Problem) -> None:
                 raise ValueError(f"unknown activation {value[:40]!r}; known: {', '.join(ACTIVATIONS)}")
         elif value not in formats.FORMATS:
             raise ValueError(f"{name}: unknown weight format {value[:40]!r}; known: {', '.join(formats.FORMATS)}")
+    if given.get("gate") and given["rows"] % 2:
+        raise ValueError(f"{given['rows']} rows are not a gate's and as many of what it gates")
     heads, kv_heads = given.get("heads", 1), given.get("kv_heads", 1)
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")

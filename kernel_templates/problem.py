@@ -80,6 +80,12 @@ class Problem:
         return ()
 
     @property
+    def rows_at_once(self) -> int:
+        """Tokens, of all texts together, that a call computes for: its sizes "tokens" and "sequences", else one."""
+        found: int = getattr(self, "tokens", 1) * getattr(self, "sequences", 1)
+        return found
+
+    @property
     def without_context(self) -> Self:
         """What it has in common with problems that differ from it in their context only."""
         return self

@@ -1,15 +1,17 @@
 """Every operation by name, and a backend's templates and spaces when they are asked for."""
 
 import importlib
+import importlib.util
 
-from kernel_templates import attention, ffn, head, layer, matmul, matvec, norm_qkv_rope
+from kernel_templates import attention, ffn, head, layer, matmul, matvec, norm_qkv_rope, paged_attention
 from kernel_templates.device import Device
 from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION for module in (norm_qkv_rope, attention, matvec, matmul, ffn, head, layer)
+    module.OPERATION.name: module.OPERATION
+    for module in (norm_qkv_rope, attention, paged_attention, matvec, matmul, ffn, head, layer)
 }
 
 
@@ -24,6 +26,11 @@ def parse_problem(key: str) -> Problem:
     """The Problem that a key names; ValueError if it names none."""
     op, _, fields = key.partition(":")
     return get(op).problem.parse(fields)
+
+
+def has_template(op: str, backend: str) -> bool:
+    """Whether there is one for "cpu" or "cuda", without importing it. ValueError for an unknown operation."""
+    return importlib.util.find_spec(f"kernel_templates.{get(op).name}.{backend}") is not None
 
 
 def cpu(op: str) -> CpuTemplate:

@@ -85,20 +85,53 @@ class ChatTemplate:
         unless they are among them.
         Raises ModelError for malformed messages, or a template that fails, refuses the messages or exceeds its limits.
         """
-        for message in messages:
-            if not isinstance(message, Mapping) or not all(type(message.get(k)) is str for k in ("role", "content")):
-                raise ModelError('every message must be {"role": text, "content": text}; fix the conversation')
+        (made,) = self.render_each([messages], add_generation_prompt, variables)
+        if isinstance(made, ModelError):
+            raise made
+        return made
+
+    def render_each(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[str | ModelError]:
+        """As `render` for each of some conversations, in one process as far as its limits let it: what `render` would
+        raise stands in a prompt's place."""
         values = {"tools": None, "documents": None} | dict(variables or {})
         values |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
-        values |= {"messages": [dict(m) for m in messages], "add_generation_prompt": bool(add_generation_prompt)}
-        try:
-            request = json.dumps({"template": self.source, "values": values})
-        except (TypeError, RecursionError) as error:
-            raise ModelError(f"the conversation holds something that is not plain data ({quoted(error)})") from None
-        return _run(request)
+        values["add_generation_prompt"] = bool(add_generation_prompt)
+        sound = [_are_messages(messages) for messages in conversations]
+        each = [
+            values | {"messages": [dict(m) for m in messages]}
+            for messages, fit in zip(conversations, sound, strict=True)
+            if fit
+        ]
+        answers = iter(_answers(self.source, each))
+        wrong = 'every message must be {"role": text, "content": text}; fix the conversation'
+        return [next(answers) if fit else ModelError(wrong) for fit in sound]
 
 
-def _run(request: str) -> str:
+def _are_messages(messages: Sequence[Any]) -> bool:
+    return all(isinstance(m, Mapping) and all(type(m.get(k)) is str for k in ("role", "content")) for m in messages)
+
+
+def _answers(source: str, each: Sequence[Mapping[str, Any]]) -> list[str | ModelError]:
+    if not each:
+        return []
+    try:
+        return list(_run(source, each))
+    except ModelError as error:
+        # One that fails or exceeds a limit, which is for all of a process, must not cost the others their prompts.
+        return [error] if len(each) == 1 else [answer for one in each for answer in _answers(source, [one])]
+
+
+def _run(source: str, each: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Raises ModelError if the process or one of the conversations fails."""
+    try:
+        request = json.dumps({"template": source, "values": each})
+    except (TypeError, RecursionError) as error:
+        raise ModelError(f"the conversation holds something that is not plain data ({quoted(error)})") from None
     command = [sys.executable, "-I", str(WORKER)]
     try:
         done = subprocess.run(command, input=request.encode(), capture_output=True, timeout=MAX_SECONDS, env={})
@@ -109,15 +142,16 @@ def _run(request: str) -> str:
     except OSError as error:
         raise ModelError(f"cannot start a process for the chat template ({quoted(error)})") from None
     try:
-        answer = json.loads(done.stdout)
+        answers = json.loads(done.stdout)
     except ValueError:
         # Killed by its limits (processor time, memory) before it could answer.
         raise ModelError(
             "the chat template exceeded its limits of time or memory; the model file is not to be trusted"
         ) from None
-    if "error" in answer:
-        raise ModelError(f"the chat template failed: {quoted(answer['error'], 300)[1:-1]}")
-    return answer["text"]
+    for answer in answers:
+        if "error" in answer:
+            raise ModelError(f"the chat template failed: {quoted(answer['error'], 300)[1:-1]}")
+    return [answer["text"] for answer in answers]
 
 
 def _token(keys: Metadata, vocabulary: list[str], key: str) -> str:

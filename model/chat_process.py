@@ -1,4 +1,5 @@
-"""The process that renders one chat template: JSON on stdin, JSON on stdout. Run by `model.chat`, never imported by it.
+"""The process that renders a chat template, once or more: JSON on stdin, JSON on stdout. Run by `model.chat`, never
+imported by it.
 
 `environment` is that of the `transformers` library, because that is what templates are written for.
 """
@@ -106,18 +107,22 @@ def render(source: str, values: dict[str, Any]) -> str:
     return "".join(pieces)
 
 
+def answer(source: str, values: dict[str, Any]) -> dict[str, str]:
+    """The text, or why there is none."""
+    try:
+        return {"text": render(source, values)}
+    except RecursionError:
+        return {"error": "it nests too deeply"}
+    except MemoryError:
+        return {"error": f"it needs more than {MAX_MEMORY >> 20} MB of memory"}
+    except Exception as error:
+        return {"error": str(error) or type(error).__name__}
+
+
 def main() -> None:
     limit()
     request = json.load(sys.stdin.buffer)
-    try:
-        answer = {"text": render(request["template"], request["values"])}
-    except RecursionError:
-        answer = {"error": "it nests too deeply"}
-    except MemoryError:
-        answer = {"error": f"it needs more than {MAX_MEMORY >> 20} MB of memory"}
-    except Exception as error:
-        answer = {"error": str(error) or type(error).__name__}
-    sys.stdout.write(json.dumps(answer))
+    sys.stdout.write(json.dumps([answer(request["template"], values) for values in request["values"]]))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,14 +13,18 @@ from types import MappingProxyType
 import numpy as np
 
 from kernel_templates.problem import Problem
+from model import continuous_batching, speculation
 from model.chat import ChatTemplate
 from model.config import ModelConfig
+from model.continuous_batching import End, Event, Request
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile, open_gguf
 from model.kernel_choices import Choice
 from model.runner import Progress, Runner, Settings
 from model.sampling import Sampler
-from model.tokenizer import Tokenizer
+from model.sequences import Sequences
+from model.speculation_policy import Speculated, Watcher
+from model.tokenizer import Stream, Tokenizer
 from tuning_db import TuningDB
 
 DEFAULT_CONTEXT = 4096
@@ -32,7 +38,8 @@ class Timing:
     """Seconds and tokens of the last generation.
 
     prompt_s: until the first token is there; decode_s: from there until the last token is, as its reader saw it;
-    cached: tokens of the prompt that were in the cache before; ended: the model itself ended its turn.
+    cached: tokens of the prompt that were in the cache before; ended: the model itself ended its turn; speculated: None
+    without speculation.
     """
 
     prompt_tokens: int = 0
@@ -41,6 +48,26 @@ class Timing:
     tokens: int = 0
     decode_s: float = 0.0
     ended: bool = False
+    speculated: Speculated | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to go on with, or its token ids, where it has settings of its own: None is what all have."""
+
+    text: str | Sequence[int]
+    tokens: int | None = None
+    sampler: Sampler | None = None
+    parse_special: bool | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that was added to prompt `index`, counted from 0; may be empty with `end`, which the last piece has."""
+
+    index: int
+    text: str
+    end: End | None
 
 
 @dataclass
@@ -54,18 +81,25 @@ class Model:
     load_s: float = 0.0
     """Seconds that `load` took."""
     timing: Timing = field(default_factory=Timing)
+    watcher: Watcher = field(default_factory=Watcher)
+    """Decides how many tokens are proposed, where speculation is asked for."""
     _cached: list[int] = field(default_factory=list)
+    _sequences: Sequences | None = None
+    """Of the last `generate_many`, empty, for the next."""
 
     def generate(
-        self, text: str | Sequence[int], tokens: int = 128, sampler: Sampler | None = None, parse_special: bool = False
-    ) -> Iterator[str]:
+        self, text: str | Sequence[int], tokens: int = 128, sampler: Sampler | None = None, parse_special: bool = False,
+        speculate: str = speculation.OFF,
+    ) -> Iterator[str]:  # fmt: skip
         """Yield pieces of text after `text` (or token ids), at most `tokens` tokens, until the model ends its turn.
 
-        Raises ModelError if the prompt is empty or leaves no room in the context.
+        speculate: "ngram" proposes tokens from the text so far and verifies several in one pass, where that is faster;
+        the distribution of the text stays (`model.speculation`). Raises ModelError if the prompt is empty or leaves no
+        room in the context.
         """
         prompt = self.tokenizer.encode(text, parse_special=parse_special) if isinstance(text, str) else list(text)
         stream = self.tokenizer.stream()
-        for token in self.generate_tokens(prompt, tokens, sampler or Sampler()):
+        for token in self.generate_tokens(prompt, tokens, sampler or Sampler(), speculate=speculate):
             if token in self.tokenizer.end_tokens:
                 break
             if piece := stream.push(token):
@@ -73,32 +107,79 @@ class Model:
         if piece := stream.flush():
             yield piece
 
+    def generate_many(
+        self,
+        prompts: Iterable[str | Sequence[int] | Prompt | ModelError],
+        tokens: int = 128,
+        sampler: Sampler | None = None,
+        most: int = 32,
+        parse_special: bool = False,
+    ) -> Generator[Piece, None, None]:
+        """Go on with many prompts, up to `most` of them at once; pieces of all texts, as they are generated.
+
+        Each text is what `generate` gives for its prompt and settings alone, with the same seed. A prompt is taken from
+        `prompts` when there is room for it and joins at any step; one whose memory is not free waits, and those after
+        it. A prompt that cannot be answered ends alone, with the reason "error"; so does a ModelError in a prompt's
+        place. `close()` of the iterator ends all.
+        """
+        if most < 1:
+            raise ModelError(f"{most} texts at once are none; give 1 or more")
+        common = Prompt("", tokens, sampler or Sampler(), parse_special)
+        requests = (p if isinstance(p, ModelError) else self._request(p, common) for p in prompts)
+        sequences, self._sequences = self._sequences, None
+        if sequences is None or sequences.most != most:
+            sequences = self.runner.open_sequences(most)
+        try:
+            with closing(
+                continuous_batching.decode(sequences, requests, self.tokenizer.end_tokens, self.file.check_whole)
+            ) as events:
+                yield from self._pieces(events)
+        except GeneratorExit:
+            self._sequences = sequences
+            raise
+        self._sequences = sequences
+
     def generate_tokens(
-        self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False
-    ) -> Iterator[int]:
+        self, prompt: Sequence[int], tokens: int, sampler: Sampler, ignore_end: bool = False,
+        speculate: str = speculation.OFF,
+    ) -> Iterator[int]:  # fmt: skip
         """Yield token ids after `prompt`, an end token included; `ignore_end` goes on after one, for benchmarks.
 
-        What the cache already holds is not computed again.
+        What the cache already holds is not computed again. speculate: as `generate`.
         """
+        if speculate not in speculation.MODES:
+            raise ModelError(f"speculate is {quoted(speculate)}; use {' or '.join(speculation.MODES)}")
         self._check_prompt(prompt)
         self.timing = timing = Timing(prompt_tokens=len(prompt))
         start = arrived = time.perf_counter()
-        last = -1
+        last: list[int] = []
         self._feed(list(prompt))
-        for token in self.runner.stream(len(prompt), min(tokens, self.context - len(prompt)), sampler):
-            now = time.perf_counter()
-            if timing.tokens == 0:
-                timing.prompt_s, arrived = now - start, now
-            else:
-                self._cached.append(last)  # only now that the next is here has it surely been computed
-                timing.decode_s = now - arrived
-            timing.tokens += 1
-            last = token
-            timing.ended = token in self.tokenizer.end_tokens and not ignore_end
-            yield token
-            if timing.ended:
-                return
-            self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+        try:
+            for chosen in self._chosen(prompt, min(tokens, self.context - len(prompt)), sampler, speculate):
+                now = time.perf_counter()
+                if timing.tokens == 0:
+                    timing.prompt_s, arrived = now - start, now
+                self._cached += [*last, *chosen[:-1]]  # only now that the next is here have they surely been computed
+                last = chosen[-1:]
+                for token in chosen:
+                    timing.decode_s = now - arrived
+                    timing.tokens += 1
+                    timing.ended = token in self.tokenizer.end_tokens and not ignore_end
+                    yield token
+                    if timing.ended:
+                        return
+                    self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+        finally:
+            timing.speculated = self.watcher.summary() if speculate == speculation.NGRAM else None
+
+    def _chosen(self, prompt: Sequence[int], count: int, sampler: Sampler, speculate: str) -> Iterator[list[int]]:
+        """The tokens after a prompt that was fed, in lists: all but the last of one are in the cache when it comes."""
+        if speculate == speculation.OFF:
+            yield from ([token] for token in self.runner.stream(len(prompt), count, sampler))
+            return
+        if sampler.seed is None:  # steps and passes draw by one seed
+            sampler = replace(sampler, seed=secrets.randbits(63))
+        yield from speculation.stream(self.runner, prompt, count, sampler, self.watcher)
 
     def logits(self, tokens: Sequence[int], stepwise: bool = False) -> np.ndarray:
         """float32 [len(tokens), vocab]: the prediction after each token, from an empty context.
@@ -140,6 +221,36 @@ class Model:
     def close(self) -> None:
         """Stop what the backend runs; the memory goes with the last reference."""
         self.runner.close()
+
+    def _pieces(self, events: Iterable[Event]) -> Iterator[Piece]:
+        streams: dict[int, Stream] = {}
+        for event in events:
+            stream = streams.get(event.index)
+            if stream is None:
+                stream = streams[event.index] = self.tokenizer.stream()
+            token = event.token
+            text = "" if token is None or token in self.tokenizer.end_tokens else stream.push(token)
+            if event.end is not None:
+                text += streams.pop(event.index).flush()
+            if text or event.end is not None:
+                yield Piece(event.index, text, event.end)
+
+    def _request(self, prompt: str | Sequence[int] | Prompt, common: Prompt) -> Request | ModelError:
+        """A prompt as tokens, with what it leaves open from `common`; or the error with which it ends."""
+        own = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        tokens = common.tokens if own.tokens is None else own.tokens
+        special = common.parse_special if own.parse_special is None else own.parse_special
+        sampler = own.sampler or common.sampler
+        assert tokens is not None and special is not None and sampler is not None
+        try:
+            ids = self.tokenizer.encode(own.text, parse_special=special) if isinstance(own.text, str) else own.text
+            ids = tuple(ids)
+            self._check_prompt(ids)
+            if tokens < 1:
+                raise ModelError(f"{tokens} tokens are no text; ask for 1 or more")
+        except ModelError as error:
+            return error
+        return Request(ids, tokens, sampler)
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
         self.file.check_whole()

@@ -3,24 +3,32 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
+from model.errors import ModelError
 from model.kernel_choices import Choice
 from model.sampling import Sampler
+from model.sequences import Sequences
 from tuning_db import TuningDB
-
-if TYPE_CHECKING:
-    from model.prefill import Prefill
 
 STEPS_BELOW = 4
 """Fewer new tokens than this go through decode steps: products over so few rows cost more than as many steps."""
 
+More = Callable[[int], bool]
+"""Asked before a token is started whether it should be, with how many are started and not yet read."""
+
 Progress = Callable[[int, int], None]
 """Called with the parts of a model that are loaded (its layers, and the head) and with how many there are."""
+
+
+def always(started: int) -> bool:
+    """`More` of a text that is read to its end."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,6 @@ class Runner(ABC):
     """The backend's decode step, into which benchmarks look: `context`; step(token, position) and predict(hidden,
     position), the latter from what the last layer gave, float32 [hidden]. Both give logits, float32 [vocab] where the
     backend computes, valid until the next call."""
-    prefill: "Prefill"
 
     @property
     def steps_below(self) -> int:
@@ -67,8 +74,10 @@ class Runner(ABC):
 
     def logits(self, tokens: list[int], stepwise: bool) -> np.ndarray:
         """float32 [len(tokens), vocab], from position 0; stepwise: through decode steps."""
-        out = np.empty((len(tokens), self.prefill.config.vocab), np.float32)
-        for i, row in enumerate(self.logit_rows(tokens, stepwise)):
+        rows = self.logit_rows(tokens, stepwise)
+        first = next(rows)
+        out = np.empty((len(tokens), len(first)), np.float32)
+        for i, row in enumerate(chain([first], rows)):
             out[i] = row
         return out
 
@@ -78,24 +87,39 @@ class Runner(ABC):
         for i, token in enumerate(tokens):
             yield self.on_host(self.decoder.step(token, i) if hidden is None else self.decoder.predict(hidden[i], i))
 
-    def warm_up(self) -> None:
-        """Make ready what the first long prompt would wait for; for measurements of later ones."""
-        _ = self.prefill
-
     @abstractmethod
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         """`count` tokens: one chosen from what was fed, which goes to `position` so that the next is known, and so on.
+        Fewer if `more` denies one while none is started: then the last is chosen, but not in the cache.
 
         When a token comes out, those before it are in the cache. Raises ModelError when logits are not numbers.
+        """
+
+    def open_sequences(self, most: int) -> Sequences:
+        """A place for up to `most` texts that are decoded together, beside the text that `feed` and `stream` go on
+        with. Raises ModelError where the backend decodes one at a time."""
+        raise ModelError("this device decodes one text at a time; use --device cpu, or -p for each prompt")
+
+    @abstractmethod
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        """Feed tokens at positions first, first + 1, ...; the token chosen after each, as `stream` would choose it
+        there. May end after the first that is not the token fed next: those behind it are chosen after another text.
+
+        Raises ModelError when logits are not numbers.
         """
 
     @abstractmethod
     def close(self) -> None:
         """Stop whatever runs; the memory goes with the last reference."""
 
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Make ready what the first long prompt would wait for; for measurements of later ones."""
+
+    @abstractmethod
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
-        """As `Prefill.run`."""
-        return self.prefill.run(tokens, first, every)
+        """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
+        [tokens, hidden] of every one, valid until the next call."""
 
     @abstractmethod
     def on_host(self, logits: Any) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Choose the next token from logits: greedy, or temperature with top-k and top-p, reproducible by seed.
+"""Choose the next token from logits: greedy, or temperature with top-k and top-p, reproducible by seed
+and position.
 
 The order is llama.cpp's: top-k, then top-p on the untempered distribution, then temperature.
 """
@@ -20,7 +21,7 @@ LACKING = {"min_p": 0.0, "xtc_probability": 0.0, "penalty_repeat": 1.0, "mirosta
 
 @dataclass(frozen=True)
 class Sampler:
-    """Settings of a sampler; `picker()` makes the stateful chooser.
+    """Settings of a sampler; `picker()` makes the chooser.
 
     temperature: 0 is greedy; top_k: keep that many, 0 keeps all; top_p: keep the smallest set of that probability;
     seed: None draws a fresh one. Raises ModelError for a setting out of range.
@@ -81,14 +82,15 @@ def _round(value: float) -> float:
 
 
 class Picker:
-    """Draws tokens one after the other; two pickers of one seeded Sampler draw the same from the same logits."""
+    """Draws tokens. A random number belongs to (seed, position), whatever was drawn before: two pickers of one seeded
+    Sampler draw the same from the same logits at the same position."""
 
     def __init__(self, settings: Sampler) -> None:
         self.settings = settings
-        self._random = np.random.Generator(np.random.PCG64(settings.seed))
+        self._key = np.random.SeedSequence(settings.seed).generate_state(2, np.uint64)
 
-    def pick(self, logits: np.ndarray) -> int:
-        """The next token id from float32 logits [vocab]. -inf means never.
+    def pick(self, logits: np.ndarray, position: int) -> int:
+        """The token id at `position` from float32 logits [vocab]. -inf means never.
 
         Raises ModelError when a logit is NaN or +inf, or none is finite: the engine computed garbage.
         """
@@ -106,8 +108,12 @@ class Picker:
             kept = logits[ids].astype(np.float64)
             weights = np.exp((kept - float(logits[best])) / self.settings.temperature)
         cumulative = np.cumsum(weights)
-        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        drawn = np.searchsorted(cumulative, self._uniform(position) * cumulative[-1], side="right")
         return int(ids[min(drawn, len(ids) - 1)])
+
+    def _uniform(self, position: int) -> float:
+        """At least 0 and less than 1: the top 53 bits of Philox's first word."""
+        return (np.random.Philox(key=self._key, counter=position).random_raw() >> 11) * 2.0**-53
 
     def _candidates(self, logits: np.ndarray) -> np.ndarray:
         """Ids that survive top-k and top-p, most likely first; in id order, to save a sort, if nothing is cut."""

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from model.sampling import Sampler
 
+BROKEN = -1
+"""In a token's place: the logits it would be chosen from are not numbers."""
+
 
 class Sequences(ABC):
     """Texts that are decoded together, each at its own position. A text has a number, never given twice."""
@@ -16,6 +19,9 @@ class Sequences(ABC):
     """Texts that may be there at once."""
     context: int
     """Positions of one text."""
+    ahead: int = 2
+    """Steps worth sending before the first of them is received: where a device computes, the host prepares the next
+    step meanwhile. A text that ends is in so many steps less one for nothing."""
 
     @abstractmethod
     def join(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> int | None:
@@ -31,7 +37,7 @@ class Sequences(ABC):
     @abstractmethod
     def receive(self) -> dict[int, int]:
         """The tokens of the oldest step sent and not yet received, by their text's number; waits for them. Texts that
-        left since are there too. Raises ModelError when logits are not numbers."""
+        left since may be there too. BROKEN for a text whose logits are not numbers, which its caller lets leave."""
 
     @abstractmethod
     def leave(self, text: int) -> None:

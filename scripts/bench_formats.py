@@ -149,7 +149,7 @@ def tuned(problems: Sequence[Matvec], device: str, seconds: float) -> dict[Matve
         found = {}
         for problem in problems:
             settings = TuneSettings(budget_s=seconds)
-            (one,) = tune_command.search({problem: 1}, [], db, device, settings)
+            (one,) = tune_command.search(tune_command.Wanted({problem: 1}), db, device, settings)
             found[problem] = one.config
     return found
 

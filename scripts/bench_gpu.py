@@ -1,8 +1,10 @@
-"""What models decode on a GPU: each is made, tuned, measured and deleted; what was found goes to a file of its own.
+"""What models do on a GPU: each is made, tuned, measured and deleted; what was found goes to a file of its own.
+
+Decoding after several depths, prompts of 16 to 2,048 tokens, and 8 and 32 texts decoded together.
 
 Tuning starts from an empty database unless one is named; beneath it lie the winners that come with autotune, if there
 are any for this chip.
-With `--peer`, llama.cpp's llama-bench measures the same file right after. Without it, its numbers are quoted from where
+With `--peer`, llama.cpp's llama-bench, and the llama-batched-bench beside it, measure the same file right after. Without it, its numbers are quoted from where
 SOURCE says, and only beside results from the same chip.
 """
 
@@ -25,6 +27,7 @@ from peer import facts, files, llama_bench
 from rich.console import Console
 from rich.table import Table
 
+from autotune.commands.options import WidthNames
 from autotune.runner.python_process import environment, python_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +59,7 @@ MARKS = {
     "qwen3-8b-Q8_0": Mark(decode=(218,), prefill=(10200,), must=300, aim=325),
     REAL: Mark("llama.cpp, in Q4_0", decode=(948,), prefill=(46000,), must=3500, aim=5500),
 }
+WIDTHS = "decode,prompt,batch"
 DEFAULT = tuple(name for name, mark in MARKS.items() if mark.must)
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 140)  # a log has no width; a table needs one
 
@@ -72,6 +76,7 @@ class Settings:
     db: Path
     folder: Path
     peer: Path | None
+    widths: str = WIDTHS
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -88,15 +93,14 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     """Everything about one model. Raises Failed."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "make"):
-        path = _file(name, settings.folder)
+        path = model_file(name, settings.folder)
     try:
         with _timed(seconds, "tune"):
-            tuned = _autotune("tune", path, settings, "--budget", str(settings.budget))
+            tuned = _autotune("tune", path, settings, "--budget", str(settings.budget), "--widths", settings.widths)
         with _timed(seconds, "bench"):
-            benched = _autotune("bench", path, settings, "--runs", str(settings.runs))
+            benched = _autotune("bench", path, settings, "--runs", str(settings.runs), *_bench_widths(settings))
         with _timed(seconds, "peer"):
-            depths = tuple(int(depth) for depth in benched["tuned"]["decode"])
-            peer = llama_bench.measure(settings.peer, path, depths, settings.runs) if settings.peer else None
+            peer = _peer(settings, path, benched) if settings.peer else None
         size = path.stat().st_size
     except llama_bench.BenchFailed as error:
         raise Failed(str(error)) from None
@@ -109,7 +113,14 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(
-            ["scripts/bench_gpu", name, "--budget", f"{settings.budget:g}", f"--runs={settings.runs}"]
+            [
+                "scripts/bench_gpu",
+                name,
+                "--budget",
+                f"{settings.budget:g}",
+                f"--runs={settings.runs}",
+                *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
+            ]
         ),
         "name": name,
         "file_bytes": size,
@@ -124,8 +135,23 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _bench_widths(settings: Settings) -> tuple[str, ...]:
+    """As `tune`'s; without several texts on a build that cannot decode them, which the default leaves out."""
+    return () if settings.widths == WIDTHS else ("--widths", settings.widths)
+
+
+def _peer(settings: Settings, path: Path, benched: Mapping[str, Any]) -> dict[str, Any]:
+    """llama.cpp at what our side was measured at. Raises BenchFailed."""
+    assert settings.peer is not None
+    ours = benched["tuned"]
+    prompts = sorted({*map(int, ours.get("prompts", {})), llama_bench.PROMPT})
+    texts = sorted(map(int, ours.get("batches", {})))
+    return llama_bench.measure(settings.peer, path, [int(d) for d in ours["decode"]], settings.runs, prompts, texts)
+
+
 def summary(bench: Mapping[str, Any]) -> dict[str, Any]:
-    """The tuned side's numbers that tables show: from an empty context, and from the deepest one.
+    """The tuned side's numbers that tables show: from an empty context, from the deepest one, prompts in milliseconds,
+    and texts together in tokens per second of all.
 
     kept: the deep rate as a share of what it were if the cached tokens cost no more than reading them at the measured
     bandwidth.
@@ -141,6 +167,8 @@ def summary(bench: Mapping[str, Any]) -> dict[str, Any]:
         "share": first["share"],
         "kernels_per_token": first["kernels_per_token"],
         "prefill_tok_s": bench["tuned"]["prefill_tok_s"],
+        "prompt_ms": {n: 1e3 * int(n) / row["tok_s"] for n, row in bench["tuned"].get("prompts", {}).items()},
+        "batch_tok_s": {n: row["tok_s"] for n, row in bench["tuned"].get("batches", {}).items()},
         "depth": int(depths[-1]),
         "deep_tok_s": last["tok_s"],
         "kept": last["tok_s"] / possible,
@@ -168,6 +196,30 @@ def table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def wide_table_of(documents: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Many tokens at once, and what the other engine did; None where nothing was measured."""
+    table = Table(title="many tokens at once, tuned: ours, and llama.cpp's where it ran beside")
+    prompts = sorted({n for d in documents.values() for n in d["summary"]["prompt_ms"]}, key=int)
+    texts = sorted({n for d in documents.values() for n in d["summary"]["batch_tok_s"]}, key=int)
+    if not prompts and not texts:
+        return None
+    table.add_column("model")
+    for heading in (*(f"{n} tokens, ms" for n in prompts), *(f"{n} texts, tok/s" for n in texts)):
+        table.add_column(heading, justify="right")
+    for name, document in documents.items():
+        s, theirs = document["summary"], (document["peer"] or {}).get("best_tok_s", {})
+        cells = [_beside(s["prompt_ms"].get(n), 1e3 * int(n) / r if (r := theirs.get(f"prompt_{n}")) else None, 2)
+                 for n in prompts]  # fmt: skip
+        cells += [_beside(s["batch_tok_s"].get(n), theirs.get(f"batch_{n}"), 0) for n in texts]
+        table.add_row(name, *cells)
+    return table
+
+
+def _beside(ours: float | None, theirs: float | None, digits: int) -> str:
+    shown = "–" if ours is None else f"{ours:,.{digits}f}"
+    return shown if theirs is None else f"{shown} ({theirs:,.{digits}f})"
+
+
 def _measured(peer: Mapping[str, Any] | None) -> dict[str, Any]:
     """What llama-bench measured, as a Mark."""
     if peer is None:
@@ -184,7 +236,7 @@ def _range(rates: tuple[int, ...]) -> str:
     return "–".join(f"{rate:,}" for rate in rates) or "–"
 
 
-def _file(name: str, folder: Path) -> Path:
+def model_file(name: str, folder: Path) -> Path:
     wanted = parse(name)
     if wanted is None:
         try:
@@ -216,6 +268,10 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.monotonic() - start
 
 
+def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return ",".join(WidthNames().convert(value, param, ctx))
+
+
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--device", default="cuda:0", show_default=True)
@@ -224,8 +280,9 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 @click.option(
     "--peer",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="llama.cpp's llama-bench, to run beside.",
+    help="llama.cpp's llama-bench, to run beside; llama-batched-bench is looked for in its folder.",
 )
+@click.option("--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured.")
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(
@@ -237,6 +294,7 @@ def main(
     budget: float,
     runs: int,
     peer: Path | None,
+    widths: str,
     db: Path | None,
     folder: Path | None,
     out: Path | None,
@@ -254,7 +312,7 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer)
+        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths)
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:
@@ -268,6 +326,8 @@ def main(
             documents[name] = document
     if documents:
         screen.print(table_of(documents))
+        if (wide := wide_table_of(documents)) is not None:
+            screen.print(wide)
     if missing := [name for name in chosen if name not in documents]:
         raise click.ClickException(f"not measured: {', '.join(missing)}; the messages are above")
 

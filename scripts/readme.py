@@ -155,6 +155,84 @@ def gpu() -> str:
     return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
 
 
+def gpu_wide() -> str:
+    """Many tokens at once: prompts and several texts of every model of every chip, llama.cpp's beside them."""
+    parts = []
+    for chip, documents in results().items():
+        measured = [d for d in documents if d["summary"].get("prompt_ms") or d["summary"].get("batch_tok_s")]
+        if not measured:
+            continue
+        prompts = sorted({n for d in measured for n in d["summary"]["prompt_ms"]} - {"2048"}, key=int)
+        texts = sorted({n for d in measured for n in d["summary"]["batch_tok_s"]}, key=int)
+        columns = [
+            *(f"prompt of {n}, ms" for n in prompts), "of 2,048, tok/s", *(f"{n} texts, tok/s" for n in texts)
+        ]  # fmt: skip
+        lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for d in sorted(measured, key=lambda d: -d["summary"]["decode_tok_s"]):
+            s, theirs = d["summary"], (d.get("peer") or {}).get("best_tok_s", {})
+            cells = [_beside(s["prompt_ms"].get(n), theirs.get(f"prompt_{n}"), int(n)) for n in prompts]
+            cells.append(_beside(s["prefill_tok_s"], theirs.get("prefill")))
+            cells += [_beside(s["batch_tok_s"].get(n), theirs.get(f"batch_{n}")) for n in texts]
+            lines.append(f"| {d['name']} | {' | '.join(cells)} |")
+        settings = measured[0]["bench"]["settings"]
+        together = f"{settings.get('text_prompt')} + {settings.get('text_tokens')}"
+        words = (
+            f"{chip}, {max(d['date'] for d in measured)[:10]}, tuned; medians. A prompt ends when its first token is "
+        )
+        words += f"there. Texts of {together} tokens are decoded together, and the tokens of all are counted."
+        if any(d.get("peer") for d in measured):
+            words += " In brackets llama.cpp, on the same file right after, at the better of its settings."
+        parts.append("\n".join([*lines, "", words]))
+    return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
+
+
+def _beside(ours: float | None, theirs: float | None, tokens: int = 0) -> str:
+    """Ours and, in brackets, the other engine's tokens a second; tokens: of a prompt whose milliseconds are shown, which
+    ours are already."""
+    if tokens:
+        shown = "–" if ours is None else f"{ours:.2f}"
+        return shown if theirs is None else f"{shown} ({1e3 * tokens / theirs:.1f})"
+    shown = "–" if ours is None else f"{ours:,.0f}"
+    return shown if theirs is None else f"{shown} ({theirs:,.0f})"
+
+
+def gpu_matmul() -> str:
+    """The product alone: the fastest algorithm at each number of tokens, and the library beside it."""
+    parts = []
+    for chip, documents in results("matmul").items():
+        for document in documents:
+            rows, library = document["results"], document["library"]
+            tokens = list(dict.fromkeys(row["tokens"] for row in rows))
+            lines = [f"| {chip}, µs | {' | '.join(f'{n:,}' for n in tokens)} |", "|---" * (len(tokens) + 1) + "|"]
+            for form, shape in dict.fromkeys((row["format"], row["shape"]) for row in rows):
+                here = [row for row in rows if (row["format"], row["shape"]) == (form, shape)]
+                cells = [_won([row for row in here if row["tokens"] == n], library) for n in tokens]
+                lines.append(f"| {shape} {form} | {' | '.join(cells)} |")
+            text = f"The fastest algorithm's microseconds and, in brackets, those of {library} of a matrix expanded before."
+            parts.append("\n".join([*lines, "", text]))
+    return "\n\n".join(parts) or none_yet("./scripts/bench_matmul")
+
+
+def _won(rows: list[dict[str, Any]], library: str) -> str:
+    ours = min((row for row in rows if row["algorithm"] != library), key=lambda row: row["us"], default=None)
+    beside = next((f" ({row['us']:.1f})" for row in rows if row["algorithm"] == library), "")
+    return "–" if ours is None else f"{ours['us']:.1f} {ours['algorithm']}{beside}"
+
+
+def gpu_memory() -> str:
+    """What many texts at once take of a GPU's memory."""
+    lines = ["| | weights, GB | keys and values | torch at most | beyond both | the device beyond both |"]
+    lines.append("|---" * 6 + "|")
+    texts = []
+    for chip, documents in results("memory").items():
+        for document in documents:
+            for name, found in document["bytes"].items():
+                shown = (found[key] / 1e9 for key in ("weights", "kv", "peak", "beyond", "device_beyond"))
+                lines.append(f"| {name} on {chip} | {' | '.join(f'{size:.2f}' for size in shown)} |")
+            texts.append(f"{document['texts']} texts of {document['positions']:,} tokens, {document['date'][:10]}.")
+    return "\n".join([*lines, "", *dict.fromkeys(texts)]) if texts else none_yet("./scripts/bench_memory")
+
+
 def _gpu_cells(document: dict[str, Any]) -> list[str]:
     s, mark = document["summary"], other_engine(document)
     other, ratio, prefill = "–", "–", f"{s['prefill_tok_s']:,.0f}"
@@ -279,7 +357,7 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"headline": headline, "runs": runs},
+    "README.md": {"headline": headline, "wide": gpu_wide, "runs": runs},
     "docs/models.md": {"architectures": architectures, "formats": weight_formats, "distances": distances},
     "docs/architecture.md": {"tree": architecture},
     "benchmarks/README.md": {
@@ -287,6 +365,9 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "peer": lambda: "\n\n".join(peer(document) for document in cpu("cpu")),
         "accuracy": lambda: accuracy({"models": {k: v for d in cpu("accuracy_cpu") for k, v in d["models"].items()}}),
         "gpu": gpu,
+        "gpu-wide": gpu_wide,
+        "gpu-matmul": gpu_matmul,
+        "gpu-memory": gpu_memory,
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,
         "gpu-demo": gpu_demo,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PROMPTS = '{"prompt": "One, two,", "tokens": 8}\n{"messages": [{"role": "user", "content": "Hello"}]}\n'
 TYPED = "Tell me a story.\n/exit\n"  # for what reads from a terminal
 FIND_MODEL = "import sys; sys.path.insert(0, 'scripts'); from peer.files import real_model; print(real_model())"
 
@@ -81,6 +82,7 @@ def run(folder: Path, installed: str | None) -> None:
                 [python, "-c", FIND_MODEL], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, check=True
             )
             (clone / "model.gguf").symlink_to(found.stdout.strip())
+            (clone / "prompts.jsonl").write_text(PROMPTS)
         begun = time.monotonic()
         line = command if setup else begin + command.replace("python -", f'"{python}" -', 1)
         done = subprocess.run(

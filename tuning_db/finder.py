@@ -43,11 +43,14 @@ class Family:
         return Family(entries, [row for row in self.from_shipped if row is not found])
 
     def nearest(self, problem: str, fingerprint: str) -> tuple[int | Row, float] | None:
-        """The id, or the shipped row, and how many doublings away it is."""
+        """The id, or the shipped row, and how many doublings away it is; none whose number of tokens at once is too far
+        from this one's (`keys.WIDEST_STEP`)."""
         if self._logs is None:
             return None
-        away = np.sqrt(np.square(self._logs - np.frombuffer(keys.logs(problem), "<f8")).sum(1))
+        apart = self._logs - np.frombuffer(keys.logs(problem), "<f8")
+        away = np.sqrt(np.square(apart).sum(1))
         away[~np.isfinite(away)] = np.inf  # of a stored size that makes no sense
+        away[(np.abs(apart[:, keys.widths(problem)]) > keys.WIDEST_STEP).any(1)] = np.inf
         closest, ties = float(away.min()), []
         if closest == np.inf:
             return None

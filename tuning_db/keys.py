@@ -1,13 +1,21 @@
 """Parses a problem key: `op:name=value,...`, where a value is an integer or a bare word.
 
 `matvec:rows=576,cols=576,format=Q4_1` has the sizes rows and cols and the word format=Q4_1. Two problems are
-comparable when only their sizes differ. The rooms that write keys know what they mean; this file does not.
+comparable when only their sizes differ. The rooms that write keys know what they mean; this file knows of one thing: how
+many tokens a kernel has at once decides which algorithm is fastest, more than any other size does.
 """
 
 import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+
+WIDTHS = ("tokens", "sequences")
+"""Sizes that say how many tokens a kernel has at once."""
+WIDEST_STEP = 1.0
+"""Doublings of such a size up to which one problem's winner is an answer for another: its next power of two and the one
+before. Further away another algorithm wins, and a template's default, which depends on these sizes, is the better guess.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,11 @@ def distance(one: ProblemKey, other: ProblemKey) -> float | None:
     return math.sqrt(
         sum(math.log2((a + 1) / (b + 1)) ** 2 for (_, a), (_, b) in zip(one.sizes, other.sizes, strict=True))
     )
+
+
+def widths(key: str) -> list[int]:
+    """Which of a key's sizes, by their place in it, are of WIDTHS."""
+    return [place for place, (name, _) in enumerate(parse(key).sizes) if name in WIDTHS]
 
 
 def differences(wanted: ProblemKey, found: ProblemKey) -> str:

@@ -10,6 +10,9 @@ from tuning_db.field_checks import Fields
 
 SIDES = ("untuned", "tuned")
 PREFILL = -1  # beside the depths of decoding
+PROMPT, BATCH = "prompt", "batch"
+What = int | tuple[str, int]
+"""What was measured: decoding after a depth, PREFILL, a prompt of so many tokens, or so many texts decoded together."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,15 @@ class Decode:
     @property
     def gb_s(self) -> float:
         return self.bytes * self.tok_s / 1e9
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Many tokens at once: tokens a second, of a prompt or of all texts together; the median of the runs and their
+    range."""
+
+    tok_s: float
+    tok_s_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class KernelTime:
 class Side:
     """One of the two engines that are compared. decode: by depth, the cached tokens before; kernels: a token's;
     load_s: seconds that loading took; first_token_s: that and the first prompt, which is the prefill's; None if
-    unknown."""
+    unknown. prompts: by tokens, beside the prefill's; batches: by texts that are decoded together."""
 
     prefill_tok_s: float
     decode: Mapping[int, Decode]
@@ -60,6 +72,8 @@ class Side:
     prefill_range: tuple[float, float] | None = None
     load_s: float | None = None
     first_token_s: float | None = None
+    prompts: Mapping[int, Rate] = field(default_factory=dict)
+    batches: Mapping[int, Rate] = field(default_factory=dict)
 
     @property
     def shallowest(self) -> Decode:
@@ -73,7 +87,7 @@ class Side:
 class ModelBenchmark:
     """model: the file's name; read_gb_s: the best read bandwidth that was measured; sources: where the tuned engine's
     configurations come from, by problem; settings: how it was measured, "cache_bytes" being the device's last-level
-    cache; speedups: by depth, and PREFILL."""
+    cache; speedups: of all that was measured."""
 
     model: str
     chip: str
@@ -84,7 +98,7 @@ class ModelBenchmark:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    speedups: Mapping[int, Speedup] = field(default_factory=dict)
+    speedups: Mapping[What, Speedup] = field(default_factory=dict)
 
     @property
     def sides(self) -> Mapping[str, Side]:
@@ -108,13 +122,13 @@ class ModelBenchmark:
             "settings": dict(self.settings),
             "sources": dict(self.sources),
             "speedups": {
-                "prefill" if depth == PREFILL else str(depth): {
+                _name(what): {
                     "median": speedup.median,
                     "ratios": list(speedup.ratios),
                     "alternating": speedup.alternating,
                     "verdict": speedup.verdict,
                 }
-                for depth, speedup in self.speedups.items()
+                for what, speedup in self.speedups.items()
             },
             **{name: self._side_document(side) for name, side in self.sides.items()},
             "operations": {
@@ -134,6 +148,8 @@ class ModelBenchmark:
         return {
             "load_s": side.load_s, "first_token_s": side.first_token_s,
             "prefill_tok_s": side.prefill_tok_s, "prefill_tok_s_range": spread, "decode": decode,
+            "prompts": {str(tokens): _rate_document(rate) for tokens, rate in side.prompts.items()},
+            "batches": {str(texts): _rate_document(rate) for texts, rate in side.batches.items()},
         }  # fmt: skip
 
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
@@ -141,6 +157,17 @@ class ModelBenchmark:
             "kernel": row.kernel, "count": row.count, "us": row.us, "us_each": row.us_each, "bytes": row.bytes,
             "gb_s": row.gb_s, "share": self.share(row.gb_s),
         }  # fmt: skip
+
+
+def _name(what: What) -> str:
+    """As documents call it: "0" for a depth, "prefill", "prompt 16", "batch 8"."""
+    if isinstance(what, tuple):
+        return f"{what[0]} {what[1]}"
+    return "prefill" if what == PREFILL else str(what)
+
+
+def _rate_document(rate: Rate) -> dict[str, Any]:
+    return {"tok_s": rate.tok_s, "tok_s_range": list(rate.tok_s_range)}
 
 
 _RATE, _SIZE, _US = f.number(0, 1e12), f.number(0, 1e18), f.number(0, 1e15)
@@ -158,7 +185,7 @@ def parse(document: Any) -> ModelBenchmark:
         device.take("read_gb_s", f.number(1e-9, 1e9)), untuned, tuned,
         {name: str(version) for name, version in versions.items()},
         made.take("settings", f.mapping_of(f.document), {}),
-        speedups={_depth(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},
+        speedups={_what(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},
     )  # fmt: skip
 
 
@@ -168,15 +195,37 @@ def _side(side: Fields, operations: list[Fields]) -> Side:
     if not decode:
         raise ValueError(f"{side.where} has no decode rates")
     spread = side.take("prefill_tok_s_range", f.maybe(f.tuple_of(_RATE, _RATE)), None)
-    seconds = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
+    load_s, first_token_s = (side.take(name, f.maybe(_SECONDS), None) for name in ("load_s", "first_token_s"))
     kernels = tuple(map(_kernel, operations))
-    return Side(side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), *seconds)
+    prompts, batches = ({_count(n): _rate(row) for n, row in side.object(name, {}).each().items()} for name in _WIDE)
+    return Side(
+        side.take("prefill_tok_s", _RATE), decode, kernels, spread and tuple(spread), load_s, first_token_s, prompts,
+        batches,
+    )  # fmt: skip
+
+
+_WIDE = ("prompts", "batches")
+
+
+def _rate(row: Fields) -> Rate:
+    tok_s = row.take("tok_s", _RATE)
+    low, high = row.take("tok_s_range", f.tuple_of(_RATE, _RATE), (tok_s, tok_s))
+    return Rate(tok_s, (low, high))
+
+
+def _count(name: str) -> int:
+    if not (name.isascii() and name.isdecimal() and len(name) < 10):
+        raise ValueError(f"{f.shown(name)} is no number of tokens")
+    return int(name)
+
+
+def _what(name: str) -> What:
+    kind, _, count = name.partition(" ")
+    return (kind, _count(count)) if kind in (PROMPT, BATCH) else _depth(name)
 
 
 def _depth(name: str) -> int:
-    if name != "prefill" and not (name.isascii() and name.isdecimal() and len(name) < 10):
-        raise ValueError(f"{f.shown(name)} is no number of tokens")
-    return PREFILL if name == "prefill" else int(name)
+    return PREFILL if name == "prefill" else _count(name)
 
 
 def _speedup(row: Fields) -> Speedup:

@@ -24,6 +24,7 @@ class CpuBackend:
     """See `model_benchmark.Backend`. Bandwidth and steps are measured in every turn, since a CPU's clocks drift."""
 
     PROMPT, DEPTHS, CAPTURED_ALONE = 512, (0,), False
+    WIDTHS, PROMPTS, TEXTS = ("prompt",), (16, 64, 256), (8,)
 
     def __init__(self) -> None:
         self.device = machine.detect()

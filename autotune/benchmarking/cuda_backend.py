@@ -21,6 +21,7 @@ class CudaBackend:
     """See `model_benchmark.Backend`."""
 
     PROMPT, DEPTHS, CAPTURED_ALONE = 2048, (0, 4096), True
+    WIDTHS, PROMPTS, TEXTS = ("prompt", "batch"), (16, 64, 256, 512, 2048), (8, 32)
 
     def __init__(self, db: TuningDB, index: int):
         self.device = machine.detect(index)

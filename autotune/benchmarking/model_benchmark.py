@@ -1,4 +1,5 @@
-"""Benchmarks a model on a device, untuned against tuned: prefill, decoding, and where a token's time goes.
+"""Benchmarks a model on a device, untuned against tuned: prefill, decoding, prompts of several lengths, several texts
+together, and where a token's time goes.
 
 One of the places that know both the tuner and the engine. Both engines are loaded and take turns, so that a machine
 that drifts drifts for both; where memory holds only one, they are measured one after the other. Decoding is timed as a
@@ -9,20 +10,33 @@ import importlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 import model
-from autotune.benchmarking.benchmark_result import PREFILL, SIDES, Decode, KernelTime, ModelBenchmark, Side
+from autotune.benchmarking import several_texts
+from autotune.benchmarking.benchmark_result import (
+    BATCH,
+    PREFILL,
+    PROMPT,
+    SIDES,
+    Decode,
+    KernelTime,
+    ModelBenchmark,
+    Rate,
+    Side,
+    What,
+)  # fmt: skip
 from autotune.benchmarking.speedup import Speedup
 from autotune.runner.versions import versions
 from kernel_templates.device import Device
 from model.engine import Model, parse_device
 from model.errors import ModelError
 from model.sampling import Sampler
+from model.sequences import Sequences
 from tuning_db import TuningDB
 
 BACKENDS = {"cpu": "autotune.benchmarking.cpu_backend", "cuda": "autotune.benchmarking.cuda_backend"}
@@ -37,6 +51,10 @@ class Backend(Protocol):
     PROMPT: int
     """Default number of tokens of the prompt."""
     DEPTHS: tuple[int, ...]
+    WIDTHS: tuple[str, ...]
+    """What is measured beside decoding and that prompt, unless a user says otherwise: of `model.widths.WIDTHS`."""
+    PROMPTS: tuple[int, ...]
+    TEXTS: tuple[int, ...]
     CAPTURED_ALONE: bool
     """Whether `kernels` are timed by themselves; if not, inside the token."""
     device: Device
@@ -65,17 +83,21 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A request for measurements. depths: cached tokens to decode after, in order."""
+    """A request for measurements. depths: cached tokens to decode after, in order; prompts: tokens of further prompts;
+    texts: how many are decoded together."""
 
     prompt: int
     tokens: int
     runs: int
     depths: tuple[int, ...]
+    prompts: tuple[int, ...] = ()
+    texts: tuple[int, ...] = ()
 
     @property
     def room(self) -> int:
         """Positions of the cache that all of it needs."""
-        return max(self.prompt + 1, *(self.end(depth) for depth in self.depths))
+        together = several_texts.PROMPT + several_texts.TOKENS + 1 if self.texts else 0
+        return max(self.prompt + 1, together, *(p + 1 for p in self.prompts), *(self.end(d) for d in self.depths))
 
     def end(self, depth: int) -> int:
         return max(depth, SHORT) + self.tokens
@@ -90,24 +112,32 @@ class Request:
         if not depths or self.prompt + 1 > context:
             need = max(self.prompt + 1, self.end(self.depths[0]))
             raise ModelError(f"this needs a context of {need} tokens and the model has {context}; ask for fewer")
-        return Request(self.prompt, self.tokens, self.runs, depths)
+        prompts = tuple(prompt for prompt in self.prompts if prompt + 1 <= context)
+        texts = self.texts if context > several_texts.PROMPT + several_texts.TOKENS else ()
+        return Request(self.prompt, self.tokens, self.runs, depths, prompts, texts)
 
 
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (), nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
+    depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
-    progress: is told in words what is done next. Without a prompt or depths, the backend's defaults. Depths past what
-    the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
+    widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
+    usually asked for, as far as it can. progress: is told in words what is done next. Without a prompt or depths, the
+    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
-    request = Request(prompt or backend.PROMPT, tokens, runs, tuple(sorted(set(depths or backend.DEPTHS))))
+    wanted, main = backend.WIDTHS if widths is None else widths, prompt or backend.PROMPT
+    request = Request(
+        main, tokens, runs, tuple(sorted(set(depths or backend.DEPTHS))),
+        tuple(p for p in backend.PROMPTS if p != main) if PROMPT in wanted else (),
+        backend.TEXTS if BATCH in wanted else (),
+    )  # fmt: skip
     together = backend.holds_both(Path(path).stat().st_size)
     measured: dict[str, Side] = {}
-    rates: dict[str, dict[int, np.ndarray]] = {}
+    rates: dict[str, dict[What, np.ndarray]] = {}
     sources: dict[str, str] = {}
     for sides in [SIDES] if together else [(side,) for side in SIDES]:
         with ExitStack() as opened:
@@ -116,17 +146,22 @@ def benchmark(
                 progress(f"loading the {side} engine")
                 engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
                 engines[side] = opened.enter_context(closing(engine))
-            found, first = _rates(engines, request, backend, progress)
+            asked = request.within(next(iter(engines.values())).context)
+            together_texts = _sequences(engines, asked, needed=widths is not None)
+            if not together_texts:
+                asked = replace(asked, texts=())
+            found, first = _rates(engines, asked, backend, together_texts, progress)
             rates |= found
             progress("the kernels of a token")
-            measured |= _sides(engines, found, first, request, backend)
+            measured |= _sides(engines, found, first, asked, backend)
             if "tuned" in engines:
                 sources = {p.key: c.source.value for p, c in engines["tuned"].choices.items()}
-            del engine, engines  # the memory goes with the last reference
+            del engine, engines, together_texts  # the memory goes with the last reference
         backend.release()
     settings = {
         "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
+        "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
     }  # fmt: skip
     before, after = rates["untuned"], rates["tuned"]
     speedups = {what: Speedup.of(before[what].tolist(), after[what].tolist(), together) for what in before}
@@ -137,18 +172,32 @@ def benchmark(
     )  # fmt: skip
 
 
+def _sequences(engines: Mapping[str, Model], request: Request, needed: bool) -> dict[str, Sequences]:
+    """What decodes several texts, for each side; none where that is not asked for, or cannot be and is not `needed`.
+    Raises ModelError where it is."""
+    if not request.texts:
+        return {}
+    try:
+        return {side: engine.runner.open_sequences(max(request.texts)) for side, engine in engines.items()}
+    except ModelError:
+        if needed:
+            raise
+        return {}
+
+
 def _rates(
-    engines: Mapping[str, Model], request: Request, backend: Backend, progress: Callable[[str], None]
-) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, float]]:
-    """Runs a second of each side, in turn: of a decoded token by depth, and of the whole prefill. And the seconds from
-    the beginning of each side's loading to the end of its first prefill, without what was between them."""
-    request = request.within(next(iter(engines.values())).context)
-    seconds: dict[str, dict[int, list[float]]] = {side: {} for side in engines}
+    engines: Mapping[str, Model], request: Request, backend: Backend, sequences: Mapping[str, Sequences],
+    progress: Callable[[str], None],
+) -> tuple[dict[str, dict[What, np.ndarray]], dict[str, float]]:  # fmt: skip
+    """Runs a second of each side, in turn: of a decoded token by depth, of whole prompts, of a step of several texts.
+    And the seconds from the beginning of each side's loading to the end of its first prefill, without what was between
+    them."""
+    seconds: dict[str, dict[What, list[float]]] = {side: {} for side in engines}
     first: dict[str, float] = {}
     for number in range(-1, request.runs):  # the first turn warms up: graphs are captured when first needed
         for side in list(engines)[:: 1 if number % 2 else -1]:
             progress(f"{side}, {f'round {number + 1} of {request.runs}' if number >= 0 else 'warming up'}")
-            turn = _turn(engines[side], request)
+            turn = _turn(engines[side], request, sequences.get(side))
             if number < 0:
                 first[side] = engines[side].load_s + turn[PREFILL]
                 engines[side].runner.warm_up()
@@ -160,7 +209,7 @@ def _rates(
 
 
 def _sides(
-    engines: Mapping[str, Model], rates: Mapping[str, Mapping[int, np.ndarray]], first: Mapping[str, float],
+    engines: Mapping[str, Model], rates: Mapping[str, Mapping[What, np.ndarray]], first: Mapping[str, float],
     request: Request, backend: Backend,
 ) -> dict[str, Side]:  # fmt: skip
     found = {}
@@ -168,12 +217,23 @@ def _sides(
         decode = {
             depth: _decode(engine, backend, request.middle(depth), per_second)
             for depth, per_second in rates[side].items()
-            if depth != PREFILL
+            if isinstance(depth, int) and depth != PREFILL
         }
         prefill, kernels = request.prompt * rates[side][PREFILL], backend.kernels(side, engine, request.middle(0))
         spread = float(prefill.min()), float(prefill.max())
-        found[side] = Side(float(np.median(prefill)), decode, tuple(kernels), spread, engine.load_s, first[side])
+        wide = {
+            kind: {w[1]: _rate(w[1] * n) for w, n in rates[side].items() if isinstance(w, tuple) and w[0] == kind}
+            for kind in (PROMPT, BATCH)
+        }
+        found[side] = Side(
+            float(np.median(prefill)), decode, tuple(kernels), spread, engine.load_s, first[side], wide[PROMPT],
+            wide[BATCH],
+        )  # fmt: skip
     return found
+
+
+def _rate(tok_s: np.ndarray) -> Rate:
+    return Rate(float(np.median(tok_s)), (float(tok_s.min()), float(tok_s.max())))
 
 
 def _decode(engine: Model, backend: Backend, position: int, rates: np.ndarray) -> Decode:
@@ -181,17 +241,24 @@ def _decode(engine: Model, backend: Backend, position: int, rates: np.ndarray) -
     return Decode(float(np.median(rates)), (float(rates.min()), float(rates.max())), size, kernels)
 
 
-def _turn(engine: Model, request: Request) -> dict[int, float]:
-    """Seconds: of the prefill, and by depth of a decoded token."""
-    ids = _prompt(engine, max(request.prompt, *request.depths, SHORT))
+def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[What, float]:
+    """Seconds: of the prefill, by depth of a decoded token, of each prompt, and of a step of several texts."""
+    ids = _prompt(engine, max(request.prompt, *request.depths, *request.prompts, SHORT, several_texts.PROMPT))
     engine.reset()
-    found = {PREFILL: _seconds(engine, ids[: request.prompt], 1)}
+    found: dict[What, float] = {PREFILL: _seconds(engine, ids[: request.prompt], 1)}
+    for tokens in request.prompts:
+        engine.reset()
+        found[PROMPT, tokens] = _seconds(engine, ids[:tokens], 1)
     for depth in request.depths:
         start = ids[: max(depth, SHORT)]
         engine.reset()
         _seconds(engine, start, 1)
         # The cache now holds all but the last token of the prompt: as many steps as tokens are timed.
         found[depth] = _seconds(engine, start, request.tokens) / request.tokens
+    for texts in request.texts if sequences is not None else ():
+        assert sequences is not None
+        prompt = ids[: several_texts.PROMPT]
+        found[BATCH, texts] = several_texts.seconds(sequences, texts, prompt) / several_texts.TOKENS
     return found
 
 

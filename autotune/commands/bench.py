@@ -36,24 +36,30 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
     multiple=True,
     help="Cached tokens to decode after; may be given again.  [default: 0, on a GPU also 4096]",
 )
+@options.widths_option(
+    "What is measured beside decoding and one prompt: prompt, more of them; batch, several texts together; decode, "
+    "neither.  [default: prompt, on a GPU prompt,batch]",
+    None,
+)
 @options.nvtx_option
 @options.device_option
 @options.threads_option
 @options.db_option
 @options.json_option
 def bench(
-    model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...], nvtx: bool, device: str,
-    db_path: Path | None, as_json: bool,
+    model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...],
+    widths: tuple[str, ...] | None, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
 
     Bandwidth is the bytes a token must read over its time; its share is of the device's measured read bandwidth. The
     second table says how long the kernels of each operation take: on a GPU captured alone, on the CPU inside the token.
+    Several texts are decoded together after prompts of 128 tokens, and the tokens of all are counted.
 
     \b
     Example:
       autotune bench model.gguf --prompt 512 --tokens 128
-      autotune bench model.gguf --device cuda:0 --depth 0 --depth 4096
+      autotune bench model.gguf --device cuda:0 --depth 0 --depth 4096 --widths prompt,batch
     """
     options.require(device)
     if nvtx and device == options.CPU:
@@ -64,7 +70,8 @@ def bench(
     open_gguf(model)  # a bad file is refused before the database is touched
     with options.open_database(db_path, readonly=False) as db, options.alone(device), output.steps() as progress:
         result = model_benchmark.benchmark(
-            model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, nvtx=nvtx, progress=progress
+            model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, widths=widths, nvtx=nvtx,
+            progress=progress,
         )  # fmt: skip
     if as_json:
         output.print_json(result.document())
@@ -90,12 +97,13 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     output.print_table(result.model, ("kernels", *numeric), lines, numeric)
     bandwidth.explain()
     for depth, speedup in result.speedups.items():
-        if depth != PREFILL:
+        if isinstance(depth, int) and depth != PREFILL:
             click.echo(f"decode after {depth} tokens: {speedup.verdict}")
     rates = ", ".join(f"{name} {_prefill(side)} tok/s" for name, side in result.sides.items())
     click.echo(f"prefill of {result.settings['prompt']} tokens: {rates}")
     if prefill := result.speedups.get(PREFILL):
         click.echo(f"prefill: {prefill.verdict}")
+    _print_wide(result)
     click.echo()
     numeric = ("count", "untuned µs", "tuned µs", "speed-up", "µs each", "MB", bandwidth.unit, output.SHARE)
     before = {row.kernel: row.us for row in result.untuned.kernels}
@@ -106,6 +114,26 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     output.print_table("Where a token's time goes", ("kernel", *numeric), lines, numeric)
     bandwidth.explain()
     click.echo(ALONE if result.captured_alone else INSIDE)
+
+
+def _print_wide(result: "ModelBenchmark") -> None:
+    """Prompts of several lengths and several texts together, where they were measured."""
+    from autotune.benchmarking.benchmark_result import BATCH, PROMPT
+
+    numeric = ("untuned tok/s", "tuned tok/s", "speed-up")
+    lines = []
+    for kind, name in ((PROMPT, "a prompt of {} tokens"), (BATCH, "{} texts together")):
+        rates = [side.prompts if kind == PROMPT else side.batches for side in (result.untuned, result.tuned)]
+        for count in rates[1]:
+            before, after = (side[count].tok_s if count in side else None for side in rates)
+            speedup = result.speedups.get((kind, count))
+            lines.append((
+                name.format(count), output.number(before), output.number(after), output.ratio(after, before),
+                "" if speedup is None else speedup.verdict,
+            ))  # fmt: skip
+    if lines:
+        click.echo()
+        output.print_table("Many tokens at once", ("what", *numeric, "verdict"), lines, numeric)
 
 
 class _Bandwidth:

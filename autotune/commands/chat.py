@@ -29,13 +29,14 @@ SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 0.95}
 @click.option("--system", metavar="TEXT", help="Instructions ahead of the conversation.  [default: the template's own]")
 @options.template_option
 @options.sampling_options(SAMPLING, tokens=512)
+@options.speculate_option
 @options.device_option
 @options.threads_option
 @options.db_option
 def chat(
     model: Path, system: str | None, template_args: dict[str, Any], tokens: int, temperature: float | None,
-    top_k: int | None, top_p: float | None, seed: int | None, context: int | None, untuned: bool, device: str,
-    db_path: Path | None,
+    top_k: int | None, top_p: float | None, seed: int | None, context: int | None, untuned: bool, speculate: str,
+    device: str, db_path: Path | None,
 ) -> None:  # fmt: skip
     """Keep a conversation with a model.
 
@@ -66,7 +67,7 @@ def chat(
             if COMMAND.fullmatch(line):
                 _command(line, talk)
                 continue
-            _answer(talk, line, tokens, sampler)
+            _answer(talk, line, tokens, sampler, speculate)
         except Exception as error:
             # In a terminal a message that is too long costs that message; in a pipe there is no one to repeat it.
             if not interactive or isinstance(error, OSError) or (text := one_line(error)) is None:
@@ -110,7 +111,7 @@ def _next_line(interactive: bool) -> str | None:
     return line.strip() if line else None
 
 
-def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
+def _answer(talk: Conversation, question: str, tokens: int, sampler, speculate: str) -> None:
     """Stream one answer to stdout and keep it, as far as it came when Ctrl-C stops it."""
     pieces: list[str] = []
     asked = stopped = False
@@ -119,7 +120,7 @@ def _answer(talk: Conversation, question: str, tokens: int, sampler) -> None:
         asked = True
         if dropped:
             output.note(f"the conversation outgrew the context: dropped its oldest {_turns(dropped)}")
-        for piece in talk.model.generate(prompt, tokens, sampler):
+        for piece in talk.model.generate(prompt, tokens, sampler, speculate=speculate):
             pieces.append(piece)
             click.echo(piece, nl=False)
             sys.stdout.flush()

@@ -20,7 +20,11 @@ def chat_tokens(model: "Model", messages: Sequence[Message], variables: Mapping[
 
     Raises ModelError when the template refuses them.
     """
-    rendered = model.chat.render(messages, variables=variables)
+    return encode_rendered(model, model.chat.render(messages, variables=variables))
+
+
+def encode_rendered(model: "Model", rendered: str) -> list[int]:
+    """Tokens of what the chat template made."""
     # Some templates write the BOS token themselves; the tokenizer must not put a second one before it.
     has_bos = bool(model.chat.bos_token) and rendered.startswith(model.chat.bos_token)
     return model.tokenizer.encode(rendered, add_bos=False if has_bos else None, parse_special=True)

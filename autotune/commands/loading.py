@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,8 +149,23 @@ def speed_line(timing: "Timing") -> str:
     cached = f" ({timing.cached} of them in the cache)" if timing.cached else ""
     return (
         f"prompt: {timing.prompt_tokens} tokens{cached}, {output.number(speed['prompt_tok_s'])} tok/s · "
-        f"text: {timing.tokens} tokens, {output.number(speed['decode_tok_s'])} tok/s"
+        f"text: {timing.tokens} tokens, {output.number(speed['decode_tok_s'])} tok/s{_speculation(timing)}"
     )
+
+
+def _speculation(timing: "Timing") -> str:
+    """What became of proposals, as a part of the line of speed; "" without speculation."""
+    done = timing.speculated
+    if done is None:
+        return ""
+    off = "; turned itself off, since single steps were faster" if done.off else ""
+    return f" · speculation: {done.proposed} proposed, {done.kept} kept, {done.passes} passes{off}"
+
+
+def speculation_document(timing: "Timing") -> dict[str, Any] | None:
+    """What became of proposals; None without speculation."""
+    done = timing.speculated
+    return None if done is None else asdict(done)
 
 
 def stop_reason(timing: "Timing", tokens: int, context: int) -> str | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 CPU = "cpu"
+WIDTHS = ("decode", "prompt", "batch")  # those of model.widths, which takes its time to import
 
 
 class DeviceName(click.ParamType):
@@ -31,6 +32,27 @@ class DeviceName(click.ParamType):
         if not re.fullmatch(r"cpu|cuda:\d{1,3}", value):
             self.fail(f"{value!r} is no device; give cpu or cuda:0.", param, ctx)
         return value
+
+
+class WidthNames(click.ParamType):
+    """Names of widths, comma-separated: `decode,prompt`."""
+
+    name = "widths"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(word.strip() for word in value.split(",")))
+        if unknown := [name for name in names if name not in WIDTHS]:
+            self.fail(f"no width is called {unknown[0][:40]!r}; give some of {','.join(WIDTHS)}.", param, ctx)
+        return names
+
+
+def widths_option(what: str, default: str | None) -> Callable[..., Any]:
+    """--widths, a tuple of names of `model.widths.WIDTHS`; None where there is no default and none is given."""
+    return click.option(
+        "--widths", type=WidthNames(), metavar="NAME,...", default=default, show_default=True, help=what
+    )
 
 
 model_argument = click.argument("model", metavar="MODEL.gguf", type=click.Path(path_type=Path))
@@ -63,6 +85,13 @@ threads_option = click.option(
 nvtx_option = click.option(
     "--nvtx", is_flag=True,
     help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, tokens slower.",
+)  # fmt: skip
+
+
+speculate_option = click.option(
+    "--speculate", type=click.Choice(["off", "ngram"]), default="off", show_default=True,
+    help="ngram: propose the tokens that followed the last ones earlier in the text, and verify several in one pass, "
+    "for texts that quote. Turns itself off where it is not faster. Sampled text keeps its distribution.",
 )  # fmt: skip
 
 

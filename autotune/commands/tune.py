@@ -1,8 +1,9 @@
 """`autotune tune`: search the kernels of one model on this machine, and keep the winners."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,30 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 
-EACH = ("trials", "budget", "ops", "context", "sampler", "objective", "seed")  # options that every worker gets
+EACH = (
+    "trials",
+    "budget",
+    "ops",
+    "widths",
+    "context",
+    "sampler",
+    "objective",
+    "seed",
+)  # options that every worker gets
 CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be tuned. alone: problems and how often a token runs each; layers: to be tuned in context, on a GPU;
+    passes: the problems of passes over many tokens, and how often a pass runs each."""
+
+    alone: "Mapping[Problem, int]" = field(default_factory=dict)
+    layers: "Sequence[Chain]" = ()
+    passes: "Mapping[Problem, int]" = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.alone) + len(self.layers) + len(self.passes)
 
 
 @click.command()
@@ -39,6 +62,10 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
     help="Time for all problems together; 0 sets no limit.  [default: 75 on the cpu, 150 on a GPU]",
 )
 @click.option("--op", "ops", metavar="NAME", multiple=True, help="Tune this operation only; may be given again.")
+@options.widths_option(
+    "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts.",
+    "decode,prompt",
+)
 @click.option(
     "--context",
     type=click.IntRange(min=1),
@@ -79,13 +106,14 @@ CPU_TRIALS, CPU_BUDGET_S = 40, 75.0
 @options.db_option
 @options.json_option
 def tune(
-    model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...], context: int | None,
-    sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
+    model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...],
+    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
     device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels, or one problem's, for this machine.
 
-    Every problem is tuned once, however many layers share it; on a GPU first alone, then in the captured layer. Each
+    Every problem is tuned once, however many layers share it; on a GPU first alone, then in the captured layer. What
+    reads many tokens at once, prompts unless --widths says otherwise, comes last, in three tenths of the time. Each
     trial is recorded as it is made: Ctrl-C keeps what was found, and the next run goes on from there. Where another
     process measures on the same device, this one waits for its end. PROBLEM is a key as `autotune db list` prints it;
     `autotune ops` lists the fields.
@@ -95,6 +123,7 @@ def tune(
       autotune tune model.gguf
       autotune tune model.gguf --device cuda:0
       autotune tune model.gguf --devices all
+      autotune tune model.gguf --device cuda:0 --widths decode,prompt,batch --budget 300
       autotune tune model.gguf --op matvec --op ffn --budget 300 --trials 200
       autotune tune matvec:rows=576,cols=1536,format=Q4_0,activation=int16
     """
@@ -105,7 +134,7 @@ def tune(
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
-    problems, layers = model_problems(model, ops, device, context)
+    wanted = model_problems(model, ops, device, context, widths)
     from autotune.runner.timeline import Timeline
     from autotune.tuning import shared_studies
     from autotune.tuning.tuner_base import TuneSettings
@@ -114,7 +143,7 @@ def tune(
     with ExitStack() as stack:
         server = stack.enter_context(shared_studies.opened(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
-        rows, in_context = [], []
+        rows, in_context, many = [], [], []
         interrupted: KeyboardInterrupt | None = None
         try:
             on_cpu = device == options.CPU
@@ -122,16 +151,17 @@ def tune(
                 settings = TuneSettings(trials, budget_s, sampler, seed, progress.report, progress.tell, server)
                 timeline = Timeline()
                 try:
-                    tuned = search(problems, layers, db, device, settings, objective, timeline)
+                    tuned = search(wanted, db, device, settings, objective, timeline)
                 finally:
                     _write(timeline, None if on_cpu else timeline_path)
-            alone = [result for result in tuned if result.problem in problems]
-            in_context = [tune_output.layer_row(result) for result in tuned if result.problem not in problems]
-            rows = [tune_output.row(result) for result in alone]
+            rows = [tune_output.row(result) for result in tuned if result.problem in wanted.alone]
+            in_context = [tune_output.layer_row(result) for result in tuned if result.problem in wanted.layers]
+            many = [tune_output.row(result) for result in tuned if result.problem in wanted.passes]
         except KeyboardInterrupt as interrupt:
             interrupted = interrupt
-            rows = tune_output.kept(db, here, problems)
-            in_context = tune_output.kept(db, here, dict.fromkeys(layers, 1))
+            rows = tune_output.kept(db, here, wanted.alone)
+            in_context = tune_output.kept(db, here, dict.fromkeys(wanted.layers, 1))
+            many = tune_output.kept(db, here, wanted.passes)
         path = db.path
     if as_json:
         document = {
@@ -142,13 +172,14 @@ def tune(
             "interrupted": interrupted is not None,
             "tuned": rows,
             "in_context": in_context,
+            "passes": many,
         }
         output.print_json(document)
     else:
-        tune_output.show(rows, in_context, interrupted is not None)
-        count, of = len(rows) + len(in_context), len(problems) + len(layers)
-        output.note(f"{count} of {of} problems have a winner in {path}")
-        hurried = sum(row["source"] == "searched" and row["trials"] == 1 for row in (*rows, *in_context))
+        every = (*rows, *in_context, *many)
+        tune_output.show(rows, in_context, many, interrupted is not None)
+        output.note(f"{len(every)} of {len(wanted)} problems have a winner in {path}")
+        hurried = sum(row["source"] == "searched" and row["trials"] == 1 for row in every)
         if hurried and trials != 1:
             output.note(f"for {hurried} of them one configuration is all that was tried; --budget gives them more time")
     if interrupted is not None:
@@ -165,22 +196,38 @@ def limits(device: str, trials: int | None, budget: float | None) -> tuple[int |
 
 
 def search(
-    problems: "Mapping[Problem, int]", layers: "Sequence[Chain]", db: "TuningDB", device: str,
-    settings: "TuneSettings", objective: str = "time", timeline: "Timeline | None" = None,
+    wanted: Wanted, db: "TuningDB", device: str, settings: "TuneSettings", objective: str = "time",
+    timeline: "Timeline | None" = None,
 ) -> "list[Tuned]":  # fmt: skip
-    """Tune the problems and then, on a GPU, the layers. Raises UserError when no configuration of one works."""
-    from autotune.tuning import sequential, target, tune_model
+    """Tune the problems, then, on a GPU, the layers, and then the passes. Raises UserError when no configuration of one
+    works."""
+    from autotune.tuning import target, tune_model
     from autotune.tuning.candidate_runner import TuneError
     from tuning_db.records import Objective
 
     try:
         if device == options.CPU:
-            return sequential.tune(problems, db, settings)
+            return _on_cpu(wanted, db, settings)
         chip = replace(target.of(device), objective=Objective(objective))
-        tuned, in_layers = tune_model.tune(problems, layers, db, chip, settings, timeline)
+        tuned, in_layers = tune_model.tune(wanted.alone, wanted.layers, db, chip, settings, timeline, wanted.passes)
         return [*tuned, *in_layers]
     except TuneError as error:
         raise UserError(str(error)) from error
+
+
+def _on_cpu(wanted: Wanted, db: "TuningDB", settings: "TuneSettings") -> "list[Tuned]":
+    """The passes get the share of the budget that they get on a GPU, and what the problems before left of theirs."""
+    from autotune.tuning import sequential, tune_model
+
+    begun, budget_s, found = time.monotonic(), settings.budget_s, []
+    if wanted.alone:
+        share = tune_model.token_share(True, bool(wanted.passes))
+        part = settings if budget_s is None else replace(settings, budget_s=budget_s * share)
+        found += sequential.tune(wanted.alone, db, part)
+    if wanted.passes:
+        left = None if budget_s is None else max(0.0, begun + budget_s - time.monotonic())
+        found += sequential.tune(wanted.passes, db, replace(settings, budget_s=left))
+    return found
 
 
 def _for_each_gpu(model: Path, storage: str | None, db_path: Path | None) -> None:
@@ -214,12 +261,13 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
 
 
 def model_problems(
-    path: Path, ops: tuple[str, ...], device: str, context: int | None
-) -> "tuple[Mapping[Problem, int], list[Chain]]":
-    """What the model needs alone and, on a GPU, in context, or the part of it that `--op` names; or the one problem
-    that `path` names. Raises UserError."""
+    path: Path, ops: tuple[str, ...], device: str, context: int | None, widths: Sequence[str] | None = None
+) -> Wanted:
+    """What the model needs for each of the widths, or the part of it that `--op` names; or the one problem that `path`
+    names. widths: None for the usual ones. Raises UserError."""
     from kernel_templates import registry
     from model import problems
+    from model import widths as passes
     from model.config import ModelConfig
     from model.engine import DEFAULT_CONTEXT
     from model.gguf_file import open_gguf
@@ -231,21 +279,31 @@ def model_problems(
         return _one_problem(named, ops, device)
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
+    capacity = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    chosen = tuple(widths or passes.USUAL)
+    backend = options.CPU if device == options.CPU else "cuda"
+    found: Mapping[Problem, int] = {}
     layers: list[Chain] = []
-    if device == options.CPU:
+    if "decode" in chosen and backend == options.CPU:
         found = problems.model_problems(config, file)
-    else:
-        capacity = min(DEFAULT_CONTEXT if context is None else context, config.context)
+    elif "decode" in chosen:
         found = problems.gpu_problems(config, file, capacity)
         layers = [layer for layer in problems.gpu_layers(config, file, capacity) if not ops or layer.op in ops]
-    chosen = {problem: count for problem, count in found.items() if not ops or problem.op in ops}
-    if not chosen and not layers:
-        raise UserError(f"--op: this model has no {' or '.join(ops)} to tune on {device}")
-    return chosen, layers
+    many = passes.width_problems(config, file, capacity, chosen, backend)
+
+    def of_ops(some: "Mapping[Problem, int]") -> "dict[Problem, int]":
+        return {problem: count for problem, count in some.items() if not ops or problem.op in ops}
+
+    wanted = Wanted(of_ops(found), layers, of_ops(many))
+    if not len(wanted):
+        what = f"--op: this model has no {' or '.join(ops)}" if ops else f"--widths: {' and '.join(chosen)} has nothing"
+        raise UserError(f"{what} to tune on {device}")
+    return wanted
 
 
-def _one_problem(named: "Problem", ops: tuple[str, ...], device: str) -> "tuple[Mapping[Problem, int], list[Chain]]":
+def _one_problem(named: "Problem", ops: tuple[str, ...], device: str) -> Wanted:
     """As `model_problems`. A layer is a chain: tuned in context."""
+    from kernel_templates import registry
     from kernel_templates.problem import Chain
 
     if ops:
@@ -253,5 +311,7 @@ def _one_problem(named: "Problem", ops: tuple[str, ...], device: str) -> "tuple[
     if isinstance(named, Chain):
         if device == options.CPU:
             raise UserError(f"{named.op} has no template for the cpu; give --device cuda:0, or tune its parts")
-        return dict.fromkeys(named.parts().values(), 1), [named]
-    return {named: 1}, []
+        return Wanted(dict.fromkeys(named.parts().values(), 1), [named])
+    if not registry.has_template(named.op, options.CPU if device == options.CPU else "cuda"):
+        raise UserError(f"{named.op} has no template for {device}; autotune ops lists what there is for which device")
+    return Wanted({named: 1})

@@ -93,9 +93,12 @@ def layer_row(result: Any) -> dict[str, Any]:
     }
 
 
-def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupted: bool) -> None:
-    """Both tables and what they come to."""
-    if not rows and not in_context:
+def show(
+    rows: list[dict[str, Any]], in_context: list[dict[str, Any]], many: list[dict[str, Any]], interrupted: bool
+) -> None:
+    """The tables and what they come to."""
+    every = (*rows, *in_context, *many)
+    if not every:
         output.note("nothing has a winner yet")
         return
     title = "Kept so far" if interrupted else "Tuned"
@@ -103,9 +106,11 @@ def show(rows: list[dict[str, Any]], in_context: list[dict[str, Any]], interrupt
         _show_alone(f"{title}, each alone" if in_context else title, rows)
     if in_context:
         _show_in_context(f"{title}, in context", in_context)
+    if many:
+        _show_many(f"{title}, many tokens at once", many)
     if any(_is_above(row) for row in (*rows, *in_context)):
         click.echo(_ABOVE)
-    for row in (*rows, *in_context):
+    for row in every:
         if row["kept"] or _is_slower(row):
             click.echo(f"{row['problem']}: {row['reason']}")
 
@@ -145,6 +150,31 @@ def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
     if known:
         mean = math.exp(sum(math.log(row["isolated_ns"] / row["best_ns"]) for row in known) / len(known))
         click.echo(f"in context {mean:.2f}× the speed of what won alone (geometric mean)")
+
+
+def _show_many(title: str, rows: list[dict[str, Any]]) -> None:
+    """Problems of passes: they compute as much as they read, so what is shown is both rates."""
+    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "TFLOP/s", "trials", "failed")
+    lines = [
+        (
+            row["problem"], str(row["count"]), output.micros(row["default_ns"]),
+            *_common(row, row["default_ns"])[:3], output.number(_tflop_s(row), 2), *_common(row, None)[-2:],
+        )
+        for row in rows
+    ]  # fmt: skip
+    output.print_table(title, ("problem", *numeric), lines, numeric)
+    known = [row for row in rows if _is_time(row["default_ns"])]
+    if known:
+        mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))
+        click.echo(f"geometric mean speed-up {mean:.2f}×")
+
+
+def _tflop_s(row: dict[str, Any]) -> float:
+    """10^12 multiplications and additions a second."""
+    from kernel_templates import registry
+
+    problem = registry.parse_problem(row["problem"])
+    return registry.get(problem.op).work(problem).ops / row["best_ns"] / 1e3
 
 
 def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from autotune.precision.precision_result import (
     ModelPrecision,
     OperationError,
 )
+from autotune.precision.prompt_alone import prompt_of
 from kernel_templates.cpu import machine
 from model.config import ModelConfig
 from model.engine import Model
@@ -66,14 +67,14 @@ def measure(
     positions = sorted({round(p) for p in np.linspace(0, len(tokens) - 1, POSITIONS)})
     operations: list[OperationError] = []
     activations: list[Activation] = []
-    kernels, prefill, config = kernels_of(engine.runner), engine.runner.prefill, engine.config
+    kernels, prompt, config = kernels_of(engine.runner), prompt_of(engine.runner), engine.config
 
     def watch(layer: int, trace: LayerTrace) -> None:
         progress(f"layer {layer + 1} of {config.layers}: each operation alone")
         activations.append(extremes.activation(layer, trace))
         ordered = in_kernels_order(config, trace)
         operations.extend(decode_errors(kernels, layer, ordered, positions))
-        operations.extend(prompt_errors(kernels, prefill, layer, ordered))
+        operations.extend(prompt_errors(kernels, prompt, layer, ordered))
 
     engine.reset()  # the cache is written over
     hidden = reference_hidden(engine.file, tokens, engine.context, watch)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from autotune.precision.kernels_alone import PARTS, KernelsAlone
 from autotune.precision.precision_result import WHOLE_LAYER, OperationError
+from autotune.precision.prompt_alone import PromptAlone
 from model.config import ModelConfig
-from model.prefill import Prefill
 from model.reference import LayerTrace
 from model.weights import halves_order
 
@@ -92,25 +92,21 @@ def _decode_at(kernels: KernelsAlone, layer: int, t: LayerTrace, p: int, errors:
     _add_delta(errors, WHOLE_LAYER, run(*PARTS, x=t.before[p])["x"], t.before[at], t.after[at], p)
 
 
-def prompt_errors(kernels: KernelsAlone, prefill: Prefill, layer: int, t: LayerTrace) -> Iterator[OperationError]:
-    """Of the steps of a prompt of all tokens, chunk by chunk; t: in the kernels' order."""
-    errors, steps = Errors("prompt", layer), prefill.steps[layer]
-    count = len(t.before)
+def prompt_errors(kernels: KernelsAlone, prompt: PromptAlone, layer: int, t: LayerTrace) -> Iterator[OperationError]:
+    """Of the operations of a prompt of all tokens, chunk by chunk; t: in the kernels' order."""
+    errors, count = Errors("prompt", layer), len(t.before)
     with kernels.here():
         kernels.write_cache(layer, t.k, t.v)
-        for first in range(0, count, prefill.most):
-            end = min(first + prefill.most, count)
-            at, chunks = slice(first, end), prefill.chunks(first, end - first)
+        for first in range(0, count, prompt.most):
+            at = slice(first, min(first + prompt.most, count))
 
-            def run(parts: Sequence[str], at: slice = at, chunks: dict = chunks, **inputs: Tensor) -> dict[str, Tensor]:
+            def run(parts: Sequence[str], at: slice = at, **inputs: Tensor) -> dict[str, Tensor]:
                 """Leaves the cache exact again."""
-                buffers = {name: value[at].to(kernels.device) for name, value in inputs.items()}
-                for step in steps:
-                    if step.link.prefix in parts:
-                        buffers |= prefill.run_step(step, chunks, buffers)
+                given = {name: value[at] for name, value in inputs.items()}
+                made = prompt.run(layer, parts, at.start, at.stop - at.start, given)
                 keys, values = kernels.read_cache(layer, at.start, at.stop)
                 kernels.write_cache(layer, t.k[at], t.v[at], at.start)
-                return {**buffers, "keys": keys, "values": values}
+                return {**made, "keys": keys, "values": values}
 
             made = run(PARTS[:1], x=t.before)
             for output, name, wanted in (("queries", "qkv", t.q), ("keys", "keys", t.k), ("values", "values", t.v)):

@@ -60,14 +60,20 @@ def _triple(grid: Sequence[int]) -> tuple[int, int, int]:
 
 
 def bytes_needed(problem: Problem, launch: "Launch", buffers: Mapping[str, Any]) -> int:
-    """Every tensor that the launch is given, once; of the KV cache only the positions that count at the typical one, of
-    the RoPE table only one row."""
+    """Every tensor that the launch is given, once; of the KV cache only the positions that count at the typical one, or
+    for any row of several, of the RoPE table only one row."""
     import torch
+
+    from kernel_templates.cuda.pages import PagedCache
 
     partly = {}
     for name in registry.get(problem.op).layer_buffers:
-        cached = buffers[name]  # [kv_heads, positions, head_dim]
-        partly[id(cached)] = problem.typical_reach * cached[:, 0].numel() * cached.element_size()
+        cached = buffers[name]
+        if isinstance(cached, PagedCache):
+            rows = sum(buffers[name].numel() * buffers[name].element_size() for name in ("q", "out"))
+            partly[id(cached.cache)] = registry.get(problem.op).work(problem).bytes - rows
+        else:  # [kv_heads, positions, head_dim]
+            partly[id(cached)] = problem.typical_reach * cached[:, 0].numel() * cached.element_size()
     rope = buffers.get("rope")
     if isinstance(rope, torch.Tensor):
         partly[id(rope)] = prod(rope.shape[1:]) * rope.element_size()

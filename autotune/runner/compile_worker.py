@@ -68,21 +68,27 @@ class CompileBackend(protocol.Backend):
         self._launchers: set[tuple] = set()
 
     def compile(self, request: protocol.Compile) -> protocol.Compiled:
-        """Compile the kernels that Triton's cache lacks."""
+        """Compile the kernels that Triton's cache lacks. Of a configuration that calls a library too nothing is said
+        about the resources: its machine code is not all here."""
         start = time.perf_counter()
         problem = self._problem(request.problem)
-        known = set() if request.base is None else {_identity(launch) for launch in problem.launches(request.base)}
+        base = [] if request.base is None else problem.launches(request.base)
+        known = {_identity(launch) for launch in base if isinstance(launch, Launch)}
         part, parts = request.share
+        launches = problem.launches(request.config)
         found: list[binary.KernelResources | None] = []
-        for launch in problem.launches(request.config)[part::parts]:
-            found.append(None if _identity(launch) in known else self._compiled(launch).resources)
-        return protocol.Compiled(time.perf_counter() - start, tuple(found))
+        for launch in launches[part::parts]:
+            if isinstance(launch, Launch):
+                found.append(None if _identity(launch) in known else self._compiled(launch).resources)
+        whole = all(isinstance(launch, Launch) for launch in launches)
+        return protocol.Compiled(time.perf_counter() - start, tuple(found) if whole else ())
 
     def inspect(self, request: protocol.Inspect) -> protocol.Inspected:
-        """Compile all kernels of a configuration."""
+        """Compile all kernels of a configuration; no binaries where it calls a library too."""
         start = time.perf_counter()
         launches = self._problem(request.problem).launches(request.config)
-        binaries = tuple(self._compiled(launch) for launch in launches)
+        whole = all(isinstance(launch, Launch) for launch in launches)
+        binaries = tuple(self._compiled(launch) for launch in launches) if whole else ()
         return protocol.Inspected(time.perf_counter() - start, binaries)
 
     def generate_inputs(self, request: protocol.GenerateInputs) -> protocol.InputsGenerated:

@@ -7,6 +7,7 @@ from Python takes longer than the work. A graph replays many kernels with one su
 
 import contextlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,11 +27,18 @@ def mean_ns(work: Callable[[], object], repeats: int, prepare: Callable[[], obje
     return start.elapsed_time(end) * 1e6 / repeats
 
 
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
 def capture(work: Callable[[], object]) -> Any:
     """What `work` launches on the current device, as a torch.cuda.CUDAGraph; the tensors it uses must outlive that.
 
-    It runs once before: Triton loads code that a capture must not see. Raises what `work` and CUDA raise."""
-    stream = torch.cuda.Stream()
+    It runs once before: Triton loads code that a capture must not see, and cuBLAS makes its workspace. That belongs to a
+    stream, so all captures of a device have one: a stream each would keep tens of megabytes each. Raises what `work` and
+    CUDA raise."""
+    stream = _capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()

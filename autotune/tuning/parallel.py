@@ -100,7 +100,8 @@ def _propose(asking: list[ProblemTuner], share: Mapping[Problem, float], worker_
 
 
 def _tell(tuners: Sequence[ProblemTuner], finder: ProblemTuner, config: Config) -> None:
-    """What is best for one context is worth a try for the others."""
+    """What is best for one context, or one shape, is worth a try for the others; not for other numbers of tokens."""
+    kind = finder.problem.op, finder.problem.rows_at_once
     for other in tuners:
-        if other is not finder and other.problem.op == finder.problem.op:
+        if other is not finder and (other.problem.op, other.problem.rows_at_once) == kind:
             other.search.suggest([config])

@@ -20,6 +20,11 @@ def allocate(kv_heads: int, head_dim: int, positions: int) -> tuple[np.ndarray, 
     return keys, memory.unwritten((kv_heads, tiles * TILE, head_dim), np.float16)
 
 
+def size(kv_heads: int, head_dim: int, positions: int) -> int:
+    """Bytes that `positions` positions take in memory, keys and values together: whole tiles."""
+    return 2 * 2 * kv_heads * -(-positions // TILE) * TILE * head_dim
+
+
 def write(keys: np.ndarray, values: np.ndarray, k: Tensor, v: Tensor, first: int) -> None:
     """Put k, v [positions, kv_heads, head_dim] at positions first, first + 1, ..."""
     count = k.shape[0]

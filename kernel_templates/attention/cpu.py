@@ -154,12 +154,25 @@ def pack(problem: Attention, config, weights) -> tuple:
     return ()
 
 
-def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
-    keys = buffers["keys"]
-    tiles = keys.shape[1]
+def _most_chunks(problem: Attention, config, tiles: int) -> int:
+    """Chunks of positions that a cache of so many tiles may need."""
     reach = min(tiles * TILE, problem.window + config["positions_together"]) if problem.window else tiles * TILE
-    most_chunks = -(-reach // config["chunk"])
-    partial = memory.empty((problem.heads * most_chunks * (problem.head_dim + 16),), np.float32)
+    return -(-reach // config["chunk"])
+
+
+def partial_size(problem: Attention, config, positions: int) -> int:
+    """float32 elements of the chunks' results over a cache for `positions` positions."""
+    return problem.heads * _most_chunks(problem, config, -(-positions // TILE)) * (problem.head_dim + 16)
+
+
+def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
+    """`buffers` may hold "partial", at least `partial_size` elements for the chunks' results, which calls that follow
+    each other can share."""
+    tiles = buffers["keys"].shape[1]
+    most_chunks = _most_chunks(problem, config, tiles)
+    partial = buffers.get("partial")
+    if partial is None:
+        partial = memory.empty((partial_size(problem, config, tiles * TILE),), np.float32)
     named = [buffers[n] for n in ("q", "keys", "values", "position")]
     arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)
     return step(kernel, arguments, "attention")

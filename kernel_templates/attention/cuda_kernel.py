@@ -24,15 +24,7 @@ from kernel_templates.attention.split_kv_reduce import (
     wide,
 )
 from kernel_templates.cuda.heads import finish_head, load_head, rotation
-
-
-@triton.jit
-def _bound(x, ASM: tl.constexpr):
-    """x as the bound of a loop: Triton 3.6 cannot interpret a range between tensors, with NumPy 2.4."""
-    if ASM:
-        return x
-    else:
-        return x.handle.data.item()
+from kernel_templates.cuda.instructions import loop_bound
 
 
 @triton.jit
@@ -165,7 +157,7 @@ def attend(
 
     if PDL and not EARLY:
         gdc_launch_dependents()
-    for _ in range(_bound(begin, ASM), _bound(stop, ASM), TILE):
+    for _ in range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE):
         next_at = at + TILE  # the next tile is on its way while this one is used
         next_k = tl.load(keys + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
         next_v = tl.load(values + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)

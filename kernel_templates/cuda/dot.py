@@ -255,17 +255,18 @@ def _shifted(words, LEFT: tl.constexpr):
 
 
 @triton.jit
-def unpack_scales(tile, TRAITS: tl.constexpr):
-    """float32 [UNITS, GROUPS, EACH]: scales for each group in a run, then minimums for each."""
+def unpack_scales(tile, TRAITS: tl.constexpr, UNLIFT: tl.constexpr = True):
+    """float32 [UNITS, GROUPS, EACH]: scales for each group in a run, then minimums for each. UNLIFT: the scales are
+    those of lifted quants."""
     if TRAITS.group == 0:
         s = scale_of(tile[TRAITS.scale])
-        if TRAITS.lift:
+        if TRAITS.lift and UNLIFT:
             s = s * TRAITS.unlift
         return (s, tile[TRAITS.lowest].to(tl.float32)) if TRAITS.minimum else (s,)
     else:
         codes = tile[TRAITS.codes].to(tl.int32)
         s = half_of(tile[TRAITS.scale], 0) if TRAITS.minimum else scale_of(tile[TRAITS.scale])
-        if TRAITS.lift:
+        if TRAITS.lift and UNLIFT:
             s = s * TRAITS.unlift
         GROUPS: tl.constexpr = 32 // TRAITS.group
         BYTES: tl.constexpr = GROUPS * (2 if TRAITS.minimum else 1)

@@ -1,22 +1,18 @@
-"""Packed weights back to numbers, for matrix products over many tokens (prefill), which a library does best.
+"""Packed weights back to numbers, all float16, for matrix products over many tokens, which a library does best.
 
 A plane of quants is one long row of runs of 32 columns (see `traits`), so a kernel needs no rows: it takes groups of 8
-columns and writes 16 bytes a group. Values are those of the format's own dequantize, rounded once to float16; floats of
-16 bits only change their order, and float32 is used as it is.
+columns and writes 16 bytes a group. Values are those of the format's own dequantize, rounded once to float16; float16
+only changes its order.
 """
-
-from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 
-from kernel_templates import formats
-from kernel_templates.cuda import weights
 from kernel_templates.cuda.codes import byte_of_word, entry, half_of, scale_of
-from kernel_templates.cuda.launch import Launch, Target
+from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.formats.layout import Floats
 
 _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few programs, a GPU thousands
 
@@ -25,24 +21,30 @@ _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few progr
 def expand(
     p0, p1, p2, p3, out, groups, TRAITS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr
 ):
-    """out[8 g + 4 h + j] = weight j of half h of group g, as 16 bits.
+    """out[8 g + 4 h + j] = weight j of half h of group g, the bits of a float16.
 
-    Group g is word g % 4 of run g // 4, a pair of words if weights are bytes, or 4 words of 16-bit floats.
+    Group g is word g % 4 of run g // 4, a pair of words if weights are bytes, or 4 words of 16-bit floats, or 8 floats.
     """
-    g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    # Opaque, or a thread would load four words at once for three other threads, through shared memory and barriers.
+    g = tl.program_id(0) * GROUPS + opaque(tl.arange(0, GROUPS), ASM)
     inside = g < groups
     half = tl.arange(0, 2)[None, :, None]
     column = tl.arange(0, 4)[None, None, :]
     byte = 8 * column
-    at = g[:, None, None] * 8 + 4 * half + column
-    keep, _ = tl.broadcast(inside[:, None, None], at)
-    if TRAITS.kind != "":
+    if TRAITS.kind == "f32":
+        words = tl.load(p0 + g[:, None, None] * 8 + 4 * half + column, mask=inside[:, None, None], other=0)
+        bits = words.to(tl.float32, bitcast=True).to(tl.float16).to(tl.int16, bitcast=True)
+    elif TRAITS.kind != "":
         words = tl.load(p0 + g[:, None, None] * 4 + column, mask=inside[:, None, None], other=0)
         bits = (words >> (16 * half)).to(tl.int16)
+        if TRAITS.kind == "bf16":
+            bits = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True).to(tl.float16).to(tl.int16, bitcast=True)
     else:
         value = decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS)
         bits = value.to(tl.float16).to(tl.int16, bitcast=True)
-    tl.store(out + at, bits, mask=keep)
+    # Two dimensions, so that a thread has the 16 bytes of a group and a warp's are next to each other.
+    at = g[:, None] * 8 + tl.arange(0, 8)[None, :]
+    tl.store(out + at, tl.reshape(bits, [GROUPS, 8]), mask=inside[:, None])
 
 
 @triton.jit
@@ -113,14 +115,8 @@ def _code_of_group(codes, g, FIRST: tl.constexpr, TRAITS: tl.constexpr):
         return byte_of_word(codes, FIRST, BYTES)
 
 
-def dtype(planes: Planes) -> torch.dtype:
-    """What a matrix is multiplied in."""
-    layout = formats.get(planes.format).layout
-    return layout.dtype if isinstance(layout, Floats) else torch.float16
-
-
 def launch(planes: Planes, out: torch.Tensor) -> Launch:
-    """Write a matrix, of any `dtype` but float32, to out: `dtype`, contiguous, rows * cols elements or more."""
+    """Write a matrix to out: float16, contiguous, rows * cols elements or more."""
     groups = planes.rows * planes.cols // 8
     return Launch(
         name="expand",
@@ -130,27 +126,3 @@ def launch(planes: Planes, out: torch.Tensor) -> Launch:
         constants={"TRAITS": planes.traits, "GROUPS": _GROUPS},
         warps=8,
     )
-
-
-def matrix(parts: Sequence[Planes], buffer: torch.Tensor, target: Target | None) -> torch.Tensor:
-    """Matrices of one width and `dtype`, one below the other: [rows, cols], in `buffer` (float16); float32 stays where
-    it lies.
-
-    A buffer is read by the caller's products and written by the next call, in stream order: kernels here are launched
-    without PDL, because a library's kernels may let the next one start before they have read it. target: None expands
-    with torch, on any device.
-    """
-    cols = parts[0].cols
-    if dtype(parts[0]) == torch.float32:
-        whole = [weights.unpack(p) for p in parts]
-        return whole[0] if len(parts) == 1 else torch.cat(whole)
-    out = buffer[: sum(p.rows for p in parts) * cols].view(dtype(parts[0])).view(-1, cols)
-    first = 0
-    for p in parts:
-        rows = out[first : first + p.rows]
-        if target is None:
-            rows.copy_(weights.unpack(p))
-        else:
-            launch(p, rows).run(Target(pdl=False, asm=target.asm))
-        first += p.rows
-    return out

@@ -72,3 +72,12 @@ def prefetch(pointers):
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
         dtype=tl.int32, is_pure=False, pack=1,
     )  # fmt: skip
+
+
+@triton.jit
+def loop_bound(x, ASM: tl.constexpr):
+    """x as the bound of a loop: Triton 3.6 cannot interpret a range between tensors, with NumPy 2.4."""
+    if ASM:
+        return x
+    else:
+        return x.handle.data.item()

@@ -3,6 +3,7 @@ nothing lost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -49,6 +50,29 @@ def pack(weights: Sequence[Weight], device: str | torch.device) -> Planes:
     parts = [_pack(some.to(device), first.format) for w in weights for some in w.raw.split(_CHUNK_ROWS)]
     tensors = tuple(planes[0] if len(planes) == 1 else torch.cat(planes) for planes in zip(*parts, strict=True))
     return Planes(first.format, sum(w.rows for w in weights), first.cols, tuple(t.contiguous() for t in tensors))
+
+
+def split(planes: Planes, sizes: Sequence[int]) -> tuple[Planes, ...]:
+    """Matrices of so many rows each, one below the other, in the same memory."""
+    parts = zip(*(t.split(list(sizes)) for t in planes.tensors), strict=True)
+    return tuple(Planes(planes.format, n, planes.cols, part) for n, part in zip(sizes, parts, strict=True))
+
+
+def joined(parts: Sequence[Planes]) -> Planes | None:
+    """Matrices as one, in the same memory; None unless they lie there one below the other, in one format."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any((p.format, p.cols) != (first.format, first.cols) for p in parts):
+        return None
+    for above, below in pairwise(parts):
+        for a, b in zip(above.tensors, below.tensors, strict=True):
+            alone = a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr()
+            if alone or a.storage_offset() + a.numel() != b.storage_offset():
+                return None
+    rows = sum(p.rows for p in parts)
+    whole = (t.as_strided((rows, *t.shape[1:]), t.stride()) for t in first.tensors)
+    return Planes(first.format, rows, first.cols, tuple(whole))
 
 
 def _pack(raw: torch.Tensor, name: str) -> list[torch.Tensor]:

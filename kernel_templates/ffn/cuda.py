@@ -10,7 +10,7 @@ import torch
 from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
-from kernel_templates.cuda.weights import Planes
+from kernel_templates.cuda.weights import Planes, split
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.matvec.cuda import residual
@@ -20,7 +20,13 @@ PACK_DEPENDS = ()
 
 
 def pack(problem: Ffn, config, weights, device: str) -> tuple[Planes, ...]:
-    return tuple(pack_planes([weights[name]], device) for name in ("gate", "up", "down"))
+    """Gate and up in one piece if they have one format: products over many tokens read them as one."""
+    gate, up, down = (weights[name] for name in ("gate", "up", "down"))
+    if gate.format == up.format:
+        both = split(pack_planes([gate, up], device), (gate.rows, up.rows))
+    else:
+        both = (pack_planes([gate], device), pack_planes([up], device))
+    return (*both, pack_planes([down], device))
 
 
 def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:

@@ -166,7 +166,8 @@ def _loops(build: _Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Ker
     row, width, together = build.row, build.width, build.together
     write_row = many_rows.compile(row.kind, row.totals)
     if build.kind == "planes":
-        loop = columns.compile(ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD), features)
+        few = ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD)
+        loop = columns.compile(few, features)
         return write_row, loop, loop
     shape = MicroShape(build.kind, width, together, build.path, row.totals)
     return write_row, panels.compile(build.layout, build.kind, build.lanes, width), micro.compile(shape, features)

@@ -8,6 +8,9 @@ from kernel_templates.matmul.problem import Matmul
 from kernel_templates.operation import Inputs
 
 
+FLOAT16_TOLERANCE = 1.5e-3
+
+
 def inputs(problem: Matmul, seed: int) -> Inputs:
     """Buffers: x float32 [tokens * cols], y float32 [tokens * outputs]."""
     rng = np.random.default_rng(seed)
@@ -36,4 +39,6 @@ def product(given: Inputs, x: np.ndarray) -> np.ndarray:
 
 
 def tolerance(problem: Matmul) -> float:
-    return formats.get(problem.format).tolerances["int16"]
+    """On a GPU activations, and weights or their scales, are rounded to float16, 2^-11 / sqrt(3) = 0.00028 each, with a
+    minimum several times its size: 0.0007 was seen. A mistake makes more (`formats.base`)."""
+    return max(formats.get(problem.format).tolerances["int16"], FLOAT16_TOLERANCE)

@@ -1,18 +1,114 @@
 """How a product with many tokens can be built."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from kernel_templates import formats
 from kernel_templates.cpu import dot
 from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.micro import register_lanes
+from kernel_templates.device import Device
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.space import Constraint, Parameter, Space
+from kernel_templates.space import Config, Constraint, Parameter, Space
 
 WIDTHS = (16, 32, 64)
 FEW, FEW_OF_SMALL_GROUPS = 32, 4
 """Tokens up to which decoding weights in registers is the default, and where groups of 16 weights have a scale."""
 MOST_SUMS = 32
 """Registers of sums that a candidate may ask for: beyond what a processor has they are kept in memory."""
+
+
+THIN_TOKENS = 32
+"""Of the products that keep whole sums of few tokens in registers."""
+LEAST_WIDE = 16
+"""Tokens of the smallest tile of `wide`."""
+MOST_SHARES, SHARED_TOKENS = 8, 2048
+"""Programs that may share the columns of a block, and tokens times those programs: each leaves its sums in memory."""
+BLOCKS = (16, 32, 64, 128, 256)
+
+
+def cuda(problem: Matmul, device: Device) -> Space:
+    """Whole blocks of K in registers, or the library: which is faster depends on the tokens, the shape and the chip.
+
+    Measured on an H200 (benchmarks/h200/matmul.json): few tokens are bound by reading W, which `thin` and `wide` read
+    packed; from a few hundred tokens on the library's products win, although they read and write W expanded.
+    """
+    quantized, tokens = formats.get(problem.format).quantized, problem.tokens
+    hopper = device.capability == "9.0"
+    algorithms = ["library"]
+    if quantized and tokens <= THIN_TOKENS:
+        algorithms.append("thin")
+    if quantized and tokens >= LEAST_WIDE and hopper:
+        algorithms.append("wide")
+    default = _untuned(problem, algorithms, device)
+    groups = -(-problem.cols // 128)
+    blocks = tuple(b for b in BLOCKS if b <= max(LEAST_WIDE, 1 << (tokens - 1).bit_length()))
+    return Space(
+        (
+            Parameter("algorithm", tuple(algorithms), default["algorithm"], "how it multiplies"),
+            Parameter("tiles", (1, 2, 4), default["tiles"], "tiles of rows of a program, each below the other"),
+            Parameter("warps", (1, 2, 4, 8, 16), default["warps"], "warps: side by side along columns, or down rows"),
+            Parameter("ahead", (1, 2, 4), default["ahead"], "steps whose weights are on their way at once"),
+            Parameter("split", (1, 2, 3, 4, 6, 8), default["split"], "programs that share the columns of a block"),
+            Parameter("block", blocks, default["block"], "tokens of a program"),
+            Parameter("stages", (2, 3, 4, 5), default["stages"], "steps whose activations are on their way at once"),
+        ),
+        (
+            Constraint(
+                "the library decides", "the library has no parameters",
+                lambda c: c["algorithm"] != "library" or all(c[name] == value for name, value in _FREE.items()),
+            ),
+            Constraint(
+                "all tokens in one", "a thin program has all tokens, and no activations in shared memory",
+                lambda c: c["algorithm"] != "thin" or (c["block"], c["stages"]) == (_FREE["block"], _FREE["stages"]),
+            ),
+            Constraint("a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)),
+            Constraint(
+                "sums in registers", "sums and weights on their way, 160 words a thread at most, stay in registers",
+                lambda c: c["algorithm"] == "library" or _words(problem, c) <= 160,
+            ),
+            Constraint(
+                "gate beside up", "with a gate every other tile belongs to the matrix below",
+                lambda c: not problem.gate or c["algorithm"] == "library" or c["tiles"] % 2 == 0,
+            ),
+            Constraint("columns for every share", f"there are {groups} groups of columns", lambda c: c["split"] <= groups),
+            Constraint(
+                "shares in memory", f"at most {SHARED_TOKENS} tokens' sums of a row are left in memory",
+                lambda c: c["split"] == 1 or c["split"] * max(LEAST_WIDE, tokens) <= SHARED_TOKENS,
+            ),
+        ),
+    )  # fmt: skip
+
+
+_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "split": 1, "block": LEAST_WIDE, "stages": 3}
+"""What parameters stand at where they say nothing."""
+
+
+LIBRARY = Config(_FREE | {"algorithm": "library"})
+"""Works for every format, and any columns."""
+
+
+def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
+    """Of 32 bits a thread: sums, and weights on their way, 5 words a row of 16 bytes of quants and their scale."""
+    tokens = max(8, 1 << (problem.tokens - 1).bit_length()) if config["algorithm"] == "thin" else config["block"]
+    return config["tiles"] * (tokens // 2 + 10 * config["ahead"])
+
+
+def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
+    tokens, tiles = problem.tokens, 2 if problem.gate else 1
+    if "thin" in algorithms and tokens <= 8:
+        return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": 2}
+    if "wide" in algorithms and tokens <= 128:
+        block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
+        programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
+        shares = max(
+            s
+            for s in (1, 2, 3, 4, 6, 8)
+            if s == 1 or (s * programs <= 2 * device.units and s * 8 <= problem.cols // 128)
+        )
+        return _FREE | {"algorithm": "wide", "tiles": tiles, "block": block, "split": shares, "stages": 4}
+    return _FREE | {"algorithm": "library"}
 
 
 def group_of(format_name: str) -> int:

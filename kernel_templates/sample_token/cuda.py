@@ -62,9 +62,14 @@ class Scratch:
     def set(self, temperature: float, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
         """Settings of the next tokens, in the order of the stream: temperature 0 or top_k 1 is greedy; top_k 0 and
         top_p 1 keep every token; seed: its low 64 bits count."""
-        words = torch.tensor([min(top_k, 2**31 - 1), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], dtype=torch.int64)
         self.temperature_top_p.copy_(torch.tensor([temperature, top_p], dtype=torch.float32))
-        self.top_k_seed.copy_(words.to(torch.int32))  # keeps the low 32 bits
+        self.top_k_seed.copy_(top_k_and_seed(top_k, seed))
+
+
+def top_k_and_seed(top_k: int, seed: int) -> torch.Tensor:
+    """int32 [3]: top_k, and the low 64 bits of the seed, as kernels read them."""
+    words = torch.tensor([min(top_k, 2**31 - 1), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], dtype=torch.int64)
+    return words.to(torch.int32)  # keeps the low 32 bits
 
 
 def launches_greedy(

@@ -8,6 +8,8 @@ import numpy as np
 
 from kernel_templates import memory, random_inputs, registry
 from kernel_templates.attention import cache
+from kernel_templates.attention import cpu as attention_cpu
+from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import embedding, machine, parameters
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
@@ -48,17 +50,19 @@ class Decoder:
             "position": self.position,
             "eps": np.array([config.norm_eps], np.float32),
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
+            "partial": memory.empty((self._partial_size(file),), np.float32),
         }
         self._turned = {rope: random_inputs.buffer(config.rope_dim) for rope in plan.ropes}
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
+        self._needed = [problems.layer_problems(config, file, i) for i in range(config.layers)]
         self.weight_bytes = 0
         self._kept = self._keep(file, progress)
 
         steps = [self._embed_step()]
         for i, layer in enumerate(plan.layers):
-            steps += self._layer_steps(file, i, layer, problems.layer_problems(config, file, i))
+            steps += self._layer_steps(file, i, layer, self._needed[i])
             progress(i + 1, config.layers + 1)
         self.output_norm = weights.vector(file, config, plan.output_norm)
         norm = {"output_norm": self.output_norm}
@@ -72,6 +76,10 @@ class Decoder:
     def _scratch_bytes(self, file: GGUFFile) -> int:
         needed = problems.model_problems(self.config, file)
         return max(registry.cpu(p.op).scratch_bytes(p, self.configs[p]) for p in needed)
+
+    def _partial_size(self, file: GGUFFile) -> int:
+        needed = [p for p in problems.model_problems(self.config, file) if isinstance(p, Attention)]
+        return max(attention_cpu.partial_size(p, self.configs[p], self.context) for p in needed)
 
     def _kernel(self, problem: Problem) -> Kernel:
         if problem not in self.kernels:
@@ -134,10 +142,26 @@ class Decoder:
         self, file: GGUFFile, name: str, step: Step, problem: Problem, buffers: Mapping[str, np.ndarray]
     ) -> tuple[GraphStep, tuple[Tiles, ...]]:
         """One operation with its weights packed and its buffers bound."""
-        template, chosen = registry.cpu(problem.op), self.configs[problem]
         packed = self._pack(file, step, problem) if self._kept is None else self._kept[name]
         self.weight_bytes += sum(tiles.nbytes for tiles in packed)
-        return template.bind(problem, chosen, self._kernel(problem), packed, step.link.bound(buffers)), packed
+        return self._bind(step, problem, packed, buffers), packed
+
+    def _bind(
+        self, step: Step, problem: Problem, packed: Sequence[Tiles], buffers: Mapping[str, np.ndarray]
+    ) -> GraphStep:
+        template = registry.cpu(problem.op)
+        return template.bind(problem, self.configs[problem], self._kernel(problem), packed, step.link.bound(buffers))
+
+    def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> Graph:
+        """The graph of `step` over another KV cache, "keys" and "values" of each layer for at most `context`
+        positions; weights and all other buffers are shared."""
+        embed, head = self.graph.steps[0], self.graph.steps[-1]
+        steps = [
+            self._bind(step, needed[step.name], layer.packed[step.name], {**self.buffers, **layer.buffers, **cached})
+            for layer, needed, cached in zip(self.layers, self._needed, caches, strict=True)
+            for step in layer.plan.steps
+        ]
+        return Graph(self.pool, [embed, *steps, head])
 
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
@@ -147,11 +171,12 @@ class Decoder:
         for rope, rotation in self.rotations.items():
             self._turned[rope][: self.config.rope_dim] = rotation.table(self.position)[0]
 
-    def step(self, token: int, position: int) -> np.ndarray:
-        """Decode one token at `position`; float32 [vocab] logits, valid until the next step."""
+    def step(self, token: int, position: int, graph: Graph | None = None) -> np.ndarray:
+        """Decode one token at `position`; float32 [vocab] logits, valid until the next step. graph: of `over`, for a
+        text with a cache of its own."""
         self.prepare(token, position)
         threads, start = self.threads.next(), time.perf_counter()
-        self.graph.replay(threads)
+        (graph or self.graph).replay(threads)
         self.threads.record(threads, time.perf_counter() - start)
         return self.logits
 

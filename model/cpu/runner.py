@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from model.config import ModelConfig
 from model.cpu.decode import Decoder
 from model.cpu.forward import Forward, products
 from model.cpu.prefill import CpuPrefill
+from model.cpu.sequences import CpuSequences
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, choose
 from model.problems import model_problems
-from model.runner import Runner, Settings
+from model.runner import More, Runner, Settings, always
 from model.sampling import Sampler
+from model.sequences import Sequences
 
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CpuRunner":
@@ -60,13 +63,30 @@ class CpuRunner(Runner):
         self.forward.run(tokens, positions, texts, threads)
         return self.forward.logits(threads)
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
+    def warm_up(self) -> None:
+        """Nothing: kernels are compiled when a model is opened."""
+
+    def _read(self, tokens: list[int], first: int, every: bool = False) -> Any:
+        return self.prefill.run(tokens, first, every)
+
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         picker = sampler.picker()
-        for i in range(count):
-            token = picker.pick(self.decoder.logits)
+        for at in range(position, position + count):
+            token = picker.pick(self.decoder.logits, at)
             yield token
-            if i + 1 < count:
-                self.decoder.step(token, position + i)
+            if at + 1 == position + count or not more(0):
+                return
+            self.decoder.step(token, at)
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        picker, chosen = sampler.picker(), []
+        positions = range(first, first + len(tokens))
+        for row, position in zip(self.row_logits(tokens, positions, [0] * len(tokens)), positions, strict=True):
+            chosen.append(picker.pick(row, position + 1))
+        return chosen
+
+    def open_sequences(self, most: int) -> Sequences:
+        return CpuSequences(self, most)
 
     def close(self) -> None:
         """End the threads."""

@@ -1,8 +1,8 @@
 """One token on the GPU: the chain of kernels, captured once per context bucket and replayed ahead of the host.
 
-A program is a sequence of parts: "embed" looks up the token in `token`, "layers" writes the cache at `position`, "head"
-leaves logits, "greedy" and "sample" choose the next token, look its embedding up for the next program, and add 1 to the
-position. So tokens follow each other on the device alone.
+A program is a sequence of parts: "embed" looks up the token in `token`, "layers" writes the cache at `position`, "take"
+brings what the last layer gave from elsewhere, "head" leaves logits, "greedy" and "sample" choose the next token, look
+its embedding up for the next program, and add 1 to the position. So tokens follow each other on the device alone.
 """
 
 import secrets
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernel_templates.attention import cuda as attention
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.rows import take_row
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
@@ -23,9 +24,10 @@ from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
-from model.errors import ModelError
+from model.errors import NOT_FINITE, ModelError
 from model.layer_plan import HEAD, buffer_sizes
 from model.problems import ACTIVATION, contexts
+from model.runner import More, always
 from model.sampling import Sampler
 
 AHEAD = 8
@@ -61,6 +63,7 @@ class Decoder:
             for name, size in buffer_sizes(c).items()
         } | {
             "branch": Vector.allocate(c.hidden, device),
+            "hidden": floats(c.hidden),
             "position": whole(1),
             "token": whole(1),
             "history": whole(model.capacity),
@@ -87,13 +90,14 @@ class Decoder:
     def predict(self, hidden: Tensor, position: int) -> Tensor:
         """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""
         with self.executor.here():
-            self.buffers["x"].fill(hidden, self.model.output_norm, ACTIVATION)
+            self.buffers["hidden"].copy_(hidden, non_blocking=True)
             self.buffers["position"].fill_(position)
-            self.program(("head",), position)()
+            self.program(("take", "head"), position)()
         return self.buffers["logits"]
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1.
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        """`count` tokens: the first from the logits of the last `step` or `predict`, which were of position - 1. Fewer
+        as `Runner.stream` says: what is started is read in any case.
 
         Raises ModelError when the largest logit is not a finite number.
         """
@@ -105,19 +109,20 @@ class Decoder:
             status.zero_()
             readback = self.executor.readback(2, AHEAD)
             self.program((choice,), position)()
-            readback.send(history[position:], status)
-        sent = 1
-        for received in range(count):
+            readback.send(history[position : position + 1], status)
+        sent, received = 1, 0
+        while True:
             with self.executor.here():
-                while sent < count and sent - received < AHEAD:
+                while sent < count and sent - received < AHEAD and more(sent - received):
                     self.program(("layers", "head", choice), position + sent - 1)()
-                    readback.send(history[position + sent :], status)
+                    readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
+                if received == sent:
+                    return
                 token, broken = readback.receive()
+            received += 1
             if broken:
-                raise ModelError(
-                    "the largest logit is not a finite number; the model's numbers overflowed or its file is damaged"
-                )
+                raise ModelError(NOT_FINITE)
             yield token
 
     def program(self, parts: tuple[str, ...], position: int) -> Program:
@@ -141,6 +146,8 @@ class Decoder:
             return sample_token.launches_greedy(self.buffers, m.embedding, first_norm, ACTIVATION)
         if name == "sample":
             return sample_token.launches_sampling(self.buffers, m.embedding, self._sampling(), first_norm, ACTIVATION)
+        if name == "take":
+            return [take_row.launch(self.buffers["hidden"], m.output_norm, self.buffers["x"], ACTIVATION)]
         if name == "head":
             bound = HEAD.bound(self.buffers | {"output_norm": m.output_norm})
             return head.launches(m.head, self.head_config, m.head_packed, bound)

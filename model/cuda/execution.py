@@ -23,8 +23,8 @@ class TokenReadback(Protocol):
     """Brings small tensors from the device in the order they were sent."""
 
     def send(self, *values: Tensor) -> None:
-        """Take the first element of each int32 tensor, as the work started so far leaves it. They may change only after
-        that work is done and copied, which `receive` says."""
+        """Take the elements of int32 tensors, as the work started so far leaves them. They may change only after that
+        work is done and copied, which `receive` says."""
 
     def receive(self) -> list[int]:
         """What was sent first and not yet received; waits for it."""
@@ -34,21 +34,17 @@ class Executor(Protocol):
     device: torch.device
     target: Target
 
-    @property
-    def expand_target(self) -> Target | None:
-        """What kernels that expand matrices may use; None: torch does it."""
-
     def here(self) -> AbstractContextManager:
         """Inside, this device is the current one."""
 
-    def program(self, launches: Sequence[Launch]) -> Program:
-        """The launches as one thing that can be started again and again."""
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+        """The launches as one thing that can be started again and again; name: of one run, for a profiler."""
 
     def span(self, name: str) -> AbstractContextManager:
         """What is started inside belongs together under this name, for a profiler that was asked to watch."""
 
     def readback(self, width: int, slots: int) -> TokenReadback:
-        """For `width` values a time, at most `slots` times sent and not received."""
+        """For at most `width` values a time, at most `slots` times sent and not received."""
 
 
 class GraphExecutor:
@@ -56,16 +52,15 @@ class GraphExecutor:
 
     def __init__(self, index: int, target: Target):
         self.device, self.target = torch.device("cuda", index), target
-
-    @property
-    def expand_target(self) -> Target:
-        return self.target
+        self._captures: torch.cuda.Stream | None = None
 
     def here(self) -> AbstractContextManager:
         return torch.cuda.device(self.device)
 
-    def program(self, launches: Sequence[Launch]) -> Program:
-        return Graph(launches, self.target, self.device).replay
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+        if self._captures is None:
+            self._captures = torch.cuda.Stream(self.device)
+        return Graph(launches, self.target, self.device, self._captures).replay
 
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
@@ -78,9 +73,9 @@ class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
     the kernels of a graph under the graph alone. So tokens are slower, by what launching costs."""
 
-    def program(self, launches: Sequence[Launch]) -> Program:
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
         def run() -> None:
-            with self.span("token"):
+            with self.span(name):
                 for launch in launches:
                     with self.span(launch.name):
                         launch.run(self.target)
@@ -97,14 +92,10 @@ class EagerExecutor:
     def __init__(self, target: Target):
         self.device, self.target = torch.device("cpu"), target
 
-    @property
-    def expand_target(self) -> None:
-        return None
-
     def here(self) -> AbstractContextManager:
         return nullcontext()
 
-    def program(self, launches: Sequence[Launch]) -> Program:
+    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
         def run() -> None:
             for launch in launches:
                 launch.run(self.target)
@@ -126,7 +117,7 @@ class _Immediate:
         self._waiting: deque[list[int]] = deque()
 
     def send(self, *values: Tensor) -> None:
-        self._waiting.append([int(value.view(-1)[0]) for value in values])
+        self._waiting.append([number for value in values for number in value.reshape(-1).tolist()])
 
     def receive(self) -> list[int]:
         return self._waiting.popleft()
@@ -138,22 +129,23 @@ class _SideStream:
     def __init__(self, width: int, slots: int, device: torch.device):
         self._host = torch.zeros((slots, width), dtype=torch.int32, pin_memory=True)
         self._stream = torch.cuda.Stream(device)
-        self._waiting: deque[tuple[int, torch.cuda.Event]] = deque()
+        self._waiting: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         self._sent = 0
 
     def send(self, *values: Tensor) -> None:
-        slot = self._sent % len(self._host)
+        host, filled = self._host[self._sent % len(self._host)], 0
         self._sent += 1
         computed, copied = torch.cuda.Event(), torch.cuda.Event()
         computed.record()
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(computed)
-            for i, value in enumerate(values):
-                self._host[slot, i : i + 1].copy_(value.view(-1)[:1], non_blocking=True)
+            for value in values:
+                host[filled : filled + value.numel()].copy_(value.reshape(-1), non_blocking=True)
+                filled += value.numel()
             copied.record()
-        self._waiting.append((slot, copied))
+        self._waiting.append((host[:filled], copied))
 
     def receive(self) -> list[int]:
-        slot, copied = self._waiting.popleft()
+        host, copied = self._waiting.popleft()
         copied.synchronize()
-        return self._host[slot].tolist()
+        return host.tolist()

@@ -3,6 +3,7 @@
 Matrices go over one layer at a time, so the host never holds more than one layer's bytes besides the file's mapping.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ class CudaLayer(LayerState):
 
 @dataclass(frozen=True)
 class Loaded:
-    """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines."""
+    """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
+    cache: float16 [layers, 2, kv_heads, capacity, head_dim], of which each layer has its keys and its values."""
 
     config: ModelConfig
     capacity: int
@@ -51,6 +53,7 @@ class Loaded:
     embedding: Embedding
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
+    cache: Tensor
 
 
 def load(
@@ -64,14 +67,14 @@ def load(
 ) -> Loaded:
     """configs(layer): how a layer is packed. Raises ModelError when memory does not suffice."""
     plan, count = layer_plan.plan(config), config.layers + 1
-    caches = _caches(config, capacity, device)
+    cache = _cache(config, capacity, device)
     positions = np.arange(capacity)
     tables = {rope: weights.rope_rotation(file, config, rope, capacity).table(positions) for rope in plan.ropes}
     ropes = {rope: torch.from_numpy(table).to(device) for rope, table in tables.items()}
     layers = []
-    for i, (layer, cache) in enumerate(zip(plan.layers, caches, strict=True)):
+    for i, (layer, own) in enumerate(zip(plan.layers, cache, strict=True)):
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
-            layers.append(_layer(file, config, layer, layer_at(config, file, i, 0), configs(i), cache, ropes, device))
+            layers.append(_layer(file, config, layer, layer_at(config, file, i, 0), configs(i), own, ropes, device))
         progress(i + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
@@ -82,21 +85,19 @@ def load(
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
     output_norm = _vector(file, config, plan.output_norm, device)
-    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes)
+    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache)
 
 
-def _caches(config: ModelConfig, capacity: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    shape = (config.kv_heads, capacity, config.head_dim)
-    size = 4 * config.layers * config.kv_heads * capacity * config.head_dim
-    with explain_out_of_memory(f"a KV cache of {capacity} positions, {size / 1e9:.2f} GB", FOR_CONTEXT):
+def _cache(config: ModelConfig, capacity: int, device: torch.device) -> Tensor:
+    shape = (config.layers, 2, config.kv_heads, capacity, config.head_dim)
+    with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * math.prod(shape) / 1e9:.2f} GB", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
-        pair = [torch.zeros(shape, dtype=torch.float16, device=device) for _ in range(2 * config.layers)]
-        return list(zip(pair[::2], pair[1::2], strict=True))
+        return torch.zeros(shape, dtype=torch.float16, device=device)
 
 
 def _layer(
     file: GGUFFile, config: ModelConfig, plan: LayerPlan, problem: Layer, chosen: Config,
-    cache: tuple[Tensor, Tensor], ropes: Mapping[Rope, Tensor], device: torch.device,
+    cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
 ) -> CudaLayer:  # fmt: skip
     matrices = weights.matrices(file, config, plan.matrices)
     packed = layer_kernels.pack(problem, chosen, matrices, str(device))

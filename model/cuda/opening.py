@@ -9,13 +9,14 @@ from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
-from kernel_templates.space import Config
+from kernel_templates.space import Config, Space
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
 from model.kernel_choices import choose
 from model.problems import contexts, gpu_layers, head_problem, layer_at
 from model.runner import Settings
+from model.widths import every_size, pass_problems
 
 if TYPE_CHECKING:
     from model.cuda.execution import Executor
@@ -40,10 +41,14 @@ def build(
     file: GGUFFile, config: ModelConfig, settings: Settings, device: Device, executor: "Executor"
 ) -> "CudaRunner":
     """device: what configurations are chosen for; executor: what runs them."""
+    import torch
+
     from kernel_templates.cuda import proofs
+    from kernel_templates.cuda.pages import PAGE, in_one_piece
     from model.cuda.decode import Decoder
+    from model.cuda.forward import Forward
     from model.cuda.load import load
-    from model.cuda.prefill import CudaPrefill
+    from model.cuda.pass_configs import PassConfigs
     from model.cuda.runner import CudaRunner
 
     head = head_problem(config, file)
@@ -53,7 +58,13 @@ def build(
         with executor.here():
             return proofs.refusal(problem, config, device, executor.target, executor.device)
 
-    choices = choose(problems, device, lambda p: registry.cuda_space(p, device), settings.db, refusal)
+    def space(problem: Problem) -> Space:
+        return registry.cuda_space(problem, device)
+
+    choices = choose(problems, device, space, settings.db, refusal)
+    passes = {}
+    if settings.db is not None:
+        passes = choose(list(pass_problems(config, file, every_size(settings.context))), device, space, settings.db)
 
     def configs(layer: int, context: int) -> Config:
         return choices[layer_at(config, file, layer, context)].config
@@ -65,4 +76,7 @@ def build(
             executor.device, settings.progress,
         )  # fmt: skip
         decoder = Decoder(model, configs, choices[head].config, executor)
-        return CudaRunner(choices, decoder, CudaPrefill(model, executor.expand_target))
+        table = torch.empty((1, -(-model.capacity // PAGE)), dtype=torch.int64, device=executor.device)
+        cache = in_one_piece(model.cache, table)
+        forward = Forward(model, cache, PassConfigs(passes, space, refusal), executor)
+        return CudaRunner(choices, decoder, forward)

@@ -1,4 +1,5 @@
-"""The GPU backend of the engine: a loaded model, its decode step and its prefill, behind `model.runner.Runner`."""
+"""The GPU backend of the engine: a loaded model, its decode step and its passes over many tokens, behind
+`model.runner.Runner`."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,22 +8,40 @@ import torch
 from torch import Tensor
 
 from kernel_templates.problem import Problem
+from model.cuda import sequences
 from model.cuda.decode import Decoder
+from model.cuda.forward import Forward, Size
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
-from model.cuda.prefill import CudaPrefill
+from model.cuda.verify import Verifier
 from model.kernel_choices import Choice
-from model.runner import Runner
+from model.runner import More, Runner, always
 from model.sampling import Sampler
+from model.sequences import Sequences
 
 
 class CudaRunner(Runner):
     """Nothing here waits for the device until a token or logits are asked for."""
 
-    def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, prefill: CudaPrefill):
-        self.choices, self.decoder, self.prefill = choices, decoder, prefill
+    def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward):
+        self.choices, self.decoder, self.forward = choices, decoder, forward
+        self._verifier: Verifier | None = None
 
-    def stream(self, position: int, count: int, sampler: Sampler) -> Iterator[int]:
-        return self.decoder.stream(position, count, sampler)
+    def warm_up(self) -> None:
+        """Capture the largest pass."""
+        with self.decoder.executor.here():
+            most = self.forward.most
+            self.forward.program(Size(1, most, self.forward.bound(min(most, self.context) - 1)))
+
+    def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
+        return self.decoder.stream(position, count, sampler, more)
+
+    def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
+        if self._verifier is None:
+            self._verifier = Verifier(self.forward)
+        return self._verifier.verify(tokens, first, sampler)
+
+    def open_sequences(self, most: int) -> Sequences:
+        return sequences.opened(self.forward, self.decoder.head_config, most)
 
     def close(self) -> None:
         """Wait for what still runs."""
@@ -32,7 +51,7 @@ class CudaRunner(Runner):
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         executor, wanted = self.decoder.executor, f"a prompt of {len(tokens)} tokens"
         with executor.here(), executor.span("prefill"), explain_out_of_memory(wanted, FOR_CONTEXT):
-            return self.prefill.run(tokens, first, every)
+            return self.forward.read(tokens, first, every=every)
 
     def on_host(self, logits: Tensor) -> np.ndarray:
         return logits.cpu().numpy()

@@ -46,6 +46,13 @@ class Part(Problem, op="fakepart", template_version=1):
 
 
 @dataclass(frozen=True)
+class Wide(Part, op="fakepart_wide", template_version=1):
+    """A part of a pass over many tokens."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Layer(Chain, op="fakelayer", template_version=1):
     size: int
     context: int
@@ -121,7 +128,7 @@ def install(monkeypatch) -> None:
     """Make the registry know the stand-ins."""
     from kernel_templates import registry
 
-    for problem in (Part, Layer):
+    for problem in (Part, Wide, Layer):
         monkeypatch.setitem(registry.OPERATIONS, problem.op, operation(problem))
 
 
@@ -179,7 +186,7 @@ class FakeGpu(protocol.Backend):
             self.key = (request.problem, request.seed)
             if request.inputs is None or not Path(request.inputs).exists():
                 time.sleep(_seconds("FAKE_OPEN"))
-        self.problem = {Part.op: Part, Layer.op: Layer}[op].parse(fields)
+        self.problem = {Part.op: Part, Wide.op: Wide, Layer.op: Layer}[op].parse(fields)
         return protocol.Opened(TOLERANCE)
 
     def measure(self, request: protocol.Measure) -> protocol.Reply:

@@ -137,6 +137,37 @@ def test_template_arguments_are_json_or_text(autotune, tiny_model) -> None:
     assert "does not mention enable_thinking" in autotune(*words).stderr
 
 
+def test_speculation_says_what_became_of_proposals(autotune, tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr("model.cpu.runner.TORCH_BYTES", 0)  # passes are ready once a prompt was read in one
+    words = ("generate", tiny_model, "-p", "one two one two one two", "-n", "60", "--seed", "2")
+    plain, speculated = (json.loads(autotune(*words, "--json", "--speculate", way).stdout) for way in ("off", "ngram"))
+    assert plain["speculation"] is None
+    done = speculated["speculation"]
+    assert set(done) == {"proposed", "kept", "passes", "off"} and done["passes"] > 0 < done["proposed"] >= done["kept"]
+    assert speculated["text"] == plain["text"] and speculated["tokens"] == plain["tokens"]
+    said = autotune(*words, "--speculate", "ngram").stderr
+    assert "tok/s · speculation: " in said and " proposed, " in said
+    assert autotune("chat", tiny_model, "-n", "4", "--speculate", "ngram", input="hello\n").exit_code == 0
+    assert autotune(*words, "--speculate", "dragon").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        (None, "tok/s"),
+        ((0, 0, 0, False), "tok/s · speculation: 0 proposed, 0 kept, 0 passes"),
+        ((14, 3, 2, True), "14 proposed, 3 kept, 2 passes; turned itself off, since single steps were faster"),
+    ],
+)
+def test_the_line_of_speed_with_speculation(done, said) -> None:
+    from autotune.commands import loading
+    from model.engine import Timing
+    from model.speculation_policy import Speculated
+
+    timing = Timing(tokens=9, decode_s=1.0, speculated=None if done is None else Speculated(*done))
+    assert loading.speed_line(timing).endswith(said)
+
+
 def test_what_cuts_a_text_is_told(autotune, tiny_model) -> None:
     words = ("generate", tiny_model, "-p", "hello", "--json", "-n", "999")
     cut = autotune(*words, "--context", "40")

@@ -41,8 +41,8 @@ def calls(monkeypatch) -> list[dict]:
 
 
 def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
-    result = autotune("tune", tiny_model)
-    assert result.exit_code == 0 and len(calls[0]["problems"]) == 5
+    result = autotune("tune", tiny_model, "--widths", "decode")
+    assert result.exit_code == 0 and len(calls) == 1 and len(calls[0]["problems"]) == 5
     assert {k: calls[0][k] for k in ("writable", "trials", "budget_s", "sampler", "seed")} == {
         "writable": True, "trials": 40, "budget_s": 75.0, "sampler": "pool", "seed": 0,
     }  # fmt: skip
@@ -58,8 +58,44 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
 
 def test_a_budget_that_leaves_no_choice_is_told(autotune, calls, tiny_model) -> None:
     said = "for 5 of them one configuration is all that was tried; --budget gives them more time"
-    assert said in autotune("tune", tiny_model, "--budget", "20").stderr
-    assert said not in autotune("tune", tiny_model, "--budget", "20", "--trials", "1").stderr
+    words = ("tune", tiny_model, "--widths", "decode", "--budget", "20")
+    assert said in autotune(*words).stderr
+    assert said not in autotune(*words, "--trials", "1").stderr
+
+
+def test_prompts_are_tuned_too_in_what_is_left_of_the_budget(autotune, calls, tiny_model) -> None:
+    result = autotune("tune", tiny_model, "--budget", "100", "--json")
+    document = json.loads(result.stdout)
+    decode, prompt = calls
+    assert decode["budget_s"] == pytest.approx(70.0) and 99.0 < prompt["budget_s"] <= 100.0, "nothing took any time"
+    assert {p.op for p in prompt["problems"]} == {"matmul"} and {p.tokens for p in prompt["problems"]} == {64, 256}
+    assert [row["problem"] for row in document["passes"]] == [p.key for p in prompt["problems"]]
+    assert len(document["tuned"]) == 5
+    assert not {p.op for p in decode["problems"]} & {"matmul"}
+
+
+def test_widths_of_a_user(autotune, complaint, calls, tiny_model) -> None:
+    result = autotune("tune", tiny_model, "--widths", "batch", "--budget", "30")
+    (only,) = calls
+    assert only["budget_s"] > 29.0 and {p.tokens for p in only["problems"]} == {2, 4, 8, 16, 32}
+    assert "many tokens at once" in result.stdout and "TFLOP/s" in result.stdout and "each alone" not in result.stdout
+    autotune("tune", tiny_model, "--widths", " prompt , decode,prompt", "--op", "matmul", "--budget", "0")
+    assert [{p.op for p in call["problems"]} for call in calls[1:]] == [{"matmul"}] and calls[1]["budget_s"] is None
+    said = complaint("tune", tiny_model, "--widths", "decode,wide")
+    assert "no width is called 'wide'; give some of decode,prompt,batch" in said
+    assert "no width is called ''" in complaint("tune", tiny_model, "--widths", "")
+    assert "--op: this model has no head to tune on cpu" in complaint(
+        "tune", tiny_model, "--widths", "prompt", "--op", "head"
+    )
+
+
+def test_a_problem_of_a_pass_is_taken_by_its_key(autotune, complaint, calls) -> None:
+    key = "matmul:rows=64,cols=128,format=Q4_0,tokens=16"
+    assert autotune("tune", key, "--trials", "2").exit_code == 0 and [p.key for p in calls[0]["problems"]] == [key]
+    assert "tokens=99999 is not a number from 1 to 8192" in complaint("tune", key.replace("=16", "=99999"))
+    assert "63 rows are not a gate's" in complaint("tune", key.replace("64", "63") + ",gate=silu")
+    attention = "paged_attention:sequences=1,tokens=16,heads=4,kv_heads=2,head_dim=32,context=160"
+    assert "paged_attention has no template for cpu" in complaint("tune", attention)
 
 
 def test_tune_takes_a_problem_as_profile_and_screen_do(autotune, complaint, calls, own_database) -> None:
@@ -75,7 +111,7 @@ def test_tune_takes_a_problem_as_profile_and_screen_do(autotune, complaint, call
 
 
 def test_tune_json_is_one_document(autotune, calls, tiny_model, own_database) -> None:
-    document = json.loads(autotune("tune", tiny_model, "--json").stdout)
+    document = json.loads(autotune("tune", tiny_model, "--widths", "decode", "--json").stdout)
     assert document["database"] == str(own_database) and not document["interrupted"]
     assert [row["config"] for row in document["tuned"]] == [{"lanes": 64}] * 5
 
@@ -91,7 +127,7 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sequential, "tune", tune)
-    result = autotune("tune", tiny_model)
+    result = autotune("tune", tiny_model, "--widths", "decode")
     assert result.exit_code == 130 and "Kept so far" in result.stdout and "2.00×" in result.stdout
     assert "1 of 5 problems have a winner" in result.stderr and result.stderr.endswith("autotune: interrupted\n")
     document = json.loads(autotune("tune", tiny_model, "--json").stdout)
@@ -123,7 +159,9 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     assert result.exit_code == 0 and "270.0" in result.stdout and "4.00×" in result.stdout and "95%" in result.stdout
     assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
     assert callable(asked[0].pop("progress"))
-    assert asked == [{"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "nvtx": False}]
+    assert asked == [
+        {"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "widths": None, "nvtx": False}
+    ]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)
     assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0
 
@@ -131,7 +169,7 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
 def test_bench_of_the_cpu(autotune, tiny_model) -> None:
     """A real one, small: every problem has a time inside the token, and they do not exceed it."""
     given = ("--prompt", "8", "--tokens", "8", "--runs", "1", "--depth", "0", "--depth", "16")
-    result = autotune("bench", tiny_model, *given, "--json")
+    result = autotune("bench", tiny_model, *given, "--widths", "prompt", "--json")
     for step in ("loading the untuned engine", "untuned, warming up", "tuned, round 1 of 1", "the kernels of a token"):
         assert step in result.stderr
     document = json.loads(result.stdout)
@@ -142,6 +180,8 @@ def test_bench_of_the_cpu(autotune, tiny_model) -> None:
         assert token["kernel"] == "token" and token["count"] == 1 + sum(row["count"] for row in rows)
         assert sum(row["bytes"] for row in rows) == token["bytes"] == document[side]["decode"]["0"]["bytes_per_token"]
         assert sum(row["us"] for row in rows) > 0
+        assert document[side]["prompts"].keys() == {"16", "64"}, "256 are more than its context"
+    assert "no width is called 'many'" in autotune("bench", tiny_model, "--widths", "many").stderr
 
 
 @pytest.fixture
@@ -157,13 +197,15 @@ def fake_gpu(monkeypatch) -> Device:
 def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake_gpu) -> None:
     asked: list[dict] = []
 
-    def tune(problems, layers, db, target, settings, timeline):
-        asked.append({"problems": problems, "layers": layers, "target": target.name, **vars(settings)})
+    def tune(problems, layers, db, target, settings, timeline, passes):
+        asked.append(
+            {"problems": problems, "layers": layers, "target": target.name, "passes": passes, **vars(settings)}
+        )
         for layer in layers[:1]:
             settings.report(Progress(layer, 0, len(layers), 1, None, 500.0, None, Outcome.OK, 2))
         alone = [
             Tuned(p, {"rows": 4}, took(1500.0), took(3000.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)
-            for p, n in problems.items()
+            for p, n in (*problems.items(), *passes.items())
         ]
         in_context = [
             Tuned(p, {"rows": 8}, took(2e4), took(4e4), 18_000_000, 1.8e12, 33, 2, "searched", isolated_ns=3e4)
@@ -184,7 +226,9 @@ def test_tuning_for_a_gpu_has_two_stages(autotune, monkeypatch, tiny_qwen3, fake
     assert document["device"]["chip"] == "Fake 100" and len(document["in_context"]) == len(asked[1]["layers"]) > 0
     assert document["in_context"][0]["isolated_ns"] == 3e4 and document["in_context"][0]["config"] == {"rows": 8}
     autotune("tune", tiny_qwen3, "--device", "cuda:0", "--op", "head", "--budget", "0", "--context", "100")
-    assert [p.op for p in asked[2]["problems"]] == ["head"] and asked[2]["layers"] == []
+    assert [p.op for p in asked[2]["problems"]] == ["head"] and asked[2]["layers"] == [] and not asked[2]["passes"]
+    assert {p.rows_at_once for p in asked[0]["passes"]} == {16, 64, 256} and document["passes"]
+    assert "Tuned, many tokens at once" in result.stdout
     assert asked[2]["budget_s"] is None
 
 
@@ -193,7 +237,7 @@ def test_energy_is_an_objective_where_it_is_counted(autotune, complaint, monkeyp
 
     asked: list = []
 
-    def tune(problems, layers, db, target, settings, timeline):
+    def tune(problems, layers, db, target, settings, timeline, passes):
         asked.append(target.objective)
         return [
             Tuned(p, {"rows": 4}, took(1.5e3, 512.5), took(3e3, 1024.0), 30_000, 20e9 / 0.7, 9, 1, "searched", n)

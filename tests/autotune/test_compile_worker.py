@@ -88,3 +88,70 @@ def test_generated_inputs_are_those_generated_on_the_spot(tmp_path) -> None:
     expected = operation.reference(problem, fresh)
     assert all(np.array_equal(answers[name], expected[name]) for name in expected)
     assert [p.name for p in Path(tmp_path).iterdir()] == ["inputs"]
+
+
+LIBRARY = """
+from dataclasses import dataclass
+
+import torch
+from autotune.runner import compile_worker
+from autotune.runner.protocol import Compile, Compiled, Inspect
+from autotune.screening.pruner import Pruner
+from autotune.screening.selection import choose
+from kernel_templates import registry
+from kernel_templates.device import Device
+from kernel_templates.matvec import cuda as template
+from kernel_templates.matvec.problem import Matvec
+from tuning_db.records import Measurement, Outcome, Trial
+
+device = Device("cuda", "x", "9.0", 132, 80 << 30)
+problem = Matvec(64, 64, "Q4_0")
+space = registry.cuda_space(problem, device)
+other = choose(space, 4).configs[1]
+
+
+@dataclass(frozen=True)
+class Product:
+    x: torch.Tensor
+    y: torch.Tensor
+    name: str = "product"
+
+    def run(self, target):
+        torch.mm(self.x, self.x, out=self.y)
+
+    def compile(self, target):
+        return self
+
+
+kernels = template.launches
+
+
+def with_library(problem, config, packed, buffers):
+    square = torch.empty((8, 8), device="meta")
+    return [*kernels(problem, config, packed, buffers), Product(square, square)]
+
+
+made = compile_worker.CompileBackend(90)
+ours = made.compile(Compile("sm90", problem.key, space.default))
+assert ours.kernels and all(ours.kernels), ours
+template.launches = with_library
+for config, base in ((space.default, None), (other, space.default), (space.default, space.default)):
+    answer = made.compile(Compile("sm90", problem.key, config, base))
+    assert isinstance(answer, Compiled) and answer.kernels == () and answer.seconds > 0
+assert made.inspect(Inspect("sm90", problem.key, space.default)).binaries == ()
+
+pruner = Pruner(device, 1, space.default)
+trial = Trial(dict(space.default), Outcome.OK, Measurement(1.0, 1.0, 1.0, 9))
+pruner.remember(space.default, (), trial)
+assert pruner.prune(other, (), 0.1, 1e-9) is None, "what a library does is not known from our kernels"
+print("done")
+"""
+
+
+def test_a_configuration_that_calls_a_library_is_compiled_and_always_measured(tmp_path) -> None:
+    script = tmp_path / "library.py"
+    script.write_text(LIBRARY)
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "done", done.stderr[-2000:]

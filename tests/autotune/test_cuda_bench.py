@@ -1,8 +1,8 @@
 """`autotune bench` for a GPU, without one: a stand-in engine whose tokens take made-up time, and the tables."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.benchmarking import benchmark_result, model_benchmark, token_time
+from autotune.benchmarking import benchmark_result, model_benchmark, several_texts, token_time
 from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
 from autotune.runner import ceilings
 from kernel_templates.attention.problem import Attention
@@ -21,6 +21,7 @@ from kernel_templates.head.problem import Head
 from kernel_templates.layer.problem import Layer
 from kernel_templates.operation import Work
 from model.errors import ModelError
+from model.sequences import Sequences
 from tuning_db import open_db
 
 READ = 1000.0  # GB/s
@@ -68,7 +69,9 @@ class FakeEngine:
             model=SimpleNamespace(layers=layers, head=HEAD), context=self.context, launches=self.launches,
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
-        self.runner = SimpleNamespace(decoder=decoder, warm_up=lambda: None)
+        self.runner = SimpleNamespace(
+            decoder=decoder, warm_up=lambda: None, open_sequences=lambda most: FakeSequences(self, most)
+        )
 
     def launches(self, part: str, bound: int) -> list[Any]:
         if part != "layers":
@@ -94,6 +97,41 @@ class FakeEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class FakeSequences(Sequences):
+    """A step takes STEP_US and a microsecond for each text; joining takes PROMPT_US a token. At most `room` fit."""
+
+    room = 100
+
+    def __init__(self, engine: FakeEngine, most: int) -> None:
+        self.engine, self.most, self.context = engine, most, engine.context
+        self.texts: list[int] = []
+        self.number = 0
+        self.sent: deque[dict[int, int]] = deque()
+
+    def join(self, prompt: Sequence[int], tokens: int, sampler: Any) -> int | None:
+        if len(self.texts) == min(self.most, self.room):
+            return None
+        self.engine.clock.now += PROMPT_US * len(prompt)
+        self.number += 1
+        self.texts.append(self.number)
+        return self.number
+
+    def send(self) -> None:
+        assert len(self.sent) < self.ahead
+        self.engine.clock.now += STEP_US[self.engine.side] + len(self.texts)
+        self.sent.append(dict.fromkeys(self.texts, 5))
+
+    def receive(self) -> dict[int, int]:
+        return self.sent.popleft()
+
+    def leave(self, text: int) -> None:
+        self.texts.remove(text)
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
 
 
 class FakeWatch:
@@ -122,6 +160,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(model_benchmark.model, "load", load)
     monkeypatch.setattr(model_benchmark, "clock", clock)
+    monkeypatch.setattr(several_texts, "clock", clock)
     monkeypatch.setattr(token_time, "Stopwatch", FakeWatch)
     monkeypatch.setattr(machine, "detect", lambda index=0: device)
     monkeypatch.setattr(machine, "l2_bytes", lambda index=0: 50 << 20)
@@ -146,7 +185,7 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
     assert [e.side for e in gpu.engines] == ["untuned", "tuned"] and all(e.closed for e in gpu.engines)
     assert report["settings"] == {
         "prompt": 2048, "tokens": 128, "runs": 3, "alternating": True, "nvtx": False,
-        "captured_alone": True, "cache_bytes": 50 << 20,
+        "captured_alone": True, "cache_bytes": 50 << 20, "text_prompt": 128, "text_tokens": 128,
     }  # fmt: skip
     for side, us in STEP_US.items():
         assert report[side]["prefill_tok_s"] == pytest.approx(1e6 / PROMPT_US)
@@ -160,8 +199,44 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
         assert extra == 2 * 4095 * 4 * 2 * 16  # two layers, keys and values in float16
         assert shallow["share"] == pytest.approx(shallow["bytes_per_token"] * shallow["tok_s"] / 1e9 / READ)
     assert report["sources"] == {LAYER.key: "exact"}
-    # One turn to warm up and three that count: a prefill, then at each depth one token and 128.
-    assert Counter(gpu.engines[0].steps) == {1: 4 * 3, 128: 4 * 2}
+    # One turn to warm up and three that count: a prefill and 4 prompts more, then at each depth one token and 128.
+    assert Counter(gpu.engines[0].steps) == {1: 4 * 7, 128: 4 * 2}
+
+
+def test_many_tokens_at_once(bench, gpu) -> None:
+    report = bench(runs=3, depths=(0,))
+    for side, us in STEP_US.items():
+        assert list(report[side]["prompts"]) == ["16", "64", "256", "512"]
+        assert all(row["tok_s"] == pytest.approx(1e6 / PROMPT_US) for row in report[side]["prompts"].values())
+        batches = report[side]["batches"]
+        assert {texts: row["tok_s"] for texts, row in batches.items()} == {
+            "8": pytest.approx(8e6 / (us + 8)), "32": pytest.approx(32e6 / (us + 32))
+        }  # fmt: skip
+    assert list(report["speedups"]) == [
+        "prefill", "prompt 16", "prompt 64", "prompt 256", "prompt 512", "0", "batch 8", "batch 32"
+    ]  # fmt: skip
+    assert report["speedups"]["batch 8"]["median"] == pytest.approx(208 / 108)
+    assert report["speedups"]["batch 8"]["verdict"] == "tuned 1.93× untuned (1.93 to 1.93 in 3 rounds)"
+    only = bench(runs=1, depths=(0,), widths=("decode",))
+    assert not only["tuned"]["prompts"] and not only["tuned"]["batches"] and list(only["speedups"]) == ["prefill", "0"]
+    assert bench(runs=1, depths=(0,), prompt=64)["tuned"]["prompts"].keys() == {"16", "256", "512", "2048"}
+
+
+def test_texts_that_memory_does_not_hold_are_told(bench, gpu, monkeypatch) -> None:
+    monkeypatch.setattr(FakeSequences, "room", 20)
+    with pytest.raises(ModelError, match="memory holds 20 texts of 256 tokens, not 32"):
+        bench(runs=1, depths=(0,))
+
+
+def test_a_device_that_decodes_one_text_at_a_time(bench, gpu, monkeypatch) -> None:
+    def refuse(self: Any, engine: Any, most: int) -> None:
+        raise ModelError("this device decodes one text at a time")
+
+    monkeypatch.setattr(FakeSequences, "__init__", refuse)
+    report = bench(runs=1, depths=(0,))
+    assert report["tuned"]["prompts"] and not report["tuned"]["batches"]
+    with pytest.raises(ModelError, match="one text at a time"):
+        bench(runs=1, depths=(0,), widths=("batch",))
 
 
 def test_one_at_a_time_when_memory_holds_one(bench, gpu) -> None:
@@ -211,6 +286,8 @@ def test_the_tables(autotune, gpu, tiny_model) -> None:
     (token,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["token"]]
     assert token[1:5] == ["12", "20.0", "20.0", "1.00×"]
     assert "in the token they overlap" in result.stdout
+    wide = [line for line in result.stdout.splitlines() if "texts together" in line or "a prompt of" in line]
+    assert len(wide) == 6 and "1.93×" in wide[4] and "no verdict" in wide[4]
     document = json.loads(autotune("bench", tiny_model, "--device", "cuda:0", "--runs", "1", "--json").stdout)
     assert document["device"]["chip"] == "Fake 100" and set(document["tuned"]["decode"]) == {"0", "4096"}
 
@@ -231,8 +308,17 @@ def test_kernels_of_one_side_only(capsys) -> None:
 
 
 def test_a_document_is_read_as_it_was_written(bench) -> None:
-    document = bench(runs=2)
+    document = json.loads(json.dumps(bench(runs=2)))
+    assert document["speedups"]["batch 32"] and document["tuned"]["prompts"]["16"]
     assert benchmark_result.parse(document).document() == {**document, "sources": {}}
+    for key in ("prompts", "batches"):
+        for side in benchmark_result.SIDES:
+            del document[side][key]
+    document["speedups"] = {name: row for name, row in document["speedups"].items() if " " not in name}
+    assert not benchmark_result.parse(document).tuned.prompts, "one from before"
+    for bad in ("batch", "batch x", "prompt -1", "wide 3", "batch 8 8"):
+        with pytest.raises(ValueError, match="is no number of tokens"):
+            benchmark_result.parse({**document, "speedups": {bad: document["speedups"]["0"]}})
     del document["settings"], document["sources"], document["device"]["fingerprint"]  # an older one
     assert benchmark_result.parse(document).captured_alone
 

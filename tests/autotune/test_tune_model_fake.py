@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_gpu
 import pytest
-from fake_gpu import DEVICE, Layer, Part
+from fake_gpu import DEVICE, Layer, Part, Wide
 from forked import Forked
 
 from autotune.tuning import tune_model
@@ -215,3 +215,43 @@ def test_compilers_are_never_waited_for(db, monkeypatch) -> None:
     )
     spent = time.monotonic() - begun
     assert spent < 35.0 and sum(t.trials for t in (*alone, *layers)) > 100
+
+
+def test_passes_come_last_and_leave_decoding_most_of_the_time(db, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_SLOW", "0.01")
+    passes, seen = {Part("ffn", 2048): 4, Part("out", 2048): 4}, []
+    settings = TuneSettings(budget_s=4.0, report=seen.append)
+    begun = time.monotonic()
+    alone, layers = tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.target(), settings, passes=passes)
+    assert time.monotonic() - begun < 20.0
+    assert [tuned.problem for tuned in alone] == [*PROBLEMS, *passes] and len(layers) == 1
+    assert all(tuned.count == 4 for tuned in alone[-2:])
+    of_passes = [p.problem in passes for p in seen]
+    assert of_passes == sorted(of_passes) and any(of_passes), "nothing of a token after the first of a pass"
+    for problem in passes:
+        assert db.lookup(DEVICE, problem.key, 1).source is Source.EXACT
+
+
+def test_passes_alone_have_the_whole_budget(db) -> None:
+    passes = {Part("ffn", 2048): 4}
+    (tuned,), layers = tune_model.tune({}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"), passes=passes)
+    assert tuned.trials == 80 and not layers
+
+
+def test_passes_of_as_many_tokens_are_tuned_side_by_side(db, tmp_path, monkeypatch) -> None:
+    """Few tokens first; a configuration goes to other shapes of as many tokens, not of more."""
+    monkeypatch.setenv("FAKE_SLOW", "0.01")
+    passes = {Wide(kind, 64, tokens): 2 for tokens in (2048, 16) for kind in ("ffn", "out")}
+    seen: list[Progress] = []
+    tuned, _ = tune_model.tune({}, [], db, fake_gpu.target(), TuneSettings(trials=5, report=seen.append), passes=passes)
+    assert [t.problem for t in tuned] == list(passes) and all(t.trials >= 5 for t in tuned)
+    tokens = [p.problem.tokens for p in seen]
+    assert tokens == sorted(tokens) and set(tokens) == {16, 2048} and all(p.of == 2 for p in seen)
+    assert Wide("ffn", 64, 16).rows_at_once == 16 and Part("ffn", 64).rows_at_once == 1
+
+
+def test_shares_of_the_budget() -> None:
+    assert tune_model.token_share(True, False) == 1.0 and tune_model.token_share(False, True) == 0.0
+    assert tune_model.token_share(True, True) == 1.0 - tune_model.PASSES > 0.5 and not tune_model.token_share(
+        False, False
+    )

@@ -23,14 +23,17 @@ def benched(chip: str = CHIP, tok_s: float = 4000.0) -> dict[str, Any]:
     """What `autotune bench --json` prints for a GPU."""
     row = {"tok_s": tok_s, "bytes_per_token": 400_000_000, "gb_s": 1600.0, "share": 0.5, "kernels_per_token": 142}
     deep = row | {"tok_s": tok_s / 2, "bytes_per_token": 800_000_000}
-    side = {"prefill_tok_s": 40000.0, "decode": {"4096": deep, "0": row}}
+    side = {
+        "prefill_tok_s": 40000.0, "decode": {"4096": deep, "0": row},
+        "prompts": {"16": {"tok_s": 8000.0}, "2048": {"tok_s": 40000.0}}, "batches": {"8": {"tok_s": 14000.0}},
+    }  # fmt: skip
     kernel = {"kernel": "down", "count": 28, "us": 56.0, "us_each": 2.0, "bytes": 112_000_000, "gb_s": 2000.0}
     pick = kernel | {"kernel": "pick", "count": 1, "us": 2.0, "bytes": None, "gb_s": None}
     return {
         "model": "m.gguf",
         "device": {"chip": chip, "fingerprint": "f", "read_gb_s": 3200.0},
         "versions": {"torch": "2", "commit": "abc"},
-        "settings": {"prompt": 2048, "tokens": 128, "runs": 5},
+        "settings": {"prompt": 2048, "tokens": 128, "runs": 5, "text_prompt": 128, "text_tokens": 128},
         "untuned": side,
         "tuned": side,
         "operations": {"untuned": [kernel, pick], "tuned": [kernel, pick]},
@@ -57,7 +60,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return benched() if command == "bench" else {"model": str(path), "database": "/home/me/x.db", "tuned": []}
 
     monkeypatch.setattr(bench_gpu, "asked", [], raising=False)
-    monkeypatch.setattr(bench_gpu, "_file", make)
+    monkeypatch.setattr(bench_gpu, "model_file", make)
     monkeypatch.setattr(bench_gpu, "_autotune", autotune)
     return bench_gpu
 
@@ -103,7 +106,43 @@ def test_a_file_of_results(script: ModuleType, call: Callable[..., Result], tmp_
     assert "4,000" in result.stderr and "3,200" in result.stderr and "4.30×" in result.stderr
     (tune, settings), (bench, _) = [(name, settings) for name, _, settings, _ in script.asked]
     assert (tune, bench) == ("tune", "bench") and settings.db.name == "tuning.db" and not settings.folder.exists()
-    assert [options for *_, options in script.asked] == [("--budget", "60.0"), ("--runs", "5")]
+    assert [options for *_, options in script.asked] == [
+        ("--budget", "60.0", "--widths", "decode,prompt,batch"), ("--runs", "5")
+    ]  # fmt: skip
+    assert found["prompt_ms"] == {"16": 2.0, "2048": 51.2} and found["batch_tok_s"] == {"8": 14000.0}
+    assert "2.00" in result.stderr and "14,000" in result.stderr
+
+
+def test_widths_are_passed_on_and_bad_ones_refused(script: ModuleType, call: Callable[..., Result]) -> None:
+    assert call("tiny-Q4_0", "--widths", "decode, prompt").exit_code == 0
+    assert [options[-2:] for *_, options in script.asked] == [("--widths", "decode,prompt")] * 2
+    wrong = call("tiny-Q4_0", "--widths", "wide")
+    assert wrong.exit_code == 2 and "no width is called 'wide'" in wrong.stderr
+
+
+def test_the_peer_is_asked_for_what_ours_did(script: ModuleType, call, tmp_path: Path, monkeypatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    best = {"decode_0": 800.0, "decode_4096": 700.0, "prefill": 20000.0, "prompt_16": 1000.0, "batch_8": 3500.0}
+
+    def measure(program: Path, model: Path, *settings: Any) -> dict[str, Any]:
+        asked.append((program.name, *settings))
+        return {"engine": "llama.cpp", "build": {"build_commit": "b"}, "best_tok_s": best, "settings": {}}
+
+    monkeypatch.setattr(script.llama_bench, "measure", measure)
+    peer = tmp_path / "llama-bench"
+    peer.touch()
+    result = call("qwen3-0.6b-Q4_0", "--peer", str(peer))
+    assert result.exit_code == 0, result.stderr
+    assert asked == [("llama-bench", [4096, 0], 5, [16, 2048], [8])]
+    assert "2.00 (16.00)" in result.stderr and "14,000 (3,500)" in result.stderr and "5.00×" in result.stderr
+    import readme
+
+    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path.parent)
+    (tmp_path / "qwen3-0.6b-Q4_0.json").rename(tmp_path / "m.json")
+    table = readme.gpu_wide()
+    assert "| | prompt of 16, ms | of 2,048, tok/s | 8 texts, tok/s |" in table
+    assert "| qwen3-0.6b-Q4_0 | 2.00 (16.0) | 40,000 (20,000) | 14,000 (3,500) |" in table
+    assert "Texts of 128 + 128 tokens" in table and "In brackets llama.cpp" in table
 
 
 def test_a_failure_does_not_stop_the_rest(script: ModuleType, call: Callable[..., Result], tmp_path: Path) -> None:
@@ -124,7 +163,10 @@ def test_the_readme_without_and_with_results(script: ModuleType, tmp_path: Path,
     import readme
 
     monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
-    parts = (readme.gpu, readme.gpu_token, readme.gpu_accuracy, readme.gpu_demo)
+    parts = (
+        readme.gpu, readme.gpu_token, readme.gpu_accuracy, readme.gpu_demo, readme.gpu_wide, readme.gpu_matmul,
+        readme.gpu_memory,
+    )  # fmt: skip
     assert all("No measurement is committed yet" in part() for part in parts)
     runner = CliRunner()
     runner.invoke(script.main, ["qwen3-0.6b-Q4_0", script.REAL, "--out", str(tmp_path / "h100")])

@@ -19,6 +19,7 @@ from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.reference import reference_logits
 from model.sampling import Sampler
+from model.speculation_policy import SIZES, Watcher
 
 pytestmark = pytest.mark.gpu
 
@@ -126,7 +127,7 @@ def test_a_cache_that_does_not_fit_is_one_line(made: Made) -> None:
     config = ModelConfig.from_gguf(open_gguf(made("tiny", "Q4_0")))
     positions = torch.cuda.get_device_properties(0).total_memory // 64  # 64 bytes each, and four tensors of them
     with pytest.raises(ModelError, match=r"does not hold a KV cache of .*smaller --context") as caught:
-        load._caches(config, positions, torch.device("cuda", 0))
+        load._cache(config, positions, torch.device("cuda", 0))
     assert "\n" not in str(caught.value)
 
 
@@ -160,3 +161,52 @@ def test_qwen3_shape_with_large_k_norms(made: Made) -> None:
             top1, divergence = agreement(wanted, found)
             print(f"stepwise={stepwise}: {distance(found, wanted.numpy()):.2g}, top-1 {top1:.3f}, KL {divergence:.2g}")
             assert top1 >= 0.95 and divergence <= 0.005
+
+
+class Eager(Watcher):
+    """Proposes wherever there is a match, whatever it costs."""
+
+    def proposals(self, match: int, most: int) -> int:
+        return next((size for size in SIZES if size <= most), 0) if match else 0
+
+
+@pytest.mark.parametrize("sampler", [Sampler(), *(Sampler(1.2, 4, 0.9, seed) for seed in range(4))])
+def test_speculated_text_is_the_text(made: Made, sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In F32, where a pass and a step differ too little to move a token of this model; both sampled by position."""
+    prompt = [5, 6, 7, 8, 9] * 6
+    with closing(model.load(made("tiny", "F32"), "cuda:0")) as engine:
+        for watcher in (Eager(), Watcher()):
+            monkeypatch.setattr(engine, "watcher", watcher)
+            wanted = list(engine.generate_tokens(prompt, 120, sampler, ignore_end=True))
+            for _ in range(3):  # the graphs of passes are captured in the first
+                found = list(engine.generate_tokens(prompt, 120, sampler, ignore_end=True, speculate="ngram"))
+                assert found == wanted
+                assert engine._cached == [*prompt, *wanted][: len(engine._cached)]
+
+
+def test_a_pass_chooses_what_steps_choose(made: Made) -> None:
+    """`verify` of 2 to 8 tokens, greedy and sampled, at several positions."""
+    with closing(model.load(made("tiny", "F32"), "cuda:0")) as engine:
+        text = tokens_of(60, seed=3)
+        for sampler in (Sampler(), Sampler(1.5, 8, 0.95, 7)):
+            wanted = []
+            for i, token in enumerate(text):
+                engine.runner.feed([token], i)
+                wanted += engine.runner.stream(i + 1, 1, sampler)
+            for first, count in ((10, 2), (20, 4), (31, 8), (1, 3), (40, 5)):
+                chosen = engine.runner.verify(text[first : first + count], first, sampler)
+                assert chosen == wanted[first : first + count]
+
+
+def test_a_reader_that_leaves_within_a_pass(made: Made) -> None:
+    prompt = [5, 6, 7, 8, 9] * 6
+    with closing(model.load(made("tiny", "F32"), "cuda:0")) as engine:
+        engine.watcher = Eager()
+        whole = greedy(engine, prompt, 60)
+        for read in range(1, 50, 5):
+            engine.reset()
+            stream = engine.generate_tokens(prompt, 60, Sampler(), ignore_end=True, speculate="ngram")
+            assert [next(stream) for _ in range(read)] == whole[:read]
+            stream.close()
+            assert engine._cached == [*prompt, *whole][: len(engine._cached)]
+            assert greedy(engine, [*prompt, *whole[:20]], 20) == whole[20:40]

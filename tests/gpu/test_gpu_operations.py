@@ -23,6 +23,7 @@ from kernel_templates.layer.problem import Layer
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
+from kernel_templates.verify import verify
 
 pytestmark = pytest.mark.gpu
 
@@ -38,6 +39,7 @@ LAYER = (
     "layer:{shape},ffn={ffn},q_format={0},k_format={0},v_format={1},out_format={0},gate_format={0},up_format={0},"
     "down_format={1},activation=int16,context={context}"
 )
+PAGED = "paged_attention:sequences={},tokens={},heads={},kv_heads={},head_dim={},context={}"
 SMOLLM2 = "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0"
 QWEN3 = "hidden=1024,heads=16,kv_heads=8,head_dim=128,rope_dim=128,qk_norm=1"
 WINDOW = "window=100,softcap=50.0,scale=0.1"
@@ -72,6 +74,10 @@ ODD = [
     *(f"attention:heads=8,kv_heads=4,head_dim={d},context=700,{WINDOW}" for d in (64, 80, 96, 128, 256)),
     *(f"attention:heads=8,kv_heads=4,head_dim=256,context={c},window=512" for c in (512, 8192)),
     QKV.format("Q4_0", "Q4_0", "Q8_0", shape=PARTIAL) + ",qkv_bias=1",
+    *(PAGED.format(1, tokens, 9, 3, 64, tokens) for tokens in (16, 100, 512)),
+    *(PAGED.format(1, 200, 8, 2, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
+    *(PAGED.format(5, 1, 8, 4, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
+    *(PAGED.format(3, 2, 71, 1, 64, 200), PAGED.format(1, 40, 40, 2, 128, 90), PAGED.format(2, 8, 3, 3, 16, 9)),
 ]
 SAMPLED = [
     MATVEC.format(rows=1024, cols=2048, name="Q4_0", activation="int16"),
@@ -88,6 +94,10 @@ SAMPLED = [
     "attention:heads=16,kv_heads=8,head_dim=128,context=160",
     "attention:heads=9,kv_heads=3,head_dim=64,context=640",
     "attention:heads=32,kv_heads=8,head_dim=128,context=2560",
+    PAGED.format(1, 1024, 16, 8, 128, 1024),
+    PAGED.format(8, 1, 32, 8, 128, 1000),
+    PAGED.format(1, 8, 32, 8, 128, 1000),
+    PAGED.format(1, 256, 4, 1, 256, 600) + ",window=512",
 ]
 LAYERS = [
     LAYER.format("Q8_0", "Q8_0", shape=GEMMA3, ffn=2048, context=700) + ",window=512" + GEMMA,
@@ -217,6 +227,33 @@ def test_attention_at_any_position_of_a_window(traits: str, position: int) -> No
     """With -s: 8191 takes the time that 511 does."""
     case = Case(f"attention:heads=8,kv_heads=4,head_dim=256,context=8192,{traits}", position)
     case.check(case.space.default)
+
+
+@pytest.mark.parametrize("key", [
+    PAGED.format(8, 1, 32, 8, 128, 700), PAGED.format(4, 4, 9, 3, 64, 700),
+    PAGED.format(3, 8, 8, 2, 256, 700) + ",window=99",
+])  # fmt: skip
+def test_captured_paged_attention_serves_any_lengths(key: str) -> None:
+    """One graph, whose positions change between replays: at the edges of pages and tiles, and rows that are unused."""
+    case = Case(key)
+    buffers = case.template.prepare(case.problem, case.inputs, "cuda:0")
+    # Positions up to the last that the inputs have written; NaN stands behind them.
+    graph = Graph(case.template.launches(case.problem, case.space.default, (), buffers), case.target, "cuda:0")
+    texts, tokens = case.problem.sequences, case.problem.tokens
+    most = int(case.inputs.buffers["positions"].reshape(texts, tokens)[:, -1].min())
+    for place in (tokens - 1, 63, 64, 127, 128, most):
+        ends = np.maximum(np.arange(texts) * -7 + place, tokens - 1)
+        positions = (ends[:, None] - np.arange(tokens)[::-1]).astype(np.int32)
+        positions[-1, tokens // 2 :] = -1
+        buffers["positions"].copy_(torch.from_numpy(positions.ravel()))
+        buffers["out"].fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        moved = Inputs({}, {**case.inputs.buffers, "positions": positions.ravel()})
+        out, used = case.template.collect(case.problem, buffers)["out"], positions.ravel() >= 0
+        assert np.isfinite(out).all()
+        wanted = case.operation.reference(case.problem, moved)["out"]
+        verify({"out": out[used]}, {"out": wanted[used]}, case.operation.tolerance(case.problem))
 
 
 @pytest.mark.parametrize("finish", ["attention", "kernel"])

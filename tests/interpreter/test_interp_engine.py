@@ -27,6 +27,7 @@ from model.gguf_file import open_gguf
 from model.reference import reference_logits
 from model.runner import Settings
 from model.sampling import Sampler
+from model.speculation_policy import Watcher
 from model.tokenizer import Tokenizer
 
 Made = Callable[[str, str], Path]
@@ -147,3 +148,39 @@ def test_garbage_is_an_error(made: Made) -> None:
     broken.runner.decoder.model.output_norm.fill_(float("nan"))
     with pytest.raises(ModelError, match="not a finite number"):
         list(broken.generate_tokens(tokens_of(3), 3, Sampler()))
+
+
+@pytest.mark.slow
+def test_a_stream_reads_what_it_started_and_starts_no_more_than_it_may(opened: Model) -> None:
+    prompt = tokens_of(5)
+    opened.reset()
+    whole = list(opened.generate_tokens(prompt, 3, Sampler()))
+    asked: list[int] = []
+
+    def more(started: int) -> bool:
+        asked.append(started)
+        return len(asked) < 3
+
+    opened.runner.feed(prompt[-1:], len(prompt) - 1)
+    made = list(opened.runner.stream(len(prompt), 5, Sampler(), more))
+    assert made == whole  # the first is started unasked, then two more
+    assert asked == [1, 1, 1, 0]  # what was started when the third was denied is read, and then it is asked once more
+
+
+@pytest.mark.slow
+def test_passes_and_steps_take_turns(opened: Model) -> None:
+    """A text that repeats itself, with proposals wherever there are some."""
+
+    class Eager(Watcher):
+        def proposals(self, match: int, most: int) -> int:
+            return next((size for size in (3, 1) if size <= most), 0) if match else 0
+
+    prompt = [5, 6, 7, 8] * 2
+    opened.reset()
+    whole = list(opened.generate_tokens(prompt, 7, Sampler()))
+    opened.reset()
+    opened.watcher = Eager()
+    assert list(opened.generate_tokens(prompt, 7, Sampler(), speculate="ngram")) == whole
+    done = opened.timing.speculated
+    assert done is not None and done.passes
+    assert opened._cached == [*prompt, *whole][: len(opened._cached)]

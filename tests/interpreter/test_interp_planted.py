@@ -34,6 +34,8 @@ TRAITS = [
     QKV + "v_format=Q8_0,activation=int16,qkv_bias=1",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40,window=17,softcap=20.0,scale=0.2",
+    "paged_attention:sequences=2,tokens=1,heads=4,kv_heads=2,head_dim=32,context=130",
+    "paged_attention:sequences=1,tokens=5,heads=2,kv_heads=1,head_dim=32,context=90,window=70,softcap=20.0,scale=0.2",
     *TRAITS,
 ])  # fmt: skip
 def test_a_mistake_is_refused(key):
@@ -61,6 +63,10 @@ def test_a_mistake_is_refused(key):
             verify(run(given.weights, kernel=other), expected, limit)
             pytest.fail(what)
     for what, buffers in planted.wrong_norms(given):
+        with pytest.raises(WrongResult):
+            verify(run(given.weights, inputs=replace(given, buffers=buffers)), expected, limit)
+            pytest.fail(what)
+    for what, buffers in planted.wrong_rows(given):
         with pytest.raises(WrongResult):
             verify(run(given.weights, inputs=replace(given, buffers=buffers)), expected, limit)
             pytest.fail(what)

@@ -9,6 +9,7 @@ from test_interp_engine import interpreted, tokens_of
 from autotune.precision.kernels_alone import CudaKernels, kernels_of
 from autotune.precision.operation_errors import decode_errors, in_kernels_order, prompt_errors
 from autotune.precision.precision_result import OperationError
+from autotune.precision.prompt_alone import prompt_of
 from model.engine import Model
 from model.reference import LayerTrace, reference_hidden
 
@@ -22,7 +23,7 @@ def errors(engine: Model, trace: LayerTrace) -> dict[tuple[str, str], OperationE
     assert isinstance(kernels, CudaKernels)
     rows = [
         *decode_errors(kernels, LAYER, exact, [POSITION]),
-        *prompt_errors(kernels, engine.runner.prefill, LAYER, exact),
+        *prompt_errors(kernels, prompt_of(engine.runner), LAYER, exact),
     ]
     return {(row.path, row.name): row for row in rows}
 

@@ -11,7 +11,7 @@ from kernel_templates import float64, formats
 from kernel_templates.operation import Inputs, Weight
 from kernel_templates.problem import Problem
 
-HEAD_OUTPUTS = {"attention": ("out",), "norm_qkv_rope": ("qkv",)}
+HEAD_OUTPUTS = {"attention": ("out",), "paged_attention": ("out",), "norm_qkv_rope": ("qkv",)}
 
 
 def wrong_weights(inputs: Inputs) -> Iterator[tuple[str, dict[str, Weight]]]:
@@ -74,6 +74,26 @@ def wrong_norms(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         norm, rows = inputs.buffers["post_norm"].copy(), int(np.count_nonzero(inputs.buffers["post_norm"]))
         norm[rows - 1] = norm[rows - 2]
         yield "the last row of the post norm", {**inputs.buffers, "post_norm": norm}
+
+
+def wrong_rows(inputs: Inputs) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(what is wrong, buffers) of an operation over a cache in pages: a text that reads another's pages or has two of
+    its own exchanged, rows that see one position too few, or what the first row of their text sees."""
+    b = inputs.buffers
+    if "slots" not in b:
+        return
+    swapped = b["slots"].copy()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    yield "two pages exchanged", {**b, "slots": swapped}
+    if len(swapped) > 1:
+        yield "another text's pages", {**b, "sequences": np.roll(b["sequences"], len(b["sequences"]) // len(swapped))}
+    yield "one position too few", {**b, "positions": b["positions"] - 1}
+    for text in np.unique(b["sequences"]):
+        rows = b["sequences"] == text
+        if rows.sum() > 1:
+            alike = b["positions"].copy()
+            alike[rows] = alike[rows].min()
+            yield f"no row of text {text} sees those before it", {**b, "positions": alike}
 
 
 def wrong_outputs(

@@ -14,7 +14,7 @@ from kernel_templates import formats
 from kernel_templates.cuda.crosscompile import Compiled, cross_compile
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.vector import Vector
-from kernel_templates.sample_token import cuda
+from kernel_templates.sample_token import cuda, cuda_rows
 
 CAPABILITIES = (75, 80, 90, 100)
 
@@ -83,3 +83,21 @@ def test_sampling(capability):
         fits(made, capability)
         if launch.name == "sample":
             assert "ATOM." not in made.sass  # additions whose result nobody waits for
+
+
+@pytest.mark.parametrize("vocab", [151_936, 49_152])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_rows(vocab, capability):
+    rows = 32
+    scratch, ints = cuda_rows.RowScratch.allocate(rows, vocab, "cpu"), torch.zeros(rows, dtype=torch.int32)
+    logits, history = torch.empty(rows, vocab), torch.zeros(8, rows, 2, dtype=torch.int32)
+    launches = cuda_rows.launches_sampling(rows, logits, ints, scratch)
+    launches += cuda_rows.launches_advance(rows, scratch, ints.clone(), ints, history, ints.clone()[:1])
+    assert [launch.name for launch in launches] == ["argmax", *["sample"] * 6, "choose", "advance"]
+    for launch in launches:
+        made = cross_compile(launch, capability)
+        fits(made, capability)
+        if launch.name in ("argmax", "sample"):
+            assert made.ptx.count("ld.global.v4") >= 2  # 8 logits a thread
+        if launch.name == "sample":
+            assert "ATOM." not in made.sass

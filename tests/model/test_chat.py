@@ -130,3 +130,30 @@ def test_malformed_messages(messages: Any) -> None:
         ChatTemplate("x").render(messages)
     with pytest.raises(ModelError, match="plain data"):
         ChatTemplate("x").render(HELLO, variables={"tools": object()})
+
+
+def test_each_of_some_conversations_is_rendered_as_it_is_alone() -> None:
+    """What is refused, what is no conversation and what takes too long costs the others nothing."""
+    source = (
+        "{% if messages[0].content == 'no' %}{{ raise_exception('refused') }}{% endif %}"
+        "{% if messages[0].content == 'long' %}{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}"
+        "{% endfor %}{% endif %}{{ messages[0].content }}{{ x }}"
+    )
+    words = ["a", "no", "b", "c"]
+    talks: list[Any] = [[{"role": "user", "content": word}] for word in words]
+    template = ChatTemplate(source)
+    made = template.render_each([*talks, [{"role": "user"}]], variables={"x": 1})
+    assert [made[0], made[2], made[3]] == ["a1", "b1", "c1"]
+    assert "refused" in str(made[1]) and "every message must be" in str(made[4])
+    assert template.render_each([]) == []
+    slow = template.render_each([talks[0], [{"role": "user", "content": "long"}]], variables={"x": 1})
+    assert slow[0] == "a1" and isinstance(slow[1], ModelError)
+
+
+def test_conversations_without_an_error_take_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *words, **more: (started.append(1), run(*words, **more))[1])
+    talks = [[{"role": "user", "content": str(i)}] for i in range(40)]
+    assert ChatTemplate("{{ messages[0].content }}").render_each(talks) == [str(i) for i in range(40)]
+    assert len(started) == 1

@@ -18,19 +18,27 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
 def drawn(logits: np.ndarray, count: int = 300, **settings: Any) -> set[int]:
     picker = Sampler(**({"temperature": 1.0, "seed": 1} | settings)).picker()
-    return {picker.pick(logits) for _ in range(count)}
+    return {picker.pick(logits, i) for i in range(count)}
 
 
 def test_greedy_takes_the_first_largest() -> None:
-    assert Sampler().picker().pick(np.array([1, 3, 3, -np.inf], np.float32)) == 1
+    assert Sampler().picker().pick(np.array([1, 3, 3, -np.inf], np.float32), 0) == 1
     assert drawn(LOGITS, temperature=0.0) == {1}
     assert drawn(LOGITS, top_k=1) == {1}
 
 
 def test_same_seed_same_tokens() -> None:
     logits = np.random.default_rng(0).standard_normal(1000, dtype=np.float32)
-    runs = [[p.pick(logits) for _ in range(50)] for p in (Sampler(0.8, 40, 0.95, seed=s).picker() for s in (7, 7, 8))]
+    runs = [
+        [p.pick(logits, i) for i in range(50)] for p in (Sampler(0.8, 40, 0.95, seed=s).picker() for s in (7, 7, 8))
+    ]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_position_s_number_does_not_depend_on_what_was_drawn_before() -> None:
+    logits = np.random.default_rng(0).standard_normal(1000, dtype=np.float32)
+    forward, back = (Sampler(1.0, seed=7).picker() for _ in range(2))
+    assert [forward.pick(logits, i) for i in range(50)] == [back.pick(logits, i) for i in reversed(range(50))][::-1]
 
 
 def test_what_top_k_and_top_p_keep() -> None:
@@ -48,7 +56,7 @@ def test_frequencies_are_the_softmax() -> None:
     for temperature in (0.5, 1.0, 2.0):
         expected = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
         picker = Sampler(temperature, seed=3).picker()
-        counts = np.bincount([picker.pick(LOGITS) for _ in range(4000)], minlength=4) / 4000
+        counts = np.bincount([picker.pick(LOGITS, i) for i in range(4000)], minlength=4) / 4000
         assert np.abs(counts - expected).max() < 0.03
 
 
@@ -68,24 +76,24 @@ def test_the_nucleus_is_the_definition_s(logits: np.ndarray, top_k: int, top_p: 
     ids = picker._candidates(logits)
     assert ids.tolist() == order[: len(ids)].tolist()
     assert allowed <= len(ids) and (len(ids) <= allowed + 1 or weights[allowed] < 1e-5)
-    assert np.isfinite(logits[picker.pick(logits)])
+    assert np.isfinite(logits[picker.pick(logits, 0)])
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("settings", [{"temperature": 1e-320}, {"temperature": 1.0, "top_p": 0.5}])
 def test_differences_beyond_all_numbers(settings: dict[str, float]) -> None:
     logits = np.array([-3e38, 3e38, 0], np.float32)
-    assert Sampler(**settings, seed=1).picker().pick(logits) == 1
+    assert Sampler(**settings, seed=1).picker().pick(logits, 0) == 1
 
 
 def test_garbage_logits_are_refused() -> None:
     for bad in ([0, math.nan, 1], [math.inf, 0], [-math.inf, -math.inf]):
         for settings in (Sampler(), Sampler(1.0, seed=0)):
             with pytest.raises(ModelError, match="largest logit"):
-                settings.picker().pick(np.array(bad, np.float32))
+                settings.picker().pick(np.array(bad, np.float32), 0)
     for shape in ((0,), (2, 3)):
         with pytest.raises(ModelError, match="shape"):
-            Sampler().picker().pick(np.zeros(shape, np.float32))
+            Sampler().picker().pick(np.zeros(shape, np.float32), 0)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,6 @@ def test_fast_on_a_large_vocabulary(settings: Sampler) -> None:
     picker, times = settings.picker(), []
     for _ in range(5):
         start = time.perf_counter()
-        picker.pick(logits)
+        picker.pick(logits, 0)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1

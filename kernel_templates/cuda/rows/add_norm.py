@@ -1,0 +1,127 @@
+"""What stands between two products of many tokens: a branch goes into the residual stream, whose norm is read next.
+
+    x += branch * factor, or with a post norm x += rmsnorm(branch * factor) * post_norm
+    h = rmsnorm(x) * norm, as float16
+
+Either half alone is a variant: a layer's first norm has no branch before it, the last branch no norm behind it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernel_templates.cuda.fragments import NATURAL, place
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.rows.half import to_half
+
+TILE = 8192
+"""Elements of a row that stay in registers from the sum to the norm; longer rows are read again."""
+EACH = 8
+"""Elements a thread, as long as a program of that many threads may be."""
+MOST_WARPS = 16
+
+
+@dataclass(frozen=True)
+class Branch:
+    """y float32 [rows, hidden], what a product gave; it is added times `factor`, or normed by post_norm float32
+    [hidden]."""
+
+    y: torch.Tensor
+    factor: float = 1.0
+    post_norm: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """weight float32 [hidden]; out float16 [rows, hidden]."""
+
+    weight: torch.Tensor
+    out: torch.Tensor
+    order: int = NATURAL
+
+
+@triton.jit
+def add_norm(
+    x, branch, post_norm, norm, h, eps,
+    HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
+    NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program: a row. ADD: x is written; NORM: h is. Pointers that a variant does not follow may be any."""
+    if PDL:
+        gdc_launch_dependents()
+    row = tl.program_id(0).to(tl.int64)
+    x += row * HIDDEN
+    branch += row * HIDDEN
+    h += row * WIDTH
+    c = tl.arange(0, TILE)
+    if PDL:
+        gdc_wait()
+    factor = FACTOR
+    if POST_NORM:
+        squares = tl.zeros([TILE], tl.float32)
+        for first in tl.static_range(0, HIDDEN, TILE):
+            b = tl.load(branch + first + c, mask=first + c < HIDDEN, other=0.0) * FACTOR
+            squares += b * b
+        factor = FACTOR * tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
+    if HIDDEN <= TILE:
+        v = added(x, branch, post_norm, c, factor, HIDDEN, ADD, POST_NORM)
+        if NORM:
+            inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
+            store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
+    else:
+        squares = tl.zeros([TILE], tl.float32)
+        for first in tl.static_range(0, HIDDEN, TILE):
+            v = added(x, branch, post_norm, first + c, factor, HIDDEN, ADD, POST_NORM)
+            squares += v * v
+        if NORM:
+            inverse = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
+            tl.debug_barrier()  # what is read again was written above
+            for first in tl.static_range(0, HIDDEN, TILE):
+                v = tl.load(x + first + c, mask=first + c < HIDDEN, other=0.0)
+                store_normed(h, norm, first + c, v * inverse, HIDDEN, ORDER)
+
+
+@triton.jit
+def added(x, branch, post_norm, at, factor, HIDDEN: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr):
+    """Elements `at` of a row of x, float32, after they are written back if ADD."""
+    inside = at < HIDDEN
+    v = tl.load(x + at, mask=inside, other=0.0)
+    if ADD:
+        b = tl.load(branch + at, mask=inside, other=0.0) * factor
+        if POST_NORM:
+            b = b * tl.load(post_norm + at, mask=inside, other=0.0)
+        v += b
+        tl.store(x + at, v, mask=inside)
+    return v
+
+
+@triton.jit
+def store_normed(h, norm, at, v, HIDDEN: tl.constexpr, ORDER: tl.constexpr):
+    inside = at < HIDDEN
+    tl.store(h + place(at, ORDER), to_half(v * tl.load(norm + at, mask=inside, other=0.0)), mask=inside)
+
+
+def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None, eps: float) -> Launch:
+    """x float32 [rows, hidden]; at least one of `branch` and `norm`."""
+    rows, hidden = x.shape
+    tile = min(triton.next_power_of_2(hidden), TILE)
+    post_norm = x if branch is None or branch.post_norm is None else branch.post_norm
+    arguments = (
+        x, x if branch is None else branch.y, post_norm,
+        *((x, x) if norm is None else (norm.weight, norm.out)), eps,
+    )  # fmt: skip
+    constants = {
+        "HIDDEN": hidden,
+        "TILE": tile,
+        "FACTOR": 1.0 if branch is None else branch.factor,
+        "ADD": branch is not None,
+        "POST_NORM": branch is not None and branch.post_norm is not None,
+        "NORM": norm is not None,
+        "WIDTH": hidden if norm is None else norm.out.shape[1],
+        "ORDER": NATURAL if norm is None else norm.order,
+    }
+    warps = min(max(tile // (32 * EACH), 1), MOST_WARPS)
+    return Launch(name, add_norm, (rows,), arguments, constants, warps)

@@ -1,0 +1,211 @@
+"""The kernels of attention over many rows: tiles of queries times tiles of keys on the tensor cores.
+
+    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP)
+
+A program has ROWS rows of the matrix product: BLOCK consecutive tokens of one text, and of each all query heads that
+share one key head, as far as there is room. So a tile of keys is read once for all of them, and rows of one program
+differ little in what they see. It walks its positions tile by tile with an online softmax (Milakov and Gimelshein 2018;
+Dao et al. 2022) in float32, in units of log 2; weights are float16 for the second product. Tiles that every row sees
+whole are not masked.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernel_templates.attention.scores import capped, factor
+from kernel_templates.cuda.fragments import place
+from kernel_templates.cuda.instructions import loop_bound
+
+LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
+_NEVER = tl.constexpr(1 << 30)  # a position beyond all
+
+
+@triton.constexpr_function
+def _inside(scale, softcap):
+    """What a product of query and key is multiplied with before the cap."""
+    return factor(scale, softcap) if softcap else 1.0
+
+
+@triton.constexpr_function
+def _outside(scale, softcap):
+    """What a masked score is multiplied with to be in units of log 2, in one instruction with the subtraction."""
+    return 1.0 if softcap else factor(scale, softcap)
+
+
+@triton.jit
+def _pages(table, tile, last, TILE: tl.constexpr, PAGE: tl.constexpr):
+    """Where the pages of a tile begin, elements: int64, one, or [TILE, 1] where a tile has several.
+
+    A tile past `last` gives its page again: what nothing uses yet is not read."""
+    if TILE <= PAGE:
+        position = tl.maximum(tl.minimum(tile * TILE, last), 0)
+        return tl.multiple_of(tl.load(table + position // PAGE), 8)
+    else:
+        position = tl.maximum(tl.minimum(tile * TILE + tl.arange(0, TILE), last), 0)
+        return tl.multiple_of(tl.load(table + position // PAGE), 8)[:, None]
+
+
+@triton.jit
+def _attend_tiles(
+    q, acc, m, total, p, keys, values, table, begin, end, first, last,
+    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr, STAGES: tl.constexpr,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Tiles begin..end - 1 for all rows: acc [ROWS, DIMS], m, total [ROWS] as they are afterwards.
+
+    p: positions of the rows, [ROWS]; first, last: what the rows together see.
+    """
+    INSIDE: tl.constexpr = _inside(SCALE, SOFTCAP)
+    OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
+    n = tl.arange(0, TILE)
+    dim = tl.arange(0, DIMS)[None, :]
+    real = dim < HEAD_DIM
+    page = _pages(table, begin, last, TILE, PAGE)
+    for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=STAGES):
+        next_page = _pages(table, tile + 1, last, TILE, PAGE)  # before the tile that has to wait for it
+        at = tile * TILE + n
+        offsets = ((tile * TILE) % PAGE + n if TILE <= PAGE else n % PAGE)[:, None] * HEAD_DIM + dim
+        kept = tl.broadcast_to(real, (TILE, DIMS))
+        if MASKED:
+            kept = kept & ((at >= first) & (at <= last))[:, None]
+        if MASKED or DIMS != HEAD_DIM:
+            k = tl.load(keys + page + offsets, mask=kept, other=0.0)
+        else:
+            k = tl.load(keys + page + offsets)
+        s = tl.dot(q, tl.trans(k))
+        if SOFTCAP > 0:
+            s = capped(s * INSIDE, SOFTCAP, ASM)
+        if MASKED:
+            seen = at[None, :] <= p[:, None]
+            if WINDOW > 0:
+                seen = seen & (at[None, :] > p[:, None] - WINDOW)
+            s = tl.where(seen, s, LOWEST)
+        top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
+        share = tl.exp2(m - top)
+        weights = tl.exp2(s * OUTSIDE - top[:, None])
+        total = total * share + tl.sum(weights, 1)
+        if MASKED or DIMS != HEAD_DIM:
+            v = tl.load(values + page + offsets, mask=kept, other=0.0)
+        else:
+            v = tl.load(values + page + offsets)
+        acc = tl.dot(weights.to(tl.float16), v, acc * share[:, None])
+        m, page = top, next_page
+    return acc, m, total
+
+
+@triton.jit
+def attend_pages(
+    q, cache, table, positions, sequences, out, partial, layer, values, head_stride, pages, lines,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
+    STAGES: tl.constexpr, SPLITS: tl.constexpr, APART: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
+
+    layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
+    the table; lines: heads of all rows.
+    APART: tiles that every row sees whole have a loop of their own. With SPLITS > 1 outputs go to partial: float32
+    [rows, HEADS, SPLITS, HEAD_DIM], then [rows, HEADS, SPLITS] logarithms of the sums of weights, LOWEST of none.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    PARTS: tl.constexpr = (GROUP + TOGETHER - 1) // TOGETHER
+    BLOCKS: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
+    column, block, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv = column // PARTS
+    text = block // BLOCKS
+    r = tl.arange(0, ROWS)
+    token = (BLOCKS - 1 - block % BLOCKS) * BLOCK + r // TOGETHER  # those that see most first: the others fill gaps
+    group = column % PARTS * TOGETHER + r % TOGETHER
+    there = (r < BLOCK * TOGETHER) & (token < TOKENS) & (group < GROUP)
+    row = text * TOKENS + token
+    line = row * HEADS + kv * GROUP + group
+    dim = tl.arange(0, DIMS)[None, :]
+    mask = there[:, None] & (dim < HEAD_DIM)
+    if PDL:
+        gdc_wait()
+
+    p = tl.load(positions + row, mask=there, other=-1)
+    table += tl.load(sequences + text * TOKENS) * pages
+    last = tl.max(p, 0)
+    lowest = tl.min(tl.where(p >= 0, p, _NEVER), 0)
+    first = tl.maximum(lowest + 1 - WINDOW, 0) if WINDOW > 0 else 0
+    from_tile, to_tile = first // TILE, (last + TILE) // TILE
+    span = tl.cdiv(tl.maximum(to_tile - from_tile, 0), SPLITS)
+    begin = from_tile + split * span
+    end = tl.minimum(begin + span, to_tile)
+
+    queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
+    keys = cache + layer + kv.to(tl.int64) * head_stride
+    acc = tl.zeros([ROWS, DIMS], tl.float32)
+    m = tl.full([ROWS], LOWEST, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    if APART:
+        # Whole tiles: none of their positions is after the first row's or before the last row's window.
+        whole = tl.minimum(tl.maximum((lowest + 1) // TILE, begin), end)
+        if WINDOW > 0:
+            inside = tl.maximum((last + TILE - WINDOW) // TILE, 0)
+            inside = tl.minimum(tl.maximum(inside, begin), end)
+            whole = tl.maximum(whole, inside)
+            acc, m, total = _attend_tiles(
+                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, last,
+                HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
+            )  # fmt: skip
+        else:
+            inside = begin
+        acc, m, total = _attend_tiles(
+            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, last,
+            HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, False, ASM,
+        )  # fmt: skip
+    else:
+        whole = begin
+    acc, m, total = _attend_tiles(
+        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, last,
+        HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
+    )  # fmt: skip
+
+    y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
+    if SPLITS == 1:
+        store_rows(out, line, y, mask, HEAD_DIM, HEADS, WIDTH, ORDER)
+    else:
+        part = line * SPLITS + split
+        tl.store(partial + part[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask & (begin + 0 * dim < end))
+        log = tl.where(total > 0, m + tl.log2(tl.where(total > 0, total, 1.0)), LOWEST)
+        tl.store(partial + lines * SPLITS * HEAD_DIM + part, log, mask=there)
+
+
+@triton.jit
+def store_rows(
+    out, line, y, mask, HEAD_DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr
+):
+    """float16 [rows, WIDTH], a row's heads one after the other, columns in ORDER; clamped, since rounded weights may
+    add up to a little more than 1."""
+    y = tl.minimum(tl.maximum(y, -65504.0), 65504.0).to(tl.float16)
+    dim = tl.arange(0, y.shape[1])[None, :]
+    column = line[:, None] % HEADS * HEAD_DIM + dim
+    tl.store(out + (line // HEADS)[:, None].to(tl.int64) * WIDTH + place(column, ORDER), y, mask=mask)
+
+
+@triton.jit
+def combine_pages(
+    partial, out, lines, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
+    ORDER: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program (line: a head of a row): join the splits that `attend_pages` left."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    line = tl.program_id(0)
+    split = tl.arange(0, SPLITS)
+    dim = tl.arange(0, DIMS)[None, :]
+    log = tl.load(partial + lines * SPLITS * HEAD_DIM + line * SPLITS + split)
+    some = log > 0.5 * LOWEST
+    at = (line * SPLITS + split)[:, None] * HEAD_DIM + dim
+    y = tl.load(partial + at, mask=some[:, None] & (dim < HEAD_DIM), other=0.0)
+    weight = tl.where(some, tl.exp2(log - tl.max(log, 0)), 0.0)
+    total = tl.sum(weight, 0)
+    y = tl.sum(y * weight[:, None], 0)[None, :] * (1.0 / tl.where(total > 0, total, 1.0))
+    store_rows(out, line + tl.zeros([1], tl.int32), y, dim < HEAD_DIM, HEAD_DIM, HEADS, WIDTH, ORDER)

@@ -1,0 +1,131 @@
+"""How attention over many rows can be built."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kernel_templates.device import Device
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.space import Constraint, Parameter, Space
+
+SHARED_KIB = {"7.0": 96, "7.5": 64, "8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227, "12.0": 99}
+"""Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, "Compute Capabilities")."""
+TENSOR_CORES = 8.0
+"""Compute capability from which Triton uses them; before, products are plain arithmetic, which large ones spill in."""
+_ANY_KIB = 48  # of a chip that is not known: every one has so much
+
+_LEAST = {"rows": 16, "tile": 64, "warps": 4, "stages": 2}
+_WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
+_WORDS_MASKED = 176  # where a window or a cap needs some
+
+
+def cuda(problem: PagedAttention, device: Device) -> Space:
+    # One of the smallest is let through whatever it takes: heads of 1,024 elements are larger than any model's.
+    shared = max(1024 * SHARED_KIB.get(device.capability, _ANY_KIB), shared_bytes(problem, _LEAST))
+    registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, _LEAST))
+    tensor = float(device.capability) >= TENSOR_CORES
+    lines = problem.group * problem.tokens  # rows of a product that one key head can have
+    splits = [1]
+    while (
+        splits[-1] < 64 and splits[-1] * 32 < problem.reach and _programs(problem, 128) * splits[-1] < 4 * device.units
+    ):
+        splits.append(2 * splits[-1])
+    default = _untuned(problem, device, shared, registers, splits)
+    rows = [16]
+    while rows[-1] < min(lines, 128) and tensor:
+        rows.append(2 * rows[-1])
+    sizes = ((16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 3, 4)) if tensor else ((16,), (8,), (1,))
+    return Space(
+        (
+            Parameter("rows", tuple(rows), default["rows"], "rows of a program's products: tokens times query heads"),
+            Parameter("tile", sizes[0], default["tile"], "positions read at a time"),
+            Parameter("warps", sizes[1], default["warps"], "warps of a program"),
+            Parameter("stages", sizes[2], default["stages"], "tiles on their way at once, in shared memory"),
+            Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a row"),
+            Parameter(
+                "edges", ("apart", "alike") if tensor else ("alike",), default["edges"],
+                "whether tiles that all rows see whole have a loop without masks, which fills its pipeline anew",
+            ),
+        ),
+        (
+            Constraint(
+                "work for every warp", "warps divide a tile's scores by 8 rows or positions or more",
+                lambda c: 8 * c["warps"] <= max(c["rows"], c["tile"]) or not tensor,
+            ),
+            Constraint(
+                "tiles fit in shared memory",
+                f"queries and {shared // 1024} KiB at most for as many tiles of keys and values as there are stages",
+                lambda c: shared_bytes(problem, c) <= shared,
+            ),
+            Constraint(
+                "registers", f"a tile's scores and the outputs, {registers} words a thread at most, stay in registers",
+                lambda c: words(problem, c) <= registers,
+            ),
+            Constraint(
+                "positions for every split", "splits are whole tiles: half as many would do if half stayed empty",
+                lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach + problem.tokens,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def dims(problem: PagedAttention) -> int:
+    """A head's elements, padded: Triton's blocks have powers of two."""
+    return max(16, 1 << (problem.head_dim - 1).bit_length())
+
+
+def together(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Query heads of one key head that a program has."""
+    return min(problem.group, config["rows"])
+
+
+def block_tokens(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Tokens of one text that a program has; rows that are left over are padding."""
+    return min(problem.tokens, config["rows"] // together(problem, config))
+
+
+def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Queries, keys and values in shared memory, and what warps tell each other: an upper bound."""
+    return 2 * dims(problem) * (config["rows"] + 2 * config["tile"] * config["stages"]) + 4096
+
+
+def words(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Of 32 bits a thread: outputs, scores and weights, and a tile's addresses, with one stage also its keys."""
+    held = config["rows"] * (2 * dims(problem) + 3 * config["tile"]) // 64
+    if config["rows"] < 64:  # larger products read queries from shared memory
+        held += config["rows"] * dims(problem) // 64
+    on_the_way = config["tile"] * dims(problem) // 64
+    return (held + on_the_way * (2 if config["stages"] == 1 else 1)) // config["warps"]
+
+
+def _programs(problem: PagedAttention, rows: int) -> int:
+    """Programs of one split."""
+    config = {"rows": rows}
+    blocks = problem.sequences * -(-problem.tokens // block_tokens(problem, config))
+    return blocks * problem.kv_heads * -(-problem.group // together(problem, config))
+
+
+def _untuned(problem: PagedAttention, device: Device, shared: int, registers: int, splits: list[int]) -> dict[str, Any]:
+    """Many rows: products as large as registers hold. Few rows: four warps side by side over a tile, three tiles on
+    their way. Positions are split until every multiprocessor has a few programs."""
+    lines = problem.group * problem.tokens
+    tensor = float(device.capability) >= TENSOR_CORES
+    sizes: tuple[tuple[int, int], ...]  # rows, warps
+    tiles: tuple[int, ...]
+    stages: tuple[int, ...]
+    if lines >= 64:
+        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
+        if _programs(problem, 128) < device.units or lines < 128:
+            sizes = sizes[1:]
+    else:
+        few = max(16, 1 << (lines - 1).bit_length())
+        sizes, tiles, stages = tuple((rows, 4) for rows in dict.fromkeys((few, 16))), (64,), (3, 2, 1)
+    tries = [
+        {"rows": rows, "tile": tile, "warps": warps, "stages": stage}
+        for rows, warps in sizes for tile in tiles for stage in stages
+    ]  # fmt: skip
+    fitting = (c for c in tries if shared_bytes(problem, c) <= shared and words(problem, c) <= registers)
+    chosen = next(fitting, _LEAST) if tensor else {"rows": 16, "tile": 16, "warps": 8, "stages": 1}
+    wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
+    longest = problem.reach + problem.tokens
+    count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
+    return chosen | {"splits": count, "edges": "apart" if problem.tokens >= 16 and tensor else "alike"}

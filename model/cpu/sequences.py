@@ -1,0 +1,118 @@
+"""Several texts at once on the CPU: each with a KV cache of its own, all through the decoder's packed weights.
+
+A cache is address space for every position that was promised; memory comes with the positions that are written, 64 at
+a time. A step runs the decode graph once a text, so a text gets what it would get alone.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel_templates import memory
+from kernel_templates.attention import cache
+from kernel_templates.cpu.graph import Graph
+from model.errors import ModelError
+from model.runner import STEPS_BELOW
+from model.sampling import Picker, Sampler
+from model.sequences import BROKEN, Sequences
+
+if TYPE_CHECKING:
+    from model.cpu.runner import CpuRunner
+
+SHARE = 0.75
+"""Of the memory that is free before the first text joins, what caches may take; the rest is for prompts and others."""
+
+
+@dataclass
+class _Text:
+    """chosen: the newest token, which goes into the cache when the one after it is wanted; position: where to;
+    promised: bytes of the whole cache."""
+
+    graph: Graph
+    picker: Picker
+    position: int
+    promised: int
+    chosen: int = BROKEN
+    sent: bool = False
+
+
+class CpuSequences(Sequences):
+    """Steps are done when `send` returns."""
+
+    ahead = 1
+
+    def __init__(self, runner: "CpuRunner", most: int, limit: int | None = None):
+        """limit: bytes that all caches together may take; None: a share of what is free when there is none."""
+        self._runner, self._decoder = runner, runner.decoder
+        self.most, self.context = most, runner.context
+        self._given, self._limit = limit, 0
+        self._texts: dict[int, _Text] = {}
+        self._steps: deque[dict[int, int]] = deque()
+        self._joined = self._promised = 0
+
+    def join(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> int | None:
+        positions = min(len(prompt) + tokens, self.context)
+        promised = self._bytes(positions)
+        if not self._texts:
+            self._limit = int(SHARE * memory.available()) if self._given is None else self._given
+        if promised > self._limit:
+            raise ModelError(
+                f"a text of {positions} tokens needs {promised / 1e6:,.1f} MB of KV cache, and there are "
+                f"{self._limit / 1e6:,.1f}; ask for fewer tokens, give a shorter prompt or free memory"
+            )
+        if len(self._texts) >= self.most or self._promised + promised > self._limit:
+            return None
+        config = self._decoder.config
+        caches = [
+            dict(zip(("keys", "values"), cache.allocate(config.kv_heads, config.head_dim, positions), strict=True))
+            for _ in range(config.layers)
+        ]
+        text = _Text(self._decoder.over(caches), sampler.picker(), len(prompt), promised)
+        if len(prompt) < STEPS_BELOW:
+            for position, token in enumerate(prompt):
+                self._decoder.step(token, position, text.graph)
+        else:
+            hidden = self._runner.prefill.over(caches).run(list(prompt), 0)
+            self._decoder.predict(hidden[0], len(prompt) - 1)
+        self._choose(text)
+        number = self._joined
+        self._texts[number] = text
+        self._joined, self._promised = number + 1, self._promised + promised
+        return number
+
+    def send(self) -> None:
+        self._advance([text for text in self._texts.values() if text.sent and text.chosen != BROKEN])
+        self._steps.append({number: text.chosen for number, text in self._texts.items()})
+        for text in self._texts.values():
+            text.sent = True
+
+    def receive(self) -> dict[int, int]:
+        return self._steps.popleft()
+
+    def leave(self, text: int) -> None:
+        self._promised -= self._texts.pop(text).promised
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(self._bytes(text.position) for text in self._texts.values())
+
+    def _advance(self, texts: Sequence[_Text]) -> None:
+        """Each text's newest token goes into its cache, and the next is chosen."""
+        for text in texts:
+            self._decoder.step(text.chosen, text.position, text.graph)
+            text.position += 1
+            self._choose(text)
+
+    def _choose(self, text: _Text) -> None:
+        """From the decoder's logits, what comes to its position."""
+        try:
+            text.chosen = text.picker.pick(self._decoder.logits, text.position)
+        except ModelError:
+            text.chosen = BROKEN
+
+    def _bytes(self, positions: int) -> int:
+        """Of a cache in which so many positions are written."""
+        return cache.size(self._decoder.config.kv_heads, self._decoder.config.head_dim, positions) * len(
+            self._decoder.layers
+        )

@@ -1,0 +1,362 @@
+"""Many tokens in one pass over the weights: prompts, several texts at once, proposals to verify.
+
+A pass has rows: `tokens` of each of `sequences` texts, neighbours at consecutive positions. What it reads is on the
+device, so that its kernels are captured once for each size, a power of two, and replayed; rows that a call does not
+need are at position -1. Nothing here waits for the device.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from kernel_templates import registry
+from kernel_templates.cuda import fragments, library
+from kernel_templates.cuda.fragments import NATURAL
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.pages import PagedCache
+from kernel_templates.cuda.rows import add_norm, append, embed, gate, soft_cap
+from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.matmul import cuda as matmul
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.matmul.space import LIBRARY
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
+from model.cuda.execution import Executor, Program
+from model.cuda.load import CudaLayer, Loaded
+from model.cuda.pass_buffers import PassBuffers
+from model.problems import contexts
+
+CHUNK = 2048
+"""Tokens of a prompt that are read at once: enough that products are bound by arithmetic."""
+LEAST = 2
+"""Rows of the smallest pass: one token is a decode step."""
+BESIDE_FROM = 64
+"""Rows from which on the next matrix is expanded beside the present product, where that is asked for: products over
+fewer are bound by memory, as expanding is."""
+
+
+def bucket(rows: int) -> int:
+    """The size of the pass that runs so many rows."""
+    return max(1 << (rows - 1).bit_length(), LEAST)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a pass. context: all positions lie below it; head: whether it ends with logits for every row."""
+
+    sequences: int
+    tokens: int
+    context: int
+    head: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.sequences * self.tokens
+
+
+class Forward:
+    """Passes through a loaded model over one cache. configs: what attention's problems run with; buffers: of another
+    one on this device, to share; beside: expand the next matrix while the present one is multiplied."""
+
+    def __init__(
+        self, model: Loaded, cache: PagedCache, configs: Callable[[Problem], Config], executor: Executor,
+        buffers: PassBuffers | None = None, beside: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.cache, self.configs, self.executor = model, cache, configs, executor
+        device = executor.device
+        self._side = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
+        most, matrices = bucket(min(CHUNK, model.capacity)), 1 if self._side is None else 2
+        self.buffers = PassBuffers.allocate(model, most, matrices, device) if buffers is None else buffers
+        self._contexts = contexts(model.capacity)
+        self._inputs: dict[tuple[int, int], Tensor] = {}
+        self._programs: dict[Size, Program] = {}
+        self._attention_scratch = torch.empty(0, device=device)
+        self._matmul_scratch = torch.empty(0, device=device)
+        self._logits = torch.empty(0, device=device)
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest pass."""
+        return len(self.buffers.x)
+
+    def over(self, cache: PagedCache) -> "Forward":
+        """Passes over another cache through the same buffers."""
+        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None)
+
+    def read(self, tokens: Sequence[int], first: int, text: int = 0, every: bool = False) -> Tensor:
+        """Bring tokens of one text into the cache at positions first, first + 1, ...
+
+        What the last layer gave, float32 [1, hidden] of the last token, or [tokens, hidden] of every one. Valid until
+        the next pass."""
+        kept: list[Tensor] = []
+        for at in range(0, len(tokens), self.most):
+            part = tokens[at : at + self.most]
+            positions = np.arange(first + at, first + at + len(part))
+            self.start(Size(1, bucket(len(part)), self.bound(int(positions[-1]))), part, positions, text)
+            x = self.buffers.x[: len(part)]
+            kept = [*kept, x.clone()] if every else [x[-1:]]
+        return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+    def start(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+        """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
+        self.place(size, tokens, positions, texts)
+        self.program(size)()
+
+    def place(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+        """Write what a pass of this size reads, for as many rows as there are positions; the others are not used."""
+        inputs = self.inputs(size.sequences, size.tokens)
+        host = np.zeros(tuple(inputs["all"].shape), np.int32)
+        host[1] = -1
+        for row, values in zip(host, (tokens, positions, texts), strict=True):
+            row[: np.size(positions)] = values
+        # The memory is not pinned: it is read before this returns, and no kernel is waited for.
+        inputs["all"].copy_(torch.from_numpy(host), non_blocking=True)
+
+    def inputs(self, sequences: int, tokens: int) -> dict[str, Tensor]:
+        """What passes of a size read: "tokens", "positions" and "sequences", int32 [rows]; "all" of them, [3, more]."""
+        rows = sequences * tokens
+        if (sequences, tokens) not in self._inputs:
+            made = torch.zeros((3, max(rows, 4)), dtype=torch.int32, device=self.executor.device)
+            made[1] = -1
+            self._inputs[sequences, tokens] = made
+        found = self._inputs[sequences, tokens]
+        named = dict(zip(("tokens", "positions", "sequences"), found[:, :rows], strict=True))
+        return {"all": found, **named}
+
+    def logits(self, rows: int) -> Tensor:
+        """float32 [rows, vocab], written by passes with a head."""
+        vocab = self.model.head.vocab
+        if self._logits.numel() < rows * vocab:
+            self._logits = torch.empty(rows * vocab, device=self.executor.device)
+        return self._logits[: rows * vocab].view(rows, vocab)
+
+    def bound(self, position: int) -> int:
+        """The context of passes that reach no further than a position."""
+        return next(c for c in self._contexts if position < c)
+
+    def program(self, size: Size) -> Program:
+        """What runs a pass; built when first asked for."""
+        if size not in self._programs:
+            made = self.launches(size)
+            if self._side is not None and size.rows >= BESIDE_FROM:
+                made = library.beside(made, self._side)
+            self._programs[size] = self.executor.program(made, "pass")
+        return self._programs[size]
+
+    def launches(self, size: Size) -> list[Launch]:
+        """The kernels of a pass in order. Attention's scratch and the logits are those of now: a later pass may need
+        larger ones, and these live on with what was made of them."""
+        return list(self.rows(size).launches())
+
+    def rows(self, size: Size) -> "Rows":
+        """The buffers of a pass, and its kernels in parts."""
+        return Rows(self, size)
+
+    def attention_scratch(self, elements: int) -> Tensor:
+        """float32, shared by all layers."""
+        if self._attention_scratch.numel() < elements:
+            self._attention_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
+        return self._attention_scratch
+
+    def matmul_scratch(self, elements: int) -> Tensor:
+        """float32, shared by all products."""
+        if self._matmul_scratch.numel() < elements:
+            self._matmul_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
+        return self._matmul_scratch
+
+
+class Rows:
+    """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q float16
+    [rows, heads * head_dim]."""
+
+    def __init__(self, forward: Forward, size: Size) -> None:
+        self.forward, self.size = forward, size
+        c, b, rows = forward.model.config, forward.buffers, size.rows
+
+        self.model, self.config = forward.model, c
+        self.inputs = forward.inputs(size.sequences, size.tokens)
+        self.x, self.q = b.x[:rows], cut(b.q, rows, c.heads * c.head_dim)
+        self.qkv = cut(b.wide, rows, (c.heads + 2 * c.kv_heads) * c.head_dim)
+        self.gate_up, self.branch = cut(b.wide, rows, 2 * c.ffn), cut(b.wide, rows, c.hidden)
+        self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+
+    def launches(self) -> Iterator[Launch]:
+        layers, branch = self.model.layers, None
+        yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
+        for i, layer in enumerate(layers):
+            yield from self._heads(i, layer, branch)
+            yield from self._attention(i, layer)
+            yield from self._out(layer)
+            yield from self._ffn(layer, self._of_attention(layer))
+            branch = self._of_ffn(layer)
+        if self.size.head:
+            yield from self._head(branch)
+        else:
+            yield self._norm("output_norm", branch, None)
+
+    def parts(self, i: int) -> dict[str, list[Launch]]:
+        """The kernels of a layer's operations, each alone, by the operations' prefixes: they read x, q or attended, and
+        leave x whole where they add to it."""
+        layer = self.model.layers[i]
+        return {
+            "qkv": list(self._heads(i, layer, None)),
+            "attention": list(self._attention(i, layer)),
+            "out": [*self._out(layer), self._norm("add", self._of_attention(layer), None)],
+            "ffn": [*self._ffn(layer, None), self._norm("add", self._of_ffn(layer), None)],
+        }
+
+    def attended(self, i: int) -> "Half":
+        """What attention of layer i leaves, in the order of columns that its output projection reads."""
+        products = self._products("out", [self.model.layers[i].packed["out"]])
+        return self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
+
+    def _half(self, buffers: Mapping[int, Tensor], cols: int, products: "Sequence[PassProduct]") -> "Half":
+        order = products[0].order
+        return Half(cut(buffers[order], self.size.rows, fragments.width(cols, order)), cols, order)
+
+    def _norm(
+        self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
+    ) -> Launch:
+        norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
+        return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
+
+    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch:
+        return add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+
+    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch:
+        return add_norm.Branch(self.branch, 1 / gate.GATED_SCALE, layer.buffers.get("post_ffn_norm"))
+
+    def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        c, own = self.config, layer.buffers
+        products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
+        h = self._half(self.forward.buffers.normed, c.hidden, products)
+        yield self._norm("attn_norm", branch, own["attn_norm"], h)
+        yield from self._multiply(products, h, self.qkv)
+        norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
+        how = append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
+        yield append.launch(how, {**self.inputs, "qkv": self.qkv, "q": self.q}, self.forward.cache, i)
+
+    def _attention(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
+        template: Any = registry.cuda(PagedAttention.op)
+        c, t, size = self.config, layer.plan.traits, self.size
+        # Contexts in which the window is full cost the same and have the same kernels.
+        context = min(size.context, contexts(t.window + 1)[-1]) if t.window else size.context
+        problem = PagedAttention(
+            size.sequences, size.tokens, c.heads, c.kv_heads, c.head_dim, context,
+            window=t.window, softcap=t.softcap, scale=t.scale,
+        )  # fmt: skip
+        config = self.forward.configs(problem)
+        out = self.attended(i)
+        buffers = {
+            **self.inputs, "q": self.q.view(size.rows, c.heads, c.head_dim), "out": out.values, "out_order": out.order,
+            "paged": self.forward.cache, "layer": i,
+            "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
+        }  # fmt: skip
+        yield from template.launches(problem, config, (), buffers)
+
+    def _out(self, layer: CudaLayer) -> Iterator[Any]:
+        products = self._products("out", [layer.packed["out"]])
+        h = self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
+        yield from self._multiply(products, h, self.branch)
+
+    def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        gate_planes, up, down = layer.packed["ffn"]
+        c, b, function = self.config, self.forward.buffers, layer.plan.traits.gate_function
+        one = joined((gate_planes, up)) is not None
+        products = self._products(
+            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
+        )
+        following = self._products("down", [(down,)])
+        h, gated = self._half(b.normed, c.hidden, products), self._half(b.gated, c.ffn, following)
+        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        if one:
+            yield from self._multiply(products, h, gated.values, gated.order)
+        else:
+            yield from self._multiply(products, h, self.gate_up)
+            yield gate.gate(self.gate_up, gated.values, function, gated.order)
+        yield from self._multiply(following, gated, self.branch)
+
+    def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
+        products = self._products("head", [self.model.head_packed])
+        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        yield self._norm("output_norm", branch, self.model.output_norm, h)
+        logits = self.forward.logits(self.size.rows)
+        yield from self._multiply(products, h, logits)
+        if self.model.head.softcap:
+            yield soft_cap.launch(logits, self.model.head.softcap)
+
+    def _products(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> "list[PassProduct]":
+        """Products of one input, whose columns they read in one order: where configurations differ in it, all go
+        through the library."""
+        found = []
+        for parts in groups:
+            rows = sum(planes.rows for planes in parts)
+            problem = Matmul(rows, parts[0].cols, parts[0].format, self.size.rows, gate=function)
+            found.append(PassProduct(name, parts, problem, self.forward.configs(problem)))
+        if len({product.order for product in found}) > 1:
+            found = [replace(product, config=LIBRARY) for product in found]
+        return found
+
+    def _multiply(
+        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL
+    ) -> Iterator[Any]:
+        """y = x W^T of matrices one below the other."""
+        template, forward, first = registry.cuda(Matmul.op), self.forward, 0
+        for product in products:
+            problem = product.problem
+            out = y if problem.gate else y[:, first : first + problem.rows]
+            first += problem.rows
+            scratch = matmul.scratch_size(problem, product.config)
+            library_gate = problem.gate and product.order == NATURAL
+            buffers = {
+                "name": product.name, "x": {h.order: h.values}, "y": out, "y_order": y_order, "turn": self._expanded,
+                "expanded": forward.buffers.expanded, "counters": forward.buffers.counters,
+                "matmul_scratch": forward.buffers.wide if library_gate else forward.matmul_scratch(scratch),
+            }  # fmt: skip
+            for launch in template.launches(problem, product.config, product.parts, buffers):
+                self._expanded += isinstance(launch, library.Expand)
+                yield launch
+
+
+@dataclass(frozen=True)
+class PassProduct:
+    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
+
+    name: str
+    parts: tuple[Planes, ...]
+    problem: Matmul
+    config: Config
+
+    @property
+    def order(self) -> int:
+        """Of its input's columns."""
+        return matmul.order(self.config)
+
+
+@dataclass(frozen=True)
+class Half:
+    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
+    `fragments`."""
+
+    values: Tensor
+    cols: int
+    order: int
+
+    def write(self, values: Tensor) -> None:
+        """Of the first rows, [rows, cols] in their natural order."""
+        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
+
+    def read(self, count: int) -> Tensor:
+        """float32 [count, cols] of the first rows, in their natural order."""
+        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
+
+
+def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    """[rows, columns] at the beginning of a flat buffer."""
+    return buffer[: rows * columns].view(rows, columns)

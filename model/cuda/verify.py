@@ -1,0 +1,50 @@
+"""Proposals for a text verified in one pass: what `Decoder.stream` would choose after each of a few tokens."""
+
+from collections.abc import Sequence
+
+from kernel_templates.sample_token import cuda_rows
+from kernel_templates.sample_token.cuda_rows import RowScratch
+from model.cuda.execution import Program
+from model.cuda.forward import Forward, Size, bucket
+from model.cuda.sequences import row_settings
+from model.errors import NOT_FINITE, ModelError
+from model.sampling import Sampler
+
+MOST = 16
+"""Tokens of a pass."""
+
+
+class Verifier:
+    """forward: passes over the text's cache."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward, self._executor = forward, forward.executor
+        self._programs: dict[tuple[Size, bool], Program] = {}
+        most = bucket(MOST)
+        self._scratch = RowScratch.allocate(most, forward.logits(most).shape[1], self._executor.device)
+        with self._executor.here():
+            self._readback = self._executor.readback(2 * most, 1)
+
+    def verify(self, tokens: Sequence[int], first: int, sampler: Sampler) -> list[int]:
+        """As `Runner.verify`, of at most MOST tokens."""
+        count, settings = len(tokens), row_settings(sampler)
+        size = Size(1, bucket(count), self._forward.bound(first + count - 1), head=True)
+        with self._executor.here():
+            if not settings.greedy:
+                self._scratch.set([settings] * count)
+            self._forward.place(size, tokens, range(first, first + count), [0] * count)
+            self._program(size, not settings.greedy)()
+            self._readback.send(self._scratch.chosen[:count])
+            values = self._readback.receive()
+        if any(values[1::2]):
+            raise ModelError(NOT_FINITE)
+        return values[::2]
+
+    def _program(self, size: Size, sampled: bool) -> Program:
+        """A pass and its choices; built when first asked for."""
+        if (size, sampled) not in self._programs:
+            f, positions = self._forward, self._forward.inputs(size.sequences, size.tokens)["positions"]
+            choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
+            chosen = choose(size.rows, f.logits(size.rows), positions, self._scratch)
+            self._programs[size, sampled] = self._executor.program([*f.launches(size), *chosen], "verify")
+        return self._programs[size, sampled]

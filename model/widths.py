@@ -1,0 +1,164 @@
+"""Widths: how many tokens a model reads in one go, and the kernel problems that reading so many is made of.
+
+"decode" is one token of one text, in `model.problems`. The others are passes over many rows, a row being one token of
+one text: "prompt" is many tokens of one text, "batch" one token of each of several texts. An engine and a tuner name
+a pass's problems here and nowhere else, so that what was tuned is what is run.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from kernel_templates import registry
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.problem import Problem
+from model import layer_plan
+from model.config import ModelConfig
+from model.gguf_file import GGUFFile
+from model.layer_traits import LayerTraits
+from model.problems import contexts, head_problem
+
+WIDTHS = ("decode", "prompt", "batch")
+USUAL = ("decode", "prompt")
+"""What is tuned unless a user says otherwise."""
+
+LEAST, MOST = 2, 2048
+"""Rows of the smallest pass and of the largest: a longer prompt is several of these."""
+
+PROMPT_TOKENS = {"cuda": (16, 64, 256, 2048), "cpu": (64, 512)}
+"""Prompts that are tuned for. On a GPU every size of pass from 8 on is one of these, its half or its double, which is as
+far as winners are borrowed. A processor's tiles care less."""
+BATCH_TEXTS = (2, 4, 8, 16, 32)
+BATCH_CONTEXTS = (640, 2560)
+"""Of `contexts`: the ones that texts decoded together are tuned at."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
+
+    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as the layer's plan calls
+    them; gate: the function that joins the outputs of gate and up, "" where the product does not.
+    """
+
+    name: str
+    matrices: tuple[str, ...]
+    rows: int
+    cols: int
+    format: str
+    gate: str = ""
+
+    def over(self, tokens: int) -> Matmul:
+        """The product of so many rows of a pass."""
+        return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+
+
+@dataclass(frozen=True)
+class PassSize:
+    """Of a pass: `tokens` neighbours of each of `sequences` texts. context: all positions lie below it; head: whether
+    it ends with logits of every row."""
+
+    sequences: int
+    tokens: int
+    context: int
+    head: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.sequences * self.tokens
+
+
+def bucket(rows: int) -> int:
+    """The rows of the pass that runs so many: the next power of two."""
+    return max(1 << (rows - 1).bit_length(), LEAST)
+
+
+def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str = "cuda") -> tuple[Product, ...]:
+    """The products of one layer in their order. Neighbouring matrices with one input and one format are one. So are
+    gate and up, gated in it, on a GPU; a processor has them apart, as its decode steps have packed them."""
+    plan = layer_plan.layer(config, layer)
+    formats = {name: file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
+    gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
+    found = []
+    for name, group in [("qkv", ("q", "k", "v")), ("out", ("out",)), *gated, ("down", ("down",))]:
+        for form, members in groupby(group, key=formats.__getitem__):
+            joined = tuple(members)
+            rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
+            gate = plan.traits.gate_function if joined == ("gate", "up") else ""
+            found.append(Product(name, joined, rows, cols, form, gate))
+    return tuple(found)
+
+
+def head_product(config: ModelConfig, file: GGUFFile) -> Product:
+    head = head_problem(config, file)
+    return Product("head", ("w",), head.vocab, head.hidden, head.format)
+
+
+def pass_attention(config: ModelConfig, traits: LayerTraits, size: PassSize) -> PagedAttention:
+    """A layer's attention in a pass. Contexts in which the window is full cost the same: they are one."""
+    context = min(size.context, contexts(traits.window + 1)[-1]) if traits.window else size.context
+    return PagedAttention(
+        size.sequences, size.tokens, config.heads, config.kv_heads, config.head_dim, context,
+        window=traits.window, softcap=traits.softcap, scale=traits.scale,
+    )  # fmt: skip
+
+
+def pass_problems(
+    config: ModelConfig, file: GGUFFile, sizes: Iterable[PassSize], backend: str = "cuda"
+) -> dict[Problem, int]:
+    """The distinct problems of passes and how often one pass runs each; those that the backend has a template for.
+    backend: "cuda" or "cpu"."""
+    counts: dict[Problem, int] = {}
+    layers = [
+        (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
+    ]
+    for size in sizes:
+        own: dict[Problem, int] = {}
+        for problem in _of_pass(config, file, layers, size):
+            own[problem] = own.get(problem, 0) + 1
+        # Passes that differ in their context alone have their products in common.
+        counts |= own
+    return {p: n for p, n in counts.items() if registry.has_template(p.op, backend)}
+
+
+def _of_pass(
+    config: ModelConfig, file: GGUFFile, layers: Sequence[tuple[tuple[Product, ...], LayerTraits]], size: PassSize
+) -> Iterator[Problem]:
+    for products, traits in layers:
+        yield from (product.over(size.rows) for product in products)
+        yield pass_attention(config, traits, size)
+    if size.head:
+        yield head_product(config, file).over(size.rows)
+
+
+def width_problems(
+    config: ModelConfig, file: GGUFFile, capacity: int, widths: Iterable[str], backend: str = "cuda"
+) -> Mapping[Problem, int]:
+    """What tuning the passes of some widths means, and how often a pass runs each problem; "decode" has none. capacity:
+    positions that a text may have."""
+    return pass_problems(config, file, [s for w in widths for s in tuned_sizes(w, capacity, backend)], backend)
+
+
+def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSize]:
+    """The passes that a width is tuned at: a prompt from an empty cache, several texts after some of it."""
+    bounds = contexts(capacity)
+    if width == "prompt":
+        largest = bucket(min(capacity, MOST))
+        fitting = [t for t in PROMPT_TOKENS[backend] if t <= largest]
+        if largest > 2 * max(fitting, default=0):
+            fitting.append(largest)
+        return [PassSize(1, tokens, next(c for c in bounds if tokens <= c or c == bounds[-1])) for tokens in fitting]
+    if width == "batch":
+        at = [c for c in BATCH_CONTEXTS if c in bounds] or bounds[-1:]
+        return [PassSize(texts, 1, context, head=True) for texts in BATCH_TEXTS for context in at]
+    return []
+
+
+def every_size(capacity: int, texts: int = BATCH_TEXTS[-1]) -> list[PassSize]:
+    """Every pass that an engine may run: tokens of one text, with a head as far as a pass verifies that many, and one
+    token of each of up to `texts` texts."""
+    powers = [LEAST << i for i in range((MOST // LEAST).bit_length())]
+    most, bounds = bucket(min(capacity, MOST)), contexts(capacity)
+    one = [PassSize(1, t, c, t <= bucket(texts)) for t in powers if t <= most for c in bounds if t // 2 < c]
+    return one + [PassSize(b, 1, c, head=True) for b in powers if b <= bucket(texts) for c in bounds]

@@ -1,0 +1,198 @@
+"""Passes over many rows without a GPU: tiny models through every kernel in Triton's interpreter, against the judge.
+
+Activations and expanded weights are rounded to float16 for each product: logits are within 0.001 of the reference's
+norm, 0.005 where a K-norm weight of 96.5 stands in front of the softmax.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from architecture_samples import TINY, by_norm
+from some_formats import ALL_TRAITS
+from torch import Tensor
+
+from kernel_templates import formats, random_inputs, registry
+from kernel_templates.cuda import library, pages, weights
+from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.device import Device
+from kernel_templates.matmul.problem import GATES
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.space import Config
+from model.config import ModelConfig
+from model.cuda import forward as passes
+from model.cuda.execution import EagerExecutor
+from model.cuda.forward import Forward, Size, bucket
+from model.cuda.load import load
+from model.gguf_file import open_gguf
+from model.problems import head_problem, layer_at
+from model.reference import reference_logits
+
+Made = Callable[[str, str], Path]
+H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
+BOUNDS = by_norm(2e-3, 1e-2)
+MODELS = [
+    ("tiny", "Q4_0"),
+    ("tiny-gemma3", "Q4_0"),  # two ropes, a window, post norms, QK-norm
+    *(pytest.param("tiny", quant, marks=pytest.mark.slow) for quant in ALL_TRAITS if quant != "Q4_0"),
+    *(pytest.param(s, "Q4_0", marks=pytest.mark.slow) for s in TINY if s not in ("tiny", "tiny-gemma3")),
+]
+GEMMA = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "gemma2.gguf"
+CAPACITY = 80
+
+
+def opened(path: Path, capacity: int = CAPACITY) -> Forward:
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+
+    def default(problem):
+        config = registry.cuda_space(problem, H100).default
+        # Splits are attention's own business, and take most of the interpreter's time here.
+        return Config({**config, "splits": 1}) if isinstance(problem, PagedAttention) else config
+
+    model = load(
+        file, config, capacity, lambda i: default(layer_at(config, file, i, 256)), default(head_problem(config, file)),
+        torch.device("cpu"), lambda done, of: None,
+    )  # fmt: skip
+    table = torch.empty((1, -(-capacity // pages.PAGE)), dtype=torch.int64)
+    return Forward(model, pages.in_one_piece(model.cache, table), default, EagerExecutor(INTERPRETED))
+
+
+def logits_of(forward: Forward, hidden: Tensor) -> Tensor:
+    """The head in float32."""
+    model, config = forward.model, forward.model.config
+    matrix = torch.cat([weights.unpack(planes) for planes in model.head_packed])
+    normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + config.norm_eps) * model.output_norm
+    logits, cap = normed @ matrix.T, config.final_softcap
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def tokens_of(count: int, vocab: int = 512, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, vocab, count).tolist()
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "CHUNK", 16)
+
+
+@pytest.mark.parametrize(("shape", "quant"), MODELS)
+def test_agrees_with_the_reference(made: Made, small_chunks: None, shape: str, quant: str) -> None:
+    """A whole chunk and a part of one, whose other rows are not used."""
+    path, tokens = made(shape, quant), tokens_of(21)
+    forward = opened(path)
+    hidden = forward.read(tokens, 0, every=True)
+    off = distance(logits_of(forward, hidden), reference_logits(path, tokens))
+    print(f"{shape} {quant}: {off:.2g}")
+    assert off < BOUNDS[shape] and forward.most == 16
+    assert not forward.model.cache[:, :, :, len(tokens) :].any()  # rows that are not used leave it alone
+
+
+@pytest.mark.slow
+def test_a_made_up_architecture_agrees_with_the_reference(made_up: Path) -> None:
+    forward, tokens = opened(made_up), tokens_of(21)
+    off = distance(logits_of(forward, forward.read(tokens, 0, every=True)), reference_logits(made_up, tokens))
+    assert off < (1e-2 if forward.model.config.architecture.qk_norm else 2e-3)
+
+
+def test_post_norms_gelu_and_a_scaled_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the bound tells gate functions apart."""
+    tokens, forward = [7, 90, 41], opened(GEMMA)
+    assert forward.model.config.architecture.post_norm and forward.model.config.architecture.scaled_embedding
+    wanted = reference_logits(GEMMA, tokens)
+    assert distance(logits_of(forward, forward.read(tokens, 0, every=True)), wanted) < 5e-3
+    made = passes.gate.gate
+    monkeypatch.setattr(passes.gate, "gate", lambda y, out, function: made(y, out, "silu"))
+    silu = opened(GEMMA)
+    assert distance(logits_of(silu, silu.read(tokens, 0, every=True)), wanted) > 1e-2
+
+
+def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
+    """One pass, or two with a pass of few rows behind; what an earlier conversation left is not seen."""
+    tokens, forward = tokens_of(11), opened(tiny_qwen3)
+    wanted = forward.read(tokens, 0, every=True)
+    forward.model.cache.fill_(7.0)
+    forward.read(tokens[:7], 0)
+    found = forward.read(tokens[7:], 7)
+    assert distance(logits_of(forward, found), logits_of(forward, wanted[-1:])) < 1e-3
+
+
+def test_the_last_position_of_the_context(tiny_model: Path) -> None:
+    """A pass whose rows are more than the context has left, and more than it has."""
+    tokens, forward = tokens_of(9), opened(tiny_model, 9)
+    assert forward.most == 16
+    off = distance(logits_of(forward, forward.read(tokens, 0, every=True)), reference_logits(tiny_model, tokens))
+    assert off < 2e-3
+
+
+def pool(forward: Forward, texts: int, each: int) -> pages.PagedCache:
+    """Pages of several texts, in disorder."""
+    c = forward.model.config
+    memory = torch.zeros(texts * each, c.layers, 2, c.kv_heads, pages.PAGE, c.head_dim, dtype=torch.float16)
+    table = torch.randperm(texts * each, generator=torch.Generator().manual_seed(0)).view(texts, each)
+    layer_stride, values, head_stride = memory.stride()[1:4]
+    return pages.PagedCache(memory, table * memory[0].numel(), layer_stride, values, head_stride)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["tiny-qwen3", "tiny-gemma2"])
+def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
+    """Each is read by itself, then all take a step together, one place of four being empty; logits of every row."""
+    path = made(shape, "Q4_0")
+    alone = opened(path)
+    forward, lengths = alone.over(pool(alone, 4, 2)), {0: 2, 1: 63, 3: 5}
+    texts = {text: tokens_of(length + 1, seed=text) for text, length in lengths.items()}
+    for text, tokens in texts.items():
+        forward.read(tokens[:-1], 0, text)
+    size = Size(4, 1, forward.bound(63), head=True)
+    rows = [(texts[t][-1], lengths[t], t) if t in texts else (0, -1, 0) for t in range(4)]
+    tokens, positions, numbers = zip(*rows, strict=True)
+    forward.start(size, tokens, positions, numbers)
+    found = forward.logits(4)
+    for text, tokens in texts.items():
+        off = distance(found[text], reference_logits(path, tokens)[-1])
+        assert off < BOUNDS[shape], (text, off)
+    assert found.isfinite().all() and not alone.model.cache.any()
+
+
+def test_several_tokens_of_several_texts(tiny_model: Path) -> None:
+    alone = opened(tiny_model)
+    forward, texts = alone.over(pool(alone, 2, 2)), [tokens_of(4, seed=1), tokens_of(6, seed=2)]
+    for text, tokens in enumerate(texts):
+        forward.read(tokens[:-2], 0, text)
+    positions = [len(tokens) - back for tokens in texts for back in (2, 1)]
+    forward.start(Size(2, 2, 160, head=True), [t for tokens in texts for t in tokens[-2:]], positions, [0, 0, 1, 1])
+    wanted = torch.cat([reference_logits(tiny_model, tokens)[-2:] for tokens in texts])
+    assert distance(forward.logits(4), wanted) < 2e-3
+
+
+def test_buckets() -> None:
+    assert [bucket(n) for n in (1, 2, 3, 16, 17, 1025, 2048)] == [2, 2, 4, 16, 32, 2048, 2048]
+
+
+@pytest.mark.parametrize("buffers", [1, 2])
+def test_products_in_pieces(buffers: int) -> None:
+    """A buffer of 37 rows takes 32 at a time, of one matrix after the other, whatever their formats."""
+    formed = [
+        random_inputs.weight(rows, 64, name, np.random.default_rng(rows)) for rows, name in ((72, "Q4_0"), (20, "BF16"))
+    ]
+    parts = [weights.pack([weight], "cpu") for weight in formed]
+    x, y = torch.randn(3, 64).half(), torch.full((3, 92), torch.nan)
+    memory = [torch.full((37 * 64,), torch.nan, dtype=torch.float16) for _ in range(buffers)]
+    made = list(library.product("y", parts, x, y, memory, 1))
+    assert [launch.matrix.shape[0] for launch in made if isinstance(launch, library.Multiply)] == [32, 32, 8, 20]
+    for launch in made:
+        launch.run(INTERPRETED)
+    wanted = torch.cat([formats.get(w.format).dequantize(w.raw) for w in formed]).half().float()
+    assert torch.allclose(y, x.float() @ wanted.T, rtol=1e-5, atol=1e-5)
+
+
+def test_gate_functions_are_those_of_problems() -> None:
+    """What the launch takes for not being GELU is SiLU."""
+    assert set(GATES) == {"", "silu", "gelu"}
