@@ -127,7 +127,8 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
     algorithm = "columns" if few else "integer" if whole else "float"
     if few:
-        together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
+        most = 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
+        together = problem.tokens if problem.tokens <= 2 else most
         width = max(16, lanes)
     return Space(
         (
