@@ -6,7 +6,7 @@ in registers and multiplied with every token's activations, so that a few tokens
 d, c, m: a block's scale, the group's subscale, its minimum. A token's record is `many_rows.RowLayout` of "planes".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.activations import BLOCK
+from kernel_templates.cpu.blocks import ask_ahead
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
@@ -24,7 +25,6 @@ from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks
 
 I64, F32 = ir.IntType(64), ir.FloatType()
-LINE = 64
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,12 @@ class _Columns:
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
         index, sizes = b.add(self.index, place), plane_bytes(layout)
         at = addresses(e, layout, [*self.planes.values()], index, self.row)
-        self._ask_ahead(index, sizes)
+        steps = sum(map(len, sweeps(layout)))
+        whole = [lanes * size for size in sizes.values()]
+        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, whole, steps)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
-        for group, products in self._products(at, place):
+        for group, products in self._products(at, place, ahead):
             block, part = group * layout.group // BLOCK, group * layout.group % BLOCK // 16
             code = e.load("i8", at["codes"], lanes * group).i32().f32() if layout.subscales is not None else None
             for t, (high, low) in enumerate(products):
@@ -140,14 +142,16 @@ class _Columns:
             sums = [part.fma(least, acc) for part, acc in zip(lowest, sums, strict=True)]
         return sums
 
-    def _products(self, at, place):
-        """(number of a group, of each token the sums of products with its upper and its lower plane)."""
+    def _products(self, at, place, ahead: Iterator[None]):
+        """(number of a group, of each token the sums of products with its upper and its lower plane). ahead: advanced
+        before each step."""
         e, b, layout = self.e, self.builder, self.layout
         planes = [at[name] for name in ("low", "high") if name in at]
         here = [b.add(token, b.mul(place, I64(layout.size))) for token in self.tokens]
         for steps in sweeps(layout):
             products: dict[int, list[list[Value]]] = {}
             for elements in steps:
+                next(ahead, None)
                 for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
                     made = products.setdefault(element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens])
                     for t, x in enumerate(here):
@@ -161,11 +165,3 @@ class _Columns:
         each = self.layout.size // BLOCK * (self.totals if at is self.sums_at else 1)
         address = self.builder.add(self.builder.add(self.tokens[token], at), self.builder.mul(place, I64(4 * each)))
         return self.e.scalar("f32", address, 4 * number)
-
-    def _ask_ahead(self, index, sizes) -> None:
-        if not self.shape.prefetch:
-            return
-        e, lanes = self.e, self.shape.lanes
-        ahead = -(-self.shape.prefetch // (lanes * sizes["low"]))
-        for name, size in sizes.items():
-            e.prefetch(e.at(self.planes[name], index, lanes * size, ahead * lanes * size), lanes * size)
