@@ -130,6 +130,8 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
         most = 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
         together = problem.tokens if problem.tokens <= 2 else most
         width = max(16, lanes) if together > 4 else max(16, 2 * lanes if lanes > 8 else lanes)
+    while problem.gate and width > WIDTHS[0] and problem.rows // 2 % width:
+        width //= 2
     return Space(
         (
             Parameter("algorithm", algorithms, algorithm, "how weights are decoded and multiplied"),
