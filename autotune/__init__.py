@@ -76,8 +76,8 @@ def tune(
 
     device: "cpu", "cuda" or "cuda:N"; db: where they are kept (None: the file that the command line uses); trials: a
     problem's configurations, those of earlier runs included; budget: seconds for all problems together, 0 for no limit
-    (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); widths: "decode" for one token
-    at a time, "prompt" for many of one text, "batch" for one of each of several texts; context: tokens that a
+    (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); widths: "decode" for one
+    token at a time, "prompt" for many of one text, "batch" for one of each of several texts; context: tokens that a
     GPU's attention is tuned up to. Each trial is in the database when it is made: KeyboardInterrupt loses none.
 
     Raises UserError, also when no configuration of a problem works, model.errors.ModelError for the file,

@@ -1,6 +1,7 @@
 """Whether a candidate's outputs are the reference's, for every backend."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,32 +21,59 @@ class WrongResult(Exception):
         self.error = error
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """Of one output. error: ||out - ref|| / ||ref||, inf where that is no number; peak: the largest |out - ref| /
+    (|ref| + RMS) of any value, the RMS over those of the reference that are not zero; half: it is float16."""
+
+    error: float
+    peak: float
+    half: bool
+
+
 def verify(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], tolerance: float) -> float:
-    """The relative error of the outputs. Raises WrongResult when it is not within the tolerance.
+    """The relative error of the outputs. Raises WrongResult when it is not within the tolerance, ValueError when no
+    name is in both."""
+    return judge({name: deviation(got[name], wanted[name]) for name in common(got, wanted)}, tolerance)
+
+
+def judge(outputs: Mapping[str, Deviation], tolerance: float) -> float:
+    """The largest relative error of any output. Raises WrongResult when it is not within the tolerance.
 
     Where some outputs are float16 and others are not, the others have to do without the share of float16."""
-    error = relative_error(got, wanted)
+    error = max(output.error for output in outputs.values())
     if not error <= tolerance:
         raise WrongResult(error, tolerance)
-    names = got.keys() & wanted.keys()
-    halves = {name for name in names if np.asarray(got[name]).dtype == np.float16}
-    for name in names:
-        limit = tolerance - FLOAT16 if halves and name not in halves else tolerance
-        own = relative_error({name: got[name]}, {name: wanted[name]})
-        if own > limit:
-            raise WrongResult(own, limit, f"relative error of {name}")
-        peak = _largest(got[name], wanted[name])
-        if peak > PEAK * limit:
-            raise WrongResult(peak, PEAK * limit, f"a value of {name}: relative error")
+    some_half = any(output.half for output in outputs.values())
+    for name, output in outputs.items():
+        limit = tolerance - FLOAT16 if some_half and not output.half else tolerance
+        if output.error > limit:
+            raise WrongResult(output.error, limit, f"relative error of {name}")
+        if output.peak > PEAK * limit:
+            raise WrongResult(output.peak, PEAK * limit, f"a value of {name}: relative error")
     return error
 
 
-def _largest(got: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest |out - ref| / (|ref| + RMS) of any value; the RMS over those that are not zero."""
+def common(got: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """The outputs that both have. Raises ValueError when there are none."""
+    names = sorted(got.keys() & wanted.keys())
+    if not names:
+        raise ValueError(f"the template gives {sorted(got)} and the reference {sorted(wanted)}: nothing to compare")
+    return names
+
+
+def deviation(got: np.ndarray, wanted: np.ndarray) -> Deviation:
+    """What is longer than its reference is padding."""
+    half = np.asarray(got).dtype == np.float16
     truth = np.asarray(wanted, np.float64).ravel()
     found = np.asarray(got).ravel()[: truth.size].astype(np.float64)
+    if found.size != truth.size:
+        return Deviation(np.inf, np.inf, half)
+    apart = np.abs(found - truth)
+    error = float(_norm(apart) / _norm(truth))
     rms = np.sqrt(np.square(truth).sum() / max(1, np.count_nonzero(truth)))
-    return float((np.abs(found - truth) / (np.abs(truth) + rms)).max())
+    peak = float((apart / (np.abs(truth) + rms)).max()) if truth.size else 0.0
+    return Deviation(error if np.isfinite(error) else np.inf, peak, half)
 
 
 def relative_error(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
@@ -53,16 +81,7 @@ def relative_error(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarra
 
     What is longer than its reference is padding. Raises ValueError when no name is in both.
     """
-    names = got.keys() & wanted.keys()
-    if not names:
-        raise ValueError(f"the template gives {sorted(got)} and the reference {sorted(wanted)}: nothing to compare")
-    worst = 0.0
-    for name in names:
-        truth = np.asarray(wanted[name], np.float64).ravel()
-        found = np.asarray(got[name]).ravel()[: truth.size].astype(np.float64)
-        error = float(_norm(found - truth) / _norm(truth)) if found.size == truth.size else np.inf
-        worst = max(worst, error if np.isfinite(error) else np.inf)
-    return worst
+    return max(deviation(got[name], wanted[name]).error for name in common(got, wanted))
 
 
 def _norm(x: np.ndarray) -> np.floating:

@@ -23,12 +23,12 @@ WIDTHS = ("decode", "prompt", "batch")
 USUAL = ("decode", "prompt")
 """What is tuned unless a user says otherwise."""
 
-LEAST, MOST = 2, 2048
-"""Rows of the smallest pass and of the largest: a longer prompt is several of these."""
+LEAST, MOST = 2, {"cuda": 2048, "cpu": 512}
+"""Rows of the smallest pass and of a backend's largest: a longer prompt is several of these."""
 
-PROMPT_TOKENS = {"cuda": (16, 64, 256, 2048), "cpu": (64, 512)}
-"""Prompts that are tuned for. On a GPU every size of pass from 8 on is one of these, its half or its double, which is as
-far as winners are borrowed. A processor's tiles care less."""
+PROMPT_TOKENS = {"cuda": (16, 64, 256, 2048), "cpu": (16, 128, 512)}
+"""Prompts that are tuned for. Every size of pass from 8 on is one of these, its half or its double, which is as far as
+winners are borrowed."""
 BATCH_TEXTS = (2, 4, 8, 16, 32)
 BATCH_CONTEXTS = (640, 2560)
 """Of `contexts`: the ones that texts decoded together are tuned at."""
@@ -38,8 +38,9 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as the layer's plan calls
-    them; gate: the function that joins the outputs of gate and up, "" where the product does not.
+    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as
+    the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the product does
+    not.
     """
 
     name: str
@@ -144,7 +145,7 @@ def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSi
     """The passes that a width is tuned at: a prompt from an empty cache, several texts after some of it."""
     bounds = contexts(capacity)
     if width == "prompt":
-        largest = bucket(min(capacity, MOST))
+        largest = bucket(min(capacity, MOST[backend]))
         fitting = [t for t in PROMPT_TOKENS[backend] if t <= largest]
         if largest > 2 * max(fitting, default=0):
             fitting.append(largest)
@@ -155,10 +156,10 @@ def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSi
     return []
 
 
-def every_size(capacity: int, texts: int = BATCH_TEXTS[-1]) -> list[PassSize]:
+def every_size(capacity: int, texts: int = BATCH_TEXTS[-1], backend: str = "cuda") -> list[PassSize]:
     """Every pass that an engine may run: tokens of one text, with a head as far as a pass verifies that many, and one
     token of each of up to `texts` texts."""
-    powers = [LEAST << i for i in range((MOST // LEAST).bit_length())]
-    most, bounds = bucket(min(capacity, MOST)), contexts(capacity)
+    powers = [LEAST << i for i in range((MOST[backend] // LEAST).bit_length())]
+    most, bounds = bucket(min(capacity, MOST[backend])), contexts(capacity)
     one = [PassSize(1, t, c, t <= bucket(texts)) for t in powers if t <= most for c in bounds if t // 2 < c]
     return one + [PassSize(b, 1, c, head=True) for b in powers if b <= bucket(texts) for c in bounds]

@@ -4,8 +4,8 @@ Decoding after several depths, prompts of 16 to 2,048 tokens, and 8 and 32 texts
 
 Tuning starts from an empty database unless one is named; beneath it lie the winners that come with autotune, if there
 are any for this chip.
-With `--peer`, llama.cpp's llama-bench, and the llama-batched-bench beside it, measure the same file right after. Without it, its numbers are quoted from where
-SOURCE says, and only beside results from the same chip.
+With `--peer`, llama.cpp's llama-bench, and the llama-batched-bench beside it, measure the same file right after.
+Without it, its numbers are quoted from where SOURCE says, and only beside results from the same chip.
 """
 
 import json

@@ -1,9 +1,9 @@
 """A quantized matrix's product with many tokens, alone: each algorithm of the operation `matmul` beside the library.
 
 Every algorithm is searched by itself for some seconds, in a database that is thrown away, with the tuner's own means:
-verified against the reference, over copies of the weights that exceed the last cache, the best few compared in turn. One
-token goes through `matvec`, as decoding does. Beside them stand the library's product of the matrix expanded before, in
-float16 by cuBLAS on a GPU and in float32 by oneDNN on a processor, measured over copies as well; "library" among the
+verified against the reference, over copies of the weights that exceed the last cache, the best few compared in turn.
+One token goes through `matvec`, as decoding does. Beside them stands the library's product of a matrix expanded before,
+in float16 by cuBLAS on a GPU and in float32 by oneDNN on a processor, over copies as well; "library" among the
 algorithms expands first, each time.
 
 Bytes are those of the matrix in its file and of activations once; a rate of the library's is over its own bytes.

@@ -1,8 +1,8 @@
 """How much of a GPU's memory a model takes that decodes many texts at once, beyond its weights and the texts' KV cache.
 
-Every text is brought to its last position: a prompt, then decode steps. What torch had allocated at most is counted, and
-what the driver says the device holds more than before this process used it: the CUDA context, compiled kernels and what
-torch keeps for later besides. Run it on a GPU that nothing else uses.
+Every text is brought to its last position: a prompt, then decode steps. What torch had allocated at most is counted,
+and what the driver says the device holds more than before this process used it: the CUDA context, compiled kernels and
+what torch keeps for later besides. Run it on a GPU that nothing else uses.
 """
 
 import tempfile

@@ -187,8 +187,8 @@ def gpu_wide() -> str:
 
 
 def _beside(ours: float | None, theirs: float | None, tokens: int = 0) -> str:
-    """Ours and, in brackets, the other engine's tokens a second; tokens: of a prompt whose milliseconds are shown, which
-    ours are already."""
+    """Ours and, in brackets, the other engine's tokens a second; tokens: of a prompt whose milliseconds are shown,
+    which ours are already."""
     if tokens:
         shown = "–" if ours is None else f"{ours:.2f}"
         return shown if theirs is None else f"{shown} ({1e3 * tokens / theirs:.1f})"
@@ -208,7 +208,7 @@ def gpu_matmul() -> str:
                 here = [row for row in rows if (row["format"], row["shape"]) == (form, shape)]
                 cells = [_won([row for row in here if row["tokens"] == n], library) for n in tokens]
                 lines.append(f"| {shape} {form} | {' | '.join(cells)} |")
-            text = f"The fastest algorithm's microseconds and, in brackets, those of {library} of a matrix expanded before."
+            text = f"The fastest algorithm's microseconds; in brackets those of {library}, of a matrix expanded before."
             parts.append("\n".join([*lines, "", text]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_matmul")
 

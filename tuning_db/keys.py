@@ -1,8 +1,8 @@
 """Parses a problem key: `op:name=value,...`, where a value is an integer or a bare word.
 
 `matvec:rows=576,cols=576,format=Q4_1` has the sizes rows and cols and the word format=Q4_1. Two problems are
-comparable when only their sizes differ. The rooms that write keys know what they mean; this file knows of one thing: how
-many tokens a kernel has at once decides which algorithm is fastest, more than any other size does.
+comparable when only their sizes differ. The rooms that write keys know what they mean; this file knows of one thing:
+how many tokens a kernel has at once decides which algorithm is fastest, more than any other size does.
 """
 
 import math
@@ -14,8 +14,8 @@ WIDTHS = ("tokens", "sequences")
 """Sizes that say how many tokens a kernel has at once."""
 WIDEST_STEP = 1.0
 """Doublings of such a size up to which one problem's winner is an answer for another: its next power of two and the one
-before. Further away another algorithm wins, and a template's default, which depends on these sizes, is the better guess.
-"""
+before. Further away another algorithm wins, and a template's default, which depends on these sizes, is the better
+guess."""
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,15 @@ class Request:
 
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
-    depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False, progress: Callable[[str], None] = lambda step: None,
+    depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
     widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
     usually asked for, as far as it can. progress: is told in words what is done next. Without a prompt or depths, the
-    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
+    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and
+    kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)

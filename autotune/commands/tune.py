@@ -107,8 +107,8 @@ class Wanted:
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...],
-    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None, storage: str | None, devices: str | None,
-    device: str, db_path: Path | None, as_json: bool,
+    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None,
+    storage: str | None, devices: str | None, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels, or one problem's, for this machine.
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 
 from tuning_db import keys
 
-KEPT = ("rows", "cols", "hidden", "ffn", "vocab", "heads", "kv_heads", "context")  # what shapes differ in
-
 
 def short_names(problems: Iterable[str]) -> Mapping[str, str]:
     """Names by key: the operation, its main sizes and formats; the whole key where two would have one name."""
@@ -32,6 +30,10 @@ def _short(key: str) -> str:
         parts.append(f"{sizes['heads']}/{sizes.get('kv_heads', '?')}×{sizes.get('head_dim', '?')}")
     if formats:
         parts.append(formats)
+    if sizes.get("sequences", 1) > 1:
+        parts.append(f"{sizes['sequences']} texts")
+    if sizes.get("tokens", 1) > 1:
+        parts.append(f"{sizes['tokens']} tokens")
     if "context" in sizes:
         parts.append(f"@{sizes['context']}")
     return " ".join(parts)

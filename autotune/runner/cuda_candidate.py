@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from autotune.runner import gpu_timer, tensors
+from autotune.runner.device_verify import DeviceVerifier
 from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
 from kernel_templates import proof, registry
@@ -25,7 +26,6 @@ from kernel_templates.cuda.launch import Launch, Target
 from kernel_templates.operation import CudaTemplate
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
-from kernel_templates.verify import verify
 
 FEWEST, MOST = 4, 64  # copies
 PACKS_KEPT = 3  # layouts of the weights that stay on the GPU with their copies: the best one's, and two more
@@ -80,7 +80,7 @@ class OpenProblem:
         self._call_bytes = operation.work(problem.typical).bytes
         self._layer_buffers = operation.layer_buffers
         self._fresh = self._template.prepare(problem, self._inputs, device)
-        self._redzones = Redzones()
+        self._redzones, self._verifier = Redzones(), DeviceVerifier(device)
         self._buffers = tensors.each(self._fresh, self._redzones.tensor)
         self._caches: list[dict[str, Any]] = []  # copies of the layers' own buffers
         self._packed: OrderedDict[tuple, list[tuple]] = OrderedDict()
@@ -120,7 +120,7 @@ class OpenProblem:
         self._run(self._template.launches(self.problem, config, weights, self._buffers))
         torch.cuda.synchronize()
         self._redzones.check()
-        return verify(self._template.collect(self.problem, self._buffers), expected, self.tolerance)
+        return self._verifier.verify(self._template.collect(self.problem, self._buffers), expected, self.tolerance)
 
     def _run(self, launches: Sequence[Launch]) -> None:
         for launch in launches:
@@ -130,6 +130,7 @@ class OpenProblem:
         """Let go of the weights and caches that are kept between candidates."""
         self._packed.clear()
         self._caches.clear()
+        self._verifier.forget()
 
     def _pack(self, config: Config) -> list[tuple]:
         """The weights and, once they were made, their copies; shared by the configurations that read them alike."""

@@ -35,9 +35,9 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
 def capture(work: Callable[[], object]) -> Any:
     """What `work` launches on the current device, as a torch.cuda.CUDAGraph; the tensors it uses must outlive that.
 
-    It runs once before: Triton loads code that a capture must not see, and cuBLAS makes its workspace. That belongs to a
-    stream, so all captures of a device have one: a stream each would keep tens of megabytes each. Raises what `work` and
-    CUDA raise."""
+    It runs once before: Triton loads code that a capture must not see, and cuBLAS makes its workspace. That belongs to
+    a stream, so all captures of a device have one: a stream each would keep tens of megabytes each. Raises what `work`
+    and CUDA raise."""
     stream = _capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

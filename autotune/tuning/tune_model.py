@@ -27,8 +27,9 @@ def tune(
     problems: Mapping[Problem, int], layers: Sequence[Chain], db: TuningDB, target: TuneTarget, settings: TuneSettings,
     timeline: Timeline | None = None, passes: Mapping[Problem, int] = MappingProxyType({}),
 ) -> tuple[list[Tuned], list[Tuned]]:  # fmt: skip
-    """What came out for the problems alone, those of passes last, and for the layers; each may be empty. `problems` says
-    how often a token runs each, `passes` how often a pass does. timeline: where the workers' jobs leave their spans.
+    """What came out for the problems alone, those of passes last, and for the layers; each may be empty. `problems`
+    says how often a token runs each, `passes` how often a pass does. timeline: where the workers' jobs leave their
+    spans.
 
     The budget includes the workers' start. Layers in context each worker of a shared study tunes for itself.
     KeyboardInterrupt passes through after the problems at hand got winners from what is known so far. Raises TuneError

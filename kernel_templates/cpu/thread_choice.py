@@ -78,7 +78,8 @@ class ThreadChoice:
         self.most, self.watch = most, watch or CoreWatch()
         self.counts = sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)})
         self._levels = {n: _Level() for n in self.counts}
-        self.current = self.by_load()
+        self._free = float(most) if most == 1 else self.watch.free()
+        self.current = self._fitting()
         self._trial: list[float] = []
         self._tried: int | None = None
         self._period, self._since, self._up = SOONEST, 0, True
@@ -86,10 +87,13 @@ class ThreadChoice:
         self._free = float(most)
 
     def by_load(self) -> int:
-        """The count for the cores that are free now, without a measurement: for prompts, and to begin with."""
-        if self.most == 1:
-            return 1
-        self._free = self.watch.free()
+        """The count for the cores that are free now, without a measurement, for passes over many tokens. It never
+        waits: such passes may follow each other within a millisecond."""
+        if self.most > 1:
+            self._free = self.watch.look()
+        return self._fitting()
+
+    def _fitting(self) -> int:
         return max([n for n in self.counts if n <= self._free + 0.4], default=1)
 
     def next(self) -> int:

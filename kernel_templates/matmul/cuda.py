@@ -78,7 +78,12 @@ def launches(
     planes = joined(packed)
     if planes is None:
         raise ValueError("these matrices are apart in memory: multiply them one by one")
-    shared: dict[str, Any] = {"tokens": problem.tokens, "gate": problem.gate, "out_order": y_order, "split": config["split"]}
+    shared: dict[str, Any] = {
+        "tokens": problem.tokens,
+        "gate": problem.gate,
+        "out_order": y_order,
+        "split": config["split"],
+    }
     scratch, counters = buffers["matmul_scratch"], buffers["counters"]
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":

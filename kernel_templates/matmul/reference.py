@@ -7,7 +7,6 @@ from kernel_templates.lazy import torch
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.operation import Inputs
 
-
 FLOAT16_TOLERANCE = 1.5e-3
 
 

@@ -23,7 +23,8 @@ THIN_TOKENS = 32
 """Of the products that keep whole sums of few tokens in registers."""
 LEAST_WIDE = 16
 """Tokens of the smallest tile of `wide`."""
-MOST_SHARES, SHARED_TOKENS = 8, 2048
+SHARES = (1, 2, 3, 4, 6, 8)
+MOST_SHARES, SHARED_TOKENS = SHARES[-1], 2048
 """Programs that may share the columns of a block, and tokens times those programs: each leaves its sums in memory."""
 BLOCKS = (16, 32, 64, 128, 256)
 
@@ -50,7 +51,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
             Parameter("tiles", (1, 2, 4), default["tiles"], "tiles of rows of a program, each below the other"),
             Parameter("warps", (1, 2, 4, 8, 16), default["warps"], "warps: side by side along columns, or down rows"),
             Parameter("ahead", (1, 2, 4), default["ahead"], "steps whose weights are on their way at once"),
-            Parameter("split", (1, 2, 3, 4, 6, 8), default["split"], "programs that share the columns of a block"),
+            Parameter("split", SHARES, default["split"], "programs that share the columns of a block"),
             Parameter("block", blocks, default["block"], "tokens of a program"),
             Parameter("stages", (2, 3, 4, 5), default["stages"], "steps whose activations are on their way at once"),
         ),
@@ -63,7 +64,9 @@ def cuda(problem: Matmul, device: Device) -> Space:
                 "all tokens in one", "a thin program has all tokens, and no activations in shared memory",
                 lambda c: c["algorithm"] != "thin" or (c["block"], c["stages"]) == (_FREE["block"], _FREE["stages"]),
             ),
-            Constraint("a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)),
+            Constraint(
+                "a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)
+            ),
             Constraint(
                 "sums in registers", "sums and weights on their way, 160 words a thread at most, stay in registers",
                 lambda c: c["algorithm"] == "library" or _words(problem, c) <= 160,
@@ -72,7 +75,9 @@ def cuda(problem: Matmul, device: Device) -> Space:
                 "gate beside up", "with a gate every other tile belongs to the matrix below",
                 lambda c: not problem.gate or c["algorithm"] == "library" or c["tiles"] % 2 == 0,
             ),
-            Constraint("columns for every share", f"there are {groups} groups of columns", lambda c: c["split"] <= groups),
+            Constraint(
+                "columns for every share", f"there are {groups} groups of columns", lambda c: c["split"] <= groups
+            ),
             Constraint(
                 "shares in memory", f"at most {SHARED_TOKENS} tokens' sums of a row are left in memory",
                 lambda c: c["split"] == 1 or c["split"] * max(LEAST_WIDE, tokens) <= SHARED_TOKENS,
@@ -100,14 +105,14 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
     if "thin" in algorithms and tokens <= 8:
         return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": 2}
     if "wide" in algorithms and tokens <= 128:
-        block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
+        block, groups = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64), problem.cols // 128
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
-        shares = max(
-            s
-            for s in (1, 2, 3, 4, 6, 8)
-            if s == 1 or (s * programs <= 2 * device.units and s * 8 <= problem.cols // 128)
-        )
-        return _FREE | {"algorithm": "wide", "tiles": tiles, "block": block, "split": shares, "stages": 4}
+        # Two steps of weights on their way in each of two or three programs a multiprocessor; never one without any.
+        shares = [s for s in SHARES if s == 1 or (s * programs <= 3 * device.units and 2 * s <= groups)]
+        ahead = 2 if groups // shares[-1] > 1 else 1
+        return _FREE | {
+            "algorithm": "wide", "tiles": tiles, "block": block, "split": shares[-1], "ahead": ahead, "stages": 2
+        }  # fmt: skip
     return _FREE | {"algorithm": "library"}
 
 

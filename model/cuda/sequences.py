@@ -194,7 +194,9 @@ class CudaSequences(Sequences):
         context = self._forward.bound(max(text.position for text in self._rows) + 1)
         key = bucket(len(self._rows)), context, not all(text.settings.greedy for text in self._rows)
         if key not in self._programs:
+            kept = self._logits.clone()  # a library's product is run before it is captured
             self._programs[key] = self._executor.program(self.launches(*key), "step")
+            self._logits.copy_(kept)
         return self._programs[key]
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from autotune.tuning.tuner_base import TuneSettings
 from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.layer.problem import Layer
+from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec.problem import Matvec
-from kernel_templates.space import Config
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.space import Config, Space
 from tuning_db import open_db
 from tuning_db.records import Outcome, Source
 
@@ -53,6 +56,56 @@ def test_both_stages_within_their_budget(db) -> None:
     print(
         f"layer {layer.default_ns / 1e3:.2f}, alone {layer.isolated_ns / 1e3:.2f}, tuned {layer.best_ns / 1e3:.2f} us"
     )
+
+
+@pytest.mark.parametrize("tokens", [16, 256])
+def test_every_algorithm_of_a_product_with_many_tokens(db, tokens: int) -> None:
+    """Among them the library's, whose kernels are not ours: verified, captured, timed and compared all the same."""
+    problem, device = Matmul(6144, 1024, "Q4_0", tokens), machine.detect(0)
+    settings = TuneSettings(trials=24, budget_s=60.0, sampler="random")
+    (tuned,), _ = tune_model.tune({}, [], db, target.cuda(0), settings, passes={problem: 28})
+    trials = db.past_trials(device, problem.key, problem.template_version)
+    worked = [t for t in trials if t.outcome is Outcome.OK]
+    assert tuned.best_ns <= tuned.default_ns * 1.02 and len(worked) >= 5
+    whole = registry.cuda_space(problem, device)
+    library = next(config for config in whole.each() if config["algorithm"] == "library")
+    parameters = tuple(replace(p, default=library[p.name]) for p in whole.parameters)
+    chip = replace(target.cuda(0), space=lambda p: Space(parameters, whole.constraints))
+    with open_db(db.path.with_name("library.db")) as other:
+        (alone,), _ = tune_model.tune({problem: 1}, [], other, chip, TuneSettings(trials=1, budget_s=30.0))
+    assert alone.config == library and alone.best_ns > 0
+    print(f"{problem.key}: {tuned.best_ns / 1e3:.2f} us {dict(tuned.config)}, library {alone.best_ns / 1e3:.2f} us")
+
+
+def test_a_pass_s_attention(db) -> None:
+    problem = PagedAttention(8, 1, 16, 8, 128, 640)
+    (tuned,), _ = tune_model.tune(
+        {}, [], db, target.cuda(0), TuneSettings(trials=8, budget_s=60.0), passes={problem: 1}
+    )
+    assert 0 < tuned.best_ns <= tuned.default_ns * 1.02
+
+
+def test_captures_of_a_device_share_a_stream() -> None:
+    """So that cuBLAS keeps one workspace, not one for each candidate."""
+    import torch
+
+    from autotune.runner import gpu_timer
+
+    x, y = torch.randn(64, 256, dtype=torch.float16, device="cuda"), torch.empty(64, 512, device="cuda")
+    w = torch.randn(512, 256, dtype=torch.float16, device="cuda")
+
+    def product() -> None:
+        torch.mm(x, w.T, out_dtype=torch.float32, out=y)
+
+    graphs = [gpu_timer.capture(product)]
+    held = torch.cuda.memory_allocated()
+    for _ in range(20):
+        graphs.append(gpu_timer.capture(product))
+    assert torch.cuda.memory_allocated() - held < 1 << 20
+    y.zero_()
+    graphs[-1].replay()
+    torch.cuda.synchronize()
+    assert torch.allclose(y, x.float() @ w.T.float(), atol=0.5)
 
 
 def test_what_breaks_cuda_ends_only_its_worker() -> None:

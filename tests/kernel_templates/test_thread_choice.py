@@ -68,6 +68,18 @@ def test_a_wrong_view_of_the_free_cores_is_corrected():
     assert choice.current == 2
 
 
+def test_passes_that_follow_each_other_do_not_wait_for_a_look(monkeypatch):
+    """Only the beginning does: a step of several texts, or a short prompt, takes less than a window."""
+    choice = ThreadChoice(2)
+    monkeypatch.setattr(thread_choice.time, "sleep", lambda seconds: pytest.fail(f"slept for {seconds} s"))
+    assert {choice.by_load() for _ in range(50)} <= {1, 2}
+    assert ThreadChoice(1).by_load() == 1
+    watch = Seen(2.0)
+    choice = ThreadChoice(2, watch)
+    watch.cores = 1.0
+    assert choice.by_load() == 1
+
+
 def test_this_process_is_no_other(monkeypatch):
     """What this process computes itself is not load: 2 cores, one of them ours."""
     watch = CoreWatch()

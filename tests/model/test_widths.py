@@ -119,13 +119,14 @@ def test_windows_bound_what_attention_is_tuned_at(opened) -> None:
     assert gates <= {"", "gelu"}
 
 
-@given(st.integers(1, 9000))
-def test_every_pass_has_a_tuned_one_near(capacity: int) -> None:
+@given(st.integers(1, 9000), st.sampled_from(["cpu", "cuda"]))
+def test_every_pass_has_a_tuned_one_near(capacity: int, backend: str) -> None:
     """No further than lookups borrow, from 8 rows on: fewer are speculation's, or few texts."""
-    prompts = [s.tokens for s in tuned_sizes("prompt", capacity)]
-    texts = [s.sequences for s in tuned_sizes("batch", capacity)]
+    prompts = [s.tokens for s in tuned_sizes("prompt", capacity, backend)]
+    texts = [s.sequences for s in tuned_sizes("batch", capacity, backend)]
     step = 2**keys.WIDEST_STEP
-    for size in every_size(capacity):
+    assert max(prompts) <= widths.MOST[backend]
+    for size in every_size(capacity, backend=backend):
         if size.tokens >= 8:
             assert any(1 / step <= size.tokens / tokens <= step for tokens in prompts), size
         if size.sequences > 1:

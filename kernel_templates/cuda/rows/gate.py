@@ -31,7 +31,8 @@ def activate(x, GELU: tl.constexpr, ASM: tl.constexpr):
 @triton.jit
 def gate_rows(
     y, out, scale,
-    WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, t): elements from t * TILE on of row r."""
     if PDL:
