@@ -5,7 +5,7 @@ registers (AHEAD steps of a warp) is under way before the wait for the kernel th
 """
 
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment, misc"
 
 import torch
 import triton

@@ -135,7 +135,7 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
     groups = -(-problem.cols // 128)
     if "thin" in algorithms and tokens <= 16:
         for warps in (16, 8, 4):
-            config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": warps, "ready": 1}
+            config: dict[str, Any] = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": warps, "ready": 1}
             config["ahead"] = _steps(problem, config)
             # Latency is all: as many warps as have work, each with all its weights decoded, while the next kernel's
             # programs still find registers beside them.
@@ -145,7 +145,7 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
                 return config
     if "thin" in algorithms and tokens <= 8:
         config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
-        return config | {"ahead": min(2, _steps(problem, config))}
+        return {**config, "ahead": min(2, _steps(problem, config))}
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
