@@ -18,10 +18,9 @@ from kernel_templates.paged_attention.reference import DISTINCT, PAGE
 from kernel_templates.paged_attention.space import block_tokens, dims, together
 
 PACK_DEPENDS = ()
-FINISHED = 8
-"""Tokens of a text whose heads attention can finish: each program does it for its queries anew."""
-_FINISHED_ROWS = 16  # of a product with them, the fewest that a tensor core takes
-_JOINED = 64  # float32 of the splits that a thread reads at once
+_FINISHED = 8  # tokens of a text
+_FINISHED_EACH = 16  # elements of a thread
+_JOINED = 32  # float32 of the splits that a thread reads at once
 
 
 def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
@@ -41,6 +40,13 @@ def counters(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     return columns * blocks if config["splits"] > 1 and config["combine"] == "last" else 0
 
 
+def finishes(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
+    """Whether heads can be finished here ("finish" of `launches`): each program does it for its queries anew, in
+    registers that they have to fit in."""
+    each = _elements(problem, config) // (32 * config["warps"])
+    return problem.tokens <= _FINISHED and each <= _FINISHED_EACH
+
+
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", a PagedCache that
     holds the rows' own keys and values already, and "layer", which of its layers (0 if there is none); writes "out"
@@ -48,8 +54,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     that wants.
 
     With "finish", the `Heads` of `cuda.rows.append`, it does what that does as well: instead of "q" it reads "qkv",
-    float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. That is for
-    FINISHED tokens of a text at most, no two of them at one position.
+    float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. No two rows of a
+    text may be at one position then. Raises ValueError where `finishes` says no.
 
     Rows of one text are neighbours, at consecutive positions; -1 for those that are not used. "attention_scratch"
     float32 [>= scratch_size] and "attention_counters" int32 [>= counters], zeros, may be shared by all layers; they are
@@ -58,8 +64,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     paged: PagedCache = buffers["paged"]
     how: Heads | None = buffers.get("finish")
     q, out = buffers["q" if how is None else "qkv"], buffers["out"]
-    if how is not None and problem.tokens > FINISHED:
-        raise ValueError(f"heads of {problem.tokens} tokens of a text want a kernel of their own")
+    if how is not None and not finishes(problem, config):
+        raise ValueError(f"heads of {problem.key} want a kernel of their own")
     splits, block, heads = config["splits"], block_tokens(problem, config), together(problem, config)
     last_joins = splits > 1 and config["combine"] == "last"
     partial = _buffer(buffers, "attention_scratch", scratch_size(problem, config), q, float("nan"), torch.float32)
@@ -69,8 +75,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "HEADS": problem.heads, "SPLITS": splits,
         "WIDTH": out.shape[1], "ORDER": buffers.get("out_order", NATURAL),
     }  # fmt: skip
-    joined = triton.next_power_of_2(block * heads)
-    run = max(1, min(splits, _JOINED * 32 * config["warps"] // (joined * dims(problem))))
+    each = _elements(problem, config) / (32 * config["warps"])
+    run = max(1, min(splits, int(_JOINED / each)))
     norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
     bias = q if how is None or how.bias is None else how.bias
     attend = Launch(
@@ -86,8 +92,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
             "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
             "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
             "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
-            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "JOINED": joined, "RUN": run,
-            "FINISH": 0 if how is None else _FINISHED_ROWS, "QK_NORM": how is not None and how.norms is not None,
+            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "LINES": _elements(problem, config) // dims(problem), "RUN": run,
+            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens), "QK_NORM": how is not None and how.norms is not None,
             "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
         },
         config["warps"],
@@ -99,6 +105,11 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         attend,
         Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
     ]
+
+
+def _elements(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Of the query heads that a program has, padded: Triton's blocks have powers of two."""
+    return triton.next_power_of_2(block_tokens(problem, config) * together(problem, config)) * dims(problem)
 
 
 def _programs(problem: PagedAttention, config: Mapping[str, Any]) -> tuple[int, int]:

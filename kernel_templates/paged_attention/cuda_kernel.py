@@ -21,7 +21,7 @@ from kernel_templates.attention.scores import capped, factor
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound
 from kernel_templates.cuda.rows.half import to_half
-from kernel_templates.paged_attention.own_rows import finish, load_raw
+from kernel_templates.paged_attention.own_rows import finish, load_raw, repeat
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 _NEVER = tl.constexpr(1 << 30)  # a position beyond all
@@ -136,21 +136,21 @@ def attend_pages(
     layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
-    STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, JOINED: tl.constexpr, RUN: tl.constexpr,
+    STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr,
     APART: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
-    FINISH: how many rows a text's tokens take in a product, q being raw heads as `own_rows` has them, or 0: then q is
-    float16 [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing.
+    FINISH: TOKENS or the next power of two, q being raw heads as `own_rows` has them, or 0: then q is float16
+    [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing. LINES: TOGETHER * BLOCK or the next power of two.
 
     layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
     the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
     [rows, HEADS, SPLITS, HEAD_DIM], then [rows, HEADS, SPLITS] logarithms of the sums of weights, LOWEST of none.
-    LAST_JOINS: the last of a program's splits to end reads them, JOINED lines and RUN splits at once; counters: int32,
-    zeros before and after, for each program of a split.
+    LAST_JOINS: the last of a program's splits to end reads them, RUN at once; counters: int32, zeros before and
+    after, for each program of a split.
     """
     if PDL:
         gdc_launch_dependents()
@@ -176,18 +176,21 @@ def attend_pages(
     total = tl.zeros([ROWS], tl.float32)
     cached = last  # the last position that is read from the pages
     if FINISH:
+        # Only as many rows are finished as there are; then they are repeated for as many as a product takes.
         token = tl.arange(0, FINISH)
         at = tl.load(positions + text * TOKENS + token, mask=token < TOKENS, other=-1)
         cached = tl.minimum(last, tl.min(tl.where(at >= 0, at, _NEVER), 0) - 1)
+        asking, asking_row, asking_line = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+        asking_at = tl.load(positions + asking_row, mask=asking, other=-1)
         # Loads of queries and of keys and values are on their way together.
         x, y = load_raw(
-            q, bias, row, line % HEADS, p >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS,
-        )  # fmt: skip
-        own = (at >= 0) & (split == 0)
-        own_row, head = text * TOKENS + token, HEADS + kv + 0 * token
+            q, bias, asking_row, asking_line % HEADS, asking_at >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
+        )
+        own, own_row, head = (at >= 0) & (split == 0), text * TOKENS + token, HEADS + kv + 0 * token
         own_x, own_y = load_raw(q, bias, own_row, head, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
         own_v, unread = load_raw(q, bias, own_row, head + KV_HEADS, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
-        queries = finish(x, y, q_norm, rope, p, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
+        x = finish(x, y, q_norm, rope, asking_at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
+        queries = repeat(x, ROWS)
         if split == 0:
             k, v = finish(own_x, own_y, k_norm, rope, at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM), to_half(own_v)
             page = tl.multiple_of(tl.load(table + tl.maximum(at, 0) // PAGE), 8)[:, None]
@@ -195,11 +198,13 @@ def attend_pages(
             written = (own & (block % BLOCKS == 0) & (column % PARTS == 0))[:, None] & (dim < HEAD_DIM)
             tl.store(target, k, mask=written)
             tl.store(target + values, v, mask=written)
+            n = tl.arange(0, 16)  # the fewest that a tensor core takes
+            own_at = tl.load(positions + text * TOKENS + n, mask=n < TOKENS, other=-1)
             weights, share, m, total = _weigh(
-                tl.dot(queries, tl.trans(k)), tl.where(at >= 0, at, _NEVER), p, m, total,
+                tl.dot(queries, tl.trans(repeat(k, 16))), tl.where(own_at >= 0, own_at, _NEVER), p, m, total,
                 WINDOW, SCALE, SOFTCAP, True, ASM,
             )  # fmt: skip
-            acc = tl.dot(weights.to(tl.float16), v)
+            acc = tl.dot(weights.to(tl.float16), repeat(v, 16))
     else:
         queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
 
@@ -244,7 +249,7 @@ def attend_pages(
         tl.store(partial + lines * SPLITS * HEAD_DIM + part, log, mask=there)
         if LAST_JOINS:
             if last_one(counters, block * tl.num_programs(0) + column, used):
-                exists, other_row, joined = _lines(column, block, JOINED, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+                exists, other_row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
                 whole_y = _join(partial, joined, exists, used, lines, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
                 store_rows(out, joined, whole_y, exists[:, None] & (dim < HEAD_DIM), HEAD_DIM, HEADS, WIDTH, ORDER)
 

@@ -38,3 +38,13 @@ def finish(
     turns = rope + (tl.maximum(position, 0).to(tl.int64) * ROPE_DIM)[:, None]
     own, other = rotation(norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
     return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))
+
+
+@triton.jit
+def repeat(x, COUNT: tl.constexpr):
+    """Row r of [COUNT, DIMS] is row r % n of x, [n, DIMS]."""
+    N: tl.constexpr = x.shape[0]
+    if N == COUNT:
+        return x
+    else:
+        return tl.reshape(tl.broadcast_to(x[None], [COUNT // N, N, x.shape[1]]), [COUNT, x.shape[1]])
