@@ -321,11 +321,11 @@ def gated(z, up, GATE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def last_one(counters, program, SPLIT: tl.constexpr):
-    """Whether this is the last of SPLIT programs to come here, all of which have stored what it may read then; the
+def last_one(counters, program, count):
+    """Whether this is the last of `count` programs to come here, all of which have stored what it may read then; the
     counter is 0 before and after."""
     tl.debug_barrier()
-    last = tl.atomic_add(counters + program, 1, sem="acq_rel") == SPLIT - 1
+    last = tl.atomic_add(counters + program, 1, sem="acq_rel") == count - 1
     if last:
         tl.store(counters + program, 0)
     tl.debug_barrier()
