@@ -92,9 +92,10 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
             "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
             "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
             "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
-            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "LINES": _elements(problem, config) // dims(problem), "RUN": run,
-            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens), "QK_NORM": how is not None and how.norms is not None,
+            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "RUN": run,
+            "LINES": _elements(problem, config) // dims(problem), "QK_NORM": how is not None and how.norms is not None,
             "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
+            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
         },
         config["warps"],
     )  # fmt: skip

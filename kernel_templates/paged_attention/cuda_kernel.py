@@ -100,9 +100,7 @@ def _attend_tiles(
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
             k = tl.load(keys + page + offsets)
-        weights, share, m, total = _weigh(
-            tl.dot(q, tl.trans(k)), at, p, m, total, WINDOW, SCALE, SOFTCAP, MASKED, ASM
-        )
+        weights, share, m, total = _weigh(tl.dot(q, tl.trans(k)), at, p, m, total, WINDOW, SCALE, SOFTCAP, MASKED, ASM)
         if MASKED or DIMS != HEAD_DIM:
             v = tl.load(values + page + offsets, mask=kept, other=0.0)
         else:
@@ -144,7 +142,8 @@ def attend_pages(
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
     FINISH: TOKENS or the next power of two, q being raw heads as `own_rows` has them, or 0: then q is float16
-    [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing. LINES: TOGETHER * BLOCK or the next power of two.
+    [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing. LINES: TOGETHER * BLOCK or the next power
+    of two.
 
     layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
     the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
@@ -188,7 +187,9 @@ def attend_pages(
         )
         own, own_row, head = (at >= 0) & (split == 0), text * TOKENS + token, HEADS + kv + 0 * token
         own_x, own_y = load_raw(q, bias, own_row, head, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
-        own_v, unread = load_raw(q, bias, own_row, head + KV_HEADS, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
+        own_v, _partner = load_raw(
+            q, bias, own_row, head + KV_HEADS, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
+        )
         x = finish(x, y, q_norm, rope, asking_at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
         queries = repeat(x, ROWS)
         if split == 0:
@@ -200,7 +201,7 @@ def attend_pages(
             tl.store(target + values, v, mask=written)
             n = tl.arange(0, 16)  # the fewest that a tensor core takes
             own_at = tl.load(positions + text * TOKENS + n, mask=n < TOKENS, other=-1)
-            weights, share, m, total = _weigh(
+            weights, _share, m, total = _weigh(
                 tl.dot(queries, tl.trans(repeat(k, 16))), tl.where(own_at >= 0, own_at, _NEVER), p, m, total,
                 WINDOW, SCALE, SOFTCAP, True, ASM,
             )  # fmt: skip
@@ -247,9 +248,9 @@ def attend_pages(
         tl.store(partial + part[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask & (split < used))
         log = tl.where(total > 0, m + tl.log2(tl.where(total > 0, total, 1.0)), LOWEST)
         tl.store(partial + lines * SPLITS * HEAD_DIM + part, log, mask=there)
-        if LAST_JOINS:
+        if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
             if last_one(counters, block * tl.num_programs(0) + column, used):
-                exists, other_row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+                exists, _row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
                 whole_y = _join(partial, joined, exists, used, lines, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
                 store_rows(out, joined, whole_y, exists[:, None] & (dim < HEAD_DIM), HEAD_DIM, HEADS, WIDTH, ORDER)
 
@@ -271,9 +272,7 @@ def _join(
         part, have = line * SPLITS + split, there & (split < used)
         logs = partial + lines * SPLITS * HEAD_DIM + part
         log = tl.load(logs, mask=have, other=LOWEST, cache_modifier=".cg")
-        y = tl.load(
-            partial + part * HEAD_DIM + dim, mask=have & (dim < HEAD_DIM), other=0.0, cache_modifier=".cg"
-        )
+        y = tl.load(partial + part * HEAD_DIM + dim, mask=have & (dim < HEAD_DIM), other=0.0, cache_modifier=".cg")
         top = tl.maximum(m, tl.max(log, 0, keep_dims=True))
         kept, new = tl.exp2(m - top), tl.where(have, tl.exp2(log - top), 0.0)
         total = total * kept + tl.sum(new, 0, keep_dims=True)

@@ -17,7 +17,7 @@ def load_raw(
     BIAS: tl.constexpr,
 ):  # fmt: skip
     """Heads `head` of rows `row`, both [n], where `kept`, and zeros elsewhere: float32 [n, DIMS] and their partners."""
-    dim = tl.arange(0, DIMS)[None, :]
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (row.shape[0], DIMS))
     mask = kept[:, None] & (dim < HEAD_DIM)
     at = (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
     x, partner = load_head(qkv + at[:, None], dim, mask, ROPE_DIM)
@@ -34,7 +34,8 @@ def finish(
 ):  # fmt: skip
     """float16 [n, DIMS]: heads and their partners [n, DIMS] as attention reads them at `position` [n]; of a negative
     one, as at 0. norm: float32 [HEAD_DIM]; rope: float32 [capacity, ROPE_DIM], cosines then sines."""
-    dim = tl.arange(0, DIMS)[None, :]
+    # What rows share is loaded by the threads that have the rows: a row of it would go through shared memory.
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (x.shape[0], DIMS))
     turns = rope + (tl.maximum(position, 0).to(tl.int64) * ROPE_DIM)[:, None]
     own, other = rotation(norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
     return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))

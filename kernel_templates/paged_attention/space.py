@@ -137,4 +137,8 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
-    return chosen | {"splits": count, "combine": "last", "edges": "apart" if problem.tokens >= 16 and tensor else "alike"}
+    return chosen | {
+        "splits": count,
+        "combine": "last",
+        "edges": "apart" if problem.tokens >= 16 and tensor else "alike",
+    }

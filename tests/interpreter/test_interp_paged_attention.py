@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paged_texts import LAYERS, Texts, config
 from triton.runtime import interpreter
 
-from kernel_templates import proof, registry
+from kernel_templates import float64, proof, registry
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.pages import in_one_piece
 from kernel_templates.device import Device
@@ -37,10 +37,14 @@ def test_texts_of_unlike_lengths(ends, chosen):
 
 @pytest.mark.parametrize("tokens", [slow(1), 2, slow(3), 5, 8])
 @pytest.mark.parametrize(
-    "chosen", [
-        config(splits=4), config(tile=64, edges="apart"), slow(config(32, 16, splits=8)),
+    "chosen",
+    [
+        config(splits=4),
+        config(tile=64, edges="apart"),
+        slow(config(32, 16, splits=8)),
         slow(config(splits=4, combine="kernel")),
-    ], ids=str
+    ],
+    ids=str,
 )
 def test_speculation_sees_what_stands_before_each_token(tokens, chosen):
     """Also from the text's first position on, and over the edge of a page."""
