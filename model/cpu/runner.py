@@ -64,7 +64,7 @@ class CpuRunner(Runner):
         return self.forward.logits(threads)
 
     def warm_up(self) -> None:
-        """Nothing: kernels are compiled when a model is opened."""
+        """Nothing: a pass is bound by the first prompt of its size, which costs as much whichever it is."""
 
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Any:
         return self.prefill.run(tokens, first, every)
