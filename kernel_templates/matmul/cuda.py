@@ -17,7 +17,7 @@ from kernel_templates.cuda.rows import gate
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS
+from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS, thin_bucket
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -47,7 +47,7 @@ def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
 
 def most_scratch(problem: Matmul) -> int:
     """No configuration needs more: rows and tokens are padded to whole blocks, shares of columns are limited."""
-    tokens = max(thin.bucket(problem.tokens), 16)
+    tokens = max(thin_bucket(problem.tokens), 16)
     return (problem.rows + 1024) * max(min(MOST_SHARES * tokens, SHARED_TOKENS), tokens)
 
 
@@ -82,6 +82,7 @@ def launches(
     scratch, counters = buffers["matmul_scratch"], buffers["counters"]
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
+        how |= {"ready": bool(config["ready"])}
         return [_named(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name)]
     how |= {"bt": config["block"], "stages": config["stages"]}
     return [_named(wide.launch(planes, x, y, scratch, counters, **shared, **how), name)]
