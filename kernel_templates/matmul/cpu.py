@@ -128,12 +128,14 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                 begin = panel * width + part * outputs
                 some = min(width, rows - begin)
                 tile, row_of_tile = begin // in_tile, begin % in_tile
-                for first in range(0, per_row, depth):
+                for piece in range((per_row + depth - 1) // depth):  # `range` by a step that is data may raise
+                    first = piece * depth
                     count, add = min(depth, per_row - first), 1 if first > 0 else 0
                     index = tile * per_row + first
                     if not direct:
                         fill(filler, (w0, w1, w2, w3, index, row_of_tile, count, own, scales))
-                    for t in range(0, tokens, together):
+                    for group in range(padded // together):
+                        t = group * together
                         few = min(together, tokens - t)
                         out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
                         edge = few < together or some < width

@@ -34,11 +34,6 @@ def order(config: Mapping[str, Any]) -> int:
     return {"library": NATURAL, "thin": THIN, "wide": WIDE}[config["algorithm"]]
 
 
-def expanded_size(problem: Matmul, config: Mapping[str, Any]) -> int:
-    """float16 elements of "expanded" that hold the matrix whole; a smaller buffer holds as many rows as fit."""
-    return problem.rows * problem.cols if config["algorithm"] == "library" else 0
-
-
 def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
     """float32 elements of "matmul_scratch": sums of programs that share columns, or what a gate reads."""
     if config["algorithm"] == "library":
