@@ -133,17 +133,17 @@ def thin_bucket(tokens: int) -> int:
 def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
     tokens, tiles = problem.tokens, 2 if problem.gate else 1
     groups = -(-problem.cols // 128)
-    if "thin" in algorithms and tokens <= 16:
+    if "thin" in algorithms:
         for warps in (16, 8, 4):
             config: dict[str, Any] = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": warps, "ready": 1}
             config["ahead"] = _steps(problem, config)
             # Latency is all: as many warps as have work, each with all its weights decoded, while the next kernel's
             # programs still find registers beside them.
             words, small = _words(problem, config), problem.rows * problem.cols <= SMALL
-            beside = words <= MOST_WORDS and 32 * warps * words <= 40 << 10
+            beside = words <= MOST_WORDS and 32 * warps * words <= 48 << 10
             if small and beside and warps <= max(groups, 4) and config["ahead"] <= 4:
                 return config
-    if "thin" in algorithms and tokens <= 8:
+    if "thin" in algorithms and tokens <= 8 and "wide" not in algorithms:
         config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
         return {**config, "ahead": min(2, _steps(problem, config))}
     if "wide" in algorithms and tokens <= 128:
