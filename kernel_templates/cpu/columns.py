@@ -1,5 +1,5 @@
-"""Some rows of a packed matrix times a few tokens at once, as decode steps multiply one: each word of weights is decoded
-in registers and multiplied with every token's activations, so that a few tokens read the weights once.
+"""Some rows of a packed matrix times a few tokens at once, as decode steps multiply one: each word of weights is
+decoded in registers and multiplied with every token's activations, so that a few tokens read the weights once.
 
     sum over groups of  s_x (d c sum_i w_i x_i + (m - d c z) sum_i x_i),   w the quants' bytes, which count from z
 
@@ -41,7 +41,7 @@ class ColumnShape:
 
 
 def totals(layout: Blocks) -> int:
-    """Sums that a block of 32 activations has: its halves', where weights of a group of 16 count from their own zero."""
+    """Sums that a block of 32 activations has: its halves', where groups of 16 weights count from their own zero."""
     needed = layout.minimum is not None or zero_of_bytes(layout.quants) != 0
     return 0 if not needed else 2 if layout.group == 16 else 1
 
@@ -53,8 +53,8 @@ multiply_columns = caller(WORDS)
 
 def compile(shape: ColumnShape, features: frozenset[str]) -> Kernel:
     """void columns(planes' addresses, index, row, blocks, x, record, scales_at, sums_at, out, stride): index: of the
-    tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's record, `record`
-    bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
+    tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's record,
+    `record` bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
     emit = _emitter(shape, features)
 
     def columns(w0, w1, w2, w3, index, row, blocks, x, record, scales_at, sums_at, out, stride):

@@ -98,8 +98,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Emitter:
-    """Where code is being written, and for which vectors: `lanes` wide, integer products by `path`. interleaved: rows of
-    a tile, of which a vector may hold some; 0 where it holds them all."""
+    """Where code is being written, and for which vectors: `lanes` wide, integer products by `path`. interleaved: rows
+    of a tile, of which a vector may hold some; 0 where it holds them all."""
 
     builder: ir.IRBuilder
     lanes: int

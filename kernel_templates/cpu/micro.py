@@ -26,8 +26,8 @@ PAIRS = BLOCK // 2
 
 @dataclass(frozen=True)
 class MicroShape:
-    """kind: of the numbers, "int16" or "f32"; width: rows of a panel; tokens: whose sums are in registers at once; path:
-    instructions of whole numbers, as of `dot.PATHS`; minimums: of a block of 32 weights, 0 to 2."""
+    """kind: of the numbers, "int16" or "f32"; width: rows of a panel; tokens: whose sums are in registers at once;
+    path: instructions of whole numbers, as of `dot.PATHS`; minimums: of a block of 32 weights, 0 to 2."""
 
     kind: str
     width: int

@@ -133,9 +133,10 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     if few:
         together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
         width = max(16, lanes)
+    algorithm = "columns" if few else "integer" if whole else "float"
     return Space(
         (
-            Parameter("algorithm", algorithms, "columns" if few else "integer" if whole else "float", "how it multiplies"),
+            Parameter("algorithm", algorithms, algorithm, "how it multiplies"),
             Parameter("path", paths, paths[-1], "instructions of the integer products"),
             Parameter("width", WIDTHS, width, "rows whose sums are in registers"),
             Parameter("together", (1, 2, 3, 4, 6, 8, 12), together, "tokens whose sums are in registers"),
