@@ -50,6 +50,7 @@ JOINS = (
     "autotune/benchmarking/model_benchmark.py",
     "autotune/benchmarking/cpu_backend.py",
     "autotune/benchmarking/cuda_backend.py",
+    "autotune/benchmarking/several_texts.py",
     "autotune/commands/",
     "autotune/precision/",
 )

@@ -107,14 +107,14 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
     return block
 
 
-def _prefetch(e: Emitter, shape: TileShape, planes, index, sizes: list[int], parts: int = 1) -> Iterator[None]:
-    """Ask for the block that lies `shape.prefetch` bytes of the first plane ahead, in every plane: a part of it each
+def ask_ahead(e: Emitter, distance: int, planes, index, sizes: list[int], parts: int = 1) -> Iterator[None]:
+    """Ask for the block that lies `distance` bytes of the first plane ahead, in every plane: a part of it each
     time this is advanced. A core keeps a dozen requests open; one that asks for 4 KB at once waits.
 
     sizes: bytes of a block in each plane.
     """
-    if shape.prefetch:
-        blocks = -(-shape.prefetch // sizes[0])
+    if distance:
+        blocks = -(-distance // sizes[0])
         wanted = [(e.at(plane, index, size, blocks * size), size) for plane, size in zip(planes, sizes, strict=False)]
         for part in range(parts):
             for address, size in wanted:
@@ -150,7 +150,7 @@ def _quantized(
     at = {name: e.at(plane, index, lanes * count) for plane, (name, count) in zip(planes, sizes.items(), strict=False)}
     steps = [*sweeps(weights)]
     parts = sum(map(len, steps)) if len(steps) > 1 else 1
-    ahead = _prefetch(e, shape, planes, index, [lanes * count for count in sizes.values()], parts)
+    ahead = ask_ahead(e, shape.prefetch, planes, index, [lanes * count for count in sizes.values()], parts)
     products = _products(e, weights, layout, at, e.at(x, place, size), ahead)
 
     def unit(element: int) -> Value:
@@ -226,7 +226,7 @@ def _dense(e: Emitter, shape: TileShape, weights: Floats, planes, index, place, 
     """Float weights: a column of the tile at a time, widened to float32."""
     lanes, size = shape.lanes, weights.nbytes
     column = e.at(planes[0], index, FLOAT_BLOCK * size * lanes)
-    next(_prefetch(e, shape, planes, index, [FLOAT_BLOCK * size * lanes]), None)
+    next(ask_ahead(e, shape.prefetch, planes, index, [FLOAT_BLOCK * size * lanes]), None)
     for c in range(FLOAT_BLOCK):
         factor = e.scalar("f32", e.at(x, place, 4 * FLOAT_BLOCK, 4 * c)).splat(lanes)
         acc = e.load(weights.kind, column, c * size * lanes).f32().fma(factor, acc)

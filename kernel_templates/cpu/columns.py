@@ -6,7 +6,7 @@ decoded in registers and multiplied with every token's activations, so that a fe
 d, c, m: a block's scale, the group's subscale, its minimum. A token's record is `many_rows.RowLayout` of "planes".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.activations import BLOCK
+from kernel_templates.cpu.blocks import ask_ahead
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
@@ -24,7 +25,6 @@ from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks
 
 I64, F32 = ir.IntType(64), ir.FloatType()
-LINE = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ColumnShape:
 
 
 def totals(layout: Blocks) -> int:
-    """Sums that a block of 32 activations has: its halves', where groups of 16 weights count from their own zero."""
+    """Sums that a block of 32 activations has: those of its halves where 16 weights have a scale of their own."""
     needed = layout.minimum is not None or zero_of_bytes(layout.quants) != 0
     return 0 if not needed else 2 if layout.group == 16 else 1
 
@@ -52,9 +52,10 @@ multiply_columns = caller(WORDS)
 
 
 def compile(shape: ColumnShape, features: frozenset[str]) -> Kernel:
-    """void columns(planes' addresses, index, row, blocks, x, record, scales_at, sums_at, out, stride): index: of the
-    tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's record,
-    `record` bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
+    """void columns(planes' addresses, index, row, blocks, x, record, scales_at, sums_at, out, stride).
+
+    index: of the tile's first block in the planes; row: the first in the tile; blocks: of a row; x: the first token's
+    record, `record` bytes before the next one's; out: float32, a token's rows every `stride` bytes."""
     emit = _emitter(shape, features)
 
     def columns(w0, w1, w2, w3, index, row, blocks, x, record, scales_at, sums_at, out, stride):
@@ -105,10 +106,12 @@ class _Columns:
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
         index, sizes = b.add(self.index, place), plane_bytes(layout)
         at = addresses(e, layout, [*self.planes.values()], index, self.row)
-        self._ask_ahead(index, sizes)
+        steps = sum(map(len, sweeps(layout)))
+        whole = [lanes * size for size in sizes.values()]
+        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, whole, steps)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
-        for group, products in self._products(at, place):
+        for group, products in self._products(at, place, ahead):
             block, part = group * layout.group // BLOCK, group * layout.group % BLOCK // 16
             code = e.load("i8", at["codes"], lanes * group).i32().f32() if layout.subscales is not None else None
             for t, (high, low) in enumerate(products):
@@ -119,10 +122,8 @@ class _Columns:
                 else:
                     scaled[t] = product.fma(code * step.splat(e.lanes), scaled[t])
                 if self.totals:
-                    total = self._number(
-                        t, self.sums_at, place, self.totals * block + (part if self.totals == 2 else 0)
-                    )
-                    total = total.splat(e.lanes)
+                    number = self.totals * block + (part if self.totals == 2 else 0)
+                    total = self._number(t, self.sums_at, place, number).splat(e.lanes)
                     if zero:
                         centered = (scale if code is None else code) * float(-zero)
                         if code is None:
@@ -141,14 +142,16 @@ class _Columns:
             sums = [part.fma(least, acc) for part, acc in zip(lowest, sums, strict=True)]
         return sums
 
-    def _products(self, at, place):
-        """(number of a group, of each token the sums of products with its upper and its lower plane)."""
+    def _products(self, at, place, ahead: Iterator[None]):
+        """(number of a group, of each token the sums of products with its upper and its lower plane). ahead: advanced
+        before each step."""
         e, b, layout = self.e, self.builder, self.layout
         planes = [at[name] for name in ("low", "high") if name in at]
         here = [b.add(token, b.mul(place, I64(layout.size))) for token in self.tokens]
         for steps in sweeps(layout):
             products: dict[int, list[list[Value]]] = {}
             for elements in steps:
+                next(ahead, None)
                 for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
                     made = products.setdefault(element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens])
                     for t, x in enumerate(here):
@@ -162,11 +165,3 @@ class _Columns:
         each = self.layout.size // BLOCK * (self.totals if at is self.sums_at else 1)
         address = self.builder.add(self.builder.add(self.tokens[token], at), self.builder.mul(place, I64(4 * each)))
         return self.e.scalar("f32", address, 4 * number)
-
-    def _ask_ahead(self, index, sizes) -> None:
-        if not self.shape.prefetch:
-            return
-        e, lanes = self.e, self.shape.lanes
-        ahead = -(-self.shape.prefetch // (lanes * sizes["low"]))
-        for name, size in sizes.items():
-            e.prefetch(e.at(self.planes[name], index, lanes * size, ahead * lanes * size), lanes * size)

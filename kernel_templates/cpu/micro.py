@@ -126,8 +126,7 @@ class _Micro:
             lowest = [self._load(scale, 4 * (width * (1 + n) + lanes * r), self.floats) for n in range(shape.minimums)]
             for t in range(shape.tokens):
                 step = _broadcast(b, self._load(b.add(tokens[t], steps), 0, F32), self.floats)
-                found = b.fmul(b.sitofp(acc[t, r], self.floats), d)
-                total = self._fma(found, step, b.load(sums[t, r]))
+                total = self._fma(b.sitofp(acc[t, r], self.floats), b.fmul(d, step), b.load(sums[t, r]))
                 for n, m in enumerate(lowest):
                     s = _broadcast(b, self._load(b.add(tokens[t], totals), 4 * n, F32), self.floats)
                     total = self._fma(m, s, total)

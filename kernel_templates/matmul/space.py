@@ -130,13 +130,16 @@ def cpu(problem: Matmul, features: frozenset[str]) -> Space:
     lanes = register_lanes(paths[-1], features)
     few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < BLOCK else FEW)
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
-    if few:
-        together = 2 if problem.tokens <= 2 else 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
-        width = max(16, lanes)
     algorithm = "columns" if few else "integer" if whole else "float"
+    if few:
+        most = 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
+        together = problem.tokens if problem.tokens <= 2 else most
+        width = max(16, lanes) if together > 4 else max(16, 2 * lanes if lanes > 8 else lanes)
+    while problem.gate and width > WIDTHS[0] and problem.rows // 2 % width:
+        width //= 2
     return Space(
         (
-            Parameter("algorithm", algorithms, algorithm, "how it multiplies"),
+            Parameter("algorithm", algorithms, algorithm, "how weights are decoded and multiplied"),
             Parameter("path", paths, paths[-1], "instructions of the integer products"),
             Parameter("width", WIDTHS, width, "rows whose sums are in registers"),
             Parameter("together", (1, 2, 3, 4, 6, 8, 12), together, "tokens whose sums are in registers"),

@@ -26,10 +26,7 @@ from model.layer_plan import LayerState
 
 MOST = 512
 """Rows of a pass."""
-FEWEST = 2
-"""Of the smallest size that graphs are bound for."""
-
-TEXTS = 66
+TEXTS = 1026
 """Texts that may have a cache at once."""
 OWN = 0
 """The text whose cache is the decoder's."""
@@ -39,14 +36,14 @@ Caches = Sequence[Mapping[str, np.ndarray]]
 
 def bucket(count: int) -> int:
     """The size of pass that so many rows run as: the next power of two."""
-    return max(FEWEST, 1 << (count - 1).bit_length())
+    return 1 << (count - 1).bit_length()
 
 
 def products(decoder: Decoder) -> list[Matmul]:
     """The problem of every product, in passes of each size."""
     packed = [p for layer in decoder.layers for own in layer.packed.values() for p in own]
     shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in (*packed, decoder.head_packed))
-    sizes = [1 << bit for bit in range(1, MOST.bit_length())]
+    sizes = [1 << bit for bit in range(MOST.bit_length())]
     return [Matmul(*shape, tokens) for shape in shapes for tokens in sizes]
 
 
@@ -94,6 +91,10 @@ class Forward:
         self.prepare(tokens, positions, texts)
         self._graph(bucket(len(tokens))).replay(threads)
         return self.x[: len(tokens)]
+
+    def warm_up(self) -> None:
+        """Make the graph of the largest passes, which compiles kernels that no process here has compiled before."""
+        self._graph(bucket(self.most))
 
     def run_alone(self, layer: int, operation: str, threads: int) -> None:
         """One operation of one layer on what the buffers hold, for the rows that were prepared."""

@@ -11,6 +11,8 @@ from kernel_templates.lazy import Tensor, torch
 from model.cpu.decode import Decoder
 from model.cpu.forward import OWN, Caches, Forward
 
+FEW = 32
+"""Tokens that take less time than a look at what other processes do."""
 OTHER = 1
 """The text of a cache that is not the decoder's."""
 PASSED = ("x", "qkv", "attended")  # the buffers that operations pass on
@@ -48,7 +50,8 @@ class CpuPrefill:
     def run(self, tokens: list[int], first: int, every: bool = False) -> np.ndarray:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
         [tokens, hidden] of every one."""
-        threads, kept = self.decoder.threads.by_load(), list[np.ndarray]()
+        choice, kept = self.decoder.threads, list[np.ndarray]()
+        threads = choice.by_load() if len(tokens) > FEW else choice.current  # the former takes up to 0.05 s
         self.forward.place(self._text, self._caches)
         for i in range(0, len(tokens), self.most):
             chunk = tokens[i : i + self.most]

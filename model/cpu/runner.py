@@ -53,18 +53,21 @@ class CpuRunner(Runner):
         """passes: configurations of products with many rows; their space's default where there is none."""
         self.choices, self.decoder = choices, decoder
         self.forward = Forward(decoder, passes)
-        self.prefill = CpuPrefill(decoder, self.forward)
+        self.prefill: CpuPrefill = CpuPrefill(decoder, self.forward)  # type: ignore[assignment]
 
-    def row_logits(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> np.ndarray:
+    def row_logits(
+        self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int | None = None
+    ) -> np.ndarray:
         """float32 [rows, vocab], valid until the next call: what is predicted after each row of one pass, which brings
         the rows into their texts' caches. Rows are tokens of texts at positions; those of a text are neighbours at
-        consecutive positions. Text 0 has the decoder's cache, others what `forward.place` gave them."""
-        threads = self.decoder.threads.by_load()
+        consecutive positions. Text 0 has the decoder's cache, others what `forward.place` gave them. threads: as many
+        as decode steps run on if None."""
+        threads = threads or self.decoder.threads.current
         self.forward.run(tokens, positions, texts, threads)
         return self.forward.logits(threads)
 
     def warm_up(self) -> None:
-        """Nothing: kernels are compiled when a model is opened."""
+        self.forward.warm_up()
 
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Any:
         return self.prefill.run(tokens, first, every)

@@ -1,17 +1,24 @@
 """Several texts at once on the CPU: each with a KV cache of its own, all through the decoder's packed weights.
 
 A cache is address space for every position that was promised; memory comes with the positions that are written, 64 at
-a time. A step runs the decode graph once a text, so a text gets what it would get alone.
+a time. A step is one pass over a row of each text, which reads the weights once for all; a text that is there alone
+runs the decode graph.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kernel_templates import memory
 from kernel_templates.attention import cache
 from kernel_templates.cpu.graph import Graph
+from kernel_templates.cpu.thread_choice import ThreadChoice
+from model.cpu.forward import TEXTS
+from model.cpu.prefill import OTHER
 from model.errors import ModelError
 from model.runner import STEPS_BELOW
 from model.sampling import Picker, Sampler
@@ -20,6 +27,8 @@ from model.sequences import BROKEN, Sequences
 if TYPE_CHECKING:
     from model.cpu.runner import CpuRunner
 
+FIRST = OTHER + 1
+"""Of the numbers that texts have in a pass."""
 SHARE = 0.75
 """Of the memory that is free before the first text joins, what caches may take; the rest is for prompts and others."""
 
@@ -27,9 +36,10 @@ SHARE = 0.75
 @dataclass
 class _Text:
     """chosen: the newest token, which goes into the cache when the one after it is wanted; position: where to;
-    promised: bytes of the whole cache."""
+    promised: bytes of the whole cache; place: its number in a pass; graph: its decode steps alone."""
 
     graph: Graph
+    place: int
     picker: Picker
     position: int
     promised: int
@@ -45,7 +55,8 @@ class CpuSequences(Sequences):
     def __init__(self, runner: "CpuRunner", most: int, limit: int | None = None):
         """limit: bytes that all caches together may take; None: a share of what is free when there is none."""
         self._runner, self._decoder = runner, runner.decoder
-        self.most, self.context = most, runner.context
+        self.most, self.context = min(most, TEXTS - FIRST), runner.context
+        self._threads = ThreadChoice(self._decoder.threads.most, self._decoder.threads.watch)
         self._given, self._limit = limit, 0
         self._texts: dict[int, _Text] = {}
         self._steps: deque[dict[int, int]] = deque()
@@ -68,14 +79,16 @@ class CpuSequences(Sequences):
             dict(zip(("keys", "values"), cache.allocate(config.kv_heads, config.head_dim, positions), strict=True))
             for _ in range(config.layers)
         ]
-        text = _Text(self._decoder.over(caches), sampler.picker(), len(prompt), promised)
+        place = min({*range(FIRST, FIRST + self.most)} - {text.place for text in self._texts.values()})
+        self._runner.forward.place(place, caches)
+        text = _Text(self._decoder.over(caches), place, sampler.picker(), len(prompt), promised)
         if len(prompt) < STEPS_BELOW:
             for position, token in enumerate(prompt):
                 self._decoder.step(token, position, text.graph)
         else:
             hidden = self._runner.prefill.over(caches).run(list(prompt), 0)
             self._decoder.predict(hidden[0], len(prompt) - 1)
-        self._choose(text)
+        self._choose(text, self._decoder.logits)
         number = self._joined
         self._texts[number] = text
         self._joined, self._promised = number + 1, self._promised + promised
@@ -99,15 +112,28 @@ class CpuSequences(Sequences):
 
     def _advance(self, texts: Sequence[_Text]) -> None:
         """Each text's newest token goes into its cache, and the next is chosen."""
-        for text in texts:
-            self._decoder.step(text.chosen, text.position, text.graph)
+        if not texts:
+            return
+        logits = self._together(texts) if len(texts) > 1 else self._alone(texts[0])[None]
+        for text, row in zip(texts, logits, strict=True):
             text.position += 1
-            self._choose(text)
+            self._choose(text, row)
 
-    def _choose(self, text: _Text) -> None:
-        """From the decoder's logits, what comes to its position."""
+    def _alone(self, text: _Text) -> np.ndarray:
+        return self._decoder.step(text.chosen, text.position, text.graph)
+
+    def _together(self, texts: Sequence[_Text]) -> np.ndarray:
+        """float32 [texts, vocab] of one pass."""
+        tokens, positions = [text.chosen for text in texts], [text.position for text in texts]
+        threads, start = self._threads.next(), time.perf_counter()
+        logits = self._runner.row_logits(tokens, positions, [text.place for text in texts], threads)
+        self._threads.record(threads, time.perf_counter() - start)
+        return logits
+
+    def _choose(self, text: _Text, logits: np.ndarray) -> None:
+        """What comes to its position."""
         try:
-            text.chosen = text.picker.pick(self._decoder.logits, text.position)
+            text.chosen = text.picker.pick(logits, text.position)
         except ModelError:
             text.chosen = BROKEN
 

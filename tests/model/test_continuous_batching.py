@@ -200,18 +200,18 @@ def test_an_error_of_all_leaves_nothing(opened, where) -> None:
 
 
 def test_logits_that_are_no_numbers_end_their_text_alone(opened, monkeypatch) -> None:
-    """A text whose third step gives NaN: the decoder's own, replaced after the fact."""
-    step, count = type(opened.runner.decoder).step, 0
+    """Two texts' first step together gives one of them NaN: its own logits, replaced after the fact."""
+    together, count = type(opened.runner).row_logits, 0
 
-    def spoiled(self, token, position, graph=None):
+    def spoiled(self, *rows):
         nonlocal count
-        logits = step(self, token, position, graph)
+        logits = together(self, *rows)
         count += 1
-        if count == 5:  # after the two prompts' four steps: the first text's second token
-            logits[7] = np.nan
+        if count == 1:  # after the two prompts: the second tokens
+            logits[0, 7] = np.nan
         return logits
 
-    monkeypatch.setattr(type(opened.runner.decoder), "step", spoiled)
+    monkeypatch.setattr(type(opened.runner), "row_logits", spoiled)
     sequences = Watched(opened.runner, 2, 10 * per_text(opened, 1), ahead=1)
     asked = [Request((1, 2), 5, Sampler()), Request((3, 4), 5, Sampler())]
     ends = [e for e in decode(sequences, asked, frozenset()) if e.end]
