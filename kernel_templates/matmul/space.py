@@ -103,7 +103,9 @@ def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
 def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
     tokens, tiles = problem.tokens, 2 if problem.gate else 1
     if "thin" in algorithms and tokens <= 8:
-        return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": 2}
+        # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
+        ahead = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
+        return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": ahead}
     if "wide" in algorithms and tokens <= 128:
         block, groups = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64), problem.cols // 128
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
