@@ -1,5 +1,5 @@
 """Some rows of a packed matrix times a few tokens at once, as decode steps multiply one: each word of weights is
-in registers and multiplied with every token's activations, so that a few tokens read the weights once.
+decoded in registers and multiplied with every token's activations, so that a few tokens read the weights once.
 
     sum over groups of  s_x (d c sum_i w_i x_i + (m - d c z) sum_i x_i),   w the quants' bytes, which count from z
 

@@ -96,7 +96,8 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
         scores, sums, states = own + scores_at, own + sums_at, own + states_at
         panel, value_panel = own + keys_at, own + values_at
         dots, weigh = load_i64(arguments + 64), load_i64(arguments + 72)
-        for turn in range((count * kv_heads - thread + threads - 1) // threads):  # `range` by data may raise
+        # A range whose step is not known could raise, by functions of Python's that a kernel from the cache lacks.
+        for turn in range((count * kv_heads - thread + threads - 1) // threads):
             item = thread + turn * threads
             span, kv = spans + 24 * (item // kv_heads), item % kv_heads
             row, tokens, cache = load_i64(span), load_i64(span + 8), caches + CACHE * load_i64(span + 16)

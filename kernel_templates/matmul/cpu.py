@@ -120,7 +120,10 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
         for t in range(first_of(tokens, thread, threads), first_of(tokens, thread + 1, threads)):
             write(writer, (x + 4 * cols * t, scratch + record * t, cols, scales_at, sums_at))
         barrier(sync, threads)
-        padded = (tokens + together - 1) // together * together
+        # Loops count: a step that is not known could be zero, for which Numba raises, by functions of Python's that
+        # a kernel from the cache does not have.
+        groups, chunks = (tokens + together - 1) // together, (per_row + depth - 1) // depth
+        padded = groups * together
         outputs = rows // 2 if gated else rows
         parts = (outputs + width - 1) // width
         for panel in range(first_of(parts, thread, threads), first_of(parts, thread + 1, threads)):
@@ -128,13 +131,13 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                 begin = panel * width + part * outputs
                 some = min(width, rows - begin)
                 tile, row_of_tile = begin // in_tile, begin % in_tile
-                for piece in range((per_row + depth - 1) // depth):  # `range` by a step that is data may raise
-                    first = piece * depth
+                for chunk in range(chunks):
+                    first = chunk * depth
                     count, add = min(depth, per_row - first), 1 if first > 0 else 0
                     index = tile * per_row + first
                     if not direct:
                         fill(filler, (w0, w1, w2, w3, index, row_of_tile, count, own, scales))
-                    for group in range(padded // together):
+                    for group in range(groups):
                         t = group * together
                         few = min(together, tokens - t)
                         out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)

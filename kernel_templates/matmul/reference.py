@@ -39,5 +39,7 @@ def product(given: Inputs, x: np.ndarray) -> np.ndarray:
 
 def tolerance(problem: Matmul) -> float:
     """On a GPU activations, and weights or their scales, are rounded to float16, 2^-11 / sqrt(3) = 0.00028 each, with a
-    minimum several times its size: 0.0007 was seen. A mistake makes more (`formats.base`)."""
-    return max(formats.get(problem.format).tolerances["int16"], FLOAT16_TOLERANCE)
+    minimum several times its size: 0.0007 was seen. A gate multiplies two such products: their errors' squares add up.
+    A mistake makes more (`formats.base`)."""
+    limit = max(formats.get(problem.format).tolerances["int16"], FLOAT16_TOLERANCE)
+    return limit * 2**0.5 if problem.gate else limit

@@ -145,7 +145,9 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
                 return config
     if "thin" in algorithms and tokens <= 8 and "wide" not in algorithms:
         config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
-        return {**config, "ahead": min(2, _steps(problem, config))}
+        # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
+        most = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
+        return {**config, "ahead": min(most, _steps(problem, config))}
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)

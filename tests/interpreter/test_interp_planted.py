@@ -36,6 +36,10 @@ TRAITS = [
     "attention:heads=4,kv_heads=2,head_dim=32,context=40,window=17,softcap=20.0,scale=0.2",
     "paged_attention:sequences=2,tokens=1,heads=4,kv_heads=2,head_dim=32,context=130",
     "paged_attention:sequences=1,tokens=5,heads=2,kv_heads=1,head_dim=32,context=90,window=70,softcap=20.0,scale=0.2",
+    "matmul:rows=24,cols=288,format=Q4_1,tokens=3",
+    "matmul:rows=40,cols=256,format=Q6_K,tokens=16",
+    "matmul:rows=32,cols=160,format=Q8_0,tokens=3,gate=gelu",
+    "matmul:rows=48,cols=64,format=BF16,tokens=5,gate=silu",
     *TRAITS,
 ])  # fmt: skip
 def test_a_mistake_is_refused(key):

@@ -56,8 +56,9 @@ def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
         value = getattr(problem, name, 0)
         for change in values if value else ():
             yield f"{name} {change}", replace(problem, **{name: 0 if change is None else value + change})
-    if getattr(problem, "gate_function", "silu") == "gelu":
-        yield "silu for gelu", replace(problem, gate_function="silu")
+    for name in ("gate_function", "gate"):
+        if getattr(problem, name, "silu") == "gelu":
+            yield "silu for gelu", replace(problem, **{name: "silu"})
 
 
 def wrong_bias(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:

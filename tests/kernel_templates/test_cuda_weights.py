@@ -6,8 +6,9 @@ import torch
 from kernel_harness import widened
 
 from kernel_templates import formats, random_inputs
-from kernel_templates.cuda import weights
+from kernel_templates.cuda import fragments, weights
 from kernel_templates.cuda.vector import memory_order
+from kernel_templates.cuda.weights import Planes
 from kernel_templates.operation import Weight
 
 ALL = list(formats.FORMATS)
@@ -90,3 +91,41 @@ def test_nibbles_lie_where_one_word_meets_two_of_a_vector() -> None:
     columns = torch.arange(32).view(4, 2, 4)
     assert torch.equal((found & 15).long(), levels[columns[:, 0]])
     assert torch.equal((found >> 4).long(), levels[columns[:, 1]])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_matrices_of_one_pack_are_parts_of_it_and_together_it_again(name: str) -> None:
+    whole = weights.pack([weight(name, 24, 256)], "cpu")
+    parts = weights.split(whole, (5, 1, 18))
+    values = weights.unpack(whole)
+    assert all(torch.equal(weights.unpack(p), v) for p, v in zip(parts, values.split([5, 1, 18]), strict=True))
+    for some, rows in ((parts, slice(None)), (parts[1:], slice(5, None)), (parts[:2], slice(6)), (parts[:1], slice(5))):
+        found = weights.joined(some)
+        assert found is not None and (found.format, found.cols, found.rows) == (name, 256, len(values[rows]))
+        assert torch.equal(weights.unpack(found), values[rows])
+        assert [t.data_ptr() for t in found.tensors] == [t.data_ptr() for t in some[0].tensors], "nothing is copied"
+
+
+def test_matrices_that_are_not_one_below_the_other_are_not_one() -> None:
+    above, middle, below = weights.split(weights.pack([weight("Q4_0", 24, 256)], "cpu"), (5, 1, 18))
+    alone = weights.pack([weight("Q4_0", 1, 256)], "cpu")
+    same_memory = Planes("Q4_1", 1, 256, middle.tensors)
+    for parts in ((middle, above), (above, below), (above, alone), (above, above), (above, same_memory)):
+        assert weights.joined(parts) is None
+
+
+@pytest.mark.parametrize("sizes", [(5, 18), (5, 20)])
+def test_parts_have_all_rows(sizes: tuple[int, int]) -> None:
+    with pytest.raises(RuntimeError, match="split_sizes"):
+        weights.split(weights.pack([weight("Q4_0", 24, 256)], "cpu"), sizes)
+
+
+def test_columns_for_tensor_cores_stay_in_their_group_of_128() -> None:
+    for order in fragments.ORDERS:
+        for cols in (32, 96, 128, 160, 576):
+            places = fragments.places(cols, order)
+            assert places.max() < fragments.width(cols, order) and len(places.unique()) == cols
+            assert torch.equal(places // 128, torch.arange(cols) // 128)
+            x = torch.arange(1.0, 2 * cols + 1).view(2, cols)
+            arranged = fragments.arranged(x, order)
+            assert torch.equal(arranged[:, places], x) and arranged.count_nonzero() == 2 * cols

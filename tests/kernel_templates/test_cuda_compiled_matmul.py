@@ -1,0 +1,85 @@
+"""Products with many tokens compiled for chips that are not here, in their default configurations: what code does."""
+
+import os
+
+import pytest
+import torch
+from some_formats import few
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from kernel_templates import formats, random_inputs, registry
+from kernel_templates.cuda import expand
+from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.device import Device
+from kernel_templates.matmul import cuda as matmul
+from kernel_templates.matmul.problem import Matmul
+
+QUANTIZED = [name for name, fmt in formats.FORMATS.items() if fmt.quantized]
+GATED = [name for name in QUANTIZED if name in ("Q4_0", "Q6_K")]
+CHIPS = {80: Device("cuda", "any", "8.0", 108, 40 << 30), 90: Device("cuda", "any", "9.0", 132, 80 << 30)}
+
+
+def launches(problem: Matmul, capability: int) -> tuple[str, list]:
+    """The algorithm of the default configuration and what it runs; tensors have shapes only, since nothing runs."""
+    config = registry.cuda_space(problem, CHIPS[capability]).default
+    with random_inputs.shapes_only():
+        inputs = registry.get("matmul").inputs(problem, 0)
+    packed = matmul.pack(problem, config, inputs.weights, "meta")
+    return config["algorithm"], matmul.launches(problem, config, packed, matmul.prepare(problem, inputs, "meta"))
+
+
+def is_good(launch: Launch, capability: int, product: str) -> Compiled:
+    code = cross_compile(launch, capability)
+    assert code.spills == 0, (launch.name, code.resources)
+    assert code.ptx.count("griddepcontrol.wait") == (capability >= 90)
+    assert product in code.ptx
+    if capability >= 90:
+        before, _ = code.ptx.split("griddepcontrol.wait")
+        assert "ld.global" in before and "st.global" not in before, "weights are on their way before the wait"
+    return code
+
+
+@pytest.mark.parametrize("capability", list(CHIPS))
+@pytest.mark.parametrize("name", few(QUANTIZED))
+def test_few_tokens(name: str, capability: int) -> None:
+    algorithm, (launch,) = launches(Matmul(3072, 2048, name, 8), capability)
+    assert algorithm == "thin"
+    is_good(launch, capability, "mma.sync.aligned.m16n8k16")
+
+
+@pytest.mark.parametrize("tokens", [16, 128])
+@pytest.mark.parametrize("name", few(QUANTIZED))
+def test_more_tokens(name: str, tokens: int) -> None:
+    algorithm, (launch,) = launches(Matmul(3072, 2048, name, tokens), 90)
+    assert algorithm == "wide"
+    is_good(launch, 90, "wgmma.mma_async")
+
+
+@pytest.mark.parametrize(("tokens", "product"), [(1, "mma.sync"), (64, "wgmma")])
+@pytest.mark.parametrize("gate", ["silu", "gelu"])
+@pytest.mark.parametrize("name", few(GATED))
+def test_a_gate(name: str, gate: str, tokens: int, product: str) -> None:
+    _, (launch,) = launches(Matmul(6144, 1024, name, tokens, gate=gate), 90)
+    is_good(launch, 90, product)
+
+
+def test_widths_that_are_no_multiples() -> None:
+    """SmolLM2's, whose columns are no whole groups of 128."""
+    for tokens, product in ((4, "mma.sync"), (32, "wgmma")):
+        for rows, cols in ((960, 576), (576, 1536)):
+            _, (launch,) = launches(Matmul(rows, cols, "Q4_1", tokens), 90)
+            is_good(launch, 90, product)
+
+
+@pytest.mark.parametrize("capability", list(CHIPS))
+def test_many_tokens_are_the_library_s(capability: int) -> None:
+    algorithm, made = launches(Matmul(6144, 1024, "Q4_0", 512, gate="silu"), capability)
+    assert (algorithm, [launch.name for launch in made]) == ("library", ["expand", "matmul", "gate"])
+    expansion, _, gate = made
+    (planes,) = expansion.parts
+    for launch in (expand.launch(planes, torch.empty_like(expansion.out)), gate):
+        assert cross_compile(launch, capability).spills == 0
