@@ -5,6 +5,7 @@ The order is llama.cpp's: top-k, then top-p on the untempered distribution, then
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ class Sampler:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if not 0 <= self.temperature <= sys.float_info.max:  # whole numbers too, which may be larger than any float
             raise ModelError(f"temperature is {self.temperature}; give a number of 0 (greedy) or more")
         if self.top_k != int(self.top_k) or self.top_k < 0:
             raise ModelError(f"top-k is {self.top_k}; give a whole number, 0 to keep every token")

@@ -84,6 +84,8 @@ def generate(
         raise UserError(
             f"{'--output' if target is not None else '--batch'} is about a file of prompts; give --input too"
         )
+    if source is not None and speculate != "off":
+        raise UserError("--speculate is about one text; leave it out, or give the prompts one by one with -p")
     if as_chat and plain:
         raise UserError("--plain is about a prompt without a chat template; leave out --chat or --plain")
     if source is not None:

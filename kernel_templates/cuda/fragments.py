@@ -274,7 +274,7 @@ def unlift(TRAITS: tl.constexpr):
 
 @triton.jit
 def fragment(parts, W: tl.constexpr, TRAITS: tl.constexpr, ASM: tl.constexpr):
-    """float16 [4, 8, WARPS, e, p, h]: the 8 columns of word W of runs."""
+    """float16 [4, 8, WARPS, h, p, e]: the 8 columns of word W of runs."""
     GROUPS: tl.constexpr = 2 if TRAITS.group == 16 else 1
     SIGNED: tl.constexpr = TRAITS.signed or TRAITS.codebook is not None
     G: tl.constexpr = W // 2 if GROUPS == 2 else 0
@@ -290,9 +290,9 @@ def fragment(parts, W: tl.constexpr, TRAITS: tl.constexpr, ASM: tl.constexpr):
     else:
         a0, a1, a2, a3 = byte_values(word_of(parts[0], W), scale, minimum, SIGNED, TRAITS.minimum, ASM)
         b0, b1, b2, b3 = byte_values(word_of(parts[1], W), scale, minimum, SIGNED, TRAITS.minimum, ASM)
-    a = tl.join(tl.join(a0, a1), tl.join(a2, a3))
-    b = tl.join(tl.join(b0, b1), tl.join(b2, b3))
-    return tl.join(a, b)
+    even = tl.join(tl.join(a0, b0), tl.join(a2, b2))
+    odd = tl.join(tl.join(a1, b1), tl.join(a3, b3))
+    return tl.join(even, odd)  # what is joined last lies in one register, as an instruction of these left it
 
 
 @triton.jit
@@ -321,11 +321,11 @@ def gated(z, up, GATE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def last_one(counters, program, SPLIT: tl.constexpr):
-    """Whether this is the last of SPLIT programs to come here, all of which have stored what it may read then; the
+def last_one(counters, program, count):
+    """Whether this is the last of `count` programs to come here, all of which have stored what it may read then; the
     counter is 0 before and after."""
     tl.debug_barrier()
-    last = tl.atomic_add(counters + program, 1, sem="acq_rel") == SPLIT - 1
+    last = tl.atomic_add(counters + program, 1, sem="acq_rel") == count - 1
     if last:
         tl.store(counters + program, 0)
     tl.debug_barrier()

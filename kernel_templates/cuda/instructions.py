@@ -75,6 +75,14 @@ def prefetch(pointers):
 
 
 @triton.jit
+def all_asked_for(ASM: tl.constexpr):
+    """Every load above is under way before anything below is computed. Without it ptxas, sparing registers, asks for
+    some only after it has waited for others: up to four latencies of the second-level cache, one after the other."""
+    if ASM:
+        tl.inline_asm_elementwise("fence.acq_rel.cta; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def loop_bound(x, ASM: tl.constexpr):
     """x as the bound of a loop: Triton 3.6 cannot interpret a range between tensors, with NumPy 2.4."""
     if ASM:

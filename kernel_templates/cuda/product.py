@@ -15,7 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
-from kernel_templates.cuda.instructions import opaque, reciprocal, soft_cap
+from kernel_templates.cuda.instructions import all_asked_for, opaque, reciprocal, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
@@ -36,14 +36,6 @@ def places(
     g = tl.arange(0, GROUPS)[None, :, None]
     u = opaque(tl.arange(0, UNITS), ASM)[:, None, None]
     return first, opaque(first + g * EACH, ASM), u, g
-
-
-@triton.jit
-def all_asked_for(ASM: tl.constexpr):
-    """Every load above is under way before anything below is computed. Without it ptxas, sparing registers, asks for
-    some only after it has waited for others: up to four latencies of the second-level cache, one after the other."""
-    if ASM:
-        tl.inline_asm_elementwise("fence.acq_rel.cta; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit

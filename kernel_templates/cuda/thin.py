@@ -5,7 +5,7 @@ registers (AHEAD steps of a warp) is under way before the wait for the kernel th
 """
 
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment, misc"
 
 import torch
 import triton
@@ -25,7 +25,7 @@ from kernel_templates.cuda.fragments import (
     unlift,
     width,
 )  # fmt: skip
-from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.weights import Planes
 
@@ -70,22 +70,107 @@ def load_right(
     return right
 
 
+@triton.jit
+def load_steps(
+    w0, w1, w2, w3, q, rows, u, end,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, ORDER: tl.constexpr,
+    STREAM: tl.constexpr, WARPS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """`load_tiles` of AHEAD steps."""
+    held = ()
+    for a in tl.static_range(AHEAD):
+        here = u + a * WARPS * 4
+        held = held + (load_tiles(w0, w1, w2, w3, q, rows, here, end, TRAITS, COLS, TILES, GATE, ORDER, STREAM),)
+    return held
+
+
+@triton.jit
+def parts_of(tiles, TRAITS: tl.constexpr, ASM: tl.constexpr):
+    """Halves of the tiles of a step, `decoded`."""
+    parts = ()
+    for t in tl.static_range(len(tiles)):
+        parts = parts + (decoded(tiles[t], TRAITS, ASM),)
+    return parts
+
+
+@triton.jit
+def left_operand(upper, lower, W: tl.constexpr, TRAITS: tl.constexpr, SETTLE: tl.constexpr, ASM: tl.constexpr):
+    """float16 [WARPS, 16, 32]: word W of the runs of a tile. SETTLE: computed before any later wait."""
+    first, second = fragment(upper, W, TRAITS, ASM), fragment(lower, W, TRAITS, ASM)
+    if SETTLE:
+        settle(first, ASM)
+        settle(second, ASM)
+    v = tl.permute(tl.join(first, second), [2, 6, 1, 4, 0, 3, 5])  # of j, g, warp, h, p, e, row half
+    return tl.reshape(v, [v.shape[0], 16, 32])
+
+
+@triton.jit
+def lefts(tiles, TRAITS: tl.constexpr, TILES: tl.constexpr, SETTLE: tl.constexpr, ASM: tl.constexpr):
+    """Left operands of a step: for each word of a run those of the tiles."""
+    parts = parts_of(tiles, TRAITS, ASM)
+    left = ()
+    for w in tl.static_range(4):
+        for t in tl.static_range(TILES):
+            left = left + (left_operand(parts[2 * t], parts[2 * t + 1], w, TRAITS, SETTLE, ASM),)
+    return left
+
+
+@triton.jit
+def settle(v, ASM: tl.constexpr):
+    """Have a fragment computed here. ptxas would decode after the wait that follows, where it costs time; it cannot
+    if an instruction with an effect depends on the result: one that has been executed before, for words that never
+    are."""
+    if ASM:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred p; .reg .b32 a, b; lop3.b32 a, $2, $3, $4, 0x96; xor.b32 b, a, $5;"
+            "setp.eq.s32 p, b, 0x7C01FC23; @p griddepcontrol.launch_dependents; mov.b32 $0, 0; mov.b32 $1, 0; }",
+            "=r,=r,r,r,r,r", [v], dtype=tl.int8, is_pure=False, pack=8,
+        )  # fmt: skip
+
+
+@triton.jit
+def multiplied(
+    parts, right, acc, TRAITS: tl.constexpr, TILES: tl.constexpr, NT: tl.constexpr, CHAINS: tl.constexpr,
+    READY: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Sums after a step, each of its words' products going to one of CHAINS. parts: `parts_of` its tiles, or where they
+    are READY `lefts`."""
+    for w in tl.static_range(4):
+        left = ()
+        for t in tl.static_range(TILES):
+            if READY:
+                left = left + (parts[w * TILES + t],)
+            else:
+                left = left + (left_operand(parts[2 * t], parts[2 * t + 1], w, TRAITS, False, ASM),)
+        new = ()
+        for i in tl.static_range(CHAINS * TILES * NT):
+            if i // (TILES * NT) == w % CHAINS:
+                new = new + (tl.dot(left[i // NT % TILES], right[w * NT + i % NT], acc[i]),)
+            else:
+                new = new + (acc[i],)
+        acc = new
+    return acc
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def thin(
     w0, w1, w2, w3, x, out, partial, counters, rows, tokens,
     TRAITS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, TOKENS: tl.constexpr,
     TILES: tl.constexpr, WARPS: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, AHEAD: tl.constexpr,
-    GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    READY: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out = x [tokens, WIDTH] float16, in ORDER, times W transposed: float32 [tokens, rows]; or with a GATE, where W
     has `rows` rows of the gate and below them those of what it gates, float16 [tokens, OUT_WIDTH] in OUT_ORDER.
 
-    partial: float32 [programs, SPLIT, 16 * TILES * TOKENS]; counters: int32 [programs], zeros. STEPS: how often 128
-    columns a warp are taken, a multiple of AHEAD. TOKENS: a multiple of 8, no less than `tokens`.
+    partial: float32 [programs, SPLIT, 16 * TILES * TOKENS], TILES up to a power of two; counters: int32 [programs],
+    zeros. STEPS: how often 128 columns a warp are taken, a multiple of AHEAD. TOKENS: a multiple of 8, no less than
+    `tokens`. READY: where all steps are AHEAD, they are decoded before the wait too.
     """
     NT: tl.constexpr = TOKENS // 8
     BLOCK: tl.constexpr = 16 * TILES if GATE == "" else 8 * TILES
+    # A product that adds to the one before waits for it: with one sum a thread there are two of every second word.
+    CHAINS: tl.constexpr = 2 if TILES * NT == 1 else 1
     program, split = tl.program_id(0), tl.program_id(1)
     if PDL:
         gdc_launch_dependents()
@@ -97,99 +182,111 @@ def thin(
     FOURS: tl.constexpr = (RUNS + 3) // 4
     u = split * FOURS // SPLIT * 4 + (warp * 4 + j)
     end = tl.minimum((split + 1) * FOURS // SPLIT * 4, RUNS)
-    held = ()
-    for a in tl.static_range(AHEAD):
-        held = held + (
-            load_tiles(
-                w0, w1, w2, w3, q, rows, u + a * WARPS * 4, end, TRAITS, COLS, TILES, GATE, OUT_ORDER, STREAM
-            ),
-        )  # fmt: skip
-    if PDL:
-        gdc_wait()
+    held = load_steps(
+        w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, OUT_ORDER, STREAM, WARPS, AHEAD
+    )  # fmt: skip
     acc = ()
-    for _i in tl.static_range(TILES * NT):
+    for _i in tl.static_range(CHAINS * TILES * NT):
         acc = acc + (tl.zeros([WARPS, 16, 8], tl.float32),)
-    right = load_right(x, g, tokens, u, end, COLS, WIDTH, ORDER, NT)
-    for step in tl.range(0, STEPS, AHEAD, num_stages=1):
-        next_held = ()
+    if STEPS == AHEAD:
+        ready = ()
+        if READY:
+            for a in tl.static_range(AHEAD):
+                ready = ready + (lefts(held[a], TRAITS, TILES, PDL, ASM),)
+        if PDL:
+            gdc_wait()
+        rights = ()
         for a in tl.static_range(AHEAD):
-            here = u + (step + a) * WARPS * 4
-            if STEPS == AHEAD and a == AHEAD - 1:
-                next_right = right
-            else:
+            rights = rights + (load_right(x, g, tokens, u + a * WARPS * 4, end, COLS, WIDTH, ORDER, NT),)
+        if NT * AHEAD <= 4:  # as many registers as there are
+            all_asked_for(ASM)
+        for a in tl.static_range(AHEAD):
+            parts = ready[a] if READY else parts_of(held[a], TRAITS, ASM)
+            acc = multiplied(parts, rights[a], acc, TRAITS, TILES, NT, CHAINS, READY, ASM)
+    else:
+        if PDL:
+            gdc_wait()
+        right = load_right(x, g, tokens, u, end, COLS, WIDTH, ORDER, NT)
+        for step in tl.range(0, STEPS, AHEAD, num_stages=1):
+            next_held = ()
+            for a in tl.static_range(AHEAD):
+                here = u + (step + a) * WARPS * 4
                 next_right = load_right(x, g, tokens, here + WARPS * 4, end, COLS, WIDTH, ORDER, NT)
-            parts = ()
-            for t in tl.static_range(2 * TILES):
-                parts = parts + (decoded(held[a][t], TRAITS, ASM),)
-            if STEPS == AHEAD:
-                next_held = next_held + (held[a],)
-            else:
+                parts = parts_of(held[a], TRAITS, ASM)
                 next_held = next_held + (
                     load_tiles(
                         w0, w1, w2, w3, q, rows, here + AHEAD * WARPS * 4, end,
                         TRAITS, COLS, TILES, GATE, OUT_ORDER, STREAM,
                     ),
                 )  # fmt: skip
-            for w in tl.static_range(4):
-                new_acc = ()
-                for t in tl.static_range(TILES):
-                    left = tl.join(
-                        fragment(parts[2 * t], w, TRAITS, ASM), fragment(parts[2 * t + 1], w, TRAITS, ASM)
-                    )  # j, g, warp, e, p, h, row half
-                    left = tl.reshape(tl.permute(left, [2, 6, 1, 4, 0, 5, 3]), [WARPS, 16, 32])
-                    for n in tl.static_range(NT):
-                        new_acc = new_acc + (tl.dot(left, right[w * NT + n], acc[t * NT + n]),)
-                acc = new_acc
-            right = next_right
-        held = next_held
-    POWER: tl.constexpr = 1 if TILES == 1 else 2 if TILES == 2 else 4 if TILES <= 4 else 8
+                acc = multiplied(parts, right, acc, TRAITS, TILES, NT, CHAINS, False, ASM)
+                right = next_right
+            held = next_held
+    if CHAINS == 2:
+        acc = (acc[0] + acc[1],)
+    POWER: tl.constexpr = triton.next_power_of_2(TILES)
     for _i in tl.static_range((POWER - TILES) * NT):
         acc = acc + (tl.zeros([WARPS, 16, 8], tl.float32),)
-    MANY: tl.constexpr = POWER * NT
-    total = tl.sum(tl.reshape(together(acc), [WARPS, 16, 8, MANY]), 0) * unlift(TRAITS)
+    MATRICES: tl.constexpr = 1 if GATE == "" else 2
+    total = summed(acc, MATRICES, NT, WARPS, POWER // MATRICES) * unlift(TRAITS)
     if SPLIT == 1:
-        finish(total, out, program, rows, tokens, TOKENS, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+        finish(total, out, program, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
     else:
-        SIZE: tl.constexpr = 16 * TILES * TOKENS
-        tile, row, token = elements(NT, MANY)
-        at = partial + program * (SPLIT * SIZE) + (tile * (16 * TOKENS) + row * TOKENS + token)
-        mine, _ = tl.broadcast(tile < TILES, total)
-        tl.store(at + split * SIZE, total, mask=mine)
+        COUNT: tl.constexpr = total.shape[1]
+        SIZE: tl.constexpr = MATRICES * COUNT
+        i = tl.arange(0, MATRICES)[None, None, :] * COUNT + opaque(tl.arange(0, COUNT), ASM)[None, :, None]
+        at, _ = tl.broadcast(partial + program * (SPLIT * SIZE) + i, total)
+        once, _ = tl.broadcast(tl.arange(0, total.shape[0])[:, None, None] == 0, total)
+        tl.store(at + split * SIZE, total, mask=once)
         if last_one(counters, program, SPLIT):
-            whole = tl.load(at, mask=mine, other=0.0, cache_modifier=".cg")
+            whole = tl.load(at, cache_modifier=".cg")
             for s in tl.static_range(1, SPLIT):
-                whole += tl.load(at + s * SIZE, mask=mine, other=0.0, cache_modifier=".cg")
-            finish(whole, out, program, rows, tokens, TOKENS, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+                whole += tl.load(at + s * SIZE, cache_modifier=".cg")
+            finish(whole, out, program, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
 
 
 @triton.jit
-def elements(NT: tl.constexpr, MANY: tl.constexpr):
-    """Tile, row and token of each element [16, 8, MANY] of results, MANY being tiles times NT."""
-    i = tl.arange(0, MANY)[None, None, :]
-    return i // NT, tl.arange(0, 16)[:, None, None], tl.arange(0, 8)[None, :, None] + i % NT * 8
+def summed(acc, MATRICES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, PAIRS: tl.constexpr):
+    """Of sums [WARPS, 16, 8] of tiles and of 8 tokens each, those of all warps, [lanes that have the same, results of
+    a matrix, MATRICES]: for each tile of the matrix token after token 16 rows.
+
+    A sum over warps would exchange values between them three times, with many lanes at one bank of shared memory.
+    Here they are exchanged once: the halves of a split lie in one thread, and its layout is the one by default, which
+    has threads side by side along results, so that a thread has all that it adds; two or four neighbouring lanes have,
+    where there are more threads than results."""
+    COUNT: tl.constexpr = 128 * PAIRS * NT
+    FOLD: tl.constexpr = 1 if 32 * WARPS <= COUNT else 32 * WARPS // COUNT
+    if WARPS == 1:
+        v = tl.reshape(together(acc), [16, 8, PAIRS, MATRICES, NT])
+        return tl.reshape(tl.permute(v, [2, 4, 1, 0, 3]), [1, COUNT, MATRICES])
+    else:
+        DEEP: tl.constexpr = WARPS // FOLD // 2
+        v = tl.reshape(together(acc), [DEEP, 2, FOLD, 16, 8, PAIRS, MATRICES, NT])
+        v = tl.reshape(tl.permute(v, [0, 6, 5, 7, 4, 3, 2, 1]), [DEEP, MATRICES, COUNT, FOLD, 2])
+        one, other = tl.split(v)
+        total = tl.sum(one + other, 0)
+        return tl.permute(tl.broadcast_to(tl.sum(total, 2, keep_dims=True), [MATRICES, COUNT, FOLD]), [2, 1, 0])
 
 
 @triton.jit
 def finish(
     total, out, program, rows, tokens,
-    TOKENS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr,
+    NT: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
-    """Store results [16, 8, tiles * tokens / 8]."""
-    NT: tl.constexpr = TOKENS // 8
-    MANY: tl.constexpr = total.shape[2]
+    """Store results as `summed` gives them."""
+    MATRICES: tl.constexpr = total.shape[2]
+    i = opaque(tl.arange(0, total.shape[1]), ASM)[None, :]
+    tile, token = i // (128 * NT), i // 16 % (8 * NT)
+    at = program * (16 * TILES // MATRICES) + (tile * 16 + i % 16)
+    keep = (column_at(at, OUT_ORDER) < rows) & (token < tokens) & (tile < TILES // MATRICES)
+    keep = keep & (tl.arange(0, total.shape[0])[:, None] == 0)
+    to, _ = tl.broadcast(out + token * OUT_WIDTH + at, keep)
     if GATE == "":
-        tile, row, token = elements(NT, MANY)
-        at = program * (16 * TILES) + (tile * 16 + row)
-        tl.store(out + token * OUT_WIDTH + at, total, mask=(at < rows) & (token < tokens) & (tile < TILES))
+        tl.store(to, tl.reshape(total, [total.shape[0], total.shape[1]]), mask=keep)
     else:
-        PAIRS: tl.constexpr = MANY // NT // 2
-        z, up = tl.split(tl.permute(tl.reshape(total, [16, 8, PAIRS, 2, NT]), [0, 1, 2, 4, 3]))
-        y = gated(tl.reshape(z, [16, 8, PAIRS * NT]), tl.reshape(up, [16, 8, PAIRS * NT]), GATE, ASM)
-        tile, row, token = elements(NT, PAIRS * NT)
-        at = program * (8 * TILES) + (tile * 16 + row)
-        keep = (column_at(at, OUT_ORDER) < rows) & (token < tokens) & (tile < TILES // 2)
-        tl.store(out + token * OUT_WIDTH + at, y, mask=keep)
+        z, up = tl.split(total)
+        tl.store(to, gated(z, up, GATE, ASM), mask=keep)
 
 
 def programs(rows: int, tiles: int, gate: str, out_order: int = NATURAL) -> int:
@@ -200,7 +297,7 @@ def programs(rows: int, tiles: int, gate: str, out_order: int = NATURAL) -> int:
 def launch(
     planes: Planes, x: torch.Tensor, y: torch.Tensor, scratch: torch.Tensor, counters: torch.Tensor, *,
     tokens: int, order: int = THIN, gate: str = "", out_order: int = NATURAL,
-    tiles: int, warps: int, ahead: int, split: int = 1,
+    tiles: int, warps: int, ahead: int, split: int = 1, ready: bool = False,
 ) -> Launch:  # fmt: skip
     """y = x times the matrix transposed, of up to 32 tokens: see `thin`. order: of x, `NATURAL` or `THIN`.
 
@@ -219,7 +316,7 @@ def launch(
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, order), "ORDER": order,
             "TOKENS": bucket(tokens), "TILES": tiles, "WARPS": warps, "STEPS": triton.cdiv(steps, ahead) * ahead,
-            "SPLIT": split, "AHEAD": ahead, "GATE": gate, "OUT_WIDTH": y.stride(0),
+            "SPLIT": split, "AHEAD": ahead, "READY": ready and ahead == steps, "GATE": gate, "OUT_WIDTH": y.stride(0),
             "OUT_ORDER": out_order, "STREAM": True,
         },
         warps=warps,
@@ -234,4 +331,8 @@ def bucket(tokens: int) -> int:
 def scratch_size(planes: Planes, tokens: int, gate: str, tiles: int, split: int) -> int:
     """float32 elements of scratch."""
     rows = planes.rows // 2 if gate else planes.rows
-    return programs(rows, tiles, gate, THIN) * split * 16 * tiles * bucket(tokens) if split > 1 else 1
+    return (
+        programs(rows, tiles, gate, THIN) * split * 16 * triton.next_power_of_2(tiles) * bucket(tokens)
+        if split > 1
+        else 1
+    )

@@ -123,8 +123,8 @@ def wide(
                         pieces = pieces + (
                             tl.join(fragment(parts[2 * t], w, TRAITS, ASM), fragment(parts[2 * t + 1], w, TRAITS, ASM)),
                         )
-                    left = tl.reshape(together(pieces), [4, 8, WARPS, 2, 2, 2, 2, EACH])  # j g warp e p h half word
-                    left = tl.permute(left, [2, 6, 1, 7, 5, 4, 0, 3])
+                    left = tl.reshape(together(pieces), [4, 8, WARPS, 2, 2, 2, 2, EACH])  # j g warp h p e half word
+                    left = tl.permute(left, [2, 6, 1, 7, 3, 4, 0, 5])
                     new = new + (tl.dot(tl.reshape(left, [M, K]), rights[a * PARTS + c], acc[t]),)
                 acc = new
         held = next_held

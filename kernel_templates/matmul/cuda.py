@@ -17,7 +17,7 @@ from kernel_templates.cuda.rows import gate
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS
+from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS, thin_bucket
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -34,11 +34,6 @@ def order(config: Mapping[str, Any]) -> int:
     return {"library": NATURAL, "thin": THIN, "wide": WIDE}[config["algorithm"]]
 
 
-def expanded_size(problem: Matmul, config: Mapping[str, Any]) -> int:
-    """float16 elements of "expanded" that hold the matrix whole; a smaller buffer holds as many rows as fit."""
-    return problem.rows * problem.cols if config["algorithm"] == "library" else 0
-
-
 def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
     """float32 elements of "matmul_scratch": sums of programs that share columns, or what a gate reads."""
     if config["algorithm"] == "library":
@@ -52,7 +47,7 @@ def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
 
 def most_scratch(problem: Matmul) -> int:
     """No configuration needs more: rows and tokens are padded to whole blocks, shares of columns are limited."""
-    tokens = max(thin.bucket(problem.tokens), 16)
+    tokens = max(thin_bucket(problem.tokens), 16)
     return (problem.rows + 1024) * max(min(MOST_SHARES * tokens, SHARED_TOKENS), tokens)
 
 
@@ -87,6 +82,7 @@ def launches(
     scratch, counters = buffers["matmul_scratch"], buffers["counters"]
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
+        how |= {"ready": bool(config["ready"])}
         return [_named(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name)]
     how |= {"bt": config["block"], "stages": config["stages"]}
     return [_named(wide.launch(planes, x, y, scratch, counters, **shared, **how), name)]

@@ -24,6 +24,10 @@ THIN_TOKENS = 32
 LEAST_WIDE = 16
 """Tokens of the smallest tile of `wide`."""
 SHARES = (1, 2, 3, 4, 6, 8)
+MOST_WORDS = 200
+"""Registers a thread that a candidate may need, as `_words` counts; there are 255."""
+SMALL = 1 << 24
+"""Weights of a matrix whose product with few tokens is bound by latency: all of them fit in registers."""
 MOST_SHARES, SHARED_TOKENS = SHARES[-1], 2048
 """Programs that may share the columns of a block, and tokens times those programs: each leaves its sums in memory."""
 BLOCKS = (16, 32, 64, 128, 256)
@@ -40,7 +44,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
     algorithms = ["library"]
     if quantized and tokens <= THIN_TOKENS:
         algorithms.append("thin")
-    if quantized and tokens >= LEAST_WIDE and hopper:
+    if quantized and hopper:
         algorithms.append("wide")
     default = _untuned(problem, algorithms, device)
     groups = -(-problem.cols // 128)
@@ -50,7 +54,11 @@ def cuda(problem: Matmul, device: Device) -> Space:
             Parameter("algorithm", tuple(algorithms), default["algorithm"], "how it multiplies"),
             Parameter("tiles", (1, 2, 4), default["tiles"], "tiles of rows of a program, each below the other"),
             Parameter("warps", (1, 2, 4, 8, 16), default["warps"], "warps: side by side along columns, or down rows"),
-            Parameter("ahead", (1, 2, 4), default["ahead"], "steps whose weights are on their way at once"),
+            Parameter("ahead", (1, 2, 3, 4), default["ahead"], "steps whose weights are on their way at once"),
+            Parameter(
+                "ready", (0, 1), default["ready"],
+                "whether all weights are decoded before the previous kernel is waited for: registers hold them so",
+            ),
             Parameter("split", SHARES, default["split"], "programs that share the columns of a block"),
             Parameter("block", blocks, default["block"], "tokens of a program"),
             Parameter("stages", (2, 3, 4, 5), default["stages"], "steps whose activations are on their way at once"),
@@ -68,8 +76,12 @@ def cuda(problem: Matmul, device: Device) -> Space:
                 "a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)
             ),
             Constraint(
-                "sums in registers", "sums and weights on their way, 160 words a thread at most, stay in registers",
-                lambda c: c["algorithm"] == "library" or _words(problem, c) <= 160,
+                "all steps ahead", "only a thin program decodes early, and all that it has",
+                lambda c: not c["ready"] or (c["algorithm"] == "thin" and _steps(problem, c) == c["ahead"]),
+            ),
+            Constraint(
+                "sums in registers", "sums and weights on their way stay in registers, of which there are 65,536",
+                lambda c: c["algorithm"] == "library" or _words(problem, c) <= min(MOST_WORDS, 2048 // c["warps"]),
             ),
             Constraint(
                 "gate beside up", "with a gate every other tile belongs to the matrix below",
@@ -86,7 +98,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
     )  # fmt: skip
 
 
-_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "split": 1, "block": LEAST_WIDE, "stages": 3}
+_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "ready": 0, "split": 1, "block": LEAST_WIDE, "stages": 3}
 """What parameters stand at where they say nothing."""
 
 
@@ -94,20 +106,50 @@ LIBRARY = Config(_FREE | {"algorithm": "library"})
 """Works for every format, and any columns."""
 
 
+def _steps(problem: Matmul, config: Mapping[str, Any]) -> int:
+    """Groups of 128 columns that a warp of a thin program takes one after the other."""
+    groups = -(-problem.cols // 128)
+    share = -(-groups // config["split"])
+    return -(-share // config["warps"])
+
+
 def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
-    """Of 32 bits a thread: sums, and weights on their way, 5 words a row of 16 bytes of quants and their scale."""
-    tokens = max(8, 1 << (problem.tokens - 1).bit_length()) if config["algorithm"] == "thin" else config["block"]
-    return config["tiles"] * (tokens // 2 + 10 * config["ahead"])
+    """Registers a thread, about: sums, tokens, and weights on their way, 5 a row of 16 bytes of quants and their
+    scale."""
+    tiles, ahead = config["tiles"], config["ahead"]
+    if config["algorithm"] == "wide":
+        return 40 + tiles * (config["block"] // 2 + 10 * ahead)
+    eights, loop = thin_bucket(problem.tokens) // 8, _steps(problem, config) > ahead
+    x = 16 * eights * (2 if loop and eights == 1 else ahead if eights * ahead <= 4 else 1)
+    weights = 32 * tiles * ahead if config["ready"] else 10 * tiles * (ahead + loop) + 16 * (1 + loop)
+    return 4 * tiles * eights + x + weights
+
+
+def thin_bucket(tokens: int) -> int:
+    """The power of two, at least 8, that a thin program takes tokens for."""
+    return max(8, 1 << (tokens - 1).bit_length())
 
 
 def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
     tokens, tiles = problem.tokens, 2 if problem.gate else 1
-    if "thin" in algorithms and tokens <= 8:
+    groups = -(-problem.cols // 128)
+    if "thin" in algorithms:
+        for warps in (16, 8, 4):
+            config: dict[str, Any] = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": warps, "ready": 1}
+            config["ahead"] = _steps(problem, config)
+            # Latency is all: as many warps as have work, each with all its weights decoded, while the next kernel's
+            # programs still find registers beside them.
+            words, small = _words(problem, config), problem.rows * problem.cols <= SMALL
+            beside = words <= MOST_WORDS and 32 * warps * words <= 48 << 10
+            if small and beside and warps <= max(groups, 4) and config["ahead"] <= 4:
+                return config
+    if "thin" in algorithms and tokens <= 8 and "wide" not in algorithms:
+        config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
         # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
-        ahead = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
-        return _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles, "ahead": ahead}
+        most = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
+        return {**config, "ahead": min(most, _steps(problem, config))}
     if "wide" in algorithms and tokens <= 128:
-        block, groups = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64), problem.cols // 128
+        block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
         # Two steps of weights on their way in each of two or three programs a multiprocessor; never one without any.
         shares = [s for s in SHARES if s == 1 or (s * programs <= 3 * device.units and 2 * s <= groups)]

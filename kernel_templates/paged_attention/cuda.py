@@ -1,14 +1,16 @@
-"""Attention over many rows on the GPU: one kernel, and another where programs share a row's positions."""
+"""Attention over many rows on the GPU: one kernel, and maybe another where programs share a row's positions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import triton
 
 from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
+from kernel_templates.cuda.rows.append import Heads
 from kernel_templates.operation import Inputs
 from kernel_templates.paged_attention import cuda_kernel
 from kernel_templates.paged_attention.problem import PagedAttention
@@ -16,6 +18,9 @@ from kernel_templates.paged_attention.reference import DISTINCT, PAGE
 from kernel_templates.paged_attention.space import block_tokens, dims, together
 
 PACK_DEPENDS = ()
+_FINISHED = 8  # tokens of a text
+_FINISHED_EACH = 16  # elements of a thread
+_JOINED = 32  # float32 of the splits that a thread reads at once
 
 
 def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
@@ -29,53 +34,100 @@ def scratch_size(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     return problem.rows * problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
 
 
+def counters(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """int32 elements in which splits count who has ended."""
+    columns, blocks = _programs(problem, config)
+    return columns * blocks if config["splits"] > 1 and config["combine"] == "last" else 0
+
+
+def finishes(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
+    """Whether heads can be finished here ("finish" of `launches`): each program does it for its queries anew, in
+    registers that they have to fit in."""
+    each = _elements(problem, config) // (32 * config["warps"])
+    return problem.tokens <= _FINISHED and each <= _FINISHED_EACH
+
+
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", a PagedCache that
     holds the rows' own keys and values already, and "layer", which of its layers (0 if there is none); writes "out"
     float16 [rows, heads * head_dim], or in another order of columns, "out_order" of `cuda.fragments`, rows as wide as
     that wants.
 
+    With "finish", the `Heads` of `cuda.rows.append`, it does what that does as well: instead of "q" it reads "qkv",
+    float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. No two rows of a
+    text may be at one position then. Raises ValueError where `finishes` says no.
+
     Rows of one text are neighbours, at consecutive positions; -1 for those that are not used. "attention_scratch"
-    float32 [>= scratch_size] may be shared by all layers; it is made here if there is none or too little.
+    float32 [>= scratch_size] and "attention_counters" int32 [>= counters], zeros, may be shared by all layers; they are
+    made here if there are none or too few.
     """
     paged: PagedCache = buffers["paged"]
-    q, out = buffers["q"], buffers["out"]
-    size = scratch_size(problem, config)
-    partial = buffers.get("attention_scratch")
-    if size and (partial is None or partial.numel() < size):
-        partial = torch.full((size,), float("nan"), device=q.device)
+    how: Heads | None = buffers.get("finish")
+    q, out = buffers["q" if how is None else "qkv"], buffers["out"]
+    if how is not None and not finishes(problem, config):
+        raise ValueError(f"heads of {problem.key} want a kernel of their own")
     splits, block, heads = config["splits"], block_tokens(problem, config), together(problem, config)
-    columns = problem.kv_heads * -(-problem.group // heads)
-    blocks = problem.sequences * -(-problem.tokens // block)
+    last_joins = splits > 1 and config["combine"] == "last"
+    partial = _buffer(buffers, "attention_scratch", scratch_size(problem, config), q, float("nan"), torch.float32)
+    counting = _buffer(buffers, "attention_counters", counters(problem, config), q, 0, torch.int32)
     lines = problem.rows * problem.heads
     shape = {
         "HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "HEADS": problem.heads, "SPLITS": splits,
         "WIDTH": out.shape[1], "ORDER": buffers.get("out_order", NATURAL),
     }  # fmt: skip
+    each = _elements(problem, config) / (32 * config["warps"])
+    run = max(1, min(splits, int(_JOINED / each)))
+    norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
+    bias = q if how is None or how.bias is None else how.bias
     attend = Launch(
         "paged_attention",
         cuda_kernel.attend_pages,
-        (columns, blocks, splits),
+        (*_programs(problem, config), splits),
         (
-            q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out,
-            partial if size else q,  # a pointer that is never followed still needs a tensor
+            q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, bias,
+            *norms, q if how is None else how.rope, 0.0 if how is None else how.eps,
             buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines,
         ),
         shape | {
             "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
             "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
             "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
-            "SOFTCAP": problem.softcap,
+            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "RUN": run,
+            "LINES": _elements(problem, config) // dims(problem), "QK_NORM": how is not None and how.norms is not None,
+            "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
+            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
         },
         config["warps"],
     )  # fmt: skip
-    if splits == 1:
+    if splits == 1 or last_joins:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1
     return [
         attend,
         Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
     ]
+
+
+def _elements(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Of the query heads that a program has, padded: Triton's blocks have powers of two."""
+    return triton.next_power_of_2(block_tokens(problem, config) * together(problem, config)) * dims(problem)
+
+
+def _programs(problem: PagedAttention, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Of one split: parts of the heads, blocks of tokens."""
+    parts = -(-problem.group // together(problem, config))
+    blocks = -(-problem.tokens // block_tokens(problem, config))
+    return problem.kv_heads * parts, problem.sequences * blocks
+
+
+def _buffer(buffers: Mapping[str, Any], name: str, size: int, like: torch.Tensor, value: float, dtype: torch.dtype):
+    """At least so many elements; of none, any tensor: a pointer that is never followed."""
+    found = buffers.get(name)
+    if not size:
+        return like
+    if found is None or found.numel() < size:
+        return torch.full((size,), value, dtype=dtype, device=like.device)
+    return found
 
 
 def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, Any]:

@@ -7,6 +7,10 @@ share one key head, as far as there is room. So a tile of keys is read once for 
 differ little in what they see. It walks its positions tile by tile with an online softmax (Milakov and Gimelshein 2018;
 Dao et al. 2022) in float32, in units of log 2; weights are float16 for the second product. Tiles that every row sees
 whole are not masked.
+
+Where a text has few tokens in a pass, their heads may be finished here too (`own_rows`): queries by every program, keys
+and values by the one that has a text's first positions. It puts them into the pages and takes them from registers;
+nobody reads from the pages what this kernel writes there.
 """
 
 import triton
@@ -14,8 +18,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import capped, factor
-from kernel_templates.cuda.fragments import place
+from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound
+from kernel_templates.cuda.rows.half import to_half
+from kernel_templates.paged_attention.own_rows import finish, load_raw, repeat
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 _NEVER = tl.constexpr(1 << 30)  # a position beyond all
@@ -47,6 +53,28 @@ def _pages(table, tile, last, TILE: tl.constexpr, PAGE: tl.constexpr):
 
 
 @triton.jit
+def _weigh(
+    s, at, p, m, total,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """A step of the softmax: weights float32 of scores s [rows, positions `at`], what earlier ones are multiplied with,
+    and m and total as they are then."""
+    INSIDE: tl.constexpr = _inside(SCALE, SOFTCAP)
+    OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
+    if SOFTCAP > 0:
+        s = capped(s * INSIDE, SOFTCAP, ASM)
+    if MASKED:
+        seen = at[None, :] <= p[:, None]
+        if WINDOW > 0:
+            seen = seen & (at[None, :] > p[:, None] - WINDOW)
+        s = tl.where(seen, s, LOWEST)
+    top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
+    share = tl.exp2(m - top)
+    weights = tl.exp2(s * OUTSIDE - top[:, None])
+    return weights, share, top, total * share + tl.sum(weights, 1)
+
+
+@triton.jit
 def _attend_tiles(
     q, acc, m, total, p, keys, values, table, begin, end, first, last,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr, STAGES: tl.constexpr,
@@ -54,10 +82,8 @@ def _attend_tiles(
 ):  # fmt: skip
     """Tiles begin..end - 1 for all rows: acc [ROWS, DIMS], m, total [ROWS] as they are afterwards.
 
-    p: positions of the rows, [ROWS]; first, last: what the rows together see.
+    p: positions of the rows, [ROWS]; first, last: what the rows together see in the pages.
     """
-    INSIDE: tl.constexpr = _inside(SCALE, SOFTCAP)
-    OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
     n = tl.arange(0, TILE)
     dim = tl.arange(0, DIMS)[None, :]
     real = dim < HEAD_DIM
@@ -69,60 +95,70 @@ def _attend_tiles(
         kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
             kept = kept & ((at >= first) & (at <= last))[:, None]
+            at = tl.where(at <= last, at, _NEVER)  # a row may see more than is in the pages
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
             k = tl.load(keys + page + offsets)
-        s = tl.dot(q, tl.trans(k))
-        if SOFTCAP > 0:
-            s = capped(s * INSIDE, SOFTCAP, ASM)
-        if MASKED:
-            seen = at[None, :] <= p[:, None]
-            if WINDOW > 0:
-                seen = seen & (at[None, :] > p[:, None] - WINDOW)
-            s = tl.where(seen, s, LOWEST)
-        top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
-        share = tl.exp2(m - top)
-        weights = tl.exp2(s * OUTSIDE - top[:, None])
-        total = total * share + tl.sum(weights, 1)
+        weights, share, m, total = _weigh(tl.dot(q, tl.trans(k)), at, p, m, total, WINDOW, SCALE, SOFTCAP, MASKED, ASM)
         if MASKED or DIMS != HEAD_DIM:
             v = tl.load(values + page + offsets, mask=kept, other=0.0)
         else:
             v = tl.load(values + page + offsets)
         acc = tl.dot(weights.to(tl.float16), v, acc * share[:, None])
-        m, page = top, next_page
+        page = next_page
     return acc, m, total
 
 
 @triton.jit
+def _lines(
+    column, block, COUNT: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """Of rows 0..COUNT - 1 of a program's products: whether there is such a row, the row of the pass, and its line,
+    row * HEADS + query head. Blocks of a text come last first: those that see most begin, the others fill gaps."""
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    PARTS: tl.constexpr = (GROUP + TOGETHER - 1) // TOGETHER
+    BLOCKS: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
+    r = tl.arange(0, COUNT)
+    token = (BLOCKS - 1 - block % BLOCKS) * BLOCK + r // TOGETHER
+    group = column % PARTS * TOGETHER + r % TOGETHER
+    there = (r < BLOCK * TOGETHER) & (token < TOKENS) & (group < GROUP)
+    row = block // BLOCKS * TOKENS + token
+    return there, row, row * HEADS + column // PARTS * GROUP + group
+
+
+@triton.jit
 def attend_pages(
-    q, cache, table, positions, sequences, out, partial, layer, values, head_stride, pages, lines,
+    q, cache, table, positions, sequences, out, partial, counters, bias, q_norm, k_norm, rope, eps,
+    layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
-    STAGES: tl.constexpr, SPLITS: tl.constexpr, APART: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr,
+    APART: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
+    FINISH: TOKENS or the next power of two, q being raw heads as `own_rows` has them, or 0: then q is float16
+    [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing. LINES: TOGETHER * BLOCK or the next power
+    of two.
+
     layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
-    the table; lines: heads of all rows.
-    APART: tiles that every row sees whole have a loop of their own. With SPLITS > 1 outputs go to partial: float32
+    the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
     [rows, HEADS, SPLITS, HEAD_DIM], then [rows, HEADS, SPLITS] logarithms of the sums of weights, LOWEST of none.
+    LAST_JOINS: the last of a program's splits to end reads them, RUN at once; counters: int32, zeros before and
+    after, for each program of a split.
     """
     if PDL:
         gdc_launch_dependents()
-    GROUP: tl.constexpr = HEADS // KV_HEADS
-    PARTS: tl.constexpr = (GROUP + TOGETHER - 1) // TOGETHER
+    PARTS: tl.constexpr = (HEADS // KV_HEADS + TOGETHER - 1) // TOGETHER
     BLOCKS: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
     column, block, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv = column // PARTS
     text = block // BLOCKS
-    r = tl.arange(0, ROWS)
-    token = (BLOCKS - 1 - block % BLOCKS) * BLOCK + r // TOGETHER  # those that see most first: the others fill gaps
-    group = column % PARTS * TOGETHER + r % TOGETHER
-    there = (r < BLOCK * TOGETHER) & (token < TOKENS) & (group < GROUP)
-    row = text * TOKENS + token
-    line = row * HEADS + kv * GROUP + group
+    there, row, line = _lines(column, block, ROWS, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
     dim = tl.arange(0, DIMS)[None, :]
     mask = there[:, None] & (dim < HEAD_DIM)
     if PDL:
@@ -133,48 +169,117 @@ def attend_pages(
     last = tl.max(p, 0)
     lowest = tl.min(tl.where(p >= 0, p, _NEVER), 0)
     first = tl.maximum(lowest + 1 - WINDOW, 0) if WINDOW > 0 else 0
-    from_tile, to_tile = first // TILE, (last + TILE) // TILE
-    span = tl.cdiv(tl.maximum(to_tile - from_tile, 0), SPLITS)
-    begin = from_tile + split * span
-    end = tl.minimum(begin + span, to_tile)
-
-    queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
     keys = cache + layer + kv.to(tl.int64) * head_stride
     acc = tl.zeros([ROWS, DIMS], tl.float32)
     m = tl.full([ROWS], LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
+    cached = last  # the last position that is read from the pages
+    if FINISH:
+        # Only as many rows are finished as there are; then they are repeated for as many as a product takes.
+        token = tl.arange(0, FINISH)
+        at = tl.load(positions + text * TOKENS + token, mask=token < TOKENS, other=-1)
+        cached = tl.minimum(last, tl.min(tl.where(at >= 0, at, _NEVER), 0) - 1)
+        asking, asking_row, asking_line = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+        asking_at = tl.load(positions + asking_row, mask=asking, other=-1)
+        # Loads of queries and of keys and values are on their way together.
+        x, y = load_raw(
+            q, bias, asking_row, asking_line % HEADS, asking_at >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
+        )
+        own, own_row, head = (at >= 0) & (split == 0), text * TOKENS + token, HEADS + kv + 0 * token
+        own_x, own_y = load_raw(q, bias, own_row, head, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
+        own_v, _partner = load_raw(
+            q, bias, own_row, head + KV_HEADS, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
+        )
+        x = finish(x, y, q_norm, rope, asking_at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
+        queries = repeat(x, ROWS)
+        if split == 0:
+            k, v = finish(own_x, own_y, k_norm, rope, at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM), to_half(own_v)
+            page = tl.multiple_of(tl.load(table + tl.maximum(at, 0) // PAGE), 8)[:, None]
+            target = keys + page + (tl.maximum(at, 0) % PAGE)[:, None] * HEAD_DIM + dim
+            written = (own & (block % BLOCKS == 0) & (column % PARTS == 0))[:, None] & (dim < HEAD_DIM)
+            tl.store(target, k, mask=written)
+            tl.store(target + values, v, mask=written)
+            n = tl.arange(0, 16)  # the fewest that a tensor core takes
+            own_at = tl.load(positions + text * TOKENS + n, mask=n < TOKENS, other=-1)
+            weights, _share, m, total = _weigh(
+                tl.dot(queries, tl.trans(repeat(k, 16))), tl.where(own_at >= 0, own_at, _NEVER), p, m, total,
+                WINDOW, SCALE, SOFTCAP, True, ASM,
+            )  # fmt: skip
+            acc = tl.dot(weights.to(tl.float16), repeat(v, 16))
+    else:
+        queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
+
+    from_tile, to_tile = first // TILE, (cached + TILE) // TILE
+    tiles = tl.maximum(to_tile - from_tile, 0)
+    span = tl.cdiv(tiles, SPLITS)
+    begin = from_tile + split * span
+    end = tl.minimum(begin + span, to_tile)
     if APART:
         # Whole tiles: none of their positions is after the first row's or before the last row's window.
-        whole = tl.minimum(tl.maximum((lowest + 1) // TILE, begin), end)
+        whole = tl.minimum(tl.maximum((tl.minimum(lowest, cached) + 1) // TILE, begin), end)
         if WINDOW > 0:
             inside = tl.maximum((last + TILE - WINDOW) // TILE, 0)
             inside = tl.minimum(tl.maximum(inside, begin), end)
             whole = tl.maximum(whole, inside)
             acc, m, total = _attend_tiles(
-                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, last,
+                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, cached,
                 HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
             )  # fmt: skip
         else:
             inside = begin
         acc, m, total = _attend_tiles(
-            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, last,
+            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, cached,
             HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, False, ASM,
         )  # fmt: skip
     else:
         whole = begin
     acc, m, total = _attend_tiles(
-        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, last,
+        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, cached,
         HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
     )  # fmt: skip
 
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
-    if SPLITS == 1:
-        store_rows(out, line, y, mask, HEAD_DIM, HEADS, WIDTH, ORDER)
-    else:
+    used = tl.maximum(tl.cdiv(tiles, tl.maximum(span, 1)), 1)  # splits that have anything
+    alone = used == 1 if LAST_JOINS else SPLITS == 1
+    if alone:
+        store_rows(out, line, y, mask & (split == 0), HEAD_DIM, HEADS, WIDTH, ORDER)
+    elif split < used or not LAST_JOINS:
         part = line * SPLITS + split
-        tl.store(partial + part[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask & (begin + 0 * dim < end))
+        tl.store(partial + part[:, None].to(tl.int64) * HEAD_DIM + dim, y, mask=mask & (split < used))
         log = tl.where(total > 0, m + tl.log2(tl.where(total > 0, total, 1.0)), LOWEST)
         tl.store(partial + lines * SPLITS * HEAD_DIM + part, log, mask=there)
+        if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
+            if last_one(counters, block * tl.num_programs(0) + column, used):
+                exists, _row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+                whole_y = _join(partial, joined, exists, used, lines, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
+                store_rows(out, joined, whole_y, exists[:, None] & (dim < HEAD_DIM), HEAD_DIM, HEADS, WIDTH, ORDER)
+
+
+@triton.jit
+def _join(
+    partial, line, there, used, lines,
+    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """float32 [lines of a program, DIMS] from the parts that `used` splits have left, RUN of them at a time, in an
+    order that does not depend on who came when. Read past the first-level cache, which others' stores do not reach."""
+    dim = tl.arange(0, DIMS)[None, None, :]
+    line, there = line.to(tl.int64)[None, :, None], there[None, :, None]
+    m = tl.full([1, line.shape[1], 1], LOWEST, tl.float32)
+    total = tl.zeros(m.shape, tl.float32)
+    acc = tl.zeros([1, line.shape[1], DIMS], tl.float32)
+    for step in tl.range(loop_bound(0 * used, ASM), loop_bound(tl.cdiv(used, RUN), ASM), num_stages=1):
+        split = step * RUN + tl.arange(0, RUN)[:, None, None]
+        part, have = line * SPLITS + split, there & (split < used)
+        logs = partial + lines * SPLITS * HEAD_DIM + part
+        log = tl.load(logs, mask=have, other=LOWEST, cache_modifier=".cg")
+        y = tl.load(partial + part * HEAD_DIM + dim, mask=have & (dim < HEAD_DIM), other=0.0, cache_modifier=".cg")
+        top = tl.maximum(m, tl.max(log, 0, keep_dims=True))
+        kept, new = tl.exp2(m - top), tl.where(have, tl.exp2(log - top), 0.0)
+        total = total * kept + tl.sum(new, 0, keep_dims=True)
+        acc = acc * kept + tl.sum(y * new, 0, keep_dims=True)
+        m = top
+    y = acc * (1.0 / tl.where(total > 0, total, 1.0))
+    return tl.reshape(y, [y.shape[1], DIMS])
 
 
 @triton.jit

@@ -42,6 +42,10 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
             Parameter("stages", sizes[2], default["stages"], "tiles on their way at once, in shared memory"),
             Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a row"),
             Parameter(
+                "combine", ("last", "kernel"), default["combine"],
+                "who joins the splits: the last to finish, or a kernel",
+            ),
+            Parameter(
                 "edges", ("apart", "alike") if tensor else ("alike",), default["edges"],
                 "whether tiles that all rows see whole have a loop without masks, which fills its pipeline anew",
             ),
@@ -63,6 +67,10 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
             Constraint(
                 "positions for every split", "splits are whole tiles: half as many would do if half stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach + problem.tokens,
+            ),
+            Constraint(
+                "nothing to combine", "one split needs no second kernel",
+                lambda c: c["splits"] > 1 or c["combine"] == "last",
             ),
         ),
     )  # fmt: skip
@@ -105,8 +113,9 @@ def _programs(problem: PagedAttention, rows: int) -> int:
 
 
 def _untuned(problem: PagedAttention, device: Device, shared: int, registers: int, splits: list[int]) -> dict[str, Any]:
-    """Many rows: products as large as registers hold. Few rows: four warps side by side over a tile, three tiles on
-    their way. Positions are split until every multiprocessor has a few programs."""
+    """Many rows: 64 a program, so that one computes while another waits, and of heads beyond 128 elements as many as
+    registers hold. Few rows: four warps side by side over a tile, three tiles on their way. Positions are split until
+    every multiprocessor has a few programs; joining them is not worth a launch."""
     lines = problem.group * problem.tokens
     tensor = float(device.capability) >= TENSOR_CORES
     sizes: tuple[tuple[int, int], ...]  # rows, warps
@@ -114,7 +123,7 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     stages: tuple[int, ...]
     if lines >= 64:
         sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
-        if _programs(problem, 128) < device.units or lines < 128:
+        if dims(problem) <= 128 or _programs(problem, 128) < device.units or lines < 128:
             sizes = sizes[1:]
     else:
         few = max(16, 1 << (lines - 1).bit_length())
@@ -128,4 +137,8 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
-    return chosen | {"splits": count, "edges": "apart" if problem.tokens >= 16 and tensor else "alike"}
+    return chosen | {
+        "splits": count,
+        "combine": "last",
+        "edges": "apart" if problem.tokens >= 16 and tensor else "alike",
+    }

@@ -24,6 +24,7 @@ from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
+from kernel_templates.paged_attention import cuda as paged_attention
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
@@ -190,8 +191,9 @@ class Rows:
         layers, branch = self.model.layers, None
         yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
         for i, layer in enumerate(layers):
-            yield from self._heads(i, layer, branch)
-            yield from self._attention(i, layer)
+            finish = self._finishes(layer)
+            yield from self._heads(i, layer, branch, append_too=not finish)
+            yield from self._attention(i, layer, finish)
             yield from self._out(layer)
             yield from self._ffn(layer, self._of_attention(layer))
             branch = self._of_ffn(layer)
@@ -205,8 +207,8 @@ class Rows:
         leave x whole where they add to it."""
         layer = self.model.layers[i]
         return {
-            "qkv": list(self._heads(i, layer, None)),
-            "attention": list(self._attention(i, layer)),
+            "qkv": list(self._heads(i, layer, None, append_too=True)),
+            "attention": list(self._attention(i, layer, finish=False)),
             "out": [*self._out(layer), self._norm("add", self._of_attention(layer), None)],
             "ffn": [*self._ffn(layer, None), self._norm("add", self._of_ffn(layer), None)],
         }
@@ -232,30 +234,45 @@ class Rows:
     def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch:
         return add_norm.Branch(self.branch, 1 / gate.GATED_SCALE, layer.buffers.get("post_ffn_norm"))
 
-    def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+    def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
+        """Raw heads, and where attention does not finish them, q and what goes into the cache."""
         c, own = self.config, layer.buffers
         products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
         h = self._half(self.forward.buffers.normed, c.hidden, products)
         yield self._norm("attn_norm", branch, own["attn_norm"], h)
         yield from self._multiply(products, h, self.qkv)
-        norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
-        how = append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
-        yield append.launch(how, {**self.inputs, "qkv": self.qkv, "q": self.q}, self.forward.cache, i)
+        if append_too:
+            rows = {**self.inputs, "qkv": self.qkv, "q": self.q}
+            yield append.launch(self._how(layer), rows, self.forward.cache, i)
 
-    def _attention(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
-        template: Any = registry.cuda(PagedAttention.op)
+    def _how(self, layer: CudaLayer) -> append.Heads:
+        c, own = self.config, layer.buffers
+        norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
+        return append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
+
+    def _finishes(self, layer: CudaLayer) -> bool:
+        """Whether attention finishes the heads: a launch takes longer than what few rows need."""
+        problem = self._attention_problem(layer)
+        return paged_attention.finishes(problem, self.forward.configs(problem))
+
+    def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
         c, t, size = self.config, layer.plan.traits, self.size
         # Contexts in which the window is full cost the same and have the same kernels.
         context = min(size.context, contexts(t.window + 1)[-1]) if t.window else size.context
-        problem = PagedAttention(
+        return PagedAttention(
             size.sequences, size.tokens, c.heads, c.kv_heads, c.head_dim, context,
             window=t.window, softcap=t.softcap, scale=t.scale,
         )  # fmt: skip
+
+    def _attention(self, i: int, layer: CudaLayer, finish: bool) -> Iterator[Launch]:
+        template: Any = registry.cuda(PagedAttention.op)
+        c, size, problem = self.config, self.size, self._attention_problem(layer)
         config = self.forward.configs(problem)
         out = self.attended(i)
         buffers = {
             **self.inputs, "q": self.q.view(size.rows, c.heads, c.head_dim), "out": out.values, "out_order": out.order,
-            "paged": self.forward.cache, "layer": i,
+            "paged": self.forward.cache, "layer": i, "qkv": self.qkv, "finish": self._how(layer) if finish else None,
+            "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
         }  # fmt: skip
         yield from template.launches(problem, config, (), buffers)

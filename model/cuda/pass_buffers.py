@@ -23,7 +23,8 @@ class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by the order of columns that a product
     reads them in: the same memory, but where an order leaves places empty, which nothing else may fill. expanded:
-    float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product."""
+    float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product or
+    positions of attention."""
 
     x: Tensor
     normed: Mapping[int, Tensor]

@@ -151,6 +151,7 @@ def test_wrong_words(complaint, tiny_model, prompts, tmp_path) -> None:
     batch = ("generate", "no-such.gguf", "--input", prompts)
     assert "give one of the two" in complaint(*batch, "-p", "hello")
     assert "--output is about a file of prompts" in complaint("generate", "m.gguf", "-p", "x", "--output", "o.jsonl")
+    assert "--speculate is about one text" in complaint(*batch, "--speculate", "ngram")
     assert "--batch is about a file of prompts" in complaint("generate", "m.gguf", "-p", "x", "--batch", "2")
     assert "is not in the range" in complaint(*batch, "--batch", "0")
     assert "--json prints its document on stdout" in complaint(*batch, "--json")

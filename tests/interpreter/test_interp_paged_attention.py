@@ -7,21 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paged_texts import LAYERS, Texts, config
+from triton.runtime import interpreter
 
 from kernel_templates import float64, proof, registry
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.cuda.pages import PagedCache, in_one_piece
+from kernel_templates.cuda.pages import in_one_piece
 from kernel_templates.device import Device
 from kernel_templates.paged_attention import cuda, reference
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.verify import verify
 
 ANY = Device("cuda", "any", "9.0", 8, 1 << 34)
-LAYERS, CONTEXT = 2, 256
-
-
-def config(rows=16, tile=32, warps=1, splits=1, edges="alike", stages=1):
-    return {"rows": rows, "tile": tile, "warps": warps, "splits": splits, "edges": edges, "stages": stages}
 
 
 def slow(*values):
@@ -29,74 +26,8 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-class Texts:
-    """Random queries of texts whose last row stands at `ends`, over a cache of two layers whose pages are scattered.
-
-    All that no row may count is NaN: positions after a text's last row and before its first row's window, pages that
-    no text uses, the other layer. Table entries of no use point at a page of NaN."""
-
-    def __init__(self, ends, tokens=1, heads=2, kv_heads=1, head_dim=16, page=64, seed=0, q_scale=1.0, **traits):
-        rng = np.random.default_rng(seed)
-        self.problem = p = PagedAttention(len(ends), tokens, heads, kv_heads, head_dim, CONTEXT, **traits)
-        self.positions = np.array([[end - tokens + 1 + t for t in range(tokens)] for end in ends], np.int32)
-        pages = CONTEXT // page + 1
-        cache = np.full((len(ends) * pages + 3, LAYERS, 2, kv_heads, page, head_dim), np.nan, np.float16)
-        slots = rng.permutation(len(cache))[: len(ends) * pages].reshape(len(ends), pages)
-        unused = np.setdiff1d(np.arange(len(cache)), slots)[0]
-        self.order = rng.permutation(len(ends))  # of texts in the table
-        self.kv = []
-        for text, end in zip(self.order, ends, strict=True):
-            first = max(end - tokens + 2 - p.window, 0) if p.window else 0
-            kv = rng.standard_normal((2, kv_heads, end + 1, head_dim)).astype(np.float16)
-            for position in range(first, end + 1):
-                cache[slots[text, position // page], 1, :, :, position % page] = kv[:, :, position]
-            slots[text, end // page + 1 :] = unused
-            self.kv.append(kv)
-        stride = cache.strides[0] // 2
-        tensor = torch.from_numpy(cache)
-        layer, values, head = tensor.stride()[1:4]
-        # Offsets count from a page in the middle: entries may be negative.
-        base = tensor.reshape(-1)[2 * stride :]
-        table = torch.from_numpy((slots - 2) * stride)
-        self.whole = tensor
-        self.paged = PagedCache(base, table, layer, values, head, page)
-        q = rng.standard_normal((p.rows, heads, head_dim)) * q_scale
-        self.q = torch.from_numpy(q.astype(np.float16))
-
-    def expected(self):
-        """float64 [rows, heads, head_dim], row after row."""
-        p, out = self.problem, np.zeros((self.problem.rows, self.problem.heads, self.problem.head_dim))
-        for row in range(p.rows):
-            text, position = row // p.tokens, self.positions.ravel()[row]
-            first = max(position + 1 - p.window, 0) if p.window else 0
-            for head in range(p.heads if position >= 0 else 0):
-                k, v = self.kv[text][:, head // p.group, first : position + 1].astype(np.float64)
-                s = float64.soft_cap(k @ self.q[row, head].double().numpy() * p.score_scale, p.softcap)
-                w = np.exp(s - s.max())
-                out[row, head] = w @ v / w.sum()
-        return out
-
-    def run(self, chosen):
-        """Run and compare; the outputs of rows that are used, [rows, heads, head_dim]."""
-        p = self.problem
-        texts = np.repeat(self.order, p.tokens).astype(np.int32)
-        buffers = {
-            "q": self.q, "positions": torch.from_numpy(self.positions.ravel().copy()), "paged": self.paged, "layer": 1,
-            "sequences": torch.from_numpy(texts),
-            "out": torch.full((p.rows, p.heads * p.head_dim), float("nan"), dtype=torch.float16),
-        }  # fmt: skip
-        for launch in cuda.launches(p, chosen, (), buffers):
-            launch.run(INTERPRETED)
-        out = buffers["out"].double().numpy().reshape(p.rows, p.heads, -1)
-        assert np.isfinite(out).all()
-        used, expected = self.positions.ravel() >= 0, self.expected()
-        if used.any():
-            verify({"out": out[used]}, {"out": expected[used]}, reference.tolerance(p))
-        return out[used]
-
-
 @pytest.mark.parametrize("chosen", [
-    config(), config(tile=64, splits=4), slow(config(tile=16, edges="apart")),
+    config(), config(tile=64, splits=4), config(splits=4, combine="kernel"), slow(config(tile=16, edges="apart")),
     config(tile=128, splits=2, edges="apart"),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("ends", [(0, 63, 64, 200), slow((15, 16, 17, 127, 128)), (255,)], ids=str)
@@ -106,7 +37,14 @@ def test_texts_of_unlike_lengths(ends, chosen):
 
 @pytest.mark.parametrize("tokens", [slow(1), 2, slow(3), 5, 8])
 @pytest.mark.parametrize(
-    "chosen", [config(splits=4), config(tile=64, edges="apart"), slow(config(32, 16, splits=8))], ids=str
+    "chosen",
+    [
+        config(splits=4),
+        config(tile=64, edges="apart"),
+        slow(config(32, 16, splits=8)),
+        slow(config(splits=4, combine="kernel")),
+    ],
+    ids=str,
 )
 def test_speculation_sees_what_stands_before_each_token(tokens, chosen):
     """Also from the text's first position on, and over the edge of a page."""
@@ -161,6 +99,7 @@ def test_pages_of_any_size(page, tile):
 
 @pytest.mark.parametrize("chosen", [
     config(splits=2), config(32, 64, edges="apart"), slow(config(16, 16, splits=2, edges="apart")),
+    slow(config(splits=2, combine="kernel")),
 ], ids=str)  # fmt: skip
 def test_unused_rows_change_nothing_and_stay_finite(chosen):
     """Some at the end of a chunk, a whole text of them, and all."""
@@ -172,6 +111,24 @@ def test_unused_rows_change_nothing_and_stay_finite(chosen):
     assert np.array_equal(after[:5], before[0, :5]) and np.array_equal(after[5:], before[1])
     used.positions[:] = -1
     used.run(chosen)
+
+
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_splits_are_joined_in_one_order_whoever_ends_last(monkeypatch, at_once):
+    """To the bit, and the counters are zeros as they were; at_once: all splits are read at once, or two."""
+    monkeypatch.setattr(cuda, "_JOINED", at_once)
+    texts, chosen = Texts((40, 200), 1, heads=1), config(tile=16, splits=8)
+    counts, outs = torch.zeros(cuda.counters(texts.problem, chosen), dtype=torch.int32), []
+    place = interpreter.interpreter_builder.set_grid_idx
+    for order in ((0, 1, 2, 3, 4, 5, 6, 7), (7, 6, 5, 4, 3, 2, 1, 0), (3, 1, 7, 0, 2, 6, 5, 4)):
+        monkeypatch.setattr(
+            interpreter.interpreter_builder, "set_grid_idx", lambda x, y, z, order=order: place(x, y, order[z])
+        )
+        outs.append(texts.run(chosen, attention_counters=counts))
+    assert np.array_equal(outs[0], outs[1]) and np.array_equal(outs[0], outs[2])
+    assert len(counts) == 2 and not counts.any()
+    (launch,) = cuda.launches(texts.problem, chosen, (), texts.buffers())
+    assert launch.constants["RUN"] == min(2 * at_once, 8)
 
 
 def test_scores_beyond_what_exp_can_hold():
@@ -216,6 +173,7 @@ def test_whatever_the_problem_and_the_configuration(data):
     chosen = config(
         data.draw(st.sampled_from([16, 32, 64])), data.draw(st.sampled_from([16, 32, 64, 128])), 1,
         data.draw(st.sampled_from([1, 2, 4])), data.draw(st.sampled_from(["apart", "alike"])),
+        combine=data.draw(st.sampled_from(["last", "kernel"])),
     )  # fmt: skip
     Texts(tuple(ends), tokens, group * kv_heads, kv_heads, 16, seed=len(ends), window=window).run(chosen)
 

@@ -1,5 +1,7 @@
 """A kernel is compiled once: the next process loads it from disk, unless what it was compiled from has changed."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +11,11 @@ from kernel_harness import Built
 
 from kernel_templates import registry
 from kernel_templates.cpu import compile as compiling
-from kernel_templates.cpu import machine
+from kernel_templates.cpu import machine, row_attention
+from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.matmul import cpu as matmul_cpu
+from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec import cpu
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.registry import parse_problem
@@ -60,6 +65,20 @@ def test_a_process_loads_what_others_compiled(folder):
     built = [(problem, Config({**default(problem), **changes})) for problem, changes in jobs]
     assert all(compile_s > 0 for (compile_s,), _ in in_processes(*([job] for job in built), runs=False))
     assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
+
+
+def test_a_new_process_loads_kernels_of_many_rows(folder):
+    """One that may raise needs symbols which numba brings along only when it compiles: each process would again."""
+    problem, features = Matmul(64, 256, "Q4_K", 8), machine.features()
+    space = registry.cpu_space(problem, features)
+    for algorithm in next(p for p in space.parameters if p.name == "algorithm").values:
+        matmul_cpu.compile(problem, Config({**space.default, "algorithm": algorithm}), features)
+    row_attention.compile(RowAttention(2, 1, 32, 1.0), features)
+    assert len(kernels(folder)) > 6
+    code = "import sys; from kernel_templates.cpu.compile import _load; from pathlib import Path\n"
+    code += "print(sum(_load(Path(name)) is None for name in sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *map(str, kernels(folder))]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "0"
 
 
 def test_no_cache_on_request(folder, monkeypatch):

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
@@ -14,8 +15,10 @@ from autotune.profiling import kernel_table
 from autotune.runner.meta_problem import MetaProblem
 from kernel_templates import registry
 from kernel_templates.cuda.crosscompile import cross_compile
+from kernel_templates.cuda.pages import in_one_piece
+from kernel_templates.cuda.rows.append import Heads
 from kernel_templates.device import Device
-from kernel_templates.paged_attention import space
+from kernel_templates.paged_attention import cuda, space
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.space import Config
 
@@ -62,10 +65,64 @@ def test_prompts_are_products_of_tensor_cores_over_tiles_on_their_way(shape, cap
     PagedAttention(1, 4, *QWEN3_8B, 1000),
 ], ids=lambda p: p.key)  # fmt: skip
 def test_few_rows_are_products_too(problem, capability):
-    code, *join = compiled(problem, capability)
-    assert code.spills == 0 and all(kernel.spills == 0 for kernel in join)
+    (code,) = compiled(problem, capability)
+    assert code.spills == 0
     assert set(copies(code)) == {16} and "mma.sync" in code.ptx and "wgmma" not in code.ptx
-    assert "atom" not in code.ptx and len(join) <= 1
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_splits_are_joined_by_the_last_or_by_a_kernel(capability):
+    """The count is of integers, after every thread's stores: Triton puts no barrier there by itself."""
+    problem = PagedAttention(1, 4, *QWEN3_8B, 1000)
+    (code,) = compiled(problem, capability)
+    (counting,) = re.findall(r"atom\.[\w.]+", code.ptx)
+    assert counting.endswith("add.u32") and "acq_rel" in counting
+    before = code.ptx[: code.ptx.index(counting)]
+    assert before.rindex("bar.sync") > before.rindex("st.global")
+    assert "ld.global.cg" in code.ptx[len(before) :], "parts of others are read past the first-level cache"
+    attend, join = compiled(problem, capability, combine="kernel")
+    assert "atom" not in attend.ptx and attend.spills == join.spills == 0
+
+
+def finishing(problem, capability):
+    """As `compiled`, with heads of every kind finished there: bias, norms, half of the elements turning."""
+    config = space.cuda(problem, DEVICES[capability]).default
+    half, norm = torch.float16, torch.zeros(problem.head_dim)
+    cache = torch.zeros(1, 2, problem.kv_heads, 256, problem.head_dim, dtype=half)
+    total = (problem.heads + 2 * problem.kv_heads) * problem.head_dim
+    per_row = {n: torch.zeros(problem.rows, dtype=torch.int32) for n in ("positions", "sequences")}
+    rope = torch.zeros(256, problem.head_dim // 2)
+    buffers = {
+        **per_row, "paged": in_one_piece(cache, torch.zeros(1, 4, dtype=torch.int64)),
+        "out": torch.zeros(problem.rows, problem.heads * problem.head_dim, dtype=half),
+        "qkv": torch.zeros(problem.rows, total),
+        "finish": Heads(problem.heads, problem.kv_heads, problem.head_dim, rope, 1e-6, torch.ones(total), (norm, norm)),
+    }  # fmt: skip
+    (launch,) = cuda.launches(problem, config, (), buffers)
+    return cross_compile(launch, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("problem", [
+    PagedAttention(8, 1, *QWEN3_8B, 2048), PagedAttention(32, 1, *QWEN3_06B, 300),
+    PagedAttention(1, 8, *QWEN3_06B, 1000), PagedAttention(8, 1, *SMOLLM2, 700), PagedAttention(1, 4, *QWEN3_8B, 1000),
+], ids=lambda p: p.key)  # fmt: skip
+def test_heads_of_few_tokens_are_finished_without_spills(problem, capability):
+    """And nothing is written before the kernel in front has ended."""
+    code = finishing(problem, capability)
+    assert code.spills == 0 and "mma.sync" in code.ptx
+    assert not re.findall(r"ld\.global[.\w]*\.b16", code.ptx)
+    if capability >= 90:
+        assert "st.global" not in code.ptx[: code.ptx.index("griddepcontrol.wait")]
+
+
+def test_many_tokens_or_many_heads_of_a_program_are_not_finished():
+    def default(*problem):
+        made = PagedAttention(*problem)
+        return cuda.finishes(made, space.cuda(made, DEVICES[90]).default)
+
+    assert default(1, 8, *QWEN3_06B, 1000) and default(64, 1, *QWEN3_8B, 1000)
+    assert not default(1, 16, *QWEN3_06B, 1000) and not default(1, 8, *QWEN3_8B, 1000)
 
 
 def test_the_next_page_is_looked_up_a_tile_ahead():
@@ -102,8 +159,10 @@ def test_a_profiler_knows_its_kernels_and_what_they_read():
     """Of the cache, what the texts' rows see: not its padding."""
     problem = PagedAttention(8, 1, *QWEN3_8B, 2048)
     default = space.cuda(problem, DEVICES[90]).default
-    attend, join = kernel_table.without_a_gpu(problem, default, "default")
-    assert (attend.kernel, join.kernel) == ("attend_pages", "combine_pages")
+    by_kernel = Config({**default, "combine": "kernel"})
+    (alone,) = kernel_table.without_a_gpu(problem, default, "default")
+    attend, join = kernel_table.without_a_gpu(problem, by_kernel, "default")
+    assert (alone.kernel, attend.kernel, join.kernel) == ("attend_pages", "attend_pages", "combine_pages")
     cached = 4 * 8 * 128 * sum(last + 1 for last in problem.last_positions)
     assert cached < attend.bytes_needed < 1.2 * cached
 

@@ -26,7 +26,6 @@ HOT = Sampler(temperature=1.5, seed=5)
 @pytest.fixture(scope="module")
 def opened(tiny_qwen3: Path) -> Iterator[engine.Model]:
     opened = model.load(tiny_qwen3, context=CONTEXT)
-    opened.runner.warm_up()  # a first prompt alone would go through steps, for the time that torch takes to import
     yield opened
     opened.close()
 

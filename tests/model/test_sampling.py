@@ -102,6 +102,7 @@ def test_garbage_logits_are_refused() -> None:
         ({"temperature": -1}, "temperature"),
         ({"temperature": math.nan}, "temperature"),
         ({"temperature": math.inf}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
         ({"top_k": -1}, "top-k"),
         ({"top_k": 1.5}, "top-k"),
         ({"top_p": 0}, "top-p"),

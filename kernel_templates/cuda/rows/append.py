@@ -1,7 +1,8 @@
 """Heads of many tokens before attention: bias, QK-norm and RoPE in float32, keys and values into the pages of a cache.
 
-A norm comes before RoPE and both are linear in the head once its RMS is known (see `heads`): an element needs itself
-and its partner, each loaded.
+A norm comes before RoPE and both are linear in the head once its RMS is known (see `heads`). A thread has both elements
+of a pair that turns, and of those that do not turn, two that lie as far apart as that makes pairs of all. What all rows
+share is loaded as wide and by the same threads as the heads are: nothing goes through shared memory.
 """
 
 from collections.abc import Mapping
@@ -13,13 +14,18 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.heads import inverse_rms, rotate, rotation
+from kernel_templates.cuda.heads import inverse_rms, rotate
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows.half import to_half
 
 ELEMENTS = 1024
-"""Of the heads of a program: 8 a thread."""
+"""Of the heads of a program: four pairs a thread."""
+
+
+@triton.jit
+def _load_pair(pointer, first, second, mask):
+    return tl.load(pointer + first, mask=mask, other=0.0), tl.load(pointer + second, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -30,49 +36,57 @@ def append_rows(
     ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): heads from i * GROUP on of row r of qkv, the queries', the keys' and the values' in that order.
+    DIMS: pairs of a head, or the next power of two.
 
     layer, values, head_stride: elements, as in `pages`; pages: of one text in the table.
     """
     if PDL:
         gdc_launch_dependents()
     TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
+    TURNING: tl.constexpr = ROPE_DIM // 2  # pairs
+    STILL: tl.constexpr = HEAD_DIM // 2 - TURNING
     r = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[:, None]
-    dim = tl.arange(0, DIMS)[None, :]
-    inside = (head < TOTAL) & (dim < HEAD_DIM)
+    pair = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (GROUP, DIMS))
+    first, second = pair, pair + TURNING
+    if STILL > 0:
+        first = tl.where(pair < TURNING, pair, TURNING + pair)
+        second = first + tl.where(pair < TURNING, TURNING, STILL)
+    inside = (head < TOTAL) & (pair < HEAD_DIM // 2)
     is_query, is_value = head < HEADS, head >= HEADS + KV_HEADS
     kv = tl.where(is_value, head - HEADS - KV_HEADS, head - HEADS)
-    partner = (dim + ROPE_DIM // 2) % ROPE_DIM
-    at = head * HEAD_DIM + dim
-    partner_at = head * HEAD_DIM + partner
+    start = head * HEAD_DIM
     if QK_NORM:
-        real = dim < HEAD_DIM
-        of_query, of_key = tl.load(q_norm + dim, mask=real, other=0.0), tl.load(k_norm + dim, mask=real, other=0.0)
-        weight = tl.where(is_query, of_query, of_key)
-        partner_weight = tl.where(is_query, tl.load(q_norm + partner), tl.load(k_norm + partner))
+        weight_a, weight_b = _load_pair(tl.where(is_query, q_norm, k_norm), first, second, inside)
+    if BIAS:
+        bias_a, bias_b = _load_pair(bias + start, first, second, inside)
     if PDL:
         gdc_wait()
     position = tl.load(positions + r)
+    text = tl.load(sequences + r).to(tl.int64)
+    a, b = _load_pair(qkv + r * (TOTAL * HEAD_DIM) + start, first, second, inside)
     cached = tl.where(position >= 0, HEADS, TOTAL)  # the first head that goes into the cache
     position = tl.maximum(position, 0)
-    page = tl.load(table + tl.load(sequences + r).to(tl.int64) * pages + position // PAGE)
-    own, other = rotation(rope, rope + position.to(tl.int64) * ROPE_DIM, dim, 1.0, HEAD_DIM, ROPE_DIM, False)
-    row = qkv + r * (TOTAL * HEAD_DIM)
-    x = tl.load(row + at, mask=inside, other=0.0)
-    y = tl.load(row + partner_at, mask=inside, other=0.0)
+    page = tl.load(table + text * pages + position // PAGE)
+    turns = rope + position.to(tl.int64) * ROPE_DIM
+    turning = inside & (pair < TURNING)
+    cos = tl.load(turns + pair, mask=turning, other=1.0)
+    sin = tl.load(turns + TURNING + pair, mask=turning, other=0.0)
     if BIAS:
-        x += tl.load(bias + at, mask=inside, other=0.0)
-        y += tl.load(bias + partner_at, mask=inside, other=0.0)
+        a, b = a + bias_a, b + bias_b
+    x, y = a, b
     if QK_NORM:
-        turned = rotate(x * weight, y * partner_weight, own, other)
-        turned = turned * inverse_rms(tl.sum(x * x, 1, keep_dims=True), eps, HEAD_DIM)
-    else:
-        turned = rotate(x, y, own, other)
-    out = to_half(tl.where(is_value, x, turned))
-    tl.store(q + r * (HEADS * HEAD_DIM) + at, out, mask=inside & is_query)
+        inverse = inverse_rms(tl.sum(a * a + b * b, 1, keep_dims=True), eps, HEAD_DIM)
+        x, y = a * weight_a * inverse, b * weight_b * inverse
+    x, y = rotate(x, y, cos, -sin), rotate(y, x, cos, sin)
+    x, y = to_half(tl.where(is_value, a, x)), to_half(tl.where(is_value, b, y))
+    target = q + r * (HEADS * HEAD_DIM) + start
+    tl.store(target + first, x, mask=inside & is_query)
+    tl.store(target + second, y, mask=inside & is_query)
     place = tl.multiple_of(page, 8) + layer + position % PAGE * HEAD_DIM
-    target = cache + place + tl.where(is_value, values, 0) + kv.to(tl.int64) * head_stride + dim
-    tl.store(target, out, mask=inside & (head >= cached))
+    target = cache + place + tl.where(is_value, values, 0) + kv.to(tl.int64) * head_stride
+    tl.store(target + first, x, mask=inside & (head >= cached))
+    tl.store(target + second, y, mask=inside & (head >= cached))
 
 
 @dataclass(frozen=True)
@@ -94,9 +108,9 @@ def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache, laye
     writes "q" float16 [rows, heads, head_dim], and keys and values into the cache's pages of `layer`. A row at
     position -1 leaves the cache alone, and its q is of no use."""
     qkv = rows["qkv"]
-    dims = triton.next_power_of_2(how.head_dim)
+    dims = triton.next_power_of_2(how.head_dim // 2)
     total = how.heads + 2 * how.kv_heads
-    group = max(min(ELEMENTS // dims, triton.next_power_of_2(total)), 1)
+    group = max(min(ELEMENTS // (2 * dims), triton.next_power_of_2(total)), 1)
     norms = how.norms or (qkv, qkv)  # which the kernel never reads
     constants: dict[str, Any] = {
         "HEADS": how.heads,

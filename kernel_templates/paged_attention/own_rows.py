@@ -1,0 +1,51 @@
+"""Heads of a pass's own rows, finished where they are used: bias, QK-norm and RoPE as `cuda.rows.append` has them.
+
+Raw heads are float32 [rows, HEADS + 2 KV_HEADS, HEAD_DIM]: queries, keys and values, as their product gives them.
+"""
+
+import triton
+import triton.language as tl
+
+from kernel_templates.cuda.heads import finish_head, load_head, rotation
+from kernel_templates.cuda.rows.half import to_half
+
+
+@triton.jit
+def load_raw(
+    qkv, bias, row, head, kept,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr,
+    BIAS: tl.constexpr,
+):  # fmt: skip
+    """Heads `head` of rows `row`, both [n], where `kept`, and zeros elsewhere: float32 [n, DIMS] and their partners."""
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (row.shape[0], DIMS))
+    mask = kept[:, None] & (dim < HEAD_DIM)
+    at = (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+    x, partner = load_head(qkv + at[:, None], dim, mask, ROPE_DIM)
+    if BIAS:
+        b, partner_b = load_head(bias + (head * HEAD_DIM)[:, None], dim, mask, ROPE_DIM)
+        x, partner = x + b, partner + partner_b
+    return x, partner
+
+
+@triton.jit
+def finish(
+    x, partner, norm, rope, position, eps,
+    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr,
+):  # fmt: skip
+    """float16 [n, DIMS]: heads and their partners [n, DIMS] as attention reads them at `position` [n]; of a negative
+    one, as at 0. norm: float32 [HEAD_DIM]; rope: float32 [capacity, ROPE_DIM], cosines then sines."""
+    # What rows share is loaded by the threads that have the rows: a row of it would go through shared memory.
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (x.shape[0], DIMS))
+    turns = rope + (tl.maximum(position, 0).to(tl.int64) * ROPE_DIM)[:, None]
+    own, other = rotation(norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+    return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))
+
+
+@triton.jit
+def repeat(x, COUNT: tl.constexpr):
+    """Row r of [COUNT, DIMS] is row r % n of x, [n, DIMS]."""
+    N: tl.constexpr = x.shape[0]
+    if N == COUNT:
+        return x
+    else:
+        return tl.reshape(tl.broadcast_to(x[None], [COUNT // N, N, x.shape[1]]), [COUNT, x.shape[1]])
