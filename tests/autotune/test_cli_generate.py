@@ -137,8 +137,7 @@ def test_template_arguments_are_json_or_text(autotune, tiny_model) -> None:
     assert "does not mention enable_thinking" in autotune(*words).stderr
 
 
-def test_speculation_says_what_became_of_proposals(autotune, tiny_model, monkeypatch) -> None:
-    monkeypatch.setattr("model.cpu.runner.TORCH_BYTES", 0)  # passes are ready once a prompt was read in one
+def test_speculation_says_what_became_of_proposals(autotune, tiny_model) -> None:
     words = ("generate", tiny_model, "-p", "one two one two one two", "-n", "60", "--seed", "2")
     plain, speculated = (json.loads(autotune(*words, "--json", "--speculate", way).stdout) for way in ("off", "ngram"))
     assert plain["speculation"] is None
