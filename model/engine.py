@@ -117,7 +117,8 @@ class Model:
     ) -> Generator[Piece, None, None]:
         """Go on with many prompts, up to `most` of them at once; pieces of all texts, as they are generated.
 
-        Each text is what `generate` gives for its prompt and settings alone, with the same seed. A prompt is taken from
+        Each text is what `generate` gives for its prompt and settings alone, with the same seed, but for rounding where
+        two tokens are nearly tied. A prompt is taken from
         `prompts` when there is room for it and joins at any step; one whose memory is not free waits, and those after
         it. A prompt that cannot be answered ends alone, with the reason "error"; so does a ModelError in a prompt's
         place. `close()` of the iterator ends all.
