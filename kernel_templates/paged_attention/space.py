@@ -137,8 +137,10 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
+    # Heads that are padded have masks of their own: beside a window's no registers are left for joining.
+    apart = count > 1 and problem.window and dims(problem) != problem.head_dim
     return chosen | {
         "splits": count,
-        "combine": "last",
+        "combine": "kernel" if apart else "last",
         "edges": "apart" if problem.tokens >= 16 and tensor else "alike",
     }

@@ -28,9 +28,8 @@ def errors(engine: Model, trace: LayerTrace) -> dict[tuple[str, str], OperationE
     return {(row.path, row.name): row for row in rows}
 
 
-@pytest.mark.parametrize(
-    "shape", ["tiny-qwen3", *(pytest.param(s, marks=pytest.mark.slow) for s in ("tiny", "tiny-gemma3"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["tiny-qwen3", "tiny", "tiny-gemma3"])
 def test_a_planted_error_is_seen(made: Made, shape: str) -> None:
     """tiny turns neighbouring pairs; tiny-gemma3 has post norms and a window."""
     engine, traces = interpreted(made(shape, "Q4_0")), []

@@ -146,9 +146,9 @@ def test_windows_soft_caps_and_odd_heads_compile_without_spills(shape, sequences
 
 
 @pytest.mark.parametrize("changes", [
-    {"rows": 64, "warps": 4, "stages": 2}, {"tile": 128, "stages": 2}, {"stages": 1}, {"stages": 2},
+    {"rows": 64, "warps": 4, "stages": 2}, {"tile": 128, "warps": 8, "stages": 2}, {"stages": 1}, {"stages": 2},
     {"rows": 64, "warps": 4, "stages": 1},
-    {"rows": 128, "edges": "alike"}, {"rows": 32, "warps": 4}, {"rows": 16, "tile": 16, "warps": 1},
+    {"rows": 128, "warps": 8, "edges": "alike"}, {"rows": 32, "warps": 4}, {"rows": 16, "tile": 16, "warps": 1},
 ], ids=str)  # fmt: skip
 def test_what_the_space_allows_fits_in_registers(changes):
     (code,) = compiled(PagedAttention(1, 2048, *QWEN3_8B, 2048), 90, **changes)
