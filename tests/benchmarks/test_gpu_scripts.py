@@ -137,8 +137,10 @@ def test_the_peer_is_asked_for_what_ours_did(script: ModuleType, call, tmp_path:
     assert "2.00 (16.00)" in result.stderr and "14,000 (3,500)" in result.stderr and "5.00×" in result.stderr
     import readme
 
-    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path.parent)
-    (tmp_path / "qwen3-0.6b-Q4_0.json").rename(tmp_path / "m.json")
+    chip = tmp_path / "benchmarks" / "h200"
+    chip.mkdir(parents=True)
+    (tmp_path / "qwen3-0.6b-Q4_0.json").rename(chip / "m.json")
+    monkeypatch.setattr(readme, "BENCHMARKS", chip.parent)
     table = readme.gpu_wide()
     assert "| | prompt of 16, ms | of 2,048, tok/s | 8 texts, tok/s |" in table
     assert "| qwen3-0.6b-Q4_0 | 2.00 (16.0) | 40,000 (20,000) | 14,000 (3,500) |" in table
