@@ -11,11 +11,8 @@ from kernel_harness import Built
 
 from kernel_templates import registry
 from kernel_templates.cpu import compile as compiling
-from kernel_templates.cpu import machine, row_attention
-from kernel_templates.cpu.row_attention import RowAttention
+from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
-from kernel_templates.matmul import cpu as matmul_cpu
-from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec import cpu
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.registry import parse_problem
@@ -67,13 +64,25 @@ def test_a_process_loads_what_others_compiled(folder):
     assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
 
 
+COMPILE_MANY_ROWS = """
+from kernel_templates import registry
+from kernel_templates.cpu import machine, row_attention
+from kernel_templates.matmul import cpu
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.space import Config
+
+problem, features = Matmul(64, 256, "Q4_K", 8), machine.features()
+space = registry.cpu_space(problem, features)
+for algorithm in next(p for p in space.parameters if p.name == "algorithm").values:
+    cpu.compile(problem, Config({**space.default, "algorithm": algorithm}), features)
+row_attention.compile(row_attention.RowAttention(2, 1, 32, 1.0), features)
+"""
+
+
 def test_a_new_process_loads_kernels_of_many_rows(folder):
     """One that may raise needs symbols which numba brings along only when it compiles: each process would again."""
-    problem, features = Matmul(64, 256, "Q4_K", 8), machine.features()
-    space = registry.cpu_space(problem, features)
-    for algorithm in next(p for p in space.parameters if p.name == "algorithm").values:
-        matmul_cpu.compile(problem, Config({**space.default, "algorithm": algorithm}), features)
-    row_attention.compile(RowAttention(2, 1, 32, 1.0), features)
+    made = [sys.executable, "-c", COMPILE_MANY_ROWS]  # where nothing was compiled before
+    subprocess.run(made, check=True, cwd=Path(__file__).resolve().parents[2])
     assert len(kernels(folder)) > 6
     code = "import sys; from kernel_templates.cpu.compile import _load; from pathlib import Path\n"
     code += "print(sum(_load(Path(name)) is None for name in sys.argv[1:]))"
