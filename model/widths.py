@@ -1,8 +1,9 @@
 """Widths: how many tokens a model reads in one go, and the kernel problems that reading so many is made of.
 
 "decode" is one token of one text, in `model.problems`. The others are passes over many rows, a row being one token of
-one text: "prompt" is many tokens of one text, "batch" one token of each of several texts. An engine and a tuner name
-a pass's problems here and nowhere else, so that what was tuned is what is run.
+one text: "prompt" is many tokens of one text, "batch" one token of each of several texts. What a tuner searches is
+named here from a file's metadata; an engine makes the same products of the matrices that it has packed, and a test
+holds the two together, so that what was tuned is what is run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

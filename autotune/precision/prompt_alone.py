@@ -69,10 +69,10 @@ class CudaPrompt:
     def run(
         self, layer: int, parts: Sequence[str], first: int, count: int, inputs: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        from model.cuda.forward import Size, bucket
+        from model.widths import PassSize, bucket
 
         forward = self._forward
-        size = Size(1, bucket(count), forward.bound(first + count - 1))
+        size = PassSize(1, bucket(count), forward.bound(first + count - 1))
         rows = forward.rows(size)
         passed, attended = {"x": rows.x, "qkv": rows.q}, rows.attended(layer)
         forward.place(size, 0, range(first, first + count), 0)

@@ -29,11 +29,9 @@ import triton.language as tl
 
 from kernel_templates.cuda.codes import codebook_bytes
 from kernel_templates.cuda.dot import quant_words, unpack_scales
-from kernel_templates.cuda.instructions import reciprocal
+from kernel_templates.cuda.gating import GATED_SCALE, activate
+from kernel_templates.cuda.instructions import to_half
 
-_MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)  # -2 sqrt(2 / pi)
-_GATED_SCALE = tl.constexpr(1 / 16)
-_LIMIT = tl.constexpr(65504.0)
 NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
 
 
@@ -310,14 +308,8 @@ def together(parts):
 
 @triton.jit
 def gated(z, up, GATE: tl.constexpr, ASM: tl.constexpr):
-    """act(z) * up / 16 as float16, no larger than it can be; NaN stays."""
-    if GATE == "gelu":  # in its tanh form: z/2 (1 + tanh(s)) = z / (1 + e^-2s)
-        y = z * reciprocal(1.0 + tl.exp((z + 0.044715 * z * z * z) * _MINUS_TWO_ROOT), ASM)
-    else:
-        y = z * reciprocal(1.0 + tl.exp(-z), ASM)
-    y = y * up * _GATED_SCALE
-    y = tl.minimum(y, _LIMIT, propagate_nan=tl.PropagateNan.ALL)
-    return tl.maximum(y, -_LIMIT, propagate_nan=tl.PropagateNan.ALL).to(tl.float16)
+    """act(z) * up times GATED_SCALE, as float16."""
+    return to_half(activate(z, GATE == "gelu", ASM) * up * GATED_SCALE)
 
 
 @triton.jit

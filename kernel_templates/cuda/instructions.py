@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+LARGEST_HALF = tl.constexpr(65504.0)
+"""The largest finite float16."""
+
 
 @triton.jit
 def opaque(i, ASM: tl.constexpr):
@@ -89,3 +92,10 @@ def loop_bound(x, ASM: tl.constexpr):
         return x
     else:
         return x.handle.data.item()
+
+
+@triton.jit
+def to_half(x):
+    """float16, what is larger than the largest one made it; NaN stays, so that broken numbers are seen at the end."""
+    x = tl.where(x > LARGEST_HALF, LARGEST_HALF, x)
+    return tl.where(x < -LARGEST_HALF, -LARGEST_HALF, x).to(tl.float16)

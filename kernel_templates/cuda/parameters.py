@@ -18,6 +18,11 @@ UNROLLED = 12  # tiles beyond this must be because the row is long: compiling ta
 MOST_WORDS = 128  # of 32 bits a thread may hold for tiles in flight; it has 255 registers
 
 
+def thin_tokens(tokens: int) -> int:
+    """What a program of `thin` takes tokens for: a power of two, at least the 8 that a tensor core takes."""
+    return max(8, 1 << (tokens - 1).bit_length())
+
+
 def units(cols: int, name: str) -> int:
     """16-byte units of quants in a row."""
     return cols // of_format(name).unit

@@ -15,15 +15,13 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
+from kernel_templates.cuda.gating import MINUS_TWO_ROOT
 from kernel_templates.cuda.instructions import all_asked_for, opaque, reciprocal, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
-
-MINUS_TWO_ROOT = tl.constexpr(-1.5957691216057308)
-"""-2 sqrt(2 / pi), of GELU's tanh form."""
 
 
 @triton.jit

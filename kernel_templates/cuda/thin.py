@@ -27,6 +27,7 @@ from kernel_templates.cuda.fragments import (
 )  # fmt: skip
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.weights import Planes
 
 
@@ -315,7 +316,7 @@ def launch(
         arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens),
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, order), "ORDER": order,
-            "TOKENS": bucket(tokens), "TILES": tiles, "WARPS": warps, "STEPS": triton.cdiv(steps, ahead) * ahead,
+            "TOKENS": thin_tokens(tokens), "TILES": tiles, "WARPS": warps, "STEPS": triton.cdiv(steps, ahead) * ahead,
             "SPLIT": split, "AHEAD": ahead, "READY": ready and ahead == steps, "GATE": gate, "OUT_WIDTH": y.stride(0),
             "OUT_ORDER": out_order, "STREAM": True,
         },
@@ -323,16 +324,11 @@ def launch(
     )  # fmt: skip
 
 
-def bucket(tokens: int) -> int:
-    """The power of two, at least 8, that tokens are taken for."""
-    return max(8, 1 << (tokens - 1).bit_length())
-
-
 def scratch_size(planes: Planes, tokens: int, gate: str, tiles: int, split: int) -> int:
     """float32 elements of scratch."""
     rows = planes.rows // 2 if gate else planes.rows
     return (
-        programs(rows, tiles, gate, THIN) * split * 16 * triton.next_power_of_2(tiles) * bucket(tokens)
+        programs(rows, tiles, gate, THIN) * split * 16 * triton.next_power_of_2(tiles) * thin_tokens(tokens)
         if split > 1
         else 1
     )

@@ -5,6 +5,7 @@ Activations are float16, in the order of columns that the algorithm reads (`orde
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 
 from kernel_templates.cuda import fragments, library, thin, wide
 from kernel_templates.cuda.fragments import NATURAL, THIN, WIDE
-from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.gating import GATED_SCALE
+from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.rows import gate
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS, thin_bucket
+from kernel_templates.matmul.space import MOST_SHARES, SHARED_TOKENS
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -47,7 +49,7 @@ def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
 
 def most_scratch(problem: Matmul) -> int:
     """No configuration needs more: rows and tokens are padded to whole blocks, shares of columns are limited."""
-    tokens = max(thin_bucket(problem.tokens), 16)
+    tokens = max(thin_tokens(problem.tokens), 16)
     return (problem.rows + 1024) * max(min(MOST_SHARES * tokens, SHARED_TOKENS), tokens)
 
 
@@ -56,7 +58,7 @@ def launches(
 ) -> list[Any]:
     """Reads "x" float16 [tokens, width of its order] by the order of its columns; writes "y" float32 [tokens, rows],
     whose rows may lie apart where the library writes them, or with a gate float16 [tokens, width of "y_order"], the
-    gated activation times `gate.GATED_SCALE`. packed: the matrix, or gate's and up's one below the other in memory.
+    gated activation times `gating.GATED_SCALE`. packed: the matrix, or gate's and up's one below the other in memory.
 
     Uses "matmul_scratch", "counters" int32 [COUNTERS], zeros, and "expanded", a sequence of float16 buffers of which
     number "turn" is written; each may be shared by all products of a stream.
@@ -83,13 +85,9 @@ def launches(
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
         how |= {"ready": bool(config["ready"])}
-        return [_named(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name)]
+        return [replace(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name=name)]
     how |= {"bt": config["block"], "stages": config["stages"]}
-    return [_named(wide.launch(planes, x, y, scratch, counters, **shared, **how), name)]
-
-
-def _named(launch: Launch, name: str) -> Launch:
-    return Launch(name, launch.kernel, launch.grid, launch.arguments, launch.constants, launch.warps)
+    return [replace(wide.launch(planes, x, y, scratch, counters, **shared, **how), name=name)]
 
 
 def prepare(problem: Matmul, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -107,5 +105,5 @@ def prepare(problem: Matmul, inputs: Inputs, device: str) -> dict[str, Any]:
 
 
 def collect(problem: Matmul, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    y = buffers["y"].float() / gate.GATED_SCALE if problem.gate else buffers["y"]
+    y = buffers["y"].float() / GATED_SCALE.value if problem.gate else buffers["y"]
     return {"y": y.cpu().numpy().ravel()}

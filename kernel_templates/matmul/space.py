@@ -7,6 +7,7 @@ from kernel_templates import formats
 from kernel_templates.cpu import dot
 from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.micro import register_lanes
+from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.device import Device
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.matmul.problem import Matmul
@@ -36,7 +37,7 @@ BLOCKS = (16, 32, 64, 128, 256)
 def cuda(problem: Matmul, device: Device) -> Space:
     """Whole blocks of K in registers, or the library: which is faster depends on the tokens, the shape and the chip.
 
-    Measured on an H200 (benchmarks/h200/matmul.json): few tokens are bound by reading W, which `thin` and `wide` read
+    Measured on an H200 (docs/log.md): few tokens are bound by reading W, which `thin` and `wide` read
     packed; from a few hundred tokens on the library's products win, although they read and write W expanded.
     """
     quantized, tokens = formats.get(problem.format).quantized, problem.tokens
@@ -119,15 +120,10 @@ def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
     tiles, ahead = config["tiles"], config["ahead"]
     if config["algorithm"] == "wide":
         return 40 + tiles * (config["block"] // 2 + 10 * ahead)
-    eights, loop = thin_bucket(problem.tokens) // 8, _steps(problem, config) > ahead
+    eights, loop = thin_tokens(problem.tokens) // 8, _steps(problem, config) > ahead
     x = 16 * eights * (2 if loop and eights == 1 else ahead if eights * ahead <= 4 else 1)
     weights = 32 * tiles * ahead if config["ready"] else 10 * tiles * (ahead + loop) + 16 * (1 + loop)
     return 4 * tiles * eights + x + weights
-
-
-def thin_bucket(tokens: int) -> int:
-    """The power of two, at least 8, that a thin program takes tokens for."""
-    return max(8, 1 << (tokens - 1).bit_length())
 
 
 def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict[str, Any]:
@@ -148,6 +144,8 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
         # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
         most = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
         return {**config, "ahead": min(most, _steps(problem, config))}
+    # Of matrices too large for that, gate and up of 8B were faster so on an H200 (27 us at 32 tokens against 30 to 40
+    # of thin at 8); the other shapes were not measured at a few tokens.
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)

@@ -19,8 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import capped, factor
 from kernel_templates.cuda.fragments import last_one, place
-from kernel_templates.cuda.instructions import loop_bound
-from kernel_templates.cuda.rows.half import to_half
+from kernel_templates.cuda.instructions import loop_bound, to_half
 from kernel_templates.paged_attention.own_rows import finish, load_raw, repeat
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
@@ -288,7 +287,7 @@ def store_rows(
 ):
     """float16 [rows, WIDTH], a row's heads one after the other, columns in ORDER; clamped, since rounded weights may
     add up to a little more than 1."""
-    y = tl.minimum(tl.maximum(y, -65504.0), 65504.0).to(tl.float16)
+    y = to_half(y)
     dim = tl.arange(0, y.shape[1])[None, :]
     column = line[:, None] % HEADS * HEAD_DIM + dim
     tl.store(out + (line // HEADS)[:, None].to(tl.int64) * WIDTH + place(column, ORDER), y, mask=mask)

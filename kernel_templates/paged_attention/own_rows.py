@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from kernel_templates.cuda.heads import finish_head, load_head, rotation
-from kernel_templates.cuda.rows.half import to_half
+from kernel_templates.cuda.instructions import to_half
 
 
 @triton.jit

@@ -48,12 +48,11 @@ class RowScratch:
     best_value: torch.Tensor
     best_id: torch.Tensor
     chosen: torch.Tensor
-    size: int
 
     @classmethod
     def allocate(cls, rows: int, vocab: int, device: str | torch.device) -> "RowScratch":
         """Settings are greedy until `set`. ValueError for a vocabulary that is too large."""
-        size, programs = SIZE, triton.cdiv(vocab, SIZE)
+        programs = triton.cdiv(vocab, SIZE)
         if programs > MOST_PARTIALS:
             raise ValueError(f"a vocabulary of {vocab} is too large; at most {MOST_PARTIALS * SIZE} are chosen from")
 
@@ -70,7 +69,6 @@ class RowScratch:
             torch.full((rows, programs), float("nan"), device=device),
             zeros(programs, torch.int32),
             zeros(2, torch.int32),
-            size,
         )
 
     @property
@@ -98,7 +96,7 @@ def launches_sampling(rows: int, logits: torch.Tensor, positions: torch.Tensor, 
     s, vocab = scratch, logits.shape[1]
     grid = _grid(rows, scratch)
     settings, bins = (s.temperature_top_p, s.top_k_seed), (s.counts, s.masses, s.peak)
-    partials = {"PARTIALS": s.best_value.shape[1], "SIZE": s.size}
+    partials = {"PARTIALS": s.best_value.shape[1], "SIZE": SIZE}
     chunk = {"CHUNK": triton.next_power_of_2(s.best_value.shape[1])}
     first = Launch(
         "sample", row_kernels.coarse_rows, grid, (logits, positions, s.best_value, *settings, *bins, vocab),
@@ -106,7 +104,7 @@ def launches_sampling(rows: int, logits: torch.Tensor, positions: torch.Tensor, 
     )  # fmt: skip
     refined = (logits, positions, *settings, *bins, s.state, vocab)
     refine = [
-        Launch("sample", row_kernels.refine_rows, grid, refined, {"STAGE": stage, "SIZE": s.size}, SAMPLE_WARPS)
+        Launch("sample", row_kernels.refine_rows, grid, refined, {"STAGE": stage, "SIZE": SIZE}, SAMPLE_WARPS)
         for stage in (2, 3, 4, 5)
     ]
     drawn = (s.masses, s.peak, s.state, s.best_value, s.best_id, vocab)
@@ -131,7 +129,7 @@ def launches_advance(
 
 def _argmax(rows: int, logits: torch.Tensor, positions: torch.Tensor, scratch: RowScratch) -> Launch:
     arguments = (logits, positions, scratch.best_value, scratch.best_id, logits.shape[1])
-    constants = {"PARTIALS": scratch.best_value.shape[1], "SIZE": scratch.size}
+    constants = {"PARTIALS": scratch.best_value.shape[1], "SIZE": SIZE}
     return Launch(
         "argmax", row_kernels.partial_argmax_rows, _grid(rows, scratch), arguments, constants, SAMPLE_WARPS
     )  # fmt: skip

@@ -21,10 +21,11 @@ from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+from model import widths
 from model.cpu.decode import Decoder
 from model.layer_plan import LayerState
 
-MOST = 512
+MOST = widths.MOST["cpu"]
 """Rows of a pass."""
 TEXTS = 1026
 """Texts that may have a cache at once."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from kernel_templates import registry
 from kernel_templates.cuda import fragments, library
 from kernel_templates.cuda.fragments import NATURAL
+from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, soft_cap
@@ -32,38 +33,18 @@ from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.pass_buffers import PassBuffers
 from model.problems import contexts
+from model.widths import MOST, PassSize, bucket, pass_attention
 
-CHUNK = 2048
+CHUNK = MOST["cuda"]
 """Tokens of a prompt that are read at once: enough that products are bound by arithmetic."""
-LEAST = 2
-"""Rows of the smallest pass: one token is a decode step."""
 BESIDE_FROM = 64
 """Rows from which on the next matrix is expanded beside the present product, where that is asked for: products over
 fewer are bound by memory, as expanding is."""
 
 
-def bucket(rows: int) -> int:
-    """The size of the pass that runs so many rows."""
-    return max(1 << (rows - 1).bit_length(), LEAST)
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of a pass. context: all positions lie below it; head: whether it ends with logits for every row."""
-
-    sequences: int
-    tokens: int
-    context: int
-    head: bool = False
-
-    @property
-    def rows(self) -> int:
-        return self.sequences * self.tokens
-
-
 class Forward:
-    """Passes through a loaded model over one cache. configs: what attention's problems run with; buffers: of another
-    one on this device, to share; beside: expand the next matrix while the present one is multiplied."""
+    """Passes through a loaded model over one cache. configs: what problems run with; buffers: of another one on this
+    device, to share; beside: expand the next matrix while the present one is multiplied."""
 
     def __init__(
         self, model: Loaded, cache: PagedCache, configs: Callable[[Problem], Config], executor: Executor,
@@ -76,7 +57,7 @@ class Forward:
         self.buffers = PassBuffers.allocate(model, most, matrices, device) if buffers is None else buffers
         self._contexts = contexts(model.capacity)
         self._inputs: dict[tuple[int, int], Tensor] = {}
-        self._programs: dict[Size, Program] = {}
+        self._programs: dict[PassSize, Program] = {}
         self._attention_scratch = torch.empty(0, device=device)
         self._matmul_scratch = torch.empty(0, device=device)
         self._logits = torch.empty(0, device=device)
@@ -99,17 +80,17 @@ class Forward:
         for at in range(0, len(tokens), self.most):
             part = tokens[at : at + self.most]
             positions = np.arange(first + at, first + at + len(part))
-            self.start(Size(1, bucket(len(part)), self.bound(int(positions[-1]))), part, positions, text)
+            self.start(PassSize(1, bucket(len(part)), self.bound(int(positions[-1]))), part, positions, text)
             x = self.buffers.x[: len(part)]
             kept = [*kept, x.clone()] if every else [x[-1:]]
         return kept[0] if len(kept) == 1 else torch.cat(kept)
 
-    def start(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+    def start(self, size: PassSize, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
         """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
         self.place(size, tokens, positions, texts)
         self.program(size)()
 
-    def place(self, size: Size, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+    def place(self, size: PassSize, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
         """Write what a pass of this size reads, for as many rows as there are positions; the others are not used."""
         inputs = self.inputs(size.sequences, size.tokens)
         host = np.zeros(tuple(inputs["all"].shape), np.int32)
@@ -141,7 +122,7 @@ class Forward:
         """The context of passes that reach no further than a position."""
         return next(c for c in self._contexts if position < c)
 
-    def program(self, size: Size) -> Program:
+    def program(self, size: PassSize) -> Program:
         """What runs a pass; built when first asked for."""
         if size not in self._programs:
             made = self.launches(size)
@@ -150,12 +131,12 @@ class Forward:
             self._programs[size] = self.executor.program(made, "pass")
         return self._programs[size]
 
-    def launches(self, size: Size) -> list[Launch]:
+    def launches(self, size: PassSize) -> list[Launch]:
         """The kernels of a pass in order. Attention's scratch and the logits are those of now: a later pass may need
         larger ones, and these live on with what was made of them."""
         return list(self.rows(size).launches())
 
-    def rows(self, size: Size) -> "Rows":
+    def rows(self, size: PassSize) -> "Rows":
         """The buffers of a pass, and its kernels in parts."""
         return Rows(self, size)
 
@@ -176,7 +157,7 @@ class Rows:
     """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q float16
     [rows, heads * head_dim]."""
 
-    def __init__(self, forward: Forward, size: Size) -> None:
+    def __init__(self, forward: Forward, size: PassSize) -> None:
         self.forward, self.size = forward, size
         c, b, rows = forward.model.config, forward.buffers, size.rows
 
@@ -232,7 +213,7 @@ class Rows:
         return add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
 
     def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch:
-        return add_norm.Branch(self.branch, 1 / gate.GATED_SCALE, layer.buffers.get("post_ffn_norm"))
+        return add_norm.Branch(self.branch, 1 / GATED_SCALE.value, layer.buffers.get("post_ffn_norm"))
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
@@ -256,13 +237,7 @@ class Rows:
         return paged_attention.finishes(problem, self.forward.configs(problem))
 
     def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
-        c, t, size = self.config, layer.plan.traits, self.size
-        # Contexts in which the window is full cost the same and have the same kernels.
-        context = min(size.context, contexts(t.window + 1)[-1]) if t.window else size.context
-        return PagedAttention(
-            size.sequences, size.tokens, c.heads, c.kv_heads, c.head_dim, context,
-            window=t.window, softcap=t.softcap, scale=t.scale,
-        )  # fmt: skip
+        return pass_attention(self.config, layer.plan.traits, self.size)
 
     def _attention(self, i: int, layer: CudaLayer, finish: bool) -> Iterator[Launch]:
         template: Any = registry.cuda(PagedAttention.op)

@@ -10,13 +10,14 @@ from torch import Tensor
 from kernel_templates.problem import Problem
 from model.cuda import sequences
 from model.cuda.decode import Decoder
-from model.cuda.forward import Forward, Size
+from model.cuda.forward import Forward
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.cuda.verify import Verifier
 from model.kernel_choices import Choice
 from model.runner import More, Runner, always
 from model.sampling import Sampler
 from model.sequences import Sequences
+from model.widths import PassSize
 
 
 class CudaRunner(Runner):
@@ -30,7 +31,7 @@ class CudaRunner(Runner):
         """Capture the largest pass."""
         with self.decoder.executor.here():
             most = self.forward.most
-            self.forward.program(Size(1, most, self.forward.bound(min(most, self.context) - 1)))
+            self.forward.program(PassSize(1, most, self.forward.bound(min(most, self.context) - 1)))
 
     def stream(self, position: int, count: int, sampler: Sampler, more: More = always) -> Iterator[int]:
         return self.decoder.stream(position, count, sampler, more)

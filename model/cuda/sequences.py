@@ -20,13 +20,14 @@ from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch, RowSettings
 from kernel_templates.space import Config
 from model.cuda.execution import Program
-from model.cuda.forward import Forward, Size, bucket
+from model.cuda.forward import Forward
 from model.cuda.last_token import LastToken
 from model.cuda.out_of_memory import explain_out_of_memory
 from model.cuda.page_pool import ADVICE, PagePool, PageShape, Promise
 from model.errors import ModelError
 from model.sampling import Sampler
 from model.sequences import BROKEN, Sequences
+from model.widths import PassSize, bucket
 
 SLOTS = 8
 """Steps whose tokens the device keeps for the host: a power of two, more than are sent ahead."""
@@ -152,7 +153,7 @@ class CudaSequences(Sequences):
         return [
             *choose(rows, self._logits, positions, s),
             *cuda_rows.launches_advance(rows, s, tokens, positions, self._history, self._step),
-            *self._forward.launches(Size(rows, 1, context, head=True)),
+            *self._forward.launches(PassSize(rows, 1, context, head=True)),
         ]
 
     def _drop(self, text: _Text) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch
 from model.cuda.execution import Program
-from model.cuda.forward import Forward, Size, bucket
+from model.cuda.forward import Forward
 from model.cuda.sequences import row_settings
 from model.errors import NOT_FINITE, ModelError
 from model.sampling import Sampler
+from model.widths import PassSize, bucket
 
 MOST = 16
 """Tokens of a pass."""
@@ -19,7 +20,7 @@ class Verifier:
 
     def __init__(self, forward: Forward) -> None:
         self._forward, self._executor = forward, forward.executor
-        self._programs: dict[tuple[Size, bool], Program] = {}
+        self._programs: dict[tuple[PassSize, bool], Program] = {}
         most = bucket(MOST)
         self._scratch = RowScratch.allocate(most, forward.logits(most).shape[1], self._executor.device)
         with self._executor.here():
@@ -28,7 +29,7 @@ class Verifier:
     def verify(self, tokens: Sequence[int], first: int, sampler: Sampler) -> list[int]:
         """As `Runner.verify`, of at most MOST tokens."""
         count, settings = len(tokens), row_settings(sampler)
-        size = Size(1, bucket(count), self._forward.bound(first + count - 1), head=True)
+        size = PassSize(1, bucket(count), self._forward.bound(first + count - 1), head=True)
         with self._executor.here():
             if not settings.greedy:
                 self._scratch.set([settings] * count)
@@ -40,7 +41,7 @@ class Verifier:
             raise ModelError(NOT_FINITE)
         return values[::2]
 
-    def _program(self, size: Size, sampled: bool) -> Program:
+    def _program(self, size: PassSize, sampled: bool) -> Program:
         """A pass and its choices; built when first asked for."""
         if (size, sampled) not in self._programs:
             f, positions = self._forward, self._forward.inputs(size.sequences, size.tokens)["positions"]

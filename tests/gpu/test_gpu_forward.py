@@ -15,10 +15,11 @@ from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, machine, weights
 from kernel_templates.cuda.pages import PAGE, PagedCache
 from model.cuda import forward as passes
-from model.cuda.forward import Forward, Size
+from model.cuda.forward import Forward
 from model.engine import Model
 from model.reference import reference_logits
 from model.sampling import Sampler
+from model.widths import PassSize
 
 pytestmark = pytest.mark.gpu
 
@@ -122,7 +123,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made) -> None:
         for text, tokens in texts.items():
             forward.read(tokens[:-1], 0, text)
         rows = [(texts[t][-1], len(texts[t]) - 1, t) if t in texts else (0, -1, 0) for t in range(4)]
-        forward.start(Size(4, 1, forward.bound(70), head=True), *zip(*rows, strict=True))
+        forward.start(PassSize(4, 1, forward.bound(70), head=True), *zip(*rows, strict=True))
         found = forward.logits(4).cpu()
         assert found.isfinite().all() and not alone.model.cache.any()
     for text, tokens in texts.items():

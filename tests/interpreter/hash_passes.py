@@ -16,7 +16,7 @@ import torch
 from kernel_templates.cuda.launch import INTERPRETED, Target
 from kernel_templates.cuda.pages import PagedCache
 from model.cuda.execution import EagerExecutor, Program
-from model.cuda.forward import Size
+from model.widths import PassSize
 
 VOCAB = 50
 
@@ -65,7 +65,7 @@ class HashPasses:
         """From a row of what `read` gave too."""
         return self._logits[:rows]
 
-    def launches(self, size: Size) -> list[Pass]:
+    def launches(self, size: PassSize) -> list[Pass]:
         inputs = self.inputs(size.sequences, size.tokens)
 
         def act() -> None:

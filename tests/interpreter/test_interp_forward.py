@@ -22,15 +22,17 @@ from kernel_templates.device import Device
 from kernel_templates.matmul.problem import GATES, Matmul
 from kernel_templates.matmul.space import LIBRARY
 from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cuda import forward as passes
 from model.cuda.execution import EagerExecutor
-from model.cuda.forward import Forward, Size, bucket
+from model.cuda.forward import Forward
 from model.cuda.load import CudaLayer, load
 from model.gguf_file import open_gguf
 from model.problems import head_problem, layer_at
 from model.reference import reference_logits
+from model.widths import PassSize, bucket, pass_problems
 
 Made = Callable[[str, str], Path]
 H100 = Device("cuda", "H100", "9.0", 132, 80 << 30)
@@ -159,7 +161,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
     texts = {text: tokens_of(length + 1, seed=text) for text, length in lengths.items()}
     for text, tokens in texts.items():
         forward.read(tokens[:-1], 0, text)
-    size = Size(4, 1, forward.bound(63), head=True)
+    size = PassSize(4, 1, forward.bound(63), head=True)
     rows = [(texts[t][-1], lengths[t], t) if t in texts else (0, -1, 0) for t in range(4)]
     tokens, positions, numbers = zip(*rows, strict=True)
     forward.start(size, tokens, positions, numbers)
@@ -176,7 +178,7 @@ def test_several_tokens_of_several_texts(tiny_model: Path) -> None:
     for text, tokens in enumerate(texts):
         forward.read(tokens[:-2], 0, text)
     positions = [len(tokens) - back for tokens in texts for back in (2, 1)]
-    forward.start(Size(2, 2, 160, head=True), [t for tokens in texts for t in tokens[-2:]], positions, [0, 0, 1, 1])
+    forward.start(PassSize(2, 2, 160, head=True), [t for tokens in texts for t in tokens[-2:]], positions, [0, 0, 1, 1])
     wanted = torch.cat([reference_logits(tiny_model, tokens)[-2:] for tokens in texts])
     assert distance(forward.logits(4), wanted) < 2e-3
 
@@ -205,3 +207,21 @@ def test_products_in_pieces(buffers: int) -> None:
 def test_gate_functions_are_those_of_problems() -> None:
     """What the launch takes for not being GELU is SiLU."""
     assert set(GATES) == {"", "silu", "gelu"}
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-phi3"])
+@pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
+def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
+    """`widths` names them from the file, a pass from what was packed: nothing is run here."""
+    path = made(shape, quant)
+    forward, file = opened(path), open_gguf(path)
+    for size in (PassSize(1, 64, 160), PassSize(4, 1, 160, head=True)):
+        asked: dict[Problem, int] = {}
+
+        def counted(problem: Problem, choose=forward.configs, asked=asked) -> Config:
+            asked[problem] = 1
+            return choose(problem)
+
+        forward.configs = counted
+        forward.launches(size)
+        assert set(asked) == set(pass_problems(forward.model.config, file, [size]))

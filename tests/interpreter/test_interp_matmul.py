@@ -16,8 +16,8 @@ from torch import Tensor
 from kernel_templates import formats, registry
 from kernel_templates.cuda import fragments, library, thin, weights, wide
 from kernel_templates.cuda.fragments import NATURAL, ORDERS, THIN, WIDE
+from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.cuda.rows.gate import GATED_SCALE
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.device import Device
 from kernel_templates.matmul import cuda as matmul
@@ -171,7 +171,7 @@ def test_gated_results_in_every_order(algorithm: str, tokens: int, split: int, o
     tiles = {"library": 1, "thin": 4, "wide": 2}[algorithm]
     case.run(configured(algorithm, tiles=tiles, split=split))
     places = fragments.places(96, order)
-    case.verify({"y": (y[:, places].float() / GATED_SCALE).numpy().ravel()})
+    case.verify({"y": (y[:, places].float() / GATED_SCALE.value).numpy().ravel()})
     y[:, places] = 0
     assert not y.any()
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import pages
 from kernel_templates.cuda.embedding import Embedding
+from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.rows import add_norm, append, embed, take_row
-from kernel_templates.cuda.rows.gate import GATED_SCALE, gate
+from kernel_templates.cuda.rows.gate import gate
 from kernel_templates.cuda.vector import Vector
 
 EPS = 1e-6
@@ -110,7 +111,7 @@ def test_gates(function: str, width: int) -> None:
     gate(y, out[:3], function).run(INTERPRETED)
     g, u = y.double().split(width, 1)
     act = torch.nn.functional.silu(g) if function == "silu" else torch.nn.functional.gelu(g, approximate="tanh")
-    assert_near(out[:3], (act * u * GATED_SCALE).clamp(-LARGEST, LARGEST), 2 * HALF)
+    assert_near(out[:3], (act * u * GATED_SCALE.value).clamp(-LARGEST, LARGEST), 2 * HALF)
     assert out[0, 0] == -LARGEST and out[0, 1] == 0 and out[3].isnan().all()
 
 

@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_interp_engine import interpreted
 
 from model.cuda import sequences
-from model.cuda.forward import bucket
 from model.cuda.page_pool import PagePool, PageShape
 from model.cuda.runner import CudaRunner
 from model.cuda.sequences import CudaSequences
@@ -23,6 +22,7 @@ from model.errors import ModelError
 from model.reference import reference_logits
 from model.sampling import Sampler
 from model.sequences import BROKEN
+from model.widths import bucket
 
 SHAPE, CONTEXT = PageShape(layers=2, kv_heads=1, head_dim=16, positions=4), 64
 PROMPTS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9).map(tuple)

@@ -14,8 +14,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import NATURAL, place
+from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.rows.half import to_half
 
 TILE = 8192
 """Elements of a row that stay in registers from the sum to the norm; longer rows are read again."""

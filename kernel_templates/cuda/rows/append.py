@@ -15,9 +15,9 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.heads import inverse_rms, rotate
+from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
-from kernel_templates.cuda.rows.half import to_half
 
 ELEMENTS = 1024
 """Of the heads of a program: four pairs a thread."""

@@ -6,31 +6,17 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import NATURAL, place
-from kernel_templates.cuda.instructions import reciprocal
+from kernel_templates.cuda.gating import GATED_SCALE, activate
+from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.rows.half import to_half
 
-GATED_SCALE = 1 / 16
-"""What the activation is stored times: float16 ends at 65504, and products of two large numbers come near. Who reads
-the product behind it multiplies it back."""
 TILE = 1024
 """Elements of a program: 8 a thread."""
-
-MINUS_TWO_ROOT = tl.constexpr(-2 * (2 / 3.141592653589793) ** 0.5)
-
-
-@triton.jit
-def activate(x, GELU: tl.constexpr, ASM: tl.constexpr):
-    """silu(x), or gelu(x) = x/2 (1 + tanh(s)) = x / (1 + e^-2s), s = sqrt(2/pi) (x + 0.044715 x^3)."""
-    if GELU:
-        return x * reciprocal(1.0 + tl.exp((x + 0.044715 * x * x * x) * MINUS_TWO_ROOT), ASM)
-    else:
-        return x * reciprocal(1.0 + tl.exp(-x), ASM)
 
 
 @triton.jit
 def gate_rows(
-    y, out, scale,
+    y, out,
     WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -45,7 +31,7 @@ def gate_rows(
         gdc_wait()
     g = tl.load(y + c, mask=inside, other=0.0)
     u = tl.load(y + WIDTH + c, mask=inside, other=0.0)
-    tl.store(out + r * OUT_WIDTH + place(c, ORDER), to_half(activate(g, GELU, ASM) * u * scale), mask=inside)
+    tl.store(out + r * OUT_WIDTH + place(c, ORDER), to_half(activate(g, GELU, ASM) * u * GATED_SCALE), mask=inside)
 
 
 def gate(y: torch.Tensor, out: torch.Tensor, function: str, order: int = NATURAL) -> Launch:
@@ -55,4 +41,4 @@ def gate(y: torch.Tensor, out: torch.Tensor, function: str, order: int = NATURAL
     tile = min(triton.next_power_of_2(width), TILE)
     constants = {"WIDTH": width, "OUT_WIDTH": out.shape[1], "ORDER": order, "TILE": tile, "GELU": function == "gelu"}
     grid = (rows, triton.cdiv(width, tile))
-    return Launch("gate", gate_rows, grid, (y, out, GATED_SCALE), constants, warps=max(tile // 256, 1))
+    return Launch("gate", gate_rows, grid, (y, out), constants, warps=max(tile // 256, 1))
