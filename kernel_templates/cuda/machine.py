@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Target
 
 OLDEST = (7, 0)  # Volta: Triton's oldest, and the first with int8 dot products everywhere
-PDL_FROM = (9, 0)  # Hopper: programmatic dependent launch
 _CPU = "or use --device cpu"
 
 
@@ -90,10 +89,10 @@ def detect(index: int = 0) -> Device:
 
 def target(device: Device) -> "Target":
     """What kernels for this device may use."""
-    from kernel_templates.cuda.launch import HOPPER, OLDER
+    from kernel_templates.cuda.launch import capability_target
 
     major, _, minor = device.capability.partition(".")
-    return HOPPER if (int(major), int(minor)) >= PDL_FROM else OLDER
+    return capability_target(10 * int(major) + int(minor))
 
 
 def uuid(index: int = 0) -> str:
