@@ -74,7 +74,7 @@ def test_every_kind_of_failure_is_one_trial(db) -> None:
 def test_what_never_works_takes_no_winner_from_the_others(db, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_BROKEN", "out")
     problems = {Part(kind, 64): 1 for kind in ("out", "ffn", "head")}
-    with pytest.raises(TuneError, match=r"kind=out.*: no configuration of 5 worked; the first: wrong, relative error 2"):
+    with pytest.raises(TuneError, match=r"kind=out.*: no configuration of 5 worked; the first: wrong, "):
         tune_model.tune(problems, [], db, fake_gpu.target(), TuneSettings(trials=5, budget_s=None))
     sources = {p.kind: db.lookup(DEVICE, p.key, 1).source for p in problems}
     assert sources["ffn"] is sources["head"] is Source.EXACT and sources["out"] is not Source.EXACT
