@@ -88,33 +88,50 @@ def column_at(place, ORDER: tl.constexpr):
 @triton.jit
 def load_rows(
     p0, p1, p2, p3, r, u, inside,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr = 0, RUN: tl.constexpr = 0,
 ):  # fmt: skip
-    """The planes of rows r, runs u, which broadcast to [4, 8, WARPS], where `inside`; zeros elsewhere. Of 8 bits a
-    column two parts of quants, of first and of second halves."""
+    """The planes of rows r + ROW, runs u + RUN, which broadcast to [4, 8, WARPS], where `inside`; zeros elsewhere. Of 8
+    bits a column two parts of quants, of first and of second halves. What ROW and RUN add to an address costs no
+    instruction if r and u are opaque."""
     RUNS: tl.constexpr = COLS // 32
     POLICY: tl.constexpr = "evict_first" if STREAM else ""
     planes = (p0, p1, p2, p3)
     tile = ()
     if TRAITS.bits & 12:
         WORDS: tl.constexpr = 8 if TRAITS.bits == 8 else 4
-        at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None] + tl.arange(0, 4)[None, None, None, :]
+        at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None]
+        at = at + ((ROW * RUNS + RUN) * WORDS + tl.arange(0, 4)[None, None, None, :])
         tile = tile + (tl.load(at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
         if TRAITS.bits == 8:
             tile = tile + (tl.load(at + 4, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
     MORE: tl.constexpr = 1 if TRAITS.bits & 12 else 0
     SCALE: tl.constexpr = TRAITS.scale
     for plane in tl.static_range(MORE, SCALE):
-        tile = tile + (tl.load(planes[plane] + (r * RUNS + u), mask=inside, other=0, eviction_policy=POLICY),)
+        at = planes[plane] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
     if TRAITS.group:
         BLOCKS: tl.constexpr = COLS // TRAITS.size
         SHARE: tl.constexpr = TRAITS.size // 32
-        tile = tile + (tl.load(planes[SCALE] + (r * BLOCKS + u // SHARE), mask=inside, other=0),)
+        tile = tile + (tl.load(planes[SCALE] + (r * BLOCKS + (u + RUN) // SHARE) + ROW * BLOCKS, mask=inside, other=0),)
     else:
-        tile = tile + (tl.load(planes[SCALE] + (r * RUNS + u), mask=inside, other=0),)
+        at = planes[SCALE] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0),)
     if TRAITS.lowest >= 0:
-        tile = tile + (tl.load(planes[TRAITS.lowest] + (r * RUNS + u), mask=inside, other=0),)
+        at = planes[TRAITS.lowest] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0),)
     return tile
+
+
+@triton.jit
+def load_below(
+    p0, p1, p2, p3, q, rows, u, end,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr, RUN: tl.constexpr,
+    BELOW: tl.constexpr,
+):  # fmt: skip
+    """`load_rows` of rows q + ROW of a matrix of `rows` rows, or if BELOW of the one below it; zeros where there is no
+    such row, and from run `end` on."""
+    inside = (u + RUN < end) & (q + ROW < rows)
+    return load_rows(p0, p1, p2, p3, q + rows if BELOW else q, u, inside, TRAITS, COLS, STREAM, ROW, RUN)
 
 
 @triton.jit

@@ -29,10 +29,10 @@ def gate_rows(
     y += r * (2 * WIDTH)
     if PDL:
         gdc_wait()
-    g = tl.load(y + c, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(y + WIDTH + c, mask=inside, other=0.0).to(tl.float32)
-    if SCALED:
-        g = g * (1 / GATED_SCALE)
+    g = tl.load(y + c, mask=inside, other=0.0)
+    u = tl.load(y + WIDTH + c, mask=inside, other=0.0)
+    if SCALED:  # the library knows no largest number: infinite times zero is none
+        g, u = to_half(g).to(tl.float32) * (1 / GATED_SCALE), to_half(u).to(tl.float32)
     else:
         u = u * GATED_SCALE
     tl.store(out + r * OUT_WIDTH + place(c, ORDER), to_half(activate(g, GELU, ASM) * u), mask=inside)
