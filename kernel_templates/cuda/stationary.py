@@ -1,8 +1,8 @@
 """A product of a packed matrix with few tokens that stay in registers, while blocks of rows pass by.
 
-The warps of a program share the columns, and so do SPLIT programs: each warp keeps the tokens' values of its own columns
-for good and takes 16 * TILES rows after another, the next ones on their way while the present ones are multiplied. What
-programs of many blocks leave for each other is summed up once, by the last of them.
+The warps of a program share the columns, and so do SPLIT programs: each warp keeps the tokens' values of its own
+columns for good and takes 16 * TILES rows after another, the next ones on their way while the present ones are
+multiplied. What programs leave for each other is summed up once, by the last of them, for all of their blocks.
 """
 
 # ruff: noqa: RUF005
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda import thin
 from kernel_templates.cuda.fragments import NATURAL, THIN, last_one, unlift, width
 from kernel_templates.cuda.instructions import loop_bound, opaque
 from kernel_templates.cuda.launch import Launch
@@ -28,8 +29,8 @@ def stationary(
     WARPS: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr,
     OUT_ORDER: tl.constexpr, STREAM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out = x [tokens, WIDTH] float16, in order `THIN`, times W transposed, as of `thin`. Program (p, s) takes blocks p,
-    p + programs, ... of rows, and share s of the columns.
+    """out = x [tokens, WIDTH] float16, in order `THIN`, times W transposed, as of `thin`. Program (p, s) takes blocks
+    p, p + programs, ... of rows, and share s of the columns.
 
     partial: float32 [blocks, SPLIT, 16 * TILES * TOKENS], TILES up to a power of two; counters: int32 [programs],
     zeros. STEPS: of 128 columns a warp. TOKENS: a multiple of 8, no less than `tokens`.
@@ -80,16 +81,15 @@ def stationary(
             at = share(partial, block, total.shape[0], total.shape[1], MATRICES, SPLIT, ASM)
             once, _ = tl.broadcast(tl.arange(0, total.shape[0])[:, None, None] == 0, total)
             tl.store(at + split * (MATRICES * total.shape[1]), total, mask=once)
-    if SPLIT > 1:
-        if last_one(counters, program, SPLIT):
-            COUNT: tl.constexpr = 128 * triton.next_power_of_2(TILES) // MATRICES * NT
-            FOLD: tl.constexpr = 1 if 32 * WARPS <= COUNT else 32 * WARPS // COUNT
-            for block in tl.range(first, beyond, every, num_stages=1):
-                at = share(partial, block, FOLD, COUNT, MATRICES, SPLIT, ASM)
-                whole = tl.load(at, cache_modifier=".cg")
-                for s in tl.static_range(1, SPLIT):
-                    whole += tl.load(at + s * (MATRICES * COUNT), cache_modifier=".cg")
-                finish(whole, out, block, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+    if SPLIT > 1 and last_one(counters, program, SPLIT):
+        COUNT: tl.constexpr = 128 * triton.next_power_of_2(TILES) // MATRICES * NT
+        FOLD: tl.constexpr = 1 if 32 * WARPS <= COUNT else 32 * WARPS // COUNT
+        for block in tl.range(first, beyond, every, num_stages=1):
+            at = share(partial, block, FOLD, COUNT, MATRICES, SPLIT, ASM)
+            whole = tl.load(at, cache_modifier=".cg")
+            for s in tl.static_range(1, SPLIT):
+                whole += tl.load(at + s * (MATRICES * COUNT), cache_modifier=".cg")
+            finish(whole, out, block, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
 
 
 @triton.jit
@@ -103,31 +103,23 @@ def share(
     return partial + block * (SPLIT * MATRICES * COUNT) + i
 
 
-def programs(rows: int, tiles: int, gate: str, turns: int) -> int:
-    """Programs side by side, each of `turns` blocks or fewer; rows: of y."""
-    return -(-_blocks(rows, tiles, gate) // turns)
-
-
-def _blocks(rows: int, tiles: int, gate: str) -> int:
-    return -(-rows // (8 * tiles if gate else 16 * tiles))
-
-
 def launch(
     planes: Planes, x: torch.Tensor, y: torch.Tensor, scratch: torch.Tensor, counters: torch.Tensor, *,
     tokens: int, gate: str = "", out_order: int = NATURAL, tiles: int, warps: int, turns: int, split: int = 1,
 ) -> Launch:  # fmt: skip
     """y = x times the matrix transposed, of up to 32 tokens: see `stationary`. x is in order `THIN`.
 
-    scratch: float32, `scratch_size` elements, only read where split > 1; counters: int32 zeros, one for each of
-    `programs`, or more.
+    turns: blocks of rows of a program; scratch: float32, as many elements as `thin` needs, only read where split > 1;
+    counters: int32 zeros, one for each program side by side, or more.
     """
     rows = planes.rows // 2 if gate else planes.rows
+    blocks = thin.programs(rows, tiles, gate)
     steps = triton.cdiv(triton.cdiv(triton.cdiv(planes.cols, 128), split), warps)
     return Launch(
         name="stationary",
         kernel=stationary,
-        grid=(programs(rows, tiles, gate, turns), split),
-        arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens, _blocks(rows, tiles, gate)),
+        grid=(triton.cdiv(blocks, turns), split),
+        arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens, blocks),
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, THIN),
             "TOKENS": thin_tokens(tokens), "TILES": tiles, "WARPS": warps, "STEPS": steps, "SPLIT": split,
@@ -136,9 +128,3 @@ def launch(
         warps=warps,
     )  # fmt: skip
 
-
-def scratch_size(planes: Planes, tokens: int, gate: str, tiles: int, split: int) -> int:
-    """float32 elements of scratch."""
-    rows = planes.rows // 2 if gate else planes.rows
-    block = 16 * triton.next_power_of_2(tiles) * thin_tokens(tokens)
-    return _blocks(rows, tiles, gate) * split * block if split > 1 else 1
