@@ -142,7 +142,16 @@ def twice(x, ASM: tl.constexpr):
             "cvt.rn.f16x2.f32 $0, $1, $1;", "=r,r", [x], dtype=tl.int32, is_pure=True, pack=1
         )
     else:
-        return (x.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF) * 0x10001
+        return two_of(x.to(tl.float16), ASM)
+
+
+@triton.jit
+def two_of(half, ASM: tl.constexpr):
+    """float16 as two equal ones in a word."""
+    if ASM:
+        return tl.inline_asm_elementwise("mov.b32 $0, {$1, $1};", "=r,h", [half], dtype=tl.int32, is_pure=True, pack=1)
+    else:
+        return (half.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF) * 0x10001
 
 
 @triton.jit
@@ -243,7 +252,7 @@ def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
     """(words of first halves, of second halves, then per group of a run: scale words, then minimum words). Of quants
     without a plane of four bits, the pairs' halves in place of words, and their ones behind all else."""
     if TRAITS.bits == 8:
-        return tile[0], tile[1], twice(tile[2].to(tl.float32), ASM)
+        return tile[0], tile[1], two_of(tile[2], ASM)
     else:
         if TRAITS.codebook is not None:
             CODEBOOK: tl.constexpr = TRAITS.codebook
@@ -255,10 +264,15 @@ def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
         else:
             a, b = tile[TRAITS.pairs].to(tl.int32), (tile[TRAITS.pairs] >> 32).to(tl.int32)
         # Lifted quants stay lifted, and so do products: a scale divided by 16 may be too small for float16.
-        scales = unpack_scales(tile, TRAITS, False)
         out = (a, b)
-        for i in tl.static_range(len(scales)):
-            out = out + (twice(scales[i], ASM),)
+        if TRAITS.group == 0 and tile[TRAITS.scale].dtype == tl.float16:
+            out = out + (two_of(tile[TRAITS.scale], ASM),)
+            if TRAITS.minimum:
+                out = out + (two_of(tile[TRAITS.lowest], ASM),)
+        else:
+            scales = unpack_scales(tile, TRAITS, False)
+            for i in tl.static_range(len(scales)):
+                out = out + (twice(scales[i], ASM),)
         if TRAITS.bits & 13 == 1:
             out = out + (tile[TRAITS.ones],)
         return out

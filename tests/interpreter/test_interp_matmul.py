@@ -185,7 +185,9 @@ def test_rows_of_results_may_lie_apart(algorithm: str, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("algorithm", "tokens", "split"), [("library", 5, 1), ("thin", 5, 1), ("stationary", 5, 2), ("wide", 16, 2)])
+@pytest.mark.parametrize(
+    ("algorithm", "tokens", "split"), [("library", 5, 1), ("thin", 5, 1), ("stationary", 5, 1), ("wide", 16, 2)]
+)
 def test_gated_results_in_every_order(algorithm: str, tokens: int, split: int, order: int) -> None:
     """96 rows are no whole group of 128: the places that no row has stay as they are, zeros."""
     problem = Matmul(192, 160, "Q8_0", tokens, gate="gelu")
