@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import thin
 from kernel_templates.cuda.fragments import NATURAL, THIN, last_one, unlift, width
-from kernel_templates.cuda.instructions import loop_bound, opaque
+from kernel_templates.cuda.instructions import loads_first, loop_bound, opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.thin import finish, load_right, load_steps, load_tiles, multiplied, parts_of, summed
@@ -63,10 +63,11 @@ def stationary(
         q = opaque((block + tl.num_programs(0)) * BLOCK + g, ASM)
         next_held = ()
         for a in tl.static_range(STEPS):
-            parts = parts_of(held[a], TRAITS, ASM)
             next_held = next_held + (
                 load_tiles(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, STREAM, a * WARPS * 4),
             )
+            loads_first(tokens, ASM)
+            parts = parts_of(held[a], TRAITS, ASM)
             acc = multiplied(parts, rights[a], acc, TRAITS, TILES, NT, CHAINS, False, ASM)
         held = next_held
         if CHAINS == 2:
