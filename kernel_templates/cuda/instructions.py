@@ -86,18 +86,6 @@ def all_asked_for(ASM: tl.constexpr):
 
 
 @triton.jit
-def loads_first(count, ASM: tl.constexpr):
-    """The loads above are under way before what is computed below, which need not wait for them: at the end of a loop
-    ptxas would load for its next turn, and have a warp wait in each turn for what it could have had meanwhile. A fence
-    keeps loads above it, also one that is never reached; count: int32, no negative number."""
-    if ASM:
-        tl.inline_asm_elementwise(
-            "{ .reg .pred p; setp.lt.s32 p, $1, 0; @p fence.acq_rel.cta; mov.b32 $0, 0; }", "=r,r", [count],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
-
-
-@triton.jit
 def loop_bound(x, ASM: tl.constexpr):
     """x as the bound of a loop: Triton 3.6 cannot interpret a range between tensors, with NumPy 2.4."""
     if ASM:

@@ -25,7 +25,7 @@ from kernel_templates.cuda.fragments import (
     unlift,
     width,
 )  # fmt: skip
-from kernel_templates.cuda.instructions import all_asked_for, loads_first, opaque
+from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.weights import Planes
@@ -211,14 +211,13 @@ def thin(
             here = opaque(u + step * WARPS * 4, ASM)
             for a in tl.static_range(AHEAD):
                 next_right = load_right(x, g, tokens, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT)
+                parts = parts_of(held[a], TRAITS, ASM)
                 next_held = next_held + (
                     load_tiles(
                         w0, w1, w2, w3, q, rows, here, end,
                         TRAITS, COLS, TILES, GATE, STREAM, (AHEAD + a) * WARPS * 4,
                     ),
                 )  # fmt: skip
-                loads_first(tokens, ASM)
-                parts = parts_of(held[a], TRAITS, ASM)
                 acc = multiplied(parts, right, acc, TRAITS, TILES, NT, CHAINS, False, ASM)
                 right = next_right
             held = next_held

@@ -23,7 +23,7 @@ from kernel_templates.cuda.fragments import (
     together,
     unlift,
 )  # fmt: skip
-from kernel_templates.cuda.instructions import loads_first, opaque
+from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.weights import Planes
 
@@ -108,15 +108,14 @@ def wide(
         next_held = ()
         u = opaque(j + warp * 0 + step * 4, ASM)
         for a in tl.static_range(AHEAD):
+            parts = ()
+            for t in tl.static_range(2 * TILES):
+                parts = parts + (decoded(held[a][t], TRAITS, ASM),)
             next_held = next_held + (
                 load_block(
                     w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, (a + AHEAD) * 4
                 ),
             )  # fmt: skip
-            loads_first(tokens, ASM)
-            parts = ()
-            for t in tl.static_range(2 * TILES):
-                parts = parts + (decoded(held[a][t], TRAITS, ASM),)
             for c in tl.static_range(PARTS):
                 new = ()
                 for t in tl.static_range(TILES):

@@ -1,5 +1,5 @@
-"""Y = X W^T on the GPU by one of four algorithms: `library` expands W to float16 and calls cuBLAS; the others decode W
-in registers, between its load and a tensor core (`cuda.thin`, `cuda.stationary`, `cuda.wide`).
+"""Y = X W^T on the GPU by one of three algorithms: `library` expands W to float16 and calls cuBLAS; `thin` and `wide`
+decode W in registers, between its load and a tensor core (`cuda.thin`, `cuda.wide`).
 
 Activations are float16, in the order of columns that the algorithm reads (`order`); who makes them writes them so.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import fragments, library, stationary, thin, wide
+from kernel_templates.cuda import fragments, library, thin, wide
 from kernel_templates.cuda.fragments import NATURAL, THIN, WIDE
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.parameters import thin_tokens
@@ -33,7 +33,7 @@ def pack(problem: Matmul, config, weights, device: str) -> tuple[Planes, ...]:
 
 def order(config: Mapping[str, Any]) -> int:
     """Of the columns of x, as of `cuda.fragments`: what the producer of a token's activations has to write."""
-    return {"library": NATURAL, "thin": THIN, "stationary": THIN, "wide": WIDE}[config["algorithm"]]
+    return {"library": NATURAL, "thin": THIN, "wide": WIDE}[config["algorithm"]]
 
 
 def adds(config: Mapping[str, Any]) -> bool:
@@ -47,7 +47,7 @@ def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
         return -(-problem.tokens * problem.rows // 2) if problem.gate else 0
     shape = Planes(problem.format, problem.rows, problem.cols, ())
     given = (shape, problem.tokens, problem.gate)
-    if config["algorithm"] in ("thin", "stationary"):
+    if config["algorithm"] == "thin":
         return thin.scratch_size(*given, config["tiles"], config["split"])
     return wide.scratch_size(*given, config["block"], config["tiles"], config["warps"], config["split"])
 
@@ -91,11 +91,7 @@ def launches(
         "split": config["split"],
     }
     scratch, counters = buffers["matmul_scratch"], buffers["counters"]
-    how = {name: config[name] for name in ("tiles", "warps")}
-    if config["algorithm"] == "stationary":
-        made = stationary.launch(planes, x, y, scratch, counters, turns=config["turns"], **shared, **how)
-        return [replace(made, name=name)]
-    how["ahead"] = config["ahead"]
+    how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
         how |= {"ready": bool(config["ready"])}
         return [replace(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name=name)]

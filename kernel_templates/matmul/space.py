@@ -32,7 +32,6 @@ SMALL = 1 << 24
 MOST_SHARES, SHARED_TOKENS = SHARES[-1], 2048
 """Programs that may share the columns of a block, and tokens times those programs: each leaves its sums in memory."""
 BLOCKS = (16, 32, 64, 128, 256)
-TURNS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 def cuda(problem: Matmul, device: Device) -> Space:
@@ -45,7 +44,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
     hopper = device.capability == "9.0"
     algorithms = ["library"]
     if quantized and tokens <= THIN_TOKENS:
-        algorithms += ["thin", "stationary"]
+        algorithms.append("thin")
     if quantized and hopper:
         algorithms.append("wide")
     default = _untuned(problem, algorithms, device)
@@ -62,10 +61,6 @@ def cuda(problem: Matmul, device: Device) -> Space:
                 "whether all weights are decoded before the previous kernel is waited for: registers hold them so",
             ),
             Parameter("split", SHARES, default["split"], "programs that share the columns of a block"),
-            Parameter(
-                "turns", TURNS, default["turns"],
-                "blocks of rows that a stationary program takes one after the other, its tokens in registers",
-            ),
             Parameter("block", blocks, default["block"], "tokens of a program"),
             Parameter("stages", (2, 3, 4, 5), default["stages"], "steps whose activations are on their way at once"),
         ),
@@ -75,13 +70,8 @@ def cuda(problem: Matmul, device: Device) -> Space:
                 lambda c: c["algorithm"] != "library" or all(c[name] == value for name, value in _FREE.items()),
             ),
             Constraint(
-                "all tokens in one", "a program that has all tokens in registers has none in shared memory",
-                lambda c: c["algorithm"] not in ("thin", "stationary")
-                or (c["block"], c["stages"]) == (_FREE["block"], _FREE["stages"]),
-            ),
-            Constraint(
-                "columns for good", "only a stationary program takes rows in turn, and keeps its columns' tokens",
-                lambda c: _steps(problem, c) == c["ahead"] if c["algorithm"] == "stationary" else c["turns"] == 1,
+                "all tokens in one", "a thin program has all tokens, and no activations in shared memory",
+                lambda c: c["algorithm"] != "thin" or (c["block"], c["stages"]) == (_FREE["block"], _FREE["stages"]),
             ),
             Constraint(
                 "a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)
@@ -109,7 +99,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
     )  # fmt: skip
 
 
-_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "ready": 0, "split": 1, "turns": 1, "block": LEAST_WIDE, "stages": 3}
+_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "ready": 0, "split": 1, "block": LEAST_WIDE, "stages": 3}
 """What parameters stand at where they say nothing."""
 
 
@@ -118,7 +108,7 @@ LIBRARY = Config(_FREE | {"algorithm": "library"})
 
 
 def _steps(problem: Matmul, config: Mapping[str, Any]) -> int:
-    """Groups of 128 columns that a warp of a thin or stationary program takes one after the other."""
+    """Groups of 128 columns that a warp of a thin program takes one after the other."""
     groups = -(-problem.cols // 128)
     share = -(-groups // config["split"])
     return -(-share // config["warps"])
@@ -130,10 +120,7 @@ def _words(problem: Matmul, config: Mapping[str, Any]) -> int:
     tiles, ahead = config["tiles"], config["ahead"]
     if config["algorithm"] == "wide":
         return 40 + tiles * (config["block"] // 2 + 10 * ahead)
-    eights = thin_tokens(problem.tokens) // 8
-    if config["algorithm"] == "stationary":
-        return 26 + tiles * (4 * eights + 10 * (ahead + 1)) + 16 * eights * ahead
-    loop = _steps(problem, config) > ahead
+    eights, loop = thin_tokens(problem.tokens) // 8, _steps(problem, config) > ahead
     x = 16 * eights * (2 if loop and eights == 1 else ahead if eights * ahead <= 4 else 1)
     weights = 32 * tiles * ahead if config["ready"] else 10 * tiles * (ahead + loop) + 16 * (1 + loop)
     return 4 * tiles * eights + x + weights

@@ -108,35 +108,12 @@ def test_the_library_adds_to_what_is_there() -> None:
     assert matmul.adds(LIBRARY)
     case.run(LIBRARY)
     case.verify({"y": ((case.buffers["y"] - before) / 16).numpy().ravel()})
-    assert not any(matmul.adds(configured(algorithm)) for algorithm in ("thin", "stationary", "wide"))
+    assert not any(matmul.adds(configured(algorithm)) for algorithm in ("thin", "wide"))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 16, 17, 31, 32])
 def test_tokens_of_thin(tokens: int) -> None:
     Case.of(Matmul(11, 160, "Q4_0", tokens)).check(configured("thin", warps=2))
-
-
-@pytest.mark.parametrize(
-    ("rows", "cols", "tokens", "gate", "turns", "split"),
-    [
-        (75, 160, 8, "", 3, 1),  # two programs of three blocks and of two, the last one a part; columns too
-        (50, 512, 3, "", 2, 3),  # shares of two groups of columns, one and one
-        (48, 128, 17, "silu", 2, 1),
-        pytest.param(90, 384, 9, "gelu", 3, 2, marks=pytest.mark.slow),
-    ],
-)
-def test_blocks_in_turn(rows: int, cols: int, tokens: int, gate: str, turns: int, split: int) -> None:
-    problem = Matmul(rows, cols, "Q4_0", tokens, gate=gate)
-    config = configured("stationary", tiles=2 if gate else 1, warps=2, turns=turns, split=split)
-    needed = matmul.scratch_size(problem, config)
-    case = Case.of(problem)
-    case.check(config)
-    assert case.buffers["matmul_scratch"][needed:].isnan().all(), "it writes past what it says it needs"
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in QUANTIZED])
-def test_every_format_in_turn(name: str) -> None:
-    Case.of(Matmul(40, 256, name, 5)).check(configured("stationary", warps=2, turns=2))
 
 
 @pytest.mark.parametrize("tokens", [16, 17, 31, 32, 33])
@@ -186,7 +163,7 @@ def steps(case: Case, config: Mapping[str, Any]) -> int:
     return launch.grid[0] * config["tiles"] * -(-case.problem.cols // 128)
 
 
-@pytest.mark.parametrize(("algorithm", "tokens"), [("library", 3), ("thin", 3), ("stationary", 3), ("wide", 16)])
+@pytest.mark.parametrize(("algorithm", "tokens"), [("library", 3), ("thin", 3), ("wide", 16)])
 def test_rows_of_results_may_lie_apart(algorithm: str, tokens: int) -> None:
     problem = Matmul(40, 96, "Q4_0", tokens)
     whole = torch.full((tokens, 64), torch.nan)
@@ -197,15 +174,13 @@ def test_rows_of_results_may_lie_apart(algorithm: str, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(
-    ("algorithm", "tokens", "split"), [("library", 5, 1), ("thin", 5, 1), ("stationary", 5, 1), ("wide", 16, 2)]
-)
+@pytest.mark.parametrize(("algorithm", "tokens", "split"), [("library", 5, 1), ("thin", 5, 1), ("wide", 16, 2)])
 def test_gated_results_in_every_order(algorithm: str, tokens: int, split: int, order: int) -> None:
     """96 rows are no whole group of 128: the places that no row has stay as they are, zeros."""
     problem = Matmul(192, 160, "Q8_0", tokens, gate="gelu")
     y = torch.zeros(tokens, fragments.width(96, order), dtype=torch.float16)
     case = Case.of(problem, y=y, y_order=order)
-    tiles = {"library": 1, "thin": 4, "stationary": 2, "wide": 2}[algorithm]
+    tiles = {"library": 1, "thin": 4, "wide": 2}[algorithm]
     case.run(configured(algorithm, tiles=tiles, split=split))
     places = fragments.places(96, order)
     case.verify({"y": (y[:, places].float() / GATED_SCALE.value).numpy().ravel()})
@@ -284,8 +259,8 @@ def test_places_and_columns_undo_each_other(order: int) -> None:
 
 
 def test_each_algorithm_says_its_order() -> None:
-    orders = {name: matmul.order(configured(name)) for name in ("library", "thin", "stationary", "wide")}
-    assert orders == {"library": NATURAL, "thin": THIN, "stationary": THIN, "wide": WIDE}
+    orders = {name: matmul.order(configured(name)) for name in ("library", "thin", "wide")}
+    assert orders == {"library": NATURAL, "thin": THIN, "wide": WIDE}
 
 
 def test_the_library_cuts_what_no_buffer_holds() -> None:
