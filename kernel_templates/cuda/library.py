@@ -1,6 +1,6 @@
 """Matrix products of many tokens through the library: a matrix is expanded into a reused buffer, then multiplied.
 
-y [rows, n] = x [rows, k] W^T, x and W in float16, sums in float32, y in either. What is made here runs, compiles and is
+y [rows, n] = x [rows, k] W^T, x and W in float16, sums in float32, y in either. What is made here runs, loads and is
 captured as a `Launch` is. Expanding kernels and the library's are started without programmatic dependent launch: an
 expanding kernel does not wait, and a library's may let the next one start before it has read its operands.
 
@@ -35,11 +35,10 @@ class Expand:
             else:
                 rows.copy_(weights.unpack(planes))
 
-    def compile(self, target: Target) -> "Expand":
+    def load(self, target: Target) -> None:
         if self.out.is_cuda:
             for planes, rows in self._pieces():
-                expand.launch(planes, rows).compile(replace(target, pdl=False)).run  # noqa: B018 - the property loads
-        return self
+                expand.launch(planes, rows).load(replace(target, pdl=False))
 
     def _pieces(self) -> Iterator[tuple[Planes, Tensor]]:
         return zip(self.parts, self.out.split([p.rows for p in self.parts]), strict=True)
@@ -67,10 +66,13 @@ class Multiply:
         else:
             torch.addmm(y, self.x, self.matrix.T, out_dtype=y.dtype, beta=beta, alpha=self.factor, out=y)
 
-    def compile(self, target: Target) -> "Multiply":
-        """Run it, so that the library has loaded its kernel and has its workspace before a capture."""
+    def load(self, target: Target) -> None:
+        """Run it, so that the library has loaded its kernel and has its workspace before a capture. What it would add
+        to stays as it is: it may still be read."""
+        kept = self.y.clone() if self.add else None
         self.run(target)
-        return self
+        if kept is not None:
+            self.y.copy_(kept)
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class Aside:
             self.expand.run(target)
             self.done.record()
 
-    def compile(self, target: Target) -> Any:
-        return self.expand.compile(target)
+    def load(self, target: Target) -> None:
+        self.expand.load(target)
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ class Join:
     def run(self, target: Target) -> None:
         torch.cuda.current_stream().wait_event(self.aside.done)
 
-    def compile(self, target: Target) -> "Join":
-        return self
+    def load(self, target: Target) -> None:
+        pass
 
 
 def product(
