@@ -229,9 +229,7 @@ class Rows:
         branch = add_norm.Branch(self.branch, 1 / GATED_SCALE.value, layer.buffers.get("post_ffn_norm"))
         return self._products("down", [layer.packed["ffn"][2:]]), branch
 
-    def _branch_off(
-        self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch
-    ) -> Iterator[Any]:
+    def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
         """The branch of the residual stream that products give, or where they add, the stream with it."""
         if _adds(products, branch):
             yield from self._multiply(products, h, self.x, factor=branch.factor)
