@@ -12,6 +12,7 @@ import click
 from autotune import UserError
 from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
+from autotune.runner import fork_server
 from autotune.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def tune(
         _for_each_gpu(model, storage, db_path)
         return
     options.writable(timeline_path, "--timeline")
+    if device != options.CPU:
+        fork_server.begin()
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
