@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kernel_templates.cuda import kernel_cache, signature
+from kernel_templates.cuda import ahead, kernel_cache, signature
 from kernel_templates.cuda.kernel_cache import CompiledKernel
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _loaded(launch: "Launch", target: "Target", here: Context) -> tuple[ctypes.c
     file = kernel_cache.path(launch, target, here.capability)
     key = here.address, file.name
     if key not in _functions:
-        kernel = kernel_cache.read(file) or kernel_cache.make(launch, target, here.capability, file)
+        kernel = ahead.get(launch, target, here.capability, file)
         _functions[key] = _load(kernel, here), kernel
     return _functions[key]
 

@@ -43,17 +43,17 @@ class CompiledKernel:
 def get(launch: "Launch", target: "Target", capability: int) -> CompiledKernel:
     """The kernel of a launch for a compute capability, e.g. 90: from disk, else compiled and kept there. Raises what
     Triton's compiler raises."""
-    file = path(launch, target, capability)
-    return read(file) or make(launch, target, capability, file)
+    kept = path(launch, target, capability)
+    return read(kept) or make(launch, target, capability, kept)
 
 
-def make(launch: "Launch", target: "Target", capability: int, file: Path) -> CompiledKernel:
+def make(launch: "Launch", target: "Target", capability: int, kept: Path) -> CompiledKernel:
     """Compile the kernel of a launch, and keep it."""
     from kernel_templates.cuda.crosscompile import compile_launch
 
     found = compile_launch(launch, target, capability)
     made = CompiledKernel(found.name, found.cubin, found.shared, found.warps)
-    write(file, made)
+    write(kept, made)
     return made
 
 
@@ -61,20 +61,24 @@ def path(launch: "Launch", target: "Target", capability: int) -> Path:
     """The file of a launch's kernel, whose name holds everything that its machine code depends on."""
     function = launch.kernel.fn
     about = (
-        function.__module__, function.__qualname__, sources.of_file(function.__code__.co_filename), sources.digest(),
-        signature.of(launch, target).key, launch.warps, target, capability, _compiler(),
+        function.__module__, function.__qualname__, sources.of_file(function.__code__.co_filename),
+        signature.of(launch, target).key, launch.warps, target, capability, software(),
     )  # fmt: skip
-    return folder() / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}{SUFFIX}"
+    return file(hashlib.sha256(repr(about).encode()).hexdigest()[:32])
+
+
+def file(name: str) -> Path:
+    return folder() / f"{name}{SUFFIX}"
 
 
 def folder() -> Path:
     return cache_folder.path() / "cubins"
 
 
-def read(file: Path) -> CompiledKernel | None:
+def read(kept: Path) -> CompiledKernel | None:
     """None where there is none, or not a whole one."""
     try:
-        data = file.read_bytes()
+        data = kept.read_bytes()
         digest, body = data[:32], data[32:]
         if hashlib.sha256(body).digest() != digest:
             return None
@@ -86,23 +90,23 @@ def read(file: Path) -> CompiledKernel | None:
     if not (isinstance(found.name, str) and _counts(found.shared, found.warps) and cubin):
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # the time of last use, by which old files go
+        os.utime(kept)  # the time of last use, by which old files go
     return found
 
 
-def write(file: Path, kernel: CompiledKernel) -> None:
+def write(kept: Path, kernel: CompiledKernel) -> None:
     """A folder that cannot be written costs time, nothing else."""
     about = {"name": kernel.name, "shared": kernel.shared, "warps": kernel.warps}
     body = json.dumps(about).encode() + b"\n" + kernel.cubin
-    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished = kept.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_bytes(hashlib.sha256(body).digest() + body)
-            unfinished.replace(file)
+            unfinished.replace(kept)
         finally:
             unfinished.unlink(missing_ok=True)
-    _written.append(file)
+    _written.append(kept)
     if len(_written) % TIDY_EVERY == 1:
         tidy()
 
@@ -114,16 +118,16 @@ _written: list[Path] = []
 def tidy() -> None:
     """Remove the files that were not used for longest, until the folder is within its limit."""
     found = []
-    for file in folder().glob("*"):
+    for kept in folder().glob("*"):
         with contextlib.suppress(OSError):  # another process removes, too
-            status = file.stat()
-            found.append((status.st_mtime, status.st_size, file))
+            status = kept.stat()
+            found.append((status.st_mtime, status.st_size, kept))
     total = sum(size for _, size, _ in found)
-    for _, size, file in sorted(found):
+    for _, size, kept in sorted(found):
         if total <= MOST_BYTES:
             return
         with contextlib.suppress(OSError):
-            file.unlink()
+            kept.unlink()
             total -= size
 
 
@@ -132,9 +136,9 @@ def _counts(*numbers: Any) -> bool:
 
 
 @functools.cache
-def _compiler() -> tuple:
-    """What tells one compiler from another: Triton's version, when its library was installed, and the variables that
-    change what it does."""
+def software() -> tuple:
+    """What machine code follows from besides a launch: the kernels' sources, Triton's version, when its library was
+    installed, and the variables that change what it does."""
     import triton
     from triton._C import libtriton
 
@@ -143,4 +147,4 @@ def _compiler() -> tuple:
     for name in NOT_CODE:
         variables.pop(name, None)
     variables |= libtriton.get_cache_invalidating_env_vars()
-    return triton.__version__, library.st_size, library.st_mtime_ns, sorted(variables.items())
+    return sources.digest(), triton.__version__, library.st_size, library.st_mtime_ns, sorted(variables.items())
