@@ -34,7 +34,7 @@ def load_model(
 def _load(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool, prompt: str
 ) -> "Model":
-    options.require(device)
+    options.begin(device)
     from rich.progress import BarColumn, Progress, TextColumn
 
     from model.engine import load

@@ -30,7 +30,7 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cud
     try:
         device = machine.detect(settings.index)
     except machine.DeviceError as error:
-        raise ModelError(str(error)) from None
+        raise ModelError(f"device cuda:{settings.index} cannot be used: {error}") from None
     from model.cuda import first_text
     from model.cuda.execution import GraphExecutor, NvtxExecutor
 
