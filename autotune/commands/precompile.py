@@ -2,11 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune import UserError
 from autotune.commands import options, output
+
+if TYPE_CHECKING:
+    from autotune.screening.chips import Chip
+    from tuning_db import TuningDB
 
 
 @click.command()
@@ -63,6 +68,7 @@ def precompile(
     begun, before = time.monotonic(), _files(folder)
     where = precompiling.target_of(chip, jobs or target.cores())
     with options.open_database(db_path) as db:
+        text = 0 if options.named_problem(model) else _first_texts(model, db, context, chip)
         found = precompiling.precompile(problems, where, db, candidates, output.said_at_times("compiled"))
     made = {name: size for name, size in _files(folder).items() if name not in before}
     if not made and not before:
@@ -71,8 +77,8 @@ def precompile(
         output.print_json(
             {
                 "model": str(model), "arch": f"sm_{capability}", "problems": len(problems),
-                "candidates": found.candidates, "kernels": len(made), "bytes": sum(made.values()),
-                "seconds": time.monotonic() - begun, "folder": str(folder),
+                "kernels_of_a_text": text, "candidates": found.candidates, "kernels": len(made),
+                "bytes": sum(made.values()), "seconds": time.monotonic() - begun, "folder": str(folder),
                 "failed": [
                     {"problem": problem.key, "config": dict(config), "reason": why}
                     for (problem, config), why in found.failures.items()
@@ -88,6 +94,20 @@ def precompile(
     if found.failures:
         output.note(f"{output.counted(len(found.failures), 'configuration')} did not compile; --json says why")
     output.line(f"kept in {folder}")
+
+
+def _first_texts(path: Path, db: "TuningDB", context: int | None, chip: "Chip") -> int:
+    """How many kernels a model runs, compiled or found."""
+    from model.config import ModelConfig
+    from model.cuda.precompile import compile_first_texts
+    from model.engine import DEFAULT_CONTEXT
+    from model.gguf_file import open_gguf
+    from model.runner import Settings
+
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+    settings = Settings(min(DEFAULT_CONTEXT if context is None else context, config.context), db)
+    return compile_first_texts(file, config, settings, chip.device)
 
 
 def _files(folder: Path) -> dict[str, int]:

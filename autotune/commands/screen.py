@@ -1,6 +1,6 @@
 """`autotune screen`: ranks a problem's configurations by their machine code, without measuring."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,7 +52,8 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     except ValueError as error:
         raise UserError(str(error)) from None
 
-    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), output.said_at_times("compiled"))
+    told = output.said_at_times("compiled")
+    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), told)
     verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
     if as_json:
         output.print_json(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from autotune.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
+    from autotune.tuning.shared_studies import Studies
     from autotune.tuning.tuner_base import Tuned, TuneSettings
     from kernel_templates.problem import Chain, Problem
     from tuning_db import TuningDB
@@ -139,12 +140,11 @@ def tune(
         options.require_energy(device)
     wanted = model_problems(model, ops, device, context, widths)
     from autotune.runner.timeline import Timeline
-    from autotune.tuning import shared_studies
     from autotune.tuning.tuner_base import TuneSettings
 
     trials, budget_s = limits(device, trials, budget)
     with ExitStack() as stack:
-        server = stack.enter_context(shared_studies.opened(storage)) if storage else None
+        server = stack.enter_context(_shared_studies(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
         rows, in_context, many = [], [], []
         interrupted: KeyboardInterrupt | None = None
@@ -187,6 +187,12 @@ def tune(
             output.note(f"for {hurried} of them one configuration is all that was tried; --budget gives them more time")
     if interrupted is not None:
         raise interrupted
+
+
+def _shared_studies(storage: str) -> "AbstractContextManager[Studies]":
+    from autotune.tuning import shared_studies  # a server's libraries
+
+    return shared_studies.opened(storage)
 
 
 def limits(device: str, trials: int | None, budget: float | None) -> tuple[int | None, float | None]:

@@ -108,7 +108,11 @@ class WorkerPool:
         self, owner: Hashable, tag: Any, request: Request, timeout_s: float, rank: int = NOW, slow: bool = False
     ) -> None:
         """Queue a request; `tag` comes back with its answer. Jobs of a lower rank come first. slow: only every fourth
-        worker does such jobs at a time."""
+        worker does such jobs at a time. What is being done already, without a reader, is not begun again."""
+        for index, job in self._jobs.items():
+            if job.owner is None and job.request == request:
+                self._jobs[index] = replace(job, owner=owner, tag=tag)
+                return
         self._queue.append(_Job(owner, tag, request, timeout_s, rank, slow))
         self._hand_out()
 

@@ -82,10 +82,8 @@ class LayerTuner(Tuner):
         after: called with the best once compilers have nothing to do here."""
         self._sibling, self._after = sibling, after
         stop = None if until is None else until - min(FINAL_S, FINAL_SHARE * max(0.0, until - time.monotonic()))
-        self.worker_pool.withdraw(candidate_runner.WARMING)
         with self.recorded(SAMPLER, grid_size(self.space)):
-            isolated = self._isolated()
-            self._start(isolated)
+            self._start(isolated := self.isolated())
             kernels = self.neighborhood.kernels if sibling is None else self.neighborhood.kernels_of(self._of_context)
             if self._descend(kernels, stop):
                 self.status = "budget"
@@ -97,7 +95,7 @@ class LayerTuner(Tuner):
 
     def firsts(self, sibling: Config | None) -> list[Config]:
         """Where a search would start, and the single steps from there: worth compiling before its turn comes."""
-        start = self._isolated() if sibling is None else self._with(self._own_of_context(), sibling)
+        start = self.isolated() if sibling is None else self._with(self._own_of_context(), sibling)
         if self.space.broken(start) is not None:
             return []
         steps = neighbours(self.space, start)
@@ -214,6 +212,7 @@ class LayerTuner(Tuner):
         for moves in (self._best_alone(kernels), self.neighborhood.switches(kernels)):
             if self._sweep(deque(moves), kernels, stop, follow=False):
                 return True
+        candidate_runner.stop_warming(self.worker_pool)  # what it had left comes now, the most promising first
         idle = passes = 0
         while kernels and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
             before, known = self._incumbent.config, len(self.tried)
@@ -247,9 +246,7 @@ class LayerTuner(Tuner):
                 moves += [Move(Config({p.name: config[p.name_in_part] for p in own})) for config in configs]
         return moves
 
-    def _sweep(
-        self, waiting: deque[Move], kernels: Sequence[str], stop: float | None, follow: bool = True
-    ) -> bool:
+    def _sweep(self, waiting: deque[Move], kernels: Sequence[str], stop: float | None, follow: bool = True) -> bool:
         """Try these moves, and if they are to `follow` gains, the steps from there; whether `stop` came first.
         Compilers work ahead: a kernel fits whatever the other kernels have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
@@ -315,7 +312,7 @@ class LayerTuner(Tuner):
     def _moved(self, move: Move) -> Config:
         return Config({**self._best, **move.changes})
 
-    def _isolated(self) -> Config:
+    def isolated(self) -> Config:
         """Made of what won alone."""
         return self._with({part: configs[0] for part, configs in self._alone.items()}, self.space.default)
 

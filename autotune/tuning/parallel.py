@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from autotune.runner.worker_pool import WorkerPool
+from autotune.tuning import candidate_runner
 from autotune.tuning.problem_tuner import ProblemTuner
 from autotune.tuning.sequential import WAIT_S, in_order, is_over, weights
 from autotune.tuning.tuner_base import Session, Tuned
@@ -33,16 +34,27 @@ def tune(
     stop = None if budget_s is None else begun + budget_s - min(FINAL_S * len(problems), FINAL_SHARE * budget_s)
     order = in_order(problems)
     share = weights({p: problems[p] for p in order})
+    for p in order:  # what each will propose first, for making the searches takes its time
+        candidate_runner.warm(p, [session.target.space(p).default], session.target, worker_pool)
     tuners = [ProblemTuner(p, session, (index, len(problems))) for index, p in enumerate(order)]
+    candidate_runner.stop_warming(worker_pool)
     with ExitStack() as stack:
         for tuner in tuners:
             stack.enter_context(tuner.tuning())
             tuner.suggest([])
         _search(tuners, share, worker_pool, stop, after)
-        results = []
         for tuner in tuners:
             tuner.runner.close()
+            tuner.compile_finalists()
+        results, left = [], list(tuners)
+        while left:
+            tuner = next((t for t in left if not t.runner.is_compiling), None)
+            if tuner is None:
+                worker_pool.wait(0.5)
+                continue
+            left.remove(tuner)
             results.append(tuner.finish(problems[tuner.problem]))
+            tuner.runner.close()
             tuner.runner.forget()
     return sorted(results, key=lambda result: list(problems).index(result.problem))
 

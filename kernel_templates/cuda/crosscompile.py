@@ -85,7 +85,7 @@ def compile_launch(launch: Launch, target: Target, capability: int) -> Compiled:
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
     """The front end makes some 100,000 objects a kernel. Python's collector would go through them, and through all that
-    was there before, a hundred times meanwhile: a fifth of a compilation (docs/log.md)."""
+    was there before, a hundred times meanwhile: a tenth to a fifth of a compilation (docs/log.md)."""
     enabled = gc.isenabled()
     gc.disable()
     try:
