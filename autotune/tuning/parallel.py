@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from autotune.runner.worker_pool import WorkerPool
 from autotune.tuning import candidate_runner
+from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.problem_tuner import ProblemTuner
 from autotune.tuning.sequential import WAIT_S, in_order, is_over, weights
 from autotune.tuning.tuner_base import Session, Tuned
@@ -46,16 +47,22 @@ def tune(
         for tuner in tuners:
             tuner.runner.close()
             tuner.compile_finalists()
-        results, left = [], list(tuners)
+        results, failures, left = [], [], list(tuners)
         while left:
             tuner = next((t for t in left if not t.runner.is_compiling), None)
             if tuner is None:
                 worker_pool.wait(0.5)
                 continue
             left.remove(tuner)
-            results.append(tuner.finish(problems[tuner.problem]))
             tuner.runner.close()
+            try:
+                if (tuned := tuner.finish(problems[tuner.problem])) is not None:
+                    results.append(tuned)
+            except TuneError as failure:  # the others get their winners first
+                failures.append(failure)
             tuner.runner.forget()
+        if failures:
+            raise failures[0]
     return sorted(results, key=lambda result: list(problems).index(result.problem))
 
 

@@ -123,19 +123,25 @@ class ProblemTuner(Tuner):
     def compile_finalists(self) -> None:
         """Have compiled what `finish` compares and this run did not try: the process that measures would do that
         itself, and measure nothing meanwhile."""
-        finalists = (self.space.default, self.standing, *self._ranked(self.tried)[:FINALISTS])
-        for config in dict.fromkeys(finalists):
+        best = self._ranked(self.tried)[:FINALISTS]
+        for config in dict.fromkeys((self.space.default, self.standing, *best) if best else ()):
             if config is not None and config not in self.own and self._works(config) is not False:
                 self.runner.compile(config)
 
-    def finish(self, count: int) -> Tuned:
+    def finish(self, count: int) -> Tuned | None:
         """Compare the best with what runs untuned in one go; the winner is recorded. count: how often a token runs
-        this problem."""
+        this problem. None, and a word to the user, when time ran out before anything was tried. Raises TuneError when
+        nothing that was tried works."""
         if self._shared is not None:
             self._try_best_from_elsewhere(self._shared)
         finalists = self._ranked(self.tried)[:FINALISTS]
+        if not finalists and self.tried:
+            trial = self.tried.get(self.space.default) or next(iter(self.tried.values()))
+            why = f"{trial.outcome.value}, {trial.message}" if trial.message else trial.outcome.value
+            raise TuneError(f"{self.problem.key}: no configuration of {len(self.tried)} worked; the first: {why}")
         if not finalists:
-            raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
+            self.settings.tell(f"{self.problem.key}: not tuned, nothing was compiled in time; --budget gives it more")
+            return None
         tuned, _ = self.compare_finalists(finalists, FINAL_ROUNDS)
         if self._shared is not None:
             from autotune.tuning.shared_studies import publish

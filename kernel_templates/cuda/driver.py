@@ -13,6 +13,7 @@ import torch
 
 from kernel_templates.cuda import ahead, kernel_cache, signature
 from kernel_templates.cuda.kernel_cache import CompiledKernel
+from kernel_templates.cuda.signature import Signature
 
 if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Launch, Target
@@ -60,8 +61,9 @@ class Call:
 
     def __init__(self, launch: "Launch", target: "Target") -> None:
         self.context = context()
-        self._function, kernel = _loaded(launch, target, self.context)
-        passed = [(launch.arguments[i], kind) for i, kind in signature.of(launch, target).passed]
+        found = signature.of(launch, target)
+        self._function, kernel = _loaded(launch, target, found, self.context)
+        passed = [(launch.arguments[i], kind) for i, kind in found.passed]
         self._tensors = launch.arguments  # the addresses are theirs
         count = len(passed) + SCRATCH
         self._values = (ctypes.c_uint64 * count)(*(_bits(value, kind) for value, kind in passed))
@@ -118,8 +120,10 @@ _functions: dict[tuple[int, str], tuple[ctypes.c_void_p, CompiledKernel]] = {}
 """Kernels that are loaded, by context and file. They stay for as long as the process lives: graphs hold them."""
 
 
-def _loaded(launch: "Launch", target: "Target", here: Context) -> tuple[ctypes.c_void_p, CompiledKernel]:
-    file = kernel_cache.path(launch, target, here.capability)
+def _loaded(
+    launch: "Launch", target: "Target", found: Signature, here: Context
+) -> tuple[ctypes.c_void_p, CompiledKernel]:
+    file = kernel_cache.path(launch, target, here.capability, found)
     key = here.address, file.name
     if key not in _functions:
         kernel = ahead.get(launch, target, here.capability, file)

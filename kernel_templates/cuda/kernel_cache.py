@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel_templates import cache_folder, sources
 from kernel_templates.cuda import signature
+from kernel_templates.cuda.signature import Signature
 
 if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Launch, Target
@@ -58,14 +59,22 @@ def make(launch: "Launch", target: "Target", capability: int, kept: Path) -> Com
     return made
 
 
-def path(launch: "Launch", target: "Target", capability: int) -> Path:
-    """The file of a launch's kernel, whose name holds everything that its machine code depends on."""
-    function = launch.kernel.fn
-    about = (
-        function.__module__, function.__qualname__, sources.of_file(function.__code__.co_filename),
-        signature.of(launch, target).key, launch.warps, target, capability, software(),
-    )  # fmt: skip
-    return file(hashlib.sha256(repr(about).encode()).hexdigest()[:32])
+def path(launch: "Launch", target: "Target", capability: int, known: Signature | None = None) -> Path:
+    """The file of a launch's kernel, whose name holds everything that its machine code depends on. known: the launch's
+    signature, where it was asked for already."""
+    found = known or signature.of(launch, target)
+    key = launch.kernel.fn, found.key, launch.warps, target, capability, software()
+    if key not in _names:  # most launches of a model are alike
+        function = launch.kernel.fn
+        about = (
+            function.__module__, function.__qualname__, sources.of_file(function.__code__.co_filename), found.text,
+            launch.warps, target, capability, software(),
+        )  # fmt: skip
+        _names[key] = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
+    return file(_names[key])
+
+
+_names: dict[tuple, str] = {}
 
 
 def file(name: str) -> Path:
@@ -137,7 +146,7 @@ def _counts(*numbers: Any) -> bool:
 
 
 @functools.cache
-def software() -> tuple:
+def software() -> str:
     """What machine code follows from besides a launch: the kernels' sources, Triton's version and library, and the
     variables that change what it does."""
     import triton
@@ -147,7 +156,8 @@ def software() -> tuple:
     for name in NOT_CODE:
         variables.pop(name, None)
     variables |= libtriton.get_cache_invalidating_env_vars()
-    return sources.digest(), triton.__version__, _library(libtriton.__file__), sorted(variables.items())
+    about = sources.digest(), triton.__version__, _library(libtriton.__file__), sorted(variables.items())
+    return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
 def _library(path: str) -> tuple:

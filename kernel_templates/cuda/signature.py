@@ -34,8 +34,16 @@ class Signature:
 
     @property
     def key(self) -> tuple:
-        """What the kernel's code depends on, for names of files."""
-        return tuple(self.types.items()), sorted((name, repr(v)) for name, v in self.constants.items()), self.aligned
+        """What the kernel's code depends on, to compare within a process: hashable, and 1 is another constant than
+        True."""
+        values = tuple(self.constants.values())
+        return tuple(self.types.values()), tuple(self.constants), values, tuple(map(type, values)), self.aligned
+
+    @property
+    def text(self) -> str:
+        """The same for names of files."""
+        constants = sorted((name, repr(value)) for name, value in self.constants.items())
+        return repr((tuple(self.types.items()), constants, self.aligned))
 
 
 def of(launch: "Launch", target: "Target") -> Signature:

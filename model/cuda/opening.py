@@ -67,6 +67,7 @@ class Opening:
             with executor.here():
                 return proofs.refusal(problem, config, self._device, executor.target, executor.device)
 
+        proofs.draw([problem for problem, choice in self._probable.items() if self._is_unproved(problem, choice)])
         choices = self._choose(self._at_once, refusal)
         return self._runner(executor, choices, refusal, self._settings.progress)
 
@@ -115,6 +116,10 @@ class Opening:
 
     def _choose(self, problems: list[Problem], refusal: Refusal) -> dict[Problem, Choice]:
         return choose(problems, self._device, self._space, self._settings.db, refusal)
+
+    def _is_unproved(self, problem: Problem, choice: Choice) -> bool:
+        default = choice.config == self._space(problem).default
+        return not default and proof_record.known(problem, choice.config, self._device) is None
 
     def _refused_before(self, problem: Problem, config: Config) -> str | None:
         """As far as that is known without a proof."""
