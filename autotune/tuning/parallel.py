@@ -49,11 +49,11 @@ def tune(
             tuner.compile_finalists()
         results, failures, left = [], [], list(tuners)
         while left:
-            tuner = next((t for t in left if not t.runner.is_compiling), None)
-            if tuner is None:
+            ready = [t for t in left if not t.runner.is_compiling]
+            if not ready:
                 worker_pool.wait(0.5)
                 continue
-            left.remove(tuner)
+            left.remove(tuner := ready[0])
             tuner.runner.close()
             try:
                 if (tuned := tuner.finish(problems[tuner.problem])) is not None:

@@ -1,8 +1,10 @@
 """Compiles the kernels of a model's first texts into the cache, for a GPU that need not be here."""
 
 from kernel_templates.cuda import ahead, kernel_cache
-from kernel_templates.cuda.launch import capability_target
+from kernel_templates.cuda.launch import Launch, capability_target
 from kernel_templates.device import Device
+from pathlib import Path
+
 from model.config import ModelConfig
 from model.cuda import first_text
 from model.cuda.opening import Opening
@@ -19,7 +21,7 @@ def compile_first_texts(file: GGUFFile, config: ModelConfig, settings: Settings,
     capability = int(device.capability.replace(".", ""))
     target = capability_target(capability)
     opening = Opening(file, config, settings, device)
-    launches = {}
+    launches: dict[Path, Launch] = {}
     for prompt in PROMPTS:
         if prompt < settings.context:
             found = first_text.launches(target, prompt, opening.probable)
