@@ -14,6 +14,7 @@ from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
 from autotune.runner import fork_server
 from autotune.samplers import SAMPLERS
+from kernel_templates.cuda import early
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
@@ -133,12 +134,12 @@ def tune(
         _for_each_gpu(model, storage, db_path)
         return
     options.writable(timeline_path, "--timeline")
-    if device != options.CPU:
+    if device != options.CPU and early.begin_torch():  # both go on while the model's header is read
         fork_server.begin()
+    wanted = model_problems(model, ops, device, context, widths)
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
-    wanted = model_problems(model, ops, device, context, widths)
     from autotune.runner.timeline import Timeline
     from autotune.tuning.tuner_base import TuneSettings
 

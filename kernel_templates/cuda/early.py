@@ -19,16 +19,28 @@ _threads: list[threading.Thread] = []
 
 def begin(index: int) -> bool:
     """Begin with GPU `index`; False where there is no NVIDIA driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if (driver := _driver()) is None:
         return False
     _start(lambda: _context(driver, index))
+    return begin_torch()
+
+
+def begin_torch() -> bool:
+    """Begin with torch's libraries alone; False where there is no NVIDIA driver."""
+    if _driver() is None:
+        return False
     found = importlib.util.find_spec("torch")
     if found is not None and found.origin:
         library = Path(found.origin).parent / "lib" / LIBRARY
         _start(lambda: _load(library))
     return True
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def finish() -> None:

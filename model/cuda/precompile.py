@@ -1,10 +1,10 @@
 """Compiles the kernels of a model's first texts into the cache, for a GPU that need not be here."""
 
+from pathlib import Path
+
 from kernel_templates.cuda import ahead, kernel_cache
 from kernel_templates.cuda.launch import Launch, capability_target
 from kernel_templates.device import Device
-from pathlib import Path
-
 from model.config import ModelConfig
 from model.cuda import first_text
 from model.cuda.opening import Opening
