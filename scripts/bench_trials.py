@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,7 +123,8 @@ def in_turn(device: str, winners: Mapping[str, Mapping[str, Config]]) -> dict[st
 def compare(
     model: Path, trees: Mapping[str, Path], device: str, arguments: list[str], rounds: int, warm: bool,
     timelines: Path | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """What all rounds so far gave, after each."""
     runs: dict[str, list[Tuning]] = {side: [] for side in SIDES}
     ratios: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as caches:
@@ -140,21 +141,25 @@ def compare(
             }
             for key, ratio in in_turn(device, winners).items():
                 ratios.setdefault(key, []).append(ratio)
-    return {
-        "trials": {side: [run.count for run in runs[side]] for side in SIDES},
-        "first_s": {side: [run.first_s for run in runs[side]] for side in SIDES},
-        "wall_s": {side: [round(run.wall_s, 1) for run in runs[side]] for side in SIDES},
-        "problems": {
-            key: {
-                "trials": {side: [dict(run.trials.get(key, {})) for run in runs[side]] for side in SIDES},
-                "winner_ns": {
-                    side: [run.winners[key][1] for run in runs[side] if key in run.winners] for side in SIDES
-                },
-                "ratio": [round(r, 4) for r in ratios.get(key, [])],
-            }
-            for key in runs["here"][-1].trials
-        },
+            yield _summary(runs, ratios)
+
+
+def _summary(runs: Mapping[str, list[Tuning]], ratios: Mapping[str, list[float]]) -> dict[str, Any]:
+    def each(value: Callable[[Tuning], Any]) -> dict[str, list[Any]]:
+        return {side: [value(run) for run in runs[side]] for side in SIDES}
+
+    problems = {
+        key: {
+            "trials": each(lambda run, key=key: dict(run.trials.get(key, {}))),
+            "winner_ns": each(lambda run, key=key: run.winners[key][1] if key in run.winners else None),
+            "ratio": [round(ratio, 4) for ratio in ratios.get(key, [])],
+        }
+        for key in runs["here"][-1].trials
     }
+    return {
+        "trials": each(lambda run: run.count), "first_s": each(lambda run: run.first_s),
+        "wall_s": each(lambda run: round(run.wall_s, 1)), "problems": problems,
+    }  # fmt: skip
 
 
 def table_of(document: Mapping[str, Any]) -> Table:
@@ -169,7 +174,10 @@ def table_of(document: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading == "problem" else "right")
     for key, about in result["problems"].items():
         counts = {side: ", ".join(str(sum(run.values())) for run in about["trials"][side]) for side in SIDES}
-        best = {side: ", ".join(f"{ns / 1e3:.2f}" for ns in about["winner_ns"][side]) for side in SIDES}
+        best = {
+            side: ", ".join("–" if ns is None else f"{ns / 1e3:.2f}" for ns in about["winner_ns"][side])
+            for side in SIDES
+        }
         ratios = ", ".join(f"{r:.3f}" for r in about["ratio"])
         table.add_row(key, counts["other"], counts["here"], best["other"], best["here"], ratios)
     good = sum(bool(p["ratio"]) and median(p["ratio"]) <= SAME for p in result["problems"].values())
@@ -210,11 +218,12 @@ def main(
         "here": versions().get("commit", "unknown"),
         "device": targets.of(device).device.chip,
         "cores": targets.cores(),
-        "result": compare(model.resolve(), trees, device, arguments, rounds, warm, timelines),
     }
-    if out:
-        facts.write(out, document)
-    screen.print(table_of(document))
+    for result in compare(model.resolve(), trees, device, arguments, rounds, warm, timelines):
+        document["result"] = result
+        if out:
+            facts.write(out, document)
+        screen.print(table_of(document))
 
 
 if __name__ == "__main__":
