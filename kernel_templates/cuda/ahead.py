@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MOST = 255  # kernels at once: a byte in a pipe numbers each
 PR_SET_PDEATHSIG = 1
-PATIENCE_S = 0.005  # between two looks for a file
+LOOK_S = 0.005  # between two looks for a file
+LONGEST_S = 60.0
+"""That a kernel is waited for; on a busy machine one takes ten. What takes longer hangs, and is compiled here."""
 
 _making: set[Path] = set()
 """Files that processes were asked for."""
@@ -78,14 +80,24 @@ def _work(queue: int, work: Sequence[tuple[Path, "Launch"]], target: "Target", c
 
 def _awaited(file: Path) -> CompiledKernel | None:
     """What a process makes, once it is there; None where none does, or all have ended without it."""
+    began = time.monotonic()
     while file in _making:
         ended = not _running()
         if found := kernel_cache.read(file):
             return found
-        if ended:
+        if not ended and time.monotonic() - began > LONGEST_S:
+            stop()
+        elif ended:
             _making.clear()
-        time.sleep(PATIENCE_S)
+        time.sleep(LOOK_S)
     return None
+
+
+def stop() -> None:
+    """End the processes; what they had not made is compiled when it is launched."""
+    for child in _processes:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def _running() -> bool:

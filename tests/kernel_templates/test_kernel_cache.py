@@ -192,6 +192,23 @@ def test_what_fails_elsewhere_is_compiled_again_here_and_told(monkeypatch, tmp_p
     assert [pid == os.getpid() for _, pid in compiler.calls] == [False, True]
 
 
+def test_a_process_that_hangs_is_not_waited_for(monkeypatch, tmp_path: Path) -> None:
+    here = os.getpid()
+    compiler = Compiler(tmp_path / "log")
+
+    def compile_launch(*about: Any) -> Compiled:
+        if os.getpid() != here:
+            time.sleep(60)
+        return compiler(*about)
+
+    monkeypatch.setattr(crosscompile, "compile_launch", compile_launch)
+    monkeypatch.setattr(ahead, "LONGEST_S", 0.05)
+    slow = named("slow", 32)
+    (file,) = ahead.start([slow], HOPPER, 90)
+    assert ahead.get(slow, HOPPER, 90, file).name == "slow"
+    assert [pid for _, pid in compiler.calls] == [here] and not ahead._running()
+
+
 def test_processes_that_die_cost_time_alone(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     monkeypatch.setattr(crosscompile, "compile_launch", Compiler(tmp_path / "log"))
