@@ -42,8 +42,8 @@ def precompile(
 ) -> None:  # fmt: skip
     """Compile a model's kernels into the cache, for a GPU that need not be here.
 
-    What is there already is not compiled again. A first start then waits for no compiler, and `autotune tune` finds what
-    it tries first. The files depend on the kernels, on Triton's version and on the GPU's compute capability, not
+    What is there already is not compiled again. A first start then waits for no compiler, and `autotune tune` finds
+    what it tries first. The files depend on the kernels, on Triton's version and on the GPU's compute capability, not
     on the machine: they may be made on one without a GPU, and the folder that is named at the end copied.
 
     \b
