@@ -12,7 +12,7 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows.append import Heads
 from kernel_templates.operation import Inputs
-from kernel_templates.paged_attention import cuda_kernel
+from kernel_templates.paged_attention import cuda_few, cuda_kernel
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.paged_attention.reference import DISTINCT, PAGE
 from kernel_templates.paged_attention.space import block_tokens, dims, together
@@ -79,26 +79,33 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     run = max(1, min(splits, int(_JOINED / each)))
     norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
     bias = q if how is None or how.bias is None else how.bias
+    few = bool(config.get("prefetch", 0))
+    arguments = (
+        q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, bias,
+        *norms, q if how is None else how.rope, 0.0 if how is None else how.eps,
+        buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines,
+    )
+    constants = shape | {
+        "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "BLOCK": block, "TOGETHER": heads,
+        "TILE": config["tile"], "PAGE": paged.page, "WINDOW": problem.window, "SCALE": problem.score_scale,
+        "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "RUN": run,
+        "LINES": _elements(problem, config) // dims(problem), "QK_NORM": how is not None and how.norms is not None,
+        "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
+        "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
+    }
+    if few:
+        wide = max(32, dims(problem))
+        lanes = constants["LINES"] * wide // (32 * config["warps"])
+        constants |= {
+            "WARPS": config["warps"], "FINISH": how is not None, "DIMS": wide, "EACH": max(1, min(4, lanes)),
+            "RUN": max(1, min(triton.next_power_of_2(splits), _JOINED // max(1, lanes))),
+        }
+    else:
+        constants |= {"ROWS": config["rows"], "STAGES": config["stages"], "APART": config["edges"] == "apart"}
+    kernel = cuda_few.attend_few if few else cuda_kernel.attend_pages
     attend = Launch(
-        "paged_attention",
-        cuda_kernel.attend_pages,
-        (*_programs(problem, config), splits),
-        (
-            q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, bias,
-            *norms, q if how is None else how.rope, 0.0 if how is None else how.eps,
-            buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines,
-        ),
-        shape | {
-            "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
-            "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
-            "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
-            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "RUN": run,
-            "LINES": _elements(problem, config) // dims(problem), "QK_NORM": how is not None and how.norms is not None,
-            "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
-            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
-        },
-        config["warps"],
-    )  # fmt: skip
+        "paged_attention", kernel, (*_programs(problem, config), splits), arguments, constants, config["warps"]
+    )
     if splits == 1 or last_joins:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1

@@ -237,8 +237,26 @@ def attend_pages(
         HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
     )  # fmt: skip
 
-    y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     used = tl.maximum(tl.cdiv(tiles, tl.maximum(span, 1)), 1)  # splits that have anything
+    hand_over(
+        out, partial, counters, acc, m, total, column, block, split, used, lines,
+        TOKENS, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROWS, BLOCK, TOGETHER, SPLITS, LAST_JOINS, LINES, RUN, WIDTH, ORDER, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def hand_over(
+    out, partial, counters, acc, m, total, column, block, split, used, lines,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr,
+    LINES: tl.constexpr, RUN: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """The end of a program: acc [ROWS, DIMS], m and total [ROWS] become rows of out, or what this split leaves and, of
+    the last of `used` splits, what all have left. Arguments as of `attend_pages`."""
+    there, _row, line = _lines(column, block, ROWS, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+    dim = tl.arange(0, DIMS)[None, :]
+    mask = there[:, None] & (dim < HEAD_DIM)
+    y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     alone = used == 1 if LAST_JOINS else SPLITS == 1
     if alone:
         store_rows(out, line, y, mask & (split == 0), HEAD_DIM, HEADS, WIDTH, ORDER)
@@ -249,7 +267,7 @@ def attend_pages(
         tl.store(partial + lines * SPLITS * HEAD_DIM + part, log, mask=there)
         if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
             if last_one(counters, block * tl.num_programs(0) + column, used):
-                exists, _row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+                exists, _r, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
                 whole_y = _join(partial, joined, exists, used, lines, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
                 store_rows(out, joined, whole_y, exists[:, None] & (dim < HEAD_DIM), HEAD_DIM, HEADS, WIDTH, ORDER)
 
