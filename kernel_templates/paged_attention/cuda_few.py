@@ -54,7 +54,7 @@ def _scores(q, k):
     W: tl.constexpr = k.shape[2]
     T: tl.constexpr = k.shape[3]
     C: tl.constexpr = k.shape[4]
-    k = tl.permute(tl.reshape(k, [4, 8, W, T, C, 2, 2, 2]), (2, 4, 5, 6, 0, 7, 3, 1))  # w c a p j e t g
+    k = tl.permute(tl.reshape(k, [4, 8, W, T, C, 2, 4]), (2, 4, 5, 0, 6, 3, 1))  # w c a j e t g
     s = tl.dot(q, tl.reshape(k, [W, 32 * C, 8 * T]))
     s = tl.permute(tl.reshape(s, [W, 2, 8, T, 4, 2]), (4, 2, 0, 3, 5, 1))  # j g w t e half
     upper, _lower = tl.split(s)
@@ -66,8 +66,8 @@ def _left(x):
     """[W, 16, K] of [4, 8, W, K // 8, 2], rows from 8 on zeros."""
     W: tl.constexpr = x.shape[2]
     T: tl.constexpr = x.shape[3]
-    x = tl.permute(tl.join(x, tl.zeros(x.shape, x.dtype)), (2, 5, 1, 3, 0, 4))  # w half g t j e
-    return tl.reshape(x, [W, 16, 8 * T])
+    x = tl.reshape(tl.join(x, tl.zeros(x.shape, x.dtype)), [4, 8, W, T // 2, 2, 2, 2])  # j g w s p e half
+    return tl.reshape(tl.permute(x, (2, 6, 1, 3, 0, 4, 5)), [W, 16, 8 * T])  # w half g s j p e
 
 
 @triton.jit
@@ -77,7 +77,8 @@ def _outputs(weights, v):
     T: tl.constexpr = v.shape[3]
     CC: tl.constexpr = v.shape[5]
     EV: tl.constexpr = v.shape[6]
-    v = tl.reshape(tl.permute(v, (2, 3, 0, 4, 5, 6, 1)), [W, 8 * T, 8 * CC * EV])  # w t j e cc i g
+    v = tl.permute(tl.reshape(v, [4, 8, W, T // 2, 2, 2, CC, EV]), (2, 3, 0, 4, 5, 6, 7, 1))  # w s j p e cc i g
+    v = tl.reshape(v, [W, 8 * T, 8 * CC * EV])
     y = tl.dot(_left(weights.to(tl.float16)), v)
     y = tl.permute(tl.reshape(y, [W, 2, 8, CC, EV, 4, 2]), (5, 2, 0, 3, 6, 4, 1))  # j g w cc e i half
     upper, _lower = tl.split(y)
@@ -123,22 +124,58 @@ def _finished(x, partner, own, other, eps, HEAD_DIM: tl.constexpr, QK_NORM: tl.c
 
 
 @triton.jit
-def _load_raw(head, bias, dim, mask, ROPE_DIM: tl.constexpr, BIAS: tl.constexpr):
-    """Heads at pointers `head`, whose bias lies at `bias`, [4, 8, W, 1, 1, 1]: elements `dim` and their partners."""
-    C: tl.constexpr = dim.shape[3]
-    W: tl.constexpr = dim.shape[2]
+def _turns(norm, row, j, every, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr, C: tl.constexpr):
+    """own and other of `heads.rotation`, [4, 8, W, C, 2, 4]. row: pointers to a position's cosines and sines."""
+    part = 4 * tl.arange(0, 2)[None, None, None, None, :, None] + tl.arange(0, 4)[None, None, None, None, None, :]
     if ROPE_DIM == 32 * C and C > 1:  # a thread has both of a pair that turns
-        x = tl.load(head + dim, mask=mask, other=0.0)
-        if BIAS:
-            x += tl.load(bias + dim, mask=mask, other=0.0)
-        a, b = tl.split(tl.permute(tl.reshape(x, [4, 8, W, 2, C // 2, 2, 4]), (0, 1, 2, 4, 5, 6, 3)))
-        partner = tl.reshape(tl.permute(tl.join(b, a), (0, 1, 2, 6, 3, 4, 5)), x.shape)
+        W: tl.constexpr = every.shape[2]
+        at = 32 * tl.arange(0, C // 2)[None, None, None, :, None, None] + part
+        row = (row + (8 * j + every))[:, :, :, None, None, None]
+        cos, sin = tl.load(row + at), tl.load(row + (16 * C + at))
+        if QK_NORM:
+            norm = (norm + (8 * j + every))[:, :, :, None, None, None]
+            low, high = tl.load(norm + at), tl.load(norm + (16 * C + at))
+            own, other = _both(cos * low, cos * high), _both(-sin * high, sin * low)
+        else:
+            own, other = _both(cos, cos), _both(-sin, sin)
+        return own, other
     else:
-        x, partner = load_head(head, dim, mask, ROPE_DIM)
+        dim = 32 * tl.arange(0, C)[None, None, None, :, None, None] + part + (8 * j + every)[:, :, :, None, None, None]
+        return rotation(norm, row[:, :, :, None, None, None], dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+
+
+@triton.jit
+def _both(low, high):
+    """[4, 8, W, C, 2, 4] of the first and the second half of the heads, [4, 8, W, C / 2, 2, 4]."""
+    both = tl.permute(tl.join(low, high), (0, 1, 2, 6, 3, 4, 5))
+    return tl.reshape(both, [4, 8, low.shape[2], 2 * low.shape[3], 2, 4])
+
+
+@triton.jit
+def _load_raw(
+    head, bias, j, every, kept, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, BIAS: tl.constexpr, C: tl.constexpr
+):
+    """Heads at pointers `head`, whose bias lies at `bias`, [4, 8, W], where `kept`, and their partners:
+    [4, 8, W, C, 2, 4]."""
+    part = 4 * tl.arange(0, 2)[None, None, None, None, :, None] + tl.arange(0, 4)[None, None, None, None, None, :]
+    if ROPE_DIM == 32 * C and C > 1:
+        at = 32 * tl.arange(0, C // 2)[None, None, None, :, None, None] + part
+        kept = kept[:, :, :, None, None, None]
+        head = (head + 8 * j)[:, :, :, None, None, None]
+        low, high = tl.load(head + at, mask=kept, other=0.0), tl.load(head + (16 * C + at), mask=kept, other=0.0)
         if BIAS:
-            b, partner_b = load_head(bias, dim, mask, ROPE_DIM)
+            bias = (bias + 8 * j)[:, :, :, None, None, None]
+            low += tl.load(bias + at, mask=kept, other=0.0)
+            high += tl.load(bias + (16 * C + at), mask=kept, other=0.0)
+        return _both(low, high), _both(high, low)
+    else:
+        dim = 32 * tl.arange(0, C)[None, None, None, :, None, None] + part + (8 * j + every)[:, :, :, None, None, None]
+        mask = kept[:, :, :, None, None, None] & (dim < HEAD_DIM)
+        x, partner = load_head(head[:, :, :, None, None, None], dim, mask, ROPE_DIM)
+        if BIAS:
+            b, partner_b = load_head(bias[:, :, :, None, None, None], dim, mask, ROPE_DIM)
             x, partner = x + b, partner + partner_b
-    return x, partner
+        return x, partner
 
 
 @triton.jit
@@ -159,14 +196,20 @@ def _tile(
     else:
         k_page = tl.multiple_of(tl.load(table + tl.maximum(tl.minimum(kp, cached), 0) // PAGE), (8, 8, 8, 8))
         v_page = tl.multiple_of(tl.load(table + tl.maximum(tl.minimum(vp, cached), 0) // PAGE), (8, 8, 8, 8, 8))
+    # What is known when compiling is added last: then it is part of the instruction.
     kd = 32 * tl.arange(0, C)[None, None, None, None, :, None] + tl.arange(0, 8)[None, None, None, None, None, :]
-    kd = kd + 8 * j[:, :, :, None, None, None]
-    inside = ((kp >= first) & (kp <= cached))[:, :, :, :, None, None] & (kd < HEAD_DIM)
-    k = tl.load(keys + (k_page + (kp % PAGE) * HEAD_DIM)[:, :, :, :, None, None] + kd, mask=inside, other=0.0)
-    vd = (8 * tl.arange(0, CC)[None, None, None, None, None, :, None] + g[:, :, :, None, None, None, None]) * EV
+    inside = ((kp >= first) & (kp <= cached))[:, :, :, :, None, None]
+    if 32 * C != HEAD_DIM:
+        inside = inside & (kd + 8 * j[:, :, :, None, None, None] < HEAD_DIM)
+    k_from = keys + (k_page + (kp % PAGE) * HEAD_DIM + (8 * j)[:, :, :, None])
+    k = tl.load(k_from[:, :, :, :, None, None] + kd, mask=inside, other=0.0)
+    vd = 8 * EV * tl.arange(0, CC)[None, None, None, None, None, :, None]
     vd = vd + tl.arange(0, EV)[None, None, None, None, None, None, :]
-    inside = ((vp >= first) & (vp <= cached))[:, :, :, :, :, None, None] & (vd < HEAD_DIM)
-    v = tl.load(values + (v_page + (vp % PAGE) * HEAD_DIM)[:, :, :, :, :, None, None] + vd, mask=inside, other=0.0)
+    inside = ((vp >= first) & (vp <= cached))[:, :, :, :, :, None, None]
+    if 32 * C != HEAD_DIM:
+        inside = inside & (vd + EV * g[:, :, :, None, None, None, None] < HEAD_DIM)
+    v_from = values + (v_page + (vp % PAGE) * HEAD_DIM + (EV * g)[:, :, :, None, None])
+    v = tl.load(v_from[:, :, :, :, :, None, None] + vd, mask=inside, other=0.0)
     return k, v, tl.where(vp <= cached, vp, _NEVER)
 
 
@@ -227,29 +270,25 @@ def attend_few(
     k, v, at = _tile(
         keys, keys + values, table, begin * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
     )
-    dim = 32 * tl.arange(0, C)[None, None, None, :, None, None] + 8 * j[:, :, :, None, None, None]
-    dim = dim + 4 * tl.arange(0, 2)[None, None, None, None, :, None] + tl.arange(0, 4)[None, None, None, None, None, :]
-    dim = dim + every[:, :, :, None, None, None]
     if FINISH:
-        turns = rope + (tl.maximum(p, 0).to(tl.int64) * ROPE_DIM)[:, :, :, None, None, None]
-        q_own, q_other = rotation(q_norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+        turns = rope + tl.maximum(p, 0).to(tl.int64) * ROPE_DIM
+        q_own, q_other = _turns(q_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
     if PDL:
         gdc_wait()
 
     if FINISH:
         TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
-        some = (p >= 0)[:, :, :, None, None, None] & (dim < HEAD_DIM)
-        raw = q + ((row.to(tl.int64) * TOTAL + head) * HEAD_DIM)[:, :, :, None, None, None]
-        x, partner = _load_raw(raw, bias + (head * HEAD_DIM)[:, :, :, None, None, None], dim, some, ROPE_DIM, BIAS)
+        raw = q + (row.to(tl.int64) * TOTAL + head) * HEAD_DIM
+        x, partner = _load_raw(raw, bias + head * HEAD_DIM, j, every, p >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
         queries = _finished(x, partner, q_own, q_other, eps, HEAD_DIM, QK_NORM)
     else:
         d = 32 * tl.arange(0, C)[None, None, None, :, None] + 8 * j[:, :, :, None, None]
         d = d + tl.arange(0, 8)[None, None, None, None, :] + every[:, :, :, None, None]
         some = there[:, :, :, None, None] & (d < HEAD_DIM)
         queries = tl.load(q + ((row.to(tl.int64) * HEADS + head) * HEAD_DIM)[:, :, :, None, None] + d, mask=some, other=0.0)
-    queries = tl.reshape(queries, [4, 8, WARPS, C, 2, 2, 2])  # c a p e
+    queries = tl.reshape(queries, [4, 8, WARPS, C, 2, 4])  # c a e
     zeros = tl.zeros(queries.shape, tl.float16)
-    queries = tl.permute(tl.join(queries, zeros), (2, 7, 1, 3, 4, 5, 0, 6))  # w half g c a p j e
+    queries = tl.permute(tl.join(queries, zeros), (2, 6, 1, 3, 4, 0, 5))  # w half g c a j e
     queries = tl.reshape(queries, [WARPS, 16, 32 * C])
 
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
@@ -259,8 +298,8 @@ def attend_few(
         # The pass's own rows: a tile of one warp's, of 16 positions, the fewest that there can be for values.
         own_k, own_v, own_at = _own_rows(
             q, keys, keys + values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last,
-            (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp, dim,
-            TOKENS, HEADS, KV_HEADS, HEAD_DIM, PAGE, C, CC, EV, FINISH, QK_NORM, BIAS, ROPE_DIM,
+            (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
+            TOKENS, HEADS, KV_HEADS, HEAD_DIM, PAGE, C, CC, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, ASM,
         )  # fmt: skip
         m, total, acc = _step(queries, own_k, own_v, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
     m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
@@ -319,15 +358,15 @@ def _line(
 
 @triton.jit
 def _own_rows(
-    q, keys, values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last, writes, j, g, warp, dim,
+    q, keys, values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last, writes, j, g, warp,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
     C: tl.constexpr, CC: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr,
-    BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
+    BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Keys, values and positions of the pass's own rows as a tile of two times 8 positions, those of the first warp."""
     WARPS: tl.constexpr = warp.shape[2]
     every = 0 * (j + g + warp)
-    pair = tl.arange(0, 2)[None, None, None, :]
+    pair = opaque(tl.arange(0, 2), ASM)[None, None, None, :]
     one = 2 * j[:, :, :, None] + pair + every[:, :, :, None]  # of values: rows 2 j + e
     mine = (warp == 0) & (g + every < TOKENS)
     mine_v = (warp == 0)[:, :, :, None] & (one < TOKENS)
@@ -337,20 +376,22 @@ def _own_rows(
         TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
         k_at = tl.load(positions + text * TOKENS + g + every, mask=mine, other=-1)
         v_at = tl.load(positions + text * TOKENS + one, mask=mine_v, other=-1)
-        raw = q + (((text * TOKENS + g + every).to(tl.int64) * TOTAL + HEADS + kv) * HEAD_DIM)[:, :, :, None, None, None]
-        some = (k_at >= 0)[:, :, :, None, None, None] & (dim < HEAD_DIM)
-        x, partner = _load_raw(raw, bias + (HEADS + kv) * HEAD_DIM, dim, some, ROPE_DIM, BIAS)
-        EF: tl.constexpr = 4
-        fd = (8 * tl.arange(0, CC)[None, None, None, None, :, None, None] + g[:, :, :, None, None, None, None]) * EV
-        fd = fd + EF * tl.arange(0, EV // EF)[None, None, None, None, None, :, None]
-        fd = fd + tl.arange(0, EF)[None, None, None, None, None, None, :]
-        kept = (v_at >= 0)[:, :, :, :, None, None, None] & (fd < HEAD_DIM)
-        raw_v = ((text * TOKENS + one).to(tl.int64) * TOTAL + HEADS + KV_HEADS + kv) * HEAD_DIM
-        v = tl.load(q + raw_v[:, :, :, :, None, None, None] + fd, mask=kept, other=0.0)
+        raw = q + ((text * TOKENS + g + every).to(tl.int64) * TOTAL + HEADS + kv) * HEAD_DIM
+        bias_at = bias + ((HEADS + kv) * HEAD_DIM + every)
+        x, partner = _load_raw(raw, bias_at, j, every, k_at >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
+        fd = 8 * EV * tl.arange(0, CC)[None, None, None, None, :, None, None]
+        fd = fd + 4 * tl.arange(0, EV // 4)[None, None, None, None, None, :, None]
+        fd = fd + tl.arange(0, 4)[None, None, None, None, None, None, :]
+        kept = (v_at >= 0)[:, :, :, :, None, None, None]
+        if 32 * C != HEAD_DIM:
+            kept = kept & (fd + EV * g[:, :, :, None, None, None, None] < HEAD_DIM)
+        raw_v = q + (((text * TOKENS + one).to(tl.int64) * TOTAL + HEADS + KV_HEADS + kv) * HEAD_DIM + (EV * g)[:, :, :, None])
+        v = tl.load(raw_v[:, :, :, :, None, None, None] + fd, mask=kept, other=0.0)
         if BIAS:
-            v += tl.load(bias + (HEADS + KV_HEADS + kv) * HEAD_DIM + fd, mask=kept, other=0.0)
-        turns = rope + (tl.maximum(k_at, 0).to(tl.int64) * ROPE_DIM)[:, :, :, None, None, None]
-        own, other = rotation(k_norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+            b = bias + ((HEADS + KV_HEADS + kv) * HEAD_DIM + EV * g[:, :, :, None, None, None, None])
+            v += tl.load(b + fd + 0 * one[:, :, :, :, None, None, None], mask=kept, other=0.0)
+        turns = rope + tl.maximum(k_at, 0).to(tl.int64) * ROPE_DIM
+        own, other = _turns(k_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
         k = _finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
         v = tl.reshape(to_half(v), [4, 8, WARPS, 2, CC, EV])
     else:
