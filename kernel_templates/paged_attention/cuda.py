@@ -30,14 +30,14 @@ def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
 
 def scratch_size(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """float32 elements that splits leave for each other: outputs, and logarithms of sums."""
-    splits = config["splits"]
+    splits = config["splits"] + config.get("prefetch", 0)
     return problem.rows * problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
 
 
 def counters(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """int32 elements in which splits count who has ended."""
     columns, blocks = _programs(problem, config)
-    return columns * blocks if config["splits"] > 1 and config["combine"] == "last" else 0
+    return columns * blocks if config["splits"] + config.get("prefetch", 0) > 1 and config["combine"] == "last" else 0
 
 
 def finishes(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
@@ -94,19 +94,20 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
     }
     if few:
+        del constants["LAST_JOINS"]
+        constants["SPLITS"] = splits + 1
         wide = max(32, dims(problem))
         lanes = constants["LINES"] * wide // (32 * config["warps"])
         constants |= {
             "WARPS": config["warps"], "FINISH": how is not None, "DIMS": wide, "EACH": max(1, min(4, lanes)),
-            "RUN": max(1, min(triton.next_power_of_2(splits), _JOINED // max(1, lanes))),
+            "RUN": max(1, min(triton.next_power_of_2(splits + 1), _JOINED // max(1, lanes))),
         }
     else:
         constants |= {"ROWS": config["rows"], "STAGES": config["stages"], "APART": config["edges"] == "apart"}
     kernel = cuda_few.attend_few if few else cuda_kernel.attend_pages
-    attend = Launch(
-        "paged_attention", kernel, (*_programs(problem, config), splits), arguments, constants, config["warps"]
-    )
-    if splits == 1 or last_joins:
+    grid = (*_programs(problem, config), splits + few)
+    attend = Launch("paged_attention", kernel, grid, arguments, constants, config["warps"])
+    if few or splits == 1 or last_joins:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1
     return [

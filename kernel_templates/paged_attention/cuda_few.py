@@ -219,7 +219,7 @@ def attend_few(
     layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, WARPS: tl.constexpr, PAGE: tl.constexpr,
-    SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr,
+    SPLITS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr,
     FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
@@ -259,55 +259,45 @@ def attend_few(
     first = tl.maximum(oldest + 1 - WINDOW, 0) if WINDOW > 0 else 0
     from_tile, to_tile = first // TILE, (cached + TILE) // TILE
     tiles = tl.maximum(to_tile - from_tile, 0)
-    span = tl.cdiv(tiles, SPLITS)
-    begin = from_tile + split * span
+    span = tl.cdiv(tiles, SPLITS - 1)
+    own = split == 0
+    begin = from_tile + (split - 1) * span
     end = tl.minimum(begin + span, to_tile)
-    used = tl.maximum(tl.cdiv(tiles, tl.maximum(span, 1)), 1)  # splits that have anything
-    if LAST_JOINS or SPLITS == 1:  # noqa: SIM102 - a kernel that joins reads what every split leaves
-        if split >= used:
-            return
+    used = tl.cdiv(tiles, tl.maximum(span, 1)) + 1
+    if split >= used:
+        return
     keys = cache + layer + kv.to(tl.int64) * head_stride
-    k, v, at = _tile(
-        keys, keys + values, table, begin * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
-    )
-    if FINISH:
-        turns = rope + tl.maximum(p, 0).to(tl.int64) * ROPE_DIM
-        q_own, q_other = _turns(q_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
-    if PDL:
-        gdc_wait()
-
-    if FINISH:
-        TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
-        raw = q + (row.to(tl.int64) * TOTAL + head) * HEAD_DIM
-        x, partner = _load_raw(raw, bias + head * HEAD_DIM, j, every, p >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
-        queries = _finished(x, partner, q_own, q_other, eps, HEAD_DIM, QK_NORM)
-    else:
-        d = 32 * tl.arange(0, C)[None, None, None, :, None] + 8 * j[:, :, :, None, None]
-        d = d + tl.arange(0, 8)[None, None, None, None, :] + every[:, :, :, None, None]
-        some = there[:, :, :, None, None] & (d < HEAD_DIM)
-        queries = tl.load(q + ((row.to(tl.int64) * HEADS + head) * HEAD_DIM)[:, :, :, None, None] + d, mask=some, other=0.0)
-    queries = tl.reshape(queries, [4, 8, WARPS, C, 2, 4])  # c a e
-    zeros = tl.zeros(queries.shape, tl.float16)
-    queries = tl.permute(tl.join(queries, zeros), (2, 6, 1, 3, 4, 0, 5))  # w half g c a j e
-    queries = tl.reshape(queries, [WARPS, 16, 32 * C])
-
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
     total = tl.zeros([1, 8, WARPS], tl.float32)
     acc = tl.zeros([4, 8, WARPS, CC, 2, EV], tl.float32)
-    if split == 0:
-        # The pass's own rows: a tile of one warp's, of 16 positions, the fewest that there can be for values.
-        own_k, own_v, own_at = _own_rows(
-            q, keys, keys + values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last,
-            (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
-            TOKENS, HEADS, KV_HEADS, HEAD_DIM, PAGE, C, CC, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, ASM,
+    if FINISH:
+        turns = rope + tl.maximum(p, 0).to(tl.int64) * ROPE_DIM
+        q_own, q_other = _turns(q_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
+    else:
+        q_own, q_other = p, p  # of no use
+    if own:
+        k, v, at, queries = _own_rows(
+            q, q_own, q_other, keys, keys + values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last,
+            (block % BLOCKS == 0) & (column % PARTS == 0), row, head, p, there, j, g, warp,
+            TOKENS, HEADS, KV_HEADS, HEAD_DIM, PAGE, C, CC, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, PDL, ASM,
         )  # fmt: skip
-        m, total, acc = _step(queries, own_k, own_v, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
-    m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
-    for tile in tl.range(loop_bound(begin + 1, ASM), loop_bound(end, ASM), num_stages=1):
-        k, v, at = _tile(
-            keys, keys + values, table, tile * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
-        )
         m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
+    else:
+        k, v, at = _tile(
+            keys, keys + values, table, begin * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
+        )
+        if PDL:
+            gdc_wait()
+        queries = _queries(
+            q, q_own, q_other, bias, eps, row, head, p, there, j, every,
+            HEADS, KV_HEADS, HEAD_DIM, C, FINISH, QK_NORM, BIAS, ROPE_DIM,
+        )  # fmt: skip
+        for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=1):
+            m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
+            if tile + 1 < end:
+                k, v, at = _tile(
+                    keys, keys + values, table, (tile + 1) * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
+                )
 
     if WARPS > 1:
         top, total = tl.reduce((m, total), 2, _join, keep_dims=True)
@@ -320,25 +310,22 @@ def attend_few(
     i = opaque(tl.arange(0, 8 * DIMS), ASM)
     line_of, here = _line(column, block, i // DIMS, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
     d, here = i % DIMS, here & (i % DIMS < HEAD_DIM)
-    alone = used == 1 if LAST_JOINS else SPLITS == 1
-    if alone:
+    if used == 1:
         column_of = line_of % HEADS * HEAD_DIM + d
         to = out + (line_of // HEADS).to(tl.int64) * WIDTH + place(column_of, ORDER)
-        tl.store(to, to_half(y), mask=here & (split == 0))
+        tl.store(to, to_half(y), mask=here)
     else:
         tl.store(partial + (line_of * SPLITS + split).to(tl.int64) * HEAD_DIM + d, y, mask=here)
         one = there & (j == 0) & (warp == 0)
         log_at = lines * SPLITS * HEAD_DIM + (row * HEADS + head) * SPLITS + split
         tl.store(partial + log_at, log + every, mask=one)
-        if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
-            if last_one(counters, block * tl.num_programs(0) + column, used):
-                n = tl.arange(0, LINES * DIMS // EACH)[:, None]
-                joined, exists = _line(column, block, n * EACH // DIMS, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
-                e = n * EACH % DIMS + tl.arange(0, EACH)[None, :]
-                inside, lined = exists & (e < HEAD_DIM), exists
-                whole = _join_splits(partial, joined, e, lined, inside, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
-                to = out + (joined // HEADS).to(tl.int64) * WIDTH + place(joined % HEADS * HEAD_DIM + e, ORDER)
-                tl.store(to, to_half(whole), mask=inside)
+        if last_one(counters, block * tl.num_programs(0) + column, used):
+            n = tl.arange(0, LINES)[None, :, None]
+            joined, exists = _line(column, block, n, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+            e = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
+            whole = _join_splits(partial, joined, e, exists, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
+            to = out + (joined // HEADS).to(tl.int64) * WIDTH + place(joined % HEADS * HEAD_DIM + e, ORDER)
+            tl.store(to, to_half(whole), mask=exists & (e < HEAD_DIM))
 
 
 @triton.jit
@@ -357,25 +344,70 @@ def _line(
 
 
 @triton.jit
+def _queries(
+    q, own, other, bias, eps, row, head, p, there, j, every,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, C: tl.constexpr, FINISH: tl.constexpr,
+    QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
+):  # fmt: skip
+    """float16 [W, 16, DIMS]: the left operand of scores. own, other: `_turns` of the lines' positions p."""
+    W: tl.constexpr = every.shape[2]
+    if FINISH:
+        raw = q + (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+        x, partner = _load_raw(raw, bias + head * HEAD_DIM, j, every, p >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
+        x = _finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
+    else:
+        d = 32 * tl.arange(0, C)[None, None, None, :, None] + tl.arange(0, 8)[None, None, None, None, :]
+        kept = there[:, :, :, None, None]
+        if 32 * C != HEAD_DIM:
+            kept = kept & (d + 8 * j[:, :, :, None, None] < HEAD_DIM)
+        start = q + ((row.to(tl.int64) * HEADS + head) * HEAD_DIM + 8 * j)
+        x = tl.load(start[:, :, :, None, None] + d, mask=kept, other=0.0)
+    x = tl.reshape(x, [4, 8, W, C, 2, 4])  # c a e
+    x = tl.permute(tl.join(x, tl.zeros(x.shape, tl.float16)), (2, 6, 1, 3, 4, 0, 5))  # w half g c a j e
+    return tl.reshape(x, [W, 16, 32 * C])
+
+
+@triton.jit
 def _own_rows(
-    q, keys, values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last, writes, j, g, warp,
+    q, q_own, q_other, keys, values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last, writes,
+    row, head, p, there, j, g, warp,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
     C: tl.constexpr, CC: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr,
-    BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, ASM: tl.constexpr,
+    BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Keys, values and positions of the pass's own rows as a tile of two times 8 positions, those of the first warp."""
-    WARPS: tl.constexpr = warp.shape[2]
+    """Keys, values and positions of the pass's own rows as a tile of two times 8 positions, those of the first warp, and
+    `_queries`. Waits for the kernel in front."""
+    W: tl.constexpr = warp.shape[2]
     every = 0 * (j + g + warp)
-    pair = opaque(tl.arange(0, 2), ASM)[None, None, None, :]
+    pair = opaque(tl.arange(0, 2), ASM)[None, None, None, :]  # not next to each other, or two lanes would load them
     one = 2 * j[:, :, :, None] + pair + every[:, :, :, None]  # of values: rows 2 j + e
     mine = (warp == 0) & (g + every < TOKENS)
     mine_v = (warp == 0)[:, :, :, None] & (one < TOKENS)
-    vd = (8 * tl.arange(0, CC)[None, None, None, None, :, None] + g[:, :, :, None, None, None]) * EV
-    vd = vd + tl.arange(0, EV)[None, None, None, None, None, :]
     if FINISH:
-        TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
         k_at = tl.load(positions + text * TOKENS + g + every, mask=mine, other=-1)
         v_at = tl.load(positions + text * TOKENS + one, mask=mine_v, other=-1)
+        turns = rope + tl.maximum(k_at, 0).to(tl.int64) * ROPE_DIM
+        k_own, k_other = _turns(k_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
+    else:
+        k_at, v_at = oldest + g + every, oldest + one
+        mine, mine_v = mine & (k_at <= last), mine_v & (v_at <= last)
+        k_at, v_at = tl.where(mine, k_at, -1), tl.where(mine_v, v_at, -1)
+    k_page = tl.load(table + tl.maximum(k_at, 0) // PAGE, mask=k_at >= 0, other=0)
+    v_page = tl.load(table + tl.maximum(v_at, 0) // PAGE, mask=v_at >= 0, other=0)
+    k_page, v_page = tl.multiple_of(k_page, (8, 8, 8)), tl.multiple_of(v_page, (8, 8, 8, 8))
+    kd = 32 * tl.arange(0, C)[None, None, None, :, None] + tl.arange(0, 8)[None, None, None, None, :]
+    vd = 8 * EV * tl.arange(0, CC)[None, None, None, None, :, None] + tl.arange(0, EV)[None, None, None, None, None, :]
+    k_to = (keys + (k_page + (tl.maximum(k_at, 0) % PAGE) * HEAD_DIM + 8 * j))[:, :, :, None, None] + kd
+    v_to = values + (v_page + (tl.maximum(v_at, 0) % PAGE) * HEAD_DIM + EV * g[:, :, :, None])
+    v_to = v_to[:, :, :, :, None, None] + vd
+    k_some, v_some = (k_at >= 0)[:, :, :, None, None], (v_at >= 0)[:, :, :, :, None, None]
+    if 32 * C != HEAD_DIM:
+        k_some = k_some & (kd + 8 * j[:, :, :, None, None] < HEAD_DIM)
+        v_some = v_some & (vd + EV * g[:, :, :, None, None, None] < HEAD_DIM)
+    if PDL:
+        gdc_wait()
+    if FINISH:
+        TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
         raw = q + ((text * TOKENS + g + every).to(tl.int64) * TOTAL + HEADS + kv) * HEAD_DIM
         bias_at = bias + ((HEADS + kv) * HEAD_DIM + every)
         x, partner = _load_raw(raw, bias_at, j, every, k_at >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
@@ -385,28 +417,18 @@ def _own_rows(
         kept = (v_at >= 0)[:, :, :, :, None, None, None]
         if 32 * C != HEAD_DIM:
             kept = kept & (fd + EV * g[:, :, :, None, None, None, None] < HEAD_DIM)
-        raw_v = q + (((text * TOKENS + one).to(tl.int64) * TOTAL + HEADS + KV_HEADS + kv) * HEAD_DIM + (EV * g)[:, :, :, None])
+        raw_v = q + (((text * TOKENS + one).to(tl.int64) * TOTAL + HEADS + KV_HEADS + kv) * HEAD_DIM + EV * g[:, :, :, None])
         v = tl.load(raw_v[:, :, :, :, None, None, None] + fd, mask=kept, other=0.0)
         if BIAS:
             b = bias + ((HEADS + KV_HEADS + kv) * HEAD_DIM + EV * g[:, :, :, None, None, None, None])
             v += tl.load(b + fd + 0 * one[:, :, :, :, None, None, None], mask=kept, other=0.0)
-        turns = rope + tl.maximum(k_at, 0).to(tl.int64) * ROPE_DIM
-        own, other = _turns(k_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
-        k = _finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
-        v = tl.reshape(to_half(v), [4, 8, WARPS, 2, CC, EV])
-    else:
-        k_at, v_at = oldest + g + every, oldest + one
-        mine, mine_v = mine & (k_at <= last), mine_v & (v_at <= last)
-        k_at, v_at = tl.where(mine, k_at, -1), tl.where(mine_v, v_at, -1)
-    k_page = tl.multiple_of(tl.load(table + tl.maximum(k_at, 0) // PAGE, mask=k_at >= 0, other=0), (8, 8, 8))
-    v_page = tl.multiple_of(tl.load(table + tl.maximum(v_at, 0) // PAGE, mask=v_at >= 0, other=0), (8, 8, 8, 8))
-    kd = 32 * tl.arange(0, C)[None, None, None, :, None] + 8 * j[:, :, :, None, None]
-    kd = kd + tl.arange(0, 8)[None, None, None, None, :]
-    k_to = keys + (k_page + (tl.maximum(k_at, 0) % PAGE) * HEAD_DIM)[:, :, :, None, None] + kd
-    v_to = values + (v_page + (tl.maximum(v_at, 0) % PAGE) * HEAD_DIM)[:, :, :, :, None, None] + vd
-    k_some = (k_at >= 0)[:, :, :, None, None] & (kd < HEAD_DIM)
-    v_some = (v_at >= 0)[:, :, :, :, None, None] & (vd < HEAD_DIM)
+    queries = _queries(
+        q, q_own, q_other, bias, eps, row, head, p, there, j, every,
+        HEADS, KV_HEADS, HEAD_DIM, C, FINISH, QK_NORM, BIAS, ROPE_DIM,
+    )  # fmt: skip
     if FINISH:
+        k = _finished(x, partner, k_own, k_other, eps, HEAD_DIM, QK_NORM)
+        v = tl.reshape(to_half(v), [4, 8, W, 2, CC, EV])
         tl.store(k_to, k, mask=k_some & writes)
         tl.store(v_to, v, mask=v_some & writes)
     else:
@@ -416,7 +438,7 @@ def _own_rows(
     v = tl.permute(tl.join(v, tl.zeros(v.shape, v.dtype)), (0, 1, 2, 6, 3, 4, 5))
     at = tl.where(v_at >= 0, v_at, _NEVER)
     at = tl.permute(tl.join(at, tl.full(at.shape, _NEVER, tl.int32)), (0, 1, 2, 4, 3))
-    return k, v, at
+    return k, v, at, queries
 
 
 @triton.jit
@@ -435,27 +457,32 @@ def _of_all_warps(acc):
 
 @triton.jit
 def _join_splits(
-    partial, line, element, exists, there, used, lines, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr,
+    partial, line, element, exists, used, lines, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
-    """float32 [n, EACH]: elements of lines [n, 1] from the parts that `used` splits have left, RUN of them at a time,
-    all in one thread. Read past the first-level cache, which others' stores do not reach."""
-    line, element, exists, there = line[:, None, :], element[:, None, :], exists[:, None, :], there[:, None, :]
-    m = tl.full([line.shape[0], 1, 1], LOWEST, tl.float32)
-    total = tl.zeros(m.shape, tl.float32)
-    acc = tl.zeros([line.shape[0], 1, element.shape[2]], tl.float32)
+    """float32 [X, LINES, EACH]: elements [X, 1, EACH] of lines [1, LINES, 1] from the parts that `used` splits have
+    left, RUN of them at a time, all in one thread. Read past the first-level cache, which others' stores do not reach."""
+    X: tl.constexpr = element.shape[0]
+    LINES: tl.constexpr = line.shape[1]
+    EACH: tl.constexpr = element.shape[2]
+    line, element, exists = line[:, :, None, :], element[:, :, None, :], exists[:, :, None, :]
+    every = tl.zeros([X, LINES, RUN, 1], tl.int32)  # a logarithm for each thread, where it is needed
+    m = tl.full([X, LINES, 1, 1], LOWEST, tl.float32)
+    total = tl.zeros([X, LINES, 1, 1], tl.float32)
+    acc = tl.zeros([X, LINES, 1, EACH], tl.float32)
     for step in tl.range(loop_bound(0 * used, ASM), loop_bound(tl.cdiv(used, RUN), ASM), num_stages=1):
-        split = step * RUN + tl.arange(0, RUN)[None, :, None]
+        split = step * RUN + opaque(tl.arange(0, RUN), ASM)[None, None, :, None]
+        have = exists & (split < used)
         part = line * SPLITS + split
         log = tl.load(
-            partial + lines * SPLITS * HEAD_DIM + part, mask=exists & (split < used), other=LOWEST, cache_modifier=".cg"
+            partial + lines * SPLITS * HEAD_DIM + (part + every), mask=have, other=LOWEST, cache_modifier=".cg"
         )
         at = part.to(tl.int64) * HEAD_DIM + element
-        y = tl.load(partial + at, mask=there & (split < used), other=0.0, cache_modifier=".cg")
-        top = tl.maximum(m, tl.max(log, 1, keep_dims=True))
-        kept, new = tl.exp2(m - top), tl.where(split < used, tl.exp2(log - top), 0.0)
-        total = total * kept + tl.sum(new, 1, keep_dims=True)
-        acc = acc * kept + tl.sum(y * new, 1, keep_dims=True)
+        y = tl.load(partial + at, mask=have & (element < HEAD_DIM), other=0.0, cache_modifier=".cg")
+        top = tl.maximum(m, tl.max(log, 2, keep_dims=True))
+        kept, new = tl.exp2(m - top), tl.where(have, tl.exp2(log - top), 0.0)
+        total = total * kept + tl.sum(new, 2, keep_dims=True)
+        acc = acc * kept + tl.sum(y * new, 2, keep_dims=True)
         m = top
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))
-    return tl.reshape(y, [line.shape[0], element.shape[2]])
+    return tl.reshape(y, [X, LINES, EACH])
