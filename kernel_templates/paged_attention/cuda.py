@@ -94,8 +94,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
     }
     if few:
-        del constants["LAST_JOINS"]
         constants["SPLITS"] = splits + 1
+        constants["LAST_JOINS"] = last_joins = config["combine"] == "last"
         wide = max(32, dims(problem))
         lanes = constants["LINES"] * wide // (32 * config["warps"])
         constants |= {
@@ -107,6 +107,12 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     kernel = cuda_few.attend_few if few else cuda_kernel.attend_pages
     grid = (*_programs(problem, config), splits + few)
     attend = Launch("paged_attention", kernel, grid, arguments, constants, config["warps"])
+    if few and not last_joins:
+        kept = ("TOKENS", "HEADS", "HEAD_DIM", "DIMS", "TILE", "SPLITS", "WINDOW", "WIDTH", "ORDER")
+        own = {name: constants[name] for name in kept} | {"EACH": 4 if constants["DIMS"] >= 128 else 1}
+        own["RUN"] = min(triton.next_power_of_2(splits + 1), 8 if constants["DIMS"] <= 128 else 4)
+        join = Launch("attention_combine", cuda_few.join_few, (lines,), (partial, out, buffers["positions"], lines), own, 1)
+        return [attend, join]
     if few or splits == 1 or last_joins:
         return [attend]
     warps = 4 if splits * shape["DIMS"] > 1024 else 1

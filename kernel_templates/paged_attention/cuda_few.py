@@ -27,6 +27,7 @@ from kernel_templates.attention.scores import capped, factor
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
+from kernel_templates.paged_attention.own_rows import finished, load_raw, load_values, turns
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 _NEVER = tl.constexpr(1 << 30)  # a position beyond all
@@ -49,38 +50,70 @@ def _join(m1, l1, m2, l2):
 
 
 @triton.jit
-def _scores(q, k):
-    """float32 [4, 8, W, T, 2] of q [W, 16, DIMS] and keys."""
+def _key_operand(k):
+    """The right operand of scores, [W, DIMS, 8 T], of a tile of keys."""
     W: tl.constexpr = k.shape[2]
     T: tl.constexpr = k.shape[3]
     C: tl.constexpr = k.shape[4]
-    k = tl.permute(tl.reshape(k, [4, 8, W, T, C, 2, 4]), (2, 4, 5, 0, 6, 3, 1))  # w c a j e t g
-    s = tl.dot(q, tl.reshape(k, [W, 32 * C, 8 * T]))
-    s = tl.permute(tl.reshape(s, [W, 2, 8, T, 4, 2]), (4, 2, 0, 3, 5, 1))  # j g w t e half
+    k = tl.permute(tl.reshape(k, [4, 8, W, T, C, 2, 2, 2]), (2, 4, 5, 6, 0, 7, 3, 1))  # w c a p j e t g
+    return tl.reshape(k, [W, 32 * C, 8 * T])
+
+
+@triton.jit
+def _value_operand(v):
+    """The right operand of outputs, [W, 8 T, DIMS], of a tile of values."""
+    W: tl.constexpr = v.shape[2]
+    T: tl.constexpr = v.shape[3]
+    CC: tl.constexpr = v.shape[5]
+    EV: tl.constexpr = v.shape[6]
+    return tl.reshape(tl.permute(v, (2, 3, 0, 4, 5, 6, 1)), [W, 8 * T, 8 * CC * EV])  # w t j e cc i g
+
+
+@triton.jit
+def _row_operand(x, W: tl.constexpr):
+    """float16 [W, 16, DIMS], the left operand of scores, of rows [n, DIMS], again and again until there are 16."""
+    N: tl.constexpr = x.shape[0]
+    DIMS: tl.constexpr = x.shape[1]
+    x = tl.permute(tl.reshape(x, [N, DIMS // 32, 4, 2, 2, 2]), (0, 1, 3, 4, 2, 5))  # c a p j e
+    x = tl.reshape(x, [1, 1, N, DIMS])
+    return tl.reshape(tl.broadcast_to(x, [W, 16 // N, N, DIMS]), [W, 16, DIMS])
+
+
+@triton.jit
+def _own_value_operand(x, W: tl.constexpr, EV: tl.constexpr):
+    """float16 [W, 16, DIMS], the right operand of outputs, of rows [n, DIMS], again and again."""
+    N: tl.constexpr = x.shape[0]
+    DIMS: tl.constexpr = x.shape[1]
+    x = tl.permute(tl.reshape(x, [N, DIMS // 8 // EV, 8, EV]), (0, 1, 3, 2))  # cc i g
+    x = tl.reshape(x, [1, 1, N, DIMS])
+    return tl.reshape(tl.broadcast_to(x, [W, 16 // N, N, DIMS]), [W, 16, DIMS])
+
+
+@triton.jit
+def _scores(q, k):
+    """float32 [4, 8, W, T, 2] of operands [W, 16, DIMS] and [W, DIMS, 8 T]."""
+    W: tl.constexpr = k.shape[0]
+    T: tl.constexpr = k.shape[2] // 8
+    s = tl.permute(tl.reshape(tl.dot(q, k), [W, 2, 8, T, 4, 2]), (4, 2, 0, 3, 5, 1))  # j g w t e half
     upper, _lower = tl.split(s)
     return upper
 
 
 @triton.jit
 def _left(x):
-    """[W, 16, K] of [4, 8, W, K // 8, 2], rows from 8 on zeros."""
+    """[W, 16, K] of [4, 8, W, K // 8, 2]; the lower 8 rows, of no use, are the upper ones."""
     W: tl.constexpr = x.shape[2]
     T: tl.constexpr = x.shape[3]
-    x = tl.reshape(tl.join(x, tl.zeros(x.shape, x.dtype)), [4, 8, W, T // 2, 2, 2, 2])  # j g w s p e half
-    return tl.reshape(tl.permute(x, (2, 6, 1, 3, 0, 4, 5)), [W, 16, 8 * T])  # w half g s j p e
+    # Not by `join`, for which Triton thinks of weights of 4 bits and gives a thread other columns.
+    x = tl.broadcast_to(x[:, :, :, :, :, None], [4, 8, W, T, 2, 2])
+    return tl.reshape(tl.permute(x, (2, 5, 1, 3, 0, 4)), [W, 16, 8 * T])  # w half g t j e
 
 
 @triton.jit
-def _outputs(weights, v):
-    """float32 [4, 8, W, CC, 2, EV] of weights float32 [4, 8, W, T, 2] and values."""
-    W: tl.constexpr = v.shape[2]
-    T: tl.constexpr = v.shape[3]
-    CC: tl.constexpr = v.shape[5]
-    EV: tl.constexpr = v.shape[6]
-    v = tl.permute(tl.reshape(v, [4, 8, W, T // 2, 2, 2, CC, EV]), (2, 3, 0, 4, 5, 6, 7, 1))  # w s j p e cc i g
-    v = tl.reshape(v, [W, 8 * T, 8 * CC * EV])
+def _outputs(weights, v, CC: tl.constexpr, EV: tl.constexpr):
+    """float32 [4, 8, W, CC, 2, EV] of weights float32 [4, 8, W, T, 2] and the operand of values."""
     y = tl.dot(_left(weights.to(tl.float16)), v)
-    y = tl.permute(tl.reshape(y, [W, 2, 8, CC, EV, 4, 2]), (5, 2, 0, 3, 6, 4, 1))  # j g w cc e i half
+    y = tl.permute(tl.reshape(y, [v.shape[0], 2, 8, CC, EV, 4, 2]), (5, 2, 0, 3, 6, 4, 1))  # j g w cc e i half
     upper, _lower = tl.split(y)
     return upper
 
@@ -90,9 +123,9 @@ def _step(
     q, k, v, at, p, m, total, acc,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """A step of each warp's online softmax. at: [4, 8, W, T, 2]; p: [4, 8, W]; m, total [1, 8, W]."""
-    W: tl.constexpr = k.shape[2]
-    T: tl.constexpr = k.shape[3]
+    """A step of each warp's online softmax. q, k, v: operands; at: [4, 8, W, T, 2]; p: [4, 8, W]; m, total [1, 8, W]."""
+    W: tl.constexpr = k.shape[0]
+    T: tl.constexpr = k.shape[2] // 8
     OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
     s = _scores(q, k)
     if SOFTCAP > 0:
@@ -107,75 +140,8 @@ def _step(
     share = tl.exp2(m - top)
     weights = tl.exp2(s * OUTSIDE - top[:, :, :, None, None])
     total = total * share + tl.sum(tl.sum(tl.reshape(weights, [4, 8, W, 2 * T]), 3), 0, keep_dims=True)
-    acc = acc * share[:, :, :, None, None, None] + _outputs(weights, v)
+    acc = acc * share[:, :, :, None, None, None] + _outputs(weights, v, acc.shape[3], acc.shape[5])
     return top, total, acc
-
-
-@triton.jit
-def _finished(x, partner, own, other, eps, HEAD_DIM: tl.constexpr, QK_NORM: tl.constexpr):
-    """float16 [4, 8, W, C, 8] of raw heads [4, 8, W, C, 2, 4]."""
-    W: tl.constexpr = x.shape[2]
-    C: tl.constexpr = x.shape[3]
-    y = rotate(x, partner, own, other)
-    if QK_NORM:
-        squares = tl.sum(tl.sum(tl.reshape(x * x, [4, 8, W, 8 * C]), 3), 0, keep_dims=True)
-        y = y * inverse_rms(squares, eps, HEAD_DIM)[:, :, :, None, None, None]
-    return tl.reshape(to_half(y), [4, 8, W, C, 8])
-
-
-@triton.jit
-def _turns(norm, row, j, every, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr, C: tl.constexpr):
-    """own and other of `heads.rotation`, [4, 8, W, C, 2, 4]. row: pointers to a position's cosines and sines."""
-    part = 4 * tl.arange(0, 2)[None, None, None, None, :, None] + tl.arange(0, 4)[None, None, None, None, None, :]
-    if ROPE_DIM == 32 * C and C > 1:  # a thread has both of a pair that turns
-        W: tl.constexpr = every.shape[2]
-        at = 32 * tl.arange(0, C // 2)[None, None, None, :, None, None] + part
-        row = (row + (8 * j + every))[:, :, :, None, None, None]
-        cos, sin = tl.load(row + at), tl.load(row + (16 * C + at))
-        if QK_NORM:
-            norm = (norm + (8 * j + every))[:, :, :, None, None, None]
-            low, high = tl.load(norm + at), tl.load(norm + (16 * C + at))
-            own, other = _both(cos * low, cos * high), _both(-sin * high, sin * low)
-        else:
-            own, other = _both(cos, cos), _both(-sin, sin)
-        return own, other
-    else:
-        dim = 32 * tl.arange(0, C)[None, None, None, :, None, None] + part + (8 * j + every)[:, :, :, None, None, None]
-        return rotation(norm, row[:, :, :, None, None, None], dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
-
-
-@triton.jit
-def _both(low, high):
-    """[4, 8, W, C, 2, 4] of the first and the second half of the heads, [4, 8, W, C / 2, 2, 4]."""
-    both = tl.permute(tl.join(low, high), (0, 1, 2, 6, 3, 4, 5))
-    return tl.reshape(both, [4, 8, low.shape[2], 2 * low.shape[3], 2, 4])
-
-
-@triton.jit
-def _load_raw(
-    head, bias, j, every, kept, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, BIAS: tl.constexpr, C: tl.constexpr
-):
-    """Heads at pointers `head`, whose bias lies at `bias`, [4, 8, W], where `kept`, and their partners:
-    [4, 8, W, C, 2, 4]."""
-    part = 4 * tl.arange(0, 2)[None, None, None, None, :, None] + tl.arange(0, 4)[None, None, None, None, None, :]
-    if ROPE_DIM == 32 * C and C > 1:
-        at = 32 * tl.arange(0, C // 2)[None, None, None, :, None, None] + part
-        kept = kept[:, :, :, None, None, None]
-        head = (head + 8 * j)[:, :, :, None, None, None]
-        low, high = tl.load(head + at, mask=kept, other=0.0), tl.load(head + (16 * C + at), mask=kept, other=0.0)
-        if BIAS:
-            bias = (bias + 8 * j)[:, :, :, None, None, None]
-            low += tl.load(bias + at, mask=kept, other=0.0)
-            high += tl.load(bias + (16 * C + at), mask=kept, other=0.0)
-        return _both(low, high), _both(high, low)
-    else:
-        dim = 32 * tl.arange(0, C)[None, None, None, :, None, None] + part + (8 * j + every)[:, :, :, None, None, None]
-        mask = kept[:, :, :, None, None, None] & (dim < HEAD_DIM)
-        x, partner = load_head(head[:, :, :, None, None, None], dim, mask, ROPE_DIM)
-        if BIAS:
-            b, partner_b = load_head(bias[:, :, :, None, None, None], dim, mask, ROPE_DIM)
-            x, partner = x + b, partner + partner_b
-        return x, partner
 
 
 @triton.jit
@@ -210,7 +176,7 @@ def _tile(
         inside = inside & (vd + EV * g[:, :, :, None, None, None, None] < HEAD_DIM)
     v_from = values + (v_page + (vp % PAGE) * HEAD_DIM + (EV * g)[:, :, :, None, None])
     v = tl.load(v_from[:, :, :, :, :, None, None] + vd, mask=inside, other=0.0)
-    return k, v, tl.where(vp <= cached, vp, _NEVER)
+    return _key_operand(k), _value_operand(v), tl.where(vp <= cached, vp, _NEVER)
 
 
 @triton.jit
@@ -219,7 +185,7 @@ def attend_few(
     layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, WARPS: tl.constexpr, PAGE: tl.constexpr,
-    SPLITS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr,
     FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
@@ -244,42 +210,35 @@ def attend_few(
     every = 0 * (j + g + warp)
 
     # Written before this pass began.
-    oldest, last = _NEVER, -1
-    for i in tl.static_range(TOKENS):
-        position = tl.load(positions + text * TOKENS + i)
-        oldest, last = tl.minimum(oldest, tl.where(position >= 0, position, _NEVER)), tl.maximum(last, position)
+    oldest, last, first, from_tile, tiles, span, used = _shares(positions, text, TOKENS, TILE, SPLITS, WINDOW)
+    cached = tl.minimum(oldest - 1, last)  # the last position that is older than the pass
     table += tl.load(sequences + text * TOKENS) * pages
     token = block % BLOCKS * BLOCK + g // TOGETHER
     head = column % PARTS * TOGETHER + g % TOGETHER  # of those that share the key head
     there = (g < BLOCK * TOGETHER) & (token < TOKENS) & (head < GROUP)
-    row = text * TOKENS + tl.minimum(token, TOKENS - 1) + every
-    head = kv * GROUP + tl.minimum(head, GROUP - 1) + every
+    row = text * TOKENS + token + every
     p = tl.load(positions + row, mask=there, other=-1)
-    cached = tl.minimum(oldest - 1, last)  # the last position that is older than the pass
-    first = tl.maximum(oldest + 1 - WINDOW, 0) if WINDOW > 0 else 0
-    from_tile, to_tile = first // TILE, (cached + TILE) // TILE
-    tiles = tl.maximum(to_tile - from_tile, 0)
-    span = tl.cdiv(tiles, SPLITS - 1)
-    own = split == 0
     begin = from_tile + (split - 1) * span
-    end = tl.minimum(begin + span, to_tile)
-    used = tl.cdiv(tiles, tl.maximum(span, 1)) + 1
+    end = tl.minimum(begin + span, from_tile + tiles)
     if split >= used:
         return
     keys = cache + layer + kv.to(tl.int64) * head_stride
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
     total = tl.zeros([1, 8, WARPS], tl.float32)
     acc = tl.zeros([4, 8, WARPS, CC, 2, EV], tl.float32)
+    POWER: tl.constexpr = triton.next_power_of_2(TOKENS)
+    OWN: tl.constexpr = max(POWER, min(WARPS, 8))
+    AGAIN: tl.constexpr = max(LINES, min(WARPS, 8))  # so that each warp has a whole one
+    line, lined = _line(column, block, tl.arange(0, AGAIN) % LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+    line_at = tl.load(positions + line // HEADS, mask=lined, other=-1)
+    q_own, q_other = line_at, line_at
     if FINISH:
-        turns = rope + tl.maximum(p, 0).to(tl.int64) * ROPE_DIM
-        q_own, q_other = _turns(q_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
-    else:
-        q_own, q_other = p, p  # of no use
-    if own:
+        q_own, q_other = turns(q_norm, rope, line_at, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
+    if split == 0:
         k, v, at, queries = _own_rows(
-            q, q_own, q_other, keys, keys + values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last,
-            (block % BLOCKS == 0) & (column % PARTS == 0), row, head, p, there, j, g, warp,
-            TOKENS, HEADS, KV_HEADS, HEAD_DIM, PAGE, C, CC, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, PDL, ASM,
+            q, bias, q_own, q_other, line, line_at, keys, keys + values, table, positions, k_norm, rope, eps, text, kv,
+            oldest, last, (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
+            TOKENS, POWER, OWN, HEADS, KV_HEADS, HEAD_DIM, DIMS, PAGE, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, PDL, ASM,
         )  # fmt: skip
         m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
     else:
@@ -288,10 +247,11 @@ def attend_few(
         )
         if PDL:
             gdc_wait()
-        queries = _queries(
-            q, q_own, q_other, bias, eps, row, head, p, there, j, every,
-            HEADS, KV_HEADS, HEAD_DIM, C, FINISH, QK_NORM, BIAS, ROPE_DIM,
+        queries = _lines_of_q(
+            q, bias, q_own, q_other, line, line_at, eps, HEADS, KV_HEADS, HEAD_DIM, DIMS, FINISH, QK_NORM, BIAS,
+            ROPE_DIM,
         )  # fmt: skip
+        queries = _row_operand(queries, WARPS)
         for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=1):
             m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
             if tile + 1 < end:
@@ -317,15 +277,59 @@ def attend_few(
     else:
         tl.store(partial + (line_of * SPLITS + split).to(tl.int64) * HEAD_DIM + d, y, mask=here)
         one = there & (j == 0) & (warp == 0)
-        log_at = lines * SPLITS * HEAD_DIM + (row * HEADS + head) * SPLITS + split
+        log_at = lines * SPLITS * HEAD_DIM + (row * HEADS + kv * GROUP + head) * SPLITS + split
         tl.store(partial + log_at, log + every, mask=one)
-        if last_one(counters, block * tl.num_programs(0) + column, used):
-            n = tl.arange(0, LINES)[None, :, None]
-            joined, exists = _line(column, block, n, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
-            e = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
-            whole = _join_splits(partial, joined, e, exists, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
-            to = out + (joined // HEADS).to(tl.int64) * WIDTH + place(joined % HEADS * HEAD_DIM + e, ORDER)
-            tl.store(to, to_half(whole), mask=exists & (e < HEAD_DIM))
+        if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
+            if last_one(counters, block * tl.num_programs(0) + column, used):
+                n = tl.arange(0, LINES)[None, :, None]
+                joined, exists = _line(column, block, n, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
+                e = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
+                whole = _join_splits(partial, joined, e, exists, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
+                to = out + (joined // HEADS).to(tl.int64) * WIDTH + place(joined % HEADS * HEAD_DIM + e, ORDER)
+                tl.store(to, to_half(whole), mask=exists & (e < HEAD_DIM))
+
+
+@triton.jit
+def _shares(
+    positions, text, TOKENS: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr
+):
+    """How the positions of a text are shared: the pass's first and last; the first that any row sees, its tile, and how
+    many tiles there are before the pass; those of a split, and how many splits have any, the one of the pass's own rows
+    included."""
+    oldest, last = _NEVER, -1
+    for i in tl.static_range(TOKENS):
+        position = tl.load(positions + text * TOKENS + i)
+        oldest, last = tl.minimum(oldest, tl.where(position >= 0, position, _NEVER)), tl.maximum(last, position)
+    cached = tl.minimum(oldest - 1, last)
+    first = tl.maximum(oldest + 1 - WINDOW, 0) if WINDOW > 0 else 0
+    from_tile = first // TILE
+    tiles = tl.maximum((cached + TILE) // TILE - from_tile, 0)
+    span = tl.cdiv(tiles, SPLITS - 1)
+    return oldest, last, first, from_tile, tiles, span, tl.cdiv(tiles, tl.maximum(span, 1)) + 1
+
+
+@triton.jit
+def join_few(
+    partial, out, positions, lines,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, TILE: tl.constexpr,
+    SPLITS: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr, WINDOW: tl.constexpr, WIDTH: tl.constexpr,
+    ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Program (line: a head of a row): join the splits that `attend_few` left."""
+    if PDL:
+        gdc_launch_dependents()
+    line = tl.program_id(0)
+    _oldest, _last, _first, _from, _tiles, _span, used = _shares(
+        positions, line // HEADS // TOKENS, TOKENS, TILE, SPLITS, WINDOW
+    )
+    if PDL:
+        gdc_wait()
+    if used > 1:
+        line = line + tl.zeros([1, 1, 1], tl.int32)
+        e = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
+        whole = _join_splits(partial, line, e, line >= 0, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
+        to = out + (line // HEADS).to(tl.int64) * WIDTH + place(line % HEADS * HEAD_DIM + e, ORDER)
+        tl.store(to, to_half(whole), mask=e < HEAD_DIM)
 
 
 @triton.jit
@@ -344,101 +348,72 @@ def _line(
 
 
 @triton.jit
-def _queries(
-    q, own, other, bias, eps, row, head, p, there, j, every,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, C: tl.constexpr, FINISH: tl.constexpr,
+def _lines_of_q(
+    q, bias, own, other, line, at, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, FINISH: tl.constexpr,
     QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """float16 [W, 16, DIMS]: the left operand of scores. own, other: `_turns` of the lines' positions p."""
-    W: tl.constexpr = every.shape[2]
+    """float16 [LINES, DIMS] of lines row * HEADS + head [LINES], those at a position `at` of -1 zeros."""
     if FINISH:
-        raw = q + (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
-        x, partner = _load_raw(raw, bias + head * HEAD_DIM, j, every, p >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
-        x = _finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
+        x, partner = load_raw(
+            q, bias, line // HEADS, line % HEADS, at >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
+        )
+        return finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
     else:
-        d = 32 * tl.arange(0, C)[None, None, None, :, None] + tl.arange(0, 8)[None, None, None, None, :]
-        kept = there[:, :, :, None, None]
-        if 32 * C != HEAD_DIM:
-            kept = kept & (d + 8 * j[:, :, :, None, None] < HEAD_DIM)
-        start = q + ((row.to(tl.int64) * HEADS + head) * HEAD_DIM + 8 * j)
-        x = tl.load(start[:, :, :, None, None] + d, mask=kept, other=0.0)
-    x = tl.reshape(x, [4, 8, W, C, 2, 4])  # c a e
-    x = tl.permute(tl.join(x, tl.zeros(x.shape, tl.float16)), (2, 6, 1, 3, 4, 0, 5))  # w half g c a j e
-    return tl.reshape(x, [W, 16, 32 * C])
+        dim = tl.arange(0, DIMS)[None, :]
+        mask = (at >= 0)[:, None] & (dim < HEAD_DIM)
+        return tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
 
 
 @triton.jit
 def _own_rows(
-    q, q_own, q_other, keys, values, table, positions, bias, k_norm, rope, eps, text, kv, oldest, last, writes,
-    row, head, p, there, j, g, warp,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
-    C: tl.constexpr, CC: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr,
+    q, bias, q_own, q_other, line, line_at, keys, values, table, positions, k_norm, rope, eps, text, kv, oldest, last,
+    writes, j, g, warp,
+    TOKENS: tl.constexpr, POWER: tl.constexpr, OWN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr, PAGE: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr,
     BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Keys, values and positions of the pass's own rows as a tile of two times 8 positions, those of the first warp, and
-    `_queries`. Waits for the kernel in front."""
+    """Operands of the pass's own rows as a tile of 16 positions of the first warp's, and of queries, after the wait for
+    the kernel in front. POWER: TOKENS or the next power of two; OWN: rows that are loaded, so many that each
+    warp has a whole one: the same again."""
     W: tl.constexpr = warp.shape[2]
-    every = 0 * (j + g + warp)
-    pair = opaque(tl.arange(0, 2), ASM)[None, None, None, :]  # not next to each other, or two lanes would load them
-    one = 2 * j[:, :, :, None] + pair + every[:, :, :, None]  # of values: rows 2 j + e
-    mine = (warp == 0) & (g + every < TOKENS)
-    mine_v = (warp == 0)[:, :, :, None] & (one < TOKENS)
+    t = opaque(tl.arange(0, 2), ASM)[None, None, None, :, None]  # not next to each other, or two lanes would load them
+    e = opaque(tl.arange(0, 2), ASM)[None, None, None, None, :]
+    nth = 8 * t + e + (2 * j + 0 * (g + warp))[:, :, :, None, None]
+    seen = (nth < TOKENS) & (warp == 0)[:, :, :, None, None]
+    dim = tl.arange(0, DIMS)[None, :]
+    token = tl.arange(0, OWN) % POWER
     if FINISH:
-        k_at = tl.load(positions + text * TOKENS + g + every, mask=mine, other=-1)
-        v_at = tl.load(positions + text * TOKENS + one, mask=mine_v, other=-1)
-        turns = rope + tl.maximum(k_at, 0).to(tl.int64) * ROPE_DIM
-        k_own, k_other = _turns(k_norm, turns, j, every, HEAD_DIM, ROPE_DIM, QK_NORM, C)
+        at = tl.load(positions + text * TOKENS + nth, mask=seen, other=-1)
+        own = tl.load(positions + text * TOKENS + token, mask=token < TOKENS, other=-1)
+        k_own, k_other = turns(k_norm, rope, own, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
     else:
-        k_at, v_at = oldest + g + every, oldest + one
-        mine, mine_v = mine & (k_at <= last), mine_v & (v_at <= last)
-        k_at, v_at = tl.where(mine, k_at, -1), tl.where(mine_v, v_at, -1)
-    k_page = tl.load(table + tl.maximum(k_at, 0) // PAGE, mask=k_at >= 0, other=0)
-    v_page = tl.load(table + tl.maximum(v_at, 0) // PAGE, mask=v_at >= 0, other=0)
-    k_page, v_page = tl.multiple_of(k_page, (8, 8, 8)), tl.multiple_of(v_page, (8, 8, 8, 8))
-    kd = 32 * tl.arange(0, C)[None, None, None, :, None] + tl.arange(0, 8)[None, None, None, None, :]
-    vd = 8 * EV * tl.arange(0, CC)[None, None, None, None, :, None] + tl.arange(0, EV)[None, None, None, None, None, :]
-    k_to = (keys + (k_page + (tl.maximum(k_at, 0) % PAGE) * HEAD_DIM + 8 * j))[:, :, :, None, None] + kd
-    v_to = values + (v_page + (tl.maximum(v_at, 0) % PAGE) * HEAD_DIM + EV * g[:, :, :, None])
-    v_to = v_to[:, :, :, :, None, None] + vd
-    k_some, v_some = (k_at >= 0)[:, :, :, None, None], (v_at >= 0)[:, :, :, :, None, None]
-    if 32 * C != HEAD_DIM:
-        k_some = k_some & (kd + 8 * j[:, :, :, None, None] < HEAD_DIM)
-        v_some = v_some & (vd + EV * g[:, :, :, None, None, None] < HEAD_DIM)
+        at, own = oldest + nth, oldest + token
+        seen = seen & (at <= last)
+        own = tl.where((token < TOKENS) & (own <= last), own, -1)
+    at = tl.where(seen & (at >= 0), at, _NEVER)
+    page = tl.multiple_of(tl.load(table + tl.maximum(own, 0) // PAGE, mask=own >= 0, other=0), 8)
+    place_of = (page + tl.maximum(own, 0) % PAGE * HEAD_DIM)[:, None] + dim
+    some = (own >= 0)[:, None] & (dim < HEAD_DIM)
     if PDL:
         gdc_wait()
     if FINISH:
-        TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
-        raw = q + ((text * TOKENS + g + every).to(tl.int64) * TOTAL + HEADS + kv) * HEAD_DIM
-        bias_at = bias + ((HEADS + kv) * HEAD_DIM + every)
-        x, partner = _load_raw(raw, bias_at, j, every, k_at >= 0, HEAD_DIM, ROPE_DIM, BIAS, C)
-        fd = 8 * EV * tl.arange(0, CC)[None, None, None, None, :, None, None]
-        fd = fd + 4 * tl.arange(0, EV // 4)[None, None, None, None, None, :, None]
-        fd = fd + tl.arange(0, 4)[None, None, None, None, None, None, :]
-        kept = (v_at >= 0)[:, :, :, :, None, None, None]
-        if 32 * C != HEAD_DIM:
-            kept = kept & (fd + EV * g[:, :, :, None, None, None, None] < HEAD_DIM)
-        raw_v = q + (((text * TOKENS + one).to(tl.int64) * TOTAL + HEADS + KV_HEADS + kv) * HEAD_DIM + EV * g[:, :, :, None])
-        v = tl.load(raw_v[:, :, :, :, None, None, None] + fd, mask=kept, other=0.0)
-        if BIAS:
-            b = bias + ((HEADS + KV_HEADS + kv) * HEAD_DIM + EV * g[:, :, :, None, None, None, None])
-            v += tl.load(b + fd + 0 * one[:, :, :, :, None, None, None], mask=kept, other=0.0)
-    queries = _queries(
-        q, q_own, q_other, bias, eps, row, head, p, there, j, every,
-        HEADS, KV_HEADS, HEAD_DIM, C, FINISH, QK_NORM, BIAS, ROPE_DIM,
-    )  # fmt: skip
-    if FINISH:
-        k = _finished(x, partner, k_own, k_other, eps, HEAD_DIM, QK_NORM)
-        v = tl.reshape(to_half(v), [4, 8, W, 2, CC, EV])
-        tl.store(k_to, k, mask=k_some & writes)
-        tl.store(v_to, v, mask=v_some & writes)
+        row, head = text * TOKENS + token, HEADS + kv + 0 * token
+        k, partner = load_raw(q, bias, row, head, own >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
+        v = load_values(q, bias, row, head + KV_HEADS, own >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, BIAS)
     else:
-        k = tl.load(k_to, mask=k_some, other=0.0)
-        v = tl.load(v_to, mask=v_some, other=0.0)
-    k = tl.permute(tl.join(k, tl.zeros(k.shape, k.dtype)), (0, 1, 2, 5, 3, 4))
-    v = tl.permute(tl.join(v, tl.zeros(v.shape, v.dtype)), (0, 1, 2, 6, 3, 4, 5))
-    at = tl.where(v_at >= 0, v_at, _NEVER)
-    at = tl.permute(tl.join(at, tl.full(at.shape, _NEVER, tl.int32)), (0, 1, 2, 4, 3))
-    return k, v, at, queries
+        k = tl.load(keys + place_of, mask=some, other=0.0)
+        v = tl.load(values + place_of, mask=some, other=0.0)
+    queries = _lines_of_q(
+        q, bias, q_own, q_other, line, line_at, eps, HEADS, KV_HEADS, HEAD_DIM, DIMS, FINISH, QK_NORM, BIAS, ROPE_DIM
+    )
+    if FINISH:
+        k, v = finished(k, partner, k_own, k_other, eps, HEAD_DIM, QK_NORM), to_half(v)
+        some = some & writes & (tl.arange(0, OWN) < POWER)[:, None]
+        tl.store(keys + place_of, k, mask=some)
+        tl.store(values + place_of, v, mask=some)
+    k = tl.permute(_row_operand(k, W), (0, 2, 1))
+    return k, _own_value_operand(v, W, EV), at, _row_operand(queries, W)
 
 
 @triton.jit

@@ -28,6 +28,21 @@ def load_raw(
 
 
 @triton.jit
+def load_values(
+    qkv, bias, row, head, kept,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """As `load_raw`, without partners."""
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (row.shape[0], DIMS))
+    mask = kept[:, None] & (dim < HEAD_DIM)
+    at = (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+    x = tl.load(qkv + at[:, None] + dim, mask=mask, other=0.0)
+    if BIAS:
+        x += tl.load(bias + (head * HEAD_DIM)[:, None] + dim, mask=mask, other=0.0)
+    return x
+
+
+@triton.jit
 def turns(
     norm, rope, position, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr
 ):
