@@ -235,12 +235,12 @@ def attend_few(
     if FINISH:
         q_own, q_other = turns(q_norm, rope, line_at, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
     if split == 0:
-        k, v, at, queries = _own_rows(
+        own_k, own_v, own_at, own_queries = _own_rows(
             q, bias, q_own, q_other, line, line_at, keys, keys + values, table, positions, k_norm, rope, eps, text, kv,
             oldest, last, (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
             TOKENS, POWER, OWN, HEADS, KV_HEADS, HEAD_DIM, DIMS, PAGE, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, PDL, ASM,
         )  # fmt: skip
-        m, total, acc = _step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
+        m, total, acc = _step(own_queries, own_k, own_v, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
     else:
         k, v, at = _tile(
             keys, keys + values, table, begin * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
