@@ -58,22 +58,3 @@ def turns(
 def finished(x, partner, own, other, eps, HEAD_DIM: tl.constexpr, QK_NORM: tl.constexpr):
     """float16 [n, DIMS]: heads and their partners [n, DIMS] as attention reads them, own and other from `turns`."""
     return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))
-
-
-@triton.jit
-def finish(
-    x, partner, norm, rope, position, eps,
-    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr,
-):  # fmt: skip
-    own, other = turns(norm, rope, position, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
-    return finished(x, partner, own, other, eps, HEAD_DIM, QK_NORM)
-
-
-@triton.jit
-def repeat(x, COUNT: tl.constexpr):
-    """Row r of [COUNT, DIMS] is row r % n of x, [n, DIMS]."""
-    N: tl.constexpr = x.shape[0]
-    if N == COUNT:
-        return x
-    else:
-        return tl.reshape(tl.broadcast_to(x[None], [COUNT // N, N, x.shape[1]]), [COUNT, x.shape[1]])
