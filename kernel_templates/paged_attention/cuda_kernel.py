@@ -20,18 +20,18 @@ from kernel_templates.cuda.instructions import loop_bound, to_half
 LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
 # A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
 # row sees nothing of a tile yet, that leaves 10^21 and no 0.
-_UNSEEN = tl.constexpr(float("-inf"))
-_NEVER = tl.constexpr(1 << 30)  # a position beyond all
+UNSEEN = tl.constexpr(float("-inf"))
+NEVER = tl.constexpr(1 << 30)  # a position beyond all
 
 
 @triton.constexpr_function
-def _inside(scale, softcap):
+def inner_factor(scale, softcap):
     """What a product of query and key is multiplied with before the cap."""
     return factor(scale, softcap) if softcap else 1.0
 
 
 @triton.constexpr_function
-def _outside(scale, softcap):
+def outer_factor(scale, softcap):
     """What a masked score is multiplied with to be in units of log 2, in one instruction with the subtraction."""
     return 1.0 if softcap else factor(scale, softcap)
 
@@ -56,15 +56,15 @@ def _weigh(
 ):  # fmt: skip
     """A step of the softmax: weights float32 of scores s [rows, positions `at`], what earlier ones are multiplied with,
     and m and total as they are then."""
-    INSIDE: tl.constexpr = _inside(SCALE, SOFTCAP)
-    OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
+    INSIDE: tl.constexpr = inner_factor(SCALE, SOFTCAP)
+    OUTSIDE: tl.constexpr = outer_factor(SCALE, SOFTCAP)
     if SOFTCAP > 0:
         s = capped(s * INSIDE, SOFTCAP, ASM)
     if MASKED:
         seen = at[None, :] <= p[:, None]
         if WINDOW > 0:
             seen = seen & (at[None, :] > p[:, None] - WINDOW)
-        s = tl.where(seen, s, _UNSEEN)
+        s = tl.where(seen, s, UNSEEN)
     top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
     share = tl.exp2(m - top)
     weights = tl.exp2(s * OUTSIDE - top[:, None])
@@ -92,7 +92,7 @@ def _attend_tiles(
         kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
             kept = kept & ((at >= first) & (at <= last))[:, None]
-            at = tl.where(at <= last, at, _NEVER)  # a row may see more than is in the pages
+            at = tl.where(at <= last, at, NEVER)  # a row may see more than is in the pages
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
@@ -160,7 +160,7 @@ def attend_pages(
     p = tl.load(positions + row, mask=there, other=-1)
     table += tl.load(sequences + text * TOKENS) * pages
     last = tl.max(p, 0)
-    lowest = tl.min(tl.where(p >= 0, p, _NEVER), 0)
+    lowest = tl.min(tl.where(p >= 0, p, NEVER), 0)
     first = tl.maximum(lowest + 1 - WINDOW, 0) if WINDOW > 0 else 0
     keys = cache + layer + kv.to(tl.int64) * head_stride
     acc = tl.zeros([ROWS, DIMS], tl.float32)
