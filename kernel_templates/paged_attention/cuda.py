@@ -22,6 +22,7 @@ from kernel_templates.paged_attention.space import REGISTERS, block_tokens, dims
 
 PACK_DEPENDS = ()
 _JOINED = 32  # float32 of the splits that a thread reads at once
+_JOINED_FEW = 128  # the same where no more is in registers: each further turn is a way to the second-level cache
 
 
 def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
@@ -132,7 +133,7 @@ def _join(problem: PagedAttention, config: Mapping[str, Any], shape: Mapping[str
 
 def _joining(config: Mapping[str, Any], elements: int, each: int) -> dict[str, int]:
     """How a thread that joins `elements` reads: parts at once, neighbouring elements."""
-    return {"RUN": max(1, min(triton.next_power_of_2(_parts(config)), _JOINED // elements)), "EACH": each}
+    return {"RUN": max(1, min(triton.next_power_of_2(_parts(config)), _JOINED_FEW // elements)), "EACH": each}
 
 
 def _lines(problem: PagedAttention, config: Mapping[str, Any]) -> int:

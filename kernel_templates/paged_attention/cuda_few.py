@@ -167,10 +167,11 @@ def attend_few(
     table += tl.load(sequences + text * TOKENS) * pages
     mine, there = line_of(column, block, g + every, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
     p = tl.load(positions + mine // HEADS, mask=there, other=-1)
-    if split >= used:
+    own = split == SPLITS - 1  # last: the others have something to load while the kernel in front still runs
+    if split >= used - 1 and not own:
         return
     cached = tl.minimum(oldest - 1, last)  # the last position that is older than the pass
-    begin = from_tile + (split - 1) * span
+    begin = from_tile + split * span
     end = tl.minimum(begin + span, from_tile + tiles)
     keys = cache + layer + kv.to(tl.int64) * head_stride
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
@@ -181,7 +182,7 @@ def attend_few(
     q_own, q_other = line_at, line_at
     if FINISH:
         q_own, q_other = turns(q_norm, rope, line_at, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
-    if split == 0:
+    if own:
         own_q, own_k, own_v, own_at = _own_rows(
             q, bias, q_own, q_other, line, line_at, keys, keys + values, table, positions, k_norm, rope, eps, text, kv,
             oldest, last, (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
@@ -213,6 +214,7 @@ def attend_few(
     if used == 1:
         store_lines(out, whose, n % DIMS, y, has, HEADS, HEAD_DIM, WIDTH, ORDER)
     else:
+        split = tl.minimum(split, used - 1)
         part = partial + (whose * SPLITS + split).to(tl.int64) * HEAD_DIM + n % DIMS
         tl.store(part, y, mask=has & (n % DIMS < HEAD_DIM))
         logs = partial + lines * SPLITS * HEAD_DIM + mine * SPLITS + split

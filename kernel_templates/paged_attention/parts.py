@@ -1,7 +1,7 @@
 """Few rows: how programs share a text's positions, what each leaves, and how it becomes one.
 
-Split 0 has the pass's own rows, the others tiles of the positions before them. Each leaves for its lines, in float32,
-outputs [rows, HEADS, SPLITS, HEAD_DIM] and behind all of them logarithms of the sums of weights [rows, HEADS, SPLITS].
+The last split has the pass's own rows, the others tiles of the positions before them. Each leaves for its lines, in float32,
+outputs [rows, HEADS, SPLITS, HEAD_DIM], without gaps between those that have any, and behind all of them logarithms of the sums of weights [rows, HEADS, SPLITS].
 """
 
 import triton
@@ -103,7 +103,7 @@ def join_few(
     if PDL:
         gdc_wait()
     if used > 1:
-        line = program + tl.zeros([1, 1, 1], tl.int32)
+        line = tl.zeros([1, 1, 1], tl.int32) + program
         element = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
         y = join_parts(partial, line, element, line >= 0, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
         store_lines(out, line, element, y, line >= 0, HEADS, HEAD_DIM, WIDTH, ORDER)

@@ -16,6 +16,7 @@ _ANY_KIB = 48  # of a chip that is not known: every one has so much
 TILES, REGISTERS = "tiles", "registers"
 FEW = 8
 """Tokens of a text, and lines of a program, that fit where keys and values stay in registers."""
+_READ_AGAIN = 4  # programs that may read the same keys by default
 _WIDEST = 256  # elements of a head: with more, registers hold no tile
 
 _LEAST = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
@@ -157,6 +158,8 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     every multiprocessor has a few programs; joining them is not worth a launch."""
     lines = problem.group * problem.tokens
     tensor = float(device.capability) >= TENSOR_CORES
+    if _in_registers(problem, device) and lines <= _READ_AGAIN * FEW:
+        return _untuned_few(problem, device, shared, splits)
     sizes: tuple[tuple[int, int], ...]  # rows, warps
     tiles: tuple[int, ...]
     stages: tuple[int, ...]
@@ -183,3 +186,19 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
         "combine": "kernel" if apart else "last",
         "edges": "apart" if problem.tokens >= 16 and tensor else "alike",
     }
+
+
+def _untuned_few(problem: PagedAttention, device: Device, shared: int, splits: list[int]) -> dict[str, Any]:
+    """Measured on an H200 (docs/log.md). Several tokens: one program of eight warps a multiprocessor, which join fast.
+    One token: the same if they hold everything at once, else many of two warps, which take turns at loading."""
+    programs, longest = _programs(problem, FEW), problem.reach
+    common = {"algorithm": REGISTERS, "rows": FEW, "stages": 1, "combine": "last", "edges": "alike"}
+    sizes = ((8, 128, 9 * device.units // 8), (2, 32 if dims(problem) > 128 else 64, 8 * device.units))
+    chosen = common
+    for warps, tile, resident in sizes if shared_bytes(problem, common | {"warps": 8}) <= shared else sizes[1:]:
+        # Programs of a split: one more has the pass's own rows.
+        some = [s for s in splits if s == 1 or (s // 2 * tile < longest and programs * (s + 1) <= resident)]
+        chosen = common | {"tile": tile, "warps": warps, "splits": some[-1]}
+        if problem.tokens > 1 or some[-1] * tile >= longest:
+            break
+    return chosen
