@@ -62,8 +62,9 @@ def cross_compile(launch: Launch, capability: int) -> Compiled:
     Raises what Triton's compiler raises.
     """
     target = capability_target(capability)
+    pdl = target.pdl and not launch.after_all
     names = launch.kernel.arg_names
-    constants = {**launch.constants, "PDL": target.pdl, "ASM": target.asm}
+    constants = {**launch.constants, "PDL": pdl, "ASM": target.asm}
     signature: dict[str, str] = {}
     attributes: dict[tuple[int, ...], list] = {}
     runtime = iter(launch.arguments)
@@ -85,7 +86,7 @@ def cross_compile(launch: Launch, capability: int) -> Compiled:
         if aligned:
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps} | ({"launch_pdl": True} if target.pdl else {})
+    options = {"num_warps": launch.warps} | ({"launch_pdl": True} if pdl else {})
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return Compiled(made.metadata.name, made.asm["ptx"], made.asm["cubin"], made.metadata.shared)
 

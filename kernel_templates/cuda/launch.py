@@ -22,7 +22,8 @@ class Launch:
     """A Triton kernel with everything it is called with; the tensors in it stay alive as long as it does.
 
     name: what the kernel does, for tables and profiles; arguments: the runtime arguments, the kernel's first parameters
-    in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides.
+    in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides. after_all: it
+    starts when all before it has ended and is to be seen, so that kernels behind it may read that before they wait.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Launch:
     arguments: tuple[Any, ...]
     constants: Mapping[str, Any]
     warps: int = 4
+    after_all: bool = False
 
     def run(self, target: Target) -> None:
         """Launch on the current stream, or interpret."""
@@ -41,5 +43,6 @@ class Launch:
         return self.kernel.warmup(*self.arguments, grid=self.grid, **self._options(target))
 
     def _options(self, target: Target) -> dict[str, Any]:
-        options = {**self.constants, "PDL": target.pdl, "ASM": target.asm, "num_warps": self.warps}
-        return options | {"launch_pdl": True} if target.pdl else options
+        pdl = target.pdl and not self.after_all
+        options = {**self.constants, "PDL": pdl, "ASM": target.asm, "num_warps": self.warps}
+        return options | {"launch_pdl": True} if pdl else options
