@@ -1,6 +1,6 @@
 """Matrix products of many tokens through the library: a matrix is expanded into a reused buffer, then multiplied.
 
-y [rows, n] = x [rows, k] W^T, x and W in float16, sums and y in float32. What is made here runs, compiles and is
+y [rows, n] = x [rows, k] W^T, x and W in float16, sums in float32, y in either. What is made here runs, loads and is
 captured as a `Launch` is. Expanding kernels and the library's are started without programmatic dependent launch: an
 expanding kernel does not wait, and a library's may let the next one start before it has read its operands.
 
@@ -35,11 +35,10 @@ class Expand:
             else:
                 rows.copy_(weights.unpack(planes))
 
-    def compile(self, target: Target) -> "Expand":
+    def load(self, target: Target) -> None:
         if self.out.is_cuda:
             for planes, rows in self._pieces():
-                expand.launch(planes, rows).compile(replace(target, pdl=False)).run  # noqa: B018 - the property loads
-        return self
+                expand.launch(planes, rows).load(replace(target, pdl=False))
 
     def _pieces(self) -> Iterator[tuple[Planes, Tensor]]:
         return zip(self.parts, self.out.split([p.rows for p in self.parts]), strict=True)
@@ -47,23 +46,33 @@ class Expand:
 
 @dataclass(frozen=True)
 class Multiply:
-    """y = x matrix^T; x float16 [rows, k], matrix float16 [n, k], y float32 [rows, n], whose rows may lie apart."""
+    """y = factor x matrix^T, or with `add` y += that; x float16 [rows, k], matrix float16 [n, k], y float32 or float16
+    [rows, n], whose rows may lie apart. Sums are float32."""
 
     name: str
     x: Tensor
     matrix: Tensor
     y: Tensor
+    factor: float = 1.0
+    add: bool = False
 
     def run(self, target: Target) -> None:
-        if self.y.is_cuda:
-            torch.mm(self.x, self.matrix.T, out_dtype=torch.float32, out=self.y)
+        y, beta = self.y, int(self.add)
+        if not y.is_cuda:
+            product = self.factor * (self.x.float() @ self.matrix.float().T)
+            y.copy_(y + product if self.add else product)
+        elif y.dtype == self.x.dtype:
+            torch.addmm(y, self.x, self.matrix.T, beta=beta, alpha=self.factor, out=y)
         else:
-            torch.mm(self.x.float(), self.matrix.float().T, out=self.y)
+            torch.addmm(y, self.x, self.matrix.T, out_dtype=y.dtype, beta=beta, alpha=self.factor, out=y)
 
-    def compile(self, target: Target) -> "Multiply":
-        """Run it, so that the library has loaded its kernel and has its workspace before a capture."""
+    def load(self, target: Target) -> None:
+        """Run it, so that the library has loaded its kernel and has its workspace before a capture. What it would add
+        to stays as it is: it may still be read."""
+        kept = self.y.clone() if self.add else None
         self.run(target)
-        return self
+        if kept is not None:
+            self.y.copy_(kept)
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,8 @@ class Aside:
             self.expand.run(target)
             self.done.record()
 
-    def compile(self, target: Target) -> Any:
-        return self.expand.compile(target)
+    def load(self, target: Target) -> None:
+        self.expand.load(target)
 
 
 @dataclass(frozen=True)
@@ -98,21 +107,22 @@ class Join:
     def run(self, target: Target) -> None:
         torch.cuda.current_stream().wait_event(self.aside.done)
 
-    def compile(self, target: Target) -> "Join":
-        return self
+    def load(self, target: Target) -> None:
+        pass
 
 
 def product(
-    name: str, parts: Sequence[Planes], x: Tensor, y: Tensor, buffers: Sequence[Tensor], turn: int
-) -> Iterator[Any]:
-    """y = x W^T of matrices one below the other, in pieces of as many rows as a buffer holds. buffers: float16, used in
-    turn, beginning with number `turn` of all that were."""
+    name: str, parts: Sequence[Planes], x: Tensor, y: Tensor, buffers: Sequence[Tensor], turn: int, factor: float = 1.0,
+    add: bool = False,
+) -> Iterator[Any]:  # fmt: skip
+    """y = factor x W^T, or with `add` y += that, of matrices one below the other, in pieces of as many rows as a buffer
+    holds. buffers: float16, used in turn, beginning with number `turn` of all that were."""
     first, cols = 0, x.shape[1]
     for i, piece in enumerate(_pieces(parts, buffers[0].numel() // cols // 16 * 16), turn):
         rows = sum(p.rows for p in piece)
         matrix = buffers[i % len(buffers)][: rows * cols].view(rows, cols)
         yield Expand(piece, matrix)
-        yield Multiply(name, x, matrix, y[:, first : first + rows])
+        yield Multiply(name, x, matrix, y[:, first : first + rows], factor, add)
         first += rows
 
 
