@@ -70,7 +70,7 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
         found, [calls.get((row.when.process & PROCESS, row.when.correlation)) for row in rows]
     )
     if nodes := nsys_schema.node_calls(db, tables) if found else {}:
-        _, made_in = nvtx_ranges.nested(found, [nodes.get(row.node) for row in rows])
+        _, made_in = nvtx_ranges.nested(found, [None if row.node is None else nodes.get(row.node) for row in rows])
         owners = [made if owner is None else owner for owner, made in zip(owners, made_in, strict=True)]
     about = files.provenance(
         path, "Nsight Systems", "nsys SQLite", len(rows), len(rows), note, **_about(db, tables, rows)
