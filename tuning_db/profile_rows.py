@@ -57,7 +57,7 @@ def provenance_from(found: Row) -> Provenance:
 
 def stored_profile_from(row: Row) -> StoredProfile:
     return StoredProfile(
-        int(row["id"]), provenance_from(row), int(row["rows"]), float(row["total_ns"] or 0.0), row["imported_at"]
+        int(row["id"]), provenance_from(row), int(row["rows"]), row["total_ns"], row["imported_at"]
     )
 
 
