@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.importers import files, units
+from autotune.importers import csv_tables, files, units
 from autotune.importers.importer import Importer
 from autotune.importers.number_format import Decimal
 from tuning_db.profile_records import KernelLaunch, Metrics, Profile, RowKind
@@ -21,13 +21,13 @@ AGAIN = "take the .csv that HELION_AUTOTUNE_LOG names"
 
 
 def recognizes(head: bytes) -> bool:
-    return files.head_has(head, COLUMNS)
+    return csv_tables.head_has(head, csv_tables.has(*COLUMNS))
 
 
 def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """One row of kind TRIAL for each configuration that was finished; those only started make the import partial."""
-    table = files.csv_rows(path, COLUMNS, decimal)
-    header = next(table, [])
+    (table,) = csv_tables.read(path, csv_tables.has(*COLUMNS), decimal)
+    header = table.header
     number = next((name for name in ("config_id", "config_index") if name in header), "config")
     started: set[tuple[str, str]] = set()
     trials: dict[tuple[str, str], KernelLaunch] = {}

@@ -9,8 +9,7 @@ from autotune.importers.importer import Exporter, Importer
 IMPORTERS: tuple[Importer, ...] = (
     ncu_rep.IMPORTER,
     nsys_sqlite.IMPORTER,
-    ncu_csv.DETAILS_IMPORTER,
-    ncu_csv.RAW_IMPORTER,
+    ncu_csv.IMPORTER,
     nsys_csv.IMPORTER,
     helion_log.IMPORTER,
     t4.IMPORTER,

@@ -83,7 +83,7 @@ def test_source_instructions_and_stalls(small):
 @pytest.mark.parametrize("page", ["base", "raw"])
 def test_the_raw_csv_has_the_same_numbers(small, recorded, page):
     """But for what it rounds: two digits after the point, of the unit that it prints."""
-    table = ncu_csv.read_raw(recorded(f"small.{page}.csv"))
+    table = ncu_csv.read(recorded(f"small.{page}.csv"))
     compared = 0
     for one, other in zip(small.launches, table.launches, strict=True):
         assert (one.kernel, one.grid, one.block, one.stream) == (other.kernel, other.grid, other.block, other.stream)
@@ -98,7 +98,7 @@ def test_the_raw_csv_has_the_same_numbers(small, recorded, page):
 
 
 def test_the_details_csv_has_the_same_numbers(small, recorded):
-    table = ncu_csv.read_details(recorded("small.details.csv"))
+    table = ncu_csv.read(recorded("small.details.csv"))
     for one, other in zip(small.launches, table.launches, strict=True):
         assert (one.kernel, one.grid, one.block) == (other.kernel, other.grid, other.block)
         for label, name in LABELS.items():
