@@ -8,7 +8,7 @@ damaged, or ends there.
 import codecs
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +36,12 @@ class Table:
     cut: bool = False
 
 
-def read(path: Path, is_header: IsHeader, decimal: number_format.Decimal | None = None) -> list[Table]:
-    """Every table in a file whose header `is_header` knows. decimal: what separates decimals, None to find out.
+def read(
+    path: Path, is_header: IsHeader, decimal: number_format.Decimal | None = None,
+    completed: Callable[[list[str], list[str]], list[str]] = lambda header, row: row,
+) -> list[Table]:  # fmt: skip
+    """Every table in a file whose header `is_header` knows. decimal: what separates decimals, None to find out;
+    completed: (header, row) -> the row with the cells that a format leaves out at its end.
 
     Raises UserError for what is no such text, or where nothing tells how its numbers are to be read.
     """
@@ -52,7 +56,9 @@ def read(path: Path, is_header: IsHeader, decimal: number_format.Decimal | None 
     for place, row in enumerate(number_format.rewritten(path, rows, is_header, mark)):
         if is_header(row):
             found.append(Table(row, titles[len(found)]))
-        elif len(row) == len(found[-1].header):
+            continue
+        row = completed(found[-1].header, row)
+        if len(row) == len(found[-1].header):
             found[-1].rows.append(row)
         elif place == len(rows) - 1:
             found[-1].cut = True

@@ -79,7 +79,7 @@ def recognizes(head: bytes) -> bool:
 
 def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """Raises UserError for a file without launches or one that is damaged."""
-    tables = csv_tables.read(path, is_header, decimal)
+    tables = csv_tables.read(path, is_header, decimal, _completed)
     kinds, found, reports, partial = list[str](), list[_Launch](), list[ReportTable](), False
     for table in tables:  # of several runs, or several pages
         kind, reader = next((kind, reader) for known, kind, reader in _READERS if known(table.header))
@@ -90,14 +90,20 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
             reports.append(_report(table))
     if not found:
         raise files.unusable(path, "ends in the middle of its only launch" if partial else "has no launches", AGAIN)
-    launches = _stored(found)
+    stored = _stored(found)
     note = "the file ends in the middle of a launch, which was left out" if partial else NO_END
-    first = launches[0].metrics
+    first = stored[0].metrics
     about = files.provenance(
-        path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(launches),
-        len(launches) + 1 if partial else None, note, chip=first.texts.get(CHIP, ""), clocks=clocks(first),
+        path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(stored),
+        len(stored) + 1 if partial else None, note, chip=first.texts.get(CHIP, ""), clocks=clocks(first),
     )  # fmt: skip
-    return Profile(about, launches, tables=tuple(reports))
+    return Profile(about, stored, tables=tuple(reports))
+
+
+def _completed(header: list[str], row: list[str]) -> list[str]:
+    """A metric's row ends with one empty cell where a rule's goes on."""
+    short = header.index(RULE) + 1 if RULE in header else len(header)
+    return row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row
 
 
 def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
@@ -155,7 +161,9 @@ _READERS = (
 
 
 def _measured(rows: Sequence[Cells], column: str) -> _Launch:
-    numbers, texts, findings = {}, {}, []
+    numbers: dict[str, tuple[str, float]] = {}
+    texts: dict[str, str] = {}
+    findings = []
     for row in rows:
         if row[METRIC]:
             unit, factor = units.base(row.get(UNIT, ""))

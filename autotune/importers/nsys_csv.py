@@ -1,14 +1,14 @@
 """The CSV of `nsys stats`: every report that it prints, one or several in a file.
 
-cuda_gpu_trace has a row for each kernel, copy and fill; the sums have one for all that are alike. Kernels are taken from
-the most detailed report in the file, copies and fills too; every report but the trace is kept as a table as well.
+cuda_gpu_trace has a row for each kernel, copy and fill; the sums have one for all that are alike. Kernels are taken
+from the most detailed report in the file, copies and fills too; every report but the trace is kept as a table as well.
 Columns have their unit in parentheses; versions of 2019 to 2021 spell them "Time(%)", "Start(nsec)" or leave the unit
 out, and have other names for the same reports.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.importers import csv_tables, files, memory_operations, units
@@ -132,7 +132,7 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
     launches = [*_kernels(reports), *_memory(reports)]
     if any(report.name == TRACE for report in reports):
         launches.sort(key=lambda launch: launch.place)
-    launches = [_at(place, launch) for place, launch in enumerate(launches)]
+    launches = [one if one.place == place else replace(one, place=place) for place, one in enumerate(launches)]
     kept = tuple(_table(report) for report in reports if report.name != TRACE and report.rows)
     if not launches and not kept:
         raise files.unusable(path, "has no kernels that can be read", AGAIN)
@@ -239,9 +239,7 @@ def _memory(reports: Sequence[_Report]) -> list[KernelLaunch]:
     return []
 
 
-def _operation(
-    report: _Report, place: int, row: Mapping[str, str], sizes: Mapping[str, int]
-) -> KernelLaunch | None:
+def _operation(report: _Report, place: int, row: Mapping[str, str], sizes: Mapping[str, int]) -> KernelLaunch | None:
     """A copy or a fill, or all of one direction; None for another row."""
     operation = memory_operations.parse(row.get("Operation") or row.get("Name", ""))
     if operation is None:
@@ -273,11 +271,6 @@ def _triple(sizes: Sequence[int | None]) -> tuple[int, int, int] | None:
         return None
     x, y, z = sizes
     return None if x is None or y is None or z is None else (x, y, z)
-
-
-def _at(place: int, launch: KernelLaunch) -> KernelLaunch:
-    object.__setattr__(launch, "place", place)
-    return launch
 
 
 def _table(report: _Report) -> ReportTable:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from autotune import UserError
 
-
 IsHeader = Callable[[Sequence[str]], bool]
 
 
