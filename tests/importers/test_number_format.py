@@ -196,3 +196,19 @@ def test_files_without_decimals_need_no_option(tmp_path):
         header = "Start (ns),Duration (ns),CorrId,GrdX,GrdY,GrdZ,BlkX,BlkY,BlkZ,Strm,Name"
         path.write_text(f"{header}\n100,2000,1,8,1,1,1,1,1,7,a\n")
         assert import_file(path, db).total_ns == 2000.0
+
+
+METRICS = """==PROF== Connected to process 7 (app)
+"ID","Kernel Name","Block Size","Grid Size","CC","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","gpu__time_duration.sum","ns","250.112"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","dram__bytes.sum","byte","7.340.032"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","sm__throughput.avg","%","61,25"
+"""
+
+
+def test_a_metric_a_row(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(METRICS)
+    (launch,) = ncu_csv.read(path).launches
+    assert launch.duration_ns == 250112.0 and launch.metrics.number("dram__bytes.sum") == 7340032.0
+    assert launch.metrics.number("sm__throughput.avg") == 61.25
