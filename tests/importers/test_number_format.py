@@ -190,6 +190,13 @@ def test_a_number_printed_in_a_locale_is_read_as_printed(whole, hundredths, deci
     assert units.number(row[0]) == pytest.approx(whole + hundredths / 100)
 
 
+def test_names_are_no_numbers(tmp_path):
+    path = tmp_path / "sum.csv"
+    header = "Time (%),Total Time (ns),Instances,Avg (ns),Med (ns),Min (ns),Max (ns),StdDev (ns),Name"
+    path.write_text(f'{header}\n99.5,9000,3,3000.0,3000.0,2900,3100,10.0,"1,5"\n')
+    assert [x.kernel for x in nsys_csv.read(path).launches] == ["1,5"]
+
+
 def test_files_without_decimals_need_no_option(tmp_path):
     with open_db(tmp_path / "t.db") as db:
         path = tmp_path / "trace.csv"
