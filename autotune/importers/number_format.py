@@ -59,7 +59,7 @@ _WHOLE_UNITS = frozenset(
 )  # fmt: skip
 _WHOLE_NAMES = re.compile(
     r"device__attribute_.*|launch__(?:grid|block|cluster)_(?:size|dim_[xyz])|launch__thread_count|(?:Grid|Block) Size|"
-    r"Threads|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
+    r"Threads|ID|Context|Stream|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
 )
 
 
@@ -114,6 +114,9 @@ def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decima
 def _rewritten(path: Path, cell: str, decimal: Decimal) -> str:
     if not _CELL.fullmatch(cell):
         return cell
+    if cell.startswith("("):
+        sizes = _sizes(cell)
+        return "(" + ", ".join(_rewritten(path, size, decimal) for size in sizes) + ")" if sizes else cell
 
     def canonical(found: re.Match[str]) -> str:
         token = found[0]
@@ -177,4 +180,12 @@ def _of_header(name: str) -> _Column:
 
 
 def _tokens(cell: str) -> list[str]:
-    return _TOKEN.findall(cell) if _CELL.fullmatch(cell) else []
+    if not _CELL.fullmatch(cell):
+        return []
+    return [token for part in (_sizes(cell) if cell.startswith("(") else [cell]) for token in _TOKEN.findall(part)]
+
+
+def _sizes(cell: str) -> list[str]:
+    """The parts of "(128, 1, 1)"; none of "(1,128,128)", where a comma is no part of a number."""
+    parts = cell.strip("()").split(", ")
+    return parts if len(parts) == 3 else []

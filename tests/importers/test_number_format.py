@@ -175,6 +175,10 @@ def test_a_size_in_thousands(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text(raw(("7.340.032", "250")).replace("(64, 1, 1)", "(65.536, 1, 1)"))
     assert ncu_csv.read(path).launches[0].grid == (65536, 1, 1)
+    path.write_text(raw(("7,340,032", "250")).replace("(64, 1, 1)", "(65,536, 1, 1)"))
+    assert ncu_csv.read(path).launches[0].grid == (65536, 1, 1)
+    path.write_text(raw(("7,340,032", "250")).replace("(64, 1, 1)", "(1,128,128)"))
+    assert ncu_csv.read(path).launches[0].grid == (1, 128, 128)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 99), st.sampled_from(list(Decimal)), st.sampled_from(["", ",", " ", "'"]))
