@@ -132,7 +132,7 @@ def left_out(name: str) -> bool:
 
 
 def metric(section: str, label: str, unit: str) -> str:
-    """The metric that a details page calls so; unit: in base units. A metric's own name is returned as it is; a label of
+    """The metric that a details page calls so; unit: a base one. A metric's own name is returned as it is; a label of
     no known metric with its section, "PM Sampling: Dropped Samples"."""
     if label == _MEMORY and unit in _MEMORY_METRICS:
         return _MEMORY_METRICS[unit]

@@ -119,8 +119,10 @@ def is_header(row: Sequence[str]) -> bool:
 
 
 def recognizes(head: bytes) -> bool:
+    named = b"Processing [" in head and b" with [" in head  # as nsys stats says before each report
+
     def certain(row: Sequence[str]) -> bool:
-        return is_header(row) and (_by_columns(row) is not None or sum(map(_measures, row)) > 1)
+        return is_header(row) and (named or _by_columns(row) is not None or sum(map(_measures, row)) > 1)
 
     return csv_tables.head_has(head, certain)
 

@@ -56,6 +56,8 @@ _WHOLE_UNITS = frozenset(
         "byte/block",
     }
 )  # fmt: skip
+# Nsight Systems prints sizes in these with three decimals.
+_THREE_DECIMALS = frozenset({"KB", "MB", "GB", "KiB", "MiB", "GiB", "MB/s", "GB/s", "KB/s", "MiB/s", "GiB/s"})
 _WHOLE_NAMES = re.compile(
     r"device__attribute_.*|launch__(?:grid|block|cluster)_(?:size|dim_[xyz])|launch__thread_count|(?:Grid|Block) Size|"
     r"Threads|ID|Context|Stream|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
@@ -145,6 +147,8 @@ class _Column:
         """The reading of a number with one separator and three digits after it that what it counts allows."""
         point = "." in token
         if self.unit == "%":
+            return Decimal.POINT if point else Decimal.COMMA
+        if self.unit in _THREE_DECIMALS:
             return Decimal.POINT if point else Decimal.COMMA
         exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
         if _WHOLE_NAMES.fullmatch(self.name) or (exact and self.unit in _WHOLE_UNITS):
