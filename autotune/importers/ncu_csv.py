@@ -93,9 +93,11 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
     stored = _stored(found)
     note = "the file ends in the middle of a launch, which was left out" if partial else NO_END
     first = stored[0].metrics
+    chips = dict.fromkeys(chip for launch in found if (chip := launch.about.get(CHIP)))
     about = files.provenance(
         path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(stored),
-        len(stored) + 1 if partial else None, note, chip=found[0].about.get(CHIP, ""), clocks=clocks(first),
+        len(stored) + 1 if partial else None, note, chip=", ".join(chips),
+        clocks=clocks(first),
     )  # fmt: skip
     return Profile(about, stored, tables=tuple(reports))
 

@@ -36,10 +36,11 @@ def main(report: Path, folder: Path) -> None:
     factors = [units.base(unit_of[name])[1] for name in names]
     launches = []
     sources: dict[str, str] = {}
-    chip = ""
+    chips: dict[str, None] = {}  # in the order they are first seen
     for row, action in enumerate(actions):
         texts = _read(action, places, numbers[row])
-        chip = chip or _text(action, CHIP)
+        if chip := _text(action, CHIP):
+            chips[chip] = None
         lines = _lines(action, sources) if row < WITH_LINES else []
         launches.append(
             {
@@ -55,7 +56,7 @@ def main(report: Path, folder: Path) -> None:
     np.save(folder / "numbers.npy", numbers)
     document = {
         "names": names, "units": [units.base(unit_of[name])[0] for name in names], "launches": launches,
-        "sources": sources, "chip": chip,
+        "sources": sources, "chip": ", ".join(chips),
     }  # fmt: skip
     # Bytes that are no text come from the library as surrogates, which nothing else could write.
     (folder / "report.json").write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))

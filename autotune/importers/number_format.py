@@ -44,8 +44,7 @@ _CELL = re.compile(rf"[-+\d.,;()%eE{_SPACES}]*\d[-+\d.,;()%eE{_SPACES}]*")
 _TOKEN = re.compile(rf"[+-]?\d(?:\d|[.,{_SPACES}](?=\d))*(?:[eE][+-]?\d+)?")
 _TEXT = frozenset(
     {
-        "Process Name", "Host Name", "Kernel Name", "Kernel Time", "CC", "Section Name", "Metric Name", "Metric Unit",
-        "Rule Name", "Rule Type", "Rule Description", "Name", "Device", "Operation", "Range", "Style", "Domain",
+        "Kernel Time", "CC", "Metric Unit", "Rule Type", "Rule Description", "Device", "Operation", "Style", "Domain",
         "Id:Domain:Start/Stop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
         "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
         "config", "status", "run_id",
@@ -105,7 +104,7 @@ def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decima
     as_it_is = _AS_IT_IS[decimal].fullmatch
     for row in rows:
         if numeric is None or is_header(row):
-            numeric = [place for place, name in enumerate(row) if name not in _TEXT]
+            numeric = [place for place, name in enumerate(row) if not _is_text(name)]
         else:
             for place in numeric:
                 if place < len(row) and not as_it_is(row[place]):
@@ -172,7 +171,7 @@ def _cells(rows: Iterable[list[str]], is_header: IsHeader) -> Iterator[tuple[_Co
             columns = [_Column(name, text) for name, text in zip(header, row, strict=True)]
         else:
             for place, cell in enumerate(row[: len(header)]):
-                if header[place] not in _TEXT and cell and not cell.isdigit():
+                if not _is_text(header[place]) and cell and not cell.isdigit():
                     whole = len(row) > max(metric, unit) and metric >= 0 and "Size" not in header[place]
                     yield (_Column(row[metric], row[unit]) if whole else columns[place]), cell
 
@@ -181,6 +180,10 @@ def _of_header(name: str) -> _Column:
     """A column such as "Total Time (ns)" or "Time(%)"."""
     found = re.fullmatch(r"(.*?) ?\(([^()]+)\)", name)
     return _Column(found[1], {"nsec": "ns"}.get(found[2], found[2])) if found else _Column(name, "")
+
+
+def _is_text(column: str) -> bool:
+    return column in _TEXT or column.endswith(("Name", "Range"))
 
 
 def _tokens(cell: str) -> list[str]:

@@ -253,3 +253,11 @@ def test_a_table_behind_much_talk_is_found(tmp_path, db):
 )
 def test_labels_of_all_years(section, label, unit, name):
     assert ncu_labels.metric(section, label, unit) == name
+
+
+def test_launches_on_several_gpus_name_them_all(tmp_path):
+    header = ["ID", "Kernel Name", "device__attribute_display_name", "gpu__time_duration.sum"]
+    rows = [["0", "f", "GPU A", "1"], ["1", "f", "GPU B", "1"], ["2", "f", "GPU A", "1"], ["3", "f", "", "1"]]
+    path = tmp_path / "raw.csv"
+    path.write_text(table(header, ["", "", "", "us"], *rows))
+    assert ncu_csv.read(path).provenance.chip == "GPU A, GPU B"

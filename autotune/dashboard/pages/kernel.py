@@ -51,12 +51,15 @@ def _answer(profiled: tuple[ProfiledLaunch, ...]) -> str:
         return "No profile with counters has been imported: autotune import report.ncu-rep brings one in."
     text = f"{len(profiled)} launches were profiled."
     known = [entry for entry in profiled if entry.causes]
-    if known:
-        worst = max(known, key=lambda entry: entry.causes[0].gain * (_time(entry.launch) or 0.0))
+    # What a launch of unknown time would gain is not known either.
+    gains = [(entry.causes[0].gain * time, entry) for entry in known if (time := _time(entry.launch)) is not None]
+    if gains:
+        most, worst = max(gains, key=lambda pair: pair[0])
         cause = worst.causes[0]
-        if cause.gain:
+        if most:
             title = _lower(cause.heading)
             text += f" The most time to gain is in {label(worst.launch)}: {title}, up to {cause.gain:.0%} of it."
+    if known:
         causes = Counter(entry.causes[0].heading for entry in known)
         title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
         text += f" The most frequent finding is: {_lower(title)} ({count})."
