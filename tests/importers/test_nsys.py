@@ -92,13 +92,15 @@ def test_every_nanosecond_of_many_kernels_is_attributed(tmp_path, db):
 
 
 @pytest.mark.timing
-def test_100_000_kernels_take_three_seconds(tmp_path, db):
+def test_100_000_kernels_and_20_000_copies_take_four_seconds(tmp_path, db):
     kernels, ranges = make.many_kernels(100_000)
-    path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges)
+    copies = [make.Copy(5 + i, 10 * i, 10 * i + 9, 4096, 1 if i % 3 else None) for i in range(20_000)]
+    path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges, copies)
     start = time.process_time()
     summary = import_file(path, db)
-    assert time.process_time() - start < 3
-    assert summary.found == 100_000 and summary.total_ns == sum(k.end - k.start for k in kernels)
+    assert time.process_time() - start < 4
+    assert summary.kinds == {"kernel": 100_000, "copy": 13_333, "fill": 6_667}
+    assert summary.total_ns == sum(k.end - k.start for k in kernels) + 9 * 20_000
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM CUPTI_ACTIVITY_KIND_KERNEL", "DROP TABLE CUPTI_ACTIVITY_KIND_KERNEL"])
