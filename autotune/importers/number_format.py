@@ -3,8 +3,8 @@
 Nsight Compute prints numbers in the system's locale: 250.112 is a quarter of a thousand where the point separates
 decimals, and a quarter of a million where it separates thousands. Separators are a property of the file, so one cell
 that allows one reading only settles all of them: two points in it, a comma that fewer or more than three digits follow.
-Where no cell does, what a column counts may: a percentage is not in thousands, bytes and blocks are whole. Else the
-file is refused, because a guess would be wrong by a factor of 1000.
+Where no cell does, what a column counts may: a percentage is not in thousands, the sizes of a launch are whole. Else
+the file is refused, because a guess would be wrong by a factor of 1000.
 """
 
 import re
@@ -150,10 +150,12 @@ class _Column:
             return Decimal.POINT if point else Decimal.COMMA
         if self.unit in _THREE_DECIMALS:
             return Decimal.POINT if point else Decimal.COMMA
-        exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
-        if _WHOLE_NAMES.fullmatch(self.name) or (exact and self.unit in _WHOLE_UNITS):
+        if _WHOLE_NAMES.fullmatch(self.name):
             return Decimal.COMMA if point else Decimal.POINT
-        return None
+        # Sums of bytes or nanoseconds are whole, and a comma in one is of thousands. A point may be either: there are
+        # programs that write fractions of them.
+        exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
+        return Decimal.POINT if exact and self.unit in _WHOLE_UNITS and not point else None
 
 
 def _cells(rows: Iterable[list[str]], is_header: IsHeader) -> Iterator[tuple[_Column, str]]:

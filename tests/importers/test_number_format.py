@@ -139,7 +139,9 @@ OTHER = ("smsp__cycles_active.avg", "cycle")
         ((SCALED, PERCENT), [("250.112", "61,253")], [250112e3, 61.253]),  # no percentage is in thousands
         ((SCALED, PERCENT), [("250.112", "61.253")], [250112.0, 61.253]),
         ((SCALED, ("launch__grid_size", "")), [("250.112", "65.536")], [250112e3, 65536.0]),  # blocks are whole
-        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250.112", "117.344")], [250112e3, 117344.0]),
+        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250.112", "117.344")], None),
+        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250,112", "117,344")], [250112e3, 117344.0]),
+        ((SCALED, ("launch__thread_count", "thread")), [("250.112", "8.192")], [250112e3, 8192.0]),
         ((("dram__bytes.sum.per_second", "Gbyte/s"),), [("1.234",), ("2.345",)], None),
         ((SCALED,), [("250,112",)], None),
         ((SCALED,), [("250",), ("1e3",)], [250e3, 1e6]),
