@@ -6,6 +6,7 @@ Memory memcpy HtoD]", then "[CUDA memcpy Unified Host-to-Device]".
 """
 
 import re
+from functools import lru_cache
 
 from tuning_db.profile_records import RowKind
 
@@ -29,6 +30,7 @@ def copy_name(way: str) -> str:
     return f"[CUDA memcpy {way}]"
 
 
+@lru_cache(maxsize=1 << 12)
 def parse(name: str) -> tuple[RowKind, str, str | None] | None:
     """Kind, name and direction of a row in a table; None for what is neither copy nor fill."""
     if _FILL.fullmatch(name.strip()):

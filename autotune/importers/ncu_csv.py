@@ -66,7 +66,7 @@ def is_raw(row: Sequence[str]) -> bool:
 
 def is_long(row: Sequence[str]) -> bool:
     """Of the details page and of `--metrics`: a row a metric."""
-    return "ID" in row and KERNEL in row and METRIC in row and VALUE in row
+    return "ID" in row and METRIC in row and VALUE in row
 
 
 def is_summary(row: Sequence[str]) -> bool:
@@ -104,9 +104,9 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
 
 def _of_command_line(table: Table) -> bool:
     """Whether it is the table of `ncu --metrics`."""
-    return is_long(table.header) and {row[table.header.index(SECTION)] for row in table.rows} == {
-        ncu_labels.COMMAND_LINE
-    }
+    if not is_long(table.header) or SECTION not in table.header:
+        return False
+    return {row[table.header.index(SECTION)] for row in table.rows} == {ncu_labels.COMMAND_LINE}
 
 
 def _completed(header: list[str], row: list[str]) -> list[str]:
@@ -150,7 +150,7 @@ def _long(path: Path, table: Table) -> tuple[list[_Launch], bool]:
     if not groups:
         return [], False
     # Rows of one launch follow each other, so only the last one's can be missing.
-    names = [{(row[SECTION], row[METRIC]) for row in group if row[METRIC]} for group in (groups[0], groups[-1])]
+    names = [{(row.get(SECTION), row[METRIC]) for row in group if row[METRIC]} for group in (groups[0], groups[-1])]
     incomplete = table.cut or bool(names[0] - names[1])
     return [_measured(group, VALUE) for group in (groups[:-1] if incomplete else groups)], incomplete
 
@@ -193,8 +193,8 @@ def _measured(rows: Sequence[Cells], column: str) -> _Launch:
 
 def _finding(row: Cells) -> RuleFinding:
     return RuleFinding(
-        rule=row[RULE], section=row[SECTION], kind=_KINDS.get(row["Rule Type"], "ok"), title=row[RULE],
-        text=row["Rule Description"], gain=units.number(row.get("Estimated Speedup", "")),
+        rule=row[RULE], section=row.get(SECTION, ""), kind=_KINDS.get(row.get("Rule Type", ""), "ok"), title=row[RULE],
+        text=row.get("Rule Description", ""), gain=units.number(row.get("Estimated Speedup", "")),
         gain_scope=row.get("Estimated Speedup Type") or None,
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def _launch(place: int, one: _Launch, columns: Columns) -> KernelLaunch:
     metrics, about = Metrics(columns, values, one.texts), one.about
     duration, count = metrics.number(DURATION), _whole(about.get(COUNT, "")) or 1
     return KernelLaunch(
-        place=place, kernel=about.get(KERNEL) or "all kernels", grid=triple(about.get("Grid Size", "")),
+        place=place, kernel=about.get(KERNEL) or "kernel of no name", grid=triple(about.get("Grid Size", "")),
         kind=RowKind.SUMMARY if COUNT in about else RowKind.KERNEL, block=triple(about.get("Block Size", "")),
         duration_ns=None if duration is None else duration * count, count=count,
         stream=_whole(about.get("Stream", "")), device=_whole(about.get("Device", "")), metrics=metrics,

@@ -9,6 +9,7 @@ out, and have other names for the same reports.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from autotune.importers import csv_tables, files, memory_operations, units
@@ -78,6 +79,7 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
 )
 _RENAMED = {"Average": "Avg", "Minimum": "Min", "Maximum": "Max", "Median": "Med"}
 _TIMES = frozenset({"Total Time", "Avg", "Med", "Min", "Max", "StdDev", "Start", "Duration", "End"})
+_OWN = frozenset({"Time", "Total Time", "Total", "Start", "Duration"})
 _UNIT = re.compile(r"(.+?) ?\(([%/\w]+)\)")
 _NAMED = re.compile(r"(?:with \[(?:[^\]]*[/\\])?|\()(\w+)(?:\.py)?[\])]")
 _DEVICE = re.compile(r"(.*?) ?\((\d+)\)")
@@ -100,15 +102,23 @@ class _Report:
     columns: tuple[_Column, ...]
     rows: Sequence[Mapping[str, str]]
 
+    @cached_property
+    def _factors(self) -> Mapping[str, float]:
+        return {column.name: column.factor for column in self.columns}
+
     def number(self, row: Mapping[str, str], name: str) -> float | None:
         """In base units."""
-        factor = next((column.factor for column in self.columns if column.name == name), None)
-        value = None if factor is None else units.number(row[name])
-        return None if value is None or factor is None else value * factor
+        text = row.get(name)
+        value = units.number(text) if text else None
+        return None if value is None else value * self._factors[name]
 
     def whole(self, row: Mapping[str, str], *names: str) -> int | None:
-        found = (self.number(row, name) for name in names)
-        return next((round(value) for value in found if value is not None), None)
+        """Of the first of these columns that has a number."""
+        for name in names:
+            value = self.number(row, name)
+            if value is not None:
+                return round(value)
+        return None
 
 
 def is_header(row: Sequence[str]) -> bool:
@@ -122,7 +132,10 @@ def recognizes(head: bytes) -> bool:
     named = b"Processing [" in head and b" with [" in head  # as nsys stats says before each report
 
     def certain(row: Sequence[str]) -> bool:
-        return is_header(row) and (named or _by_columns(row) is not None or sum(map(_measures, row)) > 1)
+        if not is_header(row):
+            return False
+        own = any(_split(cell)[0] in _OWN for cell in row)
+        return named or _by_columns(row) is not None or (own and sum(map(_measures, row)) > 1)
 
     return csv_tables.head_has(head, certain)
 
@@ -151,8 +164,9 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
 
 
 def _measures(cell: str) -> bool:
-    name, unit = _split(cell)
-    return cell == "Total Time" or (bool(unit) and (name in _TIMES or name in ("Time", "Total")))
+    """Whether a column has a unit that these reports print."""
+    unit = _split(cell)[1]
+    return cell == "Total Time" or unit == "%" or units.base(unit)[0] in ("ns", "byte", "byte/s")
 
 
 def _split(cell: str) -> tuple[str, str]:
@@ -204,10 +218,11 @@ def _kernels(reports: Sequence[_Report]) -> list[KernelLaunch]:
 
 
 def _traced_kernel(report: _Report, place: int, row: Mapping[str, str]) -> KernelLaunch | None:
-    """None for a copy or a fill, which have no grid."""
-    if not row["GrdX"].strip():
+    """None for a copy or a fill."""
+    if memory_operations.parse(row["Name"]):
         return None
-    grid, block = (_triple([report.whole(row, f"{of}{axis}") for axis in "XYZ"]) for of in ("Grd", "Blk"))
+    grid = _sizes(row["GrdX"], row.get("GrdY", ""), row.get("GrdZ", ""))
+    block = _sizes(row["BlkX"], row.get("BlkY", ""), row.get("BlkZ", ""))
     return KernelLaunch(
         place, row["Name"], RowKind.KERNEL, grid, block, report.whole(row, "Start"), report.number(row, "Duration"),
         stream=report.whole(row, "Strm"), device=_device(row)[1],
@@ -219,7 +234,7 @@ def _summed_kernel(report: _Report, row: Mapping[str, str]) -> KernelLaunch | No
     name, count = row.get("Name") or row.get("Operation", ""), report.whole(row, *COUNTS)
     if count is None or row.get("Category", "CUDA_KERNEL") != "CUDA_KERNEL" or memory_operations.parse(name):
         return None
-    grid, block = (_triple(list(map(int, re.findall(r"\d+", row.get(of, ""))))) for of in ("GridXYZ", "BlockXYZ"))
+    grid, block = (_sizes(*re.findall(r"\d+", row.get(of, ""))) for of in ("GridXYZ", "BlockXYZ"))
     total = report.number(row, "Total Time")
     return KernelLaunch(0, name, RowKind.SUMMARY, grid, block, duration_ns=total, count=count)
 
@@ -263,16 +278,24 @@ def _operation(report: _Report, place: int, row: Mapping[str, str], sizes: Mappi
 
 
 def _device(row: Mapping[str, str]) -> tuple[str, int | None]:
-    """Name and number of the GPU in a row of the trace: "NVIDIA H100 (0)"."""
-    found = _DEVICE.fullmatch(row.get("Device", "").strip())
+    """Name and number of the GPU in a row of the trace."""
+    return _numbered(row.get("Device", ""))
+
+
+@lru_cache(maxsize=1 << 14)
+def _numbered(device: str) -> tuple[str, int | None]:
+    """("NVIDIA H100", 0) from "NVIDIA H100 (0)"."""
+    found = _DEVICE.fullmatch(device.strip())
     return (found[1], int(found[2])) if found else ("", None)
 
 
-def _triple(sizes: Sequence[int | None]) -> tuple[int, int, int] | None:
-    if len(sizes) != 3:
+@lru_cache(maxsize=1 << 14)
+def _sizes(*texts: str) -> tuple[int, int, int] | None:
+    """Of a grid or block; None for what are not three whole numbers."""
+    if len(texts) != 3 or not all(text.strip().isdigit() for text in texts):
         return None
-    x, y, z = sizes
-    return None if x is None or y is None or z is None else (x, y, z)
+    x, y, z = map(int, texts)
+    return x, y, z
 
 
 def _table(report: _Report) -> ReportTable:

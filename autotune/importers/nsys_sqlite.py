@@ -118,21 +118,24 @@ def _launch(place: int, row: Activity, owner: int | None) -> KernelLaunch:
 def _kernels(db: sqlite3.Connection) -> list[Activity]:
     sizes = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
     common = _checked(db, KERNELS, sizes)
-    name = "demangledName" if "demangledName" in nsys_schema.columns(db, KERNELS) else "shortName"
-    names = dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN (SELECT {name} FROM {KERNELS})"))
+    short = "shortName" if "shortName" in nsys_schema.columns(db, KERNELS) else "NULL"
+    full = "demangledName" if "demangledName" in nsys_schema.columns(db, KERNELS) else short
+    either = f"SELECT {full} FROM {KERNELS} UNION SELECT {short} FROM {KERNELS}"
+    names = dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN ({either})"))
     node = "graphNodeId" if "graphNodeId" in nsys_schema.columns(db, KERNELS) else "NULL"
-    found = db.execute(f"SELECT {common}, {', '.join(sizes)}, {name}, {node} FROM {KERNELS}")
-    return [
-        Activity(
-            When._make(row[:COMMON]), _name(names, row[-2]), RowKind.KERNEL, row[COMMON:-5], row[-5:-2], node=row[-1]
-        )
-        for row in found
-    ]  # fmt: skip
+    found = db.execute(f"SELECT {common}, {', '.join(sizes)}, {full}, {short}, {node} FROM {KERNELS}")
+    rows = []
+    for row in found:
+        *_, full_name, short_name, graph_node = row
+        name, grid, block = _name(names, full_name, short_name), row[COMMON:-6], row[-6:-3]
+        rows.append(Activity(When._make(row[:COMMON]), name, RowKind.KERNEL, grid, block, node=graph_node))
+    return rows
 
 
-def _name(names: dict[Any, Any], number: Any) -> str:
-    name = names.get(number)
-    return name if isinstance(name, str) else f"kernel {number}"
+def _name(names: dict[Any, Any], full: Any, short: Any) -> str:
+    """The demangled name; the function's alone, or a number, where there is none."""
+    name = names.get(full) or names.get(short)
+    return name if isinstance(name, str) else f"kernel {full}"
 
 
 def _graphs(db: sqlite3.Connection) -> list[Activity]:

@@ -107,8 +107,9 @@ def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decima
             numeric = [place for place, name in enumerate(row) if not _is_text(name)]
         else:
             for place in numeric:
-                if place < len(row) and not as_it_is(row[place]):
-                    row[place] = _rewritten(path, row[place], decimal)
+                cell = row[place] if place < len(row) else ""
+                if cell and not cell.isdigit() and not as_it_is(cell):
+                    row[place] = _rewritten(path, cell, decimal)
         yield row
 
 

@@ -261,3 +261,37 @@ def test_launches_on_several_gpus_name_them_all(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text(table(header, ["", "", "", "us"], *rows))
     assert ncu_csv.read(path).provenance.chip == "GPU A, GPU B"
+
+
+def test_columns_that_other_versions_and_programs_leave_out(tmp_path):
+    path = tmp_path / "t.csv"
+    header = [
+        "ID",
+        "Process ID",
+        "Kernel Name",
+        "Section Name",
+        "Metric Name",
+        "Metric Unit",
+        "Metric Value",
+        "Rule Name",
+    ]
+    rows = [["0", "942", "f", "GPU Speed Of Light Throughput", "Duration", "ns", "2,848", ""],
+            ["0", "942", "f", "SpeedOfLight", "", "", "", "SOLBottleneck"]]  # fmt: skip
+    path.write_text(table(header, *rows))
+    (launch,) = ncu_csv.read(path).launches
+    assert (launch.duration_ns, launch.grid, [f.rule for f in launch.findings]) == (2848, None, ["SOLBottleneck"])
+    path.write_text(table(["ID", "Metric Name", "Metric Value"], ["0", "launch__grid_size", "8"]))
+    (launch,) = ncu_csv.read(path).launches
+    assert launch.kernel == "kernel of no name" and launch.metrics.number("launch__grid_size") == 8
+
+
+def test_a_page_that_a_spreadsheet_saved_without_quotes(tmp_path):
+    path = tmp_path / "t.csv"
+    out = io.StringIO()
+    csv.writer(out).writerows(csv.reader(io.StringIO(RAW)))
+    path.write_text("==PROF== Connected to process 7\n" + out.getvalue() + "==PROF== Disconnected\nreal\t0m1s\n")
+    quoted = tmp_path / "q.csv"
+    quoted.write_text(RAW)
+    read, whole = ncu_csv.read(path), ncu_csv.read(quoted)
+    assert [dict(x.metrics) for x in read.launches] == [dict(x.metrics) for x in whole.launches]
+    assert read.launches[0].kernel == whole.launches[0].kernel and not read.provenance.partial

@@ -48,6 +48,16 @@ def test_geometry_chip_and_version(tmp_path):
     assert not profile.provenance.partial
 
 
+def test_two_instances_of_a_template_have_their_own_names(tmp_path):
+    path = make.nsys_sqlite(tmp_path / "t.sqlite", [Kernel("void f<1>(int)", 1, 10, 30), Kernel("f", 2, 40, 50)], [])
+    db = sqlite3.connect(path)
+    db.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET shortName = (SELECT id FROM StringIds WHERE value = 'f')")
+    db.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET demangledName = 999 WHERE start = 40")
+    db.commit()
+    db.close()
+    assert [launch.kernel for launch in nsys_sqlite.read(path).launches] == ["void f<1>(int)", "f"]
+
+
 def test_a_graphs_time_is_in_a_table_of_its_own(tmp_path):
     kernels = [Kernel("graph", 100, 1000, 5000, graph=True), Kernel("graph", 300, 6000, 9000, graph=True)]
     profile = nsys_sqlite.read(make.nsys_sqlite(tmp_path / "t.sqlite", kernels, [("token", 50, 200)]))

@@ -84,6 +84,10 @@ def test_sums_by_grid(tmp_path):
          "nvtx_kern_sum"),
         ("Count,QCount,Avg (ns),TAvg (ns),API Name,QAvg (ns),Kernel Name\n2,1,5,6,cudaLaunchKernel,1,mul\n",
          "cuda_kern_exec_sum"),
+        ("Name,Projected Start (ns),Projected Duration (ns),Orig Start (ns),Style,NumGPUOps\nstep,1,2,3,PushPop,4\n",
+         "nvtx_gpu_proj_trace"),
+        ("Start (ns),End (ns),Duration (ns),DurChild (ns),Name,PID,TID,Lvl,RangeId\n1,9,8,2,:step,53,53,0,3\n",
+         "nvtx_pushpop_trace"),
         ("Processing [/tmp/a.sqlite] with [/opt/reports/um_total_sum.py]...\nTotal HtoD (MB),Total Time (ns)\n1.5,3\n",
          "um_total_sum"),
         ("Processing [a.sqlite] with [reports/nvtxppsum.py]... \nTime(%),Total Time (ns),Instances,Range\n100,5,1,x\n",
@@ -136,6 +140,12 @@ def test_a_trace_of_every_year(tmp_path, db, header, row):
     assert trace.start_ns.tolist() == [90, 100] and trace.bytes.tolist() == [-1, 4_000_000]
 
 
+def test_a_row_of_a_trace_without_a_grid_is_a_kernel_if_it_is_no_copy(tmp_path):
+    header = "Start (ns),Duration (ns),CorrId,GrdX,GrdY,GrdZ,BlkX,BlkY,BlkZ,Strm,Name\n"
+    profile = read(tmp_path, header + "100,50,1,,,,,,,7,mul\n200,50,1,,,,,,,7,[CUDA memset]\n")
+    assert [(x.kind, x.grid) for x in profile.launches] == [(RowKind.KERNEL, None), (RowKind.FILL, None)]
+
+
 def test_what_is_printed_between_reports_is_no_row(tmp_path):
     said = "Generating SQLite file a.sqlite\nProcessing [a.sqlite] with [reports/{}.py]... \n"
     skipped = "\n" + said.format("openmp_sum") + "SKIPPED: a.sqlite does not contain OpenMP data.\n"
@@ -143,7 +153,9 @@ def test_what_is_printed_between_reports_is_no_row(tmp_path):
     assert len(profile.launches) == 2 and len(profile.tables) == 2 and not profile.provenance.partial
 
 
-@pytest.mark.parametrize("text", ["time,count,name\n1,2,x\n", "Time (%)\n5\n", "name,value (ns)\nx,3\n"])
+@pytest.mark.parametrize(
+    "text", ["time,count,name\n1,2,x\n", "Time (%)\n5\n", "name,value (ns)\nx,3\n", "latency (ms),rate (MB/s)\n1.5,2\n"]
+)
 def test_other_tables_are_not_taken_for_one(tmp_path, text):
     path = tmp_path / "other.csv"
     path.write_text(text)

@@ -28,6 +28,7 @@ CASES = {
     "page.txt": (b"  mul (8, 1, 1)x(128, 1, 1)\n    Section: GPU Speed Of Light Throughput\n", "--page raw"),
     "stats.txt": (b" ** CUDA GPU Kernel Summary (cuda_gpu_kern_sum):\n\n Time (%)  Total Time (ns)\n", "--format csv"),
     "ktt.xml": (b'<?xml version="1.0"?>\n<KernelResults><KernelResult KernelName="k"/>', "as JSON"),
+    "old.csv": (b"==7== NVPROF is profiling process 7, command: ./a\n==7== Profiling result:\n", "nsys profile"),
     "notes.txt": (b"hello\n", "these can: Nsight Compute report"),
 }
 

@@ -25,7 +25,7 @@ def _has_tables(profile: Profile) -> bool:
 
 def _answer(profiles: Sequence[Profile]) -> str:
     if not profiles:
-        return "No file with sums has been imported: autotune import kernels.csv reads what nsys stats printed."
+        return "0 imported files have such tables: autotune import kernels.csv reads what nsys stats printed."
     kinds = list(dict.fromkeys(profile.provenance.format for profile in profiles))
     text = f"{len(profiles)} file{'s have' if len(profiles) > 1 else ' has'} such tables: {', '.join(kinds[:6])}"
     return text + (f" and {len(kinds) - 6} more kinds." if len(kinds) > 6 else ".")
