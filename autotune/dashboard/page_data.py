@@ -122,7 +122,7 @@ class Database:
 
 @dataclass(frozen=True, eq=False)
 class ProfiledLaunch:
-    """A launch with its profile and what our own rules find wrong with it, the most likely cause first."""
+    """A launch with its profile and what rules find wrong with it, the most likely cause first."""
 
     profile: Profile
     launch: KernelLaunch

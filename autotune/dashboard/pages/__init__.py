@@ -12,11 +12,12 @@ from autotune.dashboard.pages import (
     roofline,
     run,
     source,
+    tables,
     token,
 )
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
     """All pages in the order of the menu."""
-    rooms = (overview, run, parameters, kernel, roofline, source, token, precision, compare, provenance)
+    rooms = (overview, run, parameters, kernel, roofline, source, tables, token, precision, compare, provenance)
     return tuple(room.page(data) for room in rooms)
