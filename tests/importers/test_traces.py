@@ -89,17 +89,22 @@ def test_time_adds_up_as_sql_adds_it(tmp_path, db):
 interval = st.tuples(st.integers(0, 300), st.integers(0, 60), st.integers(0, 2), st.integers(0, 1))
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.fixture(scope="module")
+def one_db(tmp_path_factory):
+    with open_db(tmp_path_factory.mktemp("all") / "tuning.db") as opened:
+        yield opened
+
+
+@settings(max_examples=15, deadline=None)
 @given(st.lists(interval, max_size=12), st.lists(interval, min_size=1, max_size=12))
-def test_any_intervals_add_up(tmp_path_factory, kernels, copies):
+def test_any_intervals_add_up(one_db, tmp_path_factory, kernels, copies):
     folder = tmp_path_factory.mktemp("any")
     path = make.nsys_sqlite(
         folder / "t.sqlite",
         [Kernel("k", 0, start, start + length, device=gpu) for start, length, _, gpu in kernels], [],
         [Copy(0, s, s + length, 1, None if kind == 0 else kind, gpu) for s, length, kind, gpu in copies],
     )  # fmt: skip
-    with open_db(folder / "tuning.db") as db:
-        trace = traces.load(db, import_file(path, db).profile)
+    trace = traces.load(one_db, import_file(path, one_db).profile)
     for gpu in (None, 0, 1):
         found = as_tuple(trace_time.shares(trace, gpu))
         assert found == by_sql(path, gpu) and found[0] == sum(found[1:])
