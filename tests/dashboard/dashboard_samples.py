@@ -53,7 +53,14 @@ METRICS = {
     "launch__occupancy_limit_warps": "block", "launch__registers_per_thread": "register/thread",
     "launch__waves_per_multiprocessor": "", "dram__bytes_read.sum": "byte", "autotune__bytes_needed": "byte",
     **{f"smsp__average_warps_issue_stalled_{s}_per_issue_active.ratio": "inst" for s in STALLS},
-    **{f"other__metric_{number}.sum": "" for number in range(280)},
+    "l1tex__t_sector_hit_rate.pct": "%", "lts__t_sector_hit_rate.pct": "%",
+    "l1tex__m_xbar2l1tex_read_bytes.sum": "byte", "dram__bytes_read.sum.per_second": "byte/s",
+    "sm__inst_executed_pipe_lsu.avg.pct_of_peak_sustained_active": "%",
+    "sm__pipe_fma_cycles_active.avg.pct_of_peak_sustained_active": "%",
+    "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum.per_cycle_elapsed": "inst/cycle",
+    "derived__sm__sass_thread_inst_executed_op_ffma_pred_on_x2": "thread",
+    "smsp__cycles_elapsed.avg.per_second": "hz",
+    **{f"other__metric_{number}.sum": "" for number in range(270)},
 }  # fmt: skip
 
 

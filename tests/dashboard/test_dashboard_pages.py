@@ -39,7 +39,8 @@ def blocks(made) -> Iterator[tuple[str, tuple]]:
 
 def test_every_page_answers_its_question(made):
     assert [page.title for page in made] == [
-        "Overview", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token", "Precision", "Compare", "Provenance",
+        "Overview", "Reports", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token", "Precision", "Compare",
+        "Provenance",
     ]  # fmt: skip
     for page in made:
         assert page.question.endswith("?") and page.answer.endswith(".") and len(page.answer) > 40, page.id

@@ -9,6 +9,7 @@ from autotune.dashboard.pages import (
     parameters,
     precision,
     provenance,
+    reports,
     roofline,
     run,
     source,
@@ -17,6 +18,8 @@ from autotune.dashboard.pages import (
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
-    """All pages in the order of the menu."""
-    rooms = (overview, run, parameters, kernel, roofline, source, token, precision, compare, provenance)
+    """All pages in the order of the menu: what was imported comes first where nothing else has anything to show."""
+    rooms = [overview, reports, run, parameters, kernel, roofline, source, token, precision, compare, provenance]
+    if data.database.profiles and not (data.database.winners or data.database.runs or data.benchmarks):
+        rooms = [reports, kernel, source, compare, roofline, overview, run, parameters, token, precision, provenance]
     return tuple(room.page(data) for room in rooms)
