@@ -20,7 +20,8 @@ _PIPE = re.compile(
 PIPES = {
     "adu": "address divergence", "alu": "integer and logic (ALU)", "cbu": "branches (CBU)",
     "fma": "FP32 and integer multiply (FMA)", "fmaheavy": "FMA heavy", "fmalite": "FMA lite", "fp16": "FP16",
-    "fp64": "FP64", "lsu": "loads and stores (LSU)", "shared": "shared by FP64 and tensor cores", "tensor": "tensor cores", "tex": "texture (TEX)",
+    "fp64": "FP64", "lsu": "loads and stores (LSU)", "shared": "shared by FP64 and tensor cores",
+    "tensor": "tensor cores", "tex": "texture (TEX)",
     "tma": "bulk copies (TMA)", "uniform": "uniform", "xu": "transcendental and conversion (XU)",
 }  # fmt: skip
 _RATE = "smsp__sass_thread_inst_executed_op_{op}_pred_on.sum.per_cycle_elapsed"

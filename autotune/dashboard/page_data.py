@@ -174,8 +174,8 @@ def profiled_launches(profile: Profile) -> list[ProfiledLaunch]:
             alike[key].append((launch, tuple(causes)))
     found = []
     for launches in alike.values():
-        longest, causes = max(launches, key=lambda pair: launch_time(pair[0]) or 0.0)
-        found.append(ProfiledLaunch(profile, longest, causes, tuple(launch for launch, _ in launches)))
+        longest, why = max(launches, key=lambda pair: launch_time(pair[0]) or 0.0)
+        found.append(ProfiledLaunch(profile, longest, why, tuple(launch for launch, _ in launches)))
     return found
 
 

@@ -154,5 +154,6 @@ def test_occupancy_is_told_by_cause():
     detail = kernel._detail(0, profiled[0], None)
     chart = next(block for block in detail.blocks if isinstance(block, Bars) and block.title == "Occupancy by cause")
     assert dict(chart.rows) == {
-        "taken by shared memory": (75,), "possible": (25,), "not reached: a grid of 0.50 waves": (15,), "achieved": (10,),
+        "taken by shared memory": (75,), "possible": (25,), "not reached: a grid of 0.50 waves": (15,),
+        "achieved": (10,),
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """The page "Reports": what was imported, the kernels in it by time, what bounds each and what to try first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autotune.dashboard import counters
 from autotune.dashboard import page_elements as ui
@@ -51,7 +51,7 @@ def _total(groups: Sequence[KernelGroup]) -> float | None:
     return sum(times) if times else None
 
 
-def _answer(groups: Sequence[KernelGroup], data: PageData, short: dict[str, str]) -> str:
+def _answer(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, str]) -> str:
     total, count = _total(groups), sum(group.count for group in groups)
     text = f"{_count(len(data.database.profiles), 'report')} with {_count(count, 'launch', 'launches')} of "
     text += f"{_count(len(groups), 'kernel')}"
@@ -61,10 +61,13 @@ def _answer(groups: Sequence[KernelGroup], data: PageData, short: dict[str, str]
     entry = top.told(data.profiled)
     text += f", {human(total, 'ns')} of kernel time. {(top.ns or 0.0) / total:.0%} of it is in {short[top.name]}"
     text += f", bound by {_lower(bound(entry))}." if entry else "."
-    worth = [(group, entry, finding) for group in groups
-             if (entry := group.told(data.profiled)) and (finding := first_finding(entry)) and finding.gain]  # fmt: skip
+    worth = [
+        (group, finding)
+        for group in groups
+        if (finding := first_finding(group.told(data.profiled))) is not None and finding.gain
+    ]
     if worth:
-        group, _, finding = max(worth, key=lambda found: found[2].gain * (found[0].ns or 0.0))
+        group, finding = max(worth, key=lambda found: found[1].gain * (found[0].ns or 0.0))
         saved = finding.gain * (group.ns or 0.0)
         text += f" Most is to gain in {short[group.name]}: {_lower(finding.title)}, up to {human(saved, 'ns')}"
         text += f" ({finding.gain:.0%} of its time)."
@@ -79,7 +82,7 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
-def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short: dict[str, str]) -> ui.Table:
+def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short: Mapping[str, str]) -> ui.Table:
     columns = (
         ui.Column("report", "", False, True), ui.Column("from", "", False, True), ui.Column("GPU", "", False, True),
         ui.Column("recorded", "UTC", False, True),
@@ -105,7 +108,7 @@ def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short:
     return ui.Table("Imported reports", columns, tuple(rows))
 
 
-def _bars(groups: Sequence[KernelGroup], short: dict[str, str]) -> ui.Bars | None:
+def _bars(groups: Sequence[KernelGroup], short: Mapping[str, str]) -> ui.Bars | None:
     shown = [group for group in groups if group.ns][:MOST_BARS]
     rows = tuple((short[group.name], ((group.ns or 0.0) / 1e6,)) for group in shown)
     full = tuple(group.name for group in shown)
@@ -117,7 +120,7 @@ def _bars(groups: Sequence[KernelGroup], short: dict[str, str]) -> ui.Bars | Non
     return ui.Bars("Kernels that took most time", axis, ("time",), rows, full=full) if rows else None
 
 
-def _kernels(groups: Sequence[KernelGroup], data: PageData, short: dict[str, str], several: bool) -> ui.Table:
+def _kernels(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, str], several: bool) -> ui.Table:
     columns = [
         ui.Column("kernel", "", False, True), ui.Column("launches", "in all", True),
         ui.Column("time", "sum over launches", True), ui.Column("share", "of all kernel time", True),
@@ -155,7 +158,7 @@ def _kernels(groups: Sequence[KernelGroup], data: PageData, short: dict[str, str
 
 
 def _detail(
-    place: int, profile: Profile, groups: Sequence[KernelGroup], data: PageData, short: dict[str, str]
+    place: int, profile: Profile, groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, str]
 ) -> ui.Detail:
     origin, total = profile.provenance, _total(groups)
     text = f"{origin.file}, {origin.tool} {origin.tool_version}".strip()
