@@ -37,6 +37,8 @@ _TABLES: tuple[tuple[str, str, tuple[tuple[str, str, bool], ...]], ...] = (
     ("profiles", "file", ()),
     ("profile_ranges", "name", (("profile_id", "profiles", True),)),
     ("profile_sources", "name", (("profile_id", "profiles", True),)),
+    ("profile_tables", "report", (("profile_id", "profiles", True),)),
+    ("profile_table_rows", "cells", (("profile_id", "profiles", True),)),
     ("profile_launches", "kernel", (("profile_id", "profiles", True),)),
     ("profile_findings", "rule", (("launch_id", "profile_launches", True),)),
     ("profile_lines", "sass", (("launch_id", "profile_launches", True),)),

@@ -151,16 +151,17 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "metric_names": "JSON: names of the metrics, in the order of every launch's values.",
             "metric_units": "JSON: their units, in the same order.",
             "imported_at": "UTC.",
+            "devices": "JSON: names of the GPUs by the number that launches have.",
         },
     ),
     "profile_launches": (
-        "Rows of a profile: launches of kernels or graphs, sums over launches, or trials of other tuners.",
+        "Rows of a profile: launches of kernels or graphs, copies and fills, sums of these, or trials of other tuners.",
         {
             "id": "Number within this file.",
             "profile_id": "Whose.",
             "place": "In the order of the imported file.",
             "kernel": "Its name.",
-            "kind": "kernel, graph, summary or trial.",
+            "kind": "kernel, graph, copy, fill, summary (of kernels) or trial.",
             "grid_x": "Blocks of the grid.",
             "grid_y": "Blocks of the grid.",
             "grid_z": "Blocks of the grid.",
@@ -177,6 +178,10 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "role": "winner or default, where that is known.",
             "metric_values": "Numbers of the profile's metrics: float64, little-endian, NaN where it has none.",
             "metric_texts": "JSON: metrics that are words, by name.",
+            "device": "The GPU's number in the trace; the profile's devices names it.",
+            "process": "Its number on the host.",
+            "bytes": "Of a copy or fill.",
+            "direction": "Of a copy: HtoD, DtoH, DtoD, PtoP, ...",
         },
     ),
     "profile_findings": (
@@ -219,6 +224,27 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "thread": "That it was in, if known.",
             "start_ns": "On the clock of the profile, if known.",
             "end_ns": "On the clock of the profile, if known.",
+            "style": "push_pop: of one thread, nested; start_end: of a process, may overlap; empty if unknown.",
+        },
+    ),
+    "profile_tables": (
+        "Tables of profilers that are none of launches: times of API calls, of NVTX ranges, ...",
+        {
+            "profile_id": "Whose.",
+            "place": "Of the table within its profile.",
+            "report": "The tool's name for it, such as nvtx_sum.",
+            "title": "For people.",
+            "column_names": "JSON: names of the columns.",
+            "column_units": "JSON: their units, in the same order; empty for words and counts.",
+        },
+    ),
+    "profile_table_rows": (
+        "Rows of these tables.",
+        {
+            "profile_id": "Whose.",
+            "table_place": "Place of the table within the profile.",
+            "place": "Of the row within the table.",
+            "cells": "JSON: a number, a word or null for each column, in base units.",
         },
     ),
     "profile_sources": (

@@ -29,7 +29,7 @@ def _answer(data: PageData, recorded: list[Timeline]) -> str:
     if not data.benchmarks:
         first = recorded[0]
         share = first.gaps / first.length if first.length else 0.0
-        return f"In {first.name} no kernel ran in {share:.0%} of {first.length:,.0f} µs."
+        return f"In {first.name} nothing ran in {share:.0%} of {first.length:,.0f} µs."
     sentences = []
     for one in data.benchmarks:
         kernels = _kernels_of(one.result.tuned)
@@ -128,8 +128,8 @@ def _depths(result: ModelBenchmark) -> ui.Table:
 def _recorded(id: str, timeline: Timeline) -> ui.Detail:
     blocks: list[ui.Block] = [
         ui.Words(
-            f"{timeline.name}: {len(timeline.events):,} launches in {timeline.length:,.1f} µs, "
-            f"{timeline.gaps:,.1f} µs of them without any kernel; {timeline.note}."
+            f"{timeline.name}: {len(timeline.events):,} launches, copies and fills in {timeline.length:,.1f} µs; in "
+            f"{timeline.gaps:,.1f} µs of them nothing ran; {timeline.note}."
         )
     ]
     tracks = defaultdict(list)
