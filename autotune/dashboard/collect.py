@@ -21,7 +21,7 @@ from autotune.dashboard.page_data import (
     RunData,
 )
 from autotune.precision import precision_result
-from tuning_db import field_checks, open_db, profiles
+from tuning_db import field_checks, open_db, profiles, traces
 from tuning_db.field_checks import Fields
 from tuning_db.timed_trials import TimedTrial, timed_trials
 
@@ -53,13 +53,15 @@ def read_database(path: Path | None) -> Database:
         trials: dict[int, list[TimedTrial]] = defaultdict(list)
         for trial in timed_trials(db):
             trials[trial.run_id].append(trial)
+        stored_profiles = profiles.listed(db)
         return Database(
             file=_file(db.path),
             schema=int(db.info()["schema_version"]),
             devices=devices,
             runs=tuple(RunData(run, tuple(trials[run.id])) for run in db.runs()),
             winners=tuple(db.winners()),
-            profiles=tuple(profiles.load(db, stored.id) for stored in profiles.listed(db)),
+            profiles=tuple(profiles.load(db, stored.id) for stored in stored_profiles),
+            traces=tuple(traces.load(db, stored.id) for stored in stored_profiles),
         )
 
 

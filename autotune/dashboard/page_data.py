@@ -14,6 +14,7 @@ from kernel_templates.device import Device
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 from tuning_db.records import Outcome, StoredRun, StoredWinner, searched
 from tuning_db.timed_trials import TimedTrial
+from tuning_db.trace_records import Trace
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class PrecisionFile:
 
 @dataclass(frozen=True, eq=False)
 class Database:
-    """One tuning database."""
+    """One tuning database. traces: of each profile, without rows where it is no timeline."""
 
     file: File
     schema: int
@@ -111,6 +112,7 @@ class Database:
     runs: tuple[RunData, ...]
     winners: tuple[StoredWinner, ...]
     profiles: tuple[Profile, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
     @cached_property
     def run_by_id(self) -> Mapping[int, RunData]:

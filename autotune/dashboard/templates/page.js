@@ -97,6 +97,7 @@ function theme(next) {
   else root.dataset.theme = chosen;
   try { localStorage.setItem("autotune-theme", chosen === "system" ? "" : chosen); } catch { /* it lasts until the page is closed */ }
   find("#theme").textContent = "Theme: " + chosen;
+  for (const canvas of all("canvas[data-pack]")) canvas.redraw?.();
 }
 
 const tip = find("#tip");
