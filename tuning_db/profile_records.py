@@ -228,10 +228,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """A profile as the database lists it, without its rows. total_ns: the sum of their durations."""
+    """A profile as the database lists it, without its rows. total_ns: the sum of those of their
+    durations that are known, None where none is."""
 
     id: int
     provenance: Provenance
     rows: int
-    total_ns: float
+    total_ns: float | None
     imported_at: str

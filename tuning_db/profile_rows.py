@@ -56,9 +56,7 @@ def provenance_from(found: Row) -> Provenance:
 
 
 def stored_profile_from(row: Row) -> StoredProfile:
-    return StoredProfile(
-        int(row["id"]), provenance_from(row), int(row["rows"]), float(row["total_ns"] or 0.0), row["imported_at"]
-    )
+    return StoredProfile(int(row["id"]), provenance_from(row), int(row["rows"]), row["total_ns"], row["imported_at"])
 
 
 def columns_from(row: Row) -> Columns:

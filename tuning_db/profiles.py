@@ -52,8 +52,15 @@ def listed(db: Reader) -> list[StoredProfile]:
     return db._read("profiles", _LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
 
 
-def load(db: Reader, number: int) -> Profile:
-    """The whole profile with this id. Raises KeyError if there is none."""
+# Rows that a trace (`tuning_db.traces`) says everything about.
+_PLAIN = (
+    "start_ns IS NOT NULL AND duration_ns IS NOT NULL AND metric_values IS NULL AND kind NOT IN ('summary', 'trial')"
+)
+
+
+def load(db: Reader, number: int, traced: bool = True) -> Profile:
+    """The whole profile with this id; traced: also the launches that only a timeline knows, of which there may be a
+    hundred thousand. Raises KeyError if there is no such profile."""
     columns, about = _about(db, number)
     findings = _grouped(db, "profile_findings", number, profile_rows.finding_from)
     lines = _grouped(db, "profile_lines", number, profile_rows.line_from)
@@ -62,8 +69,9 @@ def load(db: Reader, number: int) -> Profile:
         mine = row["id"]
         return profile_rows.launch_from(row, columns, tuple(findings.get(mine, ())), tuple(lines.get(mine, ())))
 
+    kept = "profile_id = ?" if traced else f"profile_id = ? AND NOT ({_PLAIN})"
     launches = db._read(
-        "profile_launches", "SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built
+        "profile_launches", f"SELECT * FROM profile_launches WHERE {kept} ORDER BY place", (number,), built
     )
     nested = ranges(db, number)
     launches = [

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--decimal",
+    type=click.Choice(["comma", "point"]),
+    help="What separates decimals in CSV files. Needed only where a file does not tell: 1.234 may be 1234.",
+)
 @options.db_option
 @options.json_option
-def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+def import_(files: tuple[Path, ...], decimal: str | None, db_path: Path | None, as_json: bool) -> None:
     """Read files of other tools into the tuning database.
 
     Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, ./scripts/setup_env
@@ -47,7 +52,7 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
             raise UserError(f"{file} is of no kind that can be imported; these can: {known}")
         importers.append(importer)
     with options.open_database(db_path, readonly=False) as db:
-        done = [store(importer, file, db) for importer, file in zip(importers, files, strict=True)]
+        done = [store(importer, file, db, decimal) for importer, file in zip(importers, files, strict=True)]
     if as_json:
         output.print_json({"imported": [asdict(summary) for summary in done]})
         return
@@ -57,14 +62,18 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
             output.note(f"{summary.file}: {summary.note}")
 
 
-def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary | ResultsSummary":
-    """Read a file and store what is in it. Raises UserError."""
+def store(
+    importer: "Importer", path: Path, db: "TuningDB", decimal: str | None = None
+) -> "ProfileSummary | ResultsSummary":
+    """Read a file and store what is in it; decimal: "comma" or "point", None to find out. Raises UserError."""
     from autotune.importers import tuning_results
     from autotune.importers.files import bounded_numbers, unpacked
+    from autotune.importers.number_format import Decimal
     from autotune.profiling import store_profile
 
     with unpacked(path) as file, bounded_numbers(path):
-        found = importer.read(file)
+        chosen = (Decimal(decimal) if decimal else None,) if importer.localized else ()
+        found = importer.read(file, *chosen)
         if isinstance(found, tuning_results.TuningResults):
             return tuning_results.store(replace(found, file=path.name), db)
         return store_profile.store(found, db)

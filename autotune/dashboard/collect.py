@@ -30,18 +30,19 @@ LARGEST = 16 << 20  # bytes; a real benchmark has 20 kB, what `autotune precisio
 
 def collect(
     database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (),
-    precisions: Sequence[Path] = (),
+    precisions: Sequence[Path] = (), traced: bool = False,
 ) -> PageData:  # fmt: skip
-    """database: None for the usual one. Raises UserError and DatabaseError."""
+    """database: None for the usual one; traced: launches that only a timeline knows as launches too, not only in
+    `Database.traces`. Raises UserError and DatabaseError."""
     return PageData(
-        read_database(database),
+        read_database(database, traced),
         None if against is None else read_database(against),
         tuple(read_benchmark(path) for path in benchmarks),
         tuple(read_precision(path) for path in precisions),
     )
 
 
-def read_database(path: Path | None) -> Database:
+def read_database(path: Path | None, traced: bool = False) -> Database:
     with open_db(path, readonly=True) as db:
         devices = tuple(
             DeviceData(
@@ -60,7 +61,7 @@ def read_database(path: Path | None) -> Database:
             devices=devices,
             runs=tuple(RunData(run, tuple(trials[run.id])) for run in db.runs()),
             winners=tuple(db.winners()),
-            profiles=tuple(profiles.load(db, stored.id) for stored in stored_profiles),
+            profiles=tuple(profiles.load(db, stored.id, traced) for stored in stored_profiles),
             traces=tuple(traces.load(db, stored.id) for stored in stored_profiles),
         )
 

@@ -4,8 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from autotune.dashboard.page_data import PageData, ProfiledLaunch, launch_time
 from tuning_db.profile_records import Profile, RowKind
+from tuning_db.trace_records import KINDS, Trace
 
 RAN = (RowKind.KERNEL, RowKind.GRAPH, RowKind.SUMMARY)
 
@@ -38,8 +41,8 @@ class KernelGroup:
         return profiled[self.places[0]] if self.places else None
 
 
-def kernel_times(profile: Profile) -> list[KernelTime]:
-    """In the order of first launches."""
+def kernel_times(profile: Profile, trace: Trace) -> list[KernelTime]:
+    """Those of the profile's launches first, then those that only the trace has."""
     count: dict[str, int] = defaultdict(int)
     time: dict[str, float] = defaultdict(float)
     untimed: dict[str, int] = defaultdict(int)
@@ -52,20 +55,28 @@ def kernel_times(profile: Profile) -> list[KernelTime]:
             untimed[launch.kernel] += launch.count
         else:
             time[launch.kernel] += one * launch.count
+    known = [launch.place for launch in profile.launches]
+    rest = np.isin(trace.kind, [KINDS.index(kind) for kind in RAN if kind in KINDS]) & ~np.isin(trace.place, known)
+    often = np.bincount(trace.name[rest], minlength=len(trace.names))
+    spent = np.bincount(trace.name[rest], trace.duration_ns[rest], len(trace.names))
+    for place in np.flatnonzero(often).tolist():
+        count[trace.names[place]] += int(often[place])
+        time[trace.names[place]] += float(spent[place])
     return [KernelTime(name, count[name], time.get(name), untimed[name]) for name in count]
 
 
-def kernel_groups(data: PageData, profiles: Iterable[Profile]) -> list[KernelGroup]:
-    """Sorted by time, those of unknown time last."""
-    wanted = list(profiles)
+def kernel_groups(data: PageData, reports: Iterable[int]) -> list[KernelGroup]:
+    """Of reports by their places in the database, sorted by time, those of unknown time last."""
+    numbers = list(reports)
+    wanted = [data.database.profiles[number] for number in numbers]
     files = {profile.provenance.sha256 for profile in wanted}
     places: dict[str, list[int]] = defaultdict(list)
     for place, entry in enumerate(data.profiled):
         if entry.profile.provenance.sha256 in files:
             places[entry.launch.kernel].append(place)
     found: dict[str, list[tuple[str, KernelTime]]] = defaultdict(list)
-    for profile in wanted:
-        for one in kernel_times(profile):
+    for number, profile in zip(numbers, wanted, strict=True):
+        for one in kernel_times(profile, data.database.traces[number]):
             found[one.name].append((profile.provenance.file, one))
     groups = []
     for name, parts in found.items():

@@ -126,7 +126,7 @@ class Database:
 
 @dataclass(frozen=True, eq=False)
 class ProfiledLaunch:
-    """A launch with its profile and what our own rules find wrong with it, the most likely cause first. alike: launches
+    """A launch with its profile and what rules find wrong with it, the most likely cause first. alike: launches
     of the same kernel, sizes and configuration in that profile, this one among them and the longest."""
 
     profile: Profile

@@ -1,9 +1,9 @@
 """Packs a trace for the page's canvas (templates/trace.js): rows of events that do not overlap, as few bytes as may be.
 
 Four bytes (little-endian) say how long the JSON head is that follows; behind it, for each row of the head, five columns
-of its events as LEB128 numbers (7 bits a byte, the lowest first): the gap since the event before ended, its length, both
-in ns, the place of its label in the head's labels, 1 + the bytes that it moved (0: unknown or none), and 1 + the place
-of the NVTX range that it was launched in among the labels (0: none).
+of its events as LEB128 numbers (7 bits a byte, the lowest first): the gap since the event before ended and its length,
+both in ns; the place of its label in the head's labels; 1 + the bytes that it moved (0: unknown or none); and 1 + the
+place of the NVTX range that it was launched in among the labels (0: none).
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_elements import Cell, Column, Table, number_cell
 from autotune.profiling.trace_idle import CAUSES, without_kernel
 from tuning_db.profile_records import RowKind
@@ -86,7 +87,9 @@ def pack(trace: Trace) -> PackedTrace:
         gpu = "GPU" if device == UNKNOWN else f"GPU {device}"
         found.append(_idle_row(f"{gpu} · no kernel", trace, device, labels, zero))
         here = trace.device == device
-        tracks = sorted({(p, s) for p, s in zip(trace.process[here].tolist(), trace.stream[here].tolist(), strict=True)})
+        tracks = sorted(
+            {(p, s) for p, s in zip(trace.process[here].tolist(), trace.stream[here].tolist(), strict=True)}
+        )
         several = len({process for process, _ in tracks}) > 1
         for process, stream in tracks:
             mine = np.flatnonzero(here & (trace.process == process) & (trace.stream == stream))
@@ -116,8 +119,6 @@ def _tones(trace: Trace) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     kernels = [place for place in np.argsort(-time, kind="stable").tolist() if tones[place] == OTHER]
     for tone, place in zip(TONES, kernels, strict=False):
         tones[place] = tone
-    from autotune.dashboard.kernel_names import short_names
-
     short = short_names(trace.names)
     legend = [(tone, short[trace.names[place]]) for tone, place in zip(TONES, kernels, strict=False)]
     present = set(tones)

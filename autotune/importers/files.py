@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 
 from autotune import UserError
+from autotune.importers import number_format
 from tuning_db.profile_records import Provenance
 
 HEAD_BYTES = 1 << 16
@@ -86,11 +87,17 @@ def head_has(head: bytes, names: Sequence[str]) -> bool:
     return any(all(name in line for name in names) for line in text.splitlines())
 
 
-def csv_rows(path: Path, starts: Sequence[str]) -> Iterator[list[str]]:
+def csv_rows(path: Path, starts: Sequence[str], decimal: number_format.Decimal | None = None) -> Iterator[list[str]]:
     """The rows of a CSV from its header on, which has all of `starts` in it; lines before the header are skipped.
 
-    Raises UserError for what is no such text.
+    Numbers have a point for decimals whatever the file has; decimal: what it has, None to find out.
+    Raises UserError for what is no such text, or where nothing tells how its numbers are to be read.
     """
+    found = number_format.settled(path, _rows(path, starts), starts, decimal)
+    yield from number_format.rewritten(path, _rows(path, starts), starts, found)
+
+
+def _rows(path: Path, starts: Sequence[str]) -> Iterator[list[str]]:
     if path.stat().st_size > LARGEST_TEXT:
         raise unusable(path, f"is larger than {LARGEST_TEXT:,} bytes", "export fewer launches")
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -11,6 +11,7 @@ from typing import Any
 
 from autotune.importers import files, units
 from autotune.importers.importer import Importer
+from autotune.importers.number_format import Decimal
 from tuning_db.profile_records import KernelLaunch, Metrics, Profile, RowKind
 
 COLUMNS = ("generation", "status", "perf_ms", "config")
@@ -23,9 +24,9 @@ def recognizes(head: bytes) -> bool:
     return files.head_has(head, COLUMNS)
 
 
-def read(path: Path) -> Profile:
+def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """One row of kind TRIAL for each configuration that was finished; those only started make the import partial."""
-    table = files.csv_rows(path, COLUMNS)
+    table = files.csv_rows(path, COLUMNS, decimal)
     header = next(table, [])
     number = next((name for name in ("config_id", "config_index") if name in header), "config")
     started: set[tuple[str, str]] = set()
@@ -72,4 +73,4 @@ def config(text: str) -> dict[str, Any]:
         return {"config": text}
 
 
-IMPORTER = Importer(FORMAT, recognizes, read)
+IMPORTER = Importer(FORMAT, recognizes, read, localized=True)

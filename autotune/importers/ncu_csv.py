@@ -14,6 +14,7 @@ import numpy as np
 from autotune.importers import files, units
 from autotune.importers.importer import Importer
 from autotune.importers.ncu_rep import clocks
+from autotune.importers.number_format import Decimal
 from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile, Provenance, RuleFinding
 
 LAUNCH = ("ID", "Kernel Name")
@@ -41,9 +42,9 @@ def is_details(head: bytes) -> bool:
     return files.head_has(head, DETAILS)
 
 
-def read_raw(path: Path) -> Profile:
+def read_raw(path: Path, decimal: Decimal | None = None) -> Profile:
     """Raises UserError for a file without launches or one that is damaged."""
-    table = files.csv_rows(path, LAUNCH)
+    table = files.csv_rows(path, LAUNCH, decimal)
     header, unit_row = next(table, []), next(table, [])
     if len(unit_row) != len(header) or unit_row[:1] != [""]:
         raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
@@ -59,9 +60,9 @@ def read_raw(path: Path) -> Profile:
     return Profile(_provenance(path, "ncu CSV, page raw", launches, cut), launches)
 
 
-def read_details(path: Path) -> Profile:
+def read_details(path: Path, decimal: Decimal | None = None) -> Profile:
     """Metrics have the names that the page shows, with their section's: "Occupancy: Achieved Occupancy"."""
-    table = files.csv_rows(path, DETAILS)
+    table = files.csv_rows(path, DETAILS, decimal)
     header = next(table, [])
     # A metric's row ends with one empty cell where a rule's goes on.
     short = header.index(RULE) + 1 if RULE in header else len(header)
@@ -188,5 +189,5 @@ def _whole(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
 
 
-DETAILS_IMPORTER = Importer("Nsight Compute CSV, page details", is_details, read_details)
-RAW_IMPORTER = Importer("Nsight Compute CSV, page raw", is_raw, read_raw)
+DETAILS_IMPORTER = Importer("Nsight Compute CSV, page details", is_details, read_details, localized=True)
+RAW_IMPORTER = Importer("Nsight Compute CSV, page raw", is_raw, read_raw, localized=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autotune.importers import files, units
 from autotune.importers.importer import Importer
+from autotune.importers.number_format import Decimal
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 
 TRACE = ("Name", "GrdX", "BlkX", "CorrId")
@@ -22,10 +23,10 @@ def recognizes(head: bytes) -> bool:
     return files.head_has(head, TRACE) or files.head_has(head, (*SUMMARY, "Total Time ("))
 
 
-def read(path: Path) -> Profile:
+def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """Raises UserError for a file without kernels or one that is damaged."""
     trace = files.head_has(files.head_of(path), TRACE)
-    table = files.csv_rows(path, TRACE if trace else SUMMARY)
+    table = files.csv_rows(path, TRACE if trace else SUMMARY, decimal)
     header = next(table, [])
     launches: list[KernelLaunch] = []
     cut = False
@@ -81,4 +82,4 @@ def _triple(row: Mapping[str, str], name: str) -> tuple[int, int, int] | None:
     return None if x is None or y is None or z is None else (int(x), int(y), int(z))
 
 
-IMPORTER = Importer("CSV of nsys stats", recognizes, read)
+IMPORTER = Importer("CSV of nsys stats", recognizes, read, localized=True)

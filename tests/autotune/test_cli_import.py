@@ -41,6 +41,21 @@ def test_a_partial_file_says_so(autotune, tmp_path) -> None:
     assert "partial, 2 of 3" in autotune("import", path).stdout
 
 
+AMBIGUOUS = """"ID","Kernel Name","gpu__time_duration.sum"
+"","","us"
+"0","mul","250.112"
+"""
+
+
+def test_the_command_takes_what_separates_decimals(autotune, complaint, tmp_path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text(AMBIGUOUS)
+    assert "can be read in two ways" in complaint("import", path)
+    assert "say --decimal comma or --decimal point" in complaint("import", path)
+    assert "250112.0 µs in all" in autotune("import", path, "--decimal", "comma").stdout
+    assert "250.1 µs in all" in autotune("import", path, "--decimal", "point").stdout
+
+
 def test_nothing_is_stored_when_one_file_is_of_no_kind(complaint, tmp_path, own_database) -> None:
     good, bad, empty = (tmp_path / name for name in ("trace.csv", "notes.txt", "empty"))
     good.write_text(TRACE)

@@ -7,8 +7,20 @@ from dashboard_samples import HOSTILE
 
 axe = pytest.importorskip("axe_playwright_python", reason="no axe-core: ./scripts/setup_env test")
 
-PAGES = ("overview", "reports", "run", "parameters", "kernel", "roofline", "source", "token", "compare", "provenance")
-DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "token-profile-0", "compare-0")
+PAGES = (
+    "overview",
+    "reports",
+    "systems",
+    "run",
+    "parameters",
+    "kernel",
+    "roofline",
+    "source",
+    "token",
+    "compare",
+    "provenance",
+)
+DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "systems-1", "compare-0")
 STANDARDS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],

@@ -1,8 +1,11 @@
 """Profiles in the database: what goes in comes out, and a new import of a file leaves nothing of the old one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from autotune.profiling import store_profile
 from tuning_db import DatabaseError, open_db, profiles
 from tuning_db import profile_records as records
 from tuning_db.errors import LeftOut
@@ -110,3 +113,18 @@ def test_reading_needs_no_writing(db):
         assert profiles.listed(reader)
         with pytest.raises(DatabaseError, match="read-only"):
             profiles.store(reader, PROFILE)
+
+
+def test_an_unknown_time_is_not_zero(db):
+    timed, untimed = records.KernelLaunch(0, "k", duration_ns=2500.0), records.KernelLaunch(1, "k")
+    for number, (launches, total, said) in enumerate(
+        (
+            ((untimed,), None, "times unknown;"),
+            ((timed, untimed), 2500.0, "2.5 µs in all, 1 without a time;"),
+            ((timed,), 2500.0, "2.5 µs in all;"),
+        )
+    ):
+        about = replace(ABOUT, sha256=f"{number}" * 64, found=len(launches), expected=None)
+        summary = store_profile.store(records.Profile(about, launches), db)
+        assert summary.total_ns == total and said in summary.line
+        assert profiles.listed(db)[-1].total_ns == total

@@ -20,7 +20,33 @@ from autotune.dashboard.pages import (
 
 def pages(data: PageData) -> tuple[Page, ...]:
     """All pages in the order of the menu: what was imported comes first where nothing else has anything to show."""
-    rooms = [overview, reports, systems, run, parameters, kernel, roofline, source, token, precision, compare, provenance]
+    rooms = [
+        overview,
+        reports,
+        systems,
+        run,
+        parameters,
+        kernel,
+        roofline,
+        source,
+        token,
+        precision,
+        compare,
+        provenance,
+    ]
     if data.database.profiles and not (data.database.winners or data.database.runs or data.benchmarks):
-        rooms = [reports, systems, kernel, source, compare, roofline, overview, run, parameters, token, precision, provenance]
+        rooms = [
+            reports,
+            systems,
+            kernel,
+            source,
+            compare,
+            roofline,
+            overview,
+            run,
+            parameters,
+            token,
+            precision,
+            provenance,
+        ]
     return tuple(room.page(data) for room in rooms)

@@ -92,9 +92,9 @@ def _answer(profiled: tuple[ProfiledLaunch, ...]) -> str:
         worst = max(known, key=lambda entry: entry.causes[0].gain * _total(entry))
         cause = worst.causes[0]
         if cause.gain:
-            title = _lower(cause.title)
+            title = _lower(cause.heading)
             text += f" The most time to gain is in {label(worst.launch)}: {title}, up to {cause.gain:.0%} of it."
-        causes = Counter(entry.causes[0].title for entry in known)
+        causes = Counter(entry.causes[0].heading for entry in known)
         title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
         text += f" The most frequent finding is: {_lower(title)} ({count})."
     wasteful = sum((redundancy(entry.launch) or 0.0) > 1.1 for entry in profiled)
@@ -134,7 +134,7 @@ def _index(profiled: tuple[ProfiledLaunch, ...], shown: Sequence[int]) -> ui.Tab
                 *(ui.number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
                 ui.number_cell(occupancy.value if occupancy else None, 1),
                 ui.Cell(waited[0].label.replace("_", " ") if waited else "–"), ui.number_cell(redundancy(launch), 2),
-                ui.Cell(top[0].title if top else "–"), ui.number_cell(100 * top[0].gain if top else None, 0),
+                ui.Cell(top[0].heading if top else "–"), ui.number_cell(100 * top[0].gain if top else None, 0),
                 ui.Cell(entry.profile.provenance.file),
             )
         )  # fmt: skip
@@ -149,7 +149,11 @@ def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) ->
     if entry.causes:
         blocks += [
             ui.Words("What holds it back", heading=True),
-            ui.Remarks(tuple((_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain else "good") for c in entry.causes)),
+            ui.Remarks(
+                tuple(
+                    (_cause(c), f"{c.text} {_shown(c)}", "warn" if c.gain or c.source else "good") for c in entry.causes
+                )
+            ),
         ]
     light = counters.find(launch, counters.SPEED_OF_LIGHT)
     if light:
@@ -168,10 +172,11 @@ def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) ->
         )
         blocks.append(ui.Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
     blocks += charts(launch)
-    found = findings(launch)
+    ranked = {(cause.cause, cause.title) for cause in entry.causes if cause.source}
+    found = [finding for finding in findings(launch) if (finding.rule, finding.title) not in ranked]
     if found:
         blocks += [
-            ui.Words("What the tool's rules say", heading=True),
+            ui.Words("What else the tool's rules say", heading=True),
             ui.Remarks(tuple((_title(f), f.text, TONES.get(f.kind, "")) for f in found)),
         ]
     blocks.append(_counters(launch, [*light, *waited]))
@@ -192,7 +197,7 @@ def _spread(entry: ProfiledLaunch) -> str:
 
 
 def _cause(cause: Finding) -> str:
-    return f"{cause.title}: up to {cause.gain:.0%} of the time" if cause.gain else cause.title
+    return f"{cause.heading}: up to {cause.gain:.0%} of the time" if cause.gain else cause.heading
 
 
 def _shown(cause: Finding) -> str:

@@ -19,12 +19,12 @@ UNKNOWN = "unknown (no counters)"
 def page(data: PageData) -> ui.Page:
     profiles = data.database.profiles
     question = "What was imported, where does its GPU time go, and what would help most?"
-    groups = kernel_groups(data, profiles)
+    groups = kernel_groups(data, range(len(profiles)))
     if not groups:
         answer = "Nothing has been imported yet: autotune import FILE reads reports of Nsight Compute and Systems."
         return ui.Page("reports", "Reports", question, answer, ())
     short = short_names(group.name for group in groups)
-    per_report = [kernel_groups(data, [profile]) for profile in profiles]
+    per_report = [kernel_groups(data, [number]) for number in range(len(profiles))]
     blocks: list[ui.Block] = [_reports(data, per_report, short)]
     chart = _bars(groups, short)
     blocks += [chart] if chart else []
@@ -69,7 +69,7 @@ def _answer(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, s
     if worth:
         group, finding = max(worth, key=lambda found: found[1].gain * (found[0].ns or 0.0))
         saved = finding.gain * (group.ns or 0.0)
-        text += f" Most is to gain in {short[group.name]}: {_lower(finding.title)}, up to {human(saved, 'ns')}"
+        text += f" Most is to gain in {short[group.name]}: {_lower(finding.heading)}, up to {human(saved, 'ns')}"
         text += f" ({finding.gain:.0%} of its time)."
     return text
 
@@ -142,7 +142,7 @@ def _kernels(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, 
             ui.number_cell(group.count, 0), human_cell(group.ns, "ns"),
             ui.percent_cell(group.ns / total if group.ns is not None and total else None, "", 1),
             human_cell(group.ns / timed if group.ns is not None and timed else None, "ns"), ui.Cell(bound(entry)),
-            ui.Cell(finding.title if finding else "–"),
+            ui.Cell(finding.heading if finding else "–"),
             ui.number_cell(100 * finding.gain if finding and finding.gain else None, 0),
             human_cell(finding.gain * group.ns if finding and finding.gain and group.ns else None, "ns"),
             ui.Cell(group.name if group.name != short[group.name] else "the same"),

@@ -1,4 +1,4 @@
-"""The page "Systems": what GPUs did over time, by stream: kernels, copies, fills, NVTX ranges, and idle time by cause."""
+"""The page "Systems": what GPUs did over time: kernels, copies, fills, NVTX ranges, and idle time by cause."""
 
 from collections.abc import Sequence
 
@@ -76,7 +76,9 @@ def _detail(place: int, profile: Profile, trace: Trace, packed: PackedTrace) -> 
     if profile.provenance.note:
         words += f" {profile.provenance.note[:1].upper()}{profile.provenance.note[1:]}."
     if packed.left_out:
-        words += f" {packed.left_out:,} events overlap too many others to have a row in the picture; the tables have them."
+        words += (
+            f" {packed.left_out:,} events overlap too many others to have a row in the picture; the tables have them."
+        )
     title = f"{profile.provenance.file} over time"
     view = ui.TraceView(title, f"trace-{place}", "The tables below have its sums", len(packed.rows), packed.legend)
     blocks: list[ui.Block] = [ui.Words(words), view, _devices(trace), _causes(trace), _names(trace), _moved(trace)]

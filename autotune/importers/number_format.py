@@ -1,0 +1,182 @@
+"""Decides once for a CSV which character separates decimals, and rewrites its numbers as `units.number` reads them.
+
+Nsight Compute prints numbers in the system's locale: 250.112 is a quarter of a thousand where the point separates
+decimals, and a quarter of a million where it separates thousands. Separators are a property of the file, so one cell
+that allows one reading only settles all of them: two points in it, a comma that fewer or more than three digits follow.
+Where no cell does, what a column counts may: a percentage is not in thousands, bytes and blocks are whole. Else the
+file is refused, because a guess would be wrong by a factor of 1000.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from autotune import UserError
+
+
+class Decimal(StrEnum):
+    """What separates decimals; the values of the option `--decimal`."""
+
+    POINT = "point"
+    COMMA = "comma"
+
+
+OPTION = f"say --decimal {Decimal.COMMA} or --decimal {Decimal.POINT}"
+_SPACES = " \u00a0\u2009\u202f'\u2019"  # thousands of French, Swiss and other locales
+# The most frequent cells, which need no further look.
+_AS_IT_IS = {
+    Decimal.POINT: re.compile(r"(?:-?(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d+)?)?"), Decimal.COMMA: re.compile(r"\d*"),
+}  # fmt: skip
+# A thousands group has three digits, but for those that the locales of India print with a comma. None begins with 0.
+_NUMBERS = {
+    decimal: re.compile(
+        rf"[+-]?(?:\d+(?:{mark}\d+)?(?:[eE][+-]?\d+)?|[1-9]\d{{0,2}}(?:{groups}|(?:[{_SPACES}]\d{{3}})+)(?:{mark}\d+)?)"
+    )
+    for decimal, mark, groups in (
+        (Decimal.POINT, r"\.", r"(?:,\d{2,3})*,\d{3}"), (Decimal.COMMA, ",", r"(?:\.\d{3})+"),
+    )
+}  # fmt: skip
+# A cell of numbers alone: one, one with those of its instances, "4.19 (2.09; 2.10)", or a size, "(128, 1, 1)".
+_CELL = re.compile(rf"[-+\d.,;()%eE{_SPACES}]*\d[-+\d.,;()%eE{_SPACES}]*")
+_TOKEN = re.compile(rf"[+-]?\d(?:\d|[.,{_SPACES}](?=\d))*(?:[eE][+-]?\d+)?")
+_TEXT = frozenset(
+    {
+        "Process Name", "Host Name", "Kernel Name", "Kernel Time", "CC", "Section Name", "Metric Name", "Metric Unit",
+        "Rule Name", "Rule Type", "Rule Description", "Name", "Device", "Operation", "Range", "Style", "Domain",
+        "Id:Domain:Start/Stop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
+        "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
+        "config", "status", "run_id",
+    }
+)  # fmt: skip
+_WHOLE_UNITS = frozenset(
+    {
+        "ns", "nsecond", "byte", "inst", "cycle", "block", "thread", "warp", "sector", "request", "register/thread",
+        "byte/block",
+    }
+)  # fmt: skip
+_WHOLE_NAMES = re.compile(
+    r"device__attribute_.*|launch__(?:grid|block|cluster)_(?:size|dim_[xyz])|launch__thread_count|(?:Grid|Block) Size|"
+    r"Threads|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
+)
+
+
+def readings(text: str) -> frozenset[Decimal]:
+    """How one number can be read: both ways where it has no separator, or one with three digits after it."""
+    return frozenset(decimal for decimal, pattern in _NUMBERS.items() if pattern.fullmatch(text))
+
+
+def settled(path: Path, rows: Iterable[list[str]], starts: Sequence[str], option: Decimal | None) -> Decimal:
+    """What separates decimals in a file with these rows, its header among them (it has all of `starts`).
+
+    Raises UserError where nothing settles it and numbers differ by the answer.
+    """
+    if option is not None:
+        return option
+    votes: dict[Decimal, str] = {}
+    unclear = ""
+    for column, cell in _cells(rows, starts):
+        for token in _tokens(cell):
+            found = readings(token)
+            if len(found) == 1:
+                return next(iter(found))
+            if found and ("." in token or "," in token):
+                vote = column.meaning(token)
+                unclear = unclear or (f'"{token}"' + (f" ({column.name})" if column.name else ""))
+                if vote is not None:
+                    votes.setdefault(vote, token)
+    if len(votes) == 1:
+        return next(iter(votes))
+    if votes:
+        texts = " and ".join(f'"{token}"' for token in votes.values())
+        raise UserError(f"{path} has {texts}, which disagree about what separates decimals; {OPTION}")
+    if unclear:
+        raise UserError(f"{path} has numbers that can be read in two ways, such as {unclear}; {OPTION}")
+    return Decimal.POINT
+
+
+def rewritten(path: Path, rows: Iterable[list[str]], starts: Sequence[str], decimal: Decimal) -> Iterator[list[str]]:
+    """The rows with a point for decimals in every number. Raises UserError for a number that has no such reading."""
+    numeric: list[int] | None = None
+    as_it_is = _AS_IT_IS[decimal].fullmatch
+    for row in rows:
+        if numeric is None or _is_header(row, starts):
+            numeric = [place for place, name in enumerate(row) if name not in _TEXT]
+        else:
+            for place in numeric:
+                if place < len(row) and not as_it_is(row[place]):
+                    row[place] = _rewritten(path, row[place], decimal)
+        yield row
+
+
+def _rewritten(path: Path, cell: str, decimal: Decimal) -> str:
+    if not _CELL.fullmatch(cell):
+        return cell
+
+    def canonical(found: re.Match[str]) -> str:
+        token = found[0]
+        possible = readings(token)
+        if not possible:
+            return token
+        if decimal not in possible:
+            other = next(iter(possible))
+            raise UserError(
+                f'{path} has "{token}", no number where a {decimal} separates decimals; say --decimal {other}'
+            )
+        groups, mark = (",", ".") if decimal is Decimal.POINT else (".", ",")
+        for each in (*_SPACES, groups):
+            token = token.replace(each, "")
+        return token.replace(mark, ".")
+
+    return _TOKEN.sub(canonical, cell)
+
+
+class _Column:
+    """What a number counts, by its column's name and unit."""
+
+    def __init__(self, name: str, unit: str):
+        self.name, self.unit = name, unit
+
+    def meaning(self, token: str) -> Decimal | None:
+        """The reading of a number with one separator and three digits after it that what it counts allows."""
+        point = "." in token
+        if self.unit == "%":
+            return Decimal.POINT if point else Decimal.COMMA
+        exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
+        if _WHOLE_NAMES.fullmatch(self.name) or (exact and self.unit in _WHOLE_UNITS):
+            return Decimal.COMMA if point else Decimal.POINT
+        return None
+
+
+def _cells(rows: Iterable[list[str]], starts: Sequence[str]) -> Iterator[tuple[_Column, str]]:
+    """Every cell that may be a number, with its column; in a table of one metric a row, with its metric."""
+    header: list[str] = []
+    columns: list[_Column] = []
+    metric = unit = -1
+    for row in rows:
+        if not header or _is_header(row, starts):
+            header = row
+            columns = [_of_header(name) for name in header]
+            named = "Metric Name" in header and "Metric Unit" in header
+            metric, unit = (header.index("Metric Name"), header.index("Metric Unit")) if named else (-1, -1)
+        elif len(row) == len(header) and not row[0] and metric < 0:  # Nsight Compute's row of units
+            columns = [_Column(name, text) for name, text in zip(header, row, strict=True)]
+        else:
+            for place, cell in enumerate(row[: len(header)]):
+                if header[place] not in _TEXT and cell and not cell.isdigit():
+                    whole = len(row) > max(metric, unit) and metric >= 0 and "Size" not in header[place]
+                    yield (_Column(row[metric], row[unit]) if whole else columns[place]), cell
+
+
+def _of_header(name: str) -> _Column:
+    """A column such as "Total Time (ns)" or "Time(%)"."""
+    found = re.fullmatch(r"(.*?) ?\(([^()]+)\)", name)
+    return _Column(found[1], {"nsec": "ns"}.get(found[2], found[2])) if found else _Column(name, "")
+
+
+def _is_header(row: Sequence[str], starts: Sequence[str]) -> bool:
+    return all(name in row for name in starts)
+
+
+def _tokens(cell: str) -> list[str]:
+    return _TOKEN.findall(cell) if _CELL.fullmatch(cell) else []
