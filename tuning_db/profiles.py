@@ -12,7 +12,16 @@ from typing import Any
 
 from tuning_db import profile_rows, rows, validation
 from tuning_db.errors import translated
-from tuning_db.profile_records import Columns, KernelLaunch, Profile, Provenance, Range, ReportTable, StoredProfile
+from tuning_db.profile_records import (
+    Columns,
+    HostWait,
+    KernelLaunch,
+    Profile,
+    Provenance,
+    Range,
+    ReportTable,
+    StoredProfile,
+)
 from tuning_db.reading import Reader
 from tuning_db.store import TuningDB
 
@@ -33,6 +42,10 @@ def store(db: TuningDB, profile: Profile) -> int:
         _insert_many(
             db, "profile_ranges", number, profile_rows.RANGE_COLUMNS,
             (profile_rows.range_row(place, item) for place, item in enumerate(profile.ranges)),
+        )  # fmt: skip
+        _insert_many(
+            db, "profile_waits", number, profile_rows.WAIT_COLUMNS,
+            (profile_rows.wait_row(place, wait) for place, wait in enumerate(profile.waits)),
         )  # fmt: skip
         for place, table in enumerate(profile.tables):
             db._insert("profile_tables", {"profile_id": number, **profile_rows.table_row(place, table)})
@@ -85,7 +98,7 @@ def load(db: Reader, number: int, traced: bool = True) -> Profile:
         lambda row: validation.row("profile_sources", row),
     )
     texts = {row["name"]: row["text"] for row in sources}
-    return Profile(about, tuple(launches), nested, texts, _tables(db, number))
+    return Profile(about, tuple(launches), nested, texts, _tables(db, number), waits(db, number))
 
 
 def provenance(db: Reader, number: int) -> Provenance:
@@ -104,6 +117,18 @@ def ranges(db: Reader, number: int) -> tuple[Range, ...]:
     )
     sound = all(place == at and (one.parent is None or one.parent < at) for at, (place, one) in enumerate(found))
     return tuple(one for _, one in found) if sound else ()
+
+
+def waits(db: Reader, number: int) -> tuple[HostWait, ...]:
+    """Calls in which the host waited for a GPU, in the order of their places."""
+    return tuple(
+        db._read(
+            "profile_waits",
+            "SELECT * FROM profile_waits WHERE profile_id = ? ORDER BY place",
+            (number,),
+            profile_rows.wait_from,
+        )
+    )
 
 
 def _about(db: Reader, number: int) -> tuple[Columns, Provenance]:
@@ -190,6 +215,9 @@ def _forget(db: TuningDB, number: int) -> None:
     with translated(db.path):
         for table in ("profile_findings", "profile_lines"):
             db._connection.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
-        for table in ("profile_launches", "profile_ranges", "profile_sources", "profile_tables", "profile_table_rows"):
+        for table in (
+            "profile_launches", "profile_ranges", "profile_waits", "profile_sources", "profile_tables",
+            "profile_table_rows",
+        ):  # fmt: skip
             db._connection.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
         db._connection.execute("DELETE FROM profiles WHERE id = ?", (number,))

@@ -14,8 +14,8 @@ import numpy as np
 
 from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_elements import Cell, Column, Table, number_cell
-from autotune.profiling.trace_idle import CAUSES, without_kernel
-from tuning_db.profile_records import RowKind
+from autotune.profiling.trace_idle import CAUSES, Spans, without_kernel
+from tuning_db.profile_records import HostWait, RowKind
 from tuning_db.trace_records import KINDS, UNKNOWN, Trace
 
 MOST_LANES = 24  # of one track, for events that overlap
@@ -82,10 +82,12 @@ def pack(trace: Trace) -> PackedTrace:
     of_range = np.array([labels.place(item.name or "–", RANGE) for item in trace.ranges] or [UNKNOWN], np.int64)
     in_range = np.where(trace.range == UNKNOWN, UNKNOWN, of_range[np.maximum(trace.range, 0)])
     found: list[Row] = []
-    left_out = 0
+    left_out, causes = 0, set[int]()
     for device in sorted(set(trace.device.tolist())):
         gpu = "GPU" if device == UNKNOWN else f"GPU {device}"
-        found.append(_idle_row(f"{gpu} · no kernel", trace, device, labels, zero))
+        spans = without_kernel(trace, device)
+        causes |= set(spans.cause.tolist())
+        found.append(_idle_row(f"{gpu} · no kernel", spans, labels, zero))
         here = trace.device == device
         tracks = sorted(
             {(p, s) for p, s in zip(trace.process[here].tolist(), trace.stream[here].tolist(), strict=True)}
@@ -102,6 +104,8 @@ def pack(trace: Trace) -> PackedTrace:
             lanes, lost = _lanes(whole)
             found += lanes
             left_out += lost
+    found += _wait_rows(trace, labels, zero)
+    legend += tuple((cause.tone, f"no kernel: {cause.short}") for place, cause in enumerate(CAUSES) if place in causes)
     ranges, lost = _range_rows(trace, of_range, zero)
     found += ranges
     rows = tuple(row for row in found if len(row.starts))
@@ -124,16 +128,30 @@ def _tones(trace: Trace) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     present = set(tones)
     names = ((OTHER, "other kernels"), (COPY, "copies"), (FILL, "fills"))
     legend += [(tone, name) for tone, name in names if tone in present]
-    legend += [("s4", "idle"), *([(RANGE, "NVTX ranges")] if trace.ranges else [])]
-    return tones, tuple(legend)
+    return tones, tuple(legend + ([(RANGE, "NVTX ranges")] if trace.ranges else []))
 
 
-def _idle_row(name: str, trace: Trace, device: int, labels: _Labels, zero: int) -> Row:
+def _idle_row(name: str, spans: Spans, labels: _Labels, zero: int) -> Row:
     """When no kernel ran on a GPU, by cause."""
-    spans = without_kernel(trace, device)
     of_cause = np.array([labels.place(cause.text, cause.tone) for cause in CAUSES], np.int64)
     none = np.full(len(spans.cause), UNKNOWN, np.int64)
     return Row(name, spans.start_ns - zero, spans.end_ns - zero, of_cause[spans.cause], none, none)
+
+
+def _wait_rows(trace: Trace, labels: _Labels, zero: int) -> list[Row]:
+    """When threads of the host waited for a GPU."""
+    threads: dict[tuple[int, int], list[HostWait]] = {}
+    for wait in trace.waits:
+        threads.setdefault((wait.process or 0, wait.thread or 0), []).append(wait)
+    rows: list[Row] = []
+    for (_, thread), waits in sorted(threads.items()):
+        waits.sort(key=lambda wait: (wait.start_ns, wait.end_ns))
+        starts, ends = (np.array(times, np.int64) - zero
+                        for times in zip(*((wait.start_ns, wait.end_ns) for wait in waits), strict=True))  # fmt: skip
+        names = np.array([labels.place(wait.name, "warn") for wait in waits], np.int64)
+        none = np.full(len(waits), UNKNOWN, np.int64)
+        rows += _lanes(Row(f"host · thread {thread or '?'} waits", starts, ends, names, none, none))[0]
+    return rows
 
 
 def _range_rows(trace: Trace, of_range: np.ndarray, zero: int) -> tuple[list[Row], int]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from autotune.importers import files, memory_operations, nvtx_ranges
 from autotune.importers.importer import Importer
 from autotune.importers.nvtx_ranges import PROCESS, Call, NvtxRange
-from tuning_db.profile_records import PUSH_POP, START_END, KernelLaunch, Profile, Provenance, RowKind
+from tuning_db.profile_records import PUSH_POP, START_END, HostWait, KernelLaunch, Profile, Provenance, RowKind
 
 MAGIC = b"SQLite format 3\0"
 KERNELS, GRAPHS = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
@@ -62,12 +62,15 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
         raise files.unusable(path, "has no kernels", RECORD)
     rows.sort(key=itemgetter(0, 1))
     found, note = _ranges(db, tables)
-    calls = _calls(db, tables) if found else {}
-    ranges, owners = nvtx_ranges.nested(
-        found, [calls.get((when.process & PROCESS, when.correlation)) for when, *_ in rows]
+    calls = _calls(db, tables)
+    called = [calls.get((when.process & PROCESS, when.correlation)) for when, *_ in rows]
+    ranges, owners = nvtx_ranges.nested(found, called)
+    launches = tuple(
+        _launch(place, row, owner, call)
+        for place, (row, owner, call) in enumerate(zip(rows, owners, called, strict=True))
     )
-    launches = tuple(_launch(place, row, owner) for place, (row, owner) in enumerate(zip(rows, owners, strict=True)))
-    return Profile(_provenance(path, db, tables, len(launches), note), launches, ranges)
+    waits = _waits(db, tables)
+    return Profile(_provenance(path, db, tables, len(launches), note), launches, ranges, waits=waits)
 
 
 def _tables(db: sqlite3.Connection) -> set[str]:
@@ -106,12 +109,12 @@ class Activity(NamedTuple):
     direction: str | None = None
 
 
-def _launch(place: int, row: Activity, owner: int | None) -> KernelLaunch:
+def _launch(place: int, row: Activity, owner: int | None, call: Call | None) -> KernelLaunch:
     when = row.when
     return KernelLaunch(
         place, row.name, row.kind, row.grid, row.block, when.start, when.length, 1, when.stream, owner,
         device=when.device, process=when.process >> 24 & 0xFFFFFF if when.process else None, bytes=row.bytes,
-        direction=row.direction,
+        direction=row.direction, called_ns=None if call is None else call[1],
     )  # fmt: skip
 
 
@@ -175,6 +178,21 @@ def _calls(db: sqlite3.Connection, tables: set[str]) -> dict[Any, Call]:
         return {}
     found = db.execute(f"SELECT globalTid, correlationId, start FROM {CALLS} WHERE typeof(globalTid) = 'integer'")
     return {(thread & PROCESS, correlation): (thread, start) for thread, correlation, start in found}
+
+
+def _waits(db: sqlite3.Connection, tables: set[str]) -> tuple[HostWait, ...]:
+    """Calls in which the host waited for a GPU, by the names that CUDA's two interfaces give them."""
+    if not {CALLS, STRINGS} <= tables or "nameId" not in _columns(db, CALLS):
+        return ()
+    found = db.execute(
+        f"SELECT s.value, r.start, r.end, r.globalTid FROM {CALLS} r JOIN {STRINGS} s ON s.id = r.nameId "
+        f"WHERE s.value GLOB 'cu*Synchronize*' AND typeof(r.globalTid) = 'integer' ORDER BY r.start, r.rowid"
+    )
+    return tuple(
+        HostWait(name.partition("_v")[0], _whole(start), max(_whole(end), start), thread >> 24 & 0xFFFFFF,
+                 thread & 0xFFFFFF)
+        for name, start, end, thread in found
+    )  # fmt: skip
 
 
 def _ranges(db: sqlite3.Connection, tables: set[str]) -> tuple[list[NvtxRange], str]:
