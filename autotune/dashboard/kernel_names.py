@@ -42,6 +42,11 @@ def short_names(names: Iterable[str]) -> Mapping[str, str]:
     return {name: short[name] if taken[short[name]] == 1 and short[name] else name for name in wanted}
 
 
+def path_of(name: str) -> str:
+    """A kernel's name with its namespaces, without result type, template arguments and parameters."""
+    return _parts(name).path or name
+
+
 def _parts(name: str) -> _Parts:
     text = _ANONYMOUS.sub("", name)
     end = next((place for place, letter in enumerate(text) if letter in "<(" and place), len(text))

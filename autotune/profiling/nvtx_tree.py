@@ -52,9 +52,9 @@ def range_tree(trace: Trace) -> list[RangeNode]:
     children: dict[tuple[str, ...], list[RangeNode]] = {}
     for node in sorted(nodes.values(), key=lambda node: -node.depth):  # from the innermost outwards
         if node.depth:
-            above = nodes[node.path[:-1]]
-            above.launched += node.launched
-            above.gpu_ns += node.gpu_ns
+            outer = nodes[node.path[:-1]]
+            outer.launched += node.launched
+            outer.gpu_ns += node.gpu_ns
         children.setdefault(node.path[:-1], []).append(node)
     ordered: list[RangeNode] = []
     waiting = _by_time(children.get((), []))

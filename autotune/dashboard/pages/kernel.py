@@ -244,7 +244,7 @@ def _counters(launch: KernelLaunch, shown: list[counters.CounterValue]) -> ui.Ta
     wanted = {**counters.LAUNCH, **counters.OCCUPANCY, "bytes read": counters.READ, "bytes needed": counters.NEEDED}
     limits = {f"blocks allowed by {name}": names for name, names in counters.LIMITS.items()}
     found = [*counters.find(launch, wanted), *counters.find(launch, limits), *shown]
-    columns = (ui.Column("what"), ui.Column("value", "", True), ui.Column("unit"), ui.Column("metric"))
+    columns = (ui.Column("what"), ui.Column("value", "", True), ui.Column("unit"), ui.Column("metric", "", False, True))
     rows = [
         (ui.Cell(f.label.replace("_", " ")), ui.number_cell(f.value), ui.Cell(f.unit), ui.Cell(f.name)) for f in found
     ]
