@@ -8,11 +8,13 @@ file is refused, because a guess would be wrong by a factor of 1000.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from autotune import UserError
+
+IsHeader = Callable[[Sequence[str]], bool]
 
 
 class Decimal(StrEnum):
@@ -66,8 +68,8 @@ def readings(text: str) -> frozenset[Decimal]:
     return frozenset(decimal for decimal, pattern in _NUMBERS.items() if pattern.fullmatch(text))
 
 
-def settled(path: Path, rows: Iterable[list[str]], starts: Sequence[str], option: Decimal | None) -> Decimal:
-    """What separates decimals in a file with these rows, its header among them (it has all of `starts`).
+def settled(path: Path, rows: Iterable[list[str]], is_header: IsHeader, option: Decimal | None) -> Decimal:
+    """What separates decimals in a file with these rows, its headers among them.
 
     Raises UserError where nothing settles it and numbers differ by the answer.
     """
@@ -75,7 +77,7 @@ def settled(path: Path, rows: Iterable[list[str]], starts: Sequence[str], option
         return option
     votes: dict[Decimal, str] = {}
     unclear = ""
-    for column, cell in _cells(rows, starts):
+    for column, cell in _cells(rows, is_header):
         for token in _tokens(cell):
             found = readings(token)
             if len(found) == 1:
@@ -95,12 +97,12 @@ def settled(path: Path, rows: Iterable[list[str]], starts: Sequence[str], option
     return Decimal.POINT
 
 
-def rewritten(path: Path, rows: Iterable[list[str]], starts: Sequence[str], decimal: Decimal) -> Iterator[list[str]]:
+def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decimal: Decimal) -> Iterator[list[str]]:
     """The rows with a point for decimals in every number. Raises UserError for a number that has no such reading."""
     numeric: list[int] | None = None
     as_it_is = _AS_IT_IS[decimal].fullmatch
     for row in rows:
-        if numeric is None or _is_header(row, starts):
+        if numeric is None or is_header(row):
             numeric = [place for place, name in enumerate(row) if name not in _TEXT]
         else:
             for place in numeric:
@@ -148,13 +150,13 @@ class _Column:
         return None
 
 
-def _cells(rows: Iterable[list[str]], starts: Sequence[str]) -> Iterator[tuple[_Column, str]]:
+def _cells(rows: Iterable[list[str]], is_header: IsHeader) -> Iterator[tuple[_Column, str]]:
     """Every cell that may be a number, with its column; in a table of one metric a row, with its metric."""
     header: list[str] = []
     columns: list[_Column] = []
     metric = unit = -1
     for row in rows:
-        if not header or _is_header(row, starts):
+        if not header or is_header(row):
             header = row
             columns = [_of_header(name) for name in header]
             named = "Metric Name" in header and "Metric Unit" in header
@@ -172,10 +174,6 @@ def _of_header(name: str) -> _Column:
     """A column such as "Total Time (ns)" or "Time(%)"."""
     found = re.fullmatch(r"(.*?) ?\(([^()]+)\)", name)
     return _Column(found[1], {"nsec": "ns"}.get(found[2], found[2])) if found else _Column(name, "")
-
-
-def _is_header(row: Sequence[str], starts: Sequence[str]) -> bool:
-    return all(name in row for name in starts)
 
 
 def _tokens(cell: str) -> list[str]:

@@ -23,8 +23,9 @@ def test_configurations_times_and_failures(tmp_path, db):
 def test_started_and_never_finished_is_partial(tmp_path):
     path = make.helion_csv(tmp_path / "log.csv")
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    about = helion_log.read(path).provenance
-    assert (about.found, about.expected) == (3, 4) and "1 configurations were started" in about.note
+    (profile,) = helion_log.read(path)
+    about = profile.provenance
+    assert (about.found, about.expected) == (3, 4) and "1 configuration was started" in about.note
 
 
 def test_the_older_columns(tmp_path):
@@ -34,7 +35,8 @@ def test_the_older_columns(tmp_path):
         "0.1,7,0,started,,,Config(num_warps=8)\n0.2,7,0,ok,0.5,0.1,Config(num_warps=8)\n"
         "0.3,7,1,ok,0.25,0.1,Config(num_warps=8)\n"
     )
-    (trial,) = helion_log.read(path).launches
+    (profile,) = helion_log.read(path)
+    (trial,) = profile.launches
     assert trial.config == {"num_warps": 8} and trial.duration_ns == 0.25e6
 
 

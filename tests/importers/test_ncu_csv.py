@@ -53,7 +53,7 @@ RAW = table(
 def test_a_raw_page(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("==PROF== Connected to process 7\n" + RAW)
-    first, second = ncu_csv.read_raw(path).launches
+    first, second = ncu_csv.read(path).launches
     assert first.kernel == 'void f<int>(int *, "x")' and first.grid == (8, 2, 1) and first.block == (128, 1, 1)
     assert first.duration_ns == 1234500.0 and first.stream == 13
     assert first.metrics["gpu__time_duration.sum"].unit == "ns" and first.metrics["launch__kind"].value == "wide"
@@ -63,7 +63,7 @@ def test_a_raw_page(tmp_path):
 def test_it_is_stored_as_it_was_read(tmp_path, db):
     path = make.ncu_raw_csv(tmp_path / "raw.csv", 20, 40)
     summary = import_file(path, db)
-    read, stored = ncu_csv.read_raw(path), profiles.load(db, summary.profile)
+    read, stored = ncu_csv.read(path), profiles.load(db, summary.profile)
     assert stored.provenance == read.provenance
     for one, other in zip(read.launches, stored.launches, strict=True):
         assert dict(one.metrics) == dict(other.metrics) and len(one.metrics) == 40
@@ -92,7 +92,7 @@ def test_many_launches_of_300_metrics_and_1000_in_one_second(tmp_path, db, launc
     [
         (lambda text: "\n".join(text.splitlines()[:1]) + "\n", "no row of units"),
         (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "has no launches"),
-        (lambda text: text.replace('"us"', '"us",""'), "no row of units"),
+        (lambda text: text.replace('"us"', '"us",""'), "rows differ in length"),
         (lambda text: text.replace('"13","(128', '"(128'), "rows differ in length"),
         (lambda text: text.replace('"0","7"', '"1","7"'), "not in order"),
         (lambda text: text.replace('"0","7"', '"x","7"'), "has no number"),
@@ -104,7 +104,7 @@ def test_damage_is_one_line(tmp_path, change, complaint):
     path = tmp_path / "raw.csv"
     path.write_text(change(RAW))
     with pytest.raises(UserError, match=complaint) as caught:
-        ncu_csv.read_raw(path)
+        ncu_csv.read(path)
     assert "\n" not in str(caught.value)
 
 
@@ -125,9 +125,9 @@ DETAILS = table(
 def test_a_details_page(tmp_path):
     path = tmp_path / "details.csv"
     path.write_text(DETAILS)
-    first, second = ncu_csv.read_details(path).launches
+    first, second = ncu_csv.read(path).launches
     assert (first.duration_ns, second.duration_ns) == (2500.0, 900.0)
-    assert first.metrics["Launch Statistics: Function Cache Configuration"].value == "None"
+    assert first.metrics["launch__func_cache_config"].value == "None"
     (finding,) = first.findings
     assert (finding.rule, finding.kind, finding.gain, finding.gain_scope) == (
         "LaunchConfiguration", "optimization", 93.9, "global",
@@ -138,10 +138,11 @@ def test_a_details_page_that_stops_between_rows_is_partial(tmp_path):
     """The last launch lacks a metric that the first one has."""
     path = tmp_path / "details.csv"
     path.write_text("\r\n".join(DETAILS.splitlines()[:-1]) + "\r\n")
-    about = ncu_csv.read_details(path).provenance
+    about = ncu_csv.read(path).provenance
     assert (about.found, about.expected) == (1, 2)
 
 
 def test_pages_are_told_apart():
-    assert ncu_csv.is_raw(RAW.encode()) and not ncu_csv.is_details(RAW.encode())
-    assert ncu_csv.is_details(DETAILS.encode()) and not ncu_csv.is_raw(DETAILS.encode())
+    raw, details = (next(csv.reader(io.StringIO(text))) for text in (RAW, DETAILS))
+    assert ncu_csv.is_raw(raw) and not ncu_csv.is_long(raw)
+    assert ncu_csv.is_long(details) and not ncu_csv.is_raw(details)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from importing import import_file
 
 from autotune import UserError
-from autotune.importers import helion_log, ncu_csv, nsys_csv, number_format, units
+from autotune.importers import csv_tables, helion_log, ncu_csv, nsys_csv, number_format, units
 from autotune.importers.number_format import Decimal
 from tuning_db import open_db
 
@@ -19,13 +19,13 @@ ENGLISH = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 IN_COMMA = str.maketrans(".,", ",.")
 
 
-def in_german(text: str, starts: tuple[str, ...], group: bool) -> str:
+def in_german(text: str, is_header: number_format.IsHeader, group: bool) -> str:
     """A CSV as it would be printed with comma decimals and point thousands; group: whole numbers in thousands too."""
     out = io.StringIO()
     table = csv.writer(out, quoting=csv.QUOTE_ALL)
     header: list[str] = []
     for row in csv.reader(io.StringIO(text)):
-        if all(name in row for name in starts):
+        if is_header(row):
             header = row
         elif header:
             row = [_german(cell, group) if _numeric(name) else cell for name, cell in zip(header, row, strict=False)]
@@ -78,11 +78,16 @@ def generated(name):
     }[name]
 
 
+def _helion(path, *option):
+    (profile,) = helion_log.read(path, *option)
+    return profile
+
+
 READERS = {
-    "small.base.csv": (ncu_csv.read_raw, ncu_csv.LAUNCH), "small.raw.csv": (ncu_csv.read_raw, ncu_csv.LAUNCH),
-    "small.details.csv": (ncu_csv.read_details, ncu_csv.DETAILS), "ncu raw": (ncu_csv.read_raw, ncu_csv.LAUNCH),
-    "nsys trace": (nsys_csv.read, nsys_csv.TRACE), "nsys summary": (nsys_csv.read, nsys_csv.SUMMARY),
-    "helion": (helion_log.read, helion_log.COLUMNS),
+    "small.base.csv": (ncu_csv.read, ncu_csv.is_header), "small.raw.csv": (ncu_csv.read, ncu_csv.is_header),
+    "small.details.csv": (ncu_csv.read, ncu_csv.is_header), "ncu raw": (ncu_csv.read, ncu_csv.is_header),
+    "nsys trace": (nsys_csv.read, nsys_csv.is_header), "nsys summary": (nsys_csv.read, nsys_csv.is_header),
+    "helion": (_helion, csv_tables.has(*helion_log.COLUMNS)),
 }  # fmt: skip
 
 
@@ -90,11 +95,11 @@ READERS = {
 @pytest.mark.parametrize("name", READERS)
 def test_every_csv_in_another_locale_gives_the_same_numbers_or_is_refused(recorded, tmp_path, name, group):
     path = recorded(name) if name.endswith(".csv") else generated(name)(tmp_path)
-    read, starts = READERS[name]
+    read, is_header = READERS[name]
     expected = numbers(read(path))
     other = tmp_path / "german" / path.name
     other.parent.mkdir()
-    other.write_text(in_german(path.read_text(), starts, group))
+    other.write_text(in_german(path.read_text(), is_header, group))
     try:
         assert numbers(read(other)) == expected
     except UserError as error:
@@ -113,7 +118,7 @@ def raw(*rows, metrics=(("dram__bytes_read.sum", "byte"), ("gpu__time_duration.s
 
 
 def values(path, *option):
-    return [metric.value for x in ncu_csv.read_raw(path, *option).launches for metric in x.metrics.values()]
+    return [metric.value for x in ncu_csv.read(path, *option).launches for metric in x.metrics.values()]
 
 
 PERCENT = ("sm__throughput.avg.pct_of_peak_sustained_elapsed", "%")
@@ -169,7 +174,7 @@ def test_cells_that_contradict_each_other_are_refused(tmp_path):
 def test_a_size_in_thousands(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text(raw(("7.340.032", "250")).replace("(64, 1, 1)", "(65.536, 1, 1)"))
-    assert ncu_csv.read_raw(path).launches[0].grid == (65536, 1, 1)
+    assert ncu_csv.read(path).launches[0].grid == (65536, 1, 1)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 99), st.sampled_from(list(Decimal)), st.sampled_from(["", ",", " ", "'"]))
@@ -177,7 +182,7 @@ def test_a_number_printed_in_a_locale_is_read_as_printed(whole, hundredths, deci
     mark, group = (".", group) if decimal is Decimal.POINT else (",", "." if group == "," else group)
     text = f"{whole:,}".replace(",", group) + f"{mark}{hundredths:02d}"
     assert decimal in number_format.readings(text)
-    (row,) = list(number_format.rewritten(None, [["a"], [text]], ("a",), decimal))[1:]
+    (row,) = list(number_format.rewritten(None, [["a"], [text]], csv_tables.has("a"), decimal))[1:]
     assert units.number(row[0]) == pytest.approx(whole + hundredths / 100)
 
 
