@@ -37,7 +37,7 @@ def views(data: PageData) -> dict[str, tuple[str, str]]:
     if profiled:
         place, _ = max(profiled, key=lambda pair: (len(pair[1].causes), -pair[0]))
         found["kernel"] = (f"kernel-{place}", "light")
-    sampled = [(place, sum(line.samples for line in entry.launch.lines)) for place, entry in profiled]
+    sampled = [(place, sum(line.samples for line in entry.sampled.lines)) for place, entry in profiled]
     if any(count for _, count in sampled):
         found["source"] = (f"source-{max(sampled, key=lambda pair: pair[1])[0]}", "dark")
     if data.against:

@@ -39,7 +39,7 @@ def _text(metric: Metric) -> str:
         return _clean(metric.value)
     if metric.value.is_integer() and abs(metric.value) < EXACT:
         return f"{metric.value:,.0f}"
-    return f"{metric.value:.6g}"
+    return f"{metric.value:.5g}"
 
 
 def _clean(text: str) -> str:

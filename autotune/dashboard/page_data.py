@@ -139,6 +139,13 @@ class ProfiledLaunch:
         """Of one launch; None where nothing measured it."""
         return launch_time(self.launch)
 
+    @cached_property
+    def sampled(self) -> KernelLaunch:
+        """The one of those alike whose machine code has most samples: importers read that of a few launches only."""
+        return max(
+            (self.launch, *self.alike), key=lambda one: (sum(line.samples for line in one.lines), len(one.lines))
+        )
+
 
 def launch_time(launch: KernelLaunch) -> float | None:
     """Nanoseconds of one launch, as the timeline or the counters have it; None where neither has."""

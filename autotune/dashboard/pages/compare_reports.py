@@ -232,7 +232,7 @@ def _samples(entry: ProfiledLaunch) -> Counter[str]:
     """Samples by the text of the source line, its place where the report has no text; lines that ran, 0 included."""
     found: Counter[str] = Counter()
     texts: dict[str, list[str]] = {}
-    for line in entry.launch.lines:
+    for line in entry.sampled.lines:
         if line.file and line.line:
             if line.file not in texts:
                 texts[line.file] = entry.profile.sources.get(line.file, "").splitlines()

@@ -15,7 +15,7 @@ from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import KernelLaunch, Metric, Profile, RuleFinding
 
 MOST_STALLS = 10
-MOST_DETAILS = 150  # so that a report of 600 different kernels stays a page that opens at once
+MOST_DETAILS = 80  # so that a report of 600 different kernels stays a page that opens at once
 COUNTERS = "Counters"
 TONES = {"optimization": "warn", "warning": "warn", "error": "bad", "ok": "good"}
 
@@ -41,10 +41,12 @@ def page(data: PageData) -> ui.Page:
         )
         details.append(_detail(place, entry, listed))
     question = "What holds each kernel back?"
-    blocks = (_index(profiled, shown),) if profiled else ()
+    blocks = (_index(profiled, shown, shown),) if profiled else ()
     answer = _answer(profiled)
     if len(shown) < len(profiled):
-        answer += f" In detail: the {len(shown)} of {len(profiled)} kernels that took most time."
+        answer += f" In detail: the {len(shown)} of {len(profiled)} kernels and sizes that took most time."
+        everything = _index(profiled, range(len(profiled)), shown)
+        details.append(ui.Detail("kernel-all", f"all {len(profiled)} kernels and sizes", (everything,)))
     return ui.Page("kernel", "Kernel", question, answer, blocks, "kernel", tuple(details), packs)
 
 
@@ -105,7 +107,7 @@ def _lower(title: str) -> str:
     return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
-def _index(profiled: tuple[ProfiledLaunch, ...], shown: Sequence[int]) -> ui.Table:
+def _index(profiled: tuple[ProfiledLaunch, ...], places: Sequence[int], shown: Sequence[int]) -> ui.Table:
     columns = (
         ui.Column("kernel", "", False, True), ui.Column("problem", "", False, True),
         ui.Column("launches", "of the same sizes", True),
@@ -120,7 +122,8 @@ def _index(profiled: tuple[ProfiledLaunch, ...], shown: Sequence[int]) -> ui.Tab
     short = short_names(entry.launch.kernel for entry in profiled)
     linked = set(shown)
     rows = []
-    for place, entry in enumerate(profiled):
+    for place in places:
+        entry = profiled[place]
         launch = entry.launch
         light = {f.label: f.value for f in counters.find(launch, counters.SPEED_OF_LIGHT)}
         occupancy = counters.one(launch, counters.OCCUPANCY["achieved"])
@@ -138,7 +141,7 @@ def _index(profiled: tuple[ProfiledLaunch, ...], shown: Sequence[int]) -> ui.Tab
                 ui.Cell(entry.profile.provenance.file),
             )
         )  # fmt: skip
-    return ui.Table("Every profiled kernel, one of those of the same sizes", columns, tuple(rows))
+    return ui.Table("Profiled kernels, one of those of the same sizes", columns, tuple(rows))
 
 
 def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) -> ui.Detail:
@@ -171,7 +174,7 @@ def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) ->
             zero=True,
         )
         blocks.append(ui.Bars("What warps wait for", axis, ("launch",), rows, twin=COUNTERS))
-    blocks += charts(launch)
+    blocks += charts(launch, entry.sampled)
     ranked = {(cause.cause, cause.title) for cause in entry.causes if cause.source}
     found = [finding for finding in findings(launch) if (finding.rule, finding.title) not in ranked]
     if found:

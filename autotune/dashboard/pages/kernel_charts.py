@@ -11,9 +11,9 @@ MOST_PIPES, MOST_OPCODES = 12, 14
 LIMIT_NAMES = {"shared_mem": "shared memory"}
 
 
-def charts(launch: KernelLaunch) -> list[ui.Block]:
-    """Those that the report has counters for."""
-    made = (_memory(launch), _occupancy(launch), _roofline(launch), _pipes(launch), _instructions(launch))
+def charts(launch: KernelLaunch, sampled: KernelLaunch) -> list[ui.Block]:
+    """Those that the report has counters for. sampled: the launch like this one that has machine code, if any does."""
+    made = (_memory(launch), _occupancy(launch), _roofline(launch), _pipes(launch), _instructions(sampled))
     return [chart for chart in made if chart is not None]
 
 

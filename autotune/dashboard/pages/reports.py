@@ -12,7 +12,7 @@ from autotune.dashboard.pages.kernel import detailed
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import Profile
 
-MOST_BARS, MOST_ROWS = 12, 1000
+MOST_BARS, MOST_ROWS, MOST_IN_ALL = 12, 1000, 200
 UNKNOWN = "unknown (no counters)"
 
 
@@ -28,7 +28,7 @@ def page(data: PageData) -> ui.Page:
     blocks: list[ui.Block] = [_reports(data, per_report, short)]
     chart = _bars(groups, short)
     blocks += [chart] if chart else []
-    blocks.append(_kernels(groups, data, short, len(profiles) > 1))
+    blocks.append(_kernels(groups, data, short, len(profiles) > 1, MOST_IN_ALL))
     details = tuple(
         _detail(place, profile, mine, data, short)
         for place, (profile, mine) in enumerate(zip(profiles, per_report, strict=True))
@@ -120,7 +120,9 @@ def _bars(groups: Sequence[KernelGroup], short: Mapping[str, str]) -> ui.Bars | 
     return ui.Bars("Kernels that took most time", axis, ("time",), rows, full=full) if rows else None
 
 
-def _kernels(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, str], several: bool) -> ui.Table:
+def _kernels(
+    groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, str], several: bool, most: int
+) -> ui.Table:
     columns = [
         ui.Column("kernel", "", False, True), ui.Column("launches", "in all", True),
         ui.Column("time", "sum over launches", True), ui.Column("share", "of all kernel time", True),
@@ -132,7 +134,7 @@ def _kernels(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, 
         columns.insert(-1, ui.Column("reports", "that have it", True))
     total, linked = _total(groups), set(detailed(data.profiled))
     rows = []
-    for group in groups[:MOST_ROWS]:
+    for group in groups[:most]:
         entry = group.told(data.profiled)
         finding = first_finding(entry)
         place = next((place for place in group.places if place in linked), None)
@@ -151,9 +153,10 @@ def _kernels(groups: Sequence[KernelGroup], data: PageData, short: Mapping[str, 
             row.insert(-1, ui.number_cell(len(group.reports), 0))
         rows.append(tuple(row))
     caption = "Kernels by time"
-    if len(groups) > MOST_ROWS:
-        rest = _total(groups[MOST_ROWS:])
-        caption += f": the first {MOST_ROWS:,} of {len(groups):,}; the others took {human(rest or 0.0, 'ns')}"
+    if len(groups) > most:
+        rest = _total(groups[most:])
+        took = f"took {human(rest, 'ns')}" if rest is not None else "were not timed"
+        caption += f": the first {most:,} of {len(groups):,}, more are with each report; the others {took}"
     return ui.Table(caption, tuple(columns), tuple(rows))
 
 
@@ -170,5 +173,5 @@ def _detail(
     blocks: list[ui.Block] = [ui.Words(text)]
     chart = _bars(groups, short)
     blocks += [chart] if chart else []
-    blocks.append(_kernels(groups, data, short, several=False))
+    blocks.append(_kernels(groups, data, short, False, MOST_ROWS))
     return ui.Detail(f"report-{place}", f"{place + 1} · {origin.file}", tuple(blocks))
