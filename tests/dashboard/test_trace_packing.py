@@ -90,7 +90,7 @@ def test_what_overlaps_too_much_is_counted_as_left_out():
 @pytest.fixture(scope="module")
 def trace_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trace")
-    store(folder / "t.db", [busy_trace(60, 12, name=HOSTILE)])
+    store(folder / "t.db", [busy_trace(3000, 600, name=HOSTILE)])
     path = folder / "t.html"
     path.write_text(build.html(folder / "t.db"))
     return path
@@ -135,6 +135,20 @@ def test_the_keyboard_goes_through_the_trace(page):
         page.keyboard.press("ArrowUp")
         page.keyboard.press("-")
     assert "GPU 0 · no kernel" in shown(page)
+
+
+def test_the_picture_is_as_dark_as_a_stream_is_busy(page, trace_page):
+    """Thousands of events on a thousand pixels: each pixel has the share of its time that they cover."""
+    (trace,) = collect(trace_page.with_suffix(".db")).database.traces
+    mine = (trace.device == 0) & (trace.stream == 7)
+    busy = trace.duration_ns[mine].sum() / (max(trace.end_ns.max(), 0) - trace.start_ns.min())
+    alpha = page.evaluate(
+        """() => { const canvas = document.querySelector('canvas'), left = 230, row = 26 + 22 + 11;
+            const got = canvas.getContext('2d').getImageData(left, row, canvas.width - left, 1).data;
+            let sum = 0; for (let n = 3; n < got.length; n += 4) sum += got[n];
+            return sum / (got.length / 4) / 255 }"""
+    )
+    assert alpha == pytest.approx(float(busy), abs=0.04)
 
 
 def test_the_pointer_zooms_pans_and_chooses(page):

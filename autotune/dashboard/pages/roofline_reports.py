@@ -6,6 +6,7 @@ from autotune.dashboard import page_elements as ui
 from autotune.dashboard.hardware_use import Roof, Roofline, roofline
 from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
+from autotune.dashboard.pages.kernel import detailed
 from tuning_db.profile_records import Profile
 
 Entry = tuple[int, ProfiledLaunch, Roofline]
@@ -15,6 +16,7 @@ def charts(data: PageData) -> tuple[list[ui.Block], str]:
     """A chart and a table for each report that has counted bytes and operations, and a sentence; empty without any."""
     blocks: list[ui.Block] = []
     found: list[Entry] = []
+    linked = frozenset(detailed(data.profiled))
     for profile in data.database.profiles:
         mine = [
             (place, entry, line)
@@ -23,7 +25,8 @@ def charts(data: PageData) -> tuple[list[ui.Block], str]:
         ]
         if mine:
             found += mine
-            blocks += [ui.Words(f"Kernels of {profile.provenance.file}", heading=True), *_report(profile, mine)]
+            heading = ui.Words(f"Kernels of {profile.provenance.file}", heading=True)
+            blocks += [heading, *_report(profile, mine, linked)]
     if not found:
         return [], ""
     left = sum(_bound_by_memory(line) is True for *_, line in found)
@@ -46,7 +49,7 @@ def _bound_by_memory(line: Roofline) -> bool | None:
     return roof.rate / line.bytes_s < roof.peak / line.bytes_peak
 
 
-def _report(profile: Profile, found: list[Entry]) -> list[ui.Block]:
+def _report(profile: Profile, found: list[Entry], linked: frozenset[int]) -> list[ui.Block]:
     short = short_names(entry.launch.kernel for _, entry, _ in found)
     places: dict[str, list[tuple[float, float, str]]] = {}
     for _, entry, line in found:
@@ -75,10 +78,10 @@ def _report(profile: Profile, found: list[Entry]) -> list[ui.Block]:
         title, ui.Axis("operations ÷ bytes read from and written to DRAM", "op/byte", log=True),
         ui.Axis("operations ÷ time", "Gop/s", log=True), tuple(series),
     )  # fmt: skip
-    return [chart, _table(found, short)]
+    return [chart, _table(found, short, linked)]
 
 
-def _table(found: list[Entry], short: Mapping[str, str]) -> ui.Table:
+def _table(found: list[Entry], short: Mapping[str, str], linked: frozenset[int]) -> ui.Table:
     columns = (
         ui.Column("kernel", "", False, True), ui.Column("arithmetic", "used most, of its peak"),
         ui.Column("intensity", "operations ÷ bytes", True), ui.Column("Gop/s", "operations ÷ time", True),
@@ -88,9 +91,10 @@ def _table(found: list[Entry], short: Mapping[str, str]) -> ui.Table:
     rows = []
     for place, entry, line in found:
         roof = main_roof(line)
+        href = f"#kernel-{place}" if place in linked else None
         rows.append(
             (
-                ui.Cell(short[entry.launch.kernel], None, f"#kernel-{place}", "", entry.launch.kernel),
+                ui.Cell(short[entry.launch.kernel], None, href, "", entry.launch.kernel),
                 ui.Cell(roof.name), ui.number_cell(roof.rate / line.bytes_s, 3), ui.number_cell(roof.rate / 1e9, 1),
                 ui.percent_cell(roof.rate / roof.peak if roof.peak else None, "", 1),
                 ui.number_cell(line.bytes_s / 1e9, 1),

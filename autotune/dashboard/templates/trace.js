@@ -47,6 +47,12 @@ function firstAfter(row, time) {
   return low;
 }
 
+// How long a row's events took until a time.
+function busyUntil(row, time) {
+  const i = firstAfter(row, time);
+  return row.busy[i] + (i < row.count && row.start[i] < time ? time - row.start[i] : 0);
+}
+
 const STEPS = [["ns", 1], ["µs", 1e3], ["ms", 1e6], ["s", 1e9]];
 function nanoseconds(value, digits = 4) {
   const [unit, size] = STEPS.findLast(([, size]) => Math.abs(value) >= size) || STEPS[0];
@@ -58,7 +64,8 @@ async function openTrace(canvas) {
   const said = find(".event", canvas.closest("figure")), pen = canvas.getContext("2d");
   const at = { from: trace.from, to: trace.to, row: 0, event: -1 };
   const least = 50 / 1e3; // ns: nothing is shorter than one
-  let asked = 0, width = 0, gutter = 0;
+  const strip = document.createElement("canvas"), thin = strip.getContext("2d"); // a row's small events, a pixel high
+  let asked = 0, width = 0, gutter = 0, line = null, pixels = null;
 
   const time = (x) => at.from + ((x - gutter) / (width - gutter)) * (at.to - at.from);
   function show(from, to) {
@@ -79,6 +86,13 @@ async function openTrace(canvas) {
     const height = trace.rows.length * ROW + AXIS;
     width = canvas.clientWidth;
     gutter = Math.min(230, Math.round(width * 0.3));
+    if (width <= gutter) return;
+    if (strip.width !== width - gutter || !line) {
+      strip.width = width - gutter;
+      strip.height = 1;
+      line = thin.createImageData(strip.width, 1);
+      pixels = new Uint32Array(line.data.buffer);
+    }
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
       canvas.width = Math.round(width * scale);
       canvas.height = Math.round(height * scale);
@@ -88,6 +102,7 @@ async function openTrace(canvas) {
     pen.clearRect(0, 0, width, height);
     pen.font = "12px system-ui, sans-serif";
     pen.textBaseline = "middle";
+    pen.imageSmoothingEnabled = false;
     axis(colour, height);
     const text = colour("text"), back = colour("back");
     trace.rows.forEach((row, n) => {
@@ -128,34 +143,41 @@ async function openTrace(canvas) {
     pen.restore();
   }
 
-  // Events of a pixel or more one by one; those that are smaller by the share of each pixel that they cover.
+  // Events of some pixels one by one; smaller ones by the share of each pixel that they cover.
   function rowOf(row, top, colour, back, chosen) {
-    const perPixel = (at.to - at.from) / (width - gutter), tall = ROW - 6;
+    const perPixel = (at.to - at.from) / (width - gutter), tall = ROW - 6, most = pixels.length;
     const x = (t) => gutter + (t - at.from) / perPixel;
-    let i = firstAfter(row, at.from), texts = 0;
+    const paint = (column, tone, share) => {
+      if (column < 0 || column >= most) return;
+      const rgb = parseInt(colour(tone).trim().slice(1), 16);
+      const bgr = ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16);
+      pixels[column] = (Math.round(255 * Math.min(Math.max(share, 0.25), 1)) << 24) | bgr;
+    };
+    pixels.fill(0);
+    let i = firstAfter(row, at.from), texts = 0, last = -1;
     while (i < row.count && row.start[i] < at.to) {
-      const [name, tone] = trace.labels[row.label[i]], long = row.end[i] - row.start[i];
+      const [name, tone] = trace.labels[row.label[i]];
       const left = Math.max(x(row.start[i]), gutter), right = Math.min(x(row.end[i]), width);
-      if (long >= perPixel) {
+      if (right - left >= 3) {
         pen.fillStyle = colour(tone);
-        pen.fillRect(left, top, Math.max(right - left - (right - left > 3 ? 1 : 0), 1), tall);
+        pen.fillRect(left, top, right - left - 1, tall);
         if (right - left > 40 && texts++ < 200) {
           pen.fillStyle = tone === "range" ? colour("text") : back;
           clipped(name, left + 4, top - 3, right - left - 8);
         }
         i++;
+      } else if (row.end[i] - row.start[i] >= perPixel) {
+        for (let column = Math.floor(left); column < right; column++) paint(column - gutter, tone, 1);
+        i++;
       } else {
-        const column = Math.floor(left), until = time(column + 1);
-        const j = firstAfter(row, until), next = Math.max(j, i + 1);
-        let covered = row.busy[next] - row.busy[i];
-        if (j > i && j < row.count && row.start[j] < until) covered += until - row.start[j];
-        pen.globalAlpha = Math.min(Math.max(covered / perPixel, 0.25), 1);
-        pen.fillStyle = colour(tone);
-        pen.fillRect(column, top, 1, tall);
-        pen.globalAlpha = 1;
-        i = next;
+        const column = Math.max(Math.floor(left), last + 1), until = time(column + 1);
+        paint(column - gutter, tone, (busyUntil(row, until) - busyUntil(row, time(column))) / perPixel);
+        i = Math.max(firstAfter(row, until), i + 1);
+        last = column;
       }
     }
+    thin.putImageData(line, 0, 0);
+    pen.drawImage(strip, gutter, top, most, tall);
     if (chosen >= 0) {
       pen.strokeStyle = colour("text");
       pen.lineWidth = 2;
