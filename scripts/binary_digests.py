@@ -337,11 +337,11 @@ def text(table: bytes, at: int) -> str:
 
 def compile_all(items: list[Item], jobs: int, pinned: Mapping[str, str]) -> dict[str, str]:
     """Digests by name, sorted. Processes are new ones, since some settings count only when a process starts; their
-    caches are empty ones: a folder for Triton's that they share, one each for numba's."""
+    caches are empty ones."""
     os.environ.update(PINNED, **pinned)
     os.environ.pop("AUTOTUNE_NO_KERNEL_CACHE", None)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(TRITON_CACHE_DIR=folder, NUMBA_CACHE_DIR=folder)
+        os.environ.update(NUMBA_CACHE_DIR=folder)
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), cache_below, (folder,)) as pool:
             found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
     return dict(sorted(found))
