@@ -109,14 +109,18 @@ def provenance(db: Reader, number: int) -> Provenance:
 def ranges(db: Reader, number: int) -> tuple[Range, ...]:
     """The ranges of a profile, in order of their places; none where one of them is missing or makes no sense, since
     launches and ranges name ranges by their place."""
-    found = db._read(
-        "profile_ranges",
-        "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place",
-        (number,),
-        lambda row: (int(row["place"]), profile_rows.range_from(row)),
-    )
-    sound = all(place == at and (one.parent is None or one.parent < at) for at, (place, one) in enumerate(found))
-    return tuple(one for _, one in found) if sound else ()
+    names = profile_rows.RANGE_COLUMNS
+    with translated(db.path):
+        found = db._connection.execute(
+            f"SELECT {', '.join(names)} FROM profile_ranges WHERE profile_id = ? ORDER BY place", (number,)
+        ).fetchall()
+    try:
+        validation.rows("profile_ranges", names, found)
+    except ValueError as error:
+        db._warn("profile_ranges", str(error))
+        return ()
+    sound = all(place == at and (parent is None or parent < at) for at, (place, _, parent, *_) in enumerate(found))
+    return tuple(Range(*values) for _, *values in found) if sound else ()
 
 
 def waits(db: Reader, number: int) -> tuple[HostWait, ...]:

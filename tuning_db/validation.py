@@ -6,7 +6,7 @@ passes `row` before it becomes a record. Both ask the same questions of the same
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import inf
 from types import MappingProxyType
@@ -135,9 +135,13 @@ def rows(table: str, names: Sequence[str], found: Sequence[tuple[Any, ...]]) -> 
     ValueError for the first value that the table may not hold."""
     checks = TABLES[table]
     for name, column in zip(names, zip(*found, strict=True), strict=True) if found else ():
-        # True, 1 and 1.0 are equal: only values of one type can be told apart by a set.
-        alike = len(set(map(type, column)) - {type(None)}) < 2
-        for value in set(column) if alike else column:
+        types = set(map(type, column))
+        values: Iterable[Any] = column
+        if types == {int}:
+            values = (min(column), max(column))  # what a column may hold of integers is a range
+        elif len(types - {type(None)}) < 2:
+            values = set(column)  # of several types not: True, 1 and 1.0 are equal
+        for value in values:
             try:
                 checks[name](_decoded(value) if name in JSON_COLUMNS and value is not None else value)
             except ValueError as wrong:

@@ -39,7 +39,7 @@ NO_END = f"a CSV has {files.NO_END}: launches missing after the last one would n
 AGAIN = "export it again"
 _KINDS = {"OPT": "optimization", "WRN": "warning", "ERR": "error", "INF": "ok"}
 _INSTANCES = re.compile(r"(?:\(!\) *)?(\S+) *[({\[].*[)}\]]", re.DOTALL)  # "4.19 (2.09; 2.10)": the sum and its parts
-_NOTHING = ("", "n/a", "nan", "(!) n/a", "(!) nan")
+_NOTHING = ("", "n/a", "nan", "no data", "(!) n/a", "(!) nan")
 
 Cells = Mapping[str, str]
 
@@ -85,7 +85,7 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
         kind, reader = next((kind, reader) for known, kind, reader in _READERS if known(table.header))
         launches, partial = reader(path, table)
         found += launches
-        kinds.append(kind)
+        kinds.append("metrics of the command line" if _of_command_line(table) else kind)
         if is_summary(table.header):
             reports.append(_report(table))
     if not found:
@@ -93,11 +93,20 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
     stored = _stored(found)
     note = "the file ends in the middle of a launch, which was left out" if partial else NO_END
     first = stored[0].metrics
+    chips = dict.fromkeys(chip for launch in found if (chip := launch.about.get(CHIP)))
     about = files.provenance(
         path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(stored),
-        len(stored) + 1 if partial else None, note, chip=first.texts.get(CHIP, ""), clocks=clocks(first),
+        len(stored) + 1 if partial else None, note, chip=", ".join(chips),
+        clocks=clocks(first),
     )  # fmt: skip
     return Profile(about, stored, tables=tuple(reports))
+
+
+def _of_command_line(table: Table) -> bool:
+    """Whether it is the table of `ncu --metrics`."""
+    return is_long(table.header) and {row[table.header.index(SECTION)] for row in table.rows} == {
+        ncu_labels.COMMAND_LINE
+    }
 
 
 def _completed(header: list[str], row: list[str]) -> list[str]:
@@ -114,7 +123,7 @@ def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
     unit_row, body = body[0], body[1:]
     at = header.index("ID")
     _check_order(path, [row[at] for row in body])
-    places = [place for place, name in enumerate(header) if name not in DESCRIBING]
+    places = [place for place, name in enumerate(header) if name not in DESCRIBING and not ncu_labels.left_out(name)]
     bases = {place: units.base(unit_row[place]) for place in places}
     launches = []
     for row in body:
@@ -127,7 +136,9 @@ def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
                 numbers[header[place]] = (unit, value * factor)
             elif cell not in _NOTHING:
                 texts[header[place]] = cell
-        launches.append(_Launch({n: row[i] for i, n in enumerate(header) if n in DESCRIBING}, numbers, texts))
+        launches.append(
+            _Launch({n: row[i] for i, n in enumerate(header) if n in DESCRIBING or n == CHIP}, numbers, texts)
+        )
     return launches, table.cut
 
 
@@ -169,6 +180,8 @@ def _measured(rows: Sequence[Cells], column: str) -> _Launch:
             unit, factor = units.base(row.get(UNIT, ""))
             name = ncu_labels.metric(row.get(SECTION, ""), row[METRIC], unit)
             value = _number(row[column])
+            if ncu_labels.left_out(name):
+                continue
             if value is not None:
                 numbers.setdefault(name, (unit, value * factor))
             elif row[column] not in _NOTHING:

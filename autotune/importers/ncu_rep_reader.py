@@ -14,11 +14,9 @@ import ncu_report
 import numpy as np
 from ncu_report import IMetric
 
-from autotune.importers import units
+from autotune.importers import ncu_labels, units
 
 WITH_LINES = 16  # launches whose instructions are read, a quarter of a second each
-LEFT_OUT = ("device__attribute_", "nvlink__", "numa__")  # facts about the machine, the same in every launch
-KEPT = "device__attribute_multiprocessor_count"  # but for this one: until 2023 no metric of a launch has it
 CHIP = "device__attribute_display_name"
 EXECUTED = "inst_executed"
 STALLS = "smsp__pcsamp_warps_issue_stalled_"
@@ -38,14 +36,15 @@ def main(report: Path, folder: Path) -> None:
     factors = [units.base(unit_of[name])[1] for name in names]
     launches = []
     sources: dict[str, str] = {}
-    chip = ""
+    chips: dict[str, None] = {}  # in the order they are first seen
     for row, action in enumerate(actions):
         texts = _read(action, places, numbers[row])
-        chip = chip or _text(action, CHIP)
+        if chip := _text(action, CHIP):
+            chips[chip] = None
         lines = _lines(action, sources) if row < WITH_LINES else []
         launches.append(
             {
-                "kernel": action.name(),
+                "kernel": action.name(ncu_report.IAction.NameBase_DEMANGLED) or action.name(),
                 "graph": action.workload_type() == ncu_report.IAction.WorkloadType_GRAPH,
                 "texts": texts,
                 "ranges": _ranges(action),
@@ -57,7 +56,7 @@ def main(report: Path, folder: Path) -> None:
     np.save(folder / "numbers.npy", numbers)
     document = {
         "names": names, "units": [units.base(unit_of[name])[0] for name in names], "launches": launches,
-        "sources": sources, "chip": chip,
+        "sources": sources, "chip": ", ".join(chips),
     }  # fmt: skip
     # Bytes that are no text come from the library as surrogates, which nothing else could write.
     (folder / "report.json").write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
@@ -69,7 +68,7 @@ def _columns(actions: list[Any]) -> tuple[list[str], dict[str, str]]:
     words: set[str] = set()
     for action in actions:
         for name in action.metric_names():
-            if name in unit_of or name in words or _left_out(name):
+            if name in unit_of or name in words or ncu_labels.left_out(name):
                 continue
             metric = action.metric_by_name(name)
             if metric.kind() in NUMBERS:
@@ -84,20 +83,16 @@ def _read(action: Any, places: dict[str, int], row: np.ndarray) -> dict[str, str
     texts = {}
     by_name = action.metric_by_name
     for name in action.metric_names():
-        if _left_out(name):
+        if ncu_labels.left_out(name):
             continue
         metric = by_name(name)
         place = places.get(name)
         if place is None:
-            if metric.kind() == IMetric.ValueKind_STRING:
-                texts[name] = metric.as_string()
+            if metric.kind() == IMetric.ValueKind_STRING and (text := metric.as_string()):
+                texts[name] = text
         elif metric.has_value():
             row[place] = metric.as_double()
     return texts
-
-
-def _left_out(name: str) -> bool:
-    return name.startswith(LEFT_OUT) and name != KEPT
 
 
 def _text(action: Any, name: str) -> str:

@@ -78,6 +78,7 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
 )
 _RENAMED = {"Average": "Avg", "Minimum": "Min", "Maximum": "Max", "Median": "Med"}
 _TIMES = frozenset({"Total Time", "Avg", "Med", "Min", "Max", "StdDev", "Start", "Duration", "End"})
+_OWN = frozenset({"Time", "Total Time", "Total", "Start", "Duration"})
 _UNIT = re.compile(r"(.+?) ?\(([%/\w]+)\)")
 _NAMED = re.compile(r"(?:with \[(?:[^\]]*[/\\])?|\()(\w+)(?:\.py)?[\])]")
 _DEVICE = re.compile(r"(.*?) ?\((\d+)\)")
@@ -119,8 +120,13 @@ def is_header(row: Sequence[str]) -> bool:
 
 
 def recognizes(head: bytes) -> bool:
+    named = b"Processing [" in head and b" with [" in head  # as nsys stats says before each report
+
     def certain(row: Sequence[str]) -> bool:
-        return is_header(row) and (_by_columns(row) is not None or sum(map(_measures, row)) > 1)
+        if not is_header(row):
+            return False
+        own = any(_split(cell)[0] in _OWN for cell in row)
+        return named or _by_columns(row) is not None or (own and sum(map(_measures, row)) > 1)
 
     return csv_tables.head_has(head, certain)
 
@@ -149,8 +155,9 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
 
 
 def _measures(cell: str) -> bool:
-    name, unit = _split(cell)
-    return cell == "Total Time" or (bool(unit) and (name in _TIMES or name in ("Time", "Total")))
+    """Whether a column has a unit that these reports print."""
+    unit = _split(cell)[1]
+    return cell == "Total Time" or unit == "%" or units.base(unit)[0] in ("ns", "byte", "byte/s")
 
 
 def _split(cell: str) -> tuple[str, str]:
@@ -202,8 +209,8 @@ def _kernels(reports: Sequence[_Report]) -> list[KernelLaunch]:
 
 
 def _traced_kernel(report: _Report, place: int, row: Mapping[str, str]) -> KernelLaunch | None:
-    """None for a copy or a fill, which have no grid."""
-    if not row["GrdX"].strip():
+    """None for a copy or a fill."""
+    if memory_operations.parse(row["Name"]):
         return None
     grid, block = (_triple([report.whole(row, f"{of}{axis}") for axis in "XYZ"]) for of in ("Grd", "Blk"))
     return KernelLaunch(

@@ -1,22 +1,23 @@
 """Nsight Systems' SQLite exports (`nsys export --type sqlite`): kernels, CUDA graphs, copies and fills, and the NVTX
 ranges around them.
 
-The schema is the one of NVIDIA's exporter documentation (nsys-exporter, 2022.4 to 2025); columns that came and went are
-asked for first. A kernel belongs to the innermost range that its launch was called in, found by the correlation number
-of the API call: so time is counted once, however ranges nest. A graph captured at graph level has its time in a table
-of its own, and no kernels.
+The schema is the one of NVIDIA's exporter documentation (nsys-exporter, 2022.4 to 2026); `nsys_schema` has what differs
+between years. A kernel belongs to the innermost range that its launch was called in, found by the correlation number
+of the API call: so time is counted once, however ranges nest. One of a graph that was launched in no range belongs to
+the range that it was captured in. A graph traced as a whole has its time in a table of its own, and no kernels.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autotune.importers import files, memory_operations, nvtx_ranges
+from autotune.importers import files, memory_operations, nsys_schema, nvtx_ranges
 from autotune.importers.importer import Importer
 from autotune.importers.nvtx_ranges import PROCESS, Call, NvtxRange
-from tuning_db.profile_records import PUSH_POP, START_END, HostWait, KernelLaunch, Profile, Provenance, RowKind
+from tuning_db.profile_records import PUSH_POP, START_END, HostWait, KernelLaunch, Profile, RowKind
 
 MAGIC = b"SQLite format 3\0"
 KERNELS, GRAPHS = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
@@ -45,9 +46,11 @@ def read(path: Path) -> Profile:
 
 
 def _read(path: Path, db: sqlite3.Connection) -> Profile:
-    tables = _tables(db)
+    tables = nsys_schema.tables(db)
     if not tables & READERS.keys():
-        if tables & {CALLS, RANGES, "META_DATA_EXPORT"}:
+        if tables & {nsys_schema.GRAPH_EVENTS, nsys_schema.NODES}:
+            raise files.unusable(path, "has CUDA graphs and none of their kernels", f"{RECORD} --cuda-graph-trace node")
+        if tables & {CALLS, RANGES, *nsys_schema.VERSIONS}:
             raise files.unusable(path, "has no kernels", RECORD)
         raise files.unusable(path, "is no export of Nsight Systems", "give one made by nsys export --type sqlite")
     # A cut file: SQLite itself would notice only when it comes to a page that is missing.
@@ -63,24 +66,16 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     rows.sort(key=itemgetter(0, 1))
     found, note = _ranges(db, tables)
     calls = _calls(db, tables)
-    called = [calls.get((when.process & PROCESS, when.correlation)) for when, *_ in rows]
+    called = [calls.get((row.when.process & PROCESS, row.when.correlation)) for row in rows]
     ranges, owners = nvtx_ranges.nested(found, called)
-    launches = tuple(
-        _launch(place, row, owner, call)
-        for place, (row, owner, call) in enumerate(zip(rows, owners, called, strict=True))
+    if nodes := nsys_schema.node_calls(db, tables) if found else {}:
+        _, made_in = nvtx_ranges.nested(found, [None if row.node is None else nodes.get(row.node) for row in rows])
+        owners = [made if owner is None else owner for owner, made in zip(owners, made_in, strict=True)]
+    about = files.provenance(
+        path, "Nsight Systems", "nsys SQLite", len(rows), len(rows), note, **_about(db, tables, rows)
     )
-    waits = _waits(db, tables)
-    return Profile(_provenance(path, db, tables, len(launches), note), launches, ranges, waits=waits)
-
-
-def _tables(db: sqlite3.Connection) -> set[str]:
-    """Names of the tables. Each is there three times over, so that a damaged one is seen, and not just missed."""
-    found = set()
-    for name, table, sql in db.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'table'"):
-        if name != table or name not in str(sql):
-            raise sqlite3.DatabaseError(f"the table {name!r} has several names")
-        found.add(name)
-    return found
+    launches = tuple(_launch(place, *row) for place, row in enumerate(zip(rows, owners, called, strict=True)))
+    return Profile(about, launches, ranges, waits=_waits(db, tables))
 
 
 class When(NamedTuple):
@@ -98,7 +93,7 @@ COMMON = len(When._fields)
 
 
 class Activity(NamedTuple):
-    """What ran on a GPU."""
+    """What ran on a GPU. node: of a CUDA graph, that it was launched as."""
 
     when: When
     name: str
@@ -107,6 +102,7 @@ class Activity(NamedTuple):
     block: tuple[int, int, int] | None = None
     bytes: int | None = None
     direction: str | None = None
+    node: int | None = None
 
 
 def _launch(place: int, row: Activity, owner: int | None, call: Call | None) -> KernelLaunch:
@@ -121,18 +117,24 @@ def _launch(place: int, row: Activity, owner: int | None, call: Call | None) -> 
 def _kernels(db: sqlite3.Connection) -> list[Activity]:
     sizes = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
     common = _checked(db, KERNELS, sizes)
-    name = "demangledName" if "demangledName" in _columns(db, KERNELS) else "shortName"
-    names = dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN (SELECT {name} FROM {KERNELS})"))
-    found = db.execute(f"SELECT {common}, {', '.join(sizes)}, {name} FROM {KERNELS}")
-    return [
-        Activity(When._make(row[:COMMON]), _name(names, row[-1]), RowKind.KERNEL, row[COMMON:-4], row[-4:-1])
-        for row in found
-    ]
+    short = "shortName" if "shortName" in nsys_schema.columns(db, KERNELS) else "NULL"
+    full = "demangledName" if "demangledName" in nsys_schema.columns(db, KERNELS) else short
+    either = f"SELECT {full} FROM {KERNELS} UNION SELECT {short} FROM {KERNELS}"
+    names = dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN ({either})"))
+    node = "graphNodeId" if "graphNodeId" in nsys_schema.columns(db, KERNELS) else "NULL"
+    found = db.execute(f"SELECT {common}, {', '.join(sizes)}, {full}, {short}, {node} FROM {KERNELS}")
+    rows = []
+    for row in found:
+        *_, full_name, short_name, graph_node = row
+        name, grid, block = _name(names, full_name, short_name), row[COMMON:-6], row[-6:-3]
+        rows.append(Activity(When._make(row[:COMMON]), name, RowKind.KERNEL, grid, block, node=graph_node))
+    return rows
 
 
-def _name(names: dict[Any, Any], number: Any) -> str:
-    name = names.get(number)
-    return name if isinstance(name, str) else f"kernel {number}"
+def _name(names: dict[Any, Any], full: Any, short: Any) -> str:
+    """The demangled name; the function's alone, or a number, where there is none."""
+    name = names.get(full) or names.get(short)
+    return name if isinstance(name, str) else f"kernel {full}"
 
 
 def _graphs(db: sqlite3.Connection) -> list[Activity]:
@@ -163,7 +165,7 @@ READERS = {KERNELS: _kernels, GRAPHS: _graphs, COPIES: _copies, FILLS: _fills}
 def _checked(db: sqlite3.Connection, table: str, whole: Sequence[str] = ()) -> str:
     """The columns of `When`; GPU and process are not in every version. whole: what else has to be an integer. Raises
     sqlite3.DataError for rows without sense."""
-    have = _columns(db, table)
+    have = nsys_schema.columns(db, table)
     there = [name for name in ("globalPid", "deviceId") if name in have]
     wrong = " OR ".join(f"typeof({name}) != 'integer'" for name in ("start", "end", "streamId", *whole, *there))
     if db.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {wrong} OR end < start)").fetchone()[0]:
@@ -182,11 +184,12 @@ def _calls(db: sqlite3.Connection, tables: set[str]) -> dict[Any, Call]:
 
 def _waits(db: sqlite3.Connection, tables: set[str]) -> tuple[HostWait, ...]:
     """Calls in which the host waited for a GPU, by the names that CUDA's two interfaces give them."""
-    if not {CALLS, STRINGS} <= tables or "nameId" not in _columns(db, CALLS):
+    if not {CALLS, STRINGS} <= tables or "nameId" not in nsys_schema.columns(db, CALLS):
         return ()
     found = db.execute(
         f"SELECT s.value, r.start, r.end, r.globalTid FROM {CALLS} r JOIN {STRINGS} s ON s.id = r.nameId "
-        f"WHERE s.value GLOB 'cu*Synchronize*' AND typeof(r.globalTid) = 'integer' ORDER BY r.start, r.rowid"
+        "WHERE s.value GLOB 'cu*Synchronize*' AND typeof(s.value) = 'text' AND typeof(r.globalTid) = 'integer' "
+        "ORDER BY r.start, r.end"
     )
     return tuple(
         HostWait(name.partition("_v")[0], _whole(start), max(_whole(end), start), thread >> 24 & 0xFFFFFF,
@@ -199,7 +202,7 @@ def _ranges(db: sqlite3.Connection, tables: set[str]) -> tuple[list[NvtxRange], 
     """The ranges, and what was left out in words."""
     if RANGES not in tables:
         return [], ""
-    have = _columns(db, RANGES)
+    have = nsys_schema.columns(db, RANGES)
     text, join = "e.text", ""
     if "textId" in have and STRINGS in tables:
         text, join = "coalesce(e.text, s.value)", f"LEFT JOIN {STRINGS} s ON s.id = e.textId"
@@ -223,24 +226,20 @@ def _ranges(db: sqlite3.Connection, tables: set[str]) -> tuple[list[NvtxRange], 
     return found, f"left out: {', '.join(said)}" if said else ""
 
 
-def _provenance(path: Path, db: sqlite3.Connection, tables: set[str], count: int, note: str) -> Provenance:
-    chip = version = ""
+def _about(db: sqlite3.Connection, tables: set[str], rows: Sequence[Activity]) -> dict[str, Any]:
+    """Version, GPUs by number, and the names of those that something ran on, the busiest first."""
+    busy: Counter[tuple[int, int]] = Counter()
+    for row in rows:
+        if row.when.device is not None:
+            busy[row.when.process, row.when.device] += row.when.length
+    named = nsys_schema.gpu_names(db, tables, busy)
     devices: dict[int, str] = {}
-    if "TARGET_INFO_GPU" in tables:
-        chip = next(
-            (str(name) for (name,) in db.execute("SELECT name FROM TARGET_INFO_GPU ORDER BY rowid LIMIT 1")), ""
-        )
-        numbered = db.execute("SELECT id, name FROM TARGET_INFO_GPU WHERE typeof(id) = 'integer' AND name IS NOT NULL")
-        devices = {number: str(name) for number, name in numbered}
-    if "META_DATA_EXPORT" in tables:
-        facts = {str(name): str(value) for name, value in db.execute("SELECT name, value FROM META_DATA_EXPORT")}
-        version = next((value for name, value in facts.items() if "VERSION" in name and "PRODUCT" in name), "")
-    about = {"tool_version": version, "chip": chip, "devices": devices}
-    return files.provenance(path, "Nsight Systems", "nsys SQLite", count, count, note, **about)
-
-
-def _columns(db: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+    for (_, device), name in named.items():
+        if name not in devices.setdefault(device, name).split(" or "):  # another process's GPU of the same number
+            devices[device] += f" or {name}"
+    names = dict.fromkeys(named[key] for key, _ in busy.most_common() if key in named)
+    chip = ", ".join(names) or nsys_schema.only_gpu(db, tables)
+    return {"tool_version": nsys_schema.version(db, tables), "chip": chip, "devices": devices}
 
 
 def _whole(value: Any) -> int:

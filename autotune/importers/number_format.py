@@ -3,8 +3,8 @@
 Nsight Compute prints numbers in the system's locale: 250.112 is a quarter of a thousand where the point separates
 decimals, and a quarter of a million where it separates thousands. Separators are a property of the file, so one cell
 that allows one reading only settles all of them: two points in it, a comma that fewer or more than three digits follow.
-Where no cell does, what a column counts may: a percentage is not in thousands, bytes and blocks are whole. Else the
-file is refused, because a guess would be wrong by a factor of 1000.
+Where no cell does, what a column counts may: a percentage is not in thousands, the sizes of a launch are whole. Else
+the file is refused, because a guess would be wrong by a factor of 1000.
 """
 
 import re
@@ -44,8 +44,7 @@ _CELL = re.compile(rf"[-+\d.,;()%eE{_SPACES}]*\d[-+\d.,;()%eE{_SPACES}]*")
 _TOKEN = re.compile(rf"[+-]?\d(?:\d|[.,{_SPACES}](?=\d))*(?:[eE][+-]?\d+)?")
 _TEXT = frozenset(
     {
-        "Process Name", "Host Name", "Kernel Name", "Kernel Time", "CC", "Section Name", "Metric Name", "Metric Unit",
-        "Rule Name", "Rule Type", "Rule Description", "Name", "Device", "Operation", "Range", "Style", "Domain",
+        "Kernel Time", "CC", "Metric Unit", "Rule Type", "Rule Description", "Device", "Operation", "Style", "Domain",
         "Id:Domain:Start/Stop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
         "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg",
         "config", "status", "run_id",
@@ -57,9 +56,11 @@ _WHOLE_UNITS = frozenset(
         "byte/block",
     }
 )  # fmt: skip
+# Nsight Systems prints sizes in these with three decimals.
+_THREE_DECIMALS = frozenset({"KB", "MB", "GB", "KiB", "MiB", "GiB", "MB/s", "GB/s", "KB/s", "MiB/s", "GiB/s"})
 _WHOLE_NAMES = re.compile(
     r"device__attribute_.*|launch__(?:grid|block|cluster)_(?:size|dim_[xyz])|launch__thread_count|(?:Grid|Block) Size|"
-    r"Threads|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
+    r"Threads|ID|Context|Stream|Instances|Count|Invocations|CorrId|(?:Grd|Blk)[XYZ]"
 )
 
 
@@ -103,7 +104,7 @@ def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decima
     as_it_is = _AS_IT_IS[decimal].fullmatch
     for row in rows:
         if numeric is None or is_header(row):
-            numeric = [place for place, name in enumerate(row) if name not in _TEXT]
+            numeric = [place for place, name in enumerate(row) if not _is_text(name)]
         else:
             for place in numeric:
                 if place < len(row) and not as_it_is(row[place]):
@@ -114,6 +115,9 @@ def rewritten(path: Path, rows: Iterable[list[str]], is_header: IsHeader, decima
 def _rewritten(path: Path, cell: str, decimal: Decimal) -> str:
     if not _CELL.fullmatch(cell):
         return cell
+    if cell.startswith("("):
+        sizes = _sizes(cell)
+        return "(" + ", ".join(_rewritten(path, size, decimal) for size in sizes) + ")" if sizes else cell
 
     def canonical(found: re.Match[str]) -> str:
         token = found[0]
@@ -144,10 +148,14 @@ class _Column:
         point = "." in token
         if self.unit == "%":
             return Decimal.POINT if point else Decimal.COMMA
-        exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
-        if _WHOLE_NAMES.fullmatch(self.name) or (exact and self.unit in _WHOLE_UNITS):
+        if self.unit in _THREE_DECIMALS:
+            return Decimal.POINT if point else Decimal.COMMA
+        if _WHOLE_NAMES.fullmatch(self.name):
             return Decimal.COMMA if point else Decimal.POINT
-        return None
+        # Sums of bytes or nanoseconds are whole, and a comma in one is of thousands. A point may be either: there are
+        # programs that write fractions of them.
+        exact = self.name.endswith((".sum", ".max", ".min")) or "__" not in self.name
+        return Decimal.POINT if exact and self.unit in _WHOLE_UNITS and not point else None
 
 
 def _cells(rows: Iterable[list[str]], is_header: IsHeader) -> Iterator[tuple[_Column, str]]:
@@ -165,7 +173,7 @@ def _cells(rows: Iterable[list[str]], is_header: IsHeader) -> Iterator[tuple[_Co
             columns = [_Column(name, text) for name, text in zip(header, row, strict=True)]
         else:
             for place, cell in enumerate(row[: len(header)]):
-                if header[place] not in _TEXT and cell and not cell.isdigit():
+                if not _is_text(header[place]) and cell and not cell.isdigit():
                     whole = len(row) > max(metric, unit) and metric >= 0 and "Size" not in header[place]
                     yield (_Column(row[metric], row[unit]) if whole else columns[place]), cell
 
@@ -176,5 +184,17 @@ def _of_header(name: str) -> _Column:
     return _Column(found[1], {"nsec": "ns"}.get(found[2], found[2])) if found else _Column(name, "")
 
 
+def _is_text(column: str) -> bool:
+    return column in _TEXT or column.endswith(("Name", "Range"))
+
+
 def _tokens(cell: str) -> list[str]:
-    return _TOKEN.findall(cell) if _CELL.fullmatch(cell) else []
+    if not _CELL.fullmatch(cell):
+        return []
+    return [token for part in (_sizes(cell) if cell.startswith("(") else [cell]) for token in _TOKEN.findall(part)]
+
+
+def _sizes(cell: str) -> list[str]:
+    """The parts of "(128, 1, 1)"; none of "(1,128,128)", where a comma is no part of a number."""
+    parts = cell.strip("()").split(", ")
+    return parts if len(parts) == 3 else []

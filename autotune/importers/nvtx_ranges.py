@@ -7,7 +7,7 @@ has pushed and its process has started: so every kernel belongs to one range, an
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tuning_db.profile_records import START_END, Range
 
@@ -17,8 +17,7 @@ DEEPEST = 64  # open ranges that are looked at for one that holds another
 Call = tuple[int, int]  # global thread id, time
 
 
-@dataclass(frozen=True)
-class NvtxRange:
+class NvtxRange(NamedTuple):
     """thread: a global thread id; start, end: nanoseconds; style: PUSH_POP or START_END."""
 
     start: int
@@ -34,36 +33,48 @@ class _Nesting:
 
     def __init__(self, ordered: Sequence[NvtxRange]) -> None:
         self._ordered = ordered
-        self._open: dict[tuple[str, int], list[int]] = defaultdict(list)  # places, by the thread or process they are of
+        # Places of those that may still be open, by the thread that pushed or the process that started them.
+        self._pushed: dict[int, list[int]] = defaultdict(list)
+        self._started: dict[int, list[int]] = defaultdict(list)
         self.ranges: list[Range] = []
 
     def until(self, time: int | None) -> None:
         """Open what begins no later than `time`, None for the rest."""
-        while len(self.ranges) < len(self._ordered):
-            place = len(self.ranges)
+        for place in range(len(self.ranges), len(self._ordered)):
             one = self._ordered[place]
             if time is not None and one.start > time:
                 break
-            parent = self.around(one.thread, one.start, one.end)
+            parent = self._around(one)
             self.ranges.append(
                 Range(one.name, parent, one.domain, one.thread & ~PROCESS, one.start, one.end, one.style)
             )
-            owner = ("process", one.thread & PROCESS) if one.style == START_END else ("thread", one.thread)
-            self._open[owner].append(place)
+            if one.style == START_END:
+                self._started[one.thread & PROCESS].append(place)
+            else:
+                self._pushed[one.thread].append(place)
 
-    def around(self, thread: int, time: int, end: int) -> int | None:
-        """The place of the range that began last of those that hold `time` to `end`, of this thread or its process."""
-        best = None
-        for owner in (("thread", thread), ("process", thread & PROCESS)):
-            stack = self._open.get(owner)
-            if not stack:
-                continue
+    def innermost(self, thread: int, time: int) -> int | None:
+        """The place of the range that began last of those open at `time`, of this thread or its process."""
+        open_ = [stack[-1] for stack in self._open(thread, time) if stack]
+        return max(open_, default=None)
+
+    def _around(self, inner: NvtxRange) -> int | None:
+        """The same of those that do not end before `inner`."""
+        found = [
+            next((place for place in stack[: -DEEPEST - 1 : -1] if self._ordered[place].end >= inner.end), -1)
+            for stack in self._open(inner.thread, inner.start)
+            if stack
+        ]
+        best = max(found, default=-1)
+        return best if best >= 0 else None
+
+    def _open(self, thread: int, time: int) -> tuple[list[int], list[int]]:
+        """What this thread has pushed and its process has started, the last one of each still open at `time`."""
+        stacks = self._pushed[thread], self._started[thread & PROCESS]
+        for stack in stacks:
             while stack and self._ordered[stack[-1]].end <= time:
                 stack.pop()
-            holding = next((place for place in stack[: -DEEPEST - 1 : -1] if self._ordered[place].end >= end), None)
-            if holding is not None and (best is None or holding > best):
-                best = holding
-        return best
+        return stacks
 
 
 def nested(found: Sequence[NvtxRange], calls: Sequence[Call | None]) -> tuple[tuple[Range, ...], list[int | None]]:
@@ -72,6 +83,6 @@ def nested(found: Sequence[NvtxRange], calls: Sequence[Call | None]) -> tuple[tu
     owners: list[int | None] = [None] * len(calls)
     for time, number, thread in sorted((call[1], number, call[0]) for number, call in enumerate(calls) if call):
         nesting.until(time)
-        owners[number] = nesting.around(thread, time, time + 1)
+        owners[number] = nesting.innermost(thread, time)
     nesting.until(None)
     return tuple(nesting.ranges), owners

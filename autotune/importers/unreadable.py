@@ -24,6 +24,7 @@ _TEXT = (
     ("<!doctype html", "is a web page", "download the file itself (on GitHub: Raw)"),
     ("<html", "is a web page", "download the file itself (on GitHub: Raw)"),
     ('"traceevents"', "is a trace of Chrome's format, as PyTorch's profiler writes it", "record with Nsight Systems"),
+    ("nvprof is profiling process", "is what nvprof printed", "record with Nsight Systems (nsys profile) instead"),
     ("<kernelresult", "is the Kernel Tuning Toolkit's XML", "save the results as JSON"),
 )
 _ERROR, _SKIPPED = re.compile(r"==ERROR==\s*(.*)"), re.compile(r"SKIPPED:\s*(.*)")

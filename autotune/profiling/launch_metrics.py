@@ -14,6 +14,7 @@ L1 = "l1tex__throughput.avg.pct_of_peak_sustained_active"
 L2 = "lts__throughput.avg.pct_of_peak_sustained_elapsed"
 DRAM = "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"
 MEMORY = "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed"  # the busiest of all levels
+BEFORE = {DRAM: "dram__throughput.avg.pct_of_peak_sustained_elapsed"}  # what reports until 2020 have instead
 DRAM_READ, DRAM_WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 FETCHED, SENT = "l1tex__m_xbar2l1tex_read_bytes.sum", "l1tex__m_l1tex2xbar_write_bytes.sum"  # L2 and back
 GRID, BLOCK, WAVES = "launch__grid_size", "launch__block_size", "launch__waves_per_multiprocessor"
@@ -49,11 +50,14 @@ class LaunchMetrics:
     def share(self, name: str) -> float | None:
         """A percentage as a share."""
         value = self.number(name)
+        if value is None and name in BEFORE:
+            value = self.number(BEFORE[name])
         return None if value is None else min(value / 100, 1.0)
 
     def shown(self, *names: str) -> tuple[Metric, ...]:
         """These metrics, for the reader of a finding; those that the report has."""
-        return tuple(self.launch.metrics[name] for name in names if name in self.launch.metrics)
+        known = (name if name in self.launch.metrics else BEFORE.get(name, name) for name in names)
+        return tuple(self.launch.metrics[name] for name in known if name in self.launch.metrics)
 
     @property
     def memory(self) -> float | None:

@@ -36,7 +36,7 @@ def round_trips(launches: Sequence[LaunchMetrics]) -> dict[int, RoundTrip]:
     found: dict[int, RoundTrip] = {}
     for place in range(len(launches) - 1):
         trip = _between(launches[place], launches[place + 1])
-        beside = launches[max(place - 1, 0) : place] + launches[place + 2 : place + 3]
+        beside = [*launches[max(place - 1, 0) : place], *launches[place + 2 : place + 3]]
         if trip is not None and not any(_same_amounts(other, launches[place]) for other in beside):
             found.setdefault(place, trip)
             found[place + 1] = trip

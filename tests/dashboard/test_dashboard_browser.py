@@ -20,7 +20,7 @@ PAGES = (
     "compare",
     "provenance",
 )
-DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "systems-1", "compare-0")
+DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "compare-0")
 STANDARDS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],

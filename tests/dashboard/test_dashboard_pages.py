@@ -39,7 +39,7 @@ def blocks(made) -> Iterator[tuple[str, tuple]]:
 
 def test_every_page_answers_its_question(made):
     assert [page.title for page in made] == [
-        "Overview", "Reports", "Systems", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token",
+        "Overview", "Reports", "Systems", "Run", "Parameters", "Kernel", "Roofline", "Source", "Tables", "Token",
         "Precision", "Compare", "Provenance",
     ]  # fmt: skip
     for page in made:

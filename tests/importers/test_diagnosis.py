@@ -39,6 +39,11 @@ def test_a_kernel_is_bound_by_its_busiest_level(level, others, share):
     assert found.cause == "memory-bound" and level in found.title and f"{share}%" in found.text
 
 
+def test_dram_by_its_name_until_2020():
+    (found,) = diagnosis.diagnose(launch(SM=15, **{m.BEFORE[m.DRAM]: 91}))
+    assert "DRAM works at 91%" in found.text and m.BEFORE[m.DRAM] in [metric.name for metric in found.metrics]
+
+
 def test_a_naive_product_is_bound_by_l1_though_multiprocessors_are_busy():
     (found,) = diagnosis.diagnose(launch(SM=83.1, L1=84.1, L2=10.5, DRAM=9.4))
     assert "L1" in found.title and "84%" in found.text

@@ -1,5 +1,6 @@
 """Nsight Compute's CSV: units, numbers as it prints them, and files that stop in the middle."""
 
+import codecs
 import csv
 import io
 import time
@@ -9,8 +10,9 @@ import pytest
 from importing import import_file
 
 from autotune import UserError
-from autotune.importers import ncu_csv, units
+from autotune.importers import ncu_csv, ncu_labels, units
 from tuning_db import profiles
+from tuning_db.profile_records import RowKind
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,116 @@ def test_pages_are_told_apart():
     raw, details = (next(csv.reader(io.StringIO(text))) for text in (RAW, DETAILS))
     assert ncu_csv.is_raw(raw) and not ncu_csv.is_long(raw)
     assert ncu_csv.is_long(details) and not ncu_csv.is_raw(details)
+
+
+PROF = "==PROF== Disconnected from process 7\n"
+
+
+@pytest.mark.parametrize("quoted", [RAW, DETAILS], ids=["raw", "details"])
+@pytest.mark.parametrize(
+    "after",
+    [PROF, PROF + "real\t0m4.2s\n", "loss, 0.5, step 3\n", 'the "end\n', "\n\n" + PROF, '==WARNING== "x", "y"\n'],
+)  # fmt: skip
+def test_what_is_said_before_between_and_behind_is_no_row(tmp_path, quoted, after):
+    path = tmp_path / "t.csv"
+    path.write_text(quoted)
+    whole = ncu_csv.read(path)
+    lines = quoted.splitlines(keepends=True)
+    path.write_text(
+        '==PROF== Profiling "f" - 0: 0%\nepoch 1, "x"\n' + "".join(lines[:3]) + after + "".join(lines[3:]) + after
+    )
+    read = ncu_csv.read(path)
+    assert [(x.kernel, x.duration_ns, dict(x.metrics)) for x in read.launches] == [
+        (x.kernel, x.duration_ns, dict(x.metrics)) for x in whole.launches
+    ]
+    assert not read.provenance.partial
+
+
+def test_two_runs_in_one_file(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW + PROF + RAW.replace("launch__kind", "launch__other") + DETAILS)
+    profile = ncu_csv.read(path)
+    assert [x.place for x in profile.launches] == list(range(6))
+    assert [x.duration_ns for x in profile.launches] == [1234500.0, None, 1234500.0, None, 2500.0, 900.0]
+    assert profile.launches[2].metrics["launch__other"].value == "wide"
+    assert profile.provenance.format == "ncu CSV, page raw and page details"
+
+
+def test_a_row_that_begins_as_none_is_damage(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW.replace('"0","7"', '0","7"'))
+    with pytest.raises(UserError, match="is damaged in line 3: no row begins so"):
+        ncu_csv.read(path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("4.19 (2.09; 2.10)", 4190.0), ("1,234.50 {0: 2.09, 1: 2.10}", 1234500.0), ("(!) 7", None), ("n/a", None),
+     ("(!) n/a", None), ("nan", None), ("no data", None), ("", None)],
+)  # fmt: skip
+def test_cells_with_instances_and_without_a_value(tmp_path, cell, value):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW.replace("1,234.5", cell))
+    (metric, *_), texts = ncu_csv.read(path).launches[0].metrics.values(), ncu_csv.read(path).launches[0].metrics.texts
+    assert (metric.value if metric.name == "gpu__time_duration.sum" and cell != "(!) 7" else None) == value
+    assert texts.keys() <= {"launch__kind", "gpu__time_duration.sum"}
+
+
+SUMMARY = table(
+    ["Process ID", "Kernel Name", "Block Size", "Grid Size", "Invocations", "Section Name", "Metric Name",
+     "Metric Unit", "Minimum", "Maximum", "Average"],
+    ["7", "f", "(128, 1, 1)", "(8, 1, 1)", "4", "GPU Speed Of Light Throughput", "Duration", "us", "1", "3", "2.5"],
+    ["7", "f", "(128, 1, 1)", "(8, 1, 1)", "4", "Occupancy", "Achieved Occupancy", "%", "40", "50", "45.5"],
+    ["7", "f", "(128, 1, 1)", "(9, 1, 1)", "1", "GPU Speed Of Light Throughput", "Duration", "us", "7", "7", "7"],
+)  # fmt: skip
+
+
+def test_a_summary_of_launches(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(PROF + SUMMARY)
+    profile = ncu_csv.read(path)
+    first, second = profile.launches
+    assert (first.kind, first.count, first.duration_ns) == (RowKind.SUMMARY, 4, 10_000.0)
+    assert first.metrics.number("sm__warps_active.avg.pct_of_peak_sustained_active") == 45.5
+    assert (second.grid, second.count, second.duration_ns) == ((9, 1, 1), 1, 7000.0)
+    (report,) = profile.tables
+    rows = [dict(zip(report.columns, row, strict=True)) for row in report.rows]
+    assert (rows[0]["Minimum"], rows[0]["Maximum"], rows[0]["Metric Unit"]) == (1000.0, 3000.0, "ns")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_text_as_powershell_writes_it(tmp_path, db, encoding):
+    path = tmp_path / "t.csv"
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"")
+    path.write_bytes(mark + ("==PROF== Connected\n" + RAW).encode(encoding))
+    assert import_file(path, db).total_ns == 1234500.0
+
+
+def test_a_table_behind_much_talk_is_found(tmp_path, db):
+    path = tmp_path / "t.csv"
+    path.write_text("step done\n" * 20_000 + RAW)
+    assert import_file(path, db).found == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "label", "unit", "name"),
+    [
+        ("GPU Speed Of Light", "SOL FB", "%", "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"),
+        ("GPU Speed Of Light", "Memory [%]", "%", "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed"),
+        ("Memory Workload Analysis", "Memory Throughput", "byte/s", "dram__bytes.sum.per_second"),
+        ("Command line profiler metrics", "inst_executed", "inst", "inst_executed"),
+        ("Command line profiler metrics", "Duration", "ns", "Duration"),
+        ("Launch Statistics", "smsp__x.sum", "", "smsp__x.sum"),
+        ("PM Sampling", "Dropped Samples", "sample", "PM Sampling: Dropped Samples"),
+    ],
+)
+def test_labels_of_all_years(section, label, unit, name):
+    assert ncu_labels.metric(section, label, unit) == name
+
+
+def test_launches_on_several_gpus_name_them_all(tmp_path):
+    header = ["ID", "Kernel Name", "device__attribute_display_name", "gpu__time_duration.sum"]
+    rows = [["0", "f", "GPU A", "1"], ["1", "f", "GPU B", "1"], ["2", "f", "GPU A", "1"], ["3", "f", "", "1"]]
+    path = tmp_path / "raw.csv"
+    path.write_text(table(header, ["", "", "", "us"], *rows))
+    assert ncu_csv.read(path).provenance.chip == "GPU A, GPU B"

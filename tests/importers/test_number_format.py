@@ -139,7 +139,9 @@ OTHER = ("smsp__cycles_active.avg", "cycle")
         ((SCALED, PERCENT), [("250.112", "61,253")], [250112e3, 61.253]),  # no percentage is in thousands
         ((SCALED, PERCENT), [("250.112", "61.253")], [250112.0, 61.253]),
         ((SCALED, ("launch__grid_size", "")), [("250.112", "65.536")], [250112e3, 65536.0]),  # blocks are whole
-        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250.112", "117.344")], [250112e3, 117344.0]),
+        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250.112", "117.344")], None),
+        ((SCALED, ("gpu__time_duration.sum", "ns")), [("250,112", "117,344")], [250112e3, 117344.0]),
+        ((SCALED, ("launch__thread_count", "thread")), [("250.112", "8.192")], [250112e3, 8192.0]),
         ((("dram__bytes.sum.per_second", "Gbyte/s"),), [("1.234",), ("2.345",)], None),
         ((SCALED,), [("250,112",)], None),
         ((SCALED,), [("250",), ("1e3",)], [250e3, 1e6]),
@@ -175,6 +177,10 @@ def test_a_size_in_thousands(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text(raw(("7.340.032", "250")).replace("(64, 1, 1)", "(65.536, 1, 1)"))
     assert ncu_csv.read(path).launches[0].grid == (65536, 1, 1)
+    path.write_text(raw(("7,340,032", "250")).replace("(64, 1, 1)", "(65,536, 1, 1)"))
+    assert ncu_csv.read(path).launches[0].grid == (65536, 1, 1)
+    path.write_text(raw(("7,340,032", "250")).replace("(64, 1, 1)", "(1,128,128)"))
+    assert ncu_csv.read(path).launches[0].grid == (1, 128, 128)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 99), st.sampled_from(list(Decimal)), st.sampled_from(["", ",", " ", "'"]))
@@ -186,9 +192,32 @@ def test_a_number_printed_in_a_locale_is_read_as_printed(whole, hundredths, deci
     assert units.number(row[0]) == pytest.approx(whole + hundredths / 100)
 
 
+def test_names_are_no_numbers(tmp_path):
+    path = tmp_path / "sum.csv"
+    header = "Time (%),Total Time (ns),Instances,Avg (ns),Med (ns),Min (ns),Max (ns),StdDev (ns),Name"
+    path.write_text(f'{header}\n99.5,9000,3,3000.0,3000.0,2900,3100,10.0,"1,5"\n')
+    assert [x.kernel for x in nsys_csv.read(path).launches] == ["1,5"]
+
+
 def test_files_without_decimals_need_no_option(tmp_path):
     with open_db(tmp_path / "t.db") as db:
         path = tmp_path / "trace.csv"
         header = "Start (ns),Duration (ns),CorrId,GrdX,GrdY,GrdZ,BlkX,BlkY,BlkZ,Strm,Name"
         path.write_text(f"{header}\n100,2000,1,8,1,1,1,1,1,7,a\n")
         assert import_file(path, db).total_ns == 2000.0
+
+
+METRICS = """==PROF== Connected to process 7 (app)
+"ID","Kernel Name","Block Size","Grid Size","CC","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","gpu__time_duration.sum","ns","250.112"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","dram__bytes.sum","byte","7.340.032"
+"0","mul","(128, 1, 1)","(64, 1, 1)","9.0","Command line profiler metrics","sm__throughput.avg","%","61,25"
+"""
+
+
+def test_a_metric_a_row(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(METRICS)
+    (launch,) = ncu_csv.read(path).launches
+    assert launch.duration_ns == 250112.0 and launch.metrics.number("dram__bytes.sum") == 7340032.0
+    assert launch.metrics.number("sm__throughput.avg") == 61.25

@@ -14,39 +14,17 @@ from autotune.dashboard.pages import (
     run,
     source,
     systems,
+    tables,
     token,
 )
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
     """All pages in the order of the menu: what was imported comes first where nothing else has anything to show."""
-    rooms = [
-        overview,
-        reports,
-        systems,
-        run,
-        parameters,
-        kernel,
-        roofline,
-        source,
-        token,
-        precision,
-        compare,
-        provenance,
-    ]
+    tuned, imported = (overview, run, parameters), (reports, systems, kernel, source, compare, roofline, tables)
     if data.database.profiles and not (data.database.winners or data.database.runs or data.benchmarks):
-        rooms = [
-            reports,
-            systems,
-            kernel,
-            source,
-            compare,
-            roofline,
-            overview,
-            run,
-            parameters,
-            token,
-            precision,
-            provenance,
-        ]
+        rooms = (*imported, *tuned, token, precision, provenance)
+    else:
+        first = (overview, reports, systems, run, parameters)
+        rooms = (*first, kernel, roofline, source, tables, token, precision, compare, provenance)
     return tuple(room.page(data) for room in rooms)

@@ -52,12 +52,14 @@ def page(data: PageData) -> ui.Page:
 
 def detailed(profiled: Sequence[ProfiledLaunch]) -> list[int]:
     """Places of those that are shown in detail: all, or the MOST_DETAILS that took most time."""
-    by_time = sorted(range(len(profiled)), key=lambda place: (-_total(profiled[place]), place))
+    by_time = sorted(range(len(profiled)), key=lambda place: (-(_total(profiled[place]) or 0.0), place))
     return sorted(by_time[:MOST_DETAILS])
 
 
-def _total(entry: ProfiledLaunch) -> float:
-    return sum(launch_time(launch) or 0.0 for launch in entry.alike)
+def _total(entry: ProfiledLaunch) -> float | None:
+    """Nanoseconds of the launches that are alike; None where none was timed."""
+    times = [time for launch in entry.alike if (time := launch_time(launch)) is not None]
+    return sum(times) if times else None
 
 
 def label(launch: KernelLaunch) -> str:
@@ -90,12 +92,15 @@ def _answer(profiled: tuple[ProfiledLaunch, ...]) -> str:
     launches = sum(len(entry.alike) for entry in profiled)
     text = f"{launches} launches of {len({entry.launch.kernel for entry in profiled})} kernels were profiled."
     known = [entry for entry in profiled if entry.causes]
-    if known:
-        worst = max(known, key=lambda entry: entry.causes[0].gain * _total(entry))
+    # What a launch of unknown time would gain is not known either.
+    gains = [(entry.causes[0].gain * time, entry) for entry in known if (time := _total(entry)) is not None]
+    if gains:
+        most, worst = max(gains, key=lambda pair: pair[0])
         cause = worst.causes[0]
-        if cause.gain:
+        if most:
             title = _lower(cause.heading)
             text += f" The most time to gain is in {label(worst.launch)}: {title}, up to {cause.gain:.0%} of it."
+    if known:
         causes = Counter(entry.causes[0].heading for entry in known)
         title, count = min(causes.items(), key=lambda pair: (-pair[1], pair[0]))
         text += f" The most frequent finding is: {_lower(title)} ({count})."
