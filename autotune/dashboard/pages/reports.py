@@ -89,6 +89,7 @@ def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short:
         ui.Column("kernels", "different names", True), ui.Column("launches", "of them", True),
         ui.Column("kernel time", "sum over launches", True), ui.Column("most time in", "", False, True),
         ui.Column("share", "of the report's kernel time", True), ui.Column("bound by", "", False, True),
+        ui.Column("timeline"),
     )  # fmt: skip
     rows = []
     for place, (profile, groups) in enumerate(zip(data.database.profiles, per_report, strict=True)):
@@ -103,6 +104,7 @@ def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short:
                 ui.Cell(short[top.name] if top else "–", None, None, "", top.name if top else ""),
                 ui.percent_cell(top.ns / total if top and top.ns is not None and total else None),
                 ui.Cell(bound(top.told(data.profiled)) if top else "–"),
+                ui.link("over time", f"systems-{place}") if len(data.database.traces[place]) else ui.Cell("–"),
             )
         )  # fmt: skip
     return ui.Table("Imported reports", columns, tuple(rows))
