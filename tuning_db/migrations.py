@@ -12,6 +12,7 @@ from pathlib import Path
 from tuning_db import schema_check, uids
 from tuning_db.errors import DatabaseError, damaged
 from tuning_db.migration import Migration
+from tuning_db.migration_host import HOST
 from tuning_db.migration_profiles import PROFILES
 from tuning_db.migration_sharing import SHARING
 from tuning_db.migration_traces import TRACES
@@ -148,6 +149,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     PROFILES,
     TRIAL_KIND,
     TRACES,
+    HOST,
 )
 
 LATEST = MIGRATIONS[-1].number

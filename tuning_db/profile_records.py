@@ -168,6 +168,19 @@ class KernelLaunch:
     process: int | None = None
     bytes: int | None = None
     direction: str | None = None
+    called_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class HostWait:
+    """A call in which the host waited for a GPU, such as cudaDeviceSynchronize. process, thread: their numbers, None if
+    unknown; the times are on the profile's clock."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    process: int | None = None
+    thread: int | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +237,7 @@ class Profile:
     ranges: tuple[Range, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     tables: tuple[ReportTable, ...] = ()
+    waits: tuple[HostWait, ...] = ()
 
 
 @dataclass(frozen=True)

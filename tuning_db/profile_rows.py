@@ -8,6 +8,7 @@ import numpy as np
 from tuning_db import validation
 from tuning_db.profile_records import (
     Columns,
+    HostWait,
     KernelLaunch,
     Metric,
     Metrics,
@@ -25,10 +26,11 @@ from tuning_db.rows import Row, canonical_json
 LAUNCH_COLUMNS = (
     "place", "kernel", "kind", "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "start_ns",
     "duration_ns", "count", "stream", "range_place", "problem", "config", "role", "metric_values", "metric_texts",
-    "device", "process", "bytes", "direction",
+    "device", "process", "bytes", "direction", "called_ns",
 )  # fmt: skip
 _KINDS = {kind: kind.value for kind in RowKind}  # asked for a hundred thousand times
 RANGE_COLUMNS = ("place", "name", "parent", "domain", "thread", "start_ns", "end_ns", "style")
+WAIT_COLUMNS = ("place", "name", "process", "thread", "start_ns", "end_ns")
 TABLE_ROW_COLUMNS = ("table_place", "place", "cells")
 
 
@@ -77,7 +79,7 @@ def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
         None if launch.config is None else canonical_json(dict(launch.config)), launch.role,
         np.asarray(m.numbers, "<f8").tobytes() if len(m.numbers) else None,
         canonical_json(dict(m.texts)) if m.texts else None, launch.device, launch.process, launch.bytes,
-        launch.direction,
+        launch.direction, launch.called_ns,
     )  # fmt: skip
 
 
@@ -96,6 +98,7 @@ def launch_from(
         problem=row["problem"], config=row["config"], role=row["role"],
         metrics=Metrics(columns if len(values) else Columns(), values, texts), findings=findings, lines=lines,
         device=row["device"], process=row["process"], bytes=row["bytes"], direction=row["direction"],
+        called_ns=row["called_ns"],
     )  # fmt: skip
 
 
@@ -133,6 +136,18 @@ def line_from(found: Row) -> SourceLine:
 def range_row(place: int, item: Range) -> tuple[Any, ...]:
     """The values of RANGE_COLUMNS."""
     return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns, item.style
+
+
+def wait_row(place: int, wait: HostWait) -> tuple[Any, ...]:
+    """The values of WAIT_COLUMNS."""
+    return place, wait.name, wait.process, wait.thread, wait.start_ns, wait.end_ns
+
+
+def wait_from(found: Row) -> HostWait:
+    row = validation.row("profile_waits", found)
+    if row["end_ns"] < row["start_ns"]:
+        raise ValueError("a wait cannot end before it begins")
+    return HostWait(row["name"], row["start_ns"], row["end_ns"], row["process"], row["thread"])
 
 
 def table_row(place: int, table: ReportTable) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from tuning_db import profile_rows, rows, validation
 from tuning_db.errors import translated
-from tuning_db.profile_records import Columns, KernelLaunch, Profile, Provenance, Range, ReportTable, StoredProfile
+from tuning_db.profile_records import (
+    Columns,
+    HostWait,
+    KernelLaunch,
+    Profile,
+    Provenance,
+    Range,
+    ReportTable,
+    StoredProfile,
+)
 from tuning_db.reading import Reader
 from tuning_db.store import TuningDB
 
@@ -34,6 +43,10 @@ def store(db: TuningDB, profile: Profile) -> int:
             db, "profile_ranges", number, profile_rows.RANGE_COLUMNS,
             (profile_rows.range_row(place, item) for place, item in enumerate(profile.ranges)),
         )  # fmt: skip
+        _insert_many(
+            db, "profile_waits", number, profile_rows.WAIT_COLUMNS,
+            (profile_rows.wait_row(place, wait) for place, wait in enumerate(profile.waits)),
+        )  # fmt: skip
         for place, table in enumerate(profile.tables):
             db._insert("profile_tables", {"profile_id": number, **profile_rows.table_row(place, table)})
             _insert_many(
@@ -52,8 +65,15 @@ def listed(db: Reader) -> list[StoredProfile]:
     return db._read("profiles", _LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
 
 
-def load(db: Reader, number: int) -> Profile:
-    """The whole profile with this id. Raises KeyError if there is none."""
+# Rows that a trace (`tuning_db.traces`) says everything about.
+_PLAIN = (
+    "start_ns IS NOT NULL AND duration_ns IS NOT NULL AND metric_values IS NULL AND kind NOT IN ('summary', 'trial')"
+)
+
+
+def load(db: Reader, number: int, traced: bool = True) -> Profile:
+    """The whole profile with this id; traced: also the launches that only a timeline knows, of which there may be a
+    hundred thousand. Raises KeyError if there is no such profile."""
     columns, about = _about(db, number)
     findings = _grouped(db, "profile_findings", number, profile_rows.finding_from)
     lines = _grouped(db, "profile_lines", number, profile_rows.line_from)
@@ -62,8 +82,9 @@ def load(db: Reader, number: int) -> Profile:
         mine = row["id"]
         return profile_rows.launch_from(row, columns, tuple(findings.get(mine, ())), tuple(lines.get(mine, ())))
 
+    kept = "profile_id = ?" if traced else f"profile_id = ? AND NOT ({_PLAIN})"
     launches = db._read(
-        "profile_launches", "SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built
+        "profile_launches", f"SELECT * FROM profile_launches WHERE {kept} ORDER BY place", (number,), built
     )
     nested = ranges(db, number)
     launches = [
@@ -77,7 +98,7 @@ def load(db: Reader, number: int) -> Profile:
         lambda row: validation.row("profile_sources", row),
     )
     texts = {row["name"]: row["text"] for row in sources}
-    return Profile(about, tuple(launches), nested, texts, _tables(db, number))
+    return Profile(about, tuple(launches), nested, texts, _tables(db, number), waits(db, number))
 
 
 def provenance(db: Reader, number: int) -> Provenance:
@@ -100,6 +121,18 @@ def ranges(db: Reader, number: int) -> tuple[Range, ...]:
         return ()
     sound = all(place == at and (parent is None or parent < at) for at, (place, _, parent, *_) in enumerate(found))
     return tuple(Range(*values) for _, *values in found) if sound else ()
+
+
+def waits(db: Reader, number: int) -> tuple[HostWait, ...]:
+    """Calls in which the host waited for a GPU, in the order of their places."""
+    return tuple(
+        db._read(
+            "profile_waits",
+            "SELECT * FROM profile_waits WHERE profile_id = ? ORDER BY place",
+            (number,),
+            profile_rows.wait_from,
+        )
+    )
 
 
 def _about(db: Reader, number: int) -> tuple[Columns, Provenance]:
@@ -186,6 +219,9 @@ def _forget(db: TuningDB, number: int) -> None:
     with translated(db.path):
         for table in ("profile_findings", "profile_lines"):
             db._connection.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
-        for table in ("profile_launches", "profile_ranges", "profile_sources", "profile_tables", "profile_table_rows"):
+        for table in (
+            "profile_launches", "profile_ranges", "profile_waits", "profile_sources", "profile_tables",
+            "profile_table_rows",
+        ):  # fmt: skip
             db._connection.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
         db._connection.execute("DELETE FROM profiles WHERE id = ?", (number,))

@@ -36,6 +36,7 @@ _TABLES: tuple[tuple[str, str, tuple[tuple[str, str, bool], ...]], ...] = (
     ),
     ("profiles", "file", ()),
     ("profile_ranges", "name", (("profile_id", "profiles", True),)),
+    ("profile_waits", "name", (("profile_id", "profiles", True),)),
     ("profile_sources", "name", (("profile_id", "profiles", True),)),
     ("profile_tables", "report", (("profile_id", "profiles", True),)),
     ("profile_table_rows", "cells", (("profile_id", "profiles", True),)),

@@ -182,6 +182,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "process": "Its number on the host.",
             "bytes": "Of a copy or fill.",
             "direction": "Of a copy: HtoD, DtoH, DtoD, PtoP, ...",
+            "called_ns": "When the host called the launch, on the clock of the profile, if known.",
         },
     ),
     "profile_findings": (
@@ -225,6 +226,18 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "start_ns": "On the clock of the profile, if known.",
             "end_ns": "On the clock of the profile, if known.",
             "style": "push_pop: of one thread, nested; start_end: of a process, may overlap; empty if unknown.",
+        },
+    ),
+    "profile_waits": (
+        "Calls in which the host waited for a GPU.",
+        {
+            "profile_id": "Whose.",
+            "place": "Of the call within its profile.",
+            "name": "Of the function, such as cudaDeviceSynchronize.",
+            "process": "Its number on the host, if known.",
+            "thread": "That it was called in, if known.",
+            "start_ns": "On the clock of the profile.",
+            "end_ns": "On the clock of the profile.",
         },
     ),
     "profile_tables": (

@@ -8,11 +8,11 @@ import numpy as np
 from tuning_db import profiles, validation
 from tuning_db.errors import translated
 from tuning_db.reading import Reader
-from tuning_db.trace_records import KINDS, UNKNOWN, Trace
+from tuning_db.trace_records import KINDS, NEVER, UNKNOWN, Trace
 
 _NAMES = (
     "kind", "kernel", "start_ns", "duration_ns", "device", "process", "stream", "range_place", "bytes", "direction",
-    "place",
+    "place", "called_ns",
 )  # fmt: skip
 _START = _NAMES.index("start_ns")
 _LATEST = 1 << 62  # ns from the clock's zero; an end is later by at most 1e18, and still an int64
@@ -47,6 +47,8 @@ def load(db: Reader, number: int) -> Trace:
         device=_numbers(columns["device"]), process=_numbers(columns["process"]), stream=_numbers(columns["stream"]),
         range=np.array(inside, np.int32), bytes=_numbers(columns["bytes"]), direction=direction,
         place=_numbers(columns["place"]),
+        called_ns=np.array([NEVER if called is None else called for called in columns["called_ns"]], np.int64),
+        waits=profiles.waits(db, number),
     )  # fmt: skip
 
 

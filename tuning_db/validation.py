@@ -76,7 +76,7 @@ TABLES: dict[str, dict[str, Check]] = {
         "stream": f.maybe(f.whole(*f.INT64)), "range_place": f.maybe(_COUNT), "problem": f.maybe(_WORDS),
         "config": f.maybe(f.mapping_of(f.document)), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.float64s),
         "metric_texts": f.maybe(f.mapping_of(_WORDS)), "device": f.maybe(_COUNT), "process": f.maybe(_COUNT),
-        "bytes": f.maybe(_COUNT), "direction": f.maybe(_WORDS),
+        "bytes": f.maybe(_COUNT), "direction": f.maybe(_WORDS), "called_ns": f.maybe(f.whole(*f.INT64)),
     },
     "profile_findings": {
         "rule": _WORDS, "section": _WORDS, "kind": _WORDS, "title": _WORDS, "text": _SOURCE,
@@ -90,6 +90,10 @@ TABLES: dict[str, dict[str, Check]] = {
     "profile_ranges": {
         "place": _COUNT, "name": _WORDS, "parent": f.maybe(_COUNT), "domain": _WORDS, "thread": f.maybe(_ID),
         "start_ns": f.maybe(f.whole(*f.INT64)), "end_ns": f.maybe(f.whole(*f.INT64)), "style": _WORDS,
+    },
+    "profile_waits": {
+        "place": _COUNT, "name": _WORDS, "process": f.maybe(_COUNT), "thread": f.maybe(_ID),
+        "start_ns": f.whole(*f.INT64), "end_ns": f.whole(*f.INT64),
     },
     "profile_tables": {
         "place": _COUNT, "report": _WORDS, "title": _WORDS, "column_names": f.list_of(_WORDS),

@@ -143,6 +143,24 @@ def plain(text: str) -> str:
     return re.sub(r"@(?:section|sass):[^:@]*:([^@]*)@|@source:[^@]*:([^:@]*)@", lambda m: m[1] or m[2] or "", text)
 
 
+JUMPS = re.compile(
+    r"(?:@!?U?P\w+\s+)?(?:BRA|BRX|BSSY|BREAK|CALL|CAL|JMP|JMX|JCAL|RET|SSY|PBK|PCNT|PRET|LEPC|WARPSYNC)\b.*"
+)
+
+
+def relative(sass: str, first: int, last: int) -> str:
+    """An instruction with the places in its own kernel that it jumps to counted from the kernel's start, as addresses
+    are; first, last: addresses of the kernel's instructions."""
+    if not JUMPS.match(sass.strip()):
+        return sass
+
+    def counted(found: re.Match[str]) -> str:
+        place = int(found[0], 16)
+        return f"{place - first:#06x}" if first <= place <= last else found[0]
+
+    return re.sub(r"0x[0-9a-fA-F]+", counted, sass)
+
+
 def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
     """The machine instructions of a kernel in order, with counts and stalls at each, where they were counted."""
     executed = _at_addresses(action, EXECUTED)
@@ -155,14 +173,14 @@ def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
     }
     for name, text in action.source_files().items():
         sources.setdefault(name, text)
-    first, lines = min(executed), []
+    first, last, lines = min(executed), max(executed), []
     for address in sorted(executed):
         where = action.source_info(address)
         here = {reason: int(counts[address]) for reason, counts in stalls.items() if counts.get(address)}
         lines.append(
             {
                 "address": address - first,
-                "sass": action.sass_by_pc(address),
+                "sass": relative(action.sass_by_pc(address), first, last),
                 "ptx": action.ptx_by_pc(address) or None,
                 "file": where.file_name() if where else None,
                 "line": where.line() if where else None,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from autotune.importers import files, memory_operations, nsys_schema, nvtx_ranges
 from autotune.importers.importer import Importer
 from autotune.importers.nvtx_ranges import PROCESS, Call, NvtxRange
-from tuning_db.profile_records import PUSH_POP, START_END, KernelLaunch, Profile, RowKind
+from tuning_db.profile_records import PUSH_POP, START_END, HostWait, KernelLaunch, Profile, RowKind
 
 MAGIC = b"SQLite format 3\0"
 KERNELS, GRAPHS = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
@@ -65,18 +65,17 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
         raise files.unusable(path, "has no kernels", RECORD)
     rows.sort(key=itemgetter(0, 1))
     found, note = _ranges(db, tables)
-    calls = _calls(db, tables) if found else {}
-    ranges, owners = nvtx_ranges.nested(
-        found, [calls.get((row.when.process & PROCESS, row.when.correlation)) for row in rows]
-    )
+    calls = _calls(db, tables)
+    called = [calls.get((row.when.process & PROCESS, row.when.correlation)) for row in rows]
+    ranges, owners = nvtx_ranges.nested(found, called)
     if nodes := nsys_schema.node_calls(db, tables) if found else {}:
         _, made_in = nvtx_ranges.nested(found, [None if row.node is None else nodes.get(row.node) for row in rows])
         owners = [made if owner is None else owner for owner, made in zip(owners, made_in, strict=True)]
     about = files.provenance(
         path, "Nsight Systems", "nsys SQLite", len(rows), len(rows), note, **_about(db, tables, rows)
     )
-    launches = tuple(_launch(place, row, owner) for place, (row, owner) in enumerate(zip(rows, owners, strict=True)))
-    return Profile(about, launches, ranges)
+    launches = tuple(_launch(place, *row) for place, row in enumerate(zip(rows, owners, called, strict=True)))
+    return Profile(about, launches, ranges, waits=_waits(db, tables))
 
 
 class When(NamedTuple):
@@ -106,12 +105,12 @@ class Activity(NamedTuple):
     node: int | None = None
 
 
-def _launch(place: int, row: Activity, owner: int | None) -> KernelLaunch:
+def _launch(place: int, row: Activity, owner: int | None, call: Call | None) -> KernelLaunch:
     when = row.when
     return KernelLaunch(
         place, row.name, row.kind, row.grid, row.block, when.start, when.length, 1, when.stream, owner,
         device=when.device, process=when.process >> 24 & 0xFFFFFF if when.process else None, bytes=row.bytes,
-        direction=row.direction,
+        direction=row.direction, called_ns=None if call is None else call[1],
     )  # fmt: skip
 
 
@@ -181,6 +180,22 @@ def _calls(db: sqlite3.Connection, tables: set[str]) -> dict[Any, Call]:
         return {}
     found = db.execute(f"SELECT globalTid, correlationId, start FROM {CALLS} WHERE typeof(globalTid) = 'integer'")
     return {(thread & PROCESS, correlation): (thread, start) for thread, correlation, start in found}
+
+
+def _waits(db: sqlite3.Connection, tables: set[str]) -> tuple[HostWait, ...]:
+    """Calls in which the host waited for a GPU, by the names that CUDA's two interfaces give them."""
+    if not {CALLS, STRINGS} <= tables or "nameId" not in nsys_schema.columns(db, CALLS):
+        return ()
+    found = db.execute(
+        f"SELECT s.value, r.start, r.end, r.globalTid FROM {CALLS} r JOIN {STRINGS} s ON s.id = r.nameId "
+        "WHERE s.value GLOB 'cu*Synchronize*' AND typeof(s.value) = 'text' AND typeof(r.globalTid) = 'integer' "
+        "ORDER BY r.start, r.end"
+    )
+    return tuple(
+        HostWait(name.partition("_v")[0], _whole(start), max(_whole(end), start), thread >> 24 & 0xFFFFFF,
+                 thread & 0xFFFFFF)
+        for name, start, end, thread in found
+    )  # fmt: skip
 
 
 def _ranges(db: sqlite3.Connection, tables: set[str]) -> tuple[list[NvtxRange], str]:

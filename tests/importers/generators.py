@@ -74,9 +74,11 @@ class Copy:
 
 
 def nsys_sqlite(
-    path: Path, kernels: Sequence[Kernel], ranges: Sequence[tuple[str, int, int]], copies: Sequence[Copy] = ()
-) -> Path:
-    """ranges: (name, start, end) of NVTX ranges on the host, all of THREAD."""
+    path: Path, kernels: Sequence[Kernel], ranges: Sequence[tuple[str, int, int]], copies: Sequence[Copy] = (),
+    waits: Sequence[tuple[int, int]] = (),
+) -> Path:  # fmt: skip
+    """ranges: (name, start, end) of NVTX ranges on the host, all of THREAD, as are waits: (start, end) of calls that
+    wait for a stream."""
     db = sqlite3.connect(path)
     db.executescript(SCHEMA + (GRAPHS if any(k.graph for k in kernels) else "") + (COPIES if copies else ""))
     names = {name: number for number, name in enumerate({k.name: 0 for k in kernels} | {r[0]: 0 for r in ranges}, 1)}
@@ -100,6 +102,10 @@ def nsys_sqlite(
         table, rest = ("MEMSET", (0, c.bytes, 2)) if c.kind is None else ("MEMCPY", (c.bytes, c.kind))
         marks = ", ".join("?" * len(where + rest))
         db.execute(f"INSERT INTO CUPTI_ACTIVITY_KIND_{table} VALUES ({marks})", where + rest)
+    db.execute("INSERT INTO StringIds VALUES (-1, 'cudaStreamSynchronize_v3020')")
+    for number, (start, end) in enumerate(waits, len(kernels) + len(copies)):
+        call = (start, end, 0, THREAD, number, -1, 0)
+        db.execute("INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?, ?, ?, ?)", call)
     for name, start, end in ranges:
         db.execute("INSERT INTO NVTX_EVENTS VALUES (?, ?, 59, NULL, NULL, ?, 0, ?)", (start, end, THREAD, names[name]))
     db.commit()

@@ -52,6 +52,22 @@ def test_rules_with_their_gains(small):
     assert any(f.focus for f in gains)
 
 
+@pytest.mark.parametrize(
+    ("sass", "expected"),
+    [
+        ("@!P0  BRA 0x7fcf937be670 ;", "@!P0  BRA 0x0670 ;"),
+        ("BSSY B0, 0x7fcf937be000 ;", "BSSY B0, 0x0000 ;"),
+        ("CALL.REL.NOINC 0x7fcf937bf010 ;", "CALL.REL.NOINC 0x7fcf937bf010 ;"),  # beyond the kernel
+        ("MOV R1, 0x7fcf937be670 ;", "MOV R1, 0x7fcf937be670 ;"),  # a number
+        ("", ""),
+    ],
+)
+def test_jumps_are_counted_from_the_kernels_start(sass, expected):
+    from autotune.importers.ncu_rep_reader import relative
+
+    assert relative(sass, 0x7FCF937BE000, 0x7FCF937BF000) == expected
+
+
 def test_source_instructions_and_stalls(small):
     lines = small.launches[0].lines
     assert [line.address for line in lines] == list(range(0, 16 * len(lines), 16))

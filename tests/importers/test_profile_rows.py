@@ -80,7 +80,7 @@ def test_again_replaces_all_of_it(db):
     profiles.store(db, PROFILE)
     profiles.store(db, records.Profile(ABOUT, PROFILE.launches[1:2]))
     for table, rows in {"profiles": 1, "profile_launches": 1, "profile_findings": 0, "profile_lines": 0,
-                        "profile_ranges": 0, "profile_sources": 0, "profile_tables": 0,
+                        "profile_ranges": 0, "profile_sources": 0, "profile_tables": 0, "profile_waits": 0,
                         "profile_table_rows": 0}.items():  # fmt: skip
         assert db._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == rows, table
 
