@@ -9,6 +9,8 @@ from statistics import median
 
 SAME = 1.05
 """Ratios of rounds that lie within this factor of each other agree."""
+NOT_NOW = "not measurable now"
+"""What is said where rounds differ by more than the two sides do."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,20 @@ class Speedup:
         return min(self.ratios), max(self.ratios)
 
     @property
+    def measurable(self) -> bool:
+        """Whether the rounds say who is faster, or that nobody is: they differ by less than the sides do."""
+        low, high = self.range
+        return len(self.ratios) > 1 and (low > 1.0 or high < 1.0 or high <= low * SAME)
+
+    @property
+    def cell(self) -> str:
+        """The ratio as a table shows it, with its range; a single round has none."""
+        if len(self.ratios) == 1:
+            return f"{self.median:.2f}× in one round"
+        low, high = self.range
+        return f"{self.median:.2f}× ({low:.2f}–{high:.2f})" if self.measurable else f"{NOT_NOW} ({low:.2f}–{high:.2f})"
+
+    @property
     def verdict(self) -> str:
         """One clause: who is faster, or that these rounds do not say."""
         (low, high), rounds = self.range, len(self.ratios)
@@ -43,6 +59,6 @@ class Speedup:
             return f"tuned {self.median:.2f}× untuned ({spread}{apart})"
         if high < 1.0:
             return f"tuned is slower, {self.median:.2f}× untuned ({spread}{apart})"
-        if high <= low * SAME:
+        if self.measurable:
             return f"no difference ({spread}{apart})"
-        return f"the machine is busy: no verdict ({spread}{apart})"
+        return f"{NOT_NOW}: rounds differ by more than the sides ({spread}{apart})"
