@@ -137,7 +137,9 @@ class ModelBenchmark:
         return {
             "model": self.model,
             "device": {
-                "chip": self.chip, "fingerprint": self.fingerprint, "read_gb_s": self.read_gb_s,
+                "chip": self.chip,
+                "fingerprint": self.fingerprint,
+                "read_gb_s": self.read_gb_s,
                 "read_gb_s_rounds": list(self.read_rounds),
             },
             "versions": dict(self.versions),

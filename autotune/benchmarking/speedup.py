@@ -35,9 +35,11 @@ class Speedup:
 
     @property
     def measurable(self) -> bool:
-        """Whether the rounds say who is faster, or that nobody is: they differ by less than the sides do."""
-        low, high = self.range
-        return len(self.ratios) > 1 and (low > 1.0 or high < 1.0 or high <= low * SAME)
+        """Whether the rounds say who is faster, or that neither is: no round may be further from the median than the
+        median is from 1, which rounds on both sides of 1 are."""
+        (low, high), middle = self.range, self.median
+        spread, difference = max(high / middle, middle / low), max(middle, 1.0 / middle)
+        return len(self.ratios) > 1 and (spread < difference or high <= low * SAME)
 
     @property
     def cell(self) -> str:
@@ -55,10 +57,10 @@ class Speedup:
             return f"tuned {self.median:.2f}× untuned in a single round: no verdict"
         spread = f"{low:.2f} to {high:.2f} in {rounds} rounds"
         apart = "" if self.alternating else "; memory holds one engine, so they ran one after the other"
+        if not self.measurable:
+            return f"{NOT_NOW}: rounds differ by more than the sides ({spread}{apart})"
         if low > 1.0:
             return f"tuned {self.median:.2f}× untuned ({spread}{apart})"
         if high < 1.0:
             return f"tuned is slower, {self.median:.2f}× untuned ({spread}{apart})"
-        if self.measurable:
-            return f"no difference ({spread}{apart})"
-        return f"{NOT_NOW}: rounds differ by more than the sides ({spread}{apart})"
+        return f"no difference ({spread}{apart})"

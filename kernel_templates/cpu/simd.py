@@ -401,4 +401,3 @@ def max_magnitude(typingctx, value):
         return builder.bitcast(builder.call(fn, [magnitude]), F32)
 
     return types.float32(value), codegen
-

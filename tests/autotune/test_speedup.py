@@ -1,5 +1,6 @@
 """The verdict on untuned against tuned follows from paired rounds, and says so where they do not decide."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -15,12 +16,32 @@ from autotune.commands import bench
         ([100, 110, 50], [120, 121, 61], "tuned 1.20× untuned (1.10 to 1.22 in 3 rounds)"),
         ([100, 110, 50], [90, 99, 49], "tuned is slower, 0.90× untuned (0.90 to 0.98 in 3 rounds)"),
         ([100, 100, 100], [101, 99, 100], "no difference (0.99 to 1.01 in 3 rounds)"),
-        ([309.7, 60, 300], [113.1, 300, 310], "not measurable now: rounds differ by more than the sides (0.37 to 5.00 in 3 rounds)"),
+        (
+            [309.7, 60, 300],
+            [113.1, 300, 310],
+            "not measurable now: rounds differ by more than the sides (0.37 to 5.00 in 3 rounds)",
+        ),
+        (
+            [100, 100, 100],
+            [105, 140, 400],
+            "not measurable now: rounds differ by more than the sides (1.05 to 4.00 in 3 rounds)",
+        ),
         ([100], [200], "tuned 2.00× untuned in a single round: no verdict"),
     ],
 )
 def test_verdicts(untuned, tuned, said) -> None:
     assert Speedup.of(untuned, tuned).verdict == said
+
+
+@pytest.mark.parametrize("waits", [0.3, 1.0])
+def test_other_work_between_the_sides_makes_neither_faster(waits) -> None:
+    """Sides that are alike, five rounds, and a process that comes and goes: a side takes up to `waits` longer."""
+    chance, wrong = random.Random(0), 0
+    for _ in range(1000):
+        sides = [[100.0 / (1.0 + chance.choice((0.0, waits)) * chance.random()) for _ in range(5)] for _ in range(2)]
+        found = Speedup.of(*sides)
+        wrong += found.measurable and not 1 / 1.05 < found.median < 1.05
+    assert wrong < 30
 
 
 @pytest.mark.parametrize(
