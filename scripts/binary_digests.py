@@ -242,7 +242,8 @@ def end_of_token(hidden: int) -> dict[str, Any]:
 
 
 def kernels(item: Item) -> list[Kernel]:
-    """An item's CPU kernels, compiled."""
+    """An item's CPU kernels, compiled here: what a cache gives back has no module that could be digested."""
+    os.environ["AUTOTUNE_NO_KERNEL_CACHE"] = "1"
     if ":" in item.what:
         problem, features = registry.parse_problem(item.what), CPUS[str(item.target)]
         default = registry.cpu_space(problem, features).default
@@ -337,19 +338,13 @@ def text(table: bytes, at: int) -> str:
 
 def compile_all(items: list[Item], jobs: int, pinned: Mapping[str, str]) -> dict[str, str]:
     """Digests by name, sorted. Processes are new ones, since some settings count only when a process starts; their
-    caches are empty ones: a folder for Triton's that they share, one each for numba's."""
+    folder for Triton's cache is an empty one that they share."""
     os.environ.update(PINNED, **pinned)
-    os.environ.pop("AUTOTUNE_NO_KERNEL_CACHE", None)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(TRITON_CACHE_DIR=folder, NUMBA_CACHE_DIR=folder)
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), cache_below, (folder,)) as pool:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
             found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
     return dict(sorted(found))
-
-
-def cache_below(folder: str) -> None:
-    """A worker's own cache of CPU kernels: what lies in it, this process has compiled and digested."""
-    os.environ["AUTOTUNE_CACHE"] = f"{folder}/{os.getpid()}"
 
 
 def everything(jobs: int, backends: Collection[str]) -> dict[str, dict[str, str]]:
