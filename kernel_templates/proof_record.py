@@ -2,16 +2,13 @@
 kernels: models are loaded from databases that are only read, and a verdict of one machine is nobody else's."""
 
 import contextlib
-import functools
 import hashlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import platformdirs
-
-from kernel_templates import registry
+from kernel_templates import cache_folder, registry, sources
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
@@ -49,16 +46,6 @@ def remember(problem: Problem, config: Config, device: Device, wrong: str | None
 
 def path(problem: Problem, config: Config, device: Device) -> Path:
     """Where the verdict is kept; its name holds everything that it depends on."""
-    software = (device.fingerprint, _sources(), problem.template_version)
+    software = (device.fingerprint, sources.digest(), problem.template_version)
     about = repr((problem.key, config.key, registry.get(problem.op).tolerance(problem), *software))
-    folder = Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_path("autotune")) / "proofs"
-    return folder / hashlib.sha256(about.encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _sources() -> str:
-    """A hash over every source of the kernels."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("**/*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return cache_folder.path() / "proofs" / hashlib.sha256(about.encode()).hexdigest()[:32]

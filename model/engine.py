@@ -286,12 +286,14 @@ def load(
     threads: int | None = None,
     progress: Progress = lambda done, of: None,
     nvtx: bool = False,
+    prompt: str = "",
 ) -> Model:
     """Load a GGUF model. device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up (None: the templates'
     defaults); tuned=False ignores it.
 
     context: positions the KV cache holds, at most what the model was trained for; nvtx: mark the operations of a
-    GPU for a profiler, which makes tokens slower. Raises ModelError.
+    GPU for a profiler, which makes tokens slower; prompt: the text to come, where it is known: a GPU's kernels for as
+    many tokens are then compiled while weights are read. Raises ModelError.
     """
     start = time.perf_counter()
     backend, index = parse_device(device)
@@ -307,7 +309,8 @@ def load(
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
     positions = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
-    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx)
+    tokens = len(tokenizer.encode(prompt, parse_special=True)) if prompt and backend == "cuda" else 0
+    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx, tokens)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     file = replace(file, metadata=MappingProxyType({k: v for k, v in file.metadata.items() if k != MERGES}))
     return Model(file, config, tokenizer, runner, load_s=time.perf_counter() - start)

@@ -35,7 +35,8 @@ def always(started: int) -> bool:
 class Settings:
     """How to open a runner. context: positions of the KV cache; db: where winners are looked up, None for defaults;
     index: which device of its kind; threads: of the CPU, None for all cores; nvtx: mark a GPU's
-    operations by name, for a profiler that watches."""
+    operations by name, for a profiler that watches; prompt: tokens that the first text will have, whose kernels are
+    made ready beside the weights, 0 if that is not known."""
 
     context: int
     db: TuningDB | None = None
@@ -43,6 +44,7 @@ class Settings:
     threads: int | None = None
     progress: Progress = lambda done, of: None
     nvtx: bool = False
+    prompt: int = 0
 
 
 class Runner(ABC):

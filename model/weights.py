@@ -4,7 +4,7 @@ GGUF stores llama's Q and K so that RoPE turns neighbouring rows; kernels turn t
 at load is lossless and changes no score, because q and k are reordered alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -28,9 +28,20 @@ def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
     return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
 
 
-def matrices(file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
+def shape_of_matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
+    """As `matrix`, with a shape and no values (torch's "meta" device)."""
+    info = file.tensors[tensor.name]
+    size = formats.get(info.format_name).row_bytes(info.shape[-1])
+    raw = torch.empty((tensor.shape[0], size), dtype=torch.uint8, device="meta")
+    return Weight(raw, info.shape[-1], info.format_name)
+
+
+def matrices(
+    file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor],
+    read: Callable[[GGUFFile, ModelConfig, Tensor], Weight] = matrix,
+) -> dict[str, Weight]:  # fmt: skip
     """Several of them, under the same names."""
-    return {name: matrix(file, config, tensor) for name, tensor in tensors.items()}
+    return {name: read(file, config, tensor) for name, tensor in tensors.items()}
 
 
 def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor | Joined) -> np.ndarray:

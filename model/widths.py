@@ -6,7 +6,8 @@ named here from a file's metadata; an engine makes the same products of the matr
 holds the two together, so that what was tuned is what is run.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -112,26 +113,28 @@ def pass_problems(
     """The distinct problems of passes and how often one pass runs each; those that the backend has a template for.
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
-    layers = [
+    # Most layers are alike, and there may be a hundred sizes: a start waits for this.
+    layers = Counter(
         (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
-    ]
+    )
     for size in sizes:
         own: dict[Problem, int] = {}
-        for problem in _of_pass(config, file, layers, size):
-            own[problem] = own.get(problem, 0) + 1
+        for problem, times in _of_pass(config, file, layers, size):
+            own[problem] = own.get(problem, 0) + times
         # Passes that differ in their context alone have their products in common.
         counts |= own
     return {p: n for p, n in counts.items() if registry.has_template(p.op, backend)}
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Sequence[tuple[tuple[Product, ...], LayerTraits]], size: PassSize
-) -> Iterator[Problem]:
-    for products, traits in layers:
-        yield from (product.over(size.rows) for product in products)
-        yield pass_attention(config, traits, size)
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerTraits], int], size: PassSize
+) -> Iterator[tuple[Problem, int]]:
+    """layers: those that differ, and how many there are of each."""
+    for (products, traits), times in layers.items():
+        yield from ((product.over(size.rows), times) for product in products)
+        yield pass_attention(config, traits, size), times
     if size.head:
-        yield head_product(config, file).over(size.rows)
+        yield head_product(config, file).over(size.rows), 1
 
 
 def width_problems(

@@ -338,13 +338,19 @@ def text(table: bytes, at: int) -> str:
 
 def compile_all(items: list[Item], jobs: int, pinned: Mapping[str, str]) -> dict[str, str]:
     """Digests by name, sorted. Processes are new ones, since some settings count only when a process starts; their
-    folder for Triton's cache is an empty one that they share."""
+    caches are empty ones."""
     os.environ.update(PINNED, **pinned)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TRITON_CACHE_DIR"] = folder
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), cache_below, (folder,)) as pool,
+    ):
+        found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
     return dict(sorted(found))
+
+
+def cache_below(folder: str) -> None:
+    """A worker's own cache, in which nothing lies that another commit compiled."""
+    os.environ["AUTOTUNE_CACHE"] = f"{folder}/{os.getpid()}"
 
 
 def everything(jobs: int, backends: Collection[str]) -> dict[str, dict[str, str]]:

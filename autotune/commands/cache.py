@@ -10,6 +10,8 @@ from autotune.commands import options, output
 
 KINDS = {
     "kernels": "compiled kernels of this processor",
+    "cubins": "compiled kernels of GPUs",
+    "starts": "which of those a model's first text needs",
     "proofs": "verdicts on configurations from elsewhere",
     "weights": "models' weights as this processor reads them",
 }
@@ -22,15 +24,16 @@ def cache(clear: bool, as_json: bool) -> None:
     """Show the files that make a start fast, or remove them.
 
     They lie in $AUTOTUNE_CACHE, else in the user's cache directory. Weights take at most $AUTOTUNE_WEIGHT_CACHE_GB
-    (20; 0 keeps none): those not used for longest go first. What was tuned is not here but in the database.
+    (20; 0 keeps none), kernels of GPUs 0.5 GB: those not used for longest go first. What was tuned is not here but in
+    the database.
 
     \b
     Example:
       autotune cache --clear
     """
-    from kernel_templates.cpu import compile
+    from kernel_templates import cache_folder
 
-    root = compile.cache_directory().parent
+    root = cache_folder.path()
     rows: list[dict[str, Any]] = []
     for kind, what in KINDS.items():
         sizes = []

@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False
-) -> "Model":
-    """The model with the winners that the database has for it; a progress bar on a terminal while it loads."""
+    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False,
+    prompt: str = "",
+) -> "Model":  # fmt: skip
+    """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt: as
+    of `model.engine.load`."""
     # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.2 s.
     gc.disable()
     try:
-        return _load(path, device, db_path, context, untuned, nvtx)
+        return _load(path, device, db_path, context, untuned, nvtx, prompt)
     finally:
         gc.freeze()
         gc.enable()
 
 
-def _load(path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool) -> "Model":
-    options.require(device)
+def _load(
+    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool, prompt: str
+) -> "Model":
+    options.begin(device)
     from rich.progress import BarColumn, Progress, TextColumn
 
     from model.engine import load
@@ -44,7 +48,7 @@ def _load(path: Path, device: str, db_path: Path | None, context: int | None, un
     with options.open_database(db_path) as db, bar:
         task = bar.add_task("load", total=None, name=path.name, state="")
         model = load(
-            path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx,
+            path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx, prompt=prompt,
             progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
     if model.tokenizer.note:

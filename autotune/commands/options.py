@@ -227,6 +227,16 @@ def require(device: str) -> None:
         raise UserError(f"device {device} cannot be used: {error}") from None
 
 
+def begin(device: str) -> None:
+    """As `require`, but a GPU that has a driver is only begun with, and refused when a model is opened on it: what its
+    start takes goes on while the model's header is read. Raises UserError."""
+    from kernel_templates.cuda import early
+    from kernel_templates.cuda import machine as gpus
+
+    if device == CPU or not early.begin(gpus.index_of(device)):
+        require(device)
+
+
 def alone(device: str) -> AbstractContextManager[None]:
     """While it is held no other process of this user measures on the device; a note says for whom this one waits."""
     from autotune.commands import output

@@ -3,13 +3,14 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.screening import cubin, machine_code
 from autotune.screening.machine_code import Code
 from kernel_templates.space import Config
 
 if TYPE_CHECKING:
+    from kernel_templates.cuda.kernel_cache import CompiledKernel
     from kernel_templates.cuda.launch import Launch
 
 
@@ -67,14 +68,14 @@ class Binary:
         )
 
 
-def of(launch: "Launch", compiled: Any) -> Binary:
-    """From a launch and Triton's CompiledKernel. Raises BadCubin."""
-    found = cubin.read(compiled.asm["cubin"])
+def of(launch: "Launch", kernel: "CompiledKernel") -> Binary:
+    """From a launch and its kernel. Raises BadCubin."""
+    found = cubin.read(kernel.cubin)
     programs = 1
     for count in launch.grid:
         programs *= count
     scalars = tuple(float(a) for a in launch.arguments if isinstance(a, int | float))
     return Binary(
-        launch.name, programs, 32 * launch.warps, compiled.metadata.shared, scalars, found.registers, found.spills,
+        launch.name, programs, 32 * kernel.warps, kernel.shared, scalars, found.registers, found.spills,
         found.text,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from autotune.runner.worker_pool import WorkerPool
+from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.problem_tuner import ProblemTuner
 from autotune.tuning.sequential import WAIT_S, in_order, is_over, weights
 from autotune.tuning.tuner_base import Session, Tuned
@@ -39,11 +40,17 @@ def tune(
             stack.enter_context(tuner.tuning())
             tuner.suggest([])
         _search(tuners, share, worker_pool, stop, after)
-        results = []
+        results, failures = [], []
         for tuner in tuners:
             tuner.runner.close()
-            results.append(tuner.finish(problems[tuner.problem]))
+            try:
+                if (tuned := tuner.finish(problems[tuner.problem])) is not None:
+                    results.append(tuned)
+            except TuneError as failure:  # the others get their winners first
+                failures.append(failure)
             tuner.runner.forget()
+        if failures:
+            raise failures[0]
     return sorted(results, key=lambda result: list(problems).index(result.problem))
 
 

@@ -117,14 +117,20 @@ class ProblemTuner(Tuner):
     def best_of_run(self) -> Config | None:
         return next(iter(self._ranked(self.own)), None)
 
-    def finish(self, count: int) -> Tuned:
+    def finish(self, count: int) -> Tuned | None:
         """Compare the best with what runs untuned in one go; the winner is recorded. count: how often a token runs
-        this problem."""
+        this problem. None, and a word to the user, when time ran out before anything was tried. Raises TuneError when
+        nothing that was tried works."""
         if isinstance(self.search, SharedSearch):
             self._try_best_from_elsewhere(self.search)
         finalists = self._ranked(self.tried)[:FINALISTS]
+        if not finalists and self.tried:
+            trial = self.tried.get(self.space.default) or next(iter(self.tried.values()))
+            why = f"{trial.outcome.value}, {trial.message}" if trial.message else trial.outcome.value
+            raise TuneError(f"{self.problem.key}: no configuration of {len(self.tried)} worked; the first: {why}")
         if not finalists:
-            raise TuneError(f"{self.problem.key}: no configuration worked; autotune db list --runs shows why")
+            self.settings.tell(f"{self.problem.key}: not tuned, nothing was compiled in time; --budget gives it more")
+            return None
         tuned, _ = self.compare_finalists(finalists, FINAL_ROUNDS)
         if isinstance(self.search, SharedSearch):
             publish(self.search, self.db, self.target.device, self.problem)

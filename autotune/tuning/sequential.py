@@ -46,7 +46,8 @@ def tune(
                 tuner.suggest(results)
                 tuner.runner.open()
                 _search(tuner, _stop(end, shares[index:]))
-                results.append(tuner.finish(problems[tuner.problem]))
+                if (tuned := tuner.finish(problems[tuner.problem])) is not None:
+                    results.append(tuned)
                 tuner.runner.forget()
         return sorted(results, key=lambda result: list(problems).index(result.problem))
 

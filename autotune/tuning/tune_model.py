@@ -103,7 +103,7 @@ def _tune_passes(passes: Mapping[Problem, int], session: Session, budget_s: floa
                 candidate_runner.warm(problem, [default], session.target, session.worker_pool)
 
         found |= {tuned.problem: tuned for tuned in parallel.tune(group, session, left, after=after)}
-    return [found[problem] for problem in passes]
+    return [found[problem] for problem in passes if problem in found]
 
 
 def _warm(layers: Sequence[Chain], session: Session) -> None:

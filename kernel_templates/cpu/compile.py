@@ -16,7 +16,8 @@ from pathlib import Path
 from time import perf_counter
 
 import llvmlite.binding as llvm
-import platformdirs
+
+from kernel_templates import cache_folder, sources
 
 WORDS = 4  # int64 arguments of a kernel
 
@@ -39,27 +40,14 @@ class Kernel:
 
 
 @functools.cache
-def sources() -> str:
-    """A hash over every kernel source, for a kernel may inline any of them, and over the compiler's version."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
-    for path in sorted(root.glob("**/*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _file(name: str) -> str:
-    """A hash over the file a kernel stands in, which may lie outside this package."""
-    try:
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    except OSError:
-        return name
+def software() -> str:
+    """What machine code follows from besides a kernel and this processor: every kernel source, and the compiler."""
+    return f"{version('numba')} {version('llvmlite')} {sources.digest()}"
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: $AUTOTUNE_CACHE, else the user's cache directory. Safe to delete."""
-    return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_path("autotune")) / "kernels"
+    """Where compiled kernels are kept."""
+    return cache_folder.path() / "kernels"
 
 
 @functools.cache
@@ -72,7 +60,7 @@ def _target() -> tuple:
 
 def _path(function: Callable, key: str, words: int) -> Path:
     """The file of a kernel, whose name holds everything that the machine code depends on."""
-    about = repr((key, words, *_target(), sources(), _file(function.__code__.co_filename)))
+    about = repr((key, words, *_target(), software(), sources.of_file(function.__code__.co_filename)))
     return cache_directory() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.kernel"
 
 

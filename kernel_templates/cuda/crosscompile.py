@@ -3,32 +3,31 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
-from kernel_templates.cuda.launch import Launch, Target
-
-_POINTERS = {
-    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int8: "*i8", torch.uint8: "*u8",
-    torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64", torch.float64: "*fp64", torch.uint32: "*u32",
-    torch.uint64: "*u64",
-}  # fmt: skip
+from kernel_templates.cuda import signature
+from kernel_templates.cuda.launch import Launch, Target, capability_target
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of shared memory."""
+    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of shared memory of a program; warps: of
+    a program."""
 
     name: str
     ptx: str
     cubin: bytes
     shared: int
+    warps: int
 
     @cached_property
     def resources(self) -> dict[str, int]:
@@ -51,43 +50,38 @@ class Compiled:
         return _tool("cuobjdump", "--dump-sass", self.cubin)
 
 
-def capability_target(capability: int) -> Target:
-    """PDL exists from Hopper (90) on."""
-    return Target(pdl=capability >= 90, asm=True)
-
-
 def cross_compile(launch: Launch, capability: int) -> Compiled:
     """Machine code for compute capability `capability`, e.g. 90, specialized as a call with these arguments would be.
 
     Raises what Triton's compiler raises.
     """
-    target = capability_target(capability)
-    names = launch.kernel.arg_names
-    constants = {**launch.constants, "PDL": target.pdl, "ASM": target.asm}
-    signature: dict[str, str] = {}
-    attributes: dict[tuple[int, ...], list] = {}
-    runtime = iter(launch.arguments)
-    for position, name in enumerate(names):
-        if name in constants:
-            signature[name] = "constexpr"
-            continue
-        value = next(runtime)
-        if isinstance(value, torch.Tensor):
-            signature[name] = _POINTERS[value.dtype]
-            aligned = value.data_ptr() % 16 == 0
-        elif isinstance(value, float):
-            signature[name], aligned = "fp32", False
-        elif value is None or value == 1:  # as the launcher does: they are compiled in
-            signature[name], aligned = "constexpr", False
-            constants[name] = value
-        else:
-            signature[name], aligned = "i32" if abs(value) < 1 << 31 else "i64", value % 16 == 0
-        if aligned:
-            attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps} | ({"launch_pdl": True} if target.pdl else {})
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return Compiled(made.metadata.name, made.asm["ptx"], made.asm["cubin"], made.metadata.shared)
+    return compile_launch(launch, capability_target(capability), capability)
+
+
+def compile_launch(launch: Launch, target: Target, capability: int) -> Compiled:
+    """As `cross_compile`, with what `target` allows.
+
+    These are the steps of `triton.compile` without its cache on disk, whose keys take a second: they hold a digest over
+    Triton's own library of 400 MB, and one over the syntax tree of everything that a kernel calls."""
+    found = signature.of(launch, target)
+    attributes: dict[tuple[int, ...], list] = {(i,): [["tt.divisibility", 16]] for i in found.aligned}
+    source = ASTSource(launch.kernel, dict(found.types), constexprs=dict(found.constants), attrs=attributes)
+    chip = GPUTarget("cuda", capability, 32)
+    backend = make_backend(chip)
+    options = backend.parse_options({"num_warps": launch.warps} | ({"launch_pdl": True} if target.pdl else {}))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Callable] = {}
+    backend.add_stages(stages, options, source.language)
+    code = source.make_ir(chip, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
+    made: dict[str, Any] = {}
+    metadata = {**options.__dict__, "target": chip}
+    for name, lower in stages.items():
+        made[name] = code = lower(code, metadata)
+    if metadata["global_scratch_size"] or metadata["profile_scratch_size"]:
+        raise NotImplementedError(f"{launch.name} needs scratch memory of Triton's own, which is not allocated")
+    return Compiled(metadata["name"], made["ptx"], made["cubin"], metadata["shared"], metadata["num_warps"])
 
 
 def _tool(name: str, option: str, cubin: bytes) -> str:

@@ -21,8 +21,7 @@ class Graph:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for launch in self.launches:
-                    # Compiled, and loaded: a module that is loaded during a capture breaks it.
-                    launch.compile(target).run  # noqa: B018 - the property loads
+                    launch.load(target)  # a module that is loaded during a capture breaks it
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, stream=stream):
                 for launch in self.launches:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernel_templates.cuda.driver import Call
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,12 @@ class Target:
 
 
 HOPPER, OLDER, INTERPRETED = Target(True, True), Target(False, True), Target(False, False)
+PDL_FROM = 90
+
+
+def capability_target(capability: int) -> Target:
+    """What the code for a compute capability may use, e.g. 90."""
+    return HOPPER if capability >= PDL_FROM else OLDER
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,21 @@ class Launch:
     warps: int = 4
 
     def run(self, target: Target) -> None:
-        """Launch on the current stream, or interpret."""
-        self.kernel[self.grid](*self.arguments, **self._options(target))
+        """Launch on the current stream of the current GPU, or interpret."""
+        if target.asm:
+            self._call(target)()
+        else:
+            allowed = {"PDL": target.pdl, "ASM": target.asm}
+            self.kernel[self.grid](*self.arguments, **self.constants, **allowed, num_warps=self.warps)
 
-    def compile(self, target: Target) -> Any:
-        """Compile for the current GPU without running, into Triton's cache on disk; Triton's CompiledKernel."""
-        return self.kernel.warmup(*self.arguments, grid=self.grid, **self._options(target))
+    def load(self, target: Target) -> None:
+        """Have the kernel's machine code on the current GPU; compiled, where nothing on disk has it."""
+        self._call(target)
 
-    def _options(self, target: Target) -> dict[str, Any]:
-        options = {**self.constants, "PDL": target.pdl, "ASM": target.asm, "num_warps": self.warps}
-        return options | {"launch_pdl": True} if target.pdl else options
+    def _call(self, target: Target) -> "Call":
+        calls = self.__dict__.setdefault("_calls", {})
+        if target not in calls:
+            from kernel_templates.cuda.driver import Call
+
+            calls[target] = Call(self, target)
+        return calls[target]

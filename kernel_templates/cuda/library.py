@@ -1,6 +1,6 @@
 """Matrix products of many tokens through the library: a matrix is expanded into a reused buffer, then multiplied.
 
-y [rows, n] = x [rows, k] W^T, x and W in float16, sums and y in float32. What is made here runs, compiles and is
+y [rows, n] = x [rows, k] W^T, x and W in float16, sums and y in float32. What is made here runs, loads and is
 captured as a `Launch` is. Expanding kernels and the library's are started without programmatic dependent launch: an
 expanding kernel does not wait, and a library's may let the next one start before it has read its operands.
 
@@ -35,11 +35,10 @@ class Expand:
             else:
                 rows.copy_(weights.unpack(planes))
 
-    def compile(self, target: Target) -> "Expand":
+    def load(self, target: Target) -> None:
         if self.out.is_cuda:
             for planes, rows in self._pieces():
-                expand.launch(planes, rows).compile(replace(target, pdl=False)).run  # noqa: B018 - the property loads
-        return self
+                expand.launch(planes, rows).load(replace(target, pdl=False))
 
     def _pieces(self) -> Iterator[tuple[Planes, Tensor]]:
         return zip(self.parts, self.out.split([p.rows for p in self.parts]), strict=True)
@@ -60,10 +59,9 @@ class Multiply:
         else:
             torch.mm(self.x.float(), self.matrix.float().T, out=self.y)
 
-    def compile(self, target: Target) -> "Multiply":
+    def load(self, target: Target) -> None:
         """Run it, so that the library has loaded its kernel and has its workspace before a capture."""
         self.run(target)
-        return self
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Aside:
             self.expand.run(target)
             self.done.record()
 
-    def compile(self, target: Target) -> Any:
-        return self.expand.compile(target)
+    def load(self, target: Target) -> None:
+        self.expand.load(target)
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ class Join:
     def run(self, target: Target) -> None:
         torch.cuda.current_stream().wait_event(self.aside.done)
 
-    def compile(self, target: Target) -> "Join":
-        return self
+    def load(self, target: Target) -> None:
+        pass
 
 
 def product(

@@ -4,23 +4,18 @@ Importing this starts no CUDA and no torch. What torch calls `cuda:0` counts her
 driver's own library, NVML, only says which driver it is, and why there is none.
 """
 
-import functools
 import importlib.util
 import os
-import shutil
-import subprocess
-import sysconfig
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernel_templates.cuda import early
 from kernel_templates.device import Device
 
 if TYPE_CHECKING:
     from kernel_templates.cuda.launch import Target
 
 OLDEST = (7, 0)  # Volta: Triton's oldest, and the first with int8 dot products everywhere
-PDL_FROM = (9, 0)  # Hopper: programmatic dependent launch
 _CPU = "or use --device cpu"
 
 
@@ -43,6 +38,7 @@ def check(index: int = 0) -> None:
     """Raise DeviceError unless kernels can be compiled for and run on GPU `index`. Starts CUDA."""
     import torch
 
+    early.finish()
     if torch.version.cuda is None:
         raise DeviceError(f"torch {torch.__version__} is built without CUDA; install a CUDA build of torch, {_CPU}")
     here = count()
@@ -67,9 +63,6 @@ def check(index: int = 0) -> None:
         )
     if importlib.util.find_spec("triton") is None:
         raise DeviceError(f"Triton is not installed; ./scripts/setup_env cuda, {_CPU}")
-    complaint = compiler_complaint()
-    if complaint:
-        raise DeviceError(complaint)
 
 
 def detect(index: int = 0) -> Device:
@@ -90,10 +83,10 @@ def detect(index: int = 0) -> Device:
 
 def target(device: Device) -> "Target":
     """What kernels for this device may use."""
-    from kernel_templates.cuda.launch import HOPPER, OLDER
+    from kernel_templates.cuda.launch import capability_target
 
     major, _, minor = device.capability.partition(".")
-    return HOPPER if (int(major), int(minor)) >= PDL_FROM else OLDER
+    return capability_target(10 * int(major) + int(minor))
 
 
 def uuid(index: int = 0) -> str:
@@ -136,36 +129,6 @@ def explain(error: BaseException) -> str | None:
             f"Triton could not compile a kernel for this GPU ({kind.__name__}: {text}); AUTOTUNE_DEBUG=1 shows it all"
         )
     return None
-
-
-@functools.cache
-def compiler_complaint() -> str | None:
-    """Why Triton's launcher could not be compiled, tried once as Triton would; None when it can be."""
-    chosen = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if chosen is None:
-        return f"Triton needs a C compiler and there is none; install gcc or clang or set CC, {_CPU}"
-    headers = Path(sysconfig.get_paths()["include"])
-    try:
-        command = [chosen, "-x", "c", "-", "-fsyntax-only", f"-I{headers}"]
-        done = subprocess.run(
-            command,
-            input="#include <Python.h>\nint main(void) { return 0; }\n",
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return (
-            f"Triton needs a C compiler and {chosen} does not run ({_first_line(error)}); install gcc or set CC, {_CPU}"
-        )
-    if done.returncode == 0:
-        return None
-    said = next(
-        (line.strip() for line in done.stderr.splitlines() if "error" in line), f"exit status {done.returncode}"
-    )
-    if "Python.h" in said:
-        return f"Triton needs Python's C headers and {headers} has none; install them (python3-dev), {_CPU}"
-    return f"Triton needs a C compiler and {chosen} fails ({said}); repair it or set CC, {_CPU}"
 
 
 def _why_none(needed: str) -> str:

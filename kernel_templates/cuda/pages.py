@@ -11,6 +11,7 @@ paged too: its pages are stretches of it.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 PAGE = 64
@@ -35,11 +36,6 @@ def in_one_piece(cache: Tensor, table: Tensor) -> PagedCache:
     filled here."""
     _, _, _, capacity, head_dim = cache.shape
     pages = -(-capacity // PAGE)
-    table.copy_((PAGE * head_dim) * _count(pages, table)[None])
+    table.copy_((PAGE * head_dim) * torch.arange(pages)[None])
     layer_stride, values, head_stride = cache.stride()[:3]
     return PagedCache(cache, table, layer_stride, values, head_stride)
-
-
-def _count(to: int, like: Tensor) -> Tensor:
-    """int64 0, 1, ..., to - 1 on the device of another."""
-    return like.new_ones(to).cumsum(0) - 1

@@ -1,7 +1,8 @@
 """Proves configurations on a GPU before their first use, and remembers what came of it (`kernel_templates.cpu.proofs`
 does so on a processor)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -30,6 +31,17 @@ def refusal(problem: Problem, config: Config, device: Device, target: Target, pl
     return wrong
 
 
+def draw(problems: Sequence[Problem]) -> None:
+    """Begin to compute what problems are proved on, in threads: it takes half a second each, on the processor alone."""
+    if problems:
+        with_threads = ThreadPoolExecutor(len(problems))
+        _drawn.update((problem, with_threads.submit(proof.of, problem, SEED)) for problem in problems)
+        with_threads.shutdown(wait=False)
+
+
+_drawn: dict[Problem, Future[proof.Proof]] = {}
+
+
 def _proved(problem: Problem, config: Config, target: Target, place: torch.device) -> str | None:
     template, found = registry.cuda(problem.op), _proof(problem)
     tolerance = registry.get(problem.op).tolerance(problem)
@@ -53,4 +65,5 @@ def _proved(problem: Problem, config: Config, target: Target, place: torch.devic
 @lru_cache(maxsize=1)
 def _proof(problem: Problem) -> proof.Proof:
     """The last one is kept: when a configuration is refused, the next one is proved on the same inputs."""
-    return proof.of(problem, SEED)
+    drawn = _drawn.pop(problem, None)
+    return proof.of(problem, SEED) if drawn is None else drawn.result()

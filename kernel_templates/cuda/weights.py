@@ -47,9 +47,19 @@ def pack(weights: Sequence[Weight], device: str | torch.device) -> Planes:
     first = weights[0]
     if any((w.format, w.cols) != (first.format, first.cols) for w in weights):
         raise ValueError("matrices packed together must have one format and width")
+    if torch.device(device).type == "meta":
+        return _shapes(first, sum(w.rows for w in weights))
     parts = [_pack(some.to(device), first.format) for w in weights for some in w.raw.split(_CHUNK_ROWS)]
     tensors = tuple(planes[0] if len(planes) == 1 else torch.cat(planes) for planes in zip(*parts, strict=True))
     return Planes(first.format, sum(w.rows for w in weights), first.cols, tuple(t.contiguous() for t in tensors))
+
+
+def _shapes(weight: Weight, rows: int) -> Planes:
+    """Planes without values, by those of one row. For shapes alone torch does most operations in Python, and imports
+    its compiler and sympy for them: three seconds."""
+    row = _pack(torch.zeros((1, weight.raw.shape[1]), dtype=torch.uint8), weight.format)
+    planes = (torch.empty((rows, *t.shape[1:]), dtype=t.dtype, device="meta") for t in row)
+    return Planes(weight.format, rows, weight.cols, tuple(planes))
 
 
 def split(planes: Planes, sizes: Sequence[int]) -> tuple[Planes, ...]:

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernel_templates import formats
-from kernel_templates.cpu import dot
-from kernel_templates.cpu.activations import BLOCK
-from kernel_templates.cpu.micro import register_lanes
 from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.device import Device
 from kernel_templates.formats.layout import Blocks
@@ -20,6 +17,8 @@ MOST_SUMS = 32
 """Registers of sums that a candidate may ask for: beyond what a processor has they are kept in memory."""
 
 
+USUAL_GROUP = 32
+"""Weights that share a scale in most formats, as many as activations do; of smaller groups more arithmetic is left."""
 THIN_TOKENS = 32
 """Of the products that keep whole sums of few tokens in registers."""
 LEAST_WIDE = 16
@@ -142,7 +141,7 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
     if "thin" in algorithms and tokens <= 8 and "wide" not in algorithms:
         config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
         # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
-        most = 1 if problem.gate and group_of(problem.format) < BLOCK else 2
+        most = 1 if problem.gate and group_of(problem.format) < USUAL_GROUP else 2
         return {**config, "ahead": min(most, _steps(problem, config))}
     # Of matrices too large for that, gate and up of 8B were faster so on an H200 (27 us at 32 tokens against 30 to 40
     # of thin at 8); the other shapes were not measured at a few tokens.
@@ -165,16 +164,19 @@ def group_of(format_name: str) -> int:
 
 
 def cpu(problem: Matmul, features: frozenset[str]) -> Space:
+    from kernel_templates.cpu import dot  # with Numba, which a GPU's engine does without
+    from kernel_templates.cpu.micro import register_lanes
+
     quantized = formats.get(problem.format).quantized
     paths = dot.available(features) if quantized else ("generic",)
     whole = quantized and "vnni" in paths
     algorithms = ("integer", "float", "columns") if quantized else ("float",)
     lanes = register_lanes(paths[-1], features)
-    few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < BLOCK else FEW)
+    few = quantized and problem.tokens <= (FEW_OF_SMALL_GROUPS if group_of(problem.format) < USUAL_GROUP else FEW)
     width, together = (2 * lanes, 6) if lanes > 8 else (16, 3)
     algorithm = "columns" if few else "integer" if whole else "float"
     if few:
-        most = 8 if problem.tokens == 8 and group_of(problem.format) > BLOCK else 4
+        most = 8 if problem.tokens == 8 and group_of(problem.format) > USUAL_GROUP else 4
         together = problem.tokens if problem.tokens <= 2 else most
         width = max(16, lanes) if together > 4 else max(16, 2 * lanes if lanes > 8 else lanes)
     while problem.gate and width > WIDTHS[0] and problem.rows // 2 % width:

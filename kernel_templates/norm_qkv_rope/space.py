@@ -2,13 +2,14 @@
 
 from itertools import accumulate, pairwise
 
-from kernel_templates.cpu import parameters
 from kernel_templates.cuda import parameters as cuda_parameters
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.space import Constraint, Space
 
 
 def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
+    from kernel_templates.cpu import parameters  # with Numba, which a GPU's engine does without
+
     ends = list(accumulate(m.rows for m in problem.matrices))
     changes = [
         end for end, (m, after) in zip(ends, pairwise(problem.matrices), strict=False) if m.format != after.format

@@ -22,7 +22,10 @@ from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
 from kernel_templates.paged_attention.own_rows import finish, load_raw, repeat
 
-LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
+LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
+# A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
+# row sees nothing of a tile yet, that leaves 10^21 and no 0.
+_UNSEEN = tl.constexpr(float("-inf"))
 _NEVER = tl.constexpr(1 << 30)  # a position beyond all
 
 
@@ -66,7 +69,7 @@ def _weigh(
         seen = at[None, :] <= p[:, None]
         if WINDOW > 0:
             seen = seen & (at[None, :] > p[:, None] - WINDOW)
-        s = tl.where(seen, s, LOWEST)
+        s = tl.where(seen, s, _UNSEEN)
     top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
     share = tl.exp2(m - top)
     weights = tl.exp2(s * OUTSIDE - top[:, None])

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kernel_templates import memory
+from kernel_templates import cache_folder, memory
 from kernel_templates.cpu import compile
 from kernel_templates.cpu.tiles import Tiles
 
@@ -42,12 +42,12 @@ Packed = Mapping[str, tuple[Tiles, ...]]
 
 def path(about: object) -> Path:
     """Where weights are kept whose content follows from `about` (by its repr) and from this program's code."""
-    key = repr((about, compile.sources(), _own_sources()))
+    key = repr((about, compile.software(), _own_sources()))
     return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.packed"
 
 
 def folder() -> Path:
-    return compile.cache_directory().parent / "weights"
+    return cache_folder.path() / "weights"
 
 
 def limit() -> float:

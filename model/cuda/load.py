@@ -17,6 +17,7 @@ from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import Layer
+from kernel_templates.operation import Weight
 from kernel_templates.space import Config
 from model import layer_plan, weights
 from model.config import ModelConfig
@@ -65,7 +66,10 @@ def load(
     device: torch.device,
     progress: Progress,
 ) -> Loaded:
-    """configs(layer): how a layer is packed. Raises ModelError when memory does not suffice."""
+    """configs(layer): how a layer is packed. On torch's "meta" device everything has its shape and no weight is read.
+    Raises ModelError when memory does not suffice."""
+    read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
+    pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
     plan, count = layer_plan.plan(config), config.layers + 1
     cache = _cache(config, capacity, device)
     positions = np.arange(capacity)
@@ -74,18 +78,33 @@ def load(
     layers = []
     for i, (layer, own) in enumerate(zip(plan.layers, cache, strict=True)):
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
-            layers.append(_layer(file, config, layer, layer_at(config, file, i, 0), configs(i), own, ropes, device))
+            problem = layer_at(config, file, i, 0)
+            packed = pack(problem, configs(i), weights.matrices(file, config, layer.matrices, read), str(device))
+            layers.append(_layer(file, config, layer, problem, packed, own, ropes, device))
         progress(i + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
-        matrix = weights.matrix(file, config, plan.output)
+        matrix = read(file, config, plan.output)
         head_packed = head_kernels.pack(head, head_config, {"w": matrix}, str(device))
         # Rows are looked up in the file's own bytes, also where the head is made of the same matrix.
-        rows = matrix if config.tied else weights.matrix(file, config, plan.embedding)
+        rows = matrix if config.tied else read(file, config, plan.embedding)
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
     output_norm = _vector(file, config, plan.output_norm, device)
     return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache)
+
+
+def _once_a_shape(pack: Callable) -> Callable:
+    """`pack` once for all layers that are alike: what has no values is the same for each."""
+    made: dict[tuple[Layer, Config], tuple[Planes, ...]] = {}
+
+    def packed(problem: Layer, config: Config, matrices: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
+        key = problem, config
+        if key not in made:
+            made[key] = pack(problem, config, matrices, device)
+        return made[key]
+
+    return packed
 
 
 def _cache(config: ModelConfig, capacity: int, device: torch.device) -> Tensor:
@@ -96,11 +115,9 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device) -> Tensor:
 
 
 def _layer(
-    file: GGUFFile, config: ModelConfig, plan: LayerPlan, problem: Layer, chosen: Config,
+    file: GGUFFile, config: ModelConfig, plan: LayerPlan, problem: Layer, packed: tuple[Planes, ...],
     cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
 ) -> CudaLayer:  # fmt: skip
-    matrices = weights.matrices(file, config, plan.matrices)
-    packed = layer_kernels.pack(problem, chosen, matrices, str(device))
     own = {name: _vector(file, config, tensor, device) for name, tensor in plan.vectors.items()}
     own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
     return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)

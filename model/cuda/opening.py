@@ -3,9 +3,11 @@
 The only file of this folder that imports without Triton: a machine that has none is told so in one line.
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kernel_templates import registry
+from kernel_templates import proof_record, registry
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
 from kernel_templates.problem import Problem
@@ -13,9 +15,9 @@ from kernel_templates.space import Config, Space
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
-from model.kernel_choices import choose
+from model.kernel_choices import Choice, Refusal, choose
 from model.problems import contexts, gpu_layers, head_problem, layer_at
-from model.runner import Settings
+from model.runner import Progress, Settings
 from model.widths import every_size, pass_problems
 
 if TYPE_CHECKING:
@@ -28,55 +30,98 @@ def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "Cud
     try:
         device = machine.detect(settings.index)
     except machine.DeviceError as error:
-        raise ModelError(str(error)) from None
+        raise ModelError(f"device cuda:{settings.index} cannot be used: {error}") from None
+    from model.cuda import first_text
     from model.cuda.execution import GraphExecutor, NvtxExecutor
 
-    executor = (NvtxExecutor if settings.nvtx else GraphExecutor)(settings.index, machine.target(device))
-    runner = build(file, config, settings, device, executor)
-    runner.decoder.program(("layers", "head", "greedy"), 0)  # so that the first token does not wait for a compiler
+    opening = Opening(file, config, settings, device)
+    target = machine.target(device)
+    first_text.compile_ahead(opening.kernels_follow_from, target, settings.prompt, opening.probable)
+    runner = opening.proved((NvtxExecutor if settings.nvtx else GraphExecutor)(settings.index, target))
+    runner.decoder.program(first_text.FIRST_TOKEN, 0)  # so that the first token does not wait for a capture
     return runner
 
 
-def build(
-    file: GGUFFile, config: ModelConfig, settings: Settings, device: Device, executor: "Executor"
-) -> "CudaRunner":
-    """device: what configurations are chosen for; executor: what runs them."""
-    import torch
+class Opening:
+    """A model about to be opened. device: what configurations are chosen for."""
 
-    from kernel_templates.cuda import proofs
-    from kernel_templates.cuda.pages import PAGE, in_one_piece
-    from model.cuda.decode import Decoder
-    from model.cuda.forward import Forward
-    from model.cuda.load import load
-    from model.cuda.pass_configs import PassConfigs
-    from model.cuda.runner import CudaRunner
+    def __init__(self, file: GGUFFile, config: ModelConfig, settings: Settings, device: Device) -> None:
+        self._file, self._config, self._settings, self._device = file, config, settings, device
+        self._first, *_ = contexts(settings.context)
+        layers = gpu_layers(config, file, settings.context)
+        first = {layer_at(config, file, i, self._first) for i in range(config.layers)}
+        self._head = head_problem(config, file)
+        self._at_once = [*(problem for problem in layers if problem in first), self._head]
+        self._longer = self._choose([problem for problem in layers if problem not in first], self._refused_before)
+        self._passes: Mapping[Problem, Choice] = {}
+        if settings.db is not None:
+            sizes = every_size(settings.context)
+            self._passes = self._choose(list(pass_problems(config, file, sizes)), self._refused_before)
+        self._probable = self._choose(self._at_once, self._refused_before)
 
-    head = head_problem(config, file)
-    problems = [*gpu_layers(config, file, settings.context), head]
+    def proved(self, executor: "Executor") -> "CudaRunner":
+        """The model on a GPU; executor: what runs there."""
+        from kernel_templates.cuda import proofs
 
-    def refusal(problem: Problem, config: Config) -> str | None:
+        def refusal(problem: Problem, config: Config) -> str | None:
+            with executor.here():
+                return proofs.refusal(problem, config, self._device, executor.target, executor.device)
+
+        proofs.draw([problem for problem, choice in self._probable.items() if self._is_unproved(problem, choice)])
+        choices = self._choose(self._at_once, refusal)
+        return self._runner(executor, choices, refusal, self._settings.progress)
+
+    def probable(self, executor: "Executor") -> "CudaRunner":
+        """The same where nothing can run, with the configurations that proofs are likely to leave."""
+        return self._runner(executor, self._probable, lambda problem, config: None, lambda done, of: None)
+
+    @property
+    def kernels_follow_from(self) -> tuple:
+        """What decides which kernels a model runs, besides this program's code."""
+        chosen = {**self._probable, **self._longer, **self._passes}
+        tensors = sorted((t.name, t.shape, t.format_name) for t in self._file.tensors.values())
+        configs = [(problem.key, sorted(choice.config.items())) for problem, choice in chosen.items()]
+        return self._config, tensors, configs, self._settings.context, self._device.chip_key
+
+    def _runner(
+        self, executor: "Executor", choices: Mapping[Problem, Choice], refusal: Refusal, progress: Progress
+    ) -> "CudaRunner":
+        import torch
+
+        from kernel_templates.cuda.pages import PAGE, in_one_piece
+        from model.cuda.decode import Decoder
+        from model.cuda.forward import Forward
+        from model.cuda.lazy_configs import LazyConfigs
+        from model.cuda.load import load
+        from model.cuda.runner import CudaRunner
+
+        longer = LazyConfigs(self._longer, self._space, refusal)
+        passes = LazyConfigs(self._passes, self._space, refusal)
+
+        def configs(layer: int, context: int) -> Config:
+            problem = layer_at(self._config, self._file, layer, context)
+            return choices[problem].config if problem in choices else longer(problem)
+
+        head_config, capacity, device = choices[self._head].config, self._settings.context, executor.device
         with executor.here():
-            return proofs.refusal(problem, config, device, executor.target, executor.device)
+            at_first = lambda layer: configs(layer, self._first)  # noqa: E731 - packs the weights; layers all pack alike
+            model = load(self._file, self._config, capacity, at_first, head_config, device, progress)
+            decoder = Decoder(model, configs, head_config, executor)
+            table = torch.empty((1, -(-model.capacity // PAGE)), dtype=torch.int64, device=device)
+            forward = Forward(model, in_one_piece(model.cache, table), passes, executor)
+            return CudaRunner(ChainMap(dict(choices), longer.choices), decoder, forward)
 
-    def space(problem: Problem) -> Space:
-        return registry.cuda_space(problem, device)
+    def _space(self, problem: Problem) -> Space:
+        return registry.cuda_space(problem, self._device)
 
-    choices = choose(problems, device, space, settings.db, refusal)
-    passes = {}
-    if settings.db is not None:
-        passes = choose(list(pass_problems(config, file, every_size(settings.context))), device, space, settings.db)
+    def _choose(self, problems: list[Problem], refusal: Refusal) -> dict[Problem, Choice]:
+        return choose(problems, self._device, self._space, self._settings.db, refusal)
 
-    def configs(layer: int, context: int) -> Config:
-        return choices[layer_at(config, file, layer, context)].config
+    def _is_unproved(self, problem: Problem, choice: Choice) -> bool:
+        default = choice.config == self._space(problem).default
+        return not default and proof_record.known(problem, choice.config, self._device) is None
 
-    first = contexts(settings.context)[0]  # whose configuration packs the weights: for layers all pack alike
-    with executor.here():
-        model = load(
-            file, config, settings.context, lambda i: configs(i, first), choices[head].config,
-            executor.device, settings.progress,
-        )  # fmt: skip
-        decoder = Decoder(model, configs, choices[head].config, executor)
-        table = torch.empty((1, -(-model.capacity // PAGE)), dtype=torch.int64, device=executor.device)
-        cache = in_one_piece(model.cache, table)
-        forward = Forward(model, cache, PassConfigs(passes, space, refusal), executor)
-        return CudaRunner(choices, decoder, forward)
+    def _refused_before(self, problem: Problem, config: Config) -> str | None:
+        """As far as that is known without a proof."""
+        known = proof_record.known(problem, config, self._device)
+        return None if known is None else known.wrong

@@ -78,13 +78,13 @@ def compare(part: Part, target: TuneTarget, configs: Sequence[Config]) -> list[f
 
 @contextmanager
 def _cold():
-    """A folder, in which Triton finds nothing compiled."""
-    before = os.environ.get("TRITON_CACHE_DIR")
+    """A folder, in which no compiled kernel is found."""
+    before = os.environ.get("AUTOTUNE_CACHE")
     with tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True) as name:
-        os.environ["TRITON_CACHE_DIR"] = str(Path(name) / "triton")
+        os.environ["AUTOTUNE_CACHE"] = str(Path(name) / "cache")
         try:
             yield Path(name)
         finally:
-            os.environ.pop("TRITON_CACHE_DIR")
+            os.environ.pop("AUTOTUNE_CACHE")
             if before is not None:
-                os.environ["TRITON_CACHE_DIR"] = before
+                os.environ["AUTOTUNE_CACHE"] = before

@@ -135,7 +135,7 @@ def install(monkeypatch) -> None:
 class FakeGpu(protocol.Backend):
     """The worker's side. Seconds: FAKE_SLOW that a measurement takes, FAKE_COMPILE on average a kernel that was not
     compiled yet, FAKE_OPEN generating a problem's inputs. FAKE_LOG: a file that every request goes to; FAKE_NOISE: the
-    spread of times."""
+    spread of times; FAKE_BROKEN: a kind of part that never works."""
 
     def __init__(self, device: str):
         assert device in ("cuda:0", "sm90")
@@ -230,6 +230,8 @@ class FakeGpu(protocol.Backend):
             return protocol.Poisoned("CUDA error: an illegal memory access was encountered")
         if self._parse(key, config, 8):
             os._exit(3)
+        if f"kind={os.environ.get('FAKE_BROKEN')}," in f"{key},":
+            return protocol.Wrong("relative error 2 is above the tolerance 0.01", 2.0)
         together = os.environ.get("FAKE_TOGETHER_WRONG") and key.startswith(Layer.op)
         if self._parse(key, config, 2) or (together and config["qkv_rows"] == config["out_rows"] == 2):
             return protocol.Wrong("relative error 1 is above the tolerance 0.01", 1.0)

@@ -158,10 +158,10 @@ def test_interrupt_shows_what_was_kept(autotune, monkeypatch, tiny_model) -> Non
 
 def test_a_problem_without_a_working_configuration(complaint, monkeypatch, tiny_model) -> None:
     def tune(*_):
-        raise TuneError("matvec:...: no configuration worked; autotune db list --runs shows why")
+        raise TuneError("matvec:...: no configuration of 3 worked; the first: wrong")
 
     monkeypatch.setattr(sequential, "tune", tune)
-    assert "no configuration worked" in complaint("tune", tiny_model)
+    assert "no configuration of 3 worked" in complaint("tune", tiny_model)
 
 
 def test_bench(autotune, monkeypatch, tiny_model) -> None:

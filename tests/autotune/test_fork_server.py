@@ -28,7 +28,7 @@ REQUEST = Compile("sm90", KEY, CONFIG)
 def cache(tmp_path_factory):
     """Where all compile to, the first time alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        patch.setenv("AUTOTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

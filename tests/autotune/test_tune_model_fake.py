@@ -11,7 +11,8 @@ import pytest
 from fake_gpu import DEVICE, Layer, Part, Wide
 from forked import Forked
 
-from autotune.tuning import tune_model
+from autotune.tuning import sequential, tune_model
+from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.tuner_base import Progress, TuneSettings
 from kernel_templates import registry
 from kernel_templates.device import Device
@@ -68,6 +69,27 @@ def test_every_kind_of_failure_is_one_trial(db) -> None:
     crashed = [t.message for t in db.past_trials(DEVICE, Part("qkv", 1).key, 1) if t.outcome is Outcome.CRASHED]
     assert sum("illegal memory access" in m for m in crashed) == 1
     assert sum("the worker ended (3)" in m for m in crashed) == 1
+
+
+def test_what_never_works_takes_no_winner_from_the_others(db, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_BROKEN", "out")
+    problems = {Part(kind, 64): 1 for kind in ("out", "ffn", "head")}
+    with pytest.raises(TuneError, match=r"kind=out.*: no configuration of 5 worked; the first: wrong, "):
+        tune_model.tune(problems, [], db, fake_gpu.target(), TuneSettings(trials=5, budget_s=None))
+    sources = {p.kind: db.lookup(DEVICE, p.key, 1).source for p in problems}
+    assert sources["ffn"] is sources["head"] is Source.EXACT and sources["out"] is not Source.EXACT
+
+
+def test_what_is_not_compiled_in_time_is_said_and_left(db, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_COMPILE", "300")
+    monkeypatch.setattr(sequential, "GRACE_S", 0.0)
+    told: list[str] = []
+    alone, _ = tune_model.tune(
+        {Part("ffn", 64): 1}, [], db, fake_gpu.target(), TuneSettings(budget_s=0.5, tell=told.append)
+    )
+    assert alone == [] and told == [
+        f"{Part('ffn', 64).key}: not tuned, nothing was compiled in time; --budget gives it more"
+    ]
 
 
 def test_what_is_known_from_machine_code_is_not_measured(db, tmp_path, monkeypatch) -> None:

@@ -39,6 +39,7 @@ LAYER = (
     "layer:{shape},ffn={ffn},q_format={0},k_format={0},v_format={1},out_format={0},gate_format={0},up_format={0},"
     "down_format={1},activation=int16,context={context}"
 )
+MATMUL = "matmul:rows={},cols={},format={},tokens={}"
 PAGED = "paged_attention:sequences={},tokens={},heads={},kv_heads={},head_dim={},context={}"
 SMOLLM2 = "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0"
 QWEN3 = "hidden=1024,heads=16,kv_heads=8,head_dim=128,rope_dim=128,qk_norm=1"
@@ -74,6 +75,10 @@ ODD = [
     *(f"attention:heads=8,kv_heads=4,head_dim={d},context=700,{WINDOW}" for d in (64, 80, 96, 128, 256)),
     *(f"attention:heads=8,kv_heads=4,head_dim=256,context={c},window=512" for c in (512, 8192)),
     QKV.format("Q4_0", "Q4_0", "Q8_0", shape=PARTIAL) + ",qkv_bias=1",
+    *(MATMUL.format(640, 1024, n, tokens) for n in ("Q4_0", "Q6_K") for tokens in (2, 4, 8, 16, 32, 100)),
+    *(MATMUL.format(256, 256, "Q4_0", tokens) for tokens in (2, 32)),
+    *(MATMUL.format(1536, 576, "Q4_K" if tokens > 9 else "Q4_1", tokens) + ",gate=silu" for tokens in (3, 9, 24)),
+    *(MATMUL.format(4096, 4096, "Q4_0", tokens) for tokens in (4, 32, 300)),
     *(PAGED.format(1, tokens, 9, 3, 64, tokens) for tokens in (16, 100, 512)),
     *(PAGED.format(1, 200, 8, 2, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
     *(PAGED.format(5, 1, 8, 4, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
@@ -94,6 +99,9 @@ SAMPLED = [
     "attention:heads=16,kv_heads=8,head_dim=128,context=160",
     "attention:heads=9,kv_heads=3,head_dim=64,context=640",
     "attention:heads=32,kv_heads=8,head_dim=128,context=2560",
+    *(MATMUL.format(1024, 1024, "Q4_0", tokens) for tokens in (2, 8, 32, 64)),
+    MATMUL.format(2048, 1024, "Q8_0", 16) + ",gate=silu",
+    MATMUL.format(512, 2048, "Q6_K", 128),
     PAGED.format(1, 1024, 16, 8, 128, 1024),
     PAGED.format(8, 1, 32, 8, 128, 1000),
     PAGED.format(1, 8, 32, 8, 128, 1000),

@@ -15,7 +15,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cuda.execution import EagerExecutor
-from model.cuda.opening import build
+from model.cuda.opening import Opening
 from model.gguf_file import open_gguf
 from model.problems import gpu_layers, head_problem
 from model.runner import Settings
@@ -80,6 +80,6 @@ def test_an_engine_leaves_a_wrong_winner_out(made: Callable[[str, str], Path], r
     with open_db(tmp_path / "t.db") as db:
         times = Measurement(9.0, 9.0, 9.0, 9)
         db.set_winner(GPU, Winner(head.key, head.template_version, dict(wrong), times, 20.0, 1e-5, 1e-2), None, None)
-        runner = build(file, ModelConfig.from_gguf(file), Settings(100, db), GPU, EagerExecutor(INTERPRETED))
+        runner = Opening(file, ModelConfig.from_gguf(file), Settings(100, db), GPU).proved(EagerExecutor(INTERPRETED))
         assert runner.choices[head].source is Source.DEFAULT and "is refused" in runner.choices[head].detail
         assert db.refused(GPU) == {head.key: [dict(wrong)]}

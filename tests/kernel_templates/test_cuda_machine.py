@@ -43,7 +43,6 @@ def gpu(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: facts.listed[handle])
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "570.86.10")
     monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion", lambda: facts.driver_cuda)
-    monkeypatch.setattr(machine, "compiler_complaint", lambda: None)
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(machine, "_triton", lambda: "3.6.0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -138,55 +137,6 @@ def test_gpu_older_than_volta(gpu) -> None:
 def test_triton_missing(gpu, monkeypatch) -> None:
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     assert "Triton is not installed; ./scripts/setup_env cuda" in complaint()
-
-
-def test_compiler_is_asked(gpu, monkeypatch) -> None:
-    monkeypatch.setattr(machine, "compiler_complaint", lambda: "no compiler, or use --device cpu")
-    assert "no compiler" in complaint()
-
-
-@pytest.fixture
-def probe(monkeypatch):
-    """compiler_complaint() with CC and what is found on the path as given, its cache empty."""
-
-    def ask(cc: str | None, found: str | None = None) -> str | None:
-        monkeypatch.setattr(machine.shutil, "which", lambda name: found)
-        if cc is None:
-            monkeypatch.delenv("CC", raising=False)
-        else:
-            monkeypatch.setenv("CC", cc)
-        machine.compiler_complaint.cache_clear()
-        try:
-            return machine.compiler_complaint()
-        finally:
-            machine.compiler_complaint.cache_clear()
-
-    return ask
-
-
-def test_no_compiler(probe) -> None:
-    assert "needs a C compiler and there is none" in probe(None)
-
-
-def test_a_compiler_that_is_not_there(probe) -> None:
-    assert "/no/such/cc does not run" in probe("/no/such/cc")
-
-
-def test_a_compiler_that_fails(probe, tmp_path) -> None:
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\ncat > /dev/null\necho 'fatal error: no such luck' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    said = probe(None, str(broken))
-    assert f"{broken} fails (fatal error: no such luck)" in said and "\n" not in said
-    broken.write_text("#!/bin/sh\necho '<stdin>:1:10: fatal error: Python.h: No such file' >&2\nexit 1\n")
-    assert "Python's C headers" in probe(None, str(broken))
-
-
-def test_a_compiler_that_works(probe, tmp_path) -> None:
-    working = tmp_path / "cc"
-    working.write_text("#!/bin/sh\ncat > /dev/null\n")
-    working.chmod(0o755)
-    assert probe(str(working)) is None
 
 
 class CompilationError(Exception):
