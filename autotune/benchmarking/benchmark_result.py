@@ -116,8 +116,8 @@ class ModelBenchmark:
             return None
         if min(*before.rounds, *after.rounds) <= 0.0:
             return None
-        rates = ([1.0 / us for us in row.rounds] for row in (before, after))
-        return Speedup.of(*rates, bool(self.settings.get("alternating")) and not self.captured_alone)
+        untuned, tuned = ([1.0 / us for us in row.rounds] for row in (before, after))
+        return Speedup.of(untuned, tuned, bool(self.settings.get("alternating")) and not self.captured_alone)
 
     @property
     def sides(self) -> Mapping[str, Side]:

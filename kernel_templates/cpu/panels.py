@@ -65,11 +65,11 @@ def compile(layout: Layout, kind: str, lanes: int, width: int) -> Kernel:
         fill_tile = _floats(layout, lanes, some, width)
     else:
         fill_tile = (_numbers if kind == "int16" else _expanded)(layout, lanes, some, width)
-    beside = (2 if kind == "int16" else 4) * some  # bytes from a tile's numbers to those of the next
+    beside = 4 * some  # bytes from a tile's numbers to the next's, and its scales: a row has a float or two int16
 
     def fill_panel(w0, w1, w2, w3, index, row, steps, numbers, scales, tiles, per_row):
         for t in range(tiles):
-            fill_tile(w0, w1, w2, w3, index + t * per_row, row, steps, numbers + beside * t, scales + 4 * some * t)
+            fill_tile(w0, w1, w2, w3, index + t * per_row, row, steps, numbers + beside * t, scales + beside * t)
 
     return compile_kernel(fill_panel, f"panel {layout} {kind} {lanes} {width}", WORDS)
 

@@ -137,8 +137,8 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                     index = tile * per_row + first
                     if not direct:
                         tiles_of_panel = (some + in_tile - 1) // in_tile
-                        places = (index, row_of_tile, count, own, scales, tiles_of_panel, per_row)
-                        fill(filler, (w0, w1, w2, w3, *places))
+                        panel_at = (index, row_of_tile, count, own, scales, tiles_of_panel, per_row)
+                        fill(filler, (w0, w1, w2, w3, *panel_at))
                     for group in range(groups):
                         t = group * together
                         few = min(together, tokens - t)
