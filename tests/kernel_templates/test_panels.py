@@ -37,7 +37,7 @@ def weights_through(algorithm: str, name: str, raw: torch.Tensor, team: ThreadPo
 @pytest.mark.parametrize("lanes", [16, 64])
 @pytest.mark.parametrize("algorithm", ["integer", "float"])
 def test_panels_of_several_tiles_and_of_a_part_of_one(algorithm, lanes, team):
-    """A panel has 32 rows here, the last one 19: of a tile of 16 and 3 rows of the next, or of a part of a large one."""
+    """A panel has 32 rows here, the last one 19: of a tile of 16 and 3 rows of the next, or a part of a large one."""
     name, features = "Q4_K", machine.features()
     raw = any_bytes(FORMATS[name], ROWS, COLS)
     problem = Matmul(ROWS, COLS, name, COLS)
