@@ -53,7 +53,8 @@ def places(cols: int, order: int, device: torch.device | str = "cpu") -> torch.T
 def arranged(x: torch.Tensor, order: int) -> torch.Tensor:
     """x [tokens, cols] as a new tensor [tokens, width] in `order`, zeros where no column lies."""
     out = torch.zeros((x.shape[0], width(x.shape[1], order)), dtype=x.dtype, device=x.device)
-    out[:, places(x.shape[1], order, x.device)] = x
+    if not x.is_meta:  # for which torch would import its whole compiler
+        out[:, places(x.shape[1], order, x.device)] = x
     return out
 
 
@@ -88,33 +89,50 @@ def column_at(place, ORDER: tl.constexpr):
 @triton.jit
 def load_rows(
     p0, p1, p2, p3, r, u, inside,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr = 0, RUN: tl.constexpr = 0,
 ):  # fmt: skip
-    """The planes of rows r, runs u, which broadcast to [4, 8, WARPS], where `inside`; zeros elsewhere. Of 8 bits a
-    column two parts of quants, of first and of second halves."""
+    """The planes of rows r + ROW, runs u + RUN, which broadcast to [4, 8, WARPS], where `inside`; zeros elsewhere. Of 8
+    bits a column two parts of quants, of first and of second halves. What ROW and RUN add to an address costs no
+    instruction if r and u are opaque."""
     RUNS: tl.constexpr = COLS // 32
     POLICY: tl.constexpr = "evict_first" if STREAM else ""
     planes = (p0, p1, p2, p3)
     tile = ()
     if TRAITS.bits & 12:
         WORDS: tl.constexpr = 8 if TRAITS.bits == 8 else 4
-        at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None] + tl.arange(0, 4)[None, None, None, :]
+        at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None]
+        at = at + ((ROW * RUNS + RUN) * WORDS + tl.arange(0, 4)[None, None, None, :])
         tile = tile + (tl.load(at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
         if TRAITS.bits == 8:
             tile = tile + (tl.load(at + 4, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
     MORE: tl.constexpr = 1 if TRAITS.bits & 12 else 0
     SCALE: tl.constexpr = TRAITS.scale
     for plane in tl.static_range(MORE, SCALE):
-        tile = tile + (tl.load(planes[plane] + (r * RUNS + u), mask=inside, other=0, eviction_policy=POLICY),)
+        at = planes[plane] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
     if TRAITS.group:
         BLOCKS: tl.constexpr = COLS // TRAITS.size
         SHARE: tl.constexpr = TRAITS.size // 32
-        tile = tile + (tl.load(planes[SCALE] + (r * BLOCKS + u // SHARE), mask=inside, other=0),)
+        tile = tile + (tl.load(planes[SCALE] + (r * BLOCKS + (u + RUN) // SHARE) + ROW * BLOCKS, mask=inside, other=0),)
     else:
-        tile = tile + (tl.load(planes[SCALE] + (r * RUNS + u), mask=inside, other=0),)
+        at = planes[SCALE] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0),)
     if TRAITS.lowest >= 0:
-        tile = tile + (tl.load(planes[TRAITS.lowest] + (r * RUNS + u), mask=inside, other=0),)
+        at = planes[TRAITS.lowest] + (r * RUNS + u) + (ROW * RUNS + RUN)
+        tile = tile + (tl.load(at, mask=inside, other=0),)
     return tile
+
+
+@triton.jit
+def load_below(
+    p0, p1, p2, p3, q, rows, u, end,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr, RUN: tl.constexpr,
+    BELOW: tl.constexpr,
+):  # fmt: skip
+    """`load_rows` of rows q + ROW of a matrix of `rows` rows, or if BELOW of the one below it; zeros where there is no
+    such row, and from run `end` on."""
+    inside = (u + RUN < end) & (q + ROW < rows)
+    return load_rows(p0, p1, p2, p3, q + rows if BELOW else q, u, inside, TRAITS, COLS, STREAM, ROW, RUN)
 
 
 @triton.jit
@@ -125,7 +143,16 @@ def twice(x, ASM: tl.constexpr):
             "cvt.rn.f16x2.f32 $0, $1, $1;", "=r,r", [x], dtype=tl.int32, is_pure=True, pack=1
         )
     else:
-        return (x.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF) * 0x10001
+        return two_of(x.to(tl.float16), ASM)
+
+
+@triton.jit
+def two_of(half, ASM: tl.constexpr):
+    """float16 as two equal ones in a word."""
+    if ASM:
+        return tl.inline_asm_elementwise("mov.b32 $0, {$1, $1};", "=r,h", [half], dtype=tl.int32, is_pure=True, pack=1)
+    else:
+        return (half.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF) * 0x10001
 
 
 @triton.jit
@@ -226,7 +253,7 @@ def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
     """(words of first halves, of second halves, then per group of a run: scale words, then minimum words). Of quants
     without a plane of four bits, the pairs' halves in place of words, and their ones behind all else."""
     if TRAITS.bits == 8:
-        return tile[0], tile[1], twice(tile[2].to(tl.float32), ASM)
+        return tile[0], tile[1], two_of(tile[2], ASM)
     else:
         if TRAITS.codebook is not None:
             CODEBOOK: tl.constexpr = TRAITS.codebook
@@ -238,10 +265,15 @@ def decoded(tile, TRAITS: tl.constexpr, ASM: tl.constexpr):
         else:
             a, b = tile[TRAITS.pairs].to(tl.int32), (tile[TRAITS.pairs] >> 32).to(tl.int32)
         # Lifted quants stay lifted, and so do products: a scale divided by 16 may be too small for float16.
-        scales = unpack_scales(tile, TRAITS, False)
         out = (a, b)
-        for i in tl.static_range(len(scales)):
-            out = out + (twice(scales[i], ASM),)
+        if TRAITS.group == 0 and tile[TRAITS.scale].dtype == tl.float16:
+            out = out + (two_of(tile[TRAITS.scale], ASM),)
+            if TRAITS.minimum:
+                out = out + (two_of(tile[TRAITS.lowest], ASM),)
+        else:
+            scales = unpack_scales(tile, TRAITS, False)
+            for i in tl.static_range(len(scales)):
+                out = out + (twice(scales[i], ASM),)
         if TRAITS.bits & 13 == 1:
             out = out + (tile[TRAITS.ones],)
         return out

@@ -1,6 +1,6 @@
 """Matrix products of many tokens through the library: a matrix is expanded into a reused buffer, then multiplied.
 
-y [rows, n] = x [rows, k] W^T, x and W in float16, sums and y in float32. What is made here runs, loads and is
+y [rows, n] = x [rows, k] W^T, x and W in float16, sums in float32, y in either. What is made here runs, loads and is
 captured as a `Launch` is. Expanding kernels and the library's are started without programmatic dependent launch: an
 expanding kernel does not wait, and a library's may let the next one start before it has read its operands.
 
@@ -46,22 +46,33 @@ class Expand:
 
 @dataclass(frozen=True)
 class Multiply:
-    """y = x matrix^T; x float16 [rows, k], matrix float16 [n, k], y float32 [rows, n], whose rows may lie apart."""
+    """y = factor x matrix^T, or with `add` y += that; x float16 [rows, k], matrix float16 [n, k], y float32 or float16
+    [rows, n], whose rows may lie apart. Sums are float32."""
 
     name: str
     x: Tensor
     matrix: Tensor
     y: Tensor
+    factor: float = 1.0
+    add: bool = False
 
     def run(self, target: Target) -> None:
-        if self.y.is_cuda:
-            torch.mm(self.x, self.matrix.T, out_dtype=torch.float32, out=self.y)
+        y, beta = self.y, int(self.add)
+        if not y.is_cuda:
+            product = self.factor * (self.x.float() @ self.matrix.float().T)
+            y.copy_(y + product if self.add else product)
+        elif y.dtype == self.x.dtype:
+            torch.addmm(y, self.x, self.matrix.T, beta=beta, alpha=self.factor, out=y)
         else:
-            torch.mm(self.x.float(), self.matrix.float().T, out=self.y)
+            torch.addmm(y, self.x, self.matrix.T, out_dtype=y.dtype, beta=beta, alpha=self.factor, out=y)
 
     def load(self, target: Target) -> None:
-        """Run it, so that the library has loaded its kernel and has its workspace before a capture."""
+        """Run it, so that the library has loaded its kernel and has its workspace before a capture. What it would add
+        to stays as it is: it may still be read."""
+        kept = self.y.clone() if self.add else None
         self.run(target)
+        if kept is not None:
+            self.y.copy_(kept)
 
 
 @dataclass(frozen=True)
@@ -101,16 +112,17 @@ class Join:
 
 
 def product(
-    name: str, parts: Sequence[Planes], x: Tensor, y: Tensor, buffers: Sequence[Tensor], turn: int
-) -> Iterator[Any]:
-    """y = x W^T of matrices one below the other, in pieces of as many rows as a buffer holds. buffers: float16, used in
-    turn, beginning with number `turn` of all that were."""
+    name: str, parts: Sequence[Planes], x: Tensor, y: Tensor, buffers: Sequence[Tensor], turn: int, factor: float = 1.0,
+    add: bool = False,
+) -> Iterator[Any]:  # fmt: skip
+    """y = factor x W^T, or with `add` y += that, of matrices one below the other, in pieces of as many rows as a buffer
+    holds. buffers: float16, used in turn, beginning with number `turn` of all that were."""
     first, cols = 0, x.shape[1]
     for i, piece in enumerate(_pieces(parts, buffers[0].numel() // cols // 16 * 16), turn):
         rows = sum(p.rows for p in piece)
         matrix = buffers[i % len(buffers)][: rows * cols].view(rows, cols)
         yield Expand(piece, matrix)
-        yield Multiply(name, x, matrix, y[:, first : first + rows])
+        yield Multiply(name, x, matrix, y[:, first : first + rows], factor, add)
         first += rows
 
 

@@ -15,12 +15,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernel_templates.cuda.fragments import (
     NATURAL,
     THIN,
-    column_at,
     decoded,
     fragment,
     gated,
     last_one,
-    load_rows,
+    load_below,
+    place,
     together,
     unlift,
     width,
@@ -34,18 +34,19 @@ from kernel_templates.cuda.weights import Planes
 @triton.jit
 def load_tiles(
     w0, w1, w2, w3, q, rows, u, end,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, ORDER: tl.constexpr,
-    STREAM: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, STREAM: tl.constexpr,
+    RUN: tl.constexpr = 0,
 ):  # fmt: skip
-    """Rows g and g + 8 of each of TILES tiles; q: the place of the first tile's row g; with a gate every other tile is
+    """Rows g and g + 8 of each of TILES tiles, runs u + RUN; q: the first tile's row g; with a gate every other tile is
     the one before, in the matrix below."""
     held = ()
     for t in tl.static_range(2 * TILES):
-        row = column_at(q + (8 * t if GATE == "" else t // 4 * 16 + t % 2 * 8), ORDER)
-        inside = (u < end) & (row < rows)
-        if GATE != "" and t // 2 % 2 == 1:
-            row += rows
-        held = held + (load_rows(w0, w1, w2, w3, row, u, inside, TRAITS, COLS, STREAM),)
+        held = held + (
+            load_below(
+                w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, STREAM,
+                8 * t if GATE == "" else t // 4 * 16 + t % 2 * 8, RUN, GATE != "" and t // 2 % 2 == 1,
+            ),
+        )  # fmt: skip
     return held
 
 
@@ -74,14 +75,13 @@ def load_right(
 @triton.jit
 def load_steps(
     w0, w1, w2, w3, q, rows, u, end,
-    TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, ORDER: tl.constexpr,
-    STREAM: tl.constexpr, WARPS: tl.constexpr, AHEAD: tl.constexpr,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, STREAM: tl.constexpr,
+    WARPS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """`load_tiles` of AHEAD steps."""
     held = ()
     for a in tl.static_range(AHEAD):
-        here = u + a * WARPS * 4
-        held = held + (load_tiles(w0, w1, w2, w3, q, rows, here, end, TRAITS, COLS, TILES, GATE, ORDER, STREAM),)
+        held = held + (load_tiles(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, STREAM, a * WARPS * 4),)
     return held
 
 
@@ -178,14 +178,12 @@ def thin(
     j = opaque(tl.arange(0, 4), ASM)[:, None, None]
     g = opaque(tl.arange(0, 8), ASM)[None, :, None]
     warp = tl.arange(0, WARPS)[None, None, :]
-    q = program * BLOCK + g
+    q = opaque(program * BLOCK + g, ASM)
     RUNS: tl.constexpr = COLS // 32
     FOURS: tl.constexpr = (RUNS + 3) // 4
-    u = split * FOURS // SPLIT * 4 + (warp * 4 + j)
+    u = opaque(split * FOURS // SPLIT * 4 + (warp * 4 + j), ASM)
     end = tl.minimum((split + 1) * FOURS // SPLIT * 4, RUNS)
-    held = load_steps(
-        w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, OUT_ORDER, STREAM, WARPS, AHEAD
-    )  # fmt: skip
+    held = load_steps(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, STREAM, WARPS, AHEAD)
     acc = ()
     for _i in tl.static_range(CHAINS * TILES * NT):
         acc = acc + (tl.zeros([WARPS, 16, 8], tl.float32),)
@@ -210,14 +208,14 @@ def thin(
         right = load_right(x, g, tokens, u, end, COLS, WIDTH, ORDER, NT)
         for step in tl.range(0, STEPS, AHEAD, num_stages=1):
             next_held = ()
+            here = opaque(u + step * WARPS * 4, ASM)
             for a in tl.static_range(AHEAD):
-                here = u + (step + a) * WARPS * 4
-                next_right = load_right(x, g, tokens, here + WARPS * 4, end, COLS, WIDTH, ORDER, NT)
+                next_right = load_right(x, g, tokens, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT)
                 parts = parts_of(held[a], TRAITS, ASM)
                 next_held = next_held + (
                     load_tiles(
-                        w0, w1, w2, w3, q, rows, here + AHEAD * WARPS * 4, end,
-                        TRAITS, COLS, TILES, GATE, OUT_ORDER, STREAM,
+                        w0, w1, w2, w3, q, rows, here, end,
+                        TRAITS, COLS, TILES, GATE, STREAM, (AHEAD + a) * WARPS * 4,
                     ),
                 )  # fmt: skip
                 acc = multiplied(parts, right, acc, TRAITS, TILES, NT, CHAINS, False, ASM)
@@ -280,9 +278,9 @@ def finish(
     i = opaque(tl.arange(0, total.shape[1]), ASM)[None, :]
     tile, token = i // (128 * NT), i // 16 % (8 * NT)
     at = program * (16 * TILES // MATRICES) + (tile * 16 + i % 16)
-    keep = (column_at(at, OUT_ORDER) < rows) & (token < tokens) & (tile < TILES // MATRICES)
+    keep = (at < rows) & (token < tokens) & (tile < TILES // MATRICES)
     keep = keep & (tl.arange(0, total.shape[0])[:, None] == 0)
-    to, _ = tl.broadcast(out + token * OUT_WIDTH + at, keep)
+    to, _ = tl.broadcast(out + token * OUT_WIDTH + place(at, OUT_ORDER), keep)
     if GATE == "":
         tl.store(to, tl.reshape(total, [total.shape[0], total.shape[1]]), mask=keep)
     else:
@@ -290,9 +288,9 @@ def finish(
         tl.store(to, gated(z, up, GATE, ASM), mask=keep)
 
 
-def programs(rows: int, tiles: int, gate: str, out_order: int = NATURAL) -> int:
+def programs(rows: int, tiles: int, gate: str) -> int:
     """Programs side by side; rows: of y."""
-    return -(-width(rows, out_order) // (8 * tiles if gate else 16 * tiles))
+    return -(-rows // (8 * tiles if gate else 16 * tiles))
 
 
 def launch(
@@ -312,7 +310,7 @@ def launch(
     return Launch(
         name="thin",
         kernel=thin,
-        grid=(programs(rows, tiles, gate, out_order), split),
+        grid=(programs(rows, tiles, gate), split),
         arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens),
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, order), "ORDER": order,
@@ -328,7 +326,7 @@ def scratch_size(planes: Planes, tokens: int, gate: str, tiles: int, split: int)
     """float32 elements of scratch."""
     rows = planes.rows // 2 if gate else planes.rows
     return (
-        programs(rows, tiles, gate, THIN) * split * 16 * triton.next_power_of_2(tiles) * thin_tokens(tokens)
+        programs(rows, tiles, gate) * split * 16 * triton.next_power_of_2(tiles) * thin_tokens(tokens)
         if split > 1
         else 1
     )

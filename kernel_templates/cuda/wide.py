@@ -14,16 +14,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import (
     NATURAL,
-    WIDE,
-    column_at,
     decoded,
     fragment,
     gated,
     last_one,
-    load_rows,
+    load_below,
+    place,
     together,
     unlift,
-    width,
 )  # fmt: skip
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
@@ -34,17 +32,18 @@ from kernel_templates.cuda.weights import Planes
 def load_block(
     w0, w1, w2, w3, q, rows, u, end,
     TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, M: tl.constexpr, GATE: tl.constexpr,
-    ORDER: tl.constexpr, STREAM: tl.constexpr,
+    STREAM: tl.constexpr, RUN: tl.constexpr = 0,
 ):  # fmt: skip
-    """Rows g and g + 8 of each warp of TILES tiles of M rows; q: the place of the first; with a gate every other tile
+    """Rows g and g + 8 of each warp of TILES tiles of M rows, runs u + RUN; q: the first; with a gate every other tile
     is the one before, in the matrix below."""
     held = ()
     for t in tl.static_range(2 * TILES):
-        row = column_at(q + ((t // 2 if GATE == "" else t // 4) * M + t % 2 * 8), ORDER)
-        inside = (u < end) & (row < rows)
-        if GATE != "" and t // 2 % 2 == 1:
-            row += rows
-        held = held + (load_rows(w0, w1, w2, w3, row, u, inside, TRAITS, COLS, STREAM),)
+        held = held + (
+            load_below(
+                w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, STREAM,
+                (t // 2 if GATE == "" else t // 4) * M + t % 2 * 8, RUN, GATE != "" and t // 2 % 2 == 1,
+            ),
+        )  # fmt: skip
     return held
 
 
@@ -81,15 +80,15 @@ def wide(
     j = opaque(tl.arange(0, 4), ASM)[:, None, None]
     g = opaque(tl.arange(0, 8), ASM)[None, :, None]
     warp = tl.arange(0, WARPS)[None, None, :]
-    q = pr * BLOCK + (warp * 16 + g)
+    q = opaque(pr * BLOCK + (warp * 16 + g), ASM)
     first = split * FOURS // SPLIT
     end = tl.minimum((split + 1) * FOURS // SPLIT * 4, COLS // 32)
     EACH: tl.constexpr = 4 // PARTS
     K: tl.constexpr = 32 * EACH
     held = ()
     for a in tl.static_range(AHEAD):
-        u = j + warp * 0 + (first + a) * 4
-        held = held + (load_block(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, OUT_ORDER, STREAM),)
+        u = opaque(j + warp * 0 + first * 4, ASM)
+        held = held + (load_block(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, a * 4),)
     if PDL:
         gdc_wait()
     token = tl.minimum(pt * BT + tl.arange(0, BT), tokens - 1)[None, :]
@@ -107,14 +106,16 @@ def wide(
             for c in tl.static_range(PARTS):
                 rights = rights + (tl.load(x + token * WIDTH + (base + c * K + k)),)
         next_held = ()
+        u = opaque(j + warp * 0 + step * 4, ASM)
         for a in tl.static_range(AHEAD):
             parts = ()
             for t in tl.static_range(2 * TILES):
                 parts = parts + (decoded(held[a][t], TRAITS, ASM),)
-            u = j + warp * 0 + (step + a + AHEAD) * 4
             next_held = next_held + (
-                load_block(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, OUT_ORDER, STREAM),
-            )
+                load_block(
+                    w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, (a + AHEAD) * 4
+                ),
+            )  # fmt: skip
             for c in tl.static_range(PARTS):
                 new = ()
                 for t in tl.static_range(TILES):
@@ -168,13 +169,14 @@ def finish(
         for t in tl.static_range(len(results) // 2):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
             y = gated(results[2 * t], results[2 * t + 1], GATE, ASM)
-            tl.store(out + token * OUT_WIDTH + at, y, mask=(column_at(at, OUT_ORDER) < rows) & (token < tokens))
+            to = out + token * OUT_WIDTH + place(at, OUT_ORDER)
+            tl.store(to, y, mask=(at < rows) & (token < tokens))
 
 
-def programs(rows: int, tokens: int, bt: int, tiles: int, warps: int, gate: str, out_order: int = NATURAL) -> int:
+def programs(rows: int, tokens: int, bt: int, tiles: int, warps: int, gate: str) -> int:
     """Blocks of rows and tokens; rows: of y."""
     block = 16 * warps * tiles // (2 if gate else 1)
-    return -(-width(rows, out_order) // block) * -(-tokens // bt)
+    return -(-rows // block) * -(-tokens // bt)
 
 
 def launch(
@@ -192,7 +194,7 @@ def launch(
     return Launch(
         name="wide",
         kernel=wide,
-        grid=(programs(rows, tokens, bt, tiles, warps, gate, out_order), split),
+        grid=(programs(rows, tokens, bt, tiles, warps, gate), split),
         arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens),
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "BT": bt, "ACROSS": -(-tokens // bt), "TILES": tiles,
@@ -208,4 +210,4 @@ def scratch_size(planes: Planes, tokens: int, gate: str, bt: int, tiles: int, wa
     """float32 elements of scratch."""
     rows = planes.rows // 2 if gate else planes.rows
     block = 16 * warps * tiles * bt
-    return programs(rows, tokens, bt, tiles, warps, gate, WIDE) * split * block if split > 1 else 1
+    return programs(rows, tokens, bt, tiles, warps, gate) * split * block if split > 1 else 1

@@ -36,10 +36,15 @@ def order(config: Mapping[str, Any]) -> int:
     return {"library": NATURAL, "thin": THIN, "wide": WIDE}[config["algorithm"]]
 
 
+def adds(config: Mapping[str, Any]) -> bool:
+    """Whether a product can be added to what "y" holds ("add" of `launches`)."""
+    return config["algorithm"] == "library"
+
+
 def scratch_size(problem: Matmul, config: Mapping[str, Any]) -> int:
     """float32 elements of "matmul_scratch": sums of programs that share columns, or what a gate reads."""
     if config["algorithm"] == "library":
-        return problem.tokens * problem.rows if problem.gate else 0
+        return -(-problem.tokens * problem.rows // 2) if problem.gate else 0
     shape = Planes(problem.format, problem.rows, problem.cols, ())
     given = (shape, problem.tokens, problem.gate)
     if config["algorithm"] == "thin":
@@ -58,7 +63,8 @@ def launches(
 ) -> list[Any]:
     """Reads "x" float16 [tokens, width of its order] by the order of its columns; writes "y" float32 [tokens, rows],
     whose rows may lie apart where the library writes them, or with a gate float16 [tokens, width of "y_order"], the
-    gated activation times `gating.GATED_SCALE`. packed: the matrix, or gate's and up's one below the other in memory.
+    gated activation times `gating.GATED_SCALE`. "add": where the configuration `adds`, the product times this is
+    added to y instead. packed: the matrix, or gate's and up's one below the other in memory.
 
     Uses "matmul_scratch", "counters" int32 [COUNTERS], zeros, and "expanded", a sequence of float16 buffers of which
     number "turn" is written; each may be shared by all products of a stream.
@@ -67,11 +73,14 @@ def launches(
     y_order = buffers.get("y_order", NATURAL)
     name = buffers.get("name", "matmul")
     if config["algorithm"] == "library":
-        target = y
-        if problem.gate:
-            target = buffers["matmul_scratch"][: problem.tokens * problem.rows].view(-1, problem.rows)
-        made = list(library.product(name, packed, x, target, buffers["expanded"], buffers.get("turn", 0)))
-        return [*made, gate.gate(target, y, problem.gate, y_order)] if problem.gate else made
+        factor, given = buffers.get("add", 1.0), (buffers["expanded"], buffers.get("turn", 0))
+        if not problem.gate:
+            return list(library.product(name, packed, x, y, *given, factor, "add" in buffers))
+        # What is gated is rounded to float16 in any case; half the bytes on the way cost half the time.
+        scratch = buffers["matmul_scratch"][: scratch_size(problem, config)].view(torch.float16)
+        both = scratch[: problem.tokens * problem.rows].view(-1, problem.rows)
+        made = library.product(name, packed, x, both, *given, GATED_SCALE.value)
+        return [*made, gate.gate(both, y, problem.gate, y_order)]
     planes = joined(packed)
     if planes is None:
         raise ValueError("these matrices are apart in memory: multiply them one by one")

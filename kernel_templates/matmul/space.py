@@ -31,6 +31,8 @@ SMALL = 1 << 24
 MOST_SHARES, SHARED_TOKENS = SHARES[-1], 2048
 """Programs that may share the columns of a block, and tokens times those programs: each leaves its sums in memory."""
 BLOCKS = (16, 32, 64, 128, 256)
+SHORT = 8
+"""Groups of 128 columns of a row that a program of four warps asks for at once."""
 
 
 def cuda(problem: Matmul, device: Device) -> Space:
@@ -138,13 +140,8 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
             beside = words <= MOST_WORDS and 32 * warps * words <= 48 << 10
             if small and beside and warps <= max(groups, 4) and config["ahead"] <= 4:
                 return config
-    if "thin" in algorithms and tokens <= 8 and "wide" not in algorithms:
-        config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 // tiles}
-        # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
-        most = 1 if problem.gate and group_of(problem.format) < USUAL_GROUP else 2
-        return {**config, "ahead": min(most, _steps(problem, config))}
-    # Of matrices too large for that, gate and up of 8B were faster so on an H200 (27 us at 32 tokens against 30 to 40
-    # of thin at 8); the other shapes were not measured at a few tokens.
+    if "thin" in algorithms and tokens <= 8:
+        return _few_tokens(problem, device, groups)
     if "wide" in algorithms and tokens <= 128:
         block = min(max(LEAST_WIDE, 1 << (tokens - 1).bit_length()), 64)
         programs = -(-problem.rows // (64 * tiles)) * -(-tokens // block)
@@ -155,6 +152,21 @@ def _untuned(problem: Matmul, algorithms: Sequence[str], device: Device) -> dict
             "algorithm": "wide", "tiles": tiles, "block": block, "split": shares[-1], "ahead": ahead, "stages": 2
         }  # fmt: skip
     return _FREE | {"algorithm": "library"}
+
+
+def _few_tokens(problem: Matmul, device: Device, groups: int) -> dict[str, Any]:
+    """Of matrices too large to be in registers as a whole. Fastest of what was measured on an H200 at 2 to 8 tokens
+    (docs/log.md): four tiles share a token's values where that leaves programs enough; of few columns all at once."""
+    outputs, least = problem.outputs, 2 if problem.gate else 1
+    small_groups = group_of(problem.format) < USUAL_GROUP
+    enough = [t for t in (4, 2) if 16 * t // least * 2 * device.units <= outputs]
+    tiles = enough[0] if enough and groups > SHORT else least
+    # Of two steps with a scale for 16 weights each not all registers fit beside a gate.
+    if small_groups and problem.gate:
+        tiles = 2
+    config = _FREE | {"algorithm": "thin", "tiles": tiles, "warps": 8 if tiles == 1 and groups > SHORT else 4}
+    most = 1 if tiles == 4 or (small_groups and problem.gate) else 2
+    return {**config, "ahead": min(most, _steps(problem, config))}
 
 
 def group_of(format_name: str) -> int:

@@ -180,7 +180,7 @@ class Rows:
             branch = self._of_ffn(layer)
         if self.size.head:
             yield from self._head(branch)
-        else:
+        elif branch is not None:
             yield self._norm("output_norm", branch, None)
 
     def parts(self, i: int) -> dict[str, list[Launch]]:
@@ -190,13 +190,13 @@ class Rows:
         return {
             "qkv": list(self._heads(i, layer, None, append_too=True)),
             "attention": list(self._attention(i, layer, finish=False)),
-            "out": [*self._out(layer), self._norm("add", self._of_attention(layer), None)],
-            "ffn": [*self._ffn(layer, None), self._norm("add", self._of_ffn(layer), None)],
+            "out": [*self._out(layer), *self._add(self._of_attention(layer))],
+            "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
         }
 
     def attended(self, i: int) -> "Half":
         """What attention of layer i leaves, in the order of columns that its output projection reads."""
-        products = self._products("out", [self.model.layers[i].packed["out"]])
+        products, _ = self._out_products(self.model.layers[i])
         return self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
 
     def _half(self, buffers: Mapping[int, Tensor], cols: int, products: "Sequence[PassProduct]") -> "Half":
@@ -209,11 +209,32 @@ class Rows:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
         return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
 
-    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch:
-        return add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+    def _add(self, branch: add_norm.Branch | None) -> list[Launch]:
+        return [] if branch is None else [self._norm("add", branch, None)]
 
-    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch:
-        return add_norm.Branch(self.branch, 1 / GATED_SCALE.value, layer.buffers.get("post_ffn_norm"))
+    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch | None:
+        """What is still to be added to the residual stream behind attention; None where its product did."""
+        products, branch = self._out_products(layer)
+        return None if _adds(products, branch) else branch
+
+    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch | None:
+        products, branch = self._down_products(layer)
+        return None if _adds(products, branch) else branch
+
+    def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+        branch = add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+        return self._products("out", [layer.packed["out"]]), branch
+
+    def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+        branch = add_norm.Branch(self.branch, 1 / GATED_SCALE.value, layer.buffers.get("post_ffn_norm"))
+        return self._products("down", [layer.packed["ffn"][2:]]), branch
+
+    def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
+        """The branch of the residual stream that products give, or where they add, the stream with it."""
+        if _adds(products, branch):
+            yield from self._multiply(products, h, self.x, factor=branch.factor)
+        else:
+            yield from self._multiply(products, h, branch.y)
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
@@ -253,18 +274,18 @@ class Rows:
         yield from template.launches(problem, config, (), buffers)
 
     def _out(self, layer: CudaLayer) -> Iterator[Any]:
-        products = self._products("out", [layer.packed["out"]])
+        products, branch = self._out_products(layer)
         h = self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
-        yield from self._multiply(products, h, self.branch)
+        yield from self._branch_off(products, h, branch)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        gate_planes, up, down = layer.packed["ffn"]
+        gate_planes, up, _ = layer.packed["ffn"]
         c, b, function = self.config, self.forward.buffers, layer.plan.traits.gate_function
         one = joined((gate_planes, up)) is not None
         products = self._products(
             "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
         )
-        following = self._products("down", [(down,)])
+        following, after = self._down_products(layer)
         h, gated = self._half(b.normed, c.hidden, products), self._half(b.gated, c.ffn, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         if one:
@@ -272,7 +293,7 @@ class Rows:
         else:
             yield from self._multiply(products, h, self.gate_up)
             yield gate.gate(self.gate_up, gated.values, function, gated.order)
-        yield from self._multiply(following, gated, self.branch)
+        yield from self._branch_off(following, gated, after)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
         products = self._products("head", [self.model.head_packed])
@@ -296,9 +317,10 @@ class Rows:
         return found
 
     def _multiply(
-        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL
-    ) -> Iterator[Any]:
-        """y = x W^T of matrices one below the other."""
+        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL,
+        factor: float | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
+        """y = x W^T of matrices one below the other; with a factor, y += factor times that."""
         template, forward, first = registry.cuda(Matmul.op), self.forward, 0
         for product in products:
             problem = product.problem
@@ -311,6 +333,8 @@ class Rows:
                 "expanded": forward.buffers.expanded, "counters": forward.buffers.counters,
                 "matmul_scratch": forward.buffers.wide if library_gate else forward.matmul_scratch(scratch),
             }  # fmt: skip
+            if factor is not None:
+                buffers["add"] = factor
             for launch in template.launches(problem, product.config, product.parts, buffers):
                 self._expanded += isinstance(launch, library.Expand)
                 yield launch
@@ -329,6 +353,11 @@ class PassProduct:
     def order(self) -> int:
         """Of its input's columns."""
         return matmul.order(self.config)
+
+
+def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
+    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
+    return branch.post_norm is None and all(matmul.adds(product.config) for product in products)
 
 
 @dataclass(frozen=True)

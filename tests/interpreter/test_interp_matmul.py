@@ -99,6 +99,18 @@ def test_the_library(name: str, gate: str) -> None:
         case.check(LIBRARY)
 
 
+def test_the_library_adds_to_what_is_there() -> None:
+    """In pieces, each times the factor."""
+    case = Case.of(Matmul(80, 96, "Q4_0", 5), add=16.0)
+    case.buffers["expanded"] = (torch.full((48 * 96,), torch.nan, dtype=torch.float16),)
+    before = torch.randn(5, 80)
+    case.buffers["y"].copy_(before)
+    assert matmul.adds(LIBRARY)
+    case.run(LIBRARY)
+    case.verify({"y": ((case.buffers["y"] - before) / 16).numpy().ravel()})
+    assert not any(matmul.adds(configured(algorithm)) for algorithm in ("thin", "wide"))
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 16, 17, 31, 32])
 def test_tokens_of_thin(tokens: int) -> None:
     Case.of(Matmul(11, 160, "Q4_0", tokens)).check(configured("thin", warps=2))

@@ -115,6 +115,22 @@ def test_gates(function: str, width: int) -> None:
     assert out[0, 0] == -LARGEST and out[0, 1] == 0 and out[3].isnan().all()
 
 
+@pytest.mark.parametrize("function", ["silu", "gelu"])
+def test_gates_of_float16(function: str) -> None:
+    """Times GATED_SCALE as they come from the library, which makes infinite what is too large."""
+    y, out = numbers(2, 2 * 160, size=3.0), poison(2, 160)
+    y[0, :4], y[0, 160:164] = torch.tensor([2e6, -2e6, 2e6, 3.0]), torch.tensor([1.0, 1.0, 0.0, -2e6])
+    half = (y * GATED_SCALE.value).half()
+    assert half[0, 0].isinf() and half[0, 163].isinf()
+    gate(half, out, function).run(INTERPRETED)
+    g, u = (half.double().clamp(-LARGEST, LARGEST) / GATED_SCALE.value).split(160, 1)
+    act = torch.nn.functional.silu(g) if function == "silu" else torch.nn.functional.gelu(g, approximate="tanh")
+    assert_near(out, (act * u * GATED_SCALE.value).clamp(-LARGEST, LARGEST), 2 * HALF)
+    half[1, 7] = torch.nan
+    gate(half, out, function).run(INTERPRETED)
+    assert out[1, 7].isnan() and out.isnan().sum() == 1
+
+
 @dataclass(frozen=True)
 class Case:
     """A kind of layer's heads, and where rows of three texts stand."""

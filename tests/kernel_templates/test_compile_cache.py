@@ -110,7 +110,7 @@ def test_another_problem_or_config_is_another_kernel(folder):
 def test_changed_sources_compile_again(folder, monkeypatch):
     problem = Matvec(45, 64, "F16")
     compiled(problem)
-    monkeypatch.setattr(compiling, "sources", lambda: "edited")
+    monkeypatch.setattr(compiling, "software", lambda: "edited")
     assert compiled(problem).compile_s > 0
     assert compiled(problem).compile_s == 0
 

@@ -56,6 +56,7 @@ LAUNCHES = {
     "Phi's heads": append_launch(32, 32, 96, 96),
     "Gemma's heads": append_launch(8, 4, 256, 256),
     "silu": gate(torch.zeros(ROWS, 2 * 12288), torch.zeros(ROWS, 12288, dtype=HALF), "silu"),
+    "silu of float16": gate(torch.zeros(ROWS, 2 * 12288, dtype=HALF), torch.zeros(ROWS, 12288, dtype=HALF), "silu"),
     "gelu": gate(torch.zeros(ROWS, 2 * 1536), torch.zeros(ROWS, 1536, dtype=HALF), "gelu"),
     "a Q4_0 embedding": embed_launch("Q4_0"),
     "a Q6_K embedding": embed_launch("Q6_K"),
