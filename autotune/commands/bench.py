@@ -156,8 +156,14 @@ class _Bandwidth:
         value, share = None if gb_s is None else gb_s / self._scale, self._result.share(gb_s)
         above = share is not None and share > 1.0
         if above:
-            self._reasons[CACHED if (size or 0) <= self._result.settings.get("cache_bytes", 0) else BUSY] = None
+            fits = (size or 0) <= self._result.settings.get("cache_bytes", 0)
+            self._reasons[CACHED if fits and not self._uneven else BUSY] = None
         return output.number(value, 2 if self._scale > 1 else 1), output.percent(share) + ("*" if above else "")
+
+    @property
+    def _uneven(self) -> bool:
+        rounds = self._result.read_rounds
+        return bool(rounds) and max(rounds) > UNEVEN * min(rounds)
 
     def tell_rounds(self) -> None:
         """Prints the read bandwidth of the rounds."""
@@ -165,7 +171,7 @@ class _Bandwidth:
         if not rounds:
             return
         low, high, digits = min(rounds) / self._scale, max(rounds) / self._scale, 2 if self._scale > 1 else 1
-        busy = "; other work held it back, so rates are below what this machine can do" if high > UNEVEN * low else ""
+        busy = "; other work held it back, so rates are below what this machine can do" if self._uneven else ""
         click.echo(f"memory was read at {low:.{digits}f} to {high:.{digits}f} {self.unit} in the same rounds{busy}")
 
     def explain(self) -> None:

@@ -106,6 +106,13 @@ def test_a_share_above_100_percent_says_why(cache, reason, capsys) -> None:
     assert "prefill: tuned 1.55× untuned (1.50 to 1.60 in 2 rounds)" in out
 
 
+def test_a_share_above_100_percent_beside_uneven_reads_is_other_work(capsys) -> None:
+    """Although so few bytes fit in the cache."""
+    bench.print_benchmark(replace(_result(200_000_000, 1 << 30), read_rounds=(2.0, 10.0)))
+    out = capsys.readouterr().out
+    assert "200%*" in out and bench.BUSY in out and bench.CACHED not in out
+
+
 def test_a_share_below_has_no_mark(capsys) -> None:
     bench.print_benchmark(_result(80_000, 1 << 30))
     assert "*" not in capsys.readouterr().out
