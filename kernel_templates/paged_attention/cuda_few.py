@@ -61,7 +61,7 @@ def _queries(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, FINISH: tl.constexpr,
     QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """float16 [n, DIMS] of lines [n]; zeros where a line's position `at` is -1. own, other: `turns` of the positions."""
+    """float16 [n, DIMS] of lines [n]; zeros where a line's position `at` is -1. own, other: `turns` of positions."""
     if FINISH:
         row, head = line // HEADS, line % HEADS
         x, partner = load_raw(q, bias, row, head, at >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
@@ -80,7 +80,7 @@ def _own_rows(
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, PAGE: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr,
     QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """After the wait for the kernel in front, operands of queries and of the pass's own keys and values, as a tile of 16
+    """After the wait for the kernel in front, operands of queries and of the pass's own keys and values, a tile of 16
     positions that the first warp sees, and the positions.
 
     writes: whether finished ones go into the pages. POWER: TOKENS or the next power of two; OWN: rows that are loaded,

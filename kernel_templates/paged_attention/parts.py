@@ -1,7 +1,8 @@
 """Few rows: how programs share a text's positions, what each leaves, and how it becomes one.
 
-The last split has the pass's own rows, the others tiles of the positions before them. Each leaves for its lines, in float32,
-outputs [rows, HEADS, SPLITS, HEAD_DIM], without gaps between those that have any, and behind all of them logarithms of the sums of weights [rows, HEADS, SPLITS].
+The last split has the pass's own rows, the others tiles of the positions before them. Each leaves for its lines, in
+float32, outputs [rows, HEADS, SPLITS, HEAD_DIM], without gaps between those that have any, and behind all of them the
+logarithms of sums of weights [rows, HEADS, SPLITS].
 """
 
 import triton
@@ -17,9 +18,9 @@ from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
 def shares(
     positions, text, TOKENS: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr
 ):  # fmt: skip
-    """(oldest, last, first, from_tile, tiles, span, used): the pass's first and last position of a text, NEVER and -1 of
-    none; the first position that any of its rows sees, and its tile; how many tiles there are before the pass, how many
-    of a split, and how many splits have anything."""
+    """(oldest, last, first, from_tile, tiles, span, used): the pass's first and last position of a text, NEVER and -1
+    of none; the first position that any of its rows sees, and its tile; how many tiles there are before the pass, how
+    many of a split, and how many splits have anything."""
     oldest, last = NEVER, -1
     for i in tl.static_range(TOKENS):
         position = tl.load(positions + text * TOKENS + i)
@@ -47,7 +48,10 @@ def line_of(
 
 
 @triton.jit
-def store_lines(out, line, element, y, mask, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr):  # fmt: skip
+def store_lines(
+    out, line, element, y, mask,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
+):  # fmt: skip
     """Elements of lines to float16 [rows, WIDTH], columns in ORDER."""
     to = out + (line // HEADS).to(tl.int64) * WIDTH + place(line % HEADS * HEAD_DIM + element, ORDER)
     tl.store(to, to_half(y), mask=mask & (element < HEAD_DIM))

@@ -19,7 +19,7 @@ FEW = 8
 _READ_AGAIN = 4  # programs that may read the same keys by default
 _WIDEST = 256  # elements of a head: with more, registers hold no tile
 
-_LEAST = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
+_LEAST: dict[str, Any] = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
 _WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
 _WORDS_MASKED = 176  # where a window or a cap needs some
 
@@ -47,8 +47,8 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
         (
             Parameter(
                 "algorithm", algorithms, default["algorithm"],
-                "keys and values in shared memory, tile after tile; or, of few rows, the first tile in registers, before "
-                "the kernel in front has ended",
+                "keys and values in shared memory, tile after tile; or, of few rows, in registers, the first tile "
+                "before the kernel in front has ended",
             ),
             Parameter("rows", tuple(rows), default["rows"], "rows of a program's products: tokens times query heads"),
             Parameter("tile", sizes[0], default["tile"], "positions read at a time"),
@@ -70,14 +70,13 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
                 lambda c: (c["rows"] == FEW) == (c["algorithm"] == REGISTERS),
             ),
             Constraint(
-                "one tile in registers", "stages, and edges that have a loop of their own, are of tiles in shared memory",
+                "one tile in registers", "stages, and edges that have a loop of their own, are of shared memory",
                 lambda c: c["algorithm"] == TILES or (c["stages"] == 1 and c["edges"] == "alike"),
             ),
             Constraint(
-                "work for every warp", "warps divide a tile's scores by 8 rows or positions or more; in registers, a tile "
-                "by 16 or 32 positions, whose keys and values 255 registers hold",
-                lambda c: _warps_fit(problem, c) if c["algorithm"] == REGISTERS else
-                8 * c["warps"] <= max(c["rows"], c["tile"]) or not tensor,
+                "work for every warp",
+                "warps divide a tile's scores by 8 rows or positions or more; in registers by 16 or 32 positions",
+                lambda c: _warps_fit(problem, c, tensor),
             ),
             Constraint(
                 "tiles fit in shared memory",
@@ -121,10 +120,13 @@ def _in_registers(problem: PagedAttention, device: Device) -> bool:
     return tensor and problem.tokens <= FEW and dims(problem) <= _WIDEST
 
 
-def _warps_fit(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
-    """Of tiles in registers: each warp has 16 positions, the fewest of a product of values, or of small heads 32."""
-    positions, left = divmod(config["tile"], config["warps"])
-    return not left and (positions == 16 or (positions == 32 and dims(problem) <= 128))
+def _warps_fit(problem: PagedAttention, config: Mapping[str, Any], tensor: bool) -> bool:
+    """Of tiles in registers, 16 positions a warp, the fewest of a product of values, or 32: 255 registers hold both
+    keys and values of 32 for heads of 128 elements."""
+    if config["algorithm"] == TILES:
+        return 8 * config["warps"] <= max(config["rows"], config["tile"]) or not tensor
+    each, left = divmod(config["tile"], config["warps"])
+    return not left and (each == 16 or (each == 32 and dims(problem) <= 128))
 
 
 def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
@@ -170,12 +172,12 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     else:
         few = max(16, 1 << (lines - 1).bit_length())
         sizes, tiles, stages = tuple((rows, 4) for rows in dict.fromkeys((few, 16))), (64,), (3, 2, 1)
-    tries = [
+    tries: list[dict[str, Any]] = [
         {"algorithm": TILES, "rows": rows, "tile": tile, "warps": warps, "stages": stage}
         for rows, warps in sizes for tile in tiles for stage in stages
     ]  # fmt: skip
     fitting = (c for c in tries if shared_bytes(problem, c) <= shared and words(problem, c) <= registers)
-    chosen = next(fitting, _LEAST) if tensor else {"algorithm": TILES, "rows": 16, "tile": 16, "warps": 8, "stages": 1}
+    chosen = next(fitting, _LEAST) if tensor else {**_LEAST, "tile": 16, "warps": 8, "stages": 1}
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
@@ -192,7 +194,7 @@ def _untuned_few(problem: PagedAttention, device: Device, shared: int, splits: l
     """Measured on an H200 (docs/log.md). Several tokens: one program of eight warps a multiprocessor, which join fast.
     One token: the same if they hold everything at once, else many of two warps, which take turns at loading."""
     programs, longest = _programs(problem, FEW), problem.reach
-    common = {"algorithm": REGISTERS, "rows": FEW, "stages": 1, "combine": "last", "edges": "alike"}
+    common: dict[str, Any] = {"algorithm": REGISTERS, "rows": FEW, "stages": 1, "combine": "last", "edges": "alike"}
     sizes = ((8, 128, 9 * device.units // 8), (2, 32 if dims(problem) > 128 else 64, 8 * device.units))
     chosen = common
     for warps, tile, resident in sizes if shared_bytes(problem, common | {"warps": 8}) <= shared else sizes[1:]:

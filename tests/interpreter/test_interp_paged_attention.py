@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_texts import LAYERS, Texts, config
+from paged_texts import LAYERS, Texts, config, few
 from triton.runtime import interpreter
 
 from kernel_templates import float64, proof, registry
@@ -33,6 +33,22 @@ def slow(*values):
 @pytest.mark.parametrize("ends", [(0, 63, 64, 200), slow((15, 16, 17, 127, 128)), (255,)], ids=str)
 def test_texts_of_unlike_lengths(ends, chosen):
     Texts(ends).run(chosen)
+
+
+@pytest.mark.parametrize("chosen", [few(splits=2), slow(few(16, 1, 4, "kernel")), slow(few(64, 4)), slow(few(64, 2))])
+@pytest.mark.parametrize(("ends", "tokens", "shape"), [
+    ((0, 64, 130), 1, {}), slow((7, 66), 8, {"heads": 4}), slow((5, 200), 6, {"window": 33, "softcap": 3.0}),
+    slow((40, 70), 2, {"heads": 24, "head_dim": 80}), slow((63, 127), 3, {"heads": 9, "kv_heads": 3, "page": 16}),
+    slow((40,), 4, {"head_dim": 256}),
+], ids=str)  # fmt: skip
+def test_tiles_in_registers(ends, tokens, shape, chosen):
+    """Rows of unused ones, at one position, and of several parts of the heads that share a key."""
+    texts = Texts(ends, tokens, **shape)
+    texts.run(chosen)
+    texts.positions[:] = texts.positions.max(1, keepdims=True)
+    texts.run(chosen)
+    texts.positions[-1] = -1
+    texts.run(chosen)
 
 
 @pytest.mark.parametrize("tokens", [slow(1), 2, slow(3), 5, 8])

@@ -34,8 +34,10 @@ TRAITS = [
     QKV + "v_format=Q8_0,activation=int16,qkv_bias=1",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40",
     "attention:heads=4,kv_heads=2,head_dim=32,context=40,window=17,softcap=20.0,scale=0.2",
-    "paged_attention:sequences=2,tokens=1,heads=4,kv_heads=2,head_dim=32,context=130",
-    "paged_attention:sequences=1,tokens=5,heads=2,kv_heads=1,head_dim=32,context=90,window=70,softcap=20.0,scale=0.2",
+    pytest.param(
+        "paged_attention:sequences=2,tokens=1,heads=4,kv_heads=2,head_dim=32,context=130", marks=pytest.mark.slow
+    ),
+    "paged_attention:sequences=1,tokens=9,heads=2,kv_heads=1,head_dim=32,context=90,window=70,softcap=20.0,scale=0.2",
     "matmul:rows=24,cols=288,format=Q4_1,tokens=3",
     "matmul:rows=40,cols=256,format=Q6_K,tokens=16",
     "matmul:rows=32,cols=160,format=Q8_0,tokens=3,gate=gelu",
