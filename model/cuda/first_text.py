@@ -5,9 +5,7 @@ of its first programs. That takes half a second, so the files of the kernels are
 only looks whether they are still there.
 """
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -91,11 +89,7 @@ def _all_there(note: Path) -> bool:
 
 
 def _remember(note: Path, files: Iterable[Path]) -> None:
-    unfinished = note.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("\n".join(file.stem for file in files), encoding="ascii")
-        unfinished.replace(note)
+    cache_folder.write(note, "\n".join(file.stem for file in files).encode("ascii"))
 
 
 def _own_sources() -> str:
