@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from kernel_templates import cache_folder
+from kernel_templates import cache_folder, sources
 from kernel_templates.cuda import ahead, driver, kernel_cache
 from kernel_templates.cuda.launch import Launch, Target
 from model.cuda.execution import Program, TokenReadback
@@ -94,7 +94,4 @@ def _remember(note: Path, files: Iterable[Path]) -> None:
 
 def _own_sources() -> str:
     """A hash over the engine's code, which decides what a text needs."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.parent.glob("**/*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return sources.of_folder(Path(__file__).parent.parent)
