@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from autotune.runner.versions import versions
 from autotune.runner.worker_pool import WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.tuning.candidate_runner import CandidateRunner, TuneError
-from autotune.tuning.shared_studies import Studies
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.verdict import DEFAULT, STANDING, Compared, Verdict, decide
 from kernel_templates import proof_record
@@ -18,6 +18,9 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
 from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind, Winner
+
+if TYPE_CHECKING:
+    from autotune.tuning.shared_studies import Studies
 
 ATTEMPTS = 3  # at a final comparison
 SAMPLES = 7  # of a trial
@@ -53,7 +56,7 @@ class TuneSettings:
     seed: int = 0
     report: Callable[[Progress], None] = lambda progress: None
     tell: Callable[[str], None] = lambda message: None
-    studies: Studies | None = None
+    studies: "Studies | None" = None
 
 
 @dataclass(frozen=True)

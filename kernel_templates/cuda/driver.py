@@ -70,10 +70,11 @@ class Call:
         first = ctypes.addressof(self._values)
         self._addresses = (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8))
         self._attribute = Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
+        beside = target.pdl and not launch.after_all
         x, y, z = (*launch.grid, 1, 1)[:3]
         self._empty = x * y * z == 0
         self._configuration = Configuration(
-            x, y, z, WARP * kernel.warps, 1, 1, kernel.shared, None, ctypes.pointer(self._attribute), int(target.pdl)
+            x, y, z, WARP * kernel.warps, 1, 1, kernel.shared, None, ctypes.pointer(self._attribute), int(beside)
         )
 
     def __call__(self) -> None:

@@ -23,23 +23,31 @@ _threads: list[threading.Thread] = []
 
 def begin(index: int) -> bool:
     """Begin with the context of GPU `index`; False where there is no NVIDIA driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if (driver := _driver()) is None:
         return False
     _start(lambda: _context(driver, index))
     return True
 
 
-def begin_libraries() -> None:
-    """Begin to load torch's libraries. The system loads one library at a time, so a module that brings one waits for
-    all of them: what a model's header needs is imported here first."""
+def begin_libraries() -> bool:
+    """Begin to load torch's libraries; False where there is no NVIDIA driver. The system loads one library at a time,
+    so a module that brings one waits for all of them: what a model's header needs is imported here first."""
+    if _driver() is None:
+        return False
     for name in HEADER_NEEDS:
         importlib.import_module(name)
     found = importlib.util.find_spec("torch")
     if "torch" not in sys.modules and found is not None and found.origin:
         library = Path(found.origin).parent / "lib" / LIBRARY
         _start(lambda: _load(library))
+    return True
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def finish() -> None:

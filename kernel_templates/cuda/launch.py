@@ -31,7 +31,8 @@ class Launch:
     """A Triton kernel with everything it is called with; the tensors in it stay alive as long as it does.
 
     name: what the kernel does, for tables and profiles; arguments: the runtime arguments, the kernel's first parameters
-    in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides.
+    in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides; after_all: it
+    starts when all before it has ended, so that the kernels behind it may read that before they wait.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Launch:
     arguments: tuple[Any, ...]
     constants: Mapping[str, Any]
     warps: int = 4
+    after_all: bool = False
 
     def run(self, target: Target) -> None:
         """Launch on the current stream of the current GPU, or interpret."""

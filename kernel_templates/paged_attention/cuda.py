@@ -1,4 +1,7 @@
-"""Attention over many rows on the GPU: one kernel, and maybe another where programs share a row's positions."""
+"""Attention over many rows on the GPU: one kernel, and maybe another where programs share a row's positions.
+
+The kernel is `cuda_kernel` (tiles of keys and values in shared memory) or, of few rows, `cuda_few` (in registers).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +15,14 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows.append import Heads
 from kernel_templates.operation import Inputs
-from kernel_templates.paged_attention import cuda_kernel
+from kernel_templates.paged_attention import cuda_few, cuda_kernel, parts
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.paged_attention.reference import DISTINCT, PAGE
-from kernel_templates.paged_attention.space import block_tokens, dims, together
+from kernel_templates.paged_attention.space import REGISTERS, block_tokens, dims, together
 
 PACK_DEPENDS = ()
-_FINISHED = 8  # tokens of a text
-_FINISHED_EACH = 16  # elements of a thread
 _JOINED = 32  # float32 of the splits that a thread reads at once
+_JOINED_FEW = 128  # the same where no more is in registers: each further turn is a way to the second-level cache
 
 
 def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
@@ -30,21 +32,24 @@ def pack(problem: PagedAttention, config, weights, device: str) -> tuple[()]:
 
 def scratch_size(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """float32 elements that splits leave for each other: outputs, and logarithms of sums."""
-    splits = config["splits"]
-    return problem.rows * problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
+    count = _parts(config)
+    return problem.rows * problem.heads * count * (problem.head_dim + 1) if count > 1 else 0
 
 
 def counters(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """int32 elements in which splits count who has ended."""
     columns, blocks = _programs(problem, config)
-    return columns * blocks if config["splits"] > 1 and config["combine"] == "last" else 0
+    return columns * blocks if _parts(config) > 1 and config["combine"] == "last" else 0
 
 
 def finishes(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
-    """Whether heads can be finished here ("finish" of `launches`): each program does it for its queries anew, in
-    registers that they have to fit in."""
-    each = _elements(problem, config) // (32 * config["warps"])
-    return problem.tokens <= _FINISHED and each <= _FINISHED_EACH
+    """Whether heads can be finished here ("finish" of `launches`)."""
+    return config["algorithm"] == REGISTERS
+
+
+def _parts(config: Mapping[str, Any]) -> int:
+    """Into which a row's positions fall: with keys in registers, the pass's own rows are one more."""
+    return config["splits"] + (config["algorithm"] == REGISTERS)
 
 
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
@@ -66,51 +71,74 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     q, out = buffers["q" if how is None else "qkv"], buffers["out"]
     if how is not None and not finishes(problem, config):
         raise ValueError(f"heads of {problem.key} want a kernel of their own")
-    splits, block, heads = config["splits"], block_tokens(problem, config), together(problem, config)
-    last_joins = splits > 1 and config["combine"] == "last"
+    count, block, heads = _parts(config), block_tokens(problem, config), together(problem, config)
+    last_joins = count > 1 and config["combine"] == "last"
     partial = _buffer(buffers, "attention_scratch", scratch_size(problem, config), q, float("nan"), torch.float32)
     counting = _buffer(buffers, "attention_counters", counters(problem, config), q, 0, torch.int32)
     lines = problem.rows * problem.heads
     shape = {
-        "HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "HEADS": problem.heads, "SPLITS": splits,
+        "HEAD_DIM": problem.head_dim, "DIMS": dims(problem), "HEADS": problem.heads, "SPLITS": count,
         "WIDTH": out.shape[1], "ORDER": buffers.get("out_order", NATURAL),
     }  # fmt: skip
-    each = _elements(problem, config) / (32 * config["warps"])
-    run = max(1, min(splits, int(_JOINED / each)))
-    norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
-    bias = q if how is None or how.bias is None else how.bias
-    attend = Launch(
-        "paged_attention",
-        cuda_kernel.attend_pages,
-        (*_programs(problem, config), splits),
-        (
-            q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, bias,
-            *norms, q if how is None else how.rope, 0.0 if how is None else how.eps,
-            buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines,
-        ),
-        shape | {
-            "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "ROWS": config["rows"],
-            "BLOCK": block, "TOGETHER": heads, "TILE": config["tile"], "PAGE": paged.page, "STAGES": config["stages"],
-            "APART": config["edges"] == "apart", "WINDOW": problem.window, "SCALE": problem.score_scale,
-            "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins, "RUN": run,
-            "LINES": _elements(problem, config) // dims(problem), "QK_NORM": how is not None and how.norms is not None,
-            "BIAS": how is not None and how.bias is not None, "ROPE_DIM": 2 if how is None else how.rope.shape[1],
-            "FINISH": 0 if how is None else triton.next_power_of_2(problem.tokens),
-        },
-        config["warps"],
+    constants = shape | {
+        "TOKENS": problem.tokens, "KV_HEADS": problem.kv_heads, "BLOCK": block, "TOGETHER": heads,
+        "TILE": config["tile"], "PAGE": paged.page, "WINDOW": problem.window, "SCALE": problem.score_scale,
+        "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins,
+    }  # fmt: skip
+    inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting)
+    strides = (
+        buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines
     )  # fmt: skip
-    if splits == 1 or last_joins:
+    grid = (*_programs(problem, config), count)
+    if config["algorithm"] == REGISTERS:
+        norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
+        bias = q if how is None or how.bias is None else how.bias
+        heads_made = (bias, *norms, q if how is None else how.rope, 0.0 if how is None else how.eps)
+        wide = max(dims(problem), 32)
+        elements = max(1, _lines(problem, config) * wide // (32 * config["warps"]))
+        own = constants | _joining(config, elements, min(4, elements)) | {
+            "WARPS": config["warps"], "LINES": _lines(problem, config), "FINISH": how is not None,
+            "QK_NORM": how is not None and how.norms is not None, "BIAS": how is not None and how.bias is not None,
+            "ROPE_DIM": 2 if how is None else how.rope.shape[1], "DIMS": wide,
+        }  # fmt: skip
+        arguments = (*inputs, *heads_made, *strides)
+        attend = Launch("paged_attention", cuda_few.attend_few, grid, arguments, own, config["warps"])
+    else:
+        elements = _lines(problem, config) * dims(problem)
+        own = {"ROWS": config["rows"], "STAGES": config["stages"], "APART": config["edges"] == "apart"}
+        own |= {"LINES": _lines(problem, config)}
+        own |= {"RUN": max(1, min(count, int(_JOINED * 32 * config["warps"] / elements)))}
+        attend = Launch(
+            "paged_attention", cuda_kernel.attend_pages, grid, (*inputs, *strides), constants | own, config["warps"]
+        )
+    if count == 1 or last_joins:
         return [attend]
-    warps = 4 if splits * shape["DIMS"] > 1024 else 1
-    return [
-        attend,
-        Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps),
-    ]
+    return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], lines))]
 
 
-def _elements(problem: PagedAttention, config: Mapping[str, Any]) -> int:
-    """Of the query heads that a program has, padded: Triton's blocks have powers of two."""
-    return triton.next_power_of_2(block_tokens(problem, config) * together(problem, config)) * dims(problem)
+def _join(problem: PagedAttention, config: Mapping[str, Any], shape: Mapping[str, Any], arguments) -> Launch:
+    """The kernel that joins the parts of a row's head."""
+    partial, out, positions, lines = arguments
+    if config["algorithm"] != REGISTERS:
+        warps = 4 if config["splits"] * shape["DIMS"] > 1024 else 1
+        return Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)
+    wide = max(dims(problem), 32)
+    each = max(1, min(4, wide // 32))
+    own = {"TOKENS": problem.tokens, "TILE": config["tile"], "WINDOW": problem.window, "DIMS": wide}
+    return Launch(
+        "attention_combine", parts.join_few, (lines,), (partial, out, positions, lines),
+        dict(shape) | own | _joining(config, wide // 32, each), 1,
+    )  # fmt: skip
+
+
+def _joining(config: Mapping[str, Any], elements: int, each: int) -> dict[str, int]:
+    """How a thread that joins `elements` reads: parts at once, neighbouring elements."""
+    return {"RUN": max(1, min(triton.next_power_of_2(_parts(config)), _JOINED_FEW // elements)), "EACH": each}
+
+
+def _lines(problem: PagedAttention, config: Mapping[str, Any]) -> int:
+    """Query heads that a program has, padded: Triton's blocks have powers of two."""
+    return triton.next_power_of_2(block_tokens(problem, config) * together(problem, config))
 
 
 def _programs(problem: PagedAttention, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -147,14 +175,26 @@ def collect(problem: PagedAttention, buffers: Mapping[str, Any]) -> dict[str, np
 def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) -> PagedCache:
     """float16 [slots + 1, 2, kv_heads, PAGE, head_dim]; the last slot is nobody's."""
     slots = torch.from_numpy(b["slots"]).to(device)
-    content = torch.stack([torch.from_numpy(b[name]).to(device) for name in ("keys", "values")], 1)
-    which = torch.arange(slots.numel(), device=device) % DISTINCT
-    cache = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
-    if slots.device.type != "meta":
-        for text in np.unique(b["sequences"]):
-            end = int(b["positions"][b["sequences"] == text].max()) + 1
-            for page in range(end // PAGE, slots.shape[1]):
-                cache[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
+    cache = _shapes(slots, b) if slots.is_meta else _filled(slots, b)
     page = cache[0].numel()
     stride = cache.stride()
-    return PagedCache(cache, slots * page, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+    places = (torch.from_numpy(b["slots"]) * page).to(device)
+    return PagedCache(cache, places, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+
+
+def _filled(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """Pages that repeat, NaN wherever no text has written."""
+    content = torch.stack([torch.from_numpy(b[name]).to(slots.device) for name in ("keys", "values")], 1)
+    which = torch.arange(slots.numel(), device=slots.device) % DISTINCT
+    cache = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
+    for text in np.unique(b["sequences"]):
+        end = int(b["positions"][b["sequences"] == text].max()) + 1
+        for page in range(end // PAGE, slots.shape[1]):
+            cache[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
+    return cache
+
+
+def _shapes(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The same without values; to index and to join there, torch would import its whole compiler."""
+    one = torch.from_numpy(b["keys"][:1])
+    return torch.empty((slots.numel() + 1, 2, *one.shape[1:]), dtype=one.dtype, device="meta")

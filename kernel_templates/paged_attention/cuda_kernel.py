@@ -7,10 +7,6 @@ share one key head, as far as there is room. So a tile of keys is read once for 
 differ little in what they see. It walks its positions tile by tile with an online softmax (Milakov and Gimelshein 2018;
 Dao et al. 2022) in float32, in units of log 2; weights are float16 for the second product. Tiles that every row sees
 whole are not masked.
-
-Where a text has few tokens in a pass, their heads may be finished here too (`own_rows`): queries by every program, keys
-and values by the one that has a text's first positions. It puts them into the pages and takes them from registers;
-nobody reads from the pages what this kernel writes there.
 """
 
 import triton
@@ -20,23 +16,22 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernel_templates.attention.scores import capped, factor
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
-from kernel_templates.paged_attention.own_rows import finish, load_raw, repeat
 
 LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
 # A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
 # row sees nothing of a tile yet, that leaves 10^21 and no 0.
-_UNSEEN = tl.constexpr(float("-inf"))
-_NEVER = tl.constexpr(1 << 30)  # a position beyond all
+UNSEEN = tl.constexpr(float("-inf"))
+NEVER = tl.constexpr(1 << 30)  # a position beyond all
 
 
 @triton.constexpr_function
-def _inside(scale, softcap):
+def inner_factor(scale, softcap):
     """What a product of query and key is multiplied with before the cap."""
     return factor(scale, softcap) if softcap else 1.0
 
 
 @triton.constexpr_function
-def _outside(scale, softcap):
+def outer_factor(scale, softcap):
     """What a masked score is multiplied with to be in units of log 2, in one instruction with the subtraction."""
     return 1.0 if softcap else factor(scale, softcap)
 
@@ -61,15 +56,15 @@ def _weigh(
 ):  # fmt: skip
     """A step of the softmax: weights float32 of scores s [rows, positions `at`], what earlier ones are multiplied with,
     and m and total as they are then."""
-    INSIDE: tl.constexpr = _inside(SCALE, SOFTCAP)
-    OUTSIDE: tl.constexpr = _outside(SCALE, SOFTCAP)
+    INSIDE: tl.constexpr = inner_factor(SCALE, SOFTCAP)
+    OUTSIDE: tl.constexpr = outer_factor(SCALE, SOFTCAP)
     if SOFTCAP > 0:
         s = capped(s * INSIDE, SOFTCAP, ASM)
     if MASKED:
         seen = at[None, :] <= p[:, None]
         if WINDOW > 0:
             seen = seen & (at[None, :] > p[:, None] - WINDOW)
-        s = tl.where(seen, s, _UNSEEN)
+        s = tl.where(seen, s, UNSEEN)
     top = tl.maximum(m, tl.max(s, 1) * OUTSIDE)
     share = tl.exp2(m - top)
     weights = tl.exp2(s * OUTSIDE - top[:, None])
@@ -97,7 +92,7 @@ def _attend_tiles(
         kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
             kept = kept & ((at >= first) & (at <= last))[:, None]
-            at = tl.where(at <= last, at, _NEVER)  # a row may see more than is in the pages
+            at = tl.where(at <= last, at, NEVER)  # a row may see more than is in the pages
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
@@ -132,20 +127,16 @@ def _lines(
 
 @triton.jit
 def attend_pages(
-    q, cache, table, positions, sequences, out, partial, counters, bias, q_norm, k_norm, rope, eps,
-    layer, values, head_stride, pages, lines,
+    q, cache, table, positions, sequences, out, partial, counters, layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr,
-    APART: tl.constexpr, FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
-    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    APART: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr,
+    ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
-    FINISH: TOKENS or the next power of two, q being raw heads as `own_rows` has them, or 0: then q is float16
-    [rows, HEADS, HEAD_DIM], and bias, norms, rope and eps are nothing. LINES: TOGETHER * BLOCK or the next power
-    of two.
+    q: float16 [rows, HEADS, HEAD_DIM]. LINES: TOGETHER * BLOCK or the next power of two.
 
     layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
     the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
@@ -169,74 +160,40 @@ def attend_pages(
     p = tl.load(positions + row, mask=there, other=-1)
     table += tl.load(sequences + text * TOKENS) * pages
     last = tl.max(p, 0)
-    lowest = tl.min(tl.where(p >= 0, p, _NEVER), 0)
+    lowest = tl.min(tl.where(p >= 0, p, NEVER), 0)
     first = tl.maximum(lowest + 1 - WINDOW, 0) if WINDOW > 0 else 0
     keys = cache + layer + kv.to(tl.int64) * head_stride
     acc = tl.zeros([ROWS, DIMS], tl.float32)
     m = tl.full([ROWS], LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    cached = last  # the last position that is read from the pages
-    if FINISH:
-        # Only as many rows are finished as there are; then they are repeated for as many as a product takes.
-        token = tl.arange(0, FINISH)
-        at = tl.load(positions + text * TOKENS + token, mask=token < TOKENS, other=-1)
-        cached = tl.minimum(last, tl.min(tl.where(at >= 0, at, _NEVER), 0) - 1)
-        asking, asking_row, asking_line = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
-        asking_at = tl.load(positions + asking_row, mask=asking, other=-1)
-        # Loads of queries and of keys and values are on their way together.
-        x, y = load_raw(
-            q, bias, asking_row, asking_line % HEADS, asking_at >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
-        )
-        own, own_row, head = (at >= 0) & (split == 0), text * TOKENS + token, HEADS + kv + 0 * token
-        own_x, own_y = load_raw(q, bias, own_row, head, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
-        own_v, _partner = load_raw(
-            q, bias, own_row, head + KV_HEADS, own, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS
-        )
-        x = finish(x, y, q_norm, rope, asking_at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM)
-        queries = repeat(x, ROWS)
-        if split == 0:
-            k, v = finish(own_x, own_y, k_norm, rope, at, eps, HEAD_DIM, DIMS, ROPE_DIM, QK_NORM), to_half(own_v)
-            page = tl.multiple_of(tl.load(table + tl.maximum(at, 0) // PAGE), 8)[:, None]
-            target = keys + page + (tl.maximum(at, 0) % PAGE)[:, None] * HEAD_DIM + dim
-            written = (own & (block % BLOCKS == 0) & (column % PARTS == 0))[:, None] & (dim < HEAD_DIM)
-            tl.store(target, k, mask=written)
-            tl.store(target + values, v, mask=written)
-            n = tl.arange(0, 16)  # the fewest that a tensor core takes
-            own_at = tl.load(positions + text * TOKENS + n, mask=n < TOKENS, other=-1)
-            weights, _share, m, total = _weigh(
-                tl.dot(queries, tl.trans(repeat(k, 16))), tl.where(own_at >= 0, own_at, _NEVER), p, m, total,
-                WINDOW, SCALE, SOFTCAP, True, ASM,
-            )  # fmt: skip
-            acc = tl.dot(weights.to(tl.float16), repeat(v, 16))
-    else:
-        queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
+    queries = tl.load(q + line[:, None].to(tl.int64) * HEAD_DIM + dim, mask=mask, other=0.0)
 
-    from_tile, to_tile = first // TILE, (cached + TILE) // TILE
+    from_tile, to_tile = first // TILE, (last + TILE) // TILE
     tiles = tl.maximum(to_tile - from_tile, 0)
     span = tl.cdiv(tiles, SPLITS)
     begin = from_tile + split * span
     end = tl.minimum(begin + span, to_tile)
     if APART:
         # Whole tiles: none of their positions is after the first row's or before the last row's window.
-        whole = tl.minimum(tl.maximum((tl.minimum(lowest, cached) + 1) // TILE, begin), end)
+        whole = tl.minimum(tl.maximum((tl.minimum(lowest, last) + 1) // TILE, begin), end)
         if WINDOW > 0:
             inside = tl.maximum((last + TILE - WINDOW) // TILE, 0)
             inside = tl.minimum(tl.maximum(inside, begin), end)
             whole = tl.maximum(whole, inside)
             acc, m, total = _attend_tiles(
-                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, cached,
+                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, last,
                 HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
             )  # fmt: skip
         else:
             inside = begin
         acc, m, total = _attend_tiles(
-            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, cached,
+            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, last,
             HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, False, ASM,
         )  # fmt: skip
     else:
         whole = begin
     acc, m, total = _attend_tiles(
-        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, cached,
+        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, last,
         HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
     )  # fmt: skip
 

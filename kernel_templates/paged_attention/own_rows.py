@@ -28,24 +28,33 @@ def load_raw(
 
 
 @triton.jit
-def finish(
-    x, partner, norm, rope, position, eps,
-    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr,
+def load_values(
+    qkv, bias, row, head, kept,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """float16 [n, DIMS]: heads and their partners [n, DIMS] as attention reads them at `position` [n]; of a negative
-    one, as at 0. norm: float32 [HEAD_DIM]; rope: float32 [capacity, ROPE_DIM], cosines then sines."""
-    # What rows share is loaded by the threads that have the rows: a row of it would go through shared memory.
-    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (x.shape[0], DIMS))
-    turns = rope + (tl.maximum(position, 0).to(tl.int64) * ROPE_DIM)[:, None]
-    own, other = rotation(norm, turns, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
-    return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))
+    """As `load_raw`, without partners."""
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (row.shape[0], DIMS))
+    mask = kept[:, None] & (dim < HEAD_DIM)
+    at = (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+    x = tl.load(qkv + at[:, None] + dim, mask=mask, other=0.0)
+    if BIAS:
+        x += tl.load(bias + (head * HEAD_DIM)[:, None] + dim, mask=mask, other=0.0)
+    return x
 
 
 @triton.jit
-def repeat(x, COUNT: tl.constexpr):
-    """Row r of [COUNT, DIMS] is row r % n of x, [n, DIMS]."""
-    N: tl.constexpr = x.shape[0]
-    if N == COUNT:
-        return x
-    else:
-        return tl.reshape(tl.broadcast_to(x[None], [COUNT // N, N, x.shape[1]]), [COUNT, x.shape[1]])
+def turns(
+    norm, rope, position, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROPE_DIM: tl.constexpr, QK_NORM: tl.constexpr
+):
+    """What heads and their partners at `position` [n] are multiplied with, float32 [n, DIMS] each; of a negative one,
+    as at 0. norm: float32 [HEAD_DIM]; rope: float32 [capacity, ROPE_DIM], cosines then sines."""
+    # What rows share is loaded by the threads that have the rows: a row of it would go through shared memory.
+    dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (position.shape[0], DIMS))
+    row = rope + (tl.maximum(position, 0).to(tl.int64) * ROPE_DIM)[:, None]
+    return rotation(norm, row, dim, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+
+
+@triton.jit
+def finished(x, partner, own, other, eps, HEAD_DIM: tl.constexpr, QK_NORM: tl.constexpr):
+    """float16 [n, DIMS]: heads and their partners [n, DIMS] as attention reads them, own and other from `turns`."""
+    return to_half(finish_head(x, partner, own, other, eps, 1, HEAD_DIM, QK_NORM))

@@ -13,7 +13,13 @@ TENSOR_CORES = 8.0
 """Compute capability from which Triton uses them; before, products are plain arithmetic, which large ones spill in."""
 _ANY_KIB = 48  # of a chip that is not known: every one has so much
 
-_LEAST = {"rows": 16, "tile": 64, "warps": 4, "stages": 2}
+TILES, REGISTERS = "tiles", "registers"
+FEW = 8
+"""Tokens of a text, and lines of a program, that fit where keys and values stay in registers."""
+_READ_AGAIN = 4  # programs that may read the same keys by default
+_WIDEST = 256  # elements of a head: with more, registers hold no tile
+
+_LEAST = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
 _WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
 _WORDS_MASKED = 176  # where a window or a cap needs some
 
@@ -33,9 +39,17 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
     rows = [16]
     while rows[-1] < min(lines, 128) and tensor:
         rows.append(2 * rows[-1])
+    algorithms = (TILES, REGISTERS) if _in_registers(problem, device) else (TILES,)
+    if REGISTERS in algorithms:
+        rows.insert(0, FEW)
     sizes = ((16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 3, 4)) if tensor else ((16,), (8,), (1,))
     return Space(
         (
+            Parameter(
+                "algorithm", algorithms, default["algorithm"],
+                "keys and values in shared memory, tile after tile; or, of few rows, the first tile in registers, before "
+                "the kernel in front has ended",
+            ),
             Parameter("rows", tuple(rows), default["rows"], "rows of a program's products: tokens times query heads"),
             Parameter("tile", sizes[0], default["tile"], "positions read at a time"),
             Parameter("warps", sizes[1], default["warps"], "warps of a program"),
@@ -52,8 +66,18 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
         ),
         (
             Constraint(
-                "work for every warp", "warps divide a tile's scores by 8 rows or positions or more",
-                lambda c: 8 * c["warps"] <= max(c["rows"], c["tile"]) or not tensor,
+                "few rows in registers", f"programs with tiles in registers have {FEW} rows, others more",
+                lambda c: (c["rows"] == FEW) == (c["algorithm"] == REGISTERS),
+            ),
+            Constraint(
+                "one tile in registers", "stages, and edges that have a loop of their own, are of tiles in shared memory",
+                lambda c: c["algorithm"] == TILES or (c["stages"] == 1 and c["edges"] == "alike"),
+            ),
+            Constraint(
+                "work for every warp", "warps divide a tile's scores by 8 rows or positions or more; in registers, a tile "
+                "by 16 or 32 positions, whose keys and values 255 registers hold",
+                lambda c: _warps_fit(problem, c) if c["algorithm"] == REGISTERS else
+                8 * c["warps"] <= max(c["rows"], c["tile"]) or not tensor,
             ),
             Constraint(
                 "tiles fit in shared memory",
@@ -70,7 +94,7 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
             ),
             Constraint(
                 "nothing to combine", "one split needs no second kernel",
-                lambda c: c["splits"] > 1 or c["combine"] == "last",
+                lambda c: c["splits"] > 1 or c["combine"] == "last" or c["algorithm"] == REGISTERS,
             ),
         ),
     )  # fmt: skip
@@ -91,13 +115,29 @@ def block_tokens(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     return min(problem.tokens, config["rows"] // together(problem, config))
 
 
+def _in_registers(problem: PagedAttention, device: Device) -> bool:
+    """Whether there is a kernel that keeps tiles in registers."""
+    tensor = float(device.capability) >= TENSOR_CORES
+    return tensor and problem.tokens <= FEW and dims(problem) <= _WIDEST
+
+
+def _warps_fit(problem: PagedAttention, config: Mapping[str, Any]) -> bool:
+    """Of tiles in registers: each warp has 16 positions, the fewest of a product of values, or of small heads 32."""
+    positions, left = divmod(config["tile"], config["warps"])
+    return not left and (positions == 16 or (positions == 32 and dims(problem) <= 128))
+
+
 def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """Queries, keys and values in shared memory, and what warps tell each other: an upper bound."""
+    if config["algorithm"] == REGISTERS:  # 16 rows of two operands, or float32 of 8 lines, for each warp
+        return 64 * config["warps"] * max(dims(problem), 32) + 4096
     return 2 * dims(problem) * (config["rows"] + 2 * config["tile"] * config["stages"]) + 4096
 
 
 def words(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """Of 32 bits a thread: outputs, scores and weights, and a tile's addresses, with one stage also its keys."""
+    if config["algorithm"] == REGISTERS:
+        return 0  # `_warps_fit`
     held = config["rows"] * (2 * dims(problem) + 3 * config["tile"]) // 64
     if config["rows"] < 64:  # larger products read queries from shared memory
         held += config["rows"] * dims(problem) // 64
@@ -118,6 +158,8 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     every multiprocessor has a few programs; joining them is not worth a launch."""
     lines = problem.group * problem.tokens
     tensor = float(device.capability) >= TENSOR_CORES
+    if _in_registers(problem, device) and lines <= _READ_AGAIN * FEW:
+        return _untuned_few(problem, device, shared, splits)
     sizes: tuple[tuple[int, int], ...]  # rows, warps
     tiles: tuple[int, ...]
     stages: tuple[int, ...]
@@ -129,11 +171,11 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
         few = max(16, 1 << (lines - 1).bit_length())
         sizes, tiles, stages = tuple((rows, 4) for rows in dict.fromkeys((few, 16))), (64,), (3, 2, 1)
     tries = [
-        {"rows": rows, "tile": tile, "warps": warps, "stages": stage}
+        {"algorithm": TILES, "rows": rows, "tile": tile, "warps": warps, "stages": stage}
         for rows, warps in sizes for tile in tiles for stage in stages
     ]  # fmt: skip
     fitting = (c for c in tries if shared_bytes(problem, c) <= shared and words(problem, c) <= registers)
-    chosen = next(fitting, _LEAST) if tensor else {"rows": 16, "tile": 16, "warps": 8, "stages": 1}
+    chosen = next(fitting, _LEAST) if tensor else {"algorithm": TILES, "rows": 16, "tile": 16, "warps": 8, "stages": 1}
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))
@@ -144,3 +186,19 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
         "combine": "kernel" if apart else "last",
         "edges": "apart" if problem.tokens >= 16 and tensor else "alike",
     }
+
+
+def _untuned_few(problem: PagedAttention, device: Device, shared: int, splits: list[int]) -> dict[str, Any]:
+    """Measured on an H200 (docs/log.md). Several tokens: one program of eight warps a multiprocessor, which join fast.
+    One token: the same if they hold everything at once, else many of two warps, which take turns at loading."""
+    programs, longest = _programs(problem, FEW), problem.reach
+    common = {"algorithm": REGISTERS, "rows": FEW, "stages": 1, "combine": "last", "edges": "alike"}
+    sizes = ((8, 128, 9 * device.units // 8), (2, 32 if dims(problem) > 128 else 64, 8 * device.units))
+    chosen = common
+    for warps, tile, resident in sizes if shared_bytes(problem, common | {"warps": 8}) <= shared else sizes[1:]:
+        # Programs of a split: one more has the pass's own rows.
+        some = [s for s in splits if s == 1 or (s // 2 * tile < longest and programs * (s + 1) <= resident)]
+        chosen = common | {"tile": tile, "warps": warps, "splits": some[-1]}
+        if problem.tokens > 1 or some[-1] * tile >= longest:
+            break
+    return chosen

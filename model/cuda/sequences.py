@@ -10,7 +10,7 @@ Rows are compacted: the texts that take part are the first ones, so that few tex
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -150,10 +150,13 @@ class CudaSequences(Sequences):
         inputs, s = self._inputs(rows), self._scratch
         tokens, positions = inputs["tokens"], inputs["positions"]
         choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
+        first, *others = self._forward.launches(PassSize(rows, 1, context, head=True))
         return [
             *choose(rows, self._logits, positions, s),
             *cuda_rows.launches_advance(rows, s, tokens, positions, self._history, self._step),
-            *self._forward.launches(PassSize(rows, 1, context, head=True)),
+            # Attention reads positions, and what the step before has put into the pages, before it waits.
+            replace(first, after_all=True),
+            *others,
         ]
 
     def _drop(self, text: _Text) -> None:

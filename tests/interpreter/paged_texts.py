@@ -8,14 +8,20 @@ from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.paged_attention import cuda, reference
 from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.paged_attention.space import FEW, REGISTERS, TILES
 from kernel_templates.verify import verify
 
 LAYERS, CONTEXT = 2, 256
 
 
 def config(rows=16, tile=32, warps=1, splits=1, edges="alike", stages=1, combine="last"):
-    sizes = {"rows": rows, "tile": tile, "warps": warps, "stages": stages}
+    sizes = {"algorithm": TILES, "rows": rows, "tile": tile, "warps": warps, "stages": stages}
     return {**sizes, "splits": splits, "edges": edges, "combine": combine}
+
+
+def few(tile=32, warps=2, splits=1, combine="last"):
+    """Keys and values in registers."""
+    return config(FEW, tile, warps, splits, combine=combine) | {"algorithm": REGISTERS}
 
 
 class Texts:

@@ -27,6 +27,7 @@ DEVICES = {
     80: Device("cuda", "NVIDIA A100-SXM4-80GB", "8.0", 108, 80 << 30),
     90: Device("cuda", "NVIDIA H200", "9.0", 132, 140 << 30),
 }
+IN_TILES = {"algorithm": "tiles", "rows": 16, "tile": 64, "warps": 4, "stages": 3, "splits": 4}
 QWEN3_8B, QWEN3_06B, SMOLLM2 = (32, 8, 128), (16, 8, 128), (9, 3, 64)
 GEMMA3, PHI3, WIDE = (4, 1, 256), (32, 32, 96), (32, 8, 80)
 
@@ -65,22 +66,39 @@ def test_prompts_are_products_of_tensor_cores_over_tiles_on_their_way(shape, cap
     PagedAttention(1, 4, *QWEN3_8B, 1000),
 ], ids=lambda p: p.key)  # fmt: skip
 def test_few_rows_are_products_too(problem, capability):
+    """By default with keys and values from memory to registers, 16 bytes at a time, before the wait."""
     (code,) = compiled(problem, capability)
-    assert code.spills == 0
-    assert set(copies(code)) == {16} and "mma.sync" in code.ptx and "wgmma" not in code.ptx
+    assert "mma.sync" in code.ptx and "cp.async" not in code.ptx
+    assert "shfl.sync.idx" not in code.ptx, "what a thread loads it multiplies itself"
+    assert not re.findall(r"ld\.global[.\w]*\.b16", code.ptx), "float16 loaded piece by piece"
+    if capability >= 90:
+        *before, _after = code.ptx.split("griddepcontrol.wait")  # once each for the pass's own rows and for tiles
+        assert len(before) == 2 and max(part.count("ld.global.v4.b32") for part in before) >= 1
+        assert "st.global" not in before[0]
+    (tiles,) = compiled(problem, capability, **IN_TILES)
+    assert tiles.spills == 0
+    assert set(copies(tiles)) == {16} and "mma.sync" in tiles.ptx and "wgmma" not in tiles.ptx
 
 
+@pytest.mark.parametrize("shape", [QWEN3_06B, SMOLLM2, GEMMA3, WIDE], ids=str)
 @pytest.mark.parametrize("capability", [80, 90])
-def test_splits_are_joined_by_the_last_or_by_a_kernel(capability):
+def test_tiles_of_16_positions_a_warp_stay_in_registers(shape, capability):
+    (code,) = compiled(PagedAttention(2, 2, *shape, 640), capability, tile=64, warps=4, splits=4)
+    assert code.spills == 0
+
+
+@pytest.mark.parametrize("config", [{}, IN_TILES], ids=["registers", "tiles"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_splits_are_joined_by_the_last_or_by_a_kernel(capability, config):
     """The count is of integers, after every thread's stores: Triton puts no barrier there by itself."""
     problem = PagedAttention(1, 4, *QWEN3_8B, 1000)
-    (code,) = compiled(problem, capability)
+    (code,) = compiled(problem, capability, **config)
     (counting,) = re.findall(r"atom\.[\w.]+", code.ptx)
     assert counting.endswith("add.u32") and "acq_rel" in counting
     before = code.ptx[: code.ptx.index(counting)]
     assert before.rindex("bar.sync") > before.rindex("st.global")
     assert "ld.global.cg" in code.ptx[len(before) :], "parts of others are read past the first-level cache"
-    attend, join = compiled(problem, capability, combine="kernel")
+    attend, join = compiled(problem, capability, **config, combine="kernel")
     assert "atom" not in attend.ptx and attend.spills == join.spills == 0
 
 
@@ -110,7 +128,7 @@ def finishing(problem, capability):
 def test_heads_of_few_tokens_are_finished_without_spills(problem, capability):
     """And nothing is written before the kernel in front has ended."""
     code = finishing(problem, capability)
-    assert code.spills == 0 and "mma.sync" in code.ptx
+    assert "mma.sync" in code.ptx and "shfl.sync.idx" not in code.ptx
     assert not re.findall(r"ld\.global[.\w]*\.b16", code.ptx)
     if capability >= 90:
         assert "st.global" not in code.ptx[: code.ptx.index("griddepcontrol.wait")]
@@ -121,8 +139,8 @@ def test_many_tokens_or_many_heads_of_a_program_are_not_finished():
         made = PagedAttention(*problem)
         return cuda.finishes(made, space.cuda(made, DEVICES[90]).default)
 
-    assert default(1, 8, *QWEN3_06B, 1000) and default(64, 1, *QWEN3_8B, 1000)
-    assert not default(1, 16, *QWEN3_06B, 1000) and not default(1, 8, *QWEN3_8B, 1000)
+    assert default(1, 8, *QWEN3_06B, 1000) and default(64, 1, *QWEN3_8B, 1000) and default(1, 8, *QWEN3_8B, 1000)
+    assert not default(1, 16, *QWEN3_06B, 1000) and not default(1, 8, 40, 2, 128, 1000)
 
 
 def test_the_next_page_is_looked_up_a_tile_ahead():
@@ -162,7 +180,7 @@ def test_a_profiler_knows_its_kernels_and_what_they_read():
     by_kernel = Config({**default, "combine": "kernel"})
     (alone,) = kernel_table.without_a_gpu(problem, default, "default")
     attend, join = kernel_table.without_a_gpu(problem, by_kernel, "default")
-    assert (alone.kernel, attend.kernel, join.kernel) == ("attend_pages", "attend_pages", "combine_pages")
+    assert (alone.kernel, attend.kernel, join.kernel) == ("attend_few", "attend_few", "join_few")
     cached = 4 * 8 * 128 * sum(last + 1 for last in problem.last_positions)
     assert cached < attend.bytes_needed < 1.2 * cached
 

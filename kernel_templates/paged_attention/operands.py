@@ -1,0 +1,146 @@
+"""Few rows on tensor cores: what a thread loads in 16 bytes is what it multiplies.
+
+Of a product of 16 rows, 16 columns and 8 (mma.m16n8k16) thread 4 g + j has, of the left operand, rows g and g + 8 and
+columns 2j, 2j + 1, 2j + 8 and 2j + 9, those as rows of the right one, whose column g it has, and of the result columns
+2j and 2j + 1. Which elements of a head and which positions those are is free, as long as both sides agree. So tensors
+are [4, 8, W, ...], j, g and one of W warps, and behind these axes a thread has
+
+    keys     [T, C, 8]         position 8 t + g of its warp's 8 T, elements 32 c + 8 j + i
+    values   [T, 2, CC, EV]    position 8 t + 2 j + e, elements (8 cc + g) EV + i
+    scores   [T, 2]            line g, position 8 t + 2 j + e
+    outputs  [CC, 2, EV]       line g, elements (8 cc + 2 j + e) EV + i
+
+A line is one query head of one row of the pass; there are at most 8, and rows 8 to 15 of a product are of no use.
+
+Nothing here uses `tl.join`: behind it Triton expects weights of 4 bits, and gives a thread other columns.
+"""
+
+import triton
+import triton.language as tl
+
+from kernel_templates.attention.scores import capped
+from kernel_templates.paged_attention.cuda_kernel import UNSEEN, inner_factor, outer_factor
+
+
+@triton.jit
+def of_keys(k):
+    """[W, DIMS, 8 T], the right operand of scores."""
+    W: tl.constexpr = k.shape[2]
+    T: tl.constexpr = k.shape[3]
+    C: tl.constexpr = k.shape[4]
+    k = tl.permute(tl.reshape(k, [4, 8, W, T, C, 2, 2, 2]), (2, 4, 5, 6, 0, 7, 3, 1))  # w c a p j e t g
+    return tl.reshape(k, [W, 32 * C, 8 * T])
+
+
+@triton.jit
+def of_values(v):
+    """[W, 8 T, DIMS], the right operand of outputs."""
+    W: tl.constexpr = v.shape[2]
+    T: tl.constexpr = v.shape[3]
+    DIMS: tl.constexpr = 8 * v.shape[5] * v.shape[6]
+    return tl.reshape(tl.permute(v, (2, 3, 0, 4, 5, 6, 1)), [W, 8 * T, DIMS])  # w t j e cc i g
+
+
+@triton.jit
+def of_rows(x, W: tl.constexpr):
+    """[W, 16, DIMS], the left operand of scores, of a program's n rows [n, DIMS], all of them for each warp, again and
+    again."""
+    N: tl.constexpr = x.shape[0]
+    DIMS: tl.constexpr = x.shape[1]
+    x = tl.permute(tl.reshape(x, [N, DIMS // 32, 4, 2, 2, 2]), (0, 1, 3, 4, 2, 5))  # c a p j e
+    return _for_warps(tl.reshape(x, [N, DIMS]), W)
+
+
+@triton.jit
+def of_own_values(x, W: tl.constexpr, EV: tl.constexpr):
+    """[W, 16, DIMS], the right operand of outputs, of n rows [n, DIMS]."""
+    N: tl.constexpr = x.shape[0]
+    DIMS: tl.constexpr = x.shape[1]
+    x = tl.permute(tl.reshape(x, [N, DIMS // 8 // EV, 8, EV]), (0, 1, 3, 2))  # cc i g
+    return _for_warps(tl.reshape(x, [N, DIMS]), W)
+
+
+@triton.jit
+def _for_warps(x, W: tl.constexpr):
+    N: tl.constexpr = x.shape[0]
+    DIMS: tl.constexpr = x.shape[1]
+    return tl.reshape(tl.broadcast_to(x[None, None], [W, 16 // N, N, DIMS]), [W, 16, DIMS])
+
+
+@triton.jit
+def _upper(y):
+    """Of [4, 8, W, ..., 2] the first of the last axis, rows of a product and those 8 below."""
+    upper, _lower = tl.split(y)
+    return upper
+
+
+@triton.jit
+def scores(q, k):
+    """float32 [4, 8, W, T, 2] of operands [W, 16, DIMS] and [W, DIMS, 8 T]."""
+    W: tl.constexpr = k.shape[0]
+    T: tl.constexpr = k.shape[2] // 8
+    return _upper(tl.permute(tl.reshape(tl.dot(q, k), [W, 2, 8, T, 4, 2]), (4, 2, 0, 3, 5, 1)))  # j g w t e half
+
+
+@triton.jit
+def outputs(weights, v, CC: tl.constexpr, EV: tl.constexpr):
+    """float32 [4, 8, W, CC, 2, EV] of weights float32 [4, 8, W, T, 2] and an operand [W, 8 T, DIMS]."""
+    W: tl.constexpr = weights.shape[2]
+    T: tl.constexpr = weights.shape[3]
+    x = tl.broadcast_to(weights.to(tl.float16)[:, :, :, :, :, None], [4, 8, W, T, 2, 2])
+    x = tl.reshape(tl.permute(x, (2, 5, 1, 3, 0, 4)), [W, 16, 8 * T])  # w half g t j e
+    y = tl.reshape(tl.dot(x, v), [W, 2, 8, CC, EV, 4, 2])
+    return _upper(tl.permute(y, (5, 2, 0, 3, 6, 4, 1)))  # j g w cc e i half
+
+
+@triton.jit
+def step(
+    q, k, v, at, p, m, total, acc,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """A step of each warp's own online softmax: m, total [1, 8, W] and acc, outputs, as they are afterwards.
+
+    q, k, v: operands; at: positions, of scores' shape; p: of lines, [4, 8, W]."""
+    W: tl.constexpr = at.shape[2]
+    T: tl.constexpr = at.shape[3]
+    OUTSIDE: tl.constexpr = outer_factor(SCALE, SOFTCAP)
+    s = scores(q, k)
+    if SOFTCAP > 0:
+        INSIDE: tl.constexpr = inner_factor(SCALE, SOFTCAP)
+        s = capped(s * INSIDE, SOFTCAP, ASM)
+    seen = at <= p[:, :, :, None, None]
+    if WINDOW > 0:
+        seen = seen & (at > p[:, :, :, None, None] - WINDOW)
+    s = tl.where(seen, s, UNSEEN)
+    top = tl.max(tl.max(tl.reshape(s, [4, 8, W, 2 * T]), 3), 0, keep_dims=True) * OUTSIDE
+    top = tl.maximum(m, top)
+    share = tl.exp2(m - top)
+    weights = tl.exp2(s * OUTSIDE - top[:, :, :, None, None])
+    total = total * share + tl.sum(tl.sum(tl.reshape(weights, [4, 8, W, 2 * T]), 3), 0, keep_dims=True)
+    acc = acc * share[:, :, :, None, None, None] + outputs(weights, v, acc.shape[3], acc.shape[5])
+    return top, total, acc
+
+
+@triton.jit
+def _join(m1, l1, m2, l2):
+    m = tl.maximum(m1, m2)
+    return m, l1 * tl.exp2(m1 - m) + l2 * tl.exp2(m2 - m)
+
+
+@triton.jit
+def settle(m, total, acc, LOWEST: tl.constexpr):
+    """All warps' softmax: outputs float32 [8 DIMS], line after line, and the logarithms of their weights' sums,
+    [1, 8, W or 1], LOWEST of none."""
+    W: tl.constexpr = acc.shape[2]
+    SIZE: tl.constexpr = 64 * acc.shape[3] * acc.shape[5]
+    top = m
+    if W > 1:
+        top, total = tl.reduce((m, total), 2, _join, keep_dims=True)
+    share = tl.exp2(m - top) * (1.0 / tl.where(total > 0, total, 1.0))
+    y = tl.permute(acc * share[:, :, :, None, None, None], (2, 1, 3, 0, 4, 5))  # w g cc j e i
+    if W == 1:
+        y = tl.reshape(y, [SIZE])
+    else:  # the two that `split` parts lie in one thread: so values change places once
+        even, odd = tl.split(tl.permute(tl.reshape(y, [W // 2, 2, SIZE]), (0, 2, 1)))
+        y = tl.sum(even + odd, 0)
+    return y, tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), LOWEST)
