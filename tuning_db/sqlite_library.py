@@ -6,7 +6,6 @@ import sys
 _absent = "pandas" not in sys.modules
 if _absent:
     sys.modules["pandas"] = None  # type: ignore[assignment]  # importing it then raises what sqlite-utils expects
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # importing it raises what sqlite-utils expects
 try:
     from sqlite_utils import Database
 finally:
