@@ -17,7 +17,7 @@ TILES, REGISTERS = "tiles", "registers"
 FEW = 8
 """Tokens of a text, and lines of a program, that fit where keys and values stay in registers."""
 _READ_AGAIN = 4  # programs that may read the same keys by default
-_WIDEST = 256  # elements of a head: with more, registers hold no tile
+_WIDEST = 128  # elements of a head: of 256, a warp's 16 positions and outputs spill up to 2 KB a thread
 
 _LEAST: dict[str, Any] = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
 _WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
@@ -76,7 +76,7 @@ def cuda(problem: PagedAttention, device: Device) -> Space:
             Constraint(
                 "work for every warp",
                 "warps divide a tile's scores by 8 rows or positions or more; in registers by 16 or 32 positions",
-                lambda c: _warps_fit(problem, c, tensor),
+                lambda c: _warps_fit(c, tensor),
             ),
             Constraint(
                 "tiles fit in shared memory",
@@ -120,13 +120,12 @@ def _in_registers(problem: PagedAttention, device: Device) -> bool:
     return tensor and problem.tokens <= FEW and dims(problem) <= _WIDEST
 
 
-def _warps_fit(problem: PagedAttention, config: Mapping[str, Any], tensor: bool) -> bool:
-    """Of tiles in registers, 16 positions a warp, the fewest of a product of values, or 32: 255 registers hold both
-    keys and values of 32 for heads of 128 elements."""
+def _warps_fit(config: Mapping[str, Any], tensor: bool) -> bool:
+    """Of tiles in registers, 16 positions a warp, the fewest of a product of values, or 32, which spill a little."""
     if config["algorithm"] == TILES:
         return 8 * config["warps"] <= max(config["rows"], config["tile"]) or not tensor
     each, left = divmod(config["tile"], config["warps"])
-    return not left and (each == 16 or (each == 32 and dims(problem) <= 128))
+    return not left and each in (16, 32)
 
 
 def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
@@ -195,7 +194,7 @@ def _untuned_few(problem: PagedAttention, device: Device, shared: int, splits: l
     One token: the same if they hold everything at once, else many of two warps, which take turns at loading."""
     programs, longest = _programs(problem, FEW), problem.reach
     common: dict[str, Any] = {"algorithm": REGISTERS, "rows": FEW, "stages": 1, "combine": "last", "edges": "alike"}
-    sizes = ((8, 128, 9 * device.units // 8), (2, 32 if dims(problem) > 128 else 64, 8 * device.units))
+    sizes = ((8, 128, 9 * device.units // 8), (2, 64, 8 * device.units))
     chosen = common
     for warps, tile, resident in sizes if shared_bytes(problem, common | {"warps": 8}) <= shared else sizes[1:]:
         # Programs of a split: one more has the pass's own rows.

@@ -27,7 +27,7 @@ DEVICES = {
     80: Device("cuda", "NVIDIA A100-SXM4-80GB", "8.0", 108, 80 << 30),
     90: Device("cuda", "NVIDIA H200", "9.0", 132, 140 << 30),
 }
-IN_TILES = {"algorithm": "tiles", "rows": 16, "tile": 64, "warps": 4, "stages": 3, "splits": 4}
+IN_TILES = {"algorithm": "tiles", "rows": 16, "tile": 64, "warps": 4, "stages": 3, "splits": 2}
 QWEN3_8B, QWEN3_06B, SMOLLM2 = (32, 8, 128), (16, 8, 128), (9, 3, 64)
 GEMMA3, PHI3, WIDE = (4, 1, 256), (32, 32, 96), (32, 8, 80)
 
@@ -80,7 +80,7 @@ def test_few_rows_are_products_too(problem, capability):
     assert set(copies(tiles)) == {16} and "mma.sync" in tiles.ptx and "wgmma" not in tiles.ptx
 
 
-@pytest.mark.parametrize("shape", [QWEN3_06B, SMOLLM2, GEMMA3, WIDE], ids=str)
+@pytest.mark.parametrize("shape", [QWEN3_06B, SMOLLM2, WIDE], ids=str)
 @pytest.mark.parametrize("capability", [80, 90])
 def test_tiles_of_16_positions_a_warp_stay_in_registers(shape, capability):
     (code,) = compiled(PagedAttention(2, 2, *shape, 640), capability, tile=64, warps=4, splits=4)
@@ -140,6 +140,7 @@ def test_many_tokens_or_many_heads_of_a_program_are_not_finished():
         return cuda.finishes(made, space.cuda(made, DEVICES[90]).default)
 
     assert default(1, 8, *QWEN3_06B, 1000) and default(64, 1, *QWEN3_8B, 1000) and default(1, 8, *QWEN3_8B, 1000)
+    assert not default(1, 4, *GEMMA3, 1000), "registers do not hold heads of 256 elements"
     assert not default(1, 16, *QWEN3_06B, 1000) and not default(1, 8, 40, 2, 128, 1000)
 
 
