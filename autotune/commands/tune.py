@@ -136,6 +136,8 @@ def tune(
     options.writable(timeline_path, "--timeline")
     if device != options.CPU and early.begin_libraries():  # both go on while the model's header is read
         fork_server.begin()
+    else:
+        options.require(device)
     wanted = model_problems(model, ops, device, context, widths)
     here = options.detect(device)
     if objective != "time":
