@@ -11,6 +11,7 @@ from tuning_db.profile_records import Profile, RowKind
 from tuning_db.trace_records import KINDS, Trace
 
 RAN = (RowKind.KERNEL, RowKind.GRAPH, RowKind.SUMMARY)
+MOVED = (RowKind.COPY, RowKind.FILL)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ def kernel_times(profile: Profile, trace: Trace) -> list[KernelTime]:
         count[trace.names[place]] += int(often[place])
         time[trace.names[place]] += float(spent[place])
     return [KernelTime(name, count[name], time.get(name), untimed[name]) for name in count]
+
+
+def moved_ns(profile: Profile, trace: Trace) -> float | None:
+    """Time of the copies and fills in one report; None where it has none that were timed."""
+    times = [x.duration_ns for x in profile.launches if x.kind in MOVED and x.duration_ns is not None]
+    known = [launch.place for launch in profile.launches]
+    rest = np.isin(trace.kind, [KINDS.index(kind) for kind in MOVED]) & ~np.isin(trace.place, known)
+    times += [float(trace.duration_ns[rest].sum())] if rest.any() else []
+    return sum(times) if times else None
 
 
 def kernel_groups(data: PageData, reports: Iterable[int]) -> list[KernelGroup]:

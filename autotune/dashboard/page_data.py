@@ -40,6 +40,16 @@ class RunData:
         return tuple((datetime.fromisoformat(t.created_at) - start).total_seconds() for t in self.trials)
 
     @cached_property
+    def clocked(self) -> bool:
+        """Whether it is known when each trial ended. Those of a run that was imported were all recorded at once, when
+        it was."""
+        moments = {t.created_at for t in self.trials}
+        if len(self.trials) != 1:
+            return len(moments) > 1
+        start, ended = self.stored.started_at, self.trials[0].created_at
+        return start < ended <= (self.stored.finished_at or ended)
+
+    @cached_property
     def working(self) -> tuple[tuple[int, float], ...]:
         """(place, median ns) of the trials that worked."""
         return tuple(

@@ -275,7 +275,8 @@ def significant(value: float, digits: int = 4) -> str:
     if value == 0 or not 1e-6 <= abs(value) < 1e15:
         return f"{value:g}"
     text = f"{value:.{digits}g}"
-    decimals = len(text.partition(".")[2]) if "." in text and "e" not in text else 0
+    mantissa, _, exponent = text.partition("e")
+    decimals = max(0, len(mantissa.partition(".")[2]) - int(exponent or 0))
     return f"{float(text):,.{decimals}f}"
 
 

@@ -76,9 +76,11 @@ def _rows(path: Path, is_header: IsHeader) -> Iterator[tuple[list[str], str | No
     """Rows from the first header on; a header with the line before it, other rows with None."""
     lines = _Lines(path, is_header)
     reader = csv.reader(lines, strict=True)
+    begun = False
     try:
         for row in reader:
             if is_header(row):
+                begun = True
                 yield row, lines.said
                 lines.said = ""
             elif row:
@@ -86,25 +88,33 @@ def _rows(path: Path, is_header: IsHeader) -> Iterator[tuple[list[str], str | No
     except UnicodeDecodeError:
         raise files.unusable(path, "is damaged: it is not UTF-8 text", AGAIN) from None
     except csv.Error as error:
+        if begun and lines.at_end and lines.began == lines.number:
+            yield [""], None  # the file ends within the last line's cell: a row that is too short
+            return
         raise files.unusable(path, f"is damaged in line {lines.number} ({error})", AGAIN) from None
 
 
 class _Lines:
-    """The lines of a file that are rows. said: the last other line; number: of the line that was read last."""
+    """The lines of a file that are rows. said: the last other line; number: of the line that was read last; began: of
+    the one in which its row begins; at_end: whether there are no more."""
 
     def __init__(self, path: Path, is_header: IsHeader) -> None:
         self._lines, self._is_header, self._path = text_lines(path), is_header, path
         self._header: list[str] = []
         self._quoted = self._inside = False
-        self.said, self.number = "", 0
+        self.said, self.number, self.began, self.at_end = "", 0, 0, False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         while True:
-            line = next(self._lines)
+            line = next(self._lines, None)
+            if line is None:
+                self.at_end = True
+                raise StopIteration
             self.number += 1
+            self.began = self.began if self._inside else self.number
             if self._inside or self._is_row(line):
                 self._inside ^= line.count('"') % 2 == 1  # a quoted cell goes on in the next line
                 return line

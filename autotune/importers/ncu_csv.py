@@ -233,7 +233,9 @@ def _launch(place: int, one: _Launch, columns: Columns) -> KernelLaunch:
     for name, (_, value) in one.numbers.items():
         values[columns.places[name]] = value
     metrics, about = Metrics(columns, values, one.texts), one.about
-    duration, count = metrics.number(DURATION), _whole(about.get(COUNT, "")) or 1
+    unit, duration = one.numbers.get(DURATION, ("", None))
+    duration = duration if unit == "ns" else None  # what is in no known unit of time is no time
+    count = _whole(about.get(COUNT, "")) or 1
     return KernelLaunch(
         place=place, kernel=about.get(KERNEL) or "kernel of no name", grid=triple(about.get("Grid Size", "")),
         kind=RowKind.SUMMARY if COUNT in about else RowKind.KERNEL, block=triple(about.get("Block Size", "")),
@@ -245,7 +247,7 @@ def _launch(place: int, one: _Launch, columns: Columns) -> KernelLaunch:
 
 def _check_order(path: Path, numbers: Iterable[str]) -> None:
     """Launches are numbered in order. Raises UserError if these are not."""
-    numbers = list(numbers)
+    numbers = [number.replace(",", "") for number in numbers]
     if not all(number.isdigit() for number in numbers):
         raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
     if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
@@ -267,7 +269,8 @@ def triple(text: str) -> tuple[int, int, int] | None:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.strip().isdigit() else None
+    plain = text.replace(",", "").strip()  # thousands
+    return int(plain) if plain.isdigit() else None
 
 
 IMPORTER = Importer("Nsight Compute CSV", recognizes, read, localized=True)

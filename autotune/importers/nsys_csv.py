@@ -47,6 +47,8 @@ TITLES = {
     "nvtx_gpu_proj_trace": "NVTX ranges in time, on the GPU",
     "osrt_sum": "Time of calls of the operating system",
     "um_sum": "Unified memory: migrations and page faults",
+    "um_total_sum": "Unified memory: all migrations and page faults",
+    "mpi_event_sum": "Time of MPI events, on the host",
 }
 # What they were called until 2022.
 _OLD_NAMES = {
@@ -55,6 +57,7 @@ _OLD_NAMES = {
     "cudaapitrace": "cuda_api_trace", "kernexecsum": "cuda_kern_exec_sum", "kernexectrace": "cuda_kern_exec_trace",
     "nvtxsum": "nvtx_sum", "nvtxppsum": "nvtx_pushpop_sum", "nvtxpptrace": "nvtx_pushpop_trace",
     "nvtxsssum": "nvtx_startend_sum", "nvtxkernsum": "nvtx_kern_sum", "osrtsum": "osrt_sum", "umsum": "um_sum",
+    "umtotalsum": "um_total_sum", "mpieventsum": "mpi_event_sum",
     "gpukerngbsum": "cuda_gpu_kern_gb_sum",
 }  # fmt: skip
 # Columns that tell a report, for files that do not name it; the first that fits.
@@ -63,7 +66,7 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
     ("cuda_gpu_kern_gb_sum", frozenset({"Total Time", "GridXYZ", "BlockXYZ", "Name"})),
     ("nvtx_kern_sum", frozenset({"NVTX Range", "Kernel Name"})),
     ("cuda_kern_exec_sum", frozenset({"API Name", "Kernel Name", "QCount"})),
-    ("cuda_kern_exec_trace", frozenset({"API Name", "Kernel Name", "Queue Start"})),
+    ("cuda_kern_exec_trace", frozenset({"API Start", "Kernel Name", "Queue Start"})),
     ("cuda_gpu_sum", frozenset({"Total Time", "Category", "Operation"})),
     ("cuda_gpu_mem_time_sum", frozenset({"Total Time", "Operation"})),
     (SIZES, frozenset({"Total", "Operation"})),
@@ -73,10 +76,15 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
     ("nvtx_pushpop_sum", frozenset({"Total Time", "Range"})),
     ("nvtx_pushpop_trace", frozenset({"Start", "Duration", "RangeId"})),
     ("cuda_api_trace", frozenset({"Start", "Duration", "Name", "Result"})),
+    ("um_sum", frozenset({"Virtual Address", "HtoD Migration Size"})),
+    ("um_total_sum", frozenset({"Total HtoD Migration Size", "Total DtoH Migration Size"})),
+    ("mpi_event_sum", frozenset({"Total Time", "Instances", "Source", "Name"})),
     ("cuda_gpu_kern_sum", frozenset({"Total Time", "Instances", "Name"})),
     ("cuda_api_sum", frozenset({"Total Time", "Num Calls", "Name"})),
     ("cuda_api_sum", frozenset({"Total Time", "Calls", "Name"})),
 )
+# Reports of other interfaces, whose columns are those of kernels or ranges: what they are named settles it.
+_OTHERS = re.compile(r"(?:mpi|openacc|openmp|opengl|vulkan|dx1[12]|wddm|nvvideo|network|syscall)_\w+")
 _RENAMED = {"Average": "Avg", "Minimum": "Min", "Maximum": "Max", "Median": "Med"}
 _TIMES = frozenset({"Total Time", "Avg", "Med", "Min", "Max", "StdDev", "Start", "Duration", "End"})
 _OWN = frozenset({"Time", "Total Time", "Total", "Start", "Duration"})
@@ -179,7 +187,7 @@ def _split(cell: str) -> tuple[str, str]:
 def _report(table: Table) -> _Report:
     named = _NAMED.search(table.title)
     name = _OLD_NAMES.get(named[1], named[1]) if named else ""
-    if name not in TITLES:
+    if name not in TITLES and not _OTHERS.fullmatch(name):
         name = _by_columns(table.header) or name or "report"
     columns = tuple(map(_column, table.header))
     names = [column.name for column in columns]

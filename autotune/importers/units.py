@@ -11,6 +11,7 @@ _SCALED = ("byte", "hz", "Hz", "bit", "flop", "inst", "cycle", "sector", "warp",
 _NANOSECONDS = {
     "ns": 1.0, "nsecond": 1.0, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6, "s": 1e9, "second": 1e9,
     "sec": 1e9, "nsec": 1.0, "usec": 1e3, "msec": 1e6,
+    "\u00b5s": 1e3, "\u03bcs": 1e3,
 }  # fmt: skip
 # As Nsight Systems writes sizes.
 _BYTES = {

@@ -1,5 +1,7 @@
 """The pages of imported reports: what they say agrees with the reports' own numbers, and what is unknown stays so."""
 
+import json
+
 import numpy as np
 import pytest
 from dashboard_samples import profile, store
@@ -10,9 +12,20 @@ from autotune.dashboard.hardware_use import instruction_mix, opcode, pipes, roof
 from autotune.dashboard.kernel_groups import kernel_groups
 from autotune.dashboard.metric_lists import metric_lists
 from autotune.dashboard.page_data import profiled_launches
-from autotune.dashboard.page_elements import Bars, MemoryChart, MetricList, Table
-from autotune.dashboard.pages import kernel, pages, reports, roofline_reports
-from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile, Provenance, RowKind, SourceLine
+from autotune.dashboard.page_elements import Bars, MemoryChart, MetricList, Table, significant
+from autotune.dashboard.pages import kernel, overview, pages, reports, roofline_reports, run
+from autotune.importers import kernel_tuner, tuning_results
+from tuning_db import open_db
+from tuning_db.profile_records import (
+    Columns,
+    KernelLaunch,
+    Metrics,
+    Profile,
+    Provenance,
+    ReportTable,
+    RowKind,
+    SourceLine,
+)
 
 ORIGIN = Provenance("a.ncu-rep", "a" * 64, 1, "Nsight Compute", "ncu-rep")
 
@@ -189,3 +202,65 @@ def test_a_report_of_600_kernels_is_a_small_page(tmp_path):
     page = next(page for page in pages(collect(tmp_path / "many.db")) if page.id == "kernel")
     everything = next(detail for detail in page.details if detail.id == "kernel-all").blocks[0]
     assert len(everything.rows) == 600 and sum(cell.href is not None for row in everything.rows for cell in row) == 80
+
+
+def reported(page, caption="Imported reports"):
+    table = next(block for block in page.blocks if isinstance(block, Table) and block.caption == caption)
+    return [{column.name: cell for column, cell in zip(table.columns, row, strict=True)} for row in table.rows]
+
+
+def test_reports_without_kernels_are_on_the_front_page(tmp_path):
+    ranges = ReportTable("nvtx_sum", "Ranges", ("Range",), ("",), ((":step",),))
+    trial = KernelLaunch(0, "k", RowKind.TRIAL, duration_ns=1.0, config={"block": 1})
+    store(
+        tmp_path / "a.db",
+        [
+            Profile(Provenance("ranges.csv", "a" * 64, 1, "Nsight Systems", "csv"), (), tables=(ranges,)),
+            Profile(Provenance("helion.csv", "b" * 64, 1, "Helion", "log"), (trial,)),
+        ],
+    )
+    page = reports.page(collect(tmp_path / "a.db"))
+    assert page.answer.startswith("2 reports without kernels")
+    rows = reported(page)
+    assert [(row["report"].text, row["report"].href) for row in rows] == [
+        ("ranges.csv", "#tables-0"), ("helion.csv", "#tables-1"),
+    ]  # fmt: skip
+    assert {row["kernels"].text for row in rows} == {"–"}
+
+
+def test_copies_and_fills_are_beside_the_kernels_time(tmp_path):
+    rows = (
+        KernelLaunch(0, "k", RowKind.SUMMARY, duration_ns=1e3, count=2),
+        KernelLaunch(1, "[CUDA memcpy HtoD]", RowKind.COPY, duration_ns=9e3, count=3, direction="HtoD"),
+        KernelLaunch(2, "[CUDA memset]", RowKind.FILL, duration_ns=1e3, count=1),
+    )
+    store(tmp_path / "a.db", [Profile(Provenance("a.csv", "a" * 64, 1, "Nsight Systems", "csv"), rows)])
+    (row,) = reported(reports.page(collect(tmp_path / "a.db")))
+    assert (row["kernel time"].value, row["copies and fills"].value) == (1e3, 1e4)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5e-5, "0.00005"), (1.5e-5, "0.000015"), (1.25e-6, "0.00000125"), (0.25, "0.25"), (12_345.6, "12,350"), (2, "2")],
+)
+def test_small_numbers_are_not_shown_as_zero(value, text):
+    assert significant(value) == text
+
+
+def test_times_that_an_imported_run_does_not_tell_are_unknown(tmp_path):
+    cache = {
+        "device_name": "Some GPU", "kernel_name": "mul", "problem_size": 1, "tune_params_keys": ["block"],
+        "tune_params": {"block": [32, 64]}, "cache": {"32": {"block": 32, "time": 2.0}, "64": {"block": 64, "time": 1}},
+    }  # fmt: skip
+    (tmp_path / "cache.json").write_text(json.dumps(cache))
+    results = kernel_tuner.read(tmp_path / "cache.json")
+    with open_db(tmp_path / "a.db") as db:
+        tuning_results.store(results, db)
+    data = collect(tmp_path / "a.db")
+    page = run.page(data)
+    (row,) = reported(page, "Every run")
+    assert (row["wall"].text, row["compiling"].text, row["best"].value) == ("–", "–", 1000)
+    text = page.details[0].blocks[0].text
+    assert "when each ended is unknown. How long compiling took is unknown." in text
+    assert "Best so far by wall time" not in [getattr(block, "title", "") for block in page.details[0].blocks]
+    assert overview.page(data).answer.startswith("1 run in Run")

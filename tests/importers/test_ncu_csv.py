@@ -23,7 +23,7 @@ from tuning_db.profile_records import RowKind
         ("Gbyte/second", ("byte/s", 1e9)), ("byte/ns", ("byte/s", 1e9)), ("Ghz", ("hz", 1e9)), ("hz", ("hz", 1)),
         ("cycle/nsecond", ("hz", 1e9)), ("Kbyte/block", ("byte/block", 1e3)), ("%", ("%", 1)), ("", ("", 1)),
         ("inst/cycle", ("inst/cycle", 1)), ("register/thread", ("register/thread", 1)), ("Minst", ("inst", 1e6)),
-        ("%/Kbyte", ("%/byte", 1e3)),
+        ("%/Kbyte", ("%/byte", 1e3)), ("\u00b5s", ("ns", 1e3)), ("\u03bcs", ("ns", 1e3)),
     ],
 )  # fmt: skip
 def test_units_come_in_their_base(printed, expected):
@@ -295,3 +295,30 @@ def test_a_page_that_a_spreadsheet_saved_without_quotes(tmp_path):
     read, whole = ncu_csv.read(path), ncu_csv.read(quoted)
     assert [dict(x.metrics) for x in read.launches] == [dict(x.metrics) for x in whole.launches]
     assert read.launches[0].kernel == whole.launches[0].kernel and not read.provenance.partial
+
+
+@pytest.mark.parametrize("lost", [1, 4, 9])
+def test_a_file_cut_within_a_cell_is_partial(tmp_path, lost):
+    path = tmp_path / "raw.csv"
+    path.write_text(RAW.rstrip()[:-lost])
+    profile = ncu_csv.read(path)
+    assert [launch.kernel for launch in profile.launches] == ['void f<int>(int *, "x")']
+    assert (profile.provenance.found, profile.provenance.expected) == (1, 2)
+
+
+def test_a_duration_in_no_known_unit_is_unknown(tmp_path):
+    path = tmp_path / "raw.csv"
+    path.write_text(RAW.replace('"us"', '"fortnight"'))
+    assert ncu_csv.read(path).launches[0].duration_ns is None
+
+
+def test_thousands_in_the_count_of_launches(tmp_path):
+    path = tmp_path / "summary.csv"
+    path.write_text(
+        table(
+            ["Process ID", "Kernel Name", "Invocations", "Section Name", "Metric Name", "Metric Unit", "Average"],
+            ["7", "f", "1,000", "Command line profiler metrics", "gpu__time_duration.sum", "ms", "2.0"],
+        )
+    )
+    (launch,) = ncu_csv.read(path).launches
+    assert (launch.count, launch.duration_ns) == (1000, 2e9)

@@ -169,3 +169,37 @@ def test_other_tables_are_not_taken_for_one(tmp_path, text):
 )  # fmt: skip
 def test_units_of_nsys(unit, base):
     assert units.base(unit) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "report"),
+    [
+        (SUM.format("Source,Name") + "100.0,9000,3,3000.0,3000.0,2900,3100,10.0,mpi,MPI_Barrier\n", "mpi_event_sum"),
+        (
+            "Processing [a.sqlite] with [/reports/vulkan_gpu_marker_sum.py]... \n"
+            + SUM.format("Range") + "100.0,9000,3,3000.0,3000.0,2900,3100,10.0,frame\n",
+            "vulkan_gpu_marker_sum",
+        ),
+        (
+            "Virtual Address,HtoD Migration Size (MB),DtoH Migration Size (MB),CPU Page Faults,GPU Page Faults,"
+            "Migration Throughput (MB/s)\n0x7f0000000000,4.194,0.000,10,20,100.000\n",
+            "um_sum",
+        ),
+        (
+            "Total HtoD Migration Size (MB),Total DtoH Migration Size (MB),Total CPU Page Faults,Total GPU PageFaults,"
+            'Minimum Virtual Address,Maximum Virtual Address\n"3,050.439","1,073.676",15360,38007,0x7F9C80000000,'
+            "0x7F9D7FF83000\n",
+            "um_total_sum",
+        ),
+        (
+            "API Start (ns),API Dur (ns),Queue Start (ns),Queue Dur (ns),Kernel Start (ns),Kernel Dur (ns),"
+            "Total Dur (ns),PID,TID,DevId,API Function,GridXYZ,BlockXYZ,Kernel Name\n"
+            '100,50,150,20,170,1000,1070,1,1,0,cudaLaunchKernel,   64    1    1, 128    1    1,"mul(float *, int)"\n',
+            "cuda_kern_exec_trace",
+        ),
+    ],
+)  # fmt: skip
+def test_reports_of_other_things_are_tables_and_no_kernels(tmp_path, text, report):
+    profile = read(tmp_path, text)
+    assert [table.report for table in profile.tables] == [report]
+    assert not profile.launches

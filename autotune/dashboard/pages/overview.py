@@ -69,6 +69,8 @@ def speed_up(stored: StoredWinner) -> float | None:
 
 
 def _answer(rows: Sequence[Row], data: PageData) -> str:
+    if not rows and (runs := len(data.database.runs)):
+        return f"{runs} run{'s' if runs > 1 else ''} in Run, and no winner yet: autotune tune MODEL.gguf makes winners."
     if not rows:
         return "Nothing is tuned yet: autotune tune MODEL.gguf fills the database."
     shares = [row for row in rows if row.share is not None]

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from autotune.dashboard import counters
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.human_units import human, human_cell
-from autotune.dashboard.kernel_groups import KernelGroup, kernel_groups
+from autotune.dashboard.kernel_groups import KernelGroup, kernel_groups, moved_ns
 from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
 from autotune.dashboard.pages.kernel import detailed
+from autotune.dashboard.pages.tables import has_tables
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import Profile
 
@@ -20,12 +21,15 @@ def page(data: PageData) -> ui.Page:
     profiles = data.database.profiles
     question = "What was imported, where does its GPU time go, and what would help most?"
     groups = kernel_groups(data, range(len(profiles)))
-    if not groups:
+    if not profiles:
         answer = "Nothing has been imported yet: autotune import FILE reads reports of Nsight Compute and Systems."
         return ui.Page("reports", "Reports", question, answer, ())
     short = short_names(group.name for group in groups)
     per_report = [kernel_groups(data, [number]) for number in range(len(profiles))]
     blocks: list[ui.Block] = [_reports(data, per_report, short)]
+    if not groups:
+        answer = f"{_count(len(profiles), 'report')} without kernels: what is in them is in Tables or in Systems."
+        return ui.Page("reports", "Reports", question, answer, tuple(blocks))
     chart = _bars(groups, short)
     blocks += [chart] if chart else []
     blocks.append(_kernels(groups, data, short, len(profiles) > 1, MOST_IN_ALL))
@@ -89,7 +93,7 @@ def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short:
         ui.Column("kernels", "different names", True), ui.Column("launches", "of them", True),
         ui.Column("kernel time", "sum over launches", True), ui.Column("most time in", "", False, True),
         ui.Column("share", "of the report's kernel time", True), ui.Column("bound by", "", False, True),
-        ui.Column("timeline"),
+        ui.Column("copies and fills", "sum of their times", True), ui.Column("timeline"),
     )  # fmt: skip
     rows = []
     for place, (profile, groups) in enumerate(zip(data.database.profiles, per_report, strict=True)):
@@ -97,17 +101,26 @@ def _reports(data: PageData, per_report: Sequence[Sequence[KernelGroup]], short:
         top = groups[0] if groups else None
         rows.append(
             (
-                ui.Cell(origin.file, None, f"#report-{place}" if groups else None),
+                ui.Cell(origin.file, None, _target(place, profile, groups)),
                 ui.Cell(f"{origin.tool} {origin.tool_version}".strip()), ui.Cell(origin.chip or "unknown"),
-                ui.Cell((origin.recorded_at or "unknown")[:16].replace("T", " ")), ui.number_cell(len(groups), 0),
-                ui.number_cell(sum(group.count for group in groups), 0), human_cell(total, "ns"),
+                ui.Cell((origin.recorded_at or "unknown")[:16].replace("T", " ")),
+                ui.number_cell(len(groups) or None, 0), ui.number_cell(sum(group.count for group in groups) or None, 0),
+                human_cell(total, "ns"),
                 ui.Cell(short[top.name] if top else "–", None, None, "", top.name if top else ""),
                 ui.percent_cell(top.ns / total if top and top.ns is not None and total else None),
                 ui.Cell(bound(top.told(data.profiled)) if top else "–"),
+                human_cell(moved_ns(profile, data.database.traces[place]), "ns"),
                 ui.link("over time", f"systems-{place}") if len(data.database.traces[place]) else ui.Cell("–"),
             )
         )  # fmt: skip
     return ui.Table("Imported reports", columns, tuple(rows))
+
+
+def _target(place: int, profile: Profile, groups: Sequence[KernelGroup]) -> str | None:
+    """Where a report's name leads: to its kernels, else to what else it has."""
+    if groups:
+        return f"#report-{place}"
+    return f"#tables-{place}" if has_tables(profile) else None
 
 
 def _bars(groups: Sequence[KernelGroup], short: Mapping[str, str]) -> ui.Bars | None:

@@ -39,6 +39,12 @@ def _compared_again(trial: Trial) -> bool:
     return trial.kind is TrialKind.FINAL_COMPARISON
 
 
+def _compiled(run: RunData) -> float | None:
+    """Seconds over all trials; None where no trial has one, as in some results of other tuners."""
+    known = [t.trial.compile_s for t in run.trials if t.trial.compile_s is not None]
+    return sum(known) if known else None
+
+
 def _words(outcome: Outcome) -> str:
     return outcome.value.replace("_", " ")
 
@@ -77,7 +83,6 @@ def _index(database: Database, names) -> ui.Table:
     rows = []
     for run in database.runs:
         stored, lost, best = run.stored, failed(run), run.best_place
-        compiled = sum(t.trial.compile_s or 0.0 for t in run.trials)
         rows.append(
             (
                 ui.Cell(str(stored.id), stored.id, f"#run-{stored.id}"),
@@ -85,7 +90,7 @@ def _index(database: Database, names) -> ui.Table:
                 ui.Cell(stored.device.label), ui.Cell(stored.run.sampler), ui.Cell(stored.status.value),
                 ui.number_cell(run.searched, 0), ui.number_cell(lost, 0, "", "bad" if lost else "quiet"),
                 ui.micros_cell(None if best is None else dict(run.working)[best]), ui.number_cell(settled(run), 0),
-                ui.number_cell(run.ended_s[-1] if run.ended_s else None, 1), ui.number_cell(compiled, 1),
+                ui.number_cell(run.ended_s[-1] if run.clocked else None, 1), ui.number_cell(_compiled(run), 1),
                 ui.percent_cell(run.searched / stored.run.space_size if stored.run.space_size else None, "", 1),
             )
         )  # fmt: skip
@@ -96,12 +101,10 @@ def _detail(run: RunData, name: str) -> ui.Detail:
     stored = run.stored
     blocks: list[ui.Block] = [ui.Words(_summary(run, name))]
     if run.working:
-        blocks += [
-            progress(run, "Best so far by trial"),
-            _progress(
-                run, "Best so far by wall time", ui.Axis("wall time since the start", "s", zero=True), run.ended_s
-            ),
-        ]
+        blocks.append(progress(run, "Best so far by trial"))
+    if run.working and run.clocked:
+        axis = ui.Axis("wall time since the start", "s", zero=True)
+        blocks.append(_progress(run, "Best so far by wall time", axis, run.ended_s))
     reasons = Counter(
         (_words(t.trial.outcome), t.trial.message or "no message")
         for t in run.trials
@@ -127,10 +130,18 @@ def _summary(run: RunData, name: str) -> str:
     )
     if run.best_place is None or not run.ended_s:
         return text + " No trial worked."
-    compiled = sum(t.trial.compile_s or 0.0 for t in run.trials)
+    compiled = _compiled(run)
+    text += f" The best so far came within 2% of the final best at trial {settled(run)} of {run.searched}"
+    if run.clocked:
+        text += f", after {run.ended_s[(settled(run) or 1) - 1]:.1f} of {run.ended_s[-1]:.1f} s."
+    else:
+        text += "; when each ended is unknown."
+    if compiled is None:
+        return f"{text} How long compiling took is unknown."
+    if not run.clocked:
+        return f"{text} Compiling took {compiled:.1f} s summed over trials."
     return (
-        f"{text} The best so far came within 2% of the final best at trial {settled(run)} of {run.searched}, after "
-        f"{run.ended_s[(settled(run) or 1) - 1]:.1f} of {run.ended_s[-1]:.1f} s. Compiling took {compiled:.1f} s "
+        f"{text} Compiling took {compiled:.1f} s "
         f"summed over trials, {compiled / max(run.ended_s[-1], 1e-9):.1f} times the wall time, as workers compile side "
         "by side and other problems are tuned meanwhile; the rest is measuring, checking and waiting."
     )
@@ -172,7 +183,7 @@ def _trials(run: RunData) -> ui.Table:
             least = measured.median_ns
         rows.append(
             (
-                ui.number_cell(place + 1, 0), ui.number_cell(run.ended_s[place], 1),
+                ui.number_cell(place + 1, 0), ui.number_cell(run.ended_s[place] if run.clocked else None, 1),
                 ui.Cell(_words(trial.outcome), None, None, "" if trial.outcome is Outcome.OK else "bad"),
                 ui.micros_cell(measured.median_ns if measured else None), ui.micros_cell(least),
                 ui.micros_cell(measured.q10_ns if measured else None),

@@ -11,13 +11,13 @@ MEMORY = (RowKind.COPY, RowKind.FILL)
 
 
 def page(data: PageData) -> ui.Page:
-    shown = [(place, profile) for place, profile in enumerate(data.database.profiles) if _has_tables(profile)]
+    shown = [(place, profile) for place, profile in enumerate(data.database.profiles) if has_tables(profile)]
     details = tuple(_detail(place, profile) for place, profile in shown)
     question = "What do imported files sum up: kernels, copies, calls, ranges, trials of other tuners?"
     return ui.Page("tables", "Tables", question, _answer([profile for _, profile in shown]), (), "file", details)
 
 
-def _has_tables(profile: Profile) -> bool:
+def has_tables(profile: Profile) -> bool:
     return bool(profile.tables) or any(
         launch.kind in (RowKind.SUMMARY, RowKind.TRIAL, *MEMORY) for launch in profile.launches
     )
