@@ -11,8 +11,8 @@ from tuning_db.profile_records import KernelLaunch, Metrics, Profile, Provenance
 LAUNCHES = (
     KernelLaunch(0, "void mul<4>(float *)", RowKind.SUMMARY, duration_ns=9000.0, count=3),
     KernelLaunch(1, "add", RowKind.SUMMARY, duration_ns=1000.0),
-    KernelLaunch(2, "[CUDA memcpy HtoD]", RowKind.COPY, start_ns=5, duration_ns=400.0, bytes=2_000_000),
-    KernelLaunch(3, "[CUDA memcpy HtoD]", RowKind.COPY, start_ns=900, duration_ns=600.0, bytes=3_000_000),
+    KernelLaunch(2, "[CUDA memcpy HtoD]", RowKind.COPY, duration_ns=400.0, bytes=2_000_000),
+    KernelLaunch(3, "[CUDA memcpy HtoD]", RowKind.COPY, duration_ns=600.0, bytes=3_000_000),
     KernelLaunch(4, "[CUDA memcpy DtoH]", RowKind.COPY, duration_ns=600.0, count=2),
     KernelLaunch(5, "softmax", RowKind.TRIAL, config={"warps": 8}, metrics=Metrics(texts={"status": "error"})),
     KernelLaunch(6, "softmax", RowKind.TRIAL, duration_ns=500.0, config={"warps": 4}),

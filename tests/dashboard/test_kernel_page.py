@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autotune.dashboard import page_elements as ui
+from autotune.dashboard.human_units import human_cell
 from autotune.dashboard.page_data import ProfiledLaunch
 from autotune.dashboard.pages import kernel
 from autotune.profiling import diagnosis
@@ -16,7 +16,7 @@ TINY = Metrics(Columns((m.GRID, m.UNITS), ("", "")), np.array([1.0, 100.0]))
 
 
 def entries(*launches):
-    return tuple(ProfiledLaunch(PROFILE, one, tuple(diagnosis.diagnose(one))) for one in launches)
+    return tuple(ProfiledLaunch(PROFILE, one, tuple(diagnosis.diagnose(one)), (one,)) for one in launches)
 
 
 def test_a_launch_of_unknown_time_is_not_the_one_with_the_most_to_gain():
@@ -28,16 +28,16 @@ def test_a_launch_of_unknown_time_is_not_the_one_with_the_most_to_gain():
 
 
 def test_an_unknown_time_is_a_dash():
-    (row,) = kernel._index(entries(KernelLaunch(0, "untimed", metrics=TINY))).rows
-    assert row[2] == ui.micros_cell(None) and row[2].text == "–"
+    (row,) = kernel._index(entries(KernelLaunch(0, "untimed", metrics=TINY)), [0], [0]).rows
+    assert row[3] == human_cell(None, "ns") and row[3].text == "–"
 
 
 def test_a_rule_of_the_report_is_marked_and_told_once():
     rule = RuleFinding("SomeRule", "S", "optimization", "Some title", "Do something.", 60.0, "global")
     local = replace(rule, title="Of a part", gain_scope="local")
     (entry,) = entries(KernelLaunch(0, "k", findings=(rule, local)))
-    shown = str(kernel._detail(0, entry))
+    shown = str(kernel._detail(0, entry, None))
     assert shown.count("Do something.") == 2
     assert shown.count("Some title (Nsight Compute's rule): up to 60% of the time") == 1
     assert shown.count("Of a part: estimated gain 60% of the part it looks at") == 1
-    assert kernel._index((entry,)).rows[0][9].text == "Some title (Nsight Compute's rule)"
+    assert kernel._index((entry,), [0], [0]).rows[0][10].text == "Some title (Nsight Compute's rule)"
