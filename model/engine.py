@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from kernel_templates.cuda import early
 from kernel_templates.problem import Problem
 from model import continuous_batching, speculation
 from model.chat import ChatTemplate
@@ -297,6 +298,8 @@ def load(
     """
     start = time.perf_counter()
     backend, index = parse_device(device)
+    if backend == "cuda":
+        early.begin_libraries()
     file = open_gguf(Path(path))
     config = ModelConfig.from_gguf(file)
     if config.head_dim % 16:

@@ -1,7 +1,8 @@
 """Measures the start of the engine: from the start of the process until one token is written, and the most memory.
 
-A cold start finds no compiled kernels, no verdicts and no packed weights (an empty $AUTOTUNE_CACHE); a warm one finds
-what the cold one before it left. The model file is in the system's page cache in both. Sides take turns.
+A cold start finds no compiled kernels, no verdicts, no packed weights and no database (empty folders); a warm one finds
+what the cold one before it left. The model file is in the system's page cache in both, and Python's bytecode is there.
+Sides take turns.
 """
 
 import json
@@ -25,12 +26,14 @@ STARTS = ("cold", "warm")
 MB = 1e6
 
 
-def start(model: Path, tree: Path, cache: Path) -> dict[str, float | None]:
+def start(model: Path, tree: Path, cache: Path, device: str) -> dict[str, float | None]:
     """Seconds of wall and of processor time until one token is written and the process has ended, its peak of resident
     memory in MB, and what the command itself says of its first token (None from a build that says nothing)."""
-    environment = {**os.environ, "AUTOTUNE_CACHE": str(cache), "PYTHONPATH": str(tree)}
+    own = {"AUTOTUNE_CACHE": "cache", "TRITON_CACHE_DIR": "triton", "AUTOTUNE_DB": "tuning.db"}
+    path = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, **{name: str(cache / file) for name, file in own.items()}, "PYTHONPATH": path}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where autotune is installed
-    arguments = ["generate", str(model), "-p", PROMPT, "-n", "1", "--json"]
+    arguments = ["generate", str(model), "-p", PROMPT, "-n", "1", "--json", "--device", device]
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", COMMAND, *arguments], env=environment, cwd=tree,
@@ -51,7 +54,7 @@ def start(model: Path, tree: Path, cache: Path) -> dict[str, float | None]:
     }
 
 
-def measure(model: Path, trees: dict[str, Path], loads: range, runs: int) -> dict[str, Any]:
+def measure(model: Path, trees: dict[str, Path], loads: range, runs: int, device: str = "cpu") -> dict[str, Any]:
     """Runs by side, number of busy processes and kind of start."""
     found: dict[str, Any] = {side: {n: {kind: [] for kind in STARTS} for n in loads} for side in trees}
     for number in range(runs):
@@ -59,7 +62,7 @@ def measure(model: Path, trees: dict[str, Path], loads: range, runs: int) -> dic
             for side in list(trees)[:: 1 if number % 2 else -1]:
                 with tempfile.TemporaryDirectory() as cache, busy(others):
                     for kind in STARTS:
-                        found[side][others][kind].append(start(model, trees[side], Path(cache)))
+                        found[side][others][kind].append(start(model, trees[side], Path(cache), device))
     return found
 
 
@@ -85,10 +88,13 @@ def table_of(results: dict[str, Any]) -> Table:
 @click.command()
 @click.option("--other", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
 @files.models_option
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0.")
 @click.option("--most", type=click.IntRange(0), default=1, show_default=True, help="Most busy processes.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "start.json", show_default=False)
-def main(other: Path | None, models: tuple[str, ...], most: int, runs: int, out: Path) -> None:
+def main(
+    other: Path | None, models: tuple[str, ...], device: str, most: int, runs: int, out: Path
+) -> None:  # fmt: skip
     """Start SmolLM2 (98 MB), Gemma 3 270M (253 MB) and a model of Qwen3-0.6B's sizes; write benchmarks/start.json.
 
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_start --other /tmp/before
@@ -98,13 +104,14 @@ def main(other: Path | None, models: tuple[str, ...], most: int, runs: int, out:
     about = facts.here()
     results = {}
     for name, path in chosen.items():
-        found = measure(path.resolve(), trees, range(most + 1), runs)
+        found = measure(path.resolve(), trees, range(most + 1), runs, device)
         results[name] = {
             side: {str(n): {kind: summary(r) for kind, r in kinds.items()} for n, kinds in by_load.items()}
             for side, by_load in found.items()
         }
     document = {
-        **about, "runs": runs, "bytes": {name: path.stat().st_size for name, path in chosen.items()}, "models": results,
+        **about, "on": device, "runs": runs,
+        "bytes": {name: path.stat().st_size for name, path in chosen.items()}, "models": results,
     }  # fmt: skip
     facts.write(out, document)
     screen.print(table_of(results))

@@ -242,7 +242,8 @@ def end_of_token(hidden: int) -> dict[str, Any]:
 
 
 def kernels(item: Item) -> list[Kernel]:
-    """An item's CPU kernels, compiled."""
+    """An item's CPU kernels, compiled here: what a cache gives back has no module that could be digested."""
+    os.environ["AUTOTUNE_NO_KERNEL_CACHE"] = "1"
     if ":" in item.what:
         problem, features = registry.parse_problem(item.what), CPUS[str(item.target)]
         default = registry.cpu_space(problem, features).default
@@ -339,16 +340,16 @@ def compile_all(items: list[Item], jobs: int, pinned: Mapping[str, str]) -> dict
     """Digests by name, sorted. Processes are new ones, since some settings count only when a process starts; their
     caches are empty ones."""
     os.environ.update(PINNED, **pinned)
-    os.environ.pop("AUTOTUNE_NO_KERNEL_CACHE", None)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(NUMBA_CACHE_DIR=folder)
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), cache_below, (folder,)) as pool:
-            found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), cache_below, (folder,)) as pool,
+    ):
+        found = [entry for made in pool.map(digests, dict.fromkeys(items), chunksize=4) for entry in made.items()]
     return dict(sorted(found))
 
 
 def cache_below(folder: str) -> None:
-    """A worker's own cache of CPU kernels: what lies in it, this process has compiled and digested."""
+    """A worker's own cache, in which nothing lies that another commit compiled."""
     os.environ["AUTOTUNE_CACHE"] = f"{folder}/{os.getpid()}"
 
 

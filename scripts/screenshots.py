@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 from autotune.dashboard.build import html
 from autotune.dashboard.collect import collect
 from autotune.dashboard.page_data import PageData
+from autotune.dashboard.pages import compare
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images"
 FLAGS = (
@@ -37,11 +38,19 @@ def views(data: PageData) -> dict[str, tuple[str, str]]:
     if profiled:
         place, _ = max(profiled, key=lambda pair: (len(pair[1].causes), -pair[0]))
         found["kernel"] = (f"kernel-{place}", "light")
-    sampled = [(place, sum(line.samples for line in entry.launch.lines)) for place, entry in profiled]
+    sampled = [(place, sum(line.samples for line in entry.sampled.lines)) for place, entry in profiled]
     if any(count for _, count in sampled):
         found["source"] = (f"source-{max(sampled, key=lambda pair: pair[1])[0]}", "dark")
     if data.against:
         found["compare"] = ("compare-0", "light")
+    if data.database.profiles:
+        found["reports"] = ("reports", "light")
+    longest_trace = max(enumerate(data.database.traces), key=lambda pair: len(pair[1]), default=None)
+    if longest_trace and len(longest_trace[1]):
+        found["systems"] = (f"systems-{longest_trace[0]}", "light")
+        found["systems-dark"] = (f"systems-{longest_trace[0]}", "dark")
+    if any(one.id == "compare-kernel-0" for one in compare.page(data).details):
+        found["compare-reports"] = ("compare-kernel-0", "light")
     return found
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from tuning_db import schema_check, uids
 from tuning_db.errors import DatabaseError, damaged
 from tuning_db.migration import Migration
+from tuning_db.migration_host import HOST
 from tuning_db.migration_profiles import PROFILES
 from tuning_db.migration_sharing import SHARING
+from tuning_db.migration_traces import TRACES
 from tuning_db.migration_trial_kind import TRIAL_KIND
 
 # The tables of Optuna's relational storage, which may have been the first to use the file.
@@ -146,6 +148,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     SHARING,
     PROFILES,
     TRIAL_KIND,
+    TRACES,
+    HOST,
 )
 
 LATEST = MIGRATIONS[-1].number

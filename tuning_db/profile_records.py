@@ -110,7 +110,7 @@ class RuleFinding:
 @dataclass(frozen=True)
 class Range:
     """An NVTX range. parent: place in `Profile.ranges` of the range around it, None for an outermost one; start and end
-    are None where the tool tells only names."""
+    are None where the tool tells only names; style: one of PUSH_POP and START_END, "" if unknown."""
 
     name: str
     parent: int | None = None
@@ -118,6 +118,13 @@ class Range:
     thread: int | None = None
     start_ns: int | None = None
     end_ns: int | None = None
+    style: str = ""
+
+
+PUSH_POP, START_END = (
+    "push_pop",
+    "start_end",
+)  # ranges of one thread, which nest; ranges of a process, which may overlap
 
 
 class RowKind(StrEnum):
@@ -125,6 +132,8 @@ class RowKind(StrEnum):
 
     KERNEL = "kernel"  # one launch of one kernel
     GRAPH = "graph"  # one launch of a whole CUDA graph, of which the tool recorded no kernels
+    COPY = "copy"  # one copy of memory, or all of one direction together where it has no start
+    FILL = "fill"  # one fill of memory (memset), or all together where it has no start
     SUMMARY = "summary"  # all launches of one kernel together
     TRIAL = "trial"  # one configuration that another tuner tried
 
@@ -134,7 +143,9 @@ class KernelLaunch:
     """One row of a profile. duration_ns: of all `count` launches it stands for; None if not measured.
 
     place: in the order of the file; range: place in `Profile.ranges` of the innermost NVTX range that it was launched
-    in; problem and config: ours that this kernel was launched for, role "winner" or "default" where that is known.
+    in; problem and config: ours that this kernel was launched for, role "winner" or "default" where that is known;
+    device: the GPU's number in the trace (`Provenance.devices` names it); process: its number on the host; bytes: of a
+    copy or fill; direction: of a copy, "HtoD", "DtoH", "DtoD", "PtoP", ...
     """
 
     place: int
@@ -153,6 +164,38 @@ class KernelLaunch:
     metrics: Metrics = field(default_factory=lambda: NO_METRICS)
     findings: tuple[RuleFinding, ...] = ()
     lines: tuple[SourceLine, ...] = ()
+    device: int | None = None
+    process: int | None = None
+    bytes: int | None = None
+    direction: str | None = None
+    called_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class HostWait:
+    """A call in which the host waited for a GPU, such as cudaDeviceSynchronize. process, thread: their numbers, None if
+    unknown; the times are on the profile's clock."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    process: int | None = None
+    thread: int | None = None
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of a profiler that is none of launches, such as the times of API calls or of NVTX ranges.
+
+    report: the tool's name for it ("nvtx_sum"); title: for people; rows: one cell for each column, numbers in base
+    units, None where it is empty.
+    """
+
+    report: str
+    title: str
+    columns: tuple[str, ...]
+    units: tuple[str, ...]
+    rows: tuple[tuple[float | str | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +204,8 @@ class Provenance:
 
     tool, format: such as "Nsight Compute", "ncu-rep"; found, expected: rows read and rows that the file says it has or
     had, where it says so: fewer found means a partial import; clocks: Hz by name ("sm", "dram") while it was recorded;
-    fingerprint: of the Device it was recorded on, where we recorded it; recorded_at: UTC in ISO 8601, None if unknown.
+    fingerprint: of the Device it was recorded on, where we recorded it; recorded_at: UTC in ISO 8601, None if unknown;
+    devices: names of the GPUs by `KernelLaunch.device`.
     """
 
     file: str
@@ -177,6 +221,7 @@ class Provenance:
     found: int = 0
     expected: int | None = None
     note: str = ""
+    devices: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:
@@ -191,14 +236,17 @@ class Profile:
     launches: tuple[KernelLaunch, ...] = ()
     ranges: tuple[Range, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    tables: tuple[ReportTable, ...] = ()
+    waits: tuple[HostWait, ...] = ()
 
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """A profile as the database lists it, without its rows. total_ns: the sum of their durations."""
+    """A profile as the database lists it, without its rows. total_ns: the sum of those of their
+    durations that are known, None where none is."""
 
     id: int
     provenance: Provenance
     rows: int
-    total_ns: float
+    total_ns: float | None
     imported_at: str

@@ -1,5 +1,6 @@
 """Profiles to table rows and back. Reading raises ValueError, TypeError or KeyError on a row that makes no sense."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,14 @@ import numpy as np
 from tuning_db import validation
 from tuning_db.profile_records import (
     Columns,
+    HostWait,
     KernelLaunch,
     Metric,
     Metrics,
     Profile,
     Provenance,
     Range,
+    ReportTable,
     RowKind,
     RuleFinding,
     SourceLine,
@@ -23,8 +26,12 @@ from tuning_db.rows import Row, canonical_json
 LAUNCH_COLUMNS = (
     "place", "kernel", "kind", "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "start_ns",
     "duration_ns", "count", "stream", "range_place", "problem", "config", "role", "metric_values", "metric_texts",
+    "device", "process", "bytes", "direction", "called_ns",
 )  # fmt: skip
-RANGE_COLUMNS = ("place", "name", "parent", "domain", "thread", "start_ns", "end_ns")
+_KINDS = {kind: kind.value for kind in RowKind}  # asked for a hundred thousand times
+RANGE_COLUMNS = ("place", "name", "parent", "domain", "thread", "start_ns", "end_ns", "style")
+WAIT_COLUMNS = ("place", "name", "process", "thread", "start_ns", "end_ns")
+TABLE_ROW_COLUMNS = ("table_place", "place", "cells")
 
 
 def profile_row(profile: Profile) -> dict[str, Any]:
@@ -35,7 +42,8 @@ def profile_row(profile: Profile) -> dict[str, Any]:
         "file": p.file, "sha256": p.sha256, "size_bytes": int(p.size_bytes), "tool": p.tool, "format": p.format,
         "tool_version": p.tool_version, "chip": p.chip, "clocks": canonical_json(dict(p.clocks)),
         "fingerprint": p.fingerprint, "recorded_at": p.recorded_at, "found": int(p.found), "expected": p.expected,
-        "note": p.note, "metric_names": canonical_json(columns.names), "metric_units": canonical_json(columns.units),
+        "note": p.note, "devices": canonical_json({str(number): name for number, name in p.devices.items()}),
+        "metric_names": canonical_json(columns.names), "metric_units": canonical_json(columns.units),
     }  # fmt: skip
 
 
@@ -46,13 +54,12 @@ def provenance_from(found: Row) -> Provenance:
         format=row["format"], tool_version=row["tool_version"], chip=row["chip"], clocks=row["clocks"],
         fingerprint=row["fingerprint"], recorded_at=row["recorded_at"], found=int(row["found"]),
         expected=None if row["expected"] is None else int(row["expected"]), note=row["note"],
+        devices={int(number): name for number, name in row["devices"].items()},
     )  # fmt: skip
 
 
 def stored_profile_from(row: Row) -> StoredProfile:
-    return StoredProfile(
-        int(row["id"]), provenance_from(row), int(row["rows"]), float(row["total_ns"] or 0.0), row["imported_at"]
-    )
+    return StoredProfile(int(row["id"]), provenance_from(row), int(row["rows"]), row["total_ns"], row["imported_at"])
 
 
 def columns_from(row: Row) -> Columns:
@@ -67,11 +74,12 @@ def launch_row(launch: KernelLaunch) -> tuple[Any, ...]:
     """The values of LAUNCH_COLUMNS. Metrics are float64, least significant byte first, in the profile's order."""
     m = launch.metrics
     return (
-        launch.place, launch.kernel, launch.kind.value, *(launch.grid or (None,) * 3), *(launch.block or (None,) * 3),
+        launch.place, launch.kernel, _KINDS[launch.kind], *(launch.grid or (None,) * 3), *(launch.block or (None,) * 3),
         launch.start_ns, launch.duration_ns, launch.count, launch.stream, launch.range, launch.problem,
         None if launch.config is None else canonical_json(dict(launch.config)), launch.role,
         np.asarray(m.numbers, "<f8").tobytes() if len(m.numbers) else None,
-        canonical_json(dict(m.texts)) if m.texts else None,
+        canonical_json(dict(m.texts)) if m.texts else None, launch.device, launch.process, launch.bytes,
+        launch.direction, launch.called_ns,
     )  # fmt: skip
 
 
@@ -89,6 +97,8 @@ def launch_from(
         duration_ns=row["duration_ns"], count=int(row["count"]), stream=row["stream"], range=row["range_place"],
         problem=row["problem"], config=row["config"], role=row["role"],
         metrics=Metrics(columns if len(values) else Columns(), values, texts), findings=findings, lines=lines,
+        device=row["device"], process=row["process"], bytes=row["bytes"], direction=row["direction"],
+        called_ns=row["called_ns"],
     )  # fmt: skip
 
 
@@ -125,12 +135,40 @@ def line_from(found: Row) -> SourceLine:
 
 def range_row(place: int, item: Range) -> tuple[Any, ...]:
     """The values of RANGE_COLUMNS."""
-    return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns
+    return place, item.name, item.parent, item.domain, item.thread, item.start_ns, item.end_ns, item.style
 
 
-def range_from(found: Row) -> Range:
-    row = validation.row("profile_ranges", found)
-    return Range(row["name"], row["parent"], row["domain"], row["thread"], row["start_ns"], row["end_ns"])
+def wait_row(place: int, wait: HostWait) -> tuple[Any, ...]:
+    """The values of WAIT_COLUMNS."""
+    return place, wait.name, wait.process, wait.thread, wait.start_ns, wait.end_ns
+
+
+def wait_from(found: Row) -> HostWait:
+    row = validation.row("profile_waits", found)
+    if row["end_ns"] < row["start_ns"]:
+        raise ValueError("a wait cannot end before it begins")
+    return HostWait(row["name"], row["start_ns"], row["end_ns"], row["process"], row["thread"])
+
+
+def table_row(place: int, table: ReportTable) -> dict[str, Any]:
+    """A row of profile_tables; the table's own rows are `table_rows`."""
+    return {
+        "place": place, "report": table.report, "title": table.title, "column_names": canonical_json(table.columns),
+        "column_units": canonical_json(table.units),
+    }  # fmt: skip
+
+
+def table_rows(place: int, table: ReportTable) -> Iterator[tuple[int, int, str]]:
+    """The values of TABLE_ROW_COLUMNS."""
+    return ((place, at, canonical_json(cells)) for at, cells in enumerate(table.rows))
+
+
+def table_from(found: Row, cells: Sequence[tuple[float | str | None, ...]]) -> ReportTable:
+    row = validation.row("profile_tables", found)
+    names, units = tuple(row["column_names"]), tuple(row["column_units"])
+    if len(names) != len(units) or any(len(one) != len(names) for one in cells):
+        raise ValueError("a row of a table has too few or too many cells")
+    return ReportTable(row["report"], row["title"], names, units, tuple(cells))
 
 
 def _triple(row: Row, name: str) -> tuple[int, int, int] | None:

@@ -4,16 +4,28 @@ Functions rather than methods of `TuningDB`: neither tuning nor the engine asks 
 when the file fails underneath it.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tuning_db import profile_rows, rows, validation
 from tuning_db.errors import translated
-from tuning_db.profile_records import KernelLaunch, Profile, StoredProfile
+from tuning_db.profile_records import (
+    Columns,
+    HostWait,
+    KernelLaunch,
+    Profile,
+    Provenance,
+    Range,
+    ReportTable,
+    StoredProfile,
+)
 from tuning_db.reading import Reader
 from tuning_db.store import TuningDB
+
+PART = 10_000  # rows that are checked and written at once
 
 _LISTED = """
     SELECT p.*, count(l.id) AS rows, sum(l.duration_ns) AS total_ns
@@ -31,6 +43,15 @@ def store(db: TuningDB, profile: Profile) -> int:
             db, "profile_ranges", number, profile_rows.RANGE_COLUMNS,
             (profile_rows.range_row(place, item) for place, item in enumerate(profile.ranges)),
         )  # fmt: skip
+        _insert_many(
+            db, "profile_waits", number, profile_rows.WAIT_COLUMNS,
+            (profile_rows.wait_row(place, wait) for place, wait in enumerate(profile.waits)),
+        )  # fmt: skip
+        for place, table in enumerate(profile.tables):
+            db._insert("profile_tables", {"profile_id": number, **profile_rows.table_row(place, table)})
+            _insert_many(
+                db, "profile_table_rows", number, profile_rows.TABLE_ROW_COLUMNS, profile_rows.table_rows(place, table)
+            )
         for name, text in profile.sources.items():
             db._insert("profile_sources", {"profile_id": number, "name": name, "text": text})
         launches = (profile_rows.launch_row(launch) for launch in profile.launches)
@@ -44,17 +65,16 @@ def listed(db: Reader) -> list[StoredProfile]:
     return db._read("profiles", _LISTED + "GROUP BY p.id ORDER BY p.id", (), profile_rows.stored_profile_from)
 
 
-def load(db: Reader, number: int) -> Profile:
-    """The whole profile with this id. Raises KeyError if there is none."""
-    found = db._read(
-        "profiles",
-        "SELECT * FROM profiles WHERE id = ?",
-        (number,),
-        lambda row: (profile_rows.columns_from(row), profile_rows.provenance_from(row)),
-    )
-    if not found:
-        raise KeyError(f"no profile has the id {number}")
-    columns, provenance = found[0]
+# Rows that a trace (`tuning_db.traces`) says everything about.
+_PLAIN = (
+    "start_ns IS NOT NULL AND duration_ns IS NOT NULL AND metric_values IS NULL AND kind NOT IN ('summary', 'trial')"
+)
+
+
+def load(db: Reader, number: int, traced: bool = True) -> Profile:
+    """The whole profile with this id; traced: also the launches that only a timeline knows, of which there may be a
+    hundred thousand. Raises KeyError if there is no such profile."""
+    columns, about = _about(db, number)
     findings = _grouped(db, "profile_findings", number, profile_rows.finding_from)
     lines = _grouped(db, "profile_lines", number, profile_rows.line_from)
 
@@ -62,20 +82,11 @@ def load(db: Reader, number: int) -> Profile:
         mine = row["id"]
         return profile_rows.launch_from(row, columns, tuple(findings.get(mine, ())), tuple(lines.get(mine, ())))
 
+    kept = "profile_id = ?" if traced else f"profile_id = ? AND NOT ({_PLAIN})"
     launches = db._read(
-        "profile_launches", "SELECT * FROM profile_launches WHERE profile_id = ? ORDER BY place", (number,), built
+        "profile_launches", f"SELECT * FROM profile_launches WHERE {kept} ORDER BY place", (number,), built
     )
-    ranges = db._read(
-        "profile_ranges",
-        "SELECT * FROM profile_ranges WHERE profile_id = ? ORDER BY place",
-        (number,),
-        lambda row: (int(row["place"]), profile_rows.range_from(row)),
-    )
-    # Launches and ranges name ranges by their place: where one is missing, none can be told.
-    if all(place == at and (one.parent is None or one.parent < at) for at, (place, one) in enumerate(ranges)):
-        nested = tuple(one for _, one in ranges)
-    else:
-        nested = ()
+    nested = ranges(db, number)
     launches = [
         launch if launch.range is None or launch.range < len(nested) else replace(launch, range=None)
         for launch in launches
@@ -86,7 +97,73 @@ def load(db: Reader, number: int) -> Profile:
         (number,),
         lambda row: validation.row("profile_sources", row),
     )
-    return Profile(provenance, tuple(launches), nested, {row["name"]: row["text"] for row in sources})
+    texts = {row["name"]: row["text"] for row in sources}
+    return Profile(about, tuple(launches), nested, texts, _tables(db, number), waits(db, number))
+
+
+def provenance(db: Reader, number: int) -> Provenance:
+    """Where the profile with this id came from. Raises KeyError if there is none."""
+    return _about(db, number)[1]
+
+
+def ranges(db: Reader, number: int) -> tuple[Range, ...]:
+    """The ranges of a profile, in order of their places; none where one of them is missing or makes no sense, since
+    launches and ranges name ranges by their place."""
+    names = profile_rows.RANGE_COLUMNS
+    with translated(db.path):
+        found = db._connection.execute(
+            f"SELECT {', '.join(names)} FROM profile_ranges WHERE profile_id = ? ORDER BY place", (number,)
+        ).fetchall()
+    try:
+        validation.rows("profile_ranges", names, found)
+    except ValueError as error:
+        db._warn("profile_ranges", str(error))
+        return ()
+    sound = all(place == at and (parent is None or parent < at) for at, (place, _, parent, *_) in enumerate(found))
+    return tuple(Range(*values) for _, *values in found) if sound else ()
+
+
+def waits(db: Reader, number: int) -> tuple[HostWait, ...]:
+    """Calls in which the host waited for a GPU, in the order of their places."""
+    return tuple(
+        db._read(
+            "profile_waits",
+            "SELECT * FROM profile_waits WHERE profile_id = ? ORDER BY place",
+            (number,),
+            profile_rows.wait_from,
+        )
+    )
+
+
+def _about(db: Reader, number: int) -> tuple[Columns, Provenance]:
+    found = db._read(
+        "profiles",
+        "SELECT * FROM profiles WHERE id = ?",
+        (number,),
+        lambda row: (profile_rows.columns_from(row), profile_rows.provenance_from(row)),
+    )
+    if not found:
+        raise KeyError(f"no profile has the id {number}")
+    return found[0]
+
+
+def _tables(db: Reader, number: int) -> tuple[ReportTable, ...]:
+    cells: dict[int, list[tuple[float | str | None, ...]]] = defaultdict(list)
+    for row in db._read(
+        "profile_table_rows",
+        "SELECT * FROM profile_table_rows WHERE profile_id = ? ORDER BY table_place, place",
+        (number,),
+        lambda row: validation.row("profile_table_rows", row),
+    ):
+        cells[row["table_place"]].append(tuple(row["cells"]))
+    return tuple(
+        db._read(
+            "profile_tables",
+            "SELECT * FROM profile_tables WHERE profile_id = ? ORDER BY place",
+            (number,),
+            lambda row: profile_rows.table_from(row, cells[row["place"]]),
+        )
+    )
 
 
 def of_problem(db: Reader, problem: str) -> list[int]:
@@ -102,15 +179,11 @@ def of_problem(db: Reader, problem: str) -> list[int]:
 def _insert_many(
     db: TuningDB, table: str, number: int, columns: Sequence[str], values: Iterable[tuple[Any, ...]]
 ) -> None:
-    marks = ", ?" * len(columns)
-    missing = dict.fromkeys(validation.TABLES[table])
-
-    def checked() -> Iterator[tuple[Any, ...]]:
-        for row in values:
-            validation.row(table, missing | dict(zip(columns, row, strict=True)))
-            yield number, *row
-
-    db._connection.executemany(f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES (?{marks})", checked())
+    statement = f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES ({number:d}{', ?' * len(columns)})"
+    left = iter(values)
+    while part := list(itertools.islice(left, PART)):
+        validation.rows(table, columns, part)
+        db._connection.executemany(statement, part)
 
 
 def _store_details(db: TuningDB, number: int, profile: Profile) -> None:
@@ -146,6 +219,9 @@ def _forget(db: TuningDB, number: int) -> None:
     with translated(db.path):
         for table in ("profile_findings", "profile_lines"):
             db._connection.execute(f"DELETE FROM {table} WHERE launch_id IN ({mine})", (number,))
-        for table in ("profile_launches", "profile_ranges", "profile_sources"):
+        for table in (
+            "profile_launches", "profile_ranges", "profile_waits", "profile_sources", "profile_tables",
+            "profile_table_rows",
+        ):  # fmt: skip
             db._connection.execute(f"DELETE FROM {table} WHERE profile_id = ?", (number,))
         db._connection.execute("DELETE FROM profiles WHERE id = ?", (number,))

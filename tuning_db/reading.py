@@ -9,14 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from sqlite_utils import Database
-
 from kernel_templates.device import Device
 from tuning_db import migrations, rows, stored_records, validation
 from tuning_db.dead_runs import died
 from tuning_db.errors import LeftOut, translated
 from tuning_db.finder import Finder, Refused
 from tuning_db.records import Lookup, Outcome, RunStatus, StoredRun, StoredWinner, Trial, Winner
+from tuning_db.sqlite_library import Database
 
 T = TypeVar("T")
 PROOF = "proof"  # as sampler: a run that only says that a configuration computes wrongly

@@ -6,7 +6,7 @@ passes `row` before it becomes a record. Both ask the same questions of the same
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import inf
 from types import MappingProxyType
@@ -67,6 +67,7 @@ TABLES: dict[str, dict[str, Check]] = {
         "tool_version": _WORDS, "chip": _WORDS, "clocks": f.mapping_of(_NUMBER), "fingerprint": f.maybe(_WORDS),
         "recorded_at": f.maybe(_WORDS), "found": _COUNT, "expected": f.maybe(_COUNT), "note": _WORDS,
         "metric_names": f.list_of(_WORDS), "metric_units": f.list_of(_WORDS), "imported_at": f.date,
+        "devices": f.mapping_of(_WORDS),
     },
     "profile_launches": {
         "place": _COUNT, "kernel": _WORDS, "kind": f.one_of(RowKind),
@@ -74,7 +75,8 @@ TABLES: dict[str, dict[str, Check]] = {
         "start_ns": f.maybe(f.whole(*f.INT64)), "duration_ns": f.maybe(f.number(0, 1e18)), "count": _COUNT,
         "stream": f.maybe(f.whole(*f.INT64)), "range_place": f.maybe(_COUNT), "problem": f.maybe(_WORDS),
         "config": f.maybe(f.mapping_of(f.document)), "role": f.maybe(_WORDS), "metric_values": f.maybe(f.float64s),
-        "metric_texts": f.maybe(f.mapping_of(_WORDS)),
+        "metric_texts": f.maybe(f.mapping_of(_WORDS)), "device": f.maybe(_COUNT), "process": f.maybe(_COUNT),
+        "bytes": f.maybe(_COUNT), "direction": f.maybe(_WORDS), "called_ns": f.maybe(f.whole(*f.INT64)),
     },
     "profile_findings": {
         "rule": _WORDS, "section": _WORDS, "kind": _WORDS, "title": _WORDS, "text": _SOURCE,
@@ -87,8 +89,17 @@ TABLES: dict[str, dict[str, Check]] = {
     },
     "profile_ranges": {
         "place": _COUNT, "name": _WORDS, "parent": f.maybe(_COUNT), "domain": _WORDS, "thread": f.maybe(_ID),
-        "start_ns": f.maybe(f.whole(*f.INT64)), "end_ns": f.maybe(f.whole(*f.INT64)),
+        "start_ns": f.maybe(f.whole(*f.INT64)), "end_ns": f.maybe(f.whole(*f.INT64)), "style": _WORDS,
     },
+    "profile_waits": {
+        "place": _COUNT, "name": _WORDS, "process": f.maybe(_COUNT), "thread": f.maybe(_ID),
+        "start_ns": f.whole(*f.INT64), "end_ns": f.whole(*f.INT64),
+    },
+    "profile_tables": {
+        "place": _COUNT, "report": _WORDS, "title": _WORDS, "column_names": f.list_of(_WORDS),
+        "column_units": f.list_of(_WORDS),
+    },
+    "profile_table_rows": {"table_place": _COUNT, "place": _COUNT, "cells": f.list_of(f.maybe(f.scalar))},
     "profile_sources": {"name": _WORDS, "text": _SOURCE},
 }  # fmt: skip
 """Of each table the columns that are read, and what each may hold once JSON is decoded."""
@@ -96,7 +107,8 @@ TABLES: dict[str, dict[str, Check]] = {
 JSON_COLUMNS = frozenset(
     {
         "versions", "parameters", "constraints", "run_versions", "config", "state", "winner_versions", "clocks",
-        "metric_names", "metric_units", "metric_texts", "focus", "stalls",
+        "metric_names", "metric_units", "metric_texts", "focus", "stalls", "devices", "column_names", "column_units",
+        "cells",
     }
 )  # fmt: skip
 
@@ -116,6 +128,24 @@ def row(table: str, found: Mapping[str, Any]) -> dict[str, Any]:
         values[name] = value
     together(table, values)
     return values
+
+
+def rows(table: str, names: Sequence[str], found: Sequence[tuple[Any, ...]]) -> None:
+    """Rows of some columns, JSON not yet decoded, checked by column: what many rows share is looked at once. Raises
+    ValueError for the first value that the table may not hold."""
+    checks = TABLES[table]
+    for name, column in zip(names, zip(*found, strict=True), strict=True) if found else ():
+        types = set(map(type, column))
+        values: Iterable[Any] = column
+        if types == {int}:
+            values = (min(column), max(column))  # what a column may hold of integers is a range
+        elif len(types - {type(None)}) < 2:
+            values = set(column)  # of several types not: True, 1 and 1.0 are equal
+        for value in values:
+            try:
+                checks[name](_decoded(value) if name in JSON_COLUMNS and value is not None else value)
+            except ValueError as wrong:
+                raise ValueError(f"{name} cannot be {wrong}") from None
 
 
 def check(

@@ -1,7 +1,8 @@
 """The result of a model benchmark, the same for every backend; written as a JSON document and read back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from autotune.benchmarking.speedup import Speedup
@@ -42,7 +43,8 @@ class Rate:
 @dataclass(frozen=True)
 class KernelTime:
     """A kernel's part of a token. us: all of its `count` launches, microseconds; bytes: that they read and write at
-    least, None for next to none. The last row, TOKEN, is the whole token."""
+    least, None for next to none; rounds: `us` of each round, of which it is the median, in their order. The last row,
+    TOKEN, is the whole token."""
 
     TOKEN = "token"
 
@@ -50,6 +52,11 @@ class KernelTime:
     count: int
     us: float
     bytes: int | None
+    rounds: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, kernel: str, count: int, rounds: Sequence[float], nbytes: int | None) -> "KernelTime":
+        return cls(kernel, count, median(rounds), nbytes, tuple(rounds))
 
     @property
     def us_each(self) -> float | None:
@@ -87,7 +94,8 @@ class Side:
 class ModelBenchmark:
     """model: the file's name; read_gb_s: the best read bandwidth that was measured; sources: where the tuned engine's
     configurations come from, by problem; settings: how it was measured, "cache_bytes" being the device's last-level
-    cache; speedups: of all that was measured."""
+    cache; speedups: of all that was measured; read_rounds: read bandwidth in the same rounds, GB/s, one of each turn of
+    a side; empty if unknown."""
 
     model: str
     chip: str
@@ -99,6 +107,17 @@ class ModelBenchmark:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     speedups: Mapping[What, Speedup] = field(default_factory=dict)
+    read_rounds: tuple[float, ...] = ()
+
+    def kernel_speedup(self, kernel: str) -> Speedup | None:
+        """Of a kernel that both sides have and that was timed in rounds. Only a processor's alternate."""
+        before, after = self.untuned.kernel(kernel), self.tuned.kernel(kernel)
+        if before is None or after is None or not before.rounds or len(before.rounds) != len(after.rounds):
+            return None
+        if min(*before.rounds, *after.rounds) <= 0.0:
+            return None
+        untuned, tuned = ([1.0 / us for us in row.rounds] for row in (before, after))
+        return Speedup.of(untuned, tuned, bool(self.settings.get("alternating")) and not self.captured_alone)
 
     @property
     def sides(self) -> Mapping[str, Side]:
@@ -117,7 +136,12 @@ class ModelBenchmark:
         """JSON-able; `parse` reads it."""
         return {
             "model": self.model,
-            "device": {"chip": self.chip, "fingerprint": self.fingerprint, "read_gb_s": self.read_gb_s},
+            "device": {
+                "chip": self.chip,
+                "fingerprint": self.fingerprint,
+                "read_gb_s": self.read_gb_s,
+                "read_gb_s_rounds": list(self.read_rounds),
+            },
             "versions": dict(self.versions),
             "settings": dict(self.settings),
             "sources": dict(self.sources),
@@ -126,6 +150,7 @@ class ModelBenchmark:
                     "median": speedup.median,
                     "ratios": list(speedup.ratios),
                     "alternating": speedup.alternating,
+                    "measurable": speedup.measurable,
                     "verdict": speedup.verdict,
                 }
                 for what, speedup in self.speedups.items()
@@ -155,7 +180,7 @@ class ModelBenchmark:
     def _kernel_document(self, row: KernelTime) -> dict[str, Any]:
         return {
             "kernel": row.kernel, "count": row.count, "us": row.us, "us_each": row.us_each, "bytes": row.bytes,
-            "gb_s": row.gb_s, "share": self.share(row.gb_s),
+            "gb_s": row.gb_s, "share": self.share(row.gb_s), "us_rounds": list(row.rounds),
         }  # fmt: skip
 
 
@@ -186,6 +211,7 @@ def parse(document: Any) -> ModelBenchmark:
         {name: str(version) for name, version in versions.items()},
         made.take("settings", f.mapping_of(f.document), {}),
         speedups={_what(name): _speedup(row) for name, row in made.object("speedups", {}).each().items()},
+        read_rounds=tuple(device.take("read_gb_s_rounds", f.list_of(f.number(1e-9, 1e9)), [])),
     )  # fmt: skip
 
 
@@ -244,4 +270,7 @@ def _decode(row: Fields) -> Decode:
 
 def _kernel(row: Fields) -> KernelTime:
     count, size = row.take("count", _SIZE), row.take("bytes", f.maybe(_SIZE))
-    return KernelTime(row.take("kernel", _NAME), int(count), row.take("us", _US), None if size is None else int(size))
+    rounds = tuple(row.take("us_rounds", f.list_of(_US), []))
+    return KernelTime(
+        row.take("kernel", _NAME), int(count), row.take("us", _US), None if size is None else int(size), rounds
+    )

@@ -58,6 +58,8 @@ class Backend(Protocol):
     CAPTURED_ALONE: bool
     """Whether `kernels` are timed by themselves; if not, inside the token."""
     device: Device
+    read_rounds: list[float]
+    """Read bandwidth, GB/s, of each turn so far."""
 
     def holds_both(self, file_bytes: int) -> bool:
         """Whether memory holds two engines of a model of this size."""
@@ -170,7 +172,7 @@ def benchmark(
     return ModelBenchmark(
         Path(path).name, backend.device.chip, backend.device.fingerprint, backend.read_gb_s(),
         measured["untuned"], measured["tuned"], versions() | dict(backend.device.versions), settings, sources,
-        speedups,
+        speedups, tuple(backend.read_rounds),
     )  # fmt: skip
 
 

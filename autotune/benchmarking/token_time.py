@@ -22,18 +22,18 @@ REPLAYS, SAMPLES = 20, 5
 
 
 class Stopwatch:
-    """Microseconds of GPU time; medians of SAMPLES, each the mean of REPLAYS in one stream."""
+    """Microseconds of GPU time: SAMPLES, each the mean of REPLAYS in one stream."""
 
     def __init__(self, index: int, target: Target) -> None:
         self._device, self._target = torch.device("cuda", index), target
         self._other = torch.ones(machine.l2_bytes(index), dtype=torch.int32, device=self._device)  # four L2 caches
         self._sum = torch.empty((), dtype=torch.int64, device=self._device)
 
-    def repeated(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
-        """Time of the launches as one graph, replayed without a gap, as tokens follow each other."""
+    def repeated(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> list[float]:
+        """Times of the launches as one graph, replayed without a gap, as tokens follow each other."""
         return self._microseconds(Graph(launches, self._target, self._device).replay, rewind)
 
-    def from_memory(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> float:
+    def from_memory(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> list[float]:
         """As `repeated`, but what they read is in no cache: all weights of one operation may fit into the second-level
         cache, where a token never finds them. Something else is read in between, and its own time taken off."""
         graph = Graph(launches, self._target, self._device)
@@ -42,14 +42,15 @@ class Stopwatch:
             self._evict()
             graph.replay()
 
-        return max(self._microseconds(both, rewind) - self._microseconds(self._evict, rewind), 0.0)
+        everything, beside = self._microseconds(both, rewind), median(self._microseconds(self._evict, rewind))
+        return [max(us - beside, 0.0) for us in everything]
 
     def _evict(self) -> None:
         torch.sum(self._other, 0, out=self._sum)
 
-    def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> float:
+    def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> list[float]:
         with torch.cuda.device(self._device):
-            return median(gpu_timer.mean_ns(work, REPLAYS, rewind) for _ in range(SAMPLES)) / 1e3
+            return [gpu_timer.mean_ns(work, REPLAYS, rewind) / 1e3 for _ in range(SAMPLES)]
 
 
 def profile(
@@ -63,9 +64,10 @@ def profile(
     by_name: dict[str, list[Launch]] = {}
     for launch in launches:
         by_name.setdefault(launch.name, []).append(launch)
-    whole = KernelTime(KernelTime.TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()))
+    whole = KernelTime.of(KernelTime.TOKEN, len(launches), watch.repeated(launches, rewind), sum(sizes.values()))
     rows = [
-        KernelTime(name, len(some), watch.from_memory(some, rewind), sizes.get(name)) for name, some in by_name.items()
+        KernelTime.of(name, len(some), watch.from_memory(some, rewind), sizes.get(name))
+        for name, some in by_name.items()
     ]
     return [*rows, whole]
 

@@ -10,9 +10,12 @@ from autotune.commands import options, output
 
 if TYPE_CHECKING:
     from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark, Side
+    from autotune.benchmarking.speedup import Speedup
 
 CACHED = "* above 100%: so few bytes come from the device's cache, which is faster than its memory"
 BUSY = "* above 100%: other work held the memory back while its read bandwidth was measured; run it again"
+UNEVEN = 1.25
+"""Read bandwidths of rounds that differ by more than this factor show other work."""
 ALONE = (
     "Each kernel's launches of all layers, captured alone and reading from memory; in the token they overlap, so these "
     "times do not add up to the token's."
@@ -96,6 +99,7 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     ]  # fmt: skip
     output.print_table(result.model, ("kernels", *numeric), lines, numeric)
     bandwidth.explain()
+    bandwidth.tell_rounds()
     for depth, speedup in result.speedups.items():
         if isinstance(depth, int) and depth != PREFILL:
             click.echo(f"decode after {depth} tokens: {speedup.verdict}")
@@ -107,7 +111,10 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     click.echo()
     numeric = ("count", "untuned µs", "tuned µs", "speed-up", "µs each", "MB", bandwidth.unit, output.SHARE)
     before = {row.kernel: row.us for row in result.untuned.kernels}
-    lines = [_kernel(row, before.get(row.kernel), row.us, bandwidth) for row in result.tuned.kernels]
+    lines = [
+        _kernel(row, before.get(row.kernel), row.us, bandwidth, result.kernel_speedup(row.kernel))
+        for row in result.tuned.kernels
+    ]
     # A kernel that only the untuned token has is shown too: tuning left it out.
     gone = [row for row in result.untuned.kernels if result.tuned.kernel(row.kernel) is None]
     lines[-1:-1] = [_kernel(row, row.us, None, bandwidth) for row in gone]
@@ -128,12 +135,12 @@ def _print_wide(result: "ModelBenchmark") -> None:
             before, after = (side[count].tok_s if count in side else None for side in rates)
             speedup = result.speedups.get((kind, count))
             lines.append((
-                name.format(count), output.number(before), output.number(after), output.ratio(after, before),
-                "" if speedup is None else speedup.verdict,
+                name.format(count), output.number(before), output.number(after),
+                output.ratio(after, before) if speedup is None else speedup.cell,
             ))  # fmt: skip
     if lines:
         click.echo()
-        output.print_table("Many tokens at once", ("what", *numeric, "verdict"), lines, numeric)
+        output.print_table("Many tokens at once", ("what", *numeric), lines, numeric)
 
 
 class _Bandwidth:
@@ -149,8 +156,23 @@ class _Bandwidth:
         value, share = None if gb_s is None else gb_s / self._scale, self._result.share(gb_s)
         above = share is not None and share > 1.0
         if above:
-            self._reasons[CACHED if (size or 0) <= self._result.settings.get("cache_bytes", 0) else BUSY] = None
+            fits = (size or 0) <= self._result.settings.get("cache_bytes", 0)
+            self._reasons[CACHED if fits and not self._uneven else BUSY] = None
         return output.number(value, 2 if self._scale > 1 else 1), output.percent(share) + ("*" if above else "")
+
+    @property
+    def _uneven(self) -> bool:
+        rounds = self._result.read_rounds
+        return bool(rounds) and max(rounds) > UNEVEN * min(rounds)
+
+    def tell_rounds(self) -> None:
+        """Prints the read bandwidth of the rounds."""
+        rounds = self._result.read_rounds
+        if not rounds:
+            return
+        low, high, digits = min(rounds) / self._scale, max(rounds) / self._scale, 2 if self._scale > 1 else 1
+        busy = "; other work held it back, so rates are below what this machine can do" if self._uneven else ""
+        click.echo(f"memory was read at {low:.{digits}f} to {high:.{digits}f} {self.unit} in the same rounds{busy}")
 
     def explain(self) -> None:
         """Prints why shares of the cells since the last call are above 100%."""
@@ -164,11 +186,15 @@ def _prefill(side: "Side") -> str:
     return output.number(side.prefill_tok_s) + spread
 
 
-def _kernel(row: "KernelTime", before: float | None, after: float | None, bandwidth: _Bandwidth) -> tuple[str, ...]:
+def _kernel(
+    row: "KernelTime", before: float | None, after: float | None, bandwidth: _Bandwidth,
+    speedup: "Speedup | None" = None,
+) -> tuple[str, ...]:  # fmt: skip
     """One line; all but the first time is the tuned token's."""
     tuned = after is not None
     return (
-        row.kernel, str(row.count), output.number(before), output.number(after), output.ratio(before, after),
+        row.kernel, str(row.count), output.number(before), output.number(after),
+        output.ratio(before, after) if speedup is None else speedup.cell,
         output.number(row.us_each if tuned else None, 2),
         output.number(row.bytes / 1e6 if tuned and row.bytes else None),
         *bandwidth.cells(row.gb_s if tuned else None, row.bytes),

@@ -1,5 +1,8 @@
 """`autotune import`: reads files of other tools into the tuning database."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +21,23 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--decimal",
+    type=click.Choice(["comma", "point"]),
+    help="What separates decimals in CSV files. Needed only where a file does not tell: 1.234 may be 1234.",
+)
 @options.db_option
 @options.json_option
-def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> None:
+def import_(files: tuple[Path, ...], decimal: str | None, db_path: Path | None, as_json: bool) -> None:
     """Read files of other tools into the tuning database.
 
     Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, ./scripts/setup_env
-    nsight) and its CSV (--page raw, --page details), SQLite exports of Nsight Systems and the CSV of nsys stats, logs
-    of Helion's autotuner; kernels of ours are joined to their problem and configuration. And results of other
-    auto-tuners: T4 (autotune export writes it) and Kernel Tuner's cache files; each becomes a run of the device that it
-    names. Files packed with gzip or xz are read too.
+    nsight) and its CSV (pages raw and details, --metrics, --print-summary), SQLite exports of Nsight Systems and the
+    CSV of nsys stats, logs of Helion's autotuner; kernels of ours are joined to their problem and configuration. And
+    results of other auto-tuners: T4 (autotune export writes it), caches of Kernel Tuner and results of the Kernel
+    Tuning Toolkit; each becomes a run of the device that it names. Files packed with gzip or xz are read too.
+
+    Each file is imported or refused by itself: with one refused, the exit code is 2, and the others are kept.
 
     \b
     Example:
@@ -39,32 +49,62 @@ def import_(files: tuple[Path, ...], db_path: Path | None, as_json: bool) -> Non
     from autotune.importers import registry
     from autotune.importers.files import NO_END
 
-    importers = []
-    for file in files:  # before anything is stored
-        importer = registry.recognize(file)
-        if importer is None:
-            known = ", ".join(each.name for each in registry.IMPORTERS)
-            raise UserError(f"{file} is of no kind that can be imported; these can: {known}")
-        importers.append(importer)
-    with options.open_database(db_path, readonly=False) as db:
-        done = [store(importer, file, db) for importer, file in zip(importers, files, strict=True)]
+    done: list[ProfileSummary | ResultsSummary] = []
+    refused: dict[Path, str] = {}
+    with ExitStack() as stack:
+        db = None
+        for file in files:
+            try:
+                importer = registry.importer_of(file)
+                # Not before there is something to keep: a file that is refused makes no database.
+                db = db or stack.enter_context(options.open_database(db_path, readonly=False))
+                done += store(importer, file, db, decimal)
+            except UserError as error:
+                if len(files) == 1:
+                    raise
+                refused[file] = str(error)
     if as_json:
-        output.print_json({"imported": [asdict(summary) for summary in done]})
-        return
-    for summary in done:
-        output.line(f"{summary.file}: {summary.line}")
+        rows = [{"file": file.name, "reason": reason} for file, reason in refused.items()]
+        output.print_json({"imported": [asdict(summary) for summary in done], "refused": rows})
+    else:
+        for summary in done:
+            output.line(f"{summary.file}: {summary.line}")
+    for summary in () if as_json else done:
         if summary.note and NO_END not in summary.note:  # that is kept for the page of provenance
             output.note(f"{summary.file}: {summary.note}")
+    for reason in refused.values():
+        output.note(f"refused: {reason}")
+    if refused:
+        raise UserError(f"{len(refused)} of {len(files)} files were refused; the others are imported")
 
 
-def store(importer: "Importer", path: Path, db: "TuningDB") -> "ProfileSummary | ResultsSummary":
-    """Read a file and store what is in it. Raises UserError."""
+def store(
+    importer: "Importer", path: Path, db: "TuningDB", decimal: str | None = None
+) -> "list[ProfileSummary | ResultsSummary]":
+    """Read a file and store what is in it; decimal: "comma" or "point", None to find out. Raises UserError."""
     from autotune.importers import tuning_results
     from autotune.importers.files import bounded_numbers, unpacked
+    from autotune.importers.number_format import Decimal
     from autotune.profiling import store_profile
 
-    with unpacked(path) as file, bounded_numbers(path):
-        found = importer.read(file)
-        if isinstance(found, tuning_results.TuningResults):
-            return tuning_results.store(replace(found, file=path.name), db)
-        return store_profile.store(found, db)
+    with unpacked(path) as file, bounded_numbers(path), _collector_paused():
+        chosen = (Decimal(decimal) if decimal else None,) if importer.localized else ()
+        found = importer.read(file, *chosen)
+        return [
+            tuning_results.store(replace(one, file=path.name), db)
+            if isinstance(one, tuning_results.TuningResults)
+            else store_profile.store(one, db)
+            for one in (found if isinstance(found, tuple) else (found,))
+        ]
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A trace becomes a million objects, none of them in a cycle: looking for some takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and what their values open."""
 
+import importlib.util
 import json
 import os
 import re
@@ -62,6 +63,9 @@ db_option = click.option(
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Tuning database.  [default: $AUTOTUNE_DB, else tuning.db in the user's data directory]",
+)
+arch_option = click.option(
+    "--arch", metavar="sm_90", help="Compute capability to compile for.  [default: that of the GPU here]"
 )
 device_option = click.option(
     "--device", type=DeviceName(), default=CPU, metavar="cpu|cuda:0", show_default=True, help="Device to run on."
@@ -268,3 +272,19 @@ def detect(device: str) -> "Device":
     from kernel_templates.cuda import machine as gpus
 
     return gpus.detect(gpus.index_of(device))
+
+
+def capability(arch: str | None, command: str) -> int:
+    """90 for "sm_90", what `--arch` of a command that compiles names; without, that of the GPU here. Raises UserError,
+    also where nothing can compile."""
+    if importlib.util.find_spec("triton") is None:
+        raise UserError(f"{command} compiles with Triton, which is not installed; ./scripts/setup_env cuda installs it")
+    if arch is None:
+        try:
+            return int(detect("cuda:0").capability.replace(".", ""))
+        except UserError as error:  # without the advice to use the CPU, which these commands cannot
+            why = re.sub(r"[,;]? (or )?use --device cpu$", "", str(error))
+            raise UserError(f"{why}; name one that need not be here: --arch sm_90, for instance") from None
+    if not (found := re.fullmatch(r"sm_?(\d{2,3})a?", arch)):
+        raise UserError(f"--arch: {arch!r} is no compute capability; give sm_90, for instance")
+    return int(found[1])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ PIPE_WIDTH = 200  # a file or a pipe has no edge to wrap at, and rich would assu
 SHARE = "% of read bandwidth"
 """Heading of a bandwidth's share of the device's measured read bandwidth."""
 
+TOLD_S = 10.0  # between two notes of how far a command is
 LEAST_WIDTH = 10  # of a column of text in a narrow terminal
 
 
@@ -34,6 +36,19 @@ def line(text: str) -> None:
 def note(text: str) -> None:
     """A line for the reader, not part of the result."""
     click.echo(clean(text), err=True)
+
+
+def said_at_times(what: str) -> Callable[..., None]:
+    """What is told how many are done, and of how many if that is known, and notes it now and then."""
+    told = time.monotonic()
+
+    def report(done: int, of: int | None = None) -> None:
+        nonlocal told
+        if time.monotonic() - told > TOLD_S:
+            told = time.monotonic()
+            note(f"{done}{'' if of is None else f' of {of}'} {what}")
+
+    return report
 
 
 def print_json(document: Any) -> None:

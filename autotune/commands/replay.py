@@ -63,6 +63,8 @@ def _recorded(path: Path) -> "Recorded":
         return replaying.read(path)
     with bounded_numbers(path):
         found = importer.read(path)
+    if isinstance(found, tuple) and len(found) == 1:
+        (found,) = found
     if not isinstance(found, TuningResults):
         raise UserError(f"{path} ({importer.name}) has no results of a tuner; see autotune replay --help")
     return _space_of(found, path)

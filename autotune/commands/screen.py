@@ -1,8 +1,5 @@
 """`autotune screen`: ranks a problem's configurations by their machine code, without measuring."""
 
-import importlib.util
-import re
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # of those kept and of those dropped each, in the table
 NUMBERS = ("rank", "issue + wait µs", "bound µs", "registers", "occupancy", "rounds", "instructions", "loads")
-TOLD_S = 10.0  # between two notes of how far it is
 
 
 @click.command()
@@ -26,7 +22,7 @@ TOLD_S = 10.0  # between two notes of how far it is
     "--problem", "fields", required=True, metavar="NAME=VALUE,...",
     help="Shapes and formats, as autotune db list prints them after the operation's name and a colon.",
 )  # fmt: skip
-@click.option("--arch", metavar="sm_90", help="Compute capability to compile for.  [default: that of the GPU here]")
+@options.arch_option
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Most configurations to compile, drawn at random.  [default: all]"
 )
@@ -48,17 +44,16 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
     from autotune.tuning import target
     from kernel_templates import given_problem, registry
 
-    if importlib.util.find_spec("triton") is None:
-        raise UserError("screen compiles with Triton, which is not installed; ./scripts/setup_env cuda installs it")
     try:
         problem = given_problem.parse(f"{op}:{fields}")
-        capability = _capability(arch)
+        capability = options.capability(arch, "screen")
         chip = chips.chip(capability)
         choice = selection.choose(registry.cuda_space(problem, chip.device), limit)
     except ValueError as error:
         raise UserError(str(error)) from None
 
-    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), _said_at_times())
+    told = output.said_at_times("compiled")
+    candidates = compile_all(problem, choice.configs, capability, jobs or target.cores(), told)
     verdicts = ranking.screen(candidates, registry.get(op).work(problem.typical).bytes, chip)
     if as_json:
         output.print_json(
@@ -70,31 +65,6 @@ def screen(op: str, fields: str, arch: str | None, limit: int | None, jobs: int 
         )  # fmt: skip
     else:
         _show(problem.key, chip.name, choice, verdicts)
-
-
-def _capability(arch: str | None) -> int:
-    """90 for "sm_90"; without, that of the GPU here. Raises UserError."""
-    if arch is None:
-        try:
-            return int(options.detect("cuda:0").capability.replace(".", ""))
-        except UserError as error:  # without the advice to use the CPU, which this command cannot
-            why = re.sub(r"[,;]? (or )?use --device cpu$", "", str(error))
-            raise UserError(f"{why}; name one that need not be here: --arch sm_90, for instance") from None
-    if not (found := re.fullmatch(r"sm_?(\d{2,3})a?", arch)):
-        raise UserError(f"--arch: {arch!r} is no compute capability; give sm_90, for instance")
-    return int(found[1])
-
-
-def _said_at_times() -> Callable[[int], None]:
-    told = time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TOLD_S:
-            told = time.monotonic()
-            output.note(f"{done} compiled")
-
-    return report
 
 
 def _row(rank: int, verdict: "Verdict") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,13 @@ import click
 from autotune import UserError
 from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
+from autotune.runner import fork_server
 from autotune.samplers import SAMPLERS
+from kernel_templates.cuda import early
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
+    from autotune.tuning.shared_studies import Studies
     from autotune.tuning.tuner_base import Tuned, TuneSettings
     from kernel_templates.problem import Chain, Problem
     from tuning_db import TuningDB
@@ -131,17 +134,18 @@ def tune(
         _for_each_gpu(model, storage, db_path)
         return
     options.writable(timeline_path, "--timeline")
+    if device != options.CPU and early.begin_libraries():  # both go on while the model's header is read
+        fork_server.begin()
+    wanted = model_problems(model, ops, device, context, widths)
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
-    wanted = model_problems(model, ops, device, context, widths)
     from autotune.runner.timeline import Timeline
-    from autotune.tuning import shared_studies
     from autotune.tuning.tuner_base import TuneSettings
 
     trials, budget_s = limits(device, trials, budget)
     with ExitStack() as stack:
-        server = stack.enter_context(shared_studies.opened(storage)) if storage else None
+        server = stack.enter_context(_shared_studies(storage)) if storage else None
         db = stack.enter_context(options.open_database(db_path, readonly=False))
         rows, in_context, many = [], [], []
         interrupted: KeyboardInterrupt | None = None
@@ -184,6 +188,12 @@ def tune(
             output.note(f"for {hurried} of them one configuration is all that was tried; --budget gives them more time")
     if interrupted is not None:
         raise interrupted
+
+
+def _shared_studies(storage: str) -> "AbstractContextManager[Studies]":
+    from autotune.tuning import shared_studies  # a server's libraries
+
+    return shared_studies.opened(storage)
 
 
 def limits(device: str, trials: int | None, budget: float | None) -> tuple[int | None, float | None]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.benchmarking.speedup import NOT_NOW
 from autotune.commands import output
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _ABOVE = (
     "* above 100%: part of it came from a cache, or other work held the memory back while its bandwidth was measured"
 )
-_TUNED = ("speed-up", "GB/s", output.SHARE, "trials", "failed")
+_TUNED = ("10–90%", "speed-up", "GB/s", output.SHARE, "trials", "failed")
 _ENERGY = ("default µJ", "tuned µJ")
 
 
@@ -39,6 +40,9 @@ def _outcome(result: Any) -> dict[str, Any]:
     return {
         "gb_s": result.gb_s, "share": result.share, "trials": result.trials, "failed": result.failed,
         "source": result.source, "kept": result.kept, "reason": result.reason,
+        "read_gb_s": result.read_bytes_s / 1e9, "best_range_ns": [result.best.q10_ns, result.best.q90_ns],
+        "default_range_ns": None if result.default is None else [result.default.q10_ns, result.default.q90_ns],
+        "least_speedup": result.least_speedup, "measurable": result.measurable,
         "best_uj": result.best_uj, "default_uj": result.default_uj,
     }  # fmt: skip
 
@@ -76,6 +80,11 @@ def kept(db: "TuningDB", device: "Device", problems: "Mapping[Problem, int]") ->
                 "reason": "",
                 "best_uj": winner.measurement.energy_uj,
                 "default_uj": None,
+                "read_gb_s": None,
+                "best_range_ns": [winner.measurement.q10_ns, winner.measurement.q90_ns],
+                "default_range_ns": None,
+                "least_speedup": None,
+                "measurable": None,
             }
         )
     return rows
@@ -128,7 +137,7 @@ def _show_alone(title: str, rows: list[dict[str, Any]]) -> None:
     output.print_table(title, ("problem", *numeric), lines, numeric)
     known = [row for row in rows if _is_time(row["default_ns"])]
     if known:
-        mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))
+        mean = _mean_speedup(known)
         before, after = (sum(row[name] * row["count"] for row in known) for name in ("default_ns", "best_ns"))
         click.echo(
             f"geometric mean speed-up {mean:.2f}×; kernels of one token {before / 1e6:.2f} ms → {after / 1e6:.2f} ms"
@@ -154,18 +163,18 @@ def _show_in_context(title: str, rows: list[dict[str, Any]]) -> None:
 
 def _show_many(title: str, rows: list[dict[str, Any]]) -> None:
     """Problems of passes: they compute as much as they read, so what is shown is both rates."""
-    numeric = ("count", "default µs", "tuned µs", "speed-up", "GB/s", "TFLOP/s", "trials", "failed")
+    numeric = ("count", "default µs", "tuned µs", *_TUNED[:3], "TFLOP/s", *_TUNED[-2:])
     lines = [
         (
             row["problem"], str(row["count"]), output.micros(row["default_ns"]),
-            *_common(row, row["default_ns"])[:3], output.number(_tflop_s(row), 2), *_common(row, None)[-2:],
+            *_common(row, row["default_ns"])[:4], output.number(_tflop_s(row), 2), *_common(row, None)[-2:],
         )
         for row in rows
     ]  # fmt: skip
     output.print_table(title, ("problem", *numeric), lines, numeric)
     known = [row for row in rows if _is_time(row["default_ns"])]
     if known:
-        mean = math.exp(sum(math.log(row["default_ns"] / row["best_ns"]) for row in known) / len(known))
+        mean = _mean_speedup(known)
         click.echo(f"geometric mean speed-up {mean:.2f}×")
 
 
@@ -180,12 +189,29 @@ def _tflop_s(row: dict[str, Any]) -> float:
 def _common(row: dict[str, Any], default_ns: float | None) -> tuple[str, ...]:
     return (
         output.micros(row["best_ns"]),
-        "default kept" if row["kept"] == "default" else output.ratio(default_ns, row["best_ns"]),
+        _range(row["best_range_ns"]),
+        _speedup(row, default_ns),
         output.number(row["gb_s"]),
         output.percent(row["share"]) + ("*" if _is_above(row) else ""),
         str(row["trials"]),
         "–" if row["failed"] is None else str(row["failed"]),
     )
+
+
+def _range(nanoseconds: list[float]) -> str:
+    return "–".join(map(output.micros, nanoseconds))
+
+
+def _speedup(row: dict[str, Any], default_ns: float | None) -> str:
+    if row["kept"] == "default":
+        return "default kept"
+    return NOT_NOW if row["measurable"] is False else output.ratio(default_ns, row["best_ns"])
+
+
+def _mean_speedup(rows: list[dict[str, Any]]) -> float:
+    """The geometric mean; what is not measurable now counts as none."""
+    ratios = [1.0 if row["measurable"] is False else row["default_ns"] / row["best_ns"] for row in rows]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def _energies(row: dict[str, Any]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ def html(
 
 def trace(database: Path | None, benchmarks: Sequence[Path] = ()) -> str:
     """Chrome's Trace Event Format. Raises UserError, also where nothing has times, and DatabaseError."""
-    found = timelines(collect(database, None, benchmarks))
+    found = timelines(collect(database, None, benchmarks, traced=True))
     if not found:
         raise UserError("nothing has a timeline: give --bench FILE, or import a profile with start times")
     return perfetto(found)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.dashboard.page_elements import XY, Bars, Chart, Spans, significant
+from autotune.dashboard.memory_chart import memory_shapes
+from autotune.dashboard.page_elements import XY, Bars, Chart, MemoryChart, Spans, significant
 from autotune.dashboard.scales import Scale, scale
 
 WIDTH, HEIGHT = 600, 280
@@ -26,6 +27,8 @@ class Drawing:
 def draw(chart: Chart) -> Drawing:
     if isinstance(chart, XY):
         return _xy(chart)
+    if isinstance(chart, MemoryChart):
+        return Drawing(*memory_shapes(chart))
     return _bars(chart) if isinstance(chart, Bars) else _spans(chart)
 
 
@@ -57,12 +60,13 @@ def _bars(chart: Bars) -> Drawing:
     for place, (label, row) in enumerate(chart.rows):
         top = TOP + place * (ROW * sides + GAP) + GAP / 2
         middle = top + ROW * sides / 2 + 4
-        shapes.append(("label", {"x": left - 8, "y": middle, "text": _cut(label), "tip": label, "anchor": "end"}))
+        name = chart.full[place] if chart.full else label
+        shapes.append(("label", {"x": left - 8, "y": middle, "text": _cut(label), "tip": name, "anchor": "end"}))
         for side, value in enumerate(row):
             if value is None:
                 continue
             text, at = significant(value, 3), top + side * ROW
-            tip = f"{label}, {chart.sides[side]}: {text} {chart.x.unit}"
+            tip = f"{name}, {chart.sides[side]}: {text} {chart.x.unit}"
             width = round(x(value) - x(0.0), 1)
             shapes.append(("bar", {"x": x(0.0), "y": at, "w": width, "h": ROW - 2, "tone": f"s{side % 6}", "tip": tip}))
             shapes.append(("label", {"x": x(0.0) + width + 5, "y": at + 10, "text": text, "anchor": "start"}))

@@ -21,7 +21,7 @@ from autotune.dashboard.page_data import (
     RunData,
 )
 from autotune.precision import precision_result
-from tuning_db import field_checks, open_db, profiles
+from tuning_db import field_checks, open_db, profiles, traces
 from tuning_db.field_checks import Fields
 from tuning_db.timed_trials import TimedTrial, timed_trials
 
@@ -30,18 +30,19 @@ LARGEST = 16 << 20  # bytes; a real benchmark has 20 kB, what `autotune precisio
 
 def collect(
     database: Path | None, against: Path | None = None, benchmarks: Sequence[Path] = (),
-    precisions: Sequence[Path] = (),
+    precisions: Sequence[Path] = (), traced: bool = False,
 ) -> PageData:  # fmt: skip
-    """database: None for the usual one. Raises UserError and DatabaseError."""
+    """database: None for the usual one; traced: launches that only a timeline knows as launches too, not only in
+    `Database.traces`. Raises UserError and DatabaseError."""
     return PageData(
-        read_database(database),
+        read_database(database, traced),
         None if against is None else read_database(against),
         tuple(read_benchmark(path) for path in benchmarks),
         tuple(read_precision(path) for path in precisions),
     )
 
 
-def read_database(path: Path | None) -> Database:
+def read_database(path: Path | None, traced: bool = False) -> Database:
     with open_db(path, readonly=True) as db:
         devices = tuple(
             DeviceData(
@@ -53,13 +54,15 @@ def read_database(path: Path | None) -> Database:
         trials: dict[int, list[TimedTrial]] = defaultdict(list)
         for trial in timed_trials(db):
             trials[trial.run_id].append(trial)
+        stored_profiles = profiles.listed(db)
         return Database(
             file=_file(db.path),
             schema=int(db.info()["schema_version"]),
             devices=devices,
             runs=tuple(RunData(run, tuple(trials[run.id])) for run in db.runs()),
             winners=tuple(db.winners()),
-            profiles=tuple(profiles.load(db, stored.id) for stored in profiles.listed(db)),
+            profiles=tuple(profiles.load(db, stored.id, traced) for stored in stored_profiles),
+            traces=tuple(traces.load(db, stored.id) for stored in stored_profiles),
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autotune.profiling import launch_metrics as metrics
+from autotune.profiling.diagnosis import BUSY
 from autotune.profiling.kernel_key import NEEDED as BYTES_NEEDED
 from tuning_db.profile_records import KernelLaunch
 
@@ -65,6 +66,16 @@ def find(launch: KernelLaunch, wanted: Mapping[str, Names]) -> list[CounterValue
 
 def one(launch: KernelLaunch, names: Names) -> CounterValue | None:
     return next(iter(find(launch, {"": names})), None)
+
+
+def bound(launch: KernelLaunch) -> str | None:
+    """What bounds a launch: the busiest unit where that works at BUSY or more, else latency; None without counters."""
+    units = [unit for unit in find(launch, SPEED_OF_LIGHT) if unit.label != "memory, all levels"]
+    if not units:
+        return None
+    top = max(units, key=lambda unit: unit.value)
+    share = f"{top.label} {min(top.value, 100):.0f}%"
+    return share if top.value >= 100 * BUSY else f"latency (busiest: {share})"
 
 
 def stalls(launch: KernelLaunch) -> list[CounterValue]:

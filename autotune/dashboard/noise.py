@@ -50,6 +50,22 @@ def estimate_noise(runs: Iterable[RunData]) -> Noise:
     apart = [abs(math.log(b / a)) for (one, a), (other, b) in pairs if one != other]
     between = len(apart) >= LEAST
     differences = apart if between else [abs(math.log(b / a)) for (_, a), (_, b) in pairs]
+    return _noise(differences, between)
+
+
+def launch_noise(repeats: Iterable[Sequence[float]]) -> Noise:
+    """From the times of launches that are alike, each sequence of one kernel in one report."""
+    times = [[time for time in sequence if time > 0] for sequence in repeats]
+    return _noise([abs(math.log(b / a)) for one in times for a, b in itertools.pairwise(one)], False)
+
+
+def of_launches(times: Sequence[float]) -> Measurement:
+    """At least one time, in ns, as a measurement: its quantiles as far as there are enough to have some."""
+    ordered = sorted(times)
+    return Measurement(_quantile(ordered, 0.1), _quantile(ordered, 0.5), _quantile(ordered, 0.9), len(ordered))
+
+
+def _noise(differences: Sequence[float], between: bool) -> Noise:
     if len(differences) < LEAST:
         return Noise(SUPPOSED, len(differences), False, True)
     return Noise(_quantile(differences, COVERED), len(differences), between)

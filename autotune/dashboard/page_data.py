@@ -1,17 +1,20 @@
 """The data behind the pages: everything that the database and the files beside it say, read once."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
 from autotune.benchmarking.benchmark_result import ModelBenchmark
+from autotune.dashboard import counters
 from autotune.precision.precision_result import ModelPrecision
 from autotune.profiling.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
 from tuning_db.profile_records import KernelLaunch, Profile, RowKind
 from tuning_db.records import Outcome, StoredRun, StoredWinner, searched
 from tuning_db.timed_trials import TimedTrial
+from tuning_db.trace_records import Trace
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class PrecisionFile:
 
 @dataclass(frozen=True, eq=False)
 class Database:
-    """One tuning database."""
+    """One tuning database. traces: of each profile, without rows where it is no timeline."""
 
     file: File
     schema: int
@@ -109,6 +112,7 @@ class Database:
     runs: tuple[RunData, ...]
     winners: tuple[StoredWinner, ...]
     profiles: tuple[Profile, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
     @cached_property
     def run_by_id(self) -> Mapping[int, RunData]:
@@ -122,11 +126,33 @@ class Database:
 
 @dataclass(frozen=True, eq=False)
 class ProfiledLaunch:
-    """A launch with its profile and what our own rules find wrong with it, the most likely cause first."""
+    """A launch with its profile and what rules find wrong with it, the most likely cause first. alike: launches
+    of the same kernel, sizes and configuration in that profile, this one among them and the longest."""
 
     profile: Profile
     launch: KernelLaunch
     causes: tuple[Finding, ...]
+    alike: tuple[KernelLaunch, ...] = ()
+
+    @property
+    def time_ns(self) -> float | None:
+        """Of one launch; None where nothing measured it."""
+        return launch_time(self.launch)
+
+    @cached_property
+    def sampled(self) -> KernelLaunch:
+        """The one of those alike whose machine code has most samples: importers read that of a few launches only."""
+        return max(
+            (self.launch, *self.alike), key=lambda one: (sum(line.samples for line in one.lines), len(one.lines))
+        )
+
+
+def launch_time(launch: KernelLaunch) -> float | None:
+    """Nanoseconds of one launch, as the timeline or the counters have it; None where neither has."""
+    if launch.duration_ns is not None:
+        return launch.duration_ns / max(launch.count, 1)
+    found = counters.one(launch, counters.LAUNCH["duration"])
+    return found.value if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +166,27 @@ class PageData:
 
     @cached_property
     def profiled(self) -> tuple[ProfiledLaunch, ...]:
-        """Launches with counters, rules or instructions: those that the kernel's page has something to say about."""
-        return tuple(
-            ProfiledLaunch(profile, launch, tuple(causes))
-            for profile in self.database.profiles
-            for launch, causes in zip(profile.launches, diagnose_all(profile.launches), strict=True)
-            if launch.kind is not RowKind.TRIAL and (launch.findings or launch.lines or len(launch.metrics))
-        )
+        """What the kernel's page has something to say about: launches with counters, rules or instructions, one of
+        those that are alike."""
+        return tuple(found for profile in self.database.profiles for found in profiled_launches(profile))
+
+
+def profiled_launches(profile: Profile) -> list[ProfiledLaunch]:
+    """The longest of the launches that are alike, in the order in which each was first launched."""
+    if not any(_telling(launch) for launch in profile.launches):
+        return []  # a timeline: nothing to diagnose, and there may be 100,000
+    alike: dict[tuple[object, ...], list[tuple[KernelLaunch, tuple[Finding, ...]]]] = defaultdict(list)
+    for launch, causes in zip(profile.launches, diagnose_all(profile.launches), strict=True):
+        if launch.kind is not RowKind.TRIAL and _telling(launch):
+            config = repr(sorted(launch.config.items())) if launch.config else ""
+            key = (launch.kernel, launch.grid, launch.block, launch.problem, launch.role, config)
+            alike[key].append((launch, tuple(causes)))
+    found = []
+    for launches in alike.values():
+        longest, why = max(launches, key=lambda pair: launch_time(pair[0]) or 0.0)
+        found.append(ProfiledLaunch(profile, longest, why, tuple(launch for launch, _ in launches)))
+    return found
+
+
+def _telling(launch: KernelLaunch) -> bool:
+    return bool(launch.findings or launch.lines or len(launch.metrics))

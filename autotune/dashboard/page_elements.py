@@ -1,7 +1,7 @@
 """The elements of a page: words, tables, charts. A chart knows its own table, so that no chart is without one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,21 +10,25 @@ _PLAIN = re.compile(r"-?[\d,]+(\.\d+)?(e[+-]?\d+)?[×%]?")
 
 @dataclass(frozen=True)
 class Column:
-    """about: the metric's name and unit or the number's formula, shown with the heading."""
+    """about: the metric's name and unit or the number's formula, shown with the heading; wraps: its texts are long
+    names, which take several lines rather than be cut."""
 
     name: str
     about: str = ""
     numeric: bool = False
+    wraps: bool = False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """value: what the column is sorted by; href: "#..." inside the page; tone: "good", "bad" or "quiet"."""
+    """value: what the column is sorted by; href: "#..." inside the page; tone: "good", "bad" or "quiet"; tip: what a
+    reader sees on touching it, such as a name in full."""
 
     text: str
     value: float | None = None
     href: str | None = None
     tone: str = ""
+    tip: str = ""
 
     @property
     def sort(self) -> str | None:
@@ -88,7 +92,8 @@ class XY:
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars. rows: (label, one value for each of `sides`, None where there is none); twin: as of `XY`."""
+    """Horizontal bars. rows: (label, one value for each of `sides`, None where there is none); twin: as of `XY`; full:
+    the labels in full, where they are shortened."""
 
     title: str
     x: Axis
@@ -96,11 +101,15 @@ class Bars:
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
     marks: tuple[tuple[float, str], ...] = ()
     twin: str = ""
+    full: tuple[str, ...] = ()
 
     def table(self) -> Table:
-        columns = (Column("bar"), *(Column(f"{side}, {self.x.title}", "", True) for side in self.sides))
-        rows = tuple((Cell(label), *(number_cell(v) for v in values)) for label, values in self.rows)
-        return Table(self.title, columns, rows)
+        columns = [Column("bar"), *(Column(f"{side}, {self.x.title}", "", True) for side in self.sides)]
+        rows = [(Cell(label), *(number_cell(v) for v in values)) for label, values in self.rows]
+        if self.full:
+            columns.append(Column("in full", "", False, True))
+            rows = [(*row, Cell(name)) for row, name in zip(rows, self.full, strict=True)]
+        return Table(self.title, tuple(columns), tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,54 @@ class Spans:
         return Table(self.title, columns, rows)
 
 
-Chart = XY | Bars | Spans
+@dataclass(frozen=True)
+class Level:
+    """A memory or a cache of a GPU. hits: share of 1, None if unknown or without meaning; busy: share of 1 of its
+    peak throughput."""
+
+    name: str
+    hits: float | None = None
+    busy: float | None = None
+
+
+@dataclass(frozen=True)
+class MemoryChart:
+    """Levels from the multiprocessor outwards, with the bytes between neighbours. reads, writes: one fewer than levels,
+    towards the multiprocessor and away from it, None where unknown; beside: a level that only the first knows (shared
+    memory), with what passes between them in words, "" if unknown."""
+
+    title: str
+    levels: tuple[Level, ...]
+    reads: tuple[float | None, ...]
+    writes: tuple[float | None, ...]
+    beside: Level
+    beside_text: str
+    seconds: float | None = None
+    twin: str = ""
+
+    def table(self) -> Table:
+        columns = (
+            Column("level"), Column("hit rate", "share of the sectors found there", True),
+            Column("busy", "% of peak throughput", True),
+            Column("read from it", "bytes, towards the multiprocessor", True),
+            Column("written to it", "bytes, from the multiprocessor", True), Column("remark"),
+        )  # fmt: skip
+        rows = [
+            (
+                Cell(level.name), percent_cell(level.hits, "", 1), percent_cell(level.busy, "", 1),
+                number_cell(read, 0), number_cell(written, 0), Cell(""),
+            )
+            for level, read, written in zip(self.levels, (None, *self.reads), (None, *self.writes), strict=True)
+        ]  # fmt: skip
+        unknown = number_cell(None)
+        rows.append(
+            (Cell(self.beside.name), unknown, percent_cell(self.beside.busy, "", 1), unknown, unknown,
+             Cell(self.beside_text))
+        )  # fmt: skip
+        return Table(self.title, columns, tuple(rows))
+
+
+Chart = XY | Bars | Spans | MemoryChart
 
 
 @dataclass(frozen=True)
@@ -156,7 +212,29 @@ class Listing:
     rows: tuple[tuple[str, str, str, int | None, str, str], ...]
 
 
-Block = Words | Table | XY | Bars | Spans | Remarks | Listing
+@dataclass(frozen=True)
+class MetricList:
+    """All metrics of a launch, searchable. pack: the page's pack with their names and units, and the values that all
+    launches share; values: the others, one a line, in the pack's order ("" where this launch has none)."""
+
+    caption: str
+    pack: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TraceView:
+    """Events over time on a canvas, to zoom and pan. pack: the page's pack with the events (`trace_packing`); summary:
+    in words, what a reader without the picture learns; legend: (tone, name)."""
+
+    title: str
+    pack: str
+    summary: str
+    rows: int
+    legend: tuple[tuple[str, str], ...]
+
+
+Block = Words | Table | XY | Bars | Spans | MemoryChart | Remarks | Listing | MetricList | TraceView
 
 
 @dataclass(frozen=True)
@@ -170,7 +248,8 @@ class Detail:
 
 @dataclass(frozen=True)
 class Page:
-    """question: what the page is for; answer: the sentence it opens with; pick: what the details are, such as "run"."""
+    """question: what the page is for; answer: the sentence it opens with; pick: what the details are, such as "run";
+    packs: data that scripts of the page read, by name; wide: it takes the window's whole width."""
 
     id: str
     title: str
@@ -179,6 +258,8 @@ class Page:
     blocks: tuple[Block, ...]
     pick: str = ""
     details: tuple[Detail, ...] = field(default=())
+    packs: Mapping[str, bytes] = field(default_factory=dict)
+    wide: bool = False
 
 
 def number_cell(value: float | None, digits: int | None = None, unit: str = "", tone: str = "") -> Cell:

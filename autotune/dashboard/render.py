@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from autotune.dashboard.charts import draw
 from autotune.dashboard.page_elements import Page
-from autotune.dashboard.text_packing import CODES, MARKUP, packed
+from autotune.dashboard.text_packing import CODES, MARKUP, compressed, packed
 
+SCRIPTS = ("metrics.js", "trace.js", "page.js")  # in one element; the last one begins
 TOGETHER = 8  # details in one piece: alike, so that gzip sees what they share, and few, so that one is soon unpacked
 _SELF, _NONE = "'self'", "'none'"
 
@@ -41,11 +42,13 @@ def render(pages: Sequence[Page], title: str, live: bool = False) -> str:
         # Our own files, in elements whose content is not escaped: neither holds a closing tag.
         return Markup(jinja.loader.get_source(jinja, name)[0].strip())  # type: ignore[union-attr]
 
-    style, early, script = asset("style.css"), asset("early.js"), asset("page.js")
+    style, early = asset("style.css"), asset("early.js")
+    script = Markup("\n").join(map(asset, SCRIPTS))
     return jinja.get_template("page.html.j2").render(
         pages=pages,
         together=TOGETHER,
         packed={page.id: _packed(page) for page in pages},
+        data={name: compressed(content) for page in pages for name, content in page.packs.items()},
         markup=dict(zip(CODES, MARKUP, strict=True)),
         title=title,
         live=live,

@@ -38,7 +38,12 @@ def packed(details: Sequence[str]) -> str:
     short = SEPARATOR.join(without_controls(html) for html in details)
     for code, markup in zip(CODES, MARKUP, strict=True):
         short = short.replace(markup, code)
-    return base64.b64encode(gzip.compress(short.encode(), 9, mtime=0)).decode()
+    return compressed(short.encode())
+
+
+def compressed(content: bytes) -> str:
+    """gzip and base64; the same text for the same bytes."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def unpacked(text: str) -> list[str]:

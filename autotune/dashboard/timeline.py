@@ -23,7 +23,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """gaps: between kernels, whatever their stream, in microseconds; note: how the times came about."""
+    """gaps: while nothing ran in any stream, in microseconds; note: how the times came about."""
 
     name: str
     events: tuple[Event, ...]

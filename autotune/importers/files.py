@@ -1,6 +1,6 @@
-"""Foreign files: their first bytes, text, CSV rows and JSON, read within bounds; one kind of error for them all."""
+"""Foreign files: their first bytes, text and JSON, read within bounds; one kind of error for them all."""
 
-import csv
+import codecs
 import gzip
 import hashlib
 import json
@@ -8,7 +8,7 @@ import lzma
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import jsonschema
 from autotune import UserError
 from tuning_db.profile_records import Provenance
 
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 20  # a program may say much before its profiler prints the table
 NO_END = "no end mark"  # in the note of a file that cannot say whether it is whole, as all files of its format
 LARGEST_TEXT = 1 << 29  # bytes, also of what a packed file unpacks to: 5 kB of xz can become 2 GB
 LARGEST_JSON = 1 << 28  # bytes: a recorded space of 100,000 configurations has half of it
@@ -43,7 +43,7 @@ def bounded_numbers(path: Path) -> Iterator[None]:
 
 
 def head_of(path: Path) -> bytes:
-    """The first bytes of a file, decompressed if it is gzipped. Raises UserError."""
+    """The first bytes of a file, decompressed if it is packed, in UTF-8 if it is text in UTF-16. Raises UserError."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -52,10 +52,14 @@ def head_of(path: Path) -> bytes:
     kind = "an xz file" if head.startswith(XZ) else "a gzipped file"
     try:
         if head.startswith(XZ):
-            return lzma.LZMADecompressor(memlimit=XZ_MEMORY).decompress(head, HEAD_BYTES)
-        return zlib.decompressobj(31).decompress(head, HEAD_BYTES) if head.startswith(GZIP) else head
+            head = lzma.LZMADecompressor(memlimit=XZ_MEMORY).decompress(head, HEAD_BYTES)
+        elif head.startswith(GZIP):
+            head = zlib.decompressobj(31).decompress(head, HEAD_BYTES)
     except (zlib.error, lzma.LZMAError):
         raise unusable(path, f"is damaged: it begins as {kind}", "copy it again") from None
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return head[: len(head) & ~1].decode("utf-16", "replace").encode()
+    return head.removeprefix(codecs.BOM_UTF8)
 
 
 @contextmanager
@@ -78,40 +82,6 @@ def unpacked(path: Path) -> Iterator[Path]:
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile):
             raise unusable(path, "is damaged: it cannot be unpacked", "copy it again") from None
         yield target
-
-
-def head_has(head: bytes, names: Sequence[str]) -> bool:
-    """Whether one line of a file's beginning has all these column names."""
-    text = head.decode("utf-8", "replace")
-    return any(all(name in line for name in names) for line in text.splitlines())
-
-
-def csv_rows(path: Path, starts: Sequence[str]) -> Iterator[list[str]]:
-    """The rows of a CSV from its header on, which has all of `starts` in it; lines before the header are skipped.
-
-    Raises UserError for what is no such text.
-    """
-    if path.stat().st_size > LARGEST_TEXT:
-        raise unusable(path, f"is larger than {LARGEST_TEXT:,} bytes", "export fewer launches")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(_without_zeros(file, path), strict=True)
-        found = False
-        try:
-            for row in reader:
-                found = found or all(name in row for name in starts)
-                if found and row:
-                    yield row
-        except UnicodeDecodeError:
-            raise unusable(path, "is damaged: it is not UTF-8 text", "export it again") from None
-        except csv.Error as error:
-            raise unusable(path, f"is damaged in line {reader.line_num} ({error})", "export it again") from None
-
-
-def _without_zeros(lines: Iterable[str], path: Path) -> Iterator[str]:
-    for line in lines:
-        if "\0" in line:
-            raise unusable(path, "is damaged: it has zero bytes in it", "export it again")
-        yield line
 
 
 def text(path: Path, most: int = LARGEST_TEXT) -> str:

@@ -1,9 +1,10 @@
 """Kernel Tuner's cache files: one JSON object, whose last two braces are missing while tuning goes on.
 
 {"device_name", "kernel_name", "problem_size", "tune_params_keys", "tune_params", "cache": {"1,2": {parameters, "time"
-in milliseconds or a word that says what failed, "times", "compile_time" in milliseconds, ...}}}
+in milliseconds, or a word or 1e20 where it failed, "times", "compile_time" in milliseconds, ...}}}
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,7 @@ from tuning_db.records import Outcome, Trial
 
 NAME = "Kernel Tuner's cache"
 _NUMBER = f.number(*f.FINITE)
-FAILURES = {
-    "InvalidConfig": Outcome.PRUNED, "CompilationFailedConfig": Outcome.FAILED_TO_COMPILE,
-    "RuntimeFailedConfig": Outcome.CRASHED, "ErrorConfig": Outcome.CRASHED,
-}  # fmt: skip
+_CLOSED = re.compile(r"}\s*}\s*}$|{\s*}\s*}$")  # the last entry, the cache and the document; or a cache without entries
 
 
 def recognizes(head: bytes) -> bool:
@@ -29,11 +27,12 @@ def recognizes(head: bytes) -> bool:
 def read(path: Path) -> TuningResults:
     """A run of the device that the file names. Raises UserError, and ValueError for a value that is not what it has to
     be."""
-    made = Fields(files.json_of(path, _closed(files.text(path, files.LARGEST_JSON))))
+    made = Fields(_document(path))
     names, cache = made.take("tune_params_keys", f.list_of(f.text())), made.object("cache")
-    objective = made.take("objective", f.text(), "time")
-    trials = [_trial(entry, names, objective) for entry in cache.each().values()]
-    device = tuning_results.foreign_device(made.take("device_name", f.text())[:100])
+    objective = made.take("objective", _objective, "time")
+    objectives = objective if isinstance(objective, list) else [objective]
+    trials = [_trial(path, entry, names, objectives) for entry in cache.each().values()]
+    device = tuning_results.foreign_device(made.take("device_name", f.text()), path.name)
     sizes = made.take("problem_size", _size_of, None)
     size = "x".join(map(str, sizes)) if isinstance(sizes, list) else str(sizes)
     kernel = made.take("kernel_name", f.text())
@@ -41,24 +40,37 @@ def read(path: Path) -> TuningResults:
     return TuningResults(path.name, NAME, device, run, tuple(trials))
 
 
-def _closed(text: str) -> str:
-    """With the braces that a cache which is being written has not yet."""
-    text = text.strip()
-    if "".join(text[-6:].split()).endswith("}}}"):
-        return text
-    return text.removesuffix(",") + "}\n}"
+def _document(path: Path) -> Any:
+    """The JSON object; a cache that is being written lacks its last two braces. Raises UserError."""
+    text = files.text(path, files.LARGEST_JSON).strip()
+    if _CLOSED.search(text[-200:]):
+        return files.json_of(path, text)
+    return files.json_of(path, text.removesuffix(",") + "}\n}")
 
 
-def _trial(entry: Fields, names: list[str], objective: str) -> Trial:
+def _trial(path: Path, entry: Fields, names: list[str], objectives: list[str]) -> Trial:
     config = {name: entry.take(name, f.scalar) for name in names}
-    failure = next((v for v in entry.values.values() if isinstance(v, str) and v in FAILURES), None)
     compiled = entry.take("compile_time", f.maybe(_NUMBER), None)
     compile_s = None if compiled is None else compiled * 1e-3
-    if failure:
-        return Trial(config, FAILURES[failure], compile_s=compile_s, message=failure)
+    others = (value for name, value in entry.values.items() if name not in names and isinstance(value, str))
+    candidates = [name for name in (*objectives, "time") if name in entry.values]
+    for value in (*others, *(entry.values[name] for name in candidates)):
+        if failed := tuning_results.failure(config, value, compile_s):
+            return failed
     times = entry.take("times", f.maybe(f.list_of(_NUMBER)), None)
-    times = times or [entry.take(objective if objective in entry.values else "time", _NUMBER)]
+    if not times:
+        timed = next((name for name in candidates if tuning_results.is_time(name)), None)
+        if timed is None and not any(tuning_results.is_time(name) for name in objectives):
+            raise tuning_results.no_time(path, objectives[0] if objectives else "")
+        times = [entry.take(timed or "time", _NUMBER)]
+    if failed := tuning_results.failure(config, max(times), compile_s):
+        return failed
     return Trial(config, Outcome.OK, tuning_results.quantiles([time * 1e6 for time in times]), compile_s)
+
+
+def _objective(value: Any) -> None:
+    """What was optimized: one name, or a list of them."""
+    f.list_of(f.text())(value) if isinstance(value, list) else f.text()(value)
 
 
 def _size_of(value: Any) -> None:

@@ -1,23 +1,30 @@
-"""Nsight Compute's CSV: `ncu --import REPORT --csv --page raw`, a row a launch under a row of units, and `--page
-details`, a row for each metric of each section and each rule.
+"""Nsight Compute's CSV: the pages raw and details, the table of `ncu --metrics`, and that of `--print-summary`.
+
+`ncu --import REPORT --csv --page raw` has a row a launch under a row of units. `--page details`, and `ncu --csv` with
+`--metrics` or `--set` as it runs, have a row for each metric of each section, and for each rule. `--print-summary` has
+one for each metric of all launches of a kernel. Whichever page, a metric has the name that the report gives it.
 
 A CSV says nowhere where it should end. One cut within a row, or whose last launch lacks what the others have, is read
 as partial; one cut between two launches cannot be told from a whole one, and the note says so.
 """
 
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from autotune.importers import files, units
+from autotune.importers import csv_tables, files, ncu_labels, units
+from autotune.importers.csv_tables import Table
 from autotune.importers.importer import Importer
 from autotune.importers.ncu_rep import clocks
-from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile, Provenance, RuleFinding
+from autotune.importers.number_format import Decimal
+from tuning_db.profile_records import Columns, KernelLaunch, Metrics, Profile, ReportTable, RowKind, RuleFinding
 
-LAUNCH = ("ID", "Kernel Name")
-DETAILS = (*LAUNCH, "Section Name", "Metric Name", "Metric Unit", "Metric Value")
+METRIC, UNIT, VALUE, AVERAGE, COUNT = "Metric Name", "Metric Unit", "Metric Value", "Average", "Invocations"
+SECTION, KERNEL, RULE = "Section Name", "Kernel Name", "Rule Name"
 # Columns that describe a launch; a metric's name has a double underscore, or is one word in lower case.
 DESCRIBING = frozenset(
     {
@@ -28,151 +35,226 @@ DESCRIBING = frozenset(
     }
 )  # fmt: skip
 DURATION, CHIP = "gpu__time_duration.sum", "device__attribute_display_name"
-RULE = "Rule Name"
 NO_END = f"a CSV has {files.NO_END}: launches missing after the last one would not be noticed"
-TOOL, AGAIN = "Nsight Compute", "export it again"
+AGAIN = "export it again"
+_KINDS = {"OPT": "optimization", "WRN": "warning", "ERR": "error", "INF": "ok"}
+_INSTANCES = re.compile(r"(?:\(!\) *)?(\S+) *[({\[].*[)}\]]", re.DOTALL)  # "4.19 (2.09; 2.10)": the sum and its parts
+_NOTHING = ("", "n/a", "nan", "no data", "(!) n/a", "(!) nan")
+
+Cells = Mapping[str, str]
 
 
-def is_raw(head: bytes) -> bool:
-    return files.head_has(head, LAUNCH) and not is_details(head) and b"__" in head
+@dataclass(frozen=True)
+class _Launch:
+    """A launch, or all of a kernel in a summary: what describes it, its metrics by name (unit and value), words,
+    rules."""
+
+    about: Cells
+    numbers: Mapping[str, tuple[str, float]]
+    texts: Mapping[str, str]
+    findings: tuple[RuleFinding, ...] = ()
 
 
-def is_details(head: bytes) -> bool:
-    return files.head_has(head, DETAILS)
+def is_header(row: Sequence[str]) -> bool:
+    return is_raw(row) or is_long(row) or is_summary(row)
 
 
-def read_raw(path: Path) -> Profile:
+def is_raw(row: Sequence[str]) -> bool:
+    """Of the raw page: a column a metric."""
+    return "ID" in row and KERNEL in row and METRIC not in row
+
+
+def is_long(row: Sequence[str]) -> bool:
+    """Of the details page and of `--metrics`: a row a metric."""
+    return "ID" in row and METRIC in row and VALUE in row
+
+
+def is_summary(row: Sequence[str]) -> bool:
+    return METRIC in row and AVERAGE in row and COUNT in row
+
+
+def recognizes(head: bytes) -> bool:
+    return csv_tables.head_has(head, is_header)
+
+
+def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """Raises UserError for a file without launches or one that is damaged."""
-    table = files.csv_rows(path, LAUNCH)
-    header, unit_row = next(table, []), next(table, [])
-    if len(unit_row) != len(header) or unit_row[:1] != [""]:
-        raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
-    whole, cut = _whole_rows(path, header, list(table))
-    _check_order(path, [row[header.index("ID")] for row in whole])
-    places = [i for i, name in enumerate(header) if name not in DESCRIBING]
-    scaled = [units.base(unit_row[i]) for i in places]
-    columns = Columns(tuple(header[i] for i in places), tuple(unit for unit, _ in scaled))
-    launches = tuple(
-        _launch(place, dict(zip(header, row, strict=True)), _metrics(row, places, [f for _, f in scaled], columns))
-        for place, row in enumerate(whole)
-    )
-    return Profile(_provenance(path, "ncu CSV, page raw", launches, cut), launches)
+    tables = csv_tables.read(path, is_header, decimal, _completed)
+    kinds, found, reports, partial = list[str](), list[_Launch](), list[ReportTable](), False
+    for table in tables:  # of several runs, or several pages
+        kind, reader = next((kind, reader) for known, kind, reader in _READERS if known(table.header))
+        launches, partial = reader(path, table)
+        found += launches
+        kinds.append("metrics of the command line" if _of_command_line(table) else kind)
+        if is_summary(table.header):
+            reports.append(_report(table))
+    if not found:
+        raise files.unusable(path, "ends in the middle of its only launch" if partial else "has no launches", AGAIN)
+    stored = _stored(found)
+    note = "the file ends in the middle of a launch, which was left out" if partial else NO_END
+    first = stored[0].metrics
+    chips = dict.fromkeys(chip for launch in found if (chip := launch.about.get(CHIP)))
+    about = files.provenance(
+        path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(stored),
+        len(stored) + 1 if partial else None, note, chip=", ".join(chips),
+        clocks=clocks(first),
+    )  # fmt: skip
+    return Profile(about, stored, tables=tuple(reports))
 
 
-def read_details(path: Path) -> Profile:
-    """Metrics have the names that the page shows, with their section's: "Occupancy: Achieved Occupancy"."""
-    table = files.csv_rows(path, DETAILS)
-    header = next(table, [])
-    # A metric's row ends with one empty cell where a rule's goes on.
+def _of_command_line(table: Table) -> bool:
+    """Whether it is the table of `ncu --metrics`."""
+    if not is_long(table.header) or SECTION not in table.header:
+        return False
+    return {row[table.header.index(SECTION)] for row in table.rows} == {ncu_labels.COMMAND_LINE}
+
+
+def _completed(header: list[str], row: list[str]) -> list[str]:
+    """A metric's row ends with one empty cell where a rule's goes on."""
     short = header.index(RULE) + 1 if RULE in header else len(header)
-    padded = [row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row for row in table]
-    whole, cut = _whole_rows(path, header, padded)
-    numbers = [row[header.index("ID")] for row in whole]
-    _check_order(path, [number for number, _ in itertools.groupby(numbers)])
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in whole:
-        named = dict(zip(header, row, strict=True))
-        groups.setdefault(named["ID"], []).append(named)
-    units_of: dict[str, str] = {}
-    for rows in groups.values():
-        for name, unit, _ in _numbers(rows):
-            units_of.setdefault(name, unit)
-    columns = Columns(tuple(units_of), tuple(units_of.values()))
-    launches = tuple(_detailed(place, rows, columns) for place, rows in enumerate(groups.values()))
+    return row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row
+
+
+def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
+    """The launches of a raw page, and whether one more was begun."""
+    header, body = table.header, table.rows
+    if not body or body[0][0] != "":
+        raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
+    unit_row, body = body[0], body[1:]
+    at = header.index("ID")
+    _check_order(path, [row[at] for row in body])
+    places = [place for place, name in enumerate(header) if name not in DESCRIBING and not ncu_labels.left_out(name)]
+    bases = {place: units.base(unit_row[place]) for place in places}
+    launches = []
+    for row in body:
+        numbers, texts = {}, {}
+        for place in places:
+            cell = row[place]
+            value = _number(cell)
+            if value is not None:
+                unit, factor = bases[place]
+                numbers[header[place]] = (unit, value * factor)
+            elif cell not in _NOTHING:
+                texts[header[place]] = cell
+        launches.append(
+            _Launch({n: row[i] for i, n in enumerate(header) if n in DESCRIBING or n == CHIP}, numbers, texts)
+        )
+    return launches, table.cut
+
+
+def _long(path: Path, table: Table) -> tuple[list[_Launch], bool]:
+    """The launches of a table with a row for each metric, and whether there is one more that lacks some."""
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    _check_order(path, [number for number, _ in itertools.groupby(row["ID"] for row in rows)])
+    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row["ID"])]
+    if not groups:
+        return [], False
     # Rows of one launch follow each other, so only the last one's can be missing.
-    metrics = [{_name(row) for row in rows if row["Metric Name"]} for rows in groups.values()]
-    lacking = bool(metrics[0] - metrics[-1])
-    kept = launches[:-1] if cut or lacking else launches
-    if not kept:
-        raise files.unusable(path, "ends in the middle of its only launch", AGAIN)
-    return Profile(_provenance(path, "ncu CSV, page details", kept, cut or lacking), kept)
+    names = [{(row.get(SECTION), row[METRIC]) for row in group if row[METRIC]} for group in (groups[0], groups[-1])]
+    incomplete = table.cut or bool(names[0] - names[1])
+    return [_measured(group, VALUE) for group in (groups[:-1] if incomplete else groups)], incomplete
 
 
-def _whole_rows(path: Path, header: list[str], body: list[list[str]]) -> tuple[list[list[str]], bool]:
-    """The rows that are whole, and whether the last one was not. Raises UserError if another one is not."""
-    cut = bool(body) and len(body[-1]) != len(header)
-    whole = body[:-1] if cut else body
-    if not whole:
-        raise files.unusable(path, "has no launches", AGAIN)
-    if any(len(row) != len(header) for row in whole):
-        raise files.unusable(path, "is damaged: rows differ in length", AGAIN)
-    return whole, cut
+def _summary(path: Path, table: Table) -> tuple[list[_Launch], bool]:
+    """Kernels with the averages of their launches' metrics, and whether there is one more that lacks some."""
+    groups: dict[tuple[str, ...], list[Cells]] = {}
+    for row in table.rows:
+        named = dict(zip(table.header, row, strict=True))
+        which = tuple(value for name, value in named.items() if name in DESCRIBING or name == COUNT)
+        groups.setdefault(which, []).append(named)
+    whole = list(groups.values())[: -1 if table.cut else None]
+    return [_measured(group, AVERAGE) for group in whole], table.cut
 
 
-def _check_order(path: Path, numbers: list[str]) -> None:
+_READERS = (
+    (is_summary, "summary of launches", _summary), (is_long, "page details", _long), (is_raw, "page raw", _raw),
+)  # fmt: skip
+
+
+def _measured(rows: Sequence[Cells], column: str) -> _Launch:
+    numbers: dict[str, tuple[str, float]] = {}
+    texts: dict[str, str] = {}
+    findings = []
+    for row in rows:
+        if row[METRIC]:
+            unit, factor = units.base(row.get(UNIT, ""))
+            name = ncu_labels.metric(row.get(SECTION, ""), row[METRIC], unit)
+            value = _number(row[column])
+            if ncu_labels.left_out(name):
+                continue
+            if value is not None:
+                numbers.setdefault(name, (unit, value * factor))
+            elif row[column] not in _NOTHING:
+                texts.setdefault(name, row[column])
+        if row.get(RULE):
+            findings.append(_finding(row))
+    return _Launch(rows[0], numbers, texts, tuple(findings))
+
+
+def _finding(row: Cells) -> RuleFinding:
+    return RuleFinding(
+        rule=row[RULE], section=row.get(SECTION, ""), kind=_KINDS.get(row.get("Rule Type", ""), "ok"), title=row[RULE],
+        text=row.get("Rule Description", ""), gain=units.number(row.get("Estimated Speedup", "")),
+        gain_scope=row.get("Estimated Speedup Type") or None,
+    )  # fmt: skip
+
+
+def _report(table: Table) -> ReportTable:
+    """A summary as it is printed, with the extremes beside the averages."""
+    shown = (KERNEL, "Grid Size", "Block Size", COUNT, SECTION, METRIC, UNIT, "Minimum", "Maximum", AVERAGE)
+    columns = tuple(name for name in shown if name in table.header)
+    rows = []
+    for row in table.rows:
+        named = dict(zip(table.header, row, strict=True))
+        unit, factor = units.base(named.get(UNIT, ""))
+        cells: list[float | str | None] = []
+        for name in columns:
+            value = _number(named[name]) if name in ("Minimum", "Maximum", AVERAGE, COUNT) else None
+            cells.append(unit if name == UNIT else named[name] if value is None else value)
+            if value is not None and name != COUNT:
+                cells[-1] = value * factor
+        rows.append(tuple(cells))
+    title = "Summary of launches: the metrics of each kernel over all its launches"
+    return ReportTable("ncu --print-summary", title, columns, ("",) * len(columns), tuple(rows))
+
+
+def _stored(found: Sequence[_Launch]) -> tuple[KernelLaunch, ...]:
+    """The launches as records, with one list of metrics for them all."""
+    unit_of: dict[str, str] = {}
+    for one in found:
+        for name, (unit, _) in one.numbers.items():
+            unit_of.setdefault(name, unit)
+    columns = Columns(tuple(unit_of), tuple(unit_of.values()))
+    return tuple(_launch(place, one, columns) for place, one in enumerate(found))
+
+
+def _launch(place: int, one: _Launch, columns: Columns) -> KernelLaunch:
+    values = np.full(len(columns.names), np.nan)
+    for name, (_, value) in one.numbers.items():
+        values[columns.places[name]] = value
+    metrics, about = Metrics(columns, values, one.texts), one.about
+    duration, count = metrics.number(DURATION), _whole(about.get(COUNT, "")) or 1
+    return KernelLaunch(
+        place=place, kernel=about.get(KERNEL) or "kernel of no name", grid=triple(about.get("Grid Size", "")),
+        kind=RowKind.SUMMARY if COUNT in about else RowKind.KERNEL, block=triple(about.get("Block Size", "")),
+        duration_ns=None if duration is None else duration * count, count=count,
+        stream=_whole(about.get("Stream", "")), device=_whole(about.get("Device", "")), metrics=metrics,
+        findings=one.findings,
+    )  # fmt: skip
+
+
+def _check_order(path: Path, numbers: Iterable[str]) -> None:
     """Launches are numbered in order. Raises UserError if these are not."""
+    numbers = list(numbers)
     if not all(number.isdigit() for number in numbers):
         raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
     if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
         raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
 
 
-def _metrics(row: list[str], places: list[int], factors: list[float], columns: Columns) -> Metrics:
-    values, texts = np.full(len(places), np.nan), {}
-    for at, (place, factor) in enumerate(zip(places, factors, strict=True)):
-        cell = row[place]
-        if not cell:
-            continue
-        value = units.number(cell)
-        if value is None:
-            texts[columns.names[at]] = cell
-        else:
-            values[at] = value * factor
-    return Metrics(columns, values, texts)
-
-
-def _launch(place: int, row: dict[str, str], metrics: Metrics, findings: tuple[RuleFinding, ...] = ()) -> KernelLaunch:
-    duration = metrics.number(DURATION)
-    if duration is None:
-        duration = metrics.number("GPU Speed Of Light Throughput: Duration")
-    return KernelLaunch(
-        place=place, kernel=row["Kernel Name"], grid=triple(row.get("Grid Size", "")),
-        block=triple(row.get("Block Size", "")), duration_ns=duration, stream=_whole(row.get("Stream", "")),
-        metrics=metrics, findings=findings,
-    )  # fmt: skip
-
-
-def _detailed(place: int, rows: list[dict[str, str]], columns: Columns) -> KernelLaunch:
-    values, texts = np.full(len(columns.names), np.nan), {}
-    for name, _, value in _numbers(rows):
-        values[columns.places[name]] = value
-    for row in rows:
-        if row["Metric Name"] and units.number(row["Metric Value"]) is None:
-            texts[_name(row)] = row["Metric Value"]
-    findings = tuple(
-        RuleFinding(
-            rule=row[RULE], section=row["Section Name"], kind=_KINDS.get(row["Rule Type"], "ok"),
-            title=row[RULE], text=row["Rule Description"],
-            gain=units.number(row.get("Estimated Speedup", "")), gain_scope=row.get("Estimated Speedup Type") or None,
-        )
-        for row in rows
-        if row.get(RULE)
-    )  # fmt: skip
-    return _launch(place, rows[0], Metrics(columns, values, texts), findings)
-
-
-_KINDS = {"OPT": "optimization", "WRN": "warning", "ERR": "error", "INF": "ok"}
-
-
-def _numbers(rows: list[dict[str, str]]) -> Iterator[tuple[str, str, float]]:
-    for row in rows:
-        value = units.number(row["Metric Value"]) if row["Metric Name"] else None
-        if value is not None:
-            unit, factor = units.base(row["Metric Unit"])
-            yield _name(row), unit, value * factor
-
-
-def _name(row: dict[str, str]) -> str:
-    return f"{row['Section Name']}: {row['Metric Name']}"
-
-
-def _provenance(path: Path, kind: str, launches: tuple[KernelLaunch, ...], cut: bool) -> Provenance:
-    note = "the file ends in the middle of a launch, which was left out" if cut else NO_END
-    first = launches[0].metrics
-    return files.provenance(
-        path, TOOL, kind, len(launches), len(launches) + 1 if cut else None, note, chip=first.texts.get(CHIP, ""),
-        clocks=clocks(first),
-    )  # fmt: skip
+def _number(cell: str) -> float | None:
+    found = _INSTANCES.fullmatch(cell) if cell[-1:] in (")", "}", "]") else None
+    return units.number(found[1] if found else cell)
 
 
 def triple(text: str) -> tuple[int, int, int] | None:
@@ -188,5 +270,4 @@ def _whole(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
 
 
-DETAILS_IMPORTER = Importer("Nsight Compute CSV, page details", is_details, read_details)
-RAW_IMPORTER = Importer("Nsight Compute CSV, page raw", is_raw, read_raw)
+IMPORTER = Importer("Nsight Compute CSV", recognizes, read, localized=True)

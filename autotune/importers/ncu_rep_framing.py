@@ -9,6 +9,7 @@ Nothing says how many blocks there should be: a file cut right behind a result l
 stopped there would. Cut behind a source, whose results follow in the next block, it does not.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from pathlib import Path
 MAGIC = b"NVR\0"
 # Field numbers of a block's header; results of kernels, ranges, command lists and graphs.
 SOURCES, SESSION, PAYLOAD, RESULTS = 1, 3, 5, (2, 7, 8, 9)
-CREATED, VERSIONS = 2, 8  # of its session: Unix seconds, and who wrote it
+CREATED, VERSIONS, COMMAND = 2, 8, 11  # of its session: Unix seconds, a program with its version, the command line
+TOOL = "Nsight Compute"
 LARGEST = 1 << 31
 
 
@@ -95,16 +97,25 @@ def read(path: Path) -> list[Block]:
 
 
 def about(found: list[Block]) -> tuple[str, int | None]:
-    """The tool that wrote a file, and the time in Unix seconds, as far as its session says so."""
+    """The version of Nsight Compute that recorded a file, and when in Unix seconds, as far as its session says so.
+
+    A session names the versions of several programs, CUDA's driver among them; the tool's own begins with a number,
+    "2025.3.1.0 (build 36398880) (public-release)". Reports that leave it out have it in the path of the command.
+    """
     version, created = "", None
+    installed = ""
     for block in found:
         for number, value in fields(block.session):
             if number == CREATED and isinstance(value, int):
                 created = value
             elif number == VERSIONS and isinstance(value, bytes):
                 words = [word.decode("utf-8", "replace") for _, word in fields(value) if isinstance(word, bytes)]
-                version = version or " ".join(words)
-    return version, created
+                if len(words) > 1 and TOOL in words[0]:
+                    version = version or words[1].partition(" ")[0]
+            elif number == COMMAND and isinstance(value, bytes):
+                path = re.search(rb"[Nn]sight[- ][Cc]ompute[\\/ -]+(\d{4}\.[\d.]*\d)", value)
+                installed = installed or (path[1].decode() if path else "")
+    return version or installed, created
 
 
 def _block(header: bytes, start: int, before: list[Block]) -> Block:

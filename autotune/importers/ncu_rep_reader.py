@@ -14,10 +14,9 @@ import ncu_report
 import numpy as np
 from ncu_report import IMetric
 
-from autotune.importers import units
+from autotune.importers import ncu_labels, units
 
 WITH_LINES = 16  # launches whose instructions are read, a quarter of a second each
-LEFT_OUT = ("device__attribute_", "nvlink__", "numa__")  # facts about the machine, the same in every launch
 CHIP = "device__attribute_display_name"
 EXECUTED = "inst_executed"
 STALLS = "smsp__pcsamp_warps_issue_stalled_"
@@ -37,14 +36,15 @@ def main(report: Path, folder: Path) -> None:
     factors = [units.base(unit_of[name])[1] for name in names]
     launches = []
     sources: dict[str, str] = {}
-    chip = ""
+    chips: dict[str, None] = {}  # in the order they are first seen
     for row, action in enumerate(actions):
         texts = _read(action, places, numbers[row])
-        chip = chip or _text(action, CHIP)
+        if chip := _text(action, CHIP):
+            chips[chip] = None
         lines = _lines(action, sources) if row < WITH_LINES else []
         launches.append(
             {
-                "kernel": action.name(),
+                "kernel": action.name(ncu_report.IAction.NameBase_DEMANGLED) or action.name(),
                 "graph": action.workload_type() == ncu_report.IAction.WorkloadType_GRAPH,
                 "texts": texts,
                 "ranges": _ranges(action),
@@ -56,7 +56,7 @@ def main(report: Path, folder: Path) -> None:
     np.save(folder / "numbers.npy", numbers)
     document = {
         "names": names, "units": [units.base(unit_of[name])[0] for name in names], "launches": launches,
-        "sources": sources, "chip": chip,
+        "sources": sources, "chip": ", ".join(chips),
     }  # fmt: skip
     # Bytes that are no text come from the library as surrogates, which nothing else could write.
     (folder / "report.json").write_bytes(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
@@ -68,7 +68,7 @@ def _columns(actions: list[Any]) -> tuple[list[str], dict[str, str]]:
     words: set[str] = set()
     for action in actions:
         for name in action.metric_names():
-            if name in unit_of or name in words or name.startswith(LEFT_OUT):
+            if name in unit_of or name in words or ncu_labels.left_out(name):
                 continue
             metric = action.metric_by_name(name)
             if metric.kind() in NUMBERS:
@@ -83,13 +83,13 @@ def _read(action: Any, places: dict[str, int], row: np.ndarray) -> dict[str, str
     texts = {}
     by_name = action.metric_by_name
     for name in action.metric_names():
-        if name.startswith(LEFT_OUT):
+        if ncu_labels.left_out(name):
             continue
         metric = by_name(name)
         place = places.get(name)
         if place is None:
-            if metric.kind() == IMetric.ValueKind_STRING:
-                texts[name] = metric.as_string()
+            if metric.kind() == IMetric.ValueKind_STRING and (text := metric.as_string()):
+                texts[name] = text
         elif metric.has_value():
             row[place] = metric.as_double()
     return texts
@@ -143,6 +143,24 @@ def plain(text: str) -> str:
     return re.sub(r"@(?:section|sass):[^:@]*:([^@]*)@|@source:[^@]*:([^:@]*)@", lambda m: m[1] or m[2] or "", text)
 
 
+JUMPS = re.compile(
+    r"(?:@!?U?P\w+\s+)?(?:BRA|BRX|BSSY|BREAK|CALL|CAL|JMP|JMX|JCAL|RET|SSY|PBK|PCNT|PRET|LEPC|WARPSYNC)\b.*"
+)
+
+
+def relative(sass: str, first: int, last: int) -> str:
+    """An instruction with the places in its own kernel that it jumps to counted from the kernel's start, as addresses
+    are; first, last: addresses of the kernel's instructions."""
+    if not JUMPS.match(sass.strip()):
+        return sass
+
+    def counted(found: re.Match[str]) -> str:
+        place = int(found[0], 16)
+        return f"{place - first:#06x}" if first <= place <= last else found[0]
+
+    return re.sub(r"0x[0-9a-fA-F]+", counted, sass)
+
+
 def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
     """The machine instructions of a kernel in order, with counts and stalls at each, where they were counted."""
     executed = _at_addresses(action, EXECUTED)
@@ -155,14 +173,14 @@ def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
     }
     for name, text in action.source_files().items():
         sources.setdefault(name, text)
-    first, lines = min(executed), []
+    first, last, lines = min(executed), max(executed), []
     for address in sorted(executed):
         where = action.source_info(address)
         here = {reason: int(counts[address]) for reason, counts in stalls.items() if counts.get(address)}
         lines.append(
             {
                 "address": address - first,
-                "sass": action.sass_by_pc(address),
+                "sass": relative(action.sass_by_pc(address), first, last),
                 "ptx": action.ptx_by_pc(address) or None,
                 "file": where.file_name() if where else None,
                 "line": where.line() if where else None,

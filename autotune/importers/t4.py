@@ -36,7 +36,6 @@ TIMES = ("q10_ns", "median_ns", "q90_ns")
 _NUMBER = f.number(*f.FINITE)
 _DEVICE = ("backend", "chip", "capability", "units", "memory_bytes")
 _RUN = ("template_version", "sampler", "seed", "space_size", "work_bytes", "work_ops")
-UNITS = {"milliseconds": 1e6, "microseconds": 1e3, "nanoseconds": 1.0, "seconds": 1e9}
 _MEASUREMENT = {
     "type": "object",
     "required": ["name", "value"],
@@ -150,9 +149,12 @@ def read(path: Path) -> TuningResults:
     else:
         device, run, status, times = _foreign_device(metadata, path), None, RunStatus.FINISHED, (None, None)
     word = metadata.take("timeunit", f.text(), "milliseconds")
-    if word not in UNITS:
-        raise UserError(f"{path} counts time in {word!r:.40}; known are {', '.join(UNITS)}")
-    trials = [_trial(result, UNITS[word]) for result in results]
+    unit = tuning_results.nanoseconds_of(word)
+    if unit is None:
+        raise UserError(
+            f"{path} counts time in {word!r:.40}; known are milliseconds, microseconds, nanoseconds, seconds"
+        )
+    trials = [_trial(path, result, unit) for result in results]
     uid = metadata.take("uid", validation.TABLES["runs"]["uid"], None) if run else None
     run = run or tuning_results.foreign_run(f"t4:{path.stem.partition('.')[0]}", NAME, len(trials))
     return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times, uid)
@@ -178,17 +180,17 @@ def _ours(metadata: Fields) -> tuple[Device, Run, RunStatus, tuple[str | None, s
 
 def _foreign_device(metadata: Fields, path: Path) -> Device:
     named = next((v for n in ("device_name", "device") if (v := metadata.values.get(n)) and type(v) is str), None)
-    return tuning_results.foreign_device((named or f"unnamed device of {path.name}")[:100])
+    return tuning_results.foreign_device(named or "", path.name)
 
 
-def _trial(result: Fields, unit: float) -> Trial:
+def _trial(path: Path, result: Fields, unit: float) -> Trial:
     """unit: nanoseconds in one of the document's."""
     found = {entry.take("name", f.text()): entry for entry in result.objects("measurements", [])}
     invalid = result.take("invalidity", f.text())
     if invalid not in OUTCOMES:
         raise ValueError(f"{result.where} is {f.shown(invalid)}, none of {', '.join(OUTCOMES)}")
-    result.take("correctness", f.number(-math.inf, math.inf))
-    times = result.object("times")
+    result.take("correctness", f.number(-math.inf, math.inf), 1.0)
+    times = result.object("times", {})
 
     def measured(name: str, check: f.Check) -> Any:
         return found[name].take("value", check) if name in found else None
@@ -202,16 +204,20 @@ def _trial(result: Fields, unit: float) -> Trial:
 
     exact = found["outcome"].values.get("value") if "outcome" in found else None
     outcome = Outcome(exact) if exact in tuple(Outcome) else OUTCOMES[invalid]
-    measurement = None
+    measurement: Measurement | None = None
+    failed: Trial | None = None
     if all(name in found for name in (*TIMES, "samples")):
         low, middle, high = (measured(name, _NUMBER) for name in TIMES)
         samples = measured("samples", f.whole(*f.COUNT))
         measurement = Measurement(low, middle, high, samples, _state(measured("state", f.text())), number("energy"))
     elif outcome is Outcome.OK:
-        measurement = _foreign_time(result, times, found, unit)
+        timed = _foreign_time(path, result, times, found, unit)
+        measurement, failed = (None, timed) if isinstance(timed, Trial) else (timed, None)
     message, kind = measured("message", f.text()), found["kind"].values.get("value") if "kind" in found else None
     if message == "rematch":  # what exports said before trials had a kind
         message, kind = None, TrialKind.FINAL_COMPARISON
+    if failed is not None:
+        outcome, message = failed.outcome, failed.message
     compile_s = number("compile_s")
     if compile_s is None:
         compiled = times.take("compilation_time", _NUMBER, times.take("compilation", _NUMBER, None))
@@ -233,15 +239,29 @@ def _state(text: str | None) -> Mapping[str, Any] | None:
     return state
 
 
-def _foreign_time(result: Fields, times: Fields, found: Mapping[str, Fields], unit: float) -> Measurement:
-    """Another tool's time: quantiles of its runtimes, or its objective alone."""
+def _foreign_time(
+    path: Path, result: Fields, times: Fields, found: Mapping[str, Fields], unit: float
+) -> Measurement | Trial:
+    """Another tool's time: quantiles of its runtimes, or its objective alone. A failed trial where that stands for one.
+
+    Raises UserError for an objective that is no time: what the file calls runtimes may then be of the tuner itself.
+    """
+    objectives = result.take("objectives", f.list_of(f.text()), None) or ["time"]
+    units = {name: found[name].take("unit", f.text(), "") for name in (*objectives, "time") if name in found}
+    config = result.take("configuration", f.mapping_of(f.scalar))
+    for name in units:
+        if failed := tuning_results.failure(config, found[name].values.get("value"), None):
+            return failed
+    timed = next((name for name, word in units.items() if tuning_results.is_time(name, word)), None)
+    if timed is None and not any(tuning_results.is_time(name, units.get(name, "")) for name in objectives):
+        raise tuning_results.no_time(path, objectives[0])
     if runtimes := times.take("runtimes", f.maybe(f.list_of(_NUMBER)), None):
-        return tuning_results.quantiles([t * unit for t in runtimes])
-    objective = next(iter(result.take("objectives", f.list_of(f.text()), None) or ["time"]))
-    if objective not in found:
-        raise ValueError(f"{result.where} is correct and has neither runtimes nor {f.shown(objective)}")
-    scale = {"ms": 1e6, "us": 1e3, "ns": 1.0, "s": 1e9}.get(found[objective].take("unit", f.text(), ""), unit)
-    return tuning_results.quantiles([found[objective].take("value", _NUMBER) * scale])
+        failed = tuning_results.failure(config, max(runtimes), None)
+        return failed or tuning_results.quantiles([t * unit for t in runtimes])
+    if timed is None:
+        raise ValueError(f"{result.where} is correct and has neither runtimes nor {f.shown(objectives[0])}")
+    scale = tuning_results.nanoseconds_of(units[timed]) or unit
+    return tuning_results.quantiles([found[timed].take("value", _NUMBER) * scale])
 
 
 IMPORTER = Importer("T4 results", recognizes, read)

@@ -1,13 +1,30 @@
 """The tuning results that importers read from other tuners' files, and how they are stored as a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from autotune import UserError
 from kernel_templates.device import Device
 from tuning_db import TuningDB
 from tuning_db import field_checks as f
-from tuning_db.records import Measurement, Run, RunStatus, Trial
+from tuning_db.records import Measurement, Outcome, Run, RunStatus, Trial
+
+# What Kernel Tuner, and files made from its own, have for a configuration that failed: a word, or a number that sorts
+# last (1e20, or the largest float64).
+FAILURES = {
+    "InvalidConfig": Outcome.PRUNED, "CompilationFailedConfig": Outcome.FAILED_TO_COMPILE,
+    "RuntimeFailedConfig": Outcome.CRASHED, "ErrorConfig": Outcome.CRASHED,
+}  # fmt: skip
+FAILED = 1e20
+# Beginnings of the words for units of time; the benchmark hub's T4 files say "miliseconds".
+_UNITS = (
+    (("millisecond", "milisecond", "msec", "ms"), 1e6), (("microsecond", "usec", "us", "µs"), 1e3),
+    (("nanosecond", "nsec", "ns"), 1.0), (("second", "sec", "s"), 1e9),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,9 +87,38 @@ def quantiles(nanoseconds: list[float]) -> Measurement:
     return Measurement(float(low), float(middle), float(high), len(nanoseconds))
 
 
-def foreign_device(name: str) -> Device:
-    """A device of which another tool tells only the name."""
-    return Device("cuda", name, "unknown", 0, 0)
+def failure(config: Mapping[str, Any], value: Any, compile_s: float | None) -> Trial | None:
+    """The trial of a configuration with this for its time, in whatever unit, if that stands for a failure."""
+    if isinstance(value, str) and value in FAILURES:
+        return Trial(config, FAILURES[value], compile_s=compile_s, message=value)
+    if type(value) in (int, float) and not -FAILED < value < FAILED:  # NaN too
+        return Trial(config, Outcome.CRASHED, compile_s=compile_s, message=f"failed: a time of {value:g}")
+    return None
+
+
+def is_time(objective: str, unit: str = "") -> bool:
+    """Whether an objective is a time: by its unit, or without one by a name such as "time" or "kernel_time"."""
+    if unit:
+        return nanoseconds_of(unit) is not None
+    return objective.lower().rpartition("_")[2] in ("time", "runtime", "duration")
+
+
+def no_time(path: Path, objective: str) -> UserError:
+    """The error for a file of results that were measured in something else."""
+    return UserError(
+        f"{path} has results in {objective!r:.40}, which is no time; runs measured in time can be imported"
+    )
+
+
+def nanoseconds_of(unit: str) -> float | None:
+    """Nanoseconds in one of a unit of time, as tuners' files spell it; None for another unit."""
+    word = unit.strip().lower()
+    return next((factor for names, factor in _UNITS if word in names or word.removesuffix("s") in names), None)
+
+
+def foreign_device(name: str, file: str) -> Device:
+    """A device of which another tool tells only the name, if that; file: whose unnamed device it is else."""
+    return Device("cuda", (name.strip() or f"unnamed device of {file}")[:100], "unknown", 0, 0)
 
 
 def foreign_run(problem: str, tool: str, count: int) -> Run:

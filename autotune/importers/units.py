@@ -10,7 +10,12 @@ _PREFIXES = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e
 _SCALED = ("byte", "hz", "Hz", "bit", "flop", "inst", "cycle", "sector", "warp", "thread", "block", "request")
 _NANOSECONDS = {
     "ns": 1.0, "nsecond": 1.0, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6, "s": 1e9, "second": 1e9,
-    "sec": 1e9,
+    "sec": 1e9, "nsec": 1.0, "usec": 1e3, "msec": 1e6,
+}  # fmt: skip
+# As Nsight Systems writes sizes.
+_BYTES = {
+    "B": 1.0, "bytes": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20,
+    "GiB": 2.0**30, "TiB": 2.0**40,
 }  # fmt: skip
 
 
@@ -33,6 +38,8 @@ def base(unit: str) -> tuple[str, float]:
 def _numerator(text: str) -> tuple[str, float]:
     if text in _NANOSECONDS:
         return "ns", _NANOSECONDS[text]
+    if text in _BYTES:
+        return "byte", _BYTES[text]
     for name in _SCALED:
         prefix = text[: -len(name)]
         if text.endswith(name) and prefix in _PREFIXES:

@@ -10,6 +10,7 @@ children run the parent's main program again, which a program without a main gua
 before what it started can be killed with it, and the server has no public way to end with a tuning run.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -90,6 +91,20 @@ class ForkedWorker:
         return status
 
 
+_begun: "list[ForkServer]" = []
+
+
+def begin() -> None:
+    """Start a server that the next worker pool of this process has: it imports while the caller looks at the model."""
+    if not _begun:
+        _begun.append(ForkServer().start())
+
+
+def begun() -> "ForkServer":
+    """The one that was begun, else a new one."""
+    return _begun.pop() if _begun else ForkServer()
+
+
 class ForkServer:
     """The parent's side: a context manager. It imports while the parent goes on: forks are answered when it has."""
 
@@ -99,6 +114,9 @@ class ForkServer:
         self._awaited: deque[ForkedWorker] = deque()  # those whose numbers were not received yet
 
     def __enter__(self) -> Self:
+        return self if self._process is not None else self.start()
+
+    def start(self) -> Self:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(START_S)
         with theirs:  # a process that has threads should not fork
@@ -149,6 +167,8 @@ def main() -> None:
     die_with_parent()
     requests = socket.socket(fileno=int(sys.argv[1]))
     preload()
+    gc.collect()
+    gc.freeze()  # workers' collectors need not look at what they share, nor copy its pages by doing so
     while True:
         packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, 1)
         if not packet:
@@ -168,18 +188,13 @@ def main() -> None:
 def preload() -> None:
     """What workers import sooner or later, as far as it leaves the GPU alone: compiling something imports the rest."""
     from autotune.runner import compile_worker, cuda_worker  # noqa: F401
-    from autotune.runner.meta_problem import MetaProblem
     from kernel_templates import registry
-    from kernel_templates.cuda.crosscompile import cross_compile
-    from kernel_templates.device import Device
+    from kernel_templates.cuda import crosscompile
 
     with suppress(Exception):
         for op in registry.OPERATIONS:
             registry.cuda(op)
-        problem = registry.parse_problem("matvec:rows=64,cols=64,format=Q8_0,activation=int16")
-        config = registry.cuda_space(problem, Device("cuda", "any", "8.0", 1, 1 << 30)).default
-        for launch in MetaProblem(problem).launches(config):
-            cross_compile(launch, 80)
+        crosscompile.warm_up()
 
 
 def be_a_worker(descriptor: int, target: str) -> None:

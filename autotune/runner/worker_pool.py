@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
-from autotune.runner.fork_server import ForkServer
+from autotune.runner import fork_server
 from autotune.runner.protocol import Reply, Request
 from autotune.runner.shared_folder import RunFolder
 from autotune.runner.timeline import Timeline
@@ -51,7 +51,7 @@ class WorkerPool:
         """separate_measurer: the worker that measures does not compile, and is one more process. timeline: where every
         job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance."""
         self.timeline = timeline or Timeline()
-        self._fork_server = ForkServer() if separate_measurer and tuple(program) == PROGRAM else None
+        self._fork_server = fork_server.begun() if separate_measurer and tuple(program) == PROGRAM else None
         self.measurer = Worker(program, target=target, fork_server=self._fork_server)
         variables = ONE_THREAD if separate_measurer else {}
         count = compilers if separate_measurer else compilers - 1
@@ -108,7 +108,11 @@ class WorkerPool:
         self, owner: Hashable, tag: Any, request: Request, timeout_s: float, rank: int = NOW, slow: bool = False
     ) -> None:
         """Queue a request; `tag` comes back with its answer. Jobs of a lower rank come first. slow: only every fourth
-        worker does such jobs at a time."""
+        worker does such jobs at a time. What is being done already, without a reader, is not begun again."""
+        for index, job in self._jobs.items():
+            if job.owner is None and job.request == request:
+                self._jobs[index] = replace(job, owner=owner, tag=tag)
+                return
         self._queue.append(_Job(owner, tag, request, timeout_s, rank, slow))
         self._hand_out()
 

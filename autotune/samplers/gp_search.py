@@ -9,10 +9,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr
 
 from autotune.samplers.features import encode
-from autotune.samplers.gaussian_process import GaussianProcess
 from autotune.samplers.single_thread import single_thread
 from kernel_templates.space import Value
 
@@ -75,6 +73,8 @@ class GPSearch:
         return chosen
 
     def _most_promising(self) -> int:
+        from scipy.special import ndtr  # with the model: half a second, while compilers make the first candidates
+
         if len(self._results) >= self._refit_at:
             self._model()
         rows = [row for row in self._seen if self._place[row] >= 0 and (row in self._results or row in self._expected)]
@@ -98,6 +98,8 @@ class GPSearch:
 
     def _model(self) -> None:
         """Learn lengths anew, and which points to speak of."""
+        from autotune.samplers.gaussian_process import GaussianProcess
+
         rows = [row for row in self._seen if row in self._results]
         self._active = np.arange(len(self._points))
         if len(self._points) > MOST:

@@ -9,7 +9,7 @@ from autotune.runner import protocol
 from autotune.runner.worker_pool import NEXT, NOW, Answer, WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.tuning.target import TuneTarget
-from kernel_templates.problem import Problem
+from kernel_templates.problem import Chain, Problem
 from kernel_templates.space import Config
 from tuning_db.records import Outcome, Trial
 
@@ -36,15 +36,23 @@ def _inputs_path(problem: Problem, worker_pool: WorkerPool) -> Path:
     return worker_pool.folder / sha256(problem.key.encode()).hexdigest()
 
 
-def warm(problem: Problem, configs: Sequence[Config], target: TuneTarget, worker_pool: WorkerPool) -> None:
+def warm(
+    problem: Problem, configs: Sequence[Config], target: TuneTarget, worker_pool: WorkerPool, later: bool = False
+) -> None:  # fmt: skip
     """Have configurations compiled when there is nothing better to do, the first one and what differs from it; the
-    cache keeps what comes of it."""
+    cache keeps what comes of it. later: after what is warmed without it."""
+    rank = NEXT + 2 if later else NEXT + 1
     for number, config in enumerate(configs):
-        for share in [(0, 1)] if number else _shares():
+        for share in [(0, 1)] if number or not isinstance(problem, Chain) else _shares():
             request = protocol.Compile(
                 target.compile_target, problem.key, config, configs[0] if number else None, share
             )
-            worker_pool.submit(WARMING, config, request, target.compile_s, NEXT + 1)
+            worker_pool.submit((WARMING, later), config, request, target.compile_s, rank)
+
+
+def stop_warming(worker_pool: WorkerPool, later: bool = False) -> None:
+    """What was not begun is not compiled any more."""
+    worker_pool.withdraw((WARMING, later))
 
 
 def _shares() -> list[tuple[int, int]]:
@@ -157,6 +165,11 @@ class CandidateRunner:
     def compiling(self) -> int:
         """How many are asked for whose answers were not fetched."""
         return self.worker_pool.outstanding(self.problem)
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether any is not compiled yet."""
+        return self.worker_pool.busy(self.problem) > 0
 
     @property
     def unmeasured(self) -> int:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from autotune.runner.protocol import Measured, PairCompared, Reply
+from autotune.runner.protocol import Compiled, Measured, PairCompared, Reply
 from autotune.runner.worker_pool import Answer
 from autotune.samplers.study import grid_size, neighbours
 from autotune.tuning import candidate_runner
@@ -71,6 +71,7 @@ class LayerTuner(Tuner):
         self._incumbent = Incumbent(self.neighborhood)
         self._sibling: Config | None = None
         self._proposed: set[Config] = set()
+        self._mixtures: deque[Move] = deque()
         self._after: Callable[[Config], None] | None = None
 
     def run(
@@ -81,10 +82,8 @@ class LayerTuner(Tuner):
         after: called with the best once compilers have nothing to do here."""
         self._sibling, self._after = sibling, after
         stop = None if until is None else until - min(FINAL_S, FINAL_SHARE * max(0.0, until - time.monotonic()))
-        self.worker_pool.withdraw(candidate_runner.WARMING)
         with self.recorded(SAMPLER, grid_size(self.space)):
-            isolated = self._isolated()
-            self._start(isolated)
+            self._start(isolated := self.isolated())
             kernels = self.neighborhood.kernels if sibling is None else self.neighborhood.kernels_of(self._of_context)
             if self._descend(kernels, stop):
                 self.status = "budget"
@@ -96,7 +95,7 @@ class LayerTuner(Tuner):
 
     def firsts(self, sibling: Config | None) -> list[Config]:
         """Where a search would start, and the single steps from there: worth compiling before its turn comes."""
-        start = self._isolated() if sibling is None else self._with(self._own_of_context(), sibling)
+        start = self.isolated() if sibling is None else self._with(self._own_of_context(), sibling)
         if self.space.broken(start) is not None:
             return []
         steps = neighbours(self.space, start)
@@ -211,12 +210,13 @@ class LayerTuner(Tuner):
         """Change the incumbent while that pays; whether `stop` came first."""
         # What did best alone comes first: its kernels are in the cache. Then what all kernels must agree about.
         for moves in (self._best_alone(kernels), self.neighborhood.switches(kernels)):
-            if self._sweep(deque(moves), stop, follow=False):
+            if self._sweep(deque(moves), kernels, stop, follow=False):
                 return True
+        candidate_runner.stop_warming(self.worker_pool)  # what it had left comes now, the most promising first
         idle = passes = 0
         while kernels and idle < (IDLE_PASSES if stop is None else MOST_PASSES):
             before, known = self._incumbent.config, len(self.tried)
-            if self._sweep(deque(self._pass(kernels, passes)), stop):
+            if self._sweep(deque(self._pass(kernels, passes)), kernels, stop):
                 return True
             passes += 1
             idle = idle + 1 if self._incumbent.config == before else 0
@@ -246,7 +246,7 @@ class LayerTuner(Tuner):
                 moves += [Move(Config({p.name: config[p.name_in_part] for p in own})) for config in configs]
         return moves
 
-    def _sweep(self, waiting: deque[Move], stop: float | None, follow: bool = True) -> bool:
+    def _sweep(self, waiting: deque[Move], kernels: Sequence[str], stop: float | None, follow: bool = True) -> bool:
         """Try these moves, and if they are to `follow` gains, the steps from there; whether `stop` came first.
         Compilers work ahead: a kernel fits whatever the other kernels have become meanwhile."""
         last = None if stop is None else stop - LEAD_S
@@ -260,7 +260,10 @@ class LayerTuner(Tuner):
                 self._look_ahead()
                 if not self.runner.compiling:
                     return True
-            for (move, compiled_for), compiled in self.runner.compiled(0.5):
+            done = self.runner.compiled(0.0)
+            if not done and not self._compare_mixture(kernels):
+                done = self.runner.compiled(0.5)
+            for (move, compiled_for), compiled in done:
                 if stop is not None and time.monotonic() >= stop:
                     return True
                 config = self._moved(move)
@@ -272,6 +275,18 @@ class LayerTuner(Tuner):
                 elif self._challenge(config, compiled) and follow:  # a gain: go on from there first
                     waiting.extendleft(m for m in self.neighborhood.steps(self._best, touched) if m != move)
                 self._compile_ahead(waiting)
+        return False
+
+    def _compare_mixture(self, kernels: Sequence[str]) -> bool:
+        """Try kernels together that are compiled and were tried one by one, which the measurer has time for while all
+        compilers are busy; whether there was anything new of that kind."""
+        own = [kernel for kernel in kernels if kernel]  # what belongs to no kernel may change several of them
+        self._mixtures = self._mixtures or deque(self.neighborhood.mixtures(self._incumbent.times, own))
+        while self._mixtures:
+            config = self._moved(self._mixtures.popleft())
+            if config not in self.tried and config not in self._proposed and self._may_win(config):
+                self._challenge(config, Compiled(0.0))
+                return True
         return False
 
     def _compile_ahead(self, waiting: deque[Move]) -> None:
@@ -297,7 +312,7 @@ class LayerTuner(Tuner):
     def _moved(self, move: Move) -> Config:
         return Config({**self._best, **move.changes})
 
-    def _isolated(self) -> Config:
+    def isolated(self) -> Config:
         """Made of what won alone."""
         return self._with({part: configs[0] for part, configs in self._alone.items()}, self.space.default)
 

@@ -136,15 +136,17 @@ class Neighborhood:
 
     def mixtures(self, times: Mapping[str, Mapping[Config, float]], kernels: Sequence[str]) -> list[Move]:
         """Two or three kernels, each as in one of its best: kernels overlap, so what two changes bring is not the sum
-        of what each does. times: of each kernel's blocks that were tried in context."""
+        of what each does. Those come first whose changes brought most alone. times: of each kernel's blocks that were
+        tried in context, as shares of one time."""
         works = {k: [block for block, time in times[k].items() if math.isfinite(time)] for k in kernels}
         good = {k: sorted(works[k], key=times[k].__getitem__)[:GOOD_FEW] for k in kernels if works[k]}
         moves = []
         for _ in range(MIXTURES if len(good) > 1 else 0):
             chosen = self._random.sample(list(good), self._random.randint(2, min(3, len(good))))
-            blocks = [self._random.choice(good[k]) for k in chosen]
-            moves.append(Move(Config({name: value for block in blocks for name, value in block.items()})))
-        return moves
+            blocks = {k: self._random.choice(good[k]) for k in chosen}
+            changes = Config({name: value for block in blocks.values() for name, value in block.items()})
+            moves.append((math.prod(times[k][block] for k, block in blocks.items()), Move(changes)))
+        return [move for _, move in sorted(moves, key=lambda pair: pair[0])]
 
     def _moved(self, p: Parameter, best: Config):
         if self._random.random() < 0.2:

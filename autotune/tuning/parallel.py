@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from autotune.runner.worker_pool import WorkerPool
+from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.problem_tuner import ProblemTuner
 from autotune.tuning.sequential import WAIT_S, in_order, is_over, weights
@@ -34,14 +35,25 @@ def tune(
     stop = None if budget_s is None else begun + budget_s - min(FINAL_S * len(problems), FINAL_SHARE * budget_s)
     order = in_order(problems)
     share = weights({p: problems[p] for p in order})
+    for p in order:  # what each will propose first, for making the searches takes its time
+        candidate_runner.warm(p, [session.target.space(p).default], session.target, worker_pool)
     tuners = [ProblemTuner(p, session, (index, len(problems))) for index, p in enumerate(order)]
+    candidate_runner.stop_warming(worker_pool)
     with ExitStack() as stack:
         for tuner in tuners:
             stack.enter_context(tuner.tuning())
             tuner.suggest([])
         _search(tuners, share, worker_pool, stop, after)
-        results, failures = [], []
         for tuner in tuners:
+            tuner.runner.close()
+            tuner.compile_finalists()
+        results, failures, left = [], [], list(tuners)
+        while left:
+            ready = [t for t in left if not t.runner.is_compiling]
+            if not ready:
+                worker_pool.wait(0.5)
+                continue
+            left.remove(tuner := ready[0])
             tuner.runner.close()
             try:
                 if (tuned := tuner.finish(problems[tuner.problem])) is not None:

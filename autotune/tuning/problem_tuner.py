@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from autotune.runner.protocol import Compiled
 from autotune.runner.worker_pool import Answer
-from autotune.samplers.shared_search import SharedSearch
 from autotune.samplers.study import Search
 from autotune.screening.pruner import Pruner
 from autotune.tuning.candidate_runner import TuneError
-from autotune.tuning.shared_studies import publish
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner
 from kernel_templates import registry
@@ -18,6 +17,9 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from tuning_db import TuningDB
 from tuning_db.records import Objective, Trial
+
+if TYPE_CHECKING:  # which import a server's libraries
+    from autotune.samplers.shared_search import SharedSearch
 
 FINALISTS = 4
 FINAL_ROUNDS = 15
@@ -33,9 +35,10 @@ class ProblemTuner(Tuner):
         super().__init__(problem, session, position)
         ceilings = self.db.ceilings(self.target.device) or {}
         self._pruner = Pruner(self.target.device, self.work.bytes, self.space.default, ceilings.get("read_gb_s"))
+        self._shared: SharedSearch | None = None
         self.search: Search | SharedSearch = Search(self.space, self.settings.sampler, self.settings.seed)
         if self.settings.studies is not None:
-            self.search = self.settings.studies.join(
+            self._shared = self.search = self.settings.studies.join(
                 self.search, self.target.device, problem, self.trials, self.target.objective
             )
             self.trials = None  # the study counts those of all workers
@@ -51,8 +54,8 @@ class ProblemTuner(Tuner):
             with self.recorded(self.settings.sampler, self.search.size):
                 yield
         finally:
-            if isinstance(self.search, SharedSearch):
-                self.search.release()
+            if self._shared is not None:
+                self._shared.release()
 
     def propose(self) -> bool:
         """Have a worker compile what the sampler asks for next; whether there was anything."""
@@ -70,7 +73,7 @@ class ProblemTuner(Tuner):
     @property
     def waits(self) -> bool:
         """Whether other workers may leave something to this one yet."""
-        return isinstance(self.search, SharedSearch) and self.search.waiting
+        return self._shared is not None and self._shared.waiting
 
     def suggest(self, others: Sequence[Tuned]) -> None:
         """Propose first what won for a problem like this one on this chip, and what other operations' winners of this
@@ -117,12 +120,20 @@ class ProblemTuner(Tuner):
     def best_of_run(self) -> Config | None:
         return next(iter(self._ranked(self.own)), None)
 
+    def compile_finalists(self) -> None:
+        """Have compiled what `finish` compares and this run did not try: the process that measures would do that
+        itself, and measure nothing meanwhile."""
+        best = self._ranked(self.tried)[:FINALISTS]
+        for config in dict.fromkeys((self.space.default, self.standing, *best) if best else ()):
+            if config is not None and config not in self.own and self._works(config) is not False:
+                self.runner.compile(config)
+
     def finish(self, count: int) -> Tuned | None:
         """Compare the best with what runs untuned in one go; the winner is recorded. count: how often a token runs
         this problem. None, and a word to the user, when time ran out before anything was tried. Raises TuneError when
         nothing that was tried works."""
-        if isinstance(self.search, SharedSearch):
-            self._try_best_from_elsewhere(self.search)
+        if self._shared is not None:
+            self._try_best_from_elsewhere(self._shared)
         finalists = self._ranked(self.tried)[:FINALISTS]
         if not finalists and self.tried:
             trial = self.tried.get(self.space.default) or next(iter(self.tried.values()))
@@ -132,11 +143,13 @@ class ProblemTuner(Tuner):
             self.settings.tell(f"{self.problem.key}: not tuned, nothing was compiled in time; --budget gives it more")
             return None
         tuned, _ = self.compare_finalists(finalists, FINAL_ROUNDS)
-        if isinstance(self.search, SharedSearch):
-            publish(self.search, self.db, self.target.device, self.problem)
+        if self._shared is not None:
+            from autotune.tuning.shared_studies import publish
+
+            publish(self._shared, self.db, self.target.device, self.problem)
         return replace(tuned, count=count)
 
-    def _try_best_from_elsewhere(self, search: SharedSearch) -> None:
+    def _try_best_from_elsewhere(self, search: "SharedSearch") -> None:
         """What other workers found fastest is verified and timed here too, so that it can win here."""
         for config in search.fastest(FROM_ELSEWHERE):
             if config not in self.tried and self.space.broken(config) is None:

@@ -12,7 +12,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 from tuning_db.records import Objective
 
-MOST_COMPILERS = 12  # for a GPU: more do not help, for candidates are not measured faster than these compile
+MOST_COMPILERS = 32  # for a GPU: more do not help, for candidates are not measured faster than these compile
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ def cuda(index: int = 0) -> TuneTarget:
     from kernel_templates.cuda import machine
 
     device = machine.detect(index)
-    # A tile of thousands of elements a thread can compile for a minute, and would not be fast: it is given up. Three
-    # cores are left for the search, for the process that measures, and for what else goes on.
+    # A tile of thousands of elements a thread can compile for a minute, and would not be fast: it is given up. The
+    # search and the process that measures take half a core each, and go before the compilers wherever they meet.
     return TuneTarget(
         f"cuda:{index}",
         f"sm{device.capability.replace('.', '')}",
         device,
         lambda problem: registry.cuda_space(problem, device),
         lambda problem: _work(problem.typical),
-        max(1, min(cores() - 3, MOST_COMPILERS)),
+        max(1, min(cores() - 1, MOST_COMPILERS)),
         separate_measurer=True,
         compile_s=8.0,
         measure_s=30.0,

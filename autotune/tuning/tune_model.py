@@ -67,6 +67,11 @@ def _tune_layers(layers: Sequence[Chain], session: Session, budget_s: float | No
     winners: dict[Problem, Config] = {}  # of the first layer of each kind
     weights = _weights(kinds)
     tuners = [LayerTuner(layer, session, (index, len(layers))) for index, layer in enumerate(layers)]
+    for tuner, kind in zip(tuners, kinds, strict=True):
+        first = tuners[kinds.index(kind)]
+        if tuner is not first:  # whatever wins there, the kernels that depend on the context will be these
+            firsts = tuner.firsts(first.isolated())
+            candidate_runner.warm(tuner.problem, firsts, session.target, session.worker_pool, later=True)
     results = []
     for index, (tuner, kind) in enumerate(zip(tuners, kinds, strict=True)):
         until = None
@@ -81,6 +86,8 @@ def _tune_layers(layers: Sequence[Chain], session: Session, budget_s: float | No
 
         results.append(tuner.run(until, winners.get(kind), after))
         winners.setdefault(kind, results[-1].config)
+    for later in (False, True):
+        candidate_runner.stop_warming(session.worker_pool, later)
     return results
 
 

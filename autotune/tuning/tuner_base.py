@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from autotune.runner.versions import versions
 from autotune.runner.worker_pool import WorkerPool
 from autotune.runner.worker_process import WorkerDied, WorkerTimedOut
 from autotune.tuning.candidate_runner import CandidateRunner, TuneError
-from autotune.tuning.shared_studies import Studies
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.verdict import DEFAULT, STANDING, Compared, Verdict, decide
 from kernel_templates import proof_record
@@ -18,6 +18,9 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
 from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind, Winner
+
+if TYPE_CHECKING:
+    from autotune.tuning.shared_studies import Studies
 
 ATTEMPTS = 3  # at a final comparison
 SAMPLES = 7  # of a trial
@@ -53,7 +56,7 @@ class TuneSettings:
     seed: int = 0
     report: Callable[[Progress], None] = lambda progress: None
     tell: Callable[[str], None] = lambda message: None
-    studies: Studies | None = None
+    studies: "Studies | None" = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Tuned:
     work_bytes: that the problem must move; read_bytes_s: bytes a second that the device read at the same moment;
     source: "searched", or "known" when earlier runs had tried enough. count: how often a token runs it; isolated_ns: of
     a layer, nanoseconds of what won alone. kept: what the winner was before the run, such as "default", empty for a
-    candidate that took over; reason: one line, how the final comparison was decided."""
+    candidate that took over; reason: one line, how the final comparison was decided; least_speedup: over the default,
+    from which on the comparison's rounds tell it from chance, infinite where there were too few of them, NaN where
+    there is nothing to compare."""
 
     problem: Problem
     config: Config
@@ -87,6 +92,15 @@ class Tuned:
     isolated_ns: float = math.nan
     kept: str = ""
     reason: str = ""
+    least_speedup: float = math.nan
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the difference from the default is more than that between rounds; always, if that is not known."""
+        if math.isnan(self.least_speedup) or math.isnan(self.default_ns):
+            return True
+        ratio = self.default_ns / self.best_ns
+        return max(ratio, 1.0 / ratio) >= self.least_speedup
 
     @property
     def best_ns(self) -> float:
@@ -244,8 +258,17 @@ class Tuner:
             self.problem, verdict.config, found.measurements[verdict.config],
             found.measurements.get(self.space.default), self.work.bytes, found.read_bytes_s, len(self.tried),
             sum(1 for _ in failed), "searched" if searched else "known", kept=verdict.kept, reason=verdict.reason,
+            least_speedup=self._least_speedup(found, verdict.config),
         )  # fmt: skip
         return tuned, times
+
+    def _least_speedup(self, found: Compared, config: Config) -> float:
+        """Of a configuration over the default; NaN where that is itself, does not work or is not compared by time."""
+        default, rounds = self.space.default, found.rounds(self.target.objective)
+        if config == default or default not in found.samples or not rounds.paired:
+            return math.nan
+        least = rounds.least(config, default)
+        return 1.0 / least if least > 0.0 else math.inf
 
     def _decided_by(
         self, entries: Sequence[Config], baselines: Mapping[Config, str], rounds: int, may_win: Callable[[Config], bool]

@@ -22,6 +22,7 @@ BOUND = 4.0  # standard errors; σ of 15 rounds is itself uncertain, and of seve
 OTHER_GAIN = 0.98  # of a baseline's energy, of which there is one count only
 BORROWED = "borrowed configuration"  # was never compared with the default for this problem
 DEFAULT = "default"
+NOTICEABLE = 0.97  # of the time that runs untuned: what seems to gain as much, and may be chance, is said to
 FEWEST = 5  # rounds from which anything follows
 
 STANDING = {
@@ -141,8 +142,10 @@ def decide(found: Rounds, baselines: Mapping[Config, str], may_win: Callable[[Co
         return Verdict(best, "", f"took {found.ratio(best, kept):.3f} of the {name}'s; {told}")
     closest = min(rivals, key=lambda config: found.ratio(config, kept))
     ratio, least = found.ratio(closest, kept), found.least(closest, kept)
+    now = "not measurable now; " if ratio < NOTICEABLE else ""
     return Verdict(
-        kept, name, f"{name} kept: the best other took {ratio:.3f} of it, which below {least:.3f} would be no chance",
+        kept, name,
+        f"{name} kept: {now}the best other took {ratio:.3f} of it, which below {least:.3f} would be no chance",
         ratio < 1.0,
     )  # fmt: skip
 

@@ -19,9 +19,11 @@ from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
 from kernel_templates.cpu.simd import load_f32, load_i64, store_f32
-from kernel_templates.cpu.sync import barrier
+from kernel_templates.cpu.sync import LINE, barrier
 
 LOWEST = np.float32(-3.0e38)
+AHEAD = 4096
+"""Bytes ahead that keys and values are asked for."""
 
 
 def scratch_bytes(problem: Attention, config) -> int:
@@ -34,8 +36,9 @@ def compile(problem: Attention, config, features) -> Kernel:
     chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
     window, softcap = problem.window, problem.softcap
     scale = np.float32(problem.score_scale)
-    load_keys, splat, load_scores = simd.load("f16", lanes), simd.splat("f32", lanes), simd.load("f32", lanes)
-    weigh = _weighted_values(_powers_of_two(dim), dim, chunk, together)
+    splat, load_scores = simd.splat("f32", lanes), simd.load("f32", lanes)
+    score = _scores(dim, lanes, chunk, together)
+    weigh = _weighted_values(_widths(dim, together), dim, chunk, together)
     splat_out, load_out = simd.splat("f32", dim), simd.load("f32", dim)
     capped = soft_cap(softcap or 1.0, lanes)
     exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
@@ -58,18 +61,14 @@ def compile(problem: Attention, config, features) -> Kernel:
             length = min(chunk, count - first)
             skipped = max(oldest - first, 0) if window else 0  # of the first vector
             for start in range(0, group, together):
+                for i in range(0, length, lanes):
+                    at = keys + 2 * ((kv * tiles + (first + i) // TILE) * dim * TILE + (first + i) % TILE)
+                    score(q + 4 * dim * (kv * group + start), at, scores + 4 * i)
                 for h in range(together):
                     head = kv * group + start + h
                     largest = splat(LOWEST)
                     for i in range(0, length, lanes):
-                        at = keys + 2 * ((kv * tiles + (first + i) // TILE) * dim * TILE + (first + i) % TILE)
-                        s, t = splat(np.float32(0.0)), splat(np.float32(0.0))
-                        for d in range(0, dim, 2):
-                            x0 = splat(load_f32(q + 4 * (head * dim + d)))
-                            x1 = splat(load_f32(q + 4 * (head * dim + d + 1)))
-                            s = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * d)), x0, s)
-                            t = simd.fma(simd.to_f32(load_keys(at + 2 * TILE * (d + 1))), x1, t)
-                        s = (s + t) * splat(scale)
+                        s = load_scores(scores + 4 * (h * chunk + i)) * splat(scale)
                         if softcap:
                             s = capped(s)
                         s = simd.keep_first(s, length - i, LOWEST)
@@ -107,9 +106,55 @@ def compile(problem: Attention, config, features) -> Kernel:
     return compile_kernel(attention, f"{problem.key} {config.key}")
 
 
-def _powers_of_two(dim: int) -> tuple[int, ...]:
-    """Vectors that hold a head's elements: compilers take a vector of 96 apart into ever smaller ones."""
-    return tuple(1 << bit for bit in reversed(range(dim.bit_length())) if dim >> bit & 1)
+SUMS = 256
+"""Numbers that the sums of heads which run together take: half of the registers of AVX-512, all of AVX2's and more."""
+
+
+def _widths(dim: int, together: int) -> tuple[int, ...]:
+    """Vectors that hold a head's elements, powers of two: compilers take a vector of 96 apart into ever smaller ones.
+    The sums of all heads over one of them stay in registers."""
+    most = 1 << (SUMS // together).bit_length() - 1
+    rest = dim % most
+    return (most,) * (dim // most) + tuple(1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1)
+
+
+@functools.cache
+def _scores(dim: int, lanes: int, chunk: int, together: int) -> Callable:
+    """njit (q, keys, scores: addresses of the first head's query, of the first position's first element, and of its
+    score [together, chunk]) -> None: products of `together` heads with `lanes` positions. Each head has two sums, as an
+    addition takes four cycles."""
+    load, splat = simd.load("f16", lanes), simd.splat("f32", lanes)
+
+    @device_function(dim, lanes, chunk, together)
+    def score(q, keys, scores):
+        a = splat(np.float32(0.0))
+        b, c, d, e, f, g, h = a, a, a, a, a, a, a
+        for i in range(0, dim, 2):
+            row = keys + 2 * TILE * i
+            for line in range(0, 2 * lanes, LINE):
+                simd.prefetch(row + AHEAD + line)
+                simd.prefetch(row + 2 * TILE + AHEAD + line)
+            x, y = simd.to_f32(load(row)), simd.to_f32(load(row + 2 * TILE))
+            at = q + 4 * i
+            a, b = simd.fma(x, splat(load_f32(at)), a), simd.fma(y, splat(load_f32(at + 4)), b)
+            if together > 1:
+                at += 4 * dim
+                c, d = simd.fma(x, splat(load_f32(at)), c), simd.fma(y, splat(load_f32(at + 4)), d)
+            if together > 2:
+                at += 4 * dim
+                e, f = simd.fma(x, splat(load_f32(at)), e), simd.fma(y, splat(load_f32(at + 4)), f)
+            if together > 3:
+                at += 4 * dim
+                g, h = simd.fma(x, splat(load_f32(at)), g), simd.fma(y, splat(load_f32(at + 4)), h)
+        simd.store(scores, a + b)
+        if together > 1:
+            simd.store(scores + 4 * chunk, c + d)
+        if together > 2:
+            simd.store(scores + 8 * chunk, e + f)
+        if together > 3:
+            simd.store(scores + 12 * chunk, g + h)
+
+    return score
 
 
 @functools.cache
@@ -125,18 +170,22 @@ def _weighted_values(widths: tuple[int, ...], dim: int, chunk: int, together: in
         a = splat(np.float32(0.0))
         b, c, d = a, a, a
         for i in range(first, end):
+            for line in range(0, 2 * width, LINE):
+                simd.prefetch(values + 2 * dim * i + AHEAD + line)
             v = simd.to_f32(load(values + 2 * dim * i))
             a = simd.fma(splat(load_f32(scores + 4 * i)), v, a)
             if together > 1:
                 b = simd.fma(splat(load_f32(scores + 4 * (chunk + i))), v, b)
             if together > 2:
                 c = simd.fma(splat(load_f32(scores + 4 * (2 * chunk + i))), v, c)
+            if together > 3:
                 d = simd.fma(splat(load_f32(scores + 4 * (3 * chunk + i))), v, d)
         simd.store(out, a)
         if together > 1:
             simd.store(out + step, b)
         if together > 2:
             simd.store(out + 2 * step, c)
+        if together > 3:
             simd.store(out + 3 * step, d)
 
     if rest is None:

@@ -16,21 +16,32 @@ _JOINED = 32  # splits: to join more costs what smaller shares save
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
+TOGETHER = (1, 2, 3, 4)
+
+
 def cpu(problem: Attention, features: frozenset[str]) -> Space:
+    """The default keeps two sums of every head that runs together in registers."""
+    group = problem.heads // problem.kv_heads
+    wide = "avx512bw" in features
+    together = max(n for n in TOGETHER if group % n == 0 and (wide or n <= 2))
+    positions = 16 if not wide else 64 if together <= 3 else 32
     return Space(
         (
             Parameter("chunk", (64, 128, 256, 512), 128, "positions a thread takes at a time"),
-            Parameter("positions_together", (16, 32, 64), 16, "positions scored by one vector"),
-            Parameter("heads_together", (1, 2, 4), 1, "query heads that share one pass over the values"),
+            Parameter("positions_together", (16, 32, 64), positions, "positions scored by one vector"),
+            Parameter(
+                "heads_together", TOGETHER, together,
+                "query heads that share one pass over keys and values",
+            ),
         ),
         (
             Constraint(
                 "whole groups",
-                f"{problem.heads // problem.kv_heads} query heads share a key head: passes must divide them",
-                lambda c: (problem.heads // problem.kv_heads) % c["heads_together"] == 0,
+                f"{group} query heads share a key head: passes must divide them",
+                lambda c: group % c["heads_together"] == 0,
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 def cuda(problem: Attention, device: Device) -> Space:

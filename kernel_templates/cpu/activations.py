@@ -54,6 +54,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
     """njit (x: address of float32 [cols], out: address of a buffer) -> None."""
     cols, scales, sums, half_sums = layout.cols, layout.scales, layout.sums, layout.half_sums
     load, splat, zero_splat = simd.load("f32", 16), simd.splat("f32", 16), simd.splat("i32", 16)
+    load_block = simd.load("f32", BLOCK)
 
     if layout.kind == "f32":
 
@@ -71,7 +72,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
     def quantize(x, out):
         for b in range(cols // 32):
             first, second = load(x + 128 * b), load(x + 128 * b + 64)
-            largest = simd.max_f32(simd.maximum(simd.absolute(first), simd.absolute(second)))
+            largest = simd.max_magnitude(load_block(x + 128 * b))
             simd.store_f32(out + scales + 4 * b, largest * inverse)
             factor = splat(limit / largest if largest > np.float32(1e-30) else np.float32(0.0))
             q0, q1 = simd.round_to_i32(first * factor), simd.round_to_i32(second * factor)
@@ -147,7 +148,7 @@ def exponential(lanes: int) -> Callable:
 
     @device_function(lanes)
     def exp(x):
-        x = simd.maximum(simd.minimum(x, splat(np.float32(88.0))), splat(np.float32(-87.0)))
+        x = simd.maximum(splat(np.float32(-87.0)), simd.minimum(splat(np.float32(88.0)), x))  # NaN stays
         n = simd.round_to_i32(x * splat(np.float32(1.4426950408889634)))
         whole = simd.to_f32(n)
         r = simd.fma(whole, splat(-ln2_high), x)

@@ -206,7 +206,9 @@ def _products(
     """(number of a group, the product of its quants with the activations at x), for a block's groups in turn. ahead:
     advanced before each step."""
     planes = [at[name] for name in ("low", "high") if name in at]
-    for steps in sweeps(weights):
+    for number, steps in enumerate(sweeps(weights)):
+        if number:
+            e.keep_order()
         products: dict[int, _Product] = {}
         for elements in steps:
             next(ahead, None)

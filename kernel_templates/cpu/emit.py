@@ -125,6 +125,11 @@ class Emitter:
     def store(self, value: ir.Value, address: ir.Value, align: int) -> None:
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=align)
 
+    def keep_order(self) -> None:
+        """No load of what follows moves before this: LLVM would load all that a long block reads at its beginning, and
+        put the registers that it lacks on the stack."""
+        self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+
     def zeros(self) -> Value:
         return Value(self.builder, ir.Constant(Vec("i32", self.lanes).llvm, [0] * self.lanes), "i32", self.lanes)
 

@@ -67,7 +67,7 @@ def compile(kind: str, totals: int) -> Kernel:
         bias, seven = integer(np.int32(64)), integer(np.int32(7))
         for b in range(cols // BLOCK):
             v = load(x + 4 * BLOCK * b)
-            largest = simd.max_f32(simd.absolute(v))
+            largest = simd.max_magnitude(v)
             step = largest * inverse
             factor = splat(LARGEST / largest if largest > np.float32(1e-30) else np.float32(0.0))
             q = simd.round_to_i32(v * factor)

@@ -19,7 +19,7 @@ from numba.core.extending import intrinsic
 
 from kernel_templates.cpu import machine, simd
 from kernel_templates.cpu.activations import BLOCK
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.decode_tiles import tile_scales, tile_words
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
@@ -49,26 +49,36 @@ def step_of(layout: Layout) -> int:
     return BLOCK if isinstance(layout, Floats) else layout.size
 
 
-WORDS = 9
+WORDS = 11
 fill = caller(WORDS)
 """(address of a `compile`d loop, and its arguments) -> None."""
 
 
 def compile(layout: Layout, kind: str, lanes: int, width: int) -> Kernel:
-    """void fill(planes' addresses, index, row, steps, numbers, scales).
+    """void fill(planes' addresses, index, row, steps, numbers, scales, tiles, per_row).
 
-    lanes: rows of the packed tiles; index: the panel's first step in the planes, row: its first in its tile, a multiple
-    of `width`; steps: of `step_of` columns each; numbers, scales: addresses of what is written."""
+    lanes: rows of the packed tiles; width: rows of a panel, a part of a tile or several whole ones; index: the panel's
+    first step in the planes, row: its first in its tile; steps: of `step_of` columns each; numbers, scales: addresses
+    of what is written; tiles: that the panel's rows lie in; per_row: steps of a whole row."""
+    some = min(width, lanes)
     if isinstance(layout, Floats):
-        fill_panel = _floats(layout, lanes, width)
+        fill_tile = _floats(layout, lanes, some, width)
     else:
-        fill_panel = (_numbers if kind == "int16" else _expanded)(layout, lanes, width)
+        fill_tile = (_numbers if kind == "int16" else _expanded)(layout, lanes, some, width)
+    beside = 4 * some  # bytes from a tile's numbers to the next's, and its scales: a row has a float or two int16
+
+    def fill_panel(w0, w1, w2, w3, index, row, steps, numbers, scales, tiles, per_row):
+        for t in range(tiles):
+            fill_tile(w0, w1, w2, w3, index + t * per_row, row, steps, numbers + beside * t, scales + beside * t)
+
     return compile_kernel(fill_panel, f"panel {layout} {kind} {lanes} {width}", WORDS)
 
 
-def _floats(layout: Floats, lanes: int, width: int) -> Callable:
-    size, load = layout.nbytes, simd.load(layout.kind, width)
+def _floats(layout: Floats, lanes: int, some: int, width: int) -> Callable:
+    """njit (planes' addresses, index, row, steps, numbers, scales) -> None: `some` rows of one tile, of `width`."""
+    size, load = layout.nbytes, simd.load(layout.kind, some)
 
+    @device_function(layout, lanes, some, width)
     def fill_floats(w0, w1, w2, w3, index, row, steps, numbers, scales):
         for c in range(BLOCK * steps):
             value = load(w0 + ((index * BLOCK + c) * lanes + row) * size)
@@ -77,10 +87,11 @@ def _floats(layout: Floats, lanes: int, width: int) -> Callable:
     return fill_floats
 
 
-def _expanded(layout: Blocks, lanes: int, width: int) -> Callable:
-    size, group, integer = layout.size, layout.group, simd.splat("i32", width)
-    words, factors = tile_words(layout, lanes, width), tile_scales(layout, lanes, width)
+def _expanded(layout: Blocks, lanes: int, some: int, width: int) -> Callable:
+    size, group, integer = layout.size, layout.group, simd.splat("i32", some)
+    words, factors = tile_words(layout, lanes, some), tile_scales(layout, lanes, some)
 
+    @device_function(layout, lanes, some, width)
     def fill_expanded(w0, w1, w2, w3, index, row, steps, numbers, scales):
         for b in range(steps):
             for g in range(size // group):
@@ -95,10 +106,11 @@ def _expanded(layout: Blocks, lanes: int, width: int) -> Callable:
     return fill_expanded
 
 
-def _numbers(layout: Blocks, lanes: int, width: int) -> Callable:
-    emit, size = _block(layout, lanes, width), layout.size
+def _numbers(layout: Blocks, lanes: int, some: int, width: int) -> Callable:
+    emit, size = _block(layout, lanes, some, width), layout.size
     numbers_bytes, scales_bytes = 2 * width * size, 4 * width * (1 + minimums(layout)) * (size // BLOCK)
 
+    @device_function(layout, lanes, some, width)
     def fill_numbers(w0, w1, w2, w3, index, row, steps, numbers, scales):
         for b in range(steps):
             emit(w0, w1, w2, w3, index + b, row, numbers + numbers_bytes * b, scales + scales_bytes * b)
@@ -106,16 +118,16 @@ def _numbers(layout: Blocks, lanes: int, width: int) -> Callable:
     return fill_numbers
 
 
-def _block(layout: Blocks, lanes: int, width: int) -> Callable:
+def _block(layout: Blocks, lanes: int, some: int, width: int) -> Callable:
     """intrinsic (planes' addresses, index of a block, row, numbers, scales: of it) -> None."""
 
     @intrinsic
     def block(typingctx, w0, w1, w2, w3, index, row, numbers, scales):
         def codegen(context, builder, sig, args):
-            e = Emitter(builder, width, "", machine.features(), lanes)
+            e = Emitter(builder, some, "", machine.features(), lanes)
             at = addresses(e, layout, args[:4], args[4], args[5])
-            _emit_numbers(e, layout, at, args[6])
-            _emit_scales(e, layout, at, args[7])
+            _emit_numbers(e, layout, at, args[6], width)
+            _emit_scales(e, layout, at, args[7], width)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 8), codegen
@@ -133,7 +145,8 @@ def addresses(e: Emitter, layout: Blocks, planes: Sequence[ir.Value], index: ir.
     }
 
 
-def _emit_numbers(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value) -> None:
+def _emit_numbers(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value, width: int) -> None:
+    """width: rows of the panel, of which these are some."""
     zero = ir.Constant(ir.VectorType(I16, 2 * e.lanes), [zero_of_bytes(layout.quants)] * (2 * e.lanes))
     planes, codes = [at[name] for name in ("low", "high") if name in at], dict[int, ir.Value]()
     for elements in (elements for steps in sweeps(layout) for elements in steps):
@@ -146,13 +159,13 @@ def _emit_numbers(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: i
                 number = e.builder.sub(_halves(e, half), zero)
                 if group in codes:
                     number = e.builder.mul(number, codes[group])
-                e.store(number, e.offset(out, 2 * e.lanes * place), 4)
+                e.store(number, e.offset(out, 2 * width * place), 4)
 
 
-def _emit_scales(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value) -> None:
+def _emit_scales(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir.Value, width: int) -> None:
     scale, each = e.scale(layout.exponent, at["scale"]), minimums(layout)
     for block in range(layout.size // BLOCK):
-        place = e.offset(out, 4 * e.lanes * (1 + each) * block)
+        place = e.offset(out, 4 * width * (1 + each) * block)
         e.store(scale.ir, place, 4)
         for n in range(each):
             if layout.subminimums is None:
@@ -160,7 +173,7 @@ def _emit_scales(e: Emitter, layout: Blocks, at: Mapping[str, ir.Value], out: ir
             else:
                 code = e.load("i8", at["codes"], e.interleaved * (layout.groups + each * block + n)).i32().f32()
                 least = e.load("f16", at["scale"], 2 * e.interleaved).f32() * code * -1.0
-            e.store(least.ir, e.offset(place, 4 * e.lanes * (1 + n)), 4)
+            e.store(least.ir, e.offset(place, 4 * width * (1 + n)), 4)
 
 
 def _halves(e: Emitter, words: Value) -> ir.Value:

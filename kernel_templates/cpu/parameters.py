@@ -20,7 +20,7 @@ def tile_parameters(names: tuple[str, ...], features: frozenset[str], parts: tup
     quantized = any(formats.get(name).quantized for name in names)
     paths = dot.available(features) if quantized else ("generic",)
     rows = tuple(
-        Parameter(f"{p}lanes", LANES, 32, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
+        Parameter(f"{p}lanes", LANES, 16, f"{p.rstrip('_') or 'matrix'} rows interleaved in a tile", p.rstrip("_"))
         for p in parts
     )
     return (

@@ -7,6 +7,7 @@ machine with its cores to itself is left alone.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,48 +16,82 @@ SOONEST, LATEST = 12, 384  # tokens between trials: doubled after one that chang
 BETTER = 0.95  # a count that takes less than this share of the current one's time replaces it
 SLOWER = 1.4  # so many times the best time of the same count means that something is in the way
 LOOK_S = 0.25  # between two looks at the other processes; the system counts in steps of 0.01 s
+SHORTEST_S = 0.05  # window that an average is taken of
+INSTANTS = 3  # looks at what runs now, of which the least counts: some threads run for microseconds only
+RECENT_S = 1.0  # what others did before that says nothing of now: they may have ended
 WEIGHT = 0.25  # of the newest token in a count's average
 
 
 class CoreWatch:
-    """Sees how much of the allowed cores other processes used since the last look (Linux: /proc/stat)."""
+    """Sees how much of the allowed cores other processes use (Linux: /proc/stat): on average since the last look if
+    that was a moment ago, else by what runs in this instant."""
 
     def __init__(self) -> None:
         self._cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
         self._last = self._sample()
         self._free = float(len(self._cores))
 
-    def free(self, window_s: float = 0.05) -> float:
+    def free(self, window_s: float = SHORTEST_S) -> float:
         """Cores that others left since the last call, fractions included. Sleeps until `window_s` have passed."""
-        time.sleep(max(0.0, self._last[0] + window_s - time.monotonic()))
+        time.sleep(max(0.0, self._last.at + window_s - time.monotonic()))
         return self.look()
 
     def look(self) -> float:
-        """As `free`, without waiting; the last answer while the window is shorter than LOOK_S."""
+        """As `free`, without waiting; the last answer while the window is shorter than SHORTEST_S."""
         now = self._sample()
-        seconds, busy, own = (new - old for new, old in zip(now, self._last, strict=True))
-        if seconds >= min(LOOK_S, 0.05):
-            self._free = min(float(len(self._cores)), max(0.0, len(self._cores) - (busy - own) / seconds))
-            self._last = now
+        seconds, busy, own = now.at - self._last.at, now.busy - self._last.busy, now.own - self._last.own
+        if seconds < SHORTEST_S:
+            return self._free
+        cores = float(len(self._cores))
+        if seconds <= RECENT_S:
+            self._free = min(cores, max(0.0, cores - (busy - own) / seconds))
+        else:
+            self._free = cores * (1.0 - min(_read_stat().held for _ in range(INSTANTS)))
+        self._last = now
         return self._free
 
-    def _sample(self) -> tuple[float, float, float]:
-        """Seconds: the clock, all work on the allowed cores, and this process's own."""
-        return time.monotonic(), self._busy(), time.process_time()
+    def _sample(self) -> "_Sample":
+        busy = sum(seconds for core, seconds in _read_stat().busy.items() if core in self._cores)
+        return _Sample(time.monotonic(), busy, time.process_time())
 
-    def _busy(self) -> float:
-        try:
-            lines = Path("/proc/stat").read_text().splitlines()
-            tick = os.sysconf("SC_CLK_TCK")
-            total = 0
-            for line in lines:
-                name, *fields = line.split()
-                if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in self._cores:
-                    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(f) for f in fields[:8])
-                    total += user + nice + system + irq + softirq + steal
-            return total / tick
-        except (OSError, ValueError):  # another system: nobody else is seen, and times alone decide
-            return 0.0
+
+@dataclass(frozen=True)
+class _Sample:
+    """Seconds: the clock, all work on the allowed cores so far, this process's own."""
+
+    at: float
+    busy: float
+    own: float
+
+
+@dataclass(frozen=True)
+class _Stat:
+    """What /proc/stat says: seconds of work by core, and how many threads run or wait for a core."""
+
+    busy: Mapping[int, float]
+    running: int
+
+    @property
+    def held(self) -> float:
+        """The share of the processors that others' threads run on or wait for; the one that reads this is none."""
+        return min(1.0, max(0, self.running - 1) / max(1, len(self.busy)))
+
+
+def _read_stat() -> _Stat:
+    """Nothing on another system: nobody else is seen, and times alone decide."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        tick, busy, running = os.sysconf("SC_CLK_TCK"), {}, 0
+        for line in lines:
+            name, *fields = line.split()
+            if name.startswith("cpu") and name[3:].isdigit():
+                user, nice, system, _idle, _iowait, irq, softirq, steal = (int(f) for f in fields[:8])
+                busy[int(name[3:])] = (user + nice + system + irq + softirq + steal) / tick
+            elif name == "procs_running":
+                running = int(fields[0])
+        return _Stat(busy, running)
+    except (OSError, ValueError):
+        return _Stat({}, 0)
 
 
 @dataclass

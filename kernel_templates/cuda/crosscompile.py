@@ -1,15 +1,19 @@
 """Compile a launch for a GPU that need not be here, and read what came out: registers, spills, PTX, SASS."""
 
+import contextlib
+import gc
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
+import triton.language as tl
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
@@ -58,11 +62,40 @@ def cross_compile(launch: Launch, capability: int) -> Compiled:
     return compile_launch(launch, capability_target(capability), capability)
 
 
+@triton.jit
+def _copy(x, y, PDL: tl.constexpr, ASM: tl.constexpr):
+    tl.store(y, tl.load(x))
+
+
+def warm_up() -> None:
+    """Have this process import and initialize what compiling takes, by a kernel that takes a tenth of a second."""
+    one = torch.empty(1, device="meta")
+    cross_compile(Launch("copy", _copy, (1,), (one, one), {}), 80)
+
+
 def compile_launch(launch: Launch, target: Target, capability: int) -> Compiled:
     """As `cross_compile`, with what `target` allows.
 
     These are the steps of `triton.compile` without its cache on disk, whose keys take a second: they hold a digest over
     Triton's own library of 400 MB, and one over the syntax tree of everything that a kernel calls."""
+    with _without_collector():
+        return _compiled(launch, target, capability)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """The front end makes some 100,000 objects a kernel. Python's collector would go through them, and through all that
+    was there before, a hundred times meanwhile: a tenth to a fifth of a compilation (docs/log.md)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _compiled(launch: Launch, target: Target, capability: int) -> Compiled:
     found = signature.of(launch, target)
     attributes: dict[tuple[int, ...], list] = {(i,): [["tt.divisibility", 16]] for i in found.aligned}
     source = ASTSource(launch.kernel, dict(found.types), constexprs=dict(found.constants), attrs=attributes)

@@ -4,31 +4,50 @@ the GPU's context, and the libraries that importing torch loads, of two gigabyte
 All of it is done again, and then in no time, where it is needed; what fails here fails there, and is told.
 """
 
+import atexit
 import ctypes
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 LIBRARY = "libtorch_cuda.so"
-"""Loads what torch's own module needs."""
+"""Of torch; loads all the others that its own module needs."""
+HEADER_NEEDS = ("numpy", "mmap", "tokenizers")
+"""Modules that bring libraries."""
 
 _threads: list[threading.Thread] = []
 
 
 def begin(index: int) -> bool:
-    """Begin with GPU `index`; False where there is no NVIDIA driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    """Begin with the context of GPU `index`; False where there is no NVIDIA driver."""
+    if (driver := _driver()) is None:
         return False
     _start(lambda: _context(driver, index))
+    return True
+
+
+def begin_libraries() -> bool:
+    """Begin to load torch's libraries; False where there is no NVIDIA driver. The system loads one library at a time,
+    so a module that brings one waits for all of them: what a model's header needs is imported here first."""
+    if _driver() is None:
+        return False
+    for name in HEADER_NEEDS:
+        importlib.import_module(name)
     found = importlib.util.find_spec("torch")
-    if found is not None and found.origin:
+    if "torch" not in sys.modules and found is not None and found.origin:
         library = Path(found.origin).parent / "lib" / LIBRARY
         _start(lambda: _load(library))
     return True
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def finish() -> None:
@@ -38,6 +57,8 @@ def finish() -> None:
 
 
 def _start(work: Callable[[], None]) -> None:
+    if not _threads:
+        atexit.register(finish)  # a process that ends while the driver or a library starts may crash
     _threads.append(threading.Thread(target=work, daemon=True))
     _threads[-1].start()
 

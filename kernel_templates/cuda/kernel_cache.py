@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,15 +147,25 @@ def _counts(*numbers: Any) -> bool:
 
 @functools.cache
 def software() -> str:
-    """What machine code follows from besides a launch: the kernels' sources, Triton's version, when its library was
-    installed, and the variables that change what it does."""
+    """What machine code follows from besides a launch: the kernels' sources, Triton's version and library, and the
+    variables that change what it does."""
     import triton
     from triton._C import libtriton
 
-    library = os.stat(libtriton.__file__)
     variables = {name: value for name, value in os.environ.items() if name.startswith("TRITON_")}
     for name in NOT_CODE:
         variables.pop(name, None)
     variables |= libtriton.get_cache_invalidating_env_vars()
-    about = sources.digest(), triton.__version__, library.st_size, library.st_mtime_ns, sorted(variables.items())
+    about = sources.digest(), triton.__version__, _library(libtriton.__file__), sorted(variables.items())
     return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def _library(path: str) -> tuple:
+    """What tells one build of Triton's library from another: the digest that its wheel brought, the same on every
+    machine, so that kernels compiled on one are found on another; where nothing was recorded, its size and age."""
+    with contextlib.suppress(PackageNotFoundError):
+        for line in (distribution("triton").read_text("RECORD") or "").splitlines():
+            if line.startswith("triton/_C/libtriton.") and "sha256=" in line:
+                return (line,)
+    library = os.stat(path)
+    return library.st_size, library.st_mtime_ns

@@ -57,7 +57,10 @@ class Vector:
         return self.values.numel()
 
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
-        """Write float32 values [n] and what follows from them, as kernels do."""
+        """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where
+        some of these steps would import torch's whole compiler."""
+        if self.values.is_meta:
+            return
         values = values.to(self.values.device, torch.float32)
         groups = (values if norm is None else values * norm.to(values)).view(-1, GROUP)
         scale = groups.abs().amax(1) / LARGEST[activation]

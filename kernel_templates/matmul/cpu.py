@@ -86,7 +86,7 @@ def _lines(size: int) -> int:
 
 def _build(problem: Matmul, config: Config, lanes: int) -> _Build:
     kind = KINDS[config["algorithm"]]
-    width = min(config["width"], lanes)
+    width = min(config["width"], lanes) if kind == "planes" else config["width"]
     return _Build(
         problem.format, problem.cols, problem.gate, lanes, kind, config["path"], width,
         config["together"], config["depth"],
@@ -136,7 +136,9 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
                     count, add = min(depth, per_row - first), 1 if first > 0 else 0
                     index = tile * per_row + first
                     if not direct:
-                        fill(filler, (w0, w1, w2, w3, index, row_of_tile, count, own, scales))
+                        tiles_of_panel = (some + in_tile - 1) // in_tile
+                        panel_at = (index, row_of_tile, count, own, scales, tiles_of_panel, per_row)
+                        fill(filler, (w0, w1, w2, w3, *panel_at))
                     for group in range(groups):
                         t = group * together
                         few = min(together, tokens - t)

@@ -175,14 +175,26 @@ def collect(problem: PagedAttention, buffers: Mapping[str, Any]) -> dict[str, np
 def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) -> PagedCache:
     """float16 [slots + 1, 2, kv_heads, PAGE, head_dim]; the last slot is nobody's."""
     slots = torch.from_numpy(b["slots"]).to(device)
-    content = torch.stack([torch.from_numpy(b[name]).to(device) for name in ("keys", "values")], 1)
-    which = torch.arange(slots.numel(), device=device) % DISTINCT
-    cache = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
-    if slots.device.type != "meta":
-        for text in np.unique(b["sequences"]):
-            end = int(b["positions"][b["sequences"] == text].max()) + 1
-            for page in range(end // PAGE, slots.shape[1]):
-                cache[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
+    cache = _shapes(slots, b) if slots.is_meta else _filled(slots, b)
     page = cache[0].numel()
     stride = cache.stride()
-    return PagedCache(cache, slots * page, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+    places = (torch.from_numpy(b["slots"]) * page).to(device)
+    return PagedCache(cache, places, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+
+
+def _filled(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """Pages that repeat, NaN wherever no text has written."""
+    content = torch.stack([torch.from_numpy(b[name]).to(slots.device) for name in ("keys", "values")], 1)
+    which = torch.arange(slots.numel(), device=slots.device) % DISTINCT
+    cache = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
+    for text in np.unique(b["sequences"]):
+        end = int(b["positions"][b["sequences"] == text].max()) + 1
+        for page in range(end // PAGE, slots.shape[1]):
+            cache[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
+    return cache
+
+
+def _shapes(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The same without values; to index and to join there, torch would import its whole compiler."""
+    one = torch.from_numpy(b["keys"][:1])
+    return torch.empty((slots.numel() + 1, 2, *one.shape[1:]), dtype=one.dtype, device="meta")

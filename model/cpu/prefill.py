@@ -51,10 +51,10 @@ class CpuPrefill:
         """Process tokens at positions first, first + 1, ...; hidden states float32 [1, hidden] of the last token, or
         [tokens, hidden] of every one."""
         choice, kept = self.decoder.threads, list[np.ndarray]()
-        threads = choice.by_load() if len(tokens) > FEW else choice.current  # the former takes up to 0.05 s
         self.forward.place(self._text, self._caches)
         for i in range(0, len(tokens), self.most):
             chunk = tokens[i : i + self.most]
+            threads = choice.by_load() if len(chunk) > FEW else choice.current  # each anew: others come and go
             positions = range(first + i, first + i + len(chunk))
             hidden = self.forward.run(chunk, positions, [self._text] * len(chunk), threads)
             kept = [*kept, hidden.copy()] if every else [hidden[-1:].copy()]

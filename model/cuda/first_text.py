@@ -57,6 +57,11 @@ def compile_ahead(about: object, target: Target, prompt: int, runner: Callable[[
     note = _note(about, target, capability, prompt)
     if _all_there(note):
         return
+    _remember(note, ahead.start(launches(target, prompt, runner), target, capability))
+
+
+def launches(target: Target, prompt: int, runner: Callable[[ShapesOnly], CudaRunner]) -> list[Launch]:
+    """What a first text of so many tokens launches; 0: one that is not known yet."""
     shapes = ShapesOnly(target)
     made = runner(shapes)
     made.decoder.program(FIRST_TOKEN, 0)
@@ -66,7 +71,7 @@ def compile_ahead(about: object, target: Target, prompt: int, runner: Callable[[
         made.forward.program(PassSize(1, bucket(rows), made.forward.bound(rows - 1)))
     else:
         made.decoder.program(("embed", "layers", "head"), 0)
-    _remember(note, ahead.start(shapes.launches, target, capability))
+    return shapes.launches
 
 
 def _note(about: object, target: Target, capability: int, prompt: int) -> Path:

@@ -22,6 +22,7 @@ EXPECTED = {
     "chat",
     "bench",
     "screen",
+    "precompile",
     "export",
     "import",
     "precision",

@@ -41,15 +41,63 @@ def test_a_partial_file_says_so(autotune, tmp_path) -> None:
     assert "partial, 2 of 3" in autotune("import", path).stdout
 
 
-def test_nothing_is_stored_when_one_file_is_of_no_kind(complaint, tmp_path, own_database) -> None:
-    good, bad, empty = (tmp_path / name for name in ("trace.csv", "notes.txt", "empty"))
-    good.write_text(TRACE)
+AMBIGUOUS = """"ID","Kernel Name","gpu__time_duration.sum"
+"","","us"
+"0","mul","250.112"
+"""
+
+
+def test_the_command_takes_what_separates_decimals(autotune, complaint, tmp_path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text(AMBIGUOUS)
+    assert "can be read in two ways" in complaint("import", path)
+    assert "say --decimal comma or --decimal point" in complaint("import", path)
+    assert "250112.0 µs in all" in autotune("import", path, "--decimal", "comma").stdout
+    assert "250.1 µs in all" in autotune("import", path, "--decimal", "point").stdout
+
+
+def test_a_refused_file_makes_no_database(complaint, tmp_path, own_database) -> None:
+    bad, empty = tmp_path / "notes.txt", tmp_path / "empty"
     bad.write_text("hello\n")
     empty.touch()
-    assert "is of no kind that can be imported; these can: Nsight Compute report" in complaint("import", good, bad)
-    assert "is empty" in complaint("import", good, empty)
-    assert "cannot be read" in complaint("import", good, tmp_path / "nowhere")
+    assert "is of no kind that can be imported; these can: Nsight Compute report" in complaint("import", bad)
+    assert "is empty" in complaint("import", empty)
+    assert "cannot be read" in complaint("import", tmp_path / "nowhere")
     assert not own_database.exists()
+
+
+def test_each_file_is_imported_or_refused_by_itself(autotune, tmp_path, own_database) -> None:
+    good, bad, damaged, other = (tmp_path / name for name in ("a.csv", "run.nsys-rep", "cut.csv", "b.csv"))
+    good.write_text(TRACE)
+    bad.write_bytes(b"\0NVIDIA")
+    damaged.write_text(TRACE.splitlines()[0] + "\n")
+    other.write_text(TRACE.replace("one", "three"))
+    result = autotune("import", good, bad, damaged, tmp_path / "nowhere", other)
+    assert result.exit_code == 2
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["a.csv", "b.csv"]
+    first, second, third, last = result.stderr.splitlines()
+    assert first.startswith(f"refused: {bad} is Nsight Systems' own report; export it with nsys export --type sqlite")
+    assert second.startswith(f"refused: {damaged} has no kernels") and "cannot be read" in third
+    assert last == "autotune: error: 3 of 5 files were refused; the others are imported"
+    with open_db(own_database, readonly=True) as db:
+        assert [stored.provenance.file for stored in profiles.listed(db)] == ["a.csv", "b.csv"]
+
+
+def test_refused_files_are_in_the_document(autotune, tmp_path, own_database) -> None:
+    good, bad = tmp_path / "a.csv", tmp_path / "notes.txt"
+    good.write_text(TRACE)
+    bad.write_text("hello\n")
+    result = autotune("import", good, bad, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 2 and [row["file"] for row in document["imported"]] == ["a.csv"]
+    (refused,) = document["refused"]
+    assert refused["file"] == "notes.txt" and "is of no kind" in refused["reason"]
+
+
+def test_copies_are_counted_apart(autotune, tmp_path, own_database) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE + "4000,100,3,,,,,,,7,[CUDA memcpy HtoD]\n")
+    assert ", 3 rows (2 kernels, 1 copy), 0 of ours, 2.6 µs in all" in autotune("import", path).stdout
 
 
 def test_profile_refuses_what_it_cannot_do(complaint) -> None:

@@ -56,6 +56,28 @@ def test_tune_passes_everything_on(autotune, calls, tiny_model) -> None:
     assert (calls[1]["budget_s"], calls[1]["trials"], calls[1]["sampler"], calls[1]["seed"]) == (None, 3, "random", 9)
 
 
+@pytest.mark.parametrize(("least", "cell", "mean"), [(1.9, "2.00", "2.00×"), (2.1, "not measurable now", "1.00×")])
+def test_a_gain_below_the_spread_of_the_rounds_is_not_measurable(
+    least, cell, mean, autotune, monkeypatch, tiny_model
+) -> None:
+    best, default = Measurement(480.0, 500.0, 900.0, 15), Measurement(400.0, 1000.0, 2000.0, 15)
+
+    def tune(problems, db, settings):
+        return [
+            Tuned(p, {"lanes": 64}, best, default, 10_000, 16e9, 9, 1, "searched", n, least_speedup=least)
+            for p, n in problems.items()
+        ]
+
+    monkeypatch.setattr(sequential, "tune", tune)
+    words = ("tune", tiny_model, "--widths", "decode")
+    shown = autotune(*words).stdout
+    assert cell in shown and f"geometric mean speed-up {mean}" in shown and "0.48–0.90" in shown
+    assert "125%*" in shown and "above 100%" in shown
+    row = json.loads(autotune(*words, "--json").stdout)["tuned"][0]
+    assert row["measurable"] == (least < 2.0) and row["least_speedup"] == least and row["read_gb_s"] == 16.0
+    assert row["best_range_ns"] == [480.0, 900.0] and row["default_range_ns"] == [400.0, 2000.0]
+
+
 def test_a_budget_that_leaves_no_choice_is_told(autotune, calls, tiny_model) -> None:
     said = "for 5 of them one configuration is all that was tried; --budget gives them more time"
     words = ("tune", tiny_model, "--widths", "decode", "--budget", "20")

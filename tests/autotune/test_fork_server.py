@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 
 from waiting import LONGEST_S, eventually
 
+from autotune.runner import fork_server as servers
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
 from autotune.runner.protocol import Compile, Compiled
@@ -51,6 +52,14 @@ def test_forked_workers_serve_and_their_deaths_are_told(fork_server) -> None:
     one.stop(), other.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
+
+
+def test_the_next_pool_has_the_server_that_was_begun(monkeypatch) -> None:
+    started: list[ForkServer] = []
+    monkeypatch.setattr(ForkServer, "start", lambda self: started.append(self) or self)
+    servers.begin(), servers.begin()
+    pools = [WorkerPool(1, True) for _ in range(2)]
+    assert len(started) == 1 and pools[0]._fork_server is started[0] is not pools[1]._fork_server
 
 
 def test_without_the_server_workers_start_by_themselves(fork_server) -> None:

@@ -225,6 +225,16 @@ def test_no_part_has_to_be_tuned_before(db) -> None:
     assert tuned.best_ns == 4000.0 and tuned.isolated_ns == tuned.default_ns
 
 
+def test_kernels_are_tried_together_while_others_compile(db, monkeypatch) -> None:
+    """Mixtures of compiled kernels, for which nothing is compiled: the measurer would idle."""
+    monkeypatch.setenv("FAKE_COMPILE", "0.02")
+    tune_model.tune({}, [SHORT], db, fake_gpu.target(), TuneSettings(budget_s=None))
+    default = fake_gpu.space(SHORT).default
+    tried = [t for t in db.past_trials(DEVICE, SHORT.key, 1) if t.compile_s == 0.0 and t.outcome is Outcome.OK]
+    parts = [{name.partition("_")[0] for name, value in t.config.items() if default[name] != value} for t in tried]
+    assert any(len(changed) > 1 for changed in parts)
+
+
 @pytest.mark.timing
 def test_compilers_are_never_waited_for(db, monkeypatch) -> None:
     """Slow compilers, inputs that take long: many more configurations than one worker could, and in time."""

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import fake_gpu
 import pytest
@@ -56,6 +57,21 @@ def test_a_clear_gain_wins_and_an_unclear_one_does_not() -> None:
     few = decide(rounds({A: 100.0, B: 50.0}, 3, 0.0), always, lambda c: True)
     assert few.config == A  # of three rounds nothing follows
     assert decide(rounds({A: 100.0, B: 50.0}, 15, 0.0), always, lambda c: c == A).config == A
+
+
+def test_what_seems_faster_and_may_be_chance_is_not_measurable_now() -> None:
+    kept = decide(rounds({A: 100.0, B: 70.0}, 15, 0.3), {A: DEFAULT}, bool)
+    assert kept.config == A and kept.unclear and "default kept: not measurable now; the best other took" in kept.reason
+    slower = decide(rounds({A: 100.0, B: 170.0}, 15, 0.05), {A: DEFAULT}, bool)
+    assert "measurable" not in slower.reason
+
+
+def test_a_result_says_whether_its_gain_is_more_than_chance(db) -> None:
+    (tuned,) = tune_model.tune({Part("out", 1): 1}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"))[0]
+    assert tuned.default is not None and tuned.best_ns < tuned.default_ns
+    assert tuned.measurable and 1.0 <= tuned.least_speedup < tuned.default_ns / tuned.best_ns
+    assert not replace(tuned, least_speedup=1.01 * tuned.default_ns / tuned.best_ns).measurable
+    assert replace(tuned, default=None).measurable, "there is nothing to compare"
 
 
 def test_what_is_borrowed_is_kept_unless_the_default_is_faster() -> None:

@@ -49,6 +49,18 @@ def test_nobody_waits_for_an_owner_that_went_on(slow) -> None:
         assert pool.outstanding("old") == 0
 
 
+def test_what_is_being_done_without_a_reader_is_not_begun_again(slow, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FAKE_LOG", str(log := tmp_path / "log"))
+    with WorkerPool(1, True, fake_gpu.PROGRAM) as pool:
+        pool.submit("warming", "a tag", job(1), 5.0)
+        while not pool._jobs:
+            pool.wait(0.1)
+        pool.withdraw("warming")
+        pool.submit("p", "mine", job(1), 5.0)
+        assert [tag for tag, _ in pool.finished("p", 60.0)] == ["mine"] and not pool.finished("warming", 0.0)
+    assert len(log.read_text().splitlines()) == 1
+
+
 def test_a_job_that_hangs_is_given_up_and_its_worker_replaced(slow) -> None:
     with WorkerPool(1, True, fake_gpu.PROGRAM) as pool:
         pool.submit("p", "first", job(1), 5.0)  # the first one has time to import

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from kernel_templates.device import Device
 from tuning_db import open_db, profiles, rows
 from tuning_db.profile_records import (
     Columns,
+    HostWait,
     KernelLaunch,
     Metrics,
     Profile,
     Provenance,
     Range,
+    RowKind,
     RuleFinding,
     SourceLine,
 )  # fmt: skip
@@ -53,7 +56,14 @@ METRICS = {
     "launch__occupancy_limit_warps": "block", "launch__registers_per_thread": "register/thread",
     "launch__waves_per_multiprocessor": "", "dram__bytes_read.sum": "byte", "autotune__bytes_needed": "byte",
     **{f"smsp__average_warps_issue_stalled_{s}_per_issue_active.ratio": "inst" for s in STALLS},
-    **{f"other__metric_{number}.sum": "" for number in range(280)},
+    "l1tex__t_sector_hit_rate.pct": "%", "lts__t_sector_hit_rate.pct": "%",
+    "l1tex__m_xbar2l1tex_read_bytes.sum": "byte", "dram__bytes_read.sum.per_second": "byte/s",
+    "sm__inst_executed_pipe_lsu.avg.pct_of_peak_sustained_active": "%",
+    "sm__pipe_fma_cycles_active.avg.pct_of_peak_sustained_active": "%",
+    "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum.per_cycle_elapsed": "inst/cycle",
+    "derived__sm__sass_thread_inst_executed_op_ffma_pred_on_x2": "thread",
+    "smsp__cycles_elapsed.avg.per_second": "hz",
+    **{f"other__metric_{number}.sum": "" for number in range(270)},
 }  # fmt: skip
 
 
@@ -146,6 +156,49 @@ def timeline(name: str = "token.sqlite", kernel: str = "kernel") -> Profile:
         at += 3000
     origin = Provenance(name, "f" * 64, 5000, "Nsight Systems", "sqlite", found=40, expected=50)
     return Profile(origin, tuple(launches), (Range("decode step"),))
+
+
+def busy_trace(kernels: int, copies: int, name: str = "train.sqlite", seed: int = 0) -> Profile:
+    """Two GPUs, a stream of kernels and two of copies on each; steps of layers as NVTX ranges; the host calls a launch
+    3 µs before it starts, and waits now and then."""
+    rng = random.Random(seed)
+    functor = "at::native::Functor_{}<float>"
+    kernel = f"void at::native::elementwise_kernel<4, {functor}>(int, {functor})"
+    names = [kernel.format(n, n) for n in range(30)] + [f"sm90_xmma_gemm_f16_tile{n}" for n in range(10)]
+    launches, waits = [], []
+    ranges: list[Range] = []
+    clock = {(gpu, stream): 1_000_000_000 for gpu in (0, 1) for stream in (7, 13, 14)}
+    step = 0
+    for place in range(kernels + copies):
+        now = max(clock.values())
+        if place % 600 == 0:
+            ranges.append(Range(f"step {place // 600}", None, "", 100, now, now, "push_pop"))
+            step = len(ranges) - 1
+        if place % 60 == 0:
+            ranges.append(Range(f"layer {place // 60 % 10}", step, "", 100, now, now, "push_pop"))
+        if rng.random() < 0.001:
+            waits.append(HostWait("cudaStreamSynchronize", now, now + 200_000, 1, 100))
+            clock = dict.fromkeys(clock, now + 250_000)
+        gpu, copy = rng.randrange(2), place % 6 == 5
+        stream = rng.choice((13, 14)) if copy else 7
+        start, length = clock[gpu, stream] + rng.randrange(600, 4000), int(rng.lognormvariate(8.5, 0.8))
+        clock[gpu, stream] = start + length
+        way = "HtoD" if stream == 13 else "DtoH"
+        launches.append(
+            KernelLaunch(
+                place, f"[CUDA memcpy {way}]" if copy else names[int(rng.betavariate(1, 3) * 40)],
+                RowKind.COPY if copy else RowKind.KERNEL, start_ns=start, duration_ns=length, stream=stream,
+                range=len(ranges) - 1, device=gpu, process=1, bytes=rng.randrange(10**6) if copy else None,
+                direction=way if copy else None, called_ns=start - 3000,
+            )
+        )  # fmt: skip
+        for open_range in (step, len(ranges) - 1):
+            ranges[open_range] = replace(ranges[open_range], end_ns=max(ranges[open_range].end_ns or 0, now))
+    about = Provenance(
+        name, f"{seed + 12:064x}", 1, "Nsight Systems", "nsys SQLite", "2025.3.1", "NVIDIA H200",
+        found=len(launches), expected=len(launches), devices={0: "NVIDIA H200", 1: "NVIDIA H200"},
+    )  # fmt: skip
+    return Profile(about, tuple(launches), tuple(ranges), waits=tuple(waits))
 
 
 def _findings(rng: random.Random) -> tuple[RuleFinding, ...]:

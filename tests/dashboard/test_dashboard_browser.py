@@ -7,8 +7,20 @@ from dashboard_samples import HOSTILE
 
 axe = pytest.importorskip("axe_playwright_python", reason="no axe-core: ./scripts/setup_env test")
 
-PAGES = ("overview", "run", "parameters", "kernel", "roofline", "source", "token", "compare", "provenance")
-DETAILS = ("run-1", "parameters-0", "kernel-0", "source-0", "token-0", "token-profile-0", "compare-0")
+PAGES = (
+    "overview",
+    "reports",
+    "systems",
+    "run",
+    "parameters",
+    "kernel",
+    "roofline",
+    "source",
+    "token",
+    "compare",
+    "provenance",
+)
+DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "compare-0")
 STANDARDS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
@@ -47,6 +59,10 @@ def violations(browser, path: Path, scheme: str, rules: dict) -> dict:
     for name in PAGES + DETAILS:
         open_at(page, path, name)
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        page.evaluate(  # hundreds of rows that are all made alike
+            """for (const search of document.querySelectorAll('.metrics input')) {
+                search.value = 'gpu'; search.dispatchEvent(new Event('input', { bubbles: true })) }"""
+        )
         if page.evaluate("typeof axe") == "undefined":  # going to another hash keeps the document
             page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
         answer = page.evaluate("rules => axe.run(document, rules)", rules)
@@ -146,6 +162,29 @@ def test_the_keyboard_works_everything(page, small_page):
         page.keyboard.press("Enter")
         assert page.inner_text("#theme") == f"Theme: {word}"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_all_metrics_can_be_searched(page, small_page):
+    open_at(page, small_page, "kernel-0")
+    shown = page.locator("#page-kernel .metrics tbody tr:visible")
+    everything = shown.count()
+    assert everything > 250
+    page.locator("#page-kernel .metrics input").fill("SM__warps  active.avg")
+    assert shown.all_inner_texts()[0].startswith("sm__warps_active.avg.pct_of_peak_sustained_active")
+    assert shown.count() == 1
+    assert page.inner_text("#page-kernel .metrics [role=status]") == f"1 of {everything} metrics"
+    page.locator("#page-kernel .metrics input").fill("nothing has this")
+    assert shown.count() == 0
+
+
+@pytest.mark.parametrize("width", [390, 2560])
+def test_no_page_is_wider_than_the_window(browser, small_page, width):
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    for name in PAGES + DETAILS:
+        open_at(page, small_page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    context.close()
 
 
 def test_without_scripts_the_overviews_are_there(browser, small_page):

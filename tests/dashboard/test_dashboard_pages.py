@@ -39,7 +39,8 @@ def blocks(made) -> Iterator[tuple[str, tuple]]:
 
 def test_every_page_answers_its_question(made):
     assert [page.title for page in made] == [
-        "Overview", "Run", "Parameters", "Kernel", "Roofline", "Source", "Token", "Precision", "Compare", "Provenance",
+        "Overview", "Reports", "Systems", "Run", "Parameters", "Kernel", "Roofline", "Source", "Tables", "Token",
+        "Precision", "Compare", "Provenance",
     ]  # fmt: skip
     for page in made:
         assert page.question.endswith("?") and page.answer.endswith(".") and len(page.answer) > 40, page.id
@@ -127,8 +128,8 @@ def test_gaps_are_what_no_kernel_covers():
     assert found.length == pytest.approx(40 * 2 + 39) and found.gaps == pytest.approx(39)
 
 
-def test_perfetto_has_every_kernel_once(data):
-    trace = json.loads(perfetto(timelines(data)))
+def test_perfetto_has_every_kernel_once(small_db, bench_file):
+    trace = json.loads(perfetto(timelines(collect(small_db, None, [bench_file], traced=True))))
     events = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     recorded = [event for event in events if event["pid"] == 1]
     assert len(recorded) == 40 and sum(event["dur"] for event in recorded) == pytest.approx(80)

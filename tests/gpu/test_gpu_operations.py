@@ -77,7 +77,7 @@ ODD = [
     QKV.format("Q4_0", "Q4_0", "Q8_0", shape=PARTIAL) + ",qkv_bias=1",
     *(MATMUL.format(640, 1024, n, tokens) for n in ("Q4_0", "Q6_K") for tokens in (2, 4, 8, 16, 32, 100)),
     *(MATMUL.format(256, 256, "Q4_0", tokens) for tokens in (2, 32)),
-    *(MATMUL.format(1536, 576, "Q4_K" if tokens > 9 else "Q4_1", tokens) + ",gate=silu" for tokens in (3, 9, 24)),
+    *(MATMUL.format(1536, 576, "Q8_0" if tokens > 9 else "Q4_1", tokens) + ",gate=silu" for tokens in (3, 9, 24)),
     *(MATMUL.format(4096, 4096, "Q4_0", tokens) for tokens in (4, 32, 300)),
     *(PAGED.format(1, tokens, 9, 3, 64, tokens) for tokens in (16, 100, 512)),
     *(PAGED.format(1, 200, 8, 2, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),

@@ -30,6 +30,14 @@ CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INTEGER NOT NULL, end INTEGER NOT
 CREATE TABLE NVTX_EVENTS (start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL, rangeId INTEGER,
     text TEXT, globalTid INTEGER, domainId INTEGER, textId INTEGER);
 """
+COPIES = """
+CREATE TABLE CUPTI_ACTIVITY_KIND_MEMCPY (start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL,
+    contextId INTEGER NOT NULL, streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER,
+    bytes INTEGER NOT NULL, copyKind INTEGER NOT NULL);
+CREATE TABLE CUPTI_ACTIVITY_KIND_MEMSET (start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL,
+    contextId INTEGER NOT NULL, streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER,
+    value INTEGER NOT NULL, bytes INTEGER NOT NULL, memKind INTEGER NOT NULL);
+"""
 GRAPHS = """
 CREATE TABLE CUPTI_ACTIVITY_KIND_GRAPH_TRACE (start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL,
     graphId INTEGER NOT NULL, contextId INTEGER NOT NULL, streamId INTEGER NOT NULL, correlationId INTEGER,
@@ -49,12 +57,30 @@ class Kernel:
     threads: int = 128
     graph: bool = False
     thread: int = THREAD
+    device: int = 0
 
 
-def nsys_sqlite(path: Path, kernels: Sequence[Kernel], ranges: Sequence[tuple[str, int, int]]) -> Path:
-    """ranges: (name, start, end) of NVTX ranges on the host, all of THREAD."""
+@dataclass(frozen=True)
+class Copy:
+    """A copy of memory, or a fill where `kind` is None; kind: of the export's copy kinds, 1 for host to device."""
+
+    called: int
+    start: int
+    end: int
+    bytes: int
+    kind: int | None = 1
+    device: int = 0
+    thread: int = THREAD
+
+
+def nsys_sqlite(
+    path: Path, kernels: Sequence[Kernel], ranges: Sequence[tuple[str, int, int]], copies: Sequence[Copy] = (),
+    waits: Sequence[tuple[int, int]] = (),
+) -> Path:  # fmt: skip
+    """ranges: (name, start, end) of NVTX ranges on the host, all of THREAD, as are waits: (start, end) of calls that
+    wait for a stream."""
     db = sqlite3.connect(path)
-    db.executescript(SCHEMA + (GRAPHS if any(k.graph for k in kernels) else ""))
+    db.executescript(SCHEMA + (GRAPHS if any(k.graph for k in kernels) else "") + (COPIES if copies else ""))
     names = {name: number for number, name in enumerate({k.name: 0 for k in kernels} | {r[0]: 0 for r in ranges}, 1)}
     db.executemany("INSERT INTO StringIds VALUES (?, ?)", [(number, name) for name, number in names.items()])
     db.execute("INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_PRODUCT_VERSION', '2025.3.1')")
@@ -67,8 +93,19 @@ def nsys_sqlite(path: Path, kernels: Sequence[Kernel], ranges: Sequence[tuple[st
             db.execute("INSERT INTO CUPTI_ACTIVITY_KIND_GRAPH_TRACE VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         else:
             name, sizes = names[k.name], (k.grid, 1, 1, k.threads, 1, 1)
-            row = (k.start, k.end, 0, 1, 7, number, PROCESS, name, name, name, *sizes, 32, None)
+            row = (k.start, k.end, k.device, 1, 7, number, k.thread & -1 << 24, name, name, name, *sizes, 32, None)
             db.execute(f"INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES ({', '.join('?' * len(row))})", row)
+    for number, c in enumerate(copies, len(kernels)):
+        call = (c.called, c.called + 900, 0, c.thread, number, 1, 0)
+        db.execute("INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?, ?, ?, ?)", call)
+        where = (c.start, c.end, c.device, 1, 7, number, c.thread & -1 << 24)
+        table, rest = ("MEMSET", (0, c.bytes, 2)) if c.kind is None else ("MEMCPY", (c.bytes, c.kind))
+        marks = ", ".join("?" * len(where + rest))
+        db.execute(f"INSERT INTO CUPTI_ACTIVITY_KIND_{table} VALUES ({marks})", where + rest)
+    db.execute("INSERT INTO StringIds VALUES (-1, 'cudaStreamSynchronize_v3020')")
+    for number, (start, end) in enumerate(waits, len(kernels) + len(copies)):
+        call = (start, end, 0, THREAD, number, -1, 0)
+        db.execute("INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?, ?, ?, ?)", call)
     for name, start, end in ranges:
         db.execute("INSERT INTO NVTX_EVENTS VALUES (?, ?, 59, NULL, NULL, ?, 0, ?)", (start, end, THREAD, names[name]))
     db.commit()

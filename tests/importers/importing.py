@@ -9,7 +9,11 @@ from autotune.profiling.store_profile import ProfileSummary
 from tuning_db import TuningDB
 
 
-def import_file(path: Path, db: TuningDB) -> ProfileSummary | ResultsSummary | None:
-    """None for a file of no known format. Raises UserError."""
-    importer = registry.recognize(path)
-    return None if importer is None else store(importer, path, db)
+def import_file(path: Path, db: TuningDB) -> ProfileSummary | ResultsSummary:
+    """Of a file with one profile or run. Raises UserError."""
+    (summary,) = import_all(path, db)
+    return summary
+
+
+def import_all(path: Path, db: TuningDB) -> list[ProfileSummary | ResultsSummary]:
+    return store(registry.importer_of(path), path, db)

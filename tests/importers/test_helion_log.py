@@ -2,7 +2,7 @@
 
 import generators as make
 import pytest
-from importing import import_file
+from importing import import_all, import_file
 
 from autotune import UserError
 from autotune.importers import helion_log
@@ -23,8 +23,9 @@ def test_configurations_times_and_failures(tmp_path, db):
 def test_started_and_never_finished_is_partial(tmp_path):
     path = make.helion_csv(tmp_path / "log.csv")
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    about = helion_log.read(path).provenance
-    assert (about.found, about.expected) == (3, 4) and "1 configurations were started" in about.note
+    (profile,) = helion_log.read(path)
+    about = profile.provenance
+    assert (about.found, about.expected) == (3, 4) and "1 configuration was started" in about.note
 
 
 def test_the_older_columns(tmp_path):
@@ -34,7 +35,8 @@ def test_the_older_columns(tmp_path):
         "0.1,7,0,started,,,Config(num_warps=8)\n0.2,7,0,ok,0.5,0.1,Config(num_warps=8)\n"
         "0.3,7,1,ok,0.25,0.1,Config(num_warps=8)\n"
     )
-    (trial,) = helion_log.read(path).launches
+    (profile,) = helion_log.read(path)
+    (trial,) = profile.launches
     assert trial.config == {"num_warps": 8} and trial.duration_ns == 0.25e6
 
 
@@ -48,3 +50,19 @@ def test_a_log_of_nothing_is_refused(tmp_path):
     path.write_text("timestamp_s,config_index,generation,status,perf_ms,compile_time_s,config\n")
     with pytest.raises(UserError, match="has no finished configuration"):
         helion_log.read(path)
+
+
+def test_every_run_in_a_log_is_a_profile_of_its_own(tmp_path, db):
+    path = tmp_path / "softmax.csv"
+    path.write_text(
+        "run_id,timestamp_s,config_id,generation,status,perf_ms,compile_time_s,config\n"
+        "a,0.1,c1,0,started,,,Config(num_warps=8)\nb,0.1,c1,0,started,,,Config(num_warps=4)\n"
+        "a,0.2,c1,0,ok,0.5,0.1,Config(num_warps=8)\nb,0.3,c1,0,ok,0.25,0.1,Config(num_warps=4)\n"
+        "b,0.4,c2,0,ok,0.75,0.1,Config(num_warps=2)\nunfinished,0.5,c1,0,started,,,Config(num_warps=1)\n"
+    )
+    for _ in range(2):  # importing again replaces both
+        summaries = import_all(path, db)
+        assert [summary.found for summary in summaries] == [1, 2]
+    stored = [profiles.load(db, one.id) for one in profiles.listed(db)]
+    assert [[x.duration_ns for x in profile.launches] for profile in stored] == [[5e5], [2.5e5, 7.5e5]]
+    assert [p.provenance.format for p in stored] == ["Helion autotune log, run a", "Helion autotune log, run b"]

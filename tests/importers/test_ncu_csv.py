@@ -1,5 +1,6 @@
 """Nsight Compute's CSV: units, numbers as it prints them, and files that stop in the middle."""
 
+import codecs
 import csv
 import io
 import time
@@ -9,8 +10,9 @@ import pytest
 from importing import import_file
 
 from autotune import UserError
-from autotune.importers import ncu_csv, units
+from autotune.importers import ncu_csv, ncu_labels, units
 from tuning_db import profiles
+from tuning_db.profile_records import RowKind
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ RAW = table(
 def test_a_raw_page(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("==PROF== Connected to process 7\n" + RAW)
-    first, second = ncu_csv.read_raw(path).launches
+    first, second = ncu_csv.read(path).launches
     assert first.kernel == 'void f<int>(int *, "x")' and first.grid == (8, 2, 1) and first.block == (128, 1, 1)
     assert first.duration_ns == 1234500.0 and first.stream == 13
     assert first.metrics["gpu__time_duration.sum"].unit == "ns" and first.metrics["launch__kind"].value == "wide"
@@ -63,7 +65,7 @@ def test_a_raw_page(tmp_path):
 def test_it_is_stored_as_it_was_read(tmp_path, db):
     path = make.ncu_raw_csv(tmp_path / "raw.csv", 20, 40)
     summary = import_file(path, db)
-    read, stored = ncu_csv.read_raw(path), profiles.load(db, summary.profile)
+    read, stored = ncu_csv.read(path), profiles.load(db, summary.profile)
     assert stored.provenance == read.provenance
     for one, other in zip(read.launches, stored.launches, strict=True):
         assert dict(one.metrics) == dict(other.metrics) and len(one.metrics) == 40
@@ -92,7 +94,7 @@ def test_many_launches_of_300_metrics_and_1000_in_one_second(tmp_path, db, launc
     [
         (lambda text: "\n".join(text.splitlines()[:1]) + "\n", "no row of units"),
         (lambda text: "\n".join(text.splitlines()[:2]) + "\n", "has no launches"),
-        (lambda text: text.replace('"us"', '"us",""'), "no row of units"),
+        (lambda text: text.replace('"us"', '"us",""'), "rows differ in length"),
         (lambda text: text.replace('"13","(128', '"(128'), "rows differ in length"),
         (lambda text: text.replace('"0","7"', '"1","7"'), "not in order"),
         (lambda text: text.replace('"0","7"', '"x","7"'), "has no number"),
@@ -104,7 +106,7 @@ def test_damage_is_one_line(tmp_path, change, complaint):
     path = tmp_path / "raw.csv"
     path.write_text(change(RAW))
     with pytest.raises(UserError, match=complaint) as caught:
-        ncu_csv.read_raw(path)
+        ncu_csv.read(path)
     assert "\n" not in str(caught.value)
 
 
@@ -125,9 +127,9 @@ DETAILS = table(
 def test_a_details_page(tmp_path):
     path = tmp_path / "details.csv"
     path.write_text(DETAILS)
-    first, second = ncu_csv.read_details(path).launches
+    first, second = ncu_csv.read(path).launches
     assert (first.duration_ns, second.duration_ns) == (2500.0, 900.0)
-    assert first.metrics["Launch Statistics: Function Cache Configuration"].value == "None"
+    assert first.metrics["launch__func_cache_config"].value == "None"
     (finding,) = first.findings
     assert (finding.rule, finding.kind, finding.gain, finding.gain_scope) == (
         "LaunchConfiguration", "optimization", 93.9, "global",
@@ -138,10 +140,158 @@ def test_a_details_page_that_stops_between_rows_is_partial(tmp_path):
     """The last launch lacks a metric that the first one has."""
     path = tmp_path / "details.csv"
     path.write_text("\r\n".join(DETAILS.splitlines()[:-1]) + "\r\n")
-    about = ncu_csv.read_details(path).provenance
+    about = ncu_csv.read(path).provenance
     assert (about.found, about.expected) == (1, 2)
 
 
 def test_pages_are_told_apart():
-    assert ncu_csv.is_raw(RAW.encode()) and not ncu_csv.is_details(RAW.encode())
-    assert ncu_csv.is_details(DETAILS.encode()) and not ncu_csv.is_raw(DETAILS.encode())
+    raw, details = (next(csv.reader(io.StringIO(text))) for text in (RAW, DETAILS))
+    assert ncu_csv.is_raw(raw) and not ncu_csv.is_long(raw)
+    assert ncu_csv.is_long(details) and not ncu_csv.is_raw(details)
+
+
+PROF = "==PROF== Disconnected from process 7\n"
+
+
+@pytest.mark.parametrize("quoted", [RAW, DETAILS], ids=["raw", "details"])
+@pytest.mark.parametrize(
+    "after",
+    [PROF, PROF + "real\t0m4.2s\n", "loss, 0.5, step 3\n", 'the "end\n', "\n\n" + PROF, '==WARNING== "x", "y"\n'],
+)  # fmt: skip
+def test_what_is_said_before_between_and_behind_is_no_row(tmp_path, quoted, after):
+    path = tmp_path / "t.csv"
+    path.write_text(quoted)
+    whole = ncu_csv.read(path)
+    lines = quoted.splitlines(keepends=True)
+    path.write_text(
+        '==PROF== Profiling "f" - 0: 0%\nepoch 1, "x"\n' + "".join(lines[:3]) + after + "".join(lines[3:]) + after
+    )
+    read = ncu_csv.read(path)
+    assert [(x.kernel, x.duration_ns, dict(x.metrics)) for x in read.launches] == [
+        (x.kernel, x.duration_ns, dict(x.metrics)) for x in whole.launches
+    ]
+    assert not read.provenance.partial
+
+
+def test_two_runs_in_one_file(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW + PROF + RAW.replace("launch__kind", "launch__other") + DETAILS)
+    profile = ncu_csv.read(path)
+    assert [x.place for x in profile.launches] == list(range(6))
+    assert [x.duration_ns for x in profile.launches] == [1234500.0, None, 1234500.0, None, 2500.0, 900.0]
+    assert profile.launches[2].metrics["launch__other"].value == "wide"
+    assert profile.provenance.format == "ncu CSV, page raw and page details"
+
+
+def test_a_row_that_begins_as_none_is_damage(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW.replace('"0","7"', '0","7"'))
+    with pytest.raises(UserError, match="is damaged in line 3: no row begins so"):
+        ncu_csv.read(path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("4.19 (2.09; 2.10)", 4190.0), ("1,234.50 {0: 2.09, 1: 2.10}", 1234500.0), ("(!) 7", None), ("n/a", None),
+     ("(!) n/a", None), ("nan", None), ("no data", None), ("", None)],
+)  # fmt: skip
+def test_cells_with_instances_and_without_a_value(tmp_path, cell, value):
+    path = tmp_path / "t.csv"
+    path.write_text(RAW.replace("1,234.5", cell))
+    (metric, *_), texts = ncu_csv.read(path).launches[0].metrics.values(), ncu_csv.read(path).launches[0].metrics.texts
+    assert (metric.value if metric.name == "gpu__time_duration.sum" and cell != "(!) 7" else None) == value
+    assert texts.keys() <= {"launch__kind", "gpu__time_duration.sum"}
+
+
+SUMMARY = table(
+    ["Process ID", "Kernel Name", "Block Size", "Grid Size", "Invocations", "Section Name", "Metric Name",
+     "Metric Unit", "Minimum", "Maximum", "Average"],
+    ["7", "f", "(128, 1, 1)", "(8, 1, 1)", "4", "GPU Speed Of Light Throughput", "Duration", "us", "1", "3", "2.5"],
+    ["7", "f", "(128, 1, 1)", "(8, 1, 1)", "4", "Occupancy", "Achieved Occupancy", "%", "40", "50", "45.5"],
+    ["7", "f", "(128, 1, 1)", "(9, 1, 1)", "1", "GPU Speed Of Light Throughput", "Duration", "us", "7", "7", "7"],
+)  # fmt: skip
+
+
+def test_a_summary_of_launches(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(PROF + SUMMARY)
+    profile = ncu_csv.read(path)
+    first, second = profile.launches
+    assert (first.kind, first.count, first.duration_ns) == (RowKind.SUMMARY, 4, 10_000.0)
+    assert first.metrics.number("sm__warps_active.avg.pct_of_peak_sustained_active") == 45.5
+    assert (second.grid, second.count, second.duration_ns) == ((9, 1, 1), 1, 7000.0)
+    (report,) = profile.tables
+    rows = [dict(zip(report.columns, row, strict=True)) for row in report.rows]
+    assert (rows[0]["Minimum"], rows[0]["Maximum"], rows[0]["Metric Unit"]) == (1000.0, 3000.0, "ns")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_text_as_powershell_writes_it(tmp_path, db, encoding):
+    path = tmp_path / "t.csv"
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"")
+    path.write_bytes(mark + ("==PROF== Connected\n" + RAW).encode(encoding))
+    assert import_file(path, db).total_ns == 1234500.0
+
+
+def test_a_table_behind_much_talk_is_found(tmp_path, db):
+    path = tmp_path / "t.csv"
+    path.write_text("step done\n" * 20_000 + RAW)
+    assert import_file(path, db).found == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "label", "unit", "name"),
+    [
+        ("GPU Speed Of Light", "SOL FB", "%", "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"),
+        ("GPU Speed Of Light", "Memory [%]", "%", "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed"),
+        ("Memory Workload Analysis", "Memory Throughput", "byte/s", "dram__bytes.sum.per_second"),
+        ("Command line profiler metrics", "inst_executed", "inst", "inst_executed"),
+        ("Command line profiler metrics", "Duration", "ns", "Duration"),
+        ("Launch Statistics", "smsp__x.sum", "", "smsp__x.sum"),
+        ("PM Sampling", "Dropped Samples", "sample", "PM Sampling: Dropped Samples"),
+    ],
+)
+def test_labels_of_all_years(section, label, unit, name):
+    assert ncu_labels.metric(section, label, unit) == name
+
+
+def test_launches_on_several_gpus_name_them_all(tmp_path):
+    header = ["ID", "Kernel Name", "device__attribute_display_name", "gpu__time_duration.sum"]
+    rows = [["0", "f", "GPU A", "1"], ["1", "f", "GPU B", "1"], ["2", "f", "GPU A", "1"], ["3", "f", "", "1"]]
+    path = tmp_path / "raw.csv"
+    path.write_text(table(header, ["", "", "", "us"], *rows))
+    assert ncu_csv.read(path).provenance.chip == "GPU A, GPU B"
+
+
+def test_columns_that_other_versions_and_programs_leave_out(tmp_path):
+    path = tmp_path / "t.csv"
+    header = [
+        "ID",
+        "Process ID",
+        "Kernel Name",
+        "Section Name",
+        "Metric Name",
+        "Metric Unit",
+        "Metric Value",
+        "Rule Name",
+    ]
+    rows = [["0", "942", "f", "GPU Speed Of Light Throughput", "Duration", "ns", "2,848", ""],
+            ["0", "942", "f", "SpeedOfLight", "", "", "", "SOLBottleneck"]]  # fmt: skip
+    path.write_text(table(header, *rows))
+    (launch,) = ncu_csv.read(path).launches
+    assert (launch.duration_ns, launch.grid, [f.rule for f in launch.findings]) == (2848, None, ["SOLBottleneck"])
+    path.write_text(table(["ID", "Metric Name", "Metric Value"], ["0", "launch__grid_size", "8"]))
+    (launch,) = ncu_csv.read(path).launches
+    assert launch.kernel == "kernel of no name" and launch.metrics.number("launch__grid_size") == 8
+
+
+def test_a_page_that_a_spreadsheet_saved_without_quotes(tmp_path):
+    path = tmp_path / "t.csv"
+    out = io.StringIO()
+    csv.writer(out).writerows(csv.reader(io.StringIO(RAW)))
+    path.write_text("==PROF== Connected to process 7\n" + out.getvalue() + "==PROF== Disconnected\nreal\t0m1s\n")
+    quoted = tmp_path / "q.csv"
+    quoted.write_text(RAW)
+    read, whole = ncu_csv.read(path), ncu_csv.read(quoted)
+    assert [dict(x.metrics) for x in read.launches] == [dict(x.metrics) for x in whole.launches]
+    assert read.launches[0].kernel == whole.launches[0].kernel and not read.provenance.partial

@@ -34,9 +34,9 @@ def block(sources=(), results=(), ranges=(), extra=b""):
 
 
 HEAD = ncu_rep_framing.MAGIC + sized(field(1, 3))
-SESSION = field(3, field(2, 1_700_000_000) + field(8, field(1, b"ncu") + field(2, b"2025.3.1"))) + field(
-    4, field(1, b"gpu__time_duration.sum")
-)
+DRIVER = field(8, field(1, b"CUDA Version") + field(2, b"13.0"))
+TOOL = field(8, field(1, b"Nsight Compute Target") + field(2, b"2023.1.0.0 (build 7) (public-release)"))
+SESSION = field(3, field(2, 1_700_000_000) + DRIVER + TOOL) + field(4, field(1, b"gpu__time_duration.sum"))
 FILE = (
     HEAD
     + block(sources=[b"s" * 50], extra=SESSION)
@@ -89,7 +89,14 @@ def test_every_cut_counts_what_is_whole_before_it():
 
 
 def test_who_wrote_it_and_when():
-    assert ncu_rep_framing.about(ncu_rep_framing.blocks(FILE)) == ("ncu 2025.3.1", 1_700_000_000)
+    assert ncu_rep_framing.about(ncu_rep_framing.blocks(FILE)) == ("2023.1.0.0", 1_700_000_000)
+
+
+def test_the_driver_is_not_the_tool():
+    """A report that does not name the tool has it in the path of the command that recorded it, or nowhere."""
+    command = field(11, field(1, b"/opt/nvidia/nsight-compute/2022.4.1/ncu") + field(2, b"--set"))
+    for session, version in ((DRIVER, ""), (DRIVER + command, "2022.4.1"), (command, "2022.4.1")):
+        assert ncu_rep_framing.about([ncu_rep_framing.Block(0, 0, 0, 1, session)]) == (version, None)
 
 
 def test_a_source_without_its_results_is_a_cut():

@@ -48,6 +48,16 @@ def test_geometry_chip_and_version(tmp_path):
     assert not profile.provenance.partial
 
 
+def test_two_instances_of_a_template_have_their_own_names(tmp_path):
+    path = make.nsys_sqlite(tmp_path / "t.sqlite", [Kernel("void f<1>(int)", 1, 10, 30), Kernel("f", 2, 40, 50)], [])
+    db = sqlite3.connect(path)
+    db.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET shortName = (SELECT id FROM StringIds WHERE value = 'f')")
+    db.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET demangledName = 999 WHERE start = 40")
+    db.commit()
+    db.close()
+    assert [launch.kernel for launch in nsys_sqlite.read(path).launches] == ["void f<1>(int)", "f"]
+
+
 def test_a_graphs_time_is_in_a_table_of_its_own(tmp_path):
     kernels = [Kernel("graph", 100, 1000, 5000, graph=True), Kernel("graph", 300, 6000, 9000, graph=True)]
     profile = nsys_sqlite.read(make.nsys_sqlite(tmp_path / "t.sqlite", kernels, [("token", 50, 200)]))
@@ -92,13 +102,15 @@ def test_every_nanosecond_of_many_kernels_is_attributed(tmp_path, db):
 
 
 @pytest.mark.timing
-def test_100_000_kernels_take_three_seconds(tmp_path, db):
+def test_100_000_kernels_and_20_000_copies_take_four_seconds(tmp_path, db):
     kernels, ranges = make.many_kernels(100_000)
-    path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges)
+    copies = [make.Copy(5 + i, 10 * i, 10 * i + 9, 4096, 1 if i % 3 else None) for i in range(20_000)]
+    path = make.nsys_sqlite(tmp_path / "t.sqlite", kernels, ranges, copies)
     start = time.process_time()
     summary = import_file(path, db)
-    assert time.process_time() - start < 3
-    assert summary.found == 100_000 and summary.total_ns == sum(k.end - k.start for k in kernels)
+    assert time.process_time() - start < 4
+    assert summary.kinds == {"kernel": 100_000, "copy": 13_333, "fill": 6_667}
+    assert summary.total_ns == sum(k.end - k.start for k in kernels) + 9 * 20_000
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM CUPTI_ACTIVITY_KIND_KERNEL", "DROP TABLE CUPTI_ACTIVITY_KIND_KERNEL"])
@@ -140,7 +152,8 @@ def test_the_trace_csv_has_the_exports_kernels(tmp_path):
     def seen(profile):
         return [(x.kernel, x.grid, x.block, x.start_ns, x.duration_ns, x.stream) for x in profile.launches]
 
-    assert seen(trace) == seen(export)  # the copy at its end is no kernel
+    *kernels, copy = seen(trace)
+    assert kernels == seen(export) and copy == ("[CUDA memcpy HtoD]", None, None, 1, 2, 7)
     assert trace.provenance.expected is None and "no end mark" in trace.provenance.note
 
 
@@ -160,7 +173,7 @@ def test_another_report_behind_the_first_is_no_damage(tmp_path):
     path = make.nsys_trace_csv(tmp_path / "t.csv", kernels)
     path.write_text("Processing [t.sqlite]...\n" + path.read_text() + "\nTime (%),Count\n100.0,3\n")
     profile = nsys_csv.read(path)
-    assert len(profile.launches) == 20 and not profile.provenance.partial
+    assert len(profile.launches) == 21 and not profile.provenance.partial
 
 
 def test_a_csv_cut_within_a_row_is_partial(tmp_path):

@@ -1,8 +1,11 @@
 """Profiles in the database: what goes in comes out, and a new import of a file leaves nothing of the old one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from autotune.profiling import store_profile
 from tuning_db import DatabaseError, open_db, profiles
 from tuning_db import profile_records as records
 from tuning_db.errors import LeftOut
@@ -22,6 +25,7 @@ ABOUT = records.Provenance(
     2,
     3,
     "cut",
+    {0: "GPU A", 7: "GPU B"},
 )  # fmt: skip
 PROFILE = records.Profile(
     ABOUT,
@@ -44,9 +48,16 @@ PROFILE = records.Profile(
         records.KernelLaunch(
             1, "graph 1", records.RowKind.GRAPH, problem="matvec:rows=1", config={"a": 1}, role="winner", count=3
         ),
+        records.KernelLaunch(
+            2, "[CUDA memcpy HtoD]", records.RowKind.COPY, device=7, process=42, bytes=1 << 40, direction="HtoD"
+        ),
     ),
-    (records.Range("token", None, "d", 1, 0, 9), records.Range("qkv", 0)),
+    (records.Range("token", None, "d", 1, 0, 9, records.START_END), records.Range("qkv", 0)),
     {"f.py": "x = 1\n"},
+    (
+        records.ReportTable("nvtx_sum", "Ranges", ("range", "time"), ("", "ns"), (("step", 5.0), (None, 7))),
+        records.ReportTable("empty", "Nothing", ("x",), ("",), ()),
+    ),
 )
 
 
@@ -54,6 +65,7 @@ def test_out_as_in(db):
     number = profiles.store(db, PROFILE)
     got = profiles.load(db, number)
     assert (got.provenance, got.ranges, got.sources) == (PROFILE.provenance, PROFILE.ranges, PROFILE.sources)
+    assert got.tables == PROFILE.tables
     for one, other in zip(PROFILE.launches, got.launches, strict=True):
         assert dict(one.metrics) == dict(other.metrics)
         names = [name for name in records.KernelLaunch.__dataclass_fields__ if name != "metrics"]
@@ -61,14 +73,15 @@ def test_out_as_in(db):
     assert got.launches[0].metrics.number("b.pct") is None and got.launches[0].lines[0].samples == 2
     assert profiles.of_problem(db, "matvec:rows=1") == [number] and profiles.of_problem(db, "x") == []
     (listed,) = profiles.listed(db)
-    assert (listed.rows, listed.total_ns, listed.provenance.partial) == (2, 12.5, True)
+    assert (listed.rows, listed.total_ns, listed.provenance.partial) == (3, 12.5, True)
 
 
 def test_again_replaces_all_of_it(db):
     profiles.store(db, PROFILE)
-    profiles.store(db, records.Profile(ABOUT, PROFILE.launches[1:]))
+    profiles.store(db, records.Profile(ABOUT, PROFILE.launches[1:2]))
     for table, rows in {"profiles": 1, "profile_launches": 1, "profile_findings": 0, "profile_lines": 0,
-                        "profile_ranges": 0, "profile_sources": 0}.items():  # fmt: skip
+                        "profile_ranges": 0, "profile_sources": 0, "profile_tables": 0, "profile_waits": 0,
+                        "profile_table_rows": 0}.items():  # fmt: skip
         assert db._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == rows, table
 
 
@@ -76,7 +89,7 @@ def test_a_failure_keeps_what_was_there(db):
     profiles.store(db, PROFILE)
     with pytest.raises(ValueError, match="stream cannot be"):
         profiles.store(db, records.Profile(ABOUT, (records.KernelLaunch(0, "k", stream=1 << 70),)))
-    assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 2
+    assert len(profiles.load(db, profiles.listed(db)[0].id).launches) == 3
 
 
 def test_none_and_damaged(db):
@@ -100,3 +113,18 @@ def test_reading_needs_no_writing(db):
         assert profiles.listed(reader)
         with pytest.raises(DatabaseError, match="read-only"):
             profiles.store(reader, PROFILE)
+
+
+def test_an_unknown_time_is_not_zero(db):
+    timed, untimed = records.KernelLaunch(0, "k", duration_ns=2500.0), records.KernelLaunch(1, "k")
+    for number, (launches, total, said) in enumerate(
+        (
+            ((untimed,), None, "times unknown;"),
+            ((timed, untimed), 2500.0, "2.5 µs in all, 1 without a time;"),
+            ((timed,), 2500.0, "2.5 µs in all;"),
+        )
+    ):
+        about = replace(ABOUT, sha256=f"{number}" * 64, found=len(launches), expected=None)
+        summary = store_profile.store(records.Profile(about, launches), db)
+        assert summary.total_ns == total and said in summary.line
+        assert profiles.listed(db)[-1].total_ns == total

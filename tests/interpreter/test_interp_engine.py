@@ -20,7 +20,7 @@ from model import problems
 from model.config import ModelConfig
 from model.cuda import decode
 from model.cuda.execution import EagerExecutor
-from model.cuda.opening import build
+from model.cuda.opening import Opening
 from model.engine import Model
 from model.errors import ModelError
 from model.gguf_file import open_gguf
@@ -44,7 +44,7 @@ def interpreted(path: Path, context: int = 300) -> Model:
     """The engine as `load` makes it, with launches run one by one."""
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
-    runner = build(file, config, Settings(min(context, config.context)), GPU, EagerExecutor(INTERPRETED))
+    runner = Opening(file, config, Settings(min(context, config.context)), GPU).proved(EagerExecutor(INTERPRETED))
     opened = Model(file, config, Tokenizer.from_metadata(file.metadata), runner)
     opened.tokenizer.end_tokens = frozenset()
     return opened

@@ -258,3 +258,27 @@ def test_exponential_clamps_what_float32_cannot_hold():
     assert np.all(np.isfinite(got))
     assert np.all(got[:4] <= 1.7e-38)
     assert np.all(got[4:8] >= 1.6e38)
+
+
+def test_the_largest_magnitude_is_nan_where_a_lane_is(lanes):
+    load = simd.load("f32", lanes)
+
+    @njit
+    def largest(a):
+        return simd.max_magnitude(load(a))
+
+    a = random("f32", lanes)
+    for at in (0, lanes // 2, lanes - 1):
+        a[at] = np.float32(-1e6 - at)
+        assert largest(a.ctypes.data) == 1e6 + at
+    a[1] = -np.inf
+    assert largest(a.ctypes.data) == np.inf
+    a[lanes - 2] = np.nan
+    assert np.isnan(largest(a.ctypes.data))
+
+
+def test_exponential_keeps_nan(lanes):
+    a = np.full(lanes, -3e38, np.float32)
+    a[3], a[5] = np.nan, np.inf
+    got = vector_function(exponential(lanes), ("f32",), "f32", lanes)(a)
+    assert np.isnan(got[3]) and np.isfinite(np.delete(got, 3)).all() and got[0] < 1e-37 and got[5] > 1e38

@@ -1,11 +1,14 @@
 """The number of threads follows the cores that are free and the times of tokens, and changes no result."""
 
 import random
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from kernel_templates.cpu import openmp, thread_choice
-from kernel_templates.cpu.thread_choice import CoreWatch, ThreadChoice
+from kernel_templates.cpu.thread_choice import CoreWatch, ThreadChoice, _Sample, _Stat
 
 
 class Seen(CoreWatch):
@@ -80,20 +83,45 @@ def test_passes_that_follow_each_other_do_not_wait_for_a_look(monkeypatch):
     assert choice.by_load() == 1
 
 
+def looks(monkeypatch, cores: set[int], *samples: _Sample) -> list[float]:
+    """What a watch of these cores says after each sample but the first."""
+    watch, rest = object.__new__(CoreWatch), iter(samples)
+    monkeypatch.setattr(watch, "_sample", lambda: next(rest))
+    watch._cores, watch._last = cores, watch._sample()
+    return [watch.look() for _ in samples[1:]]
+
+
 def test_this_process_is_no_other(monkeypatch):
     """What this process computes itself is not load: 2 cores, one of them ours."""
-    watch = CoreWatch()
-    samples = iter([(100.0, 50.0, 10.0), (101.0, 51.0, 11.0), (102.0, 53.0, 12.0)])
-    monkeypatch.setattr(watch, "_sample", lambda: next(samples))
-    watch._cores, watch._last = {0, 1}, watch._sample()
-    assert watch.look() == 2.0
-    assert watch.look() == 1.0
+    samples = [_Sample(100.0, 50.0, 10.0), _Sample(101.0, 51.0, 11.0), _Sample(102.0, 53.0, 12.0)]
+    assert looks(monkeypatch, {0, 1}, *samples) == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("running", "processors", "free"),
+    [([1, 1, 1], 2, 2.0), ([2, 2, 4], 2, 1.0), ([6, 1, 6], 2, 2.0), ([9, 9, 9], 2, 0.0), ([17, 17, 17], 64, 1.5)],
+)
+def test_what_ended_before_this_moment_is_no_load(running, processors, free, monkeypatch):
+    """Both cores were busy for most of a minute; what counts is what runs now, and from then on the average again."""
+    stats = iter([_Stat(dict.fromkeys(range(processors), 0.0), n) for n in running])
+    monkeypatch.setattr(thread_choice, "_read_stat", lambda: next(stats))
+    samples = [_Sample(0.0, 0.0, 0.0), _Sample(60.0, 110.0, 0.0), _Sample(60.2, 110.2, 0.0)]
+    assert looks(monkeypatch, {0, 1}, *samples) == [free, pytest.approx(1.0)]
+
+
+def test_a_process_that_runs_is_seen_at_once():
+    with subprocess.Popen([sys.executable, "-c", "while 1: pass"]) as process:
+        try:
+            assert any(thread_choice._read_stat().running > 1 for _ in range(1000))
+        finally:
+            process.kill()
 
 
 def test_where_the_system_does_not_say_every_core_is_free(monkeypatch):
-    watch = CoreWatch()
     monkeypatch.setattr(thread_choice, "Path", lambda path: (_ for _ in ()).throw(OSError()))
-    assert watch._busy() == 0.0
+    watch = CoreWatch()
+    watch._last = replace(watch._last, at=watch._last.at - 60.0)
+    assert watch.look() == len(watch._cores)
 
 
 def test_openmp_threads_wait_briefly_unless_told():

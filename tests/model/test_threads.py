@@ -39,3 +39,13 @@ def test_threads_are_chosen_at_every_step(engine):
     list(engine.generate([5, 6, 7, 8, 9], 12))
     assert seen and all(threads in choice.counts and seconds > 0 for threads, seconds in seen)
     assert choice.most == 3
+
+
+def test_a_long_prompt_chooses_its_threads_anew_for_every_pass(engine):
+    """Those of the first pass may be chosen beside a process that ends meanwhile."""
+    runner, counts, seen = engine.runner, iter([1, 3]), []
+    runner.forward.most, run = 64, runner.forward.run
+    runner.decoder.threads.by_load = lambda: next(counts)
+    runner.forward.run = lambda *pass_: (seen.append((len(pass_[0]), pass_[3])), run(*pass_))[1]
+    runner.prefill.run([5 + i % 40 for i in range(100)], 0)
+    assert seen == [(64, 1), (36, 3)]

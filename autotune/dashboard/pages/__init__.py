@@ -9,14 +9,22 @@ from autotune.dashboard.pages import (
     parameters,
     precision,
     provenance,
+    reports,
     roofline,
     run,
     source,
+    systems,
+    tables,
     token,
 )
 
 
 def pages(data: PageData) -> tuple[Page, ...]:
-    """All pages in the order of the menu."""
-    rooms = (overview, run, parameters, kernel, roofline, source, token, precision, compare, provenance)
+    """All pages in the order of the menu: what was imported comes first where nothing else has anything to show."""
+    tuned, imported = (overview, run, parameters), (reports, systems, kernel, source, compare, roofline, tables)
+    if data.database.profiles and not (data.database.winners or data.database.runs or data.benchmarks):
+        rooms = (*imported, *tuned, token, precision, provenance)
+    else:
+        first = (overview, reports, systems, run, parameters)
+        rooms = (*first, kernel, roofline, source, tables, token, precision, compare, provenance)
     return tuple(room.page(data) for room in rooms)

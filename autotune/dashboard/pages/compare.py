@@ -1,4 +1,4 @@
-"""The page "Compare": of two runs, commits or GPUs, whether the second is better, worse, or within noise."""
+"""The page "Compare": of two runs, commits, GPUs or reports, whether the second is better, worse, or within noise."""
 
 import itertools
 from collections import Counter
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.noise import Comparison, Noise, compare, estimate_noise
 from autotune.dashboard.page_data import Database, PageData, RunData
+from autotune.dashboard.pages import compare_reports
 from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Measurement, TrialKind
 
@@ -33,11 +34,17 @@ def page(data: PageData) -> ui.Page:
     noise = estimate_noise([run for database in _databases(data) for run in database.runs])
     pairs = _pairs(data, noise)
     details = tuple(_detail(place, pair, noise) for place, pair in enumerate(pairs[:MOST_PAIRS]))
-    question = "Two runs, commits or GPUs: is the second better, worse, or is it noise?"
-    blocks: list[ui.Block] = [ui.Words(_noise(noise))]
+    question = "Two runs, commits, GPUs or reports: is the second better, worse, or is it noise?"
+    reports, table, sentence = compare_reports.details(data)
+    blocks: list[ui.Block] = []
+    if table is not None:
+        blocks.append(table)
+    if pairs or not reports:
+        blocks.append(ui.Words(_noise(noise)))
     if pairs:
         blocks.append(_index(pairs))
-    return ui.Page("compare", "Compare", question, _answer(pairs), tuple(blocks), "pair", details)
+    answer = " ".join(part for part in (_answer(pairs) if pairs or not sentence else "", sentence) if part)
+    return ui.Page("compare", "Compare", question, answer, tuple(blocks), "comparison", (*details, *reports))
 
 
 def _databases(data: PageData) -> list[Database]:

@@ -3,6 +3,7 @@
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.datasheets import datasheet
 from autotune.dashboard.page_data import DeviceData, PageData
+from autotune.dashboard.pages import roofline_reports
 from autotune.dashboard.pages.overview import Row, standings
 
 CEILINGS = {"int8_gop_s": "8-bit integer arithmetic, measured", "f32_gflop_s": "32-bit float arithmetic, measured"}
@@ -19,6 +20,9 @@ def page(data: PageData) -> ui.Page:
         blocks += [ui.Words(device.device.label, heading=True), _chart(device, mine, data), _roofs(device)]
         blocks.append(_table(device, mine, data))
         sentences.append(_sentence(device, mine, data))
+    reports, sentence = roofline_reports.charts(data)
+    blocks += reports
+    sentences += [sentence] if sentence else []
     answer = " ".join(sentences) or "No device has both a measured read bandwidth and a winner yet."
     return ui.Page(
         "roofline",

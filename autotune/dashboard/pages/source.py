@@ -13,7 +13,7 @@ AROUND = 3  # lines of source shown around those that machine code came from
 
 
 def page(data: PageData) -> ui.Page:
-    profiled = [(n, one.profile, one.launch) for n, one in enumerate(data.profiled) if one.launch.lines]
+    profiled = [(n, one.profile, one.sampled) for n, one in enumerate(data.profiled) if one.sampled.lines]
     details = tuple(_detail(*entry) for entry in profiled)
     question = "Which line of which kernel waits, and for what?"
     blocks = (_index(profiled),) if profiled else ()

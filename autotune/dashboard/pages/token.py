@@ -1,21 +1,14 @@
 """The page "Token": the time of a decode step by kernel, and its gaps, untuned beside tuned."""
 
-from collections import defaultdict
-
 from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark, Side
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.page_data import BenchmarkFile, PageData
-from autotune.dashboard.timeline import Timeline, of_profile
-
-LONGEST = 400  # launches that a chart shows; the table of kernels counts all
 
 
 def page(data: PageData) -> ui.Page:
-    recorded = [found for profile in data.database.profiles if (found := of_profile(profile)) is not None]
     details = [_measured(f"token-{place}", one) for place, one in enumerate(data.benchmarks)]
-    details += [_recorded(f"token-profile-{place}", timeline) for place, timeline in enumerate(recorded)]
     question = "Where does a decode step's time go: kernels and gaps, untuned beside tuned?"
-    return ui.Page("token", "Token", question, _answer(data, recorded), (), "model or timeline", tuple(details))
+    return ui.Page("token", "Token", question, _answer(data), (), "model", tuple(details))
 
 
 def _kernels_of(side: Side) -> list[KernelTime]:
@@ -23,13 +16,9 @@ def _kernels_of(side: Side) -> list[KernelTime]:
     return [row for row in side.kernels if row.kernel != KernelTime.TOKEN]
 
 
-def _answer(data: PageData, recorded: list[Timeline]) -> str:
-    if not data.benchmarks and not recorded:
-        return "No token was measured: give --bench FILE with what autotune bench --json printed, or import a timeline."
+def _answer(data: PageData) -> str:
     if not data.benchmarks:
-        first = recorded[0]
-        share = first.gaps / first.length if first.length else 0.0
-        return f"In {first.name} no kernel ran in {share:.0%} of {first.length:,.0f} µs."
+        return "No token was measured: give --bench FILE with what autotune bench --json printed."
     sentences = []
     for one in data.benchmarks:
         kernels = _kernels_of(one.result.tuned)
@@ -123,43 +112,3 @@ def _depths(result: ModelBenchmark) -> ui.Table:
         for depth, row in side.decode.items()
     )  # fmt: skip
     return ui.Table("Decoding after so many tokens", columns, rows)
-
-
-def _recorded(id: str, timeline: Timeline) -> ui.Detail:
-    blocks: list[ui.Block] = [
-        ui.Words(
-            f"{timeline.name}: {len(timeline.events):,} launches in {timeline.length:,.1f} µs, "
-            f"{timeline.gaps:,.1f} µs of them without any kernel; {timeline.note}."
-        )
-    ]
-    tracks = defaultdict(list)
-    shown = sorted(timeline.events, key=lambda e: e.begin)[:LONGEST]
-    for event in shown:
-        tracks[event.name].append((event.begin, event.end, f"{event.name}: {event.end - event.begin:.2f} µs"))
-    part = f", the first {LONGEST} launches" if len(timeline.events) > LONGEST else ""
-    blocks.append(
-        ui.Spans(
-            f"Kernels in time{part}", ui.Axis("time", "µs", zero=True), tuple((n, tuple(s)) for n, s in tracks.items())
-        )
-    )
-    by_kernel = defaultdict(list)
-    for event in timeline.events:
-        by_kernel[event.name].append(event.end - event.begin)
-    total = sum(map(sum, by_kernel.values()))
-    rows = tuple(
-        (
-            ui.Cell(name),
-            ui.number_cell(len(times), 0),
-            ui.number_cell(sum(times), 1),
-            ui.percent_cell(sum(times) / total if total else None),
-        )
-        for name, times in sorted(by_kernel.items(), key=lambda pair: (-sum(pair[1]), pair[0]))
-    )
-    columns = (
-        ui.Column("kernel"),
-        ui.Column("launches", "", True),
-        ui.Column("time", "sum, µs", True),
-        ui.Column("share", "of kernel time", True),
-    )
-    blocks.append(ui.Table("Kernels", columns, rows))
-    return ui.Detail(id, timeline.name, tuple(blocks))

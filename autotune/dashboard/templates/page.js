@@ -5,7 +5,7 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 
 // Where: "#run" is a page, "#run-12" a detail of one.
 async function go(focus) {
-  const wanted = decodeURIComponent(location.hash.slice(1)) || "overview";
+  const wanted = decodeURIComponent(location.hash.slice(1)) || find("main > section").id.slice(5);
   if (wanted === "main") return find("#main").focus();
   const detail = find(`option[data-piece][value="${CSS.escape(wanted)}"]`);
   const id = detail ? detail.closest("select").dataset.page : wanted;
@@ -34,15 +34,20 @@ async function go(focus) {
   performance.mark("ready");
 }
 
+// What a packed script element holds, as a Response.
+function unpacked(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+}
+
 async function unpack(option, article) {
   if (article.dataset.shows === option.value) return;
-  const packed = document.getElementById("packed-" + option.dataset.piece);
-  const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const markup = JSON.parse(find("#markup").textContent);
-  const short = (await new Response(stream).text()).split("\0")[option.dataset.place];
+  const short = (await unpacked("packed-" + option.dataset.piece).text()).split("\0")[option.dataset.place];
   article.innerHTML = short.replace(/[\x01-\x08\x0b\x0c\x0e-\x1f]/g, (code) => markup[code]);
   article.dataset.shows = option.value;
+  for (const list of all(".metrics", article)) await listMetrics(list);
+  for (const canvas of all("canvas[data-pack]", article)) await openTrace(canvas);
 }
 
 // Tables: a column's heading sorts by it, and again the other way.
@@ -92,11 +97,13 @@ function theme(next) {
   else root.dataset.theme = chosen;
   try { localStorage.setItem("autotune-theme", chosen === "system" ? "" : chosen); } catch { /* it lasts until the page is closed */ }
   find("#theme").textContent = "Theme: " + chosen;
+  for (const canvas of all("canvas[data-pack]")) canvas.redraw?.();
 }
 
 const tip = find("#tip");
 document.addEventListener("pointerover", (event) => {
-  const text = event.target.dataset && event.target.dataset.tip;
+  const touched = event.target.closest && event.target.closest("[data-tip]");
+  const text = touched && touched.dataset.tip;
   tip.hidden = !text;
   if (!text) return;
   tip.textContent = text;
@@ -114,6 +121,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("change", (event) => {
   const select = event.target.closest("select[data-page]");
   if (select) location.hash = select.value || select.dataset.page;
+});
+document.addEventListener("input", (event) => {
+  const list = event.target.closest(".metrics");
+  if (list) searchMetrics(list);
 });
 addEventListener("hashchange", () => go(true));
 theme(false);
