@@ -3,7 +3,6 @@ kernels: models are loaded from databases that are only read, and a verdict of o
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,12 +35,7 @@ def known(problem: Problem, config: Config, device: Device) -> Verdict | None:
 
 def remember(problem: Problem, config: Config, device: Device, wrong: str | None) -> None:
     """Where that cannot be written, it is proved again the next time."""
-    file = path(problem, config, device)
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(wrong or RIGHT, encoding="utf-8")
-        unfinished.replace(file)
+    cache_folder.write(path(problem, config, device), (wrong or RIGHT).encode())
 
 
 def path(problem: Problem, config: Config, device: Device) -> Path:

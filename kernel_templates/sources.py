@@ -5,11 +5,16 @@ import hashlib
 from pathlib import Path
 
 
-@functools.cache
 def digest() -> str:
     """Of every file of this package, for a kernel may inline any of them."""
+    return of_folder(Path(__file__).parent)
+
+
+@functools.cache
+def of_folder(folder: Path) -> str:
+    """Of every Python file in a folder and below."""
     found = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("**/*.py")):
+    for file in sorted(folder.glob("**/*.py")):
         found.update(file.read_bytes())
     return found.hexdigest()
 

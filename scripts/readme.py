@@ -12,10 +12,11 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peer.llama_bench import rate
 from tree import tree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # whose registries are listed
@@ -60,10 +61,22 @@ def headline() -> str:
 
 def other_engine(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a GPU's rates are held against: measured beside them, else quoted, else nothing."""
-    if measured := document.get("peer"):
-        rates = {name: round(rate) for name, rate in measured["best_tok_s"].items()}
-        return {"engine": "llama.cpp", "decode": [rates["decode_0"]], "prefill": [rates["prefill"]]}
+    if rates := peer_rates(document):
+        decode, prefill = round(rates["decode_0"]), round(rates["prefill"])
+        return {"engine": "llama.cpp", "decode": [decode], "prefill": [prefill]}
     return document["marks"] or {}
+
+
+def peer_rates(document: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp's tokens per second at the better of its settings, if it ran beside. llama-bench's samples are judged
+    here: files from before 2026-12 have means with the first, cold repetition."""
+    measured = document.get("peer") or {"best_tok_s": {}, "settings": {}}
+    warm: dict[str, float] = {}
+    for setting in measured["settings"].values():
+        for what, row in setting.items():
+            if not what.startswith("batch"):
+                warm[what] = max(rate(row["samples"]), warm.get(what, 0.0))
+    return measured["best_tok_s"] | warm
 
 
 def peer(document: dict[str, Any]) -> str:
@@ -137,9 +150,11 @@ def gpu() -> str:
         lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         ordered = sorted(documents, key=lambda d: -d["summary"]["decode_tok_s"])
         lines += [f"| {' | '.join(_gpu_cells(document))} |" for document in ordered]
+        reads = [d["device"]["read_gb_s"] for d in documents]
         runs = " or ".join(str(n) for n in sorted({d["bench"]["settings"]["runs"] for d in documents}))
         words = [
-            f"{chip}, which reads {first['device']['read_gb_s'] / 1e3:.2f} TB/s, {first['date'][:10]}.",
+            f"{chip}, which reads {_span(f'{bandwidth / 1e3:.2f}' for bandwidth in reads)} TB/s, "
+            f"{_span(d['date'][:10] for d in documents)}.",
             f"{settings['tokens']} greedy tokens from an empty context and after {deep} tokens, a prompt of "
             f"{settings['prompt']:,}, medians of {runs} runs; kernels are those of one token.",
         ]
@@ -149,7 +164,7 @@ def gpu() -> str:
         if builds:
             words.append(
                 f"llama.cpp's llama-bench ran on the same file right after (build {', '.join(builds)}; flash "
-                "attention, the better of two settings)."
+                "attention, the better of two settings; medians of its repetitions after the first, which is slower)."
             )
         parts.append("\n".join([*lines, "", " ".join(words)]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
@@ -169,21 +184,33 @@ def gpu_wide() -> str:
         ]  # fmt: skip
         lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for d in sorted(measured, key=lambda d: -d["summary"]["decode_tok_s"]):
-            s, theirs = d["summary"], (d.get("peer") or {}).get("best_tok_s", {})
+            s, theirs = d["summary"], peer_rates(d)
             cells = [_beside(s["prompt_ms"].get(n), theirs.get(f"prompt_{n}"), int(n)) for n in prompts]
             cells.append(_beside(s["prefill_tok_s"], theirs.get("prefill")))
             cells += [_beside(s["batch_tok_s"].get(n), theirs.get(f"batch_{n}")) for n in texts]
             lines.append(f"| {d['name']} | {' | '.join(cells)} |")
         settings = measured[0]["bench"]["settings"]
+        runs = " or ".join(str(n) for n in sorted({d["bench"]["settings"]["runs"] for d in measured}))
         together = f"{settings.get('text_prompt')} + {settings.get('text_tokens')}"
         words = (
-            f"{chip}, {max(d['date'] for d in measured)[:10]}, tuned; medians. A prompt ends when its first token is "
+            f"{chip}, {_span(d['date'][:10] for d in measured)}, tuned; medians of {runs} runs. A prompt ends when its "
         )
-        words += f"there. Texts of {together} tokens are decoded together, and the tokens of all are counted."
+        words += (
+            f"first token is there. Texts of {together} tokens are decoded together, and the tokens of all are counted."
+        )
         if any(d.get("peer") for d in measured):
-            words += " In brackets llama.cpp, on the same file right after, at the better of its settings."
+            words += (
+                " In brackets llama.cpp, on the same file right after, at the better of its settings; of its prompts "
+                "the first repetition, which is slower, does not count."
+            )
         parts.append("\n".join([*lines, "", words]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_gpu")
+
+
+def _span(texts: Iterable[str]) -> str:
+    """The least and the greatest of texts of one form."""
+    found = sorted(set(texts))
+    return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def _beside(ours: float | None, theirs: float | None, tokens: int = 0) -> str:
@@ -209,6 +236,8 @@ def gpu_matmul() -> str:
                 cells = [_won([row for row in here if row["tokens"] == n], library) for n in tokens]
                 lines.append(f"| {shape} {form} | {' | '.join(cells)} |")
             text = f"The fastest algorithm's microseconds; in brackets those of {library}, of a matrix expanded before."
+            if "--search=0" in document["command"]:
+                text += " Each algorithm at its default configuration."
             parts.append("\n".join([*lines, "", text]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_matmul")
 

@@ -8,7 +8,6 @@ one thread's share of the work. The uniform shape lets one compiled loop run a w
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -68,13 +67,7 @@ def _save(path: Path, symbol: str, needed: list[str], code: bytes) -> None:
     """A file a kernel, so that processes that compile side by side never rewrite each other's: a digest of all that
     follows, the kernel's symbol and those it needs on one line, the object file."""
     body = " ".join((symbol, *needed)).encode() + b"\n" + code
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
-            partial.write(hashlib.sha256(body).digest() + body)
-        os.replace(partial.name, path)
-    except OSError:
-        pass  # an unwritable cache costs time, nothing else
+    cache_folder.write(path, hashlib.sha256(body).digest() + body)
 
 
 def _load(path: Path) -> Kernel | None:

@@ -1,7 +1,6 @@
 """Compiled kernels kept on disk, by a digest of all that their machine code follows from; loaded without a compiler.
 
-A file: a digest of all that follows; a line of JSON that says how the kernel is launched; the cubin. Files are written
-under another name and renamed, so that processes that compile side by side never see half of one; one that is cut or
+A file: a digest of all that follows; a line of JSON that says how the kernel is launched; the cubin. One that is cut or
 damaged counts as absent and is made anew. The folder holds at most MOST_BYTES: files that were not used for longest go
 first.
 """
@@ -108,14 +107,7 @@ def write(kept: Path, kernel: CompiledKernel) -> None:
     """A folder that cannot be written costs time, nothing else."""
     about = {"name": kernel.name, "shared": kernel.shared, "warps": kernel.warps}
     body = json.dumps(about).encode() + b"\n" + kernel.cubin
-    unfinished = kept.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_bytes(hashlib.sha256(body).digest() + body)
-            unfinished.replace(kept)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    cache_folder.write(kept, hashlib.sha256(body).digest() + body)
     _written.append(kept)
     if len(_written) % TIDY_EVERY == 1:
         tidy()

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kernel_templates import cache_folder, memory
+from kernel_templates import cache_folder, memory, sources
 from kernel_templates.cpu import compile
 from kernel_templates.cpu.tiles import Tiles
 
@@ -182,7 +182,4 @@ def _tiles(entry: Any, data: np.ndarray) -> Tiles:
 @functools.cache
 def _own_sources() -> str:
     """A hash over the engine's code, which decides what is packed how."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.parent.glob("**/*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return sources.of_folder(Path(__file__).parent.parent)

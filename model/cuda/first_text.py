@@ -5,16 +5,14 @@ of its first programs. That takes half a second, so the files of the kernels are
 only looks whether they are still there.
 """
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
-from kernel_templates import cache_folder
+from kernel_templates import cache_folder, sources
 from kernel_templates.cuda import ahead, driver, kernel_cache
 from kernel_templates.cuda.launch import Launch, Target
 from model.cuda.execution import Program, TokenReadback
@@ -91,16 +89,9 @@ def _all_there(note: Path) -> bool:
 
 
 def _remember(note: Path, files: Iterable[Path]) -> None:
-    unfinished = note.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("\n".join(file.stem for file in files), encoding="ascii")
-        unfinished.replace(note)
+    cache_folder.write(note, "\n".join(file.stem for file in files).encode("ascii"))
 
 
 def _own_sources() -> str:
     """A hash over the engine's code, which decides what a text needs."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.parent.glob("**/*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return sources.of_folder(Path(__file__).parent.parent)

@@ -46,6 +46,13 @@ def test_an_output_without_results_is_one_line(text: str) -> None:
         parse_batched(text)
 
 
+@pytest.mark.parametrize(
+    ("samples", "median"), [([9.0], 9.0), ([2.0, 9.0], 9.0), ([2.0, 8.0, 9.0, 4.0], 8.0), ([9.0, 1.0, 3.0], 2.0)]
+)
+def test_the_first_repetition_does_not_count(samples: list[float], median: float) -> None:
+    assert llama_bench.rate(samples) == median
+
+
 def test_the_fastest_of_each_kind_counts() -> None:
     rows = [
         {"n_prompt": 2048, "n_gen": 0, "n_depth": 0, "n_ubatch": 512, "avg_ts": 39000.0, "samples_ts": [39000.0]},
@@ -76,7 +83,8 @@ else:
     rows += [(0, 128, int(d), 500.0) for d in value("-d").split(",")] if "-d" in words else []
     print(json.dumps([
         dict(build_commit="abc", build_number=1, gpu_info="x", backends="CUDA", n_prompt=p, n_gen=g, n_depth=d,
-             n_ubatch=512, avg_ts=rate + ("GGML_CUDA_GRAPH_OPT" in os.environ), samples_ts=[rate])
+             n_ubatch=512, avg_ts=rate / 2,
+             samples_ts=[rate / 9] + [rate + ("GGML_CUDA_GRAPH_OPT" in os.environ)] * (int(value("-r")) - 1))
         for p, g, d, rate in rows
     ]))
 """
@@ -101,6 +109,7 @@ def test_both_programs_run_on_the_file(programs: Path, tmp_path: Path) -> None:
         "prompt_16": 1601.0, "prefill": 204801.0, "decode_0": 501.0, "decode_4096": 501.0, "batch_8": 4000.0,
         "batch_32": 8000.0,
     }  # fmt: skip
+    assert found["settings"]["default"]["prompt_16"]["samples"] == [pytest.approx(1600 / 9), 1600.0, 1600.0]
     assert found["settings"]["default"]["batch_8"]["samples"] == [4000.0, 4000.0]
     calls = [json.loads(text) for text in (tmp_path / "log").read_text().splitlines()]
     assert [(call[0], call[-1]) for call in calls] == [

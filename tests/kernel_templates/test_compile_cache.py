@@ -58,7 +58,7 @@ def kernels(folder: Path) -> list[Path]:
 def test_a_process_loads_what_others_compiled(folder):
     """Their kernels hold functions of one name each. A loader that trusted names once ran the wrong one and crashed:
     side by side, each must still call its own."""
-    jobs = [(Matvec(40, 64, "Q4_0"), {}), (Matvec(40, 64, "Q4_0"), {"lanes": 16}), (Matvec(40, 96, "Q4_0", "int8"), {})]
+    jobs = [(Matvec(40, 64, "Q4_0"), {}), (Matvec(40, 64, "Q4_0"), {"lanes": 32}), (Matvec(40, 96, "Q4_0", "int8"), {})]
     built = [(problem, Config({**default(problem), **changes})) for problem, changes in jobs]
     assert all(compile_s > 0 for (compile_s,), _ in in_processes(*([job] for job in built), runs=False))
     assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
@@ -103,8 +103,8 @@ def test_another_problem_or_config_is_another_kernel(folder):
     assert compiled(problem).compile_s == 0
     assert compiled(Matvec(44, 64, "F16")).compile_s == 0, "nothing in the code depends on the number of rows"
     assert compiled(Matvec(43, 96, "F16")).compile_s > 0
-    assert compiled(problem, Config({**default(problem), "lanes": 16})).compile_s > 0
-    assert len(kernels(folder)) == 2 + 2 + 1, "a body and its loops for each width, and the loops for 16 lanes"
+    assert compiled(problem, Config({**default(problem), "lanes": 32})).compile_s > 0
+    assert len(kernels(folder)) == 2 + 2 + 1, "a body and its loops for each width, and the loops for 32 lanes"
 
 
 def test_changed_sources_compile_again(folder, monkeypatch):
