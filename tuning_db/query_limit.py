@@ -21,7 +21,10 @@ class LimitedConnection(sqlite3.Connection):
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         self._ends_at = time.monotonic() + LIMIT_S
-        return super().execute(*arguments)
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError as error:  # of its own message, which quotes names of a damaged file
+            raise sqlite3.DatabaseError("database disk image is malformed") from error
 
     def _is_over(self) -> bool:
         # An interrupt that is raised in here ends the query too, and `errors.translated` raises it again.
