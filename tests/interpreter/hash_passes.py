@@ -23,11 +23,12 @@ VOCAB = 50
 
 @dataclass(frozen=True)
 class Pass:
-    """spoil: what a library's product does to its result when it is run before a capture."""
+    """spoil: what a library's product does to its result when it is run before a capture; after_all: see Launch."""
 
     name: str
     act: Callable[[], None]
     spoil: Callable[[], None]
+    after_all: bool = False
 
     def run(self, target: Target) -> None:
         self.act()
