@@ -1,8 +1,6 @@
 """`autotune import`: reads files of other tools into the tuning database."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ import click
 
 from autotune import UserError
 from autotune.commands import options, output
+from kernel_templates import collector
 
 if TYPE_CHECKING:
     from autotune.importers.importer import Importer
@@ -87,7 +86,7 @@ def store(
     from autotune.importers.number_format import Decimal
     from autotune.profiling import store_profile
 
-    with unpacked(path) as file, bounded_numbers(path), _collector_paused():
+    with unpacked(path) as file, bounded_numbers(path), collector.paused():  # a trace is a million objects
         chosen = (Decimal(decimal) if decimal else None,) if importer.localized else ()
         found = importer.read(file, *chosen)
         return [
@@ -96,15 +95,3 @@ def store(
             else store_profile.store(one, db)
             for one in (found if isinstance(found, tuple) else (found,))
         ]
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A trace becomes a million objects, none of them in a cycle: looking for some takes a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -49,7 +49,10 @@ class WidthNames(click.ParamType):
         return names
 
 
-def widths_option(what: str, default: str | None) -> Callable[..., Any]:
+TUNED = "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts."
+
+
+def widths_option(what: str = TUNED, default: str | None = "decode,prompt") -> Callable[..., Any]:
     """--widths, a tuple of names of `model.widths.WIDTHS`; None where there is no default and none is given."""
     return click.option(
         "--widths", type=WidthNames(), metavar="NAME,...", default=default, show_default=True, help=what

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", metavar="MODEL.gguf|PROBLEM", type=click.Path(path_type=Path))
 @options.arch_option
-@options.widths_option(
-    "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts.",
-    "decode,prompt",
-)
+@options.widths_option()
 @click.option(
     "--context",
     type=click.IntRange(min=1),

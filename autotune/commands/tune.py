@@ -65,10 +65,7 @@ class Wanted:
     help="Time for all problems together; 0 sets no limit.  [default: 75 on the cpu, 150 on a GPU]",
 )
 @click.option("--op", "ops", metavar="NAME", multiple=True, help="Tune this operation only; may be given again.")
-@options.widths_option(
-    "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts.",
-    "decode,prompt",
-)
+@options.widths_option()
 @click.option(
     "--context",
     type=click.IntRange(min=1),

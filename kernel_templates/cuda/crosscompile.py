@@ -1,11 +1,9 @@
 """Compile a launch for a GPU that need not be here, and read what came out: registers, spills, PTX, SASS."""
 
-import contextlib
-import gc
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
+from kernel_templates import collector
 from kernel_templates.cuda import signature
 from kernel_templates.cuda.launch import Launch, Target, capability_target
 
@@ -78,21 +77,10 @@ def compile_launch(launch: Launch, target: Target, capability: int) -> Compiled:
 
     These are the steps of `triton.compile` without its cache on disk, whose keys take a second: they hold a digest over
     Triton's own library of 400 MB, and one over the syntax tree of everything that a kernel calls."""
-    with _without_collector():
+    # The front end makes some 100,000 objects a kernel, which the collector would go through, and through all that was
+    # there before, a hundred times: a tenth to a fifth of a compilation (docs/log.md).
+    with collector.paused():
         return _compiled(launch, target, capability)
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """The front end makes some 100,000 objects a kernel. Python's collector would go through them, and through all that
-    was there before, a hundred times meanwhile: a tenth to a fifth of a compilation (docs/log.md)."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _compiled(launch: Launch, target: Target, capability: int) -> Compiled:
