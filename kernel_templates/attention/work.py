@@ -6,4 +6,7 @@ from kernel_templates.operation import Work
 
 def work(problem: Attention) -> Work:
     cached = 4 * problem.kv_heads * problem.head_dim * problem.reach  # float16 keys and values
-    return Work(cached + 8 * problem.heads * problem.head_dim, 4 * problem.heads * problem.head_dim * problem.reach)
+    sinks = 4 * problem.heads * problem.sinks
+    return Work(
+        cached + sinks + 8 * problem.heads * problem.head_dim, 4 * problem.heads * problem.head_dim * problem.reach
+    )
