@@ -48,6 +48,8 @@ TRAITS: list[Problem] = [
     Matvec(83, 96, "Q4_0", post_norm=1),
     Matvec(1, 32, "F32", post_norm=1),
     Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(83, 96, "Q8_0", bias=1),
+    Matvec(320, 96, "MXFP4", post_norm=1, bias=1),
     Matvec(1152, 1024, "Q4_0", "int8", post_norm=1),
     Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0", gate_function="gelu"),
     Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
