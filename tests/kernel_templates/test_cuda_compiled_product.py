@@ -105,7 +105,7 @@ def test_every_format_on_every_generation(name: str, capability: int) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("post_norm", ["", ",post_norm=1"])
-def test_a_bias_is_there_before_the_product(capability: int, post_norm: str) -> None:
+def test_a_residual_bias_is_there_before_the_product(capability: int, post_norm: str) -> None:
     fields = "rows=2880,cols=4096,format={0},activation=int16"
     plain, *_ = launches("matvec", fields + post_norm, "Q8_0")
     biased, *_ = launches("matvec", fields + post_norm + ",bias=1", "Q8_0")
