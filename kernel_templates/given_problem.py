@@ -57,6 +57,8 @@ def _check_fields(problem: Problem) -> None:
         shared = ("shared_ffn", "shared_gate_format", "shared_up_format", "shared_down_format")
         if len({bool(given[name]) for name in shared}) > 1:
             raise ValueError(f"a shared expert has all of {', '.join(shared)}")
+        if given["shared_gated"] and not given["shared_ffn"]:
+            raise ValueError("shared_gated=1 without a shared expert: shared_ffn is missing")
     heads, kv_heads = given.get("heads", 1), given.get("kv_heads", 1)
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")

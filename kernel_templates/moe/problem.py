@@ -10,7 +10,6 @@ GATE_FUNCTIONS = (*ffn.GATE_FUNCTIONS, "swiglu_oai")
 `GptOssExperts`; ggml's `swiglu_oai`)."""
 ROUTINGS = ("softmax", "softmax_of_chosen", "sigmoid")
 """How logits become weights: by softmax over all experts, over the chosen ones, or by a sigmoid each."""
-SHARED = ("shared_gate", "shared_up", "shared_down")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Moe(
         "shared_gate": ("shared_ffn", "hidden", "shared_gate_format"),
         "shared_up": ("shared_ffn", "hidden", "shared_up_format"),
         "shared_down": ("hidden", "shared_ffn", "shared_down_format"),
+        "shared_router": ("shared_gated", "hidden", "router_format"),
     },
 ):
     """x [hidden] += y, y = sum over the `used` chosen experts e of w_e W_down[e] (g(W_gate[e] n) * (W_up[e] n)),
@@ -35,8 +35,8 @@ class Moe(
     weights of logits; with `normalized` 1 they are divided by their sum; then times `scale`. Matrices of all experts
     lie one below the other: gate and up [experts * ffn, hidden], down [experts * hidden, ffn]; a token reads those of
     its experts only. With `bias` 1 one is added to each product: the router's, gate, up and down. If `shared_ffn` is
-    not 0, another expert of that size is always used, its weight 1 or, with `shared_gated` 1, sigmoid(shared_router .
-    n). If `post_norm` is 1, x += rmsnorm(y) * post_norm instead.
+    not 0, another expert of that size is always used, its weight 1 or, with `shared_gated` 1, sigmoid(W_shared_router
+    n), of one row. If `post_norm` is 1, x += rmsnorm(y) * post_norm instead.
     """
 
     hidden: int
@@ -62,7 +62,7 @@ class Moe(
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        return tuple(m for m in super().matrices if self.shared_ffn or m.name not in SHARED)
+        return tuple(m for m in super().matrices if m.rows * m.cols)
 
     @property
     def all_ffn(self) -> int:

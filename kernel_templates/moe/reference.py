@@ -19,8 +19,8 @@ OAI_ALPHA, OAI_LIMIT = 1.702, 7.0
 def inputs(problem: Moe, seed: int) -> Inputs:
     """Buffers: x (in and out), norm float32 [hidden], eps float32 [1]; expert_ids int32 [used] and expert_weights
     float32 [used] (written), gated float32 [used * ffn + shared_ffn] (between the two halves). As the problem's traits
-    ask: router_bias float32 [experts], gate_bias and up_bias [experts * ffn], down_bias [experts * hidden];
-    shared_router and post_norm float32 [hidden]."""
+    ask: router_bias float32 [experts], gate_bias and up_bias [experts * ffn], down_bias [experts * hidden]; post_norm
+    [hidden]."""
     rng = np.random.default_rng(seed)
     drawn = random_inputs.weights(problem, rng)
     buffers = random_inputs.normed_vector(problem.hidden, rng) | {
@@ -32,8 +32,6 @@ def inputs(problem: Moe, seed: int) -> Inputs:
         sizes = (problem.experts, problem.all_ffn, problem.all_ffn, problem.all_hidden)
         for name, size in zip(("router_bias", "gate_bias", "up_bias", "down_bias"), sizes, strict=True):
             buffers[name] = random_inputs.vector(size, rng) / np.float32(2)
-    if problem.shared_ffn and problem.shared_gated:
-        buffers["shared_router"] = random_inputs.vector(problem.hidden, rng) / np.float32(problem.hidden**0.5)
     if problem.post_norm:
         buffers["post_norm"] = random_inputs.norm_weight(problem.hidden, rng)
     return with_choices_apart(problem, Inputs(drawn, buffers), rng)
@@ -63,7 +61,7 @@ def choose(logits: np.ndarray, used: int) -> np.ndarray:
 def routing_weights(problem: Moe, logits: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """float64 [used], from the logits of all experts."""
     if problem.routing == "sigmoid":
-        weights = 1.0 / (1.0 + np.exp(-logits[chosen]))
+        weights = _sigmoid(logits[chosen])
     else:
         powers = np.exp(logits - logits.max())
         weights = powers[chosen] / (powers[chosen] if problem.routing == "softmax_of_chosen" else powers).sum()
@@ -106,9 +104,7 @@ def outputs(problem: Moe, given: Inputs) -> dict[str, np.ndarray]:
     if problem.shared_ffn:
         up = float64.product(weights["shared_up"], n)
         gated.append(gate(problem)(float64.product(weights["shared_gate"], n), up))
-        share = 1.0
-        if problem.shared_gated:
-            share = 1.0 / (1.0 + np.exp(-np.dot(b["shared_router"][: problem.hidden].astype(np.float64), n)))
+        share = _sigmoid(float64.product(weights["shared_router"], n)) if problem.shared_gated else 1.0
         y = y + share * float64.product(weights["shared_down"], gated[-1])
     if problem.post_norm:
         y = float64.rms_norm(y, b["post_norm"][: problem.hidden], b["eps"][0])
@@ -131,6 +127,10 @@ def _normed(problem: Moe, given: Inputs) -> np.ndarray:
     return float64.rms_norm(x[: problem.hidden], norm[: problem.hidden], eps[0])
 
 
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
 def _swiglu_oai(g: np.ndarray, u: np.ndarray) -> np.ndarray:
     g, u = np.minimum(g, OAI_LIMIT), np.clip(u, -OAI_LIMIT, OAI_LIMIT)
-    return g / (1.0 + np.exp(-OAI_ALPHA * g)) * (1.0 + u)
+    return g * _sigmoid(OAI_ALPHA * g) * (1.0 + u)

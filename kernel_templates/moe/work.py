@@ -12,7 +12,6 @@ def work(problem: Moe) -> Work:
     vectors = (4 if problem.post_norm else 3) * problem.hidden  # x in and out, norms
     if problem.bias:
         vectors += problem.experts + 2 * problem.used * problem.ffn + problem.used * problem.hidden
-    vectors += problem.hidden * bool(problem.shared_ffn and problem.shared_gated)
     return Work(
         sum(count * formats.get(m.format).row_bytes(m.cols) for count, m in rows) + 4 * vectors,
         sum(2 * count * m.cols for count, m in rows),

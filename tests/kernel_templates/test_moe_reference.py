@@ -90,7 +90,7 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
         pairs = zip(weights["shared_gate"], weights["shared_up"], strict=True)
         h = [gated(dot(g, n), dot(u, n)) for g, u in pairs]
         between += h
-        share = sigmoid(dot(b["shared_router"], n)) if problem.shared_gated else 1.0
+        share = sigmoid(dot(weights["shared_router"][0], n)) if problem.shared_gated else 1.0
         y = [v + share * dot(row, h) for v, row in zip(y, weights["shared_down"], strict=True)]
     if problem.post_norm:
         y = norm(y, "post_norm")
@@ -166,7 +166,7 @@ def test_a_shared_expert_and_its_gate_count():
     more = registry.get("moe").work(shared).bytes - registry.get("moe").work(plain).bytes
     assert more == 2 * 64 * formats.get("Q8_0").row_bytes(64) + 64 * formats.get("Q4_0").row_bytes(64) + 4 * 64
     assert [m.name for m in plain.matrices] == ["router", "gate", "up", "down"]
-    assert [m.name for m in shared.matrices][4:] == ["shared_gate", "shared_up", "shared_down"]
+    assert [m.name for m in shared.matrices][4:] == ["shared_gate", "shared_up", "shared_down", "shared_router"]
 
 
 def test_a_key_names_traits_only_where_they_are_there():
@@ -189,6 +189,7 @@ def test_a_key_names_traits_only_where_they_are_there():
         ("routing=top", "moe: routing='top' is not one of softmax"),
         ("shared_ffn=32", "a shared expert has all of shared_ffn"),
         ("shared_up_format=Q4_0", "a shared expert has all of shared_ffn"),
+        ("shared_gated=1", "shared_gated=1 without a shared expert"),
         ("ffn=48", "rows of 48 elements do not divide by 32"),
     ],
 )
