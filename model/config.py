@@ -87,6 +87,7 @@ class ModelConfig:
             ffn=keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20),
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
+            sinks=int(architecture.sinks),
             gate_function=architecture.gate_function,
         )
         config = cls(
@@ -99,7 +100,9 @@ class ModelConfig:
             rope_base=keys.real("rope.freq_base", 1.5, 1e12, 10000.0),
             tied=layer_plan.OUTPUT not in file.tensors,
             rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
-            rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
+            rope_scaling=Scaling.from_metadata(
+                keys, context, layer_plan.LONG_FACTORS in file.tensors, architecture.whole_yarn
+            ),
             local_rope_base=_local_rope_base(keys, architecture) if any(windows) else 0.0,
             final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
         )

@@ -10,7 +10,8 @@ class LayerSizes:
 
     mixer, feed_forward: the kinds of its halves, which `kernel_templates.layer.chain` wires. ffn: rows of gate and up.
     window: positions that attention sees, the present one among them, 0 for all; softcap: of its scores, 0 for none;
-    scale: of its scores, 0 for 1 / sqrt(head_dim); gate_function: "silu", or "gelu" in its tanh form.
+    scale: of its scores, 0 for 1 / sqrt(head_dim); sinks: 1 where each head has a score without a value;
+    gate_function: "silu", or "gelu" in its tanh form.
     """
 
     heads: int
@@ -21,6 +22,7 @@ class LayerSizes:
     window: int = 0
     softcap: float = 0.0
     scale: float = 0.0
+    sinks: int = 0
     gate_function: str = "silu"
     mixer: Literal["attention"] = "attention"
     feed_forward: Literal["dense"] = "dense"

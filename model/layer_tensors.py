@@ -103,6 +103,10 @@ def _attention(of: _Layer) -> Tensors:
         biases = (of.tensor(name, rows, kind="bias", pairs=p) for name, rows, p in qkv.values())
         made["qkv_bias"] = Joined(tuple(biases))
     made["out"] = of.tensor("attn_output", hidden, s.q_rows)
+    if traits.out_bias:
+        made["out_bias"] = of.tensor("attn_output", hidden, kind="bias")
+    if traits.sinks:
+        made["sinks"] = of.tensor("attn_sinks", s.heads)
     if traits.qk_norm:
         made["q_norm"] = of.tensor("attn_q_norm", s.head_dim, pairs=pairs)
         made["k_norm"] = of.tensor("attn_k_norm", s.head_dim, pairs=pairs)
@@ -113,7 +117,7 @@ def _attention(of: _Layer) -> Tensors:
 
 def _dense(of: _Layer) -> Tensors:
     hidden, ffn = of.config.hidden, of.sizes.ffn
-    made: dict[str, Tensor | Joined] = {"ffn_norm": of.tensor("ffn_norm", hidden)}
+    made: dict[str, Tensor | Joined] = {"ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden)}
     made |= of.matrices("ffn_up", gate=("ffn_gate", ffn, None), up=("ffn_up", ffn, None))
     made["down"] = of.tensor("ffn_down", hidden, ffn)
     if of.config.architecture.post_norm:

@@ -81,10 +81,15 @@ def reference_hidden(
         before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
         raw = _queries_keys_values(file, config, sizes, block, normed)
         q, k, v = _heads(file, config, sizes, block, raw, turn)
-        attended = _attention(sizes, q, k, v)
+        sinks = _vector(file, block + "attn_sinks") if config.architecture.sinks else None
+        attended = _attention(sizes, q, k, v, sinks)
         y = attended @ _matrix(file, block + "attn_output").T
+        if config.architecture.out_bias:
+            y = y + _vector(file, block + "attn_output", "bias")
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
+        y = _feed_forward(
+            file, config, block, _norm(middle, _vector(file, block + config.architecture.ffn_norm), config)
+        )
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
     return x
@@ -147,10 +152,12 @@ def _turns(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, context: int)
         frequencies = frequencies / _vector(file, f"rope_factors_{length}").double()
     elif scaling.kind == "linear":
         frequencies = frequencies / scaling.factor
-    else:  # yarn, with its ends rounded outwards to whole pairs
+    else:  # yarn; models differ in whether its ends are rounded outwards to whole pairs
         turns = [scaling.beta_fast, scaling.beta_slow]
         ends = [n / 2 * math.log(scaling.original / (2 * math.pi * t), base) for t in turns]
-        low, high = max(math.floor(ends[0]), 0), min(math.ceil(ends[1]), n - 1)
+        if config.architecture.whole_yarn:
+            ends = [math.floor(ends[0]), math.ceil(ends[1])]
+        low, high = max(ends[0], 0), min(ends[1], n - 1)
         slow = ((pairs - low) / max(high - low, 1e-3)).clamp(0, 1)
         frequencies = frequencies * (1 - slow) + frequencies / scaling.factor * slow
     return frequencies, scaling.attention_factor
@@ -183,9 +190,10 @@ def _heads(
     return _rope(q, turn, halves), _rope(k, turn, halves), v
 
 
-def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> Tensor:
     """Causal grouped-query attention, float32 [tokens, heads * head_dim]. A window is of positions that a token sees,
-    itself among them, 0 for all before it."""
+    itself among them, 0 for all before it. sinks [heads]: a score of each head that every token sees and that has no
+    value."""
     group = sizes.heads // sizes.kv_heads
     scale = sizes.scale or 1 / math.sqrt(sizes.head_dim)
     unseen = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
@@ -193,8 +201,10 @@ def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         unseen |= torch.ones_like(unseen).tril(-sizes.window)
     out = []
     for head in range(sizes.heads):  # head by head: the scores of one are [tokens, tokens]
-        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap)
-        out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
+        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap).masked_fill(unseen, -torch.inf)
+        if sinks is not None:
+            scores = torch.cat([scores, sinks[head].expand(len(q), 1)], -1)
+        out.append(scores.softmax(-1)[:, : len(q)] @ v[:, head // group])
     return torch.cat(out, -1)
 
 

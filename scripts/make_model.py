@@ -112,7 +112,9 @@ def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
 def tiny(architecture: Architecture) -> Shape:
     """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
     period, (attention, final) = architecture.window_period, architecture.softcaps
-    layer = LayerSizes(4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function)
+    layer = LayerSizes(
+        4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function
+    )
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     config = ModelConfig(
         architecture, 256, tuple(replace(layer, window=window) for window in windows), 512, 256, 1e-6, 1e6, tied=True,
@@ -226,8 +228,10 @@ class Weights:
     def vector(self, name: str, size: int) -> np.ndarray:
         """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
         what, layer = self.place(name)
-        if what == "qkv_bias":
+        if what in ("qkv_bias", "out_bias"):
             weights = self._rng.normal(0.0, 0.3, size)
+        elif what == "sinks":
+            weights = self._rng.normal(1.0, 1.0, size)
         elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
             if layer % 4 == 0:

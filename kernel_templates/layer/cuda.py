@@ -47,9 +47,10 @@ def _of_rows(planes: Iterator[Planes], rows: int) -> Iterator[Planes]:
 
 def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
-    the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
-    uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
-    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
+    the layer), with QK-norm "q_norm" and "k_norm", with biases "qkv_bias" and "out_bias", with sinks "sinks", "rope",
+    "eps", "position", "keys", "values"; uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds
+    to "x" and appends to the cache. With post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the
+    Vector "branch"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -103,6 +104,10 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
+    if problem.out_bias:
+        norms["out_bias"] = torch.from_numpy(b["out_bias"][: problem.hidden].copy()).to(device)
+    if problem.sinks:
+        heads["sinks"] = torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)
     return {
         "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device), "keys": keys, "values": cached,

@@ -14,7 +14,8 @@ class Architecture:
 
     rope: which elements of a head turn together, the "halves" (i, i + rope_dim / 2) or neighbouring "pairs"
     (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; qkv_bias: added to
-    queries, keys and values; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
+    queries, keys and values; out_bias: to attention's output projection; sinks: each head's softmax has one more score,
+    of the file; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
     of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
     network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden).
 
@@ -22,6 +23,8 @@ class Architecture:
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
     window: positions, where the file names none. local_rope_base: RoPE's base in layers with a window, which scaling
     leaves alone, where the file names none; None: all layers turn alike.
+    ffn_norm: the file's name of the norm before the feed-forward network. whole_yarn: YaRN's ramp begins and ends at
+    whole pairs.
     softcaps: of attention's scores and of logits where the file names none, 0 for none.
     wide_scale_layers: counts of layers of models whose scores are divided by sqrt(hidden / heads), not sqrt(head_dim):
     files do not say.
@@ -31,10 +34,14 @@ class Architecture:
     rope: Literal["halves", "pairs"]
     qk_norm: bool = False
     qkv_bias: bool = False
+    out_bias: bool = False
+    sinks: bool = False
     fused: bool = False
     gate_function: Literal["silu", "gelu"] = "silu"
     post_norm: bool = False
     scaled_embedding: bool = False
+    ffn_norm: str = "ffn_norm"
+    whole_yarn: bool = True
     window_period: int | None = None
     window: int = 0
     local_rope_base: float | None = None

@@ -177,7 +177,7 @@ class Forward:
         return [
             row_attention.bind(
                 kernel, self.qkv(index), self.attended(index), self._positions, self._tables[index], self._spans,
-                self._span_count, self._attending,
+                self._span_count, self._attending, self.decoder.layers[index].buffers.get("sinks"),
             )
         ]  # fmt: skip
 
@@ -186,7 +186,7 @@ class Forward:
         (out,) = layer.packed["out"]
         return [
             self._product(size, out, self.attended(index), self._branch),
-            self._add(layer.buffers.get("post_attn_norm")),
+            self._add(layer.buffers.get("post_attn_norm"), layer.buffers.get("out_bias")),
         ]
 
     def _ffn(self, size: int, index: int) -> list[GraphStep]:
@@ -205,17 +205,17 @@ class Forward:
 
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, s.scale or s.head_dim**-0.5, s.window, s.softcap)
+        scale = s.scale or s.head_dim**-0.5
+        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks)
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
         return rows.bind_norm(kernel, self.x, out, self._count, weight, self._eps)
 
-    def _add(self, post_norm: np.ndarray | None) -> GraphStep:
-        kernel = self._kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None)
-        return rows.bind_add(
-            kernel, self.x, self._branch, self._count, 0 if post_norm is None else post_norm, self._eps
-        )
+    def _add(self, post_norm: np.ndarray | None, bias: np.ndarray | None = None) -> GraphStep:
+        kernel = self._kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None, bias is not None)
+        norm, plus = (0 if vector is None else vector for vector in (post_norm, bias))
+        return rows.bind_add(kernel, self.x, self._branch, self._count, norm, self._eps, plus)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
