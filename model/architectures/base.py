@@ -9,6 +9,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`."""
+
+    function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
+    normalized: bool
+
+
+@dataclass(frozen=True)
 class Architecture:
     """name: of "general.architecture", which also begins its metadata keys.
 
@@ -17,7 +25,8 @@ class Architecture:
     queries, keys and values; out_bias: to attention's output projection; sinks: each head's softmax has one more score,
     of the file; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
     of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
-    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden).
+    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden); routing: every
+    layer's feed-forward network is a mixture of experts that chooses so.
 
     window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
@@ -42,6 +51,7 @@ class Architecture:
     scaled_embedding: bool = False
     ffn_norm: str = "ffn_norm"
     whole_yarn: bool = True
+    routing: Routing | None = None
     window_period: int | None = None
     window: int = 0
     local_rope_base: float | None = None

@@ -193,7 +193,7 @@ def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
     """Whether packed matrices hold a step's rows, by width and format."""
     wanted: Counter[tuple[int, str]] = Counter()
     for tensor in step.weights.values():
-        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.shape[0]
+        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.rows
     found: Counter[tuple[int, str]] = Counter()
     for tiles in packed:
         found[tiles.cols, tiles.format] += tiles.rows
