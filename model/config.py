@@ -131,7 +131,7 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
         return None
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
-    return Mixture(experts, used, routing.function, routing.normalized)
+    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
 
 
 def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> int:
@@ -201,14 +201,16 @@ def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
     matrices = {tensor.name for tensor in layer_plan.layer(config, 0).matrices.values()}
     if config.layers * len(matrices) > len(file.tensors):
         raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
-    expected = {tensor.name: tensor.shape for tensor in layer_plan.plan(config).tensors()}
+    planned = layer_plan.plan(config)
+    expected = {tensor.name: tensor.shape for tensor in planned.tensors()}
+    vectors = {part.name for layer in planned.layers for tensor in layer.vectors.values() for part in tensor.parts}
     for name, shape in expected.items():
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
         if info.shape != shape:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
-        if len(shape) == 1 and formats.get(info.format_name).quantized:
+        if (len(shape) == 1 or name in vectors) and formats.get(info.format_name).quantized:
             raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
     for name in file.tensors:
         if name not in expected:

@@ -5,6 +5,7 @@ Names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A new kind is 
 """
 
 import math
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,10 @@ class Tensor:
         return math.prod(self.shape[:-1])
 
     @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def stored(self) -> "Tensor":
         """The tensor as the file has it."""
         return Tensor(self.name, (self.stored_rows, *self.shape[1:]), self.pairs) if self.stored_rows else self
@@ -58,8 +63,8 @@ class Joined:
     parts: tuple[Tensor, ...]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(part.shape[0] for part in self.parts),)
+    def elements(self) -> int:
+        return sum(part.elements for part in self.parts)
 
 
 Tensors = Mapping[str, Tensor | Joined]
@@ -135,12 +140,16 @@ def _mixture(of: _Layer) -> Tensors:
     hidden, ffn, m = of.config.hidden, of.sizes.ffn, of.sizes.mixture
     assert m is not None
     made: dict[str, Tensor | Joined] = {
-        "ffn_norm": of.tensor("ffn_norm", hidden),
+        "ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden),
         "router": of.tensor("ffn_gate_inp", m.experts, hidden),
         "gate": of.tensor("ffn_gate_exps", m.experts, ffn, hidden),
         "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
         "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
     }
+    if m.bias:
+        made["router_bias"] = of.tensor("ffn_gate_inp", m.experts, kind="bias")
+        for own, rows in (("gate", ffn), ("up", ffn), ("down", hidden)):
+            made[f"{own}_bias"] = of.tensor(f"ffn_{own}_exps", m.experts, rows, kind="bias")
     if of.config.architecture.post_norm:
         made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
     return made

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernel_templates import formats
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile, open_gguf
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 
 _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
@@ -232,6 +232,8 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
     mixture = sizes.mixture
     assert mixture is not None
     logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    if mixture.bias:
+        logits = logits + _vector(file, block + "ffn_gate_inp", "bias")
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
     if mixture.routing == "sigmoid":
         weights = logits.sigmoid().gather(-1, chosen)
@@ -244,16 +246,17 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
     y = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (x[tokens] @ _expert(file, f"{block}ffn_{name}_exps", expert).T for name in ("gate", "up"))
-        made = _gated(config, gate, up) @ _expert(file, block + "ffn_down_exps", expert).T
+        gate, up = (_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in ("gate", "up"))
+        made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
     return y
 
 
-def _expert(file: GGUFFile, name: str, expert: int) -> Tensor:
-    """float32 [rows, columns]: one of the matrices that a tensor [experts, rows, columns] is."""
+def _by_expert(file: GGUFFile, mixture: Mixture, name: str, expert: int, x: Tensor) -> Tensor:
+    """float32 [tokens, rows]: by one of the matrices that a tensor [experts, rows, columns] is, with its bias."""
     rows = file.tensors[name + ".weight"].shape[1]
-    return _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows))
+    y = x @ _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows)).T
+    return y + _rows(file, name + ".bias", torch.arange(expert, expert + 1)) if mixture.bias else y
 
 
 def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
@@ -267,6 +270,9 @@ def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor
 
 
 def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
+    if config.architecture.gate_function == "swiglu_oai":
+        gate, up = gate.clamp(max=7), up.clamp(-7, 7)
+        return gate * (1.702 * gate).sigmoid() * (up + 1)
     if config.architecture.gate_function == "gelu":
         inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
         gate = gate / 2 * (1 + torch.tanh(inner))

@@ -46,10 +46,11 @@ def matrices(
 
 
 def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
-    """A one-dimensional tensor as float32, or several after each other, padded like every kernel buffer."""
-    out, first = random_inputs.buffer(tensor.shape[0]), 0
+    """A tensor's numbers as float32, row after row, or those of several after each other, padded like every kernel
+    buffer."""
+    out, first = random_inputs.buffer(tensor.elements), 0
     for part in tensor.parts:
-        info, (size,) = file.tensors[part.name], part.shape
+        info, size = file.tensors[part.name], part.elements
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
         values = layout.numbers(file.copied(part.name)).reshape(-1)
@@ -74,7 +75,7 @@ def rope_rotation(file: GGUFFile, rope: Rope, context: int) -> Rotation:
     if rope.factors:
         short = rope.scaling is None or context <= rope.scaling.original
         chosen = rope.factors[-1 if short else 0]
-        factors = vector(file, chosen)[: chosen.shape[0]]
+        factors = vector(file, chosen)[: chosen.elements]
         if not (factors > 0).all():
             raise ModelError(
                 f"tensor '{chosen.name}' divides frequencies by numbers that are not positive; the file is damaged"

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from llama_worker import Session  # noqa: E402
 
 OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
-FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "MXFP4_MOE": 38}
 """Of llama.h's llama_ftype; other types are the converter's own."""
 
 
@@ -64,6 +65,15 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75,
     "short_factor": [1 + 0.02 * i for i in range(24)], "long_factor": [1.0 + 0.35 * i for i in range(24)],
 }  # fmt: skip
+# Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
+GPT_OSS = {
+    "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
+    "sliding_window": 100,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "truncate": False, "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
 
 RECIPES = {
@@ -83,6 +93,8 @@ RECIPES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }},
     ),
+    "gpt-oss": Recipe("GptOss", "MXFP4_MOE", GPT_OSS),
+    "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
         {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
@@ -123,11 +135,7 @@ def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]
         path = OUT / f"{name}.gguf"
         converted = Path(temporary) / "converted.gguf"
         plain = recipe.type not in FILE_TYPES
-        subprocess.run(
-            [sys.executable, given.llama_cpp / "convert_hf_to_gguf.py", folder, "--outfile", converted, "--outtype",
-             recipe.type if plain else "f32"],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        convert(given.llama_cpp, folder, converted, [recipe.type if plain else "f32"])
         if plain:
             path.write_bytes(converted.read_bytes())
         else:
@@ -164,6 +172,12 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
         for name, weight in network.named_parameters():
             if "norm" in name:  # Gemma's are stored less 1
                 weight.copy_(0.3 * normal(weight.shape) + (0.0 if gemma else 1.0))
+            elif name.endswith("sinks"):  # beside scores of a deviation of 2 and more
+                weight.copy_(3.0 + 1.5 * normal(weight.shape))
+            elif name.endswith("gate_up_proj"):  # wide enough for clamps at 7 to be seen
+                weight.copy_(3.0 * normal(weight.shape) / weight.shape[1] ** 0.5)
+            elif name.endswith("experts.down_proj"):
+                weight.copy_(normal(weight.shape) / weight.shape[1] ** 0.5 / 6)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
             elif "embed_tokens" in name:
@@ -183,6 +197,22 @@ def tokenizer(folder: Path) -> None:
         input=str(ROOT / "LICENSE"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCAB, model_type="bpe",
         byte_fallback=True, character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
+
+
+def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> None:
+    """By llama.cpp's converter. Of some models it takes only vocabularies that it knows by a digest; here any will
+    do."""
+    code = (
+        "import runpy, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from conversion.gpt_oss import GptOssModel\n"
+        "GptOssModel.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
+        "sys.argv = sys.argv[2:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    script = llama_cpp / "convert_hf_to_gguf.py"
+    arguments = [str(llama_cpp), str(script), str(folder), "--outfile", str(target), "--outtype", *options]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
 def quantize(library: Path, source: Path, target: Path, file_type: int) -> None:
@@ -208,16 +238,36 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
     known = {arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture}
     names = gguf.get_tensor_name_map(known.pop(), network.config.num_hidden_layers)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def read(name: str) -> torch.Tensor:
+        tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+        return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            tensor = tensors[names.get_name(name, (".weight", ".bias"))]
-            values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+            values = read_mixture(name, read) if architecture == "gpt-oss" else read(name)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
             if architecture.startswith("gemma") and name.endswith("norm.weight"):
                 values = values - 1
             weight.copy_(values.reshape(weight.shape))
+
+
+def read_mixture(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor of gpt-oss, whose gate and up take turns, and whose experts' matrices are transposed."""
+    if name.endswith("sinks"):
+        return read(name + ".weight")
+    if ".experts." not in name:
+        return read(name)
+    kind = "bias" if name.endswith("_bias") else "weight"
+    one = name.removesuffix("_bias")
+    if "gate_up" in name:
+        parts = [read(f"{one.replace('gate_up', which)}.{kind}") for which in ("gate", "up")]
+        values = torch.stack(parts, 2).flatten(1, 2)  # along rows, of biases along elements
+    else:
+        values = read(f"{one}.{kind}")
+    return values if kind == "bias" else values.transpose(1, 2)
 
 
 def llama_cpp_logits(path: Path, tokens: np.ndarray) -> np.ndarray:

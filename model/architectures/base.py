@@ -14,6 +14,7 @@ class Routing:
 
     function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
     normalized: bool
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Architecture:
     (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; qkv_bias: added to
     queries, keys and values; out_bias: to attention's output projection; sinks: each head's softmax has one more score,
     of the file; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
-    of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
+    of the feed-forward network, "gelu" in its tanh form, "swiglu_oai" of mixtures alone; post_norm: RMS norm of what attention and the feed-forward
     network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden); routing: every
     layer's feed-forward network is a mixture of experts that chooses so.
 
@@ -46,7 +47,7 @@ class Architecture:
     out_bias: bool = False
     sinks: bool = False
     fused: bool = False
-    gate_function: Literal["silu", "gelu"] = "silu"
+    gate_function: Literal["silu", "gelu", "swiglu_oai"] = "silu"
     post_norm: bool = False
     scaled_embedding: bool = False
     ffn_norm: str = "ffn_norm"

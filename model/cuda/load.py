@@ -127,4 +127,4 @@ def _layer(
 
 def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
     """A norm's weights or a bias, float32 [size]."""
-    return torch.from_numpy(weights.vector(file, tensor)[: tensor.shape[0]].copy()).to(device)
+    return torch.from_numpy(weights.vector(file, tensor)[: tensor.elements].copy()).to(device)
