@@ -53,6 +53,11 @@ class ModelConfig:
         return self.sizes[index]
 
     @property
+    def most_experts_used(self) -> int:
+        """Experts of a token, of the layer that uses most; 0 without mixtures."""
+        return max(0 if sizes.mixture is None else sizes.mixture.used for sizes in self.sizes)
+
+    @property
     def embedding_scale(self) -> float:
         """What rows of the embedding are multiplied with."""
         return math.sqrt(self.hidden) if self.architecture.scaled_embedding else 1.0

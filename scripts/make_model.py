@@ -127,11 +127,13 @@ def tiny(architecture: Architecture) -> Shape:
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
-def _qwen3moe(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, used: int) -> Shape:
+def _qwen3moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, used: int, vocab: int = 151936
+) -> Shape:
     mixture = Mixture(experts, used, "softmax", normalized=True)
     layer = LayerSizes(heads, kv_heads, 128, 128, ffn, mixture=mixture)
     config = ModelConfig(
-        ARCHITECTURES["qwen3moe"], hidden, (layer,) * layers, vocab=151936, context=40960, norm_eps=1e-6,
+        ARCHITECTURES["qwen3moe"], hidden, (layer,) * layers, vocab, context=40960, norm_eps=1e-6,
         rope_base=1e6, tied=False, rope_freqs=False,
     )  # fmt: skip
     return Shape(config, "qwen2", unused=290, names_head_size=True)
@@ -143,7 +145,7 @@ SHAPES = {
     "qwen3-4b": _qwen3(2560, 36, 32, 9728),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
     "qwen3-30b-a3b": _qwen3moe(2048, 48, 32, 4, 768, 128, 8),
-    "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8),
+    "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8, vocab=32768),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
     "llama3.1-8b": _shape(
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True

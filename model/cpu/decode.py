@@ -49,6 +49,8 @@ class Decoder:
         } | {
             "position": self.position,
             "eps": np.array([config.norm_eps], np.float32),
+            "expert_ids": np.zeros(config.most_experts_used, np.int32),
+            "expert_weights": random_inputs.buffer(config.most_experts_used),
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
             "partial": memory.empty((self._partial_size(file),), np.float32),
         }
