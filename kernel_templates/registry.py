@@ -20,21 +20,19 @@ from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
-OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION
-    for module in (
-        norm_qkv_rope,
-        attention,
-        paged_attention,
-        norm_qkvz,
-        gated_delta,
-        matvec,
-        matmul,
-        ffn,
-        head,
-        layer,
-    )  # fmt: skip
-}
+_MODULES = (
+    norm_qkv_rope,
+    attention,
+    paged_attention,
+    norm_qkvz,
+    gated_delta,
+    matvec,
+    matmul,
+    ffn,
+    head,
+    layer,
+)
+OPERATIONS: dict[str, Operation] = {module.OPERATION.name: module.OPERATION for module in _MODULES}
 
 
 def get(name: str) -> Operation:

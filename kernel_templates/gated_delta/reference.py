@@ -1,5 +1,7 @@
 """What a gated delta net must give, in float64, row after row."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from kernel_templates import float64, memory, random_inputs
@@ -8,13 +10,13 @@ from kernel_templates.operation import Inputs
 
 
 def inputs(problem: GatedDelta, seed: int) -> Inputs:
-    """Buffers, float32 but for integers: projected [rows * projected_size], conv [kernel * channels], its first tap the
-    oldest, decay, dt_bias [heads], norm [head_dim], eps [1], conv_state [sequences, kernel, channels], state [sequences,
-    heads, head_dim of v, head_dim of k], out [rows * value_size].
+    """Buffers, float32 but for integers: projected [rows * projected_size], conv [kernel * channels], its first tap
+    the oldest, decay, dt_bias [heads], norm [head_dim], eps [1], conv_state [sequences, kernel, channels], state
+    [sequences, heads, head_dim of v, head_dim of k], out [rows * value_size].
 
-    Where these rows stand: of one row position int64 [1]; of several positions, sequences int32 [rows], the latter being
-    whose states a row reads, and first_rows int32 [sequences + 1], where each text's rows begin and the last one's end.
-    A row of position -1 is unused. Texts do not stand in the order of their states.
+    Where these rows stand: of one row position int64 [1]; of several positions, sequences int32 [rows], the latter
+    being whose states a row reads, and first_rows int32 [sequences + 1], where each text's rows begin and the last
+    one's end. A row of position -1 is unused. Texts do not stand in the order of their states.
 
     Decays are as Mamba's training begins with: steps of 0.001 to 0.1 times a rate of up to 16. A state recalls values
     about as large as new ones.
@@ -55,7 +57,7 @@ def outputs(problem: GatedDelta, given: Inputs) -> dict[str, np.ndarray]:
     projected = b["projected"][: problem.rows * problem.projected_size].reshape(problem.rows, -1).astype(np.float64)
     conv_state, state = b["conv_state"].astype(np.float64), b["state"].astype(np.float64)
     out = np.zeros((problem.rows, problem.value_size))
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         for row in range(start, end):
             if positions[row] >= 0:
                 here = int(texts[row])
