@@ -7,6 +7,7 @@ little there beside the products of the layer's matrices (docs/log.md).
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -167,10 +168,10 @@ def bind(problem: GatedDelta, config, kernel, packed, buffers) -> Step:
         texts, starts = buffers["sequences"], buffers["first_rows"]
     used = [text for text in range(problem.sequences) if positions[starts[text]] >= 0]
     spans = [(starts[text], starts[text + 1] - starts[text], texts[starts[text]]) for text in used]
-    each = [described(c, s) for c, s in zip(buffers["conv_state"], buffers["state"], strict=True)]
-    return bind_rows(
-        kernel, buffers, positions, np.array(each, np.int64), np.array(spans, np.int64), np.array([len(spans)])
-    )
+    kept = (buffers["conv_state"], buffers["state"])
+    each = np.array([described(*of_text) for of_text in zip(*kept, strict=True)], np.int64)
+    made = bind_rows(kernel, buffers, positions, each, np.array(spans, np.int64), np.array([len(spans)]))
+    return replace(made, keep=(*made.keep, *kept))
 
 
 def bind_rows(kernel: Kernel, buffers, positions: np.ndarray, states: np.ndarray, spans: np.ndarray, count) -> Step:

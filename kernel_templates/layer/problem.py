@@ -38,6 +38,7 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return NormQkvRope(
             self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
             self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
@@ -45,11 +46,12 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return Attention(
             self.heads, self.kv_heads, self.head_dim, self.context,
             window=self.window, softcap=self.softcap, scale=self.scale,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation, post_norm=self.post_norm)
+        return Matvec(self.hidden, self.attended, self.out_format, self.activation, post_norm=self.post_norm)
 
     @property
     def ffn_part(self) -> Ffn:

@@ -27,6 +27,7 @@ def scratch_bytes(problem: NormQkvRope, config) -> int:
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
     qk_norm, qkv_bias, stack = problem.qk_norm == 1, problem.qkv_bias == 1, _stack(problem)
+    query_size = problem.query_size
     product, per_thread, words = stack.product(), stack.scratch_bytes, 8 * stack.words
     normalize_head = normalizer(dim)
     width = math.gcd(half, 16)
@@ -47,10 +48,11 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
 
         units = heads + 2 * kv_heads
         for head in range(first_of(units, thread, threads), first_of(units, thread + 1, threads)):
-            at = qkv + 4 * dim * head
+            element = query_size * min(head, heads) + dim * max(head - heads, 0)
+            at = qkv + 4 * element
             if qkv_bias:
-                for d in range(0, dim, value_width):
-                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(bias + 4 * (dim * head + d)))
+                for d in range(0, query_size if head < heads else dim, value_width):
+                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(bias + 4 * (element + d)))
             if head < heads + kv_heads:
                 if qk_norm:
                     normalize_head(at, q_norm if head < heads else k_norm, at, eps)
