@@ -5,6 +5,7 @@ import importlib.util
 
 from kernel_templates import (
     attention,
+    delta_layer,
     ffn,
     gated_delta,
     head,
@@ -31,6 +32,7 @@ _MODULES = (
     ffn,
     head,
     layer,
+    delta_layer,
 )
 OPERATIONS: dict[str, Operation] = {module.OPERATION.name: module.OPERATION for module in _MODULES}
 

@@ -5,7 +5,7 @@ A layer of this kind is four calls: `norm_qkvz` projects, `gated_delta` does all
 has: the convolution is a few multiplications, which every program of a head repeats for what it reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel_templates.problem import Problem, trait
 
@@ -38,6 +38,10 @@ class GatedDelta(Problem, op="gated_delta", template_version=1):
     @property
     def rows(self) -> int:
         return self.sequences * self.tokens
+
+    @property
+    def of_one_row(self) -> "GatedDelta":
+        return replace(self, sequences=1, tokens=1)
 
     @property
     def value_size(self) -> int:

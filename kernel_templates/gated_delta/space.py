@@ -23,6 +23,12 @@ PROGRAMS = 128
 _FREE = {"chunk": 64, "meet_warps": 4, "stages": 2}
 
 
+def cpu(problem: GatedDelta, features: frozenset[str]) -> Space:
+    """Nothing else is worth a choice: a row of the state stays in registers from reading to writing."""
+    ahead = (0, 512, 1024, 2048, 4096, 8192)
+    return Space((Parameter("prefetch", ahead, 1024, "bytes ahead that states are asked for"),), ())
+
+
 def cuda(problem: GatedDelta, device: Device) -> Space:
     """One row: a kernel whose programs share a head's values. Rows of a text: one after the other, or by chunks."""
     dims = power_of_two(problem.head_dim)

@@ -6,7 +6,7 @@ from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
 from kernel_templates.layer.chain import POST_NORMS
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs
 
@@ -48,20 +48,19 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     return Inputs(weights, buffers)
 
 
-def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
+def outputs(problem: LinkedChain, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
     buffers, parts = dict(given.buffers), problem.parts()
     for link in problem.links:
         weights = {own: given.weights[name] for own, name in link.weights.items()}
         made = link.operation.reference(parts[link.prefix], Inputs(weights, link.bound(buffers)))
         buffers |= link.written(made)
-        buffers |= {
-            name: buffers[name].astype(np.float16, copy=False) for name in ("keys", "values")
-        }  # as the cache holds them
-    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: problem.hidden]}
+        halves = {"keys", "values"} & buffers.keys()  # as the cache holds them
+        buffers |= {name: buffers[name].astype(np.float16, copy=False) for name in halves}
+    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: len(buffers["x"])]}
 
 
-def tolerance(problem: Layer) -> float:
+def tolerance(problem: LinkedChain) -> float:
     """The parts' errors add up, float16's in the cache among them."""
     parts = problem.parts()
     return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

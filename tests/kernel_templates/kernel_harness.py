@@ -67,6 +67,8 @@ WRITTEN_ONLY = {
     "ffn": ("gated",),
     "attention": ("out",),
     "norm_qkv_rope": ("qkv",),
+    "norm_qkvz": ("projected",),
+    "gated_delta": ("out",),
 }
 
 
