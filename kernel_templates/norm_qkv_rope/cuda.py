@@ -59,4 +59,4 @@ def collect(problem: NormQkvRope, buffers: Mapping[str, Any]) -> dict[str, np.nd
     keys, values = (buffers[name].cpu() for name in ("keys", "values"))
     ours = cache.allocate(problem.kv_heads, problem.head_dim, keys.shape[1])
     cache.write(*ours, keys.transpose(0, 1), values.transpose(0, 1), 0)
-    return {"qkv": buffers["qkv"][: problem.heads * problem.head_dim].cpu().numpy(), "keys": ours[0], "values": ours[1]}
+    return {"qkv": buffers["qkv"][: problem.q_rows].cpu().numpy(), "keys": ours[0], "values": ours[1]}
