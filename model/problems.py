@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernel_templates.attention.problem import LONG
+from kernel_templates.delta_layer.problem import DeltaLayer
 from kernel_templates.head.problem import Head
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
@@ -66,13 +67,13 @@ def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int) -> Mapping[
     return {**counts, head: 1}
 
 
-def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer]:
+def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[LinkedChain]:
     """Every distinct whole layer, for all layers of the first context, then of the next."""
     found = (layer_at(config, file, i, context) for context in contexts(capacity) for i in range(config.layers))
     return list(dict.fromkeys(found))
 
 
-def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
+def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
     """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
     one, the first of them."""
     a, plan = config.architecture, layer_plan.layer(config, layer)
@@ -82,9 +83,15 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
     formats: dict[str, Any] = {
         f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()
     }
+    if s.delta:
+        d, gates = s.delta, formats.pop("beta_format")
+        assert formats.pop("alpha_format") == gates, "the model's configuration refuses others"
+        shapes = (config.hidden, d.heads, d.key_heads, d.head_dim, d.kernel, s.ffn)
+        return DeltaLayer(*shapes, gates_format=gates, activation=ACTIVATION, **formats)
     return Layer(
         config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
         activation=ACTIVATION, context=context, **formats,
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
         window=s.window, softcap=s.softcap, scale=s.scale, gate_function=s.gate_function,
+        output_gate=int(s.output_gate),
     )  # fmt: skip

@@ -38,6 +38,10 @@ class DeltaLayer(LinkedChain, op="delta_layer", template_version=1):
         return links("gated_delta", "dense")
 
     @property
+    def proved_positions(self) -> tuple[int, ...]:
+        return self.delta_part.proved_positions
+
+    @property
     def qkvz_part(self) -> NormQkvz:
         return NormQkvz(
             self.hidden, self.heads, self.key_heads, self.head_dim,

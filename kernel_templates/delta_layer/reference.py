@@ -5,7 +5,7 @@ import numpy as np
 from kernel_templates import random_inputs
 from kernel_templates.delta_layer.problem import DeltaLayer
 from kernel_templates.gated_delta import reference as gated_delta
-from kernel_templates.operation import Inputs
+from kernel_templates.operation import Inputs, Weight
 
 OWN = ("conv", "decay", "dt_bias", "conv_state", "state", "position")
 
@@ -14,7 +14,7 @@ def inputs(problem: DeltaLayer, seed: int) -> Inputs:
     """Weights qkv, z, beta, alpha, out, gate, up, down. Buffers as the parts have them: x, attn_norm, ffn_norm,
     next_norm float32 [hidden], delta_norm [head_dim], eps, and `OWN` of the gated delta net."""
     rng = np.random.default_rng(seed)
-    weights, parts = {}, problem.parts()
+    parts, weights = problem.parts(), dict[str, Weight]()
     for link in problem.links:
         drawn = random_inputs.weights(parts[link.prefix], rng)
         weights |= {link.weights[own]: matrix for own, matrix in drawn.items()}

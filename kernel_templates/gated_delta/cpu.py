@@ -28,7 +28,7 @@ STATES = 16
 """Bytes that describe a text's states: the addresses of conv_state and state."""
 
 
-def scratch_bytes(problem: GatedDelta, config) -> int:
+def scratch_bytes(problem: GatedDelta, config=None) -> int:
     """q, k, v and what is recalled of them, of one head."""
     return 4 * 4 * problem.head_dim
 
@@ -69,9 +69,9 @@ def compile(problem: GatedDelta, config, features) -> Kernel:
                 if position == 0:
                     for i in range(0, dim * dim, LANES):
                         simd.store(state + 4 * i, splat(np.float32(0.0)))
-                step_size = np.float64(load_f32(given + 4 * (alpha_at + head)) + load_f32(biases + 4 * head))
-                step_size = max(step_size, 0.0) + math.log(1.0 + math.exp(-abs(step_size)))
-                kept = np.float32(math.exp(load_f32(decays + 4 * head) * step_size))
+                a = np.float64(load_f32(given + 4 * (alpha_at + head)) + load_f32(biases + 4 * head))
+                softplus = max(a, 0.0) + math.log(1.0 + math.exp(-abs(a)))
+                kept = np.float32(math.exp(load_f32(decays + 4 * head) * softplus))
                 beta = np.float32(1.0 / (1.0 + math.exp(-np.float64(load_f32(given + 4 * (beta_at + head))))))
                 advance(state, q, k, v, kept, beta, recalled)
                 made, z = out + 4 * dim * (heads * row + head), given + 4 * (z_at + dim * head)
@@ -160,7 +160,8 @@ def pack(problem: GatedDelta, config, weights) -> tuple:
 
 
 def bind(problem: GatedDelta, config, kernel, packed, buffers) -> Step:
-    """Of one row; or of several at places that are read here and now. A pass of the engine uses `bind_rows`."""
+    """Of one row, whose states may lack their first axis; or of several at places that are read here and now. A pass of
+    the engine uses `bind_rows`."""
     if problem.rows == 1:
         positions, texts, starts = buffers["position"], np.zeros(1, np.int64), np.arange(2)
     else:
@@ -168,7 +169,8 @@ def bind(problem: GatedDelta, config, kernel, packed, buffers) -> Step:
         texts, starts = buffers["sequences"], buffers["first_rows"]
     used = [text for text in range(problem.sequences) if positions[starts[text]] >= 0]
     spans = [(starts[text], starts[text + 1] - starts[text], texts[starts[text]]) for text in used]
-    kept = (buffers["conv_state"], buffers["state"])
+    shapes = ((-1, problem.kernel, problem.channels), (-1, problem.heads, problem.head_dim, problem.head_dim))
+    kept = [buffers[name].reshape(shape) for name, shape in zip(("conv_state", "state"), shapes, strict=True)]
     each = np.array([described(*of_text) for of_text in zip(*kept, strict=True)], np.int64)
     made = bind_rows(kernel, buffers, positions, each, np.array(spans, np.int64), np.array([len(spans)]))
     return replace(made, keep=(*made.keep, *kept))
