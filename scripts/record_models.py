@@ -1,10 +1,11 @@
 """Make tests/fixtures/models: a small random model of every architecture, as people get theirs, with known logits.
 
 Hugging Face transformers draws the weights; llama.cpp's own converter and quantizer write the GGUF file; the weights of
-that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens are kept: so they are
-those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz: "tokens" int32 [TOKENS, or what
-the recipe says], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
-log-probabilities. models.json says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
+that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens (or as many as the
+recipe says) are kept: so they are those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz:
+"tokens" int32 [TOKENS], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
+log-probabilities. models.json says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same
+logits on the same file.
 
 scripts/record_models prepares the Python that this needs.
 """
