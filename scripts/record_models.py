@@ -1,10 +1,11 @@
 """Make tests/fixtures/models: a small random model of every architecture, as people get theirs, with known logits.
 
 Hugging Face transformers draws the weights; llama.cpp's own converter and quantizer write the GGUF file; the weights of
-that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens are kept: so they are
-those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz: "tokens" int32 [TOKENS, or what
-the recipe says], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
-log-probabilities. models.json says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
+that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens (or as many as the
+recipe says) are kept: so they are those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz:
+"tokens" int32 [TOKENS], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
+log-probabilities. models.json says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same
+logits on the same file.
 
 scripts/record_models prepares the Python that this needs.
 """
@@ -139,11 +140,7 @@ def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]
         path = OUT / f"{name}.gguf"
         converted = Path(temporary) / "converted.gguf"
         plain = recipe.type not in FILE_TYPES
-        subprocess.run(
-            [sys.executable, given.llama_cpp / "convert_hf_to_gguf.py", folder, "--outfile", converted, "--outtype",
-             recipe.type if plain else "f32", *recipe.options],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        convert(given.llama_cpp, folder, converted, [recipe.type if plain else "f32", *recipe.options])
         if plain:
             path.write_bytes(converted.read_bytes())
         else:
@@ -205,6 +202,21 @@ def tokenizer(folder: Path) -> None:
         input=str(ROOT / "LICENSE"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCAB, model_type="bpe",
         byte_fallback=True, character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
+
+
+def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> None:
+    """By llama.cpp's converter. Of Qwen3.5 it takes only vocabularies that it knows by a digest; here any will do."""
+    code = (
+        "import runpy, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from conversion.qwen import Qwen3_5TextModel\n"
+        "Qwen3_5TextModel.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
+        "sys.argv = sys.argv[2:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    script = llama_cpp / "convert_hf_to_gguf.py"
+    arguments = [str(llama_cpp), str(script), str(folder), "--outfile", str(target), "--outtype", *options]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
 def quantize(library: Path, source: Path, target: Path, file_type: int) -> None:
