@@ -58,8 +58,8 @@ def attend_short(
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
     them, which are SPLITS * TILE at most.
 
-    FINISH, sinks and gates as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the values
-    too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
+    FINISH, sinks and gates as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the
+    values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
     """
     if PDL and EARLY:
         gdc_launch_dependents()

@@ -77,8 +77,8 @@ def store_heads(
     """y float32 [SIDE, 1, WIDE, G, EACH]: `count` heads from `first_head` on become elements of a `vector`.
 
     gates: the first head's, float32, every head's 2 * HEAD_DIM behind the one before, or None: y is multiplied with
-    sigmoid(gate). high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and one in its
-    mask: otherwise Triton would lay it out anew, by way of shared memory.
+    sigmoid(gate). high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and
+    one in its mask: otherwise Triton would lay it out anew, by way of shared memory.
     """
     SIDE: tl.constexpr = side(DIMS, WARPS)
     EACH: tl.constexpr = each(DIMS, WARPS)

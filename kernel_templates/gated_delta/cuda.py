@@ -89,9 +89,7 @@ def _token(problem: GatedDelta, config, buffers, shape: Mapping[str, int], activ
         **shape, "KERNEL": problem.kernel, "COLUMNS": config["columns"], "SPLITS": count,
         "EARLY": bool(config["early"]), "ACT": bits(activation) if activation else 0,
     }  # fmt: skip
-    return Launch(
-        "gated_delta", cuda_token.delta_token, (problem.heads, count), arguments, constants, config["warps"]
-    )
+    return Launch("gated_delta", cuda_token.delta_token, (problem.heads, count), arguments, constants, config["warps"])
 
 
 def _elements(problem: GatedDelta, config: Mapping[str, Any]) -> dict[str, int]:
@@ -117,28 +115,35 @@ def _rows(problem: GatedDelta, config, buffers, shape: Mapping[str, int]) -> lis
     shape = {"TOKENS": problem.tokens, **shape}
     kernel, columns = {"KERNEL": problem.kernel}, {"COLUMNS": config["columns"]}
     by_head = (problem.heads, count, problem.sequences)
-    made = []
+
+    def made(name: str, run: Any, grid: tuple[int, ...], arguments: tuple, own: Any, warps: int = 4) -> Launch:
+        return Launch(name, run, grid, arguments, {**shape, **own}, warps)
+
+    last = _finish(problem, buffers, shape, parts["heads"])
     if config["algorithm"] == "recurrent":
         arguments = (projected, *places, conv_state, b["state"], conv, *rates, eps, parts["heads"])
-        constants = {**shape, **kernel, **columns}
-        made.append(Launch("gated_delta", cuda_rows.delta_few_rows, by_head, arguments, constants, config["warps"]))
-    else:
-        mixed, solved, scores = (parts[name].view(torch.float16) for name in ("mixed", "solved", "scores"))
-        chunk, levels = {"CHUNK": config["chunk"]}, (config["chunk"] // cuda_chunks.BASE.value).bit_length() - 1
-        grid = (triton.cdiv(problem.rows, BLOCK), 2 * problem.key_heads + problem.heads)
-        arguments = (projected, *places, conv_state, conv, eps, mixed, problem.rows)
-        made.append(
-            Launch("delta_conv", cuda_rows.convolve_rows, grid, arguments, {**shape, **kernel, "BLOCK": BLOCK})
-        )
-        grid = (problem.heads, triton.cdiv(problem.tokens, config["chunk"]), problem.sequences)
-        arguments = (projected, b["positions"], mixed, *rates, parts["decays"], solved, scores)
-        made.append(
-            Launch("delta_meet", cuda_chunks.meet, grid, arguments, {**shape, **chunk, "LEVELS": levels}, config["meet_warps"])
-        )
-        arguments = (*places, mixed, parts["decays"], solved, scores, b["state"], parts["heads"])
-        constants = {**shape, **chunk, **columns, "STAGES": config["stages"]}
-        made.append(Launch("gated_delta", cuda_chunks.scan, by_head, arguments, constants, config["warps"]))
-    return [*made, _finish(problem, buffers, shape, parts["heads"])]
+        few = made("gated_delta", cuda_rows.delta_few_rows, by_head, arguments, kernel | columns, config["warps"])
+        return [few, last]
+    mixed, solved, scores = (parts[name].view(torch.float16) for name in ("mixed", "solved", "scores"))
+    levels = (config["chunk"] // cuda_chunks.BASE.value).bit_length() - 1
+    chunk, between = {"CHUNK": config["chunk"]}, (mixed, parts["decays"], solved, scores)
+    heads = 2 * problem.key_heads + problem.heads
+    return [
+        made(
+            "delta_conv", cuda_rows.convolve_rows, (triton.cdiv(problem.rows, BLOCK), heads),
+            (projected, *places, conv_state, conv, eps, mixed, problem.rows), kernel | {"BLOCK": BLOCK},
+        ),
+        made(
+            "delta_meet", cuda_chunks.meet,
+            (problem.heads, triton.cdiv(problem.tokens, config["chunk"]), problem.sequences),
+            (projected, b["positions"], mixed, *rates, *between[1:]), chunk | {"LEVELS": levels}, config["meet_warps"],
+        ),
+        made(
+            "gated_delta", cuda_chunks.scan, by_head, (*places, *between, b["state"], parts["heads"]),
+            chunk | columns | {"STAGES": config["stages"]}, config["warps"],
+        ),
+        last,
+    ]  # fmt: skip
 
 
 def _finish(problem: GatedDelta, buffers, shape: Mapping[str, int], heads: torch.Tensor) -> Launch:
@@ -171,9 +176,9 @@ def prepare(problem: GatedDelta, inputs: Inputs, device: str) -> dict[str, Any]:
         "eps": float(b["eps"][0]), "conv_state": torch.from_numpy(b["conv_state"].copy()).to(device), "state": state,
     }  # fmt: skip
     if problem.rows == 1:
-        out = Vector.allocate(-(-problem.value_size // RUN) * RUN, device)
+        vector = Vector.allocate(-(-problem.value_size // RUN) * RUN, device)
         position = torch.from_numpy(b["position"].astype(np.int32)).to(device)
-        return made | {"out": out, "position": position}
+        return made | {"out": vector, "position": position}
     places = {name: torch.from_numpy(b[name].copy()).to(device) for name in ("positions", "sequences")}
     out = torch.full((problem.rows, problem.value_size), float("nan"), dtype=torch.float16, device=device)
     return made | places | {"out": out, "position": FirstRows(places["positions"], problem.tokens)}

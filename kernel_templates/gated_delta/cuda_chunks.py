@@ -50,7 +50,7 @@ def meet(
     CHUNK: tl.constexpr, LEVELS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (head, chunk of a text, text of the pass): decays float32 [HEADS, texts, chunks, CHUNK], the sums G; and,
-    float16 [HEADS, texts, chunks, CHUNK, CHUNK], solved: (I + A)^-1 diag(gate), scores: P. LEVELS: CHUNK is BASE << LEVELS."""
+    float16 [HEADS, texts, chunks, CHUNK, CHUNK], solved: (I + A)^-1 diag(gate), scores: P. CHUNK is BASE << LEVELS."""
     if PDL:
         gdc_launch_dependents()
     VALUES: tl.constexpr = HEADS * HEAD_DIM

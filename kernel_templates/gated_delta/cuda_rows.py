@@ -3,8 +3,8 @@
 A pass has `tokens` neighbouring rows of each of its texts, at consecutive positions; those that are not used, at
 position -1, come last. They leave states alone, and what they give is finite.
 
-A text's states lie at its number: conv_state float32 [texts, KERNEL, CHANNELS], state float32 [texts, HEADS, HEAD_DIM of
-k, HEAD_DIM of v]. The last kernel writes the former: until then, others read what the pass found there.
+A text's states lie at its number: conv_state float32 [texts, KERNEL, CHANNELS], state float32 [texts, HEADS, HEAD_DIM
+of k, HEAD_DIM of v]. The last kernel writes the former: until then, others read what the pass found there.
 """
 
 import triton
@@ -129,7 +129,8 @@ def finish_rows(
     y = tl.load(heads_out + row * VALUES + column, mask=inside, other=0.0)
     z = tl.load(projected + CHANNELS + column, mask=inside, other=0.0)
     inverse = tl.rsqrt(tl.sum(y * y, 1) * (1.0 / HEAD_DIM) + eps)[:, None]
-    tl.store(out + row * WIDTH + place(column, ORDER), to_half(y * inverse * weight * activate(z, False, ASM)), mask=inside)
+    made = to_half(y * inverse * weight * activate(z, False, ASM))
+    tl.store(out + row * WIDTH + place(column, ORDER), made, mask=inside)
     if last and position >= 0:
         channel = part * SHARE + tl.arange(0, SHARE)
         ring = conv_state + text * (KERNEL * CHANNELS) + position % KERNEL * CHANNELS

@@ -49,7 +49,8 @@ def cuda(problem: GatedDelta, device: Device) -> Space:
         return Space((*parameters, Parameter("early", (0, 1), 1, early)), tuple(constraints))
     may_chunk = problem.tokens >= LEAST_CHUNKED and dims >= LEAST
     algorithms = ("recurrent", "chunked") if may_chunk else ("recurrent",)
-    default, shared = dict(_FREE, algorithm="recurrent"), 1024 * SHARED_KIB.get(device.capability, ANY_KIB)
+    default: dict[str, Any] = dict(_FREE, algorithm="recurrent")
+    shared = 1024 * SHARED_KIB.get(device.capability, ANY_KIB)
     if may_chunk and problem.tokens >= CHUNKED_FROM:
         tries = ({"chunk": chunk, "stages": stages} for chunk in (64, 32, 16) for stages in (2, 1))
         sizes = [t for t in tries if t["chunk"] <= power_of_two(problem.tokens)]

@@ -46,10 +46,13 @@ def _of_rows(planes: Iterator[Planes], rows: int) -> Iterator[Planes]:
 
 
 def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
-    """A layer with attention reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
-    the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
-    uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
-    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
+    """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after the
+    layer), "eps", "position"; uses the Vectors "attended" and "gated"; adds to "x". With post norms also reads
+    "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch".
+
+    With attention also reads, with QK-norm, "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "keys", "values";
+    uses "qkv" and attention's scratch; appends to the cache. With a gated delta net: "conv", "decay", "dt_bias",
+    "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta net's counters."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -60,7 +63,7 @@ def launches_by_part(
     """`launches` by the prefix of the part that they belong to, in order. Norms and RoPE of the heads belong to
     attention where `finishes_in_attention`."""
     between = _attention(problem, config, buffers) if isinstance(problem, Layer) else {}
-    between |= {"delta": {"activation": problem.activation}}
+    between |= {"delta": {"activation": problem.out_part.activation}}
     made: dict[str, list[Launch]] = {}
     parts, planes = problem.parts(), packed_by_part(problem, packed)
     for link in problem.links:

@@ -7,7 +7,6 @@ from kernel_templates import registry
 from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.space import Constraint, Parameter, Space
 
-
 FINISH = Parameter(
     "finish", ("attention", "kernel"), "attention",
     "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",

@@ -18,8 +18,8 @@ def finish(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, DIMS: tl.constexpr, QUERY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program: one head of raw qkv, whose queries lie QUERY elements apart. Queries are finished in place; keys, finished, and values go to `position` of the
-    caches float16 [KV_HEADS, capacity, HEAD_DIM]."""
+    """Program: one head of raw qkv, whose queries lie QUERY elements apart. Queries are finished in place; keys,
+    finished, and values go to `position` of the caches float16 [KV_HEADS, capacity, HEAD_DIM]."""
     if PDL:
         gdc_launch_dependents()
     head = tl.program_id(0)

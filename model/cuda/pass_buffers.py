@@ -79,6 +79,11 @@ def largest_product(model: Loaded) -> int:
     products = (
         group
         for layer in model.layers
-        for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], layer.packed["ffn"][:2], layer.packed["ffn"][2:])
+        for group in (
+            layer.packed[layer.plan.steps[0].name],
+            layer.packed["out"],
+            layer.packed["ffn"][:2],
+            layer.packed["ffn"][2:],
+        )
     )
     return max(sum(planes.rows * planes.cols for planes in group) for group in products)

@@ -1,4 +1,4 @@
-"""Gated delta nets in Triton's interpreter against the float64 reference: rows alone, one after the other, by chunks."""
+"""Gated delta nets in Triton's interpreter against float64: rows alone, one after the other, by chunks."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -94,9 +94,9 @@ def append_rows(
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer's heads are made. output_gate: whether each query is followed by as many elements of a gate, which are
-    left alone. bias: float32 [elements of a row], or None; norms: of queries and of
-    keys, float32 [head_dim] each, or None; rope: float32 [capacity, rope_dim], cosines then sines; eps: the norms'."""
+    """How a layer's heads are made. bias: float32 [elements of a row], or None; norms: of queries and of keys, float32
+    [head_dim] each, or None; rope: float32 [capacity, rope_dim], cosines then sines; eps: the norms'; output_gate:
+    whether each query is followed by as many elements of a gate, which are left alone."""
 
     heads: int
     kv_heads: int
@@ -114,8 +114,8 @@ class Heads:
 
 
 def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> Launch:
-    """Reads, of `rows`, "qkv" float32 [rows, heads query_size + 2 kv_heads head_dim], "positions" and "sequences" int32 [rows];
-    writes "q" float16 [rows, heads, head_dim], and keys and values into the layer's part of pages. A row at
+    """Reads, of `rows`, "qkv" float32 [rows, heads query_size + 2 kv_heads head_dim], "positions" and "sequences" int32
+    [rows]; writes "q" float16 [rows, heads, head_dim], and keys and values into the layer's part of pages. A row at
     position -1 leaves the cache alone, and its q is of no use."""
     qkv = rows["qkv"]
     dims = triton.next_power_of_2(how.head_dim // 2)
