@@ -108,7 +108,7 @@ def chosen_residual(
         rows, ends = rows + (opaque(r + row, ASM),), ends + (row + ROWS,)
         units = units + (opaque(tl.where(there, u + c * UNITS - slot * COUNT, COUNT), ASM),)
         shares = shares + (tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg"),)
-    for c in tl.static_range(SHARED_CHUNKS):
+    for _c in tl.static_range(SHARED_CHUNKS):
         rows, ends, units = rows + (r,), ends + (ROWS,), units + (u,)
         shares = shares + (tl.load(weights + USED, cache_modifier=".cg"),)
     held = ()
