@@ -91,10 +91,11 @@ def grouped_float(
             z = float_dot(w0, at, ROWS, x, token, k, z, TRAITS, COLS)
             if GATE != "":
                 up = float_dot(w0 + EXPERTS * ROWS * (COLS // TRAITS.unit * 4), at, ROWS, x, token, k, up, TRAITS, COLS)
-        results = (z,) if GATE == "" else (z, up)
-        gate_bias = None if gate_bias is None else gate_bias + row
-        up_bias = None if up_bias is None else up_bias + row
-        finish(results, out, part * M, 0, ROWS, count, pairs, gate_bias, up_bias, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+        finish(
+            (z,) if GATE == "" else (z, up), out, part * M, 0, ROWS, count, pairs,
+            None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
+            GATE, OUT_WIDTH, OUT_ORDER, ASM,
+        )  # fmt: skip
 
 
 @triton.jit
