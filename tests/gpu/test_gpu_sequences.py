@@ -173,7 +173,7 @@ def test_seeded_texts_repeat_whatever_is_beside_them(opened: Model) -> None:
 
 def test_memory_grows_by_pages_and_a_text_waits_for_them(opened: Model) -> None:
     runner = runner_of(opened)
-    shape = sequences.PageShape(opened.config.layers, opened.config.kv_heads, opened.config.head_dim)
+    shape = sequences.PageShape(tuple((s.kv_heads, s.head_dim) for s in opened.config.sizes))
     three = sequences.opened(runner.forward, runner.decoder.head_config, 8, limit=3 * 2 * shape.elements)
     first = three.join(tokens_of(10), 118, Sampler())  # two pages
     assert first is not None and three.join(tokens_of(60), 10, Sampler()) is None

@@ -65,6 +65,7 @@ WRITTEN_ONLY = {
     "head": ("logits",),
     "matmul": ("y",),
     "ffn": ("gated",),
+    "moe": ("gated", "expert_weights"),
     "attention": ("out",),
     "norm_qkv_rope": ("qkv",),
 }
