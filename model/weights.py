@@ -46,14 +46,14 @@ def matrices(
 
 
 def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
-    """A tensor's numbers as float32, row after row, or those of several after each other, padded like every kernel
-    buffer."""
+    """A tensor that no product reads, as float32, or several after each other, padded like every kernel buffer."""
     out, first = random_inputs.buffer(tensor.elements), 0
     for part in tensor.parts:
         info, size = file.tensors[part.name], part.elements
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
-        values = layout.numbers(file.copied(part.name)).reshape(-1)
+        values = layout.numbers(file.copied(part.name))
+        values = (values.T if part.transposed else values).reshape(-1)
         out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values
         first += size
     return out

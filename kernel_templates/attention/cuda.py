@@ -55,7 +55,8 @@ def launches(
     finish: Finish | None = None,
     activation: str = "int16",
 ) -> list[Launch]:
-    """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other), "position", "keys",
+    """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other; gates among the queries of a
+    problem that has them), "position", "keys",
     "values" and, of a problem with them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's
     `activation` ("": float values only) and, with `finish`, the caches at the position.
 
@@ -71,6 +72,7 @@ def launches(
     shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
     shape["WINDOW"] = problem.window
     written, sinks = out.pointers[:4], buffers["sinks"] if problem.sinks else None
+    gates = q[problem.head_dim :] if problem.output_gate else None
     constants = shape | {
         "KV_HEADS": problem.kv_heads,
         "ROPE_DIM": finish.rope_dim if finish else 0,
@@ -92,7 +94,7 @@ def launches(
         kernel,
         (problem.heads // together, splits),
         (
-            *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters, sinks),
+            *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters, sinks, gates),
             *(keys.shape[1], finish.eps if finish else 0.0),
         ),
         constants,
@@ -106,7 +108,7 @@ def launches(
         "attention_combine",
         cuda_kernel.combine,
         (problem.heads,),
-        (buffers["position"], partial, *written, sinks),
+        (buffers["position"], partial, *written, sinks, gates),
         shape | {"WARPS": joining},
         joining,
     )
@@ -131,7 +133,7 @@ def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
         caches.append(whole.to(device))
     sinks = {"sinks": torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)} if problem.sinks else {}
     return sinks | {
-        "q": torch.from_numpy(b["q"][:size].copy()).to(device),
+        "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
         "keys": caches[0],
         "values": caches[1],
         "position": torch.tensor([count - 1], dtype=torch.int32, device=device),

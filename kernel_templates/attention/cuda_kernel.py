@@ -71,7 +71,7 @@ def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
 @triton.jit
 def attend(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
-    capacity, eps,
+    gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
     WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
@@ -83,14 +83,16 @@ def attend(
     FINISH: qkv holds this token's raw projections; queries are normed and rotated here, programs whose share holds
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
-    sinks: float32 [HEADS], or None. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at
-    once, else when this one's loop does.
+    sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
+    of what its head gives. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
+    this one's loop does.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
+    QUERY: tl.constexpr = HEAD_DIM if gates is None else 2 * HEAD_DIM
     FACTOR: tl.constexpr = factor(SCALE, SOFTCAP)
     column, split = tl.program_id(0), tl.program_id(1)
     first_head = column * TOGETHER
@@ -132,8 +134,8 @@ def attend(
     heads = first_head + tl.minimum(group, TOGETHER - 1)  # padding repeats a head, and is not stored
     if FINISH:
         owner = begin + span > position
-        q, partner = load_head(qkv + heads * HEAD_DIM, every, real, ROPE_DIM)
-        raw = qkv + (HEADS + kv) * HEAD_DIM
+        q, partner = load_head(qkv + heads * QUERY, every, real, ROPE_DIM)
+        raw = qkv + (HEADS * (QUERY // HEAD_DIM) + kv) * HEAD_DIM
         new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
         new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float16)
         q = finish_head(q, partner, q_own, q_other, eps, 3, HEAD_DIM, QK_NORM)
@@ -151,7 +153,7 @@ def attend(
         tl.store(spread, in_all, mask=stored & (group == 0))
         tl.store(values + position * HEAD_DIM + every, new_v, mask=stored)
     else:
-        q = tl.load(qkv + heads * HEAD_DIM + dim, mask=real, other=0.0) * FACTOR
+        q = tl.load(qkv + heads * QUERY + dim, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
         new = (at < stop) & (at == position)
         k = tl.where(new, tl.load(keys + at * HEAD_DIM + dim, mask=new & real, other=0.0), k)
@@ -184,14 +186,14 @@ def attend(
     y = tl.reshape(tl.permute(y, (2, 1, 0, 3)), [side(DIMS, WARPS), 1, wide(DIMS, WARPS), G, each(DIMS, WARPS)])
     log = tl.reshape(m + tl.log2(total), [1, 1, 1, G, 1])
     hand_over(
-        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log, sink,
+        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log, sink, gates,
         G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
     )  # fmt: skip
 
 
 @triton.jit
 def combine(
-    position_at, partial, out, high, low, scale, sinks,
+    position_at, partial, out, high, low, scale, sinks, gates,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, TILE: tl.constexpr,
     SPLITS: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -207,4 +209,4 @@ def combine(
     if PDL:
         gdc_wait()
     y = join_splits(partial, head, 1, used, sink, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
-    store_heads(out, high, low, scale, head, 1, y, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)
+    store_heads(out, high, low, scale, head, 1, y, gates, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)

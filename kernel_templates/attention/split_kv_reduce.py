@@ -70,14 +70,15 @@ def _lane(DIMS: tl.constexpr, WARPS: tl.constexpr):
 
 @triton.jit
 def store_heads(
-    out, high, low, scale, first_head, count, y,
+    out, high, low, scale, first_head, count, y, gates,
     G: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, ACT: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """y float32 [SIDE, 1, WIDE, G, EACH]: `count` heads from `first_head` on become elements of a `vector`.
 
-    high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and one in its
-    mask: otherwise Triton would lay it out anew, by way of shared memory.
+    gates: the first head's, float32, every head's 2 * HEAD_DIM behind the one before, or None: y is multiplied with
+    sigmoid(gate). high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and
+    one in its mask: otherwise Triton would lay it out anew, by way of shared memory.
     """
     SIDE: tl.constexpr = side(DIMS, WARPS)
     EACH: tl.constexpr = each(DIMS, WARPS)
@@ -85,6 +86,10 @@ def store_heads(
     g = tl.arange(0, G)[None, None, None, :, None]
     start = (first_head + g) * HEAD_DIM + _first_element(DIMS, WARPS)
     keep = (_lane(DIMS, WARPS) == 0) & (g < count) & (_first_element(DIMS, WARPS) < HEAD_DIM)
+    if gates is not None:
+        gate_at = (first_head + tl.minimum(g, count - 1)) * (2 * HEAD_DIM) + _element(DIMS, WARPS)
+        gate = tl.load(gates + gate_at, mask=_element(DIMS, WARPS) + g * 0 < HEAD_DIM, other=0.0)
+        y *= reciprocal(1.0 + tl.exp(-gate), ASM)
     at = (first_head + g) * HEAD_DIM + _element(DIMS, WARPS) + _lane(DIMS, WARPS) * 0
     tl.store(out + at, tl.broadcast_to(y, at.shape), mask=tl.broadcast_to(keep, at.shape))
     if ACT != 0:
@@ -185,14 +190,14 @@ def whole(used, SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr):
 
 @triton.jit
 def hand_over(
-    out, high, low, scale, partial, counter, split, used, first_head, count, y, log, sink,
+    out, high, low, scale, partial, counter, split, used, first_head, count, y, log, sink, gates,
     G: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr,
     SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The end of a program: store its outputs, or its part and, being the last of `used`, what all parts make.
 
     sink: of these heads, [G], or None; counted in y where `whole`, and in what parts make. counter: int32, arrivals of
-    these heads' splits, 0 before and after a token.
+    these heads' splits, 0 before and after a token. gates: as of `store_heads`.
     """
     last = True
     if SPLITS > 1 and (used > 1 or not LAST_COMBINES):
@@ -205,4 +210,4 @@ def hand_over(
                 tl.store(counter, 0)  # for the next token
                 y = join_splits(partial, first_head, count, used, sink, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
     if last:
-        store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
+        store_heads(out, high, low, scale, first_head, count, y, gates, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)

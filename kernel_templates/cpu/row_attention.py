@@ -40,6 +40,12 @@ class RowAttention:
     window: int = 0
     softcap: float = 0.0
     sinks: int = 0
+    output_gate: bool = False
+
+    @property
+    def query_size(self) -> int:
+        """Elements from one query to the next: a gate may lie between them, which is another kernel's."""
+        return self.head_dim * (1 + self.output_gate)
 
     @property
     def group(self) -> int:
@@ -80,7 +86,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     _, places = _sizes(shape, together)
     per_thread = places[-1]
     scores_at, sums_at, states_at, keys_at, values_at = places[1:6]
-    record, score_record = query.bytes, score.bytes
+    record, score_record, query_bytes = query.bytes, score.bytes, 4 * shape.query_size
     load, splat, capped, exp = (
         simd.load("f32", TILE),
         simd.splat("f32", TILE),
@@ -110,7 +116,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
             start = load_i64(positions + 8 * row)
             queries = tokens * group
             for i in range(queries):
-                at = q + stride * (row + i // group) + 4 * dim * (kv * group + i % group)
+                at = q + stride * (row + i // group) + query_bytes * (kv * group + i % group)
                 for d in range(0, dim, 16):
                     simd.store(own + record * i + 4 * d, load16(at + 4 * d) * splat16(scale))
                     simd.store(sums + 4 * (dim * i + d), splat16(np.float32(0.0)))
@@ -190,7 +196,7 @@ def bind(
     kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray,
     sinks: np.ndarray | None = None,
 ) -> Step:  # fmt: skip
-    """q: float32 [rows, at least heads * head_dim]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
+    """q: float32 [rows, at least heads * query_size]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
     caches: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
     `scratch`; sinks: float32 [heads], where the shape has them."""
     loops = (loop.address for loop in kernel.rows)

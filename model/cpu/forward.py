@@ -17,6 +17,8 @@ from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.panels import step_of
 from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.gated_delta import cpu as gated_delta
+from kernel_templates.layer.chain import DELTA
 from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.problem import Problem
@@ -32,7 +34,7 @@ TEXTS = 1026
 OWN = 0
 """The text whose cache is the decoder's."""
 Caches = Sequence[Mapping[str, np.ndarray]]
-"""Of a text: "keys" and "values" of each layer, as of `attention.cache`."""
+"""What each layer keeps of a text, as of `text_state`."""
 
 
 def bucket(count: int) -> int:
@@ -60,19 +62,22 @@ class Forward:
         c = decoder.config
         self._features, self._kernels = machine.features(), dict[tuple, Kernel]()
         self._caches: dict[int, Caches] = {}
-        self._tables = [np.zeros((texts, 3), np.int64) for _ in decoder.layers]
+        self._tables = [np.zeros((texts, len(_described(layer.buffers))), np.int64) for layer in decoder.layers]
         self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
-        self._count, self._span_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self._spans = np.zeros((most, row_attention.SPAN), np.int64)
+        self._count, self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(3))
+        self._spans, self._whole = (np.zeros((most, row_attention.SPAN), np.int64) for _ in range(2))
         self._turned = {rope: _floats(most, rope.dim) for rope in decoder.plan.ropes}
         self.x, self._branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
         largest = layer_plan.buffer_sizes(c)
-        self._qkv, self._attended = (_floats(most, largest[name]) for name in ("qkv", "attended"))
+        self._qkv, self._attended, self._projected = (
+            _floats(most, largest[name]) for name in ("qkv", "attended", "projected")
+        )
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
         self._eps = np.array([c.norm_eps], np.float32)
         self._scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
+        self._remembering = memory.empty((0,), np.uint8)
         self._graphs: dict[int, Graph] = {}
         self._heads: dict[int, Graph] = {}
         self._logits = _floats(0, 1)
@@ -81,12 +86,14 @@ class Forward:
         """Give a text its cache, from the next pass on."""
         self._caches[text] = caches
         for table, cached in zip(self._tables, caches, strict=True):
-            table[text] = rows.described(cached["keys"], cached["values"])
+            table[text] = _described(cached)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
         """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer
         gave, valid until the next pass."""
         self.prepare(tokens, positions, texts)
+        if texts[-1] == OWN:
+            self.decoder.taken_in = positions[-1] + 1
         self._graph(bucket(len(tokens))).replay(threads)
         return self.x[: len(tokens)]
 
@@ -119,17 +126,25 @@ class Forward:
         return self._logits[:count, : self.decoder.config.vocab]
 
     def _cut(self) -> None:
-        """Into spans: rows of one text, as many as attention takes together."""
-        count, texts, spans = int(self._count[0]), self._texts, 0
-        longest = min(self._attention(layer).span for layer in self.decoder.layers)
-        first = 0
+        """Into spans: rows of one text, as many as attention takes together, and all of them."""
+        longest = min((self._attention(layer).span for layer in self._attending_layers), default=self.most)
+        self._span_count[0] = self._spans_of(longest, self._spans)
+        self._text_count[0] = self._spans_of(self.most, self._whole)
+
+    def _spans_of(self, longest: int, spans: np.ndarray) -> int:
+        """Fill `spans` with at most `longest` rows each; how many there are."""
+        count, texts, made, first = int(self._count[0]), self._texts, 0, 0
         while first < count:
             end = first + 1
             while end < min(count, first + longest) and texts[end] == texts[first]:
                 end += 1
-            self._spans[spans] = first, end - first, texts[first]
-            first, spans = end, spans + 1
-        self._span_count[0] = spans
+            spans[made] = first, end - first, texts[first]
+            first, made = end, made + 1
+        return made
+
+    @property
+    def _attending_layers(self) -> list[LayerState]:
+        return [layer for layer in self.decoder.layers if layer.plan.sizes.delta is None]
 
     def _graph(self, size: int) -> Graph:
         if size not in self._graphs:
@@ -152,34 +167,62 @@ class Forward:
 
     def attended(self, layer: int) -> np.ndarray:
         """float32 [most, heads * head_dim] of a layer."""
-        return _narrowed(self._attended, self.decoder.config.layer(layer).q_rows)
+        return _narrowed(self._attended, self.decoder.config.layer(layer).attended)
+
+    def projected(self, layer: int) -> np.ndarray:
+        """float32 [most, projected_size] of a gated delta net."""
+        delta = self.decoder.config.layer(layer).delta
+        assert delta is not None
+        return _narrowed(self._projected, delta.projected_size)
 
     def _layer(self, size: int, index: int) -> dict[str, list[GraphStep]]:
         """By the names of its operations (`layer.chain`), in their order."""
         made = {
             "qkv": self._project,
             "attention": self._attend,
+            "qkvz": self._project_delta,
+            "delta": self._delta,
             "out": self._out,
             "ffn": self._ffn,
         }
         return {step.name: made[step.name](size, index) for step in self.decoder.layers[index].plan.steps}
 
     def _project(self, size: int, index: int) -> list[GraphStep]:
-        layer, qkv, first = self.decoder.layers[index], self.qkv(index), 0
-        steps = [self._norm(layer.buffers["attn_norm"], self.normed)]
-        for packed in layer.packed["qkv"]:
-            steps.append(self._product(size, packed, self.normed, qkv, first))
-            first += packed.rows
-        return [*steps, self._append(index)]
+        packed = self.decoder.layers[index].packed["qkv"]
+        return [*self._stacked(size, index, packed, self.qkv(index)), self._append(index)]
+
+    def _project_delta(self, size: int, index: int) -> list[GraphStep]:
+        return self._stacked(size, index, self.decoder.layers[index].packed["qkvz"], self.projected(index))
+
+    def _stacked(self, size: int, index: int, packed: Sequence[Tiles], out: np.ndarray) -> list[GraphStep]:
+        """The mixer's norm, and products with it, one behind the other in rows of `out`."""
+        steps, first = [self._norm(self.decoder.layers[index].buffers["attn_norm"], self.normed)], 0
+        for matrix in packed:
+            steps.append(self._product(size, matrix, self.normed, out, first))
+            first += matrix.rows
+        return steps
 
     def _attend(self, size: int, index: int) -> list[GraphStep]:
+        s, qkv, attended = self.decoder.config.layer(index), self.qkv(index), self.attended(index)
         kernel = self._kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self._features)
-        return [
-            row_attention.bind(
-                kernel, self.qkv(index), self.attended(index), self._positions, self._tables[index], self._spans,
-                self._span_count, self._attending, self.decoder.layers[index].buffers.get("sinks"),
-            )
-        ]  # fmt: skip
+        step = row_attention.bind(
+            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending,
+            self.decoder.layers[index].buffers.get("sinks"),
+        )  # fmt: skip
+        if not s.output_gate:
+            return [step]
+        kernel = self._kernel(rows.compile_output_gate, s.heads, s.head_dim, s.qkv_rows)
+        return [step, rows.bind_output_gate(kernel, qkv, attended, self._count)]
+
+    def _delta(self, size: int, index: int) -> list[GraphStep]:
+        """All rows of a text in turn: `size` is that of the pass."""
+        d, layer = self.decoder, self.decoder.layers[index]
+        buffers = {
+            **DELTA.bound(layer.buffers), "projected": self.projected(index),
+            "out": self.attended(index), "eps": self._eps, "scratch": self._remembering,
+        }  # fmt: skip
+        places = (self._positions, self._tables[index], self._whole, self._text_count)
+        return [gated_delta.bind_rows(d.kernel(d.needed[index]["delta"]), buffers, *places)]
 
     def _out(self, size: int, index: int) -> list[GraphStep]:
         layer = self.decoder.layers[index]
@@ -206,7 +249,9 @@ class Forward:
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
         scale = s.scale or s.head_dim**-0.5
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks)
+        return RowAttention(
+            s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks, output_gate=s.output_gate
+        )
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
@@ -222,7 +267,14 @@ class Forward:
         b, s = layer.buffers, layer.plan.sizes
         qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
         kernel = self._kernel(
-            rows.compile_append, s.heads, s.kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None
+            rows.compile_append,
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.rope_dim,
+            qk_norm,
+            bias is not None,
+            s.query_size,
         )
         norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
         return rows.bind_append(
@@ -273,9 +325,20 @@ class Forward:
             most = max(most, matmul.scratch_bytes(problem, self._config(problem), lanes))
         if len(self._scratch) < threads * most:
             self._scratch = memory.empty((threads * most,), np.uint8)
-        shapes = {self._attention(layer) for layer in layers}
+        shapes = {self._attention(layer) for layer in self._attending_layers}
         wanted = [row_attention.scratch(shape, self._features, threads) for shape in shapes]
         self._attending = max([self._attending, *wanted], key=len)
+        nets = [layer.plan.sizes.delta for layer in layers if layer.plan.sizes.delta]
+        needed = threads * max((gated_delta.scratch_bytes(net) for net in nets), default=0)
+        if len(self._remembering) < needed:
+            self._remembering = memory.empty((needed,), np.uint8)
+
+
+def _described(kept: Mapping[str, np.ndarray]) -> Sequence[int]:
+    """What a layer keeps of a text, as its rows find it."""
+    if "state" in kept:
+        return gated_delta.described(kept["conv_state"], kept["state"])
+    return rows.described(kept["keys"], kept["values"])
 
 
 def _narrowed(buffer: np.ndarray, columns: int) -> np.ndarray:

@@ -68,6 +68,8 @@ WRITTEN_ONLY = {
     "moe": ("gated", "expert_weights"),
     "attention": ("out",),
     "norm_qkv_rope": ("qkv",),
+    "norm_qkvz": ("projected",),
+    "gated_delta": ("out",),
 }
 
 

@@ -22,10 +22,12 @@ from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.formats import FORMATS, codec
+from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.head.problem import Head
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.norm_qkvz.problem import NormQkvz
 from kernel_templates.operation import Weight
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
@@ -87,6 +89,18 @@ PROBLEMS: list[Problem] = [
     Attention(6, 2, 64, 200, window=77, softcap=20.0, sinks=1),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
+    Attention(4, 1, 256, 130, scale=0.1, output_gate=1),
+    Attention(6, 2, 48, 200, output_gate=1),
+    NormQkvRope(96, 3, 1, 64, 16, 1, "Q4_0", "Q4_0", "Q8_0", qkv_bias=1, output_gate=1),
+    NormQkvz(96, 4, 2, 64, "Q4_0", "Q8_0", "F32"),
+    NormQkvz(64, 6, 2, 16, "F16", "F16", "F16"),
+    NormQkvz(256, 2, 1, 32, "Q4_K", "Q4_K", "Q4_K"),
+    GatedDelta(4, 2, 64, 4),
+    GatedDelta(6, 2, 16, 4, tokens=19),
+    GatedDelta(3, 1, 48, 2, sequences=3),
+    GatedDelta(2, 2, 96, 5, sequences=2, tokens=3),
+    GatedDelta(2, 1, 128, 4, tokens=2),
+    GatedDelta(1, 1, 256, 4),
     # 3 and 7 tokens are decoded in registers, 37 through panels; 83 rows fill none of either's.
     *(Matmul(83, width(name, 96), name, tokens) for name in ALL_TRAITS for tokens in (3, 37)),
     Matmul(83, 608, "Q4_0", 7),

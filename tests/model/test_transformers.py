@@ -67,7 +67,7 @@ def test_the_engine_is_no_farther_than_llama_cpp(name: str) -> None:
 def both_paths(name: str) -> list[tuple[float, float]]:
     """`compared` of decode steps and of a prompt, on the processor."""
     file = open_gguf(FOLDER / f"{name}.gguf")
-    runner = open_runner(file, ModelConfig.from_gguf(file), Settings(DOCUMENT["tokens"], threads=1))
+    runner = open_runner(file, ModelConfig.from_gguf(file), Settings(len(tokens(name)), threads=1))
     with closing(runner):
         return [compared(name, runner.logits(tokens(name), stepwise)) for stepwise in (True, False)]
 
