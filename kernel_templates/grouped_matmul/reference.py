@@ -47,7 +47,9 @@ def outputs(problem: GroupedMatmul, given: Inputs) -> dict[str, np.ndarray]:
         own = slice(expert * outputs, (expert + 1) * outputs)
         below = slice((problem.experts + expert) * outputs, (problem.experts + expert + 1) * outputs)
         mine = torch.from_numpy(x[pairs // problem.share])
-        z, up = ((mine @ dequantize(weight.raw[part]).double().T).numpy() for part in (own, below if problem.gate else own))
+        z, up = (
+            (mine @ dequantize(weight.raw[part]).double().T).numpy() for part in (own, below if problem.gate else own)
+        )
         if problem.bias:
             z, up = z + b["gate_bias"][own], up + b["up_bias"][own]
         y[pairs] = _gated(problem, z, up) if problem.gate else z

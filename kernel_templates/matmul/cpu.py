@@ -138,7 +138,8 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
         for panel in range(first_of(parts, thread, threads), first_of(parts, thread + 1, threads)):
             for part in range(2 if gated else 1):
                 begin = panel * width + part * outputs
-                multiply_panel(build, planes, begin, min(width, rows - begin), part, scratch, tokens, y, wide, own)
+                some = min(width, rows - begin)
+                multiply_panel(build, planes, begin, some, part, scratch, tokens, y, wide, own, 0)
             if gated:
                 sums = own + load_i64(build + 80)
                 for t in range(tokens):
@@ -149,13 +150,14 @@ def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: in
 
 
 @functools.cache
-def panel_loop(gated: bool, direct: bool) -> Callable:
-    """njit (build, planes, begin, some, part, records, tokens, y, wide, own) -> None: `some` rows of a matrix, from row
-    `begin` on, times tokens. build: address of `Build.arguments`; planes: of the matrix; part: 0, or 1 for the second
-    of a gated product's two; records: of the tokens; y: of their outputs, rows of `wide`; own: the thread's memory."""
+def panel_loop(gated: bool, direct: bool, scattered: bool = False) -> Callable:
+    """njit (build, planes, begin, some, part, records, tokens, y, wide, own, order) -> None: `some` rows of a matrix,
+    from row `begin` on, times tokens. build: address of the numbers of `Build.arguments` behind the first; planes: of
+    the matrix; part: 0, or 1 for the second of a gated product's two; records: of the tokens; y: of their outputs, rows
+    of `wide`; own: the thread's memory; order: where scattered, of int64 [tokens], the row of y of each."""
 
-    @device_function(gated, direct)
-    def multiply_panel(build, planes, begin, some, part, records, tokens, y, wide, own):
+    @device_function(gated, direct, scattered)
+    def multiply_panel(build, planes, begin, some, part, records, tokens, y, wide, own, order):
         w0, w1, w2, w3 = planes
         in_tile, width, together = load_i64(build), load_i64(build + 8), load_i64(build + 16)
         depth, per_row, blocks = load_i64(build + 24), load_i64(build + 32), load_i64(build + 40)
@@ -179,13 +181,19 @@ def panel_loop(gated: bool, direct: bool) -> Callable:
                 t = group * together
                 few = min(together, tokens - t)
                 out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
-                edge = few < together or some < width
+                edge = scattered or few < together or some < width
                 if gated:
                     out = sums + 4 * width * (part * padded + t)
                 elif not edge:
                     out, stride = at, 4 * wide
                 elif add:
-                    _copy(at, 4 * wide, out, stride, few, some)
+                    if scattered:
+                        for i in range(few):
+                            _copy(
+                                y + 4 * (wide * load_i64(order + 8 * (t + i)) + begin), 0, out + stride * i, 0, 1, some
+                            )
+                    else:
+                        _copy(at, 4 * wide, out, stride, few, some)
                 token, block = records + record * t, first * blocks
                 if direct:
                     some_planes = (w0, w1, w2, w3, index, row_of_tile, count)
@@ -194,7 +202,13 @@ def panel_loop(gated: bool, direct: bool) -> Callable:
                     places = (own, scales, token, record, scales_at, sums_at, block, count * blocks)
                     multiply(loop, (*places, out, stride, add))
                 if edge and not gated:
-                    _copy(out, stride, at, 4 * wide, few, some)
+                    if scattered:
+                        for i in range(few):
+                            _copy(
+                                out + stride * i, 0, y + 4 * (wide * load_i64(order + 8 * (t + i)) + begin), 0, 1, some
+                            )
+                    else:
+                        _copy(out, stride, at, 4 * wide, few, some)
 
     return multiply_panel
 
