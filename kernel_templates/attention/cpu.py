@@ -2,7 +2,8 @@
 
 Each pair keeps its own softmax (largest score m, sum l of e^(s-m), weighted values); chunks join by rescaling with
 e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding). With a window, chunks begin
-at the vector of positions that has the window's first.
+at the vector of positions that has the window's first. A sink is one more part of that join: m its score, l 1, no
+values.
 """
 
 import functools
@@ -34,7 +35,7 @@ def scratch_bytes(problem: Attention, config) -> int:
 def compile(problem: Attention, config, features) -> Kernel:
     dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
     chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
-    window, softcap = problem.window, problem.softcap
+    window, softcap, has_sinks = problem.window, problem.softcap, problem.sinks == 1
     scale = np.float32(problem.score_scale)
     splat, load_scores = simd.splat("f32", lanes), simd.load("f32", lanes)
     query = 4 * problem.query_size
@@ -53,6 +54,7 @@ def compile(problem: Attention, config, features) -> Kernel:
         partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
         scores = load_i64(arguments + 48) + thread * per_thread
         tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
+        sinks = load_i64(arguments + 72)
         oldest = max(count - window, 0) if window else 0
         origin = oldest // lanes * lanes
         chunks = (count - origin + chunk - 1) // chunk
@@ -94,10 +96,12 @@ def compile(problem: Attention, config, features) -> Kernel:
         barrier(sync, threads)
         for head in range(first_of(heads, thread, threads), first_of(heads, thread + 1, threads)):
             at = partial + head * most_chunks * record
-            m = LOWEST
+            m = load_f32(sinks + 4 * head) if has_sinks else LOWEST
             for piece in range(chunks):
                 m = max(m, load_f32(at + piece * record + 4 * dim))
             total, acc = np.float32(0.0), splat_out(np.float32(0.0))
+            if has_sinks:
+                total = simd.max_f32(exp16(splat16(load_f32(sinks + 4 * head) - m)))
             for piece in range(chunks):
                 here = at + piece * record
                 factor = simd.max_f32(exp16(splat16(load_f32(here + 4 * dim) - m)))
@@ -229,5 +233,13 @@ def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
     if partial is None:
         partial = memory.empty((partial_size(problem, config, tiles * TILE),), np.float32)
     named = [buffers[n] for n in ("q", "keys", "values", "position")]
-    arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)
+    arguments = (
+        *named,
+        partial,
+        buffers["out"],
+        buffers["scratch"],
+        tiles,
+        most_chunks,
+        buffers["sinks"] if problem.sinks else 0,
+    )
     return step(kernel, arguments, "attention")

@@ -11,7 +11,7 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Attention, seed: int) -> Inputs:
     """Buffers: q float32 [heads * query_size], out float32 [heads * head_dim], keys and values float16 (see `cache`),
-    position int64 [1].
+    position int64 [1]; with sinks also sinks float32 [heads].
 
     q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
     a soft cap, so that a kernel without it is wrong by a percent.
@@ -26,16 +26,24 @@ def inputs(problem: Attention, seed: int) -> Inputs:
         q[_queries(problem)] *= np.float32(
             (2 if problem.softcap else 1) / (problem.score_scale * problem.head_dim**0.5)
         )
-    return Inputs(
-        {},
-        {
-            "q": q,
-            "keys": keys,
-            "values": values,
-            "position": np.array([problem.context - 1], np.int64),
-            "out": random_inputs.buffer(problem.heads * problem.head_dim),
-        },
-    )
+    buffers = {
+        "q": q,
+        "keys": keys,
+        "values": values,
+        "position": np.array([problem.context - 1], np.int64),
+        "out": random_inputs.buffer(problem.heads * problem.head_dim),
+    }
+    if problem.sinks:
+        buffers["sinks"] = sinks(problem.heads, problem.reach, rng)
+    return Inputs({}, buffers)
+
+
+def sinks(heads: int, reach: int, rng: np.random.Generator) -> np.ndarray:
+    """float32 [heads] whose share of a softmax over `reach` scores is about a half, so that it is seen whether a kernel
+    counts them, and how often."""
+    made = random_inputs.vector(heads, rng)
+    made[:heads] += np.float32(np.log(reach) + 0.5)  # the mean of e^x is e^0.5
+    return made
 
 
 def outputs(problem: Attention, given: Inputs) -> dict[str, np.ndarray]:
@@ -48,6 +56,10 @@ def outputs(problem: Attention, given: Inputs) -> dict[str, np.ndarray]:
     q = q.reshape(problem.kv_heads, group, problem.head_dim)
     scores = q @ k.transpose(1, 2) * problem.score_scale
     scores = torch.from_numpy(float64.soft_cap(scores.numpy(), problem.softcap))
+    if problem.sinks:
+        sink = torch.from_numpy(given.buffers["sinks"][: problem.heads]).double()
+        scores = torch.cat([scores, sink.reshape(problem.kv_heads, group, 1)], -1)
+        v = torch.cat([v, torch.zeros_like(v[:, :1])], 1)
     out = (scores.softmax(-1) @ v).reshape(problem.heads, -1).numpy()
     if problem.output_gate:
         gates = given_q[: problem.heads * problem.query_size].reshape(problem.heads, 2, problem.head_dim)[:, 1]

@@ -1,6 +1,7 @@
 """Causal attention of many rows on the CPU, in spans of neighbouring tokens of one text.
 
-    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a row's
+    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a row's,
+    with a sink of each head: one score more, which has no value
 
 A thread takes a span and a key head: the queries of all heads that share it pass by tiles of 64 cached positions, each
 decoded once into float32, with a running softmax (Milakov and Gimelshein 2018). Both products are `micro.py`'s.
@@ -38,6 +39,7 @@ class RowAttention:
     scale: float
     window: int = 0
     softcap: float = 0.0
+    sinks: int = 0
     output_gate: bool = False
 
     @property
@@ -75,6 +77,7 @@ def _together(features: frozenset[str]) -> int:
 
 def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     dim, group, kv_heads, heads = shape.head_dim, shape.group, shape.kv_heads, shape.heads
+    has_sinks = shape.sinks == 1
     window, softcap, scale, together = shape.window, shape.softcap, np.float32(shape.scale), _together(features)
     padded_dim = -(-dim // BLOCK) * BLOCK
     query, score = RowLayout(padded_dim, "f32"), RowLayout(TILE, "f32")
@@ -101,7 +104,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
         own = load_i64(arguments + 56) + thread * per_thread
         scores, sums, states = own + scores_at, own + sums_at, own + states_at
         panel, value_panel = own + keys_at, own + values_at
-        dots, weigh = load_i64(arguments + 64), load_i64(arguments + 72)
+        dots, weigh, sinks = load_i64(arguments + 64), load_i64(arguments + 72), load_i64(arguments + 80)
         # A range whose step is not known could raise, by functions of Python's that a kernel from the cache lacks.
         for turn in range((count * kv_heads - thread + threads - 1) // threads):
             item = thread + turn * threads
@@ -119,8 +122,9 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
                     simd.store(sums + 4 * (dim * i + d), splat16(np.float32(0.0)))
                 if padded_dim > dim:
                     simd.store(own + record * i + 4 * dim, splat16(np.float32(0.0)))
-                store_f32(states + 8 * i, LOWEST)
-                store_f32(states + 8 * i + 4, np.float32(0.0))
+                # A softmax begins with the head's sink, or with nothing.
+                store_f32(states + 8 * i, load_f32(sinks + 4 * (kv * group + i % group)) if has_sinks else LOWEST)
+                store_f32(states + 8 * i + 4, np.float32(1.0 if has_sinks else 0.0))
             last = start + tokens - 1
             oldest = max(start + 1 - window, 0) if window else 0
             for tile in range(oldest // TILE, last // TILE + 1):
@@ -188,10 +192,13 @@ def scratch(shape: RowAttention, features: frozenset[str], threads: int) -> np.n
     return memory.zeros((threads * _sizes(shape, _together(features))[1][-1],), np.uint8)
 
 
-def bind(kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray) -> Step:
+def bind(
+    kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray,
+    sinks: np.ndarray | None = None,
+) -> Step:  # fmt: skip
     """q: float32 [rows, at least heads * query_size]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
     caches: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
-    `scratch`."""
+    `scratch`; sinks: float32 [heads], where the shape has them."""
     loops = (loop.address for loop in kernel.rows)
-    named = (q, 4 * q.shape[1], out, positions, caches, spans, count, own, *loops)
+    named = (q, 4 * q.shape[1], out, positions, caches, spans, count, own, *loops, 0 if sinks is None else sinks)
     return step(kernel, named, "attention")

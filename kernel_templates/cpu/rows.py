@@ -21,26 +21,30 @@ LANES = 16
 CACHE = 24  # bytes that describe a text's cache
 
 
-def compile_add(hidden: int, post_norm: bool) -> Kernel:
-    """x += branch, or rmsnorm(branch) * post_norm. hidden: a multiple of 16, of all row lengths here."""
+def compile_add(hidden: int, post_norm: bool, has_bias: bool = False) -> Kernel:
+    """x += branch, or rmsnorm(branch) * post_norm; the branch with a bias, if it has one. hidden: a multiple of 16, of
+    all row lengths here."""
     load, normalize = simd.load("f32", LANES), normalizer(hidden)
 
     def add_rows(arguments, sync, thread, threads):
         x, branch, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
-        weight, eps = load_i64(arguments + 24), load_f32(load_i64(arguments + 32))
+        weight, eps, bias = load_i64(arguments + 24), load_f32(load_i64(arguments + 32)), load_i64(arguments + 40)
         for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
             at, other = x + 4 * hidden * row, branch + 4 * hidden * row
+            if has_bias:
+                for i in range(0, 4 * hidden, 4 * LANES):
+                    simd.store(other + i, load(other + i) + load(bias + i))
             if post_norm:
                 normalize(other, weight, other, eps)
             for i in range(0, 4 * hidden, 4 * LANES):
                 simd.store(at + i, load(at + i) + load(other + i))
 
-    return compile_kernel(add_rows, f"add rows {hidden} {post_norm}")
+    return compile_kernel(add_rows, f"add rows {hidden} {post_norm} {has_bias}")
 
 
-def bind_add(kernel: Kernel, x, branch, count, post_norm, eps) -> Step:
-    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm: float32 [hidden], or 0."""
-    return step(kernel, (x, branch, count, post_norm, eps), "add")
+def bind_add(kernel: Kernel, x, branch, count, post_norm, eps, bias=0) -> Step:
+    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm, bias: float32 [hidden], or 0."""
+    return step(kernel, (x, branch, count, post_norm, eps, bias), "add")
 
 
 def compile_norm(hidden: int) -> Kernel:

@@ -66,8 +66,10 @@ def outputs(problem: GatedDelta, given: Inputs) -> dict[str, np.ndarray]:
 
 
 def tolerance(problem: GatedDelta) -> float:
-    """float32 throughout. What a text's earlier rows leave wrong in the state decays with it."""
-    return 1e-4
+    """One row is float32 throughout. Of several, what products of their rows read may be rounded to float16, as out is
+    for the next product: 2^-11 each at most, four times on the way to the state. What a text's earlier rows leave wrong
+    in it decays with it."""
+    return 1e-4 if problem.rows == 1 else 2e-3
 
 
 def _row(problem: GatedDelta, b, projected, position: int, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:

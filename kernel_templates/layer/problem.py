@@ -22,6 +22,10 @@ class LinkedChain(Chain):
     def parts(self) -> dict[str, Problem]:
         return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}
 
+    def below(self, context: int) -> "LinkedChain":
+        """The same layer for positions below `context`: itself, where it costs the same at all of them."""
+        return self
+
 
 @dataclass(frozen=True)
 class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
@@ -94,3 +98,6 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     @property
     def without_context(self) -> "Layer":
         return replace(self, context=0)
+
+    def below(self, context: int) -> "Layer":
+        return replace(self, context=context)

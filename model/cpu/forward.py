@@ -248,7 +248,7 @@ class Forward:
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
         scale = s.scale or s.head_dim**-0.5
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.output_gate)
+        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, output_gate=s.output_gate)
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)

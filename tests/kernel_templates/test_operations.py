@@ -50,6 +50,8 @@ TRAITS: list[Problem] = [
     Matvec(83, 96, "Q4_0", post_norm=1),
     Matvec(1, 32, "F32", post_norm=1),
     Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(83, 96, "Q8_0", bias=1),
+    Matvec(320, 96, "MXFP4", post_norm=1, bias=1),
     Matvec(1152, 1024, "Q4_0", "int8", post_norm=1),
     Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0", gate_function="gelu"),
     Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
@@ -83,6 +85,8 @@ PROBLEMS: list[Problem] = [
     Attention(3, 3, 96, 129, softcap=5.0),
     Attention(4, 2, 80, 150, window=1000, scale=0.25),
     Attention(2, 1, 112, 70),
+    Attention(16, 2, 64, 300, sinks=1),
+    Attention(6, 2, 64, 200, window=77, softcap=20.0, sinks=1),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
     Attention(4, 1, 256, 130, scale=0.1, output_gate=1),
@@ -219,6 +223,19 @@ def test_attention_survives_scores_beyond_what_exp_can_hold(teams):
     given.buffers["q"] *= 300  # scores of some thousand, where e**score is infinite
     expected = built.operation.reference(problem, given)
     assert worst_error(built.run(given, teams[1]), expected) <= built.operation.tolerance(problem)
+
+
+def test_a_sink_may_take_all_or_nothing(teams):
+    """Beyond what exp can hold, and over more chunks of positions than one."""
+    problem = Attention(4, 2, 64, 400, sinks=1)
+    built = Built(problem)
+    given = built.operation.inputs(problem, 6)
+    given.buffers["sinks"][:4] = [5000.0, -5000.0, 90.0, -90.0]
+    expected = built.operation.reference(problem, given)
+    out = built.run(given, teams[2])
+    assert worst_error(out, expected) <= built.operation.tolerance(problem)
+    without = registry.get("attention").reference(replace(problem, sinks=0), given)["out"]
+    assert not expected["out"][:64].any() and np.array_equal(expected["out"][64:128], without[64:128])
 
 
 def test_the_first_kernel_writes_one_position_and_keeps_the_others(teams):
