@@ -156,9 +156,8 @@ def test_which_layers_are_gated_delta_nets(qwen35: GGUFFile) -> None:
 def test_parts_that_text_does_not_need_are_named_and_left_alone(qwen35: GGUFFile) -> None:
     """A block that predicts further, as published files have it behind the layers, and parts that see."""
     some = qwen35.tensors["output_norm.weight"]
-    more = {
-        name: some for name in ("v.blk.0.ln1.weight", "mm.0.bias", "blk.4.nextn.eh_proj.weight", "blk.4.attn_q.weight")
-    }
+    names = ("v.blk.0.ln1.weight", "mm.0.bias", "blk.4.nextn.eh_proj.weight", "blk.4.attn_q.weight")
+    more = dict.fromkeys(names, some)
     metadata = dict(qwen35.metadata) | {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}
     metadata.pop("qwen35.attention.recurrent_layers", None)
     file = replace(qwen35, metadata=metadata, tensors={**qwen35.tensors, **more})

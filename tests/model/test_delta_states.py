@@ -109,5 +109,5 @@ def test_texts_beside_each_other(opened: Model) -> None:
 
 
 def test_speculation_is_refused_in_one_line(opened: Model) -> None:
-    with pytest.raises(ModelError, match="cannot go back.*--speculate"):
+    with pytest.raises(ModelError, match=r"cannot go back.*--speculate"):
         next(opened.generate_tokens(TEXT, 4, Sampler(), speculate="ngram"))
