@@ -57,7 +57,7 @@ def store(profile: Profile, db: TuningDB) -> ProfileSummary:
     total = sum(times) if times else None
     return ProfileSummary(
         p.file, p.format, number, p.found, p.expected, known, total, untimed, p.note,
-        Counter(launch.kind.value for launch in joined.launches), len(joined.tables),
+        dict(Counter(launch.kind.value for launch in joined.launches)), len(joined.tables),
     )  # fmt: skip
 
 
