@@ -228,9 +228,18 @@ class TuningDB(Reader):
         return before, self.info()["size_bytes"]
 
     @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Several writes as one: an error in any of them undoes them all."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         if not self.writable:
             raise read_only(self.path)
+        if self._connection.in_transaction:  # a part of one
+            yield
+            return
         if os.getpid() != self._process:
             raise RuntimeError("a tuning database must not be used across a fork; open it again in the child")
         if self._identity_now() != self._identity:

@@ -122,9 +122,10 @@ def store(
         chosen = (Decimal(decimal) if decimal else None,) if importer.localized else ()
         found = importer.read(file, *chosen)
         db = opened()
-        return [
-            tuning_results.store(replace(one, file=path.name), db)
-            if isinstance(one, tuning_results.TuningResults)
-            else store_profile.store(one, db)
-            for one in (found if isinstance(found, tuple) else (found,))
-        ]
+        with db.all_or_nothing():
+            return [
+                tuning_results.store(replace(one, file=path.name), db)
+                if isinstance(one, tuning_results.TuningResults)
+                else store_profile.store(one, db)
+                for one in (found if isinstance(found, tuple) else (found,))
+            ]

@@ -2,8 +2,8 @@
 
 What a program and its profiler say goes to the same place as the table: before it, behind it, and between two of them.
 A line that begins as no row of the table does is no row; one that does has as many cells as the header, or the file is
-damaged, or ends there. What separates cells is a property of the file: the comma that the tools print, a tab (nsys stats
---format tsv), or the semicolon of programs that saved the table again where the comma separates decimals.
+damaged, or ends there. What separates cells is a property of the file: the comma that the tools print, a tab (nsys
+stats --format tsv), or the semicolon of programs that saved the table again where the comma separates decimals.
 """
 
 import csv

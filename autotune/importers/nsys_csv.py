@@ -250,8 +250,9 @@ def _called_kernel(report: _Report, place: int, row: Mapping[str, str]) -> Kerne
         return None
     return KernelLaunch(
         place, name, RowKind.KERNEL, _numbers(row.get("GridXYZ", "")), _numbers(row.get("BlockXYZ", "")),
-        report.whole(row, "Kernel Start"), report.number(row, "Kernel Dur"), device=report.whole(row, "DevId", "Device ID"),
-        process=report.whole(row, "PID"), called_ns=report.whole(row, "API Start"),
+        report.whole(row, "Kernel Start"), report.number(row, "Kernel Dur"),
+        device=report.whole(row, "DevId", "Device ID"), process=report.whole(row, "PID"),
+        called_ns=report.whole(row, "API Start"),
     )  # fmt: skip
 
 

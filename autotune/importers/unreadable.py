@@ -12,6 +12,7 @@ _BYTES = (
     (b"PK\x03\x04", "is a zip archive", "unpack it and import what is in it"),
     (b"PAR1", "is a Parquet file", f"if Nsight Systems made it, {_SQLITE}"),
     (b"ARROW1", "is an Arrow file", f"if Nsight Systems made it, {_SQLITE}"),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd", "unpack it with zstd -d"),
     (b"\x89HDF", "is an HDF5 file", f"if Nsight Systems made it, {_SQLITE}"),
 )
 _ENDINGS = (
