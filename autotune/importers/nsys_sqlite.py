@@ -79,9 +79,12 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
 
 
 class Activity(NamedTuple):
-    """What ran on a GPU: a row of one of the tables in SELECTS. process: a global process id, 0 if unknown; correlation:
-    of its API call; kind: its table's place in SELECTS; node: of a CUDA graph, that it was launched as; first, second:
-    ids of a kernel's full and short name; the number of a graph, or of a copy's direction."""
+    """What ran on a GPU: a row of one of the tables in SELECTS.
+
+    process: a global process id, 0 if unknown; correlation: of its API call; kind: its table's place in SELECTS; first,
+    second: ids of a kernel's full and short name, the number of a graph or of a copy's direction; node: of a CUDA graph,
+    that it was launched as.
+    """
 
     start: int
     length: int
@@ -166,8 +169,8 @@ def _names(db: sqlite3.Connection, tables: set[str]) -> dict[Any, str]:
 
 
 def _checked(db: sqlite3.Connection, table: str, whole: Sequence[str] = ()) -> str:
-    """The first columns of `Activity`; GPU and process are not in every version. whole: what else has to be an integer. Raises
-    sqlite3.DataError for rows without sense."""
+    """The first columns of `Activity`; GPU and process are not in every version. whole: what else has to be an integer.
+    Raises sqlite3.DataError for rows without sense."""
     have = nsys_schema.columns(db, table)
     there = [name for name in ("globalPid", "deviceId") if name in have]
     wrong = " OR ".join(f"typeof({name}) != 'integer'" for name in ("start", "end", "streamId", *whole, *there))
