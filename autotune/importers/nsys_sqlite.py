@@ -82,8 +82,8 @@ class Activity(NamedTuple):
     """What ran on a GPU: a row of one of the tables in SELECTS.
 
     process: a global process id, 0 if unknown; correlation: of its API call; kind: its table's place in SELECTS; first,
-    second: ids of a kernel's full and short name, the number of a graph or of a copy's direction; node: of a CUDA graph,
-    that it was launched as.
+    second: ids of a kernel's full and short name, the number of a graph or of a copy's direction; node: of a CUDA
+    graph, that it was launched as.
     """
 
     start: int
