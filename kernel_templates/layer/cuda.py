@@ -1,4 +1,5 @@
-"""A layer on the GPU: five kernels, with post norms seven, each leaving its output as the next one wants it."""
+"""A layer on the GPU: five kernels, with post norms seven, with a mixture of experts two more, each leaving its output
+as the next one wants it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.chain import POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
+from kernel_templates.moe import cuda as moe
+from kernel_templates.moe import rows
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -49,7 +52,8 @@ def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping
     """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
     the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
     uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
-    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
+    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch". With a mixture of experts
+    also reads its biases, if it has any, and uses what `moe.rows.allocate` makes."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -103,12 +107,16 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
+    mixture, gated = {}, problem.ffn
+    if problem.experts:
+        own = problem.moe_part
+        mixture, gated = moe.biases(own, b, device) | rows.allocate([own], 1, device), own.gated
     return {
-        "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
+        **mixture, "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device), "keys": keys, "values": cached,
         "qkv": torch.full((size,), float("nan"), device=device),
         "attended": Vector.allocate(problem.heads * problem.head_dim, device),
-        "gated": Vector.allocate(problem.ffn, device), "branch": Vector.allocate(problem.hidden, device),
+        "gated": Vector.allocate(gated, device), "branch": Vector.allocate(problem.hidden, device),
     }  # fmt: skip
 
 

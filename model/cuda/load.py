@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from kernel_templates.cuda.embedding import Embedding
-from kernel_templates.cuda.weights import Planes
+from kernel_templates.cuda.weights import Planes, unpack
 from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import Layer
+from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Weight
 from kernel_templates.space import Config
 from model import layer_plan, layer_tensors, weights
@@ -31,7 +32,7 @@ from model.runner import Progress
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; keys and values float16
-    [kv_heads, capacity, head_dim]."""
+    [kv_heads, capacity, head_dim]; of a mixture of experts "router" float32 [experts, hidden], for many rows."""
 
     problem: Layer
 
@@ -55,6 +56,11 @@ class Loaded:
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
     cache: tuple[Tensor, ...]
+
+    @property
+    def mixtures(self) -> frozenset[Moe]:
+        """Those of its layers that differ."""
+        return frozenset(layer.problem.moe_part for layer in self.layers if layer.problem.experts)
 
 
 def load(
@@ -122,7 +128,10 @@ def _layer(
 ) -> CudaLayer:  # fmt: skip
     own = {name: _vector(file, tensor, device) for name, tensor in plan.vectors.items()}
     own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
-    return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)
+    by_part = layer_kernels.packed_by_part(problem, packed)
+    if problem.experts:
+        own["router"] = unpack(by_part["moe"][0])
+    return CudaLayer(plan, by_part, own, problem)
 
 
 def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:

@@ -8,8 +8,7 @@ from test_interp_operations import drawn, relative_error, space, tolerance
 
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.moe import choose
-from kernel_templates.moe.cuda import choices
+from kernel_templates.moe import choose, rows
 from kernel_templates.moe.problem import ROUTINGS, Moe
 
 KEY = "moe:hidden={0},ffn={1},experts={2},used={3},router_format={4},gate_format={5},up_format={6},down_format={7},"
@@ -56,10 +55,10 @@ def test_configurations_drawn_at_random(asked):
 def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
     """ids and weights of several tokens."""
     problem = Moe(32, 32, len(logits[0]) - traits.get("shared_gated", 0), used, *["F32"] * 4, **traits)
-    buffers = choices(problem, len(logits), "cpu")
+    buffers = rows.allocate([problem], len(logits), "cpu")
     buffers["router_logits"].copy_(torch.tensor(logits).flatten())
     names = ("router_logits", "expert_ids", "expert_weights")
-    choose.launch(problem, *(buffers[name] for name in names), tokens=len(logits)).run(INTERPRETED)
+    choose.launch(problem, *(buffers[name] for name in names), len(logits)).run(INTERPRETED)
     return [buffers[name].view(len(logits), -1).tolist() for name in names[1:]]
 
 
