@@ -19,9 +19,9 @@ from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
+from model.errors import ModelError
 from model.gguf_file import GGUFFile
 from model.layer_sizes import LayerSizes
-from model.errors import ModelError
 from model.problems import contexts, head_problem, layer_at
 
 WIDTHS = ("decode", "prompt", "batch")

@@ -239,9 +239,7 @@ def multiply_thin(
             next_held = ()
             here = opaque(u + step * WARPS * 4, ASM)
             for a in tl.static_range(AHEAD):
-                next_right = load_right(
-                    x, g, tokens, sources, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT
-                )
+                next_right = load_right(x, g, tokens, sources, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT)
                 parts = parts_of(held[a], TRAITS, ASM)
                 next_held = next_held + (
                     load_tiles(
@@ -260,9 +258,7 @@ def multiply_thin(
     MATRICES: tl.constexpr = 1 if GATE == "" else 2
     total = summed(acc, MATRICES, NT, WARPS, POWER // MATRICES) * unlift(TRAITS)
     if SPLIT == 1:
-        finish(
-            total, out, block, rows, tokens, pairs, gate_bias, up_bias, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM
-        )
+        finish(total, out, block, rows, tokens, pairs, gate_bias, up_bias, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
     else:
         COUNT: tl.constexpr = total.shape[1]
         SIZE: tl.constexpr = MATRICES * COUNT

@@ -7,9 +7,7 @@ from kernel_templates.problem import Problem, trait
 
 
 @dataclass(frozen=True)
-class GroupedMatmul(
-    Problem, op="grouped_matmul", template_version=1, matrices={"w": ("all_rows", "cols", "format")}
-):
+class GroupedMatmul(Problem, op="grouped_matmul", template_version=1, matrices={"w": ("all_rows", "cols", "format")}):
     """y [tokens * used, rows]: row p, of token p // used and expert e_p, is W[e_p] x, x being row p // used of x
     [tokens, cols] or, if `x_of` is "pair", row p of x [tokens * used, cols]; W [experts * rows, cols].
 

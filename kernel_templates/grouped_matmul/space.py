@@ -45,7 +45,9 @@ def cuda(problem: GroupedMatmul, device: Device) -> Space:
                 "no stages", "only a wide program has activations in shared memory",
                 lambda c: c["algorithm"] == "wide" or c["stages"] == 2,
             ),
-            Constraint("a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] >= 4),
+            Constraint(
+                "a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] >= 4
+            ),
             Constraint(
                 "a plain loop", "of floats one step is on its way, and a tile has as many rows as warps take",
                 lambda c: c["algorithm"] != "float" or (c["ahead"], c["tiles"]) == (1, least),

@@ -191,9 +191,7 @@ class Rows:
             "qkv": list(self._heads(i, layer, None, append_too=True)),
             "attention": list(self._attention(i, layer, finish=False)),
             "out": [*self._out(layer), *self._add(self._of_attention(layer))],
-            layer.plan.steps[-1].name: [
-                *self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))
-            ],
+            layer.plan.steps[-1].name: [*self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))],
         }
 
     def q(self, layer: CudaLayer) -> Tensor:

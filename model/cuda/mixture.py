@@ -12,7 +12,6 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows import add_norm, gate
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.grouped_matmul import cuda as grouped
-from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.moe import choose
 from kernel_templates.moe import rows as moe_rows
 from kernel_templates.problem import Problem
@@ -25,9 +24,7 @@ from model.widths import ExpertProducts
 class MixtureRows:
     """The launches of one layer's mixture over so many rows. configs: what problems run with."""
 
-    def __init__(
-        self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int
-    ) -> None:
+    def __init__(self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int) -> None:
         self.problem, self._layer, self._buffers, self._rows = layer.problem.moe_part, layer, buffers, rows
         self._router, self._gate, self._up, self._down = layer.packed["moe"]
         both = joined((self._gate, self._up))

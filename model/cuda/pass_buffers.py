@@ -3,8 +3,9 @@
 A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max((heads + 2
 kv_heads) head_dim, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
 Qwen3-0.6B, 336 MB for Qwen3-8B. With a mixture of experts ffn is that of all experts that a row uses, and wide holds
-`used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the time, 2 bytes a weight of the
-largest product: 13 MB and 201 MB, twice that where the next one is expanded meanwhile.
+`used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the
+time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where the next one is expanded
+meanwhile.
 """
 
 import itertools

@@ -21,7 +21,11 @@ KEY = "grouped_matmul:rows={0},cols={1},format={2},experts={3},used={4},tokens={
 def check(key: str, ids: np.ndarray | None = None, **values) -> None:
     """The default configuration with these values, on other choices where there are."""
     problem = registry.parse_problem(key)
-    operation, template, space = registry.get(problem.op), registry.cuda(problem.op), registry.cuda_space(problem, HOPPER)
+    operation, template, space = (
+        registry.get(problem.op),
+        registry.cuda(problem.op),
+        registry.cuda_space(problem, HOPPER),
+    )
     config = {**space.default, **values}
     assert space.broken(config) is None, space.broken(config)
     inputs = operation.inputs(problem, 5)
