@@ -24,7 +24,8 @@ GPT_OSS = {"gate_function": "swiglu_oai", "routing": "softmax_of_chosen", "bias"
 
 
 @pytest.mark.parametrize("name", [
-    "Q4_0", "Q4_K", "Q6_K", "MXFP4", "F16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Q8_0", "BF16", "Q3_K")),
+    "Q4_0", "Q4_K", "Q6_K", "MXFP4", "F16",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("Q8_0", "BF16", "Q3_K")),
 ])  # fmt: skip
 def test_every_kind_of_format(name):
     """With int16 far closer than the tolerance, which int8 needs. Programs of many rows, since a tile takes long."""
