@@ -14,7 +14,8 @@ SMALLEST = 2.0**-10  # of a scale or cap
 MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
 LIMITS = {
     "heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20,
-    "sequences": 1 << 10, "tokens": 1 << 14, "experts": 1 << 12, "used": 1 << 8, "shared_ffn": 1 << 20,
+    "sequences": 1 << 10, "tokens": 1 << 14, "key_heads": 1024, "kernel": 16,
+    "experts": 1 << 12, "used": 1 << 8, "shared_ffn": 1 << 20,
 }  # fmt: skip
 VECTOR = 32  # elements that an activation's length is a multiple of
 
@@ -62,6 +63,8 @@ def _check_fields(problem: Problem) -> None:
     heads, kv_heads = given.get("heads", 1), given.get("kv_heads", 1)
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")
+    if heads % (key_heads := given.get("key_heads", 1)):
+        raise ValueError(f"{heads} value heads cannot share {key_heads} key heads evenly")
     head_dim = given.get("head_dim", 16)
     if head_dim % 16:
         raise ValueError(f"head_dim={head_dim} does not divide by 16")

@@ -75,7 +75,7 @@ class LayerPlan:
 @dataclass(frozen=True)
 class LayerState:
     """A layer in a backend's memory. packed: matrices as its kernels read them, by the names of steps; buffers: what
-    the layer has for itself, norms and its part of the KV cache ("keys", "values"), by the names that links have."""
+    the layer has for itself, norms and what it keeps of a text, by the names that links have."""
 
     plan: LayerPlan
     packed: Mapping[str, tuple[Any, ...]]
@@ -136,8 +136,9 @@ def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
     sizes = config.sizes
     return {
         "x": config.hidden,
-        "qkv": max(s.qkv_rows for s in sizes),
-        "attended": max(s.q_rows for s in sizes),
+        "qkv": max((s.qkv_rows for s in sizes if s.delta is None), default=0),
+        "projected": max((s.delta.projected_size for s in sizes if s.delta), default=0),
+        "attended": max(s.attended for s in sizes),
         "gated": max(s.gated for s in sizes),
         "logits": config.vocab,
     }

@@ -4,6 +4,7 @@ GGUF stores llama's Q and K so that RoPE turns neighbouring rows; kernels turn t
 at load is lossless and changes no score, because q and k are reordered alike.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -46,13 +47,14 @@ def matrices(
 
 
 def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
-    """A one-dimensional tensor as float32, or several after each other, padded like every kernel buffer."""
-    out, first = random_inputs.buffer(tensor.shape[0]), 0
+    """A tensor that no product reads, as float32, or several after each other, padded like every kernel buffer."""
+    out, first = random_inputs.buffer(math.prod(tensor.shape)), 0
     for part in tensor.parts:
-        info, (size,) = file.tensors[part.name], part.shape
+        info, size = file.tensors[part.name], math.prod(part.shape)
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
-        values = layout.numbers(file.copied(part.name)).reshape(-1)
+        values = layout.numbers(file.copied(part.name))
+        values = (values.T if part.transposed else values).reshape(-1)
         out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values
         first += size
     return out

@@ -8,21 +8,20 @@ holds the two together, so that what was tuned is what is run.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from kernel_templates import formats, registry
+from kernel_templates import registry
+from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.moe.problem import Moe
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
-from model.errors import ModelError
 from model.gguf_file import GGUFFile
 from model.layer_sizes import LayerSizes
-from model.problems import contexts, head_problem, layer_at
+from model.problems import contexts, head_problem
 
 WIDTHS = ("decode", "prompt", "batch")
 USUAL = ("decode", "prompt")
@@ -43,9 +42,9 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as
-    the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the product does
-    not.
+    name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
+    their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
+    product does not.
     """
 
     name: str
@@ -54,10 +53,16 @@ class Product:
     cols: int
     format: str
     gate: str = ""
+    of: LayerSizes | None = None
 
-    def over(self, tokens: int) -> Matmul:
+    def over(self, tokens: int) -> Matmul | GroupedMatmul:
         """The product of so many rows of a pass."""
-        return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        if self.of is None or (m := self.of.mixture) is None:
+            return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        return GroupedMatmul(
+            self.rows, self.cols, self.format, m.experts, m.used, tokens, gate=self.gate,
+            bias=int(m.bias and bool(self.gate)), x_of="pair" if self.name == "down" else "token",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,33 +80,6 @@ class PassSize:
         return self.sequences * self.tokens
 
 
-@dataclass(frozen=True)
-class ExpertProducts:
-    """The products of a mixture's rows with their experts' matrices: gate and up, one if they have one format, and
-    down."""
-
-    gate_up: tuple[GroupedMatmul, ...]
-    down: GroupedMatmul
-
-    @classmethod
-    def of(cls, moe: Moe, tokens: int) -> "ExpertProducts":
-        """Over so many rows of a pass. Raises ModelError for experts that no kernel multiplies so."""
-        shared = (moe.experts, moe.used, tokens)
-        forms = (moe.gate_format, moe.up_format)
-        if len(set(forms)) == 1:
-            both = GroupedMatmul(2 * moe.ffn, moe.hidden, forms[0], *shared, gate=moe.gate_function, bias=moe.bias)
-            gate_up: tuple[GroupedMatmul, ...] = (both,)
-        else:
-            one_kind = len({formats.get(form).quantized for form in forms}) == 1
-            if moe.bias or moe.gate_function == "swiglu_oai" or not one_kind:
-                raise ModelError(
-                    f"experts whose gate is {forms[0]} and whose up is {forms[1]} are not multiplied on a GPU; "
-                    "quantize both alike"
-                )
-            gate_up = tuple(GroupedMatmul(moe.ffn, moe.hidden, form, *shared) for form in forms)
-        return cls(gate_up, GroupedMatmul(moe.hidden, moe.ffn, moe.down_format, *shared, x_of="pair"))
-
-
 def bucket(rows: int) -> int:
     """The rows of the pass that runs so many: the next power of two."""
     return max(1 << (rows - 1).bit_length(), LEAST)
@@ -113,19 +91,17 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     plan = layer_plan.layer(config, layer)
     formats = {name: file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
     gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
-    dense = [*gated, ("down", ("down",))] if plan.sizes.mixture is None else []
     found = []
-    for name, group in [("qkv", ("q", "k", "v")), ("out", ("out",)), *dense]:
+    mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
+    router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
+    for name, group in [mixer, ("out", ("out",)), *router, *gated, ("down", ("down",))]:
         for form, members in groupby(group, key=formats.__getitem__):
             joined = tuple(members)
-            rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
+            rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
             gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
-            found.append(Product(name, joined, rows, cols, form, gate))
+            experts = plan.sizes if len(plan.matrices[joined[0]].shape) == 3 else None
+            found.append(Product(name, joined, rows, cols, form, gate, experts))
     return tuple(found)
-
-
-def _mixture(config: ModelConfig, file: GGUFFile, layer: int) -> Moe | None:
-    return layer_at(config, file, layer, 0).moe_part if config.layer(layer).mixture is not None else None
 
 
 def head_product(config: ModelConfig, file: GGUFFile) -> Product:
@@ -143,6 +119,11 @@ def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
     )  # fmt: skip
 
 
+def pass_delta(delta: GatedDelta, size: PassSize) -> GatedDelta:
+    """A layer's gated delta net in a pass; contexts cost the same."""
+    return replace(delta, sequences=size.sequences, tokens=size.tokens)
+
+
 def pass_problems(
     config: ModelConfig, file: GGUFFile, sizes: Iterable[PassSize], backend: str = "cuda"
 ) -> dict[Problem, int]:
@@ -150,10 +131,7 @@ def pass_problems(
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
     # Most layers are alike, and there may be a hundred sizes: a start waits for this.
-    layers = Counter(
-        (layer_products(config, file, i, backend), config.layer(i), _mixture(config, file, i))
-        for i in range(config.layers)
-    )
+    layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
         for problem, times in _of_pass(config, file, layers, size):
@@ -164,16 +142,12 @@ def pass_problems(
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes, Moe | None], int],
-    size: PassSize,
-) -> Iterator[tuple[Problem, int]]:  # fmt: skip
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize
+) -> Iterator[tuple[Problem, int]]:
     """layers: those that differ, and how many there are of each."""
-    for (products, sizes, moe), times in layers.items():
+    for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        if moe is not None:
-            experts = ExpertProducts.of(moe, size.rows)
-            yield from ((problem, times) for problem in (*experts.gate_up, experts.down))
-        yield pass_attention(sizes, size), times
+        yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
     if size.head:
         yield head_product(config, file).over(size.rows), 1
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
+from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
@@ -110,17 +111,36 @@ def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
     )  # fmt: skip
 
 
+def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, tied: bool) -> Shape:
+    layer = LayerSizes(heads, kv_heads, head_dim=256, rope_dim=64, ffn=ffn, output_gate=True)
+    sizes = _with_deltas((layer,) * layers, GatedDelta(delta_heads, 16, 128, 4), period=4)
+    config = ModelConfig(
+        ARCHITECTURES["qwen35"], hidden, sizes, vocab=248320, context=262144, norm_eps=1e-6, rope_base=1e7, tied=tied,
+        rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen35", unused=243, names_head_size=True)
+
+
+def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) -> tuple[LayerSizes, ...]:
+    """Gated delta nets in all layers but every `period`-th."""
+    return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
+
+
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
-    period, (attention, final) = architecture.window_period, architecture.softcaps
-    routing = architecture.routing
-    mixture = None if routing is None else Mixture(8, 3, routing.function, routing.normalized)
+    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one, or a
+    gated delta net where most have."""
+    period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
-        4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function, mixture=mixture
+        4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function,
+        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized),
+        output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
+    sizes = tuple(replace(layer, window=window) for window in windows)
+    if architecture.delta_period is not None:
+        sizes = _with_deltas(sizes, GatedDelta(4, 2, 32, 4), period=2)
     config = ModelConfig(
-        architecture, 256, tuple(replace(layer, window=window) for window in windows), 512, 256, 1e-6, 1e6, tied=True,
+        architecture, 256, sizes, 512, 256, 1e-6, 1e6, tied=True,
         rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
     )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
@@ -155,6 +175,9 @@ SHAPES = {
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
+    "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
+    "qwen3.5-4b": _qwen35(2560, 32, 16, 4, 32, 9216, tied=True),
+    "qwen3.5-9b": _qwen35(4096, 32, 16, 4, 32, 12288, tied=False),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
 }
@@ -201,7 +224,7 @@ def tensor_format(
     head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
     its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
     """
-    if len(shape) == 1 or place[0] == "router":
+    if len(shape) == 1 or place[0] in ("conv", "router"):
         return "F32"
     fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
@@ -216,7 +239,7 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
     if quant == "IQ4_XS":
         sizes = config.layer(layer)
         grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
@@ -243,9 +266,15 @@ class Weights:
         return self._places.get(name, ("", 0))
 
     def vector(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
+        """Norm weights, biases and all else that no product reads, float32 [size]."""
         what, layer = self.place(name)
-        if what == "qkv_bias":
+        if what == "decay":
+            weights = -np.exp(self._rng.uniform(-2.0, 2.8, size))
+        elif what == "dt_bias":  # steps of 0.001 to 0.1, as Mamba begins with
+            weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
+        elif what == "conv":
+            weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "qkv_bias":
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
@@ -302,6 +331,15 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_vocab_size(config.vocab)
     if layer.window:
         writer.add_sliding_window(layer.window)
+    if delta := next((sizes.delta for sizes in config.sizes if sizes.delta), None):
+        writer.add_full_attention_interval(1 + [sizes.delta for sizes in config.sizes].index(None))
+        writer.add_ssm_conv_kernel(delta.kernel)
+        writer.add_ssm_state_size(delta.head_dim)
+        writer.add_ssm_group_count(delta.key_heads)
+        writer.add_ssm_time_step_rank(delta.heads)
+        writer.add_ssm_inner_size(delta.value_size)
+        writer.add_rope_dimension_count(layer.rope_dim)
+        writer.add_rope_dimension_sections([layer.rope_dim // 2, 0, 0, 0])
     if layer.softcap:
         writer.add_attn_logit_softcapping(layer.softcap)
     if config.final_softcap:
@@ -362,8 +400,9 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
-                if len(dims) == 1:
-                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
+                if len(dims) == 1 or weights.place(tensor)[0] == "conv":
+                    values = weights.vector(tensor, int(np.prod(dims))).reshape(dims)
+                    writer.write_tensor_data(values.view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()

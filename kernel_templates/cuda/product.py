@@ -218,6 +218,7 @@ def multiply_rows(
 @triton.jit
 def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
+    bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
@@ -226,7 +227,8 @@ def residual_product(
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
 
-    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized.
+    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
+    the product is added to, or None.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -239,6 +241,10 @@ def residual_product(
     for s in tl.static_range(STEPS if ADD else 0):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
+    added = ()
+    for s in tl.static_range(0 if bias is None else STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -279,6 +285,8 @@ def residual_product(
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM)
+            if bias is not None:
+                y += added[t // CHUNKS]
             n = y
             if ADD:
                 y += before[t // CHUNKS]

@@ -6,6 +6,8 @@ from typing import Any
 from kernel_templates import formats
 from kernel_templates.device import Device
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
+from kernel_templates.matmul import space as matmul
+from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LEAST_WIDE, MOST_WORDS
 from kernel_templates.space import Constraint, Parameter, Space
 
@@ -62,6 +64,14 @@ def cuda(problem: GroupedMatmul, device: Device) -> Space:
             ),
         ),
     )  # fmt: skip
+
+
+def cpu(problem: GroupedMatmul, features: frozenset[str]) -> Space:
+    """As of `matmul` with as many tokens as an expert has on average; of any, fewer experts than there are."""
+    if problem.gate or problem.bias:
+        raise NotImplementedError("grouped_matmul on the cpu has gate and up apart: leave gate and bias out")
+    experts = min(problem.experts, problem.pairs)
+    return matmul.cpu(Matmul(problem.rows, problem.cols, problem.format, -(-problem.pairs // experts)), features)
 
 
 def _words(config: Mapping[str, Any]) -> int:

@@ -3,14 +3,14 @@
 A layer is a mixer, which brings other positions in, and a feed-forward network; there are kinds of either, and models
 mix them. The one place that says so. The GPU's chain of kernels and its reference follow from it here; in `model`, so
 do the processor's steps and both ways of reading a prompt. A new kind is its links, under its name in `MIXERS` or
-`FEED_FORWARDS`; `Layer` has a property for the problem of each link, and `model.layer_tensors` its tensors.
+`FEED_FORWARDS`; a `LinkedChain` has a property for the problem of each link, and `model.layer_tensors` its tensors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kernel_templates import attention, ffn, matvec, moe, norm_qkv_rope
+from kernel_templates import attention, ffn, gated_delta, matvec, moe, norm_qkv_rope, norm_qkvz
 from kernel_templates.operation import Operation
 
 T = TypeVar("T")
@@ -22,7 +22,8 @@ class Link:
 
     prefix: of its parameters in the layer's space, and its key in `Layer.parts`; weights: the operation's name of a
     matrix -> the layer's, those included that not every layer of the kind has; buffers: the same for what it reads and
-    writes. Buffers not named there are called alike in the operation and in the layer: the cache ("keys", "values"),
+    writes. Buffers not named there are called alike in the operation and in the layer: what is kept of a text ("keys"
+    and "values", or "conv_state" and "state"),
     "position", "rope", "eps" and scratch memory.
     """
 
@@ -68,6 +69,24 @@ OUT = Link(
     weights={"w": "out"},
     buffers={"x": "attended", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
 )
+QKVZ = Link(
+    "qkvz",
+    norm_qkvz.OPERATION,
+    weights={"qkv": "qkv", "z": "z", "beta": "beta", "alpha": "alpha"},
+    buffers={"x": "x", "norm": "attn_norm", "projected": "projected"},
+)
+DELTA = Link(
+    "delta",
+    gated_delta.OPERATION,
+    buffers={
+        "projected": "projected",
+        "conv": "conv",
+        "decay": "decay",
+        "dt_bias": "dt_bias",
+        "norm": "delta_norm",
+        "out": "attended",
+    },
+)
 FFN = Link(
     "ffn",
     ffn.OPERATION,
@@ -101,7 +120,7 @@ MOE = Link(
     },
 )
 
-MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT)}
+MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT), "gated_delta": (QKVZ, DELTA, OUT)}
 """The first half of a layer by its kind. It leaves x times "ffn_norm" quantized on a GPU."""
 FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,), "moe": (MOE,)}
 """The second half."""

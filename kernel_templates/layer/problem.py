@@ -12,7 +12,24 @@ from kernel_templates.problem import Chain, Problem, trait
 
 
 @dataclass(frozen=True)
-class Layer(HeadShapes, Chain, op="layer", template_version=1):
+class LinkedChain(Chain):
+    """A layer of any kind. It names its links; the problem of each is the property `<prefix>_part`."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Its operations, in order."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, Problem]:
+        return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}
+
+    def below(self, context: int) -> "LinkedChain":
+        """The same layer for positions below `context`: itself, where it costs the same at all of them."""
+        return self
+
+
+@dataclass(frozen=True)
+class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions. With
     `experts` the network is a mixture of them, and names from `experts` on mean what they mean in `Moe`.
@@ -58,6 +75,7 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return NormQkvRope(
             self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
             self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
@@ -65,11 +83,12 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return Attention(
             self.heads, self.kv_heads, self.head_dim, self.context,
             window=self.window, softcap=self.softcap, scale=self.scale,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation, post_norm=self.post_norm)
+        return Matvec(self.hidden, self.attended, self.out_format, self.activation, post_norm=self.post_norm)
 
     @property
     def ffn_part(self) -> Ffn:
@@ -105,5 +124,5 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     def without_context(self) -> "Layer":
         return replace(self, context=0)
 
-    def parts(self) -> dict[str, Problem]:
-        return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}
+    def below(self, context: int) -> "Layer":
+        return replace(self, context=context)

@@ -8,7 +8,7 @@ from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
 from kernel_templates.layer.chain import POST_NORMS, Link
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.moe import reference as moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
@@ -68,26 +68,25 @@ def _add_mixture(
     weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]
 
 
-def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
+def outputs(problem: LinkedChain, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
     buffers = _through(problem, given, problem.links)
-    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: problem.hidden]}
+    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: len(buffers["x"])]}
 
 
-def _through(problem: Layer, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
+def _through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
     """The buffers after the first operations of a layer."""
     buffers, parts = dict(given.buffers), problem.parts()
     for link in links:
         own = link.own_weights(given.weights)
         made = link.operation.reference(parts[link.prefix], Inputs(own, link.bound(buffers)))
         buffers |= link.written(made)
-        buffers |= {
-            name: buffers[name].astype(np.float16, copy=False) for name in ("keys", "values")
-        }  # as the cache holds them
+        halves = {"keys", "values"} & buffers.keys()  # as the cache holds them
+        buffers |= {name: buffers[name].astype(np.float16, copy=False) for name in halves}
     return buffers
 
 
-def tolerance(problem: Layer) -> float:
+def tolerance(problem: LinkedChain) -> float:
     """The parts' errors add up, float16's in the cache among them."""
     parts = problem.parts()
     return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

@@ -32,6 +32,9 @@ class Architecture:
     window: positions, where the file names none. local_rope_base: RoPE's base in layers with a window, which scaling
     leaves alone, where the file names none; None: all layers turn alike.
     softcaps: of attention's scores and of logits where the file names none, 0 for none.
+    output_gate: attention's output is multiplied with the sigmoid of a gate, which is projected beside each query;
+    delta_period: layers are gated delta nets but for every so many-th, unless the file says which are; None: none is.
+    ffn_norm: what files call the norm before the feed-forward network.
     wide_scale_layers: counts of layers of models whose scores are divided by sqrt(hidden / heads), not sqrt(head_dim):
     files do not say.
     """
@@ -49,4 +52,7 @@ class Architecture:
     window: int = 0
     local_rope_base: float | None = None
     softcaps: tuple[float, float] = (0.0, 0.0)
+    output_gate: bool = False
+    delta_period: int | None = None
+    ffn_norm: str = "ffn_norm"
     wide_scale_layers: tuple[int, ...] = ()

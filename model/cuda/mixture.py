@@ -6,34 +6,39 @@ from typing import Any
 
 from torch import Tensor
 
+from kernel_templates import formats
 from kernel_templates.cuda import fragments
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows import add_norm, gate
 from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.ffn.problem import GATE_FUNCTIONS as FFN_GATES
 from kernel_templates.grouped_matmul import cuda as grouped
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.moe import choose
 from kernel_templates.moe import rows as moe_rows
+from kernel_templates.moe.problem import Moe
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.cuda.load import CudaLayer
 from model.cuda.pass_buffers import PassBuffers
-from model.widths import ExpertProducts
+from model.errors import ModelError
 
 
 class MixtureRows:
     """The launches of one layer's mixture over so many rows. configs: what problems run with."""
 
     def __init__(self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int) -> None:
-        self.problem, self._layer, self._buffers, self._rows = layer.problem.moe_part, layer, buffers, rows
+        assert layer.mixture is not None
+        self.problem, self._layer, self._buffers, self._rows = layer.mixture, layer, buffers, rows
         self._router, self._gate, self._up, self._down = layer.packed["moe"]
         both = joined((self._gate, self._up))
         self._parts: tuple[Planes, ...] = (self._gate, self._up) if both is None else (both,)
-        products = ExpertProducts.of(self.problem, rows)
-        self._gate_up = [(each, configs(each)) for each in products.gate_up]
+        gate_up, down = _products(self.problem, rows, both is not None)
+        self._gate_up = [(each, configs(each)) for each in gate_up]
         if len({grouped.order(config) for _, config in self._gate_up}) > 1:  # they read one input
             self._gate_up = [(each, self._gate_up[0][1]) for each, _ in self._gate_up]
-        self._last = (products.down, configs(products.down))
+        self._last = (down, configs(down))
 
     @property
     def order(self) -> int:
@@ -84,3 +89,21 @@ class MixtureRows:
         flat = self._buffers.wide[: (pairs + self._rows) * p.hidden]
         y, out = flat.view(-1, p.hidden).split([pairs, self._rows])
         return y, out
+
+
+def _products(moe: Moe, rows: int, together: bool) -> tuple[list[GroupedMatmul], GroupedMatmul]:
+    """Gate and up, one where they lie together, and down; as `model.widths` names them. Raises ModelError for experts
+    that no kernel multiplies so."""
+    shared = (moe.experts, moe.used, rows)
+    down = GroupedMatmul(moe.hidden, moe.ffn, moe.down_format, *shared, x_of="pair")
+    forms = (moe.gate_format, moe.up_format)
+    if together:
+        both = GroupedMatmul(2 * moe.ffn, moe.hidden, forms[0], *shared, gate=moe.gate_function, bias=moe.bias)
+        return [both], down
+    kinds = {formats.get(form).quantized for form in forms}
+    if moe.bias or moe.gate_function not in FFN_GATES or len(kinds) > 1:
+        raise ModelError(
+            f"experts whose gate is {forms[0]} and whose up is {forms[1]} are not multiplied on a GPU; "
+            "quantize both alike"
+        )
+    return [GroupedMatmul(moe.ffn, moe.hidden, form, *shared) for form in forms], down

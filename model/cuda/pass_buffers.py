@@ -1,7 +1,7 @@
 """What passes over many tokens keep on the device between their kernels: one set for all, since one runs at a time.
 
-A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max((heads + 2
-kv_heads) head_dim, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
+A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max(what the mixer
+projects to, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
 Qwen3-0.6B, 336 MB for Qwen3-8B. With a mixture of experts ffn is that of all experts that a row uses, and wide holds
 `used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the
 time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where the next one is expanded
@@ -52,7 +52,7 @@ class PassBuffers:
         attended, ffn = largest_of["attended"], largest_of["gated"]
         halves = (c.hidden, attended, attended, ffn)
         used = max((mixture.used for mixture in model.mixtures), default=0)
-        widest = max(largest_of["qkv"], 2 * ffn, (used + 1) * c.hidden)
+        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
@@ -61,7 +61,7 @@ class PassBuffers:
                 torch.zeros((most, c.hidden), device=device),
                 _in_orders({c.hidden: most}, device),
                 torch.zeros(most * attended, dtype=torch.float16, device=device),
-                _in_orders({sizes.q_rows: most for sizes in c.sizes}, device),
+                _in_orders({sizes.attended: most for sizes in c.sizes}, device),
                 _in_orders(_gated(c.sizes, most), device),
                 torch.zeros(most * widest, device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
@@ -91,12 +91,12 @@ def _in_orders(rows: Mapping[int, int], device: torch.device) -> dict[tuple[int,
 
 
 def largest_product(model: Loaded) -> int:
-    """Weights of the largest product of a layer that may be expanded: q, k and v are one, and so are gate and up.
-    Experts are not expanded."""
+    """Weights of the largest product of a layer that may be expanded: what a mixer projects to is one, and so are gate
+    and up. Experts are not expanded."""
     products = (
         group
         for layer in model.layers
         for dense in [layer.packed.get("ffn", ())]
-        for group in (layer.packed["qkv"], layer.packed["out"], dense[:2], dense[2:])
+        for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], dense[:2], dense[2:])
     )
     return max(sum(planes.rows * planes.cols for planes in group) for group in products)
