@@ -21,7 +21,7 @@ from kernel_templates.moe.problem import Moe
 FLOATS = ("router_logits", "expert_weights")
 LOW = tl.constexpr(2048.0)
 """What the second half of a weight is multiplied with, to be a normal float16."""
-TILE, STEP, PAIRS, COLUMNS = 16, 128, 2048, 1024
+TILE, STEP, PAIRS, COLUMNS = 16, 64, 2048, 1024
 """Tokens and experts of a program of the router, and its columns of a step; pairs that a sorting program looks at in
 one go; columns of a program of the sum."""
 
