@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from compiled_once import cross_compile
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
@@ -12,7 +13,6 @@ if os.environ.get("TRITON_INTERPRET"):
 
 from kernel_templates.attention import cuda, space
 from kernel_templates.attention.problem import Attention
-from kernel_templates.cuda.crosscompile import cross_compile
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.device import Device
 from kernel_templates.norm_qkv_rope import qk_norm_rope_append

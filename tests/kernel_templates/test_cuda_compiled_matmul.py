@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from compiled_once import cross_compile
 from some_formats import few
 
 pytest.importorskip("triton")
@@ -12,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from kernel_templates import formats, random_inputs, registry
 from kernel_templates.cuda import expand
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 from kernel_templates.matmul import cuda as matmul

@@ -7,6 +7,7 @@ import os
 import re
 
 import pytest
+from compiled_once import cross_compile
 from some_formats import few
 
 pytest.importorskip("triton")
@@ -14,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from kernel_templates import random_inputs, registry
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from compiled_once import cross_compile
 from some_formats import few
 
 pytest.importorskip("triton")
@@ -11,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels do not compile", allow_module_level=True)
 
 from kernel_templates import formats
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.sample_token import cuda, cuda_rows
