@@ -137,8 +137,16 @@ LOCAL = {
 }
 
 
-@pytest.mark.parametrize(("capability", "device"), [(75, T4), (90, H100)], ids=["75", "90"])
-@pytest.mark.parametrize("name", LOCAL)
+ON_T4 = ("gemma3-4b", "gemma2-9b", "heads of 80")  # wide heads with a window, with a cap too; odd heads
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "device"),
+    [
+        *((name, 90, H100) for name in LOCAL),
+        *(pytest.param(name, 75, T4, marks=[] if name in ON_T4 else [pytest.mark.slow]) for name in LOCAL),
+    ],
+)
 def test_windows_and_soft_caps_compile_without_spills(name, capability, device):
     shape, traits, context = LOCAL[name]
     assert all(code.spills == 0 for code in compiled(shape, context, capability, traits=traits, device=device))

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from compiled_once import cross_compile
-from some_formats import few
+from some_formats import TWO, few, two
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -20,14 +20,8 @@ from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 
 QUANTIZED = [name for name, fmt in formats.FORMATS.items() if fmt.quantized]
-TWO = ("Q4_0", "Q6_K")  # four bits a quant, and more bits with subscales: what other formats share with these
 PRODUCTS = {"thin": "mma.sync.aligned.m16n8k16", "wide": "wgmma.mma_async"}
 CHIPS = {80: Device("cuda", "any", "8.0", 108, 40 << 30), 90: Device("cuda", "any", "9.0", 132, 80 << 30)}
-
-
-def two() -> list:
-    """All formats; in the fast tests those of TWO."""
-    return [name if name in TWO else pytest.param(name, marks=pytest.mark.slow) for name in QUANTIZED]
 
 
 def launches(problem: Matmul, capability: int) -> tuple[str, list]:
@@ -63,7 +57,7 @@ def test_few_tokens(name: str, tokens: int, capability: int) -> None:
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(3072, 1024), (24576, 2048)])
-@pytest.mark.parametrize("name", two())
+@pytest.mark.parametrize("name", two(QUANTIZED))
 def test_fewer_tokens_and_more_rows(name: str, rows: int, cols: int) -> None:
     is_good_by_default(Matmul(rows, cols, name, 8), 90, "thin")
 
