@@ -62,7 +62,11 @@ def test_fewer_tokens_and_more_rows(name: str, rows: int, cols: int) -> None:
     is_good_by_default(Matmul(rows, cols, name, 8), 90, "thin")
 
 
-@pytest.mark.parametrize("name", few(QUANTIZED))
+# Quants of one plane and of several, subscales of each size, a minimum of its own, scales that are exponents.
+IN_BLOCKS = ("Q4_0", "Q8_0", "Q3_K", "Q5_K", "MXFP4")
+
+
+@pytest.mark.parametrize("name", [n if n in IN_BLOCKS else pytest.param(n, marks=pytest.mark.slow) for n in QUANTIZED])
 def test_many_tokens(name: str) -> None:
     is_good_by_default(Matmul(3072, 2048, name, 128), 90, "wide")
 
