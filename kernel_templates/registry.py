@@ -3,16 +3,42 @@
 import importlib
 import importlib.util
 
-from kernel_templates import attention, ffn, head, layer, matmul, matvec, norm_qkv_rope, paged_attention
+from kernel_templates import (
+    attention,
+    delta_layer,
+    ffn,
+    gated_delta,
+    grouped_matmul,
+    head,
+    layer,
+    matmul,
+    matvec,
+    moe,
+    norm_qkv_rope,
+    norm_qkvz,
+    paged_attention,
+)
 from kernel_templates.device import Device
 from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
-OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION
-    for module in (norm_qkv_rope, attention, paged_attention, matvec, matmul, ffn, head, layer)
-}
+_MODULES = (
+    norm_qkv_rope,
+    attention,
+    paged_attention,
+    norm_qkvz,
+    gated_delta,
+    matvec,
+    matmul,
+    ffn,
+    moe,
+    grouped_matmul,
+    head,
+    layer,
+    delta_layer,
+)
+OPERATIONS: dict[str, Operation] = {module.OPERATION.name: module.OPERATION for module in _MODULES}
 
 
 def get(name: str) -> Operation:

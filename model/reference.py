@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from kernel_templates import formats
+from kernel_templates.gated_delta.problem import GatedDelta
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile, open_gguf
+from model.layer_sizes import LayerSizes
 
 _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
@@ -27,10 +29,10 @@ _HEAD_ROWS = 8192
 class LayerTrace:
     """What the operations of a layer read and write, float32, for every token.
 
-    before, middle, after: the residual stream [tokens, hidden] before the layer, after attention and after the
-    feed-forward network; raw: queries, keys and values as projected, biases added, [tokens, rows] each; q, k, v:
-    [tokens, heads, head_dim] as attention takes them, normed and turned; attended [tokens, heads * head_dim]: before
-    the output projection. Rows of queries and keys are in the file's order.
+    before, middle, after: the residual stream [tokens, hidden] before the layer, after its mixer and after the
+    feed-forward network; raw: queries (with their gates), keys and values as projected, biases added, [tokens, rows]
+    each; q, k, v: [tokens, heads, head_dim] as attention, or the delta rule, takes them, normed and turned; attended
+    [tokens, heads * head_dim]: before the output projection. Rows of queries and keys are in the file's order.
     """
 
     before: Tensor
@@ -69,21 +71,28 @@ def reference_hidden(
     if not tokens or not all(0 <= token < config.vocab for token in tokens):
         raise ValueError(f"give at least one token, each from 0 to {config.vocab - 1}")
     positions = torch.arange(len(tokens), dtype=torch.float64)
-    turns = {local: _turns(file, config, local, context or len(tokens)) for local in (False, True)}
+    turns = {sizes: _turns(file, config, sizes, context or len(tokens)) for sizes in dict.fromkeys(config.sizes)}
     x = _rows(file, "token_embd.weight", torch.tensor(tokens))
     if config.architecture.scaled_embedding:
         x = x * math.sqrt(config.hidden)
     for layer in range(config.layers):
-        block, local = f"blk.{layer}.", config.is_local(layer)
-        frequencies, size = turns[local]
+        block, sizes = f"blk.{layer}.", config.layer(layer)
+        frequencies, size = turns[sizes]
         turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
         before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
-        raw = _queries_keys_values(file, config, block, normed)
-        q, k, v = _heads(file, config, block, raw, turn)
-        attended = _attention(config, q, k, v, config.window if local else 0)
-        y = attended @ _matrix(file, block + "attn_output").T
+        if sizes.delta:
+            raw, q, k, v, attended = _gated_delta(file, config, sizes.delta, block, normed)
+            y = attended @ _matrix(file, block + "ssm_out").T
+        else:
+            raw = _queries_keys_values(file, config, sizes, block, normed)
+            q, k, v = _heads(file, config, sizes, block, raw, turn)
+            attended = _attention(sizes, q, k, v)
+            if sizes.output_gate:
+                attended = attended * raw[0].unflatten(-1, (sizes.heads, 2, -1))[:, :, 1].flatten(1).sigmoid()
+            y = attended @ _matrix(file, block + "attn_output").T
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
+        ffn_norm = _vector(file, block + config.architecture.ffn_norm)
+        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
     return x
@@ -129,10 +138,10 @@ def _norm(x: Tensor, weight: Tensor, config: ModelConfig) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps) * weight
 
 
-def _turns(file: GGUFFile, config: ModelConfig, local: bool, context: int) -> tuple[Tensor, float]:
+def _turns(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, context: int) -> tuple[Tensor, float]:
     """Radians a position of each pair, float64 [rope_dim / 2], and what turned pairs are stretched by."""
-    own_base = local and config.local_rope_base > 0
-    base, n, scaling = config.rope_base, config.rope_dim, config.rope_scaling
+    own_base = sizes.window > 0 and config.local_rope_base > 0
+    base, n, scaling = config.rope_base, sizes.rope_dim, config.rope_scaling
     pairs = torch.arange(n // 2, dtype=torch.float64)
     if own_base:
         return config.local_rope_base ** (-2 * pairs / n), 1.0
@@ -171,10 +180,11 @@ def _rope(x: Tensor, turn: Tensor, halves: bool) -> Tensor:
 
 
 def _heads(
-    file: GGUFFile, config: ModelConfig, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as attention takes them, float32 [tokens, heads, head_dim] each."""
-    q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in raw)
+    q, k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw)
+    q = q[:, :: 1 + sizes.output_gate]  # a gate follows each
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
         k = _norm(k, _vector(file, block + "attn_k_norm"), config)
@@ -182,25 +192,60 @@ def _heads(
     return _rope(q, turn, halves), _rope(k, turn, halves), v
 
 
-def _attention(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Causal grouped-query attention, float32 [tokens, heads * head_dim]; window: positions that a token sees, itself
-    among them, 0 for all before it."""
-    group = config.heads // config.kv_heads
-    scale = config.attention_scale or 1 / math.sqrt(config.head_dim)
+def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal grouped-query attention, float32 [tokens, heads * head_dim]. A window is of positions that a token sees,
+    itself among them, 0 for all before it."""
+    group = sizes.heads // sizes.kv_heads
+    scale = sizes.scale or 1 / math.sqrt(sizes.head_dim)
     unseen = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
-    if window:
-        unseen |= torch.ones_like(unseen).tril(-window)
+    if sizes.window:
+        unseen |= torch.ones_like(unseen).tril(-sizes.window)
     out = []
-    for head in range(config.heads):  # head by head: the scores of one are [tokens, tokens]
-        scores = _capped(q[:, head] @ k[:, head // group].T * scale, config.attention_softcap)
+    for head in range(sizes.heads):  # head by head: the scores of one are [tokens, tokens]
+        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap)
         out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
     return torch.cat(out, -1)
 
 
-def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gated_delta(
+    file: GGUFFile, config: ModelConfig, delta: GatedDelta, block: str, x: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
+    """`raw`, `q`, `k`, `v` and `attended` of `LayerTrace`; x: float32 [tokens, hidden], already normed.
+
+    The recurrence token by token, with a state of [heads, head_dim of k, head_dim of v] as the paper writes it. Value
+    head h has key head h mod key_heads: llama.cpp's converter orders them so.
+    """
+    mixed = x @ _matrix(file, block + "attn_qkv").T
+    sizes = [delta.key_size, delta.key_size, delta.value_size]
+    raw = mixed.split(sizes, -1)
+    taps = _matrix(file, block + "ssm_conv1d")[:, None]
+    before = torch.nn.functional.pad(mixed.T, (delta.kernel - 1, 0))
+    mixed = torch.nn.functional.silu(torch.nn.functional.conv1d(before, taps, groups=len(taps))).T
+    q, k, v = (part.unflatten(-1, (-1, delta.head_dim)) for part in mixed.split(sizes, -1))
+    q, k = (part * torch.rsqrt(part.square().sum(-1, keepdim=True) + config.norm_eps) for part in (q, k))
+    q, k = (part.repeat(1, delta.heads // delta.key_heads, 1) for part in (q, k))
+    q = q / math.sqrt(delta.head_dim)
+    beta = (x @ _matrix(file, block + "ssm_beta").T).sigmoid()
+    alpha = x @ _matrix(file, block + "ssm_alpha").T + _vector(file, block + "ssm_dt", "bias")
+    decay = _rows(file, block + "ssm_a", torch.arange(1)).reshape(-1)  # the only name without a kind
+    kept = torch.exp(decay * torch.nn.functional.softplus(alpha))
+    state, recalled = torch.zeros(delta.heads, delta.head_dim, delta.head_dim), torch.empty_like(v)
+    for t in range(len(x)):
+        state = state * kept[t, :, None, None]
+        learned = (v[t] - torch.einsum("hkv,hk->hv", state, k[t])) * beta[t, :, None]
+        state = state + k[t, :, :, None] * learned[:, None]
+        recalled[t] = torch.einsum("hkv,hk->hv", state, q[t])
+    z = (x @ _matrix(file, block + "attn_gate").T).unflatten(-1, (delta.heads, -1))
+    gated = _norm(recalled, _vector(file, block + "ssm_norm"), config) * torch.nn.functional.silu(z)
+    return raw, q, k, v, gated.flatten(1)
+
+
+def _queries_keys_values(
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """float32 [tokens, rows] each; x: [tokens, hidden], already normed."""
     if config.architecture.fused:
-        rows = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
+        rows = [heads * sizes.head_dim for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads)]
         made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
     else:
         made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]
@@ -210,16 +255,54 @@ def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Ten
     return q, k, v
 
 
-def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
-    """down · (g(gate · x) * up · x); x float32 [tokens, hidden], already normed."""
+def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
+    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
+
+
+def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """Of each token the sum over the experts with its largest logits, times their weights."""
+    mixture = sizes.mixture
+    assert mixture is not None
+    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
+    if mixture.routing == "sigmoid":
+        weights = logits.sigmoid().gather(-1, chosen)
+    elif mixture.routing == "softmax":
+        weights = logits.softmax(-1).gather(-1, chosen)
+    else:
+        weights = logits.gather(-1, chosen).softmax(-1)
+    if mixture.normalized:
+        weights = weights / weights.sum(-1, keepdim=True)
+    y = torch.zeros_like(x)
+    for expert in chosen.unique().tolist():
+        tokens, place = (chosen == expert).nonzero(as_tuple=True)
+        gate, up = (x[tokens] @ _expert(file, f"{block}ffn_{name}_exps", expert).T for name in ("gate", "up"))
+        made = _gated(config, gate, up) @ _expert(file, block + "ffn_down_exps", expert).T
+        y[tokens] += weights[tokens, place, None] * mixture.scale * made
+    return y
+
+
+def _expert(file: GGUFFile, name: str, expert: int) -> Tensor:
+    """float32 [rows, columns]: one of the matrices that a tensor [experts, rows, columns] is."""
+    rows = file.tensors[name + ".weight"].shape[1]
+    return _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows))
+
+
+def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """down · (g(gate · x) * up · x)."""
     up = x @ _matrix(file, block + "ffn_up").T
     if config.architecture.fused:
         gate, up = up.chunk(2, -1)
     else:
         gate = x @ _matrix(file, block + "ffn_gate").T
+    return _gated(config, gate, up) @ _matrix(file, block + "ffn_down").T
+
+
+def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
     if config.architecture.gate_function == "gelu":
         inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
         gate = gate / 2 * (1 + torch.tanh(inner))
     else:
         gate = gate * gate.sigmoid()
-    return (gate * up) @ _matrix(file, block + "ffn_down").T
+    return gate * up

@@ -8,17 +8,19 @@ holds the two together, so that what was tuned is what is run.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kernel_templates import registry
+from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
-from model.layer_traits import LayerTraits
+from model.layer_sizes import LayerSizes
 from model.problems import contexts, head_problem
 
 WIDTHS = ("decode", "prompt", "batch")
@@ -40,9 +42,9 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as
-    the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the product does
-    not.
+    name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
+    their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
+    product does not.
     """
 
     name: str
@@ -51,10 +53,16 @@ class Product:
     cols: int
     format: str
     gate: str = ""
+    of: LayerSizes | None = None
 
-    def over(self, tokens: int) -> Matmul:
+    def over(self, tokens: int) -> Matmul | GroupedMatmul:
         """The product of so many rows of a pass."""
-        return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        if self.of is None or (m := self.of.mixture) is None:
+            return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        return GroupedMatmul(
+            self.rows, self.cols, self.format, m.experts, m.used, tokens, gate=self.gate,
+            bias=int(m.bias and bool(self.gate)), x_of="pair" if self.name == "down" else "token",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,15 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     formats = {name: file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
     gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
     found = []
-    for name, group in [("qkv", ("q", "k", "v")), ("out", ("out",)), *gated, ("down", ("down",))]:
+    mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
+    router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
+    for name, group in [mixer, ("out", ("out",)), *router, *gated, ("down", ("down",))]:
         for form, members in groupby(group, key=formats.__getitem__):
             joined = tuple(members)
-            rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
-            gate = plan.traits.gate_function if joined == ("gate", "up") else ""
-            found.append(Product(name, joined, rows, cols, form, gate))
+            rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
+            gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
+            experts = plan.sizes if len(plan.matrices[joined[0]].shape) == 3 else None
+            found.append(Product(name, joined, rows, cols, form, gate, experts))
     return tuple(found)
 
 
@@ -98,13 +109,19 @@ def head_product(config: ModelConfig, file: GGUFFile) -> Product:
     return Product("head", ("w",), head.vocab, head.hidden, head.format)
 
 
-def pass_attention(config: ModelConfig, traits: LayerTraits, size: PassSize) -> PagedAttention:
+def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
     """A layer's attention in a pass. Contexts in which the window is full cost the same: they are one."""
-    context = min(size.context, contexts(traits.window + 1)[-1]) if traits.window else size.context
+    s = sizes
+    context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
-        size.sequences, size.tokens, config.heads, config.kv_heads, config.head_dim, context,
-        window=traits.window, softcap=traits.softcap, scale=traits.scale,
+        size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
+        window=s.window, softcap=s.softcap, scale=s.scale,
     )  # fmt: skip
+
+
+def pass_delta(delta: GatedDelta, size: PassSize) -> GatedDelta:
+    """A layer's gated delta net in a pass; contexts cost the same."""
+    return replace(delta, sequences=size.sequences, tokens=size.tokens)
 
 
 def pass_problems(
@@ -114,9 +131,7 @@ def pass_problems(
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
     # Most layers are alike, and there may be a hundred sizes: a start waits for this.
-    layers = Counter(
-        (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
-    )
+    layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
         for problem, times in _of_pass(config, file, layers, size):
@@ -127,12 +142,12 @@ def pass_problems(
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerTraits], int], size: PassSize
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize
 ) -> Iterator[tuple[Problem, int]]:
     """layers: those that differ, and how many there are of each."""
-    for (products, traits), times in layers.items():
+    for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        yield pass_attention(config, traits, size), times
+        yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
     if size.head:
         yield head_product(config, file).over(size.rows), 1
 

@@ -13,9 +13,10 @@ block, the distribution over a matrix is the normal one, and one tensor at a tim
 Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 """
 
+import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,11 @@ import numpy as np
 
 from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
+from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
 from model.tokenizers.byte_level_bpe import byte_characters
@@ -69,46 +72,90 @@ class Shape:
 
 
 def _qwen3(hidden: int, layers: int, heads: int, ffn: int, tied: bool = True) -> Shape:
-    sizes = {"kv_heads": 8, "head_dim": 128, "vocab": 151936, "context": 40960, "rope_dim": 128, "rope_base": 1e6}
-    rest = {"norm_eps": 1e-6, "rope_freqs": False, "tied": tied}
-    config = ModelConfig(ARCHITECTURES["qwen3"], layers, hidden, heads, ffn=ffn, **sizes, **rest)
+    layer = LayerSizes(heads, kv_heads=8, head_dim=128, rope_dim=128, ffn=ffn)
+    config = ModelConfig(
+        ARCHITECTURES["qwen3"], hidden, (layer,) * layers, vocab=151936, context=40960, norm_eps=1e-6, rope_base=1e6,
+        tied=tied, rope_freqs=False,
+    )  # fmt: skip
     return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
 def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, context: int) -> Shape:
-    size = hidden // heads
-    sizes = {"head_dim": size, "ffn": ffn, "vocab": vocab, "context": context, "rope_dim": size, "rope_base": 1e5}
-    rest = {"norm_eps": 1e-5, "rope_freqs": False, "tied": True}
-    config = ModelConfig(ARCHITECTURES["llama"], layers, hidden, heads, kv_heads, **sizes, **rest)
+    layer = LayerSizes(heads, kv_heads, hidden // heads, hidden // heads, ffn)
+    config = ModelConfig(
+        ARCHITECTURES["llama"], hidden, (layer,) * layers, vocab, context, norm_eps=1e-5, rope_base=1e5, tied=True,
+        rope_freqs=False,
+    )  # fmt: skip
     return Shape(config, "smollm", unused=0, names_head_size=False)
 
 
 def _shape(
     name: str, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int, context: int,
-    norm_eps: float, rope_base: float, *, pre: str = "qwen2", **rest: Any,
+    norm_eps: float, rope_base: float, *, pre: str = "qwen2", window: int = 0, period: int = 0, **rest: Any,
 ) -> Shape:  # fmt: skip
-    """Any architecture, by the sizes in its models' files."""
-    sizes = (layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, norm_eps, rope_base, head_dim)
-    config = ModelConfig(ARCHITECTURES[name], *sizes, **{"tied": False, "rope_freqs": False, **rest})
+    """Any architecture, by the sizes in its models' files. period: every so many-th layer has no window."""
+    architecture = ARCHITECTURES[name]
+    windows = [0 if period and i % period == period - 1 else window for i in range(layers)]
+    layer = LayerSizes(heads, kv_heads, head_dim, head_dim, ffn, gate_function=architecture.gate_function)
+    sizes = tuple(replace(layer, window=own) for own in windows)
+    config = ModelConfig(
+        architecture, hidden, sizes, vocab, context, norm_eps, rope_base,
+        **{"tied": False, "rope_freqs": False, **rest},
+    )  # fmt: skip
     return Shape(config, pre, unused=0, names_head_size=True)
 
 
 def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
-    local = {"window": window, "local": tuple(i % 6 < 5 for i in range(sizes[0])), "local_rope_base": 1e4}
-    return _shape("gemma3", *sizes, 1e-6, 1e6, tied=True, **local, **rest)
+    return _shape(
+        "gemma3", *sizes, 1e-6, 1e6, tied=True, window=window, period=6, local_rope_base=1e4, **rest
+    )  # fmt: skip
+
+
+def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, tied: bool) -> Shape:
+    layer = LayerSizes(heads, kv_heads, head_dim=256, rope_dim=64, ffn=ffn, output_gate=True)
+    sizes = _with_deltas((layer,) * layers, GatedDelta(delta_heads, 16, 128, 4), period=4)
+    config = ModelConfig(
+        ARCHITECTURES["qwen35"], hidden, sizes, vocab=248320, context=262144, norm_eps=1e-6, rope_base=1e7, tied=tied,
+        rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen35", unused=243, names_head_size=True)
+
+
+def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) -> tuple[LayerSizes, ...]:
+    """Gated delta nets in all layers but every `period`-th."""
+    return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
 
 
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
-    period, (attention, final) = architecture.window_period, architecture.softcaps
-    rest = {"window": 8, "local": (True, period != 2)} if period else {}
-    rest |= {"attention_softcap": attention, "final_softcap": final}
-    if period:
-        rest["local_rope_base"] = architecture.local_rope_base or 0.0
+    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one, or a
+    gated delta net where most have."""
+    period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
+    layer = LayerSizes(
+        4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function,
+        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized),
+        output_gate=architecture.output_gate,
+    )  # fmt: skip
+    windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
+    sizes = tuple(replace(layer, window=window) for window in windows)
+    if architecture.delta_period is not None:
+        sizes = _with_deltas(sizes, GatedDelta(4, 2, 32, 4), period=2)
     config = ModelConfig(
-        architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False, **rest
-    )
+        architecture, 256, sizes, 512, 256, 1e-6, 1e6, tied=True,
+        rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
+    )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
+
+
+def _qwen3moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, used: int, vocab: int = 151936
+) -> Shape:
+    mixture = Mixture(experts, used, "softmax", normalized=True)
+    layer = LayerSizes(heads, kv_heads, 128, 128, ffn, mixture=mixture)
+    config = ModelConfig(
+        ARCHITECTURES["qwen3moe"], hidden, (layer,) * layers, vocab, context=40960, norm_eps=1e-6,
+        rope_base=1e6, tied=False, rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
 SHAPES = {
@@ -116,6 +163,8 @@ SHAPES = {
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
     "qwen3-4b": _qwen3(2560, 36, 32, 9728),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
+    "qwen3-30b-a3b": _qwen3moe(2048, 48, 32, 4, 768, 128, 8),
+    "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8, vocab=32768),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
     "llama3.1-8b": _shape(
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
@@ -124,8 +173,11 @@ SHAPES = {
     "gemma3-270m": _gemma3(18, 640, 4, 1, 256, 2048, 262144, 32768, window=512),
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
-    "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047, local=(True,) * 32),
+    "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
+    "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
+    "qwen3.5-4b": _qwen35(2560, 32, 16, 4, 32, 9216, tied=True),
+    "qwen3.5-9b": _qwen35(4096, 32, 16, 4, 32, 12288, tied=False),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
 }
@@ -172,14 +224,14 @@ def tensor_format(
     head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
     its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
     """
-    if len(shape) == 1:
+    if len(shape) == 1 or place[0] in ("conv", "router"):
         return "F32"
     fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
         fmt = get("Q6_K")
     elif config is not None:
         fmt = get(_with_more_bits(quant, *place, config) or fmt.name)
-    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
+    return fmt.name if shape[-1] % fmt.block == 0 else NARROW[fmt.name]
 
 
 def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> str | None:
@@ -187,9 +239,10 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
     if quant == "IQ4_XS":
-        grouped, early = config.heads // config.kv_heads >= 4, layer < layers // 8
+        sizes = config.layer(layer)
+        grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
         return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
     return None
 
@@ -205,7 +258,7 @@ class Weights:
         self._places = {
             part.name: (what, i) for i, layer in layers for what, t in layer.tensors.items() for part in t.parts
         }
-        largest = max(config.vocab, config.ffn) * config.hidden
+        largest = max(config.vocab, *(sizes.ffn for sizes in config.sizes)) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
     def place(self, name: str) -> tuple[str, int]:
@@ -213,9 +266,15 @@ class Weights:
         return self._places.get(name, ("", 0))
 
     def vector(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
+        """Norm weights, biases and all else that no product reads, float32 [size]."""
         what, layer = self.place(name)
-        if what == "qkv_bias":
+        if what == "decay":
+            weights = -np.exp(self._rng.uniform(-2.0, 2.8, size))
+        elif what == "dt_bias":  # steps of 0.001 to 0.1, as Mamba begins with
+            weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
+        elif what == "conv":
+            weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "qkv_bias":
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
@@ -225,15 +284,16 @@ class Weights:
             weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name == self._output_norm else 1.0)
         return weights.astype(np.float32)
 
-    def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
-        """A weight matrix in format `form`, uint8 [rows, row bytes]."""
-        deviation = shape[1] ** -0.5
+    def matrix(self, name: str, shape: tuple[int, ...], form: str) -> np.ndarray:
+        """A weight matrix in format `form`, or several behind each other, uint8 [rows, row bytes]."""
+        *above, cols = shape
+        rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
         if what in ("out", "down"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
-        drawn = self._rng.integers(0, len(pool), shape[0] * shape[1] // block, dtype=np.uint32)
-        return pool[drawn].view(np.uint8).reshape(shape[0], -1)
+        drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
+        return pool[drawn].view(np.uint8).reshape(rows, -1)
 
     def _pool(self, form: str, deviation: float) -> tuple[np.ndarray, int]:
         """Quantized blocks as opaque items, and how many values one holds."""
@@ -252,23 +312,36 @@ class Weights:
 def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rng: np.random.Generator) -> None:
     import gguf
 
-    config, add_float = shape.config, writer.add_float32
+    config, add_float, layer = shape.config, writer.add_float32, shape.config.layer(0)
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(config.ffn)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
+    writer.add_feed_forward_length(layer.ffn)
+    if (mixture := layer.mixture) is not None:
+        writer.add_expert_count(mixture.experts)
+        writer.add_expert_used_count(mixture.used)
+        writer.add_expert_feed_forward_length(layer.ffn)
+    writer.add_head_count(layer.heads)
+    writer.add_head_count_kv(layer.kv_heads)
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
-    if config.window:
-        writer.add_sliding_window(config.window)
-    if config.attention_softcap:
-        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if layer.window:
+        writer.add_sliding_window(layer.window)
+    if delta := next((sizes.delta for sizes in config.sizes if sizes.delta), None):
+        writer.add_full_attention_interval(1 + [sizes.delta for sizes in config.sizes].index(None))
+        writer.add_ssm_conv_kernel(delta.kernel)
+        writer.add_ssm_state_size(delta.head_dim)
+        writer.add_ssm_group_count(delta.key_heads)
+        writer.add_ssm_time_step_rank(delta.heads)
+        writer.add_ssm_inner_size(delta.value_size)
+        writer.add_rope_dimension_count(layer.rope_dim)
+        writer.add_rope_dimension_sections([layer.rope_dim // 2, 0, 0, 0])
+    if layer.softcap:
+        writer.add_attn_logit_softcapping(layer.softcap)
     if config.final_softcap:
         writer.add_final_logit_softcapping(config.final_softcap)
     if (scaling := config.rope_scaling) is not None:
@@ -280,10 +353,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
             writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
             writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
+        writer.add_key_length(layer.head_dim)
+        writer.add_value_length(layer.head_dim)
     else:
-        writer.add_rope_dimension_count(config.rope_dim)
+        writer.add_rope_dimension_count(layer.rope_dim)
     tokens, merges, types = vocabulary(config.vocab, shape.unused, shape.pre == "smollm", rng)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(shape.pre)
@@ -327,8 +400,9 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
-                if len(dims) == 1:
-                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
+                if len(dims) == 1 or weights.place(tensor)[0] == "conv":
+                    values = weights.vector(tensor, int(np.prod(dims))).reshape(dims)
+                    writer.write_tensor_data(values.view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()

@@ -41,7 +41,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "UP_TRAITS": up.traits,
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
-        "GELU": problem.gate_function == "gelu",
+        "GATE": problem.gate_function,
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (

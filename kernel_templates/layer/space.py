@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernel_templates import registry
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.space import Constraint, Parameter, Space
 
+FINISH = Parameter(
+    "finish", ("attention", "kernel"), "attention",
+    "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
+)  # fmt: skip
 
-def cuda(problem: Layer, device) -> Space:
+
+def cuda(problem: LinkedChain, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
-    finish = Parameter(
-        "finish", ("attention", "kernel"), "attention",
-        "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
-    )  # fmt: skip
-    parameters, constraints = [finish], []
+    parameters, constraints = [FINISH] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]

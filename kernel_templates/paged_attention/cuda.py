@@ -53,14 +53,15 @@ def _parts(config: Mapping[str, Any]) -> int:
 
 
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
-    """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", a PagedCache that
-    holds the rows' own keys and values already, and "layer", which of its layers (0 if there is none); writes "out"
-    float16 [rows, heads * head_dim], or in another order of columns, "out_order" of `cuda.fragments`, rows as wide as
-    that wants.
+    """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", the layer's
+    PagedCache, which holds the rows' own keys and values already; writes "out" float16 [rows, heads * head_dim], or in
+    another order of columns, "out_order" of `cuda.fragments`, rows as wide as that wants.
 
     With "finish", the `Heads` of `cuda.rows.append`, it does what that does as well: instead of "q" it reads "qkv",
     float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. No two rows of a
     text may be at one position then. Raises ValueError where `finishes` says no.
+
+    Of a problem with sinks it also reads "sinks", float32 [heads].
 
     Rows of one text are neighbours, at consecutive positions; -1 for those that are not used. "attention_scratch"
     float32 [>= scratch_size] and "attention_counters" int32 [>= counters], zeros, may be shared by all layers; they are
@@ -85,10 +86,9 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "TILE": config["tile"], "PAGE": paged.page, "WINDOW": problem.window, "SCALE": problem.score_scale,
         "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins,
     }  # fmt: skip
-    inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting)
-    strides = (
-        buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines
-    )  # fmt: skip
+    sinks = buffers["sinks"] if problem.sinks else None
+    inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, sinks)
+    strides = (paged.layer, paged.values, paged.head_stride, paged.table.shape[1], lines)
     grid = (*_programs(problem, config), count)
     if config["algorithm"] == REGISTERS:
         norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
@@ -113,20 +113,22 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         )
     if count == 1 or last_joins:
         return [attend]
-    return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], lines))]
+    return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], sinks, lines))]
 
 
 def _join(problem: PagedAttention, config: Mapping[str, Any], shape: Mapping[str, Any], arguments) -> Launch:
     """The kernel that joins the parts of a row's head."""
-    partial, out, positions, lines = arguments
+    partial, out, positions, sinks, lines = arguments
     if config["algorithm"] != REGISTERS:
         warps = 4 if config["splits"] * shape["DIMS"] > 1024 else 1
-        return Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)
+        return Launch(
+            "attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, sinks, lines), shape, warps
+        )
     wide = max(dims(problem), 32)
     each = max(1, min(4, wide // 32))
     own = {"TOKENS": problem.tokens, "TILE": config["tile"], "WINDOW": problem.window, "DIMS": wide}
     return Launch(
-        "attention_combine", parts.join_few, (lines,), (partial, out, positions, lines),
+        "attention_combine", parts.join_few, (lines,), (partial, out, positions, sinks, lines),
         dict(shape) | own | _joining(config, wide // 32, each), 1,
     )  # fmt: skip
 
@@ -163,7 +165,8 @@ def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, A
 
     "position" is another name of "positions": filled, it moves all rows there."""
     b = inputs.buffers
-    kept = {name: torch.tensor(b[name], device=device) for name in ("q", "positions", "sequences")}
+    names = ("q", "positions", "sequences", *(("sinks",) if problem.sinks else ()))
+    kept = {name: torch.tensor(b[name], device=device) for name in names}
     out = torch.full(b["out"].shape, float("nan"), dtype=torch.float16, device=device)
     return kept | {"position": kept["positions"], "paged": _paged(problem, b, device), "out": out}
 
@@ -179,7 +182,7 @@ def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) ->
     page = cache[0].numel()
     stride = cache.stride()
     places = (torch.from_numpy(b["slots"]) * page).to(device)
-    return PagedCache(cache, places, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+    return PagedCache(cache, places, layer=0, values=stride[1], head_stride=stride[2], page=PAGE)
 
 
 def _filled(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:

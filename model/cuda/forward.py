@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
-from kernel_templates.cuda.rows import add_norm, append, embed, gate, soft_cap
+from kernel_templates.cuda.rows import add_norm, append, embed, gate, output_gate, soft_cap
 from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.layer.chain import DELTA
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
@@ -29,11 +31,12 @@ from kernel_templates.paged_attention import cuda as paged_attention
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
-from model.cuda.pass_buffers import PassBuffers
+from model.cuda.pass_buffers import InOrders, PassBuffers
 from model.problems import contexts
-from model.widths import MOST, PassSize, bucket, pass_attention
+from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
 CHUNK = MOST["cuda"]
 """Tokens of a prompt that are read at once: enough that products are bound by arithmetic."""
@@ -43,14 +46,16 @@ fewer are bound by memory, as expanding is."""
 
 
 class Forward:
-    """Passes through a loaded model over one cache. configs: what problems run with; buffers: of another one on this
-    device, to share; beside: expand the next matrix while the present one is multiplied."""
+    """Passes through a loaded model over one cache, of each layer its part. configs: what problems run
+    with; buffers: of another one on this device, to share; beside: expand the next matrix while the present one is
+    multiplied; states: of the layers' gated delta nets, of each text by its number, if not the model's own."""
 
     def __init__(
-        self, model: Loaded, cache: PagedCache, configs: Callable[[Problem], Config], executor: Executor,
-        buffers: PassBuffers | None = None, beside: bool = False,
+        self, model: Loaded, cache: Sequence[PagedCache], configs: Callable[[Problem], Config], executor: Executor,
+        buffers: PassBuffers | None = None, beside: bool = False, states: Sequence[States] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.cache, self.configs, self.executor = model, cache, configs, executor
+        self.states = [layer.buffers for layer in model.layers] if states is None else states
         device = executor.device
         self._side = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
         most, matrices = bucket(min(CHUNK, model.capacity)), 1 if self._side is None else 2
@@ -60,6 +65,7 @@ class Forward:
         self._programs: dict[PassSize, Program] = {}
         self._attention_scratch = torch.empty(0, device=device)
         self._matmul_scratch = torch.empty(0, device=device)
+        self._delta_scratch = torch.empty(0, device=device)
         self._logits = torch.empty(0, device=device)
 
     @property
@@ -67,9 +73,9 @@ class Forward:
         """Rows of the largest pass."""
         return len(self.buffers.x)
 
-    def over(self, cache: PagedCache) -> "Forward":
-        """Passes over another cache through the same buffers."""
-        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None)
+    def over(self, cache: Sequence[PagedCache], states: Sequence[States]) -> "Forward":
+        """Passes over what is kept of other texts through the same buffers."""
+        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None, states)
 
     def read(self, tokens: Sequence[int], first: int, text: int = 0, every: bool = False) -> Tensor:
         """Bring tokens of one text into the cache at positions first, first + 1, ...
@@ -146,6 +152,12 @@ class Forward:
             self._attention_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
         return self._attention_scratch
 
+    def delta_scratch(self, elements: int) -> Tensor:
+        """float32, shared by all layers."""
+        if self._delta_scratch.numel() < elements:
+            self._delta_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
+        return self._delta_scratch
+
     def matmul_scratch(self, elements: int) -> Tensor:
         """float32, shared by all products."""
         if self._matmul_scratch.numel() < elements:
@@ -154,8 +166,8 @@ class Forward:
 
 
 class Rows:
-    """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q float16
-    [rows, heads * head_dim]."""
+    """The buffers of a pass, cut to its rows and to a layer's sizes, and the launches between them. x float32 [rows,
+    hidden]."""
 
     def __init__(self, forward: Forward, size: PassSize) -> None:
         self.forward, self.size = forward, size
@@ -163,20 +175,22 @@ class Rows:
 
         self.model, self.config = forward.model, c
         self.inputs = forward.inputs(size.sequences, size.tokens)
-        self.x, self.q = b.x[:rows], cut(b.q, rows, c.heads * c.head_dim)
-        self.qkv = cut(b.wide, rows, (c.heads + 2 * c.kv_heads) * c.head_dim)
-        self.gate_up, self.branch = cut(b.wide, rows, 2 * c.ffn), cut(b.wide, rows, c.hidden)
+        self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
         self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
 
     def launches(self) -> Iterator[Launch]:
         layers, branch = self.model.layers, None
         yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
         for i, layer in enumerate(layers):
-            finish = self._finishes(layer)
-            yield from self._heads(i, layer, branch, append_too=not finish)
-            yield from self._attention(i, layer, finish)
+            if layer.plan.sizes.delta:
+                yield from self._project_delta(layer, branch)
+                yield from self._delta(i, layer)
+            else:
+                finish = self._finishes(layer)
+                yield from self._heads(i, layer, branch, append_too=not finish)
+                yield from self._attention(i, layer, finish)
             yield from self._out(layer)
-            yield from self._ffn(layer, self._of_attention(layer))
+            yield from self._ffn(layer, self._of_mixer(layer))
             branch = self._of_ffn(layer)
         if self.size.head:
             yield from self._head(branch)
@@ -187,21 +201,33 @@ class Rows:
         """The kernels of a layer's operations, each alone, by the operations' prefixes: they read x, q or attended, and
         leave x whole where they add to it."""
         layer = self.model.layers[i]
+        if layer.plan.sizes.delta:
+            mixer = {"qkvz": self._project_delta(layer, None), "delta": self._delta(i, layer)}
+        else:
+            heads = self._heads(i, layer, None, append_too=True)
+            mixer = {"qkv": heads, "attention": self._attention(i, layer, finish=False)}
         return {
-            "qkv": list(self._heads(i, layer, None, append_too=True)),
-            "attention": list(self._attention(i, layer, finish=False)),
-            "out": [*self._out(layer), *self._add(self._of_attention(layer))],
+            **{name: list(made) for name, made in mixer.items()},
+            "out": [*self._out(layer), *self._add(self._of_mixer(layer))],
             "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
         }
 
-    def attended(self, i: int) -> "Half":
-        """What attention of layer i leaves, in the order of columns that its output projection reads."""
-        products, _ = self._out_products(self.model.layers[i])
-        return self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
+    def q(self, layer: CudaLayer) -> Tensor:
+        """float16 [rows, heads * head_dim]: what attention of a layer reads."""
+        return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.attended)
 
-    def _half(self, buffers: Mapping[int, Tensor], cols: int, products: "Sequence[PassProduct]") -> "Half":
+    def attended(self, layer: CudaLayer) -> "Half":
+        """What a layer's mixer leaves, in the order of columns that its output projection reads."""
+        products, _ = self._out_products(layer)
+        return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
+
+    def _qkv(self, layer: CudaLayer) -> Tensor:
+        """float32 [rows, rows of queries, keys and values]: raw heads."""
+        return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
+
+    def _half(self, buffers: InOrders, cols: int, products: "Sequence[PassProduct]") -> "Half":
         order = products[0].order
-        return Half(cut(buffers[order], self.size.rows, fragments.width(cols, order)), cols, order)
+        return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
     def _norm(
         self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
@@ -212,8 +238,8 @@ class Rows:
     def _add(self, branch: add_norm.Branch | None) -> list[Launch]:
         return [] if branch is None else [self._norm("add", branch, None)]
 
-    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch | None:
-        """What is still to be added to the residual stream behind attention; None where its product did."""
+    def _of_mixer(self, layer: CudaLayer) -> add_norm.Branch | None:
+        """What is still to be added to the residual stream behind the mixer; None where its product did."""
         products, branch = self._out_products(layer)
         return None if _adds(products, branch) else branch
 
@@ -242,57 +268,88 @@ class Rows:
         products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
         h = self._half(self.forward.buffers.normed, c.hidden, products)
         yield self._norm("attn_norm", branch, own["attn_norm"], h)
-        yield from self._multiply(products, h, self.qkv)
+        yield from self._multiply(products, h, self._qkv(layer))
         if append_too:
-            rows = {**self.inputs, "qkv": self.qkv, "q": self.q}
-            yield append.launch(self._how(layer), rows, self.forward.cache, i)
+            rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
+            yield append.launch(self._how(layer), rows, self.forward.cache[i])
 
     def _how(self, layer: CudaLayer) -> append.Heads:
-        c, own = self.config, layer.buffers
+        s, own = layer.plan.sizes, layer.buffers
         norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
-        return append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
+        eps = self.config.norm_eps
+        shape = (s.heads, s.kv_heads, s.head_dim)
+        return append.Heads(*shape, own["rope"], eps, own.get("qkv_bias"), norms, s.output_gate)
 
     def _finishes(self, layer: CudaLayer) -> bool:
         """Whether attention finishes the heads: a launch takes longer than what few rows need."""
         problem = self._attention_problem(layer)
+        if layer.plan.sizes.output_gate:  # which lies between the queries
+            return False
         return paged_attention.finishes(problem, self.forward.configs(problem))
 
     def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
-        return pass_attention(self.config, layer.plan.traits, self.size)
+        return pass_attention(layer.plan.sizes, self.size)
 
     def _attention(self, i: int, layer: CudaLayer, finish: bool) -> Iterator[Launch]:
         template: Any = registry.cuda(PagedAttention.op)
-        c, size, problem = self.config, self.size, self._attention_problem(layer)
+        s, size, problem = layer.plan.sizes, self.size, self._attention_problem(layer)
         config = self.forward.configs(problem)
-        out = self.attended(i)
+        out = self.attended(layer)
         buffers = {
-            **self.inputs, "q": self.q.view(size.rows, c.heads, c.head_dim), "out": out.values, "out_order": out.order,
-            "paged": self.forward.cache, "layer": i, "qkv": self.qkv, "finish": self._how(layer) if finish else None,
+            **self.inputs, "q": self.q(layer).view(size.rows, s.heads, s.head_dim),
+            "out": out.values, "out_order": out.order, "paged": self.forward.cache[i],
+            "qkv": self._qkv(layer), "finish": self._how(layer) if finish else None,
             "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
+        }  # fmt: skip
+        yield from template.launches(problem, config, (), buffers)
+        if s.output_gate:
+            yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
+
+    def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        products = self._products("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
+        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        yield self._norm("attn_norm", branch, layer.buffers["attn_norm"], h)
+        yield from self._multiply(products, h, self._projected(layer))
+
+    def _projected(self, layer: CudaLayer) -> Tensor:
+        """float32 [rows, projected_size]: what a gated delta net reads."""
+        delta = layer.plan.sizes.delta
+        assert delta is not None
+        return cut(self.forward.buffers.wide, self.size.rows, delta.projected_size)
+
+    def _delta(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
+        template: Any = registry.cuda(GatedDelta.op)
+        assert layer.plan.sizes.delta is not None
+        problem, out = pass_delta(layer.plan.sizes.delta, self.size), self.attended(layer)
+        config = self.forward.configs(problem)
+        buffers = {
+            **self.inputs, **DELTA.bound(layer.buffers), **self.forward.states[i], "projected": self._projected(layer),
+            "eps": self.config.norm_eps, "out": out.values, "out_order": out.order,
+            "delta_scratch": self.forward.delta_scratch(template.scratch_size(problem, config)),
         }  # fmt: skip
         yield from template.launches(problem, config, (), buffers)
 
     def _out(self, layer: CudaLayer) -> Iterator[Any]:
         products, branch = self._out_products(layer)
-        h = self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
-        yield from self._branch_off(products, h, branch)
+        yield from self._branch_off(products, self.attended(layer), branch)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, up, _ = layer.packed["ffn"]
-        c, b, function = self.config, self.forward.buffers, layer.plan.traits.gate_function
+        b, s = self.forward.buffers, layer.plan.sizes
         one = joined((gate_planes, up)) is not None
         products = self._products(
-            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
+            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
         )
         following, after = self._down_products(layer)
-        h, gated = self._half(b.normed, c.hidden, products), self._half(b.gated, c.ffn, following)
+        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         if one:
             yield from self._multiply(products, h, gated.values, gated.order)
         else:
-            yield from self._multiply(products, h, self.gate_up)
-            yield gate.gate(self.gate_up, gated.values, function, gated.order)
+            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
+            yield from self._multiply(products, h, gate_up)
+            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
         yield from self._branch_off(following, gated, after)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:

@@ -63,22 +63,23 @@ SIZES = st.sampled_from([32, 96, 576, 1024, 1536])
 @settings(max_examples=12)
 @given(
     hidden=SIZES, rows=st.integers(1, 4), branch=st.sampled_from(["", "plain", "post"]), last=st.booleans(),
-    factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
+    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
 )  # fmt: skip
 def test_branches_are_added_and_normed(
-    hidden: int, rows: int, branch: str, last: bool, factor: float, seed: int, tile: int
+    hidden: int, rows: int, branch: str, last: bool, bias: bool, factor: float, seed: int, tile: int
 ) -> None:
     """tile: also rows that do not fit registers."""
     last = last and branch != ""
     x, y = numbers(rows, hidden, seed=seed), numbers(rows, hidden, seed=seed + 1, size=0.3)
     post, weight = numbers(hidden, seed=seed + 2), numbers(hidden, seed=seed + 3)
     found, out = x.clone(), poison(rows + 1, hidden)
-    added = None if not branch else add_norm.Branch(y, factor, post if branch == "post" else None)
+    plus = numbers(hidden, seed=seed + 4) if bias else None
+    added = None if not branch else add_norm.Branch(y, factor, post if branch == "post" else None, plus)
     after = None if last else add_norm.Norm(weight, out[:rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(add_norm, "TILE", tile)
         add_norm.launch("add_norm", found, added, after, EPS).run(INTERPRETED)
-    step = y.double() * factor
+    step = y.double() * factor + (0.0 if plus is None else plus.double())
     wanted = x.double() + {"": 0.0, "plain": step, "post": normed(step, post)}[branch]
     assert_near(found, wanted, 1e-6, 1e-5)
     if last:
@@ -161,7 +162,7 @@ def check_append(case: Case, seed: int = 0) -> None:
     page = LAYERS * 2 * c.kv_heads * pages.PAGE * c.head_dim
     memory = poison(3 * per_text, LAYERS, 2, c.kv_heads, pages.PAGE, c.head_dim)
     layer_stride, values, head_stride = memory.stride()[1:4]
-    cache = pages.PagedCache(memory, order * page, layer_stride, values, head_stride)
+    cache = pages.PagedCache(memory, order * page, LAYER * layer_stride, values, head_stride)
     q = poison(rows + 1, c.heads, c.head_dim)
     given_rows = {
         "qkv": qkv, "q": q[:rows], "positions": torch.tensor(c.positions, dtype=torch.int32),
@@ -170,7 +171,7 @@ def check_append(case: Case, seed: int = 0) -> None:
     how = append.Heads(
         c.heads, c.kv_heads, c.head_dim, rope, EPS, bias if c.bias else None, norms if c.qk_norm else None
     )
-    append.launch(how, given_rows, cache, LAYER).run(INTERPRETED)
+    append.launch(how, given_rows, cache).run(INTERPRETED)
 
     made = (qkv.double() + (bias.double() if c.bias else 0.0)).view(rows, total, c.head_dim)
     wanted_q, wanted_k, wanted_v = made.split([c.heads, c.kv_heads, c.kv_heads], 1)
@@ -233,12 +234,12 @@ def test_layers_turn_by_their_own_table() -> None:
     for angle in (0.3, 0.9):
         angles = torch.full((8, 16), angle)
         how = append.Heads(1, 1, 32, torch.cat([angles.cos(), angles.sin()], 1), EPS)
-        memory, table = torch.zeros(1, 2, 1, 8, 32, dtype=torch.float16), torch.zeros(1, 1, dtype=torch.int64)
+        memory = torch.zeros(1, 2, 1, 8, 32, dtype=torch.float16)
         rows = {
             "qkv": qkv, "q": poison(1, 1, 32), "positions": torch.tensor([4], dtype=torch.int32),
             "sequences": torch.zeros(1, dtype=torch.int32),
         }  # fmt: skip
-        append.launch(how, rows, pages.in_one_piece(memory, table), 0).run(INTERPRETED)
+        append.launch(how, rows, pages.in_one_piece(memory)[0]).run(INTERPRETED)
         assert_near(memory[0, 0, :, 4], turned(qkv.double().view(3, 32)[1:2], how.rope[4], 32), 2 * HALF, 1e-4)
         found.append(rows["q"])
     assert not torch.equal(*found)

@@ -111,7 +111,7 @@ def finishing(problem, capability):
     per_row = {n: torch.zeros(problem.rows, dtype=torch.int32) for n in ("positions", "sequences")}
     rope = torch.zeros(256, problem.head_dim // 2)
     buffers = {
-        **per_row, "paged": in_one_piece(cache, torch.zeros(1, 4, dtype=torch.int64)),
+        **per_row, "paged": in_one_piece(tuple(cache))[0],
         "out": torch.zeros(problem.rows, problem.heads * problem.head_dim, dtype=half),
         "qkv": torch.zeros(problem.rows, total),
         "finish": Heads(problem.heads, problem.kv_heads, problem.head_dim, rope, 1e-6, torch.ones(total), (norm, norm)),
@@ -172,6 +172,15 @@ def test_windows_soft_caps_and_odd_heads_compile_without_spills(shape, sequences
 def test_what_the_space_allows_fits_in_registers(changes):
     (code,) = compiled(PagedAttention(1, 2048, *QWEN3_8B, 2048), 90, **changes)
     assert code.spills == 0
+
+
+@pytest.mark.parametrize(("sequences", "tokens"), [(1, 2048), (1, 512), (8, 1), (1, 8), (1, 4)])
+@pytest.mark.parametrize("window", [0, 128])
+@pytest.mark.parametrize("capability", [75, 80, 90])
+def test_sinks_compile_without_spills(sequences, tokens, window, capability):
+    """gpt-oss-20b's heads, whose eight queries share a key."""
+    problem = PagedAttention(sequences, tokens, 64, 8, 64, 2560, window=window, sinks=1)
+    assert all(code.spills == 0 for code in compiled(problem, capability))
 
 
 def test_a_profiler_knows_its_kernels_and_what_they_read():

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
+from kernel_templates.gated_delta.problem import GatedDelta
 from model import config as config_module
 from model.architectures import ARCHITECTURES
 from model.config import ModelConfig
@@ -18,6 +19,7 @@ from model.errors import ModelError
 from model.gguf_file import GGUFFile, TensorInfo, open_gguf
 from model.gguf_metadata import Metadata
 from model.layer_plan import Rope, plan
+from model.layer_sizes import LayerSizes
 from model.rope import Scaling
 
 
@@ -30,17 +32,12 @@ def test_real_model(real_model: Path) -> None:
     config = ModelConfig.from_gguf(open_gguf(real_model))
     assert config == ModelConfig(
         architecture=ARCHITECTURES["llama"],
-        layers=30,
         hidden=576,
-        heads=9,
-        kv_heads=3,
-        head_dim=64,
-        ffn=1536,
+        sizes=(LayerSizes(heads=9, kv_heads=3, head_dim=64, rope_dim=64, ffn=1536),) * 30,
         vocab=49152,
         context=8192,
         norm_eps=pytest.approx(1e-5),
         rope_base=100000.0,
-        rope_dim=64,
         tied=True,
         rope_freqs=False,
     )
@@ -50,7 +47,7 @@ def test_qwen3(tiny_qwen3: Path) -> None:
     file = open_gguf(tiny_qwen3)
     config = ModelConfig.from_gguf(file)
     assert config.architecture is ARCHITECTURES["qwen3"] and config.tied
-    assert (config.heads * config.head_dim, config.hidden) == (128, 256)
+    assert (config.layer(0).q_rows, config.hidden) == (128, 256)
     assert [tensor.name for tensor in plan(config).tensors()] == list(file.tensors)
 
 
@@ -109,6 +106,76 @@ def test_metadata_that_does_not_fit(tiny: GGUFFile, keys: dict[str, Any], named:
     assert named in str(caught.value) and str(caught.value).isprintable()
 
 
+@pytest.fixture(scope="module")
+def qwen35() -> GGUFFile:
+    return open_gguf(Path(__file__).resolve().parents[1] / "fixtures" / "models" / "qwen35.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"ssm.conv_kernel": None}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 0}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 1 << 31}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 5}, "blk.0.ssm_conv1d.weight"),
+        ({"ssm.state_size": 1 << 20}, "qwen35.ssm.state_size"),
+        ({"ssm.state_size": 32}, "ssm.inner_size' is 256, not 4 heads of 32"),
+        ({"ssm.inner_size": 512}, "ssm.inner_size' is 512"),
+        ({"ssm.time_step_rank": 1000, "ssm.inner_size": 64000}, "blk.0.attn_qkv.weight"),
+        ({"ssm.time_step_rank": 3, "ssm.inner_size": 192}, "evenly"),
+        ({"ssm.group_count": 0}, "qwen35.ssm.group_count"),
+        ({"ssm.group_count": 4}, "blk.0.attn_qkv.weight"),
+        ({"full_attention_interval": 0, "attention.recurrent_layers": None}, "full_attention_interval"),
+        ({"full_attention_interval": 2, "attention.recurrent_layers": None}, "blk.1."),
+        ({"attention.recurrent_layers": np.array([True, False])}, "each of 4 layers"),
+        ({"attention.recurrent_layers": np.ones(4, bool)}, "blk.3."),
+        ({"nextn_predict_layers": 4}, "nextn_predict_layers"),
+        ({"nextn_predict_layers": 1 << 40}, "nextn_predict_layers"),
+        ({"rope.dimension_count": 128}, "rope.dimension_count"),
+    ],
+)
+def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: str) -> None:
+    own = {"qwen35." + key: value for key, value in keys.items()}
+    metadata = {key: value for key, value in (dict(qwen35.metadata) | own).items() if value is not None}
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.from_gguf(replace(qwen35, metadata=metadata))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_which_layers_are_gated_delta_nets(qwen35: GGUFFile) -> None:
+    """Three of four; flags of the file, which newer converters write, say it too."""
+    config = ModelConfig.from_gguf(qwen35)
+    assert [sizes.mixer for sizes in config.sizes] == ["gated_delta"] * 3 + ["attention"]
+    assert config.layer(0).delta == GatedDelta(heads=4, key_heads=2, head_dim=64, kernel=4)
+    bare = {k: v for k, v in qwen35.metadata.items() if not k.endswith(("recurrent_layers", "attention_interval"))}
+    flags = {"qwen35.attention.recurrent_layers": np.array([True, True, True, False])}
+    for metadata in (bare, bare | flags, bare | {"qwen35.full_attention_interval": 4}):
+        assert ModelConfig.from_gguf(replace(qwen35, metadata=metadata)) == config
+
+
+def test_parts_that_text_does_not_need_are_named_and_left_alone(qwen35: GGUFFile) -> None:
+    """A block that predicts further, as published files have it behind the layers, and parts that see."""
+    some = qwen35.tensors["output_norm.weight"]
+    names = ("v.blk.0.ln1.weight", "mm.0.bias", "blk.4.nextn.eh_proj.weight", "blk.4.attn_q.weight")
+    more = dict.fromkeys(names, some)
+    metadata = dict(qwen35.metadata) | {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}
+    metadata.pop("qwen35.attention.recurrent_layers", None)
+    file = replace(qwen35, metadata=metadata, tensors={**qwen35.tensors, **more})
+    config = ModelConfig.from_gguf(file)
+    assert config.layers == 4
+    assert config.left_alone == ("2 tensors that see images", "2 tensors that predict tokens beyond the next")
+    behind = {**file.tensors, "blk.5.attn_q.weight": some}
+    with pytest.raises(ModelError, match=r"'blk\.5\.attn_q\.weight' is not part"):
+        ModelConfig.from_gguf(replace(file, tensors=behind))
+
+
+def test_gates_of_two_types_are_refused(qwen35: GGUFFile) -> None:
+    name = "blk.1.ssm_alpha.weight"
+    tensors = {**qwen35.tensors, name: replace(qwen35.tensors[name], format_name="F32")}
+    with pytest.raises(ModelError, match="the gates of layer 1 are stored as F32 and Q4_K"):
+        ModelConfig.from_gguf(replace(qwen35, tensors=tensors))
+
+
 def test_harmless_rope_scaling(tiny: GGUFFile) -> None:
     plain = ModelConfig.from_gguf(tiny)
     assert ModelConfig.from_gguf(changed(tiny, rope__scaling__type="none", rope__scaling__factor=4.0)) == plain
@@ -139,16 +206,13 @@ def test_rope_scaling(tiny: GGUFFile) -> None:
 
 def test_windows(tiny: GGUFFile, made: Callable[[str, str], Path]) -> None:
     everywhere = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16))
-    assert everywhere.window == 16 and everywhere.local == (True, True)
-    assert [layer.traits.window for layer in plan(everywhere).layers] == [16, 16]
+    assert [layer.sizes.window for layer in plan(everywhere).layers] == [16, 16]
     wide = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=2**32 - 1))
-    assert wide.window == wide.context  # it is all there can be
+    assert wide.layer(0).window == wide.context  # it is all there can be
     said = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=np.array([False, True]))
-    assert ModelConfig.from_gguf(said).local == (False, True)
-    assert (
-        ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=1)).window
-        == 0
-    )
+    assert [sizes.window for sizes in ModelConfig.from_gguf(said).sizes] == [0, 16]
+    nowhere = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=1)
+    assert [sizes.window for sizes in ModelConfig.from_gguf(nowhere).sizes] == [0, 0]
     other = open_gguf(made("tiny-qwen3", "Q4_0"))
     key = {"qwen3.attention.sliding_window": 16}
     with pytest.raises(ModelError, match="sliding-window attention is not supported in qwen3 models"):
@@ -167,11 +231,11 @@ def test_patterns_of_gemma(made: Callable[[str, str], Path]) -> None:
         metadata = {**file.metadata, f"{name}.block_count": 13, f"{name}.rope.scaling.factor": 8.0}
         config = ModelConfig.from_gguf(replace(file, tensors=tensors, metadata=metadata))
         of_layers = plan(config).layers
-        everything = [i for i, layer in enumerate(of_layers) if layer.traits.window == 0]
+        everything = [i for i, layer in enumerate(of_layers) if layer.sizes.window == 0]
         assert everything == ([5, 11] if name == "gemma3" else [1, 3, 5, 7, 9, 11])
-        assert {layer.rope.base for layer in of_layers if layer.traits.window} == {base}
-        scaled = {layer.rope.scaling is not None for layer in of_layers if layer.traits.window}
-        assert scaled == {name == "gemma2"} and of_layers[5].rope == Rope(1e6, Scaling("linear", 8.0), ())
+        assert {layer.rope.base for layer in of_layers if layer.sizes.window} == {base}
+        scaled = {layer.rope.scaling is not None for layer in of_layers if layer.sizes.window}
+        assert scaled == {name == "gemma2"} and of_layers[5].rope == Rope(32, 1e6, Scaling("linear", 8.0), ())
 
 
 @pytest.mark.parametrize(
@@ -243,7 +307,9 @@ def test_layers_of_fused_tensors_are_counted_by_the_file_s(
     make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = make_model.SHAPES["tiny-phi3"]
-    monkeypatch.setitem(make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, layers=32)))
+    monkeypatch.setitem(
+        make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, sizes=shape.config.sizes[:1] * 32))
+    )
     make_model.make_model("deep", "Q4_0", tmp_path / "m.gguf")
     file = open_gguf(tmp_path / "m.gguf")
     assert ModelConfig.from_gguf(file).layers == 32 and len(file.tensors) == 32 * 6 + 2
