@@ -115,7 +115,7 @@ def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
     context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
         size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
-        window=s.window, softcap=s.softcap, scale=s.scale,
+        window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from llama_worker import Session  # noqa: E402
 
 OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
-FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "MXFP4_MOE": 38}
 """Of llama.h's llama_ftype; other types are the converter's own."""
 
 
@@ -68,6 +69,15 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75,
     "short_factor": [1 + 0.02 * i for i in range(24)], "long_factor": [1.0 + 0.35 * i for i in range(24)],
 }  # fmt: skip
+# Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
+GPT_OSS = {
+    "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
+    "sliding_window": 100,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "truncate": False, "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
 QWEN35 = {
     "num_hidden_layers": 4, "head_dim": 64, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 64, "linear_value_head_dim": 64,
@@ -98,6 +108,8 @@ RECIPES = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }},
     ),
+    "gpt-oss": Recipe("GptOss", "MXFP4_MOE", GPT_OSS),
+    "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
     # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
     "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35}, 512, NO_AHEAD),
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
@@ -193,6 +205,12 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
                 weight.copy_(2.8 * torch.rand(weight.shape, generator=generator))
             elif "conv1d" in name:
                 weight.copy_(normal(weight.shape) / weight.shape[-1] ** 0.5)
+            elif name.endswith("sinks"):  # beside scores of a deviation of 2 and more
+                weight.copy_(3.0 + 1.5 * normal(weight.shape))
+            elif name.endswith("gate_up_proj"):  # wide enough for clamps at 7 to be seen
+                weight.copy_(3.0 * normal(weight.shape) / weight.shape[1] ** 0.5)
+            elif name.endswith("experts.down_proj"):
+                weight.copy_(normal(weight.shape) / weight.shape[1] ** 0.5 / 6)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
             elif "embed_tokens" in name:
@@ -220,8 +238,9 @@ def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> 
     code = (
         "import runpy, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
+        "from conversion.gpt_oss import GptOssModel\n"
         "from conversion.qwen import Qwen3_5TextModel, Qwen3MoeModel\n"
-        "for model in (Qwen3_5TextModel, Qwen3MoeModel):\n"
+        "for model in (GptOssModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
         "    model.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
         "sys.argv = sys.argv[2:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -263,11 +282,7 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
         for name, weight in network.named_parameters():
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
-            if name.endswith("experts.gate_up_proj"):  # of each expert gate, below it up
-                parts = [read(renamed.replace("gate_up", which) + ".weight") for which in ("gate", "up")]
-                values = torch.cat(parts, 1)
-            else:
-                values = read(renamed + (".weight" if name.endswith("experts.down_proj") else ""))
+            values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
@@ -279,6 +294,29 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if "linear_attn" in name:
                 values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def read_experts(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor; of experts gate and up are one in transformers, gate's rows first."""
+    if name.endswith("experts.gate_up_proj"):
+        return torch.cat([read(name.replace("gate_up", which) + ".weight") for which in ("gate", "up")], 1)
+    return read(name + (".weight" if name.endswith("experts.down_proj") else ""))
+
+
+def read_mixture(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor of gpt-oss, whose gate and up take turns, and whose experts' matrices are transposed."""
+    if name.endswith("sinks"):
+        return read(name + ".weight")
+    if ".experts." not in name:
+        return read(name)
+    kind = "bias" if name.endswith("_bias") else "weight"
+    one = name.removesuffix("_bias")
+    if "gate_up" in name:
+        parts = [read(f"{one.replace('gate_up', which)}.{kind}") for which in ("gate", "up")]
+        values = torch.stack(parts, 2).flatten(1, 2)  # along rows, of biases along elements
+    else:
+        values = read(f"{one}.{kind}")
+    return values if kind == "bias" else values.transpose(1, 2)
 
 
 def by_key_head(name: str, values: torch.Tensor, config: Any) -> torch.Tensor:

@@ -80,10 +80,12 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
                 scale = s.scale or 1 / sqrt(s.head_dim)
                 shares = [exp(capped(sum(q * keys[kv]) * scale, s.softcap)) for keys, _ in seen]
                 pairs = zip(shares, seen, strict=True)
-                out.append(sum(share * values[kv] for share, (_, values) in pairs) / sum(shares))
+                lost = exp(weight(block + "attn_sinks")[head]) if traits.sinks else 0
+                out.append(sum(share * values[kv] for share, (_, values) in pairs) / (sum(shares) + lost))
             y = weight(block + "attn_output") @ np.concatenate(out)
+            y = y + (weight(block + "attn_output", ".bias") if traits.out_bias else 0)
             x = x + (norm(y, weight(block + "post_attention_norm")) if traits.post_norm else y)
-            n = norm(x, weight(block + "ffn_norm"))
+            n = norm(x, weight(block + traits.ffn_norm))
             up = weight(block + "ffn_up") @ n
             gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
             if traits.gate_function == "gelu":
