@@ -63,10 +63,12 @@ def launches_by_part(
 ) -> dict[str, list[Launch]]:
     """`launches` by the prefix of the part that they belong to, in order. Norms and RoPE of the heads belong to
     attention where `finishes_in_attention`."""
-    between = _attention(problem, config, buffers) if isinstance(problem, Layer) else {}
-    between |= {"delta": {"activation": problem.out_part.activation}}
     made: dict[str, list[Launch]] = {}
-    parts, planes = problem.parts(), packed_by_part(problem, packed)
+    parts: dict[str, Any] = dict(problem.parts())
+    planes = packed_by_part(problem, packed)
+    between = {"delta": {"activation": parts["out"].activation}}
+    if isinstance(problem, Layer):
+        between = _attention(problem, config, buffers)
     for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
         own = part(config, link.prefix)
