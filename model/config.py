@@ -1,7 +1,7 @@
 """The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
 Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need something this engine
-does not compute (experts, a window in an architecture that has none, layers of different sizes) is refused by name
+does not compute (experts or a window in an architecture that has none, layers of different sizes) is refused by name
 here, because running it without would give fluent nonsense.
 """
 
@@ -16,9 +16,10 @@ from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
+MOST_EXPERTS = 4096
 IMAGES = ("v.", "mm.")
 """What the tensors of the parts that see begin with."""
 MOST_SOFTCAP = 1e3
@@ -57,6 +58,11 @@ class ModelConfig:
         return self.sizes[index]
 
     @property
+    def most_experts_used(self) -> int:
+        """Experts of a token, of the layer that uses most; 0 without mixtures."""
+        return max(0 if sizes.mixture is None else sizes.mixture.used for sizes in self.sizes)
+
+    @property
     def embedding_scale(self) -> float:
         """What rows of the embedding are multiplied with."""
         return math.sqrt(self.hidden) if self.architecture.scaled_embedding else 1.0
@@ -70,7 +76,6 @@ class ModelConfig:
         if architecture is None or file.unread_types:
             raise ModelError("; ".join(_unsupported(name, architecture, file)))
         keys = Metadata(metadata, architecture.name + ".")
-        _refuse_unsupported(keys)
         embedding = file.tensors.get(layer_plan.EMBEDDING)
         if embedding is None or len(embedding.shape) != 2:
             raise ModelError(
@@ -84,16 +89,18 @@ class ModelConfig:
         if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
         context = keys.whole("context_length", 1, 1 << 24)
+        mixture = _mixture(keys, architecture)
         windows = _windows(keys, architecture, layers, context)
         common = LayerSizes(
             heads=heads,
             kv_heads=keys.whole_of_layers("attention.head_count_kv", layers, 1, heads, heads),
             head_dim=head_dim,
             rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
-            ffn=keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20),
+            ffn=_ffn(keys, layers, mixture),
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
             gate_function=architecture.gate_function,
+            mixture=mixture,
             output_gate=architecture.output_gate,
         )
         deltas = _deltas(keys, architecture, blocks)[:layers]
@@ -129,9 +136,24 @@ def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile
         yield types
 
 
-def _refuse_unsupported(keys: Metadata) -> None:
-    if experts := keys.whole("expert_count", 0, 1 << 32, 0):
-        raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
+def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
+    routing = architecture.routing
+    if routing is None:
+        if experts := keys.whole("expert_count", 0, 1 << 32, 0):
+            raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
+        return None
+    experts = keys.whole("expert_count", 1, MOST_EXPERTS)
+    used = keys.whole("expert_used_count", 1, experts)
+    return Mixture(experts, used, routing.function, routing.normalized)
+
+
+def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> int:
+    """Rows of gate and up. Where a mixture's are not named, the experts of a token share the dense network's, as in
+    llama.cpp."""
+    if mixture is None:
+        return keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20)
+    own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
+    return own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
@@ -198,8 +220,12 @@ def _attention_scale(
     return 0.0 if scale == head_dim**-0.5 else scale
 
 
+def _ffn_key(sizes: LayerSizes) -> str:
+    return "feed_forward_length" if sizes.mixture is None else "expert_feed_forward_length"
+
+
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
-    named = [("embedding_length", config.hidden), *(("feed_forward_length", s.ffn) for s in config.sizes)]
+    named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")

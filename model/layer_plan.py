@@ -125,7 +125,7 @@ def layer(config: "ModelConfig", index: int) -> LayerPlan:
     """The plan of layer `index` alone."""
     tensors, sizes = layer_tensors(config, index), config.layer(index)
     steps = tuple(_step(link, tensors) for link in links(sizes.mixer, sizes.feed_forward))
-    used = {name for step in steps for name in (*step.link.weights.values(), *step.vectors)}
+    used = {name for step in steps for name in (*(step.link.weights[own] for own in step.weights), *step.vectors)}
     assert used == set(tensors), f"no operation reads {set(tensors) - used}"
     return LayerPlan(tensors, steps, _rope(config, sizes), sizes)
 
@@ -139,7 +139,7 @@ def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
         "qkv": max((s.qkv_rows for s in sizes if s.delta is None), default=0),
         "projected": max((s.delta.projected_size for s in sizes if s.delta), default=0),
         "attended": max(s.attended for s in sizes),
-        "gated": max(s.ffn for s in sizes),
+        "gated": max(s.gated for s in sizes),
         "logits": config.vocab,
     }
 
@@ -155,5 +155,5 @@ def _rope(config: "ModelConfig", sizes: LayerSizes) -> Rope:
 
 
 def _step(link: Link, tensors: Mapping[str, Any]) -> Step:
-    weights = {own: tensors[name] for own, name in link.weights.items()}
+    weights = link.own_weights(tensors)
     return Step(link, weights, {name: tensors[name] for name in link.buffers.values() if name in tensors})

@@ -7,14 +7,30 @@ from kernel_templates.gated_delta.problem import GatedDelta
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts; names and meanings are those of `Moe`. scale: of the weights; shared_ffn: rows of the
+    shared expert's gate, 0 where there is none."""
+
+    experts: int
+    used: int
+    routing: str
+    normalized: bool
+    scale: float = 1.0
+    bias: bool = False
+    shared_ffn: int = 0
+    shared_gated: bool = False
+
+
+@dataclass(frozen=True)
 class LayerSizes:
     """Names and meanings are those of the problems' fields (`NormQkvRope`, `Attention`, `Ffn`).
 
     mixer, feed_forward: the kinds of its halves, which `kernel_templates.layer.chain` wires. delta: the shapes of a
     gated delta net, None where the mixer is attention, to which the other sizes of heads belong. ffn: rows of gate and
-    up. window: positions that attention sees, the present one among them, 0 for all; softcap: of its scores, 0 for
-    none; scale: of its scores, 0 for 1 / sqrt(head_dim); gate_function: "silu", or "gelu" in its tanh form;
-    output_gate: attention's output is multiplied with the sigmoid of a gate, which follows each query.
+    up, of one expert in a mixture. window: positions that attention sees, the present one among them, 0 for all;
+    softcap: of its scores, 0 for none; scale: of its scores, 0 for 1 / sqrt(head_dim); gate_function: "silu", or "gelu"
+    in its tanh form; output_gate: attention's output is multiplied with the sigmoid of a gate, which follows each
+    query.
     """
 
     heads: int
@@ -26,9 +42,13 @@ class LayerSizes:
     softcap: float = 0.0
     scale: float = 0.0
     gate_function: str = "silu"
+    mixture: Mixture | None = None
     output_gate: bool = False
     delta: GatedDelta | None = None
-    feed_forward: Literal["dense"] = "dense"
+
+    @property
+    def feed_forward(self) -> Literal["dense", "moe"]:
+        return "dense" if self.mixture is None else "moe"
 
     @property
     def mixer(self) -> Literal["attention", "gated_delta"]:
@@ -52,6 +72,12 @@ class LayerSizes:
     @property
     def kv_rows(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def gated(self) -> int:
+        """Gated products of a token, of all experts that it uses."""
+        m = self.mixture
+        return self.ffn if m is None else m.used * self.ffn + m.shared_ffn
 
     @property
     def qkv_rows(self) -> int:

@@ -4,6 +4,7 @@ Names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A new kind is 
 `FEED_FORWARDS` as `kernel_templates.layer.chain` has its links.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,11 @@ class Tensor:
     @property
     def parts(self) -> tuple["Tensor", ...]:
         return (self,)
+
+    @property
+    def rows(self) -> int:
+        """Of all matrices where it is several, [matrices, rows, columns]."""
+        return math.prod(self.shape[:-1])
 
     @property
     def stored(self) -> "Tensor":
@@ -143,5 +149,20 @@ def _dense(of: _Layer) -> Tensors:
     return made
 
 
+def _mixture(of: _Layer) -> Tensors:
+    hidden, ffn, m = of.config.hidden, of.sizes.ffn, of.sizes.mixture
+    assert m is not None
+    made: dict[str, Tensor | Joined] = {
+        "ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden),
+        "router": of.tensor("ffn_gate_inp", m.experts, hidden),
+        "gate": of.tensor("ffn_gate_exps", m.experts, ffn, hidden),
+        "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
+        "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
+    }
+    if of.config.architecture.post_norm:
+        made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
+    return made
+
+
 MIXERS: Mapping[str, Callable[[_Layer], Tensors]] = {"attention": _attention, "gated_delta": _gated_delta}
-FEED_FORWARDS: Mapping[str, Callable[[_Layer], Tensors]] = {"dense": _dense}
+FEED_FORWARDS: Mapping[str, Callable[[_Layer], Tensors]] = {"dense": _dense, "moe": _mixture}

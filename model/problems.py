@@ -80,17 +80,25 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
     s = plan.sizes
     if s.window:
         context = min(context, contexts(s.window + 1)[-1])
-    formats: dict[str, Any] = {
-        f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()
+    named: dict[str, Any] = {
+        f"{name}_format": file.tensors[tensor.name].format_name
+        for name, tensor in plan.matrices.items()
+        if name != "shared_router"  # it lies below the router, in the same format
     }
     if s.delta:
-        d, gates = s.delta, formats.pop("beta_format")
-        assert formats.pop("alpha_format") == gates, "the model's configuration refuses others"
+        d, gates = s.delta, named.pop("beta_format")
+        assert named.pop("alpha_format") == gates, "the model's configuration refuses others"
         shapes = (config.hidden, d.heads, d.key_heads, d.head_dim, d.kernel, s.ffn)
-        return DeltaLayer(*shapes, gates_format=gates, activation=ACTIVATION, **formats)
+        return DeltaLayer(*shapes, gates_format=gates, activation=ACTIVATION, **named)
+    if (m := s.mixture) is not None:
+        named |= {
+            "experts": m.experts, "used": m.used, "routing": m.routing, "normalized": int(m.normalized),
+            "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
+            "shared_gated": int(m.shared_gated),
+        }  # fmt: skip
     return Layer(
         config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
-        activation=ACTIVATION, context=context, **formats,
+        activation=ACTIVATION, context=context, **named,
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
         window=s.window, softcap=s.softcap, scale=s.scale, gate_function=s.gate_function,
         output_gate=int(s.output_gate),

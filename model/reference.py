@@ -92,7 +92,7 @@ def reference_hidden(
             y = attended @ _matrix(file, block + "attn_output").T
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
         ffn_norm = _vector(file, block + config.architecture.ffn_norm)
-        y = _feed_forward(file, config, block, _norm(middle, ffn_norm, config))
+        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
     return x
@@ -255,16 +255,54 @@ def _queries_keys_values(
     return q, k, v
 
 
-def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
-    """down · (g(gate · x) * up · x); x float32 [tokens, hidden], already normed."""
+def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
+    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
+
+
+def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """Of each token the sum over the experts with its largest logits, times their weights."""
+    mixture = sizes.mixture
+    assert mixture is not None
+    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
+    if mixture.routing == "sigmoid":
+        weights = logits.sigmoid().gather(-1, chosen)
+    elif mixture.routing == "softmax":
+        weights = logits.softmax(-1).gather(-1, chosen)
+    else:
+        weights = logits.gather(-1, chosen).softmax(-1)
+    if mixture.normalized:
+        weights = weights / weights.sum(-1, keepdim=True)
+    y = torch.zeros_like(x)
+    for expert in chosen.unique().tolist():
+        tokens, place = (chosen == expert).nonzero(as_tuple=True)
+        gate, up = (x[tokens] @ _expert(file, f"{block}ffn_{name}_exps", expert).T for name in ("gate", "up"))
+        made = _gated(config, gate, up) @ _expert(file, block + "ffn_down_exps", expert).T
+        y[tokens] += weights[tokens, place, None] * mixture.scale * made
+    return y
+
+
+def _expert(file: GGUFFile, name: str, expert: int) -> Tensor:
+    """float32 [rows, columns]: one of the matrices that a tensor [experts, rows, columns] is."""
+    rows = file.tensors[name + ".weight"].shape[1]
+    return _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows))
+
+
+def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """down · (g(gate · x) * up · x)."""
     up = x @ _matrix(file, block + "ffn_up").T
     if config.architecture.fused:
         gate, up = up.chunk(2, -1)
     else:
         gate = x @ _matrix(file, block + "ffn_gate").T
+    return _gated(config, gate, up) @ _matrix(file, block + "ffn_down").T
+
+
+def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
     if config.architecture.gate_function == "gelu":
         inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
         gate = gate / 2 * (1 + torch.tanh(inner))
     else:
         gate = gate * gate.sigmoid()
-    return (gate * up) @ _matrix(file, block + "ffn_down").T
+    return gate * up

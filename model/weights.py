@@ -21,9 +21,10 @@ from model.rope import Rotation, rotation
 
 
 def matrix(file: GGUFFile, tensor: Tensor) -> Weight:
-    """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
+    """A matrix, or several below each other, as kernels want it, copied out of the mapping: rows are in the file's own
+    bytes."""
     info = file.tensors[tensor.name]
-    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.shape[0]))
+    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.rows))
     if tensor.pairs:
         raw = raw[halves_order(len(raw), tensor.pairs)]
     return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
@@ -33,7 +34,7 @@ def shape_of_matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """As `matrix`, with a shape and no values (torch's "meta" device)."""
     info = file.tensors[tensor.name]
     size = formats.get(info.format_name).row_bytes(info.shape[-1])
-    raw = torch.empty((tensor.shape[0], size), dtype=torch.uint8, device="meta")
+    raw = torch.empty((tensor.rows, size), dtype=torch.uint8, device="meta")
     return Weight(raw, info.shape[-1], info.format_name)
 
 

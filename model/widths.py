@@ -13,6 +13,7 @@ from itertools import groupby
 
 from kernel_templates import registry
 from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
@@ -52,10 +53,16 @@ class Product:
     cols: int
     format: str
     gate: str = ""
+    of: LayerSizes | None = None
 
-    def over(self, tokens: int) -> Matmul:
+    def over(self, tokens: int) -> Matmul | GroupedMatmul:
         """The product of so many rows of a pass."""
-        return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        if self.of is None or (m := self.of.mixture) is None:
+            return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        return GroupedMatmul(
+            self.rows, self.cols, self.format, m.experts, m.used, tokens, gate=self.gate,
+            bias=int(m.bias and bool(self.gate)), x_of="pair" if self.name == "down" else "token",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,14 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
     found = []
     mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
-    for name, group in [mixer, ("out", ("out",)), *gated, ("down", ("down",))]:
+    router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
+    for name, group in [mixer, ("out", ("out",)), *router, *gated, ("down", ("down",))]:
         for form, members in groupby(group, key=formats.__getitem__):
             joined = tuple(members)
-            rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
+            rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
             gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
-            found.append(Product(name, joined, rows, cols, form, gate))
+            experts = plan.sizes if len(plan.matrices[joined[0]].shape) == 3 else None
+            found.append(Product(name, joined, rows, cols, form, gate, experts))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ block, the distribution over a matrix is the normal one, and one tensor at a tim
 Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 """
 
+import math
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
 from model.tokenizers.byte_level_bpe import byte_characters
@@ -128,9 +129,10 @@ def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) 
 def tiny(architecture: Architecture) -> Shape:
     """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one, or a
     gated delta net where most have."""
-    period, (attention, final) = architecture.window_period, architecture.softcaps
+    period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
         4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function,
+        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized),
         output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
@@ -144,11 +146,25 @@ def tiny(architecture: Architecture) -> Shape:
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
+def _qwen3moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, used: int, vocab: int = 151936
+) -> Shape:
+    mixture = Mixture(experts, used, "softmax", normalized=True)
+    layer = LayerSizes(heads, kv_heads, 128, 128, ffn, mixture=mixture)
+    config = ModelConfig(
+        ARCHITECTURES["qwen3moe"], hidden, (layer,) * layers, vocab, context=40960, norm_eps=1e-6,
+        rope_base=1e6, tied=False, rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=290, names_head_size=True)
+
+
 SHAPES = {
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072),
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
     "qwen3-4b": _qwen3(2560, 36, 32, 9728),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
+    "qwen3-30b-a3b": _qwen3moe(2048, 48, 32, 4, 768, 128, 8),
+    "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8, vocab=32768),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
     "llama3.1-8b": _shape(
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
@@ -208,14 +224,14 @@ def tensor_format(
     head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
     its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
     """
-    if len(shape) == 1 or place[0] == "conv":
+    if len(shape) == 1 or place[0] in ("conv", "router"):
         return "F32"
     fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
         fmt = get("Q6_K")
     elif config is not None:
         fmt = get(_with_more_bits(quant, *place, config) or fmt.name)
-    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
+    return fmt.name if shape[-1] % fmt.block == 0 else NARROW[fmt.name]
 
 
 def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> str | None:
@@ -268,15 +284,16 @@ class Weights:
             weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name == self._output_norm else 1.0)
         return weights.astype(np.float32)
 
-    def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
-        """A weight matrix in format `form`, uint8 [rows, row bytes]."""
-        deviation = shape[1] ** -0.5
+    def matrix(self, name: str, shape: tuple[int, ...], form: str) -> np.ndarray:
+        """A weight matrix in format `form`, or several behind each other, uint8 [rows, row bytes]."""
+        *above, cols = shape
+        rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
         if what in ("out", "down"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
-        drawn = self._rng.integers(0, len(pool), shape[0] * shape[1] // block, dtype=np.uint32)
-        return pool[drawn].view(np.uint8).reshape(shape[0], -1)
+        drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
+        return pool[drawn].view(np.uint8).reshape(rows, -1)
 
     def _pool(self, form: str, deviation: float) -> tuple[np.ndarray, int]:
         """Quantized blocks as opaque items, and how many values one holds."""
@@ -303,6 +320,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
     writer.add_feed_forward_length(layer.ffn)
+    if (mixture := layer.mixture) is not None:
+        writer.add_expert_count(mixture.experts)
+        writer.add_expert_used_count(mixture.used)
+        writer.add_expert_feed_forward_length(layer.ffn)
     writer.add_head_count(layer.heads)
     writer.add_head_count_kv(layer.kv_heads)
     writer.add_rope_freq_base(config.rope_base)

@@ -4,8 +4,8 @@ Hugging Face transformers draws the weights; llama.cpp's own converter and quant
 that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens (or as many as the
 recipe says) are kept: so they are those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz:
 "tokens" int32 [TOKENS], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
-log-probabilities. models.json says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same
-logits on the same file.
+log-probabilities; of some also those of the last LATE tokens of a long text, called "late_...". models.json says what
+made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
 
 scripts/record_models prepares the Python that this needs.
 """
@@ -34,6 +34,7 @@ from llama_worker import Session  # noqa: E402
 
 OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
+LATE = 64
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
 """Of llama.h's llama_ftype; other types are the converter's own."""
 
@@ -41,12 +42,14 @@ FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
 @dataclass(frozen=True)
 class Recipe:
     """One model. kind: of transformers' classes, `KindConfig` and `KindForCausalLM`; sizes: what differs from SIZES;
-    tokens: of the text whose logits are kept; options: of the converter."""
+    tokens: of the text whose logits are kept; late: where in a longer text LATE more begin; options: of the
+    converter."""
 
     kind: str
     type: str
     sizes: dict[str, Any] = field(default_factory=dict)
     tokens: int = TOKENS
+    late: int = 0
     options: tuple[str, ...] = ()
 
 
@@ -96,10 +99,10 @@ RECIPES = {
         }},
     ),
     # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
-    "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35}, 512, NO_AHEAD),
+    "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35, "max_position_embeddings": 8192}, 512, 4096, NO_AHEAD),
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
         "full_attention", "linear_attention", "linear_attention",
-    ]}, 512, NO_AHEAD),
+    ]}, 512, 0, NO_AHEAD),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
         {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
@@ -146,16 +149,27 @@ def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]
         else:
             quantize(given.library, converted, path, FILE_TYPES[recipe.type])
     take_back(network, gguf.GGUFReader(path))
-    tokens = np.random.default_rng(7).integers(3, VOCAB, recipe.tokens).astype(np.int32)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].float()
-    logprobs, ids = (part.numpy() for part in logits.log_softmax(-1).topk(KEPT))
-    np.savez_compressed(OUT / f"{name}.npz", tokens=tokens, ids=ids.astype(np.uint16), logprobs=logprobs)
-    theirs = llama_cpp_logits(path, tokens)
-    kl, top1 = compared(ids, logprobs, theirs)
+    kept, far = likeliest(network, path, recipe.tokens, recipe.tokens)
+    shown = {"logits_std": round(kept.pop("std"), 2)}
+    if recipe.late:
+        late, late_far = likeliest(network, path, recipe.late + LATE, LATE)
+        kept |= {f"late_{what}": late[what] for what in ("tokens", "ids", "logprobs")}
+        shown["llama_cpp_late"] = late_far
+    np.savez_compressed(OUT / f"{name}.npz", **kept)
     types = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors})
-    shown = {"logits_std": round(float(logits.std()), 2), "bytes": path.stat().st_size, "types": types}
-    return {"kind": recipe.kind, "type": recipe.type, **shown, "llama_cpp": {"mean_kl": kl, "top1": top1}}
+    shown |= {"bytes": path.stat().st_size, "types": types, "llama_cpp": far}
+    return {"kind": recipe.kind, "type": recipe.type, **shown}
+
+
+def likeliest(network: torch.nn.Module, path: Path, count: int, last: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The arrays kept of the `last` of `count` tokens, and their logits' "std"; how far llama.cpp's are from them."""
+    tokens = np.random.default_rng(7).integers(3, VOCAB, count).astype(np.int32)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0, -last:].float()
+    logprobs, ids = (part.numpy() for part in logits.log_softmax(-1).topk(KEPT))
+    kl, top1 = compared(ids, logprobs, llama_cpp_logits(path, tokens)[-last:])
+    kept = {"tokens": tokens, "ids": ids.astype(np.uint16), "logprobs": logprobs, "std": float(logits.std())}
+    return kept, {"mean_kl": kl, "top1": top1}
 
 
 def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:

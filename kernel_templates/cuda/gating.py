@@ -1,4 +1,4 @@
-"""The gates of the feed-forward half: the functions, and what their result is stored times in passes over many tokens."""
+"""The gates of the feed-forward half, and what their result is stored times in passes over many tokens."""
 
 import triton
 import triton.language as tl

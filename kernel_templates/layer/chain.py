@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kernel_templates import attention, ffn, gated_delta, matvec, norm_qkv_rope, norm_qkvz
+from kernel_templates import attention, ffn, gated_delta, matvec, moe, norm_qkv_rope, norm_qkvz
 from kernel_templates.operation import Operation
 
 T = TypeVar("T")
@@ -21,8 +21,9 @@ class Link:
     """One operation in a layer.
 
     prefix: of its parameters in the layer's space, and its key in `Layer.parts`; weights: the operation's name of a
-    matrix -> the layer's; buffers: the same for what it reads and writes. Buffers not named there are called alike in
-    the operation and in the layer: what is kept of a text ("keys" and "values", or "conv_state" and "state"),
+    matrix -> the layer's, those included that not every layer of the kind has; buffers: the same for what it reads and
+    writes. Buffers not named there are called alike in the operation and in the layer: what is kept of a text ("keys"
+    and "values", or "conv_state" and "state"),
     "position", "rope", "eps" and scratch memory.
     """
 
@@ -30,6 +31,10 @@ class Link:
     operation: Operation
     weights: Mapping[str, str] = field(default_factory=dict)
     buffers: Mapping[str, str] = field(default_factory=dict)
+
+    def own_weights(self, weights: Mapping[str, T]) -> dict[str, T]:
+        """The layer's matrices by the operation's names, as far as the layer has them."""
+        return {own: weights[name] for own, name in self.weights.items() if name in weights}
 
     def bound(self, buffers: Mapping[str, T]) -> dict[str, T]:
         """The layer's buffers by the operation's names."""
@@ -95,9 +100,29 @@ FFN = Link(
     },
 )
 
+MOE = Link(
+    "moe",
+    moe.OPERATION,
+    weights={
+        name: name
+        for name in ("router", "gate", "up", "down", "shared_gate", "shared_up", "shared_down", "shared_router")
+    },
+    buffers={
+        "x": "x",
+        "norm": "ffn_norm",
+        "router_bias": "router_bias",
+        "gate_bias": "gate_bias",
+        "up_bias": "up_bias",
+        "down_bias": "down_bias",
+        "gated": "gated",
+        "post_norm": "post_ffn_norm",
+        "next_norm": "next_norm",
+    },
+)
+
 MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT), "gated_delta": (QKVZ, DELTA, OUT)}
 """The first half of a layer by its kind. It leaves x times "ffn_norm" quantized on a GPU."""
-FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,)}
+FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,), "moe": (MOE,)}
 """The second half."""
 
 

@@ -25,7 +25,7 @@ def pack(problem: LinkedChain, config, weights, device: str) -> tuple[Planes, ..
     packed: list[Planes] = []
     for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
-        own = {name: weights[ours] for name, ours in link.weights.items()}
+        own = link.own_weights(weights)
         packed += template.pack(problem.parts()[link.prefix], part(config, link.prefix), own, device)
     return tuple(packed)
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
-from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
+from kernel_templates.ffn.problem import Ffn
 from kernel_templates.layer.chain import Link, links
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.moe.problem import GATE_FUNCTIONS, ROUTINGS, Moe
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem, trait
 
@@ -30,7 +31,8 @@ class LinkedChain(Chain):
 @dataclass(frozen=True)
 class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
-    norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
+    norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions. With
+    `experts` the network is a mixture of them, and names from `experts` on mean what they mean in `Moe`.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
@@ -50,10 +52,23 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     scale: float = trait(0.0)
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
+    experts: int = trait(0)
+    used: int = trait(0)
+    router_format: str = trait("")
+    routing: str = trait("softmax", ROUTINGS)
+    normalized: int = trait(0, (0, 1))
+    routing_scale: float = trait(1.0)
+    expert_bias: int = trait(0, (0, 1))
+    shared_ffn: int = trait(0)
+    shared_gate_format: str = trait("")
+    shared_up_format: str = trait("")
+    shared_down_format: str = trait("")
+    shared_gated: int = trait(0, (0, 1))
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return links("attention", "dense")
+        """Its operations, in order; the problem of each is the property `<prefix>_part`."""
+        return links("attention", "moe" if self.experts else "dense")
 
     @property
     def qkv_part(self) -> NormQkvRope:
@@ -80,6 +95,16 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
         return Ffn(
             self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation,
             gate_function=self.gate_function, post_norm=self.post_norm,
+        )  # fmt: skip
+
+    @property
+    def moe_part(self) -> Moe:
+        return Moe(
+            self.hidden, self.ffn, self.experts, self.used, self.router_format, self.gate_format, self.up_format,
+            self.down_format, self.activation, gate_function=self.gate_function, routing=self.routing,
+            normalized=self.normalized, scale=self.routing_scale, bias=self.expert_bias, shared_ffn=self.shared_ffn,
+            shared_gate_format=self.shared_gate_format, shared_up_format=self.shared_up_format,
+            shared_down_format=self.shared_down_format, shared_gated=self.shared_gated, post_norm=self.post_norm,
         )  # fmt: skip
 
     @property

@@ -21,14 +21,15 @@ TAKEN = tl.constexpr(-(1 << 31))
 
 @triton.jit
 def choose(
-    logits, ids, weights,
+    logits, positions, ids, weights,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, PLACES: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr, PDL: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """ids int32 [tokens, USED] and weights float32 [tokens, USED + SHARED], from the largest on, of logits [tokens,
     EXPERTS + GATED]; SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last
-    logit."""
+    logit. positions: int32 [tokens], or None; a token at -1 is unused: its experts are none, EXPERTS, their weights
+    0."""
     if PDL:
         gdc_launch_dependents()
     token = tl.program_id(0)
@@ -50,6 +51,9 @@ def choose(
         left = tl.where(e == who, TAKEN, left)
         chosen = tl.where(place == k, who, chosen)
         kept = tl.where(place == k, tl.sum(tl.where(e == who, v, 0.0), 0), kept)
+    if positions is not None:
+        there = tl.load(positions + token) >= 0
+        chosen = tl.where(there, chosen, EXPERTS)
     tl.store(ids + token * USED + place, chosen, mask=place < USED)
     if ROUTING == "sigmoid":
         w = 1.0 / (1.0 + tl.exp(-kept))
@@ -67,10 +71,15 @@ def choose(
         if GATED:
             share = 1.0 / (1.0 + tl.exp(-tl.load(logits + EXPERTS)))
         w = tl.where(place == USED, share, w)
+    if positions is not None:
+        w = tl.where(there, w, 0.0)
     tl.store(weights + token * (USED + SHARED) + place, w, mask=place < USED + SHARED)
 
 
-def launch(problem: Moe, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, tokens: int = 1) -> Launch:
+def launch(
+    problem: Moe, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, tokens: int = 1,
+    positions: torch.Tensor | None = None,
+) -> Launch:  # fmt: skip
     """See `choose`; logits as the router's product leaves them, of as many tokens."""
     shared = bool(problem.shared_ffn)
     constants: dict[str, Any] = {
@@ -79,4 +88,4 @@ def launch(problem: Moe, logits: torch.Tensor, ids: torch.Tensor, weights: torch
         "NORMALIZED": bool(problem.normalized), "SCALE": problem.scale, "SHARED": shared,
         "GATED": bool(problem.shared_gated),
     }  # fmt: skip
-    return Launch("choose", choose, (tokens,), (logits, ids, weights), constants, warps=1)
+    return Launch("choose", choose, (tokens,), (logits, positions, ids, weights), constants, warps=1)

@@ -25,8 +25,8 @@ BIASES = ("router_bias", "gate_bias", "up_bias", "down_bias")
 
 
 def pack(problem: Moe, config, weights: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
-    """The router, below it the shared expert's; all experts' gates and ups, in one piece if they have one format; downs;
-    the same of a shared expert."""
+    """The router, below it the shared expert's; gates and ups of all experts, in one piece if they have one format;
+    their downs; the same of a shared expert."""
     routers = [weights[name] for name in ("router", "shared_router") if name in weights]
     packed = [pack_planes(routers, device), *_gate_up(weights["gate"], weights["up"], device)]
     packed.append(pack_planes([weights["down"]], device))
@@ -62,9 +62,7 @@ def launches(problem: Moe, config: Mapping[str, Any], packed, buffers: Mapping[s
 
 
 def _router(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Mapping[str, Any]) -> Launch:
-    constants = parameters.constants(
-        config, "router_", planes.format, planes.cols, planes.rows, problem.activation
-    )  # fmt: skip
+    constants = parameters.constants(config, "router_", planes.format, planes.cols, planes.rows, problem.activation)
     logits = buffers["router_logits"]
     bias = buffers["router_bias"] if problem.bias else None
     arguments = (
@@ -139,7 +137,7 @@ def prepare(problem: Moe, inputs: Inputs, device: str) -> dict[str, Any]:
     x = Vector.allocate(problem.hidden, device)
     x.fill(values, norm, problem.activation)
     sizes = (problem.experts, problem.all_ffn, problem.all_ffn, problem.all_hidden)
-    made = {
+    made: dict[str, Any] = {
         name: torch.from_numpy(b[name][:size].copy()).to(device)
         for name, size in zip(BIASES, sizes, strict=True)
         if problem.bias

@@ -15,25 +15,11 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
+from kernel_templates.cuda.experts import from_row
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.product import X_AHEAD, multiply_gated, places
 from kernel_templates.cuda.quantize import store_lanes
-
-
-@triton.jit
-def from_row(p0, p1, p2, p3, row, TRAITS: tl.constexpr, COLS: tl.constexpr):
-    """The planes of a matrix of COLS columns from a row on, int64."""
-    planes = (p0, p1, p2, p3)
-    moved = ()
-    for i in tl.static_range(4):
-        if i == 0 and (TRAITS.kind != "" or TRAITS.bits & 12):
-            moved = moved + (planes[i] + row * (COLS // TRAITS.unit * 4),)
-        elif TRAITS.kind == "" and i == TRAITS.scale and TRAITS.group:
-            moved = moved + (planes[i] + row * (COLS // TRAITS.size),)
-        else:
-            moved = moved + (planes[i] + row * (COLS // 32),)
-    return moved
 
 
 @triton.jit
@@ -108,7 +94,7 @@ def chosen_residual(
         rows, ends = rows + (opaque(r + row, ASM),), ends + (row + ROWS,)
         units = units + (opaque(tl.where(there, u + c * UNITS - slot * COUNT, COUNT), ASM),)
         shares = shares + (tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg"),)
-    for c in tl.static_range(SHARED_CHUNKS):
+    for _c in tl.static_range(SHARED_CHUNKS):
         rows, ends, units = rows + (r,), ends + (ROWS,), units + (u,)
         shares = shares + (tl.load(weights + USED, cache_modifier=".cg"),)
     held = ()

@@ -13,6 +13,7 @@ from kernel_templates.operation import Inputs, Weight
 APART = 0.25
 """How far the logits of chosen experts are from the others' in random inputs, at least: a kernel's rounding shifts
 logits by less, and would else choose another expert, whose output is another. Logits have a deviation near 1."""
+BIASES = ("router_bias", "gate_bias", "up_bias", "down_bias")
 OAI_ALPHA, OAI_LIMIT = 1.702, 7.0
 
 
@@ -30,7 +31,7 @@ def inputs(problem: Moe, seed: int) -> Inputs:
     }
     if problem.bias:
         sizes = (problem.experts, problem.all_ffn, problem.all_ffn, problem.all_hidden)
-        for name, size in zip(("router_bias", "gate_bias", "up_bias", "down_bias"), sizes, strict=True):
+        for name, size in zip(BIASES, sizes, strict=True):
             buffers[name] = random_inputs.vector(size, rng) / np.float32(2)
     if problem.post_norm:
         buffers["post_norm"] = random_inputs.norm_weight(problem.hidden, rng)

@@ -6,13 +6,34 @@ from typing import Any
 
 from kernel_templates.cuda import parameters as cuda_parameters
 from kernel_templates.moe.problem import Moe
-from kernel_templates.space import Parameter, Space
+from kernel_templates.space import Constraint, Parameter, Space
 
 FIXED = {"gate_up_early": 1, "gate_up_ready": 0}
 """What nothing is to choose about: gate's and up's weights are not known before the wait, and what follows them starts
 after it."""
 STREAMED = ("gate_up_stream", "down_stream")
 """Experts are others at the next token, and together larger than any cache."""
+
+
+def cpu(problem: Moe, features: frozenset[str]) -> Space:
+    from kernel_templates.cpu import parameters  # with Numba, which a GPU's engine does without
+
+    p, matrices = problem, problem.matrices
+    formats = tuple(m.format for m in matrices)
+    chosen = parameters.tile_parameters(formats, features, ("router_", "gate_up_", "down_"))
+    return Space(
+        chosen,
+        (
+            parameters.streams_divide(*((m.format, m.cols) for m in matrices)),
+            Constraint(
+                "an expert in whole tiles", f"its {p.ffn} rows of gate and {p.hidden} of down begin with a tile",
+                lambda c: (
+                    all(rows % c["gate_up_lanes"] == 0 for rows in (p.ffn, p.shared_ffn))
+                    and p.hidden % c["down_lanes"] == 0
+                ),
+            ),
+        ),
+    )  # fmt: skip
 
 
 def cuda(problem: Moe, device) -> Space:

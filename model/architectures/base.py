@@ -9,6 +9,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`."""
+
+    function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
+    normalized: bool
+
+
+@dataclass(frozen=True)
 class Architecture:
     """name: of "general.architecture", which also begins its metadata keys.
 
@@ -16,7 +24,8 @@ class Architecture:
     (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; qkv_bias: added to
     queries, keys and values; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
     of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
-    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden).
+    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden); routing: every
+    layer's feed-forward network is a mixture of experts that chooses so.
 
     window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
@@ -38,6 +47,7 @@ class Architecture:
     gate_function: Literal["silu", "gelu"] = "silu"
     post_norm: bool = False
     scaled_embedding: bool = False
+    routing: Routing | None = None
     window_period: int | None = None
     window: int = 0
     local_rope_base: float | None = None

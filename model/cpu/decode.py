@@ -51,6 +51,8 @@ class Decoder:
         } | {
             "position": self.position,
             "eps": np.array([config.norm_eps], np.float32),
+            "expert_ids": np.zeros(config.most_experts_used, np.int32),
+            "expert_weights": random_inputs.buffer(config.most_experts_used),
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
             "partial": memory.empty((self._partial_size(file),), np.float32),
         }
@@ -198,7 +200,7 @@ def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
     """Whether packed matrices hold a step's rows, by width and format."""
     wanted: Counter[tuple[int, str]] = Counter()
     for tensor in step.weights.values():
-        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.shape[0]
+        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.rows
     found: Counter[tuple[int, str]] = Counter()
     for tiles in packed:
         found[tiles.cols, tiles.format] += tiles.rows
