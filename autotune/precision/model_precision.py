@@ -27,6 +27,7 @@ from model.config import ModelConfig
 from model.engine import Model
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
+from model.layer_sizes import LayerSizes
 from model.reference import LayerTrace, reference_hidden
 from model.tokenizer import Tokenizer
 
@@ -72,6 +73,8 @@ def measure(
     def watch(layer: int, trace: LayerTrace) -> None:
         progress(f"layer {layer + 1} of {config.layers}: each operation alone")
         activations.append(extremes.activation(layer, trace))
+        if not _runs_alone(config.layer(layer)):
+            return
         ordered = in_kernels_order(config, layer, trace)
         operations.extend(decode_errors(kernels, layer, ordered, positions))
         operations.extend(prompt_errors(kernels, prompt, layer, ordered))
@@ -82,13 +85,20 @@ def measure(
     operations += _head_errors(engine, hidden, positions)
     engines = logits_of(engine, tokens, hidden, progress)
     notes = []
+    if left := sum(not _runs_alone(sizes) for sizes in config.sizes):
+        notes.append(f"{left} of {config.layers} layers are of kinds whose operations are not measured alone")
     if path is not None:
         theirs, note = peer_logits(path, engine, tokens, hidden, progress)
-        engines, notes = [*engines, *theirs], [note] if note else []
+        engines, notes = [*engines, *theirs], [*notes, note] if note else notes
     return ModelPrecision(
         name, chip, tuple(engines), tuple(operations), tuple(extremes.norm_weights(engine.file)),
         tuple(activations), notes=tuple(notes), settings={"tokens": len(tokens), "positions": len(positions)},
     )  # fmt: skip
+
+
+def _runs_alone(sizes: LayerSizes) -> bool:
+    """Whether `KernelsAlone` and `PromptAlone` know a layer's operations."""
+    return sizes.delta is None and not sizes.output_gate and sizes.feed_forward == "dense"
 
 
 def logits_of(engine: Model, tokens: list[int], hidden: Tensor, progress: Progress) -> list[EngineDivergence]:
