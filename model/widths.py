@@ -44,7 +44,7 @@ class Product:
 
     name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
     their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
-    product does not.
+    product does not; of: a layer whose experts' matrices these are, `rows` of each expert.
     """
 
     name: str

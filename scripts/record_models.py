@@ -88,6 +88,9 @@ QWEN35 = {
         "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2],
     },
 }  # fmt: skip
+EXPERTS = {
+    "norm_topk_prob": True, "decoder_sparse_step": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}  # fmt: skip
 NO_AHEAD = ("--no-nextn",)  # transformers has no layers that predict tokens beyond the next, and so no weights
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
 
@@ -115,6 +118,13 @@ RECIPES = {
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
         "full_attention", "linear_attention", "linear_attention",
     ]}, 512, 0, NO_AHEAD),
+    "qwen3moe": Recipe("Qwen3Moe", "Q4_K_M", {
+        **WIDE, **EXPERTS, "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+    }),
+    "qwen3moe-bf16": Recipe("Qwen3Moe", "bf16", {
+        **EXPERTS, "num_hidden_layers": 3, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 32,
+    }),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
         {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
@@ -222,8 +232,8 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
             elif "lm_head" in name:
                 weight.copy_(2.5 * normal(weight.shape) / weight.shape[1] ** 0.5)
             else:  # attention's scores with a deviation of about 2: neither flat nor one-hot
-                sharp = 1.5 if re.search("q_proj|k_proj", name) else 1.0
-                weight.copy_(sharp * normal(weight.shape) / weight.shape[1] ** 0.5)
+                sharp = 1.5 if re.search(r"q_proj|k_proj|mlp\.gate\.", name) else 1.0
+                weight.copy_(sharp * normal(weight.shape) / weight.shape[-1] ** 0.5)
             weight.copy_(weight.bfloat16().float())  # values that every float type of the converter keeps
     return network
 
@@ -243,8 +253,8 @@ def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> 
         "import runpy, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from conversion.gpt_oss import GptOssModel\n"
-        "from conversion.qwen import Qwen3_5TextModel\n"
-        "for model in (GptOssModel, Qwen3_5TextModel):\n"
+        "from conversion.qwen import Qwen3_5TextModel, Qwen3MoeModel\n"
+        "for model in (GptOssModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
         "    model.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
         "sys.argv = sys.argv[2:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -286,7 +296,7 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
         for name, weight in network.named_parameters():
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
-            values = read_mixture(name, read) if architecture == "gpt-oss" else read(renamed)
+            values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
@@ -298,6 +308,13 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if "linear_attn" in name:
                 values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def read_experts(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor; of experts gate and up are one in transformers, gate's rows first."""
+    if name.endswith("experts.gate_up_proj"):
+        return torch.cat([read(name.replace("gate_up", which) + ".weight") for which in ("gate", "up")], 1)
+    return read(name + (".weight" if name.endswith("experts.down_proj") else ""))
 
 
 def read_mixture(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
