@@ -88,24 +88,35 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
         y = weight(block + "attn_output") @ np.concatenate(out)
         return y + (weight(block + "attn_output", ".bias") if traits.out_bias else 0)
 
-    def network(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
-        gate, up = gate @ x, up @ x
-        if traits.gate_function == "gelu":
+    def network(
+        x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray, biases: tuple[Any, Any, Any] = (0, 0, 0)
+    ) -> np.ndarray:
+        gate, up = gate @ x + biases[0], up @ x + biases[1]
+        if traits.gate_function == "swiglu_oai":
+            gate, up = np.array([min(g, 7) for g in gate]), np.array([min(max(u, -7), 7) + 1 for u in up])
+            gate = gate / (1 + np.exp(-1.702 * gate))
+        elif traits.gate_function == "gelu":
             gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
         else:
             gate = gate / (1 + np.exp(-gate))
-        return down @ (gate * up)
+        return down @ (gate * up) + biases[2]
 
     def feed_forward(x: np.ndarray, block: str, s: LayerSizes) -> np.ndarray:
         if s.mixture is None:
             up = weight(block + "ffn_up")
             gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate"), up)
             return network(x, gate, up, weight(block + "ffn_down"))
-        logits = list(weight(block + "ffn_gate_inp") @ x)
+        m, names = s.mixture, ("gate", "up", "down")
+        logits = list(weight(block + "ffn_gate_inp") @ x + (weight(block + "ffn_gate_inp", ".bias") if m.bias else 0))
         chosen = sorted(range(s.mixture.experts), key=lambda e: (-logits[e], e))[: s.mixture.used]
-        total = sum(exp(logits[e]) for e in (chosen if s.mixture.normalized else range(s.mixture.experts)))
-        of = {name: weight(f"{block}ffn_{name}_exps") for name in ("gate", "up", "down")}
-        made = [exp(logits[e]) / total * network(x, of["gate"][e], of["up"][e], of["down"][e]) for e in chosen]
+        of_chosen = m.normalized or m.routing == "softmax_of_chosen"
+        total = sum(exp(logits[e]) for e in (chosen if of_chosen else range(m.experts)))
+        matrices = [weight(f"{block}ffn_{name}_exps") for name in names]
+        biases = [weight(f"{block}ffn_{name}_exps", ".bias") if m.bias else np.zeros(m.experts) for name in names]
+        made = [
+            exp(logits[e]) / total * network(x, *(matrix[e] for matrix in matrices), tuple(bias[e] for bias in biases))
+            for e in chosen
+        ]
         return sum(made, np.zeros(c.hidden))
 
     def delta_net(x: np.ndarray, layer: int) -> np.ndarray:
