@@ -96,6 +96,7 @@ def test_every_format(name, activation):
     "matvec:rows=160,cols=96,format=Q4_0,activation=int16,post_norm=1",
     "matvec:rows=32,cols=96,format=Q8_0,activation=int8,post_norm=1",
     "matvec:rows=64,cols=96,format=Q8_0,activation=int16,bias=1",
+    "layer:hidden=96,heads=4,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,out_format=Q8_0,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40,qkv_bias=1,window=17,sinks=1,out_bias=1",
     "matvec:rows=160,cols=96,format=MXFP4,activation=int16,post_norm=1,bias=1",
     "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16,gate_function=gelu",
     "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1",

@@ -63,7 +63,8 @@ SIZES = st.sampled_from([32, 96, 576, 1024, 1536])
 @settings(max_examples=12)
 @given(
     hidden=SIZES, rows=st.integers(1, 4), branch=st.sampled_from(["", "plain", "post"]), last=st.booleans(),
-    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
+    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99),
+    tile=st.sampled_from([256, add_norm.TILE]),
 )  # fmt: skip
 def test_branches_are_added_and_normed(
     hidden: int, rows: int, branch: str, last: bool, bias: bool, factor: float, seed: int, tile: int
