@@ -62,11 +62,11 @@ def _add_mixture(
     problem: Layer, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     """Biases, and a router whose choice at the layer's own x no rounding changes."""
-    if weights["router"].raw.is_meta:
-        return
     part, link = problem.moe_part, problem.links[-1]
     drawn = moe.inputs(part, int(rng.integers(1 << 31))).buffers
     buffers |= {link.buffers[own]: drawn[own] for own in moe.BIASES if own in drawn}
+    if weights["router"].raw.is_meta:
+        return
     before = _through(problem, Inputs(weights, buffers), problem.links[:-1])
     given = Inputs(link.own_weights(weights), link.bound(before))
     weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]

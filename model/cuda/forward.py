@@ -34,6 +34,7 @@ from kernel_templates.space import Config
 from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
+from model.cuda.mixture import MixtureRows
 from model.cuda.pass_buffers import InOrders, PassBuffers
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
@@ -190,8 +191,8 @@ class Rows:
                 yield from self._heads(i, layer, branch, append_too=not finish)
                 yield from self._attention(i, layer, finish)
             yield from self._out(layer)
-            yield from self._ffn(layer, self._of_mixer(layer))
-            branch = self._of_ffn(layer)
+            yield from self._feed_forward(layer, self._of_mixer(layer))
+            branch = self._of_feed_forward(layer)
         if self.size.head:
             yield from self._head(branch)
         elif branch is not None:
@@ -209,7 +210,7 @@ class Rows:
         return {
             **{name: list(made) for name, made in mixer.items()},
             "out": [*self._out(layer), *self._add(self._of_mixer(layer))],
-            "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
+            layer.plan.steps[-1].name: [*self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))],
         }
 
     def q(self, layer: CudaLayer) -> Tensor:
@@ -243,7 +244,9 @@ class Rows:
         products, branch = self._out_products(layer)
         return None if _adds(products, branch) else branch
 
-    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch | None:
+    def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
+        if layer.mixture is not None:
+            return self._mixture(layer).branch
         products, branch = self._down_products(layer)
         return None if _adds(products, branch) else branch
 
@@ -335,6 +338,19 @@ class Rows:
     def _out(self, layer: CudaLayer) -> Iterator[Any]:
         products, branch = self._out_products(layer)
         yield from self._branch_off(products, self.attended(layer), branch)
+
+    def _mixture(self, layer: CudaLayer) -> MixtureRows:
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+
+    def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
+
+    def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        mixture, cols = self._mixture(layer), self.config.hidden
+        normed = self.forward.buffers.normed[cols, mixture.order]
+        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        yield from mixture.launches(h.values, self.inputs["positions"])
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, up, _ = layer.packed["ffn"]
