@@ -52,10 +52,11 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     layer), "eps", "position"; uses the Vectors "attended" and "gated"; adds to "x". With post norms also reads
     "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch".
 
-    With attention also reads, with QK-norm, "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "keys", "values";
-    uses "qkv" and attention's scratch; appends to the cache. With a gated delta net: "conv", "decay", "dt_bias",
-    "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta net's counters. With a
-    mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate` makes."""
+    With attention also reads, with QK-norm, "q_norm" and "k_norm", with biases "qkv_bias" and "out_bias", with sinks
+    "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
+    "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
+    net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
+    makes."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -108,6 +109,10 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
+    if problem.out_bias:
+        heads["out_bias"] = torch.from_numpy(b["out_bias"][: problem.hidden].copy()).to(device)
+    if problem.sinks:
+        heads["sinks"] = torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)
     return stream(problem, inputs, device, POST_NORMS if problem.post_norm else ()) | {
         **heads, "rope": rope.to(device), "keys": keys, "values": cached,
         "position": torch.tensor([position], dtype=torch.int32, device=device),

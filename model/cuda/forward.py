@@ -251,7 +251,8 @@ class Rows:
         return None if _adds(products, branch) else branch
 
     def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
-        branch = add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+        own = layer.buffers
+        branch = add_norm.Branch(self.branch, 1.0, own.get("post_attn_norm"), own.get("out_bias"))
         return self._products("out", [layer.packed["out"]]), branch
 
     def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
@@ -301,6 +302,7 @@ class Rows:
         buffers = {
             **self.inputs, "q": self.q(layer).view(size.rows, s.heads, s.head_dim),
             "out": out.values, "out_order": out.order, "paged": self.forward.cache[i],
+            "sinks": layer.buffers.get("sinks"),
             "qkv": self._qkv(layer), "finish": self._how(layer) if finish else None,
             "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
@@ -430,7 +432,7 @@ class PassProduct:
 
 def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
     """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.post_norm is None and all(matmul.adds(product.config) for product in products)
+    return branch.post_norm is None and branch.bias is None and all(matmul.adds(product.config) for product in products)
 
 
 @dataclass(frozen=True)

@@ -153,4 +153,4 @@ def _layer(
 
 def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
     """What no product reads, such as a norm's weights or a bias, float32 [size]."""
-    return torch.from_numpy(weights.vector(file, tensor)[: math.prod(tensor.shape)].copy()).to(device)
+    return torch.from_numpy(weights.vector(file, tensor)[: tensor.elements].copy()).to(device)
