@@ -34,7 +34,6 @@ from model.config import ModelConfig
 from model.engine import Model
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
-from model.layer_sizes import LayerSizes
 from model.reference import LayerTrace, reference_hidden
 from model.tokenizer import Tokenizer
 
