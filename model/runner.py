@@ -72,6 +72,11 @@ class Runner(ABC):
         0. None for a model whose layers only keep keys and values, of which any beginning can be kept."""
         return None
 
+    def resume(self, position: int) -> int:
+        """Where tokens may come next, at `position` of the text that was read or, where layers cannot go back to that,
+        before it: 0 at least."""
+        return position if self.taken_in in (None, position) else 0
+
     def feed(self, tokens: list[int], first: int) -> None:
         """Bring tokens into the cache at positions first, first + 1, ...; keep what the last predicts for `stream`."""
         if len(tokens) < self.steps_below:
