@@ -224,8 +224,9 @@ class Forward:
         s, qkv, attended = self.decoder.config.layer(index), self.qkv(index), self.attended(index)
         kernel = self.kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self.features)
         step = row_attention.bind(
-            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending
-        )
+            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending,
+            self.decoder.layers[index].buffers.get("sinks"),
+        )  # fmt: skip
         if not s.output_gate:
             return [step]
         kernel = self.kernel(rows.compile_output_gate, s.heads, s.head_dim, s.qkv_rows)
@@ -246,7 +247,7 @@ class Forward:
         (out,) = layer.packed["out"]
         return [
             self.product(size, out, self.attended(index), self.branch),
-            self._add(layer.buffers.get("post_attn_norm")),
+            self._add(layer.buffers.get("post_attn_norm"), layer.buffers.get("out_bias")),
         ]
 
     def _ffn(self, size: int, index: int) -> list[GraphStep]:
@@ -275,15 +276,18 @@ class Forward:
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
         scale = s.scale or s.head_dim**-0.5
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, output_gate=s.output_gate)
+        return RowAttention(
+            s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks, output_gate=s.output_gate
+        )
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self.kernel(rows.compile_norm, self.decoder.config.hidden)
         return rows.bind_norm(kernel, self.x, out, self.count, weight, self._eps)
 
-    def _add(self, post_norm: np.ndarray | None) -> GraphStep:
-        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None)
-        return rows.bind_add(kernel, self.x, self.branch, self.count, 0 if post_norm is None else post_norm, self._eps)
+    def _add(self, post_norm: np.ndarray | None, bias: np.ndarray | None = None) -> GraphStep:
+        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None, bias is not None)
+        norm, plus = (0 if vector is None else vector for vector in (post_norm, bias))
+        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, plus)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
