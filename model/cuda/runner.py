@@ -32,10 +32,10 @@ class CudaRunner(Runner):
     def taken_in(self) -> int | None:
         return self.decoder.taken_in if any(sizes.delta for sizes in self.decoder.model.config.sizes) else None
 
-    def resume(self, position: int) -> int:
+    def resume(self, same: int) -> int:
         checkpoint = self.decoder.checkpoint
-        if self.taken_in in (None, position) or checkpoint is None or checkpoint.position > position:
-            return super().resume(position)
+        if self.taken_in in (None, same) or checkpoint is None or checkpoint.position > same:
+            return super().resume(same)
         with self.decoder.executor.here():
             checkpoint.restore(self._kept)
         self.decoder.taken_in = checkpoint.position
