@@ -346,6 +346,8 @@ def _traits(a: Architecture) -> Iterator[str]:
         "a window in every layer, where the file has one": a.window_period == 0,
         f"a window in all but every {ORDINALS.get(a.window_period or 0)} layer": bool(a.window_period),
         "a RoPE base of its own there": a.local_rope_base is not None,
+        f"gated delta nets in all but every {ORDINALS.get(a.delta_period or 0)} layer": bool(a.delta_period),
+        "a gate of attention's output": a.output_gate,
     }
     found = [text for text, present in named.items() if present]
     yield from found or ["none"]
