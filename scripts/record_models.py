@@ -66,11 +66,12 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75,
     "short_factor": [1 + 0.02 * i for i in range(24)], "long_factor": [1.0 + 0.35 * i for i in range(24)],
 }  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
 # Global layers have larger heads that turn by a quarter; the last layers read the caches of those before them.
 GEMMA4 = {
     "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
     "final_logit_softcapping": 30.0, "num_hidden_layers": 7,
-    "layer_types": [f"{kind}_attention" for kind in "sliding sliding full sliding full sliding full".split()],
+    "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
 
@@ -101,7 +102,7 @@ RECIPES = {
     "gemma4": Recipe(
         "Gemma4Text", "Q4_K_M",
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
-         "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": GEMMA4["layer_types"][:3]},
+         "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
     ),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
