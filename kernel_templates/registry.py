@@ -3,7 +3,18 @@
 import importlib
 import importlib.util
 
-from kernel_templates import attention, ffn, head, layer, matmul, matvec, norm_qkv_rope, paged_attention
+from kernel_templates import (
+    attention,
+    ffn,
+    head,
+    input_gate,
+    layer,
+    matmul,
+    matvec,
+    norm_qkv_rope,
+    paged_attention,
+    per_layer_inputs,
+)
 from kernel_templates.device import Device
 from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
@@ -11,7 +22,18 @@ from kernel_templates.space import Space
 
 OPERATIONS: dict[str, Operation] = {
     module.OPERATION.name: module.OPERATION
-    for module in (norm_qkv_rope, attention, paged_attention, matvec, matmul, ffn, head, layer)
+    for module in (
+        norm_qkv_rope,
+        attention,
+        paged_attention,
+        matvec,
+        matmul,
+        ffn,
+        input_gate,
+        per_layer_inputs,
+        head,
+        layer,
+    )
 }
 
 

@@ -55,6 +55,7 @@ def _place(problem: NormQkvRope, group: _Group) -> int:
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
     hidden, qk_norm, qkv_bias, groups = problem.hidden, problem.qk_norm == 1, problem.qkv_bias == 1, _groups(problem)
+    v_norm, divide_by_rms = problem.v_norm == 1, normalizer(dim, weighted=False)
     layouts, per_thread, count = _layouts(problem), scratch_bytes(problem, config), len(groups)
     quantize, quantize_other = quantizer(layouts[0]), quantizer(layouts[-1])
     two_kinds, first_x, other_x = len(layouts) > 1, 4 * hidden, 4 * hidden + layouts[0].bytes
@@ -103,6 +104,8 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
                     simd.store(at + 4 * i, u * cos - w * sin)
                     simd.store(at + 4 * (half + i), w * cos + u * sin)
             if head >= heads + kv_heads:
+                if v_norm:
+                    divide_by_rms(at, 0, at, eps)
                 kv = head - heads - kv_heads
                 to = values + 2 * dim * (kv * cache_tiles * TILE + position)
                 for d in range(0, dim, value_width):

@@ -9,7 +9,7 @@ from kernel_templates.problem import Problem, trait
 class HeadShapes:
     """What x [hidden] is projected to: `heads` queries, `kv_heads` keys and values of `head_dim` elements each. RoPE
     turns the first `rope_dim` of them; qk_norm: 1 if queries and keys are normed before; qkv_bias: 1 if a bias is added
-    to all three, before that."""
+    to all three, before that; v_norm: 1 if values are normed too, without weights."""
 
     hidden: int
     heads: int
@@ -19,6 +19,7 @@ class HeadShapes:
     qk_norm: int
     _: KW_ONLY
     qkv_bias: int = trait(0, (0, 1))
+    v_norm: int = trait(0, (0, 1))
 
     @property
     def q_rows(self) -> int:
@@ -42,8 +43,10 @@ class NormQkvRope(
     },
 ):
     """q, k, v = W n with n = rmsnorm(x) * norm, W of heads * head_dim (q) and kv_heads * head_dim (k, v) rows; plus
-    bias [q_rows + 2 kv_rows] if `qkv_bias` is 1; then, if `qk_norm` is 1, RMSNorm of every q and k head; RoPE over the
-    first `rope_dim` elements, pairs (i, i + rope_dim/2); k and v go to the cache at the current position."""
+    bias [q_rows + 2 kv_rows] if `qkv_bias` is 1; then, if `qk_norm` is 1, RMSNorm of every q and k head; if `v_norm`
+    is 1, v / rms(v) of every v head; RoPE of q and k over the first `rope_dim` elements, pairs (i, i + rope_dim/2); k
+    and v go to the cache at the current position. Without key-value heads there are only queries, for a cache that
+    another layer writes, and k_format and v_format mean nothing."""
 
     q_format: str
     k_format: str
