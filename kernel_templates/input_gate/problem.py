@@ -22,3 +22,8 @@ class InputGate(
     proj_format: str
     activation: str = "int16"
     out_scale: int = trait(0, (0, 1))
+
+    @property
+    def post_norm(self) -> int:
+        """There always is one."""
+        return 1

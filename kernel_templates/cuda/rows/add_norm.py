@@ -1,6 +1,6 @@
 """What stands between two products of many tokens: a branch goes into the residual stream, whose norm is read next.
 
-    x += branch * factor, or with a post norm x += rmsnorm(branch * factor) * post_norm
+    x += branch * factor, or with a post norm x += rmsnorm(branch * factor) * post_norm; then x *= out_scale, if any
     h = rmsnorm(x) * norm, as float16
 
 Either half alone is a variant: a layer's first norm has no branch before it, the last branch no norm behind it.
@@ -27,11 +27,12 @@ MOST_WARPS = 16
 @dataclass(frozen=True)
 class Branch:
     """y float32 [rows, hidden], what a product gave; it is added times `factor`, or normed by post_norm float32
-    [hidden]."""
+    [hidden]; out_scale: float32 [1], what the sum is multiplied with, or None."""
 
     y: torch.Tensor
     factor: float = 1.0
     post_norm: torch.Tensor | None = None
+    out_scale: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Norm:
 
 @triton.jit
 def add_norm(
-    x, branch, post_norm, norm, h, eps,
+    x, branch, post_norm, norm, h, eps, out_scale,
     HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -67,14 +68,14 @@ def add_norm(
             squares += b * b
         factor = FACTOR * tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
     if HIDDEN <= TILE:
-        v = added(x, branch, post_norm, c, factor, HIDDEN, ADD, POST_NORM)
+        v = added(x, branch, post_norm, out_scale, c, factor, HIDDEN, ADD, POST_NORM)
         if NORM:
             inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
             store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
     else:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
-            v = added(x, branch, post_norm, first + c, factor, HIDDEN, ADD, POST_NORM)
+            v = added(x, branch, post_norm, out_scale, first + c, factor, HIDDEN, ADD, POST_NORM)
             squares += v * v
         if NORM:
             inverse = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
@@ -85,7 +86,9 @@ def add_norm(
 
 
 @triton.jit
-def added(x, branch, post_norm, at, factor, HIDDEN: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr):
+def added(
+    x, branch, post_norm, out_scale, at, factor, HIDDEN: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr
+):
     """Elements `at` of a row of x, float32, after they are written back if ADD."""
     inside = at < HIDDEN
     v = tl.load(x + at, mask=inside, other=0.0)
@@ -94,6 +97,8 @@ def added(x, branch, post_norm, at, factor, HIDDEN: tl.constexpr, ADD: tl.conste
         if POST_NORM:
             b = b * tl.load(post_norm + at, mask=inside, other=0.0)
         v += b
+        if out_scale is not None:
+            v *= tl.load(out_scale)
         tl.store(x + at, v, mask=inside)
     return v
 
@@ -111,7 +116,7 @@ def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None,
     post_norm = x if branch is None or branch.post_norm is None else branch.post_norm
     arguments = (
         x, x if branch is None else branch.y, post_norm,
-        *((x, x) if norm is None else (norm.weight, norm.out)), eps,
+        *((x, x) if norm is None else (norm.weight, norm.out)), eps, None if branch is None else branch.out_scale,
     )  # fmt: skip
     constants = {
         "HIDDEN": hidden,
