@@ -7,7 +7,7 @@ here, because running it without would give fluent nonsense.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel_templates import formats
 from model import ggml_types, layer_plan
@@ -15,6 +15,7 @@ from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
+from model.layer_sizes import LayerSizes
 from model.rope import Scaling
 
 MOST_SOFTCAP = 1e3
@@ -25,42 +26,35 @@ MOST_SOFTCAP = 1e3
 class ModelConfig:
     """The architecture and the sizes of one decoder-only transformer.
 
-    `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope frequencies by
-    `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `window`: positions that local layers see, `local` says of
-    each layer whether it is one; `local_rope_base`: RoPE's in local layers, which no scaling touches, 0 for the same as
-    elsewhere. `attention_softcap`, `attention_scale`: as of `LayerTraits`; `final_softcap`: of logits, 0 for none.
+    `sizes`: of each layer; `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope
+    frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `local_rope_base`: RoPE's in layers with a
+    window, which no scaling touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0 for none.
     """
 
     architecture: Architecture
-    layers: int
     hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
+    sizes: tuple[LayerSizes, ...]
     vocab: int
     context: int
     norm_eps: float
     rope_base: float
-    rope_dim: int
     tied: bool
     rope_freqs: bool
     rope_scaling: Scaling | None = None
-    window: int = 0
-    local: tuple[bool, ...] = ()
     local_rope_base: float = 0.0
-    attention_softcap: float = 0.0
-    attention_scale: float = 0.0
     final_softcap: float = 0.0
+
+    @property
+    def layers(self) -> int:
+        return len(self.sizes)
+
+    def layer(self, index: int) -> LayerSizes:
+        return self.sizes[index]
 
     @property
     def embedding_scale(self) -> float:
         """What rows of the embedding are multiplied with."""
         return math.sqrt(self.hidden) if self.architecture.scaled_embedding else 1.0
-
-    def is_local(self, layer: int) -> bool:
-        """Whether a layer sees no more than the window."""
-        return bool(self.local) and self.local[layer]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "ModelConfig":
@@ -84,28 +78,29 @@ class ModelConfig:
         if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
         context = keys.whole("context_length", 1, 1 << 24)
-        window, local = _window(keys, architecture, layers, context)
-        config = cls(
-            architecture=architecture,
-            layers=layers,
-            hidden=hidden,
+        windows = _windows(keys, architecture, layers, context)
+        common = LayerSizes(
             heads=heads,
             kv_heads=keys.whole_of_layers("attention.head_count_kv", layers, 1, heads, heads),
             head_dim=head_dim,
+            rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
             ffn=keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20),
+            softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
+            scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
+            gate_function=architecture.gate_function,
+        )
+        config = cls(
+            architecture=architecture,
+            hidden=hidden,
+            sizes=tuple(replace(common, window=window) for window in windows),
             vocab=embedding.shape[0],
             context=context,
             norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
             rope_base=keys.real("rope.freq_base", 1.5, 1e12, 10000.0),
-            rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
             tied=layer_plan.OUTPUT not in file.tensors,
             rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
             rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
-            window=window,
-            local=local,
-            local_rope_base=_local_rope_base(keys, architecture) if any(local) else 0.0,
-            attention_softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
-            attention_scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
+            local_rope_base=_local_rope_base(keys, architecture) if any(windows) else 0.0,
             final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
         )
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
@@ -128,11 +123,11 @@ def _refuse_unsupported(keys: Metadata) -> None:
         raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
 
 
-def _window(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, tuple[bool, ...]]:
-    """The window, at most the context, and which layers have it; (0, ()) where all positions are seen everywhere."""
+def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
+    """Each layer's window, at most the context; 0 where it sees all positions."""
     window, period = keys.whole("attention.sliding_window", 0, 1 << 32, architecture.window), architecture.window_period
     if window == 0:
-        return 0, ()
+        return (0,) * layers
     if period is None:
         raise ModelError(
             f"sliding-window attention is not supported in {architecture.name} models; use a model without it"
@@ -142,7 +137,7 @@ def _window(keys: Metadata, architecture: Architecture, layers: int, context: in
         period = keys.whole("attention.sliding_window_pattern", 0, 1 << 16, period)
         # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.
         local = tuple(period == 0 or i % period < period - 1 for i in range(layers))
-    return (min(window, context), local) if any(local) else (0, ())
+    return tuple(min(window, context) if here else 0 for here in local)
 
 
 def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:
@@ -159,14 +154,16 @@ def _attention_scale(
 
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
-    for name, value in (("embedding_length", config.hidden), ("feed_forward_length", config.ffn)):
+    named = [("embedding_length", config.hidden), *(("feed_forward_length", s.ffn) for s in config.sizes)]
+    for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
-    if config.heads % config.kv_heads:
-        raise ModelError(f"{config.heads} query heads cannot share {config.kv_heads} key-value heads evenly")
-    for name, value in (("head size", config.head_dim), ("rope.dimension_count", config.rope_dim)):
-        if value % 2:
-            raise ModelError(f"the {name} is {value}; rotary embedding needs an even number")
+    for sizes in dict.fromkeys(config.sizes):
+        if sizes.heads % sizes.kv_heads:
+            raise ModelError(f"{sizes.heads} query heads cannot share {sizes.kv_heads} key-value heads evenly")
+        for name, value in (("head size", sizes.head_dim), ("rope.dimension_count", sizes.rope_dim)):
+            if value % 2:
+                raise ModelError(f"the {name} is {value}; rotary embedding needs an even number")
     declared = keys.whole("vocab_size", 1, 1 << 32, config.vocab)
     if declared != config.vocab or (tokens is not None and len(tokens) != config.vocab):
         count = "no" if tokens is None else len(tokens)

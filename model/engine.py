@@ -302,10 +302,13 @@ def load(
         early.begin_libraries()
     file = open_gguf(Path(path))
     config = ModelConfig.from_gguf(file)
-    if config.head_dim % 16:
-        raise ModelError(f"heads of {config.head_dim} elements are not supported; use a model whose heads divide by 16")
-    if any(heads * config.head_dim % 32 for heads in (config.heads, config.kv_heads)):
-        raise ModelError("the widths of all heads together must divide by 32; use another model")
+    for sizes in config.sizes:
+        if sizes.head_dim % 16:
+            raise ModelError(
+                f"heads of {sizes.head_dim} elements are not supported; use a model whose heads divide by 16"
+            )
+        if sizes.q_rows % 32 or sizes.kv_rows % 32:
+            raise ModelError("the widths of all heads together must divide by 32; use another model")
     if nvtx and backend == "cpu":
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if context is not None and context < 1:

@@ -1,7 +1,6 @@
 """The kernel problems that a model is made of: what has to be tuned before it runs fast."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from kernel_templates.attention.problem import LONG
@@ -76,14 +75,16 @@ def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer
 def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
     """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
     one, the first of them."""
-    c, a, plan = config, config.architecture, layer_plan.layer(config, layer)
-    if window := plan.traits.window:
-        context = min(context, contexts(window + 1)[-1])
+    a, plan = config.architecture, layer_plan.layer(config, layer)
+    s = plan.sizes
+    if s.window:
+        context = min(context, contexts(s.window + 1)[-1])
     formats: dict[str, Any] = {
         f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()
     }
     return Layer(
-        c.hidden, c.heads, c.kv_heads, c.head_dim, c.rope_dim, int(a.qk_norm), c.ffn,
+        config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
         activation=ACTIVATION, context=context, **formats,
-        qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm), **asdict(plan.traits),
+        qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
+        window=s.window, softcap=s.softcap, scale=s.scale, gate_function=s.gate_function,
     )  # fmt: skip

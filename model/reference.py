@@ -18,6 +18,7 @@ from torch import Tensor
 from kernel_templates import formats
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile, open_gguf
+from model.layer_sizes import LayerSizes
 
 _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
@@ -69,18 +70,18 @@ def reference_hidden(
     if not tokens or not all(0 <= token < config.vocab for token in tokens):
         raise ValueError(f"give at least one token, each from 0 to {config.vocab - 1}")
     positions = torch.arange(len(tokens), dtype=torch.float64)
-    turns = {local: _turns(file, config, local, context or len(tokens)) for local in (False, True)}
+    turns = {sizes: _turns(file, config, sizes, context or len(tokens)) for sizes in dict.fromkeys(config.sizes)}
     x = _rows(file, "token_embd.weight", torch.tensor(tokens))
     if config.architecture.scaled_embedding:
         x = x * math.sqrt(config.hidden)
     for layer in range(config.layers):
-        block, local = f"blk.{layer}.", config.is_local(layer)
-        frequencies, size = turns[local]
+        block, sizes = f"blk.{layer}.", config.layer(layer)
+        frequencies, size = turns[sizes]
         turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
         before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
-        raw = _queries_keys_values(file, config, block, normed)
-        q, k, v = _heads(file, config, block, raw, turn)
-        attended = _attention(config, q, k, v, config.window if local else 0)
+        raw = _queries_keys_values(file, config, sizes, block, normed)
+        q, k, v = _heads(file, config, sizes, block, raw, turn)
+        attended = _attention(sizes, q, k, v)
         y = attended @ _matrix(file, block + "attn_output").T
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
         y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
@@ -129,10 +130,10 @@ def _norm(x: Tensor, weight: Tensor, config: ModelConfig) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps) * weight
 
 
-def _turns(file: GGUFFile, config: ModelConfig, local: bool, context: int) -> tuple[Tensor, float]:
+def _turns(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, context: int) -> tuple[Tensor, float]:
     """Radians a position of each pair, float64 [rope_dim / 2], and what turned pairs are stretched by."""
-    own_base = local and config.local_rope_base > 0
-    base, n, scaling = config.rope_base, config.rope_dim, config.rope_scaling
+    own_base = sizes.window > 0 and config.local_rope_base > 0
+    base, n, scaling = config.rope_base, sizes.rope_dim, config.rope_scaling
     pairs = torch.arange(n // 2, dtype=torch.float64)
     if own_base:
         return config.local_rope_base ** (-2 * pairs / n), 1.0
@@ -171,10 +172,10 @@ def _rope(x: Tensor, turn: Tensor, halves: bool) -> Tensor:
 
 
 def _heads(
-    file: GGUFFile, config: ModelConfig, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as attention takes them, float32 [tokens, heads, head_dim] each."""
-    q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in raw)
+    q, k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw)
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
         k = _norm(k, _vector(file, block + "attn_k_norm"), config)
@@ -182,25 +183,27 @@ def _heads(
     return _rope(q, turn, halves), _rope(k, turn, halves), v
 
 
-def _attention(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Causal grouped-query attention, float32 [tokens, heads * head_dim]; window: positions that a token sees, itself
-    among them, 0 for all before it."""
-    group = config.heads // config.kv_heads
-    scale = config.attention_scale or 1 / math.sqrt(config.head_dim)
+def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal grouped-query attention, float32 [tokens, heads * head_dim]. A window is of positions that a token sees,
+    itself among them, 0 for all before it."""
+    group = sizes.heads // sizes.kv_heads
+    scale = sizes.scale or 1 / math.sqrt(sizes.head_dim)
     unseen = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
-    if window:
-        unseen |= torch.ones_like(unseen).tril(-window)
+    if sizes.window:
+        unseen |= torch.ones_like(unseen).tril(-sizes.window)
     out = []
-    for head in range(config.heads):  # head by head: the scores of one are [tokens, tokens]
-        scores = _capped(q[:, head] @ k[:, head // group].T * scale, config.attention_softcap)
+    for head in range(sizes.heads):  # head by head: the scores of one are [tokens, tokens]
+        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap)
         out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
     return torch.cat(out, -1)
 
 
-def _queries_keys_values(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _queries_keys_values(
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """float32 [tokens, rows] each; x: [tokens, hidden], already normed."""
     if config.architecture.fused:
-        rows = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
+        rows = [heads * sizes.head_dim for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads)]
         made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
     else:
         made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]

@@ -38,11 +38,13 @@ def stream(
     watcher.begin()
     lookup, end, last = PromptLookup(prompt), len(prompt) + count, -1
     while len(lookup.text) < end:
-        if last >= 0 and (proposals := _proposals(runner, watcher, lookup, end)):
-            chosen = _verified(runner, watcher, lookup, proposals, sampler)
-            last = chosen[-1]
-            yield chosen
-            continue
+        if last >= 0:
+            if proposals := _proposals(runner, watcher, lookup, end):
+                chosen = _verified(runner, watcher, lookup, proposals, sampler)
+                last = chosen[-1]
+                yield chosen
+                continue
+            watcher.stopped()
         for token in _stepped(runner, watcher, lookup, last, end, sampler):
             last = token
             yield [token]

@@ -166,18 +166,22 @@ class Watcher:
         self._trials[at] = self._trials[at] * DECAY + 1
 
     def stepped(self, seconds: float) -> None:
-        """A single step made a token. The first of a text waits for its prompt, and the first after a pass fills
-        the device's queue: what it takes longer is the pass's doing."""
+        """A single step made a token. The first of a text waits for its prompt; the first after a pass, or after a stop
+        for one, fills the device's queue: what it takes longer is lost."""
         if not self._resumed:
             self._steps.append(seconds)
             self._recorded += 1
             if self._recorded % STEPS_NEEDED == 0:
                 self._step_s = _median(self._steps)
-        elif self._made:
+        elif self._tokens:
             self._lost_s += max(seconds - self._step_s, 0.0)
         self._resumed = False
         self._count(1)
         self._since_kept += 1
+
+    def stopped(self) -> None:
+        """Steps stopped for a pass, but the tokens that were on their way ended the match: there is none to make."""
+        self._resumed = True
 
     def passed(self, proposed: int, kept: int, seconds: float) -> None:
         """A pass over so many proposals kept `kept` of them, and made one token more."""

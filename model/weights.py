@@ -12,23 +12,23 @@ from kernel_templates import formats, random_inputs
 from kernel_templates.formats.layout import Floats
 from kernel_templates.lazy import torch
 from kernel_templates.operation import Weight
-from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
-from model.layer_plan import Joined, Rope, Tensor
+from model.layer_plan import Rope
+from model.layer_tensors import Joined, Tensor, Turned
 from model.rope import Rotation, rotation
 
 
-def matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
+def matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
     info = file.tensors[tensor.name]
     raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.shape[0]))
     if tensor.pairs:
-        raw = raw[halves_order(len(raw), config)]
+        raw = raw[halves_order(len(raw), tensor.pairs)]
     return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
 
 
-def shape_of_matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weight:
+def shape_of_matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """As `matrix`, with a shape and no values (torch's "meta" device)."""
     info = file.tensors[tensor.name]
     size = formats.get(info.format_name).row_bytes(info.shape[-1])
@@ -37,14 +37,14 @@ def shape_of_matrix(file: GGUFFile, config: ModelConfig, tensor: Tensor) -> Weig
 
 
 def matrices(
-    file: GGUFFile, config: ModelConfig, tensors: Mapping[str, Tensor],
-    read: Callable[[GGUFFile, ModelConfig, Tensor], Weight] = matrix,
+    file: GGUFFile, tensors: Mapping[str, Tensor],
+    read: Callable[[GGUFFile, Tensor], Weight] = matrix,
 ) -> dict[str, Weight]:  # fmt: skip
     """Several of them, under the same names."""
-    return {name: read(file, config, tensor) for name, tensor in tensors.items()}
+    return {name: read(file, tensor) for name, tensor in tensors.items()}
 
 
-def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor | Joined) -> np.ndarray:
+def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
     """A one-dimensional tensor as float32, or several after each other, padded like every kernel buffer."""
     out, first = random_inputs.buffer(tensor.shape[0]), 0
     for part in tensor.parts:
@@ -52,20 +52,20 @@ def vector(file: GGUFFile, config: ModelConfig, tensor: Tensor | Joined) -> np.n
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
         values = layout.numbers(file.copied(part.name)).reshape(-1)
-        out[first : first + size] = values[halves_order(size, config)] if part.pairs else values
+        out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values
         first += size
     return out
 
 
-def halves_order(rows: int, config: ModelConfig) -> np.ndarray:
+def halves_order(rows: int, heads: Turned) -> np.ndarray:
     """int64 [rows]: for each row in halves order, where the file has it. Rows past `rope_dim` of a head stay."""
-    head = np.arange(config.head_dim)
-    pairs = np.arange(config.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
-    head[: config.rope_dim] = pairs.T.reshape(-1)
-    return (np.arange(0, rows, config.head_dim)[:, None] + head).reshape(-1)
+    head = np.arange(heads.head_dim)
+    pairs = np.arange(heads.rope_dim).reshape(-1, 2)  # the file turns (2i, 2i + 1)
+    head[: heads.rope_dim] = pairs.T.reshape(-1)
+    return (np.arange(0, rows, heads.head_dim)[:, None] + head).reshape(-1)
 
 
-def rope_rotation(file: GGUFFile, config: ModelConfig, rope: Rope, context: int) -> Rotation:
+def rope_rotation(file: GGUFFile, rope: Rope, context: int) -> Rotation:
     """context: positions that there may be; of longrope's two factors those for long contexts are taken where it is
     longer than what the model was first trained for, as in llama.cpp. Raises ModelError for a factor that is not
     positive."""
@@ -73,9 +73,9 @@ def rope_rotation(file: GGUFFile, config: ModelConfig, rope: Rope, context: int)
     if rope.factors:
         short = rope.scaling is None or context <= rope.scaling.original
         chosen = rope.factors[-1 if short else 0]
-        factors = vector(file, config, chosen)[: chosen.shape[0]]
+        factors = vector(file, chosen)[: chosen.shape[0]]
         if not (factors > 0).all():
             raise ModelError(
                 f"tensor '{chosen.name}' divides frequencies by numbers that are not positive; the file is damaged"
             )
-    return rotation(rope.base, config.rope_dim, rope.scaling, factors)
+    return rotation(rope.base, rope.dim, rope.scaling, factors)

@@ -18,7 +18,7 @@ from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
-from model.layer_traits import LayerTraits
+from model.layer_sizes import LayerSizes
 from model.problems import contexts, head_problem
 
 WIDTHS = ("decode", "prompt", "batch")
@@ -88,7 +88,7 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
         for form, members in groupby(group, key=formats.__getitem__):
             joined = tuple(members)
             rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
-            gate = plan.traits.gate_function if joined == ("gate", "up") else ""
+            gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
             found.append(Product(name, joined, rows, cols, form, gate))
     return tuple(found)
 
@@ -98,12 +98,13 @@ def head_product(config: ModelConfig, file: GGUFFile) -> Product:
     return Product("head", ("w",), head.vocab, head.hidden, head.format)
 
 
-def pass_attention(config: ModelConfig, traits: LayerTraits, size: PassSize) -> PagedAttention:
+def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
     """A layer's attention in a pass. Contexts in which the window is full cost the same: they are one."""
-    context = min(size.context, contexts(traits.window + 1)[-1]) if traits.window else size.context
+    s = sizes
+    context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
-        size.sequences, size.tokens, config.heads, config.kv_heads, config.head_dim, context,
-        window=traits.window, softcap=traits.softcap, scale=traits.scale,
+        size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
+        window=s.window, softcap=s.softcap, scale=s.scale,
     )  # fmt: skip
 
 
@@ -114,9 +115,7 @@ def pass_problems(
     backend: "cuda" or "cpu"."""
     counts: dict[Problem, int] = {}
     # Most layers are alike, and there may be a hundred sizes: a start waits for this.
-    layers = Counter(
-        (layer_products(config, file, i, backend), layer_plan.layer(config, i).traits) for i in range(config.layers)
-    )
+    layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
         for problem, times in _of_pass(config, file, layers, size):
@@ -127,12 +126,12 @@ def pass_problems(
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerTraits], int], size: PassSize
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize
 ) -> Iterator[tuple[Problem, int]]:
     """layers: those that differ, and how many there are of each."""
-    for (products, traits), times in layers.items():
+    for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        yield pass_attention(config, traits, size), times
+        yield pass_attention(sizes, size), times
     if size.head:
         yield head_product(config, file).over(size.rows), 1
 

@@ -42,7 +42,7 @@ def held(index: int) -> int:
 
 def cache_bytes(config: ModelConfig, texts: int, positions: int) -> int:
     """Of float16 keys and values of every layer."""
-    return texts * positions * config.layers * 2 * config.kv_heads * config.head_dim * 2
+    return texts * positions * sum(2 * 2 * sizes.kv_rows for sizes in config.sizes)
 
 
 def weight_bytes(path: Path) -> int:

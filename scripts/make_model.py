@@ -15,7 +15,7 @@ Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import plan
+from model.layer_sizes import LayerSizes
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
 from model.tokenizers.byte_level_bpe import byte_characters
@@ -69,45 +70,54 @@ class Shape:
 
 
 def _qwen3(hidden: int, layers: int, heads: int, ffn: int, tied: bool = True) -> Shape:
-    sizes = {"kv_heads": 8, "head_dim": 128, "vocab": 151936, "context": 40960, "rope_dim": 128, "rope_base": 1e6}
-    rest = {"norm_eps": 1e-6, "rope_freqs": False, "tied": tied}
-    config = ModelConfig(ARCHITECTURES["qwen3"], layers, hidden, heads, ffn=ffn, **sizes, **rest)
+    layer = LayerSizes(heads, kv_heads=8, head_dim=128, rope_dim=128, ffn=ffn)
+    config = ModelConfig(
+        ARCHITECTURES["qwen3"], hidden, (layer,) * layers, vocab=151936, context=40960, norm_eps=1e-6, rope_base=1e6,
+        tied=tied, rope_freqs=False,
+    )  # fmt: skip
     return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
 def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, context: int) -> Shape:
-    size = hidden // heads
-    sizes = {"head_dim": size, "ffn": ffn, "vocab": vocab, "context": context, "rope_dim": size, "rope_base": 1e5}
-    rest = {"norm_eps": 1e-5, "rope_freqs": False, "tied": True}
-    config = ModelConfig(ARCHITECTURES["llama"], layers, hidden, heads, kv_heads, **sizes, **rest)
+    layer = LayerSizes(heads, kv_heads, hidden // heads, hidden // heads, ffn)
+    config = ModelConfig(
+        ARCHITECTURES["llama"], hidden, (layer,) * layers, vocab, context, norm_eps=1e-5, rope_base=1e5, tied=True,
+        rope_freqs=False,
+    )  # fmt: skip
     return Shape(config, "smollm", unused=0, names_head_size=False)
 
 
 def _shape(
     name: str, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int, context: int,
-    norm_eps: float, rope_base: float, *, pre: str = "qwen2", **rest: Any,
+    norm_eps: float, rope_base: float, *, pre: str = "qwen2", window: int = 0, period: int = 0, **rest: Any,
 ) -> Shape:  # fmt: skip
-    """Any architecture, by the sizes in its models' files."""
-    sizes = (layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, norm_eps, rope_base, head_dim)
-    config = ModelConfig(ARCHITECTURES[name], *sizes, **{"tied": False, "rope_freqs": False, **rest})
+    """Any architecture, by the sizes in its models' files. period: every so many-th layer has no window."""
+    architecture = ARCHITECTURES[name]
+    windows = [0 if period and i % period == period - 1 else window for i in range(layers)]
+    layer = LayerSizes(heads, kv_heads, head_dim, head_dim, ffn, gate_function=architecture.gate_function)
+    sizes = tuple(replace(layer, window=own) for own in windows)
+    config = ModelConfig(
+        architecture, hidden, sizes, vocab, context, norm_eps, rope_base,
+        **{"tied": False, "rope_freqs": False, **rest},
+    )  # fmt: skip
     return Shape(config, pre, unused=0, names_head_size=True)
 
 
 def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
-    local = {"window": window, "local": tuple(i % 6 < 5 for i in range(sizes[0])), "local_rope_base": 1e4}
-    return _shape("gemma3", *sizes, 1e-6, 1e6, tied=True, **local, **rest)
+    return _shape(
+        "gemma3", *sizes, 1e-6, 1e6, tied=True, window=window, period=6, local_rope_base=1e4, **rest
+    )  # fmt: skip
 
 
 def tiny(architecture: Architecture) -> Shape:
     """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
     period, (attention, final) = architecture.window_period, architecture.softcaps
-    rest = {"window": 8, "local": (True, period != 2)} if period else {}
-    rest |= {"attention_softcap": attention, "final_softcap": final}
-    if period:
-        rest["local_rope_base"] = architecture.local_rope_base or 0.0
+    layer = LayerSizes(4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function)
+    windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     config = ModelConfig(
-        architecture, 2, 256, 4, 2, 32, 256, 512, 256, 1e-6, 1e6, 32, tied=True, rope_freqs=False, **rest
-    )
+        architecture, 256, tuple(replace(layer, window=window) for window in windows), 512, 256, 1e-6, 1e6, tied=True,
+        rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
+    )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
@@ -124,7 +134,7 @@ SHAPES = {
     "gemma3-270m": _gemma3(18, 640, 4, 1, 256, 2048, 262144, 32768, window=512),
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
-    "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047, local=(True,) * 32),
+    "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
@@ -189,7 +199,8 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
         return "Q6_K" if what in ("v", "down") and (first or last or third) else None
     if quant == "IQ4_XS":
-        grouped, early = config.heads // config.kv_heads >= 4, layer < layers // 8
+        sizes = config.layer(layer)
+        grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
         return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
     return None
 
@@ -205,7 +216,7 @@ class Weights:
         self._places = {
             part.name: (what, i) for i, layer in layers for what, t in layer.tensors.items() for part in t.parts
         }
-        largest = max(config.vocab, config.ffn) * config.hidden
+        largest = max(config.vocab, *(sizes.ffn for sizes in config.sizes)) * config.hidden
         self._values = min(POOL_VALUES, -(-largest // 256) * 256)
 
     def place(self, name: str) -> tuple[str, int]:
@@ -252,23 +263,23 @@ class Weights:
 def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rng: np.random.Generator) -> None:
     import gguf
 
-    config, add_float = shape.config, writer.add_float32
+    config, add_float, layer = shape.config, writer.add_float32, shape.config.layer(0)
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(config.ffn)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
+    writer.add_feed_forward_length(layer.ffn)
+    writer.add_head_count(layer.heads)
+    writer.add_head_count_kv(layer.kv_heads)
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
-    if config.window:
-        writer.add_sliding_window(config.window)
-    if config.attention_softcap:
-        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if layer.window:
+        writer.add_sliding_window(layer.window)
+    if layer.softcap:
+        writer.add_attn_logit_softcapping(layer.softcap)
     if config.final_softcap:
         writer.add_final_logit_softcapping(config.final_softcap)
     if (scaling := config.rope_scaling) is not None:
@@ -280,10 +291,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
             writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
             writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
+        writer.add_key_length(layer.head_dim)
+        writer.add_value_length(layer.head_dim)
     else:
-        writer.add_rope_dimension_count(config.rope_dim)
+        writer.add_rope_dimension_count(layer.rope_dim)
     tokens, merges, types = vocabulary(config.vocab, shape.unused, shape.pre == "smollm", rng)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(shape.pre)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import autotune
 from autotune.cli import cli
@@ -33,7 +34,8 @@ COMMANDS = [
 def check(words: list[str]) -> None:
     """Raises click's error for a command or an option that there is not."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="autotune")
+    # With its settings, which those below inherit: a command keeps the option of help that it is first asked for.
+    context = click.Context(cli, info_name="autotune", **cli.context_settings)
     while isinstance(command, click.Group):
         name, found, words = command.resolve_command(context, words)
         assert found is not None
@@ -60,6 +62,12 @@ def test_what_is_not_there_is_seen() -> None:
         check(["frob"])
     with pytest.raises(click.UsageError):
         check(["tune", "model.gguf", "--frob"])
+
+
+def test_who_looks_commands_up_leaves_them_as_they_are() -> None:
+    check(["db", "vacuum", "-h"])
+    told = CliRunner().invoke(cli, ["db", "vacuum", "-h"]).stdout
+    assert "Example:" in told and "-h, --help" in told
 
 
 def test_python_uses_what_there_is() -> None:

@@ -63,9 +63,10 @@ def precompile(
     problems = list(dict.fromkeys([*wanted.alone, *wanted.layers, *wanted.passes]))
     folder = kernel_cache.folder()
     begun, before = time.monotonic(), _files(folder)
-    where = precompiling.target_of(chip, jobs or target.cores())
+    compilers = jobs or target.cores()
+    where = precompiling.target_of(chip, compilers)
     with options.open_database(db_path) as db:
-        text = 0 if options.named_problem(model) else _first_texts(model, db, context, chip)
+        text = 0 if options.named_problem(model) else _first_texts(model, db, context, chip, compilers)
         found = precompiling.precompile(problems, where, db, candidates, output.said_at_times("compiled"))
     made = {name: size for name, size in _files(folder).items() if name not in before}
     if not made and not before:
@@ -93,7 +94,7 @@ def precompile(
     output.line(f"kept in {folder}")
 
 
-def _first_texts(path: Path, db: "TuningDB", context: int | None, chip: "Chip") -> int:
+def _first_texts(path: Path, db: "TuningDB", context: int | None, chip: "Chip", compilers: int) -> int:
     """How many kernels a model runs, compiled or found."""
     from model.config import ModelConfig
     from model.cuda.precompile import compile_first_texts
@@ -104,7 +105,7 @@ def _first_texts(path: Path, db: "TuningDB", context: int | None, chip: "Chip") 
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
     settings = Settings(min(DEFAULT_CONTEXT if context is None else context, config.context), db)
-    return compile_first_texts(file, config, settings, chip.device)
+    return compile_first_texts(file, config, settings, chip.device, compilers)
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -72,7 +72,7 @@ def measure(
     def watch(layer: int, trace: LayerTrace) -> None:
         progress(f"layer {layer + 1} of {config.layers}: each operation alone")
         activations.append(extremes.activation(layer, trace))
-        ordered = in_kernels_order(config, trace)
+        ordered = in_kernels_order(config, layer, trace)
         operations.extend(decode_errors(kernels, layer, ordered, positions))
         operations.extend(prompt_errors(kernels, prompt, layer, ordered))
 

@@ -17,6 +17,7 @@ from autotune.precision.kernels_alone import PARTS, KernelsAlone
 from autotune.precision.precision_result import WHOLE_LAYER, OperationError
 from autotune.precision.prompt_alone import PromptAlone
 from model.config import ModelConfig
+from model.layer_tensors import Turned
 from model.reference import LayerTrace
 from model.weights import halves_order
 
@@ -46,13 +47,14 @@ class Errors:
             )
 
 
-def in_kernels_order(config: ModelConfig, trace: LayerTrace) -> LayerTrace:
+def in_kernels_order(config: ModelConfig, layer: int, trace: LayerTrace) -> LayerTrace:
     """The trace with the elements of query and key heads as kernels have them, halves turned together."""
     if config.architecture.rope == "halves":
         return trace
-    head = torch.from_numpy(halves_order(config.head_dim, config))
+    sizes = config.layer(layer)
+    head = torch.from_numpy(halves_order(sizes.head_dim, Turned(sizes.head_dim, sizes.rope_dim)))
     q, k, v = trace.raw
-    q, k = (rows.unflatten(-1, (-1, config.head_dim))[..., head].flatten(1) for rows in (q, k))
+    q, k = (rows.unflatten(-1, (-1, sizes.head_dim))[..., head].flatten(1) for rows in (q, k))
     return replace(trace, raw=(q, k, v), q=trace.q[..., head], k=trace.k[..., head])
 
 

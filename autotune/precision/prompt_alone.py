@@ -74,7 +74,8 @@ class CudaPrompt:
         forward = self._forward
         size = PassSize(1, bucket(count), forward.bound(first + count - 1))
         rows = forward.rows(size)
-        passed, attended = {"x": rows.x, "qkv": rows.q}, rows.attended(layer)
+        own = forward.model.layers[layer]
+        passed, attended = {"x": rows.x, "qkv": rows.q(own)}, rows.attended(own)
         forward.place(size, 0, range(first, first + count), 0)
         for name, value in inputs.items():
             if name == "attended":

@@ -30,14 +30,14 @@ _making: set[Path] = set()
 _processes: list[int] = []
 
 
-def start(launches: Iterable["Launch"], target: "Target", capability: int) -> list[Path]:
+def start(launches: Iterable["Launch"], target: "Target", capability: int, processes: int | None = None) -> list[Path]:
     """Begin to compile the kernels that are not on disk; the files of all, whether they were or not. Tensors may be
-    torch's "meta" ones."""
+    torch's "meta" ones. processes: how many compile side by side, else one a core."""
     asked = {kernel_cache.path(launch, target, capability): launch for launch in launches}
     missing = {file: launch for file, launch in asked.items() if not file.exists()}
     work = list(missing.items())[:MOST]
     if work:
-        _start(work, target, capability)
+        _start(work, target, capability, processes or len(os.sched_getaffinity(0)))
     return list(asked)
 
 
@@ -47,13 +47,13 @@ def get(launch: "Launch", target: "Target", capability: int, file: Path) -> Comp
     return kernel_cache.read(file) or _awaited(file) or kernel_cache.make(launch, target, capability, file)
 
 
-def _start(work: Sequence[tuple[Path, "Launch"]], target: "Target", capability: int) -> None:
+def _start(work: Sequence[tuple[Path, "Launch"]], target: "Target", capability: int, processes: int) -> None:
     from kernel_templates.cuda import crosscompile  # noqa: F401 - in memory before there are many of it
 
     queue, end = os.pipe()
     os.write(end, bytes(range(len(work))))
     os.close(end)
-    for _ in range(min(len(work), len(os.sched_getaffinity(0)))):
+    for _ in range(min(len(work), processes)):
         child = os.fork()
         if child == 0:
             _work(queue, work, target, capability)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kernel_templates.cuda import ahead, kernel_cache, signature
+from kernel_templates.cuda import ahead, kernel_cache, machine, signature
 from kernel_templates.cuda.kernel_cache import CompiledKernel
 from kernel_templates.cuda.signature import Signature
 
@@ -24,10 +24,15 @@ MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
 MAX_THREADS_PER_BLOCK, SHARED_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES = 0, 1, 8
 CACHE_PREFER_SHARED = 1
 PROGRAMMATIC_STREAM_SERIALIZATION = 6
+INVALID_IMAGE, NO_BINARY_FOR_GPU, NOT_FOUND = 200, 209, 500  # said of code, and of a kernel's name in it
 
 FREE_SHARED = 49152  # bytes of shared memory that a kernel may use without asking
 WARP = 32
 SCRATCH = 2  # pointers to scratch memory of Triton's own, which follow a kernel's parameters: none here
+
+
+class UnusableCode(machine.DeviceError):
+    """The driver does not take a kernel's machine code."""
 
 
 class Attribute(ctypes.Structure):
@@ -128,7 +133,12 @@ def _loaded(
     key = here.address, file.name
     if key not in _functions:
         kernel = ahead.get(launch, target, here.capability, file)
-        _functions[key] = _load(kernel, here), kernel
+        try:
+            function = _load(kernel, here)
+        except UnusableCode:  # a whole file may still hold anything, such as another GPU's code
+            kernel = kernel_cache.make(launch, target, here.capability, file)
+            function = _load(kernel, here)
+        _functions[key] = function, kernel
     return _functions[key]
 
 
@@ -173,8 +183,11 @@ def _library() -> Any:
 
 
 def _check(status: int) -> None:
-    """Raise RuntimeError for anything but success, as torch words it."""
+    """Raise UnusableCode, or for any other failure RuntimeError, as torch words it."""
     if status:
         text = ctypes.c_char_p()
         _library().cuGetErrorString(status, ctypes.byref(text))
-        raise RuntimeError(f"CUDA error: {(text.value or b'unknown').decode()}")
+        said = f"CUDA error: {(text.value or b'unknown').decode()}"
+        if status in (INVALID_IMAGE, NO_BINARY_FOR_GPU, NOT_FOUND):
+            raise UnusableCode(f"the GPU's driver refuses a kernel compiled for it ({said}); install a newer driver")
+        raise RuntimeError(said)

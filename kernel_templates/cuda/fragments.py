@@ -73,20 +73,6 @@ def place(column, ORDER: tl.constexpr):
 
 
 @triton.jit
-def column_at(place, ORDER: tl.constexpr):
-    """Which columns lie at places of a token: what `place` undoes."""
-    if ORDER == 0:
-        return place
-    else:
-        w, e = place // 32 % 4, place % 2
-        if ORDER == 1:
-            h, p, j = place // 16 % 2, place // 8 % 2, place // 2 % 4
-        else:
-            j, h, p = place // 8 % 4, place // 4 % 2, place // 2 % 2
-        return place // 128 * 128 + (32 * j + 8 * w + 4 * h + 2 * e + p)
-
-
-@triton.jit
 def load_rows(
     p0, p1, p2, p3, r, u, inside,
     TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr = 0, RUN: tl.constexpr = 0,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SUFFIX = ".cubin"
 MOST_BYTES = 512_000_000
 """A model takes 1 to 3 MB; a minute of tuning makes some hundred kernels of 10 to 100 kB."""
+MOST_WARPS = 32  # of a program: no GPU runs more than 1,024 threads in one
 TIDY_EVERY = 256  # files that a process writes between two looks at the folder's size
 NOT_CODE = ("TRITON_CACHE_DIR", "TRITON_HOME")
 """Variables of Triton that have no part in the code."""
@@ -96,7 +97,8 @@ def read(kept: Path) -> CompiledKernel | None:
         found = CompiledKernel(about["name"], cubin, about["shared"], about["warps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not (isinstance(found.name, str) and _counts(found.shared, found.warps) and cubin):
+    counts = _within(found.shared, 0, (1 << 20) - 1) and _within(found.warps, 1, MOST_WARPS)
+    if not (isinstance(found.name, str) and counts and cubin):
         return None
     with contextlib.suppress(OSError):
         os.utime(kept)  # the time of last use, by which old files go
@@ -133,8 +135,8 @@ def tidy() -> None:
             total -= size
 
 
-def _counts(*numbers: Any) -> bool:
-    return all(type(n) is int and 0 <= n < 1 << 20 for n in numbers)
+def _within(number: Any, least: int, most: int) -> bool:
+    return type(number) is int and least <= number <= most
 
 
 @functools.cache

@@ -1,7 +1,9 @@
 """How a layer is wired: its operations in order, the matrices of each, and which of the layer's buffers each one uses.
 
-The one place that says so. The GPU's chain of kernels and its reference follow from it here; in `model`, so do the
-tensors asked of a file, the processor's steps and both ways of reading a prompt.
+A layer is a mixer, which brings other positions in, and a feed-forward network; there are kinds of either, and models
+mix them. The one place that says so. The GPU's chain of kernels and its reference follow from it here; in `model`, so
+do the processor's steps and both ways of reading a prompt. A new kind is its links, under its name in `MIXERS` or
+`FEED_FORWARDS`; `Layer` has a property for the problem of each link, and `model.layer_tensors` its tensors.
 """
 
 from collections.abc import Mapping
@@ -41,37 +43,45 @@ POST_NORMS = ("post_attn_norm", "post_ffn_norm")
 """What a layer with post norms has besides."""
 
 # "x" is the residual stream. "next_norm" is what a GPU multiplies it with for the next reader as it quantizes it.
-CHAIN = (
-    Link(
-        "qkv",
-        norm_qkv_rope.OPERATION,
-        weights={"q": "q", "k": "k", "v": "v"},
-        buffers={
-            "x": "x",
-            "norm": "attn_norm",
-            "q_norm": "q_norm",
-            "k_norm": "k_norm",
-            "bias": "qkv_bias",
-            "qkv": "qkv",
-        },
-    ),
-    Link("attention", attention.OPERATION, buffers={"q": "qkv", "out": "attended"}),
-    Link(
-        "out",
-        matvec.OPERATION,
-        weights={"w": "out"},
-        buffers={"x": "attended", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
-    ),
-    Link(
-        "ffn",
-        ffn.OPERATION,
-        weights={"gate": "gate", "up": "up", "down": "down"},
-        buffers={
-            "x": "x",
-            "norm": "ffn_norm",
-            "gated": "gated",
-            "post_norm": "post_ffn_norm",
-            "next_norm": "next_norm",
-        },
-    ),
+QKV = Link(
+    "qkv",
+    norm_qkv_rope.OPERATION,
+    weights={"q": "q", "k": "k", "v": "v"},
+    buffers={
+        "x": "x",
+        "norm": "attn_norm",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+        "bias": "qkv_bias",
+        "qkv": "qkv",
+    },
 )
+ATTENTION = Link("attention", attention.OPERATION, buffers={"q": "qkv", "out": "attended"})
+OUT = Link(
+    "out",
+    matvec.OPERATION,
+    weights={"w": "out"},
+    buffers={"x": "attended", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
+)
+FFN = Link(
+    "ffn",
+    ffn.OPERATION,
+    weights={"gate": "gate", "up": "up", "down": "down"},
+    buffers={
+        "x": "x",
+        "norm": "ffn_norm",
+        "gated": "gated",
+        "post_norm": "post_ffn_norm",
+        "next_norm": "next_norm",
+    },
+)
+
+MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT)}
+"""The first half of a layer by its kind. It leaves x times "ffn_norm" quantized on a GPU."""
+FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,)}
+"""The second half."""
+
+
+def links(mixer: str, feed_forward: str) -> tuple[Link, ...]:
+    """The operations of a layer whose halves are of these kinds, in order."""
+    return MIXERS[mixer] + FEED_FORWARDS[feed_forward]

@@ -12,7 +12,7 @@ from kernel_templates.attention.cuda import Finish
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.layer.chain import CHAIN, POST_NORMS
+from kernel_templates.layer.chain import POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
 from kernel_templates.operation import Inputs
@@ -23,7 +23,7 @@ PACK_DEPENDS = ()
 def pack(problem: Layer, config, weights, device: str) -> tuple[Planes, ...]:
     """Q, K and V (neighbours of one format in one), out, gate, up, down."""
     packed: list[Planes] = []
-    for link in CHAIN:
+    for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
         own = {name: weights[ours] for name, ours in link.weights.items()}
         packed += template.pack(problem.parts()[link.prefix], part(config, link.prefix), own, device)
@@ -68,7 +68,7 @@ def launches_by_part(
     }
     made: dict[str, list[Launch]] = {}
     parts, planes = problem.parts(), packed_by_part(problem, packed)
-    for link in CHAIN:
+    for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
         own = part(config, link.prefix)
         arguments = (parts[link.prefix], own, planes[link.prefix], link.bound(buffers))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
+from kernel_templates.layer.chain import Link, links
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem, trait
@@ -32,6 +33,11 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     scale: float = trait(0.0)
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Its operations, in order; the problem of each is the property `<prefix>_part`."""
+        return links("attention", "dense")
 
     @property
     def qkv_part(self) -> NormQkvRope:
@@ -76,4 +82,4 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return replace(self, context=0)
 
     def parts(self) -> dict[str, Problem]:
-        return {"qkv": self.qkv_part, "attention": self.attention_part, "out": self.out_part, "ffn": self.ffn_part}
+        return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}

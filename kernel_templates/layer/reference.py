@@ -5,7 +5,7 @@ import numpy as np
 from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
-from kernel_templates.layer.chain import CHAIN, POST_NORMS
+from kernel_templates.layer.chain import POST_NORMS
 from kernel_templates.layer.problem import Layer
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs
@@ -24,7 +24,7 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     keys[:, position // cache.TILE, :, position % cache.TILE] = 0  # not there yet
     values[:, position] = 0
     weights, parts = dict(first.weights), problem.parts()
-    for link in CHAIN[1:]:
+    for link in problem.links[1:]:
         drawn = random_inputs.weights(parts[link.prefix], rng)
         weights |= {link.weights[own]: matrix for own, matrix in drawn.items()}
     buffers = {
@@ -51,7 +51,7 @@ def inputs(problem: Layer, seed: int) -> Inputs:
 def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
     buffers, parts = dict(given.buffers), problem.parts()
-    for link in CHAIN:
+    for link in problem.links:
         weights = {own: given.weights[name] for own, name in link.weights.items()}
         made = link.operation.reference(parts[link.prefix], Inputs(weights, link.bound(buffers)))
         buffers |= link.written(made)
@@ -64,4 +64,4 @@ def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
 def tolerance(problem: Layer) -> float:
     """The parts' errors add up, float16's in the cache among them."""
     parts = problem.parts()
-    return sum(link.operation.tolerance(parts[link.prefix]) for link in CHAIN)
+    return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

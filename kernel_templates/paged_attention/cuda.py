@@ -53,10 +53,9 @@ def _parts(config: Mapping[str, Any]) -> int:
 
 
 def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
-    """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", a PagedCache that
-    holds the rows' own keys and values already, and "layer", which of its layers (0 if there is none); writes "out"
-    float16 [rows, heads * head_dim], or in another order of columns, "out_order" of `cuda.fragments`, rows as wide as
-    that wants.
+    """Reads "q" float16 [rows, heads, head_dim], "positions" and "sequences" int32 [rows], "paged", the layer's
+    PagedCache, which holds the rows' own keys and values already; writes "out" float16 [rows, heads * head_dim], or in
+    another order of columns, "out_order" of `cuda.fragments`, rows as wide as that wants.
 
     With "finish", the `Heads` of `cuda.rows.append`, it does what that does as well: instead of "q" it reads "qkv",
     float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. No two rows of a
@@ -86,9 +85,7 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins,
     }  # fmt: skip
     inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting)
-    strides = (
-        buffers.get("layer", 0) * paged.layer_stride, paged.values, paged.head_stride, paged.table.shape[1], lines
-    )  # fmt: skip
+    strides = (paged.layer, paged.values, paged.head_stride, paged.table.shape[1], lines)
     grid = (*_programs(problem, config), count)
     if config["algorithm"] == REGISTERS:
         norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
@@ -180,7 +177,7 @@ def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) ->
     page = cache[0].numel()
     stride = cache.stride()
     places = (torch.from_numpy(b["slots"]) * page).to(device)
-    return PagedCache(cache, places, layer_stride=page, values=stride[1], head_stride=stride[2], page=PAGE)
+    return PagedCache(cache, places, layer=0, values=stride[1], head_stride=stride[2], page=PAGE)
 
 
 def _filled(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:

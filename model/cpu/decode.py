@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from kernel_templates import memory, random_inputs, registry
-from kernel_templates.attention import cache
 from kernel_templates.attention import cpu as attention_cpu
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import embedding, machine, parameters
@@ -21,7 +20,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, problems, weights
 from model.config import ModelConfig
-from model.cpu import weight_cache
+from model.cpu import text_state, weight_cache
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Step
 from model.runner import Progress
@@ -30,7 +29,8 @@ HEAD = "head"  # the step that has no layer
 
 
 class Decoder:
-    """The decode step of one model with one configuration per problem. Owns the packed weights and the KV cache."""
+    """The decode step of one model with one configuration per problem. Owns the packed weights and what layers keep of
+    one text."""
 
     def __init__(
         self, file: GGUFFile, config: ModelConfig, configs: Mapping[Problem, Config], context: int,
@@ -40,7 +40,7 @@ class Decoder:
         self.config, self.context, self.configs = config, context, configs
         self.plan = plan = layer_plan.plan(config)
         self.threads, self.pool = threads, ThreadPool(threads.most)
-        self.rotations = {rope: weights.rope_rotation(file, config, rope, context) for rope in plan.ropes}
+        self.rotations = {rope: weights.rope_rotation(file, rope, context) for rope in plan.ropes}
         self.table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
         self.table_format = file.tensors[plan.embedding.name].format_name
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -52,7 +52,7 @@ class Decoder:
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
             "partial": memory.empty((self._partial_size(file),), np.float32),
         }
-        self._turned = {rope: random_inputs.buffer(config.rope_dim) for rope in plan.ropes}
+        self._turned = {rope: random_inputs.buffer(rope.dim) for rope in plan.ropes}
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
@@ -60,11 +60,11 @@ class Decoder:
         self.weight_bytes = 0
         self._kept = self._keep(file, progress)
 
-        steps = [self._embed_step()]
-        for i, layer in enumerate(plan.layers):
-            steps += self._layer_steps(file, i, layer, self._needed[i])
+        steps, states = [self._embed_step()], text_state.allocate(config.sizes, context)
+        for i, (layer, state) in enumerate(zip(plan.layers, states, strict=True)):
+            steps += self._layer_steps(file, i, layer, self._needed[i], state)
             progress(i + 1, config.layers + 1)
-        self.output_norm = weights.vector(file, config, plan.output_norm)
+        self.output_norm = weights.vector(file, plan.output_norm)
         norm = {"output_norm": self.output_norm}
         head_step, (self.head_packed,) = self._step(
             file, HEAD, plan.head, problems.head_problem(config, file), self.buffers | norm
@@ -120,15 +120,14 @@ class Decoder:
         return kept
 
     def _pack(self, file: GGUFFile, step: Step, problem: Problem) -> tuple[Tiles, ...]:
-        matrices = weights.matrices(file, self.config, step.weights)
+        matrices = weights.matrices(file, step.weights)
         return registry.cpu(problem.op).pack(problem, self.configs[problem], matrices)
 
     def _layer_steps(
-        self, file: GGUFFile, index: int, plan: LayerPlan, needed: Mapping[str, Problem]
+        self, file: GGUFFile, index: int, plan: LayerPlan, needed: Mapping[str, Problem], state: text_state.State
     ) -> list[GraphStep]:
-        keys, values = cache.allocate(self.config.kv_heads, self.config.head_dim, self.context)
-        own = {name: weights.vector(file, self.config, tensor) for name, tensor in plan.vectors.items()}
-        own |= {"keys": keys, "values": values, "rope": self._turned[plan.rope]}
+        own = {name: weights.vector(file, tensor) for name, tensor in plan.vectors.items()}
+        own |= {**state, "rope": self._turned[plan.rope]}
         made, packed = [], {}
         for step in plan.steps:
             bound, packed[step.name] = self._step(
@@ -152,13 +151,13 @@ class Decoder:
         template = registry.cpu(problem.op)
         return template.bind(problem, self.configs[problem], self._kernel(problem), packed, step.link.bound(buffers))
 
-    def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> Graph:
-        """The graph of `step` over another KV cache, "keys" and "values" of each layer for at most `context`
+    def over(self, states: Sequence[Mapping[str, np.ndarray]]) -> Graph:
+        """The graph of `step` over what each layer keeps of another text (`text_state`), of at most `context`
         positions; weights and all other buffers are shared."""
         embed, head = self.graph.steps[0], self.graph.steps[-1]
         steps = [
-            self._bind(step, needed[step.name], layer.packed[step.name], {**self.buffers, **layer.buffers, **cached})
-            for layer, needed, cached in zip(self.layers, self._needed, caches, strict=True)
+            self._bind(step, needed[step.name], layer.packed[step.name], {**self.buffers, **layer.buffers, **state})
+            for layer, needed, state in zip(self.layers, self._needed, states, strict=True)
             for step in layer.plan.steps
         ]
         return Graph(self.pool, [embed, *steps, head])
@@ -169,7 +168,7 @@ class Decoder:
             raise ValueError(f"position {position} is past the context of {self.context}")
         self.token[0], self.position[0] = token, position
         for rope, rotation in self.rotations.items():
-            self._turned[rope][: self.config.rope_dim] = rotation.table(self.position)[0]
+            self._turned[rope][: rope.dim] = rotation.table(self.position)[0]
 
     def step(self, token: int, position: int, graph: Graph | None = None) -> np.ndarray:
         """Decode one token at `position`; float32 [vocab] logits, valid until the next step. graph: of `over`, for a

@@ -21,7 +21,7 @@ from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
-from model import widths
+from model import layer_plan, widths
 from model.cpu.decode import Decoder
 from model.layer_plan import LayerState
 
@@ -65,14 +65,11 @@ class Forward:
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
         self._count, self._span_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._spans = np.zeros((most, row_attention.SPAN), np.int64)
-        self._turned = {rope: _floats(most, c.rope_dim) for rope in decoder.plan.ropes}
+        self._turned = {rope: _floats(most, rope.dim) for rope in decoder.plan.ropes}
         self.x, self._branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
-        self.qkv = _floats(most, (c.heads + 2 * c.kv_heads) * c.head_dim)
-        self.attended, self._gate, self._up = (
-            _floats(most, c.heads * c.head_dim),
-            _floats(most, c.ffn),
-            _floats(most, c.ffn),
-        )
+        largest = layer_plan.buffer_sizes(c)
+        self._qkv, self._attended = (_floats(most, largest[name]) for name in ("qkv", "attended"))
+        self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
         self._eps = np.array([c.norm_eps], np.float32)
         self._scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
@@ -124,7 +121,7 @@ class Forward:
     def _cut(self) -> None:
         """Into spans: rows of one text, as many as attention takes together."""
         count, texts, spans = int(self._count[0]), self._texts, 0
-        longest = self._attention(self.decoder.layers[0]).span
+        longest = min(self._attention(layer).span for layer in self.decoder.layers)
         first = 0
         while first < count:
             end = first + 1
@@ -149,37 +146,66 @@ class Forward:
                 steps += made
         return Graph(d.pool, steps)
 
+    def qkv(self, layer: int) -> np.ndarray:
+        """float32 [most, rows of queries, keys and values] of a layer."""
+        return _narrowed(self._qkv, self.decoder.config.layer(layer).qkv_rows)
+
+    def attended(self, layer: int) -> np.ndarray:
+        """float32 [most, heads * head_dim] of a layer."""
+        return _narrowed(self._attended, self.decoder.config.layer(layer).q_rows)
+
     def _layer(self, size: int, index: int) -> dict[str, list[GraphStep]]:
         """By the names of its operations (`layer.chain`), in their order."""
-        c, layer, table = self.decoder.config, self.decoder.layers[index], self._tables[index]
-        b, first = layer.buffers, 0
-        qkv = [self._norm(b["attn_norm"], self.normed)]
-        for packed in layer.packed["qkv"]:
-            qkv.append(self._product(size, packed, self.normed, self.qkv, first))
-            first += packed.rows
-        kernel = self._kernel(row_attention.compile, self._attention(layer), self._features)
-        attend = row_attention.bind(
-            kernel, self.qkv, self.attended, self._positions, table, self._spans, self._span_count, self._attending
-        )
-        ((out,), (gate, up, down)) = layer.packed["out"], layer.packed["ffn"]
-        gated = self._kernel(rows.compile_gate, c.ffn, layer.plan.traits.gate_function)
-        return {
-            "qkv": [*qkv, self._append(layer, table)],
-            "attention": [attend],
-            "out": [self._product(size, out, self.attended, self._branch), self._add(b.get("post_attn_norm"))],
-            "ffn": [
-                self._norm(b["ffn_norm"], self.normed),
-                self._product(size, gate, self.normed, self._gate),
-                self._product(size, up, self.normed, self._up),
-                rows.bind_gate(gated, self._gate, self._up, self._count),
-                self._product(size, down, self._gate, self._branch),
-                self._add(b.get("post_ffn_norm")),
-            ],
+        made = {
+            "qkv": self._project,
+            "attention": self._attend,
+            "out": self._out,
+            "ffn": self._ffn,
         }
+        return {step.name: made[step.name](size, index) for step in self.decoder.layers[index].plan.steps}
+
+    def _project(self, size: int, index: int) -> list[GraphStep]:
+        layer, qkv, first = self.decoder.layers[index], self.qkv(index), 0
+        steps = [self._norm(layer.buffers["attn_norm"], self.normed)]
+        for packed in layer.packed["qkv"]:
+            steps.append(self._product(size, packed, self.normed, qkv, first))
+            first += packed.rows
+        return [*steps, self._append(index)]
+
+    def _attend(self, size: int, index: int) -> list[GraphStep]:
+        kernel = self._kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self._features)
+        return [
+            row_attention.bind(
+                kernel, self.qkv(index), self.attended(index), self._positions, self._tables[index], self._spans,
+                self._span_count, self._attending,
+            )
+        ]  # fmt: skip
+
+    def _out(self, size: int, index: int) -> list[GraphStep]:
+        layer = self.decoder.layers[index]
+        (out,) = layer.packed["out"]
+        return [
+            self._product(size, out, self.attended(index), self._branch),
+            self._add(layer.buffers.get("post_attn_norm")),
+        ]
+
+    def _ffn(self, size: int, index: int) -> list[GraphStep]:
+        layer = self.decoder.layers[index]
+        b, s, (gate, up, down) = layer.buffers, layer.plan.sizes, layer.packed["ffn"]
+        gate_rows, up_rows = _narrowed(self._gate, s.ffn), _narrowed(self._up, s.ffn)
+        gated = self._kernel(rows.compile_gate, s.ffn, s.gate_function)
+        return [
+            self._norm(b["ffn_norm"], self.normed),
+            self._product(size, gate, self.normed, gate_rows),
+            self._product(size, up, self.normed, up_rows),
+            rows.bind_gate(gated, gate_rows, up_rows, self._count),
+            self._product(size, down, gate_rows, self._branch),
+            self._add(b.get("post_ffn_norm")),
+        ]
 
     def _attention(self, layer: LayerState) -> RowAttention:
-        c, t = self.decoder.config, layer.plan.traits
-        return RowAttention(c.heads, c.kv_heads, c.head_dim, t.scale or c.head_dim**-0.5, t.window, t.softcap)
+        s = layer.plan.sizes
+        return RowAttention(s.heads, s.kv_heads, s.head_dim, s.scale or s.head_dim**-0.5, s.window, s.softcap)
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
@@ -191,16 +217,17 @@ class Forward:
             kernel, self.x, self._branch, self._count, 0 if post_norm is None else post_norm, self._eps
         )
 
-    def _append(self, layer: LayerState, table: np.ndarray) -> GraphStep:
-        c, b = self.decoder.config, layer.buffers
+    def _append(self, index: int) -> GraphStep:
+        layer = self.decoder.layers[index]
+        b, s = layer.buffers, layer.plan.sizes
         qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
         kernel = self._kernel(
-            rows.compile_append, c.heads, c.kv_heads, c.head_dim, c.rope_dim, qk_norm, bias is not None
+            rows.compile_append, s.heads, s.kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None
         )
         norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
         return rows.bind_append(
-            kernel, self.qkv, self._count, self._turned[layer.plan.rope], self._positions, self._texts, table,
-            self._eps, norms, 0 if bias is None else bias,
+            kernel, self.qkv(index), self._count, self._turned[layer.plan.rope], self._positions, self._texts,
+            self._tables[index], self._eps, norms, 0 if bias is None else bias,
         )  # fmt: skip
 
     def _head(self, size: int) -> Graph:
@@ -249,6 +276,11 @@ class Forward:
         shapes = {self._attention(layer) for layer in layers}
         wanted = [row_attention.scratch(shape, self._features, threads) for shape in shapes]
         self._attending = max([self._attending, *wanted], key=len)
+
+
+def _narrowed(buffer: np.ndarray, columns: int) -> np.ndarray:
+    """[most, columns] at the beginning of what has room for the largest layer."""
+    return buffer.reshape(-1)[: len(buffer) * columns].reshape(-1, columns)
 
 
 def _floats(count: int, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernel_templates.layer.chain import CHAIN, Link
+from kernel_templates.layer.chain import Link
 from kernel_templates.lazy import Tensor, torch
 from model.cpu.decode import Decoder
 from model.cpu.forward import OWN, Caches, Forward
@@ -31,7 +31,7 @@ class CpuPrefill:
 
     def __init__(self, decoder: Decoder, forward: Forward):
         self.config, self.decoder, self.forward = decoder.config, decoder, forward
-        self.steps = [[Part(link, i) for link in CHAIN] for i in range(decoder.config.layers)]
+        self.steps = [[Part(step.link, i) for step in layer.steps] for i, layer in enumerate(decoder.plan.layers)]
         """Of each layer, in order."""
         self._caches: Caches = [layer.buffers for layer in decoder.layers]
         self._text = OWN
@@ -67,15 +67,18 @@ class CpuPrefill:
     def run_step(self, step: Part, positions: range, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What one operation makes of `buffers`; both by the layer's names: x [tokens, hidden], qkv (the queries alone)
         [tokens, heads, head_dim], attended [tokens, heads * head_dim]."""
-        forward, count, c = self.forward, len(positions), self.config
+        forward, count, sizes = self.forward, len(positions), self.config.layer(step.layer)
         forward.place(self._text, self._caches)
         forward.prepare([0] * count, positions, [self._text] * count)
-        queries = c.heads * c.head_dim
-        places = {"x": forward.x[:count], "qkv": forward.qkv[:count, :queries], "attended": forward.attended[:count]}
+        places = {
+            "x": forward.x[:count],
+            "qkv": forward.qkv(step.layer)[:count, : sizes.q_rows],
+            "attended": forward.attended(step.layer)[:count],
+        }
         for name in PASSED:
             if name in buffers:
                 places[name][:] = buffers[name].reshape(count, -1).numpy()
         forward.run_alone(step.layer, step.link.prefix, self.decoder.threads.by_load())
         made = "x" if step.link.prefix in ("out", "ffn") else {"qkv": "qkv", "attention": "attended"}[step.link.prefix]
         found = torch.from_numpy(places[made].copy())
-        return {made: found.view(count, c.heads, c.head_dim) if made == "qkv" else found}
+        return {made: found.view(count, sizes.heads, sizes.head_dim) if made == "qkv" else found}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kernel_templates import memory
-from kernel_templates.attention import cache
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_choice import ThreadChoice
+from model.cpu import text_state
 from model.cpu.forward import TEXTS
 from model.cpu.prefill import OTHER
 from model.errors import ModelError
@@ -74,19 +74,15 @@ class CpuSequences(Sequences):
             )
         if len(self._texts) >= self.most or self._promised + promised > self._limit:
             return None
-        config = self._decoder.config
-        caches = [
-            dict(zip(("keys", "values"), cache.allocate(config.kv_heads, config.head_dim, positions), strict=True))
-            for _ in range(config.layers)
-        ]
+        states = text_state.allocate(self._decoder.config.sizes, positions)
         place = min({*range(FIRST, FIRST + self.most)} - {text.place for text in self._texts.values()})
-        self._runner.forward.place(place, caches)
-        text = _Text(self._decoder.over(caches), place, sampler.picker(), len(prompt), promised)
+        self._runner.forward.place(place, states)
+        text = _Text(self._decoder.over(states), place, sampler.picker(), len(prompt), promised)
         if len(prompt) < STEPS_BELOW:
             for position, token in enumerate(prompt):
                 self._decoder.step(token, position, text.graph)
         else:
-            hidden = self._runner.prefill.over(caches).run(list(prompt), 0)
+            hidden = self._runner.prefill.over(states).run(list(prompt), 0)
             self._decoder.predict(hidden[0], len(prompt) - 1)
         self._choose(text, self._decoder.logits)
         number = self._joined
@@ -138,7 +134,5 @@ class CpuSequences(Sequences):
             text.chosen = BROKEN
 
     def _bytes(self, positions: int) -> int:
-        """Of a cache in which so many positions are written."""
-        return cache.size(self._decoder.config.kv_heads, self._decoder.config.head_dim, positions) * len(
-            self._decoder.layers
-        )
+        """Of what is kept of a text of which so many positions are written."""
+        return text_state.size(self._decoder.config.sizes, positions)

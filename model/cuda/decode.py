@@ -179,7 +179,7 @@ class Decoder:
         for i, layer in enumerate(self.model.layers):
             problem = replace(layer.problem, context=context).attention_part
             size = max(size, attention.scratch_size(problem, part(self.configs(i, context), "attention")))
-        heads, device = self.model.config.heads, self.executor.device
+        heads, device = max(sizes.heads for sizes in self.model.config.sizes), self.executor.device
         return {
             "attention_scratch": torch.full((size,), torch.nan, device=device),
             "attention_counters": torch.zeros(heads, dtype=torch.int32, device=device),

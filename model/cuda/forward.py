@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
-from model.cuda.pass_buffers import PassBuffers
+from model.cuda.pass_buffers import InOrders, PassBuffers
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention
 
@@ -43,11 +43,12 @@ fewer are bound by memory, as expanding is."""
 
 
 class Forward:
-    """Passes through a loaded model over one cache. configs: what problems run with; buffers: of another one on this
-    device, to share; beside: expand the next matrix while the present one is multiplied."""
+    """Passes through a loaded model over one cache, of each layer its part. configs: what problems run
+    with; buffers: of another one on this device, to share; beside: expand the next matrix while the present one is
+    multiplied."""
 
     def __init__(
-        self, model: Loaded, cache: PagedCache, configs: Callable[[Problem], Config], executor: Executor,
+        self, model: Loaded, cache: Sequence[PagedCache], configs: Callable[[Problem], Config], executor: Executor,
         buffers: PassBuffers | None = None, beside: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.cache, self.configs, self.executor = model, cache, configs, executor
@@ -67,7 +68,7 @@ class Forward:
         """Rows of the largest pass."""
         return len(self.buffers.x)
 
-    def over(self, cache: PagedCache) -> "Forward":
+    def over(self, cache: Sequence[PagedCache]) -> "Forward":
         """Passes over another cache through the same buffers."""
         return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None)
 
@@ -154,8 +155,8 @@ class Forward:
 
 
 class Rows:
-    """The buffers of a pass, cut to its rows, and the launches between them. x float32 [rows, hidden]; q float16
-    [rows, heads * head_dim]."""
+    """The buffers of a pass, cut to its rows and to a layer's sizes, and the launches between them. x float32 [rows,
+    hidden]."""
 
     def __init__(self, forward: Forward, size: PassSize) -> None:
         self.forward, self.size = forward, size
@@ -163,9 +164,7 @@ class Rows:
 
         self.model, self.config = forward.model, c
         self.inputs = forward.inputs(size.sequences, size.tokens)
-        self.x, self.q = b.x[:rows], cut(b.q, rows, c.heads * c.head_dim)
-        self.qkv = cut(b.wide, rows, (c.heads + 2 * c.kv_heads) * c.head_dim)
-        self.gate_up, self.branch = cut(b.wide, rows, 2 * c.ffn), cut(b.wide, rows, c.hidden)
+        self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
         self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
 
     def launches(self) -> Iterator[Launch]:
@@ -194,14 +193,22 @@ class Rows:
             "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
         }
 
-    def attended(self, i: int) -> "Half":
-        """What attention of layer i leaves, in the order of columns that its output projection reads."""
-        products, _ = self._out_products(self.model.layers[i])
-        return self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
+    def q(self, layer: CudaLayer) -> Tensor:
+        """float16 [rows, heads * head_dim]: what attention of a layer reads."""
+        return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.q_rows)
 
-    def _half(self, buffers: Mapping[int, Tensor], cols: int, products: "Sequence[PassProduct]") -> "Half":
+    def attended(self, layer: CudaLayer) -> "Half":
+        """What attention of a layer leaves, in the order of columns that its output projection reads."""
+        products, _ = self._out_products(layer)
+        return self._half(self.forward.buffers.attended, layer.plan.sizes.q_rows, products)
+
+    def _qkv(self, layer: CudaLayer) -> Tensor:
+        """float32 [rows, rows of queries, keys and values]: raw heads."""
+        return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
+
+    def _half(self, buffers: InOrders, cols: int, products: "Sequence[PassProduct]") -> "Half":
         order = products[0].order
-        return Half(cut(buffers[order], self.size.rows, fragments.width(cols, order)), cols, order)
+        return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
     def _norm(
         self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
@@ -242,15 +249,16 @@ class Rows:
         products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
         h = self._half(self.forward.buffers.normed, c.hidden, products)
         yield self._norm("attn_norm", branch, own["attn_norm"], h)
-        yield from self._multiply(products, h, self.qkv)
+        yield from self._multiply(products, h, self._qkv(layer))
         if append_too:
-            rows = {**self.inputs, "qkv": self.qkv, "q": self.q}
-            yield append.launch(self._how(layer), rows, self.forward.cache, i)
+            rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
+            yield append.launch(self._how(layer), rows, self.forward.cache[i])
 
     def _how(self, layer: CudaLayer) -> append.Heads:
-        c, own = self.config, layer.buffers
+        s, own = layer.plan.sizes, layer.buffers
         norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
-        return append.Heads(c.heads, c.kv_heads, c.head_dim, own["rope"], c.norm_eps, own.get("qkv_bias"), norms)
+        eps = self.config.norm_eps
+        return append.Heads(s.heads, s.kv_heads, s.head_dim, own["rope"], eps, own.get("qkv_bias"), norms)
 
     def _finishes(self, layer: CudaLayer) -> bool:
         """Whether attention finishes the heads: a launch takes longer than what few rows need."""
@@ -258,16 +266,17 @@ class Rows:
         return paged_attention.finishes(problem, self.forward.configs(problem))
 
     def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
-        return pass_attention(self.config, layer.plan.traits, self.size)
+        return pass_attention(layer.plan.sizes, self.size)
 
     def _attention(self, i: int, layer: CudaLayer, finish: bool) -> Iterator[Launch]:
         template: Any = registry.cuda(PagedAttention.op)
-        c, size, problem = self.config, self.size, self._attention_problem(layer)
+        s, size, problem = layer.plan.sizes, self.size, self._attention_problem(layer)
         config = self.forward.configs(problem)
-        out = self.attended(i)
+        out = self.attended(layer)
         buffers = {
-            **self.inputs, "q": self.q.view(size.rows, c.heads, c.head_dim), "out": out.values, "out_order": out.order,
-            "paged": self.forward.cache, "layer": i, "qkv": self.qkv, "finish": self._how(layer) if finish else None,
+            **self.inputs, "q": self.q(layer).view(size.rows, s.heads, s.head_dim),
+            "out": out.values, "out_order": out.order, "paged": self.forward.cache[i],
+            "qkv": self._qkv(layer), "finish": self._how(layer) if finish else None,
             "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
         }  # fmt: skip
@@ -275,24 +284,24 @@ class Rows:
 
     def _out(self, layer: CudaLayer) -> Iterator[Any]:
         products, branch = self._out_products(layer)
-        h = self._half(self.forward.buffers.attended, self.config.heads * self.config.head_dim, products)
-        yield from self._branch_off(products, h, branch)
+        yield from self._branch_off(products, self.attended(layer), branch)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, up, _ = layer.packed["ffn"]
-        c, b, function = self.config, self.forward.buffers, layer.plan.traits.gate_function
+        b, s = self.forward.buffers, layer.plan.sizes
         one = joined((gate_planes, up)) is not None
         products = self._products(
-            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
+            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
         )
         following, after = self._down_products(layer)
-        h, gated = self._half(b.normed, c.hidden, products), self._half(b.gated, c.ffn, following)
+        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         if one:
             yield from self._multiply(products, h, gated.values, gated.order)
         else:
-            yield from self._multiply(products, h, self.gate_up)
-            yield gate.gate(self.gate_up, gated.values, function, gated.order)
+            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
+            yield from self._multiply(products, h, gate_up)
+            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
         yield from self._branch_off(following, gated, after)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:

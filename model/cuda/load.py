@@ -19,7 +19,7 @@ from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import Layer
 from kernel_templates.operation import Weight
 from kernel_templates.space import Config
-from model import layer_plan, weights
+from model import layer_plan, layer_tensors, weights
 from model.config import ModelConfig
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
@@ -44,7 +44,7 @@ class CudaLayer(LayerState):
 @dataclass(frozen=True)
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
-    cache: float16 [layers, 2, kv_heads, capacity, head_dim], of which each layer has its keys and its values."""
+    cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values."""
 
     config: ModelConfig
     capacity: int
@@ -54,7 +54,7 @@ class Loaded:
     embedding: Embedding
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
-    cache: Tensor
+    cache: tuple[Tensor, ...]
 
 
 def load(
@@ -73,24 +73,24 @@ def load(
     plan, count = layer_plan.plan(config), config.layers + 1
     cache = _cache(config, capacity, device)
     positions = np.arange(capacity)
-    tables = {rope: weights.rope_rotation(file, config, rope, capacity).table(positions) for rope in plan.ropes}
+    tables = {rope: weights.rope_rotation(file, rope, capacity).table(positions) for rope in plan.ropes}
     ropes = {rope: torch.from_numpy(table).to(device) for rope, table in tables.items()}
     layers = []
     for i, (layer, own) in enumerate(zip(plan.layers, cache, strict=True)):
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
             problem = layer_at(config, file, i, 0)
-            packed = pack(problem, configs(i), weights.matrices(file, config, layer.matrices, read), str(device))
-            layers.append(_layer(file, config, layer, problem, packed, own, ropes, device))
+            packed = pack(problem, configs(i), weights.matrices(file, layer.matrices, read), str(device))
+            layers.append(_layer(file, layer, problem, packed, own, ropes, device))
         progress(i + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
-        matrix = read(file, config, plan.output)
+        matrix = read(file, plan.output)
         head_packed = head_kernels.pack(head, head_config, {"w": matrix}, str(device))
         # Rows are looked up in the file's own bytes, also where the head is made of the same matrix.
-        rows = matrix if config.tied else read(file, config, plan.embedding)
+        rows = matrix if config.tied else read(file, plan.embedding)
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
-    output_norm = _vector(file, config, plan.output_norm, device)
+    output_norm = _vector(file, plan.output_norm, device)
     return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache)
 
 
@@ -107,24 +107,24 @@ def _once_a_shape(pack: Callable) -> Callable:
     return packed
 
 
-def _cache(config: ModelConfig, capacity: int, device: torch.device) -> Tensor:
-    shape = (config.layers, 2, config.kv_heads, capacity, config.head_dim)
-    with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * math.prod(shape) / 1e9:.2f} GB", FOR_CONTEXT):
+def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Tensor, ...]:
+    shapes = [(2, sizes.kv_heads, capacity, sizes.head_dim) for sizes in config.sizes]
+    elements = [math.prod(shape) for shape in shapes]
+    with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * sum(elements) / 1e9:.2f} GB", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
-        return torch.zeros(shape, dtype=torch.float16, device=device)
+        whole = torch.zeros(sum(elements), dtype=torch.float16, device=device)
+    return tuple(part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True))
 
 
 def _layer(
-    file: GGUFFile, config: ModelConfig, plan: LayerPlan, problem: Layer, packed: tuple[Planes, ...],
+    file: GGUFFile, plan: LayerPlan, problem: Layer, packed: tuple[Planes, ...],
     cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
 ) -> CudaLayer:  # fmt: skip
-    own = {name: _vector(file, config, tensor, device) for name, tensor in plan.vectors.items()}
+    own = {name: _vector(file, tensor, device) for name, tensor in plan.vectors.items()}
     own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
     return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)
 
 
-def _vector(
-    file: GGUFFile, config: ModelConfig, tensor: layer_plan.Tensor | layer_plan.Joined, device: torch.device
-) -> Tensor:
+def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
     """A norm's weights or a bias, float32 [size]."""
-    return torch.from_numpy(weights.vector(file, config, tensor)[: tensor.shape[0]].copy()).to(device)
+    return torch.from_numpy(weights.vector(file, tensor)[: tensor.shape[0]].copy()).to(device)

@@ -86,9 +86,8 @@ class Opening:
     def _runner(
         self, executor: "Executor", choices: Mapping[Problem, Choice], refusal: Refusal, progress: Progress
     ) -> "CudaRunner":
-        import torch
 
-        from kernel_templates.cuda.pages import PAGE, in_one_piece
+        from kernel_templates.cuda.pages import in_one_piece
         from model.cuda.decode import Decoder
         from model.cuda.forward import Forward
         from model.cuda.lazy_configs import LazyConfigs
@@ -107,8 +106,7 @@ class Opening:
             at_first = lambda layer: configs(layer, self._first)  # noqa: E731 - packs the weights; layers all pack alike
             model = load(self._file, self._config, capacity, at_first, head_config, device, progress)
             decoder = Decoder(model, configs, head_config, executor)
-            table = torch.empty((1, -(-model.capacity // PAGE)), dtype=torch.int64, device=device)
-            forward = Forward(model, in_one_piece(model.cache, table), passes, executor)
+            forward = Forward(model, in_one_piece(model.cache), passes, executor)
             return CudaRunner(ChainMap(dict(choices), longer.choices), decoder, forward)
 
     def _space(self, problem: Problem) -> Space:

@@ -23,14 +23,19 @@ ADVICE = "decode fewer texts at once, or give them fewer tokens"
 
 @dataclass(frozen=True)
 class PageShape:
-    layers: int
-    kv_heads: int
-    head_dim: int
+    """layers: of each, its key-value heads and their size."""
+
+    layers: tuple[tuple[int, int], ...]
     positions: int = PAGE
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each layer's part of a page, keys and values."""
+        return tuple(2 * kv_heads * self.positions * head_dim for kv_heads, head_dim in self.layers)
+
+    @property
     def elements(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.positions * self.head_dim
+        return sum(self.sizes)
 
     def pages(self, positions: int) -> int:
         """Pages that hold so many positions of one text."""
@@ -39,7 +44,8 @@ class PageShape:
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """Pages allocated together: float16 [pages, layers, 2, kv_heads, positions, head_dim]; their offsets."""
+    """Pages allocated together: float16 [pages, elements], in a page layer after layer [2, kv_heads, positions,
+    head_dim]; their offsets."""
 
     pages: Tensor
     offsets: tuple[int, ...]
@@ -71,10 +77,14 @@ class PagePool:
         self.promised += count
         return Promise(self, count)
 
-    def cache(self, table: Tensor) -> PagedCache:
-        """The pages as kernels find them, through int64 [texts, most pages of one]; offset 0 may always be read."""
-        layer_stride, values, head_stride = self._blank.stride()[1:4]
-        return PagedCache(self._blank, table, layer_stride, values, head_stride, self.shape.positions)
+    def cache(self, table: Tensor) -> tuple[PagedCache, ...]:
+        """The pages as kernels of each layer find them, through int64 [texts, most pages of one]; offset 0 may always
+        be read."""
+        shape, sizes, made = self.shape, self.shape.sizes, []
+        for i, (_, head_dim) in enumerate(shape.layers):
+            head_stride = shape.positions * head_dim
+            made.append(PagedCache(self._blank, table, sum(sizes[:i]), sizes[i] // 2, head_stride, shape.positions))
+        return tuple(made)
 
     @property
     def bytes(self) -> int:
@@ -110,10 +120,7 @@ class PagePool:
 
     def _allocate(self, count: int) -> Tensor:
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
-        s = self.shape
-        return torch.zeros(
-            (count, s.layers, 2, s.kv_heads, s.positions, s.head_dim), dtype=torch.float16, device=self._device
-        )
+        return torch.zeros((count, self.shape.elements), dtype=torch.float16, device=self._device)
 
 
 @dataclass(eq=False)

@@ -1,12 +1,13 @@
 """What passes over many tokens keep on the device between their kernels: one set for all, since one runs at a time.
 
 A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max((heads + 2
-kv_heads) head_dim, 2 ffn, hidden) (wide) bytes: 2048 rows 91 MB for Qwen3-0.6B, 336 MB for Qwen3-8B. Beside them stands
-the matrix that is expanded at the time, 2 bytes a weight of the largest product: 13 MB and 201 MB, twice that where the
-next one is expanded meanwhile.
+kv_heads) head_dim, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
+Qwen3-0.6B, 336 MB for Qwen3-8B. Beside them stands the matrix that is expanded at the time, 2 bytes a weight of the
+largest product: 13 MB and 201 MB, twice that where the next one is expanded meanwhile.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +17,25 @@ from kernel_templates.cuda import fragments
 from kernel_templates.matmul.cuda import COUNTERS
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
+from model.layer_plan import buffer_sizes
+
+InOrders = Mapping[tuple[int, int], Tensor]
+"""By columns and their order."""
 
 
 @dataclass(frozen=True)
 class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
-    one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by the order of columns that a product
-    reads them in: the same memory, but where an order leaves places empty, which nothing else may fill. expanded:
-    float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product or
+    one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
+    product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
+    expanded: float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product or
     positions of attention."""
 
     x: Tensor
-    normed: Mapping[int, Tensor]
+    normed: InOrders
     q: Tensor
-    attended: Mapping[int, Tensor]
-    gated: Mapping[int, Tensor]
+    attended: InOrders
+    gated: InOrders
     wide: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
@@ -38,32 +43,35 @@ class PassBuffers:
     @classmethod
     def allocate(cls, model: Loaded, most: int, matrices: int, device: torch.device) -> "PassBuffers":
         """most: rows of a pass; matrices: expanded at once. Raises ModelError when memory does not suffice."""
-        c = model.config
-        halves = (c.hidden, c.heads * c.head_dim, c.heads * c.head_dim, c.ffn)
-        widest = max((c.heads + 2 * c.kv_heads) * c.head_dim, 2 * c.ffn, c.hidden)
+        c, largest_of = model.config, buffer_sizes(model.config)
+        attended, ffn = largest_of["attended"], largest_of["gated"]
+        halves = (c.hidden, attended, attended, ffn)
+        widest = max(largest_of["qkv"], 2 * ffn, c.hidden)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
             return cls(
                 torch.zeros((most, c.hidden), device=device),
-                _in_orders(most, c.hidden, device),
-                torch.zeros(most * c.heads * c.head_dim, dtype=torch.float16, device=device),
-                _in_orders(most, c.heads * c.head_dim, device),
-                _in_orders(most, c.ffn, device),
+                _in_orders(most, {c.hidden}, device),
+                torch.zeros(most * attended, dtype=torch.float16, device=device),
+                _in_orders(most, {sizes.q_rows for sizes in c.sizes}, device),
+                _in_orders(most, {sizes.ffn for sizes in c.sizes}, device),
                 torch.zeros(most * widest, device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
             )
 
 
-def _in_orders(most: int, cols: int, device: torch.device) -> dict[int, Tensor]:
-    """float16 zeros for so many rows in every order of columns."""
-    made = {order: fragments.width(cols, order) for order in fragments.ORDERS}
-    sizes = set(made.values())
-    if len(sizes) == 1:
-        return dict.fromkeys(made, torch.zeros(most * cols, dtype=torch.float16, device=device))
-    return {order: torch.zeros(most * width, dtype=torch.float16, device=device) for order, width in made.items()}
+def _in_orders(most: int, columns: Collection[int], device: torch.device) -> dict[tuple[int, int], Tensor]:
+    """float16 zeros for so many rows of as many columns, in every order of them."""
+    whole = torch.zeros(most * max(columns), dtype=torch.float16, device=device)
+    made = {}
+    for cols, order in itertools.product(columns, fragments.ORDERS):
+        width = fragments.width(cols, order)
+        own = width != cols  # it has places that stay empty
+        made[cols, order] = torch.zeros(most * width, dtype=torch.float16, device=device) if own else whole
+    return made
 
 
 def largest_product(model: Loaded) -> int:

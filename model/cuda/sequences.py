@@ -71,7 +71,7 @@ class CudaSequences(Sequences):
         self._programs: dict[tuple[int, int, bool], Program] = {}
         rows, device = bucket(most), self._executor.device
         self._logits = forward.logits(rows)  # of all sizes, so that a row stays where it is when others come and go
-        self._table = torch.zeros(forward.cache.table.shape, dtype=torch.int64)
+        self._table = torch.zeros(forward.cache[0].table.shape, dtype=torch.int64)
         self._table_changed = self._rows_changed = True
         """Since the device was told."""
         self._scratch = RowScratch.allocate(rows, self._logits.shape[1], device)
@@ -177,7 +177,7 @@ class CudaSequences(Sequences):
 
     def _upload_table(self) -> None:
         if self._table_changed:
-            upload(self._forward.cache.table, self._table)
+            upload(self._forward.cache[0].table, self._table)  # one for all layers
             self._table_changed = False
 
     def _upload_rows(self) -> None:
@@ -214,7 +214,7 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
     the memory that is free now but MARGIN. head_config: what decode's head runs with. Raises ModelError when memory
     does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
-    shape = PageShape(c.layers, c.kv_heads, c.head_dim)
+    shape = PageShape(tuple((sizes.kv_heads, sizes.head_dim) for sizes in c.sizes))
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
         table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)

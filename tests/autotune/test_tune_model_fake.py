@@ -253,9 +253,8 @@ def test_passes_come_last_and_leave_decoding_most_of_the_time(db, monkeypatch) -
     monkeypatch.setenv("FAKE_SLOW", "0.01")
     passes, seen = {Part("ffn", 2048): 4, Part("out", 2048): 4}, []
     settings = TuneSettings(budget_s=4.0, report=seen.append)
-    begun = time.monotonic()
     alone, layers = tune_model.tune(PROBLEMS, [SHORT], db, fake_gpu.target(), settings, passes=passes)
-    assert time.monotonic() - begun < 20.0
+    assert "budget" in {run.status for run in db.runs()}, "it ended the search, not the space"
     assert [tuned.problem for tuned in alone] == [*PROBLEMS, *passes] and len(layers) == 1
     assert all(tuned.count == 4 for tuned in alone[-2:])
     of_passes = [p.problem in passes for p in seen]

@@ -36,7 +36,7 @@ def test_the_same_as_two_kernels(problem: PagedAttention, combine: str) -> None:
     total = p.heads + 2 * p.kv_heads
     memory = numbers(p.sequences * TEXTS_PAGES, 1, 2, p.kv_heads, pages.PAGE, p.head_dim).to(half)
     table = torch.randperm(len(memory), generator=made, device="cuda").view(p.sequences, -1) * memory[0].numel()
-    strides = memory.stride()[1:4]
+    strides = memory.stride()[2:4]
     how = append.Heads(
         p.heads, p.kv_heads, p.head_dim, numbers(TEXTS_PAGES * pages.PAGE, p.head_dim), 1e-6,
         numbers(total * p.head_dim), (numbers(p.head_dim), numbers(p.head_dim)),
@@ -47,11 +47,11 @@ def test_the_same_as_two_kernels(problem: PagedAttention, combine: str) -> None:
     for finish in (how, None):
         own = {
             **rows, "q": torch.zeros(p.rows, p.heads, p.head_dim, dtype=half, device="cuda"), "finish": finish,
-            "paged": pages.PagedCache(memory.clone(), table, *strides),
+            "paged": pages.PagedCache(memory.clone(), table, 0, *strides),
             "out": torch.full((p.rows, p.heads * p.head_dim), torch.nan, dtype=half, device="cuda"),
             "attention_counters": torch.zeros(4096, dtype=torch.int32, device="cuda"),
         }  # fmt: skip
-        first = [] if finish else [append.launch(how, own, own["paged"], 0)]
+        first = [] if finish else [append.launch(how, own, own["paged"])]
         graph = Graph([*first, *cuda.launches(p, config, (), own)], machine.target(device), "cuda:0")
         sides.append((graph, own))
     for place in (p.tokens - 1, 62, 63, 64, 130, 500, 699):

@@ -81,11 +81,14 @@ def test_every_bucket_gives_what_steps_give(opened: Model, count: int) -> None:
     for i, token in enumerate(tokens[:-1]):
         wanted = decoder.step(token, i).clone()
     following = decoder.step(tokens[-1], count).clone()
-    forward.model.cache.fill_(3.0)  # what an earlier conversation left
+    for kept in forward.model.cache:
+        kept.fill_(3.0)  # what an earlier conversation left
     found = decoder.predict(forward.read(tokens[:-1], 0)[0], count - 1).clone()
     assert distance(found, wanted) < 1e-2
     assert distance(decoder.step(tokens[-1], count), following) < 1e-2
-    assert (forward.model.cache[:, :, :, count + 1 :] == 3.0).all()  # rows that are not used leave it alone
+    assert all(
+        (kept[:, :, count + 1 :] == 3.0).all() for kept in forward.model.cache
+    )  # rows that are not used leave it alone
 
 
 def test_chunks_change_little(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,17 +118,17 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made) -> None:
     """Each in pages of its own; logits of every row, against the reference's."""
     path = made("tiny-gemma2", "Q4_0")
     with closing(model.load(path, "cuda:0")) as engine:
-        alone, c = engine.runner.forward, engine.config
-        memory = torch.zeros(8, c.layers, 2, c.kv_heads, PAGE, c.head_dim, dtype=torch.float16, device="cuda")
-        table = torch.randperm(8).view(4, 2).cuda() * memory[0].numel()
-        forward = alone.over(PagedCache(memory, table, *memory.stride()[1:4]))
+        alone, layers, s = engine.runner.forward, engine.config.layers, engine.config.layer(0)
+        memory = torch.zeros(8, layers, 2, s.kv_heads, PAGE, s.head_dim, dtype=torch.float16, device="cuda")
+        table, (layer, *strides) = torch.randperm(8).view(4, 2).cuda() * memory[0].numel(), memory.stride()[1:4]
+        forward = alone.over([PagedCache(memory, table, i * layer, *strides) for i in range(layers)])
         texts = {0: tokens_of(3, seed=1), 1: tokens_of(71, seed=2), 3: tokens_of(6, seed=3)}
         for text, tokens in texts.items():
             forward.read(tokens[:-1], 0, text)
         rows = [(texts[t][-1], len(texts[t]) - 1, t) if t in texts else (0, -1, 0) for t in range(4)]
         forward.start(PassSize(4, 1, forward.bound(70), head=True), *zip(*rows, strict=True))
         found = forward.logits(4).cpu()
-        assert found.isfinite().all() and not alone.model.cache.any()
+        assert found.isfinite().all() and not any(kept.any() for kept in alone.model.cache)
     for text, tokens in texts.items():
         assert distance(found[text], reference_logits(path, tokens)[-1]) < 1e-2
 

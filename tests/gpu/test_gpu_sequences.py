@@ -28,8 +28,10 @@ from model.sequences import Sequences
 pytestmark = pytest.mark.gpu
 
 Made = Callable[[str, str], Path]
-NEAR = 0.05
-"""Logits this near to the largest may be chosen in its place: passes over several rows add in another order."""
+NEAR, EQUAL = 0.3, 0.99
+"""Logits this near to the largest may be chosen in its place, and this share of tokens must be the largest. Passes over
+several rows round activations to float16, which moves tiny-qwen3's logits, whose keys are normed by up to 96.5 before
+the softmax, by 0.02 in the median of 1,876 tokens and by 0.15 at most: the reference, rounded so, says the same."""
 HOW = (
     RowSettings(), RowSettings(0.7, 40, 0.95, 1), RowSettings(1.0, 0, 1.0, 2**63), RowSettings(1.3, 0, 0.9, 3),
     RowSettings(0.5, 5, 1.0, 4), RowSettings(1.0, 1, 0.5, 5),
@@ -133,9 +135,15 @@ def decode(opened: Sequences, asked: Sequence[tuple[list[int], int, Sampler]]) -
     return got
 
 
-def likeliest(engine: Model, prompt: list[int], tokens: list[int]) -> bool:
-    logits = engine.logits([*prompt, *tokens[:-1]], stepwise=True)[len(prompt) - 1 :]
-    return bool((logits.max(1) - logits[np.arange(len(tokens)), tokens] <= NEAR).all())
+def assert_likeliest(engine: Model, prompts: Sequence[list[int]], texts: Sequence[list[int]]) -> None:
+    """After each prompt and all before it, every token of its text is the likeliest of steps over one text."""
+    short = list[np.ndarray]()
+    for prompt, tokens in zip(prompts, texts, strict=True):
+        logits = engine.logits([*prompt, *tokens[:-1]], stepwise=True)[len(prompt) - 1 :]
+        short.append(logits.max(1) - logits[np.arange(len(tokens)), tokens])
+    every = np.concatenate(short)
+    print(f"{len(every)} tokens, {(every > 0).sum()} others, the farthest {every.max():.3f} below the largest logit")
+    assert every.max() <= NEAR and (every == 0).mean() >= EQUAL
 
 
 @pytest.mark.parametrize("most", [1, 3, 8, 32])
@@ -148,7 +156,7 @@ def test_texts_together_are_the_stepwise_argmax(opened: Model, most: int) -> Non
     together = runner_of(opened).open_sequences(most)
     got = decode(together, asked)
     assert [len(tokens) for tokens in got] == [tokens for _, tokens, _ in asked]
-    assert all(likeliest(opened, prompt, tokens) for (prompt, _, _), tokens in zip(asked, got, strict=True))
+    assert_likeliest(opened, [prompt for prompt, _, _ in asked], got)
     assert together.cache_bytes == 0
 
 
@@ -157,7 +165,7 @@ def test_contexts_change_over_without_a_seam(made: Made, monkeypatch: pytest.Mon
     with closing(model.load(made("tiny", "Q8_0"), "cuda:0")) as engine:
         prompts = [tokens_of(5), tokens_of(12, seed=1)]
         got = decode(runner_of(engine).open_sequences(2), [(prompt, 200, Sampler()) for prompt in prompts])
-        assert all(likeliest(engine, prompt, tokens) for prompt, tokens in zip(prompts, got, strict=True))
+        assert_likeliest(engine, prompts, got)
 
 
 def test_seeded_texts_repeat_whatever_is_beside_them(opened: Model) -> None:
@@ -173,7 +181,7 @@ def test_seeded_texts_repeat_whatever_is_beside_them(opened: Model) -> None:
 
 def test_memory_grows_by_pages_and_a_text_waits_for_them(opened: Model) -> None:
     runner = runner_of(opened)
-    shape = sequences.PageShape(opened.config.layers, opened.config.kv_heads, opened.config.head_dim)
+    shape = sequences.PageShape(tuple((s.kv_heads, s.head_dim) for s in opened.config.sizes))
     three = sequences.opened(runner.forward, runner.decoder.head_config, 8, limit=3 * 2 * shape.elements)
     first = three.join(tokens_of(10), 118, Sampler())  # two pages
     assert first is not None and three.join(tokens_of(60), 10, Sampler()) is None

@@ -43,10 +43,10 @@ class SpoilingExecutor(EagerExecutor):
 
 
 class HashPasses:
-    """What `CudaSequences` uses of `Forward`, and of `LastToken`. A token lies in the cache as a float16, at the first
-    element of its position's first key."""
+    """What `CudaSequences` uses of `Forward`, and of `LastToken`. A token lies in the first layer's cache as a float16,
+    at the first element of its position's first key."""
 
-    def __init__(self, cache: PagedCache, capacity: int, rows: int) -> None:
+    def __init__(self, cache: Sequence[PagedCache], capacity: int, rows: int) -> None:
         self.cache, self.executor = cache, SpoilingExecutor(INTERPRETED)
         self.model = SimpleNamespace(capacity=capacity)
         self._logits = torch.full((rows, VOCAB), torch.nan)
@@ -91,7 +91,7 @@ class HashPasses:
 
     def _at(self, text: int, position: int) -> np.ndarray:
         """float16 [head_dim], the first key of a position."""
-        c = self.cache
+        c = self.cache[0]
         page = int(c.table[text, position // c.page])
         assert page != 0, "a position without a page of its own"
         dim = c.head_stride // c.page

@@ -76,7 +76,7 @@ class Texts:
         p = self.problem
         texts = np.repeat(self.order, p.tokens).astype(np.int32)
         return {
-            "q": self.q, "positions": torch.from_numpy(self.positions.ravel().copy()), "paged": self.paged, "layer": 1,
+            "q": self.q, "positions": torch.from_numpy(self.positions.ravel().copy()), "paged": self.paged,
             "sequences": torch.from_numpy(texts),
             "out": torch.full((p.rows, p.heads * p.head_dim), float("nan"), dtype=torch.float16),
         }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_texts import CONTEXT, LAYERS, Texts, config, few
+from paged_texts import CONTEXT, Texts, config, few
 
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.pages import PagedCache
@@ -145,13 +145,13 @@ def test_as_a_kernel_of_its_own_would() -> None:
     for target, finish in zip(memory, (True, False), strict=True):
         base = target.reshape(-1)[texts.paged.cache.storage_offset() :]
         p = texts.paged
-        paged = PagedCache(base, p.table, p.layer_stride, p.values, p.head_stride, p.page)
+        paged = PagedCache(base, p.table, p.layer, p.values, p.head_stride, p.page)
         if finish:
             buffers = rows | {"finish": texts.heads(), "paged": paged}
             for launch in cuda.launches(texts.problem, chosen, (), buffers):
                 launch.run(INTERPRETED)
         else:
-            append.launch(texts.heads(), rows, paged, LAYERS - 1).run(INTERPRETED)
+            append.launch(texts.heads(), rows, paged).run(INTERPRETED)
     assert memory[0].any() and torch.equal(*memory)
 
 

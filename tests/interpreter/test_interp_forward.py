@@ -63,8 +63,7 @@ def opened(path: Path, capacity: int = CAPACITY, library_only: bool = True) -> F
         file, config, capacity, lambda i: default(layer_at(config, file, i, 256)), default(head_problem(config, file)),
         torch.device("cpu"), lambda done, of: None,
     )  # fmt: skip
-    table = torch.empty((1, -(-capacity // pages.PAGE)), dtype=torch.int64)
-    return Forward(model, pages.in_one_piece(model.cache, table), default, EagerExecutor(INTERPRETED))
+    return Forward(model, pages.in_one_piece(model.cache), default, EagerExecutor(INTERPRETED))
 
 
 def logits_of(forward: Forward, hidden: Tensor) -> Tensor:
@@ -98,7 +97,9 @@ def test_agrees_with_the_reference(made: Made, small_chunks: None, shape: str, q
     off = distance(logits_of(forward, hidden), reference_logits(path, tokens))
     print(f"{shape} {quant}: {off:.2g}")
     assert off < BOUNDS[shape] and forward.most == 16
-    assert not forward.model.cache[:, :, :, len(tokens) :].any()  # rows that are not used leave it alone
+    assert not any(
+        kept[:, :, len(tokens) :].any() for kept in forward.model.cache
+    )  # rows that are not used leave it alone
 
 
 @pytest.mark.slow
@@ -109,8 +110,8 @@ def test_a_made_up_architecture_agrees_with_the_reference(made_up: Path) -> None
 
 
 def with_silu(layer: CudaLayer) -> CudaLayer:
-    traits = replace(layer.plan.traits, gate_function="silu")
-    return replace(layer, plan=replace(layer.plan, traits=traits))
+    sizes = replace(layer.plan.sizes, gate_function="silu")
+    return replace(layer, plan=replace(layer.plan, sizes=sizes))
 
 
 def test_post_norms_gelu_and_a_scaled_embedding() -> None:
@@ -128,7 +129,8 @@ def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     """One pass, or two with a pass of few rows behind; what an earlier conversation left is not seen."""
     tokens, forward = tokens_of(11), opened(tiny_qwen3)
     wanted = forward.read(tokens, 0, every=True)
-    forward.model.cache.fill_(7.0)
+    for kept in forward.model.cache:
+        kept.fill_(7.0)
     forward.read(tokens[:7], 0)
     found = forward.read(tokens[7:], 7)
     assert distance(logits_of(forward, found), logits_of(forward, wanted[-1:])) < 1e-3
@@ -142,13 +144,13 @@ def test_the_last_position_of_the_context(tiny_model: Path) -> None:
     assert off < 2e-3
 
 
-def pool(forward: Forward, texts: int, each: int) -> pages.PagedCache:
+def pool(forward: Forward, texts: int, each: int) -> list[pages.PagedCache]:
     """Pages of several texts, in disorder."""
-    c = forward.model.config
-    memory = torch.zeros(texts * each, c.layers, 2, c.kv_heads, pages.PAGE, c.head_dim, dtype=torch.float16)
+    c, s = forward.model.config, forward.model.config.layer(0)
+    memory = torch.zeros(texts * each, c.layers, 2, s.kv_heads, pages.PAGE, s.head_dim, dtype=torch.float16)
     table = torch.randperm(texts * each, generator=torch.Generator().manual_seed(0)).view(texts, each)
-    layer_stride, values, head_stride = memory.stride()[1:4]
-    return pages.PagedCache(memory, table * memory[0].numel(), layer_stride, values, head_stride)
+    table, (layer, *strides) = table * memory[0].numel(), memory.stride()[1:4]
+    return [pages.PagedCache(memory, table, i * layer, *strides) for i in range(c.layers)]
 
 
 @pytest.mark.slow
@@ -169,7 +171,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
     for text, tokens in texts.items():
         off = distance(found[text], reference_logits(path, tokens)[-1])
         assert off < BOUNDS[shape], (text, off)
-    assert found.isfinite().all() and not alone.model.cache.any()
+    assert found.isfinite().all() and not any(kept.any() for kept in alone.model.cache)
 
 
 def test_several_tokens_of_several_texts(tiny_model: Path) -> None:

@@ -241,20 +241,18 @@ def test_a_token_that_is_no_number_spoils_only_itself(algorithm: str, tokens: in
 
 
 @triton.jit
-def both_ways(places, columns, ORDER: tl.constexpr):
+def every_place(places, ORDER: tl.constexpr):
     c = tl.arange(0, 1024)
     tl.store(places + c, fragments.place(c, ORDER))
-    tl.store(columns + c, fragments.column_at(c, ORDER))
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_places_and_columns_undo_each_other(order: int) -> None:
-    """Groups of 128 are alike: eight of them stand for all."""
-    places, columns = (torch.empty(1024, dtype=torch.int32) for _ in range(2))
-    both_ways[(1,)](places, columns, ORDER=order)
+def test_every_column_has_a_place_of_its_own(order: int) -> None:
+    """Groups of 128 are alike: eight of them stand for all. Torch and kernels agree on them."""
+    places = torch.empty(1024, dtype=torch.int32)
+    every_place[(1,)](places, ORDER=order)
     c = torch.arange(1024)
-    assert torch.equal(places[columns.long()].long(), c) and torch.equal(columns[places.long()].long(), c)
-    assert torch.equal(places // 128, columns // 128) and torch.equal(places.long() // 128, c // 128)
+    assert torch.equal(places.long().sort().values, c) and torch.equal(places.long() // 128, c // 128)
     assert torch.equal(fragments.places(1024, order), places.long())
 
 

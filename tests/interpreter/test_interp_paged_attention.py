@@ -174,7 +174,7 @@ def test_a_cache_in_one_piece_is_paged_too():
     texts, capacity = Texts((199,), 3, heads=2, kv_heads=2), 200
     cache = torch.zeros(LAYERS, 2, 2, capacity, 16, dtype=torch.float16)
     cache[1] = torch.from_numpy(texts.kv[0])
-    texts.paged = in_one_piece(cache, torch.zeros(1, 4, dtype=torch.int64))
+    _, texts.paged, *_ = in_one_piece(tuple(cache))
     texts.run(config(tile=64, splits=2))
     texts.run(config(tile=128, edges="apart"))
 

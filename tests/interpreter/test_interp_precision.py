@@ -19,7 +19,7 @@ LAYER, POSITION = 1, 2
 
 def errors(engine: Model, trace: LayerTrace) -> dict[tuple[str, str], OperationError]:
     """Of one layer, by path and name."""
-    kernels, exact = kernels_of(engine.runner), in_kernels_order(engine.config, trace)
+    kernels, exact = kernels_of(engine.runner), in_kernels_order(engine.config, LAYER, trace)
     assert isinstance(kernels, CudaKernels)
     rows = [
         *decode_errors(kernels, LAYER, exact, [POSITION]),

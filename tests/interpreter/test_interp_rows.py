@@ -161,7 +161,7 @@ def check_append(case: Case, seed: int = 0) -> None:
     page = LAYERS * 2 * c.kv_heads * pages.PAGE * c.head_dim
     memory = poison(3 * per_text, LAYERS, 2, c.kv_heads, pages.PAGE, c.head_dim)
     layer_stride, values, head_stride = memory.stride()[1:4]
-    cache = pages.PagedCache(memory, order * page, layer_stride, values, head_stride)
+    cache = pages.PagedCache(memory, order * page, LAYER * layer_stride, values, head_stride)
     q = poison(rows + 1, c.heads, c.head_dim)
     given_rows = {
         "qkv": qkv, "q": q[:rows], "positions": torch.tensor(c.positions, dtype=torch.int32),
@@ -170,7 +170,7 @@ def check_append(case: Case, seed: int = 0) -> None:
     how = append.Heads(
         c.heads, c.kv_heads, c.head_dim, rope, EPS, bias if c.bias else None, norms if c.qk_norm else None
     )
-    append.launch(how, given_rows, cache, LAYER).run(INTERPRETED)
+    append.launch(how, given_rows, cache).run(INTERPRETED)
 
     made = (qkv.double() + (bias.double() if c.bias else 0.0)).view(rows, total, c.head_dim)
     wanted_q, wanted_k, wanted_v = made.split([c.heads, c.kv_heads, c.kv_heads], 1)
@@ -233,12 +233,12 @@ def test_layers_turn_by_their_own_table() -> None:
     for angle in (0.3, 0.9):
         angles = torch.full((8, 16), angle)
         how = append.Heads(1, 1, 32, torch.cat([angles.cos(), angles.sin()], 1), EPS)
-        memory, table = torch.zeros(1, 2, 1, 8, 32, dtype=torch.float16), torch.zeros(1, 1, dtype=torch.int64)
+        memory = torch.zeros(1, 2, 1, 8, 32, dtype=torch.float16)
         rows = {
             "qkv": qkv, "q": poison(1, 1, 32), "positions": torch.tensor([4], dtype=torch.int32),
             "sequences": torch.zeros(1, dtype=torch.int32),
         }  # fmt: skip
-        append.launch(how, rows, pages.in_one_piece(memory, table), 0).run(INTERPRETED)
+        append.launch(how, rows, pages.in_one_piece(memory)[0]).run(INTERPRETED)
         assert_near(memory[0, 0, :, 4], turned(qkv.double().view(3, 32)[1:2], how.rope[4], 32), 2 * HALF, 1e-4)
         found.append(rows["q"])
     assert not torch.equal(*found)

@@ -24,7 +24,7 @@ from model.sampling import Sampler
 from model.sequences import BROKEN
 from model.widths import bucket
 
-SHAPE, CONTEXT = PageShape(layers=2, kv_heads=1, head_dim=16, positions=4), 64
+SHAPE, CONTEXT = PageShape(((1, 16),) * 2, positions=4), 64
 PROMPTS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9).map(tuple)
 SAMPLERS = st.sampled_from([Sampler(), Sampler(1.0, seed=5), Sampler(0.8, 5, 0.9, seed=2**40)])
 

@@ -111,7 +111,7 @@ def finishing(problem, capability):
     per_row = {n: torch.zeros(problem.rows, dtype=torch.int32) for n in ("positions", "sequences")}
     rope = torch.zeros(256, problem.head_dim // 2)
     buffers = {
-        **per_row, "paged": in_one_piece(cache, torch.zeros(1, 4, dtype=torch.int64)),
+        **per_row, "paged": in_one_piece(tuple(cache))[0],
         "out": torch.zeros(problem.rows, problem.heads * problem.head_dim, dtype=half),
         "qkv": torch.zeros(problem.rows, total),
         "finish": Heads(problem.heads, problem.kv_heads, problem.head_dim, rope, 1e-6, torch.ones(total), (norm, norm)),

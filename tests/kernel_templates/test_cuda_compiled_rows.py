@@ -38,7 +38,7 @@ def append_launch(heads: int, kv_heads: int, head_dim: int, rope_dim: int, layer
     }  # fmt: skip
     norm = torch.zeros(head_dim)
     how = append.Heads(heads, kv_heads, head_dim, torch.zeros(256, rope_dim), 1e-6, torch.zeros(total), (norm, norm))
-    return append.launch(how, rows, pages.in_one_piece(cache, torch.zeros(1, 4, dtype=torch.int64)), layers - 1)
+    return append.launch(how, rows, pages.in_one_piece(tuple(cache))[-1])
 
 
 def embed_launch(name: str) -> Launch:

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from kernel_templates.cuda import driver, kernel_cache  # noqa: E402
+from kernel_templates.cuda import driver, kernel_cache, machine  # noqa: E402
 from kernel_templates.cuda.kernel_cache import CompiledKernel  # noqa: E402
 from kernel_templates.cuda.launch import HOPPER, OLDER, Launch, Target  # noqa: E402
 
@@ -32,14 +32,22 @@ CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice d) {
      : a == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? 232448 : -1;
   return d != 3;
 }
-CUresult cuModuleLoadData(CUmodule *m, const void *image) { loads++; *m = (CUmodule)image; return 0; }
-CUresult cuModuleGetFunction(CUfunction *f, CUmodule m, const char *name) { *f = (CUfunction)name[0]; return 0; }
+CUresult cuModuleLoadData(CUmodule *m, const void *image) {
+  loads++;
+  *m = (CUmodule)image;
+  return *(char *)image == '?' ? CUDA_ERROR_INVALID_IMAGE : *(char *)image == 'o' ? CUDA_ERROR_NO_BINARY_FOR_GPU : 0;
+}
+CUresult cuModuleGetFunction(CUfunction *f, CUmodule m, const char *name) {
+  *f = (CUfunction)name[0];
+  return name[0] == 'm' ? CUDA_ERROR_NOT_FOUND : 0;
+}
 CUresult cuFuncSetCacheConfig(CUfunction f, CUfunc_cache c) { return c != CU_FUNC_CACHE_PREFER_SHARED; }
 CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v) {
   opted_in = v;
   return a != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 }
 CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction f) {
+  if (f == (CUfunction)'l') return CUDA_ERROR_INVALID_IMAGE;
   *v = a == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 512 : a == CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES ? 16 : -1;
   return 0;
 }
@@ -52,7 +60,10 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **paramete
   values[4] = *(unsigned long long *)parameters[4] | *(unsigned long long *)parameters[5];
   return f == (CUfunction)'k' ? 0 : CUDA_ERROR_LAUNCH_FAILED;
 }
-CUresult cuGetErrorString(CUresult r, const char **text) { *text = r == 719 ? "it failed" : "?"; return 0; }
+CUresult cuGetErrorString(CUresult r, const char **text) {
+  *text = r == 719 ? "it failed" : r == 200 ? "the image is invalid" : "?";
+  return 0;
+}
 """
 
 
@@ -152,6 +163,36 @@ def test_an_error_of_the_driver_is_told_in_its_words(gpu, monkeypatch) -> None:
     ready(monkeypatch, CompiledKernel("broken", b"code", 0, 4))
     with pytest.raises(RuntimeError, match="CUDA error: it failed"):
         Launch("out", Kernel(), (1,), (torch.zeros(16), 3, 0.5, 1 << 40, None), {"EACH": 2}).run(HOPPER)
+
+
+UNUSABLE = {
+    "no image": CompiledKernel("kernel", b"?", 0, 4), "another GPU's": CompiledKernel("kernel", b"other", 0, 4),
+    "another name": CompiledKernel("missing", b"code", 0, 4), "found out lazily": CompiledKernel("late", b"code", 0, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_a_file_that_the_driver_refuses_is_compiled_anew(gpu, monkeypatch, kernel: CompiledKernel) -> None:
+    ready(monkeypatch, kernel)
+    made: list[Path] = []
+
+    def make(launch: Launch, target: Target, capability: int, file: Path) -> CompiledKernel:
+        made.append(file)
+        return CompiledKernel("kernel", b"code", 0, 8)
+
+    monkeypatch.setattr(kernel_cache, "make", make)
+    Launch("out", Kernel(), (1,), (torch.zeros(16), 3, 0.5, 1 << 40, None), {"EACH": 2}).run(HOPPER)
+    assert made == [Path(kernel.name)] and driver.Configuration.in_dll(gpu, "last").block_x == 8 * 32
+
+
+def test_what_the_driver_refuses_again_is_one_line(gpu, monkeypatch) -> None:
+    ready(monkeypatch, UNUSABLE["no image"])
+    monkeypatch.setattr(kernel_cache, "make", lambda *about: UNUSABLE["no image"])
+    with pytest.raises(machine.DeviceError) as caught:
+        Launch("out", Kernel(), (1,), (torch.zeros(16), 3, 0.5, 1 << 40, None), {"EACH": 2}).run(HOPPER)
+    assert machine.explain(caught.value) == (
+        "the GPU's driver refuses a kernel compiled for it (CUDA error: the image is invalid); install a newer driver"
+    )
 
 
 def test_a_tensor_that_is_not_on_the_gpu_is_refused(gpu, monkeypatch) -> None:

@@ -119,7 +119,9 @@ def test_a_damaged_file_counts_as_none(tmp_path_factory, data) -> None:
 
 @pytest.mark.parametrize(
     "line", [b"[]", b"7", b"{}", b'{"name": 3, "shared": 0, "warps": 4}', b'{"name": "k", "shared": -1, "warps": 4}',
-             b'{"name": "k", "shared": 0.5, "warps": 4}', b'{"name": "k", "shared": true, "warps": 4}', b"\xff"]
+             b'{"name": "k", "shared": 0.5, "warps": 4}', b'{"name": "k", "shared": true, "warps": 4}', b"\xff",
+             b'{"name": "k", "shared": 0, "warps": 0}', b'{"name": "k", "shared": 0, "warps": 33}',
+             b'{"name": "k", "shared": 1048576, "warps": 4}', b'{"name": "k", "shared": 0, "warps": true}']
 )  # fmt: skip
 def test_a_file_that_says_something_else_counts_as_none(tmp_path: Path, line: bytes) -> None:
     import hashlib
@@ -180,6 +182,21 @@ def test_kernels_are_compiled_elsewhere_and_waited_for(monkeypatch, tmp_path: Pa
         assert ahead.get(made, HOPPER, 90, file).name == made.name
     assert len(compiler.calls) == 5 and os.getpid() not in {pid for _, pid in compiler.calls}
     assert ahead.start(launches, HOPPER, 90) == files and len(compiler.calls) == 5
+
+
+@pytest.mark.parametrize(("cores", "asked", "processes"), [(3, None, 3), (3, 1, 1), (1, 3, 3), (9, None, 5)])
+def test_as_many_compile_side_by_side_as_may(
+    monkeypatch, tmp_path: Path, cores: int, asked: int | None, processes: int
+) -> None:
+    """One a core unless another number is asked for, and never more than there are kernels."""
+    monkeypatch.setattr(crosscompile, "compile_launch", Compiler(tmp_path / "log"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    launches = [named(f"k{i}", 32 << i) for i in range(5)]
+    before = len(ahead._processes)
+    files = ahead.start(launches, HOPPER, 90, asked)
+    assert len(ahead._processes) - before == processes
+    for made, file in zip(launches, files, strict=True):
+        ahead.get(made, HOPPER, 90, file)
 
 
 def test_what_fails_elsewhere_is_compiled_again_here_and_told(monkeypatch, tmp_path: Path) -> None:

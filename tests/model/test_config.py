@@ -18,6 +18,7 @@ from model.errors import ModelError
 from model.gguf_file import GGUFFile, TensorInfo, open_gguf
 from model.gguf_metadata import Metadata
 from model.layer_plan import Rope, plan
+from model.layer_sizes import LayerSizes
 from model.rope import Scaling
 
 
@@ -30,17 +31,12 @@ def test_real_model(real_model: Path) -> None:
     config = ModelConfig.from_gguf(open_gguf(real_model))
     assert config == ModelConfig(
         architecture=ARCHITECTURES["llama"],
-        layers=30,
         hidden=576,
-        heads=9,
-        kv_heads=3,
-        head_dim=64,
-        ffn=1536,
+        sizes=(LayerSizes(heads=9, kv_heads=3, head_dim=64, rope_dim=64, ffn=1536),) * 30,
         vocab=49152,
         context=8192,
         norm_eps=pytest.approx(1e-5),
         rope_base=100000.0,
-        rope_dim=64,
         tied=True,
         rope_freqs=False,
     )
@@ -50,7 +46,7 @@ def test_qwen3(tiny_qwen3: Path) -> None:
     file = open_gguf(tiny_qwen3)
     config = ModelConfig.from_gguf(file)
     assert config.architecture is ARCHITECTURES["qwen3"] and config.tied
-    assert (config.heads * config.head_dim, config.hidden) == (128, 256)
+    assert (config.layer(0).q_rows, config.hidden) == (128, 256)
     assert [tensor.name for tensor in plan(config).tensors()] == list(file.tensors)
 
 
@@ -139,16 +135,13 @@ def test_rope_scaling(tiny: GGUFFile) -> None:
 
 def test_windows(tiny: GGUFFile, made: Callable[[str, str], Path]) -> None:
     everywhere = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16))
-    assert everywhere.window == 16 and everywhere.local == (True, True)
-    assert [layer.traits.window for layer in plan(everywhere).layers] == [16, 16]
+    assert [layer.sizes.window for layer in plan(everywhere).layers] == [16, 16]
     wide = ModelConfig.from_gguf(changed(tiny, attention__sliding_window=2**32 - 1))
-    assert wide.window == wide.context  # it is all there can be
+    assert wide.layer(0).window == wide.context  # it is all there can be
     said = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=np.array([False, True]))
-    assert ModelConfig.from_gguf(said).local == (False, True)
-    assert (
-        ModelConfig.from_gguf(changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=1)).window
-        == 0
-    )
+    assert [sizes.window for sizes in ModelConfig.from_gguf(said).sizes] == [0, 16]
+    nowhere = changed(tiny, attention__sliding_window=16, attention__sliding_window_pattern=1)
+    assert [sizes.window for sizes in ModelConfig.from_gguf(nowhere).sizes] == [0, 0]
     other = open_gguf(made("tiny-qwen3", "Q4_0"))
     key = {"qwen3.attention.sliding_window": 16}
     with pytest.raises(ModelError, match="sliding-window attention is not supported in qwen3 models"):
@@ -167,11 +160,11 @@ def test_patterns_of_gemma(made: Callable[[str, str], Path]) -> None:
         metadata = {**file.metadata, f"{name}.block_count": 13, f"{name}.rope.scaling.factor": 8.0}
         config = ModelConfig.from_gguf(replace(file, tensors=tensors, metadata=metadata))
         of_layers = plan(config).layers
-        everything = [i for i, layer in enumerate(of_layers) if layer.traits.window == 0]
+        everything = [i for i, layer in enumerate(of_layers) if layer.sizes.window == 0]
         assert everything == ([5, 11] if name == "gemma3" else [1, 3, 5, 7, 9, 11])
-        assert {layer.rope.base for layer in of_layers if layer.traits.window} == {base}
-        scaled = {layer.rope.scaling is not None for layer in of_layers if layer.traits.window}
-        assert scaled == {name == "gemma2"} and of_layers[5].rope == Rope(1e6, Scaling("linear", 8.0), ())
+        assert {layer.rope.base for layer in of_layers if layer.sizes.window} == {base}
+        scaled = {layer.rope.scaling is not None for layer in of_layers if layer.sizes.window}
+        assert scaled == {name == "gemma2"} and of_layers[5].rope == Rope(32, 1e6, Scaling("linear", 8.0), ())
 
 
 @pytest.mark.parametrize(
@@ -243,7 +236,9 @@ def test_layers_of_fused_tensors_are_counted_by_the_file_s(
     make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = make_model.SHAPES["tiny-phi3"]
-    monkeypatch.setitem(make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, layers=32)))
+    monkeypatch.setitem(
+        make_model.SHAPES, "deep", replace(shape, config=replace(shape.config, sizes=shape.config.sizes[:1] * 32))
+    )
     make_model.make_model("deep", "Q4_0", tmp_path / "m.gguf")
     file = open_gguf(tmp_path / "m.gguf")
     assert ModelConfig.from_gguf(file).layers == 32 and len(file.tensors) == 32 * 6 + 2

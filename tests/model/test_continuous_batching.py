@@ -57,7 +57,7 @@ def requests(vocab: int) -> st.SearchStrategy[Request]:
 
 def per_text(opened: engine.Model, positions: int) -> int:
     """Bytes of a text's whole cache."""
-    return opened.config.layers * cache.size(opened.config.kv_heads, opened.config.head_dim, positions)
+    return sum(cache.size(sizes.kv_heads, sizes.head_dim, positions) for sizes in opened.config.sizes)
 
 
 class Watched(CpuSequences):

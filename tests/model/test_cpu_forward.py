@@ -30,7 +30,7 @@ def near(found: np.ndarray, wanted: np.ndarray) -> bool:
 
 def caches(engine: Model, positions: int) -> list[dict[str, np.ndarray]]:
     c = engine.config
-    made = (cache.allocate(c.kv_heads, c.head_dim, positions) for _ in range(c.layers))
+    made = (cache.allocate(s.kv_heads, s.head_dim, positions) for s in c.sizes)
     return [{"keys": keys, "values": values} for keys, values in made]
 
 

@@ -17,6 +17,7 @@ from kernel_templates.device import Device  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from model.cuda import first_text  # noqa: E402
 from model.cuda.opening import Opening  # noqa: E402
+from model.cuda.precompile import compile_first_texts  # noqa: E402
 from model.gguf_file import open_gguf  # noqa: E402
 from model.runner import Settings  # noqa: E402
 from model.widths import PassSize, bucket  # noqa: E402
@@ -38,7 +39,7 @@ def started(monkeypatch, tmp_path) -> Iterator[list[set[str]]]:
     monkeypatch.setattr(driver, "context", lambda: Context(1, 90, 1 << 17))
     found: list[set[str]] = []
 
-    def start(work, target, capability) -> None:
+    def start(work, target, capability, processes) -> None:
         found.append({file.stem for file, _ in work})
         for file, _ in work:
             kernel_cache.write(file, KERNEL)
@@ -102,6 +103,24 @@ def test_a_model_is_planned_once_for_a_length_of_prompt(
     assert len(started) == 1
     compile_ahead(path, 40)
     assert len(started) == 2 and not started[1] & started[0], "kernels of another pass, and no other"
+
+
+def test_a_precompiled_model_compiles_nothing_when_it_starts(
+    made: Callable[[str, str], Path], started: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By as many processes as were asked for."""
+    path, begin, asked = made("tiny", "Q4_0"), ahead._start, []
+
+    def start(work, target, capability, processes) -> None:
+        asked.append(processes)
+        begin(work, target, capability, processes)
+
+    monkeypatch.setattr(ahead, "_start", start)
+    file = open_gguf(path)
+    assert compile_first_texts(file, ModelConfig.from_gguf(file), Settings(100), GPU, 3) == len(started[0])
+    for prompt in (3, 16, 64):
+        compile_ahead(path, prompt)
+    assert len(started) == 1 and asked == [3]
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff", b"../../etc/passwd", b"0" * 32, b"[]"])

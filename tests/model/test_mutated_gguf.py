@@ -255,7 +255,7 @@ def read(path: Path) -> None:
     config = ModelConfig.from_gguf(file)
     model_problems(config, file), head_problem(config, file)
     for rope in plan(config).ropes:
-        weights.rope_rotation(file, config, rope, config.context).table(np.array([0, 1, config.context - 1]))
+        weights.rope_rotation(file, rope, config.context).table(np.array([0, 1, config.context - 1]))
     tokenizer = Tokenizer.from_metadata(file.metadata)
     ids = tokenizer.encode("some text  <s>é\n</s>", parse_special=True)
     assert all(0 <= token < config.vocab for token in ids)

@@ -15,21 +15,26 @@ from model.cuda import page_pool
 from model.cuda.page_pool import PagePool, PageShape, Promise
 from model.errors import ModelError
 
-SHAPE = PageShape(layers=3, kv_heads=2, head_dim=16, positions=4)
+SHAPE = PageShape(((2, 16), (1, 32), (2, 16)), positions=4)
 PAGE_BYTES = 2 * SHAPE.elements
 CPU = torch.device("cpu")
 
 
 def page_at(pool: PagePool, offset: int) -> torch.Tensor:
-    """The page that kernels find there, by the strides that they use."""
-    cache = pool.cache(torch.zeros((1, 1), dtype=torch.int64))
+    """The page there; kernels find every element of it, once, by the strides that they use."""
+    caches = pool.cache(torch.zeros((1, 1), dtype=torch.int64))
     (slab, i), *others = [
         (slab, slab.offsets.index(offset)) for slab in pool._slabs if offset in slab.offsets
     ]  # the one memory that an offset may lie in
     assert not others
     page = slab.pages[i]
-    assert page.data_ptr() == cache.cache.data_ptr() + 2 * offset and offset % 8 == 0
-    assert page.stride()[:3] == (cache.layer_stride, cache.values, cache.head_stride)
+    assert offset % 8 == 0
+    found = set()
+    for (kv_heads, head_dim), cache in zip(SHAPE.layers, caches, strict=True):
+        assert page.data_ptr() == cache.cache.data_ptr() + 2 * offset
+        starts = {cache.layer + v * cache.values + h * cache.head_stride for v in range(2) for h in range(kv_heads)}
+        found |= {start + i for start in starts for i in range(cache.page * head_dim)}
+    assert found == set(range(page.numel()))
     return page
 
 
@@ -123,9 +128,9 @@ def test_pages_that_come_back_are_used_again() -> None:
 
 def test_the_limit_counts_what_the_allocator_rounds_up() -> None:
     """36 layers of 8 heads of 128: 9.4 MB a page, 27 MiB for three, which take 28."""
-    pool = PagePool(PageShape(1, 1, 16), CPU, 0)
+    pool = PagePool(PageShape(((1, 16),)), CPU, 0)
     assert pool.most == 0 and pool.promise(1) is None
-    large = PageShape(36, 8, 128)
+    large = PageShape(((8, 128),) * 36)
     assert 2 * large.elements == 9_437_184
     assert -(-page_pool.SLAB // 9_437_184) == 3
     assert PagePool(large, torch.device("meta"), 28 << 20).most == 3

@@ -39,10 +39,11 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
         return cap * np.tanh(x / cap) if cap else x
 
     def rope(x: np.ndarray, layer: int, position: int) -> np.ndarray:
-        out, half = x.copy(), c.rope_dim // 2
-        base = c.local_rope_base if c.local_rope_base and c.is_local(layer) else c.rope_base
+        s = c.layer(layer)
+        out, half = x.copy(), s.rope_dim // 2
+        base = c.local_rope_base if c.local_rope_base and s.window else c.rope_base
         for i in range(half):
-            angle = position * base ** (-2 * i / c.rope_dim)
+            angle = position * base ** (-2 * i / s.rope_dim)
             if c.rope_freqs:
                 angle /= weight("rope_freqs")[i]
             a, b = (i, i + half) if c.architecture.rope == "halves" else (2 * i, 2 * i + 1)
@@ -50,15 +51,16 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
         return out
 
     def heads(x: np.ndarray, layer: int, side: str, position: int) -> list[np.ndarray]:
+        s = c.layer(layer)
         if traits.fused:
-            first, count = {"q": (0, c.heads), "k": (c.heads, c.kv_heads), "v": (c.heads + c.kv_heads, c.kv_heads)}[
+            first, count = {"q": (0, s.heads), "k": (s.heads, s.kv_heads), "v": (s.heads + s.kv_heads, s.kv_heads)}[
                 side
             ]
-            rows = weight(f"blk.{layer}.attn_qkv")[first * c.head_dim : (first + count) * c.head_dim]
+            rows = weight(f"blk.{layer}.attn_qkv")[first * s.head_dim : (first + count) * s.head_dim]
         else:
             rows = weight(f"blk.{layer}.attn_{side}")
         made = rows @ x + (weight(f"blk.{layer}.attn_{side}", ".bias") if traits.qkv_bias else 0)
-        parts = list(made.reshape(-1, c.head_dim))
+        parts = list(made.reshape(-1, s.head_dim))
         if c.architecture.qk_norm and side in "qk":
             parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
         return [rope(part, layer, position) for part in parts] if side in "qk" else parts
@@ -68,22 +70,22 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
     for position, token in enumerate(tokens):
         x = weight("token_embd")[token] * (sqrt(c.hidden) if traits.scaled_embedding else 1)
         for layer in range(c.layers):
-            block = f"blk.{layer}."
+            block, s = f"blk.{layer}.", c.layer(layer)
             n = norm(x, weight(block + "attn_norm"))
             cached[layer].append((heads(n, layer, "k", position), heads(n, layer, "v", position)))
             out = []
             for head, q in enumerate(heads(n, layer, "q", position)):
-                kv = head * c.kv_heads // c.heads
-                seen = cached[layer][-c.window :] if c.is_local(layer) else cached[layer]
-                scale = c.attention_scale or 1 / sqrt(c.head_dim)
-                shares = [exp(capped(sum(q * keys[kv]) * scale, c.attention_softcap)) for keys, _ in seen]
+                kv = head * s.kv_heads // s.heads
+                seen = cached[layer][-s.window :] if s.window else cached[layer]
+                scale = s.scale or 1 / sqrt(s.head_dim)
+                shares = [exp(capped(sum(q * keys[kv]) * scale, s.softcap)) for keys, _ in seen]
                 pairs = zip(shares, seen, strict=True)
                 out.append(sum(share * values[kv] for share, (_, values) in pairs) / sum(shares))
             y = weight(block + "attn_output") @ np.concatenate(out)
             x = x + (norm(y, weight(block + "post_attention_norm")) if traits.post_norm else y)
             n = norm(x, weight(block + "ffn_norm"))
             up = weight(block + "ffn_up") @ n
-            gate, up = (up[: c.ffn], up[c.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
+            gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
             if traits.gate_function == "gelu":
                 gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
             else:
@@ -99,7 +101,8 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
 def unusual(make_model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A llama with its own output matrix, rope factors and heads that turn only half of their elements."""
     tiny = make_model.SHAPES["tiny"]
-    config = replace(tiny.config, tied=False, rope_freqs=True, rope_dim=tiny.config.head_dim // 2)
+    half = tuple(replace(sizes, rope_dim=sizes.head_dim // 2) for sizes in tiny.config.sizes)
+    config = replace(tiny.config, tied=False, rope_freqs=True, sizes=half)
     monkeypatch.setitem(make_model.SHAPES, "unusual", replace(tiny, config=config))
     make_model.make_model("unusual", "Q8_0", tmp_path / "unusual.gguf")
     return tmp_path / "unusual.gguf"
@@ -122,7 +125,7 @@ def test_equals_loops_whatever_the_traits(made_up: Path) -> None:
 
 def test_equals_loops_on_unusual_sizes(unusual: Path) -> None:
     config = ModelConfig.from_gguf(open_gguf(unusual))
-    assert config.rope_freqs and not config.tied and config.rope_dim < config.head_dim
+    assert config.rope_freqs and not config.tied and config.layer(0).rope_dim < config.layer(0).head_dim
     assert_equal_to_loops(unusual)
 
 

@@ -55,7 +55,6 @@ def test_a_divisor_that_is_no_positive_number(value: float, tmp_path: Path) -> N
     data[at + 8 : at + 12] = np.float32(value).tobytes()
     path.write_bytes(data)
     file = open_gguf(path)
-    config = ModelConfig.from_gguf(file)
-    (rope,) = plan(config).ropes
+    (rope,) = plan(ModelConfig.from_gguf(file)).ropes
     with pytest.raises(ModelError, match=r"'rope_freqs.weight' divides frequencies by numbers that are not positive"):
-        weights.rope_rotation(file, config, rope, 16)
+        weights.rope_rotation(file, rope, 16)

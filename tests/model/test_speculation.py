@@ -232,3 +232,23 @@ def test_the_watcher_that_users_get(opened: Model, monkeypatch: pytest.MonkeyPat
 def test_an_unknown_way_is_one_line(opened: Model) -> None:
     with pytest.raises(ModelError, match="speculate is 'dragon'; use off or ngram"):
         text(opened, 3, Sampler(), speculate="dragon")
+
+
+def test_a_stop_without_a_pass_is_counted(opened: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that were on their way may end the match for which steps stopped."""
+
+    class Fickle(Watcher):
+        stops, wanted = 0, True
+
+        def proposals(self, match: int, most: int) -> int:
+            self.wanted = not self.wanted
+            return 0 if self.wanted else min(most, 1)
+
+        def stopped(self) -> None:
+            self.stops += 1
+            super().stopped()
+
+    plain, watcher = text(opened, 24, Sampler()), Fickle()
+    monkeypatch.setattr(opened, "watcher", watcher)
+    assert text(opened, 24, Sampler(), speculate="ngram") == plain
+    assert watcher.stops > 0

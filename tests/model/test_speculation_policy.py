@@ -193,3 +193,16 @@ def test_what_a_step_after_a_pass_takes_longer_is_lost() -> None:
     assert watcher.observations().lost_s == pytest.approx(0.5 * STEP)
     watcher.passed(7, 2, 5 * STEP)
     assert watcher.observations().lost_s == pytest.approx(2.5 * STEP)
+
+
+def test_what_the_step_after_a_stop_without_a_pass_takes_longer_is_lost() -> None:
+    watcher = Watcher()
+    watcher.stopped()
+    watcher.stepped(3 * STEP)  # a text's first waits for its prompt
+    assert watcher.observations().lost_s == 0
+    for _ in range(8):
+        watcher.stepped(STEP)
+    watcher.stopped()
+    watcher.stepped(1.25 * STEP)
+    assert watcher.observations().lost_s == pytest.approx(0.25 * STEP)
+    assert watcher.summary().passes == 0

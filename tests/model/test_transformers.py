@@ -93,7 +93,7 @@ def test_fused_tensors_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         GGUFFile, "copied", lambda self, name, rows=slice(None): read.append(rows) or copied(self, name, rows)
     )
-    parts = weights.matrices(file, config, {name: matrices[name] for name in ("q", "k", "v", "gate", "up")})
+    parts = weights.matrices(file, {name: matrices[name] for name in ("q", "k", "v", "gate", "up")})
     assert read == [slice(0, 256), slice(256, 384), slice(384, 512), slice(0, 256), slice(256, 512)]
     for whole, names in (("attn_qkv", "qkv"), ("ffn_up", ("gate", "up"))):
         joined = np.concatenate([parts[name].raw.numpy() for name in names])

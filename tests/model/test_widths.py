@@ -36,12 +36,12 @@ def test_the_command_line_knows_the_widths_there_are() -> None:
 def test_matrices_of_one_format_are_one_product(opened) -> None:
     config, file = opened("tiny-qwen3", "Q4_0")
     qkv, out, gate_up, down = layer_products(config, file, 0)
-    c = config
-    assert (qkv.rows, qkv.cols) == ((c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden)
-    assert (out.rows, out.cols) == (c.hidden, c.heads * c.head_dim)
-    assert (gate_up.rows, gate_up.cols, gate_up.gate) == (2 * c.ffn, c.hidden, "silu")
-    assert (down.rows, down.cols) == (c.hidden, c.ffn)
-    assert gate_up.over(64) == Matmul(2 * c.ffn, c.hidden, "Q4_0", 64, gate="silu")
+    c, s = config, config.layer(0)
+    assert (qkv.rows, qkv.cols) == ((s.heads + 2 * s.kv_heads) * s.head_dim, c.hidden)
+    assert (out.rows, out.cols) == (c.hidden, s.heads * s.head_dim)
+    assert (gate_up.rows, gate_up.cols, gate_up.gate) == (2 * s.ffn, c.hidden, "silu")
+    assert (down.rows, down.cols) == (c.hidden, s.ffn)
+    assert gate_up.over(64) == Matmul(2 * s.ffn, c.hidden, "Q4_0", 64, gate="silu")
     on_cpu = layer_products(config, file, 0, "cpu")
     assert [p.name for p in on_cpu] == ["qkv", "out", "gate", "up", "down"] and not any(p.gate for p in on_cpu)
     head = head_product(config, file)

@@ -108,9 +108,9 @@ class Heads:
     v_norm: bool = False
 
 
-def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache, layer: int) -> Launch:
+def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> Launch:
     """Reads, of `rows`, "qkv" float32 [rows, (heads + 2 kv_heads) head_dim], "positions" and "sequences" int32 [rows];
-    writes "q" float16 [rows, heads, head_dim], and keys and values into the cache's pages of `layer`. A row at
+    writes "q" float16 [rows, heads, head_dim], and keys and values into the layer's part of pages. A row at
     position -1 leaves the cache alone, and its q is of no use."""
     qkv = rows["qkv"]
     dims = triton.next_power_of_2(how.head_dim // 2)
@@ -131,7 +131,7 @@ def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache, laye
     }
     arguments = (
         qkv, rows["q"], rows["positions"], rows["sequences"], how.rope, qkv if how.bias is None else how.bias, *norms,
-        how.eps, cache.cache, cache.table, cache.table.shape[1], layer * cache.layer_stride, cache.values,
+        how.eps, cache.cache, cache.table, cache.table.shape[1], cache.layer, cache.values,
         cache.head_stride,
     )  # fmt: skip
     return Launch("append", append_rows, (len(qkv), triton.cdiv(total, group)), arguments, constants)
