@@ -1,8 +1,8 @@
 """The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
 Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need something this engine
-does not compute (experts, a window in an architecture that has none, layers of different sizes) is refused by name
-here, because running it without would give fluent nonsense.
+does not compute (experts, a window in an architecture that has none) is refused by name here, because running it
+without would give fluent nonsense.
 """
 
 import math
@@ -28,7 +28,8 @@ class ModelConfig:
 
     `sizes`: of each layer; `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope
     frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `local_rope_base`: RoPE's in layers with a
-    window, which no scaling touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0 for none.
+    window, which neither scaling nor that tensor touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0
+    for none; `left_alone`: tensors of the file that nothing here reads.
     """
 
     architecture: Architecture
@@ -43,6 +44,7 @@ class ModelConfig:
     rope_scaling: Scaling | None = None
     local_rope_base: float = 0.0
     final_softcap: float = 0.0
+    left_alone: tuple[str, ...] = ()
 
     @property
     def layers(self) -> int:
@@ -50,6 +52,11 @@ class ModelConfig:
 
     def layer(self, index: int) -> LayerSizes:
         return self.sizes[index]
+
+    @property
+    def layer_input(self) -> int:
+        """Elements of a token's own input to each layer, 0 for none."""
+        return self.sizes[0].layer_input
 
     @property
     def embedding_scale(self) -> float:
@@ -79,20 +86,29 @@ class ModelConfig:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
         context = keys.whole("context_length", 1, 1 << 24)
         windows = _windows(keys, architecture, layers, context)
+        kv_heads = keys.whole_each("attention.head_count_kv", layers, 1, heads, heads)
+        ffn = keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
         common = LayerSizes(
             heads=heads,
-            kv_heads=keys.whole_of_layers("attention.head_count_kv", layers, 1, heads, heads),
+            kv_heads=kv_heads[0],
             head_dim=head_dim,
             rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
-            ffn=keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20),
+            ffn=ffn[0],
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
             gate_function=architecture.gate_function,
+            layer_input=keys.whole("embedding_length_per_layer_input", 0, 1 << 16, 0),
         )
+        local = _local_sizes(keys, common)
+        each = (
+            replace(local if window else common, window=window, kv_heads=kv, ffn=width)
+            for window, kv, width in zip(windows, kv_heads, ffn, strict=True)
+        )
+        sizes = tuple(_of_file(i, s, file) for i, s in enumerate(_sharing(keys, tuple(each))))
         config = cls(
             architecture=architecture,
             hidden=hidden,
-            sizes=tuple(replace(common, window=window) for window in windows),
+            sizes=sizes,
             vocab=embedding.shape[0],
             context=context,
             norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
@@ -102,6 +118,7 @@ class ModelConfig:
             rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
             local_rope_base=_local_rope_base(keys, architecture) if any(windows) else 0.0,
             final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
+            left_alone=tuple(name for name in file.tensors if name.startswith(architecture.other_parts)),
         )
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
         _check_tensors(config, file)
@@ -140,6 +157,37 @@ def _windows(keys: Metadata, architecture: Architecture, layers: int, context: i
     return tuple(min(window, context) if here else 0 for here in local)
 
 
+def _local_sizes(keys: Metadata, of_others: LayerSizes) -> LayerSizes:
+    """Of layers with a window, whose heads may have another size."""
+    size = keys.whole("attention.key_length_swa", 2, 1024, of_others.head_dim)
+    if keys.whole("attention.value_length_swa", 2, 1024, size) != size:
+        raise ModelError("keys and values have different head sizes, which is not supported; use another model")
+    most = min(size, of_others.rope_dim) if size == of_others.head_dim else size
+    return replace(of_others, head_dim=size, rope_dim=keys.whole("rope.dimension_count_swa", 2, size, most))
+
+
+def _sharing(keys: Metadata, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+    """The last layers of some models have no keys and values: they read those of the last layer before them that sees
+    as far."""
+    count = keys.whole("attention.shared_kv_layers", 0, len(sizes) - 1, 0)
+    first = len(sizes) - count
+    last_of = {bool(s.window): i for i, s in enumerate(sizes[:first])}
+    found = list(sizes)
+    for i, s in enumerate(sizes[first:], first):
+        of = last_of.get(bool(s.window))
+        if of is None or (sizes[of].kv_heads, sizes[of].head_dim) != (s.kv_heads, s.head_dim):
+            raise ModelError(f"layer {i} shares keys and values, but no layer before {first} has such as it needs")
+        found[i] = replace(s, cache_of=of)
+    return tuple(found)
+
+
+def _of_file(index: int, sizes: LayerSizes, file: GGUFFile) -> LayerSizes:
+    """With what only the tensors of a layer say."""
+    values, scale = (f"blk.{index}.{name}.weight" in file.tensors for name in ("attn_v", "layer_output_scale"))
+    shares_keys = not values and f"blk.{index}.attn_k.weight" in file.tensors and sizes.cache_of is None
+    return replace(sizes, keys_are_values=shares_keys, out_scale=scale)
+
+
 def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:
     return keys.real("rope.freq_base_swa", 0.0, 1e12, architecture.local_rope_base or 0.0)
 
@@ -149,7 +197,7 @@ def _attention_scale(
 ) -> float:
     """0 where it is 1 / sqrt(head_dim)."""
     divisor = hidden // heads if layers in architecture.wide_scale_layers else head_dim
-    scale = keys.real("attention.scale", 0.0, 1e3, divisor**-0.5)
+    scale = keys.real("attention.scale", 0.0, 1e3, architecture.attention_scale or divisor**-0.5)
     return 0.0 if scale == head_dim**-0.5 else scale
 
 
@@ -158,6 +206,11 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
+    if config.layer_input % 32:
+        raise ModelError(
+            f"metadata key '{keys.prefix}embedding_length_per_layer_input' is {config.layer_input}, which is not a "
+            "multiple of 32"
+        )
     for sizes in dict.fromkeys(config.sizes):
         if sizes.heads % sizes.kv_heads:
             raise ModelError(f"{sizes.heads} query heads cannot share {sizes.kv_heads} key-value heads evenly")
@@ -186,7 +239,8 @@ def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
         if len(shape) == 1 and formats.get(info.format_name).quantized:
             raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
+    unread = {*config.left_alone, *layer_plan.unread(config)}
     for name in file.tensors:
-        if name not in expected:
+        if name not in expected and name not in unread:
             named = config.architecture.name
             raise ModelError(f"tensor {quoted(name)} is not part of a {named} model this engine computes")

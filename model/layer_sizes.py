@@ -11,6 +11,9 @@ class LayerSizes:
     mixer, feed_forward: the kinds of its halves, which `kernel_templates.layer.chain` wires. ffn: rows of gate and up.
     window: positions that attention sees, the present one among them, 0 for all; softcap: of its scores, 0 for none;
     scale: of its scores, 0 for 1 / sqrt(head_dim); gate_function: "silu", or "gelu" in its tanh form.
+    cache_of: the earlier layer whose keys and values are attended over, None where the layer has its own;
+    keys_are_values: values are what keys are projected to. layer_input: elements of a token's own input to the layer,
+    0 for none; out_scale: whether the layer's output is multiplied with a number of the file.
     """
 
     heads: int
@@ -22,6 +25,10 @@ class LayerSizes:
     softcap: float = 0.0
     scale: float = 0.0
     gate_function: str = "silu"
+    cache_of: int | None = None
+    keys_are_values: bool = False
+    layer_input: int = 0
+    out_scale: bool = False
     mixer: Literal["attention"] = "attention"
     feed_forward: Literal["dense"] = "dense"
 
@@ -34,6 +41,11 @@ class LayerSizes:
         return self.kv_heads * self.head_dim
 
     @property
+    def own_kv_heads(self) -> int:
+        """Key-value heads that the layer projects to and keeps."""
+        return self.kv_heads if self.cache_of is None else 0
+
+    @property
     def qkv_rows(self) -> int:
-        """Of queries, keys and values together."""
-        return self.q_rows + 2 * self.kv_rows
+        """Of queries, and of keys and values that are the layer's own."""
+        return self.q_rows + 2 * self.own_kv_heads * self.head_dim

@@ -74,18 +74,31 @@ def reference_hidden(
     x = _rows(file, "token_embd.weight", torch.tensor(tokens))
     if config.architecture.scaled_embedding:
         x = x * math.sqrt(config.hidden)
+    inputs = _layer_inputs(file, config, tokens, x) if config.layer_input else None
+    kept: list[tuple[Tensor, Tensor]] = []
     for layer in range(config.layers):
         block, sizes = f"blk.{layer}.", config.layer(layer)
         frequencies, size = turns[sizes]
         turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
         before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
-        raw = _queries_keys_values(file, config, sizes, block, normed)
-        q, k, v = _heads(file, config, sizes, block, raw, turn)
+        if sizes.cache_of is None:
+            raw = _queries_keys_values(file, config, sizes, block, normed)
+            q, k, v = _heads(file, config, sizes, block, raw, turn)
+        else:
+            none = normed.new_empty(len(normed), 0)
+            raw = (normed @ _matrix(file, block + "attn_q").T, none, none)
+            q, (k, v) = _queries(file, config, sizes, block, raw[0], turn), kept[sizes.cache_of]
+        kept.append((k, v))
         attended = _attention(sizes, q, k, v)
         y = attended @ _matrix(file, block + "attn_output").T
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
         y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
+        if inputs is not None:
+            y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
+            x = x + _norm(y, _vector(file, block + "post_norm"), config)
+        if sizes.out_scale:
+            x = x * _vector(file, block + "layer_output_scale")
         watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
     return x
 
@@ -100,6 +113,16 @@ def reference_head(file: GGUFFile, hidden: Tensor) -> Tensor:
         rows = torch.arange(first, min(first + _HEAD_ROWS, config.vocab))
         logits[:, first : first + len(rows)] = x @ _rows(file, head, rows).T
     return _capped(logits, config.final_softcap)
+
+
+def _layer_inputs(file: GGUFFile, config: ModelConfig, tokens: list[int], x: Tensor) -> Tensor:
+    """float32 [layers, tokens, layer_input]: what each layer gets of each token, half of it by the token's number, half
+    by its embedding x [tokens, hidden]."""
+    size = config.layer_input
+    named = _rows(file, "per_layer_token_embd.weight", torch.tensor(tokens)) * math.sqrt(size)
+    projected = (x @ _matrix(file, "per_layer_model_proj").T / math.sqrt(config.hidden)).unflatten(-1, (-1, size))
+    normed = _norm(projected, _vector(file, "per_layer_proj_norm"), config)
+    return ((normed + named.unflatten(-1, (-1, size))) / math.sqrt(2)).transpose(0, 1)
 
 
 def _post(config: ModelConfig) -> bool:
@@ -175,12 +198,21 @@ def _heads(
     file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as attention takes them, float32 [tokens, heads, head_dim] each."""
-    q, k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw)
+    k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw[1:])
+    if config.architecture.qk_norm:
+        k = _norm(k, _vector(file, block + "attn_k_norm"), config)
+    if config.architecture.v_norm:
+        v = _norm(v, torch.ones(sizes.head_dim), config)
+    halves = config.architecture.rope == "halves"
+    return _queries(file, config, sizes, block, raw[0], turn), _rope(k, turn, halves), v
+
+
+def _queries(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: Tensor, turn: Tensor) -> Tensor:
+    """As of `_heads`."""
+    q = raw.unflatten(-1, (-1, sizes.head_dim))
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
-        k = _norm(k, _vector(file, block + "attn_k_norm"), config)
-    halves = config.architecture.rope == "halves"
-    return _rope(q, turn, halves), _rope(k, turn, halves), v
+    return _rope(q, turn, config.architecture.rope == "halves")
 
 
 def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -206,7 +238,8 @@ def _queries_keys_values(
         rows = [heads * sizes.head_dim for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads)]
         made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
     else:
-        made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]
+        names = "qkk" if sizes.keys_are_values else "qkv"
+        made = [x @ _matrix(file, f"{block}attn_{n}").T for n in names]
     if config.architecture.qkv_bias:
         made = [y + _vector(file, f"{block}attn_{n}", "bias") for y, n in zip(made, "qkv", strict=True)]
     q, k, v = made
@@ -220,9 +253,10 @@ def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) ->
         gate, up = up.chunk(2, -1)
     else:
         gate = x @ _matrix(file, block + "ffn_gate").T
-    if config.architecture.gate_function == "gelu":
-        inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
-        gate = gate / 2 * (1 + torch.tanh(inner))
-    else:
-        gate = gate * gate.sigmoid()
+    gate = _gelu(gate) if config.architecture.gate_function == "gelu" else gate * gate.sigmoid()
     return (gate * up) @ _matrix(file, block + "ffn_down").T
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """In its tanh form."""
+    return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -13,23 +13,27 @@ class Architecture:
     """name: of "general.architecture", which also begins its metadata keys.
 
     rope: which elements of a head turn together, the "halves" (i, i + rope_dim / 2) or neighbouring "pairs"
-    (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; qkv_bias: added to
-    queries, keys and values; fused: Q, K and V are the rows of one tensor, gate and up those of another; gate_function:
-    of the feed-forward network, "gelu" in its tanh form; post_norm: RMS norm of what attention and the feed-forward
-    network add to the residual stream; scaled_embedding: rows of the embedding times sqrt(hidden).
+    (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; v_norm: of each
+    value head, without weights; qkv_bias: added to queries, keys and values; fused: Q, K and V are the rows of one
+    tensor, gate and up those of another; gate_function: of the feed-forward network, "gelu" in its tanh form;
+    post_norm: RMS norm of what attention and the feed-forward network add to the residual stream; scaled_embedding:
+    rows of the embedding times sqrt(hidden).
 
     window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
     window: positions, where the file names none. local_rope_base: RoPE's base in layers with a window, which scaling
     leaves alone, where the file names none; None: all layers turn alike.
     softcaps: of attention's scores and of logits where the file names none, 0 for none.
+    attention_scale: of scores, where the file names none; 0 for 1 / sqrt(head_dim).
     wide_scale_layers: counts of layers of models whose scores are divided by sqrt(hidden / heads), not sqrt(head_dim):
     files do not say.
+    other_parts: what tensors of a model's other parts, such as vision, begin with; they are left alone.
     """
 
     name: str
     rope: Literal["halves", "pairs"]
     qk_norm: bool = False
+    v_norm: bool = False
     qkv_bias: bool = False
     fused: bool = False
     gate_function: Literal["silu", "gelu"] = "silu"
@@ -39,4 +43,6 @@ class Architecture:
     window: int = 0
     local_rope_base: float | None = None
     softcaps: tuple[float, float] = (0.0, 0.0)
+    attention_scale: float = 0.0
     wide_scale_layers: tuple[int, ...] = ()
+    other_parts: tuple[str, ...] = ()

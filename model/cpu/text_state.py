@@ -12,12 +12,17 @@ State = dict[str, np.ndarray]
 
 
 def allocate(layers: Sequence[LayerSizes], positions: int) -> list[State]:
-    """Empty, for at least so many positions; memory comes with the positions that are written."""
-    return [
-        dict(zip(("keys", "values"), cache.allocate(s.kv_heads, s.head_dim, positions), strict=True)) for s in layers
-    ]
+    """Empty, for at least so many positions; memory comes with the positions that are written. Layers that read
+    another's keys and values have the same arrays."""
+    made: list[State] = []
+    for s in layers:
+        if s.cache_of is not None:
+            made.append(made[s.cache_of])
+        else:
+            made.append(dict(zip(("keys", "values"), cache.allocate(s.kv_heads, s.head_dim, positions), strict=True)))
+    return made
 
 
 def size(layers: Sequence[LayerSizes], positions: int) -> int:
     """Bytes that a text takes of which so many positions are written."""
-    return sum(cache.size(s.kv_heads, s.head_dim, positions) for s in layers)
+    return sum(cache.size(s.own_kv_heads, s.head_dim, positions) for s in layers)
