@@ -186,7 +186,7 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
             if "norm" in name or "layer_scalar" in name:
                 weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one else 1.0))
                 if gemma4 and re.search("q_norm|k_norm", name):
-                    weight *= 0.5  # nothing else divides the scores
+                    weight *= 0.4  # nothing else divides the scores
                 if gemma4 and name == "model.norm.weight":
                     weight *= 5.0
             elif gemma4 and "embed_tokens" in name:  # small, or a token would predict itself and layers mean nothing

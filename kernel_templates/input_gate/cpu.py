@@ -32,7 +32,7 @@ def compile(problem: InputGate, config, features) -> Kernel:
     gate_x, proj_x = _layouts(problem)
     quantize_gate, quantize_proj = quantizer(gate_x), quantizer(proj_x)
     add_normed = residual_normalizer(problem.hidden, bool(problem.out_scale))
-    place, per_thread = _place(problem), scratch_bytes(problem, config)
+    place, per_thread, size = _place(problem), scratch_bytes(problem, config), problem.size
     load, gelu = simd.load("f32", LANES), gate_function("gelu", LANES)
 
     def input_gate(arguments, sync, thread, threads):
@@ -44,7 +44,7 @@ def compile(problem: InputGate, config, features) -> Kernel:
         quantize_gate(x, scratch)
         first, last = first_of(tiles_of(gate), thread, threads), first_of(tiles_of(gate), thread + 1, threads)
         multiply(gate, first, last, scratch, gated, 0)
-        for row in range(first * lanes_of(gate), last * lanes_of(gate), LANES):
+        for row in range(first * lanes_of(gate), min(last * lanes_of(gate), size), LANES):
             simd.store(gated + 4 * row, gelu(load(gated + 4 * row)) * load(given + 4 * row))
         barrier(sync, threads)
         quantize_proj(gated, scratch)
@@ -57,7 +57,7 @@ def compile(problem: InputGate, config, features) -> Kernel:
         blocks.compile_rows(parameters.shape(config, m.format, m.cols, f"{m.name}_"), layout.kind, features)
         for m, layout in zip(problem.matrices, (gate_x, proj_x), strict=True)
     )
-    key = f"input gate {gate_x} {proj_x} {problem.out_scale}"
+    key = f"input gate {gate_x} {proj_x} {problem.out_scale}"  # the layouts have both sizes
     return compile_kernel(input_gate, key).with_rows(*rows)
 
 

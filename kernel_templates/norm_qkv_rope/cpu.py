@@ -142,7 +142,8 @@ def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
     ]
     matrices += [0] * (3 * matrix.BYTES // 8 - len(matrices))
     first, rest = ("x", "norm", "eps"), ("rope", "position", "qkv", "keys", "values", "scratch")
-    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (0, 0)
+    # Of keys there is no norm where there are none.
+    norms = (buffers["q_norm"], buffers["k_norm"] if problem.kv_heads else 0) if problem.qk_norm else (0, 0)
     named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
     bias = buffers["bias"] if problem.qkv_bias else 0
     return step(kernel, (*matrices, *named, buffers["keys"].shape[1], bias), "norm_qkv_rope")

@@ -42,8 +42,7 @@ def bucket(count: int) -> int:
 
 def products(decoder: Decoder) -> list[Matmul]:
     """The problem of every product, in passes of each size."""
-    packed = [p for layer in decoder.layers for own in layer.packed.values() for p in own]
-    shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in (*packed, decoder.head_packed))
+    shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in _packed(decoder))
     sizes = [1 << bit for bit in range(MOST.bit_length())]
     return [Matmul(*shape, tokens) for shape in shapes for tokens in sizes]
 
@@ -70,6 +69,8 @@ class Forward:
         largest = layer_plan.buffer_sizes(c)
         self._qkv, self._attended = (_floats(most, largest[name]) for name in ("qkv", "attended"))
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
+        self._inputs, self._projected = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
+        self._gated_input = _floats(most, c.layer_input)
         self._eps = np.array([c.norm_eps], np.float32)
         self._scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
@@ -139,8 +140,11 @@ class Forward:
     def _bound(self, size: int) -> Graph:
         d = self.decoder
         self._reserve(size)
-        kernel = self._kernel(embedding.compile_rows, d.table_format, d.config.hidden, d.plan.embedding_scale)
-        steps = [embedding.bind_rows(kernel, d.table, self._tokens, self.x, self._count)]
+        steps = []
+        for table, out in zip(d.embeddings, (self.x, self._inputs), strict=False):
+            kernel = self._kernel(embedding.compile_rows, table.format, table.cols, table.scale)
+            steps.append(embedding.bind_rows(kernel, table.raw, self._tokens, out, self._count))
+        steps += self._layer_inputs(size)
         for layer in range(d.config.layers):
             for made in self._layer(size, layer).values():
                 steps += made
@@ -161,6 +165,7 @@ class Forward:
             "attention": self._attend,
             "out": self._out,
             "ffn": self._ffn,
+            "input": self._input,
         }
         return {step.name: made[step.name](size, index) for step in self.decoder.layers[index].plan.steps}
 
@@ -200,7 +205,30 @@ class Forward:
             self._product(size, up, self.normed, up_rows),
             rows.bind_gate(gated, gate_rows, up_rows, self._count),
             self._product(size, down, gate_rows, self._branch),
-            self._add(b.get("post_ffn_norm")),
+            self._add(b.get("post_ffn_norm"), None if s.layer_input else b.get("out_scale")),
+        ]
+
+    def _input(self, size: int, index: int) -> list[GraphStep]:
+        layer, c, gated = self.decoder.layers[index], self.decoder.config, self._gated_input
+        b, (gate, proj) = layer.buffers, layer.packed["input"]
+        kernel = self._kernel(rows.compile_gate_input, c.layer_input, self._inputs.shape[1])
+        return [
+            self._product(size, gate, self.x, gated),
+            rows.bind_gate_input(kernel, gated, self._inputs, self._count, index * c.layer_input),
+            self._product(size, proj, gated, self._branch),
+            self._add(b["post_input_norm"], b.get("out_scale")),
+        ]
+
+    def _layer_inputs(self, size: int) -> list[GraphStep]:
+        """What each layer gets of each row, but for what their embedding has of it."""
+        d, c = self.decoder, self.decoder.config
+        if not c.layer_input:
+            return []
+        (w,) = d.inputs_packed
+        kernel = self._kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
+        return [
+            self._product(size, w, self.x, self._projected),
+            rows.bind_mix_inputs(kernel, self._projected, d.input_norm, self._inputs, self._count, self._eps),
         ]
 
     def _attention(self, layer: LayerState) -> RowAttention:
@@ -211,20 +239,22 @@ class Forward:
         kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
         return rows.bind_norm(kernel, self.x, out, self._count, weight, self._eps)
 
-    def _add(self, post_norm: np.ndarray | None) -> GraphStep:
-        kernel = self._kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None)
-        return rows.bind_add(
-            kernel, self.x, self._branch, self._count, 0 if post_norm is None else post_norm, self._eps
-        )
+    def _add(self, post_norm: np.ndarray | None, scale: np.ndarray | None = None) -> GraphStep:
+        kernel = self._kernel(
+            rows.compile_add, self.decoder.config.hidden, post_norm is not None, scale is not None
+        )  # fmt: skip
+        given = (0 if vector is None else vector for vector in (post_norm, scale))
+        return rows.bind_add(kernel, self.x, self._branch, self._count, next(given), self._eps, next(given))
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
         b, s = layer.buffers, layer.plan.sizes
         qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
         kernel = self._kernel(
-            rows.compile_append, s.heads, s.kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None
-        )
-        norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
+            rows.compile_append, s.heads, s.own_kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None,
+            self.decoder.config.architecture.v_norm,
+        )  # fmt: skip
+        norms = (b.get("q_norm", 0), b.get("k_norm", 0))
         return rows.bind_append(
             kernel, self.qkv(index), self._count, self._turned[layer.plan.rope], self._positions, self._texts,
             self._tables[index], self._eps, norms, 0 if bias is None else bias,
@@ -265,8 +295,7 @@ class Forward:
     def _reserve(self, size: int) -> None:
         """Scratch memory that the products and the attention of a pass need. Graphs keep what they were bound to."""
         threads, layers = self.decoder.pool.threads, self.decoder.layers
-        packed = [p for own in layers for ps in own.packed.values() for p in ps]
-        matrices = {(p.rows, p.cols, p.format, p.lanes) for p in (*packed, self.decoder.head_packed)}
+        matrices = {(p.rows, p.cols, p.format, p.lanes) for p in _packed(self.decoder)}
         most = 0
         for r, cols, form, lanes in matrices:
             problem = Matmul(r, cols, form, size)
@@ -276,6 +305,12 @@ class Forward:
         shapes = {self._attention(layer) for layer in layers}
         wanted = [row_attention.scratch(shape, self._features, threads) for shape in shapes]
         self._attending = max([self._attending, *wanted], key=len)
+
+
+def _packed(decoder: Decoder) -> list[Tiles]:
+    """Every matrix."""
+    layers = (p for layer in decoder.layers for own in layer.packed.values() for p in own)
+    return [*layers, *decoder.inputs_packed, decoder.head_packed]
 
 
 def _narrowed(buffer: np.ndarray, columns: int) -> np.ndarray:
