@@ -97,14 +97,15 @@ class ModelConfig:
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
             gate_function=architecture.gate_function,
-            layer_input=keys.whole("embedding_length_per_layer_input", 0, 1 << 16, 0),
+            layer_input=_layer_input(keys, architecture),
+            out_scale=architecture.out_scale and layer_plan.OUT_SCALE in file.tensors,
         )
         local = _local_sizes(keys, common)
         each = (
             replace(local if window else common, window=window, kv_heads=kv, ffn=width)
             for window, kv, width in zip(windows, kv_heads, ffn, strict=True)
         )
-        sizes = tuple(_of_file(i, s, file) for i, s in enumerate(_sharing(keys, tuple(each))))
+        sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
         config = cls(
             architecture=architecture,
             hidden=hidden,
@@ -166,10 +167,20 @@ def _local_sizes(keys: Metadata, of_others: LayerSizes) -> LayerSizes:
     return replace(of_others, head_dim=size, rope_dim=keys.whole("rope.dimension_count_swa", 2, size, most))
 
 
-def _sharing(keys: Metadata, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+def _layer_input(keys: Metadata, architecture: Architecture) -> int:
+    if not architecture.layer_inputs:
+        return 0
+    name = "embedding_length_per_layer_input"
+    size = keys.whole(name, 0, 1 << 16, 0)
+    if size % 32:
+        raise ModelError(f"metadata key '{keys.prefix}{name}' is {size}, which is not a multiple of 32")
+    return size
+
+
+def _sharing(keys: Metadata, architecture: Architecture, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
     """The last layers of some models have no keys and values: they read those of the last layer before them that sees
     as far."""
-    count = keys.whole("attention.shared_kv_layers", 0, len(sizes) - 1, 0)
+    count = keys.whole("attention.shared_kv_layers", 0, len(sizes) - 1, 0) if architecture.shared_kv else 0
     first = len(sizes) - count
     last_of = {bool(s.window): i for i, s in enumerate(sizes[:first])}
     found = list(sizes)
@@ -181,11 +192,14 @@ def _sharing(keys: Metadata, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes,
     return tuple(found)
 
 
-def _of_file(index: int, sizes: LayerSizes, file: GGUFFile) -> LayerSizes:
-    """With what only the tensors of a layer say."""
-    values, scale = (f"blk.{index}.{name}.weight" in file.tensors for name in ("attn_v", "layer_output_scale"))
-    shares_keys = not values and f"blk.{index}.attn_k.weight" in file.tensors and sizes.cache_of is None
-    return replace(sizes, keys_are_values=shares_keys, out_scale=scale)
+def _keys_as_values(
+    architecture: Architecture, sizes: tuple[LayerSizes, ...], file: GGUFFile
+) -> tuple[LayerSizes, ...]:
+    """Only the tensors say whether layers that see all positions have values, the first of them for all."""
+    own = [i for i, s in enumerate(sizes) if not s.window and s.cache_of is None]
+    if not architecture.keys_as_values or not own or layer_plan.VALUES.format(own[0]) in file.tensors:
+        return sizes
+    return tuple(replace(s, keys_are_values=i in own) for i, s in enumerate(sizes))
 
 
 def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:
@@ -206,11 +220,6 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
-    if config.layer_input % 32:
-        raise ModelError(
-            f"metadata key '{keys.prefix}embedding_length_per_layer_input' is {config.layer_input}, which is not a "
-            "multiple of 32"
-        )
     for sizes in dict.fromkeys(config.sizes):
         if sizes.heads % sizes.kv_heads:
             raise ModelError(f"{sizes.heads} query heads cannot share {sizes.kv_heads} key-value heads evenly")

@@ -23,6 +23,8 @@ EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_fr
 LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 INPUT_TABLE, INPUT_PROJECTION = "per_layer_token_embd.weight", "per_layer_model_proj.weight"
 INPUT_NORM = "per_layer_proj_norm.weight"
+VALUES, OUT_SCALE = "blk.{}.attn_v.weight", "blk.0.layer_output_scale.weight"
+"""By which a file says how layers are made."""
 LAYER_INPUTS = Link(
     "layer_inputs", per_layer_inputs.OPERATION, weights={"w": "input_projection"},
     buffers={"x": "x", "inputs": "layer_inputs", "projected": "projected", "norm": "input_norm"},

@@ -27,6 +27,9 @@ class Architecture:
     attention_scale: of scores, where the file names none; 0 for 1 / sqrt(head_dim).
     wide_scale_layers: counts of layers of models whose scores are divided by sqrt(hidden / heads), not sqrt(head_dim):
     files do not say.
+    keys_as_values: layers that see all positions may have no matrix of values, their keys before the norm being those;
+    shared_kv: the last layers may attend over keys and values of earlier ones; layer_inputs: layers may have inputs of
+    their own; out_scale: what a layer gives may be multiplied with a number. Each where the file says so.
     other_parts: what tensors of a model's other parts, such as vision, begin with; they are left alone.
     """
 
@@ -45,4 +48,8 @@ class Architecture:
     softcaps: tuple[float, float] = (0.0, 0.0)
     attention_scale: float = 0.0
     wide_scale_layers: tuple[int, ...] = ()
+    keys_as_values: bool = False
+    shared_kv: bool = False
+    layer_inputs: bool = False
+    out_scale: bool = False
     other_parts: tuple[str, ...] = ()
