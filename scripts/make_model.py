@@ -27,7 +27,7 @@ from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
-from model.layer_plan import plan
+from model.layer_plan import INPUT_PROJECTION, plan
 from model.layer_sizes import LayerSizes
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
@@ -109,13 +109,36 @@ def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
     )  # fmt: skip
 
 
+def _gemma4_layers(
+    local: LayerSizes, layers: int, period: int, shared: int, window: int, layer_input: int, global_kv_heads: int = 0
+) -> tuple[LayerSizes, ...]:
+    """Global layers, every so many-th, have heads of twice the size, and if global_kv_heads is given, so many of keys,
+    which are values too. The last `shared` layers have others' keys and values, and a wider feed-forward network."""
+    local = replace(local, scale=1.0, window=window, layer_input=layer_input, out_scale=True)
+    of_all = replace(local, window=0, head_dim=2 * local.head_dim, rope_dim=2 * local.rope_dim)
+    if global_kv_heads:
+        of_all = replace(of_all, kv_heads=global_kv_heads, keys_are_values=True)
+    first, made = layers - shared, list[LayerSizes]()
+    for i in range(layers):
+        sizes = of_all if i % period == period - 1 else local
+        if i >= first:
+            alike = max(j for j in range(first) if made[j].window == sizes.window)
+            sizes = replace(sizes, cache_of=alike, ffn=2 * sizes.ffn)
+        made.append(sizes)
+    return tuple(made)
+
+
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one."""
+    """Two layers of any architecture, or four, for tests; the first has a window of 8 positions where it may have
+    one."""
     period, (attention, final) = architecture.window_period, architecture.softcaps
     layer = LayerSizes(4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function)
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
+    sizes = tuple(replace(layer, window=window) for window in windows)
+    if architecture.shared_kv:
+        sizes = _gemma4_layers(replace(layer, kv_heads=1), 4, 2, 2, window=8, layer_input=32)
     config = ModelConfig(
-        architecture, 256, tuple(replace(layer, window=window) for window in windows), 512, 256, 1e-6, 1e6, tied=True,
+        architecture, 256, sizes, 512, 256, 1e-6, 1e6, tied=True,
         rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
     )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
@@ -234,13 +257,15 @@ class Weights:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
         else:
             weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name == self._output_norm else 1.0)
+            if what == "q_norm" and self._config.architecture.attention_scale:
+                weights *= size**-0.5  # nothing else divides the scores
         return weights.astype(np.float32)
 
     def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
         """A weight matrix in format `form`, uint8 [rows, row bytes]."""
         deviation = shape[1] ** -0.5
         what, _ = self.place(name)
-        if what in ("out", "down"):
+        if what in ("out", "down", "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), shape[0] * shape[1] // block, dtype=np.uint32)
@@ -264,15 +289,16 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     import gguf
 
     config, add_float, layer = shape.config, writer.add_float32, shape.config.layer(0)
+    widest = max(config.sizes, key=lambda sizes: sizes.head_dim)
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(layer.ffn)
+    writer.add_feed_forward_length(_one_or_each([sizes.ffn for sizes in config.sizes]))
     writer.add_head_count(layer.heads)
-    writer.add_head_count_kv(layer.kv_heads)
+    writer.add_head_count_kv(_one_or_each([sizes.kv_heads for sizes in config.sizes]))
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
@@ -291,10 +317,17 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
             writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
             writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
-        writer.add_key_length(layer.head_dim)
-        writer.add_value_length(layer.head_dim)
+        writer.add_key_length(widest.head_dim)
+        writer.add_value_length(widest.head_dim)
     else:
         writer.add_rope_dimension_count(layer.rope_dim)
+    if widest.head_dim != layer.head_dim:
+        writer.add_key_length_swa(layer.head_dim)
+        writer.add_value_length_swa(layer.head_dim)
+        writer.add_sliding_window_pattern([sizes.window > 0 for sizes in config.sizes])
+    if config.architecture.shared_kv:
+        writer.add_shared_kv_layers(sum(sizes.cache_of is not None for sizes in config.sizes))
+        writer.add_embedding_length_per_layer_input(config.layer_input)
     tokens, merges, types = vocabulary(config.vocab, shape.unused, shape.pre == "smollm", rng)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(shape.pre)
@@ -306,6 +339,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_pad_token_id(tokens.index("<|im_end|>" if shape.pre == "smollm" else "<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
+
+
+def _one_or_each(numbers: list[int]) -> int | list[int]:
+    return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
 def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool = False) -> None:
@@ -325,6 +362,8 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         weights = Weights(config, rng)
         tensors = {
             t.name: (t.shape, tensor_format(t.shape, quant, t == planned.output, weights.place(t.name), config))
+            if t.name != INPUT_PROJECTION
+            else (t.shape, "BF16")  # which ggml's quantizer leaves alone
             for t in planned.tensors()
         }
         for tensor, (dims, form) in tensors.items():
