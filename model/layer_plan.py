@@ -174,6 +174,12 @@ def layer(config: "ModelConfig", index: int) -> LayerPlan:
     return LayerPlan(tensors, steps, _rope(config, sizes), sizes)
 
 
+def cache_of(config: "ModelConfig", index: int) -> int:
+    """The layer whose keys and values layer `index` attends over."""
+    of = config.layer(index).cache_of
+    return index if of is None else of
+
+
 def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
     """float32 elements of what the steps of a token pass on, by the names that they have for it: as many as the layer
     that needs most."""

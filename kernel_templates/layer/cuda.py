@@ -1,4 +1,5 @@
-"""A layer on the GPU: five kernels, with post norms seven, each leaving its output as the next one wants it."""
+"""A layer on the GPU: five kernels, with post norms seven, with an input of its own eleven, each leaving its output as
+the next one wants it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ def pack(problem: Layer, config, weights, device: str) -> tuple[Planes, ...]:
     packed: list[Planes] = []
     for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
-        own = {name: weights[ours] for name, ours in link.weights.items()}
+        own = {name: weights[ours] for name, ours in link.weights.items() if ours in weights}
         packed += template.pack(problem.parts()[link.prefix], part(config, link.prefix), own, device)
     return tuple(packed)
 
@@ -49,7 +50,8 @@ def launches(problem: Layer, config: Mapping[str, Any], packed, buffers: Mapping
     """Reads the Vector "x" (quantized times attn_norm), "attn_norm", "ffn_norm", "next_norm" (of what reads x after
     the layer), with QK-norm "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "eps", "position", "keys", "values";
     uses "qkv", the Vectors "attended" and "gated", and attention's scratch; adds to "x" and appends to the cache. With
-    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"."""
+    post norms also reads "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch"; with an input of its own
+    "input" and "post_input_norm", and the Vectors "raised" and "input_gated"; with a scale "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -84,13 +86,18 @@ def finishes_in_attention(config: Mapping[str, Any]) -> bool:
 def _finish(problem: Layer, buffers: Mapping[str, Any]) -> Finish:
     rope = buffers["rope"]
     norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)  # which the kernel never reads
-    return Finish(bool(problem.qk_norm), problem.rope_dim, *norms, rope, buffers["eps"])
+    return Finish(bool(problem.qk_norm), problem.rope_dim, *norms, rope, buffers["eps"], bool(problem.v_norm))
 
 
 def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     b, capacity = inputs.buffers, inputs.buffers["values"].shape[1]
     named = ("attn_norm", "ffn_norm", "next_norm", *(POST_NORMS if problem.post_norm else ()))
-    norms = {n: torch.from_numpy(b[n][: problem.hidden].copy()).to(device) for n in named}
+    sizes = dict.fromkeys(named, problem.hidden)
+    if problem.layer_input:
+        sizes |= {"post_input_norm": problem.hidden, "input": problem.layer_input}
+    if problem.out_scale:
+        sizes["out_scale"] = 1
+    norms = {n: torch.from_numpy(b[n][:size].copy()).to(device) for n, size in sizes.items()}
     heads = {n: torch.from_numpy(b[n][: problem.head_dim].copy()).to(device) for n in ("q_norm", "k_norm")}
     values = torch.from_numpy(b["x"][: problem.hidden].copy()).to(device)
     x = Vector.allocate(problem.hidden, device)
@@ -103,12 +110,14 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
+    vectors = {"attended": problem.q_rows, "gated": problem.ffn, "branch": problem.hidden}
+    if problem.layer_input:
+        vectors |= {"raised": problem.layer_input, "input_gated": problem.layer_input}
     return {
         "x": x, "before": values, **norms, **heads, "eps": float(b["eps"][0]), "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device), "keys": keys, "values": cached,
         "qkv": torch.full((size,), float("nan"), device=device),
-        "attended": Vector.allocate(problem.heads * problem.head_dim, device),
-        "gated": Vector.allocate(problem.ffn, device), "branch": Vector.allocate(problem.hidden, device),
+        **{name: Vector.allocate(size, device) for name, size in vectors.items()},
     }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ from kernel_templates.space import Constraint, Parameter, Space
 
 def cuda(problem: Layer, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
+    # A layer that reads another's cache appends nothing, which attention's prologue would.
+    places = ("kernel",) if problem.shared_kv else ("attention", "kernel")
     finish = Parameter(
-        "finish", ("attention", "kernel"), "attention",
+        "finish", places, places[0],
         "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
     )  # fmt: skip
     parameters, constraints = [finish], []

@@ -51,7 +51,8 @@ def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
     QK-norm, "q_norm" and "k_norm" float32 [head_dim]; writes the queries of "qkv", and "keys" and "values" at the
     position."""
     rope, keys = buffers["rope"], buffers["keys"]
-    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)
+    # Pointers that the kernel never follows still need a tensor.
+    norms = (buffers["q_norm"], buffers["k_norm"] if problem.kv_heads else rope) if problem.qk_norm else (rope, rope)
     return Launch(
         "finish",
         finish,

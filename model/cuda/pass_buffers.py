@@ -28,7 +28,8 @@ class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
     product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
-    expanded: float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product or
+    inputs: float32 [most, layers * layer_input], what each layer gets of a row. expanded: float16, one matrix or two;
+    counters: int32 zeros, for programs that share columns of a product or
     positions of attention."""
 
     x: Tensor
@@ -37,6 +38,7 @@ class PassBuffers:
     attended: InOrders
     gated: InOrders
     wide: Tensor
+    inputs: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
 
@@ -46,9 +48,10 @@ class PassBuffers:
         c, largest_of = model.config, buffer_sizes(model.config)
         attended, ffn = largest_of["attended"], largest_of["gated"]
         halves = (c.hidden, attended, attended, ffn)
-        widest = max(largest_of["qkv"], 2 * ffn, c.hidden)
+        inputs = largest_of.get("layer_inputs", 0)
+        widest = max(largest_of["qkv"], 2 * ffn, c.hidden, inputs)
         largest = largest_product(model)
-        size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
+        size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
             return cls(
@@ -56,8 +59,9 @@ class PassBuffers:
                 _in_orders(most, {c.hidden}, device),
                 torch.zeros(most * attended, dtype=torch.float16, device=device),
                 _in_orders(most, {sizes.q_rows for sizes in c.sizes}, device),
-                _in_orders(most, {sizes.ffn for sizes in c.sizes}, device),
+                _in_orders(most, {n for s in c.sizes for n in (s.ffn, s.layer_input) if n}, device),
                 torch.zeros(most * widest, device=device),
+                torch.zeros((most, inputs), device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
             )
@@ -81,4 +85,5 @@ def largest_product(model: Loaded) -> int:
         for layer in model.layers
         for group in (layer.packed["qkv"], layer.packed["out"], layer.packed["ffn"][:2], layer.packed["ffn"][2:])
     )
-    return max(sum(planes.rows * planes.cols for planes in group) for group in products)
+    of_inputs = [] if model.inputs is None else [model.inputs.packed]
+    return max(sum(planes.rows * planes.cols for planes in group) for group in itertools.chain(products, of_inputs))

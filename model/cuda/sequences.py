@@ -25,6 +25,7 @@ from model.cuda.last_token import LastToken
 from model.cuda.out_of_memory import explain_out_of_memory
 from model.cuda.page_pool import ADVICE, PagePool, PageShape, Promise
 from model.errors import ModelError
+from model.layer_plan import cache_of
 from model.sampling import Sampler
 from model.sequences import BROKEN, Sequences
 from model.widths import PassSize, bucket
@@ -214,12 +215,14 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
     the memory that is free now but MARGIN. head_config: what decode's head runs with. Raises ModelError when memory
     does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
-    shape = PageShape(tuple((sizes.kv_heads, sizes.head_dim) for sizes in c.sizes))
+    shape = PageShape(tuple((sizes.own_kv_heads, sizes.head_dim) for sizes in c.sizes))
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
         table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)
         last_token = LastToken(forward.model, head_config, executor)
-        return CudaSequences(forward.over(pool.cache(table)), pool, last_token, most)
+        layers = pool.cache(table)
+        cache = tuple(layers[cache_of(c, i)] for i in range(c.layers))
+        return CudaSequences(forward.over(cache), pool, last_token, most)
 
 
 def memory_for_pages(device: torch.device) -> int:
