@@ -14,7 +14,8 @@ SMALLEST = 2.0**-10  # of a scale or cap
 MOST_ELEMENTS = 1 << 34  # of a matrix: ten times the largest one published
 LIMITS = {
     "heads": 1024, "kv_heads": 1024, "head_dim": 1024, "rope_dim": 1024, "hidden": 1 << 16, "ffn": 1 << 20,
-    "sequences": 1 << 10, "tokens": 1 << 14,
+    "sequences": 1 << 10, "tokens": 1 << 14, "key_heads": 1024, "kernel": 16,
+    "experts": 1 << 12, "used": 1 << 8, "shared_ffn": 1 << 20,
 }  # fmt: skip
 VECTOR = 32  # elements that an activation's length is a multiple of
 
@@ -51,9 +52,19 @@ def _check_fields(problem: Problem) -> None:
             raise ValueError(f"{name}: unknown weight format {value[:40]!r}; known: {', '.join(formats.FORMATS)}")
     if given.get("gate") and given["rows"] % 2:
         raise ValueError(f"{given['rows']} rows are not a gate's and as many of what it gates")
+    if given.get("used", 0) > given.get("experts", 0):
+        raise ValueError(f"used={given['used']} experts a token are more than experts={given['experts']}")
+    if "shared_ffn" in given:
+        shared = ("shared_ffn", "shared_gate_format", "shared_up_format", "shared_down_format")
+        if len({bool(given[name]) for name in shared}) > 1:
+            raise ValueError(f"a shared expert has all of {', '.join(shared)}")
+        if given["shared_gated"] and not given["shared_ffn"]:
+            raise ValueError("shared_gated=1 without a shared expert: shared_ffn is missing")
     heads, kv_heads = given.get("heads", 1), given.get("kv_heads", 1)
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")
+    if heads % (key_heads := given.get("key_heads", 1)):
+        raise ValueError(f"{heads} value heads cannot share {key_heads} key heads evenly")
     head_dim = given.get("head_dim", 16)
     if head_dim % 16:
         raise ValueError(f"head_dim={head_dim} does not divide by 16")

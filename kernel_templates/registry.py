@@ -5,13 +5,18 @@ import importlib.util
 
 from kernel_templates import (
     attention,
+    delta_layer,
     ffn,
+    gated_delta,
+    grouped_matmul,
     head,
     input_gate,
     layer,
     matmul,
     matvec,
+    moe,
     norm_qkv_rope,
+    norm_qkvz,
     paged_attention,
     per_layer_inputs,
 )
@@ -20,21 +25,24 @@ from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
 from kernel_templates.problem import Problem
 from kernel_templates.space import Space
 
-OPERATIONS: dict[str, Operation] = {
-    module.OPERATION.name: module.OPERATION
-    for module in (
-        norm_qkv_rope,
-        attention,
-        paged_attention,
-        matvec,
-        matmul,
-        ffn,
-        input_gate,
-        per_layer_inputs,
-        head,
-        layer,
-    )
-}
+_MODULES = (
+    norm_qkv_rope,
+    attention,
+    paged_attention,
+    norm_qkvz,
+    gated_delta,
+    matvec,
+    matmul,
+    ffn,
+    moe,
+    grouped_matmul,
+    input_gate,
+    per_layer_inputs,
+    head,
+    layer,
+    delta_layer,
+)
+OPERATIONS: dict[str, Operation] = {module.OPERATION.name: module.OPERATION for module in _MODULES}
 
 
 def get(name: str) -> Operation:

@@ -1,7 +1,7 @@
 """The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
 Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need something this engine
-does not compute (experts, a window in an architecture that has none) is refused by name here, because running it
+does not compute (experts or a window in an architecture that has none) is refused by name here, because running it
 without would give fluent nonsense.
 """
 
@@ -10,14 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kernel_templates import formats
+from kernel_templates.gated_delta.problem import GatedDelta
 from model import ggml_types, layer_plan
 from model.architectures import ARCHITECTURES, Architecture
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
+MOST_EXPERTS = 4096
+IMAGES = ("v.", "mm.")
+SOUNDS = ("a.",)
+"""What the tensors of the parts that see begin with."""
 MOST_SOFTCAP = 1e3
 """Models have 30 and 50. tanh(x / cap) in float32 has an error of 6e-8, which the cap multiplies."""
 
@@ -29,7 +34,7 @@ class ModelConfig:
     `sizes`: of each layer; `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope
     frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `local_rope_base`: RoPE's in layers with a
     window, which neither scaling nor that tensor touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0
-    for none; `left_alone`: tensors of the file that nothing here reads.
+    for none. `left_alone`: in words, parts of the file that a text's next token does not need.
     """
 
     architecture: Architecture
@@ -59,6 +64,11 @@ class ModelConfig:
         return self.sizes[0].layer_input
 
     @property
+    def most_experts_used(self) -> int:
+        """Experts of a token, of the layer that uses most; 0 without mixtures."""
+        return max(0 if sizes.mixture is None else sizes.mixture.used for sizes in self.sizes)
+
+    @property
     def embedding_scale(self) -> float:
         """What rows of the embedding are multiplied with."""
         return math.sqrt(self.hidden) if self.architecture.scaled_embedding else 1.0
@@ -72,22 +82,23 @@ class ModelConfig:
         if architecture is None or file.unread_types:
             raise ModelError("; ".join(_unsupported(name, architecture, file)))
         keys = Metadata(metadata, architecture.name + ".")
-        _refuse_unsupported(keys)
         embedding = file.tensors.get(layer_plan.EMBEDDING)
         if embedding is None or len(embedding.shape) != 2:
             raise ModelError(
                 f"tensor '{layer_plan.EMBEDDING}' is missing or not a matrix; the file is incomplete, get it again"
             )
-        layers = keys.whole("block_count", 1, 1024)
+        blocks = keys.whole("block_count", 1, 1024)
+        layers = blocks - keys.whole("nextn_predict_layers", 0, blocks - 1, 0)
         hidden = keys.whole("embedding_length", 32, 1 << 16)
         heads = keys.whole_of_layers("attention.head_count", layers, 1, 1024)
         head_dim = keys.whole("attention.key_length", 2, 1024, hidden // heads)
         if keys.whole("attention.value_length", 2, 1024, hidden // heads) != head_dim:
             raise ModelError("keys and values have different head sizes, which is not supported; use another model")
         context = keys.whole("context_length", 1, 1 << 24)
+        mixture = _mixture(keys, architecture)
         windows = _windows(keys, architecture, layers, context)
         kv_heads = keys.whole_each("attention.head_count_kv", layers, 1, heads, heads)
-        ffn = keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+        ffn = _ffn(keys, layers, mixture)
         common = LayerSizes(
             heads=heads,
             kv_heads=kv_heads[0],
@@ -97,13 +108,16 @@ class ModelConfig:
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
             gate_function=architecture.gate_function,
+            mixture=mixture,
+            output_gate=architecture.output_gate,
             layer_input=_layer_input(keys, architecture),
             out_scale=architecture.out_scale and layer_plan.OUT_SCALE in file.tensors,
         )
+        deltas = _deltas(keys, architecture, blocks)[:layers]
         local = _local_sizes(keys, common)
         each = (
-            replace(local if window else common, window=window, kv_heads=kv, ffn=width)
-            for window, kv, width in zip(windows, kv_heads, ffn, strict=True)
+            replace(local if window else common, window=window, kv_heads=kv, ffn=width, delta=delta)
+            for window, kv, width, delta in zip(windows, kv_heads, ffn, deltas, strict=True)
         )
         sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
         config = cls(
@@ -119,10 +133,10 @@ class ModelConfig:
             rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
             local_rope_base=_local_rope_base(keys, architecture) if any(windows) else 0.0,
             final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
-            left_alone=tuple(name for name in file.tensors if name.startswith(architecture.other_parts)),
+            left_alone=_left_alone(file, range(layers, blocks)),
         )
         _check_sizes(config, keys, Metadata(metadata).texts("tokenizer.ggml.tokens"))
-        _check_tensors(config, file)
+        _check_tensors(config, file, blocks)
         return config
 
 
@@ -136,9 +150,25 @@ def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile
         yield types
 
 
-def _refuse_unsupported(keys: Metadata) -> None:
-    if experts := keys.whole("expert_count", 0, 1 << 32, 0):
-        raise ModelError(f"'{experts}' experts: mixture models are not supported; use a dense one")
+def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
+    routing = architecture.routing
+    if routing is None:
+        if experts := keys.whole("expert_count", 0, 1 << 32, 0):
+            raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
+        return None
+    experts = keys.whole("expert_count", 1, MOST_EXPERTS)
+    used = keys.whole("expert_used_count", 1, experts)
+    return Mixture(experts, used, routing.function, routing.normalized)
+
+
+def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...]:
+    """Rows of gate and up of each layer. Where a mixture's are not named, the experts of a token share the dense
+    network's, as in llama.cpp."""
+    if mixture is None:
+        return keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
+    own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
+    return (own,) * layers
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
@@ -202,6 +232,41 @@ def _keys_as_values(
     return tuple(replace(s, keys_are_values=i in own) for i, s in enumerate(sizes))
 
 
+def _deltas(keys: Metadata, architecture: Architecture, blocks: int) -> tuple[GatedDelta | None, ...]:
+    """The gated delta net of each layer, None where it has attention."""
+    if architecture.delta_period is None:
+        return (None,) * blocks
+    here = keys.flags("attention.recurrent_layers", blocks)
+    if here is None:
+        period = keys.whole("full_attention_interval", 1, 1024, architecture.delta_period)
+        here = tuple((i + 1) % period != 0 for i in range(blocks))
+    heads, dim = keys.whole("ssm.time_step_rank", 1, 1024), keys.whole("ssm.state_size", 2, 1024)
+    key_heads, size = keys.whole("ssm.group_count", 1, 1024), keys.whole("ssm.inner_size", 2, 1 << 20)
+    if size != heads * dim:
+        raise ModelError(
+            f"metadata key '{keys.prefix}ssm.inner_size' is {size}, not {heads} heads of {dim} elements as keys "
+            "have; other sizes of values are not supported"
+        )
+    if heads % key_heads:
+        raise ModelError(f"{heads} value heads cannot share {key_heads} key heads evenly")
+    delta = GatedDelta(heads, key_heads, dim, keys.whole("ssm.conv_kernel", 2, 16))
+    return tuple(delta if recurrent else None for recurrent in here)
+
+
+def _left_alone(file: GGUFFile, ahead: range) -> tuple[str, ...]:
+    """What a file has beside the network that chooses a text's next token; ahead: blocks that look further."""
+    counts = {
+        "that see images": sum(name.startswith(IMAGES) for name in file.tensors),
+        "that hear": sum(name.startswith(SOUNDS) for name in file.tensors),
+        "that predict tokens beyond the next": sum(_is_ahead(name, ahead) for name in file.tensors),
+    }
+    return tuple(f"{count} tensors {what}" for what, count in counts.items() if count)
+
+
+def _is_ahead(name: str, ahead: range) -> bool:
+    return any(name.startswith(f"blk.{block}.") for block in ahead)
+
+
 def _local_rope_base(keys: Metadata, architecture: Architecture) -> float:
     return keys.real("rope.freq_base_swa", 0.0, 1e12, architecture.local_rope_base or 0.0)
 
@@ -215,8 +280,12 @@ def _attention_scale(
     return 0.0 if scale == head_dim**-0.5 else scale
 
 
+def _ffn_key(sizes: LayerSizes) -> str:
+    return "feed_forward_length" if sizes.mixture is None else "expert_feed_forward_length"
+
+
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
-    named = [("embedding_length", config.hidden), *(("feed_forward_length", s.ffn) for s in config.sizes)]
+    named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
@@ -234,22 +303,38 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
         )
 
 
-def _check_tensors(config: ModelConfig, file: GGUFFile) -> None:
+def _gates(layer: layer_plan.LayerPlan) -> list[str]:
+    """Matrices that kernels read as one, though each is small."""
+    return [layer.matrices[name].name for name in ("beta", "alpha") if name in layer.matrices]
+
+
+def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
     # A forged layer count must not make us list thousands of expected tensors before the first is missed.
     matrices = {tensor.name for tensor in layer_plan.layer(config, 0).matrices.values()}
     if config.layers * len(matrices) > len(file.tensors):
         raise ModelError(f"{config.layers} layers announced, but the file has only {len(file.tensors)} tensors")
-    expected = {tensor.name: tensor.shape for tensor in layer_plan.plan(config).tensors()}
+    plan = layer_plan.plan(config)
+    expected = {tensor.name: tensor.shape for tensor in plan.tensors()}
+    products = {tensor.name for layer in plan.layers for tensor in layer.matrices.values()}
+    products |= {plan.output.name, plan.embedding.name}
+    if plan.inputs:
+        products |= {plan.inputs.table.name, *(tensor.name for tensor in plan.inputs.step.weights.values())}
     for name, shape in expected.items():
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
         if info.shape != shape:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
-        if len(shape) == 1 and formats.get(info.format_name).quantized:
+        if name not in products and formats.get(info.format_name).quantized:
             raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
-    unread = {*config.left_alone, *layer_plan.unread(config)}
+    for index, layer in enumerate(plan.layers):
+        gates = {file.tensors[name].format_name for name in _gates(layer)}
+        if len(gates) > 1:
+            raise ModelError(f"the gates of layer {index} are stored as {' and '.join(sorted(gates))}; use one type")
+    known = {*expected, *layer_plan.unread(config)}
     for name in file.tensors:
-        if name not in expected and name not in unread:
+        if name not in known and not (
+            name.startswith((*IMAGES, *SOUNDS)) or _is_ahead(name, range(config.layers, blocks))
+        ):
             named = config.architecture.name
             raise ModelError(f"tensor {quoted(name)} is not part of a {named} model this engine computes")

@@ -151,6 +151,11 @@ class Model:
         """
         if speculate not in speculation.MODES:
             raise ModelError(f"speculate is {quoted(speculate)}; use {' or '.join(speculation.MODES)}")
+        if speculate != speculation.OFF and self.runner.taken_in is not None:
+            raise ModelError(
+                "this model's layers keep a state that cannot go back behind a token that was proposed; leave "
+                "out --speculate"
+            )
         self._check_prompt(prompt)
         self.timing = timing = Timing(prompt_tokens=len(prompt))
         start = arrived = time.perf_counter()
@@ -267,10 +272,13 @@ class Model:
             raise ModelError(f"a token id is outside the vocabulary of {self.config.vocab}")
 
     def _feed(self, prompt: list[int]) -> None:
-        """Bring the cache to `prompt`; the beginning that it has in common with the last one is kept."""
+        """Bring the cache to `prompt`; the beginning that it has in common with the last one is kept, where layers can
+        go on behind it."""
         same = 0
         while same < min(len(prompt) - 1, len(self._cached)) and prompt[same] == self._cached[same]:
             same += 1
+        if self.runner.taken_in not in (None, same):
+            same = 0
         self.timing.cached = same
         self._cached = self._cached[:same]  # what a failure or Ctrl-C below leaves is still true
         self.runner.feed(prompt[same:], same)
@@ -303,11 +311,10 @@ def load(
     file = open_gguf(Path(path))
     config = ModelConfig.from_gguf(file)
     for sizes in config.sizes:
-        if sizes.head_dim % 16:
-            raise ModelError(
-                f"heads of {sizes.head_dim} elements are not supported; use a model whose heads divide by 16"
-            )
-        if sizes.q_rows % 32 or sizes.kv_rows % 32:
+        for dim in (sizes.head_dim, *([sizes.delta.head_dim] if sizes.delta else [])):
+            if dim % 16:
+                raise ModelError(f"heads of {dim} elements are not supported; use a model whose heads divide by 16")
+        if sizes.attended % 32 or sizes.kv_rows % 32:
             raise ModelError("the widths of all heads together must divide by 32; use another model")
     if nvtx and backend == "cpu":
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")

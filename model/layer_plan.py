@@ -27,7 +27,7 @@ VALUES, OUT_SCALE = "blk.{}.attn_v.weight", "blk.0.layer_output_scale.weight"
 """By which a file says how layers are made."""
 LAYER_INPUTS = Link(
     "layer_inputs", per_layer_inputs.OPERATION, weights={"w": "input_projection"},
-    buffers={"x": "x", "inputs": "layer_inputs", "projected": "projected", "norm": "input_norm"},
+    buffers={"x": "x", "inputs": "layer_inputs", "projected": "projected_inputs", "norm": "input_norm"},
 )  # fmt: skip
 HEAD = Link("head", head.OPERATION, weights={"w": "head"}, buffers={"x": "x", "norm": "output_norm"})
 
@@ -84,7 +84,7 @@ class LayerPlan:
 @dataclass(frozen=True)
 class LayerState:
     """A layer in a backend's memory. packed: matrices as its kernels read them, by the names of steps; buffers: what
-    the layer has for itself, norms and its part of the KV cache ("keys", "values"), by the names that links have."""
+    the layer has for itself, norms and what it keeps of a text, by the names that links have."""
 
     plan: LayerPlan
     packed: Mapping[str, tuple[Any, ...]]
@@ -169,7 +169,7 @@ def layer(config: "ModelConfig", index: int) -> LayerPlan:
     """The plan of layer `index` alone."""
     tensors, sizes = layer_tensors(config, index), config.layer(index)
     steps = tuple(_step(link, tensors) for link in links(sizes.mixer, sizes.feed_forward, sizes.layer_input > 0))
-    used = {name for step in steps for name in (*map(step.link.weights.__getitem__, step.weights), *step.vectors)}
+    used = {name for step in steps for name in (*(step.link.weights[own] for own in step.weights), *step.vectors)}
     assert used == set(tensors), f"no operation reads {set(tensors) - used}"
     return LayerPlan(tensors, steps, _rope(config, sizes), sizes)
 
@@ -186,9 +186,10 @@ def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
     sizes = config.sizes
     return {
         "x": config.hidden,
-        "qkv": max(s.qkv_rows for s in sizes),
-        "attended": max(s.q_rows for s in sizes),
-        "gated": max(s.ffn for s in sizes),
+        "qkv": max((s.qkv_rows for s in sizes if s.delta is None), default=0),
+        "projected": max((s.delta.projected_size for s in sizes if s.delta), default=0),
+        "attended": max(s.attended for s in sizes),
+        "gated": max(s.gated for s in sizes),
         "logits": config.vocab,
         **_input_sizes(config),
     }
@@ -196,7 +197,7 @@ def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
 
 def _input_sizes(config: "ModelConfig") -> dict[str, int]:
     size, rows = config.layer_input, config.layers * config.layer_input
-    return {"layer_inputs": rows, "projected": rows, "raised": size, "input_gated": size} if size else {}
+    return {"layer_inputs": rows, "projected_inputs": rows, "raised": size, "input_gated": size} if size else {}
 
 
 def _rope(config: "ModelConfig", sizes: LayerSizes) -> Rope:
@@ -210,5 +211,5 @@ def _rope(config: "ModelConfig", sizes: LayerSizes) -> Rope:
 
 
 def _step(link: Link, tensors: Mapping[str, Any]) -> Step:
-    weights = {own: tensors[name] for own, name in link.weights.items() if name in tensors}
+    weights = link.own_weights(tensors)
     return Step(link, weights, {name: tensors[name] for name in link.buffers.values() if name in tensors})

@@ -4,8 +4,9 @@ Names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A new kind is 
 `FEED_FORWARDS` as `kernel_templates.layer.chain` has its links.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model.layer_sizes import LayerSizes
@@ -26,13 +27,14 @@ class Turned:
 @dataclass(frozen=True)
 class Tensor:
     """A tensor that the file must have. pairs: how the rows (of a vector: the elements) are to be reordered, if they
-    are. stored_rows: of the file's tensor where this is `shape[0]` rows of it, beginning with `first_row`; 0 where it
-    is all of it."""
+    are. transposed: kernels want a matrix column by column. stored_rows: of the file's tensor where this is `shape[0]`
+    rows of it, beginning with `first_row`; 0 where it is all of it."""
 
     name: str
     shape: tuple[int, ...]
     pairs: Turned | None = None
     first_row: int = 0
+    transposed: bool = False
     stored_rows: int = 0
 
     @property
@@ -40,9 +42,18 @@ class Tensor:
         return (self,)
 
     @property
+    def rows(self) -> int:
+        """Of all matrices where it is several, [matrices, rows, columns]."""
+        return math.prod(self.shape[:-1])
+
+    @property
     def stored(self) -> "Tensor":
         """The tensor as the file has it."""
-        return Tensor(self.name, (self.stored_rows, *self.shape[1:]), self.pairs) if self.stored_rows else self
+        return (
+            replace(self, shape=(self.stored_rows, *self.shape[1:]), stored_rows=0, first_row=0)
+            if self.stored_rows
+            else self
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class _Layer:
     block: str
 
     def tensor(self, name: str, *shape: int, kind: str = "weight", **rest: Any) -> Tensor:
-        return Tensor(f"{self.block}{name}.{kind}", shape, **rest)
+        return Tensor(self.block + (f"{name}.{kind}" if kind else name), shape, **rest)
 
     def matrices(self, fused: str, **parts: tuple[str, int, Turned | None]) -> dict[str, Tensor]:
         """parts: what kernels call each -> its name in the file, its rows, their order."""
@@ -106,7 +117,7 @@ def _attention(of: _Layer) -> Tensors:
     if traits.qkv_bias:
         biases = (of.tensor(name, rows, kind="bias", pairs=p) for name, rows, p in qkv.values())
         made["qkv_bias"] = Joined(tuple(biases))
-    made["out"] = of.tensor("attn_output", hidden, s.q_rows)
+    made["out"] = of.tensor("attn_output", hidden, s.attended)
     if traits.qk_norm:
         made["q_norm"] = of.tensor("attn_q_norm", s.head_dim, pairs=pairs)
         if s.cache_of is None:
@@ -116,9 +127,26 @@ def _attention(of: _Layer) -> Tensors:
     return made
 
 
+def _gated_delta(of: _Layer) -> Tensors:
+    delta, hidden = of.sizes.delta, of.config.hidden
+    assert delta is not None
+    return {
+        "attn_norm": of.tensor("attn_norm", hidden),
+        "qkv": of.tensor("attn_qkv", delta.channels, hidden),
+        "z": of.tensor("attn_gate", delta.value_size, hidden),
+        "beta": of.tensor("ssm_beta", delta.heads, hidden),
+        "alpha": of.tensor("ssm_alpha", delta.heads, hidden),
+        "conv": of.tensor("ssm_conv1d", delta.channels, delta.kernel, transposed=True),
+        "decay": of.tensor("ssm_a", delta.heads, kind=""),
+        "dt_bias": of.tensor("ssm_dt", delta.heads, kind="bias"),
+        "delta_norm": of.tensor("ssm_norm", delta.head_dim),
+        "out": of.tensor("ssm_out", hidden, delta.value_size),
+    }
+
+
 def _dense(of: _Layer) -> Tensors:
     hidden, ffn = of.config.hidden, of.sizes.ffn
-    made: dict[str, Tensor | Joined] = {"ffn_norm": of.tensor("ffn_norm", hidden)}
+    made: dict[str, Tensor | Joined] = {"ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden)}
     made |= of.matrices("ffn_up", gate=("ffn_gate", ffn, None), up=("ffn_up", ffn, None))
     made["down"] = of.tensor("ffn_down", hidden, ffn)
     if of.config.architecture.post_norm:
@@ -139,5 +167,20 @@ def _end(of: _Layer) -> Tensors:
     return made
 
 
-MIXERS: Mapping[str, Callable[[_Layer], Tensors]] = {"attention": _attention}
-FEED_FORWARDS: Mapping[str, Callable[[_Layer], Tensors]] = {"dense": _dense}
+def _mixture(of: _Layer) -> Tensors:
+    hidden, ffn, m = of.config.hidden, of.sizes.ffn, of.sizes.mixture
+    assert m is not None
+    made: dict[str, Tensor | Joined] = {
+        "ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden),
+        "router": of.tensor("ffn_gate_inp", m.experts, hidden),
+        "gate": of.tensor("ffn_gate_exps", m.experts, ffn, hidden),
+        "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
+        "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
+    }
+    if of.config.architecture.post_norm:
+        made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
+    return made
+
+
+MIXERS: Mapping[str, Callable[[_Layer], Tensors]] = {"attention": _attention, "gated_delta": _gated_delta}
+FEED_FORWARDS: Mapping[str, Callable[[_Layer], Tensors]] = {"dense": _dense, "moe": _mixture}

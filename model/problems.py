@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernel_templates.attention.problem import LONG
+from kernel_templates.delta_layer.problem import DeltaLayer
 from kernel_templates.head.problem import Head
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.problem import Problem
 from model import layer_plan
@@ -79,29 +80,43 @@ def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int) -> Mapping[
     return counts | _end_problems(config, file)
 
 
-def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[Layer]:
+def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[LinkedChain]:
     """Every distinct whole layer, for all layers of the first context, then of the next."""
     found = (layer_at(config, file, i, context) for context in contexts(capacity) for i in range(config.layers))
     return list(dict.fromkeys(found))
 
 
-def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> Layer:
+def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
     """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
     one, the first of them."""
     a, plan = config.architecture, layer_plan.layer(config, layer)
     s = plan.sizes
     if s.window:
         context = min(context, contexts(s.window + 1)[-1])
-    formats: dict[str, Any] = {
-        f"{name}_format": file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()
+    named: dict[str, Any] = {
+        f"{name}_format": file.tensors[tensor.name].format_name
+        for name, tensor in plan.matrices.items()
+        if name != "shared_router"  # it lies below the router, in the same format
     }
+    if s.delta:
+        d, gates = s.delta, named.pop("beta_format")
+        assert named.pop("alpha_format") == gates, "the model's configuration refuses others"
+        shapes = (config.hidden, d.heads, d.key_heads, d.head_dim, d.kernel, s.ffn)
+        return DeltaLayer(*shapes, gates_format=gates, activation=ACTIVATION, **named)
+    if (m := s.mixture) is not None:
+        named |= {
+            "experts": m.experts, "used": m.used, "routing": m.routing, "normalized": int(m.normalized),
+            "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
+            "shared_gated": int(m.shared_gated),
+        }  # fmt: skip
     shared = s.cache_of is not None
     if shared:
-        formats |= {"k_format": formats["q_format"], "v_format": formats["q_format"]}
+        named |= {"k_format": named["q_format"], "v_format": named["q_format"]}
     return Layer(
         config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
-        activation=ACTIVATION, context=context, **formats,
+        activation=ACTIVATION, context=context, **named,
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
         window=s.window, softcap=s.softcap, scale=s.scale, gate_function=s.gate_function,
         v_norm=int(a.v_norm), shared_kv=int(shared), layer_input=s.layer_input, out_scale=int(s.out_scale),
+        output_gate=int(s.output_gate),
     )  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kernel_templates import formats
+from kernel_templates.gated_delta.problem import GatedDelta
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile, open_gguf
 from model.layer_sizes import LayerSizes
@@ -28,10 +29,10 @@ _HEAD_ROWS = 8192
 class LayerTrace:
     """What the operations of a layer read and write, float32, for every token.
 
-    before, middle, after: the residual stream [tokens, hidden] before the layer, after attention and after the
-    feed-forward network; raw: queries, keys and values as projected, biases added, [tokens, rows] each; q, k, v:
-    [tokens, heads, head_dim] as attention takes them, normed and turned; attended [tokens, heads * head_dim]: before
-    the output projection. Rows of queries and keys are in the file's order.
+    before, middle, after: the residual stream [tokens, hidden] before the layer, after its mixer and after the
+    feed-forward network; raw: queries (with their gates), keys and values as projected, biases added, [tokens, rows]
+    each; q, k, v: [tokens, heads, head_dim] as attention, or the delta rule, takes them, normed and turned; attended
+    [tokens, heads * head_dim]: before the output projection. Rows of queries and keys are in the file's order.
     """
 
     before: Tensor
@@ -81,18 +82,25 @@ def reference_hidden(
         frequencies, size = turns[sizes]
         turn = torch.polar(torch.full((), size, dtype=torch.float64), torch.outer(positions, frequencies))
         before, normed = x, _norm(x, _vector(file, block + "attn_norm"), config)
-        if sizes.cache_of is None:
-            raw = _queries_keys_values(file, config, sizes, block, normed)
-            q, k, v = _heads(file, config, sizes, block, raw, turn)
+        if sizes.delta:
+            raw, q, k, v, attended = _gated_delta(file, config, sizes.delta, block, normed)
+            y = attended @ _matrix(file, block + "ssm_out").T
         else:
-            none = normed.new_empty(len(normed), 0)
-            raw = (normed @ _matrix(file, block + "attn_q").T, none, none)
-            q, (k, v) = _queries(file, config, sizes, block, raw[0], turn), kept[sizes.cache_of]
+            if sizes.cache_of is None:
+                raw = _queries_keys_values(file, config, sizes, block, normed)
+                q, k, v = _heads(file, config, sizes, block, raw, turn)
+            else:
+                none = normed.new_empty(len(normed), 0)
+                raw = (normed @ _matrix(file, block + "attn_q").T, none, none)
+                q, (k, v) = _queries(file, config, sizes, block, raw[0], turn), kept[sizes.cache_of]
+            attended = _attention(sizes, q, k, v)
+            if sizes.output_gate:
+                attended = attended * raw[0].unflatten(-1, (sizes.heads, 2, -1))[:, :, 1].flatten(1).sigmoid()
+            y = attended @ _matrix(file, block + "attn_output").T
         kept.append((k, v))
-        attended = _attention(sizes, q, k, v)
-        y = attended @ _matrix(file, block + "attn_output").T
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        y = _feed_forward(file, config, block, _norm(middle, _vector(file, block + "ffn_norm"), config))
+        ffn_norm = _vector(file, block + config.architecture.ffn_norm)
+        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         if inputs is not None:
             y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
@@ -210,6 +218,7 @@ def _heads(
 def _queries(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: Tensor, turn: Tensor) -> Tensor:
     """As of `_heads`."""
     q = raw.unflatten(-1, (-1, sizes.head_dim))
+    q = q[:, :: 1 + sizes.output_gate]  # a gate follows each
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
     return _rope(q, turn, config.architecture.rope == "halves")
@@ -230,6 +239,39 @@ def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(out, -1)
 
 
+def _gated_delta(
+    file: GGUFFile, config: ModelConfig, delta: GatedDelta, block: str, x: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
+    """`raw`, `q`, `k`, `v` and `attended` of `LayerTrace`; x: float32 [tokens, hidden], already normed.
+
+    The recurrence token by token, with a state of [heads, head_dim of k, head_dim of v] as the paper writes it. Value
+    head h has key head h mod key_heads: llama.cpp's converter orders them so.
+    """
+    mixed = x @ _matrix(file, block + "attn_qkv").T
+    sizes = [delta.key_size, delta.key_size, delta.value_size]
+    raw = mixed.split(sizes, -1)
+    taps = _matrix(file, block + "ssm_conv1d")[:, None]
+    before = torch.nn.functional.pad(mixed.T, (delta.kernel - 1, 0))
+    mixed = torch.nn.functional.silu(torch.nn.functional.conv1d(before, taps, groups=len(taps))).T
+    q, k, v = (part.unflatten(-1, (-1, delta.head_dim)) for part in mixed.split(sizes, -1))
+    q, k = (part * torch.rsqrt(part.square().sum(-1, keepdim=True) + config.norm_eps) for part in (q, k))
+    q, k = (part.repeat(1, delta.heads // delta.key_heads, 1) for part in (q, k))
+    q = q / math.sqrt(delta.head_dim)
+    beta = (x @ _matrix(file, block + "ssm_beta").T).sigmoid()
+    alpha = x @ _matrix(file, block + "ssm_alpha").T + _vector(file, block + "ssm_dt", "bias")
+    decay = _rows(file, block + "ssm_a", torch.arange(1)).reshape(-1)  # the only name without a kind
+    kept = torch.exp(decay * torch.nn.functional.softplus(alpha))
+    state, recalled = torch.zeros(delta.heads, delta.head_dim, delta.head_dim), torch.empty_like(v)
+    for t in range(len(x)):
+        state = state * kept[t, :, None, None]
+        learned = (v[t] - torch.einsum("hkv,hk->hv", state, k[t])) * beta[t, :, None]
+        state = state + k[t, :, :, None] * learned[:, None]
+        recalled[t] = torch.einsum("hkv,hk->hv", state, q[t])
+    z = (x @ _matrix(file, block + "attn_gate").T).unflatten(-1, (delta.heads, -1))
+    gated = _norm(recalled, _vector(file, block + "ssm_norm"), config) * torch.nn.functional.silu(z)
+    return raw, q, k, v, gated.flatten(1)
+
+
 def _queries_keys_values(
     file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,15 +288,52 @@ def _queries_keys_values(
     return q, k, v
 
 
-def _feed_forward(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
-    """down · (g(gate · x) * up · x); x float32 [tokens, hidden], already normed."""
+def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
+    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
+
+
+def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+    """Of each token the sum over the experts with its largest logits, times their weights."""
+    mixture = sizes.mixture
+    assert mixture is not None
+    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
+    if mixture.routing == "sigmoid":
+        weights = logits.sigmoid().gather(-1, chosen)
+    elif mixture.routing == "softmax":
+        weights = logits.softmax(-1).gather(-1, chosen)
+    else:
+        weights = logits.gather(-1, chosen).softmax(-1)
+    if mixture.normalized:
+        weights = weights / weights.sum(-1, keepdim=True)
+    y = torch.zeros_like(x)
+    for expert in chosen.unique().tolist():
+        tokens, place = (chosen == expert).nonzero(as_tuple=True)
+        gate, up = (x[tokens] @ _expert(file, f"{block}ffn_{name}_exps", expert).T for name in ("gate", "up"))
+        made = _gated(config, gate, up) @ _expert(file, block + "ffn_down_exps", expert).T
+        y[tokens] += weights[tokens, place, None] * mixture.scale * made
+    return y
+
+
+def _expert(file: GGUFFile, name: str, expert: int) -> Tensor:
+    """float32 [rows, columns]: one of the matrices that a tensor [experts, rows, columns] is."""
+    rows = file.tensors[name + ".weight"].shape[1]
+    return _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows))
+
+
+def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """down · (g(gate · x) * up · x)."""
     up = x @ _matrix(file, block + "ffn_up").T
     if config.architecture.fused:
         gate, up = up.chunk(2, -1)
     else:
         gate = x @ _matrix(file, block + "ffn_gate").T
-    gate = _gelu(gate) if config.architecture.gate_function == "gelu" else gate * gate.sigmoid()
-    return (gate * up) @ _matrix(file, block + "ffn_down").T
+    return _gated(config, gate, up) @ _matrix(file, block + "ffn_down").T
+
+
+def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
+    return (_gelu(gate) if config.architecture.gate_function == "gelu" else gate * gate.sigmoid()) * up
 
 
 def _gelu(x: Tensor) -> Tensor:

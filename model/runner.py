@@ -66,6 +66,12 @@ class Runner(ABC):
         """Positions that the KV cache holds."""
         return self.decoder.context
 
+    @property
+    def taken_in(self) -> int | None:
+        """Tokens of the text that layers have a state of, which cannot go back: the next come at this position or at
+        0. None for a model whose layers only keep keys and values, of which any beginning can be kept."""
+        return None
+
     def feed(self, tokens: list[int], first: int) -> None:
         """Bring tokens into the cache at positions first, first + 1, ...; keep what the last predicts for `stream`."""
         if len(tokens) < self.steps_below:

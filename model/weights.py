@@ -4,6 +4,7 @@ GGUF stores llama's Q and K so that RoPE turns neighbouring rows; kernels turn t
 at load is lossless and changes no score, because q and k are reordered alike.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -20,9 +21,10 @@ from model.rope import Rotation, rotation
 
 
 def matrix(file: GGUFFile, tensor: Tensor) -> Weight:
-    """A matrix as kernels want it, copied out of the mapping: rows are in the file's own bytes."""
+    """A matrix, or several below each other, as kernels want it, copied out of the mapping: rows are in the file's own
+    bytes."""
     info = file.tensors[tensor.name]
-    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.shape[0]))
+    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.rows))
     if tensor.pairs:
         raw = raw[halves_order(len(raw), tensor.pairs)]
     return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
@@ -32,7 +34,7 @@ def shape_of_matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """As `matrix`, with a shape and no values (torch's "meta" device)."""
     info = file.tensors[tensor.name]
     size = formats.get(info.format_name).row_bytes(info.shape[-1])
-    raw = torch.empty((tensor.shape[0], size), dtype=torch.uint8, device="meta")
+    raw = torch.empty((tensor.rows, size), dtype=torch.uint8, device="meta")
     return Weight(raw, info.shape[-1], info.format_name)
 
 
@@ -45,13 +47,14 @@ def matrices(
 
 
 def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
-    """A one-dimensional tensor as float32, or several after each other, padded like every kernel buffer."""
-    out, first = random_inputs.buffer(tensor.shape[0]), 0
+    """A tensor that no product reads, as float32, or several after each other, padded like every kernel buffer."""
+    out, first = random_inputs.buffer(math.prod(tensor.shape)), 0
     for part in tensor.parts:
-        info, (size,) = file.tensors[part.name], part.shape
+        info, size = file.tensors[part.name], math.prod(part.shape)
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
-        values = layout.numbers(file.copied(part.name)).reshape(-1)
+        values = layout.numbers(file.copied(part.name))
+        values = (values.T if part.transposed else values).reshape(-1)
         out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values
         first += size
     return out

@@ -8,10 +8,12 @@ holds the two together, so that what was tuned is what is run.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kernel_templates import registry
+from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
@@ -40,9 +42,9 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of their rows, as
-    the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the product does
-    not.
+    name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
+    their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
+    product does not.
     """
 
     name: str
@@ -51,10 +53,16 @@ class Product:
     cols: int
     format: str
     gate: str = ""
+    of: LayerSizes | None = None
 
-    def over(self, tokens: int) -> Matmul:
+    def over(self, tokens: int) -> Matmul | GroupedMatmul:
         """The product of so many rows of a pass."""
-        return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        if self.of is None or (m := self.of.mixture) is None:
+            return Matmul(self.rows, self.cols, self.format, tokens, gate=self.gate)
+        return GroupedMatmul(
+            self.rows, self.cols, self.format, m.experts, m.used, tokens, gate=self.gate,
+            bias=int(m.bias and bool(self.gate)), x_of="pair" if self.name == "down" else "token",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,16 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     formats = {name: file.tensors[tensor.name].format_name for name, tensor in plan.matrices.items()}
     gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
     found = []
+    mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
+    router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
     ends = [(name, (name,)) for name in ("down", "input_gate", "input_proj")]
-    for name, group in [("qkv", ("q", "k", "v")), ("out", ("out",)), *gated, *ends]:
+    for name, group in [mixer, ("out", ("out",)), *router, *gated, *ends]:
         for form, members in groupby((m for m in group if m in formats), key=formats.__getitem__):
             joined = tuple(members)
-            rows, cols = sum(plan.matrices[m].shape[0] for m in joined), plan.matrices[joined[0]].shape[1]
+            rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
             gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
-            found.append(Product(name, joined, rows, cols, form, gate))
+            experts = plan.sizes if len(plan.matrices[joined[0]].shape) == 3 else None
+            found.append(Product(name, joined, rows, cols, form, gate, experts))
     return tuple(found)
 
 
@@ -107,6 +118,11 @@ def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
         size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
         window=s.window, softcap=s.softcap, scale=s.scale,
     )  # fmt: skip
+
+
+def pass_delta(delta: GatedDelta, size: PassSize) -> GatedDelta:
+    """A layer's gated delta net in a pass; contexts cost the same."""
+    return replace(delta, sequences=size.sequences, tokens=size.tokens)
 
 
 def pass_problems(
@@ -132,7 +148,7 @@ def _of_pass(
     """layers: those that differ, and how many there are of each."""
     for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        yield pass_attention(sizes, size), times
+        yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
     if (inputs := inputs_problem(config, file)) is not None:
         yield Product("layer_inputs", ("w",), inputs.rows, inputs.hidden, inputs.format).over(size.rows), 1
     if size.head:

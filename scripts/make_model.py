@@ -13,6 +13,7 @@ block, the distribution over a matrix is the normal one, and one tensor at a tim
 Example: scripts/make_model.py qwen3-0.6b Q4_0 /tmp/qwen3-0.6b.gguf
 """
 
+import math
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -25,10 +26,11 @@ import numpy as np
 
 from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
+from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
 from model.layer_plan import INPUT_PROJECTION, plan
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
 from model.tokenizers.byte_level_bpe import byte_characters
@@ -128,13 +130,34 @@ def _gemma4_layers(
     return tuple(made)
 
 
+def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, tied: bool) -> Shape:
+    layer = LayerSizes(heads, kv_heads, head_dim=256, rope_dim=64, ffn=ffn, output_gate=True)
+    sizes = _with_deltas((layer,) * layers, GatedDelta(delta_heads, 16, 128, 4), period=4)
+    config = ModelConfig(
+        ARCHITECTURES["qwen35"], hidden, sizes, vocab=248320, context=262144, norm_eps=1e-6, rope_base=1e7, tied=tied,
+        rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen35", unused=243, names_head_size=True)
+
+
+def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) -> tuple[LayerSizes, ...]:
+    """Gated delta nets in all layers but every `period`-th."""
+    return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
+
+
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, or four, for tests; the first has a window of 8 positions where it may have
-    one."""
-    period, (attention, final) = architecture.window_period, architecture.softcaps
-    layer = LayerSizes(4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function)
+    """Two layers of any architecture, or four where some share a cache, for tests; the first has a window of 8
+    positions where it may have one, or a gated delta net where most have."""
+    period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
+    layer = LayerSizes(
+        4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function,
+        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized),
+        output_gate=architecture.output_gate,
+    )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     sizes = tuple(replace(layer, window=window) for window in windows)
+    if architecture.delta_period is not None:
+        sizes = _with_deltas(sizes, GatedDelta(4, 2, 32, 4), period=2)
     if architecture.shared_kv:
         sizes = _gemma4_layers(replace(layer, kv_heads=1), 4, 2, 2, window=8, layer_input=32)
     config = ModelConfig(
@@ -144,11 +167,25 @@ def tiny(architecture: Architecture) -> Shape:
     return Shape(config, "qwen2", unused=5, names_head_size=True)
 
 
+def _qwen3moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, used: int, vocab: int = 151936
+) -> Shape:
+    mixture = Mixture(experts, used, "softmax", normalized=True)
+    layer = LayerSizes(heads, kv_heads, 128, 128, ffn, mixture=mixture)
+    config = ModelConfig(
+        ARCHITECTURES["qwen3moe"], hidden, (layer,) * layers, vocab, context=40960, norm_eps=1e-6,
+        rope_base=1e6, tied=False, rope_freqs=False,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=290, names_head_size=True)
+
+
 SHAPES = {
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072),
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
     "qwen3-4b": _qwen3(2560, 36, 32, 9728),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
+    "qwen3-30b-a3b": _qwen3moe(2048, 48, 32, 4, 768, 128, 8),
+    "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8, vocab=32768),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
     "llama3.1-8b": _shape(
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
@@ -159,6 +196,9 @@ SHAPES = {
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
+    "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
+    "qwen3.5-4b": _qwen35(2560, 32, 16, 4, 32, 9216, tied=True),
+    "qwen3.5-9b": _qwen35(4096, 32, 16, 4, 32, 12288, tied=False),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
 }
@@ -205,14 +245,14 @@ def tensor_format(
     head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
     its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
     """
-    if len(shape) == 1:
+    if len(shape) == 1 or place[0] in ("conv", "router"):
         return "F32"
     fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
         fmt = get("Q6_K")
     elif config is not None:
         fmt = get(_with_more_bits(quant, *place, config) or fmt.name)
-    return fmt.name if shape[1] % fmt.block == 0 else NARROW[fmt.name]
+    return fmt.name if shape[-1] % fmt.block == 0 else NARROW[fmt.name]
 
 
 def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> str | None:
@@ -220,7 +260,7 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
     if quant == "IQ4_XS":
         sizes = config.layer(layer)
         grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
@@ -247,9 +287,15 @@ class Weights:
         return self._places.get(name, ("", 0))
 
     def vector(self, name: str, size: int) -> np.ndarray:
-        """Norm weights, biases or what RoPE's frequencies are divided by, float32 [size]."""
+        """Norm weights, biases and all else that no product reads, float32 [size]."""
         what, layer = self.place(name)
-        if what == "qkv_bias":
+        if what == "decay":
+            weights = -np.exp(self._rng.uniform(-2.0, 2.8, size))
+        elif what == "dt_bias":  # steps of 0.001 to 0.1, as Mamba begins with
+            weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
+        elif what == "conv":
+            weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "qkv_bias":
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
@@ -261,15 +307,16 @@ class Weights:
                 weights *= size**-0.5  # nothing else divides the scores
         return weights.astype(np.float32)
 
-    def matrix(self, name: str, shape: tuple[int, int], form: str) -> np.ndarray:
-        """A weight matrix in format `form`, uint8 [rows, row bytes]."""
-        deviation = shape[1] ** -0.5
+    def matrix(self, name: str, shape: tuple[int, ...], form: str) -> np.ndarray:
+        """A weight matrix in format `form`, or several behind each other, uint8 [rows, row bytes]."""
+        *above, cols = shape
+        rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
         if what in ("out", "down", "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
-        drawn = self._rng.integers(0, len(pool), shape[0] * shape[1] // block, dtype=np.uint32)
-        return pool[drawn].view(np.uint8).reshape(shape[0], -1)
+        drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
+        return pool[drawn].view(np.uint8).reshape(rows, -1)
 
     def _pool(self, form: str, deviation: float) -> tuple[np.ndarray, int]:
         """Quantized blocks as opaque items, and how many values one holds."""
@@ -297,6 +344,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
     writer.add_feed_forward_length(_one_or_each([sizes.ffn for sizes in config.sizes]))
+    if (mixture := layer.mixture) is not None:
+        writer.add_expert_count(mixture.experts)
+        writer.add_expert_used_count(mixture.used)
+        writer.add_expert_feed_forward_length(layer.ffn)
     writer.add_head_count(layer.heads)
     writer.add_head_count_kv(_one_or_each([sizes.kv_heads for sizes in config.sizes]))
     writer.add_rope_freq_base(config.rope_base)
@@ -304,6 +355,15 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_vocab_size(config.vocab)
     if layer.window:
         writer.add_sliding_window(layer.window)
+    if delta := next((sizes.delta for sizes in config.sizes if sizes.delta), None):
+        writer.add_full_attention_interval(1 + [sizes.delta for sizes in config.sizes].index(None))
+        writer.add_ssm_conv_kernel(delta.kernel)
+        writer.add_ssm_state_size(delta.head_dim)
+        writer.add_ssm_group_count(delta.key_heads)
+        writer.add_ssm_time_step_rank(delta.heads)
+        writer.add_ssm_inner_size(delta.value_size)
+        writer.add_rope_dimension_count(layer.rope_dim)
+        writer.add_rope_dimension_sections([layer.rope_dim // 2, 0, 0, 0])
     if layer.softcap:
         writer.add_attn_logit_softcapping(layer.softcap)
     if config.final_softcap:
@@ -377,8 +437,9 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
-                if len(dims) == 1:
-                    writer.write_tensor_data(weights.vector(tensor, dims[0]).view(np.uint8))
+                if len(dims) == 1 or weights.place(tensor)[0] == "conv":
+                    values = weights.vector(tensor, int(np.prod(dims))).reshape(dims)
+                    writer.write_tensor_data(values.view(np.uint8))
                 else:
                     writer.write_tensor_data(weights.matrix(tensor, dims, form))
         writer.close()

@@ -1,10 +1,11 @@
 """Make tests/fixtures/models: a small random model of every architecture, as people get theirs, with known logits.
 
 Hugging Face transformers draws the weights; llama.cpp's own converter and quantizer write the GGUF file; the weights of
-that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens are kept: so they are
-those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz: "tokens" int32 [TOKENS], "ids"
-uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their log-probabilities. models.json
-says what made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
+that file, dequantized by `gguf`, go back into transformers, whose float32 logits of TOKENS tokens (or as many as the
+recipe says) are kept: so they are those of the very numbers that the file holds. Beside each NAME.gguf lies NAME.npz:
+"tokens" int32 [TOKENS], "ids" uint16 and "logprobs" float32 [TOKENS, KEPT], the likeliest tokens after each and their
+log-probabilities; of some also those of the last LATE tokens of a long text, called "late_...". models.json says what
+made them, and how far llama.cpp's prebuilt wheel `xllamacpp` is from the same logits on the same file.
 
 scripts/record_models prepares the Python that this needs.
 """
@@ -35,17 +36,23 @@ from llama_worker import Session  # noqa: E402
 
 OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
+LATE = 64
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
 """Of llama.h's llama_ftype; other types are the converter's own."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model. kind: of transformers' classes, `KindConfig` and `KindForCausalLM`; sizes: what differs from SIZES."""
+    """One model. kind: of transformers' classes, `KindConfig` and `KindForCausalLM`; sizes: what differs from SIZES;
+    tokens: of the text whose logits are kept; late: where in a longer text LATE more begin; options: of the
+    converter."""
 
     kind: str
     type: str
     sizes: dict[str, Any] = field(default_factory=dict)
+    tokens: int = TOKENS
+    late: int = 0
+    options: tuple[str, ...] = ()
 
 
 SIZES = {
@@ -73,6 +80,14 @@ GEMMA4 = {
     "final_logit_softcapping": 30.0, "num_hidden_layers": 7,
     "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
+QWEN35 = {
+    "num_hidden_layers": 4, "head_dim": 64, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+    "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2],
+    },
+}  # fmt: skip
+NO_AHEAD = ("--no-nextn",)  # transformers has no layers that predict tokens beyond the next, and so no weights
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
 
 RECIPES = {
@@ -104,6 +119,11 @@ RECIPES = {
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
     ),
+    # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
+    "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35, "max_position_embeddings": 8192}, 512, 4096, NO_AHEAD),
+    "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
+        "full_attention", "linear_attention", "linear_attention",
+    ]}, 512, 0, NO_AHEAD),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
         {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
@@ -144,26 +164,33 @@ def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]
         path = OUT / f"{name}.gguf"
         converted = Path(temporary) / "converted.gguf"
         plain = recipe.type not in FILE_TYPES
-        subprocess.run(
-            [sys.executable, given.llama_cpp / "convert_hf_to_gguf.py", folder, "--outfile", converted, "--outtype",
-             recipe.type if plain else "f32"],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        convert(given.llama_cpp, folder, converted, [recipe.type if plain else "f32", *recipe.options])
         if plain:
             path.write_bytes(converted.read_bytes())
         else:
             quantize(given.library, converted, path, FILE_TYPES[recipe.type])
     take_back(network, gguf.GGUFReader(path))
-    tokens = np.random.default_rng(7).integers(3, VOCAB, TOKENS).astype(np.int32)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].float()
-    logprobs, ids = (part.numpy() for part in logits.log_softmax(-1).topk(KEPT))
-    np.savez_compressed(OUT / f"{name}.npz", tokens=tokens, ids=ids.astype(np.uint16), logprobs=logprobs)
-    theirs = llama_cpp_logits(path, tokens)
-    kl, top1 = compared(ids, logprobs, theirs)
+    kept, far = likeliest(network, path, recipe.tokens, recipe.tokens)
+    shown = {"logits_std": round(kept.pop("std"), 2)}
+    if recipe.late:
+        late, late_far = likeliest(network, path, recipe.late + LATE, LATE)
+        kept |= {f"late_{what}": late[what] for what in ("tokens", "ids", "logprobs")}
+        shown["llama_cpp_late"] = late_far
+    np.savez_compressed(OUT / f"{name}.npz", **kept)
     types = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors})
-    shown = {"logits_std": round(float(logits.std()), 2), "bytes": path.stat().st_size, "types": types}
-    return {"kind": recipe.kind, "type": recipe.type, **shown, "llama_cpp": {"mean_kl": kl, "top1": top1}}
+    shown |= {"bytes": path.stat().st_size, "types": types, "llama_cpp": far}
+    return {"kind": recipe.kind, "type": recipe.type, **shown}
+
+
+def likeliest(network: torch.nn.Module, path: Path, count: int, last: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The arrays kept of the `last` of `count` tokens, and their logits' "std"; how far llama.cpp's are from them."""
+    tokens = np.random.default_rng(7).integers(3, VOCAB, count).astype(np.int32)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0, -last:].float()
+    logprobs, ids = (part.numpy() for part in logits.log_softmax(-1).topk(KEPT))
+    kl, top1 = compared(ids, logprobs, llama_cpp_logits(path, tokens)[-last:])
+    kept = {"tokens": tokens, "ids": ids.astype(np.uint16), "logprobs": logprobs, "std": float(logits.std())}
+    return kept, {"mean_kl": kl, "top1": top1}
 
 
 def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
@@ -180,17 +207,24 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     def normal(shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    less_one, gemma4 = recipe.kind in ("Gemma2", "Gemma3Text"), recipe.kind.startswith("Gemma4")
+    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text")
+    gemma4 = recipe.kind.startswith("Gemma4")
     with torch.no_grad():
         for name, weight in weights(network):
-            if "norm" in name or "layer_scalar" in name:
-                weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one else 1.0))
+            if "norm" in name or "layer_scalar" in name:  # Gemma's, and Qwen3.5's but for one, are stored less 1
+                weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one and "linear_attn" not in name else 1.0))
                 if gemma4 and re.search("q_norm|k_norm", name):
                     weight *= 0.4  # nothing else divides the scores
                 if gemma4 and name == "model.norm.weight":
                     weight *= 5.0
             elif gemma4 and "embed_tokens" in name:  # small, or a token would predict itself and layers mean nothing
                 weight.copy_(0.5 * normal(weight.shape) / sizes["hidden_size"] ** 0.5)
+            elif name.endswith("dt_bias"):  # steps of 0.001 to 0.1, as Mamba begins with
+                weight.copy_(torch.expm1(torch.exp(-6.9 + 4.6 * torch.rand(weight.shape, generator=generator))).log())
+            elif name.endswith("A_log"):
+                weight.copy_(2.8 * torch.rand(weight.shape, generator=generator))
+            elif "conv1d" in name:
+                weight.copy_(normal(weight.shape) / weight.shape[-1] ** 0.5)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
             elif "embed_tokens" in name:
@@ -243,6 +277,21 @@ def merge_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> None:
+    """By llama.cpp's converter. Of Qwen3.5 it takes only vocabularies that it knows by a digest; here any will do."""
+    code = (
+        "import runpy, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from conversion.qwen import Qwen3_5TextModel\n"
+        "Qwen3_5TextModel.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
+        "sys.argv = sys.argv[2:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    script = llama_cpp / "convert_hf_to_gguf.py"
+    arguments = [str(llama_cpp), str(script), str(folder), "--outfile", str(target), "--outtype", *options]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
 def quantize(library: Path, source: Path, target: Path, file_type: int) -> None:
     """By llama.cpp's quantizer, in a process of its own: xllamacpp brings functions of the same names."""
     code = (
@@ -268,14 +317,37 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     with torch.no_grad():
         for name, weight in weights(network):
-            tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+            # The converter renames it before it looks it up.
+            renamed = name.replace(".dt_bias", ".dt_proj.bias")
+            tensor = tensors[names.get_name(renamed, (".weight", ".bias"))]
             values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-            if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
+            less_one = architecture in ("gemma2", "gemma3", "qwen35") and "linear_attn" not in name
+            if less_one and name.endswith("norm.weight"):
                 values = values - 1
+            if name.endswith("A_log"):
+                values = (-values).log()
+            if "linear_attn" in name:
+                values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def by_key_head(name: str, values: torch.Tensor, config: Any) -> torch.Tensor:
+    """A tensor of a gated delta net with its value heads as transformers has them, those of a key head together; the
+    converter puts the first of every key head first, then the second."""
+    keys, heads, size = config.linear_num_key_heads, config.linear_num_value_heads, config.linear_value_head_dim
+
+    def ordered(rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (heads // keys, keys, -1)).transpose(0, 1).flatten(0, 2)
+
+    if name.endswith("linear_attn.norm.weight"):
+        return values
+    if "out_proj" in name:
+        return ordered(values.T.contiguous()).T
+    rest = len(values) - heads * size if "in_proj_qkv" in name or "conv1d" in name else 0
+    return torch.cat([values[:rest], ordered(values[rest:])])
 
 
 def llama_cpp_logits(path: Path, tokens: np.ndarray) -> np.ndarray:

@@ -179,11 +179,14 @@ def of_problem(db: Reader, problem: str) -> list[int]:
 def _insert_many(
     db: TuningDB, table: str, number: int, columns: Sequence[str], values: Iterable[tuple[Any, ...]]
 ) -> None:
-    statement = f"INSERT INTO {table} (profile_id, {', '.join(columns)}) VALUES ({number:d}{', ?' * len(columns)})"
     left = iter(values)
-    while part := list(itertools.islice(left, PART)):
-        validation.rows(table, columns, part)
-        db._connection.executemany(statement, part)
+    while part := tuple(zip(*itertools.islice(left, PART), strict=True)):
+        validation.columns(table, columns, part)
+        # Of a trace's columns a third is empty, and to say so of every row takes a third of the time.
+        filled = [at for at, column in enumerate(part) if column.count(None) < len(column)]
+        names = ", ".join(columns[at] for at in filled)
+        statement = f"INSERT INTO {table} (profile_id, {names}) VALUES ({number:d}{', ?' * len(filled)})"
+        db._connection.executemany(statement, zip(*(part[at] for at in filled), strict=True))
 
 
 def _store_details(db: TuningDB, number: int, profile: Profile) -> None:

@@ -21,6 +21,9 @@ class Outcome(StrEnum):
     """Faster than memory allows: the measurement is at fault."""
 
 
+IMPORTED = "imported: "  # what the sampler of a run of another tool begins with, before the tool's name
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Quantiles over `samples` timed executions of one kernel call, in nanoseconds.
@@ -116,6 +119,13 @@ class StoredRun:
     trials: int
     started_at: str
     finished_at: str | None
+
+    @property
+    def began_at(self) -> str | None:
+        """When it started; None for a run that was imported from a file that does not say: both its times are then
+        that of the import."""
+        unknown = self.run.sampler.startswith(IMPORTED) and self.started_at == self.finished_at
+        return None if unknown else self.started_at
 
 
 @dataclass(frozen=True)

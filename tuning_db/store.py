@@ -116,11 +116,12 @@ class TuningDB(Reader):
 
     def add_run(
         self, device: Device, run: Run, trials: Sequence[Trial], status: str, started_at: str | None,
-        finished_at: str | None, known_as: str | None = None,
+        finished_at: str | None, known_as: str | None = None, ended_at: Sequence[str] = (),
     ) -> int:  # fmt: skip
         """Store a run that happened elsewhere, all of it or nothing, and return its id. Times are UTC in ISO 8601, now
         where they are not known. Its name is its content's: the same run is stored once, however often it is added.
-        known_as: the name that it has where it happened; if that is here, the run is there already."""
+        known_as: the name that it has where it happened; if that is here, the run is there already. ended_at: when
+        each trial ended, empty if that is not known."""
         now, tried = rows.utc_now(), [rows.trial_row(trial) for trial in trials]
         about = (device.fingerprint, run.problem, rows.run_row(run), status, started_at)
         uid = uids.content_id(*about, uids.trials_text(tried))
@@ -141,8 +142,8 @@ class TuningDB(Reader):
                     "finished_at": finished_at if started_at else now,
                 },
             )
-            for number, row in enumerate(tried):
-                self._insert("run_trials", {"run_id": run_id, "number": number, **row, "created_at": now})
+            for number, (row, ended) in enumerate(zip(tried, ended_at or [now] * len(tried), strict=True)):
+                self._insert("run_trials", {"run_id": run_id, "number": number, **row, "created_at": ended})
             return run_id
 
     def mark_refused(
@@ -227,9 +228,18 @@ class TuningDB(Reader):
         return before, self.info()["size_bytes"]
 
     @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Several writes as one: an error in any of them undoes them all."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         if not self.writable:
             raise read_only(self.path)
+        if self._connection.in_transaction:  # a part of one
+            yield
+            return
         if os.getpid() != self._process:
             raise RuntimeError("a tuning database must not be used across a fork; open it again in the child")
         if self._identity_now() != self._identity:

@@ -131,14 +131,23 @@ def row(table: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows(table: str, names: Sequence[str], found: Sequence[tuple[Any, ...]]) -> None:
-    """Rows of some columns, JSON not yet decoded, checked by column: what many rows share is looked at once. Raises
-    ValueError for the first value that the table may not hold."""
+    """Rows of some columns, JSON not yet decoded: `columns` of them."""
+    if found:
+        columns(table, names, tuple(zip(*found, strict=True)))
+
+
+def columns(table: str, names: Sequence[str], found: Sequence[tuple[Any, ...]]) -> None:
+    """Columns with one value a row, JSON not yet decoded: what many rows share is looked at once. Raises ValueError for
+    the first value that the table may not hold."""
     checks = TABLES[table]
-    for name, column in zip(names, zip(*found, strict=True), strict=True) if found else ():
+    for name, column in zip(names, found, strict=True):
         types = set(map(type, column))
         values: Iterable[Any] = column
         if types == {int}:
             values = (min(column), max(column))  # what a column may hold of integers is a range
+        elif types == {int, type(None)}:
+            whole = [value for value in column if value is not None]
+            values = (min(whole), max(whole), None)
         elif len(types - {type(None)}) < 2:
             values = set(column)  # of several types not: True, 1 and 1.0 are equal
         for value in values:

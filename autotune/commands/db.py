@@ -91,7 +91,7 @@ def list_(runs: bool, db_path: Path | None, as_json: bool) -> None:
         rows = [
             (
                 str(r.id), r.run.problem, r.device.label, r.run.sampler, str(r.trials), r.status.value,
-                r.started_at[:16].replace("T", " "),
+                (r.began_at or "unknown")[:16].replace("T", " "),
             )
             for r in stored
         ]  # fmt: skip
@@ -227,7 +227,7 @@ def _run(stored: "StoredRun") -> dict[str, Any]:
         "space_size": run.space_size,
         "trials": stored.trials,
         "status": stored.status.value,
-        "started_at": stored.started_at,
-        "finished_at": stored.finished_at,
+        "started_at": stored.began_at,
+        "finished_at": stored.finished_at if stored.began_at else None,
         "versions": dict(run.versions),
     }

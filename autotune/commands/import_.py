@@ -1,6 +1,6 @@
 """`autotune import`: reads files of other tools into the tuning database."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,14 +50,10 @@ def import_(files: tuple[Path, ...], decimal: str | None, db_path: Path | None, 
 
     done: list[ProfileSummary | ResultsSummary] = []
     refused: dict[Path, str] = {}
-    with ExitStack() as stack:
-        db = None
+    with _Database(db_path) as database:
         for file in files:
             try:
-                importer = registry.importer_of(file)
-                # Not before there is something to keep: a file that is refused makes no database.
-                db = db or stack.enter_context(options.open_database(db_path, readonly=False))
-                done += store(importer, file, db, decimal)
+                done += store(registry.importer_of(file), file, database.opened, decimal)
             except UserError as error:
                 if len(files) == 1:
                     raise
@@ -77,10 +73,46 @@ def import_(files: tuple[Path, ...], decimal: str | None, db_path: Path | None, 
         raise UserError(f"{len(refused)} of {len(files)} files were refused; the others are imported")
 
 
+class _Database:
+    """The database, opened when there is something to keep. One that is made here and stays empty is removed again:
+    files that are refused leave nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._db: TuningDB | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "_Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._db is None:
+            return
+        from tuning_db import profiles
+
+        empty = self._made and not profiles.listed(self._db) and not self._db.runs()
+        self._db.close()
+        if empty:
+            database, *folders = self._made
+            database.unlink(missing_ok=True)
+            for folder in folders:
+                folder.rmdir()
+
+    def opened(self) -> "TuningDB":
+        if self._db is None:
+            from tuning_db.location import default_path
+
+            path = (self._path or default_path()).expanduser()
+            self._made = [each for each in (path, *path.parents) if not each.exists()]
+            self._db = options.open_database(self._path, readonly=False)
+        return self._db
+
+
 def store(
-    importer: "Importer", path: Path, db: "TuningDB", decimal: str | None = None
+    importer: "Importer", path: Path, opened: "Callable[[], TuningDB]", decimal: str | None = None
 ) -> "list[ProfileSummary | ResultsSummary]":
-    """Read a file and store what is in it; decimal: "comma" or "point", None to find out. Raises UserError."""
+    """Read a file and store what is in it; opened: gives the database, asked for when the file has been read; decimal:
+    "comma" or "point", None to find out. Raises UserError."""
     from autotune.importers import tuning_results
     from autotune.importers.files import bounded_numbers, unpacked
     from autotune.importers.number_format import Decimal
@@ -89,9 +121,11 @@ def store(
     with unpacked(path) as file, bounded_numbers(path), collector.paused():  # a trace is a million objects
         chosen = (Decimal(decimal) if decimal else None,) if importer.localized else ()
         found = importer.read(file, *chosen)
-        return [
-            tuning_results.store(replace(one, file=path.name), db)
-            if isinstance(one, tuning_results.TuningResults)
-            else store_profile.store(one, db)
-            for one in (found if isinstance(found, tuple) else (found,))
-        ]
+        db = opened()
+        with db.all_or_nothing():
+            return [
+                tuning_results.store(replace(one, file=path.name), db)
+                if isinstance(one, tuning_results.TuningResults)
+                else store_profile.store(one, db)
+                for one in (found if isinstance(found, tuple) else (found,))
+            ]

@@ -53,6 +53,8 @@ def _load(
         )  # fmt: skip
     if model.tokenizer.note:
         output.note(model.tokenizer.note)
+    if model.config.left_alone:
+        output.note(f"the file's {' and '.join(model.config.left_alone)} are left alone; this engine reads text")
     if context is not None and model.context < context:
         output.note(
             f"the model was trained for a context of {model.context} tokens, which is used instead of {context}"

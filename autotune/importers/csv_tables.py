@@ -2,10 +2,10 @@
 
 What a program and its profiler say goes to the same place as the table: before it, behind it, and between two of them.
 A line that begins as no row of the table does is no row; one that does has as many cells as the header, or the file is
-damaged, or ends there.
+damaged, or ends there. What separates cells is a property of the file: the comma that the tools print, a tab (nsys
+stats --format tsv), or the semicolon of programs that saved the table again where the comma separates decimals.
 """
 
-import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +16,9 @@ from autotune.importers import files, number_format, units
 from autotune.importers.number_format import IsHeader
 
 AGAIN = "export it again"
+NO_UTF8 = "is damaged or in an old encoding: it is no UTF-8 text"
+TO_UTF8 = "export it again, or convert it with iconv -f WINDOWS-1252 -t UTF-8"
+SEPARATORS = ",;\t"
 # What nsys stats and a shell's `time` print beside rows that are not in quotes.
 _SAID = re.compile(r"==|\*\*|Processing \[|Generating |Using |SKIPPED|\[\d+/\d+\]|(?:WARNING|ERROR|Warning|Error)\b|#")
 
@@ -69,16 +72,16 @@ def read(
 
 def head_has(head: bytes, is_header: IsHeader) -> bool:
     """Whether one line of a file's beginning (`files.head_of`) is such a header."""
-    return any(is_header(_cells(line)) for line in head.decode("utf-8", "replace").splitlines() if "," in line)
+    return any(_separator(line, is_header) for line in head.decode("utf-8", "replace").splitlines())
 
 
 def _rows(path: Path, is_header: IsHeader) -> Iterator[tuple[list[str], str | None]]:
     """Rows from the first header on; a header with the line before it, other rows with None."""
-    lines = _Lines(path, is_header)
-    reader = csv.reader(lines, strict=True)
     begun = False
     try:
-        for row in reader:
+        separator = next((found for line in text_lines(path) if (found := _separator(line, is_header))), ",")
+        lines = _Lines(path, is_header, separator)
+        for row in csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True):
             if is_header(row):
                 begun = True
                 yield row, lines.said
@@ -86,7 +89,7 @@ def _rows(path: Path, is_header: IsHeader) -> Iterator[tuple[list[str], str | No
             elif row:
                 yield row, None
     except UnicodeDecodeError:
-        raise files.unusable(path, "is damaged: it is not UTF-8 text", AGAIN) from None
+        raise files.unusable(path, NO_UTF8, TO_UTF8) from None
     except csv.Error as error:
         if begun and lines.at_end and lines.began == lines.number:
             yield [""], None  # the file ends within the last line's cell: a row that is too short
@@ -98,10 +101,11 @@ class _Lines:
     """The lines of a file that are rows. said: the last other line; number: of the line that was read last; began: of
     the one in which its row begins; at_end: whether there are no more."""
 
-    def __init__(self, path: Path, is_header: IsHeader) -> None:
-        self._lines, self._is_header, self._path = text_lines(path), is_header, path
+    def __init__(self, path: Path, is_header: IsHeader, separator: str) -> None:
+        self._lines, self._is_header, self._path, self._separator = text_lines(path), is_header, path, separator
         self._header: list[str] = []
         self._quoted = self._inside = False
+        self._numbered: bool | None = None  # whether rows begin with a number, None before the first
         self.said, self.number, self.began, self.at_end = "", 0, 0, False
 
     def __iter__(self) -> Iterator[str]:
@@ -121,20 +125,32 @@ class _Lines:
             self.said = line.strip() or self.said
 
     def _is_row(self, line: str) -> bool:
-        if "," in line and self._is_header(_cells(line)):
-            self._header, self._quoted = _cells(line), line.startswith('"')
+        first, separated, _ = line.partition(self._separator)
+        if separated and self._is_header(cells := _cells(line, self._separator)):
+            self._header, self._quoted, self._numbered = cells, line.startswith('"'), None
             return True
         if not self._header or not line.strip():
             return False
-        if self._quoted:
-            if not line.startswith('"') and line.count('","') >= len(self._header) // 2:
+        few = len(self._header) // 2
+        if self._quoted and not line.startswith('"'):
+            if line.count(f'"{self._separator}"') >= few:
                 raise files.unusable(self._path, f"is damaged in line {self.number}: no row begins so", AGAIN)
-            return line.startswith('"')
-        return not _SAID.match(line) and ("," in line or units.number(line) is not None)
+            return False
+        if not self._quoted and (_SAID.match(line) or not (separated or units.number(line) is not None)):
+            return False
+        counts = not (first := first.strip(' "')) or first[0] in "-0123456789"
+        if self._numbered is None:
+            self._numbered = counts
+        return counts or not self._numbered or len(_cells(line, self._separator)) > few
 
 
-def _cells(line: str) -> list[str]:
-    return next(csv.reader([line]), [])
+def _separator(line: str, is_header: IsHeader) -> str:
+    """What separates the cells of a header; "" for another line."""
+    return next((mark for mark in SEPARATORS if mark in line and is_header(_cells(line, mark))), "")
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -142,7 +158,7 @@ def text_lines(path: Path) -> Iterator[str]:
     if path.stat().st_size > files.LARGEST_TEXT:
         raise files.unusable(path, f"is larger than {files.LARGEST_TEXT:,} bytes", "export fewer launches")
     with path.open("rb") as raw:
-        encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        encoding = files.encoding_of(raw.read(files.ENOUGH))
     with path.open(encoding=encoding, newline="") as file:
         yield from _without_zeros(file, path)
 

@@ -24,6 +24,8 @@ LARGEST_TEXT = 1 << 29  # bytes, also of what a packed file unpacks to: 5 kB of 
 LARGEST_JSON = 1 << 28  # bytes: a recorded space of 100,000 configurations has half of it
 # Python makes up to 64 bytes of a value and 250 of an object, however short they are in the file: this much is 1 GB.
 LARGEST_COUNT, OBJECT, LIST = 1 << 24, 4, 2  # values in a JSON document; an object and a list count as so many
+ENOUGH = 64  # bytes that tell the encoding of a text
+UTF8 = "utf-8-sig"
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
 XZ_MEMORY = 256 << 20  # bytes that a dictionary may take; xz -9 needs 65 MiB
 
@@ -57,9 +59,22 @@ def head_of(path: Path) -> bytes:
             head = zlib.decompressobj(31).decompress(head, HEAD_BYTES)
     except (zlib.error, lzma.LZMAError):
         raise unusable(path, f"is damaged: it begins as {kind}", "copy it again") from None
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return head[: len(head) & ~1].decode("utf-16", "replace").encode()
+    if (encoding := encoding_of(head[:ENOUGH])) != UTF8:
+        return head[: len(head) & ~1].decode(encoding, "replace").encode()
     return head.removeprefix(codecs.BOM_UTF8)
+
+
+def encoding_of(beginning: bytes) -> str:
+    """Of text, by its first bytes: UTF-16, which PowerShell writes with a mark and others without one; else UTF-8."""
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = beginning[::2], beginning[1::2]
+    if len(beginning) == ENOUGH and (any(even), any(odd)) != (True, True):  # what profilers write begins in ASCII
+        if all(even):
+            return "utf-16-le"
+        if all(odd):
+            return "utf-16-be"
+    return UTF8
 
 
 @contextmanager
@@ -93,7 +108,7 @@ def text(path: Path, most: int = LARGEST_TEXT) -> str:
             data = file.read(most + 1)
         if len(data) > most:
             raise UserError(f"{path} has more than {most:,} bytes of text; import a part of it")
-        return data.decode()
+        return data.decode(encoding_of(data[:ENOUGH]))
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError):
         raise UserError(f"{path} is damaged: it is no UTF-8 text, or its end is missing") from None
     except OSError as error:

@@ -15,7 +15,6 @@ from tuning_db.field_checks import Fields
 from tuning_db.records import Outcome, Trial
 
 NAME = "Kernel Tuning Toolkit's results"
-_NUMBER = f.number(*f.FINITE)
 _FAILURES = {
     "CompilationFailed": Outcome.FAILED_TO_COMPILE, "ComputationFailed": Outcome.CRASHED,
     "DeviceLimitsExceeded": Outcome.FAILED_TO_COMPILE, "ValidationFailed": Outcome.WRONG,
@@ -56,9 +55,7 @@ def _trial(result: Fields, factor: float) -> Trial:
     status = result.take("Status", f.text(), "Ok")
     if status != "Ok":
         return Trial(config, _FAILURES.get(status, Outcome.CRASHED), message=status)
-    duration = result.take("TotalDuration", _NUMBER) * factor
-    failed = tuning_results.failure(config, duration, None)
-    return failed or Trial(config, Outcome.OK, tuning_results.quantiles([duration]))
+    return tuning_results.timed(config, [result.values.get("TotalDuration")], factor)
 
 
 IMPORTER = Importer(NAME, recognizes, read)

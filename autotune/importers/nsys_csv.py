@@ -1,7 +1,8 @@
 """The CSV of `nsys stats`: every report that it prints, one or several in a file.
 
-cuda_gpu_trace has a row for each kernel, copy and fill; the sums have one for all that are alike. Kernels are taken
-from the most detailed report in the file, copies and fills too; every report but the trace is kept as a table as well.
+cuda_gpu_trace has a row for each kernel, copy and fill, and cuda_kern_exec_trace one for each kernel with its call; the
+sums have one for all that are alike. Kernels are taken from the most detailed report in the file, copies and fills too;
+every report but the trace is kept as a table as well.
 Columns have their unit in parentheses; versions of 2019 to 2021 spell them "Time(%)", "Start(nsec)" or leave the unit
 out, and have other names for the same reports.
 """
@@ -22,7 +23,10 @@ TRACE = "cuda_gpu_trace"
 AGAIN = "export it again with nsys stats --format csv"
 NO_END = f"a CSV has {files.NO_END}: rows missing after the last one would not be noticed"
 # The first of these that a file has tells its kernels, and its copies and fills.
-KERNELS = (TRACE, "cuda_gpu_kern_gb_sum", "cuda_gpu_kern_sum", "cuda_gpu_sum", "cuda_api_gpu_sum")
+CALLED, CALLED_SUM = "cuda_kern_exec_trace", "cuda_kern_exec_sum"
+KERNELS = (
+    TRACE, CALLED, "cuda_gpu_kern_gb_sum", "cuda_gpu_kern_sum", "cuda_gpu_sum", "cuda_api_gpu_sum", CALLED_SUM,
+)  # fmt: skip
 MEMORY = (TRACE, "cuda_gpu_mem_time_sum", "cuda_gpu_sum", "cuda_api_gpu_sum", "cuda_gpu_mem_size_sum")
 SIZES = "cuda_gpu_mem_size_sum"
 COUNTS = ("Instances", "Count", "Operations", "Num Calls", "Calls")
@@ -36,8 +40,8 @@ TITLES = {
     "cuda_api_gpu_sum": "Time of API calls, kernels, copies and fills",
     "cuda_api_sum": "Time of CUDA API calls",
     "cuda_api_trace": "CUDA API calls in time",
-    "cuda_kern_exec_sum": "Time of kernels from their launch: call, queue and execution",
-    "cuda_kern_exec_trace": "Kernels from their launch: call, queue and execution",
+    CALLED_SUM: "Time of kernels from their launch: call, queue and execution",
+    CALLED: "Kernels from their launch: call, queue and execution",
     "nvtx_sum": "Time of NVTX ranges, on the host",
     "nvtx_pushpop_sum": "Time of pushed NVTX ranges, on the host",
     "nvtx_startend_sum": "Time of started NVTX ranges, on the host",
@@ -54,7 +58,7 @@ TITLES = {
 _OLD_NAMES = {
     "gputrace": TRACE, "gpukernsum": "cuda_gpu_kern_sum", "gpumemtimesum": "cuda_gpu_mem_time_sum",
     "gpumemsizesum": SIZES, "gpusum": "cuda_gpu_sum", "apigpusum": "cuda_api_gpu_sum", "cudaapisum": "cuda_api_sum",
-    "cudaapitrace": "cuda_api_trace", "kernexecsum": "cuda_kern_exec_sum", "kernexectrace": "cuda_kern_exec_trace",
+    "cudaapitrace": "cuda_api_trace", "kernexecsum": CALLED_SUM, "kernexectrace": CALLED,
     "nvtxsum": "nvtx_sum", "nvtxppsum": "nvtx_pushpop_sum", "nvtxpptrace": "nvtx_pushpop_trace",
     "nvtxsssum": "nvtx_startend_sum", "nvtxkernsum": "nvtx_kern_sum", "osrtsum": "osrt_sum", "umsum": "um_sum",
     "umtotalsum": "um_total_sum", "mpieventsum": "mpi_event_sum",
@@ -65,8 +69,8 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = (
     (TRACE, frozenset({"Start", "Duration", "GrdX", "BlkX", "Name"})),
     ("cuda_gpu_kern_gb_sum", frozenset({"Total Time", "GridXYZ", "BlockXYZ", "Name"})),
     ("nvtx_kern_sum", frozenset({"NVTX Range", "Kernel Name"})),
-    ("cuda_kern_exec_sum", frozenset({"API Name", "Kernel Name", "QCount"})),
-    ("cuda_kern_exec_trace", frozenset({"API Start", "Kernel Name", "Queue Start"})),
+    (CALLED_SUM, frozenset({"API Name", "Kernel Name", "QCount"})),
+    (CALLED, frozenset({"API Start", "Kernel Name", "Queue Start"})),
     ("cuda_gpu_sum", frozenset({"Total Time", "Category", "Operation"})),
     ("cuda_gpu_mem_time_sum", frozenset({"Total Time", "Operation"})),
     (SIZES, frozenset({"Total", "Operation"})),
@@ -155,6 +159,8 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
     launches = [*_kernels(reports), *_memory(reports)]
     if any(report.name == TRACE for report in reports):
         launches.sort(key=lambda launch: launch.place)
+    else:
+        launches.sort(key=lambda launch: (launch.start_ns is None, launch.start_ns or 0))
     launches = [one if one.place == place else replace(one, place=place) for place, one in enumerate(launches)]
     kept = tuple(_table(report) for report in reports if report.name != TRACE and report.rows)
     if not launches and not kept:
@@ -216,9 +222,10 @@ def _column(cell: str) -> _Column:
 
 def _kernels(reports: Sequence[_Report]) -> list[KernelLaunch]:
     for name in KERNELS:
+        reader = _KERNEL_READERS.get(name, _summed_kernel)
         found = [
             launch for report in reports if report.name == name for place, row in enumerate(report.rows)
-            if (launch := _traced_kernel(report, place, row) if name == TRACE else _summed_kernel(report, row))
+            if (launch := reader(report, place, row))
         ]  # fmt: skip
         if found:
             return found
@@ -237,14 +244,41 @@ def _traced_kernel(report: _Report, place: int, row: Mapping[str, str]) -> Kerne
     )  # fmt: skip
 
 
-def _summed_kernel(report: _Report, row: Mapping[str, str]) -> KernelLaunch | None:
+def _called_kernel(report: _Report, place: int, row: Mapping[str, str]) -> KernelLaunch | None:
+    """None for a row without a kernel's name."""
+    if not (name := row["Kernel Name"]):
+        return None
+    return KernelLaunch(
+        place, name, RowKind.KERNEL, _numbers(row.get("GridXYZ", "")), _numbers(row.get("BlockXYZ", "")),
+        report.whole(row, "Kernel Start"), report.number(row, "Kernel Dur"),
+        device=report.whole(row, "DevId", "Device ID"), process=report.whole(row, "PID"),
+        called_ns=report.whole(row, "API Start"),
+    )  # fmt: skip
+
+
+def _mean_kernel(report: _Report, place: int, row: Mapping[str, str]) -> KernelLaunch | None:
+    """All launches of a kernel by the mean of their execution; None for a row without a name or a count."""
+    name, count, mean = row["Kernel Name"], report.whole(row, "Count"), report.number(row, "KAvg")
+    if not name or not count:
+        return None
+    total = None if mean is None else mean * count
+    return KernelLaunch(
+        place, name, RowKind.SUMMARY, duration_ns=total, count=count, device=report.whole(row, "DevId", "Device ID"),
+        process=report.whole(row, "PID"),
+    )  # fmt: skip
+
+
+def _summed_kernel(report: _Report, place: int, row: Mapping[str, str]) -> KernelLaunch | None:
     """None for another row of a report that sums several kinds."""
     name, count = row.get("Name") or row.get("Operation", ""), report.whole(row, *COUNTS)
     if count is None or row.get("Category", "CUDA_KERNEL") != "CUDA_KERNEL" or memory_operations.parse(name):
         return None
-    grid, block = (_sizes(*re.findall(r"\d+", row.get(of, ""))) for of in ("GridXYZ", "BlockXYZ"))
+    grid, block = _numbers(row.get("GridXYZ", "")), _numbers(row.get("BlockXYZ", ""))
     total = report.number(row, "Total Time")
     return KernelLaunch(0, name, RowKind.SUMMARY, grid, block, duration_ns=total, count=count)
+
+
+_KERNEL_READERS = {TRACE: _traced_kernel, CALLED: _called_kernel, CALLED_SUM: _mean_kernel}
 
 
 def _memory(reports: Sequence[_Report]) -> list[KernelLaunch]:
@@ -304,6 +338,11 @@ def _sizes(*texts: str) -> tuple[int, int, int] | None:
         return None
     x, y, z = map(int, texts)
     return x, y, z
+
+
+def _numbers(sizes: str) -> tuple[int, int, int] | None:
+    """(8, 1, 1) from "   8    1    1"."""
+    return _sizes(*re.findall(r"\d+", sizes))
 
 
 def _table(report: _Report) -> ReportTable:

@@ -10,7 +10,6 @@ the range that it was captured in. A graph traced as a whole has its time in a t
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ def read(path: Path) -> Profile:
 
 def _read(path: Path, db: sqlite3.Connection) -> Profile:
     tables = nsys_schema.tables(db)
-    if not tables & READERS.keys():
+    if not tables & SELECTS.keys():
         if tables & {nsys_schema.GRAPH_EVENTS, nsys_schema.NODES}:
             raise files.unusable(path, "has CUDA graphs and none of their kernels", f"{RECORD} --cuda-graph-trace node")
         if tables & {CALLS, RANGES, *nsys_schema.VERSIONS}:
@@ -60,13 +59,14 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     finding = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if finding != "ok":
         raise files.unusable(path, f"is damaged ({' '.join(str(finding).split())})", AGAIN)
-    rows = [row for table, reader in READERS.items() if table in tables for row in reader(db)]
+    selects = [select(db) for table, select in SELECTS.items() if table in tables]
+    ordered = f"{' UNION ALL '.join(selects)} ORDER BY 1, 2, 3, 4, 5, 6"
+    rows = list(map(Activity._make, db.execute(ordered)))
     if not rows:
         raise files.unusable(path, "has no kernels", RECORD)
-    rows.sort(key=itemgetter(0, 1))
     found, note = _ranges(db, tables)
     calls = _calls(db, tables)
-    called = [calls.get((row.when.process & PROCESS, row.when.correlation)) for row in rows]
+    called = [calls.get((row.process & PROCESS, row.correlation)) for row in rows]
     ranges, owners = nvtx_ranges.nested(found, called)
     if nodes := nsys_schema.node_calls(db, tables) if found else {}:
         _, made_in = nvtx_ranges.nested(found, [None if row.node is None else nodes.get(row.node) for row in rows])
@@ -74,12 +74,17 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     about = files.provenance(
         path, "Nsight Systems", "nsys SQLite", len(rows), len(rows), note, **_about(db, tables, rows)
     )
-    launches = tuple(_launch(place, *row) for place, row in enumerate(zip(rows, owners, called, strict=True)))
+    launches = _launches(rows, _names(db, tables), owners, called)
     return Profile(about, launches, ranges, waits=_waits(db, tables))
 
 
-class When(NamedTuple):
-    """When and where something ran. process: a global process id, 0 if unknown; correlation: of its API call."""
+class Activity(NamedTuple):
+    """What ran on a GPU: a row of one of the tables in SELECTS.
+
+    process: a global process id, 0 if unknown; correlation: of its API call; kind: its table's place in SELECTS; first,
+    second: ids of a kernel's full and short name, the number of a graph or of a copy's direction; node: of a CUDA
+    graph, that it was launched as.
+    """
 
     start: int
     length: int
@@ -87,84 +92,85 @@ class When(NamedTuple):
     stream: int
     process: int
     correlation: Any
+    kind: int
+    first: Any
+    second: Any
+    node: int | None
+    grid_x: int
+    grid_y: int
+    grid_z: int
+    block_x: int
+    block_y: int
+    block_z: int
+    bytes: int | None
 
 
-COMMON = len(When._fields)
+def _launches(
+    rows: Sequence[Activity], names: dict[Any, str], owners: Sequence[int | None], called: Sequence[Call | None]
+) -> tuple[KernelLaunch, ...]:
+    """names: texts by their id."""
+    launches = []
+    for place, (row, owner, call) in enumerate(zip(rows, owners, called, strict=True)):
+        start, length, device, stream, process, _, kind, first, second, _, gx, gy, gz, bx, by, bz, size = row
+        grid = block = direction = None
+        if kind == 0:
+            name = names.get(first) or names.get(second) or f"kernel {first}"
+            grid, block = (gx, gy, gz), (bx, by, bz)
+        elif kind == 1:
+            name = f"graph {first}"
+        elif kind == 2:
+            direction = memory_operations.direction(first)
+            name = memory_operations.copy_name(direction)
+        else:
+            name = memory_operations.FILL
+        launches.append(
+            KernelLaunch(
+                place, name, KINDS[kind], grid, block, start, length, 1, stream, owner, device=device,
+                process=process >> 24 & 0xFFFFFF if process else None, bytes=size, direction=direction,
+                called_ns=None if call is None else call[1],
+            )
+        )  # fmt: skip
+    return tuple(launches)
 
 
-class Activity(NamedTuple):
-    """What ran on a GPU. node: of a CUDA graph, that it was launched as."""
-
-    when: When
-    name: str
-    kind: RowKind
-    grid: tuple[int, int, int] | None = None
-    block: tuple[int, int, int] | None = None
-    bytes: int | None = None
-    direction: str | None = None
-    node: int | None = None
-
-
-def _launch(place: int, row: Activity, owner: int | None, call: Call | None) -> KernelLaunch:
-    when = row.when
-    return KernelLaunch(
-        place, row.name, row.kind, row.grid, row.block, when.start, when.length, 1, when.stream, owner,
-        device=when.device, process=when.process >> 24 & 0xFFFFFF if when.process else None, bytes=row.bytes,
-        direction=row.direction, called_ns=None if call is None else call[1],
-    )  # fmt: skip
-
-
-def _kernels(db: sqlite3.Connection) -> list[Activity]:
+def _kernels(db: sqlite3.Connection) -> str:
     sizes = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
-    common = _checked(db, KERNELS, sizes)
-    short = "shortName" if "shortName" in nsys_schema.columns(db, KERNELS) else "NULL"
-    full = "demangledName" if "demangledName" in nsys_schema.columns(db, KERNELS) else short
-    either = f"SELECT {full} FROM {KERNELS} UNION SELECT {short} FROM {KERNELS}"
-    names = dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN ({either})"))
-    node = "graphNodeId" if "graphNodeId" in nsys_schema.columns(db, KERNELS) else "NULL"
-    found = db.execute(f"SELECT {common}, {', '.join(sizes)}, {full}, {short}, {node} FROM {KERNELS}")
-    rows = []
-    for row in found:
-        *_, full_name, short_name, graph_node = row
-        name, grid, block = _name(names, full_name, short_name), row[COMMON:-6], row[-6:-3]
-        rows.append(Activity(When._make(row[:COMMON]), name, RowKind.KERNEL, grid, block, node=graph_node))
-    return rows
+    common, have = _checked(db, KERNELS, sizes), nsys_schema.columns(db, KERNELS)
+    short = "shortName" if "shortName" in have else "NULL"
+    full = "demangledName" if "demangledName" in have else short
+    node = "graphNodeId" if "graphNodeId" in have else "NULL"
+    return f"SELECT {common}, 0, {full}, {short}, {node}, {', '.join(sizes)}, NULL FROM {KERNELS}"
 
 
-def _name(names: dict[Any, Any], full: Any, short: Any) -> str:
-    """The demangled name; the function's alone, or a number, where there is none."""
-    name = names.get(full) or names.get(short)
-    return name if isinstance(name, str) else f"kernel {full}"
+def _graphs(db: sqlite3.Connection) -> str:
+    return f"SELECT {_checked(db, GRAPHS)}, 1, graphId, {_NULLS}, NULL FROM {GRAPHS}"
 
 
-def _graphs(db: sqlite3.Connection) -> list[Activity]:
-    found = db.execute(f"SELECT {_checked(db, GRAPHS)}, graphId FROM {GRAPHS}")
-    return [Activity(When._make(row[:COMMON]), f"graph {row[-1]}", RowKind.GRAPH) for row in found]
+def _copies(db: sqlite3.Connection) -> str:
+    return f"SELECT {_checked(db, COPIES, ('bytes', 'copyKind'))}, 2, copyKind, {_NULLS}, bytes FROM {COPIES}"
 
 
-def _copies(db: sqlite3.Connection) -> list[Activity]:
-    rows = []
-    for *when, size, number in db.execute(
-        f"SELECT {_checked(db, COPIES, ('bytes', 'copyKind'))}, bytes, copyKind FROM {COPIES}"
-    ):
-        way = memory_operations.direction(number)
-        name = memory_operations.copy_name(way)
-        rows.append(Activity(When._make(when), name, RowKind.COPY, bytes=size, direction=way))
-    return rows
+def _fills(db: sqlite3.Connection) -> str:
+    return f"SELECT {_checked(db, FILLS, ('bytes',))}, 3, NULL, {_NULLS}, bytes FROM {FILLS}"
 
 
-def _fills(db: sqlite3.Connection) -> list[Activity]:
-    found = db.execute(f"SELECT {_checked(db, FILLS, ('bytes',))}, bytes FROM {FILLS}")
-    name = memory_operations.FILL
-    return [Activity(When._make(when), name, RowKind.FILL, bytes=size) for *when, size in found]
+_NULLS = ", ".join(["NULL"] * 8)  # second name, node, sizes
+SELECTS = {KERNELS: _kernels, GRAPHS: _graphs, COPIES: _copies, FILLS: _fills}
+KINDS = (RowKind.KERNEL, RowKind.GRAPH, RowKind.COPY, RowKind.FILL)
 
 
-READERS = {KERNELS: _kernels, GRAPHS: _graphs, COPIES: _copies, FILLS: _fills}
+def _names(db: sqlite3.Connection, tables: set[str]) -> dict[Any, str]:
+    """Texts by their id, those that kernels are called by."""
+    if KERNELS not in tables:
+        return {}
+    used = nsys_schema.columns(db, KERNELS) & {"demangledName", "shortName"}
+    ids = " UNION ".join(f"SELECT {column} FROM {KERNELS}" for column in sorted(used)) or "NULL"
+    return dict(db.execute(f"SELECT id, value FROM {STRINGS} WHERE id IN ({ids}) AND typeof(value) = 'text'"))
 
 
 def _checked(db: sqlite3.Connection, table: str, whole: Sequence[str] = ()) -> str:
-    """The columns of `When`; GPU and process are not in every version. whole: what else has to be an integer. Raises
-    sqlite3.DataError for rows without sense."""
+    """The first columns of `Activity`; GPU and process are not in every version. whole: what else has to be an integer.
+    Raises sqlite3.DataError for rows without sense."""
     have = nsys_schema.columns(db, table)
     there = [name for name in ("globalPid", "deviceId") if name in have]
     wrong = " OR ".join(f"typeof({name}) != 'integer'" for name in ("start", "end", "streamId", *whole, *there))
@@ -207,21 +213,29 @@ def _ranges(db: sqlite3.Connection, tables: set[str]) -> tuple[list[NvtxRange], 
     if "textId" in have and STRINGS in tables:
         text, join = "coalesce(e.text, s.value)", f"LEFT JOIN {STRINGS} s ON s.id = e.textId"
     domain = "e.domainId" if "domainId" in have else "NULL"
+    styles = ", ".join(map(str, STYLES))
+    whole = " OR ".join(f"typeof({name}) != 'integer'" for name in ("start", "end", "globalTid"))
+    if db.execute(
+        f"SELECT EXISTS (SELECT 1 FROM {RANGES} WHERE eventType IN ({styles}) AND end IS NOT NULL AND ({whole}))"
+    ).fetchone()[0]:
+        raise sqlite3.DataError(f"a row of {RANGES} makes no sense")
+    domains = {
+        number: str(name)
+        for name, number in db.execute(f"SELECT {text}, {domain} FROM {RANGES} e {join} WHERE e.eventType = {DOMAIN}")
+        if name is not None
+    }
     rows = db.execute(
-        f"SELECT e.eventType, e.globalTid, e.start, e.end, {text}, {domain} FROM {RANGES} e {join} "
-        f"WHERE e.eventType IN ({MARK}, {DOMAIN}, {', '.join(map(str, STYLES))}) ORDER BY e.rowid"
-    ).fetchall()
-    domains = {number: str(name) for kind, _, _, _, name, number in rows if kind == DOMAIN and name is not None}
-    found, marks, endless = [], 0, 0
-    for kind, thread, start, end, name, number in rows:
-        style = STYLES.get(kind)
-        if style is None or end is None:
-            marks += kind == MARK
-            endless += style is not None
-            continue
-        named = "" if name is None else str(name)
-        found.append(NvtxRange(_whole(start), _whole(end), _whole(thread), named, style, domains.get(number, "")))
-    lost = ((marks, "mark", ""), (endless, "range", " without an end"))
+        f"SELECT e.start, e.end, e.globalTid, {text}, e.eventType, {domain} FROM {RANGES} e {join} "
+        f"WHERE e.eventType IN ({styles}) AND e.end IS NOT NULL ORDER BY e.rowid"
+    )
+    found = [
+        NvtxRange(start, end, thread, "" if name is None else str(name), STYLES[kind], domains.get(number, ""))
+        for start, end, thread, name, kind, number in rows
+    ]
+    marks, endless = db.execute(
+        f"SELECT sum(eventType = {MARK}), sum(eventType IN ({styles}) AND end IS NULL) FROM {RANGES}"
+    ).fetchone()
+    lost = ((marks or 0, "mark", ""), (endless or 0, "range", " without an end"))
     said = [f"{count} NVTX {what}{'s' * (count > 1)}{which}" for count, what, which in lost if count]
     return found, f"left out: {', '.join(said)}" if said else ""
 
@@ -230,8 +244,8 @@ def _about(db: sqlite3.Connection, tables: set[str], rows: Sequence[Activity]) -
     """Version, GPUs by number, and the names of those that something ran on, the busiest first."""
     busy: Counter[tuple[int, int]] = Counter()
     for row in rows:
-        if row.when.device is not None:
-            busy[row.when.process, row.when.device] += row.when.length
+        if row.device is not None:
+            busy[row.process, row.device] += row.length
     named = nsys_schema.gpu_names(db, tables, busy)
     devices: dict[int, str] = {}
     for (_, device), name in named.items():

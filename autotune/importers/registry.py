@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from autotune import UserError
-from autotune.importers import files, helion_log, kernel_tuner, ktt, ncu_csv, ncu_rep, nsys_csv, nsys_sqlite, t1, t4
+from autotune.importers import (
+    files,
+    helion_log,
+    kernel_tuner,
+    ktt,
+    ncu_csv,
+    ncu_rep,
+    nsys_csv,
+    nsys_sqlite,
+    t1,
+    t4,
+    tritonparse,
+)
 from autotune.importers import unreadable as unreadable_files
 from autotune.importers.importer import Exporter, Importer
 
@@ -14,6 +26,7 @@ IMPORTERS: tuple[Importer, ...] = (
     ncu_csv.IMPORTER,
     nsys_csv.IMPORTER,
     helion_log.IMPORTER,
+    tritonparse.IMPORTER,
     t4.IMPORTER,
     kernel_tuner.IMPORTER,
     ktt.IMPORTER,

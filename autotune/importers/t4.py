@@ -80,8 +80,8 @@ def document(stored: StoredRun, trials: Sequence[Trial]) -> dict[str, Any]:
             "run": asdict(stored.run),
             "uid": stored.uid,
             "status": stored.status.value,
-            "started_at": stored.started_at,
-            "finished_at": stored.finished_at,
+            "started_at": stored.began_at,
+            "finished_at": stored.finished_at if stored.began_at else None,
         },
         "results": [_result(trial) for trial in each_once(trials)],
     }
@@ -157,7 +157,8 @@ def read(path: Path) -> TuningResults:
     trials = [_trial(path, result, unit) for result in results]
     uid = metadata.take("uid", validation.TABLES["runs"]["uid"], None) if run else None
     run = run or tuning_results.foreign_run(f"t4:{path.stem.partition('.')[0]}", NAME, len(trials))
-    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times, uid)
+    ended_at = tuning_results.moments([result.values.get("timestamp") for result in results]) if uid is None else ()
+    return TuningResults(path.name, NAME, device, run, tuple(trials), status, *times, uid, ended_at)
 
 
 def _ours(metadata: Fields) -> tuple[Device, Run, RunStatus, tuple[str | None, str | None]]:
@@ -205,19 +206,18 @@ def _trial(path: Path, result: Fields, unit: float) -> Trial:
     exact = found["outcome"].values.get("value") if "outcome" in found else None
     outcome = Outcome(exact) if exact in tuple(Outcome) else OUTCOMES[invalid]
     measurement: Measurement | None = None
-    failed: Trial | None = None
+    timed: Trial | None = None
     if all(name in found for name in (*TIMES, "samples")):
         low, middle, high = (measured(name, _NUMBER) for name in TIMES)
         samples = measured("samples", f.whole(*f.COUNT))
         measurement = Measurement(low, middle, high, samples, _state(measured("state", f.text())), number("energy"))
     elif outcome is Outcome.OK:
         timed = _foreign_time(path, result, times, found, unit)
-        measurement, failed = (None, timed) if isinstance(timed, Trial) else (timed, None)
     message, kind = measured("message", f.text()), found["kind"].values.get("value") if "kind" in found else None
     if message == "rematch":  # what exports said before trials had a kind
         message, kind = None, TrialKind.FINAL_COMPARISON
-    if failed is not None:
-        outcome, message = failed.outcome, failed.message
+    if timed is not None:
+        outcome, measurement, message = timed.outcome, timed.measurement, timed.message or message
     compile_s = number("compile_s")
     if compile_s is None:
         compiled = times.take("compilation_time", _NUMBER, times.take("compilation", _NUMBER, None))
@@ -239,10 +239,8 @@ def _state(text: str | None) -> Mapping[str, Any] | None:
     return state
 
 
-def _foreign_time(
-    path: Path, result: Fields, times: Fields, found: Mapping[str, Fields], unit: float
-) -> Measurement | Trial:
-    """Another tool's time: quantiles of its runtimes, or its objective alone. A failed trial where that stands for one.
+def _foreign_time(path: Path, result: Fields, times: Fields, found: Mapping[str, Fields], unit: float) -> Trial:
+    """Another tool's time: quantiles of its runtimes, or its objective alone; a failed trial where that stands for one.
 
     Raises UserError for an objective that is no time: what the file calls runtimes may then be of the tuner itself.
     """
@@ -255,13 +253,13 @@ def _foreign_time(
     timed = next((name for name, word in units.items() if tuning_results.is_time(name, word)), None)
     if timed is None and not any(tuning_results.is_time(name, units.get(name, "")) for name in objectives):
         raise tuning_results.no_time(path, objectives[0])
-    if runtimes := times.take("runtimes", f.maybe(f.list_of(_NUMBER)), None):
-        failed = tuning_results.failure(config, max(runtimes), None)
-        return failed or tuning_results.quantiles([t * unit for t in runtimes])
+    if runtimes := times.take("runtimes", f.maybe(f.list_of(f.any_value)), None):
+        return tuning_results.timed(config, runtimes, unit)
     if timed is None:
-        raise ValueError(f"{result.where} is correct and has neither runtimes nor {f.shown(objectives[0])}")
-    scale = tuning_results.nanoseconds_of(units[timed]) or unit
-    return tuning_results.quantiles([found[timed].take("value", _NUMBER) * scale])
+        return tuning_results.timed(config, [None], unit)
+    return tuning_results.timed(
+        config, [found[timed].values.get("value")], tuning_results.nanoseconds_of(units[timed]) or unit
+    )
 
 
 IMPORTER = Importer("T4 results", recognizes, read)

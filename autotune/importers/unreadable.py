@@ -12,6 +12,7 @@ _BYTES = (
     (b"PK\x03\x04", "is a zip archive", "unpack it and import what is in it"),
     (b"PAR1", "is a Parquet file", f"if Nsight Systems made it, {_SQLITE}"),
     (b"ARROW1", "is an Arrow file", f"if Nsight Systems made it, {_SQLITE}"),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd", "unpack it with zstd -d"),
     (b"\x89HDF", "is an HDF5 file", f"if Nsight Systems made it, {_SQLITE}"),
 )
 _ENDINGS = (
@@ -26,8 +27,16 @@ _TEXT = (
     ('"traceevents"', "is a trace of Chrome's format, as PyTorch's profiler writes it", "record with Nsight Systems"),
     ("nvprof is profiling process", "is what nvprof printed", "record with Nsight Systems (nsys profile) instead"),
     ("<kernelresult", "is the Kernel Tuning Toolkit's XML", "save the results as JSON"),
+    (
+        "kernel name,computation duration",
+        "is CSV of the Kernel Tuning Toolkit 1",
+        "tune with version 2, which saves JSON",
+    ),
+    ('"total time (ns)":', "is JSON of nsys stats", "print it again with --format csv"),
+    ('"duration (ns)":', "is JSON of nsys stats", "print it again with --format csv"),
 )
 _ERROR, _SKIPPED = re.compile(r"==ERROR==\s*(.*)"), re.compile(r"SKIPPED:\s*(.*)")
+_WARNING = re.compile(r"==WARNING==\s*(.*)")
 _LOG = re.compile(r"==(?:PROF|ERROR|WARNING|LOG)==")
 _PRINTED_NCU = re.compile(r"^\s*Section: \w", re.MULTILINE)
 _PRINTED_NSYS = re.compile(r"^\s*\*\* .*\(\w+\):\s*$|^\s*Time ?\(%\)\s{2,}Total Time", re.MULTILINE)
@@ -78,6 +87,8 @@ def _said(text: str) -> Unreadable | None:
         )
     if _PRINTED_NSYS.search(text):
         return Unreadable("has tables that nsys stats printed for people", "print them again with --format csv")
+    if found := _WARNING.search(text):
+        return Unreadable(f'has no table, only the profiler\'s warning: "{found[1].strip()[:200]}"', "profile again")
     if _LOG.search(text):
         return Unreadable("has no table, only what Nsight Compute says while it runs", "profile again with ncu --csv")
     return None

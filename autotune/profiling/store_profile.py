@@ -55,9 +55,10 @@ def store(profile: Profile, db: TuningDB) -> ProfileSummary:
     times = [launch.duration_ns for launch in joined.launches if launch.duration_ns is not None]
     untimed = len(joined.launches) - len(times)
     total = sum(times) if times else None
+    kinds = Counter(launch.kind for launch in joined.launches)
     return ProfileSummary(
         p.file, p.format, number, p.found, p.expected, known, total, untimed, p.note,
-        Counter(launch.kind.value for launch in joined.launches), len(joined.tables),
+        {kind.value: number for kind, number in kinds.items()}, len(joined.tables),
     )  # fmt: skip
 
 

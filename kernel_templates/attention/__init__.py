@@ -1,4 +1,4 @@
-"""One query position against the KV cache, grouped heads: softmax(q k / sqrt(d)) v, windows and soft caps included."""
+"""One query position against the KV cache, grouped heads: softmax(q k / sqrt(d)) v, with windows, soft caps, sinks."""
 
 from kernel_templates.attention import reference, work
 from kernel_templates.attention.problem import Attention

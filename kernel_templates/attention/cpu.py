@@ -2,7 +2,8 @@
 
 Each pair keeps its own softmax (largest score m, sum l of e^(s-m), weighted values); chunks join by rescaling with
 e^(m - max m) (Milakov and Gimelshein 2018; split over positions as in flash decoding). With a window, chunks begin
-at the vector of positions that has the window's first.
+at the vector of positions that has the window's first. A sink is one more part of that join: m its score, l 1, no
+values.
 """
 
 import functools
@@ -34,13 +35,15 @@ def scratch_bytes(problem: Attention, config) -> int:
 def compile(problem: Attention, config, features) -> Kernel:
     dim, group, kv_heads, heads = problem.head_dim, problem.heads // problem.kv_heads, problem.kv_heads, problem.heads
     chunk, lanes, together = config["chunk"], config["positions_together"], config["heads_together"]
-    window, softcap = problem.window, problem.softcap
+    window, softcap, has_sinks = problem.window, problem.softcap, problem.sinks == 1
     scale = np.float32(problem.score_scale)
     splat, load_scores = simd.splat("f32", lanes), simd.load("f32", lanes)
-    score = _scores(dim, lanes, chunk, together)
+    query = 4 * problem.query_size
+    score = _scores(dim, lanes, chunk, together, query)
     weigh = _weighted_values(_widths(dim, together), dim, chunk, together)
     splat_out, load_out = simd.splat("f32", dim), simd.load("f32", dim)
     capped = soft_cap(softcap or 1.0, lanes)
+    gated, exp_out = problem.output_gate == 1, exponential(dim)
     exp, exp16, splat16 = exponential(lanes), exponential(16), simd.splat("f32", 16)
     per_thread = scratch_bytes(problem, config)
     record = 4 * (dim + 16)  # bytes of a partial result: values, then m and l on a line of their own
@@ -51,6 +54,7 @@ def compile(problem: Attention, config, features) -> Kernel:
         partial, out = load_i64(arguments + 32), load_i64(arguments + 40)
         scores = load_i64(arguments + 48) + thread * per_thread
         tiles, most_chunks = load_i64(arguments + 56), load_i64(arguments + 64)
+        sinks = load_i64(arguments + 72)
         oldest = max(count - window, 0) if window else 0
         origin = oldest // lanes * lanes
         chunks = (count - origin + chunk - 1) // chunk
@@ -63,7 +67,7 @@ def compile(problem: Attention, config, features) -> Kernel:
             for start in range(0, group, together):
                 for i in range(0, length, lanes):
                     at = keys + 2 * ((kv * tiles + (first + i) // TILE) * dim * TILE + (first + i) % TILE)
-                    score(q + 4 * dim * (kv * group + start), at, scores + 4 * i)
+                    score(q + query * (kv * group + start), at, scores + 4 * i)
                 for h in range(together):
                     head = kv * group + start + h
                     largest = splat(LOWEST)
@@ -92,16 +96,22 @@ def compile(problem: Attention, config, features) -> Kernel:
         barrier(sync, threads)
         for head in range(first_of(heads, thread, threads), first_of(heads, thread + 1, threads)):
             at = partial + head * most_chunks * record
-            m = LOWEST
+            m = load_f32(sinks + 4 * head) if has_sinks else LOWEST
             for piece in range(chunks):
                 m = max(m, load_f32(at + piece * record + 4 * dim))
             total, acc = np.float32(0.0), splat_out(np.float32(0.0))
+            if has_sinks:
+                total = simd.max_f32(exp16(splat16(load_f32(sinks + 4 * head) - m)))
             for piece in range(chunks):
                 here = at + piece * record
                 factor = simd.max_f32(exp16(splat16(load_f32(here + 4 * dim) - m)))
                 total += factor * load_f32(here + 4 * dim + 4)
                 acc = simd.fma(load_out(here), splat_out(factor), acc)
-            simd.store(out + 4 * head * dim, acc * splat_out(np.float32(1.0) / total))
+            acc = acc * splat_out(np.float32(1.0) / total)
+            if gated:
+                gate = load_out(q + query * head + 4 * dim)
+                acc = acc / (splat_out(np.float32(1.0)) + exp_out(gate * splat_out(np.float32(-1.0))))
+            simd.store(out + 4 * head * dim, acc)
 
     return compile_kernel(attention, f"{problem.key} {config.key}")
 
@@ -119,13 +129,13 @@ def _widths(dim: int, together: int) -> tuple[int, ...]:
 
 
 @functools.cache
-def _scores(dim: int, lanes: int, chunk: int, together: int) -> Callable:
-    """njit (q, keys, scores: addresses of the first head's query, of the first position's first element, and of its
-    score [together, chunk]) -> None: products of `together` heads with `lanes` positions. Each head has two sums, as an
-    addition takes four cycles."""
+def _scores(dim: int, lanes: int, chunk: int, together: int, query: int) -> Callable:
+    """njit (q, keys, scores: addresses of the first head's query, the next one `query` bytes on, of the first
+    position's first element, and of its score [together, chunk]) -> None: products of `together` heads with `lanes`
+    positions. Each head has two sums, as an addition takes four cycles."""
     load, splat = simd.load("f16", lanes), simd.splat("f32", lanes)
 
-    @device_function(dim, lanes, chunk, together)
+    @device_function(dim, lanes, chunk, together, query)
     def score(q, keys, scores):
         a = splat(np.float32(0.0))
         b, c, d, e, f, g, h = a, a, a, a, a, a, a
@@ -138,13 +148,13 @@ def _scores(dim: int, lanes: int, chunk: int, together: int) -> Callable:
             at = q + 4 * i
             a, b = simd.fma(x, splat(load_f32(at)), a), simd.fma(y, splat(load_f32(at + 4)), b)
             if together > 1:
-                at += 4 * dim
+                at += query
                 c, d = simd.fma(x, splat(load_f32(at)), c), simd.fma(y, splat(load_f32(at + 4)), d)
             if together > 2:
-                at += 4 * dim
+                at += query
                 e, f = simd.fma(x, splat(load_f32(at)), e), simd.fma(y, splat(load_f32(at + 4)), f)
             if together > 3:
-                at += 4 * dim
+                at += query
                 g, h = simd.fma(x, splat(load_f32(at)), g), simd.fma(y, splat(load_f32(at + 4)), h)
         simd.store(scores, a + b)
         if together > 1:
@@ -223,5 +233,13 @@ def bind(problem: Attention, config, kernel, packed, buffers) -> Step:
     if partial is None:
         partial = memory.empty((partial_size(problem, config, tiles * TILE),), np.float32)
     named = [buffers[n] for n in ("q", "keys", "values", "position")]
-    arguments = (*named, partial, buffers["out"], buffers["scratch"], tiles, most_chunks)
+    arguments = (
+        *named,
+        partial,
+        buffers["out"],
+        buffers["scratch"],
+        tiles,
+        most_chunks,
+        buffers["sinks"] if problem.sinks else 0,
+    )
     return step(kernel, arguments, "attention")

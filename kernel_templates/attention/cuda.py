@@ -56,9 +56,10 @@ def launches(
     finish: Finish | None = None,
     activation: str = "int16",
 ) -> list[Launch]:
-    """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other), "position", "keys",
-    "values"; writes the Vector "out" in the consumer's `activation` ("": float values only) and, with `finish`, the
-    caches at the position.
+    """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other; gates among the queries of a
+    problem that has them), "position", "keys",
+    "values" and, of a problem with them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's
+    `activation` ("": float values only) and, with `finish`, the caches at the position.
 
     "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
     layers of a chain; they are made here if there are none or too few.
@@ -71,7 +72,8 @@ def launches(
     shape = {"HEADS": problem.heads, "HEAD_DIM": problem.head_dim, "DIMS": power_of_two(problem.head_dim)}
     shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
     shape["WINDOW"] = problem.window
-    written = out.pointers[:4]
+    written, sinks = out.pointers[:4], buffers["sinks"] if problem.sinks else None
+    gates = q[problem.head_dim :] if problem.output_gate else None
     constants = shape | {
         "KV_HEADS": problem.kv_heads,
         "ROPE_DIM": finish.rope_dim if finish else 0,
@@ -94,7 +96,7 @@ def launches(
         kernel,
         (problem.heads // together, splits),
         (
-            *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters),
+            *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters, sinks, gates),
             *(keys.shape[1], finish.eps if finish else 0.0),
         ),
         constants,
@@ -108,7 +110,7 @@ def launches(
         "attention_combine",
         cuda_kernel.combine,
         (problem.heads,),
-        (buffers["position"], partial, *written),
+        (buffers["position"], partial, *written, sinks, gates),
         shape | {"WARPS": joining},
         joining,
     )
@@ -131,8 +133,9 @@ def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
         whole = torch.full(shape, float("nan"), dtype=torch.float16)
         whole[:, :count] = filled.to(torch.float16)
         caches.append(whole.to(device))
-    return {
-        "q": torch.from_numpy(b["q"][:size].copy()).to(device),
+    sinks = {"sinks": torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)} if problem.sinks else {}
+    return sinks | {
+        "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
         "keys": caches[0],
         "values": caches[1],
         "position": torch.tensor([count - 1], dtype=torch.int32, device=device),

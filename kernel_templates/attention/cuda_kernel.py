@@ -1,6 +1,7 @@
 """Decoding attention's kernels: one query position, grouped heads, positions split over programs.
 
-    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP)
+    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP),
+    with a sink of each head: the sum of weights plus e^sink
 
 Everything is four-dimensional, [SLOTS, GROUP heads, ROWS, DIMS elements], so that one layout serves all of it: a thread
 holds 8 neighbouring elements (16 bytes of float16) of every head and row, a slot is what threads side by side and warps
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor, oldest
+from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import (
     LOWEST,
     each,
@@ -21,6 +22,7 @@ from kernel_templates.attention.split_kv_reduce import (
     join_splits,
     side,
     store_heads,
+    whole,
     wide,
 )
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
@@ -68,7 +70,8 @@ def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def attend(
-    qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, capacity, eps,
+    qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
+    gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
@@ -80,13 +83,16 @@ def attend(
     FINISH: qkv holds this token's raw projections; queries are normed and rotated here, programs whose share holds
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
-    G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when this one's loop does.
+    sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
+    of what its head gives. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
+    this one's loop does.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
+    QUERY: tl.constexpr = HEAD_DIM if gates is None else 2 * HEAD_DIM
     FACTOR: tl.constexpr = factor(SCALE, SOFTCAP)
     column, split = tl.program_id(0), tl.program_id(1)
     first_head = column * TOGETHER
@@ -119,6 +125,7 @@ def attend(
         angles = rope + position * ROPE_DIM
         q_own, q_other = rotation(q_norm, angles, every, FACTOR, HEAD_DIM, ROPE_DIM, QK_NORM)
         k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+    sink = None if sinks is None else load_sinks(sinks, first_head, G, TOGETHER)
     if PDL:
         gdc_wait()
     if begin > position:
@@ -127,8 +134,8 @@ def attend(
     heads = first_head + tl.minimum(group, TOGETHER - 1)  # padding repeats a head, and is not stored
     if FINISH:
         owner = begin + span > position
-        q, partner = load_head(qkv + heads * HEAD_DIM, every, real, ROPE_DIM)
-        raw = qkv + (HEADS + kv) * HEAD_DIM
+        q, partner = load_head(qkv + heads * QUERY, every, real, ROPE_DIM)
+        raw = qkv + (HEADS * (QUERY // HEAD_DIM) + kv) * HEAD_DIM
         new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
         new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every, mask=owner & real, other=0.0)
         if V_NORM:
@@ -149,7 +156,7 @@ def attend(
         tl.store(spread, in_all, mask=stored & (group == 0))
         tl.store(values + position * HEAD_DIM + every, new_v, mask=stored)
     else:
-        q = tl.load(qkv + heads * HEAD_DIM + dim, mask=real, other=0.0) * FACTOR
+        q = tl.load(qkv + heads * QUERY + dim, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
         new = (at < stop) & (at == position)
         k = tl.where(new, tl.load(keys + at * HEAD_DIM + dim, mask=new & real, other=0.0), k)
@@ -173,19 +180,23 @@ def attend(
         m, at, k, v = top, next_at, next_k, next_v
 
     m, total, acc = _settle(m, total, acc)
-    y = tl.reshape(acc / total, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])
+    used = tl.cdiv(position + 1 - first if WINDOW > 0 else position + 1, span)
+    divisor = total
+    if sinks is not None:
+        weight = sink_weight(sink[None, :, None, None], m)
+        divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
+    y = tl.reshape(acc / divisor, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])
     y = tl.reshape(tl.permute(y, (2, 1, 0, 3)), [side(DIMS, WARPS), 1, wide(DIMS, WARPS), G, each(DIMS, WARPS)])
     log = tl.reshape(m + tl.log2(total), [1, 1, 1, G, 1])
-    used = tl.cdiv(position + 1 - first if WINDOW > 0 else position + 1, span)
     hand_over(
-        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log,
+        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log, sink, gates,
         G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
     )  # fmt: skip
 
 
 @triton.jit
 def combine(
-    position_at, partial, out, high, low, scale,
+    position_at, partial, out, high, low, scale, sinks, gates,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, TILE: tl.constexpr,
     SPLITS: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -197,7 +208,8 @@ def combine(
     if WINDOW > 0:
         count = tl.minimum(count, WINDOW)
     used = tl.cdiv(count, _span(count, SPLITS, TILE))
+    sink = None if sinks is None else load_sinks(sinks, head, 1, 1)
     if PDL:
         gdc_wait()
-    y = join_splits(partial, head, 1, used, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
-    store_heads(out, high, low, scale, head, 1, y, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)
+    y = join_splits(partial, head, 1, used, sink, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
+    store_heads(out, high, low, scale, head, 1, y, gates, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)

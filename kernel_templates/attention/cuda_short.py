@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor, oldest
-from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side
+from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
+from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side, whole
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
 
@@ -47,7 +47,8 @@ def _exchanged(x, like):
 
 @triton.jit
 def attend_short(
-    qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, capacity, eps,
+    qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
+    gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr,
@@ -57,14 +58,15 @@ def attend_short(
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
     them, which are SPLITS * TILE at most.
 
-    FINISH as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the values too.
-    EARLY: whether the next kernel may start at once, or when this one has asked for its input.
+    FINISH, sinks and gates as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the
+    values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
     SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
+    QUERY: tl.constexpr = HEAD_DIM if gates is None else 2 * HEAD_DIM
     SIDE: tl.constexpr = side(DIMS, WARPS)
     LANES: tl.constexpr = lanes(DIMS, WARPS)
     EACH: tl.constexpr = each(DIMS, WARPS)
@@ -98,6 +100,7 @@ def attend_short(
         angles = rope + position * ROPE_DIM
         q_own, q_other = rotation(q_norm, angles, every, FACTOR, HEAD_DIM, ROPE_DIM, QK_NORM)
         k_own, k_other = rotation(k_norm, angles, every, 1.0, HEAD_DIM, ROPE_DIM, QK_NORM)
+    sink = None if sinks is None else load_sinks(sinks, first_head, G, TOGETHER)
     if ASM and position < 0:
         if READY >= 1:
             _need(k)
@@ -119,8 +122,8 @@ def attend_short(
     every_v = element + lane * 0
     real_v = owner & (every_v < HEAD_DIM)
     if FINISH:
-        q, partner = load_head(qkv + heads * HEAD_DIM, every, real, ROPE_DIM)
-        raw = qkv + (HEADS + kv) * HEAD_DIM
+        q, partner = load_head(qkv + heads * QUERY, every, real, ROPE_DIM)
+        raw = qkv + (HEADS * (QUERY // HEAD_DIM) + kv) * HEAD_DIM
         new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
         new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every_v, mask=real_v, other=0.0)
         if V_NORM:  # the elements of a head lie in all warps: the sum goes through shared memory
@@ -133,7 +136,7 @@ def attend_short(
         q = rotate(q, partner, q_own, q_other)
         new_k = rotate(new_k, new_partner, k_own, k_other)
     else:
-        q = tl.load(qkv + heads * HEAD_DIM + every, mask=real, other=0.0) * FACTOR
+        q = tl.load(qkv + heads * QUERY + every, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
         new_k = tl.load(keys + position * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float32)
         new_v = tl.load(values + position * HEAD_DIM + every_v, mask=real_v, other=0.0)
@@ -174,10 +177,13 @@ def attend_short(
     y = tl.sum(p[:, :, :, :, :, None] * v, 4)
     one_lane = tl.arange(0, LANES)[None, :, None, None, None] == 0
     y += tl.where(one_lane, new, 0.0) * tl.reshape(new_v, [SIDE, LANES, WARPS, 1, EACH])
-    y = tl.sum(y, 1, keep_dims=True) * reciprocal(total, ASM)
-
     used = (position - oldest(position, WINDOW) if WINDOW > 0 else position) // TILE + 1
+    divisor = total
+    if sinks is not None:
+        weight = sink_weight(sink[None, None, None, :, None], m)
+        divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
+    y = tl.sum(y, 1, keep_dims=True) * reciprocal(divisor, ASM)
     hand_over(
         out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, m + tl.log2(total),
-        G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
+        sink, gates, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
     )  # fmt: skip

@@ -14,7 +14,9 @@ class Attention(Problem, op="attention", template_version=1):
 
     score = scale * q k, scale 0 standing for 1 / sqrt(head_dim); if `softcap` is not 0, then
     softcap * tanh(score / softcap); then softmax. If `window` is not 0, only the last `window` positions count, the
-    present one among them.
+    present one among them. If `sinks` is 1, the softmax of each head has one more score, learned, without a value: its
+    share of the weights is lost (https://arxiv.org/abs/2508.10925). If `output_gate` is 1, every head's query is
+    followed by its gate [head_dim], and out is multiplied with sigmoid(gate).
 
     A configuration is for positions below `context`: proved at the last of them, at the first, at one just past the
     edge of a tile, and around the window's edge; timed on a GPU at a `typical` one.
@@ -27,11 +29,18 @@ class Attention(Problem, op="attention", template_version=1):
     window: int = trait(0)
     softcap: float = trait(0.0)
     scale: float = trait(0.0)
+    sinks: int = trait(0, (0, 1))
+    output_gate: int = trait(0, (0, 1))
 
     @property
     def reach(self) -> int:
         """The most positions that count at once: what a call costs grows with them, not with the context."""
         return min(self.context, self.window) if self.window else self.context
+
+    @property
+    def query_size(self) -> int:
+        """Elements from one head's query to the next one's."""
+        return self.head_dim * (1 + self.output_gate)
 
     @property
     def score_scale(self) -> float:

@@ -1,4 +1,5 @@
-"""What the GPU's attention kernels do with a score: scale it, cap it softly; and which positions have one at all."""
+"""What the GPU's attention kernels do with scores: scale them, cap them softly, weigh them against a head's sink; and
+which positions have one at all."""
 
 import triton
 import triton.language as tl
@@ -27,3 +28,20 @@ def capped(s, SOFTCAP: tl.constexpr, ASM: tl.constexpr):
 def oldest(position, WINDOW: tl.constexpr):
     """The first position in the window that ends with this one."""
     return tl.maximum(position + 1 - WINDOW, 0)
+
+
+@triton.jit
+def load_sinks(sinks, first_head, G: tl.constexpr, COUNT: tl.constexpr):
+    """float32 [G] of COUNT heads, the last one again for what is padding.
+
+    Of scalars: the load of a tensor would decide the layout of all that it meets."""
+    made = tl.zeros([G], tl.float32)
+    for i in tl.static_range(G):
+        made = tl.where(tl.arange(0, G) == i, tl.load(sinks + first_head + min(i, COUNT - 1)), made)
+    return made
+
+
+@triton.jit
+def sink_weight(sink, m):
+    """The weight of a sink among those of scores in units of log 2 that are relative to `m`."""
+    return tl.exp2(sink * LOG2E - m)

@@ -8,6 +8,7 @@ side: nothing here goes from warp to warp.
 import triton
 import triton.language as tl
 
+from kernel_templates.attention.scores import sink_weight
 from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
@@ -69,14 +70,15 @@ def _lane(DIMS: tl.constexpr, WARPS: tl.constexpr):
 
 @triton.jit
 def store_heads(
-    out, high, low, scale, first_head, count, y,
+    out, high, low, scale, first_head, count, y, gates,
     G: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, ACT: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """y float32 [SIDE, 1, WIDE, G, EACH]: `count` heads from `first_head` on become elements of a `vector`.
 
-    high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and one in its
-    mask: otherwise Triton would lay it out anew, by way of shared memory.
+    gates: the first head's, float32, every head's 2 * HEAD_DIM behind the one before, or None: y is multiplied with
+    sigmoid(gate). high, low: int32 pointers. Groups of 8 never cross heads. Every store has all lanes in its shape and
+    one in its mask: otherwise Triton would lay it out anew, by way of shared memory.
     """
     SIDE: tl.constexpr = side(DIMS, WARPS)
     EACH: tl.constexpr = each(DIMS, WARPS)
@@ -84,6 +86,10 @@ def store_heads(
     g = tl.arange(0, G)[None, None, None, :, None]
     start = (first_head + g) * HEAD_DIM + _first_element(DIMS, WARPS)
     keep = (_lane(DIMS, WARPS) == 0) & (g < count) & (_first_element(DIMS, WARPS) < HEAD_DIM)
+    if gates is not None:
+        gate_at = (first_head + tl.minimum(g, count - 1)) * (2 * HEAD_DIM) + _element(DIMS, WARPS)
+        gate = tl.load(gates + gate_at, mask=_element(DIMS, WARPS) + g * 0 < HEAD_DIM, other=0.0)
+        y *= reciprocal(1.0 + tl.exp(-gate), ASM)
     at = (first_head + g) * HEAD_DIM + _element(DIMS, WARPS) + _lane(DIMS, WARPS) * 0
     tl.store(out + at, tl.broadcast_to(y, at.shape), mask=tl.broadcast_to(keep, at.shape))
     if ACT != 0:
@@ -133,11 +139,11 @@ def leave_part(
 
 @triton.jit
 def join_splits(
-    partial, first_head, count, used,
+    partial, first_head, count, used, sink,
     G: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr,
     SPLITS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """y for `store_heads` from `used` parts, RUN at a time in each lane.
+    """y for `store_heads` from `used` parts, RUN at a time in each lane. sink: as of `hand_over`.
 
     Read past the first-level cache, which other programs' stores do not reach. Parts that a lane reads at once are one
     tensor, not a loop unrolled: Triton's passes over loads take time with the square of what is written out.
@@ -167,21 +173,31 @@ def join_splits(
         total = total * kept + tl.sum(new, 3, keep_dims=True)
         acc = acc * kept + tl.sum(y * new, 3, keep_dims=True)
         m = top
-    weight = tl.exp2(m - tl.max(m, 1, keep_dims=True))
+    top = tl.max(m, 1, keep_dims=True)
+    weight = tl.exp2(m - top)
     total = tl.sum(total * weight, 1, keep_dims=True)
+    if sink is not None:
+        total += sink_weight(sink[None, None, None, None, :, None], top)
     y = tl.sum(acc * weight, 1, keep_dims=True) * reciprocal(tl.where(total > 0, total, 1.0), ASM)
     return tl.reshape(y, [SIDE, 1, WIDE, G, EACH])
 
 
 @triton.jit
+def whole(used, SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr):
+    """Whether a program's outputs are the heads', and no part of them."""
+    return SPLITS == 1 or (LAST_COMBINES and used == 1)
+
+
+@triton.jit
 def hand_over(
-    out, high, low, scale, partial, counter, split, used, first_head, count, y, log,
+    out, high, low, scale, partial, counter, split, used, first_head, count, y, log, sink, gates,
     G: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr,
     SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The end of a program: store its outputs, or its part and, being the last of `used`, what all parts make.
 
-    counter: int32, arrivals of these heads' splits, 0 before and after a token.
+    sink: of these heads, [G], or None; counted in y where `whole`, and in what parts make. counter: int32, arrivals of
+    these heads' splits, 0 before and after a token. gates: as of `store_heads`.
     """
     last = True
     if SPLITS > 1 and (used > 1 or not LAST_COMBINES):
@@ -192,6 +208,6 @@ def hand_over(
             last = tl.atomic_add(counter, 1, sem="acq_rel") == used - 1
             if last:
                 tl.store(counter, 0)  # for the next token
-                y = join_splits(partial, first_head, count, used, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
+                y = join_splits(partial, first_head, count, used, sink, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
     if last:
-        store_heads(out, high, low, scale, first_head, count, y, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)
+        store_heads(out, high, low, scale, first_head, count, y, gates, G, HEAD_DIM, DIMS, WARPS, ACT, ASM)

@@ -6,4 +6,5 @@ from kernel_templates.operation import Work
 
 def work(problem: Attention) -> Work:
     cached = 4 * problem.kv_heads * problem.head_dim * problem.reach  # float16 keys and values
-    return Work(cached + 8 * problem.heads * problem.head_dim, 4 * problem.heads * problem.head_dim * problem.reach)
+    vectors = 4 * problem.heads * (problem.query_size + problem.head_dim + problem.sinks)
+    return Work(cached + vectors, 4 * problem.heads * problem.head_dim * problem.reach)

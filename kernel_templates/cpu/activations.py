@@ -210,6 +210,51 @@ def gate_function(name: str, lanes: int) -> Callable:
     return {"silu": silu, "gelu": gelu}[name]
 
 
+OAI_ALPHA, OAI_LIMIT = np.float32(1.702), np.float32(7.0)
+
+
+@functools.cache
+def gating(name: str, lanes: int) -> Callable:
+    """njit (gate, up: Vec(f32, lanes)) -> Vec: what down multiplies.
+
+    g(gate) * up with the gate function of that name; "swiglu_oai" as `moe.problem.GATE_FUNCTIONS` says.
+    """
+    splat, exp = simd.splat("f32", lanes), exponential(lanes)
+
+    if name == "swiglu_oai":
+
+        @device_function(lanes)
+        def clamped(gate, up):
+            one, limit = splat(np.float32(1.0)), splat(OAI_LIMIT)
+            g = simd.minimum(limit, gate)  # NaN stays
+            u = simd.maximum(splat(-OAI_LIMIT), simd.minimum(limit, up))
+            return g / (one + exp(g * splat(-OAI_ALPHA))) * (one + u)
+
+        return clamped
+
+    function = gate_function(name, lanes)
+
+    @device_function(name, lanes)
+    def gated(gate, up):
+        return function(gate) * up
+
+    return gated
+
+
+@functools.cache
+def weigher(layout: ActivationLayout) -> Callable:
+    """njit (buffer: address of quantized activations, factor: float32) -> None: as if they had been times that."""
+    first, count = (0, layout.cols) if layout.kind == "f32" else (layout.scales, layout.cols // BLOCK)
+
+    @device_function(layout)
+    def weigh(buffer, factor):
+        for i in range(count):
+            at = buffer + first + 4 * i
+            simd.store_f32(at, simd.load_f32(at) * factor)
+
+    return weigh
+
+
 @functools.cache
 def soft_cap(cap: float, lanes: int) -> Callable:
     """njit (Vec(f32, lanes)) -> Vec: cap tanh(x / cap), tanh(t) = 1 - 2 / (1 + e^2t).

@@ -1,6 +1,7 @@
 """Causal attention of many rows on the CPU, in spans of neighbouring tokens of one text.
 
-    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a row's
+    out = softmax(s) v,  s = scale q k, or softcap tanh(scale q k / softcap), over the window's positions up to a row's,
+    with a sink of each head: one score more, which has no value
 
 A thread takes a span and a key head: the queries of all heads that share it pass by tiles of 64 cached positions, each
 decoded once into float32, with a running softmax (Milakov and Gimelshein 2018). Both products are `micro.py`'s.
@@ -38,6 +39,13 @@ class RowAttention:
     scale: float
     window: int = 0
     softcap: float = 0.0
+    sinks: int = 0
+    output_gate: bool = False
+
+    @property
+    def query_size(self) -> int:
+        """Elements from one query to the next: a gate may lie between them, which is another kernel's."""
+        return self.head_dim * (1 + self.output_gate)
 
     @property
     def group(self) -> int:
@@ -69,6 +77,7 @@ def _together(features: frozenset[str]) -> int:
 
 def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     dim, group, kv_heads, heads = shape.head_dim, shape.group, shape.kv_heads, shape.heads
+    has_sinks = shape.sinks == 1
     window, softcap, scale, together = shape.window, shape.softcap, np.float32(shape.scale), _together(features)
     padded_dim = -(-dim // BLOCK) * BLOCK
     query, score = RowLayout(padded_dim, "f32"), RowLayout(TILE, "f32")
@@ -77,7 +86,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
     _, places = _sizes(shape, together)
     per_thread = places[-1]
     scores_at, sums_at, states_at, keys_at, values_at = places[1:6]
-    record, score_record = query.bytes, score.bytes
+    record, score_record, query_bytes = query.bytes, score.bytes, 4 * shape.query_size
     load, splat, capped, exp = (
         simd.load("f32", TILE),
         simd.splat("f32", TILE),
@@ -95,7 +104,7 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
         own = load_i64(arguments + 56) + thread * per_thread
         scores, sums, states = own + scores_at, own + sums_at, own + states_at
         panel, value_panel = own + keys_at, own + values_at
-        dots, weigh = load_i64(arguments + 64), load_i64(arguments + 72)
+        dots, weigh, sinks = load_i64(arguments + 64), load_i64(arguments + 72), load_i64(arguments + 80)
         # A range whose step is not known could raise, by functions of Python's that a kernel from the cache lacks.
         for turn in range((count * kv_heads - thread + threads - 1) // threads):
             item = thread + turn * threads
@@ -107,14 +116,15 @@ def compile(shape: RowAttention, features: frozenset[str]) -> Kernel:
             start = load_i64(positions + 8 * row)
             queries = tokens * group
             for i in range(queries):
-                at = q + stride * (row + i // group) + 4 * dim * (kv * group + i % group)
+                at = q + stride * (row + i // group) + query_bytes * (kv * group + i % group)
                 for d in range(0, dim, 16):
                     simd.store(own + record * i + 4 * d, load16(at + 4 * d) * splat16(scale))
                     simd.store(sums + 4 * (dim * i + d), splat16(np.float32(0.0)))
                 if padded_dim > dim:
                     simd.store(own + record * i + 4 * dim, splat16(np.float32(0.0)))
-                store_f32(states + 8 * i, LOWEST)
-                store_f32(states + 8 * i + 4, np.float32(0.0))
+                # A softmax begins with the head's sink, or with nothing.
+                store_f32(states + 8 * i, load_f32(sinks + 4 * (kv * group + i % group)) if has_sinks else LOWEST)
+                store_f32(states + 8 * i + 4, np.float32(1.0 if has_sinks else 0.0))
             last = start + tokens - 1
             oldest = max(start + 1 - window, 0) if window else 0
             for tile in range(oldest // TILE, last // TILE + 1):
@@ -182,10 +192,13 @@ def scratch(shape: RowAttention, features: frozenset[str], threads: int) -> np.n
     return memory.zeros((threads * _sizes(shape, _together(features))[1][-1],), np.uint8)
 
 
-def bind(kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray) -> Step:
-    """q: float32 [rows, at least heads * head_dim]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
+def bind(
+    kernel: Kernel, q: np.ndarray, out: np.ndarray, positions, caches, spans, count, own: np.ndarray,
+    sinks: np.ndarray | None = None,
+) -> Step:  # fmt: skip
+    """q: float32 [rows, at least heads * query_size]; out: float32 [rows, heads * head_dim]; positions: int64 [rows];
     caches: as of `rows.bind_append`; spans: int64 [spans, SPAN]; count: of them, int64 [1]; own:
-    `scratch`."""
+    `scratch`; sinks: float32 [heads], where the shape has them."""
     loops = (loop.address for loop in kernel.rows)
-    named = (q, 4 * q.shape[1], out, positions, caches, spans, count, own, *loops)
+    named = (q, 4 * q.shape[1], out, positions, caches, spans, count, own, *loops, 0 if sinks is None else sinks)
     return step(kernel, named, "attention")

@@ -11,7 +11,7 @@ import numpy as np
 
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import gate_function, input_mixer, normalizer, soft_cap
+from kernel_templates.cpu.activations import exponential, gate_function, input_mixer, normalizer, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
@@ -21,16 +21,20 @@ LANES = 16
 CACHE = 24  # bytes that describe a text's cache
 
 
-def compile_add(hidden: int, post_norm: bool, out_scale: bool = False) -> Kernel:
-    """x += branch, or rmsnorm(branch) * post_norm; then, if asked for, x is multiplied with out_scale. hidden: a
-    multiple of 16, of all row lengths here."""
+def compile_add(hidden: int, post_norm: bool, has_bias: bool = False, out_scale: bool = False) -> Kernel:
+    """x += branch, or rmsnorm(branch) * post_norm; the branch with a bias, if it has one; then, if asked for, x is
+    multiplied with out_scale. hidden: a multiple of 16, of all row lengths here."""
     load, normalize, splat = simd.load("f32", LANES), normalizer(hidden), simd.splat("f32", LANES)
 
     def add_rows(arguments, sync, thread, threads):
         x, branch, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
-        weight, eps, scale = load_i64(arguments + 24), load_f32(load_i64(arguments + 32)), load_i64(arguments + 40)
+        weight, eps, bias = load_i64(arguments + 24), load_f32(load_i64(arguments + 32)), load_i64(arguments + 40)
+        scale = load_i64(arguments + 48)
         for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
             at, other = x + 4 * hidden * row, branch + 4 * hidden * row
+            if has_bias:
+                for i in range(0, 4 * hidden, 4 * LANES):
+                    simd.store(other + i, load(other + i) + load(bias + i))
             if post_norm:
                 normalize(other, weight, other, eps)
             for i in range(0, 4 * hidden, 4 * LANES):
@@ -39,13 +43,13 @@ def compile_add(hidden: int, post_norm: bool, out_scale: bool = False) -> Kernel
                     v = v * splat(load_f32(scale))
                 simd.store(at + i, v)
 
-    return compile_kernel(add_rows, f"add rows {hidden} {post_norm} {out_scale}")
+    return compile_kernel(add_rows, f"add rows {hidden} {post_norm} {has_bias} {out_scale}")
 
 
-def bind_add(kernel: Kernel, x, branch, count, post_norm, eps, out_scale=0) -> Step:
-    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm: float32 [hidden], or 0; out_scale: float32 [1],
-    or 0."""
-    return step(kernel, (x, branch, count, post_norm, eps, out_scale), "add")
+def bind_add(kernel: Kernel, x, branch, count, post_norm, eps, bias=0, out_scale=0) -> Step:
+    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm, bias: float32 [hidden], or 0; out_scale: float32
+    [1], or 0."""
+    return step(kernel, (x, branch, count, post_norm, eps, bias, out_scale), "add")
 
 
 def compile_norm(hidden: int) -> Kernel:
@@ -123,15 +127,16 @@ def bind_mix_inputs(kernel: Kernel, projected, norm, inputs, count, eps) -> Step
 
 
 def compile_append(
-    heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: bool, bias: bool, v_norm: bool = False
+    heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: bool, bias: bool, query_size: int, v_norm: bool = False
 ) -> Kernel:
     """Of each row of qkv: bias, QK norm and RoPE in place, values over their RMS if `v_norm`; keys and values to its
-    text's cache at its position. Without key-value heads a row has queries alone."""
+    text's cache at its position. Without key-value heads a row has queries alone. query_size: elements from one query
+    to the next."""
     half = rope_dim // 2
     normalize, divide_by_rms = normalizer(dim), normalizer(dim, weighted=False)
     width, value_width = math.gcd(half, 16), math.gcd(dim, 16)
     load, load_value = simd.load("f32", width), simd.load("f32", value_width)
-    units = heads + 2 * kv_heads
+    units, row_size = heads + 2 * kv_heads, heads * query_size + 2 * kv_heads * dim
 
     def append_rows(arguments, sync, thread, threads):
         qkv, count, rope = load_i64(arguments), load_i64(load_i64(arguments + 8)), load_i64(arguments + 16)
@@ -141,12 +146,13 @@ def compile_append(
         work = count * units
         for item in range(first_of(work, thread, threads), first_of(work, thread + 1, threads)):
             row, head = item // units, item % units
-            at, turn = qkv + 4 * dim * item, rope + 4 * rope_dim * row
+            element = query_size * min(head, heads) + dim * max(head - heads, 0)
+            at, turn = qkv + 4 * (row_size * row + element), rope + 4 * rope_dim * row
             position, cache = load_i64(positions + 8 * row), caches + CACHE * load_i64(texts + 8 * row)
             cache_tiles = load_i64(cache + 16)
             if bias:
-                for d in range(0, dim, value_width):
-                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(biases + 4 * (dim * head + d)))
+                for d in range(0, query_size if head < heads else dim, value_width):
+                    simd.store(at + 4 * d, load_value(at + 4 * d) + load_value(biases + 4 * (element + d)))
             if head < heads + kv_heads:
                 if qk_norm:
                     normalize(at, q_norm if head < heads else k_norm, at, eps)
@@ -169,15 +175,38 @@ def compile_append(
                 for d in range(dim):
                     simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
 
-    key = f"append rows {heads} {kv_heads} {dim} {rope_dim} {qk_norm} {bias} {v_norm}"
+    key = f"append rows {heads} {kv_heads} {dim} {rope_dim} {qk_norm} {bias} {query_size} {v_norm}"
     return compile_kernel(append_rows, key)
 
 
 def bind_append(kernel: Kernel, qkv, count, rope, positions, texts, caches, eps, norms: Sequence, bias) -> Step:
-    """qkv: float32 [rows, (heads + 2 kv_heads) * dim]; rope: float32 [rows, rope_dim], cosines, then sines; positions,
-    texts: int64 [rows]; caches: int64 [texts, 3], of each what `described` says; norms, bias: arrays, or 0."""
+    """qkv: float32 [rows, heads * query_size + 2 kv_heads * dim]; rope: float32 [rows, rope_dim], cosines, then sines;
+    positions, texts: int64 [rows]; caches: int64 [texts, 3], of each what `described` says; norms, bias: arrays, or
+    0."""
     named = (qkv, count, rope, positions, texts, caches, eps, *norms, bias)
     return step(kernel, named, "append")
+
+
+def compile_output_gate(heads: int, dim: int, row_size: int) -> Kernel:
+    """attended = attended sigmoid(gate), the gates behind each query in rows of `row_size` elements."""
+    load, splat, exp = simd.load("f32", LANES), simd.splat("f32", LANES), exponential(LANES)
+
+    def gate_attended(arguments, sync, thread, threads):
+        qkv, attended, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        work = count * heads
+        one, minus = splat(np.float32(1.0)), splat(np.float32(-1.0))
+        for item in range(first_of(work, thread, threads), first_of(work, thread + 1, threads)):
+            row, head = item // heads, item % heads
+            gate, at = qkv + 4 * (row_size * row + 2 * dim * head + dim), attended + 4 * dim * item
+            for d in range(0, 4 * dim, 4 * LANES):
+                simd.store(at + d, load(at + d) / (one + exp(load(gate + d) * minus)))
+
+    return compile_kernel(gate_attended, f"output gate {heads} {dim} {row_size}")
+
+
+def bind_output_gate(kernel: Kernel, qkv, attended, count) -> Step:
+    """qkv: as of `bind_append`; attended: float32 [rows, heads * dim]."""
+    return step(kernel, (qkv, attended, count), "attention")
 
 
 def described(keys: np.ndarray, values: np.ndarray) -> tuple[int, int, int]:

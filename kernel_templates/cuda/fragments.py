@@ -29,7 +29,7 @@ import triton.language as tl
 
 from kernel_templates.cuda.codes import codebook_bytes
 from kernel_templates.cuda.dot import quant_words, unpack_scales
-from kernel_templates.cuda.gating import GATED_SCALE, activate
+from kernel_templates.cuda.gating import GATED_SCALE, activate, gated_with
 from kernel_templates.cuda.instructions import to_half
 
 NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
@@ -111,14 +111,14 @@ def load_rows(
 
 @triton.jit
 def load_below(
-    p0, p1, p2, p3, q, rows, u, end,
+    p0, p1, p2, p3, q, rows, below, u, end,
     TRAITS: tl.constexpr, COLS: tl.constexpr, STREAM: tl.constexpr, ROW: tl.constexpr, RUN: tl.constexpr,
     BELOW: tl.constexpr,
 ):  # fmt: skip
-    """`load_rows` of rows q + ROW of a matrix of `rows` rows, or if BELOW of the one below it; zeros where there is no
-    such row, and from run `end` on."""
+    """`load_rows` of rows q + ROW of a matrix of `rows` rows, or if BELOW of the one that begins `below` rows further
+    down; zeros where there is no such row, and from run `end` on."""
     inside = (u + RUN < end) & (q + ROW < rows)
-    return load_rows(p0, p1, p2, p3, q + rows if BELOW else q, u, inside, TRAITS, COLS, STREAM, ROW, RUN)
+    return load_rows(p0, p1, p2, p3, q + below if BELOW else q, u, inside, TRAITS, COLS, STREAM, ROW, RUN)
 
 
 @triton.jit
@@ -326,8 +326,11 @@ def together(parts):
 
 @triton.jit
 def gated(z, up, GATE: tl.constexpr, ASM: tl.constexpr):
-    """act(z) * up times GATED_SCALE, as float16."""
-    return to_half(activate(z, GATE == "gelu", ASM) * up * GATED_SCALE)
+    """act(z) * up times GATED_SCALE, as float16; GATE as of `gating.gated_with`."""
+    if GATE == "swiglu_oai":
+        return to_half(gated_with(z, up, GATE, ASM) * GATED_SCALE)
+    else:
+        return to_half(activate(z, GATE == "gelu", ASM) * up * GATED_SCALE)
 
 
 @triton.jit

@@ -15,8 +15,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
-from kernel_templates.cuda.gating import MINUS_TWO_ROOT
-from kernel_templates.cuda.instructions import all_asked_for, opaque, reciprocal, soft_cap
+from kernel_templates.cuda.gating import gated_with
+from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
 
@@ -218,6 +218,7 @@ def multiply_rows(
 @triton.jit
 def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
+    bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
@@ -226,7 +227,8 @@ def residual_product(
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
 
-    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized.
+    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
+    the product is added to, or None.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -239,6 +241,10 @@ def residual_product(
     for s in tl.static_range(STEPS if ADD else 0):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         norms = norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
+    added = ()
+    for s in tl.static_range(0 if bias is None else STEPS):
+        at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
+        added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -279,6 +285,8 @@ def residual_product(
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM)
+            if bias is not None:
+                y += added[t // CHUNKS]
             n = y
             if ADD:
                 y += before[t // CHUNKS]
@@ -295,18 +303,38 @@ def gated_product(
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
-    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GELU: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[r] = g(G[r] . n) * (U[r] . n), quantized: g is silu, or gelu in its tanh form; n is x * norm times x's RMS
-    factor.
+    """out[r] = GATE(G[r] . n) * (U[r] . n), quantized; n is x * norm times x's RMS factor, GATE as of
+    `gating.gated_with`."""
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    multiply_gated(
+        tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
+        out_values, out_high, out_low, out_scale, rows, None, None,
+        TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
+        EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def multiply_gated(
+    program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
+    out_values, out_high, out_low, out_scale, rows, gate_bias, up_bias,
+    TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
+    SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
+    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
+    WAITED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `gated_product` does once it has let EARLY dependents start; with biases float32 [rows] unless
+    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result.
 
     EACH * GROUPS is a multiple of 8. The formats may differ. A step's tiles are the gate's and the up's in turn, and
     each chunk of the vector is read once; where a unit is not as long in both, all of the gate's and then the up's.
     """
-    if PDL and EARLY:
-        gdc_launch_dependents()
-    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
     PAIRED: tl.constexpr = TRAITS.unit == UP_TRAITS.unit
     G: tl.constexpr = 1 if PAIRED else CHUNKS  # tiles of the gate one after the other
     BOTH: tl.constexpr = 2 if PAIRED else CHUNKS + UP_CHUNKS  # with those of the up that follow
@@ -326,9 +354,9 @@ def gated_product(
     # Paired tiles read one vector: with the sums of its columns if either format has minimums.
     X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
     XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
-    for c in tl.static_range(XS):
+    for c in tl.static_range(0 if WAITED else XS):
         aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
-    if PDL:
+    if PDL and not WAITED:
         gdc_wait()
     xs = ()
     for c in tl.static_range(XS):
@@ -375,10 +403,10 @@ def gated_product(
             at, once = row_places(first + t // (CHUNKS + UP_CHUNKS) * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             z = to_lanes(gate, EACH, GROUPS, UNITS, ASM) * factor
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM) * factor
-            if GELU:  # z/2 (1 + tanh(s)) = z / (1 + e^-2s)
-                y = z * reciprocal(1.0 + tl.exp(MINUS_TWO_ROOT * (z + 0.044715 * z * z * z)), ASM) * y
-            else:
-                y = z * reciprocal(1.0 + tl.exp(-z), ASM) * y
+            if gate_bias is not None:
+                z += tl.load(gate_bias + at, mask=at < rows, other=0.0)
+                y += tl.load(up_bias + at, mask=at < rows, other=0.0)
+            y = gated_with(z, y, GATE, ASM)
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
             gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)

@@ -33,17 +33,17 @@ from kernel_templates.cuda.weights import Planes
 
 @triton.jit
 def load_tiles(
-    w0, w1, w2, w3, q, rows, u, end,
+    w0, w1, w2, w3, q, rows, below, u, end,
     TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, STREAM: tl.constexpr,
     RUN: tl.constexpr = 0,
 ):  # fmt: skip
     """Rows g and g + 8 of each of TILES tiles, runs u + RUN; q: the first tile's row g; with a gate every other tile is
-    the one before, in the matrix below."""
+    the one before, `below` rows further down."""
     held = ()
     for t in tl.static_range(2 * TILES):
         held = held + (
             load_below(
-                w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, STREAM,
+                w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, STREAM,
                 8 * t if GATE == "" else t // 4 * 16 + t % 2 * 8, RUN, GATE != "" and t // 2 % 2 == 1,
             ),
         )  # fmt: skip
@@ -52,15 +52,16 @@ def load_tiles(
 
 @triton.jit
 def load_right(
-    x, token, tokens, u, end, COLS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, NT: tl.constexpr
+    x, token, tokens, sources, u, end, COLS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, NT: tl.constexpr
 ):
-    """float16 [WARPS, 32, 8] for each word of a run and each 8 tokens: of runs u the columns of the word."""
+    """float16 [WARPS, 32, 8] for each word of a run and each 8 tokens: of runs u the columns of the word. sources: of
+    each 8 tokens their rows of x; None where tokens are rows."""
     WARPS: tl.constexpr = u.shape[2]
     right = ()
     for w in tl.static_range(4):
         for n in tl.static_range(NT):
             have = ((u < end) & (token + 8 * n < tokens))[:, :, :, None]
-            base = (token + 8 * n) * WIDTH
+            base = (token + 8 * n) * WIDTH if sources is None else sources[n] * WIDTH
             e = tl.arange(0, 8)[None, None, None, :]
             if ORDER == 0:
                 v = tl.load(x + (base + u * 32)[:, :, :, None] + (8 * w + e), mask=have, other=0.0)
@@ -74,14 +75,16 @@ def load_right(
 
 @triton.jit
 def load_steps(
-    w0, w1, w2, w3, q, rows, u, end,
+    w0, w1, w2, w3, q, rows, below, u, end,
     TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, STREAM: tl.constexpr,
     WARPS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """`load_tiles` of AHEAD steps."""
     held = ()
     for a in tl.static_range(AHEAD):
-        held = held + (load_tiles(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, STREAM, a * WARPS * 4),)
+        held = held + (
+            load_tiles(w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, TILES, GATE, STREAM, a * WARPS * 4),
+        )
     return held
 
 
@@ -168,22 +171,48 @@ def thin(
     zeros. STEPS: how often 128 columns a warp are taken, a multiple of AHEAD. TOKENS: a multiple of 8, no less than
     `tokens`. READY: where all steps are AHEAD, they are decoded before the wait too.
     """
+    program, split = tl.program_id(0), tl.program_id(1)
+    if PDL:
+        gdc_launch_dependents()
+    multiply_thin(
+        program, program, split, w0, w1, w2, w3, x, out, partial, counters, rows, rows, tokens, None, None, None,
+        TRAITS, COLS, WIDTH, ORDER, TOKENS, TILES, WARPS, STEPS, SPLIT, AHEAD, READY, GATE, OUT_WIDTH, OUT_ORDER,
+        STREAM, 1, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def multiply_thin(
+    program, block, split, w0, w1, w2, w3, x, out, partial, counters, rows, below, tokens, pairs, gate_bias, up_bias,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, TOKENS: tl.constexpr,
+    TILES: tl.constexpr, WARPS: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, AHEAD: tl.constexpr,
+    READY: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr,
+    USED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `thin` does: `block` is that of its rows. below: rows from a gate to what it gates.
+
+    pairs: int32 [tokens], of each token the row of out, USED of which have a row of x in common; None where tokens are
+    rows of both. gate_bias, up_bias: float32 [rows], or None. PDL: the kernel that writes x is still to be waited for.
+    """
     NT: tl.constexpr = TOKENS // 8
     BLOCK: tl.constexpr = 16 * TILES if GATE == "" else 8 * TILES
     # A product that adds to the one before waits for it: with one sum a thread there are two of every second word.
     CHAINS: tl.constexpr = 2 if TILES * NT == 1 else 1
-    program, split = tl.program_id(0), tl.program_id(1)
-    if PDL:
-        gdc_launch_dependents()
     j = opaque(tl.arange(0, 4), ASM)[:, None, None]
     g = opaque(tl.arange(0, 8), ASM)[None, :, None]
     warp = tl.arange(0, WARPS)[None, None, :]
-    q = opaque(program * BLOCK + g, ASM)
+    q = opaque(block * BLOCK + g, ASM)
     RUNS: tl.constexpr = COLS // 32
     FOURS: tl.constexpr = (RUNS + 3) // 4
     u = opaque(split * FOURS // SPLIT * 4 + (warp * 4 + j), ASM)
     end = tl.minimum((split + 1) * FOURS // SPLIT * 4, RUNS)
-    held = load_steps(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, GATE, STREAM, WARPS, AHEAD)
+    sources = None
+    if pairs is not None:
+        sources = ()
+        for n in tl.static_range(NT):
+            own = tl.load(pairs + g + 8 * n, mask=g + 8 * n < tokens, other=0) // USED
+            sources = sources + (opaque(own, ASM),)
+    held = load_steps(w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, TILES, GATE, STREAM, WARPS, AHEAD)
     acc = ()
     for _i in tl.static_range(CHAINS * TILES * NT):
         acc = acc + (tl.zeros([WARPS, 16, 8], tl.float32),)
@@ -196,7 +225,7 @@ def thin(
             gdc_wait()
         rights = ()
         for a in tl.static_range(AHEAD):
-            rights = rights + (load_right(x, g, tokens, u + a * WARPS * 4, end, COLS, WIDTH, ORDER, NT),)
+            rights = rights + (load_right(x, g, tokens, sources, u + a * WARPS * 4, end, COLS, WIDTH, ORDER, NT),)
         if NT * AHEAD <= 4:  # as many registers as there are
             all_asked_for(ASM)
         for a in tl.static_range(AHEAD):
@@ -205,16 +234,16 @@ def thin(
     else:
         if PDL:
             gdc_wait()
-        right = load_right(x, g, tokens, u, end, COLS, WIDTH, ORDER, NT)
+        right = load_right(x, g, tokens, sources, u, end, COLS, WIDTH, ORDER, NT)
         for step in tl.range(0, STEPS, AHEAD, num_stages=1):
             next_held = ()
             here = opaque(u + step * WARPS * 4, ASM)
             for a in tl.static_range(AHEAD):
-                next_right = load_right(x, g, tokens, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT)
+                next_right = load_right(x, g, tokens, sources, here + (a + 1) * WARPS * 4, end, COLS, WIDTH, ORDER, NT)
                 parts = parts_of(held[a], TRAITS, ASM)
                 next_held = next_held + (
                     load_tiles(
-                        w0, w1, w2, w3, q, rows, here, end,
+                        w0, w1, w2, w3, q, rows, below, here, end,
                         TRAITS, COLS, TILES, GATE, STREAM, (AHEAD + a) * WARPS * 4,
                     ),
                 )  # fmt: skip
@@ -229,7 +258,7 @@ def thin(
     MATRICES: tl.constexpr = 1 if GATE == "" else 2
     total = summed(acc, MATRICES, NT, WARPS, POWER // MATRICES) * unlift(TRAITS)
     if SPLIT == 1:
-        finish(total, out, program, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+        finish(total, out, block, rows, tokens, pairs, gate_bias, up_bias, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
     else:
         COUNT: tl.constexpr = total.shape[1]
         SIZE: tl.constexpr = MATRICES * COUNT
@@ -241,7 +270,9 @@ def thin(
             whole = tl.load(at, cache_modifier=".cg")
             for s in tl.static_range(1, SPLIT):
                 whole += tl.load(at + s * SIZE, cache_modifier=".cg")
-            finish(whole, out, program, rows, tokens, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+            finish(
+                whole, out, block, rows, tokens, pairs, gate_bias, up_bias, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM
+            )
 
 
 @triton.jit
@@ -269,7 +300,7 @@ def summed(acc, MATRICES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, P
 
 @triton.jit
 def finish(
-    total, out, program, rows, tokens,
+    total, out, block, rows, tokens, pairs, gate_bias, up_bias,
     NT: tl.constexpr, TILES: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
@@ -277,14 +308,19 @@ def finish(
     MATRICES: tl.constexpr = total.shape[2]
     i = opaque(tl.arange(0, total.shape[1]), ASM)[None, :]
     tile, token = i // (128 * NT), i // 16 % (8 * NT)
-    at = program * (16 * TILES // MATRICES) + (tile * 16 + i % 16)
+    at = block * (16 * TILES // MATRICES) + (tile * 16 + i % 16)
     keep = (at < rows) & (token < tokens) & (tile < TILES // MATRICES)
     keep = keep & (tl.arange(0, total.shape[0])[:, None] == 0)
+    if pairs is not None:
+        token = tl.load(pairs + token, mask=token < tokens, other=0)
     to, _ = tl.broadcast(out + token * OUT_WIDTH + place(at, OUT_ORDER), keep)
     if GATE == "":
         tl.store(to, tl.reshape(total, [total.shape[0], total.shape[1]]), mask=keep)
     else:
         z, up = tl.split(total)
+        if gate_bias is not None:
+            z += tl.load(gate_bias + at, mask=at < rows, other=0.0)
+            up += tl.load(up_bias + at, mask=at < rows, other=0.0)
         tl.store(to, gated(z, up, GATE, ASM), mask=keep)
 
 

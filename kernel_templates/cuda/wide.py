@@ -30,17 +30,17 @@ from kernel_templates.cuda.weights import Planes
 
 @triton.jit
 def load_block(
-    w0, w1, w2, w3, q, rows, u, end,
+    w0, w1, w2, w3, q, rows, below, u, end,
     TRAITS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr, M: tl.constexpr, GATE: tl.constexpr,
     STREAM: tl.constexpr, RUN: tl.constexpr = 0,
 ):  # fmt: skip
     """Rows g and g + 8 of each warp of TILES tiles of M rows, runs u + RUN; q: the first; with a gate every other tile
-    is the one before, in the matrix below."""
+    is the one before, `below` rows further down."""
     held = ()
     for t in tl.static_range(2 * TILES):
         held = held + (
             load_below(
-                w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, STREAM,
+                w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, STREAM,
                 (t // 2 if GATE == "" else t // 4) * M + t % 2 * 8, RUN, GATE != "" and t // 2 % 2 == 1,
             ),
         )  # fmt: skip
@@ -63,10 +63,6 @@ def wide(
     is cut. ACROSS: blocks of tokens. BAND: how many blocks of rows take turns before tokens go on, so that both stay in
     the cache.
     """
-    M: tl.constexpr = 16 * WARPS
-    BLOCK: tl.constexpr = M * TILES if GATE == "" else M * TILES // 2
-    FOURS: tl.constexpr = (COLS + 127) // 128
-    WIDTH: tl.constexpr = FOURS * 128
     program, split = tl.program_id(0), tl.program_id(1)
     if ACROSS == 1:
         pr, pt = program, 0
@@ -77,6 +73,26 @@ def wide(
         pt = program % (BAND * ACROSS) // high
     if PDL:
         gdc_launch_dependents()
+    multiply_wide(
+        program, pr, pt, split, w0, w1, w2, w3, x, out, partial, counters, rows, rows, tokens, None, None, None,
+        TRAITS, COLS, BT, TILES, WARPS, PARTS, AHEAD, STAGES, SPLIT, GATE, OUT_WIDTH, OUT_ORDER, STREAM, 1, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def multiply_wide(
+    program, pr, pt, split, w0, w1, w2, w3, x, out, partial, counters, rows, below, tokens, pairs, gate_bias, up_bias,
+    TRAITS: tl.constexpr, COLS: tl.constexpr, BT: tl.constexpr, TILES: tl.constexpr, WARPS: tl.constexpr,
+    PARTS: tl.constexpr, AHEAD: tl.constexpr, STAGES: tl.constexpr, SPLIT: tl.constexpr, GATE: tl.constexpr,
+    OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr, USED: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `wide` does, for block pr of rows and block pt of tokens; the rest as of
+    `thin.multiply_thin`."""
+    M: tl.constexpr = 16 * WARPS
+    BLOCK: tl.constexpr = M * TILES if GATE == "" else M * TILES // 2
+    FOURS: tl.constexpr = (COLS + 127) // 128
+    WIDTH: tl.constexpr = FOURS * 128
     j = opaque(tl.arange(0, 4), ASM)[:, None, None]
     g = opaque(tl.arange(0, 8), ASM)[None, :, None]
     warp = tl.arange(0, WARPS)[None, None, :]
@@ -88,10 +104,12 @@ def wide(
     held = ()
     for a in tl.static_range(AHEAD):
         u = opaque(j + warp * 0 + first * 4, ASM)
-        held = held + (load_block(w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, a * 4),)
+        held = held + (load_block(w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, a * 4),)
     if PDL:
         gdc_wait()
     token = tl.minimum(pt * BT + tl.arange(0, BT), tokens - 1)[None, :]
+    if pairs is not None:
+        token = tl.load(pairs + token) // USED
     k = tl.arange(0, K)[:, None]
     acc = ()
     for _i in tl.static_range(TILES):
@@ -113,7 +131,7 @@ def wide(
                 parts = parts + (decoded(held[a][t], TRAITS, ASM),)
             next_held = next_held + (
                 load_block(
-                    w0, w1, w2, w3, q, rows, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, (a + AHEAD) * 4
+                    w0, w1, w2, w3, q, rows, below, u, end, TRAITS, COLS, TILES, M, GATE, STREAM, (a + AHEAD) * 4
                 ),
             )  # fmt: skip
             for c in tl.static_range(PARTS):
@@ -133,7 +151,9 @@ def wide(
     for t in tl.static_range(TILES):
         scaled = scaled + (acc[t] * unlift(TRAITS),)
     if SPLIT == 1:
-        finish(scaled, out, pr * BLOCK, pt * BT, rows, tokens, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+        finish(
+            scaled, out, pr * BLOCK, pt * BT, rows, tokens, pairs, gate_bias, up_bias, GATE, OUT_WIDTH, OUT_ORDER, ASM
+        )
     else:
         ONE: tl.constexpr = M * BT
         at = partial + program * (SPLIT * TILES * ONE) + (tl.arange(0, M)[:, None] * BT + tl.arange(0, BT)[None, :])
@@ -150,27 +170,37 @@ def wide(
                     for s in tl.static_range(1, SPLIT):
                         total += tl.load(at + (s * TILES + t) * ONE, cache_modifier=".cg")
                 whole = whole + (total,)
-            finish(whole, out, pr * BLOCK, pt * BT, rows, tokens, GATE, OUT_WIDTH, OUT_ORDER, ASM)
+            finish(
+                whole, out, pr * BLOCK, pt * BT, rows, tokens, pairs, gate_bias, up_bias, GATE, OUT_WIDTH, OUT_ORDER,
+                ASM,
+            )  # fmt: skip
 
 
 @triton.jit
 def finish(
-    results, out, first_row, first_token, rows, tokens,
+    results, out, first_row, first_token, rows, tokens, pairs, gate_bias, up_bias,
     GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Store results, a tuple of [rows, tokens], one tile below the other or a gate's and then what it gates."""
     M: tl.constexpr = results[0].shape[0]
     token = (first_token + tl.arange(0, results[0].shape[1]))[None, :]
+    there = token < tokens
+    if pairs is not None:
+        token = tl.load(pairs + token, mask=there, other=0)
     if GATE == "":
         for t in tl.static_range(len(results)):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
-            tl.store(out + token * OUT_WIDTH + at, results[t], mask=(at < rows) & (token < tokens))
+            tl.store(out + token * OUT_WIDTH + at, results[t], mask=(at < rows) & there)
     else:
         for t in tl.static_range(len(results) // 2):
             at = (first_row + t * M + tl.arange(0, M))[:, None]
-            y = gated(results[2 * t], results[2 * t + 1], GATE, ASM)
+            z, up = results[2 * t], results[2 * t + 1]
+            if gate_bias is not None:
+                z += tl.load(gate_bias + at, mask=at < rows, other=0.0)
+                up += tl.load(up_bias + at, mask=at < rows, other=0.0)
+            y = gated(z, up, GATE, ASM)
             to = out + token * OUT_WIDTH + place(at, OUT_ORDER)
-            tl.store(to, y, mask=(at < rows) & (token < tokens))
+            tl.store(to, y, mask=(at < rows) & there)
 
 
 def programs(rows: int, tokens: int, bt: int, tiles: int, warps: int, gate: str) -> int:

@@ -42,7 +42,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "UP_TRAITS": up.traits,
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
-        "GELU": problem.gate_function == "gelu",
+        "GATE": problem.gate_function,
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
@@ -51,7 +51,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
     grid = (parameters.programs(constants, problem.ffn),)
     return [
         Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
-        *residual(problem, config, "down_", down, gated, x, buffers, "down", bool(problem.out_scale)),
+        *residual(problem, config, "down_", down, gated, x, buffers, "down", scaled=bool(problem.out_scale)),
     ]
 
 

@@ -67,7 +67,7 @@ def launches(problem: InputGate, config: Mapping[str, Any], packed, buffers: Map
             "gate_input", gate_input, (triton.cdiv(problem.size, ROWS),),
             (raised.values, buffers["input"], *gated.pointers), shape, warps=1,
         ),
-        *residual(problem, config, "proj_", proj, gated, x, buffers, "input_proj", bool(problem.out_scale)),
+        *residual(problem, config, "proj_", proj, gated, x, buffers, "input_proj", scaled=bool(problem.out_scale)),
     ]  # fmt: skip
 
 

@@ -3,15 +3,15 @@
 A layer is a mixer, which brings other positions in, and a feed-forward network; there are kinds of either, and models
 mix them. Behind both some models let an input of the layer's own in. The one place that says so. The GPU's chain of
 kernels and its reference follow from it here; in `model`, so do the processor's steps and both ways of reading a
-prompt. A new kind is its links, under its name in `MIXERS` or `FEED_FORWARDS`; `Layer` has a property for the problem
-of each link, and `model.layer_tensors` its tensors.
+prompt. A new kind is its links, under its name in `MIXERS` or `FEED_FORWARDS`; a `LinkedChain` has a property for the
+problem of each link, and `model.layer_tensors` its tensors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kernel_templates import attention, ffn, input_gate, matvec, norm_qkv_rope
+from kernel_templates import attention, ffn, gated_delta, input_gate, matvec, moe, norm_qkv_rope, norm_qkvz
 from kernel_templates.operation import Operation
 
 T = TypeVar("T")
@@ -22,14 +22,20 @@ class Link:
     """One operation in a layer.
 
     prefix: of its parameters in the layer's space, and its key in `Layer.parts`; weights: the operation's name of a
-    matrix -> the layer's; buffers: the same for what it reads and writes. Buffers not named there are called alike in
-    the operation and in the layer: the cache ("keys", "values"), "position", "rope", "eps" and scratch memory.
+    matrix -> the layer's, those included that not every layer of the kind has; buffers: the same for what it reads and
+    writes. Buffers not named there are called alike in the operation and in the layer: what is kept of a text ("keys"
+    and "values", or "conv_state" and "state"),
+    "position", "rope", "eps" and scratch memory.
     """
 
     prefix: str
     operation: Operation
     weights: Mapping[str, str] = field(default_factory=dict)
     buffers: Mapping[str, str] = field(default_factory=dict)
+
+    def own_weights(self, weights: Mapping[str, T]) -> dict[str, T]:
+        """The layer's matrices by the operation's names, as far as the layer has them."""
+        return {own: weights[name] for own, name in self.weights.items() if name in weights}
 
     def bound(self, buffers: Mapping[str, T]) -> dict[str, T]:
         """The layer's buffers by the operation's names."""
@@ -64,6 +70,24 @@ OUT = Link(
     weights={"w": "out"},
     buffers={"x": "attended", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
 )
+QKVZ = Link(
+    "qkvz",
+    norm_qkvz.OPERATION,
+    weights={"qkv": "qkv", "z": "z", "beta": "beta", "alpha": "alpha"},
+    buffers={"x": "x", "norm": "attn_norm", "projected": "projected"},
+)
+DELTA = Link(
+    "delta",
+    gated_delta.OPERATION,
+    buffers={
+        "projected": "projected",
+        "conv": "conv",
+        "decay": "decay",
+        "dt_bias": "dt_bias",
+        "norm": "delta_norm",
+        "out": "attended",
+    },
+)
 FFN = Link(
     "ffn",
     ffn.OPERATION,
@@ -92,9 +116,29 @@ INPUT = Link(
     },
 )
 
-MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT)}
+MOE = Link(
+    "moe",
+    moe.OPERATION,
+    weights={
+        name: name
+        for name in ("router", "gate", "up", "down", "shared_gate", "shared_up", "shared_down", "shared_router")
+    },
+    buffers={
+        "x": "x",
+        "norm": "ffn_norm",
+        "router_bias": "router_bias",
+        "gate_bias": "gate_bias",
+        "up_bias": "up_bias",
+        "down_bias": "down_bias",
+        "gated": "gated",
+        "post_norm": "post_ffn_norm",
+        "next_norm": "next_norm",
+    },
+)
+
+MIXERS: Mapping[str, tuple[Link, ...]] = {"attention": (QKV, ATTENTION, OUT), "gated_delta": (QKVZ, DELTA, OUT)}
 """The first half of a layer by its kind. It leaves x times "ffn_norm" quantized on a GPU."""
-FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,)}
+FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,), "moe": (MOE,)}
 """The second half."""
 
 

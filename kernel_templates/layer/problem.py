@@ -3,18 +3,37 @@
 from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
-from kernel_templates.ffn.problem import GATE_FUNCTIONS, Ffn
+from kernel_templates.ffn.problem import Ffn
 from kernel_templates.input_gate.problem import InputGate
 from kernel_templates.layer.chain import Link, links
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.moe.problem import GATE_FUNCTIONS, ROUTINGS, Moe
 from kernel_templates.norm_qkv_rope.problem import HeadShapes, NormQkvRope
 from kernel_templates.problem import Chain, Problem, trait
 
 
 @dataclass(frozen=True)
-class Layer(HeadShapes, Chain, op="layer", template_version=1):
+class LinkedChain(Chain):
+    """A layer of any kind. It names its links; the problem of each is the property `<prefix>_part`."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Its operations, in order."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, Problem]:
+        return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}
+
+    def below(self, context: int) -> "LinkedChain":
+        """The same layer for positions below `context`: itself, where it costs the same at all of them."""
+        return self
+
+
+@dataclass(frozen=True)
+class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
-    norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions.
+    norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions. With
+    `experts` the network is a mixture of them, and names from `experts` on mean what they mean in `Moe`.
 
     shared_kv: 1 if attention reads keys and values that another layer has written, at this position too; k_format and
     v_format mean nothing then. layer_input: elements of the layer's own input (`InputGate`), 0 for none; out_scale: 1
@@ -38,6 +57,18 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     scale: float = trait(0.0)
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
+    experts: int = trait(0)
+    used: int = trait(0)
+    router_format: str = trait("")
+    routing: str = trait("softmax", ROUTINGS)
+    normalized: int = trait(0, (0, 1))
+    routing_scale: float = trait(1.0)
+    expert_bias: int = trait(0, (0, 1))
+    shared_ffn: int = trait(0)
+    shared_gate_format: str = trait("")
+    shared_up_format: str = trait("")
+    shared_down_format: str = trait("")
+    shared_gated: int = trait(0, (0, 1))
     shared_kv: int = trait(0, (0, 1))
     layer_input: int = trait(0)
     input_gate_format: str = trait("")
@@ -47,13 +78,14 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     @property
     def links(self) -> tuple[Link, ...]:
         """Its operations, in order; the problem of each is the property `<prefix>_part`."""
-        return links("attention", "dense", self.layer_input > 0)
+        return links("attention", "moe" if self.experts else "dense", self.layer_input > 0)
 
     @property
     def qkv_part(self) -> NormQkvRope:
         return NormQkvRope(
             self.hidden, self.heads, 0 if self.shared_kv else self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
             self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias, v_norm=self.v_norm,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
@@ -61,11 +93,12 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return Attention(
             self.heads, self.kv_heads, self.head_dim, self.context,
             window=self.window, softcap=self.softcap, scale=self.scale,
+            output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.q_rows, self.out_format, self.activation, post_norm=self.post_norm)
+        return Matvec(self.hidden, self.attended, self.out_format, self.activation, post_norm=self.post_norm)
 
     @property
     def ffn_part(self) -> Ffn:
@@ -80,6 +113,16 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
         return InputGate(
             self.hidden, self.layer_input, self.input_gate_format, self.input_proj_format, self.activation,
             out_scale=self.out_scale,
+        )  # fmt: skip
+
+    @property
+    def moe_part(self) -> Moe:
+        return Moe(
+            self.hidden, self.ffn, self.experts, self.used, self.router_format, self.gate_format, self.up_format,
+            self.down_format, self.activation, gate_function=self.gate_function, routing=self.routing,
+            normalized=self.normalized, scale=self.routing_scale, bias=self.expert_bias, shared_ffn=self.shared_ffn,
+            shared_gate_format=self.shared_gate_format, shared_up_format=self.shared_up_format,
+            shared_down_format=self.shared_down_format, shared_gated=self.shared_gated, post_norm=self.post_norm,
         )  # fmt: skip
 
     @property
@@ -99,5 +142,5 @@ class Layer(HeadShapes, Chain, op="layer", template_version=1):
     def without_context(self) -> "Layer":
         return replace(self, context=0)
 
-    def parts(self) -> dict[str, Problem]:
-        return {link.prefix: getattr(self, f"{link.prefix}_part") for link in self.links}
+    def below(self, context: int) -> "Layer":
+        return replace(self, context=context)

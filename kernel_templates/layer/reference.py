@@ -1,21 +1,25 @@
 """What a layer must give, in float64: its parts' references, one after the other."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kernel_templates import random_inputs
 from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
-from kernel_templates.layer.chain import POST_NORMS
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.chain import POST_NORMS, Link
+from kernel_templates.layer.problem import Layer, LinkedChain
+from kernel_templates.moe import reference as moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
-from kernel_templates.operation import Inputs
+from kernel_templates.operation import Inputs, Weight
 
 
 def inputs(problem: Layer, seed: int) -> Inputs:
-    """Weights q, k, v, out, gate, up, down. Buffers as the parts have them: x, attn_norm, ffn_norm, next_norm float32
-    [hidden], with a bias qkv_bias, with post norms post_attn_norm and post_ffn_norm [hidden], with an input of the
-    layer's own input [layer_input] and post_input_norm [hidden], with a scale out_scale [1], q_norm, k_norm, rope, eps,
-    position (the last of `context`), keys and values filled up to it."""
+    """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
+    have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with a bias qkv_bias, with post norms post_attn_norm
+    and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the last of `context`), keys and values filled up
+    to it; a mixture's biases; with an input of the layer's own input [layer_input] and post_input_norm [hidden], with a
+    scale out_scale [1]."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
@@ -47,6 +51,8 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         buffers["qkv_bias"] = first.buffers["bias"]
     if problem.post_norm:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
+    if problem.experts:
+        _add_mixture(problem, weights, buffers, rng)
     if problem.layer_input:
         buffers["post_input_norm"] = random_inputs.norm_weight(problem.hidden, rng)
         buffers["input"] = random_inputs.vector(problem.layer_input, rng)
@@ -54,20 +60,39 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     return random_inputs.with_out_scale(made) if problem.out_scale else made
 
 
-def outputs(problem: Layer, given: Inputs) -> dict[str, np.ndarray]:
+def _add_mixture(
+    problem: Layer, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
+) -> None:
+    """Biases, and a router whose choice at the layer's own x no rounding changes."""
+    if weights["router"].raw.is_meta:
+        return
+    part, link = problem.moe_part, problem.links[-1]
+    drawn = moe.inputs(part, int(rng.integers(1 << 31))).buffers
+    buffers |= {link.buffers[own]: drawn[own] for own in moe.BIASES if own in drawn}
+    before = _through(problem, Inputs(weights, buffers), problem.links[:-1])
+    given = Inputs(link.own_weights(weights), link.bound(before))
+    weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]
+
+
+def outputs(problem: LinkedChain, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
+    buffers = _through(problem, given, problem.links)
+    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: len(buffers["x"])]}
+
+
+def _through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
+    """The buffers after the first operations of a layer."""
     buffers, parts = dict(given.buffers), problem.parts()
-    for link in problem.links:
-        weights = {own: given.weights[name] for own, name in link.weights.items() if name in given.weights}
-        made = link.operation.reference(parts[link.prefix], Inputs(weights, link.bound(buffers)))
+    for link in links:
+        own = link.own_weights(given.weights)
+        made = link.operation.reference(parts[link.prefix], Inputs(own, link.bound(buffers)))
         buffers |= link.written(made)
-        buffers |= {
-            name: buffers[name].astype(np.float16, copy=False) for name in ("keys", "values")
-        }  # as the cache holds them
-    return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: problem.hidden]}
+        halves = {"keys", "values"} & buffers.keys()  # as the cache holds them
+        buffers |= {name: buffers[name].astype(np.float16, copy=False) for name in halves}
+    return buffers
 
 
-def tolerance(problem: Layer) -> float:
+def tolerance(problem: LinkedChain) -> float:
     """The parts' errors add up, float16's in the cache among them."""
     parts = problem.parts()
     return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

@@ -1,22 +1,25 @@
 """How a layer can be built: its parts' parameters under prefixes, and where a head's norm and RoPE happen."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kernel_templates import registry
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.space import Constraint, Parameter, Space
 
+FINISH = Parameter(
+    "finish", ("attention", "kernel"), "attention",
+    "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
+)  # fmt: skip
 
-def cuda(problem: Layer, device) -> Space:
+
+def cuda(problem: LinkedChain, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
-    # A layer that reads another's cache appends nothing, which attention's prologue would.
-    places = ("kernel",) if problem.shared_kv else ("attention", "kernel")
-    finish = Parameter(
-        "finish", places, places[0],
-        "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
-    )  # fmt: skip
-    parameters, constraints = [finish], []
+    finish = FINISH
+    if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
+        finish = replace(FINISH, values=("kernel",), default="kernel")
+    parameters, constraints = [finish] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]

@@ -4,6 +4,8 @@ The threads write x down for the products first, each its share of the tokens; a
 of the rows. A panel of `depth` columns stays in a core's nearest cache while the tokens pass by.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,7 @@ from kernel_templates import formats
 from kernel_templates.cpu import columns, many_rows, micro, panels, simd, tiles
 from kernel_templates.cpu.activations import gate_function
 from kernel_templates.cpu.columns import ColumnShape, multiply_columns
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.many_rows import RowLayout, write
 from kernel_templates.cpu.matrix import first_of, planes_of
@@ -33,7 +35,7 @@ _Y = 5  # which argument
 
 
 @dataclass(frozen=True)
-class _Build:
+class Build:
     """What machine code depends on: a configuration, as far as the packed tiles allow it."""
 
     format: str
@@ -70,6 +72,16 @@ class _Build:
     def padded(self, tokens: int) -> int:
         return -(-tokens // self.together) * self.together
 
+    def arguments(self, kernel: Kernel) -> tuple[int, ...]:
+        """What writes a token down, then what `panel_loop` reads: sizes, places in a record and in a thread's own
+        memory, the other loops."""
+        write_row, *loops = kernel.rows
+        step = step_of(self.layout)
+        sizes = (self.lanes, self.width, self.together, self.steps, self.cols // step, step // BLOCK)
+        places = (self.row.bytes, self.row.scales, self.row.sums)
+        inside = (_lines(self.panel[0]), sum(map(_lines, self.panel)))
+        return (write_row.address, *sizes, *places, *inside, *(loop.address for loop in loops))
+
     def shared_bytes(self, tokens: int) -> int:
         """Of the tokens' records, behind which a thread's own memory begins."""
         return _lines(self.padded(tokens) * self.row.bytes)
@@ -84,90 +96,124 @@ def _lines(size: int) -> int:
     return -(-size // 64) * 64
 
 
-def _build(problem: Matmul, config: Config, lanes: int) -> _Build:
+def build_of(problem: Matmul, config: Config, lanes: int) -> Build:
     kind = KINDS[config["algorithm"]]
     width = min(config["width"], lanes) if kind == "planes" else config["width"]
-    return _Build(
+    return Build(
         problem.format, problem.cols, problem.gate, lanes, kind, config["path"], width,
         config["together"], config["depth"],
     )  # fmt: skip
 
 
 def scratch_bytes(problem: Matmul, config: Config, lanes: int = LANES) -> int:
-    build = _build(problem, config, lanes)
+    build = build_of(problem, config, lanes)
     return build.shared_bytes(problem.tokens) + build.own_bytes(problem.tokens)
 
 
 def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: int = LANES) -> Kernel:
     """lanes: rows of a packed tile. Sizes are data: problems that differ in nothing else share machine code."""
-    build = _build(problem, config, lanes)
+    build = build_of(problem, config, lanes)
     gated, direct = bool(build.gate), build.kind == "planes"
     gate_width = build.width if gated else 1
     load, gate = simd.load("f32", gate_width), gate_function(build.gate or "silu", gate_width)
 
+    multiply_panel = panel_loop(gated, direct)
+
     def matmul(arguments, sync, thread, threads):
-        w0, w1, w2, w3 = planes_of(arguments)
+        planes = planes_of(arguments)
         x, y, scratch = load_i64(arguments + 32), load_i64(arguments + 40), load_i64(arguments + 48)
         tokens, wide, rows = load_i64(load_i64(arguments + 56)), load_i64(arguments + 64), load_i64(arguments + 72)
-        cols, in_tile, width = load_i64(arguments + 80), load_i64(arguments + 88), load_i64(arguments + 96)
-        together, depth, per_row = load_i64(arguments + 104), load_i64(arguments + 112), load_i64(arguments + 120)
-        blocks, record, scales_at = load_i64(arguments + 128), load_i64(arguments + 136), load_i64(arguments + 144)
-        sums_at, shared, per_thread = load_i64(arguments + 152), load_i64(arguments + 160), load_i64(arguments + 168)
+        cols, shared, per_thread = load_i64(arguments + 80), load_i64(arguments + 88), load_i64(arguments + 96)
+        writer, build = load_i64(arguments + 104), arguments + 112
+        width, together = load_i64(build + 8), load_i64(build + 16)
+        record, scales_at, sums_at = load_i64(build + 48), load_i64(build + 56), load_i64(build + 64)
         own = scratch + shared + thread * per_thread
-        scales, sums = own + load_i64(arguments + 176), own + load_i64(arguments + 184)
-        writer, filler, loop = load_i64(arguments + 192), load_i64(arguments + 200), load_i64(arguments + 208)
 
         for t in range(first_of(tokens, thread, threads), first_of(tokens, thread + 1, threads)):
             write(writer, (x + 4 * cols * t, scratch + record * t, cols, scales_at, sums_at))
         barrier(sync, threads)
-        # Loops count: a step that is not known could be zero, for which Numba raises, by functions of Python's that
-        # a kernel from the cache does not have.
-        groups, chunks = (tokens + together - 1) // together, (per_row + depth - 1) // depth
-        padded = groups * together
+        padded = (tokens + together - 1) // together * together
         outputs = rows // 2 if gated else rows
         parts = (outputs + width - 1) // width
         for panel in range(first_of(parts, thread, threads), first_of(parts, thread + 1, threads)):
             for part in range(2 if gated else 1):
                 begin = panel * width + part * outputs
                 some = min(width, rows - begin)
-                tile, row_of_tile = begin // in_tile, begin % in_tile
-                for chunk in range(chunks):
-                    first = chunk * depth
-                    count, add = min(depth, per_row - first), 1 if first > 0 else 0
-                    index = tile * per_row + first
-                    if not direct:
-                        tiles_of_panel = (some + in_tile - 1) // in_tile
-                        panel_at = (index, row_of_tile, count, own, scales, tiles_of_panel, per_row)
-                        fill(filler, (w0, w1, w2, w3, *panel_at))
-                    for group in range(groups):
-                        t = group * together
-                        few = min(together, tokens - t)
-                        out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
-                        edge = few < together or some < width
-                        if gated:
-                            out = sums + 4 * width * (part * padded + t)
-                        elif not edge:
-                            out, stride = at, 4 * wide
-                        elif add:
-                            _copy(at, 4 * wide, out, stride, few, some)
-                        token, block = scratch + record * t, first * blocks
-                        if direct:
-                            some_planes = (w0, w1, w2, w3, index, row_of_tile, count)
-                            multiply_columns(loop, (*some_planes, token, record, scales_at, sums_at, out, stride))
-                        else:
-                            places = (own, scales, token, record, scales_at, sums_at, block, count * blocks)
-                            multiply(loop, (*places, out, stride, add))
-                        if edge and not gated:
-                            _copy(out, stride, at, 4 * wide, few, some)
+                multiply_panel(build, planes, begin, some, part, scratch, tokens, y, wide, own, 0)
             if gated:
+                sums = own + load_i64(build + 80)
                 for t in range(tokens):
                     g, u = load(sums + 4 * width * t), load(sums + 4 * width * (padded + t))
                     simd.store(y + 4 * (wide * t + panel * width), gate(g) * u)
 
-    return compile_kernel(matmul, f"matmul {build.gate} {gate_width} {direct}").with_rows(*_loops(build, features))
+    return compile_kernel(matmul, f"matmul {build.gate} {gate_width} {direct}").with_rows(*loops_of(build, features))
 
 
-def _loops(build: _Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Kernel]:
+@functools.cache
+def panel_loop(gated: bool, direct: bool, scattered: bool = False) -> Callable:
+    """njit (build, planes, begin, some, part, records, tokens, y, wide, own, order) -> None: `some` rows of a matrix,
+    from row `begin` on, times tokens. build: address of the numbers of `Build.arguments` behind the first; planes: of
+    the matrix; part: 0, or 1 for the second of a gated product's two; records: of the tokens; y: of their outputs, rows
+    of `wide`; own: the thread's memory; order: where scattered, of int64 [tokens], the row of y of each."""
+
+    @device_function(gated, direct, scattered)
+    def multiply_panel(build, planes, begin, some, part, records, tokens, y, wide, own, order):
+        w0, w1, w2, w3 = planes
+        in_tile, width, together = load_i64(build), load_i64(build + 8), load_i64(build + 16)
+        depth, per_row, blocks = load_i64(build + 24), load_i64(build + 32), load_i64(build + 40)
+        record, scales_at, sums_at = load_i64(build + 48), load_i64(build + 56), load_i64(build + 64)
+        scales, sums = own + load_i64(build + 72), own + load_i64(build + 80)
+        filler, loop = load_i64(build + 88), load_i64(build + 96)
+        # Loops count: a step that is not known could be zero, for which Numba raises, by functions of Python's that
+        # a kernel from the cache does not have.
+        groups, chunks = (tokens + together - 1) // together, (per_row + depth - 1) // depth
+        padded = groups * together
+        tile, row_of_tile = begin // in_tile, begin % in_tile
+        for chunk in range(chunks):
+            first = chunk * depth
+            count, add = min(depth, per_row - first), 1 if first > 0 else 0
+            index = tile * per_row + first
+            if not direct:
+                tiles_of_panel = (some + in_tile - 1) // in_tile
+                panel_at = (index, row_of_tile, count, own, scales, tiles_of_panel, per_row)
+                fill(filler, (w0, w1, w2, w3, *panel_at))
+            for group in range(groups):
+                t = group * together
+                few = min(together, tokens - t)
+                out, stride, at = sums, 4 * width, y + 4 * (wide * t + begin)
+                edge = scattered or few < together or some < width
+                if gated:
+                    out = sums + 4 * width * (part * padded + t)
+                elif not edge:
+                    out, stride = at, 4 * wide
+                elif add:
+                    if scattered:
+                        for i in range(few):
+                            _copy(
+                                y + 4 * (wide * load_i64(order + 8 * (t + i)) + begin), 0, out + stride * i, 0, 1, some
+                            )
+                    else:
+                        _copy(at, 4 * wide, out, stride, few, some)
+                token, block = records + record * t, first * blocks
+                if direct:
+                    some_planes = (w0, w1, w2, w3, index, row_of_tile, count)
+                    multiply_columns(loop, (*some_planes, token, record, scales_at, sums_at, out, stride))
+                else:
+                    places = (own, scales, token, record, scales_at, sums_at, block, count * blocks)
+                    multiply(loop, (*places, out, stride, add))
+                if edge and not gated:
+                    if scattered:
+                        for i in range(few):
+                            _copy(
+                                out + stride * i, 0, y + 4 * (wide * load_i64(order + 8 * (t + i)) + begin), 0, 1, some
+                            )
+                    else:
+                        _copy(out, stride, at, 4 * wide, few, some)
+
+    return multiply_panel
+
+
+def loops_of(build: Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Kernel]:
     """What writes a token down, what decodes a panel, what multiplies; the second is not called where the third decodes
     for itself."""
     row, width, together = build.row, build.width, build.together
@@ -197,16 +243,12 @@ def bind(problem: Matmul, config: Config, kernel: Kernel, packed, buffers, first
     """buffers: x float32 [tokens, cols]; y float32 [tokens, outputs], or of wider rows, whose `first` number is the
     product's; scratch; and where fewer tokens than the problem's may come, "count" int64 [1]."""
     (w,) = packed
-    build = _build(problem, config, w.lanes)
-    row, layout = build.row, build.layout
+    build = build_of(problem, config, w.lanes)
     shared, own = build.shared_bytes(problem.tokens), scratch_bytes(problem, config, w.lanes)
     count = buffers.get("count", np.array([problem.tokens], np.int64))
     x, y, scratch = (buffers[name] for name in ("x", "y", "scratch"))
     wide = y.shape[-1] if y.ndim == 2 else problem.outputs
-    sizes = (problem.rows, problem.cols, w.lanes, build.width, build.together, build.steps)
-    places = (problem.cols // step_of(layout), step_of(layout) // BLOCK, row.bytes, row.scales, row.sums, shared, own)
-    inside = (_lines(build.panel[0]), sum(map(_lines, build.panel)))
-    loops = (loop.address for loop in kernel.rows)
-    bound = step(kernel, (*w.arguments(), x, y, scratch, count, wide, *sizes, *places, *inside, *loops), "matmul")
+    sizes = (wide, problem.rows, problem.cols, shared, own)
+    bound = step(kernel, (*w.arguments(), x, y, scratch, count, *sizes, *build.arguments(kernel)), "matmul")
     bound.arguments[_Y] += 4 * first
     return bound

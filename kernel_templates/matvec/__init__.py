@@ -1,4 +1,5 @@
-"""y += W x: one quantized matrix times one vector, added to the residual stream (the attention's output projection)."""
+"""y += W x, maybe with a bias: one quantized matrix times one vector, added to the residual stream (the attention's
+output projection)."""
 
 from kernel_templates.matvec import reference, work
 from kernel_templates.matvec.problem import Matvec

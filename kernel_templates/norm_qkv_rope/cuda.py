@@ -2,18 +2,16 @@
 and RoPE of the heads follow in a kernel of their own, or in the attention's prologue."""
 
 from collections.abc import Mapping
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
 from kernel_templates.attention import cache
-from kernel_templates.cuda import parameters, product
+from kernel_templates.cuda import stacked
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
-from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.norm_qkv_rope.qk_norm_rope_append import finish_launch
 from kernel_templates.operation import Inputs
@@ -23,38 +21,17 @@ PACK_DEPENDS = ()
 
 def pack(problem: NormQkvRope, config, weights, device: str) -> tuple[Planes, ...]:
     """Neighbouring matrices of one format in one, whatever the configuration."""
-    by_format = groupby(problem.matrices, key=lambda m: m.format)
-    return tuple(pack_planes([weights[m.name] for m in group], device) for _, group in by_format)
+    return stacked.pack(problem, weights, device)
 
 
 def launches(
     problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True
 ) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm", "eps" and, with `qkv_bias`, "bias"; writes "qkv". finish:
-    then what `finish_launch` says, else the rows stay raw projections. The bias is in these: it waits in registers for
-    the product, so neither kernel that follows knows of it."""
-    made, first = [], 0
-    x, norm, eps, warps = buffers["x"].pointers, buffers["norm"], buffers["eps"], config["warps"]
-    several = list(packed)
-    while several:
-        planes = several.pop(0)
-        constants = parameters.constants(config, "", planes.format, problem.hidden, planes.rows, problem.activation)
-        programs, end = parameters.programs(constants, planes.rows), first + planes.rows
-        out, bias = buffers["qkv"][first:], buffers["bias"][first:] if problem.qkv_bias else None
-        if several:  # of another format: a kernel of its own would have few programs, and would wait for the first
-            below = several.pop(0)
-            other = parameters.constants(config, "", below.format, problem.hidden, below.rows, problem.activation)
-            constants |= {f"BELOW_{name}": other[name] for name in ("TRAITS", "CHUNKS", "AHEAD", "EVEN")}
-            programs, end = programs + parameters.programs(other, below.rows), end + below.rows
-            arguments = (*planes.pointers, *below.pointers, *x, norm, eps, out, planes.rows, below.rows, bias)
-            kernel: Any = product.two_rows_products
-        else:
-            # No best row is asked for: its pointers are not followed.
-            arguments = (*planes.pointers, *x, norm, eps, out, out, out, planes.rows, bias)
-            constants |= {"SOFT_CAP": 0.0, "BEST": False}
-            kernel = product.rows_product
-        made.append(Launch("qkv", kernel, (programs,), arguments, constants, warps))
-        first = end
+    then what `finish_launch` says, else the rows stay raw projections. The bias is in these: neither kernel that
+    follows knows of it."""
+    bias = buffers["bias"] if problem.qkv_bias else None
+    made = stacked.launches("qkv", config, packed, buffers, buffers["qkv"], bias, problem.activation)
     return [*made, finish_launch(problem, buffers)] if finish else made
 
 
@@ -82,4 +59,4 @@ def collect(problem: NormQkvRope, buffers: Mapping[str, Any]) -> dict[str, np.nd
     keys, values = (buffers[name].cpu() for name in ("keys", "values"))
     ours = cache.allocate(problem.kv_heads, problem.head_dim, keys.shape[1])
     cache.write(*ours, keys.transpose(0, 1), values.transpose(0, 1), 0)
-    return {"qkv": buffers["qkv"][: problem.heads * problem.head_dim].cpu().numpy(), "keys": ours[0], "values": ours[1]}
+    return {"qkv": buffers["qkv"][: problem.q_rows].cpu().numpy(), "keys": ours[0], "values": ours[1]}

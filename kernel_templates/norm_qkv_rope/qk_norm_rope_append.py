@@ -16,10 +16,12 @@ from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 def finish(
     qkv, keys, values, position_at, rope, q_norm, k_norm, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
-    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, DIMS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, DIMS: tl.constexpr, QUERY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program: one head of raw qkv. Queries are finished in place; keys, finished, and values, over their RMS if
-    V_NORM, go to `position` of the caches float16 [KV_HEADS, capacity, HEAD_DIM]."""
+    """Program: one head of raw qkv, whose queries lie QUERY elements apart. Queries are finished in place; keys,
+    finished, and values, over their RMS if V_NORM, go to `position` of the caches float16 [KV_HEADS, capacity,
+    HEAD_DIM]."""
     if PDL:
         gdc_launch_dependents()
     head = tl.program_id(0)
@@ -34,6 +36,8 @@ def finish(
     if PDL:
         gdc_wait()
     at = qkv + head * HEAD_DIM
+    if QUERY != HEAD_DIM:
+        at += tl.minimum(head, HEADS) * (QUERY - HEAD_DIM)
     x, partner = load_head(at, dim, real, ROPE_DIM)
     if is_value:
         if V_NORM:
@@ -68,6 +72,7 @@ def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
             "ROPE_DIM": problem.rope_dim,
             "QK_NORM": bool(problem.qk_norm),
             "V_NORM": bool(problem.v_norm),
+            "QUERY": problem.query_size,
             "DIMS": 1 << (problem.head_dim - 1).bit_length(),
         },
         warps=1,

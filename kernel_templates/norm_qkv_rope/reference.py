@@ -18,8 +18,8 @@ FLOAT16 = 2.0**-11
 
 def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     """Buffers: x, norm float32 [hidden], eps [1], q_norm, k_norm float32 [head_dim], rope float32 [rope_dim] (cosines,
-    then sines), position int64 [1], qkv and, with `qkv_bias`, bias float32 [(heads + 2 kv_heads) * head_dim], keys and
-    values (see `cache`; of one head that is not written where there are none)."""
+    then sines), position int64 [1], qkv and, with `qkv_bias`, bias float32 [q_rows + 2 kv_rows], keys and values (see
+    `cache`; of one head that is not written where there are none)."""
     rng = np.random.default_rng(seed)
     position = int(rng.integers(1, 200))
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
@@ -44,14 +44,16 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
 
 
 def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
-    """ "qkv" holds only the q part; "keys" and "values" are the whole caches with the new position in them, unless they
-    are another layer's."""
+    """ "qkv" holds only the q part, with its gates; "keys" and "values" are the whole caches with the new position in
+    them, unless they are another layer's."""
     b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
     n = float64.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
     made = np.concatenate([float64.product(given.weights[m.name], n) for m in problem.matrices])
     if problem.qkv_bias:
         made += b["bias"][: made.size]
-    q, k, v = np.split(made.reshape(-1, dim), [problem.heads, problem.heads + problem.kv_heads])
+    q, k, v = (part.reshape(-1, dim) for part in np.split(made, [problem.q_rows, problem.q_rows + problem.kv_rows]))
+    each = 1 + problem.output_gate
+    gated, q = q.reshape(problem.heads, each, dim), q[::each]
     if problem.qk_norm:
         q, k = (
             float64.rms_norm(q, b["q_norm"][:dim], b["eps"][0]),
@@ -66,7 +68,8 @@ def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
     keys, values, at = b["keys"].astype(np.float64), b["values"].astype(np.float64), int(b["position"][0])
     keys[:, at // cache.TILE, :, at % cache.TILE] = k
     values[:, at] = v
-    return {"qkv": q.reshape(-1), "keys": keys, "values": values}
+    gated[:, 0] = q
+    return {"qkv": gated.reshape(-1), "keys": keys, "values": values}
 
 
 def tolerance(problem: NormQkvRope) -> float:

@@ -61,6 +61,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     float32 [rows, (heads + 2 kv_heads) head_dim], and writes the rows' keys and values into the cache. No two rows of a
     text may be at one position then. Raises ValueError where `finishes` says no.
 
+    Of a problem with sinks it also reads "sinks", float32 [heads].
+
     Rows of one text are neighbours, at consecutive positions; -1 for those that are not used. "attention_scratch"
     float32 [>= scratch_size] and "attention_counters" int32 [>= counters], zeros, may be shared by all layers; they are
     made here if there are none or too few.
@@ -84,7 +86,8 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         "TILE": config["tile"], "PAGE": paged.page, "WINDOW": problem.window, "SCALE": problem.score_scale,
         "SOFTCAP": problem.softcap, "LAST_JOINS": last_joins,
     }  # fmt: skip
-    inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting)
+    sinks = buffers["sinks"] if problem.sinks else None
+    inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, sinks)
     strides = (paged.layer, paged.values, paged.head_stride, paged.table.shape[1], lines)
     grid = (*_programs(problem, config), count)
     if config["algorithm"] == REGISTERS:
@@ -111,20 +114,22 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         )
     if count == 1 or last_joins:
         return [attend]
-    return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], lines))]
+    return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], sinks, lines))]
 
 
 def _join(problem: PagedAttention, config: Mapping[str, Any], shape: Mapping[str, Any], arguments) -> Launch:
     """The kernel that joins the parts of a row's head."""
-    partial, out, positions, lines = arguments
+    partial, out, positions, sinks, lines = arguments
     if config["algorithm"] != REGISTERS:
         warps = 4 if config["splits"] * shape["DIMS"] > 1024 else 1
-        return Launch("attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, lines), shape, warps)
+        return Launch(
+            "attention_combine", cuda_kernel.combine_pages, (lines,), (partial, out, sinks, lines), shape, warps
+        )
     wide = max(dims(problem), 32)
     each = max(1, min(4, wide // 32))
     own = {"TOKENS": problem.tokens, "TILE": config["tile"], "WINDOW": problem.window, "DIMS": wide}
     return Launch(
-        "attention_combine", parts.join_few, (lines,), (partial, out, positions, lines),
+        "attention_combine", parts.join_few, (lines,), (partial, out, positions, sinks, lines),
         dict(shape) | own | _joining(config, wide // 32, each), 1,
     )  # fmt: skip
 
@@ -161,7 +166,8 @@ def prepare(problem: PagedAttention, inputs: Inputs, device: str) -> dict[str, A
 
     "position" is another name of "positions": filled, it moves all rows there."""
     b = inputs.buffers
-    kept = {name: torch.tensor(b[name], device=device) for name in ("q", "positions", "sequences")}
+    names = ("q", "positions", "sequences", *(("sinks",) if problem.sinks else ()))
+    kept = {name: torch.tensor(b[name], device=device) for name in names}
     out = torch.full(b["out"].shape, float("nan"), dtype=torch.float16, device=device)
     return kept | {"position": kept["positions"], "paged": _paged(problem, b, device), "out": out}
 

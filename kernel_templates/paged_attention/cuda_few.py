@@ -128,7 +128,7 @@ def _own_rows(
 
 @triton.jit
 def attend_few(
-    q, cache, table, positions, sequences, out, partial, counters, bias, q_norm, k_norm, rope, eps,
+    q, cache, table, positions, sequences, out, partial, counters, sinks, bias, q_norm, k_norm, rope, eps,
     layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, WARPS: tl.constexpr, PAGE: tl.constexpr,
@@ -168,6 +168,7 @@ def attend_few(
     table += tl.load(sequences + text * TOKENS) * pages
     mine, there = line_of(column, block, g + every, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
     p = tl.load(positions + mine // HEADS, mask=there, other=-1)
+    sink = None if sinks is None else tl.load(sinks + mine % HEADS, mask=there, other=0.0)
     own = split == SPLITS - 1  # last: the others have something to load while the kernel in front still runs
     if split >= used - 1 and not own:
         return
@@ -210,7 +211,7 @@ def attend_few(
                     keys, keys + values, table, base, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
                 )
 
-    y, log = settle(m, total, acc, LOWEST)
+    y, log = settle(m, total, acc, sink, used == 1, LOWEST)
     n = opaque(tl.arange(0, 8 * DIMS), ASM)  # one at a time, as they lie
     whose, has = line_of(column, block, n // DIMS, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
     if used == 1:
@@ -226,5 +227,7 @@ def attend_few(
                 to_join = tl.arange(0, LINES)[None, :, None]
                 joined, exists = line_of(column, block, to_join, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
                 element = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
-                whole = join_parts(partial, joined, element, exists, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
+                whole = join_parts(
+                    partial, joined, element, exists, used, lines, sinks, HEADS, HEAD_DIM, SPLITS, RUN, ASM
+                )
                 store_lines(out, joined, element, whole, exists, HEADS, HEAD_DIM, WIDTH, ORDER)

@@ -1,6 +1,7 @@
 """The kernels of attention over many rows: tiles of queries times tiles of keys on the tensor cores.
 
-    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP)
+    out = sum_p e^(s_p) v_p / sum_p e^(s_p),  s_p = SCALE q . k_p, or SOFTCAP tanh(SCALE q . k_p / SOFTCAP),
+    with a sink of each head: the sum of weights plus e^sink
 
 A program has ROWS rows of the matrix product: BLOCK consecutive tokens of one text, and of each all query heads that
 share one key head, as far as there is room. So a tile of keys is read once for all of them, and rows of one program
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor
+from kernel_templates.attention.scores import capped, factor, sink_weight
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
 
@@ -22,6 +23,7 @@ LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that th
 # row sees nothing of a tile yet, that leaves 10^21 and no 0.
 UNSEEN = tl.constexpr(float("-inf"))
 NEVER = tl.constexpr(1 << 30)  # a position beyond all
+TINY = tl.constexpr(1.0e-30)  # less than any sum of weights but that of none
 
 
 @triton.constexpr_function
@@ -127,7 +129,7 @@ def _lines(
 
 @triton.jit
 def attend_pages(
-    q, cache, table, positions, sequences, out, partial, counters, layer, values, head_stride, pages, lines,
+    q, cache, table, positions, sequences, out, partial, counters, sinks, layer, values, head_stride, pages, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr,
@@ -136,7 +138,8 @@ def attend_pages(
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
 
-    q: float16 [rows, HEADS, HEAD_DIM]. LINES: TOGETHER * BLOCK or the next power of two.
+    q: float16 [rows, HEADS, HEAD_DIM]; sinks: float32 [HEADS], or None. LINES: TOGETHER * BLOCK or the next power of
+    two.
 
     layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
     the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
@@ -201,6 +204,9 @@ def attend_pages(
     used = tl.maximum(tl.cdiv(tiles, tl.maximum(span, 1)), 1)  # splits that have anything
     alone = used == 1 if LAST_JOINS else SPLITS == 1
     if alone:
+        if sinks is not None:
+            sink = tl.load(sinks + line % HEADS, mask=there, other=0.0)
+            y *= (total / tl.maximum(total + sink_weight(sink, m), TINY))[:, None]
         store_rows(out, line, y, mask & (split == 0), HEAD_DIM, HEADS, WIDTH, ORDER)
     elif split < used or not LAST_JOINS:
         part = line * SPLITS + split
@@ -210,14 +216,15 @@ def attend_pages(
         if LAST_JOINS:  # noqa: SIM102 - of `and`, Triton would compile the other side too
             if last_one(counters, block * tl.num_programs(0) + column, used):
                 exists, _row, joined = _lines(column, block, LINES, TOKENS, HEADS, KV_HEADS, BLOCK, TOGETHER)
-                whole_y = _join(partial, joined, exists, used, lines, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
+                whole_y = _join(partial, joined, exists, used, lines, sinks, HEADS, HEAD_DIM, DIMS, SPLITS, RUN, ASM)
                 store_rows(out, joined, whole_y, exists[:, None] & (dim < HEAD_DIM), HEAD_DIM, HEADS, WIDTH, ORDER)
 
 
 @triton.jit
 def _join(
-    partial, line, there, used, lines,
-    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr, ASM: tl.constexpr,
+    partial, line, there, used, lines, sinks,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """float32 [lines of a program, DIMS] from the parts that `used` splits have left, RUN of them at a time, in an
     order that does not depend on who came when. Read past the first-level cache, which others' stores do not reach."""
@@ -237,6 +244,8 @@ def _join(
         total = total * kept + tl.sum(new, 0, keep_dims=True)
         acc = acc * kept + tl.sum(y * new, 0, keep_dims=True)
         m = top
+    if sinks is not None:
+        total += sink_weight(tl.load(sinks + line % HEADS), m)
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))
     return tl.reshape(y, [y.shape[1], DIMS])
 
@@ -255,7 +264,7 @@ def store_rows(
 
 @triton.jit
 def combine_pages(
-    partial, out, lines, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
+    partial, out, sinks, lines, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
     ORDER: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (line: a head of a row): join the splits that `attend_pages` left."""
@@ -271,5 +280,7 @@ def combine_pages(
     y = tl.load(partial + at, mask=some[:, None] & (dim < HEAD_DIM), other=0.0)
     weight = tl.where(some, tl.exp2(log - tl.max(log, 0)), 0.0)
     total = tl.sum(weight, 0)
+    if sinks is not None:
+        total += sink_weight(tl.load(sinks + line % HEADS), tl.max(log, 0))
     y = tl.sum(y * weight[:, None], 0)[None, :] * (1.0 / tl.where(total > 0, total, 1.0))
     store_rows(out, line + tl.zeros([1], tl.int32), y, dim < HEAD_DIM, HEAD_DIM, HEADS, WIDTH, ORDER)

@@ -18,7 +18,7 @@ Nothing here uses `tl.join`: behind it Triton expects weights of 4 bits, and giv
 import triton
 import triton.language as tl
 
-from kernel_templates.attention.scores import capped
+from kernel_templates.attention.scores import capped, sink_weight
 from kernel_templates.paged_attention.cuda_kernel import UNSEEN, inner_factor, outer_factor
 
 
@@ -128,15 +128,21 @@ def _join(m1, l1, m2, l2):
 
 
 @triton.jit
-def settle(m, total, acc, LOWEST: tl.constexpr):
+def settle(m, total, acc, sink, alone, LOWEST: tl.constexpr):
     """All warps' softmax: outputs float32 [8 DIMS], line after line, and the logarithms of their weights' sums,
-    [1, 8, W or 1], LOWEST of none."""
+    [1, 8, W or 1], LOWEST of none.
+
+    sink: of lines, [4, 8, W], or None; part of outputs if `alone`, else of those that are joined, never of logarithms.
+    """
     W: tl.constexpr = acc.shape[2]
     SIZE: tl.constexpr = 64 * acc.shape[3] * acc.shape[5]
     top = m
     if W > 1:
         top, total = tl.reduce((m, total), 2, _join, keep_dims=True)
-    share = tl.exp2(m - top) * (1.0 / tl.where(total > 0, total, 1.0))
+    whole = tl.where(total > 0, total, 1.0)
+    if sink is not None:
+        whole += tl.where(alone, sink_weight(sink, top), 0.0)
+    share = tl.exp2(m - top) * (1.0 / whole)
     y = tl.permute(acc * share[:, :, :, None, None, None], (2, 1, 3, 0, 4, 5))  # w g cc j e i
     if W == 1:
         y = tl.reshape(y, [SIZE])

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.attention.scores import sink_weight
 from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
 from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
@@ -59,8 +60,8 @@ def store_lines(
 
 @triton.jit
 def join_parts(
-    partial, line, element, exists, used, lines, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr,
-    ASM: tl.constexpr,
+    partial, line, element, exists, used, lines, sinks,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """float32 [X, LINES, EACH]: elements [X, 1, EACH] of lines [1, LINES, 1] from the parts that `used` splits have
     left, RUN of them at a time, all in one thread, in an order that does not depend on who came when. Read past the
@@ -86,13 +87,15 @@ def join_parts(
         total = total * kept + tl.sum(new, 2, keep_dims=True)
         acc = acc * kept + tl.sum(y * new, 2, keep_dims=True)
         m = top
+    if sinks is not None:
+        total += sink_weight(tl.load(sinks + line % HEADS, mask=exists, other=0.0), m)
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))
     return tl.reshape(y, [X, LINES, EACH])
 
 
 @triton.jit
 def join_few(
-    partial, out, positions, lines,
+    partial, out, positions, sinks, lines,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, TILE: tl.constexpr,
     SPLITS: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr, WINDOW: tl.constexpr, WIDTH: tl.constexpr,
     ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
@@ -109,5 +112,5 @@ def join_few(
     if used > 1:
         line = tl.zeros([1, 1, 1], tl.int32) + program
         element = tl.arange(0, DIMS // EACH)[:, None, None] * EACH + tl.arange(0, EACH)[None, None, :]
-        y = join_parts(partial, line, element, line >= 0, used, lines, HEAD_DIM, SPLITS, RUN, ASM)
+        y = join_parts(partial, line, element, line >= 0, used, lines, sinks, HEADS, HEAD_DIM, SPLITS, RUN, ASM)
         store_lines(out, line, element, y, line >= 0, HEADS, HEAD_DIM, WIDTH, ORDER)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kernel_templates import float64
+from kernel_templates.attention import reference as attention
 from kernel_templates.lazy import torch
 from kernel_templates.operation import Inputs
 from kernel_templates.paged_attention.problem import PagedAttention
@@ -17,7 +18,7 @@ _AT_ONCE = 1 << 22  # scores
 def inputs(problem: PagedAttention, seed: int) -> Inputs:
     """Buffers: q float16 [rows, heads, head_dim]; positions, sequences int32 [rows]; slots int64 [texts, pages], where
     each page of a text lies, in no order; keys, values float16 [DISTINCT or fewer, kv_heads, PAGE, head_dim], what lies
-    in slot i at i % DISTINCT; out float16 [rows, heads * head_dim].
+    in slot i at i % DISTINCT; out float16 [rows, heads * head_dim]; with sinks, sinks float32 [heads].
 
     q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
     a soft cap, so that a kernel without it is wrong by a percent. Texts do not stand in the table in their own order.
@@ -31,9 +32,11 @@ def inputs(problem: PagedAttention, seed: int) -> Inputs:
     q *= np.float32((2 if problem.softcap else 1) / (problem.score_scale * problem.head_dim**0.5))
     last = np.array(problem.last_positions, np.int32)
     texts = rng.permutation(problem.sequences).astype(np.int32)
+    sinks = {"sinks": attention.sinks(problem.heads, problem.reach, rng)} if problem.sinks else {}
     return Inputs(
         {},
-        {
+        sinks
+        | {
             "q": q.astype(np.float16),
             "positions": (last[:, None] - np.arange(problem.tokens, dtype=np.int32)[::-1]).ravel(),
             "sequences": np.repeat(texts, problem.tokens),
@@ -68,7 +71,11 @@ def outputs(problem: PagedAttention, given: Inputs) -> dict[str, np.ndarray]:
                 seen = np.arange(first, last + 1)[None] <= at[:, None]
                 if problem.window:
                     seen &= np.arange(first, last + 1)[None] > at[:, None] - problem.window
-                weights = torch.from_numpy(np.where(seen, scores, -np.inf)).softmax(-1)
+                scores = np.where(seen, scores, -np.inf)
+                if problem.sinks:
+                    own = b["sinks"][kv * problem.group : (kv + 1) * problem.group].astype(np.float64)
+                    scores = np.concatenate([scores, np.broadcast_to(own[:, None, None], (*scores.shape[:2], 1))], -1)
+                weights = torch.from_numpy(scores).softmax(-1)[..., : last + 1 - first]
                 out[rows, kv] = (weights @ v).transpose(0, 1).numpy()
     return {"out": out.reshape(problem.rows, -1)}
 

@@ -11,7 +11,7 @@ SHARED_KIB = {"7.0": 96, "7.5": 64, "8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99
 """Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, "Compute Capabilities")."""
 TENSOR_CORES = 8.0
 """Compute capability from which Triton uses them; before, products are plain arithmetic, which large ones spill in."""
-_ANY_KIB = 48  # of a chip that is not known: every one has so much
+ANY_KIB = 48  # of a chip that is not known: every one has so much
 
 TILES, REGISTERS = "tiles", "registers"
 FEW = 8
@@ -26,7 +26,7 @@ _WORDS_MASKED = 176  # where a window or a cap needs some
 
 def cuda(problem: PagedAttention, device: Device) -> Space:
     # One of the smallest is let through whatever it takes: heads of 1,024 elements are larger than any model's.
-    shared = max(1024 * SHARED_KIB.get(device.capability, _ANY_KIB), shared_bytes(problem, _LEAST))
+    shared = max(1024 * SHARED_KIB.get(device.capability, ANY_KIB), shared_bytes(problem, _LEAST))
     registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, _LEAST))
     tensor = float(device.capability) >= TENSOR_CORES
     lines = problem.group * problem.tokens  # rows of a product that one key head can have

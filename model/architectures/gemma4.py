@@ -12,5 +12,5 @@ from model.architectures.base import Architecture
 ARCHITECTURE = Architecture(
     "gemma4", rope="halves", qk_norm=True, v_norm=True, gate_function="gelu", post_norm=True, scaled_embedding=True,
     window_period=6, local_rope_base=10000.0, attention_scale=1.0, keys_as_values=True, shared_kv=True,
-    layer_inputs=True, out_scale=True, other_parts=("v.", "a.", "mm."),
+    layer_inputs=True, out_scale=True,
 )  # fmt: skip

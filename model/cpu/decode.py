@@ -58,11 +58,15 @@ class Decoder:
         if plan.inputs:
             self.embeddings.append(Embedding("layer_inputs", *_table(file, plan.inputs.table), plan.inputs.scale))
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self.taken_in = 0
+        """Tokens of its own text that its layers have seen, or are about to."""
         self.buffers: dict[str, np.ndarray] = {
             name: random_inputs.buffer(size) for name, size in layer_plan.buffer_sizes(config).items()
         } | {
             "position": self.position,
             "eps": np.array([config.norm_eps], np.float32),
+            "expert_ids": np.zeros(config.most_experts_used, np.int32),
+            "expert_weights": random_inputs.buffer(config.most_experts_used),
             "scratch": memory.zeros((threads.most * self._scratch_bytes(file),), np.uint8),
             "partial": memory.empty((self._partial_size(file),), np.float32),
         }
@@ -70,7 +74,7 @@ class Decoder:
         self.logits = self.buffers["logits"][: config.vocab]
         self.kernels: dict[Problem, Kernel] = {}
         self.layers: list[LayerState] = []
-        self._needed = [problems.layer_problems(config, file, i) for i in range(config.layers)]
+        self.needed = [problems.layer_problems(config, file, i) for i in range(config.layers)]
         self.weight_bytes = 0
         self._kept = self._keep(file, progress)
 
@@ -78,7 +82,7 @@ class Decoder:
         self._first = self._first_steps(file)
         steps, states = list(self._first), text_state.allocate(config.sizes, context)
         for i, (layer, state) in enumerate(zip(plan.layers, states, strict=True)):
-            steps += self._layer_steps(file, i, layer, self._needed[i], state)
+            steps += self._layer_steps(file, i, layer, self.needed[i], state)
             progress(i + 1, config.layers + 1)
         self.output_norm = weights.vector(file, plan.output_norm)
         norm = {"output_norm": self.output_norm}
@@ -95,9 +99,10 @@ class Decoder:
 
     def _partial_size(self, file: GGUFFile) -> int:
         needed = [p for p in problems.model_problems(self.config, file) if isinstance(p, Attention)]
-        return max(attention_cpu.partial_size(p, self.configs[p], self.context) for p in needed)
+        return max((attention_cpu.partial_size(p, self.configs[p], self.context) for p in needed), default=0)
 
-    def _kernel(self, problem: Problem) -> Kernel:
+    def kernel(self, problem: Problem) -> Kernel:
+        """Of one of the model's problems, with its configuration."""
         if problem not in self.kernels:
             template = registry.cpu(problem.op)
             self.kernels[problem] = template.compile(problem, self.configs[problem], machine.features())
@@ -182,7 +187,7 @@ class Decoder:
         self, step: Step, problem: Problem, packed: Sequence[Tiles], buffers: Mapping[str, np.ndarray]
     ) -> GraphStep:
         template = registry.cpu(problem.op)
-        return template.bind(problem, self.configs[problem], self._kernel(problem), packed, step.link.bound(buffers))
+        return template.bind(problem, self.configs[problem], self.kernel(problem), packed, step.link.bound(buffers))
 
     def over(self, states: Sequence[Mapping[str, np.ndarray]]) -> Graph:
         """The graph of `step` over what each layer keeps of another text (`text_state`), of at most `context`
@@ -190,7 +195,7 @@ class Decoder:
         head = self.graph.steps[-1]
         steps = [
             self._bind(step, needed[step.name], layer.packed[step.name], {**self.buffers, **layer.buffers, **state})
-            for layer, needed, state in zip(self.layers, self._needed, states, strict=True)
+            for layer, needed, state in zip(self.layers, self.needed, states, strict=True)
             for step in layer.plan.steps
         ]
         return Graph(self.pool, [*self._first, *steps, head])
@@ -207,6 +212,8 @@ class Decoder:
         """Decode one token at `position`; float32 [vocab] logits, valid until the next step. graph: of `over`, for a
         text with a cache of its own."""
         self.prepare(token, position)
+        if graph is None:
+            self.taken_in = position + 1
         threads, start = self.threads.next(), time.perf_counter()
         (graph or self.graph).replay(threads)
         self.threads.record(threads, time.perf_counter() - start)
@@ -230,7 +237,7 @@ def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
     """Whether packed matrices hold a step's rows, by width and format."""
     wanted: Counter[tuple[int, str]] = Counter()
     for tensor in step.weights.values():
-        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.shape[0]
+        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.rows
     found: Counter[tuple[int, str]] = Counter()
     for tiles in packed:
         found[tiles.cols, tiles.format] += tiles.rows

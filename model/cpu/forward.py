@@ -4,7 +4,7 @@ A prompt is a pass over many rows of one text, speculation one over a few, sever
 the rows are is data: a graph of native kernels is bound once for each size of pass, and replayed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -17,12 +17,19 @@ from kernel_templates.cpu.graph import Step as GraphStep
 from kernel_templates.cpu.panels import step_of
 from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.gated_delta import cpu as gated_delta
+from kernel_templates.grouped_matmul import cpu as grouped_matmul
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
+from kernel_templates.layer.chain import DELTA
 from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
+from kernel_templates.moe.problem import Moe
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, widths
+from model.cpu import mixture_rows
 from model.cpu.decode import Decoder
+from model.cpu.mixture_rows import MixtureRows
 from model.layer_plan import LayerState
 
 MOST = widths.MOST["cpu"]
@@ -32,7 +39,7 @@ TEXTS = 1026
 OWN = 0
 """The text whose cache is the decoder's."""
 Caches = Sequence[Mapping[str, np.ndarray]]
-"""Of a text: "keys" and "values" of each layer, as of `attention.cache`."""
+"""What each layer keeps of a text, as of `text_state`."""
 
 
 def bucket(count: int) -> int:
@@ -40,11 +47,22 @@ def bucket(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def products(decoder: Decoder) -> list[Matmul]:
+def products(decoder: Decoder) -> list[Problem]:
     """The problem of every product, in passes of each size."""
-    shapes = dict.fromkeys((p.rows, p.cols, p.format) for p in _packed(decoder))
     sizes = [1 << bit for bit in range(MOST.bit_length())]
-    return [Matmul(*shape, tokens) for shape in shapes for tokens in sizes]
+    return list(dict.fromkeys(problem for size in sizes for problem, _ in _products(decoder, size)))
+
+
+def _products(decoder: Decoder, size: int) -> Iterator[tuple[Matmul | GroupedMatmul, Tiles]]:
+    """Those of a pass, with their matrices."""
+    for layer, needed in zip(decoder.layers, decoder.needed, strict=True):
+        for name, packed in layer.packed.items():
+            if isinstance(mixture := needed[name], Moe):
+                yield from mixture_rows.products(mixture, layer, size)
+                packed = packed[:1]  # the router
+            yield from ((Matmul(p.rows, p.cols, p.format, size), p) for p in packed)
+    for p in (*decoder.inputs_packed, decoder.head_packed):
+        yield Matmul(p.rows, p.cols, p.format, size), p
 
 
 class Forward:
@@ -57,23 +75,28 @@ class Forward:
         """configs: of products, where they have winners; texts: that may have a cache at once; most: rows of a pass."""
         self.decoder, self._configs, self.most = decoder, configs, most
         c = decoder.config
-        self._features, self._kernels = machine.features(), dict[tuple, Kernel]()
+        self.features, self._kernels = machine.features(), dict[tuple, Kernel]()
         self._caches: dict[int, Caches] = {}
-        self._tables = [np.zeros((texts, 3), np.int64) for _ in decoder.layers]
+        self._tables = [np.zeros((texts, len(_described(layer.buffers))), np.int64) for layer in decoder.layers]
         self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
-        self._count, self._span_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self._spans = np.zeros((most, row_attention.SPAN), np.int64)
+        self.count, self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(3))
+        self._spans, self._whole = (np.zeros((most, row_attention.SPAN), np.int64) for _ in range(2))
         self._turned = {rope: _floats(most, rope.dim) for rope in decoder.plan.ropes}
-        self.x, self._branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
+        self.x, self.branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
         largest = layer_plan.buffer_sizes(c)
-        self._qkv, self._attended = (_floats(most, largest[name]) for name in ("qkv", "attended"))
+        self._qkv, self._attended, self._projected = (
+            _floats(most, largest[name]) for name in ("qkv", "attended", "projected")
+        )
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
         self._inputs, self._projected = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
         self._gated_input = _floats(most, c.layer_input)
         self._eps = np.array([c.norm_eps], np.float32)
-        self._scratch = memory.empty((0,), np.uint8)
+        self.scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
+        self._remembering = memory.empty((0,), np.uint8)
+        mixtures = [p for needed in decoder.needed for p in needed.values() if isinstance(p, Moe)]
+        self._mixture = MixtureRows(self, mixtures) if mixtures else None
         self._graphs: dict[int, Graph] = {}
         self._heads: dict[int, Graph] = {}
         self._logits = _floats(0, 1)
@@ -82,12 +105,14 @@ class Forward:
         """Give a text its cache, from the next pass on."""
         self._caches[text] = caches
         for table, cached in zip(self._tables, caches, strict=True):
-            table[text] = rows.described(cached["keys"], cached["values"])
+            table[text] = _described(cached)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
         """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer
         gave, valid until the next pass."""
         self.prepare(tokens, positions, texts)
+        if texts[-1] == OWN:
+            self.decoder.taken_in = positions[-1] + 1
         self._graph(bucket(len(tokens))).replay(threads)
         return self.x[: len(tokens)]
 
@@ -97,14 +122,14 @@ class Forward:
 
     def run_alone(self, layer: int, operation: str, threads: int) -> None:
         """One operation of one layer on what the buffers hold, for the rows that were prepared."""
-        size = bucket(int(self._count[0]))
+        size = bucket(int(self.count[0]))
         self._reserve(size)
         Graph(self.decoder.pool, self._layer(size, layer)[operation]).replay(threads)
 
     def prepare(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> None:
         """Set what the rows of a pass are."""
         count = len(tokens)
-        self._count[0] = count
+        self.count[0] = count
         self._tokens[:count], self._positions[:count], self._texts[:count] = tokens, positions, texts
         self._cut()
         for rope, rotation in self.decoder.rotations.items():
@@ -112,7 +137,7 @@ class Forward:
 
     def logits(self, threads: int) -> np.ndarray:
         """float32 [rows, vocab] of all rows of the last pass, valid until the next call."""
-        count = int(self._count[0])
+        count = int(self.count[0])
         size = bucket(count)
         if size not in self._heads:
             self._heads[size] = self._head(size)
@@ -120,17 +145,25 @@ class Forward:
         return self._logits[:count, : self.decoder.config.vocab]
 
     def _cut(self) -> None:
-        """Into spans: rows of one text, as many as attention takes together."""
-        count, texts, spans = int(self._count[0]), self._texts, 0
-        longest = min(self._attention(layer).span for layer in self.decoder.layers)
-        first = 0
+        """Into spans: rows of one text, as many as attention takes together, and all of them."""
+        longest = min((self._attention(layer).span for layer in self._attending_layers), default=self.most)
+        self._span_count[0] = self._spans_of(longest, self._spans)
+        self._text_count[0] = self._spans_of(self.most, self._whole)
+
+    def _spans_of(self, longest: int, spans: np.ndarray) -> int:
+        """Fill `spans` with at most `longest` rows each; how many there are."""
+        count, texts, made, first = int(self.count[0]), self._texts, 0, 0
         while first < count:
             end = first + 1
             while end < min(count, first + longest) and texts[end] == texts[first]:
                 end += 1
-            self._spans[spans] = first, end - first, texts[first]
-            first, spans = end, spans + 1
-        self._span_count[0] = spans
+            spans[made] = first, end - first, texts[first]
+            first, made = end, made + 1
+        return made
+
+    @property
+    def _attending_layers(self) -> list[LayerState]:
+        return [layer for layer in self.decoder.layers if layer.plan.sizes.delta is None]
 
     def _graph(self, size: int) -> Graph:
         if size not in self._graphs:
@@ -142,8 +175,8 @@ class Forward:
         self._reserve(size)
         steps = []
         for table, out in zip(d.embeddings, (self.x, self._inputs), strict=False):
-            kernel = self._kernel(embedding.compile_rows, table.format, table.cols, table.scale)
-            steps.append(embedding.bind_rows(kernel, table.raw, self._tokens, out, self._count))
+            kernel = self.kernel(embedding.compile_rows, table.format, table.cols, table.scale)
+            steps.append(embedding.bind_rows(kernel, table.raw, self._tokens, out, self.count))
         steps += self._layer_inputs(size)
         for layer in range(d.config.layers):
             for made in self._layer(size, layer).values():
@@ -156,41 +189,69 @@ class Forward:
 
     def attended(self, layer: int) -> np.ndarray:
         """float32 [most, heads * head_dim] of a layer."""
-        return _narrowed(self._attended, self.decoder.config.layer(layer).q_rows)
+        return _narrowed(self._attended, self.decoder.config.layer(layer).attended)
+
+    def projected(self, layer: int) -> np.ndarray:
+        """float32 [most, projected_size] of a gated delta net."""
+        delta = self.decoder.config.layer(layer).delta
+        assert delta is not None
+        return _narrowed(self._projected, delta.projected_size)
 
     def _layer(self, size: int, index: int) -> dict[str, list[GraphStep]]:
         """By the names of its operations (`layer.chain`), in their order."""
         made = {
             "qkv": self._project,
             "attention": self._attend,
+            "qkvz": self._project_delta,
+            "delta": self._delta,
             "out": self._out,
             "ffn": self._ffn,
+            "moe": self._moe,
             "input": self._input,
         }
         return {step.name: made[step.name](size, index) for step in self.decoder.layers[index].plan.steps}
 
     def _project(self, size: int, index: int) -> list[GraphStep]:
-        layer, qkv, first = self.decoder.layers[index], self.qkv(index), 0
-        steps = [self._norm(layer.buffers["attn_norm"], self.normed)]
-        for packed in layer.packed["qkv"]:
-            steps.append(self._product(size, packed, self.normed, qkv, first))
-            first += packed.rows
-        return [*steps, self._append(index)]
+        packed = self.decoder.layers[index].packed["qkv"]
+        return [*self._stacked(size, index, packed, self.qkv(index)), self._append(index)]
+
+    def _project_delta(self, size: int, index: int) -> list[GraphStep]:
+        return self._stacked(size, index, self.decoder.layers[index].packed["qkvz"], self.projected(index))
+
+    def _stacked(self, size: int, index: int, packed: Sequence[Tiles], out: np.ndarray) -> list[GraphStep]:
+        """The mixer's norm, and products with it, one behind the other in rows of `out`."""
+        steps, first = [self._norm(self.decoder.layers[index].buffers["attn_norm"], self.normed)], 0
+        for matrix in packed:
+            steps.append(self.product(size, matrix, self.normed, out, first))
+            first += matrix.rows
+        return steps
 
     def _attend(self, size: int, index: int) -> list[GraphStep]:
-        kernel = self._kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self._features)
-        return [
-            row_attention.bind(
-                kernel, self.qkv(index), self.attended(index), self._positions, self._tables[index], self._spans,
-                self._span_count, self._attending,
-            )
-        ]  # fmt: skip
+        s, qkv, attended = self.decoder.config.layer(index), self.qkv(index), self.attended(index)
+        kernel = self.kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self.features)
+        step = row_attention.bind(
+            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending
+        )
+        if not s.output_gate:
+            return [step]
+        kernel = self.kernel(rows.compile_output_gate, s.heads, s.head_dim, s.qkv_rows)
+        return [step, rows.bind_output_gate(kernel, qkv, attended, self.count)]
+
+    def _delta(self, size: int, index: int) -> list[GraphStep]:
+        """All rows of a text in turn: `size` is that of the pass."""
+        d, layer = self.decoder, self.decoder.layers[index]
+        buffers = {
+            **DELTA.bound(layer.buffers), "projected": self.projected(index),
+            "out": self.attended(index), "eps": self._eps, "scratch": self._remembering,
+        }  # fmt: skip
+        places = (self._positions, self._tables[index], self._whole, self._text_count)
+        return [gated_delta.bind_rows(d.kernel(d.needed[index]["delta"]), buffers, *places)]
 
     def _out(self, size: int, index: int) -> list[GraphStep]:
         layer = self.decoder.layers[index]
         (out,) = layer.packed["out"]
         return [
-            self._product(size, out, self.attended(index), self._branch),
+            self.product(size, out, self.attended(index), self.branch),
             self._add(layer.buffers.get("post_attn_norm")),
         ]
 
@@ -198,24 +259,24 @@ class Forward:
         layer = self.decoder.layers[index]
         b, s, (gate, up, down) = layer.buffers, layer.plan.sizes, layer.packed["ffn"]
         gate_rows, up_rows = _narrowed(self._gate, s.ffn), _narrowed(self._up, s.ffn)
-        gated = self._kernel(rows.compile_gate, s.ffn, s.gate_function)
+        gated = self.kernel(rows.compile_gate, s.ffn, s.gate_function)
         return [
             self._norm(b["ffn_norm"], self.normed),
-            self._product(size, gate, self.normed, gate_rows),
-            self._product(size, up, self.normed, up_rows),
-            rows.bind_gate(gated, gate_rows, up_rows, self._count),
-            self._product(size, down, gate_rows, self._branch),
+            self.product(size, gate, self.normed, gate_rows),
+            self.product(size, up, self.normed, up_rows),
+            rows.bind_gate(gated, gate_rows, up_rows, self.count),
+            self.product(size, down, gate_rows, self.branch),
             self._add(b.get("post_ffn_norm"), None if s.layer_input else b.get("out_scale")),
         ]
 
     def _input(self, size: int, index: int) -> list[GraphStep]:
         layer, c, gated = self.decoder.layers[index], self.decoder.config, self._gated_input
         b, (gate, proj) = layer.buffers, layer.packed["input"]
-        kernel = self._kernel(rows.compile_gate_input, c.layer_input, self._inputs.shape[1])
+        kernel = self.kernel(rows.compile_gate_input, c.layer_input, self._inputs.shape[1])
         return [
-            self._product(size, gate, self.x, gated),
-            rows.bind_gate_input(kernel, gated, self._inputs, self._count, index * c.layer_input),
-            self._product(size, proj, gated, self._branch),
+            self.product(size, gate, self.x, gated),
+            rows.bind_gate_input(kernel, gated, self._inputs, self.count, index * c.layer_input),
+            self.product(size, proj, gated, self.branch),
             self._add(b["post_input_norm"], b.get("out_scale")),
         ]
 
@@ -225,38 +286,48 @@ class Forward:
         if not c.layer_input:
             return []
         (w,) = d.inputs_packed
-        kernel = self._kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
+        kernel = self.kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
         return [
-            self._product(size, w, self.x, self._projected),
-            rows.bind_mix_inputs(kernel, self._projected, d.input_norm, self._inputs, self._count, self._eps),
+            self.product(size, w, self.x, self._projected),
+            rows.bind_mix_inputs(kernel, self._projected, d.input_norm, self._inputs, self.count, self._eps),
+        ]
+
+    def _moe(self, size: int, index: int) -> list[GraphStep]:
+        layer, problem = self.decoder.layers[index], self.decoder.needed[index]["moe"]
+        assert isinstance(problem, Moe) and self._mixture is not None
+        return [
+            self._norm(layer.buffers["ffn_norm"], self.normed),
+            *self._mixture.steps(problem, size, layer),
+            self._add(layer.buffers.get("post_ffn_norm")),
         ]
 
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, s.scale or s.head_dim**-0.5, s.window, s.softcap)
+        scale = s.scale or s.head_dim**-0.5
+        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, output_gate=s.output_gate)
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
-        kernel = self._kernel(rows.compile_norm, self.decoder.config.hidden)
-        return rows.bind_norm(kernel, self.x, out, self._count, weight, self._eps)
+        kernel = self.kernel(rows.compile_norm, self.decoder.config.hidden)
+        return rows.bind_norm(kernel, self.x, out, self.count, weight, self._eps)
 
     def _add(self, post_norm: np.ndarray | None, scale: np.ndarray | None = None) -> GraphStep:
-        kernel = self._kernel(
-            rows.compile_add, self.decoder.config.hidden, post_norm is not None, scale is not None
+        kernel = self.kernel(
+            rows.compile_add, self.decoder.config.hidden, post_norm is not None, False, scale is not None
         )  # fmt: skip
-        given = (0 if vector is None else vector for vector in (post_norm, scale))
-        return rows.bind_add(kernel, self.x, self._branch, self._count, next(given), self._eps, next(given))
+        norm, factor = (0 if vector is None else vector for vector in (post_norm, scale))
+        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, out_scale=factor)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
         b, s = layer.buffers, layer.plan.sizes
         qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
-        kernel = self._kernel(
+        kernel = self.kernel(
             rows.compile_append, s.heads, s.own_kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None,
-            self.decoder.config.architecture.v_norm,
+            s.query_size, self.decoder.config.architecture.v_norm,
         )  # fmt: skip
         norms = (b.get("q_norm", 0), b.get("k_norm", 0))
         return rows.bind_append(
-            kernel, self.qkv(index), self._count, self._turned[layer.plan.rope], self._positions, self._texts,
+            kernel, self.qkv(index), self.count, self._turned[layer.plan.rope], self._positions, self._texts,
             self._tables[index], self._eps, norms, 0 if bias is None else bias,
         )  # fmt: skip
 
@@ -268,25 +339,25 @@ class Forward:
             self._logits, self._heads = _floats(size, -(-c.vocab // rows.LANES) * rows.LANES), {}
         steps = [
             self._norm(d.output_norm, self.normed),
-            self._product(size, d.head_packed, self.normed, self._logits),
+            self.product(size, d.head_packed, self.normed, self._logits),
         ]
         if c.final_softcap:
-            kernel = self._kernel(rows.compile_cap, self._logits.shape[1], c.final_softcap)
-            steps.append(rows.bind_cap(kernel, self._logits, self._count))
+            kernel = self.kernel(rows.compile_cap, self._logits.shape[1], c.final_softcap)
+            steps.append(rows.bind_cap(kernel, self._logits, self.count))
         return Graph(d.pool, steps)
 
-    def _product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
+    def product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
         problem = Matmul(packed.rows, packed.cols, packed.format, size)
-        config = self._config(problem)
+        config = self.config(problem)
         key = Matmul(1, step_of(formats.get(packed.format).layout), packed.format, 1)
-        kernel = self._kernel(matmul.compile, key, config, self._features, packed.lanes)
-        buffers = {"x": x, "y": y, "count": self._count, "scratch": self._scratch}
+        kernel = self.kernel(matmul.compile, key, config, self.features, packed.lanes)
+        buffers = {"x": x, "y": y, "count": self.count, "scratch": self.scratch}
         return matmul.bind(problem, config, kernel, (packed,), buffers, first)
 
-    def _config(self, problem: Matmul) -> Config:
-        return self._configs.get(problem) or registry.cpu_space(problem, self._features).default
+    def config(self, problem: Problem) -> Config:
+        return self._configs.get(problem) or registry.cpu_space(problem, self.features).default
 
-    def _kernel(self, compile, *arguments) -> Kernel:
+    def kernel(self, compile, *arguments) -> Kernel:
         key = (compile, *arguments)
         if key not in self._kernels:
             self._kernels[key] = compile(*arguments)
@@ -295,22 +366,26 @@ class Forward:
     def _reserve(self, size: int) -> None:
         """Scratch memory that the products and the attention of a pass need. Graphs keep what they were bound to."""
         threads, layers = self.decoder.pool.threads, self.decoder.layers
-        matrices = {(p.rows, p.cols, p.format, p.lanes) for p in _packed(self.decoder)}
         most = 0
-        for r, cols, form, lanes in matrices:
-            problem = Matmul(r, cols, form, size)
-            most = max(most, matmul.scratch_bytes(problem, self._config(problem), lanes))
-        if len(self._scratch) < threads * most:
-            self._scratch = memory.empty((threads * most,), np.uint8)
-        shapes = {self._attention(layer) for layer in layers}
-        wanted = [row_attention.scratch(shape, self._features, threads) for shape in shapes]
+        for problem, lanes in {(problem, packed.lanes) for problem, packed in _products(self.decoder, size)}:
+            template = grouped_matmul if isinstance(problem, GroupedMatmul) else matmul
+            most = max(most, template.scratch_bytes(problem, self.config(problem), lanes))
+        if len(self.scratch) < threads * most:
+            self.scratch = memory.empty((threads * most,), np.uint8)
+        shapes = {self._attention(layer) for layer in self._attending_layers}
+        wanted = [row_attention.scratch(shape, self.features, threads) for shape in shapes]
         self._attending = max([self._attending, *wanted], key=len)
+        nets = [layer.plan.sizes.delta for layer in layers if layer.plan.sizes.delta]
+        needed = threads * max((gated_delta.scratch_bytes(net) for net in nets), default=0)
+        if len(self._remembering) < needed:
+            self._remembering = memory.empty((needed,), np.uint8)
 
 
-def _packed(decoder: Decoder) -> list[Tiles]:
-    """Every matrix."""
-    layers = (p for layer in decoder.layers for own in layer.packed.values() for p in own)
-    return [*layers, *decoder.inputs_packed, decoder.head_packed]
+def _described(kept: Mapping[str, np.ndarray]) -> Sequence[int]:
+    """What a layer keeps of a text, as its rows find it."""
+    if "state" in kept:
+        return gated_delta.described(kept["conv_state"], kept["state"])
+    return rows.described(kept["keys"], kept["values"])
 
 
 def _narrowed(buffer: np.ndarray, columns: int) -> np.ndarray:

@@ -55,6 +55,10 @@ class CpuRunner(Runner):
         self.forward = Forward(decoder, passes)
         self.prefill: CpuPrefill = CpuPrefill(decoder, self.forward)  # type: ignore[assignment]
 
+    @property
+    def taken_in(self) -> int | None:
+        return self.decoder.taken_in if any(sizes.delta for sizes in self.decoder.config.sizes) else None
+
     def row_logits(
         self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int | None = None
     ) -> np.ndarray:

@@ -7,7 +7,6 @@ its embedding up for the next program, and add 1 to the position. So tokens foll
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from kernel_templates.cuda.rows import embed, take_row
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
+from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
 from kernel_templates.per_layer_inputs import cuda as per_layer_inputs
 from kernel_templates.sample_token import cuda as sample_token
@@ -39,7 +39,7 @@ STEP = ("embed", "layers", "head")
 
 MULTIPLIED = ("x", "attended", "gated", "input_gated")
 """Buffers that a product reads: kernels leave them quantized too."""
-NORMED = ("raised", "projected")
+NORMED = ("raised", "projected_inputs")
 """Buffers that a product writes for a kernel which wants their squares as well."""
 
 
@@ -55,6 +55,8 @@ class Decoder:
         self._contexts = contexts(model.capacity)
         self._programs: dict[tuple[tuple[str, ...], int], Program] = {}
         self._settings: sample_token.Scratch | None = None
+        self.taken_in = 0
+        """Tokens of the text that its layers have seen, or are about to."""
         c, device = model.config, executor.device
 
         def whole(size: int) -> Tensor:
@@ -90,6 +92,7 @@ class Decoder:
             self.buffers["token"].fill_(token)
             self.buffers["position"].fill_(position)
             self.program(STEP, position)()
+        self.taken_in = position + 1
         return self.buffers["logits"]
 
     def predict(self, hidden: Tensor, position: int) -> Tensor:
@@ -120,6 +123,7 @@ class Decoder:
             with self.executor.here():
                 while sent < count and sent - received < AHEAD and more(sent - received):
                     self.program(("layers", "head", choice), position + sent - 1)()
+                    self.taken_in = position + sent
                     readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
                 if received == sent:
@@ -157,7 +161,7 @@ class Decoder:
             bound = HEAD.bound(self.buffers | {"output_norm": m.output_norm})
             return head.launches(m.head, self.head_config, m.head_packed, bound)
         assert name == "layers"
-        scratch = self._attention_scratch(context)
+        scratch = self._scratch(context)
         layers = [self._layer(i, context, scratch) for i in range(len(m.layers))]
         return [*self._layer_inputs(), *(launch for by_part in layers for made in by_part.values() for launch in made)]
 
@@ -172,14 +176,14 @@ class Decoder:
 
     def layer_launches(self, i: int, context: int) -> dict[str, list[Launch]]:
         """The kernels of layer `i` alone by its parts' prefixes, as a token below `context` runs them."""
-        return self._layer(i, context, self._attention_scratch(context))
+        return self._layer(i, context, self._scratch(context))
 
     def _layer(self, i: int, context: int, scratch: dict[str, Tensor]) -> dict[str, list[Launch]]:
         layer = self.model.layers[i]
         bound = {**self.buffers, **scratch, **layer.buffers, "next_norm": self._next_norm(i)}
         if size := layer.plan.sizes.layer_input:
             bound["input"] = self.buffers["layer_inputs"][i * size : (i + 1) * size]
-        problem = replace(layer.problem, context=context)
+        problem = layer.problem.below(context)
         return layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
 
     def _next_norm(self, i: int) -> Tensor:
@@ -189,16 +193,20 @@ class Decoder:
         following = self.model.layers[i + 1]
         return following.buffers[following.plan.first_norm]
 
-    def _attention_scratch(self, context: int) -> dict[str, Tensor]:
-        """What the splits of attention leave for each other: one for all layers, since one runs at a time."""
-        size = 1
+    def _scratch(self, context: int) -> dict[str, Tensor]:
+        """What programs of attention or of a gated delta net leave for each other, and how many have ended: one set for
+        all layers, since one runs at a time."""
+        size, sizes, device = 1, self.model.config.sizes, self.executor.device
         for i, layer in enumerate(self.model.layers):
-            problem = replace(layer.problem, context=context).attention_part
-            size = max(size, attention.scratch_size(problem, part(self.configs(i, context), "attention")))
-        heads, device = max(sizes.heads for sizes in self.model.config.sizes), self.executor.device
+            if isinstance(problem := layer.problem.below(context), Layer):
+                config = part(self.configs(i, context), "attention")
+                size = max(size, attention.scratch_size(problem.attention_part, config))
+        heads = max(s.delta.heads if s.delta else s.heads for s in sizes)
+        counters = torch.zeros(heads, dtype=torch.int32, device=device)
         return {
             "attention_scratch": torch.full((size,), torch.nan, device=device),
-            "attention_counters": torch.zeros(heads, dtype=torch.int32, device=device),
+            "attention_counters": counters,
+            "delta_counters": counters,
         }
 
     def _sampling(self) -> sample_token.Scratch:

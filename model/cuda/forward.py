@@ -20,8 +20,10 @@ from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
-from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, soft_cap
+from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
 from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.layer.chain import DELTA
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
@@ -29,11 +31,12 @@ from kernel_templates.paged_attention import cuda as paged_attention
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
+from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.pass_buffers import InOrders, PassBuffers
 from model.problems import contexts
-from model.widths import MOST, PassSize, bucket, pass_attention
+from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
 CHUNK = MOST["cuda"]
 """Tokens of a prompt that are read at once: enough that products are bound by arithmetic."""
@@ -45,13 +48,14 @@ fewer are bound by memory, as expanding is."""
 class Forward:
     """Passes through a loaded model over one cache, of each layer its part. configs: what problems run
     with; buffers: of another one on this device, to share; beside: expand the next matrix while the present one is
-    multiplied."""
+    multiplied; states: of the layers' gated delta nets, of each text by its number, if not the model's own."""
 
     def __init__(
         self, model: Loaded, cache: Sequence[PagedCache], configs: Callable[[Problem], Config], executor: Executor,
-        buffers: PassBuffers | None = None, beside: bool = False,
+        buffers: PassBuffers | None = None, beside: bool = False, states: Sequence[States] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.cache, self.configs, self.executor = model, cache, configs, executor
+        self.states = [layer.buffers for layer in model.layers] if states is None else states
         device = executor.device
         self._side = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
         most, matrices = bucket(min(CHUNK, model.capacity)), 1 if self._side is None else 2
@@ -62,6 +66,7 @@ class Forward:
         self._programs: dict[PassSize, Program] = {}
         self._attention_scratch = torch.empty(0, device=device)
         self._matmul_scratch = torch.empty(0, device=device)
+        self._delta_scratch = torch.empty(0, device=device)
         self._logits = torch.empty(0, device=device)
 
     @property
@@ -69,9 +74,9 @@ class Forward:
         """Rows of the largest pass."""
         return len(self.buffers.x)
 
-    def over(self, cache: Sequence[PagedCache]) -> "Forward":
-        """Passes over another cache through the same buffers."""
-        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None)
+    def over(self, cache: Sequence[PagedCache], states: Sequence[States]) -> "Forward":
+        """Passes over what is kept of other texts through the same buffers."""
+        return Forward(self.model, cache, self.configs, self.executor, self.buffers, self._side is not None, states)
 
     def read(self, tokens: Sequence[int], first: int, text: int = 0, every: bool = False) -> Tensor:
         """Bring tokens of one text into the cache at positions first, first + 1, ...
@@ -148,6 +153,12 @@ class Forward:
             self._attention_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
         return self._attention_scratch
 
+    def delta_scratch(self, elements: int) -> Tensor:
+        """float32, shared by all layers."""
+        if self._delta_scratch.numel() < elements:
+            self._delta_scratch = torch.full((elements,), torch.nan, device=self.executor.device)
+        return self._delta_scratch
+
     def matmul_scratch(self, elements: int) -> Tensor:
         """float32, shared by all products."""
         if self._matmul_scratch.numel() < elements:
@@ -173,11 +184,15 @@ class Rows:
         yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
         yield from self._layer_inputs()
         for i, layer in enumerate(layers):
-            finish = self._finishes(layer)
-            yield from self._heads(i, layer, branch, append_too=not finish)
-            yield from self._attention(i, layer, finish)
+            if layer.plan.sizes.delta:
+                yield from self._project_delta(layer, branch)
+                yield from self._delta(i, layer)
+            else:
+                finish = self._finishes(layer)
+                yield from self._heads(i, layer, branch, append_too=not finish)
+                yield from self._attention(i, layer, finish)
             yield from self._out(layer)
-            yield from self._ffn(layer, self._of_attention(layer))
+            yield from self._ffn(layer, self._of_mixer(layer))
             branch = self._of_ffn(layer)
             if layer.plan.sizes.layer_input:
                 yield from self._input(i, layer, branch)
@@ -191,10 +206,14 @@ class Rows:
         """The kernels of a layer's operations, each alone, by the operations' prefixes: they read x, q or attended, and
         leave x whole where they add to it."""
         layer = self.model.layers[i]
+        if layer.plan.sizes.delta:
+            mixer = {"qkvz": self._project_delta(layer, None), "delta": self._delta(i, layer)}
+        else:
+            heads = self._heads(i, layer, None, append_too=True)
+            mixer = {"qkv": heads, "attention": self._attention(i, layer, finish=False)}
         return {
-            "qkv": list(self._heads(i, layer, None, append_too=True)),
-            "attention": list(self._attention(i, layer, finish=False)),
-            "out": [*self._out(layer), *self._add(self._of_attention(layer))],
+            **{name: list(made) for name, made in mixer.items()},
+            "out": [*self._out(layer), *self._add(self._of_mixer(layer))],
             "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
         } | (
             {"input": [*self._input(i, layer, None), *self._add(self._of_input(layer))]}
@@ -204,12 +223,12 @@ class Rows:
 
     def q(self, layer: CudaLayer) -> Tensor:
         """float16 [rows, heads * head_dim]: what attention of a layer reads."""
-        return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.q_rows)
+        return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.attended)
 
     def attended(self, layer: CudaLayer) -> "Half":
-        """What attention of a layer leaves, in the order of columns that its output projection reads."""
+        """What a layer's mixer leaves, in the order of columns that its output projection reads."""
         products, _ = self._out_products(layer)
-        return self._half(self.forward.buffers.attended, layer.plan.sizes.q_rows, products)
+        return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
 
     def _qkv(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, rows of queries, keys and values]: raw heads."""
@@ -228,8 +247,8 @@ class Rows:
     def _add(self, branch: add_norm.Branch | None) -> list[Launch]:
         return [] if branch is None else [self._norm("add", branch, None)]
 
-    def _of_attention(self, layer: CudaLayer) -> add_norm.Branch | None:
-        """What is still to be added to the residual stream behind attention; None where its product did."""
+    def _of_mixer(self, layer: CudaLayer) -> add_norm.Branch | None:
+        """What is still to be added to the residual stream behind the mixer; None where its product did."""
         products, branch = self._out_products(layer)
         return None if _adds(products, branch) else branch
 
@@ -273,14 +292,16 @@ class Rows:
         s, own = layer.plan.sizes, layer.buffers
         norms = (own["q_norm"], own.get("k_norm", own["q_norm"])) if "q_norm" in own else None
         eps = self.config.norm_eps
-        v_norm = self.config.architecture.v_norm
-        return append.Heads(s.heads, s.own_kv_heads, s.head_dim, own["rope"], eps, own.get("qkv_bias"), norms, v_norm)
+        shape, v_norm = (s.heads, s.own_kv_heads, s.head_dim), self.config.architecture.v_norm
+        return append.Heads(*shape, own["rope"], eps, own.get("qkv_bias"), norms, s.output_gate, v_norm)
 
     def _finishes(self, layer: CudaLayer) -> bool:
         """Whether attention finishes the heads: a launch takes longer than what few rows need."""
         problem = self._attention_problem(layer)
-        own_keys = layer.plan.sizes.cache_of is None  # which it would append too
-        return own_keys and paged_attention.finishes(problem, self.forward.configs(problem))
+        s = layer.plan.sizes
+        if s.output_gate or s.cache_of is not None:  # a gate lies between the queries, or there is nothing to append
+            return False
+        return paged_attention.finishes(problem, self.forward.configs(problem))
 
     def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
         return pass_attention(layer.plan.sizes, self.size)
@@ -296,6 +317,32 @@ class Rows:
             "qkv": self._qkv(layer), "finish": self._how(layer) if finish else None,
             "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
+        }  # fmt: skip
+        yield from template.launches(problem, config, (), buffers)
+        if s.output_gate:
+            yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
+
+    def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        products = self._products("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
+        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        yield self._norm("attn_norm", branch, layer.buffers["attn_norm"], h)
+        yield from self._multiply(products, h, self._projected(layer))
+
+    def _projected(self, layer: CudaLayer) -> Tensor:
+        """float32 [rows, projected_size]: what a gated delta net reads."""
+        delta = layer.plan.sizes.delta
+        assert delta is not None
+        return cut(self.forward.buffers.wide, self.size.rows, delta.projected_size)
+
+    def _delta(self, i: int, layer: CudaLayer) -> Iterator[Launch]:
+        template: Any = registry.cuda(GatedDelta.op)
+        assert layer.plan.sizes.delta is not None
+        problem, out = pass_delta(layer.plan.sizes.delta, self.size), self.attended(layer)
+        config = self.forward.configs(problem)
+        buffers = {
+            **self.inputs, **DELTA.bound(layer.buffers), **self.forward.states[i], "projected": self._projected(layer),
+            "eps": self.config.norm_eps, "out": out.values, "out_order": out.order,
+            "delta_scratch": self.forward.delta_scratch(template.scratch_size(problem, config)),
         }  # fmt: skip
         yield from template.launches(problem, config, (), buffers)
 

@@ -16,13 +16,14 @@ from kernel_templates.cuda.weights import Planes
 from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
 from kernel_templates.layer import cuda as layer_kernels
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.operation import Weight
 from kernel_templates.per_layer_inputs import cuda as inputs_kernels
 from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.space import Config
 from model import layer_plan, layer_tensors, weights
 from model.config import ModelConfig
+from model.cuda import delta_states
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Rope
@@ -32,10 +33,10 @@ from model.runner import Progress
 
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
-    """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; keys and values float16
-    [kv_heads, capacity, head_dim]."""
+    """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
+    text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`."""
 
-    problem: Layer
+    problem: LinkedChain
 
     @property
     def planes(self) -> tuple[Planes, ...]:
@@ -58,7 +59,7 @@ class LoadedInputs:
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
     cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values, which may be another's too;
-    inputs: of layers, where they have any."""
+    [2, 0, ...] of a layer that keeps none. inputs: of layers, where they have any."""
 
     config: ModelConfig
     capacity: int
@@ -128,9 +129,9 @@ def _inputs(
 
 def _once_a_shape(pack: Callable) -> Callable:
     """`pack` once for all layers that are alike: what has no values is the same for each."""
-    made: dict[tuple[Layer, Config], tuple[Planes, ...]] = {}
+    made: dict[tuple[LinkedChain, Config], tuple[Planes, ...]] = {}
 
-    def packed(problem: Layer, config: Config, matrices: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
+    def packed(problem: LinkedChain, config: Config, matrices: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
         key = problem, config
         if key not in made:
             made[key] = pack(problem, config, matrices, device)
@@ -139,8 +140,13 @@ def _once_a_shape(pack: Callable) -> Callable:
     return packed
 
 
+def cached_heads(config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Of each layer, the heads whose keys and values it keeps, and their size."""
+    return tuple((0 if sizes.delta else sizes.own_kv_heads, sizes.head_dim) for sizes in config.sizes)
+
+
 def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Tensor, ...]:
-    shapes = [(2, sizes.own_kv_heads, capacity, sizes.head_dim) for sizes in config.sizes]
+    shapes = [(2, heads, capacity, head_dim) for heads, head_dim in cached_heads(config)]
     elements = [math.prod(shape) for shape in shapes]
     with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * sum(elements) / 1e9:.2f} GB", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
@@ -150,14 +156,17 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Te
 
 
 def _layer(
-    file: GGUFFile, plan: LayerPlan, problem: Layer, packed: tuple[Planes, ...],
+    file: GGUFFile, plan: LayerPlan, problem: LinkedChain, packed: tuple[Planes, ...],
     cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
 ) -> CudaLayer:  # fmt: skip
     own = {name: _vector(file, tensor, device) for name, tensor in plan.vectors.items()}
-    own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
+    if plan.sizes.delta:
+        own |= delta_states.allocate(plan.sizes.delta, 1, device)
+    else:
+        own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
     return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)
 
 
 def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
-    """A norm's weights or a bias, float32 [size]."""
-    return torch.from_numpy(weights.vector(file, tensor)[: tensor.shape[0]].copy()).to(device)
+    """What no product reads, such as a norm's weights or a bias, float32 [size]."""
+    return torch.from_numpy(weights.vector(file, tensor)[: math.prod(tensor.shape)].copy()).to(device)

@@ -23,7 +23,7 @@ ADVICE = "decode fewer texts at once, or give them fewer tokens"
 
 @dataclass(frozen=True)
 class PageShape:
-    """layers: of each, its key-value heads and their size."""
+    """layers: of each, its key-value heads, none if it keeps no keys, and their size."""
 
     layers: tuple[tuple[int, int], ...]
     positions: int = PAGE
@@ -56,7 +56,7 @@ class PagePool:
 
     def __init__(self, shape: PageShape, device: torch.device, limit: int) -> None:
         self.shape, self._device = shape, device
-        size = 2 * shape.elements
+        size = max(2 * shape.elements, 1)
         self._together = min(-(-SLAB // size), MOST_TOGETHER)
         slab = self._together * size
         slab += -slab % ROUNDED if slab >= SLAB else 0

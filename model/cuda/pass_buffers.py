@@ -1,7 +1,7 @@
 """What passes over many tokens keep on the device between their kernels: one set for all, since one runs at a time.
 
-A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max((heads + 2
-kv_heads) head_dim, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
+A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max(what the mixer
+projects to, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
 Qwen3-0.6B, 336 MB for Qwen3-8B. Beside them stands the matrix that is expanded at the time, 2 bytes a weight of the
 largest product: 13 MB and 201 MB, twice that where the next one is expanded meanwhile.
 """
@@ -49,7 +49,7 @@ class PassBuffers:
         attended, ffn = largest_of["attended"], largest_of["gated"]
         halves = (c.hidden, attended, attended, ffn)
         inputs = largest_of.get("layer_inputs", 0)
-        widest = max(largest_of["qkv"], 2 * ffn, c.hidden, inputs)
+        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, c.hidden, inputs)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
@@ -58,7 +58,7 @@ class PassBuffers:
                 torch.zeros((most, c.hidden), device=device),
                 _in_orders(most, {c.hidden}, device),
                 torch.zeros(most * attended, dtype=torch.float16, device=device),
-                _in_orders(most, {sizes.q_rows for sizes in c.sizes}, device),
+                _in_orders(most, {sizes.attended for sizes in c.sizes}, device),
                 _in_orders(most, {n for s in c.sizes for n in (s.ffn, s.layer_input) if n}, device),
                 torch.zeros(most * widest, device=device),
                 torch.zeros((most, inputs), device=device),
@@ -79,11 +79,16 @@ def _in_orders(most: int, columns: Collection[int], device: torch.device) -> dic
 
 
 def largest_product(model: Loaded) -> int:
-    """Weights of the largest product of a layer: q, k and v are one, and so are gate and up."""
+    """Weights of the largest product of a layer: what a mixer projects to is one, and so are gate and up."""
     products = (
         group
         for layer in model.layers
-        for group in (layer.packed["qkv"], layer.packed["out"], layer.packed["ffn"][:2], layer.packed["ffn"][2:])
+        for group in (
+            layer.packed[layer.plan.steps[0].name],
+            layer.packed["out"],
+            layer.packed["ffn"][:2],
+            layer.packed["ffn"][2:],
+        )
     )
     of_inputs = [] if model.inputs is None else [model.inputs.packed]
     return max(sum(planes.rows * planes.cols for planes in group) for group in itertools.chain(products, of_inputs))

@@ -27,6 +27,10 @@ class CudaRunner(Runner):
         self.choices, self.decoder, self.forward = choices, decoder, forward
         self._verifier: Verifier | None = None
 
+    @property
+    def taken_in(self) -> int | None:
+        return self.decoder.taken_in if any(sizes.delta for sizes in self.decoder.model.config.sizes) else None
+
     def warm_up(self) -> None:
         """Capture the largest pass."""
         with self.decoder.executor.here():
@@ -52,6 +56,7 @@ class CudaRunner(Runner):
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         executor, wanted = self.decoder.executor, f"a prompt of {len(tokens)} tokens"
         with executor.here(), executor.span("prefill"), explain_out_of_memory(wanted, FOR_CONTEXT):
+            self.decoder.taken_in = first + len(tokens)
             return self.forward.read(tokens, first, every=every)
 
     def on_host(self, logits: Tensor) -> np.ndarray:

@@ -19,9 +19,11 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch, RowSettings
 from kernel_templates.space import Config
+from model.cuda import delta_states
 from model.cuda.execution import Program
 from model.cuda.forward import Forward
 from model.cuda.last_token import LastToken
+from model.cuda.load import cached_heads
 from model.cuda.out_of_memory import explain_out_of_memory
 from model.cuda.page_pool import ADVICE, PagePool, PageShape, Promise
 from model.errors import ModelError
@@ -58,9 +60,12 @@ def row_settings(sampler: Sampler) -> RowSettings:
 
 class CudaSequences(Sequences):
     """forward: passes over the pages of `pool`, through a table with a row for each of `most` texts; last_token: gives
-    the logits after a prompt."""
+    the logits after a prompt; states: bytes of what layers keep of texts beside their pages."""
 
-    def __init__(self, forward: Forward, pool: PagePool, last_token: LastToken, most: int) -> None:
+    def __init__(
+        self, forward: Forward, pool: PagePool, last_token: LastToken, most: int, states: int = 0
+    ) -> None:  # fmt: skip
+        self._states = states
         self.most, self.context = most, forward.model.capacity
         self._forward, self._pool, self._last_token = forward, pool, last_token
         self._executor = forward.executor
@@ -144,7 +149,7 @@ class CudaSequences(Sequences):
 
     @property
     def cache_bytes(self) -> int:
-        return self._pool.bytes
+        return self._pool.bytes + self._states
 
     def launches(self, rows: int, context: int, sampled: bool) -> list[Launch]:
         """The kernels of one step of so many rows, a power of two."""
@@ -215,14 +220,16 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
     the memory that is free now but MARGIN. head_config: what decode's head runs with. Raises ModelError when memory
     does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
-    shape = PageShape(tuple((sizes.own_kv_heads, sizes.head_dim) for sizes in c.sizes))
+    shape = PageShape(cached_heads(c))
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
+        states = delta_states.of_layers(c.sizes, most, executor.device)
         pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
         table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)
         last_token = LastToken(forward.model, head_config, executor)
         layers = pool.cache(table)
         cache = tuple(layers[cache_of(c, i)] for i in range(c.layers))
-        return CudaSequences(forward.over(cache), pool, last_token, most)
+        kept = sum(tensor.nbytes for of_layer in states for tensor in of_layer.values())
+        return CudaSequences(forward.over(cache, states), pool, last_token, most, kept)
 
 
 def memory_for_pages(device: torch.device) -> int:

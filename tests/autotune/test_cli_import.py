@@ -30,7 +30,7 @@ def test_import_says_what_it_read(autotune, tmp_path, own_database) -> None:
     assert result.stdout == "trace.csv: nsys stats, cuda_gpu_trace, 2 rows, 0 of ours, 2.5 µs in all; profile 1\n"
     assert result.stderr == ""
     (summary,) = json.loads(autotune("import", path, "--json").stdout)["imported"]
-    assert (summary["found"], summary["total_ns"]) == (2, 2500.0)
+    assert (summary["found"], summary["total_ns"], summary["kinds"]) == (2, 2500.0, {"kernel": 2})
     with open_db(own_database, readonly=True) as db:
         assert len(profiles.listed(db)) == 1
 
@@ -64,6 +64,28 @@ def test_a_refused_file_makes_no_database(complaint, tmp_path, own_database) -> 
     assert "is empty" in complaint("import", empty)
     assert "cannot be read" in complaint("import", tmp_path / "nowhere")
     assert not own_database.exists()
+
+
+LONG_NAME = "k" * 100_000  # more than a column of the database holds
+
+
+@pytest.mark.parametrize("text", [TRACE.splitlines()[0] + "\n", TRACE.replace("one", LONG_NAME)], ids=["read", "kept"])
+def test_a_file_that_is_refused_late_leaves_nothing(complaint, tmp_path, text) -> None:
+    path, database = tmp_path / "trace.csv", tmp_path / "new" / "folder" / "tuning.db"
+    path.write_text(text)
+    assert str(path) in complaint("import", path, "--db", database)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_database_that_was_there_stays(autotune, complaint, tmp_path) -> None:
+    path, database = tmp_path / "trace.csv", tmp_path / "tuning.db"
+    with open_db(database):
+        pass
+    path.write_text(TRACE.replace("one", LONG_NAME))
+    complaint("import", path, "--db", database)
+    assert database.exists()
+    path.write_text(TRACE)
+    assert autotune("import", path, "--db", database).exit_code == 0
 
 
 def test_each_file_is_imported_or_refused_by_itself(autotune, tmp_path, own_database) -> None:

@@ -33,6 +33,7 @@ def small_db(folder: Path) -> Path:
         [
             samples.profile(2, 12, name=f"{samples.HOSTILE}.ncu-rep", kernel=samples.HOSTILE),
             samples.timeline(kernel=samples.HOSTILE),
+            samples.summed("a_long_name_of_a_file_" * 8 + ".csv", samples.HOSTILE),
         ],
     )
     return path

@@ -27,6 +27,7 @@ from tuning_db.profile_records import (
     Profile,
     Provenance,
     Range,
+    ReportTable,
     RowKind,
     RuleFinding,
     SourceLine,
@@ -156,6 +157,19 @@ def timeline(name: str = "token.sqlite", kernel: str = "kernel") -> Profile:
         at += 3000
     origin = Provenance(name, "f" * 64, 5000, "Nsight Systems", "sqlite", found=40, expected=50)
     return Profile(origin, tuple(launches), (Range("decode step"),))
+
+
+def summed(name: str, kernel: str = "kernel") -> Profile:
+    """What nsys stats sums up, and trials of another tuner."""
+    launches = (
+        KernelLaunch(0, kernel, RowKind.SUMMARY, duration_ns=9000.0, count=3),
+        KernelLaunch(1, "[CUDA memcpy HtoD]", RowKind.COPY, duration_ns=500.0, count=2, bytes=4096, direction="HtoD"),
+        KernelLaunch(2, kernel, RowKind.TRIAL, duration_ns=700.0, config={"block_sizes": [32, 64], "num_warps": 4}),
+        KernelLaunch(3, kernel, RowKind.TRIAL, config={"block_sizes": [64, 64], "num_warps": 8}),
+    )
+    columns, units = ("Time", "Total Time", "Instances", "Range"), ("%", "ns", "", "")
+    table = ReportTable("nvtx_sum", "Time of NVTX ranges, on the host", columns, units, ((80.0, 8e5, 4.0, kernel),))
+    return Profile(Provenance(name, "e" * 64, 500, "Nsight Systems", "nsys stats", found=4), launches, tables=(table,))
 
 
 def busy_trace(kernels: int, copies: int, name: str = "train.sqlite", seed: int = 0) -> Profile:

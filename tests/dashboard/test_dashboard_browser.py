@@ -18,9 +18,14 @@ PAGES = (
     "source",
     "token",
     "compare",
+    "tables",
+    "precision",
     "provenance",
 )
-DETAILS = ("report-0", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "compare-0")
+DETAILS = (
+    "report-0", "systems-1", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "compare-0", "tables-2",
+)  # fmt: skip
+WIDTHS = (390, 768, 1400, 2560)  # px: a phone, a tablet, a notebook, a large screen
 STANDARDS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
@@ -47,14 +52,21 @@ def test_axe_finds_nothing(browser, small_page, scheme, rules):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_at_any_width(browser, small_page, scheme, width):
+    assert violations(browser, small_page, scheme, STANDARDS, width) == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_a_full_database(browser, full_page, scheme):
     assert violations(browser, full_page, scheme, STANDARDS) == {}
 
 
-def violations(browser, path: Path, scheme: str, rules: dict) -> dict:
+def violations(browser, path: Path, scheme: str, rules: dict, width: int = 1360) -> dict:
     """By page or detail, with everything opened that can be: axe-core's findings."""
-    context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": 1360, "height": 900})
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 900})
     page, found = context.new_page(), {}
     for name in PAGES + DETAILS:
         open_at(page, path, name)
@@ -177,7 +189,7 @@ def test_all_metrics_can_be_searched(page, small_page):
     assert shown.count() == 0
 
 
-@pytest.mark.parametrize("width", [390, 2560])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_the_window(browser, small_page, width):
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()

@@ -16,4 +16,4 @@ def import_file(path: Path, db: TuningDB) -> ProfileSummary | ResultsSummary:
 
 
 def import_all(path: Path, db: TuningDB) -> list[ProfileSummary | ResultsSummary]:
-    return store(registry.importer_of(path), path, db)
+    return store(registry.importer_of(path), path, lambda: db)

@@ -60,7 +60,7 @@ def test_each_value_of_another_type_is_named(tmp_path: Path) -> None:
             ("our T4", ("metadata", "run", "seed"), "metadata/run/seed cannot be"),
             ("another's T4", ("results", 1, "times"), "results/1/times cannot be"),
             ("another's T4", ("results", 1, "objectives"), "results/1/objectives cannot be"),
-            ("Kernel Tuner", ("cache", "1,3", "times"), "cache/1,3/times cannot be"),
+            ("Kernel Tuner", ("cache", "1,3", "compile_time"), "cache/1,3/compile_time cannot be"),
             ("Kernel Tuner", ("objective",), "objective cannot be"),
         ):
             path.write_text(json.dumps(put(KINDS[kind], place, [{}])))

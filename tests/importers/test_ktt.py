@@ -53,3 +53,21 @@ def test_what_cannot_be_read_is_one_line(tmp_path, made):
     path.write_text(json.dumps(made))
     with pytest.raises(UserError, match=r"has no results|no unit of time"):
         ktt.read(path)
+
+
+@pytest.mark.parametrize("time", [None, "fast", -3.0, 0, [], 1.7976931348623157e308], ids=repr)
+def test_what_is_no_time_is_a_failed_configuration(tmp_path, time):
+    path = tmp_path / "out.json"
+    path.write_text(json.dumps(document(result("mul", 16), result("mul", 32, duration=time))))
+    (run,) = ktt.read(path)
+    good, bad = run.trials
+    assert good.measurement.median_ns == 12500
+    assert (bad.outcome, bad.measurement) == (Outcome.CRASHED, None) and bad.message.startswith("failed: ")
+
+
+def test_a_result_without_a_time_failed(tmp_path):
+    lacking = result("mul", 32)
+    del lacking["TotalDuration"]
+    path = tmp_path / "out.json"
+    path.write_text(json.dumps(document(result("mul", 16), lacking)))
+    assert [trial.outcome for trial in ktt.read(path)[0].trials] == [Outcome.OK, Outcome.CRASHED]

@@ -147,7 +147,7 @@ def test_many_kernels_take_little_memory_and_600_five_seconds(recorded, tmp_path
         "from autotune.importers import registry\n"
         "from tuning_db import open_db\nstart = time.perf_counter()\n"
         "with open_db(sys.argv[2]) as db:\n"
-        "    path = Path(sys.argv[1])\n    (summary,) = store(registry.recognize(path), path, db)\n"
+        "    path = Path(sys.argv[1])\n    (summary,) = store(registry.recognize(path), path, lambda: db)\n"
         "seconds = time.perf_counter() - start\nused = resource.getrusage\n"
         "cpu = sum(getattr(used(who), kind) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)"
         " for kind in ('ru_utime', 'ru_stime'))\n"

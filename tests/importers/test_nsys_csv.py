@@ -82,8 +82,6 @@ def test_sums_by_grid(tmp_path):
         ("NVTX Range,Style,PID,TID,NVTX Inst,Kern Inst,Total Time (ns),Avg (ns),Kernel Name\n"
          "step,PushPop,1,2,1,2,9,4.5,mul\n",
          "nvtx_kern_sum"),
-        ("Count,QCount,Avg (ns),TAvg (ns),API Name,QAvg (ns),Kernel Name\n2,1,5,6,cudaLaunchKernel,1,mul\n",
-         "cuda_kern_exec_sum"),
         ("Name,Projected Start (ns),Projected Duration (ns),Orig Start (ns),Style,NumGPUOps\nstep,1,2,3,PushPop,4\n",
          "nvtx_gpu_proj_trace"),
         ("Start (ns),End (ns),Duration (ns),DurChild (ns),Name,PID,TID,Lvl,RangeId\n1,9,8,2,:step,53,53,0,3\n",
@@ -191,15 +189,46 @@ def test_units_of_nsys(unit, base):
             "0x7F9D7FF83000\n",
             "um_total_sum",
         ),
-        (
-            "API Start (ns),API Dur (ns),Queue Start (ns),Queue Dur (ns),Kernel Start (ns),Kernel Dur (ns),"
-            "Total Dur (ns),PID,TID,DevId,API Function,GridXYZ,BlockXYZ,Kernel Name\n"
-            '100,50,150,20,170,1000,1070,1,1,0,cudaLaunchKernel,   64    1    1, 128    1    1,"mul(float *, int)"\n',
-            "cuda_kern_exec_trace",
-        ),
     ],
 )  # fmt: skip
 def test_reports_of_other_things_are_tables_and_no_kernels(tmp_path, text, report):
     profile = read(tmp_path, text)
     assert [table.report for table in profile.tables] == [report]
     assert not profile.launches
+
+
+CALLED = (
+    "API Start (ns),API Dur (ns),Queue Start (ns),Queue Dur (ns),Kernel Start (ns),Kernel Dur (ns),"
+    "Total Dur (ns),PID,TID,DevId,API Function,GridXYZ,BlockXYZ,Kernel Name\n"
+    "900,50,,,1970,500,1570,1,2,0,cudaLaunchKernel,   8    1    1,  64    1    1,add\n"
+    '100,50,150,20,170,1000,1070,1,2,0,cudaLaunchKernel,   64    1    1, 128    1    1,"mul(float *, int)"\n'
+)
+
+
+def test_kernels_with_their_calls_are_a_trace(tmp_path, db):
+    """cuda_kern_exec_trace has names, times and sizes: its kernels are those of any trace, and the table is kept."""
+    profile = read(tmp_path, CALLED)
+    mul, add = profile.launches
+    assert (mul.kernel, mul.start_ns, mul.duration_ns, mul.called_ns) == ("mul(float *, int)", 170, 1000, 100)
+    assert (mul.grid, mul.block, mul.device, mul.process) == ((64, 1, 1), (128, 1, 1), 0, 1)
+    assert (add.kernel, add.start_ns, add.called_ns, add.kind) == ("add", 1970, 900, RowKind.KERNEL)
+    assert [table.report for table in profile.tables] == ["cuda_kern_exec_trace"]
+    assert import_file(tmp_path / "stats.csv", db).total_ns == 1500
+    assert len(traces.load(db, 1)) == 2
+
+
+def test_a_sum_of_kernels_with_their_calls(tmp_path):
+    """cuda_kern_exec_sum has a mean of each part; a kernel's time is that of its execution, not of its queue."""
+    header = "PID,TID,DevId,Count,QCount,TAvg (ns),AAvg (ns),QAvg (ns),KAvg (ns),API Name,Kernel Name\n"
+    profile = read(tmp_path, header + "7,8,0,4,2,9000.0,500.0,200.0,2500.5,cudaLaunchKernel,mul(float*)\n")
+    (mul,) = profile.launches
+    assert (mul.kernel, mul.kind, mul.count, mul.duration_ns) == ("mul(float*)", RowKind.SUMMARY, 4, 10002)
+    assert [table.report for table in profile.tables] == ["cuda_kern_exec_sum"]
+
+
+def test_the_sum_of_kernels_tells_more_than_that_of_their_calls(tmp_path):
+    """Two reports of the same kernels in one file: each kernel is counted once."""
+    header = "PID,TID,DevId,Count,QCount,TAvg (ns),AAvg (ns),QAvg (ns),KAvg (ns),API Name,Kernel Name\n"
+    both = SUM.format("Name") + "100.0,9000,3,3000.0,3000.0,2900,3100,10.0,mul\n\n" + header
+    profile = read(tmp_path, both + "7,8,0,3,2,9000.0,500.0,200.0,3000.0,cudaLaunchKernel,mul\n")
+    assert [(launch.kernel, launch.count, launch.duration_ns) for launch in profile.launches] == [("mul", 3, 9000)]

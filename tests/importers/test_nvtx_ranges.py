@@ -106,5 +106,5 @@ def test_an_exports_started_ranges_domains_and_what_is_left_out(tmp_path):
 @pytest.mark.parametrize("change", ["start = 'x'", "end = 1.5", "globalTid = 'x'"])
 def test_a_range_without_sense_is_refused(tmp_path, change):
     path = make.nsys_sqlite(tmp_path / "t.sqlite", [Kernel("k", 150, 1000, 5000)], [("decode", 100, 200)])
-    with pytest.raises(UserError, match=r"is damaged .a row makes no sense"):
+    with pytest.raises(UserError, match=r"is damaged .a row of NVTX_EVENTS makes no sense"):
         nsys_sqlite.read(changed(path, f"UPDATE NVTX_EVENTS SET {change}"))

@@ -8,7 +8,8 @@ from importing import import_file
 from autotune import UserError
 from autotune.importers import tuning_results
 from tuning_db import open_db
-from tuning_db.records import Outcome
+from tuning_db.records import Outcome, RunStatus
+from tuning_db.timed_trials import timed_trials
 
 HEAD = {
     "device_name": "Some GPU", "kernel_name": "mul", "problem_size": 1024, "tune_params_keys": ["block"],
@@ -60,6 +61,66 @@ def test_failures_of_kernel_tuner(tmp_path, entry, outcome):
     _, (_, failed) = imported(tmp_path, cache(GOOD, {"block": 64, "compile_time": 500.0, **entry}))
     assert (failed.outcome, failed.measurement, failed.compile_s) == (outcome, None, 0.5)
     assert failed.message
+
+
+NO_TIMES = [None, "soon", -1.0, 0, 0.0, [], {}, True, 1e19, float("-inf"), 10**30]
+
+
+@pytest.mark.parametrize("time", NO_TIMES, ids=repr)
+def test_what_is_no_time_is_a_failed_configuration(tmp_path, time):
+    """One bad time in a cache, alone or among others, takes no other configuration along."""
+    _, (good, *bad) = imported(
+        tmp_path, cache(GOOD, {"block": 64, "time": time}, {"block": 96, "time": 1.0, "times": [1.0, time]})
+    )
+    assert good.outcome is Outcome.OK
+    assert [(trial.outcome, trial.measurement) for trial in bad] == [(Outcome.CRASHED, None)] * 2
+    assert all(trial.message.startswith("failed: ") for trial in bad)
+    _, (good, bad) = imported(tmp_path, hub(result([2.0]), result([2.0, time])))
+    assert (good.outcome, bad.outcome, bad.measurement) == (Outcome.OK, Outcome.CRASHED, None)
+
+
+def test_a_configuration_without_a_time_failed(tmp_path):
+    _, (good, bad) = imported(tmp_path, cache(GOOD, {"block": 64}))
+    assert (good.outcome, bad.outcome, bad.message) == (Outcome.OK, Outcome.CRASHED, "failed: no time")
+
+
+STAMPS = ["2024-05-01 10:00:00.250000+00:00", "2024-05-01T12:00:02+02:00", "2024-05-01 10:00:09"]
+
+
+@pytest.mark.parametrize("kind", ["Kernel Tuner", "T4"])
+def test_when_trials_ended_is_what_the_file_says(tmp_path, kind):
+    if kind == "T4":
+        document = hub(
+            *({**result([2.0]), "configuration": {"block": n}, "timestamp": t} for n, t in enumerate(STAMPS))
+        )
+    else:
+        document = cache(*({**GOOD, "timestamp": stamp} for stamp in STAMPS))
+    run, _ = imported(tmp_path, document)
+    assert (run.began_at, run.finished_at) == ("2024-05-01T10:00:00.250000+00:00", "2024-05-01T10:00:09+00:00")
+    with open_db(tmp_path / "t.db") as db:
+        assert [timed.created_at[17:19] for timed in timed_trials(db)] == ["00", "02", "09"]
+
+
+@pytest.mark.parametrize(
+    "stamps", [["", ""], [7, 8], ["2024-05-01", "soon"], ["0001-01-01", "0001-01-02"], STAMPS[:2][::-1]]
+)
+def test_a_start_that_is_not_known_is_not_that_of_the_import(tmp_path, stamps):
+    run, _ = imported(tmp_path, cache(*({**GOOD, "timestamp": stamp} for stamp in stamps)))
+    assert run.began_at is None
+    (tmp_path / "t.db").unlink()
+
+
+def test_a_copy_of_a_cache_that_ends_in_an_entry(tmp_path):
+    """What is whole is read, and the note says what is not; wherever the file ends."""
+    text = json.dumps(cache(GOOD, {**GOOD, "block": 64}, {**GOOD, "block": 96}), indent=1)
+    third = text.index('"2": {')
+    path = tmp_path / "f.json"
+    for end in range(third + 6, text.rindex("]"), 7):
+        path.write_text(text[:end])
+        with open_db(tmp_path / f"{end}.db") as db:
+            found = import_file(path, db)
+            assert (found.found, found.note) == (2, "the file ends in the middle of an entry, which was left out")
+            assert db.runs()[0].status is RunStatus.INTERRUPTED
 
 
 @pytest.mark.parametrize("objective", ["GFLOP/s", "energy", ["energy", "time"], ["time"], "time", None])

@@ -25,6 +25,13 @@ CASES = {
         b"Processing [a.sqlite]\nSKIPPED: a.sqlite does not contain CUDA kernel data.\n",
         '"a.sqlite does not',
     ),
+    "warned.csv": (
+        b"==WARNING== No kernels were profiled.\n==WARNING== Profiling of children needs an option.\n",
+        '"No kernels were profiled."',
+    ),
+    "stats.json": (b'[{"Time (%)": 90.0, "Total Time (ns)": 9000, "Name": "mul"}]', "--format csv"),
+    "trace.json": (b'[{"Start (ns)": 1, "Duration (ns)": 9, "Name": "mul"}]', "--format csv"),
+    "ktt.csv": (b"Kernel name,Computation duration (us),Global size,Local size,b\nmul,10.5,64,32,1\n", "saves JSON"),
     "page.txt": (b"  mul (8, 1, 1)x(128, 1, 1)\n    Section: GPU Speed Of Light Throughput\n", "--page raw"),
     "stats.txt": (b" ** CUDA GPU Kernel Summary (cuda_gpu_kern_sum):\n\n Time (%)  Total Time (ns)\n", "--format csv"),
     "ktt.xml": (b'<?xml version="1.0"?>\n<KernelResults><KernelResult KernelName="k"/>', "as JSON"),

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from kernel_templates import float64
+from kernel_templates.attention import reference as attention
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.paged_attention import cuda, reference
@@ -57,6 +58,7 @@ class Texts:
         self.paged = PagedCache(base, table, layer, values, head, page)
         q = rng.standard_normal((p.rows, heads, head_dim)) * q_scale
         self.q = torch.from_numpy(q.astype(np.float16))
+        self.sinks = torch.from_numpy(attention.sinks(heads, max(ends) + 1, rng)[:heads].copy())
 
     def expected(self):
         """float64 [rows, heads, head_dim], row after row."""
@@ -67,8 +69,9 @@ class Texts:
             for head in range(p.heads if position >= 0 else 0):
                 k, v = self.kv[text][:, head // p.group, first : position + 1].astype(np.float64)
                 s = float64.soft_cap(k @ self.q[row, head].double().numpy() * p.score_scale, p.softcap)
-                w = np.exp(s - s.max())
-                out[row, head] = w @ v / w.sum()
+                largest = max(s.max(), float(self.sinks[head])) if p.sinks else s.max()
+                w = np.exp(s - largest)
+                out[row, head] = w @ v / (w.sum() + (np.exp(float(self.sinks[head]) - largest) if p.sinks else 0))
         return out
 
     def buffers(self):
@@ -77,7 +80,7 @@ class Texts:
         texts = np.repeat(self.order, p.tokens).astype(np.int32)
         return {
             "q": self.q, "positions": torch.from_numpy(self.positions.ravel().copy()), "paged": self.paged,
-            "sequences": torch.from_numpy(texts),
+            "sequences": torch.from_numpy(texts), "sinks": self.sinks,
             "out": torch.full((p.rows, p.heads * p.head_dim), float("nan"), dtype=torch.float16),
         }  # fmt: skip
 

@@ -52,6 +52,8 @@ class Token:
             "position": torch.tensor([position], dtype=torch.int32),
             "out": Vector.allocate(-(-size // 32) * 32, "cpu"),
         }
+        if self.problem.sinks:
+            self.buffers["sinks"] = torch.from_numpy(reference.sinks(heads, position + 1, rng)[:heads].copy())
 
     def finish(self):
         to = torch.from_numpy
@@ -74,8 +76,13 @@ class Token:
         keys[:, -1], values[:, -1] = k.astype(np.float16), v.astype(np.float16)
         scores = np.einsum("kgd,kpd->kgp", q.reshape(self.kv_heads, -1, self.dim), keys) * self.problem.score_scale
         scores = float64.soft_cap(scores, self.problem.softcap)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        out = np.einsum("kgp,kpd->kgd", weights / weights.sum(-1, keepdims=True), values)
+        largest, lost = scores.max(-1, keepdims=True), 0.0
+        if self.problem.sinks:
+            sink = self.buffers["sinks"].double().numpy().reshape(self.kv_heads, -1, 1)
+            largest = np.maximum(largest, sink)
+            lost = np.exp(sink - largest)
+        weights = np.exp(scores - largest)
+        out = np.einsum("kgp,kpd->kgd", weights / (weights.sum(-1, keepdims=True) + lost), values)
         return out.reshape(self.heads, self.dim)
 
     def run(self, chosen, activation="int16"):
@@ -151,6 +158,40 @@ def test_soft_cap_and_scale(chosen, qk_norm):
     Token(2, 1, 32, 90, qk_norm=qk_norm, softcap=3.0, window=17).run(chosen)
 
 
+@pytest.mark.parametrize("position", [0, 90])
+@pytest.mark.parametrize(
+    ("chosen", "at_once"),
+    [
+        (config(16, 1, 1, heads=2), False), (config(16, 1, 4), False), (config(16, 1, 2, "kernel", 2), False),
+        (config(128, 4), True), (config(32, 1, 4, heads=2), True), (config(32, 1, 4, "kernel"), True),
+    ],
+)  # fmt: skip
+def test_sinks_count_once(chosen, at_once, position):
+    """However many splits a head's positions have, and where one split has all that there is."""
+    token = Token(4, 2, 32, position, qk_norm=False, sinks=1)
+    assert space.one_pass(token.problem, chosen) == at_once
+    token.run(chosen)
+
+
+@pytest.mark.parametrize("chosen", [config(16, 1, 2, heads=2), config(64, 1, 2, heads=2), config(16, 1, 2, "kernel")])
+def test_sinks_beside_a_window_and_a_soft_cap(chosen):
+    """The cap is not for the sink."""
+    Token(4, 1, 32, 90, sinks=1, window=40, softcap=3.0, scale=0.4).run(chosen)
+
+
+@pytest.mark.parametrize("chosen", [config(16), config(32, 1, 4), config(16, 1, 4, "kernel")])
+def test_sinks_beyond_what_exp_can_hold(chosen):
+    """One that takes all, one that takes nothing."""
+    token = Token(2, 1, 32, 60, qk_norm=False, sinks=1)
+    token.buffers["sinks"] = torch.tensor([-2000.0, 2000.0])
+    q, k, v = token.finished()
+    expected = token.expected(q, k, v)
+    assert not expected[1].any()
+    for launch in cuda.launches(token.problem, chosen, (), token.buffers, token.finish()):
+        launch.run(INTERPRETED)
+    close(token.buffers["out"].values[:64].reshape(2, 32), expected, 1e-3)
+
+
 @pytest.mark.parametrize("chosen", [config(16, 8), config(64, 8), slow(config(16, 4, 2, "kernel", 2))])
 def test_heads_of_256(chosen):
     Token(2, 1, 256, 60, 128, window=33, softcap=50.0).run(chosen)
@@ -208,8 +249,9 @@ def test_second_token_sees_the_first(chosen):
         slow(config(64, 2, 16, heads=3)),
     ],
 )
-def test_alone_as_the_problem_is_judged(chosen):
-    problem = Attention(3, 1, 64, 75)
+@pytest.mark.parametrize("sinks", [0, 1])
+def test_alone_as_the_problem_is_judged(chosen, sinks):
+    problem = Attention(3, 1, 64, 75, sinks=sinks)
     given = reference.inputs(problem, 3)
     buffers = cuda.prepare(problem, given, "cpu")
     expected = reference.outputs(problem, given)["out"]

@@ -95,6 +95,8 @@ def test_every_format(name, activation):
     "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5",
     "matvec:rows=160,cols=96,format=Q4_0,activation=int16,post_norm=1",
     "matvec:rows=32,cols=96,format=Q8_0,activation=int8,post_norm=1",
+    "matvec:rows=64,cols=96,format=Q8_0,activation=int16,bias=1",
+    "matvec:rows=160,cols=96,format=MXFP4,activation=int16,post_norm=1,bias=1",
     "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16,gate_function=gelu",
     "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1",
     "head:vocab=101,hidden=96,format=Q8_0,activation=int16,softcap=30.0",

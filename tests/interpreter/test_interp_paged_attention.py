@@ -95,6 +95,21 @@ def test_soft_cap_and_scale(chosen):
     Texts((20, 130), 3, scale=2.0, window=33, q_scale=0.1).run(chosen)
 
 
+@pytest.mark.parametrize("chosen", [
+    config(), config(splits=4), config(splits=4, combine="kernel"), config(32, 64, edges="apart"),
+    few(), few(16, 1, 4), few(splits=2, combine="kernel"),
+], ids=str)  # fmt: skip
+def test_sinks_count_once(chosen):
+    """However many splits have anything: a text's first position is one split's, position 200 that of all."""
+    texts = Texts((0, 64, 200), 1, heads=6, kv_heads=2, head_dim=32, sinks=1)
+    texts.run(chosen)
+    Texts((3, 130), 4, heads=2, head_dim=32, sinks=1, window=33, softcap=3.0).run(chosen)
+    texts.sinks[:] = torch.tensor([2000.0, -2000.0, 90.0, 0.0, -90.0, 5.0])
+    texts.run(chosen)
+    texts.positions[1] = -1
+    texts.run(chosen)
+
+
 @pytest.mark.parametrize("head_dim", [slow(48), slow(64), 80, slow(96), slow(112), 128, slow(256)])
 def test_head_sizes(head_dim):
     Texts((5, 90), 3, 2, 1, head_dim).run(config(16, 32, splits=2))
@@ -198,6 +213,7 @@ KEYS = [
     "paged_attention:sequences=3,tokens=1,heads=4,kv_heads=2,head_dim=16,context=150",
     "paged_attention:sequences=1,tokens=70,heads=3,kv_heads=1,head_dim=48,context=100,window=17",
     "paged_attention:sequences=2,tokens=3,heads=4,kv_heads=1,head_dim=80,context=120,window=70,softcap=20.0,scale=0.2",
+    "paged_attention:sequences=2,tokens=2,heads=4,kv_heads=2,head_dim=64,context=150,window=100,sinks=1",
 ]
 
 

@@ -63,22 +63,23 @@ SIZES = st.sampled_from([32, 96, 576, 1024, 1536])
 @settings(max_examples=12)
 @given(
     hidden=SIZES, rows=st.integers(1, 4), branch=st.sampled_from(["", "plain", "post"]), last=st.booleans(),
-    factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
+    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
 )  # fmt: skip
 def test_branches_are_added_and_normed(
-    hidden: int, rows: int, branch: str, last: bool, factor: float, seed: int, tile: int
+    hidden: int, rows: int, branch: str, last: bool, bias: bool, factor: float, seed: int, tile: int
 ) -> None:
     """tile: also rows that do not fit registers."""
     last = last and branch != ""
     x, y = numbers(rows, hidden, seed=seed), numbers(rows, hidden, seed=seed + 1, size=0.3)
     post, weight = numbers(hidden, seed=seed + 2), numbers(hidden, seed=seed + 3)
     found, out = x.clone(), poison(rows + 1, hidden)
-    added = None if not branch else add_norm.Branch(y, factor, post if branch == "post" else None)
+    plus = numbers(hidden, seed=seed + 4) if bias else None
+    added = None if not branch else add_norm.Branch(y, factor, post if branch == "post" else None, plus)
     after = None if last else add_norm.Norm(weight, out[:rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(add_norm, "TILE", tile)
         add_norm.launch("add_norm", found, added, after, EPS).run(INTERPRETED)
-    step = y.double() * factor
+    step = y.double() * factor + (0.0 if plus is None else plus.double())
     wanted = x.double() + {"": 0.0, "plain": step, "post": normed(step, post)}[branch]
     assert_near(found, wanted, 1e-6, 1e-5)
     if last:

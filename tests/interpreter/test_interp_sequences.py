@@ -173,7 +173,7 @@ def best_of(path: Path, prompt: Sequence[int], tokens: Sequence[int]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen3", "tiny-qwen35"])
 def test_a_model_s_texts_together(made: Made, shape: str) -> None:
     """One crosses the edge of a page, one leaves, one is sampled and gets what it gets alone."""
     path = made(shape, "Q4_0")

@@ -64,9 +64,13 @@ def vector_function(function: Callable, kinds: tuple[str, ...], result: str, lan
 WRITTEN_ONLY = {
     "head": ("logits",),
     "matmul": ("y",),
+    "grouped_matmul": ("y",),
     "ffn": ("gated",),
+    "moe": ("gated", "expert_weights"),
     "attention": ("out",),
     "norm_qkv_rope": ("qkv",),
+    "norm_qkvz": ("projected",),
+    "gated_delta": ("out",),
 }
 
 

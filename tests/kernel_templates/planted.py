@@ -51,8 +51,10 @@ def gated(inputs: Inputs) -> np.ndarray:
 
 def wrong_traits(problem: Problem) -> Iterator[tuple[str, Problem]]:
     """(what is wrong, the problem that a kernel with this mistake would solve): a window of one position too many or
-    too few or none at all, no soft cap, the usual scale, no post norm, another gate function."""
-    for name, values in {"window": (1, -1, None), "softcap": (None,), "scale": (None,), "post_norm": (None,)}.items():
+    too few or none at all, no soft cap, the usual scale, no sinks, no bias, no post norm, another gate function."""
+    wrong: dict[str, tuple[int | None, ...]] = {"window": (1, -1, None)}
+    wrong |= dict.fromkeys(("softcap", "scale", "sinks", "bias", "post_norm"), (None,))
+    for name, values in wrong.items():
         value = getattr(problem, name, 0)
         for change in values if value else ():
             yield f"{name} {change}", replace(problem, **{name: 0 if change is None else value + change})

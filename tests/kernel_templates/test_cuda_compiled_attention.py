@@ -32,6 +32,7 @@ def buffers_of(problem, capacity):
         "values": torch.zeros(cache, dtype=torch.float16),
         "position": torch.zeros(1, dtype=torch.int32),
         "out": Vector.allocate(-(-size // 32) * 32, "cpu"),
+        "sinks": torch.zeros(problem.heads),
     }
 
 
@@ -134,14 +135,32 @@ LOCAL = {
     "phi3-mini": ((32, 32, 96, False), {"window": 2047}, 5120),
     "mistral-7b": ((32, 8, 128, False), {"window": 4096, "scale": 0.1}, 640),
     "heads of 80": ((32, 8, 80, False), {"softcap": 30.0}, 2560),
+    "gpt-oss": ((64, 8, 64, False), {"window": 128, "sinks": 1}, 640),
+    "gpt-oss, all positions": ((64, 8, 64, False), {"sinks": 1}, 5120),
 }
 
 
 @pytest.mark.parametrize(("capability", "device"), [(75, T4), (90, H100)], ids=["75", "90"])
 @pytest.mark.parametrize("name", LOCAL)
-def test_windows_and_soft_caps_compile_without_spills(name, capability, device):
+def test_windows_soft_caps_and_sinks_compile_without_spills(name, capability, device):
     shape, traits, context = LOCAL[name]
     assert all(code.spills == 0 for code in compiled(shape, context, capability, traits=traits, device=device))
+
+
+@pytest.mark.parametrize(
+    ("context", "changes"),
+    [(160, {}), (5120, {"splits": 4, "combine": "last"}), (5120, {"splits": 1, "combine": "last"}), (5120, {})],
+)
+def test_a_sink_is_read_before_the_wait(context, changes):
+    """By the kernel that has the last word on a head."""
+
+    def early_loads(traits):
+        made = compiled((64, 8, 64, False), context, 90, traits=traits, **changes)
+        assert all(code.spills == 0 for code in made)
+        return [code.ptx.split("griddepcontrol.wait")[0].count("ld.global") for code in made]
+
+    without, with_sinks = early_loads({}), early_loads({"sinks": 1})
+    assert with_sinks[-1] > without[-1] and with_sinks[:-1] == without[:-1]
 
 
 def test_splits_of_wide_heads_are_joined_without_spills():

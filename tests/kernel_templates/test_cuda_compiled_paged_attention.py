@@ -174,6 +174,15 @@ def test_what_the_space_allows_fits_in_registers(changes):
     assert code.spills == 0
 
 
+@pytest.mark.parametrize(("sequences", "tokens"), [(1, 2048), (1, 512), (8, 1), (1, 8), (1, 4)])
+@pytest.mark.parametrize("window", [0, 128])
+@pytest.mark.parametrize("capability", [75, 80, 90])
+def test_sinks_compile_without_spills(sequences, tokens, window, capability):
+    """gpt-oss-20b's heads, whose eight queries share a key."""
+    problem = PagedAttention(sequences, tokens, 64, 8, 64, 2560, window=window, sinks=1)
+    assert all(code.spills == 0 for code in compiled(problem, capability))
+
+
 def test_a_profiler_knows_its_kernels_and_what_they_read():
     """Of the cache, what the texts' rows see: not its padding."""
     problem = PagedAttention(8, 1, *QWEN3_8B, 2048)

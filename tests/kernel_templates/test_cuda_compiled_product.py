@@ -103,6 +103,18 @@ def test_every_format_on_every_generation(name: str, capability: int) -> None:
     is_good(launch, cross_compile(launch, capability), capability)
 
 
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("post_norm", ["", ",post_norm=1"])
+def test_a_residual_bias_is_there_before_the_product(capability: int, post_norm: str) -> None:
+    fields = "rows=2880,cols=4096,format={0},activation=int16"
+    plain, *_ = launches("matvec", fields + post_norm, "Q8_0")
+    biased, *_ = launches("matvec", fields + post_norm + ",bias=1", "Q8_0")
+    codes = [cross_compile(launch, capability) for launch in (plain, biased)]
+    is_good(biased, codes[1], capability)
+    loads = [code.ptx.split("griddepcontrol.wait")[0].count("ld.global") for code in codes]
+    assert loads[1] == loads[0] + biased.constants["STEPS"]
+
+
 def test_volta() -> None:
     (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", "Q4_0")
     is_good(launch, cross_compile(launch, 70), 70)

@@ -22,11 +22,13 @@ from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.formats import FORMATS, codec
+from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.head.problem import Head
 from kernel_templates.input_gate.problem import InputGate
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
+from kernel_templates.norm_qkvz.problem import NormQkvz
 from kernel_templates.operation import Weight
 from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.problem import Problem
@@ -50,6 +52,8 @@ TRAITS: list[Problem] = [
     Matvec(83, 96, "Q4_0", post_norm=1),
     Matvec(1, 32, "F32", post_norm=1),
     Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(83, 96, "Q8_0", bias=1),
+    Matvec(320, 96, "MXFP4", post_norm=1, bias=1),
     Matvec(1152, 1024, "Q4_0", "int8", post_norm=1),
     Ffn(96, 160, "Q4_0", "Q4_0", "Q4_0", gate_function="gelu"),
     Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
@@ -96,8 +100,22 @@ PROBLEMS: list[Problem] = [
     Attention(3, 3, 96, 129, softcap=5.0),
     Attention(4, 2, 80, 150, window=1000, scale=0.25),
     Attention(2, 1, 112, 70),
+    Attention(16, 2, 64, 300, sinks=1),
+    Attention(6, 2, 64, 200, window=77, softcap=20.0, sinks=1),
     NormQkvRope(96, 3, 1, 64, 32, 1, "Q4_0", "Q4_0", "Q4_0", qkv_bias=1),
     NormQkvRope(96, 2, 2, 80, 48, 0, "Q8_0", "Q8_0", "F16", qkv_bias=1),
+    Attention(4, 1, 256, 130, scale=0.1, output_gate=1),
+    Attention(6, 2, 48, 200, output_gate=1),
+    NormQkvRope(96, 3, 1, 64, 16, 1, "Q4_0", "Q4_0", "Q8_0", qkv_bias=1, output_gate=1),
+    NormQkvz(96, 4, 2, 64, "Q4_0", "Q8_0", "F32"),
+    NormQkvz(64, 6, 2, 16, "F16", "F16", "F16"),
+    NormQkvz(256, 2, 1, 32, "Q4_K", "Q4_K", "Q4_K"),
+    GatedDelta(4, 2, 64, 4),
+    GatedDelta(6, 2, 16, 4, tokens=19),
+    GatedDelta(3, 1, 48, 2, sequences=3),
+    GatedDelta(2, 2, 96, 5, sequences=2, tokens=3),
+    GatedDelta(2, 1, 128, 4, tokens=2),
+    GatedDelta(1, 1, 256, 4),
     # 3 and 7 tokens are decoded in registers, 37 through panels; 83 rows fill none of either's.
     *(Matmul(83, width(name, 96), name, tokens) for name in ALL_TRAITS for tokens in (3, 37)),
     Matmul(83, 608, "Q4_0", 7),
@@ -221,6 +239,19 @@ def test_attention_survives_scores_beyond_what_exp_can_hold(teams):
     given.buffers["q"] *= 300  # scores of some thousand, where e**score is infinite
     expected = built.operation.reference(problem, given)
     assert worst_error(built.run(given, teams[1]), expected) <= built.operation.tolerance(problem)
+
+
+def test_a_sink_may_take_all_or_nothing(teams):
+    """Beyond what exp can hold, and over more chunks of positions than one."""
+    problem = Attention(4, 2, 64, 400, sinks=1)
+    built = Built(problem)
+    given = built.operation.inputs(problem, 6)
+    given.buffers["sinks"][:4] = [5000.0, -5000.0, 90.0, -90.0]
+    expected = built.operation.reference(problem, given)
+    out = built.run(given, teams[2])
+    assert worst_error(out, expected) <= built.operation.tolerance(problem)
+    without = registry.get("attention").reference(replace(problem, sinks=0), given)["out"]
+    assert not expected["out"][:64].any() and np.array_equal(expected["out"][64:128], without[64:128])
 
 
 def test_the_first_kernel_writes_one_position_and_keeps_the_others(teams):

@@ -31,6 +31,7 @@ def of_format(name: str, activation: str = "int16") -> list:
 
 TRAITS = [  # of Gemma 3 270M
     Matvec(640, 1024, "Q8_0", post_norm=1),
+    Matvec(640, 1024, "Q8_0", bias=1),
     Ffn(640, 2048, "Q8_0", "Q8_0", "Q4_1", gate_function="gelu", post_norm=1),
     Head(300, 640, "Q8_0", softcap=30.0),
 ]

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
+from kernel_templates.gated_delta.problem import GatedDelta
 from model import config as config_module
 from model.architectures import ARCHITECTURES
 from model.config import ModelConfig
@@ -104,6 +105,76 @@ def test_metadata_that_does_not_fit(tiny: GGUFFile, keys: dict[str, Any], named:
     with pytest.raises(ModelError) as caught:
         ModelConfig.from_gguf(changed(tiny, **keys))
     assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.fixture(scope="module")
+def qwen35() -> GGUFFile:
+    return open_gguf(Path(__file__).resolve().parents[1] / "fixtures" / "models" / "qwen35.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"ssm.conv_kernel": None}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 0}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 1 << 31}, "qwen35.ssm.conv_kernel"),
+        ({"ssm.conv_kernel": 5}, "blk.0.ssm_conv1d.weight"),
+        ({"ssm.state_size": 1 << 20}, "qwen35.ssm.state_size"),
+        ({"ssm.state_size": 32}, "ssm.inner_size' is 256, not 4 heads of 32"),
+        ({"ssm.inner_size": 512}, "ssm.inner_size' is 512"),
+        ({"ssm.time_step_rank": 1000, "ssm.inner_size": 64000}, "blk.0.attn_qkv.weight"),
+        ({"ssm.time_step_rank": 3, "ssm.inner_size": 192}, "evenly"),
+        ({"ssm.group_count": 0}, "qwen35.ssm.group_count"),
+        ({"ssm.group_count": 4}, "blk.0.attn_qkv.weight"),
+        ({"full_attention_interval": 0, "attention.recurrent_layers": None}, "full_attention_interval"),
+        ({"full_attention_interval": 2, "attention.recurrent_layers": None}, "blk.1."),
+        ({"attention.recurrent_layers": np.array([True, False])}, "each of 4 layers"),
+        ({"attention.recurrent_layers": np.ones(4, bool)}, "blk.3."),
+        ({"nextn_predict_layers": 4}, "nextn_predict_layers"),
+        ({"nextn_predict_layers": 1 << 40}, "nextn_predict_layers"),
+        ({"rope.dimension_count": 128}, "rope.dimension_count"),
+    ],
+)
+def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: str) -> None:
+    own = {"qwen35." + key: value for key, value in keys.items()}
+    metadata = {key: value for key, value in (dict(qwen35.metadata) | own).items() if value is not None}
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.from_gguf(replace(qwen35, metadata=metadata))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_which_layers_are_gated_delta_nets(qwen35: GGUFFile) -> None:
+    """Three of four; flags of the file, which newer converters write, say it too."""
+    config = ModelConfig.from_gguf(qwen35)
+    assert [sizes.mixer for sizes in config.sizes] == ["gated_delta"] * 3 + ["attention"]
+    assert config.layer(0).delta == GatedDelta(heads=4, key_heads=2, head_dim=64, kernel=4)
+    bare = {k: v for k, v in qwen35.metadata.items() if not k.endswith(("recurrent_layers", "attention_interval"))}
+    flags = {"qwen35.attention.recurrent_layers": np.array([True, True, True, False])}
+    for metadata in (bare, bare | flags, bare | {"qwen35.full_attention_interval": 4}):
+        assert ModelConfig.from_gguf(replace(qwen35, metadata=metadata)) == config
+
+
+def test_parts_that_text_does_not_need_are_named_and_left_alone(qwen35: GGUFFile) -> None:
+    """A block that predicts further, as published files have it behind the layers, and parts that see."""
+    some = qwen35.tensors["output_norm.weight"]
+    names = ("v.blk.0.ln1.weight", "mm.0.bias", "blk.4.nextn.eh_proj.weight", "blk.4.attn_q.weight")
+    more = dict.fromkeys(names, some)
+    metadata = dict(qwen35.metadata) | {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}
+    metadata.pop("qwen35.attention.recurrent_layers", None)
+    file = replace(qwen35, metadata=metadata, tensors={**qwen35.tensors, **more})
+    config = ModelConfig.from_gguf(file)
+    assert config.layers == 4
+    assert config.left_alone == ("2 tensors that see images", "2 tensors that predict tokens beyond the next")
+    behind = {**file.tensors, "blk.5.attn_q.weight": some}
+    with pytest.raises(ModelError, match=r"'blk\.5\.attn_q\.weight' is not part"):
+        ModelConfig.from_gguf(replace(file, tensors=behind))
+
+
+def test_gates_of_two_types_are_refused(qwen35: GGUFFile) -> None:
+    name = "blk.1.ssm_alpha.weight"
+    tensors = {**qwen35.tensors, name: replace(qwen35.tensors[name], format_name="F32")}
+    with pytest.raises(ModelError, match="the gates of layer 1 are stored as F32 and Q4_K"):
+        ModelConfig.from_gguf(replace(qwen35, tensors=tensors))
 
 
 def test_harmless_rope_scaling(tiny: GGUFFile) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import cos, exp, pi, sin, sqrt, tanh
+from math import cos, exp, log1p, pi, sin, sqrt, tanh
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,29 +62,67 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             rows = weight(f"blk.{layer}.attn_{side}")
         made = rows @ x + (weight(f"blk.{layer}.attn_{side}", ".bias") if traits.qkv_bias else 0)
         parts = list(made.reshape(-1, s.head_dim))
+        if s.output_gate and side == "q":
+            parts = parts[::2]
         if c.architecture.qk_norm and side in "qk":
             parts = [norm(part, weight(f"blk.{layer}.attn_{side}_norm")) for part in parts]
         return [rope(part, layer, position) for part in parts] if side in "qk" else parts
 
+    def attention(x: np.ndarray, layer: int, position: int) -> np.ndarray:
+        block, s = f"blk.{layer}.", c.layer(layer)
+        cached[layer].append((heads(x, layer, "k", position), heads(x, layer, "v", position)))
+        out = []
+        for head, q in enumerate(heads(x, layer, "q", position)):
+            kv = head * s.kv_heads // s.heads
+            seen = cached[layer][-s.window :] if s.window else cached[layer]
+            scale = s.scale or 1 / sqrt(s.head_dim)
+            shares = [exp(capped(sum(q * keys[kv]) * scale, s.softcap)) for keys, _ in seen]
+            pairs = zip(shares, seen, strict=True)
+            made = sum(share * values[kv] for share, (_, values) in pairs) / sum(shares)
+            if s.output_gate:
+                first = (2 * head + 1) * s.head_dim
+                made = made / (1 + np.exp(-weight(block + "attn_q")[first : first + s.head_dim] @ x))
+            out.append(made)
+        return weight(block + "attn_output") @ np.concatenate(out)
+
+    def delta_net(x: np.ndarray, layer: int) -> np.ndarray:
+        block, d = f"blk.{layer}.", c.layer(layer).delta
+        assert d is not None
+        cached[layer].append(weight(block + "attn_qkv") @ x)
+        taps = weight(block + "ssm_conv1d")
+        mixed = [
+            sum(taps[i, -1 - t] * cached[layer][-1 - t][i] for t in range(min(d.kernel, len(cached[layer]))))
+            for i in range(d.channels)
+        ]
+        mixed = [y / (1 + exp(-y)) for y in mixed]
+        beta, alpha = (weight(block + name) @ x for name in ("ssm_beta", "ssm_alpha"))
+        z = (weight(block + "attn_gate") @ x).reshape(d.heads, -1)
+        out = []
+        for head in range(d.heads):
+            q, k, v = (
+                np.array(mixed[first * d.head_dim : (first + 1) * d.head_dim])
+                for first in (head % d.key_heads, d.key_heads + head % d.key_heads, 2 * d.key_heads + head)
+            )
+            q, k = (y / sqrt(sum(y * y) + c.norm_eps) for y in (q, k))
+            step = log1p(exp(alpha[head] + weight(block + "ssm_dt", ".bias")[head]))
+            state = states.get((layer, head), 0) * exp(weight(block + "ssm_a", "")[head] * step)
+            state = state + np.outer(v - np.dot(state, k), k) / (1 + exp(-beta[head]))
+            states[layer, head] = state
+            made = norm(state @ q / sqrt(d.head_dim), weight(block + "ssm_norm"))
+            out.append(made * z[head] / (1 + np.exp(-z[head])))
+        return weight(block + "ssm_out") @ np.concatenate(out)
+
     cached: list[list] = [[] for _ in range(c.layers)]
+    states: dict[tuple[int, int], Any] = {}
     rows = []
     for position, token in enumerate(tokens):
         x = weight("token_embd")[token] * (sqrt(c.hidden) if traits.scaled_embedding else 1)
         for layer in range(c.layers):
             block, s = f"blk.{layer}.", c.layer(layer)
             n = norm(x, weight(block + "attn_norm"))
-            cached[layer].append((heads(n, layer, "k", position), heads(n, layer, "v", position)))
-            out = []
-            for head, q in enumerate(heads(n, layer, "q", position)):
-                kv = head * s.kv_heads // s.heads
-                seen = cached[layer][-s.window :] if s.window else cached[layer]
-                scale = s.scale or 1 / sqrt(s.head_dim)
-                shares = [exp(capped(sum(q * keys[kv]) * scale, s.softcap)) for keys, _ in seen]
-                pairs = zip(shares, seen, strict=True)
-                out.append(sum(share * values[kv] for share, (_, values) in pairs) / sum(shares))
-            y = weight(block + "attn_output") @ np.concatenate(out)
+            y = delta_net(n, layer) if s.delta else attention(n, layer, position)
             x = x + (norm(y, weight(block + "post_attention_norm")) if traits.post_norm else y)
-            n = norm(x, weight(block + "ffn_norm"))
+            n = norm(x, weight(block + traits.ffn_norm))
             up = weight(block + "ffn_up") @ n
             gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
             if traits.gate_function == "gelu":

@@ -4,6 +4,7 @@ tests/fixtures/models holds the files, transformers' float32 logits of 256 token
 far llama.cpp is from those on the same file (scripts/record_models). Ours must be no farther.
 """
 
+import itertools
 import json
 from contextlib import closing
 from pathlib import Path
@@ -25,11 +26,11 @@ DOCUMENT = json.loads((FOLDER / "models.json").read_text())
 MODELS: dict[str, Any] = DOCUMENT["models"]
 
 
-def compared(name: str, logits: np.ndarray) -> tuple[float, float]:
+def compared(name: str, logits: np.ndarray, part: str = "") -> tuple[float, float]:
     """Mean KL in nats of `logits` [tokens, vocab] to transformers' likeliest tokens, all others as one; the share of
     equal best tokens."""
     kept = np.load(FOLDER / f"{name}.npz")
-    ids, p = kept["ids"].astype(np.int64), kept["logprobs"].astype(np.float64)
+    ids, p = kept[part + "ids"].astype(np.int64), kept[part + "logprobs"].astype(np.float64)
     found = logits.astype(np.float64) - logits.max(1, keepdims=True)
     found -= np.log(np.exp(found).sum(1, keepdims=True))
     q = np.take_along_axis(found, ids, 1)
@@ -64,10 +65,24 @@ def test_the_engine_is_no_farther_than_llama_cpp(name: str) -> None:
         assert kl < min(theirs["mean_kl"], 3e-6) and top1 >= 0.99
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if "llama_cpp_late" in model])
+def test_after_thousands_of_tokens(name: str) -> None:
+    """States and caches that thousands of tokens went into: decode steps, and a prompt in many passes."""
+    kept, theirs = np.load(FOLDER / f"{name}.npz"), MODELS[name]["llama_cpp_late"]
+    file, read, last = open_gguf(FOLDER / f"{name}.gguf"), kept["late_tokens"].tolist(), len(kept["late_ids"])
+    with closing(open_runner(file, ModelConfig.from_gguf(file), Settings(len(read), threads=1))) as runner:
+        for path in ("decode", "prompt"):
+            rows = itertools.islice(runner.logit_rows(read, path == "decode"), len(read) - last, None)
+            kl, top1 = compared(name, np.stack([row.copy() for row in rows]), "late_")
+            print(f"{name}, {path}: KL {kl:.1e}, top-1 {top1:.2%}; llama.cpp {theirs['mean_kl']:.1e}")
+            assert kl < min(theirs["mean_kl"], 3e-6) and top1 >= 0.98
+
+
 def both_paths(name: str) -> list[tuple[float, float]]:
     """`compared` of decode steps and of a prompt, on the processor."""
     file = open_gguf(FOLDER / f"{name}.gguf")
-    runner = open_runner(file, ModelConfig.from_gguf(file), Settings(DOCUMENT["tokens"], threads=1))
+    runner = open_runner(file, ModelConfig.from_gguf(file), Settings(len(tokens(name)), threads=1))
     with closing(runner):
         return [compared(name, runner.logits(tokens(name), stepwise)) for stepwise in (True, False)]
 

@@ -123,9 +123,10 @@ def _detail(run: RunData, name: str) -> ui.Detail:
 
 def _summary(run: RunData, name: str) -> str:
     stored = run.stored
+    began = f"started {stored.began_at[:19].replace('T', ' ')} UTC" if stored.began_at else "started at an unknown time"
     text = (
         f"Run {stored.id}: {name} on {stored.device.label}, sampler {stored.run.sampler}, seed {stored.run.seed}, "
-        f"{stored.status.value}, started {stored.started_at[:19].replace('T', ' ')} UTC, commit "
+        f"{stored.status.value}, {began}, commit "
         f"{stored.run.versions.get('commit', 'unknown')}. Problem {stored.run.problem}."
     )
     if run.best_place is None or not run.ended_s:

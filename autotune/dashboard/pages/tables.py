@@ -28,7 +28,9 @@ def _answer(profiles: Sequence[Profile]) -> str:
         return "0 imported files have such tables: autotune import kernels.csv reads what nsys stats printed."
     kinds = list(dict.fromkeys(profile.provenance.format for profile in profiles))
     text = f"{len(profiles)} file{'s have' if len(profiles) > 1 else ' has'} such tables: {', '.join(kinds[:6])}"
-    return text + (f" and {len(kinds) - 6} more kinds." if len(kinds) > 6 else ".")
+    rows = sum(len(table.rows) for profile in profiles for table in profile.tables)
+    rows += sum(len(profile.launches) for profile in profiles if not profile.tables)
+    return text + (f" and {len(kinds) - 6} more kinds" if len(kinds) > 6 else "") + f"; {rows:,} rows in all."
 
 
 def _detail(place: int, profile: Profile) -> ui.Detail:
@@ -68,7 +70,7 @@ def _kernels(launches: Sequence[KernelLaunch]) -> ui.Table:
 def _memory(launches: Sequence[KernelLaunch]) -> ui.Table:
     """Copies and fills by name: one row for all of one direction."""
     columns = (
-        ui.Column("operation"), ui.Column("count", "", True), ui.Column("time", "sum, µs", True),
+        ui.Column("operation"), ui.Column("count", "operations", True), ui.Column("time", "sum, µs", True),
         ui.Column("MB", "10⁶ bytes", True), ui.Column("GB/s", "bytes ÷ time", True),
     )  # fmt: skip
     rows = []
@@ -105,7 +107,7 @@ def _trials(launches: Sequence[KernelLaunch]) -> ui.Table:
 def _report(table: ReportTable) -> ui.Table:
     numeric = [any(isinstance(row[at], float | int) for row in table.rows[:MOST]) for at in range(len(table.columns))]
     columns = tuple(
-        ui.Column(name, "µs" if unit == "ns" else unit, is_number)
+        ui.Column(name, "µs" if unit == "ns" else unit or ("as counted" if is_number else ""), is_number)
         for name, unit, is_number in zip(table.columns, table.units, numeric, strict=True)
     )
     rows = tuple(tuple(_cell(value, unit) for value, unit in zip(row, table.units, strict=True)) for row in table.rows)

@@ -36,9 +36,14 @@ function readTrace(buffer) {
   return { labels: head.labels, rows, from, to: Math.max(to, from + 1) };
 }
 
-// The first event of a row that ends after a time.
-function firstAfter(row, time) {
-  let low = 0, high = row.count;
+// The first event of a row that ends after a time; low: of those before it none does.
+function firstAfter(row, time, low = 0) {
+  let high = low;
+  for (let step = 1; high < row.count && row.end[high] <= time; step *= 2) {
+    low = high + 1;
+    high += step;
+  }
+  high = Math.min(high, row.count);
   while (low < high) {
     const middle = (low + high) >> 1;
     if (row.end[middle] > time) high = middle;
@@ -47,10 +52,15 @@ function firstAfter(row, time) {
   return low;
 }
 
-// How long a row's events took until a time.
-function busyUntil(row, time) {
-  const i = firstAfter(row, time);
+// How long a row's events took until a time; i: the first that ends after it.
+function busyUntil(row, time, i) {
   return row.busy[i] + (i < row.count && row.start[i] < time ? time - row.start[i] : 0);
+}
+
+// A colour "#rrggbb" as a pixel has it.
+function bgr(colour) {
+  const rgb = parseInt(colour.trim().slice(1), 16);
+  return ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16);
 }
 
 const STEPS = [["ns", 1], ["µs", 1e3], ["ms", 1e6], ["s", 1e9]];
@@ -83,6 +93,7 @@ async function openTrace(canvas) {
     const style = getComputedStyle(root), scale = devicePixelRatio;
     const colours = { other: style.getPropertyValue("--quiet"), range: style.getPropertyValue("--range") };
     const colour = (tone) => (colours[tone] ??= style.getPropertyValue("--" + tone));
+    const pigments = {}, inks = trace.labels.map(([, tone]) => (pigments[tone] ??= bgr(colour(tone))));
     const height = trace.rows.length * ROW + AXIS;
     width = canvas.clientWidth;
     gutter = Math.min(230, Math.round(width * 0.3));
@@ -113,7 +124,7 @@ async function openTrace(canvas) {
       }
       pen.fillStyle = text;
       clipped(row.name, 4, top, gutter - 8);
-      rowOf(row, top + 3, colour, back, n === at.row ? at.event : -1);
+      rowOf(row, top + 3, colour, inks, back, n === at.row ? at.event : -1);
     });
     performance.measure("trace frame", "trace-frame");
   }
@@ -144,21 +155,20 @@ async function openTrace(canvas) {
   }
 
   // Events of some pixels one by one; smaller ones by the share of each pixel that they cover.
-  function rowOf(row, top, colour, back, chosen) {
+  function rowOf(row, top, colour, inks, back, chosen) {
     const perPixel = (at.to - at.from) / (width - gutter), tall = ROW - 6, most = pixels.length;
     const x = (t) => gutter + (t - at.from) / perPixel;
-    const paint = (column, tone, share) => {
+    const paint = (column, ink, share) => {
       if (column < 0 || column >= most) return;
-      const rgb = parseInt(colour(tone).trim().slice(1), 16);
-      const bgr = ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16);
-      pixels[column] = (Math.round(255 * Math.min(Math.max(share, 0.25), 1)) << 24) | bgr;
+      pixels[column] = (Math.round(255 * Math.min(Math.max(share, 0.25), 1)) << 24) | ink;
     };
     pixels.fill(0);
     let i = firstAfter(row, at.from), texts = 0, last = -1;
     while (i < row.count && row.start[i] < at.to) {
-      const [name, tone] = trace.labels[row.label[i]];
+      const label = row.label[i];
       const left = Math.max(x(row.start[i]), gutter), right = Math.min(x(row.end[i]), width);
       if (right - left >= 3) {
+        const [name, tone] = trace.labels[label];
         pen.fillStyle = colour(tone);
         pen.fillRect(left, top, right - left - 1, tall);
         if (right - left > 40 && texts++ < 200) {
@@ -167,12 +177,13 @@ async function openTrace(canvas) {
         }
         i++;
       } else if (row.end[i] - row.start[i] >= perPixel) {
-        for (let column = Math.floor(left); column < right; column++) paint(column - gutter, tone, 1);
+        for (let column = Math.floor(left); column < right; column++) paint(column - gutter, inks[label], 1);
         i++;
       } else {
-        const column = Math.max(Math.floor(left), last + 1), until = time(column + 1);
-        paint(column - gutter, tone, (busyUntil(row, until) - busyUntil(row, time(column))) / perPixel);
-        i = Math.max(firstAfter(row, until), i + 1);
+        const column = Math.max(Math.floor(left), last + 1), since = time(column), until = time(column + 1);
+        const first = firstAfter(row, since, Math.max(i - 1, 0)), next = firstAfter(row, until, first);
+        paint(column - gutter, inks[label], (busyUntil(row, until, next) - busyUntil(row, since, first)) / perPixel);
+        i = Math.max(next, i + 1);
         last = column;
       }
     }

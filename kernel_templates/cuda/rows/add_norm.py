@@ -1,6 +1,7 @@
 """What stands between two products of many tokens: a branch goes into the residual stream, whose norm is read next.
 
-    x += branch * factor, or with a post norm x += rmsnorm(branch * factor) * post_norm; then x *= out_scale, if any
+    x += branch * factor + bias, or with a post norm x += rmsnorm(branch * factor + bias) * post_norm; then
+    x *= out_scale, if there is one
     h = rmsnorm(x) * norm, as float16
 
 Either half alone is a variant: a layer's first norm has no branch before it, the last branch no norm behind it.
@@ -26,12 +27,14 @@ MOST_WARPS = 16
 
 @dataclass(frozen=True)
 class Branch:
-    """y float32 [rows, hidden], what a product gave; it is added times `factor`, or normed by post_norm float32
-    [hidden]; out_scale: float32 [1], what the sum is multiplied with, or None."""
+    """y float32 [rows, hidden], what a product gave; it is added times `factor`, with a bias float32 [hidden] if there
+    is one, or normed by post_norm float32 [hidden]; out_scale: float32 [1], what the sum is multiplied with, or
+    None."""
 
     y: torch.Tensor
     factor: float = 1.0
     post_norm: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
     out_scale: torch.Tensor | None = None
 
 
@@ -46,11 +49,12 @@ class Norm:
 
 @triton.jit
 def add_norm(
-    x, branch, post_norm, norm, h, eps, out_scale,
+    x, branch, bias, post_norm, norm, h, eps, out_scale,
     HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program: a row. ADD: x is written; NORM: h is. Pointers that a variant does not follow may be any."""
+    """Program: a row. ADD: x is written; NORM: h is. Pointers that a variant does not follow may be any. bias: float32
+    [HIDDEN], or None."""
     if PDL:
         gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
@@ -60,22 +64,24 @@ def add_norm(
     c = tl.arange(0, TILE)
     if PDL:
         gdc_wait()
-    factor = FACTOR
+    scale = 1.0
     if POST_NORM:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
             b = tl.load(branch + first + c, mask=first + c < HIDDEN, other=0.0) * FACTOR
+            if bias is not None:
+                b += tl.load(bias + first + c, mask=first + c < HIDDEN, other=0.0)
             squares += b * b
-        factor = FACTOR * tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
+        scale = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
     if HIDDEN <= TILE:
-        v = added(x, branch, post_norm, out_scale, c, factor, HIDDEN, ADD, POST_NORM)
+        v = added(x, branch, bias, post_norm, out_scale, c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
         if NORM:
             inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
             store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
     else:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
-            v = added(x, branch, post_norm, out_scale, first + c, factor, HIDDEN, ADD, POST_NORM)
+            v = added(x, branch, bias, post_norm, out_scale, first + c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
             squares += v * v
         if NORM:
             inverse = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
@@ -87,15 +93,18 @@ def add_norm(
 
 @triton.jit
 def added(
-    x, branch, post_norm, out_scale, at, factor, HIDDEN: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr
-):
-    """Elements `at` of a row of x, float32, after they are written back if ADD."""
+    x, branch, bias, post_norm, out_scale, at, scale,
+    HIDDEN: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
+):  # fmt: skip
+    """Elements `at` of a row of x, float32, after they are written back if ADD. scale: the post norm's."""
     inside = at < HIDDEN
     v = tl.load(x + at, mask=inside, other=0.0)
     if ADD:
-        b = tl.load(branch + at, mask=inside, other=0.0) * factor
+        b = tl.load(branch + at, mask=inside, other=0.0) * FACTOR
+        if bias is not None:
+            b += tl.load(bias + at, mask=inside, other=0.0)
         if POST_NORM:
-            b = b * tl.load(post_norm + at, mask=inside, other=0.0)
+            b = b * scale * tl.load(post_norm + at, mask=inside, other=0.0)
         v += b
         if out_scale is not None:
             v *= tl.load(out_scale)
@@ -115,7 +124,7 @@ def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None,
     tile = min(triton.next_power_of_2(hidden), TILE)
     post_norm = x if branch is None or branch.post_norm is None else branch.post_norm
     arguments = (
-        x, x if branch is None else branch.y, post_norm,
+        x, x if branch is None else branch.y, None if branch is None else branch.bias, post_norm,
         *((x, x) if norm is None else (norm.weight, norm.out)), eps, None if branch is None else branch.out_scale,
     )  # fmt: skip
     constants = {

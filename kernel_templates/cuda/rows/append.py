@@ -33,16 +33,18 @@ def append_rows(
     qkv, q, positions, sequences, rope, bias, q_norm, k_norm, eps, cache, table, pages, layer, values, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, PAGE: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, BIAS: tl.constexpr, GROUP: tl.constexpr, DIMS: tl.constexpr,
+    QUERY: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): heads from i * GROUP on of row r of qkv, the queries', the keys' and the values' in that order.
-    DIMS: pairs of a head, or the next power of two.
+    DIMS: pairs of a head, or the next power of two. QUERY: elements from one query to the next.
 
     layer, values, head_stride: elements, as in `pages`; pages: of one text in the table.
     """
     if PDL:
         gdc_launch_dependents()
     TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
+    ROW: tl.constexpr = HEADS * QUERY + 2 * KV_HEADS * HEAD_DIM
     TURNING: tl.constexpr = ROPE_DIM // 2  # pairs
     STILL: tl.constexpr = HEAD_DIM // 2 - TURNING
     r = tl.program_id(0).to(tl.int64)
@@ -56,6 +58,8 @@ def append_rows(
     is_query, is_value = head < HEADS, head >= HEADS + KV_HEADS
     kv = tl.where(is_value, head - HEADS - KV_HEADS, head - HEADS)
     start = head * HEAD_DIM
+    if QUERY != HEAD_DIM:
+        start += tl.minimum(head, HEADS) * (QUERY - HEAD_DIM)
     if QK_NORM:
         weight_a, weight_b = _load_pair(tl.where(is_query, q_norm, k_norm), first, second, inside)
     if BIAS:
@@ -64,7 +68,7 @@ def append_rows(
         gdc_wait()
     position = tl.load(positions + r)
     text = tl.load(sequences + r).to(tl.int64)
-    a, b = _load_pair(qkv + r * (TOTAL * HEAD_DIM) + start, first, second, inside)
+    a, b = _load_pair(qkv + r * ROW + start, first, second, inside)
     cached = tl.where(position >= 0, HEADS, TOTAL)  # the first head that goes into the cache
     position = tl.maximum(position, 0)
     page = tl.load(table + text * pages + position // PAGE)
@@ -83,7 +87,7 @@ def append_rows(
         a, b = a * inverse, b * inverse
     x, y = rotate(x, y, cos, -sin), rotate(y, x, cos, sin)
     x, y = to_half(tl.where(is_value, a, x)), to_half(tl.where(is_value, b, y))
-    target = q + r * (HEADS * HEAD_DIM) + start
+    target = q + r * (HEADS * HEAD_DIM) + head * HEAD_DIM
     tl.store(target + first, x, mask=inside & is_query)
     tl.store(target + second, y, mask=inside & is_query)
     place = tl.multiple_of(page, 8) + layer + position % PAGE * HEAD_DIM
@@ -94,9 +98,10 @@ def append_rows(
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer's heads are made; without kv_heads there are only queries. bias: float32 [(heads + 2 kv_heads)
-    head_dim], or None; norms: of queries and of keys, float32 [head_dim] each, or None; rope: float32 [capacity,
-    rope_dim], cosines then sines; eps: the norms'; v_norm: values are divided by their RMS."""
+    """How a layer's heads are made; without kv_heads there are only queries. bias: float32 [elements of a row], or
+    None; norms: of queries and of keys, float32 [head_dim] each, or None; rope: float32 [capacity, rope_dim], cosines
+    then sines; eps: the norms'; output_gate: whether each query is followed by as many elements of a gate, which are
+    left alone; v_norm: values are divided by their RMS."""
 
     heads: int
     kv_heads: int
@@ -105,12 +110,18 @@ class Heads:
     eps: float
     bias: torch.Tensor | None = None
     norms: tuple[torch.Tensor, torch.Tensor] | None = None
+    output_gate: bool = False
     v_norm: bool = False
+
+    @property
+    def query_size(self) -> int:
+        """Elements from one query to the next: a gate may lie between them."""
+        return self.head_dim * (1 + self.output_gate)
 
 
 def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> Launch:
-    """Reads, of `rows`, "qkv" float32 [rows, (heads + 2 kv_heads) head_dim], "positions" and "sequences" int32 [rows];
-    writes "q" float16 [rows, heads, head_dim], and keys and values into the layer's part of pages. A row at
+    """Reads, of `rows`, "qkv" float32 [rows, heads query_size + 2 kv_heads head_dim], "positions" and "sequences" int32
+    [rows]; writes "q" float16 [rows, heads, head_dim], and keys and values into the layer's part of pages. A row at
     position -1 leaves the cache alone, and its q is of no use."""
     qkv = rows["qkv"]
     dims = triton.next_power_of_2(how.head_dim // 2)
@@ -128,6 +139,7 @@ def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> L
         "BIAS": how.bias is not None,
         "GROUP": group,
         "DIMS": dims,
+        "QUERY": how.query_size,
     }
     arguments = (
         qkv, rows["q"], rows["positions"], rows["sequences"], how.rope, qkv if how.bias is None else how.bias, *norms,

@@ -1,0 +1,224 @@
+"""A mixture of experts on the CPU, one kernel: the router, a barrier, gate and up of the chosen experts, another
+barrier, then down of them and the residual.
+
+Every thread chooses for itself, from the same logits. The threads share the rows of all chosen experts, and read of an
+expert's matrices what a token needs: packed, an expert is whole tiles behind those of the expert before. Weights of
+experts are multiplied into the scales of what down reads. Logits, and what a post norm norms, lie in the first
+thread's scratch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernel_templates.cpu import blocks, matrix, parameters, simd, tiles
+from kernel_templates.cpu.activations import (
+    ActivationLayout,
+    exponential,
+    gating,
+    normalizer,
+    quantizer,
+    residual_normalizer,
+    weigher,
+)
+from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.graph import Step, step
+from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
+from kernel_templates.cpu.simd import load_f32, load_i32, load_i64, store_f32, store_i32
+from kernel_templates.cpu.sync import barrier, comes_last
+from kernel_templates.moe.cpu_choose import chooser, padded
+from kernel_templates.moe.problem import Moe
+from kernel_templates.moe.reference import BIASES
+
+LANES = 16  # of the loops over rows
+PARTS = {
+    "router": "router_", "shared_router": "router_", "gate": "gate_up_", "up": "gate_up_", "shared_gate": "gate_up_",
+    "shared_up": "gate_up_", "down": "down_", "shared_down": "down_",
+}  # fmt: skip
+"""The parameters of each matrix."""
+
+
+def _layouts(problem: Moe) -> dict[str, ActivationLayout]:
+    """What each matrix reads."""
+    return {
+        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in problem.matrices
+    }
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Byte offsets in a thread's scratch. x: the quantized activations of each kind that matrices of `hidden` columns
+    read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which begins at 0
+    when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms; logits: of all
+    experts, then the shared one's; own: the logits with their biases; ids, weights: of the chosen experts, then the
+    shared one's."""
+
+    x: dict[ActivationLayout, int]
+    normed: int
+    shared_down: int
+    raised: int
+    logits: int
+    own: int
+    ids: int
+    weights: int
+    bytes: int
+
+
+def _places(problem: Moe) -> _Places:
+    layouts = _layouts(problem)
+    x, end = {}, 0
+    for layout in dict.fromkeys(layout for layout in layouts.values() if layout.cols == problem.hidden):
+        x[layout], end = end, end + layout.bytes
+    x_end = end + 4 * problem.hidden
+    shared_down = problem.used * layouts["down"].bytes
+    down_end = shared_down + (layouts["shared_down"].bytes if problem.shared_ffn else 0)
+    raised = _lines(max(x_end, down_end))
+    rows = max(problem.gated, problem.hidden if problem.post_norm else 0)
+    logits = raised + 4 * tiles.padded(rows, parameters.MAX_LANES)
+    # Whole tiles of the router are written, and one of the shared expert's.
+    own = logits + 4 * (tiles.padded(problem.experts, parameters.MAX_LANES) + parameters.MAX_LANES)
+    ids = own + (4 * padded(problem.experts) if problem.bias else 0)
+    weights = ids + 4 * padded(problem.used)
+    last = weights + 4 * (padded(problem.used) + LANES)
+    return _Places(x, end, shared_down, raised, logits, own, ids, weights, _lines(last))
+
+
+def _lines(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def scratch_bytes(problem: Moe, config) -> int:
+    return _places(problem).bytes
+
+
+def compile(problem: Moe, config, features) -> Kernel:
+    p, at, layouts = problem, _places(problem), _layouts(problem)
+    numbers = {m.name: i for i, m in enumerate(problem.matrices)}
+    behind = matrix.BYTES * len(numbers)
+    place = {name: matrix.BYTES * numbers.get(name, 0) for name in PARTS}
+    router_at, gate_at, up_at, down_at = (place[name] for name in ("router", "gate", "up", "down"))
+    shared_gate_at, shared_up_at, shared_down_at, shared_router_at = (
+        place[f"shared_{name}"] for name in ("gate", "up", "down", "router")
+    )
+    experts, used, ffn, shared_ffn, hidden = p.experts, p.used, p.ffn, p.shared_ffn, p.hidden
+    bias, post_norm, shared, shared_gated = bool(p.bias), bool(p.post_norm), shared_ffn > 0, bool(p.shared_gated)
+    normed, raised_at, logits_at, own_at, ids_at = at.normed, at.raised, at.logits, at.own, at.ids
+    weights_at, per_thread, shared_x = at.weights, at.bytes, at.shared_down
+    shared_logit = 4 * tiles.padded(experts, parameters.MAX_LANES)
+    down_bytes = layouts["down"].bytes
+    kinds, same = [*at.x], len(at.x) == 1
+    quantize_first, quantize_second, second_at = quantizer(kinds[0]), quantizer(kinds[-1]), at.x[kinds[-1]]
+    quantize_down, weigh = quantizer(layouts["down"]), weigher(layouts["down"])
+    shared_layout = layouts.get("shared_down", layouts["down"])
+    quantize_shared, weigh_shared = quantizer(shared_layout), weigher(shared_layout)
+    normalize, add_normed = normalizer(hidden), residual_normalizer(hidden)
+    choose = chooser(experts, used, p.routing, bool(p.normalized), p.scale)
+    load, splat = simd.load("f32", LANES), simd.splat("f32", LANES)
+    gate_by, exp = gating(p.gate_function, LANES), exponential(LANES)
+    shared_share = weights_at + 4 * padded(used)
+
+    def moe(arguments, sync, thread, threads):
+        a = arguments + behind
+        x, norm, eps, gated = load_i64(a), load_i64(a + 8), load_f32(load_i64(a + 16)), load_i64(a + 24)
+        first_scratch = load_i64(a + 48)
+        scratch, logits = first_scratch + thread * per_thread, first_scratch + logits_at
+        raised, own, ids, weights = scratch + raised_at, logits, scratch + ids_at, scratch + weights_at
+
+        normalize(x, norm, scratch + normed, eps)
+        quantize_first(scratch + normed, scratch)
+        if not same:
+            quantize_second(scratch + normed, scratch + second_at)
+        multiply_share(arguments + router_at, thread, threads, scratch, logits, 0)
+        if shared_gated and thread == threads - 1:
+            multiply(arguments + shared_router_at, 0, 1, scratch, logits + shared_logit, 0)
+        barrier(sync, threads)
+
+        if bias:
+            own = scratch + own_at
+            for e in range(experts):
+                store_f32(own + 4 * e, load_f32(logits + 4 * e) + load_f32(load_i64(a + 56) + 4 * e))
+        choose(own, ids, weights)
+        if thread == 0:
+            for j in range(used):
+                store_i32(load_i64(a + 32) + 4 * j, load_i32(ids + 4 * j))
+                store_f32(load_i64(a + 40) + 4 * j, load_f32(weights + 4 * j))
+
+        gate, up, lanes = arguments + gate_at, arguments + up_at, lanes_of(arguments + gate_at)
+        each = ffn // lanes  # tiles of an expert
+        first, last = first_of(used * each, thread, threads), first_of(used * each, thread + 1, threads)
+        for j in range(used):
+            begin, end = max(first, j * each), min(last, (j + 1) * each)
+            if begin < end:
+                expert = np.int64(load_i32(ids + 4 * j))
+                ahead = (expert - j) * each
+                multiply(gate, begin + ahead, end + ahead, scratch, gated - 4 * lanes * ahead, 0)
+                multiply(up, begin + ahead, end + ahead, scratch, raised - 4 * lanes * ahead, 0)
+                for row in range(begin * lanes, end * lanes, LANES):
+                    g, u = load(gated + 4 * row), load(raised + 4 * row)
+                    if bias:
+                        of_file = 4 * (row + lanes * ahead)
+                        g, u = g + load(load_i64(a + 64) + of_file), u + load(load_i64(a + 72) + of_file)
+                    simd.store(gated + 4 * row, gate_by(g, u))
+        if shared:
+            count, lanes = tiles_of(arguments + shared_gate_at), lanes_of(arguments + shared_gate_at)
+            first, last = first_of(count, thread, threads), first_of(count, thread + 1, threads)
+            others, others_raised = gated + 4 * used * ffn, raised + 4 * used * ffn
+            multiply(arguments + shared_gate_at, first, last, scratch, others, 0)
+            multiply(arguments + shared_up_at, first, last, scratch, others_raised, 0)
+            for row in range(first * lanes, last * lanes, LANES):
+                simd.store(others + 4 * row, gate_by(load(others + 4 * row), load(others_raised + 4 * row)))
+        barrier(sync, threads)
+
+        for j in range(used):
+            quantize_down(gated + 4 * ffn * j, scratch + down_bytes * j)
+            weigh(scratch + down_bytes * j, load_f32(weights + 4 * j))
+        down, lanes = arguments + down_at, lanes_of(arguments + down_at)
+        each, out = hidden // lanes, x
+        first, last = first_of(each, thread, threads), first_of(each, thread + 1, threads)
+        if post_norm:
+            out = first_scratch + raised_at
+            for row in range(first * lanes, last * lanes, LANES):
+                simd.store(out + 4 * row, splat(np.float32(0.0)))
+        for j in range(used):
+            ahead = np.int64(load_i32(ids + 4 * j)) * each
+            multiply(down, first + ahead, last + ahead, scratch + down_bytes * j, out - 4 * lanes * ahead, 1)
+            if bias:
+                share = splat(load_f32(weights + 4 * j))
+                for row in range(first * lanes, last * lanes, LANES):
+                    b = load(load_i64(a + 80) + 4 * (row + lanes * ahead))
+                    simd.store(out + 4 * row, load(out + 4 * row) + share * b)
+        if shared:
+            quantize_shared(gated + 4 * used * ffn, scratch + shared_x)
+            if shared_gated:
+                unity, logit = splat(np.float32(1.0)), load(logits + shared_logit)
+                simd.store(scratch + shared_share, unity / (unity + exp(splat(np.float32(0.0)) - logit)))
+                weigh_shared(scratch + shared_x, load_f32(scratch + shared_share))
+            multiply(arguments + shared_down_at, first, last, scratch + shared_x, out, 1)
+        if post_norm and comes_last(sync, threads):
+            add_normed(out, load_i64(a + (88 if bias else 56)), x, eps)
+
+    rows = (
+        blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)
+        for m in problem.matrices
+    )
+    return compile_kernel(moe, f"{problem.key} {at}").with_rows(*rows)
+
+
+def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:
+    names = [m.name for m in problem.matrices]
+    return tuple(
+        tiles.pack(weights[n].raw, weights[n].cols, weights[n].format, config[f"{PARTS[n]}lanes"]) for n in names
+    )
+
+
+def bind(problem: Moe, config, kernel: Kernel, packed: Sequence[tiles.Tiles], buffers) -> Step:
+    places, layouts = _places(problem).x, _layouts(problem)
+    matrices = [
+        word
+        for m, tile, rows in zip(problem.matrices, packed, kernel.rows, strict=True)
+        for word in matrix.arguments(tile, rows, 0 if PARTS[m.name] == "down_" else places[layouts[m.name]])
+    ]
+    names = ["x", "norm", "eps", "gated", "expert_ids", "expert_weights", "scratch"]
+    names += [*BIASES] * problem.bias + ["post_norm"] * problem.post_norm
+    return step(kernel, (*matrices, *(buffers[name] for name in names)), "moe")

@@ -1,0 +1,23 @@
+"""How a gated delta net's projections can be built."""
+
+from kernel_templates.cuda import parameters as cuda_parameters
+from kernel_templates.norm_qkvz.problem import NormQkvz
+from kernel_templates.space import Space
+
+
+def cpu(problem: NormQkvz, features: frozenset[str]) -> Space:
+    from kernel_templates.cpu import parameters  # with Numba, which a GPU's engine does without
+    from kernel_templates.cpu.stacked import Stack
+
+    return Space(
+        parameters.tile_parameters(tuple(m.format for m in problem.matrices), features),
+        (
+            parameters.streams_divide(*((m.format, m.cols) for m in problem.matrices)),
+            Stack(problem.matrices, problem.activation).whole_tiles(),
+        ),
+    )
+
+
+def cuda(problem: NormQkvz, device) -> Space:
+    matrices = [(m.format, m.cols) for m in problem.matrices]
+    return cuda_parameters.product_space(matrices, quantizes=False, rows=sum(m.rows for m in problem.matrices))

@@ -1,0 +1,84 @@
+"""A mixture of experts over the rows of a pass on the CPU: its buffers and its steps, between the norm before it and
+what is added to the residual stream.
+
+Each expert's matrices are read once a pass, for all rows that use it.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel_templates import formats, memory
+from kernel_templates.cpu.graph import Step as GraphStep
+from kernel_templates.cpu.panels import step_of
+from kernel_templates.cpu.tiles import Tiles
+from kernel_templates.grouped_matmul import cpu as grouped_matmul
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
+from kernel_templates.moe import cpu_rows
+from kernel_templates.moe.cpu_choose import padded
+from kernel_templates.moe.problem import Moe
+from model.layer_plan import LayerState
+
+if TYPE_CHECKING:
+    from model.cpu.forward import Forward
+
+
+def products(problem: Moe, layer: LayerState, rows: int) -> Iterator[tuple[GroupedMatmul, Tiles]]:
+    """Of gate, up and down over so many rows, with their matrices."""
+    p = problem
+    _, gate, up, down = layer.packed["moe"]
+    yield GroupedMatmul(p.ffn, p.hidden, p.gate_format, p.experts, p.used, rows), gate
+    yield GroupedMatmul(p.ffn, p.hidden, p.up_format, p.experts, p.used, rows), up
+    yield GroupedMatmul(p.hidden, p.ffn, p.down_format, p.experts, p.used, rows, x_of="pair"), down
+
+
+class MixtureRows:
+    """The mixtures of a model's layers, one at a time: as many rows as `forward` has at most."""
+
+    def __init__(self, forward: "Forward", problems: list[Moe]) -> None:
+        self._forward, most = forward, forward.most
+        pairs = most * max(p.used for p in problems)
+        self._logits = memory.empty((most * max(padded(p.experts) for p in problems),), np.float32)
+        self._gate, self._up = (memory.empty((pairs * max(p.ffn for p in problems),), np.float32) for _ in range(2))
+        self._made = memory.empty((pairs * problems[0].hidden,), np.float32)
+        self._choices = {
+            shape: cpu_rows.Choices.allocate(p, most)
+            for shape, p in {(p.experts, p.used): p for p in problems}.items()
+        }  # fmt: skip
+
+    def steps(self, problem: Moe, size: int, layer: LayerState) -> list[GraphStep]:
+        """From the forward's normed rows to its branch."""
+        p, f, b = problem, self._forward, layer.buffers
+        choices = self._choices[p.experts, p.used]
+        logits = self._logits.reshape(-1)[: f.most * padded(p.experts)].reshape(f.most, padded(p.experts))
+        gate, up, made = (
+            buffer[: f.most * p.used * cols].reshape(-1, cols)
+            for buffer, cols in ((self._gate, p.ffn), (self._up, p.ffn), (self._made, p.hidden))
+        )
+        (of_gate, of_up, of_down), router = products(p, layer, size), layer.packed["moe"][0]
+        biases = [b.get(name, 0) for name in ("router_bias", "gate_bias", "up_bias", "down_bias")]
+        choose, join, combine = (
+            f.kernel(compile, p)
+            for compile in (cpu_rows.compile_choose, cpu_rows.compile_gate, cpu_rows.compile_combine)
+        )
+        return [
+            f.product(size, router, f.normed, logits),
+            cpu_rows.bind_choose(choose, logits, f.count, biases[0], choices),
+            self._product(of_gate, f.normed, gate, choices),
+            self._product(of_up, f.normed, up, choices, written=of_gate[0] == of_up[0]),
+            cpu_rows.bind_gate(join, gate, up, f.count, choices, (biases[1], biases[2])),
+            self._product(of_down, gate, made, choices),
+            cpu_rows.bind_combine(combine, made, f.branch, f.count, choices, biases[3]),
+        ]
+
+    def _product(
+        self, of: tuple[GroupedMatmul, Tiles], x: np.ndarray, y: np.ndarray, choices: cpu_rows.Choices,
+        written: bool = False,
+    ) -> GraphStep:  # fmt: skip
+        problem, packed = of
+        f, config = self._forward, self._forward.config(problem)
+        key = GroupedMatmul(1, step_of(formats.get(packed.format).layout), packed.format, 1, 1, 1)
+        kernel = f.kernel(grouped_matmul.compile, key, config, f.features, packed.lanes)
+        buffers = {"x": x, "y": y, "scratch": f.scratch}
+        return grouped_matmul.bind(problem, config, kernel, (packed,), buffers, choices.order, written)

@@ -1,0 +1,105 @@
+"""The mixture of experts in Triton's interpreter against the float64 reference: formats, traits, odd sizes."""
+
+import math
+
+import pytest
+import torch
+from test_interp_operations import drawn, relative_error, space, tolerance
+
+from kernel_templates import registry
+from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.moe import choose
+from kernel_templates.moe.cuda import choices
+from kernel_templates.moe.problem import ROUTINGS, Moe
+
+KEY = "moe:hidden={0},ffn={1},experts={2},used={3},router_format={4},gate_format={5},up_format={6},down_format={7},"
+
+
+def key(*fields, activation: str = "int16", **traits) -> str:
+    return KEY.format(*fields) + f"activation={activation}" + "".join(f",{k}={v}" for k, v in traits.items())
+
+
+SHARED = {"shared_ffn": 64, "shared_gate_format": "Q8_0", "shared_up_format": "Q8_0", "shared_down_format": "Q8_0"}
+GPT_OSS = {"gate_function": "swiglu_oai", "routing": "softmax_of_chosen", "bias": 1}
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "BF16", "Q3_K"])
+def test_every_kind_of_format(name):
+    size = 256 if name.endswith("_K") else 64
+    asked = key(size, size, 4, 2, "F32", name, name, name, normalized=1)
+    assert relative_error(asked, space(asked).default) <= (1e-4 if name != "Q3_K" else tolerance(asked))
+
+
+@pytest.mark.parametrize("asked", [
+    key(96, 32, 5, 3, "F32", "Q4_0", "Q8_0", "Q4_1"),
+    key(96, 32, 5, 1, "F16", "Q8_0", "Q8_0", "F16", gate_function="gelu"),
+    key(64, 96, 6, 4, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS),
+    key(160, 32, 8, 2, "BF16", "Q8_0", "Q8_0", "Q8_0", routing="sigmoid", normalized=1, scale=2.5, post_norm=1),
+    key(64, 32, 8, 2, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
+    key(64, 96, 8, 3, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1),
+    key(64, 32, 4, 4, "F32", "Q8_0", "Q8_0", "Q8_0", activation="int8"),
+])  # fmt: skip
+def test_traits_and_odd_sizes(asked):
+    assert relative_error(asked, space(asked).default) <= tolerance(asked)
+
+
+@pytest.mark.parametrize("asked", [
+    key(64, 64, 4, 2, "F32", "Q4_0", "Q4_0", "Q8_0"),
+    key(96, 32, 4, 2, "F32", "Q8_0", "Q4_0", "F16", **SHARED),
+    key(64, 96, 4, 2, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS, post_norm=1),
+])  # fmt: skip
+def test_configurations_drawn_at_random(asked):
+    for config in drawn(asked):
+        assert relative_error(asked, config, seed=7) <= tolerance(asked), config.key
+
+
+def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
+    """ids and weights of several tokens."""
+    problem = Moe(32, 32, len(logits[0]) - traits.get("shared_gated", 0), used, *["F32"] * 4, **traits)
+    buffers = choices(problem, len(logits), "cpu")
+    buffers["router_logits"].copy_(torch.tensor(logits).flatten())
+    names = ("router_logits", "expert_ids", "expert_weights")
+    choose.launch(problem, *(buffers[name] for name in names), tokens=len(logits)).run(INTERPRETED)
+    return [buffers[name].view(len(logits), -1).tolist() for name in names[1:]]
+
+
+def test_of_equal_logits_the_lower_expert_comes_first():
+    ids, weights = chosen([[1.0, 2.0, 2.0, 1.0], [0.0, -0.0, 0.0, -0.0], [-5.0, -5.0, -7.0, 3.0]], 3, normalized=1)
+    assert ids == [[1, 2, 0], [0, 1, 2], [3, 0, 1]]
+    assert weights[1] == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_logits_that_are_not_finite_choose_experts_that_there_are(routing):
+    """Else an address would be made of them; the token is broken, and says so."""
+    nan, inf = float("nan"), float("inf")
+    ids, weights = chosen([[nan] * 3, [-inf] * 3, [inf, nan, -inf], [1.0, nan, 2.0]], 2, routing=routing)
+    assert all(0 <= each < 3 for token in ids for each in token)
+    assert all(len(set(token)) == 2 for token in ids)
+    assert any(w != w for w in weights[0]) and any(w != w for w in weights[3])
+
+
+def test_a_gated_shared_expert_has_the_last_weight():
+    traits = {**SHARED, "shared_gated": 1}
+    ids, weights = chosen([[1.0, 3.0, 2.0, 0.5]], 2, **traits)
+    assert ids == [[1, 2]] and weights[0][2] == pytest.approx(1 / (1 + math.exp(-0.5)))
+    _, weights = chosen([[1.0, 3.0, 2.0]], 2, **SHARED)
+    assert weights[0][2] == 1.0
+
+
+def test_down_is_the_same_in_every_execution_and_reads_its_own_experts_only():
+    """What other experts hold may be anything; of the same choice come the same bits."""
+    asked = key(64, 64, 5, 2, "F32", "Q8_0", "Q8_0", "Q8_0")
+    problem, results = registry.parse_problem(asked), []
+    template, inputs = registry.cuda("moe"), registry.get("moe").inputs(problem, 3)
+    used = registry.get("moe").reference(problem, inputs)["expert_ids"].tolist()
+    for damaged in (False, True):
+        buffers = template.prepare(problem, inputs, "cpu")
+        packed = template.pack(problem, {}, inputs.weights, "cpu")
+        for planes, rows in zip(packed[1:], (64, 64, 64), strict=True):
+            for expert in set(range(5)) - set(used) if damaged else ():
+                planes.tensors[1][expert * rows : (expert + 1) * rows] = float("nan")
+        for launch in template.launches(problem, space(asked).default, packed, buffers):
+            launch.run(INTERPRETED)
+        results.append(buffers["x"].values.clone())
+    assert torch.isfinite(results[0]).all() and torch.equal(*results)
