@@ -107,6 +107,7 @@ class ModelConfig:
             ffn=ffn[0],
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
+            sinks=int(architecture.sinks),
             gate_function=architecture.gate_function,
             mixture=mixture,
             output_gate=architecture.output_gate,
@@ -130,7 +131,9 @@ class ModelConfig:
             rope_base=keys.real("rope.freq_base", 1.5, 1e12, 10000.0),
             tied=layer_plan.OUTPUT not in file.tensors,
             rope_freqs=layer_plan.ROPE_FACTORS in file.tensors,
-            rope_scaling=Scaling.from_metadata(keys, context, layer_plan.LONG_FACTORS in file.tensors),
+            rope_scaling=Scaling.from_metadata(
+                keys, context, layer_plan.LONG_FACTORS in file.tensors, architecture.whole_yarn
+            ),
             local_rope_base=_local_rope_base(keys, architecture) if any(windows) else 0.0,
             final_softcap=keys.real("final_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[1]),
             left_alone=_left_alone(file, range(layers, blocks)),
@@ -158,7 +161,7 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
         return None
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
-    return Mixture(experts, used, routing.function, routing.normalized)
+    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
 
 
 def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...]:

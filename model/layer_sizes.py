@@ -28,11 +28,12 @@ class LayerSizes:
     mixer, feed_forward: the kinds of its halves, which `kernel_templates.layer.chain` wires. delta: the shapes of a
     gated delta net, None where the mixer is attention, to which the other sizes of heads belong. ffn: rows of gate and
     up, of one expert in a mixture. window: positions that attention sees, the present one among them, 0 for all;
-    softcap: of its scores, 0 for none; scale: of its scores, 0 for 1 / sqrt(head_dim); gate_function: "silu", or "gelu"
-    in its tanh form; output_gate: attention's output is multiplied with the sigmoid of a gate, which follows each
-    query. cache_of: the earlier layer whose keys and values are attended over, None where the layer has its own;
-    keys_are_values: values are what keys are projected to. layer_input: elements of a token's own input to the layer,
-    0 for none; out_scale: whether the layer's output is multiplied with a number of the file.
+    softcap: of its scores, 0 for none; scale: of its scores, 0 for 1 / sqrt(head_dim); sinks: 1 where each head has a
+    score without a value; gate_function: "silu", "gelu" in its tanh form, or a mixture's "swiglu_oai"; output_gate:
+    attention's output is multiplied with the sigmoid of a gate, which follows each query. cache_of: the earlier
+    layer whose keys and values are attended over, None where the layer has its own; keys_are_values: values are what
+    keys are projected to. layer_input: elements of a token's own input to the layer, 0 for none; out_scale: whether the
+    layer's output is multiplied with a number of the file.
     """
 
     heads: int
@@ -43,6 +44,7 @@ class LayerSizes:
     window: int = 0
     softcap: float = 0.0
     scale: float = 0.0
+    sinks: int = 0
     gate_function: str = "silu"
     cache_of: int | None = None
     keys_are_values: bool = False

@@ -47,6 +47,10 @@ class Tensor:
         return math.prod(self.shape[:-1])
 
     @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def stored(self) -> "Tensor":
         """The tensor as the file has it."""
         return (
@@ -63,8 +67,8 @@ class Joined:
     parts: tuple[Tensor, ...]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(part.shape[0] for part in self.parts),)
+    def elements(self) -> int:
+        return sum(part.elements for part in self.parts)
 
 
 Tensors = Mapping[str, Tensor | Joined]
@@ -118,6 +122,10 @@ def _attention(of: _Layer) -> Tensors:
         biases = (of.tensor(name, rows, kind="bias", pairs=p) for name, rows, p in qkv.values())
         made["qkv_bias"] = Joined(tuple(biases))
     made["out"] = of.tensor("attn_output", hidden, s.attended)
+    if traits.out_bias:
+        made["out_bias"] = of.tensor("attn_output", hidden, kind="bias")
+    if traits.sinks:
+        made["sinks"] = of.tensor("attn_sinks", s.heads)
     if traits.qk_norm:
         made["q_norm"] = of.tensor("attn_q_norm", s.head_dim, pairs=pairs)
         if s.cache_of is None:
@@ -177,6 +185,10 @@ def _mixture(of: _Layer) -> Tensors:
         "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
         "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
     }
+    if m.bias:
+        made["router_bias"] = of.tensor("ffn_gate_inp", m.experts, kind="bias")
+        for own, rows in (("gate", ffn), ("up", ffn), ("down", hidden)):
+            made[f"{own}_bias"] = of.tensor(f"ffn_{own}_exps", m.experts, rows, kind="bias")
     if of.config.architecture.post_norm:
         made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
     return made

@@ -116,7 +116,7 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
         config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
         activation=ACTIVATION, context=context, **named,
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
-        window=s.window, softcap=s.softcap, scale=s.scale, gate_function=s.gate_function,
-        v_norm=int(a.v_norm), shared_kv=int(shared), layer_input=s.layer_input, out_scale=int(s.out_scale),
-        output_gate=int(s.output_gate),
+        window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks, out_bias=int(a.out_bias),
+        gate_function=s.gate_function, output_gate=int(s.output_gate), v_norm=int(a.v_norm), shared_kv=int(shared),
+        layer_input=s.layer_input, out_scale=int(s.out_scale),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from kernel_templates import formats
 from kernel_templates.gated_delta.problem import GatedDelta
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile, open_gguf
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 
 _HEAD_ROWS = 8192
 """Rows of the output matrix expanded at a time; vocabularies are wide and one logit needs no other."""
@@ -93,10 +93,12 @@ def reference_hidden(
                 none = normed.new_empty(len(normed), 0)
                 raw = (normed @ _matrix(file, block + "attn_q").T, none, none)
                 q, (k, v) = _queries(file, config, sizes, block, raw[0], turn), kept[sizes.cache_of]
-            attended = _attention(sizes, q, k, v)
+            attended = _attention(sizes, q, k, v, _vector(file, block + "attn_sinks") if sizes.sinks else None)
             if sizes.output_gate:
                 attended = attended * raw[0].unflatten(-1, (sizes.heads, 2, -1))[:, :, 1].flatten(1).sigmoid()
             y = attended @ _matrix(file, block + "attn_output").T
+            if config.architecture.out_bias:
+                y = y + _vector(file, block + "attn_output", "bias")
         kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
         ffn_norm = _vector(file, block + config.architecture.ffn_norm)
@@ -178,10 +180,12 @@ def _turns(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, context: int)
         frequencies = frequencies / _vector(file, f"rope_factors_{length}").double()
     elif scaling.kind == "linear":
         frequencies = frequencies / scaling.factor
-    else:  # yarn, with its ends rounded outwards to whole pairs
+    else:  # yarn; models differ in whether its ends are rounded outwards to whole pairs
         turns = [scaling.beta_fast, scaling.beta_slow]
         ends = [n / 2 * math.log(scaling.original / (2 * math.pi * t), base) for t in turns]
-        low, high = max(math.floor(ends[0]), 0), min(math.ceil(ends[1]), n - 1)
+        if config.architecture.whole_yarn:
+            ends = [math.floor(ends[0]), math.ceil(ends[1])]
+        low, high = max(ends[0], 0), min(ends[1], n - 1)
         slow = ((pairs - low) / max(high - low, 1e-3)).clamp(0, 1)
         frequencies = frequencies * (1 - slow) + frequencies / scaling.factor * slow
     return frequencies, scaling.attention_factor
@@ -224,9 +228,10 @@ def _queries(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
     return _rope(q, turn, config.architecture.rope == "halves")
 
 
-def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> Tensor:
     """Causal grouped-query attention, float32 [tokens, heads * head_dim]. A window is of positions that a token sees,
-    itself among them, 0 for all before it."""
+    itself among them, 0 for all before it. sinks [heads]: a score of each head that every token sees and that has no
+    value."""
     group = sizes.heads // sizes.kv_heads
     scale = sizes.scale or 1 / math.sqrt(sizes.head_dim)
     unseen = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
@@ -234,8 +239,10 @@ def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         unseen |= torch.ones_like(unseen).tril(-sizes.window)
     out = []
     for head in range(sizes.heads):  # head by head: the scores of one are [tokens, tokens]
-        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap)
-        out.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, head // group])
+        scores = _capped(q[:, head] @ k[:, head // group].T * scale, sizes.softcap).masked_fill(unseen, -torch.inf)
+        if sinks is not None:
+            scores = torch.cat([scores, sinks[head].expand(len(q), 1)], -1)
+        out.append(scores.softmax(-1)[:, : len(q)] @ v[:, head // group])
     return torch.cat(out, -1)
 
 
@@ -298,6 +305,8 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
     mixture = sizes.mixture
     assert mixture is not None
     logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    if mixture.bias:
+        logits = logits + _vector(file, block + "ffn_gate_inp", "bias")
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
     if mixture.routing == "sigmoid":
         weights = logits.sigmoid().gather(-1, chosen)
@@ -310,16 +319,17 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
     y = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (x[tokens] @ _expert(file, f"{block}ffn_{name}_exps", expert).T for name in ("gate", "up"))
-        made = _gated(config, gate, up) @ _expert(file, block + "ffn_down_exps", expert).T
+        gate, up = (_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in ("gate", "up"))
+        made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
     return y
 
 
-def _expert(file: GGUFFile, name: str, expert: int) -> Tensor:
-    """float32 [rows, columns]: one of the matrices that a tensor [experts, rows, columns] is."""
+def _by_expert(file: GGUFFile, mixture: Mixture, name: str, expert: int, x: Tensor) -> Tensor:
+    """float32 [tokens, rows]: by one of the matrices that a tensor [experts, rows, columns] is, with its bias."""
     rows = file.tensors[name + ".weight"].shape[1]
-    return _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows))
+    y = x @ _rows(file, name + ".weight", torch.arange(expert * rows, (expert + 1) * rows)).T
+    return y + _rows(file, name + ".bias", torch.arange(expert, expert + 1)) if mixture.bias else y
 
 
 def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
@@ -333,6 +343,9 @@ def _dense(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor
 
 
 def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
+    if config.architecture.gate_function == "swiglu_oai":
+        gate, up = gate.clamp(max=7), up.clamp(-7, 7)
+        return gate * (1.702 * gate).sigmoid() * (up + 1)
     return (_gelu(gate) if config.architecture.gate_function == "gelu" else gate * gate.sigmoid()) * up
 
 

@@ -19,6 +19,7 @@ class Scaling:
     """kind: "linear" divides all frequencies by `factor`; "yarn" only those that turn slowly, with a ramp between
     `beta_fast` and `beta_slow` turns within `original` positions; "longrope" divides by one of two vectors of the file,
     the first where the context is longer than `original`. attention_factor: what cosines and sines are multiplied with.
+    whole: yarn's ramp begins and ends at whole pairs, rounded outwards.
     """
 
     kind: Literal["linear", "yarn", "longrope"]
@@ -27,10 +28,14 @@ class Scaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float = 1.0
+    whole: bool = True
 
     @classmethod
-    def from_metadata(cls, keys: Metadata, context: int, has_factors: bool) -> "Scaling | None":
-        """What an architecture's keys say, None for nothing; has_factors: the file holds longrope's two vectors.
+    def from_metadata(
+        cls, keys: Metadata, context: int, has_factors: bool, whole_yarn: bool = True
+    ) -> "Scaling | None":
+        """What an architecture's keys say, None for nothing; has_factors: the file holds longrope's two vectors;
+        whole_yarn: `whole`, which no key says.
 
         Raises ModelError for a kind that is not known here.
         """
@@ -45,7 +50,7 @@ class Scaling:
             found = keys.real("rope.scaling.yarn_attn_factor", 1e-3, 1e3, 0.1 * math.log(max(factor, 1.0)) + 1.0)
             fast = keys.real("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32.0)
             slow = keys.real("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1.0)
-            scaling = cls("yarn", factor, original, fast, slow, found * common)
+            scaling = cls("yarn", factor, original, fast, slow, found * common, whole_yarn)
         elif kind in ("linear", "none"):
             scaling = cls("linear", factor if kind == "linear" else 1.0, attention_factor=common)
         else:
@@ -96,7 +101,9 @@ def _kept(base: float, dim: int, scaling: Scaling) -> np.ndarray:
         """The pair, as a real number, that turns so often within the original context."""
         return dim * math.log(scaling.original / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-    first = max(math.floor(pair(scaling.beta_fast)), 0)
-    last = min(math.ceil(pair(scaling.beta_slow)), dim - 1)
+    first, last = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.whole:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
     ramp = (np.arange(dim // 2) - first) / max(last - first, 0.001)
     return 1 - np.clip(ramp, 0, 1)

@@ -4,7 +4,6 @@ GGUF stores llama's Q and K so that RoPE turns neighbouring rows; kernels turn t
 at load is lossless and changes no score, because q and k are reordered alike.
 """
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -48,9 +47,9 @@ def matrices(
 
 def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
     """A tensor that no product reads, as float32, or several after each other, padded like every kernel buffer."""
-    out, first = random_inputs.buffer(math.prod(tensor.shape)), 0
+    out, first = random_inputs.buffer(tensor.elements), 0
     for part in tensor.parts:
-        info, size = file.tensors[part.name], math.prod(part.shape)
+        info, size = file.tensors[part.name], part.elements
         layout = formats.get(info.format_name).layout
         assert isinstance(layout, Floats), "the model's configuration refuses others"
         values = layout.numbers(file.copied(part.name))
@@ -76,7 +75,7 @@ def rope_rotation(file: GGUFFile, rope: Rope, context: int) -> Rotation:
     if rope.factors:
         short = rope.scaling is None or context <= rope.scaling.original
         chosen = rope.factors[-1 if short else 0]
-        factors = vector(file, chosen)[: chosen.shape[0]]
+        factors = vector(file, chosen)[: chosen.elements]
         if not (factors > 0).all():
             raise ModelError(
                 f"tensor '{chosen.name}' divides frequencies by numbers that are not positive; the file is damaged"

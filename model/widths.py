@@ -44,7 +44,7 @@ class Product:
 
     name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
     their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
-    product does not.
+    product does not; of: a layer whose experts' matrices these are, `rows` of each expert.
     """
 
     name: str
@@ -116,7 +116,7 @@ def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
     context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
         size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
-        window=s.window, softcap=s.softcap, scale=s.scale,
+        window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks,
     )  # fmt: skip
 
 

@@ -154,6 +154,14 @@ def tuned(problems: Sequence[Matvec], device: str, seconds: float) -> dict[Matve
     return found
 
 
+def size_of(shape: str) -> tuple[int, int]:
+    """(6144, 4096) for "6144x4096"."""
+    rows, _, cols = shape.partition("x")
+    if not (rows.isdecimal() and cols.isdecimal() and int(rows) > 0 and int(cols) > 0 and int(cols) % 256 == 0):
+        raise click.UsageError(f"--shape {shape}: give ROWSxCOLUMNS, columns a multiple of 256, such as 6144x4096")
+    return int(rows), int(cols)
+
+
 def show(rows: Sequence[Row]) -> None:
     table = Table(title=f"{rows[0].shape}, medians of {len(rows[0].us)} rounds")
     for name in ("format", "configuration", "µs", "GB/s", "% of read bandwidth", f"over {BASE}"):
@@ -186,13 +194,11 @@ def main(
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"no block format is called {', '.join(unknown)}; known: {', '.join(known)}")
     wanted = [BASE, *(name for name in names or known if name != BASE)]
+    sizes = [size_of(shape) for shape in shapes]
     side = Cpu(threads) if device == "cpu" else Cuda(int(device.partition(":")[2] or 0))
     results: list[Row] = []
-    for shape in shapes:
-        rows, _, cols = shape.partition("x")
-        if not (rows.isdecimal() and cols.isdecimal() and int(rows) > 0 and int(cols) > 0 and int(cols) % 256 == 0):
-            raise click.UsageError(f"--shape {shape}: give ROWSxCOLUMNS, columns a multiple of 256, such as 6144x4096")
-        problems = [Matvec(int(rows), int(cols), name, activation) for name in wanted]
+    for rows, cols in sizes:
+        problems = [Matvec(rows, cols, name, activation) for name in wanted]
         chosen = [(problem, "default", side.default(problem)) for problem in problems]
         if seconds:
             found = tuned(problems, device, seconds)

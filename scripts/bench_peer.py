@@ -24,7 +24,7 @@ from rich.table import Table
 from autotune.runner.python_process import environment, python_command
 from kernel_templates.cpu import machine
 from model.config import ModelConfig
-from model.gguf_file import open_gguf
+from model.gguf_file import TensorInfo, open_gguf
 from model.layer_plan import EMBEDDING
 from model.tokenizer import Tokenizer
 
@@ -73,6 +73,12 @@ def rounded(value: Any) -> Any:
     return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
+def read_of(tensor: TensorInfo, config: ModelConfig) -> int:
+    """Bytes that a token reads of a tensor: of experts' matrices, [experts, rows, columns], those that it uses."""
+    used = config.most_experts_used if len(tensor.shape) == 3 else tensor.shape[0]
+    return tensor.bytes * used // tensor.shape[0]
+
+
 def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int, steps: int) -> dict[str, Any]:
     """All measurements on one file."""
     file = open_gguf(path)
@@ -80,7 +86,7 @@ def compare(path: Path, python: Path, threads: int, db: str | None, rounds: int,
     text = Tokenizer.from_metadata(file.metadata).encode(TEXT.read_text())
     tokens = (text * (PREFILL // len(text) + 1))[:PREFILL]
     unread = 0 if config.tied else file.tensors[EMBEDDING].bytes  # but for one row
-    read = sum(tensor.bytes for tensor in file.tensors.values()) - unread
+    read = sum(read_of(tensor, config) for tensor in file.tensors.values()) - unread
     with Child(sys.executable, "our_worker.py") as ours, Child(python, "llama_worker.py") as peer:
         opened = ours.ask("open", path=str(path), threads=threads, context=CONTEXT, db=db)
         screen.print("  trying llama.cpp's settings ...")

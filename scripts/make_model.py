@@ -42,7 +42,9 @@ HEAD_BITS = 6  # what ggml gives the head at least
 POOL_VALUES = 1 << 21
 MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
 """Types of files that give some tensors more bits than most; IQ4_XS, called after a format, does too."""
-QUANTS = (*FORMATS, *MIXTURES)
+EXPERTS = {"MXFP4_MOE": ("Q8_0", "MXFP4")}
+"""Types of files that give experts another format than the rest: both."""
+QUANTS = (*FORMATS, *MIXTURES, *EXPERTS)
 NARROW = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip
@@ -150,8 +152,8 @@ def tiny(architecture: Architecture) -> Shape:
     positions where it may have one, or a gated delta net where most have."""
     period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
-        4, 2, 32, 32, 256, softcap=attention, gate_function=architecture.gate_function,
-        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized),
+        4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function,
+        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized, bias=routing.bias),
         output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
@@ -179,6 +181,17 @@ def _qwen3moe(
     return Shape(config, "qwen2", unused=290, names_head_size=True)
 
 
+def _gpt_oss(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, experts: int, vocab: int) -> Shape:
+    mixture = Mixture(experts, 4, "softmax_of_chosen", normalized=False, bias=True)
+    layer = LayerSizes(heads, kv_heads, 64, 64, ffn, sinks=1, gate_function="swiglu_oai", mixture=mixture)
+    yarn = Scaling("yarn", 32.0, 4096, attention_factor=0.1 * math.log(32.0) + 1.0, whole=False)
+    config = ModelConfig(
+        ARCHITECTURES["gpt-oss"], hidden, tuple(replace(layer, window=128 * (i % 2 == 0)) for i in range(layers)),
+        vocab, context=131072, norm_eps=1e-5, rope_base=1.5e5, tied=False, rope_freqs=False, rope_scaling=yarn,
+    )  # fmt: skip
+    return Shape(config, "gpt-4o", unused=0, names_head_size=True)
+
+
 SHAPES = {
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072),
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144),
@@ -186,6 +199,8 @@ SHAPES = {
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, tied=False),
     "qwen3-30b-a3b": _qwen3moe(2048, 48, 32, 4, 768, 128, 8),
     "qwen3moe-small": _qwen3moe(1024, 16, 16, 4, 384, 64, 8, vocab=32768),
+    "gpt-oss-20b": _gpt_oss(2880, 24, 64, 8, 2880, 32, 201088),
+    "gpt-oss-small": _gpt_oss(1024, 12, 16, 2, 512, 32, 32768),
     "qwen2.5-7b": _shape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6),
     "llama3.1-8b": _shape(
         "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 1e-5, 5e5, pre="llama-bpe", rope_freqs=True
@@ -245,14 +260,21 @@ def tensor_format(
     head: the matrix that gives logits, the embedding where it is that too; place: what the plan calls the tensor, and
     its layer in a model of `config`. From llama.cpp's src/llama-quant.cpp.
     """
-    if len(shape) == 1 or place[0] in ("conv", "router"):
+    if _is_vector(shape, place[0]) or place[0] == "router":
         return "F32"
+    if quant in EXPERTS:
+        quant = EXPERTS[quant][len(shape) == 3]
     fmt = get(MIXTURES.get(quant, quant))
     if head and isinstance(fmt.layout, Blocks) and fmt.layout.quants.bits < HEAD_BITS:
         fmt = get("Q6_K")
     elif config is not None:
         fmt = get(_with_more_bits(quant, *place, config) or fmt.name)
     return fmt.name if shape[-1] % fmt.block == 0 else NARROW[fmt.name]
+
+
+def _is_vector(shape: tuple[int, ...], what: str) -> bool:
+    """Whether no product reads a tensor, which the plan calls `what`."""
+    return len(shape) == 1 or what == "conv" or what.endswith("_bias")
 
 
 def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> str | None:
@@ -295,8 +317,10 @@ class Weights:
             weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
         elif what == "conv":
             weights = self._rng.normal(0.0, 0.5, size)
-        elif what == "qkv_bias":
+        elif what.endswith("_bias"):
             weights = self._rng.normal(0.0, 0.3, size)
+        elif what == "sinks":
+            weights = self._rng.normal(1.0, 1.0, size)
         elif what == "k_norm":
             weights = np.minimum(self._rng.lognormal(0.4, 0.8, size), K_NORM_PEAK / 2)
             if layer % 4 == 0:
@@ -437,7 +461,7 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         bar = partial(click.progressbar, file=sys.stderr, label=f"{name} {quant}", hidden=not progress)
         with bar(tensors.items()) as items:
             for tensor, (dims, form) in items:
-                if len(dims) == 1 or weights.place(tensor)[0] == "conv":
+                if _is_vector(dims, weights.place(tensor)[0]):
                     values = weights.vector(tensor, int(np.prod(dims))).reshape(dims)
                     writer.write_tensor_data(values.view(np.uint8))
                 else:

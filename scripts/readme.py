@@ -324,7 +324,7 @@ def architectures() -> str:
     """A row for each declaration in model/architectures."""
     lines = ["| `general.architecture` | models | traits beside RMS norms, RoPE and a gated network |", "|---|---|---|"]
     for name, architecture in ARCHITECTURES.items():
-        path = ROOT / "model" / "architectures" / f"{name}.py"
+        path = ROOT / "model" / "architectures" / f"{name.replace('-', '_')}.py"
         models = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0].rstrip(".")
         lines.append(f"| `{name}` | {models} | {', '.join(_traits(architecture))} |")
     return "\n".join(lines)
@@ -333,9 +333,13 @@ def architectures() -> str:
 def _traits(a: Architecture) -> Iterator[str]:
     named = {
         "norms of queries and keys": a.qk_norm,
-        "biases of Q, K and V": a.qkv_bias,
+        "biases of Q, K and V": a.qkv_bias and not a.out_bias,
+        "biases of Q, K, V and attention's output": a.qkv_bias and a.out_bias,
+        "sinks of attention": a.sinks,
         "Q, K, V and gate, up in one tensor each": a.fused,
         "GELU": a.gate_function == "gelu",
+        "clamped SwiGLU": a.gate_function == "swiglu_oai",
+        "YaRN between pairs": not a.whole_yarn,
         "norms of what a layer adds": a.post_norm,
         "scaled embedding": a.scaled_embedding,
         "soft caps": any(a.softcaps),

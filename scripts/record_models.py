@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from llama_worker import Session  # noqa: E402
 OUT = ROOT / "tests" / "fixtures" / "models"
 TOKENS, KEPT, VOCAB = 256, 32, 512
 LATE = 64
-FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "MXFP4_MOE": 38}
 """Of llama.h's llama_ftype; other types are the converter's own."""
 
 
@@ -80,12 +80,24 @@ GEMMA4 = {
     "final_logit_softcapping": 30.0, "num_hidden_layers": 7,
     "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
+# Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
+GPT_OSS = {
+    "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
+    "sliding_window": 100,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "truncate": False, "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
 QWEN35 = {
     "num_hidden_layers": 4, "head_dim": 64, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 64, "linear_value_head_dim": 64,
     "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2],
     },
+}  # fmt: skip
+EXPERTS = {
+    "norm_topk_prob": True, "decoder_sparse_step": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
 }  # fmt: skip
 NO_AHEAD = ("--no-nextn",)  # transformers has no layers that predict tokens beyond the next, and so no weights
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0}
@@ -119,11 +131,20 @@ RECIPES = {
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
     ),
+    "gpt-oss": Recipe("GptOss", "MXFP4_MOE", GPT_OSS),
+    "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
     # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
     "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35, "max_position_embeddings": 8192}, 512, 4096, NO_AHEAD),
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
         "full_attention", "linear_attention", "linear_attention",
     ]}, 512, 0, NO_AHEAD),
+    "qwen3moe": Recipe("Qwen3Moe", "Q4_K_M", {
+        **WIDE, **EXPERTS, "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+    }),
+    "qwen3moe-bf16": Recipe("Qwen3Moe", "bf16", {
+        **EXPERTS, "num_hidden_layers": 3, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 32,
+    }),
     "phi3": Recipe(
         "Phi3", "Q4_K_M",
         {**WIDE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128, "sliding_window": None},
@@ -225,6 +246,12 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
                 weight.copy_(2.8 * torch.rand(weight.shape, generator=generator))
             elif "conv1d" in name:
                 weight.copy_(normal(weight.shape) / weight.shape[-1] ** 0.5)
+            elif name.endswith("sinks"):  # beside scores of a deviation of 2 and more
+                weight.copy_(3.0 + 1.5 * normal(weight.shape))
+            elif name.endswith("gate_up_proj"):  # wide enough for clamps at 7 to be seen
+                weight.copy_(3.0 * normal(weight.shape) / weight.shape[1] ** 0.5)
+            elif name.endswith("experts.down_proj"):
+                weight.copy_(normal(weight.shape) / weight.shape[1] ** 0.5 / 6)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
             elif "embed_tokens" in name:
@@ -232,8 +259,8 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
             elif "lm_head" in name:
                 weight.copy_(2.5 * normal(weight.shape) / weight.shape[1] ** 0.5)
             else:  # attention's scores with a deviation of about 2: neither flat nor one-hot
-                sharp = 1.5 if re.search("q_proj|k_proj", name) else 1.0
-                weight.copy_(sharp * normal(weight.shape) / weight.shape[1] ** 0.5)
+                sharp = 1.5 if re.search(r"q_proj|k_proj|mlp\.gate\.", name) else 1.0
+                weight.copy_(sharp * normal(weight.shape) / weight.shape[-1] ** 0.5)
             weight.copy_(weight.bfloat16().float())  # values that every float type of the converter keeps
     return network
 
@@ -278,12 +305,15 @@ def merge_tokenizer(folder: Path) -> None:
 
 
 def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> None:
-    """By llama.cpp's converter. Of Qwen3.5 it takes only vocabularies that it knows by a digest; here any will do."""
+    """By llama.cpp's converter. Of some models it takes only vocabularies that it knows by a digest; here any will
+    do."""
     code = (
         "import runpy, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "from conversion.qwen import Qwen3_5TextModel\n"
-        "Qwen3_5TextModel.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
+        "from conversion.gpt_oss import GptOssModel\n"
+        "from conversion.qwen import Qwen3_5TextModel, Qwen3MoeModel\n"
+        "for model in (GptOssModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
+        "    model.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
         "sys.argv = sys.argv[2:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
@@ -315,12 +345,16 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
     known = {arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture}
     names = gguf.get_tensor_name_map(known.pop(), network.config.num_hidden_layers)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def read(name: str) -> torch.Tensor:
+        tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+        return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+
     with torch.no_grad():
         for name, weight in weights(network):
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
-            tensor = tensors[names.get_name(renamed, (".weight", ".bias"))]
-            values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+            values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
@@ -332,6 +366,29 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if "linear_attn" in name:
                 values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def read_experts(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor; of experts gate and up are one in transformers, gate's rows first."""
+    if name.endswith("experts.gate_up_proj"):
+        return torch.cat([read(name.replace("gate_up", which) + ".weight") for which in ("gate", "up")], 1)
+    return read(name + (".weight" if name.endswith("experts.down_proj") else ""))
+
+
+def read_mixture(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor of gpt-oss, whose gate and up take turns, and whose experts' matrices are transposed."""
+    if name.endswith("sinks"):
+        return read(name + ".weight")
+    if ".experts." not in name:
+        return read(name)
+    kind = "bias" if name.endswith("_bias") else "weight"
+    one = name.removesuffix("_bias")
+    if "gate_up" in name:
+        parts = [read(f"{one.replace('gate_up', which)}.{kind}") for which in ("gate", "up")]
+        values = torch.stack(parts, 2).flatten(1, 2)  # along rows, of biases along elements
+    else:
+        values = read(f"{one}.{kind}")
+    return values if kind == "bias" else values.transpose(1, 2)
 
 
 def by_key_head(name: str, values: torch.Tensor, config: Any) -> torch.Tensor:

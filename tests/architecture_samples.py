@@ -8,7 +8,19 @@ TINY = {"tiny": ARCHITECTURES["llama"]} | {
 }
 """Shape -> architecture. llama's has 64 columns and heads of 16, the others have 256 and heads of 32."""
 
-MADE_UP = (Architecture("halves-alone", rope="halves"), Architecture("pairs-normed", rope="pairs", qk_norm=True))
+MADE_UP = (
+    Architecture("halves-alone", rope="halves"),
+    Architecture("pairs-normed", rope="pairs", qk_norm=True),
+    Architecture(
+        "sinks",
+        rope="halves",
+        qkv_bias=True,
+        out_bias=True,
+        sinks=True,
+        window_period=2,
+        ffn_norm="post_attention_norm",
+    ),
+)
 """Traits in combinations that no file of `model.architectures` declares."""
 
 

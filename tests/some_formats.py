@@ -12,11 +12,20 @@ from kernel_templates.formats.layout import Floats
 # a codebook; minimums, subscales of each size, subminimums; scales that are exponents.
 ALL_TRAITS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q3_K", "Q5_K", "Q6_K", "MXFP4")
 
+TWO = ("Q4_0", "Q6_K")
+"""Plain quants of four bits; quants of six in two planes with subscales, which take the most registers."""
+
 
 def few(names: list[str] | None = None) -> list:
     """Parameters of a test that takes long: those of ALL_TRAITS, and as slow tests the rest."""
     names = list(FORMATS) if names is None else names
     return [name if name in ALL_TRAITS else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def two(names: list[str] | None = None) -> list:
+    """Parameters of a test of shapes or chips, where another goes through formats: TWO, and as slow tests the rest."""
+    names = list(FORMATS) if names is None else names
+    return [name if name in TWO else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def any_bytes(fmt: Format, rows: int, cols: int, seed: int = 1) -> Tensor:

@@ -1,7 +1,5 @@
 """A model benchmark on a GPU: what a token has to read, and the time of each of its kernels captured alone."""
 
-from dataclasses import replace
-
 import torch
 
 from autotune.benchmarking import token_time
@@ -48,7 +46,7 @@ class CudaBackend:
 
     def token(self, engine: Model, position: int) -> tuple[int, int]:
         loaded = engine.runner.decoder.model
-        layers = sum(work_bytes(replace(layer.problem, context=position + 1)) for layer in loaded.layers)
+        layers = sum(work_bytes(layer.problem.below(position + 1)) for layer in loaded.layers)
         return len(_token(engine, _bound(engine, position))), layers + work_bytes(loaded.head)
 
     def kernels(self, side: str, engine: Model, position: int) -> list[KernelTime]:

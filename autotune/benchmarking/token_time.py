@@ -5,7 +5,6 @@ up to the token's; they say how far each operation is from what memory allows, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -19,6 +18,8 @@ from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
 
 REPLAYS, SAMPLES = 20, 5
+KEEPING = {"attention": "attention", "delta": "gated_delta"}
+"""Parts of a layer that read what is kept of a text, and their kernels."""
 
 
 class Stopwatch:
@@ -81,8 +82,11 @@ def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> d
         taken = {a.data_ptr() for a in launch.arguments if isinstance(a, torch.Tensor)} & weights.keys()
         if taken:
             sizes[launch.name] = sizes.get(launch.name, 0) + sum(weights[address] for address in taken)
-    cached = (replace(layer.problem, context=position + 1).attention_part for layer in loaded.layers)
-    return sizes | {"attention": sum(map(work_bytes, cached)), "head": work_bytes(loaded.head)}
+    for layer in loaded.layers:
+        for name, problem in layer.problem.below(position + 1).parts().items():
+            if name in KEEPING:
+                sizes[KEEPING[name]] = sizes.get(KEEPING[name], 0) + work_bytes(problem)
+    return sizes | {"head": work_bytes(loaded.head)}
 
 
 def work_bytes(problem: Any) -> int:

@@ -33,8 +33,9 @@ def import_(files: tuple[Path, ...], decimal: str | None, db_path: Path | None, 
     Recognized by their content: reports of Nsight Compute (.ncu-rep; needs NVIDIA's package, ./scripts/setup_env
     nsight) and its CSV (pages raw and details, --metrics, --print-summary), SQLite exports of Nsight Systems and the
     CSV of nsys stats, logs of Helion's autotuner; kernels of ours are joined to their problem and configuration. And
-    results of other auto-tuners: T4 (autotune export writes it), caches of Kernel Tuner and results of the Kernel
-    Tuning Toolkit; each becomes a run of the device that it names. Files packed with gzip or xz are read too.
+    results of other auto-tuners: T4 (autotune export writes it), caches of Kernel Tuner, results of the Kernel Tuning
+    Toolkit, sessions of Triton's autotuner in tritonparse's logs; each becomes a run of the device that it names. Files
+    packed with gzip or xz are read too.
 
     Each file is imported or refused by itself: with one refused, the exit code is 2, and the others are kept.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from autotune import UserError
 
 _SQLITE = "export it with nsys export --type sqlite"
+_NSYS = "record with Nsight Systems (nsys profile) instead"
 # The first bytes of files that are no text.
 _BYTES = (
     (b"PK\x03\x04", "is a zip archive", "unpack it and import what is in it"),
@@ -17,7 +18,7 @@ _BYTES = (
 )
 _ENDINGS = (
     ((".nsys-rep", ".qdrep", ".qdstrm"), "is Nsight Systems' own report", _SQLITE),
-    ((".nvvp", ".nvprof"), "is a profile of nvprof", "record with Nsight Systems (nsys profile) instead"),
+    ((".nvvp", ".nvprof"), "is a profile of nvprof", _NSYS),
 )
 _TEXT = (
     ("version https://git-lfs.github.com/spec/", "is a Git LFS pointer, not the file itself", "git lfs pull brings it"),
@@ -25,7 +26,13 @@ _TEXT = (
     ("<!doctype html", "is a web page", "download the file itself (on GitHub: Raw)"),
     ("<html", "is a web page", "download the file itself (on GitHub: Raw)"),
     ('"traceevents"', "is a trace of Chrome's format, as PyTorch's profiler writes it", "record with Nsight Systems"),
-    ("nvprof is profiling process", "is what nvprof printed", "record with Nsight Systems (nsys profile) instead"),
+    ("nvprof is profiling process", "is what nvprof printed", _NSYS),
+    ('"type","time(%)","time","calls"', "is CSV of nvprof", _NSYS),
+    ('"start","duration","grid x"', "is CSV of nvprof", _NSYS),
+    ('"warp stall sampling (all', "is Nsight Compute's source page", "import the report itself, which has it all"),
+    ('"sampling data (all', "is Nsight Compute's source page", "import the report itself, which has it all"),
+    ('"configurationspace"', "is a T1 description of a space, without results", "import what was measured in it (T4)"),
+    ('"kttversion"', "has no results of the Kernel Tuning Toolkit", "save them after tuning"),
     ("<kernelresult", "is the Kernel Tuning Toolkit's XML", "save the results as JSON"),
     (
         "kernel name,computation duration",

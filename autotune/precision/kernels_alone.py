@@ -20,6 +20,7 @@ from model.problems import ACTIVATION
 from model.runner import Runner
 
 PARTS = ("qkv", "attention", "out", "ffn")
+"""A layer's operations in order; whatever kind its feed-forward half is, it is "ffn" here."""
 PASSED = ("x", "qkv", "attended")  # the buffers that parts pass on
 
 
@@ -111,7 +112,8 @@ class CudaKernels:
                 buffers[name][: value.numel()] = value
             else:  # quantized too, times the norm of what reads it
                 buffers[name].fill(value, self._norm(layer, parts[0]) if name == "x" else None, ACTIVATION)
-        by_part = self._of_layer(layer, self._decoder.bound(position))
+        of_layer = self._of_layer(layer, self._decoder.bound(position))
+        by_part = dict(zip(PARTS, of_layer.values(), strict=True))
         for name in parts:
             for launch in by_part[name]:
                 launch.run(executor.target)

@@ -14,7 +14,14 @@ from autotune.peer import llama_process
 from autotune.precision import extremes
 from autotune.precision.divergence import divergence, reference_rows
 from autotune.precision.kernels_alone import kernels_of
-from autotune.precision.operation_errors import Errors, decode_errors, in_kernels_order, prompt_errors
+from autotune.precision.operation_errors import (
+    NOT_ALONE,
+    Errors,
+    decode_errors,
+    in_kernels_order,
+    prompt_errors,
+    runs_alone,
+)
 from autotune.precision.precision_result import (
     Activation,
     EngineDivergence,
@@ -72,6 +79,8 @@ def measure(
     def watch(layer: int, trace: LayerTrace) -> None:
         progress(f"layer {layer + 1} of {config.layers}: each operation alone")
         activations.append(extremes.activation(layer, trace))
+        if not runs_alone(config.layer(layer)):
+            return
         ordered = in_kernels_order(config, layer, trace)
         operations.extend(decode_errors(kernels, layer, ordered, positions))
         operations.extend(prompt_errors(kernels, prompt, layer, ordered))
@@ -81,10 +90,12 @@ def measure(
     progress("the head alone")
     operations += _head_errors(engine, hidden, positions)
     engines = logits_of(engine, tokens, hidden, progress)
-    notes = []
+    skipped = sum(not runs_alone(sizes) for sizes in config.sizes)
+    unlike = f"operations of {skipped} of {config.layers} layers are not measured alone ({NOT_ALONE})"
+    notes = [unlike] if skipped else []
     if path is not None:
         theirs, note = peer_logits(path, engine, tokens, hidden, progress)
-        engines, notes = [*engines, *theirs], [note] if note else []
+        engines, notes = [*engines, *theirs], [*notes, *([note] if note else [])]
     return ModelPrecision(
         name, chip, tuple(engines), tuple(operations), tuple(extremes.norm_weights(engine.file)),
         tuple(activations), notes=tuple(notes), settings={"tokens": len(tokens), "positions": len(positions)},

@@ -17,11 +17,18 @@ from autotune.precision.kernels_alone import PARTS, KernelsAlone
 from autotune.precision.precision_result import WHOLE_LAYER, OperationError
 from autotune.precision.prompt_alone import PromptAlone
 from model.config import ModelConfig
+from model.layer_sizes import LayerSizes
 from model.layer_tensors import Turned
 from model.reference import LayerTrace
 from model.weights import halves_order
 
 QKV = "norm_qkv_rope"
+NOT_ALONE = "gated delta nets, attention with an output gate, mixtures of experts"
+
+
+def runs_alone(sizes: LayerSizes) -> bool:
+    """Whether the operations of a layer are those that are run alone here: plain attention's and a dense network's."""
+    return sizes.mixer == "attention" and not sizes.output_gate and sizes.feed_forward == "dense"
 
 
 class Errors:

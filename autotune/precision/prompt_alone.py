@@ -82,7 +82,7 @@ class CudaPrompt:
                 attended.write(value.flatten(1).to(attended.values.device))
             else:
                 passed[name][:count] = value.flatten(1).to(passed[name])
-        launches = rows.parts(layer)
+        launches = dict(zip(PARTS, rows.parts(layer).values(), strict=True))
         for part in PARTS:
             if part in parts:
                 for launch in launches[part]:

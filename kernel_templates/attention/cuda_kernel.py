@@ -182,7 +182,7 @@ def attend(
     m, total, acc = _settle(m, total, acc)
     used = tl.cdiv(position + 1 - first if WINDOW > 0 else position + 1, span)
     divisor = total
-    if sinks is not None:
+    if sink is not None:
         weight = sink_weight(sink[None, :, None, None], m)
         divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
     y = tl.reshape(acc / divisor, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])

@@ -179,7 +179,7 @@ def attend_short(
     y += tl.where(one_lane, new, 0.0) * tl.reshape(new_v, [SIDE, LANES, WARPS, 1, EACH])
     used = (position - oldest(position, WINDOW) if WINDOW > 0 else position) // TILE + 1
     divisor = total
-    if sinks is not None:
+    if sink is not None:
         weight = sink_weight(sink[None, None, None, :, None], m)
         divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
     y = tl.sum(y, 1, keep_dims=True) * reciprocal(divisor, ASM)

@@ -14,8 +14,8 @@ from kernel_templates.operation import Inputs
 
 
 def inputs(problem: GroupedMatmul, seed: int) -> Inputs:
-    """Buffers: x float32 [rows of x * cols], expert_ids int32 [tokens * used], y float32 [tokens * used * outputs], with
-    a bias gate_bias and up_bias float32 [experts * outputs]."""
+    """Buffers: x float32 [rows of x * cols], expert_ids int32 [tokens * used], y float32 [tokens * used * outputs];
+    with a bias gate_bias and up_bias float32 [experts * outputs]."""
     rng = np.random.default_rng(seed)
     buffers = {
         "x": random_inputs.vector(problem.pairs // problem.share * problem.cols, rng),
@@ -63,5 +63,8 @@ def tolerance(problem: GroupedMatmul) -> float:
 
 
 def _gated(problem: GroupedMatmul, z: np.ndarray, up: np.ndarray) -> np.ndarray:
-    sizes = (problem.cols, problem.outputs, problem.experts, problem.used)
-    return moe.gate(Moe(*sizes, *["F32"] * 4, gate_function=problem.gate))(z, up)
+    form = problem.format
+    mixture = Moe(
+        problem.cols, problem.outputs, problem.experts, problem.used, form, form, form, form, gate_function=problem.gate
+    )
+    return moe.gate(mixture)(z, up)

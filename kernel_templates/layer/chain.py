@@ -63,12 +63,12 @@ QKV = Link(
         "qkv": "qkv",
     },
 )
-ATTENTION = Link("attention", attention.OPERATION, buffers={"q": "qkv", "out": "attended"})
+ATTENTION = Link("attention", attention.OPERATION, buffers={"q": "qkv", "sinks": "sinks", "out": "attended"})
 OUT = Link(
     "out",
     matvec.OPERATION,
     weights={"w": "out"},
-    buffers={"x": "attended", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
+    buffers={"x": "attended", "bias": "out_bias", "out": "x", "post_norm": "post_attn_norm", "next_norm": "ffn_norm"},
 )
 QKVZ = Link(
     "qkvz",

@@ -15,6 +15,8 @@ from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.chain import POST_NORMS
 from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.layer.space import part
+from kernel_templates.moe import cuda as moe
+from kernel_templates.moe import rows
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -50,11 +52,12 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     layer), "eps", "position"; uses the Vectors "attended" and "gated"; adds to "x". With post norms also reads
     "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch".
 
-    With attention also reads, with QK-norm, "q_norm" and "k_norm", with a bias "qkv_bias", "rope", "keys", "values";
-    uses "qkv" and attention's scratch; appends to the cache. With a gated delta net: "conv", "decay", "dt_bias",
-    "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta net's counters. With an
-    input of its own: "input" and "post_input_norm"; uses the Vectors "raised" and "input_gated". With a scale:
-    "out_scale"."""
+    With attention also reads, with QK-norm, "q_norm" and "k_norm", with biases "qkv_bias" and "out_bias", with sinks
+    "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
+    "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
+    net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
+    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
+    "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -107,6 +110,10 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
+    if problem.out_bias:
+        heads["out_bias"] = torch.from_numpy(b["out_bias"][: problem.hidden].copy()).to(device)
+    if problem.sinks:
+        heads["sinks"] = torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)
     return stream(problem, inputs, device, POST_NORMS if problem.post_norm else ()) | _own_input(problem, b, device) | {
         **heads, "rope": rope.to(device), "keys": keys, "values": cached,
         "position": torch.tensor([position], dtype=torch.int32, device=device),
@@ -135,9 +142,18 @@ def stream(problem: Any, inputs: Inputs, device: str, post_norms: Sequence[str] 
     x = Vector.allocate(problem.hidden, device)
     x.fill(values, norms["attn_norm"], problem.activation)
     return {
-        "x": x, "before": values, **norms, "eps": float(b["eps"][0]), "gated": Vector.allocate(problem.ffn, device),
-        "branch": Vector.allocate(problem.hidden, device),
+        "x": x, "before": values, **norms, "eps": float(b["eps"][0]), "branch": Vector.allocate(problem.hidden, device),
+        **_feed_forward(problem, inputs, device),
     }  # fmt: skip
+
+
+def _feed_forward(problem: Any, inputs: Inputs, device: str) -> dict[str, Any]:
+    """What the feed-forward half has for itself."""
+    mixture = problem.parts().get("moe")
+    if mixture is None:
+        return {"gated": Vector.allocate(problem.ffn, device)}
+    own = moe.biases(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
+    return {"gated": Vector.allocate(mixture.gated, device), **own}
 
 
 def collect(problem: LinkedChain, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -55,6 +55,8 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     window: int = trait(0)
     softcap: float = trait(0.0)
     scale: float = trait(0.0)
+    sinks: int = trait(0, (0, 1))
+    out_bias: int = trait(0, (0, 1))
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
     experts: int = trait(0)
@@ -92,13 +94,15 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     def attention_part(self) -> Attention:
         return Attention(
             self.heads, self.kv_heads, self.head_dim, self.context,
-            window=self.window, softcap=self.softcap, scale=self.scale,
+            window=self.window, softcap=self.softcap, scale=self.scale, sinks=self.sinks,
             output_gate=self.output_gate,
         )  # fmt: skip
 
     @property
     def out_part(self) -> Matvec:
-        return Matvec(self.hidden, self.attended, self.out_format, self.activation, post_norm=self.post_norm)
+        return Matvec(
+            self.hidden, self.attended, self.out_format, self.activation, post_norm=self.post_norm, bias=self.out_bias
+        )
 
     @property
     def ffn_part(self) -> Ffn:

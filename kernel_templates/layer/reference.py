@@ -16,10 +16,10 @@ from kernel_templates.operation import Inputs, Weight
 
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
-    have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with a bias qkv_bias, with post norms post_attn_norm
-    and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the last of `context`), keys and values filled up
-    to it; a mixture's biases; with an input of the layer's own input [layer_input] and post_input_norm [hidden], with a
-    scale out_scale [1]."""
+    have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with biases qkv_bias and out_bias, with sinks sinks,
+    with post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the last of
+    `context`), keys and values filled up to it; a mixture's biases; with an input of the layer's own input
+    [layer_input] and post_input_norm [hidden], with a scale out_scale [1]."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
@@ -49,6 +49,10 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     }
     if problem.qkv_bias:
         buffers["qkv_bias"] = first.buffers["bias"]
+    if problem.out_bias:
+        buffers["out_bias"] = random_inputs.vector(problem.hidden, rng)
+    if problem.sinks:
+        buffers["sinks"] = filled.buffers["sinks"]
     if problem.post_norm:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
     if problem.experts:
@@ -64,11 +68,11 @@ def _add_mixture(
     problem: Layer, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
     """Biases, and a router whose choice at the layer's own x no rounding changes."""
-    if weights["router"].raw.is_meta:
-        return
     part, link = problem.moe_part, problem.links[-1]
     drawn = moe.inputs(part, int(rng.integers(1 << 31))).buffers
     buffers |= {link.buffers[own]: drawn[own] for own in moe.BIASES if own in drawn}
+    if weights["router"].raw.is_meta:
+        return
     before = _through(problem, Inputs(weights, buffers), problem.links[:-1])
     given = Inputs(link.own_weights(weights), link.bound(before))
     weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]

@@ -15,13 +15,13 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes, split
 from kernel_templates.cuda.weights import pack as pack_planes
-from kernel_templates.moe import choose, expert_products
+from kernel_templates.moe import choose, expert_products, rows
 from kernel_templates.moe.problem import Moe
+from kernel_templates.moe.reference import BIASES
 from kernel_templates.moe.space import whole
 from kernel_templates.operation import Inputs, Weight
 
 PACK_DEPENDS = ()
-BIASES = ("router_bias", "gate_bias", "up_bias", "down_bias")
 
 
 def pack(problem: Moe, config, weights: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
@@ -78,8 +78,8 @@ def _gated(problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], 
     """planes: gate and up, and those of a shared expert."""
     gate, up, shared_gate, shared_up = planes if problem.shared_ffn else planes * 2
     every = [
-        parameters.constants(config, "gate_up_", p.format, problem.hidden, rows, problem.activation)
-        for p, rows in ((gate, problem.ffn), (up, problem.ffn), (shared_gate, problem.shared_ffn))
+        parameters.constants(config, "gate_up_", p.format, problem.hidden, count, problem.activation)
+        for p, count in ((gate, problem.ffn), (up, problem.ffn), (shared_gate, problem.shared_ffn))
     ]
     every.append({**every[2], "CHUNKS": -(-parameters.units(problem.hidden, shared_up.format) // every[2]["UNITS"])})
     chunks = [each["CHUNKS"] for each in every]
@@ -136,29 +136,18 @@ def prepare(problem: Moe, inputs: Inputs, device: str) -> dict[str, Any]:
     values, norm = (torch.from_numpy(b[name][: problem.hidden].copy()).to(device) for name in ("x", "norm"))
     x = Vector.allocate(problem.hidden, device)
     x.fill(values, norm, problem.activation)
-    sizes = (problem.experts, problem.all_ffn, problem.all_ffn, problem.all_hidden)
-    made: dict[str, Any] = {
-        name: torch.from_numpy(b[name][:size].copy()).to(device)
-        for name, size in zip(BIASES, sizes, strict=True)
-        if problem.bias
-    }
-    made |= {
+    made: dict[str, Any] = biases(problem, b, device) | {
         "x": x, "norm": norm, "eps": float(b["eps"][0]), "gated": Vector.allocate(problem.gated, device),
-        "next_norm": torch.ones(problem.hidden, device=device), **choices(problem, 1, device),
+        "next_norm": torch.ones(problem.hidden, device=device), **rows.allocate([problem], 1, device),
     }  # fmt: skip
     return made | (post_norm.prepare(problem.hidden, inputs, device) if problem.post_norm else {})
 
 
-def choices(problem: Moe, tokens: int, device: str | torch.device) -> dict[str, torch.Tensor]:
-    """What the router leaves for so many tokens: "router_logits", "expert_ids" and "expert_weights"."""
-    logits = tokens * (problem.experts + problem.shared_gated)
-    weights = tokens * (problem.used + (problem.shared_ffn > 0))
-    nan = float("nan")
-    return {
-        "router_logits": torch.full((logits,), nan, device=device),
-        "expert_ids": torch.zeros(tokens * problem.used, dtype=torch.int32, device=device),
-        "expert_weights": torch.full((weights,), nan, device=device),
-    }
+def biases(problem: Moe, buffers: Mapping[str, np.ndarray], device: str | torch.device) -> dict[str, torch.Tensor]:
+    """Those that there are, float32."""
+    sizes = (problem.experts, problem.all_ffn, problem.all_ffn, problem.all_hidden)
+    named = zip(BIASES, sizes, strict=True) if problem.bias else ()
+    return {name: torch.from_numpy(buffers[name][:size].copy()).to(device) for name, size in named}
 
 
 def collect(problem: Moe, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ weighted sum of what the chosen experts give. All of it stays on the device, in 
     y[token] = sum over its experts of w y[pair] (+ w bias[expert]), in the order of its choice
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.moe.problem import Moe
 
+FLOATS = ("router_logits", "expert_weights")
 LOW = tl.constexpr(2048.0)
 """What the second half of a weight is multiplied with, to be a normal float16."""
-TILE, STEP, PAIRS, COLUMNS = 16, 128, 2048, 1024
-"""Tokens and experts of a program of the router, and its columns of a step; pairs that a sorting program looks at in one
-go; columns of a program of the sum."""
+TILE, STEP, PAIRS, COLUMNS = 16, 64, 2048, 1024
+"""Tokens and experts of a program of the router, and its columns of a step; pairs that a sorting program looks at in
+one go; columns of a program of the sum."""
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -114,6 +116,29 @@ def combine(
         part = tl.load(shared + token * HIDDEN + c, mask=inside, other=0.0) * FACTOR
         total += tl.where(share != 0.0, part * share, 0.0)
     tl.store(out + token * HIDDEN + c, total, mask=inside)
+
+
+def sizes(problem: Moe, tokens: int) -> dict[str, int]:
+    """Elements of what the router and its choices leave of so many tokens, by name; of FLOATS float32, else int32."""
+    p, pairs = problem, tokens * problem.used
+    return {
+        "router_logits": tokens * (p.experts + p.shared_gated), "expert_ids": pairs,
+        "expert_weights": pairs + tokens * (p.shared_ffn > 0), "offsets": p.experts + 1, "pairs": pairs,
+    }  # fmt: skip
+
+
+def allocate(problems: Iterable[Moe], tokens: int, device: str | torch.device) -> dict[str, torch.Tensor]:
+    """Buffers of these names, each large enough for any of the problems. Floats are NaN, so that one nobody wrote is
+    seen."""
+    largest: dict[str, int] = {}
+    for problem in problems:
+        largest |= {name: max(size, largest.get(name, 0)) for name, size in sizes(problem, tokens).items()}
+    return {
+        name: torch.full((size,), float("nan"), device=device)
+        if name in FLOATS
+        else torch.zeros(size, dtype=torch.int32, device=device)
+        for name, size in largest.items()
+    }
 
 
 def router_launch(

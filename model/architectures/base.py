@@ -14,6 +14,7 @@ class Routing:
 
     function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
     normalized: bool
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,18 @@ class Architecture:
 
     rope: which elements of a head turn together, the "halves" (i, i + rope_dim / 2) or neighbouring "pairs"
     (2i, 2i + 1), as the file orders them; qk_norm: RMS norm of each query and key head before RoPE; v_norm: of each
-    value head, without weights; qkv_bias: added to queries, keys and values; fused: Q, K and V are the rows of one
-    tensor, gate and up those of another; gate_function: of the feed-forward network, "gelu" in its tanh form;
-    post_norm: RMS norm of what attention and the feed-forward network add to the residual stream; scaled_embedding:
-    rows of the embedding times sqrt(hidden); routing: every layer's feed-forward network is a mixture of experts that
-    chooses so.
+    value head, without weights; qkv_bias: added to queries, keys and values; out_bias: to attention's output
+    projection; sinks: each head's softmax has one more score, of the file; fused: Q, K and V are the rows of one
+    tensor, gate and up those of another; gate_function: of the feed-forward network, "gelu" in its tanh form,
+    "swiglu_oai" of mixtures alone; post_norm: RMS norm of what attention and the feed-forward network add to the
+    residual stream; scaled_embedding: rows of the embedding times sqrt(hidden); routing: every layer's feed-forward
+    network is a mixture of experts that chooses so.
 
     window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.
     window: positions, where the file names none. local_rope_base: RoPE's base in layers with a window, which scaling
     leaves alone, where the file names none; None: all layers turn alike.
+    whole_yarn: YaRN's ramp begins and ends at whole pairs.
     softcaps: of attention's scores and of logits where the file names none, 0 for none.
     attention_scale: of scores, where the file names none; 0 for 1 / sqrt(head_dim).
     output_gate: attention's output is multiplied with the sigmoid of a gate, which is projected beside each query;
@@ -49,10 +52,13 @@ class Architecture:
     qk_norm: bool = False
     v_norm: bool = False
     qkv_bias: bool = False
+    out_bias: bool = False
+    sinks: bool = False
     fused: bool = False
-    gate_function: Literal["silu", "gelu"] = "silu"
+    gate_function: Literal["silu", "gelu", "swiglu_oai"] = "silu"
     post_norm: bool = False
     scaled_embedding: bool = False
+    whole_yarn: bool = True
     routing: Routing | None = None
     window_period: int | None = None
     window: int = 0

@@ -230,8 +230,9 @@ class Forward:
         s, qkv, attended = self.decoder.config.layer(index), self.qkv(index), self.attended(index)
         kernel = self.kernel(row_attention.compile, self._attention(self.decoder.layers[index]), self.features)
         step = row_attention.bind(
-            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending
-        )
+            kernel, qkv, attended, self._positions, self._tables[index], self._spans, self._span_count, self._attending,
+            self.decoder.layers[index].buffers.get("sinks"),
+        )  # fmt: skip
         if not s.output_gate:
             return [step]
         kernel = self.kernel(rows.compile_output_gate, s.heads, s.head_dim, s.qkv_rows)
@@ -252,7 +253,7 @@ class Forward:
         (out,) = layer.packed["out"]
         return [
             self.product(size, out, self.attended(index), self.branch),
-            self._add(layer.buffers.get("post_attn_norm")),
+            self._add(layer.buffers.get("post_attn_norm"), layer.buffers.get("out_bias")),
         ]
 
     def _ffn(self, size: int, index: int) -> list[GraphStep]:
@@ -266,7 +267,7 @@ class Forward:
             self.product(size, up, self.normed, up_rows),
             rows.bind_gate(gated, gate_rows, up_rows, self.count),
             self.product(size, down, gate_rows, self.branch),
-            self._add(b.get("post_ffn_norm"), None if s.layer_input else b.get("out_scale")),
+            self._add(b.get("post_ffn_norm"), scale=None if s.layer_input else b.get("out_scale")),
         ]
 
     def _input(self, size: int, index: int) -> list[GraphStep]:
@@ -277,7 +278,7 @@ class Forward:
             self.product(size, gate, self.x, gated),
             rows.bind_gate_input(kernel, gated, self._inputs, self.count, index * c.layer_input),
             self.product(size, proj, gated, self.branch),
-            self._add(b["post_input_norm"], b.get("out_scale")),
+            self._add(b["post_input_norm"], scale=b.get("out_scale")),
         ]
 
     def _layer_inputs(self, size: int) -> list[GraphStep]:
@@ -304,18 +305,21 @@ class Forward:
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
         scale = s.scale or s.head_dim**-0.5
-        return RowAttention(s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, output_gate=s.output_gate)
+        return RowAttention(
+            s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks, output_gate=s.output_gate
+        )
 
     def _norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
         kernel = self.kernel(rows.compile_norm, self.decoder.config.hidden)
         return rows.bind_norm(kernel, self.x, out, self.count, weight, self._eps)
 
-    def _add(self, post_norm: np.ndarray | None, scale: np.ndarray | None = None) -> GraphStep:
-        kernel = self.kernel(
-            rows.compile_add, self.decoder.config.hidden, post_norm is not None, False, scale is not None
-        )  # fmt: skip
-        norm, factor = (0 if vector is None else vector for vector in (post_norm, scale))
-        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, out_scale=factor)
+    def _add(
+        self, post_norm: np.ndarray | None, bias: np.ndarray | None = None, scale: np.ndarray | None = None
+    ) -> GraphStep:
+        given = (post_norm, bias, scale)
+        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, *(vector is not None for vector in given))
+        norm, plus, factor = (0 if vector is None else vector for vector in given)
+        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, plus, factor)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]

@@ -20,6 +20,7 @@ from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
+from kernel_templates.moe import rows as moe_rows
 from kernel_templates.per_layer_inputs import cuda as per_layer_inputs
 from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
@@ -77,6 +78,7 @@ class Decoder:
             "status": whole(1),
             "eps": c.norm_eps,
         }
+        self.buffers |= moe_rows.allocate(model.mixtures, 1, device)
         partials = head.partials(model.head, head_config)
         self.buffers["best_value"] = floats(partials)
         self.buffers["best_id"] = whole(partials)

@@ -34,6 +34,7 @@ from kernel_templates.space import Config
 from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
+from model.cuda.mixture import MixtureRows
 from model.cuda.pass_buffers import InOrders, PassBuffers
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
@@ -192,8 +193,8 @@ class Rows:
                 yield from self._heads(i, layer, branch, append_too=not finish)
                 yield from self._attention(i, layer, finish)
             yield from self._out(layer)
-            yield from self._ffn(layer, self._of_mixer(layer))
-            branch = self._of_ffn(layer)
+            yield from self._feed_forward(layer, self._of_mixer(layer))
+            branch = self._of_feed_forward(layer)
             if layer.plan.sizes.layer_input:
                 yield from self._input(i, layer, branch)
                 branch = self._of_input(layer)
@@ -214,12 +215,16 @@ class Rows:
         return {
             **{name: list(made) for name, made in mixer.items()},
             "out": [*self._out(layer), *self._add(self._of_mixer(layer))],
-            "ffn": [*self._ffn(layer, None), *self._add(self._of_ffn(layer))],
-        } | (
-            {"input": [*self._input(i, layer, None), *self._add(self._of_input(layer))]}
-            if layer.plan.sizes.layer_input
-            else {}
-        )
+            **self._ends(i, layer),
+        }
+
+    def _ends(self, i: int, layer: CudaLayer) -> dict[str, list[Launch]]:
+        """As of `parts`, of what comes behind the mixer."""
+        ffn = [*self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))]
+        if not layer.plan.sizes.layer_input:
+            return {layer.plan.steps[-1].name: ffn}
+        own = [*self._input(i, layer, None), *self._add(self._of_input(layer))]
+        return {layer.plan.steps[-2].name: ffn, layer.plan.steps[-1].name: own}
 
     def q(self, layer: CudaLayer) -> Tensor:
         """float16 [rows, heads * head_dim]: what attention of a layer reads."""
@@ -252,12 +257,15 @@ class Rows:
         products, branch = self._out_products(layer)
         return None if _adds(products, branch) else branch
 
-    def _of_ffn(self, layer: CudaLayer) -> add_norm.Branch | None:
+    def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
+        if layer.mixture is not None:
+            return self._mixture(layer).branch
         products, branch = self._down_products(layer)
         return None if _adds(products, branch) else branch
 
     def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
-        branch = add_norm.Branch(self.branch, 1.0, layer.buffers.get("post_attn_norm"))
+        own = layer.buffers
+        branch = add_norm.Branch(self.branch, 1.0, own.get("post_attn_norm"), own.get("out_bias"))
         return self._products("out", [layer.packed["out"]]), branch
 
     def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
@@ -314,6 +322,7 @@ class Rows:
         buffers = {
             **self.inputs, "q": self.q(layer).view(size.rows, s.heads, s.head_dim),
             "out": out.values, "out_order": out.order, "paged": self.forward.cache[i],
+            "sinks": layer.buffers.get("sinks"),
             "qkv": self._qkv(layer), "finish": self._how(layer) if finish else None,
             "attention_counters": self.forward.buffers.counters,
             "attention_scratch": self.forward.attention_scratch(template.scratch_size(problem, config)),
@@ -349,6 +358,19 @@ class Rows:
     def _out(self, layer: CudaLayer) -> Iterator[Any]:
         products, branch = self._out_products(layer)
         yield from self._branch_off(products, self.attended(layer), branch)
+
+    def _mixture(self, layer: CudaLayer) -> MixtureRows:
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+
+    def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
+
+    def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        mixture, cols = self._mixture(layer), self.config.hidden
+        normed = self.forward.buffers.normed[cols, mixture.order]
+        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        yield from mixture.launches(h.values, self.inputs["positions"])
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, up, _ = layer.packed["ffn"]
@@ -456,7 +478,7 @@ class PassProduct:
 
 def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
     """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.post_norm is None and all(matmul.adds(product.config) for product in products)
+    return branch.post_norm is None and branch.bias is None and all(matmul.adds(product.config) for product in products)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from kernel_templates.cuda.embedding import Embedding
-from kernel_templates.cuda.weights import Planes
+from kernel_templates.cuda.weights import Planes, unpack
 from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import LinkedChain
+from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Weight
 from kernel_templates.per_layer_inputs import cuda as inputs_kernels
 from kernel_templates.per_layer_inputs.problem import PerLayerInputs
@@ -34,9 +35,16 @@ from model.runner import Progress
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
-    text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`."""
+    text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`; of a
+    mixture of experts "router" float32 [experts, hidden], for many rows."""
 
     problem: LinkedChain
+
+    @property
+    def mixture(self) -> Moe | None:
+        """The problem of its feed-forward half, if that is a mixture of experts."""
+        found = self.problem.parts().get("moe")
+        return found if isinstance(found, Moe) else None
 
     @property
     def planes(self) -> tuple[Planes, ...]:
@@ -71,6 +79,11 @@ class Loaded:
     ropes: Mapping[Rope, Tensor]
     cache: tuple[Tensor, ...]
     inputs: LoadedInputs | None = None
+
+    @property
+    def mixtures(self) -> frozenset[Moe]:
+        """Those of its layers that differ."""
+        return frozenset(layer.mixture for layer in self.layers if layer.mixture is not None)
 
 
 def load(
@@ -164,9 +177,12 @@ def _layer(
         own |= delta_states.allocate(plan.sizes.delta, 1, device)
     else:
         own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
-    return CudaLayer(plan, layer_kernels.packed_by_part(problem, packed), own, problem)
+    by_part = layer_kernels.packed_by_part(problem, packed)
+    if "moe" in by_part:
+        own["router"] = unpack(by_part["moe"][0])
+    return CudaLayer(plan, by_part, own, problem)
 
 
 def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
     """What no product reads, such as a norm's weights or a bias, float32 [size]."""
-    return torch.from_numpy(weights.vector(file, tensor)[: math.prod(tensor.shape)].copy()).to(device)
+    return torch.from_numpy(weights.vector(file, tensor)[: tensor.elements].copy()).to(device)

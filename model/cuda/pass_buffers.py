@@ -2,12 +2,14 @@
 
 A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max(what the mixer
 projects to, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
-Qwen3-0.6B, 336 MB for Qwen3-8B. Beside them stands the matrix that is expanded at the time, 2 bytes a weight of the
-largest product: 13 MB and 201 MB, twice that where the next one is expanded meanwhile.
+Qwen3-0.6B, 336 MB for Qwen3-8B. With a mixture of experts ffn is that of all experts that a row uses, and wide holds
+`used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the
+time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where the next one is expanded
+meanwhile.
 """
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +17,11 @@ from torch import Tensor
 
 from kernel_templates.cuda import fragments
 from kernel_templates.matmul.cuda import COUNTERS
+from kernel_templates.moe import rows as moe_rows
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.layer_plan import buffer_sizes
+from model.layer_sizes import LayerSizes
 
 InOrders = Mapping[tuple[int, int], Tensor]
 """By columns and their order."""
@@ -29,8 +33,8 @@ class PassBuffers:
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
     product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
     inputs: float32 [most, layers * layer_input], what each layer gets of a row. expanded: float16, one matrix or two;
-    counters: int32 zeros, for programs that share columns of a product or
-    positions of attention."""
+    counters: int32 zeros, for programs that share columns of a product or positions of attention; routing: what a
+    mixture's router leaves, as of `moe.rows`."""
 
     x: Tensor
     normed: InOrders
@@ -41,6 +45,7 @@ class PassBuffers:
     inputs: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
+    routing: Mapping[str, Tensor]
 
     @classmethod
     def allocate(cls, model: Loaded, most: int, matrices: int, device: torch.device) -> "PassBuffers":
@@ -48,30 +53,42 @@ class PassBuffers:
         c, largest_of = model.config, buffer_sizes(model.config)
         attended, ffn = largest_of["attended"], largest_of["gated"]
         halves = (c.hidden, attended, attended, ffn)
-        inputs = largest_of.get("layer_inputs", 0)
-        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, c.hidden, inputs)
+        used, inputs = max((mixture.used for mixture in model.mixtures), default=0), largest_of.get("layer_inputs", 0)
+        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden, inputs)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
             return cls(
                 torch.zeros((most, c.hidden), device=device),
-                _in_orders(most, {c.hidden}, device),
+                _in_orders({c.hidden: most}, device),
                 torch.zeros(most * attended, dtype=torch.float16, device=device),
-                _in_orders(most, {sizes.attended for sizes in c.sizes}, device),
-                _in_orders(most, {n for s in c.sizes for n in (s.ffn, s.layer_input) if n}, device),
+                _in_orders({sizes.attended: most for sizes in c.sizes}, device),
+                _in_orders(_gated(c.sizes, most), device),
                 torch.zeros(most * widest, device=device),
                 torch.zeros((most, inputs), device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
+                moe_rows.allocate(model.mixtures, most, device),
             )
 
 
-def _in_orders(most: int, columns: Collection[int], device: torch.device) -> dict[tuple[int, int], Tensor]:
-    """float16 zeros for so many rows of as many columns, in every order of them."""
-    whole = torch.zeros(most * max(columns), dtype=torch.float16, device=device)
+def _gated(layers: Iterable[LayerSizes], most: int) -> dict[int, int]:
+    """Columns of gated activations -> rows of them, one for each expert that a row of a pass uses."""
+    rows: dict[int, int] = {}
+    for s in layers:
+        each = most if s.mixture is None else most * s.mixture.used
+        rows[s.ffn] = max(each, rows.get(s.ffn, 0))
+        if s.layer_input:
+            rows[s.layer_input] = max(most, rows.get(s.layer_input, 0))
+    return rows
+
+
+def _in_orders(rows: Mapping[int, int], device: torch.device) -> dict[tuple[int, int], Tensor]:
+    """float16 zeros for as many rows of each number of columns, in every order of them."""
+    whole = torch.zeros(max(cols * most for cols, most in rows.items()), dtype=torch.float16, device=device)
     made = {}
-    for cols, order in itertools.product(columns, fragments.ORDERS):
+    for (cols, most), order in itertools.product(rows.items(), fragments.ORDERS):
         width = fragments.width(cols, order)
         own = width != cols  # it has places that stay empty
         made[cols, order] = torch.zeros(most * width, dtype=torch.float16, device=device) if own else whole
@@ -79,16 +96,13 @@ def _in_orders(most: int, columns: Collection[int], device: torch.device) -> dic
 
 
 def largest_product(model: Loaded) -> int:
-    """Weights of the largest product of a layer: what a mixer projects to is one, and so are gate and up."""
+    """Weights of the largest product of a layer that may be expanded: what a mixer projects to is one, and so are gate
+    and up. Experts are not expanded."""
     products = (
         group
         for layer in model.layers
-        for group in (
-            layer.packed[layer.plan.steps[0].name],
-            layer.packed["out"],
-            layer.packed["ffn"][:2],
-            layer.packed["ffn"][2:],
-        )
+        for dense in [layer.packed.get("ffn", ())]
+        for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], dense[:2], dense[2:])
     )
     of_inputs = [] if model.inputs is None else [model.inputs.packed]
     return max(sum(planes.rows * planes.cols for planes in group) for group in itertools.chain(products, of_inputs))

@@ -83,6 +83,15 @@ def test_every_operation_alone_is_close(name: str) -> None:
     assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
 
 
+def test_layers_whose_operations_are_not_measured_alone_are_named() -> None:
+    """Their logits and activations are measured like those of others."""
+    with opened(FIXTURES / "qwen35-f16.gguf") as engine:
+        result = measured(engine)
+    assert {row.operation for row in result.operations} == {"head"} and len(result.activations) > 0
+    assert result.notes[0].startswith("operations of 3 of 3 layers are not measured alone")
+    assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("path", "buffer", "operation"),
     [

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,11 @@ def _search(db, rng: random.Random, run: int, key: str, bytes_: int, trials: int
         records.append(
             (Trial(config, Outcome.OK, measured, rng.uniform(0.2, 2.0), rng.uniform(1e-5, 2e-5), 0.015), measured)
         )
-    first = None
+    first, began = None, datetime.now(UTC)
     with db._transaction():  # one for all: these tests want a full database, not to wait for a disk
-        for trial, measured in records:
-            row = {"run_id": run, **rows.trial_row(trial), "created_at": rows.utc_now()}
+        for place, (trial, measured) in enumerate(records, 1):
+            ended = (began + timedelta(seconds=place / 4)).isoformat(timespec="milliseconds")
+            row = {"run_id": run, **rows.trial_row(trial), "created_at": ended}
             number = db._insert("run_trials", row)
             if measured:
                 first = first or measured

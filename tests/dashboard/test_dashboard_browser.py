@@ -124,7 +124,7 @@ def test_hostile_names_are_text(page, small_page):
 
 
 def test_the_keyboard_reaches_everything(page, small_page):
-    for name in ("overview", "run-1", "source-0"):
+    for name in ("overview", "reports", "systems-1", "run-1", "source-0", "tables-2"):
         open_at(page, small_page, name)
         wanted = page.evaluate(
             """() => { const all = [...document.querySelectorAll('a[href], button, select, summary, [tabindex="0"]')]

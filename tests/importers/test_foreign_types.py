@@ -33,14 +33,22 @@ def ours() -> dict[str, Any]:
 KINDS = {"our T4": ours(), "another's T4": FOREIGN, "Kernel Tuner": json.loads(CACHE + "}}")}
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database as it begins."""
+    path = tmp_path_factory.mktemp("empty") / "t.db"
+    open_db(path).close()
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_value_anywhere(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+def test_any_value_anywhere(tmp_path: Path, empty: bytes, kind: str, data: st.DataObject) -> None:
     changed = put(KINDS[kind], data.draw(st.sampled_from(list(places(KINDS[kind])))), data.draw(VALUES))
     path, database = tmp_path / "f.json", tmp_path / "t.db"
     path.write_text(json.dumps(changed))
-    database.unlink(missing_ok=True)
+    database.write_bytes(empty)
     with open_db(database) as db, warnings.catch_warnings():
         warnings.simplefilter("error")
         try:

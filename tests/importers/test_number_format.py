@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from importing import import_file
 
 from autotune import UserError
-from autotune.importers import csv_tables, helion_log, ncu_csv, nsys_csv, number_format, units
+from autotune.importers import csv_tables, helion_log, ncu_csv, nsys_csv, number_format, registry, units
 from autotune.importers.number_format import Decimal
 from tuning_db import open_db
 
@@ -105,6 +105,27 @@ def test_every_csv_in_another_locale_gives_the_same_numbers_or_is_refused(record
     except UserError as error:
         assert "--decimal comma" in str(error)
     assert numbers(read(other, Decimal.COMMA)) == expected
+
+
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+@pytest.mark.parametrize("name", READERS)
+def test_every_csv_with_another_separator_gives_the_same_numbers(recorded, tmp_path, name, separator):
+    path = recorded(name) if name.endswith(".csv") else generated(name)(tmp_path)
+    read, is_header = READERS[name]
+    expected = numbers(read(path))
+    other = tmp_path / "other" / path.name
+    other.parent.mkdir()
+    other.write_text(separated(path.read_text(), separator))
+    assert registry.recognize(other) is registry.recognize(path)
+    assert numbers(read(other)) == expected
+    other.write_text(separated(in_german(path.read_text(), is_header, False), separator))
+    assert numbers(read(other, Decimal.COMMA)) == expected
+
+
+def separated(text: str, separator: str) -> str:
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(csv.reader(io.StringIO(text)))
+    return out.getvalue()
 
 
 def raw(*rows, metrics=(("dram__bytes_read.sum", "byte"), ("gpu__time_duration.sum", "ns"))):

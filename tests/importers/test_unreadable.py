@@ -25,6 +25,15 @@ CASES = {
         b"Processing [a.sqlite]\nSKIPPED: a.sqlite does not contain CUDA kernel data.\n",
         '"a.sqlite does not',
     ),
+    "sums.csv": (
+        b'==7== Profiling result:\n"Type","Time(%)","Time","Calls","Avg","Min","Max","Name"\n,%,ms,,us,us,us,\n',
+        "CSV of nvprof; record with Nsight Systems",
+    ),
+    "launches.csv": (b'"Start","Duration","Grid X","Grid Y","Name"\ns,us,,,\n', "CSV of nvprof"),
+    "lines.csv": (b'"#","Address","Source","Warp Stall Sampling (All Samples)"\n', "import the report itself"),
+    "t1.json": (b'{"General": {}, "ConfigurationSpace": {"TuningParameters": []}}', "T1 description of a space"),
+    "ktt.json": (b'{"Metadata": {"KttVersion": "2.1", "TimeUnit": "Microseconds"}, "Results": []}', "after tuning"),
+    "log.ndjson": (b"\x28\xb5\x2f\xfd\x60\x80", "zstd -d"),
     "warned.csv": (
         b"==WARNING== No kernels were profiled.\n==WARNING== Profiling of children needs an option.\n",
         '"No kernels were profiled."',

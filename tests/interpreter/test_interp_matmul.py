@@ -275,9 +275,10 @@ def test_the_library_cuts_what_no_buffer_holds() -> None:
     assert [out.data_ptr() for out in expanded] == [buffers[i].data_ptr() for i in (1, 0, 1)]
 
 
-def test_scratch_of_wide_pads_tokens() -> None:
+def test_scratch_pads_tokens() -> None:
     shape = Planes("Q4_0", 64, 256, ())
     blocks = 1 * 2  # of 64 rows, of 16 tokens
     assert wide.scratch_size(shape, 17, "", 16, 1, 4, 2) == blocks * 2 * (64 * 16)
     assert wide.scratch_size(shape, 17, "", 16, 1, 4, 1) == 1
-    assert thin.scratch_size(shape, 17, "", 1, 2) == 8 * 2 * 16 * 32
+    blocks = 4  # of 16 rows, all tokens
+    assert thin.scratch_size(shape, 17, "", 1, 2) == blocks * 2 * (16 * 32)

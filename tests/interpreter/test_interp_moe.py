@@ -8,9 +8,9 @@ from test_interp_operations import drawn, relative_error, space, tolerance
 
 from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.moe import choose
-from kernel_templates.moe.cuda import choices
+from kernel_templates.moe import choose, rows
 from kernel_templates.moe.problem import ROUTINGS, Moe
+from kernel_templates.space import Config
 
 KEY = "moe:hidden={0},ffn={1},experts={2},used={3},router_format={4},gate_format={5},up_format={6},down_format={7},"
 
@@ -23,20 +23,27 @@ SHARED = {"shared_ffn": 64, "shared_gate_format": "Q8_0", "shared_up_format": "Q
 GPT_OSS = {"gate_function": "swiglu_oai", "routing": "softmax_of_chosen", "bias": 1}
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "BF16", "Q3_K"])
+@pytest.mark.parametrize("name", [
+    "Q4_0", "Q4_K", "Q6_K", "MXFP4", "F16",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("Q8_0", "BF16", "Q3_K")),
+])  # fmt: skip
 def test_every_kind_of_format(name):
+    """With int16 far closer than the tolerance, which int8 needs. Programs of many rows, since a tile takes long."""
     size = 256 if name.endswith("_K") else 64
-    asked = key(size, size, 4, 2, "F32", name, name, name, normalized=1)
-    assert relative_error(asked, space(asked).default) <= (1e-4 if name != "Q3_K" else tolerance(asked))
+    asked = key(size, size, 3, 2, "F32", name, name, name, normalized=1)
+    few = {f"{part}_{name}": value for part in ("gate_up", "down") for name, value in (("each", 8), ("ahead", 1))}
+    config = Config({**space(asked).default, **few})
+    assert space(asked).broken(config) is None
+    assert relative_error(asked, config) <= 1e-4
 
 
 @pytest.mark.parametrize("asked", [
     key(96, 32, 5, 3, "F32", "Q4_0", "Q8_0", "Q4_1"),
     key(96, 32, 5, 1, "F16", "Q8_0", "Q8_0", "F16", gate_function="gelu"),
-    key(64, 96, 6, 4, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS),
+    key(64, 32, 6, 3, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS),
     key(160, 32, 8, 2, "BF16", "Q8_0", "Q8_0", "Q8_0", routing="sigmoid", normalized=1, scale=2.5, post_norm=1),
     key(64, 32, 8, 2, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
-    key(64, 96, 8, 3, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1),
+    pytest.param(key(64, 96, 8, 3, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1), marks=pytest.mark.slow),
     key(64, 32, 4, 4, "F32", "Q8_0", "Q8_0", "Q8_0", activation="int8"),
 ])  # fmt: skip
 def test_traits_and_odd_sizes(asked):
@@ -44,9 +51,11 @@ def test_traits_and_odd_sizes(asked):
 
 
 @pytest.mark.parametrize("asked", [
-    key(64, 64, 4, 2, "F32", "Q4_0", "Q4_0", "Q8_0"),
-    key(96, 32, 4, 2, "F32", "Q8_0", "Q4_0", "F16", **SHARED),
-    key(64, 96, 4, 2, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS, post_norm=1),
+    key(64, 32, 4, 2, "F32", "Q4_0", "Q4_0", "Q8_0"),
+    *(pytest.param(slow, marks=pytest.mark.slow) for slow in (
+        key(96, 32, 4, 2, "F32", "Q8_0", "Q4_0", "F16", **SHARED),
+        key(64, 96, 4, 2, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS, post_norm=1),
+    )),
 ])  # fmt: skip
 def test_configurations_drawn_at_random(asked):
     for config in drawn(asked):
@@ -56,10 +65,10 @@ def test_configurations_drawn_at_random(asked):
 def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
     """ids and weights of several tokens."""
     problem = Moe(32, 32, len(logits[0]) - traits.get("shared_gated", 0), used, *["F32"] * 4, **traits)
-    buffers = choices(problem, len(logits), "cpu")
+    buffers = rows.allocate([problem], len(logits), "cpu")
     buffers["router_logits"].copy_(torch.tensor(logits).flatten())
     names = ("router_logits", "expert_ids", "expert_weights")
-    choose.launch(problem, *(buffers[name] for name in names), tokens=len(logits)).run(INTERPRETED)
+    choose.launch(problem, *(buffers[name] for name in names), len(logits)).run(INTERPRETED)
     return [buffers[name].view(len(logits), -1).tolist() for name in names[1:]]
 
 
@@ -96,9 +105,9 @@ def test_down_is_the_same_in_every_execution_and_reads_its_own_experts_only():
     for damaged in (False, True):
         buffers = template.prepare(problem, inputs, "cpu")
         packed = template.pack(problem, {}, inputs.weights, "cpu")
-        for planes, rows in zip(packed[1:], (64, 64, 64), strict=True):
+        for planes in packed[1:]:
             for expert in set(range(5)) - set(used) if damaged else ():
-                planes.tensors[1][expert * rows : (expert + 1) * rows] = float("nan")
+                planes.tensors[1][expert * 64 : (expert + 1) * 64] = float("nan")
         for launch in template.launches(problem, space(asked).default, packed, buffers):
             launch.run(INTERPRETED)
         results.append(buffers["x"].values.clone())

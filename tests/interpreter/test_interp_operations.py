@@ -93,9 +93,14 @@ def test_every_format(name, activation):
     "norm_qkv_rope:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,activation=int16,qkv_bias=1",
     "layer:hidden=96,heads=3,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q4_1,k_format=Q4_1,v_format=Q4_1,out_format=Q4_1,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40",
     "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5",
+    "attention:heads=4,kv_heads=2,head_dim=32,context=50,output_gate=1",
+    "norm_qkv_rope:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,activation=int16,output_gate=1",
+    "norm_qkvz:hidden=32,heads=4,key_heads=2,head_dim=8,qkv_format=Q8_0,z_format=Q4_0,gates_format=F32,activation=int16",
+    "delta_layer:hidden=32,heads=2,key_heads=1,head_dim=16,kernel=4,ffn=32,qkv_format=Q8_0,z_format=Q8_0,gates_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16",
     "matvec:rows=160,cols=96,format=Q4_0,activation=int16,post_norm=1",
     "matvec:rows=32,cols=96,format=Q8_0,activation=int8,post_norm=1",
     "matvec:rows=64,cols=96,format=Q8_0,activation=int16,bias=1",
+    "layer:hidden=96,heads=4,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=0,ffn=32,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,out_format=Q8_0,gate_format=Q4_1,up_format=Q4_1,down_format=Q4_1,activation=int16,context=40,qkv_bias=1,window=17,sinks=1,out_bias=1",
     "matvec:rows=160,cols=96,format=MXFP4,activation=int16,post_norm=1,bias=1",
     "ffn:hidden=96,ffn=64,gate_format=Q4_0,up_format=Q4_0,down_format=Q8_0,activation=int16,gate_function=gelu",
     "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1",
@@ -130,6 +135,13 @@ def test_configurations_drawn_at_random(key):
         assert relative_error(key, config, seed=7) <= tolerance(key), config.key
 
 
+@pytest.mark.parametrize("combine", ["last", "kernel"])
+def test_gates_of_splits_that_are_joined(combine):
+    key = "attention:heads=4,kv_heads=2,head_dim=32,context=50,output_gate=1"
+    config = Config({**space(key).default, "tile": 16, "splits": 2, "warps": 1, "heads": 2, "combine": combine})
+    assert relative_error(key, config) <= tolerance(key)
+
+
 @pytest.mark.parametrize("finish", ["attention", "kernel"])
 def test_a_layer_with_a_bias_a_window_and_a_soft_cap(finish):
     key = (
@@ -141,10 +153,12 @@ def test_a_layer_with_a_bias_a_window_and_a_soft_cap(finish):
     assert relative_error(key, config) <= tolerance(key)
 
 
-def test_a_layer_whose_heads_are_finished_by_their_own_kernel():
+@pytest.mark.parametrize("gate", [0, 1])
+def test_a_layer_whose_heads_are_finished_by_their_own_kernel(gate):
     key = (
         "layer:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,ffn=32,q_format=Q8_0,k_format=Q8_0,"
-        "v_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=40"
+        "v_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=40,"
+        f"output_gate={gate}"
     )
     config = Config({**space(key).default, "finish": "kernel"})
     assert relative_error(key, config) <= tolerance(key)

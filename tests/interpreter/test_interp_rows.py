@@ -11,11 +11,11 @@ from some_formats import few
 from torch import Tensor
 
 from kernel_templates import formats, random_inputs
-from kernel_templates.cuda import pages
+from kernel_templates.cuda import fragments, pages
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import INTERPRETED
-from kernel_templates.cuda.rows import add_norm, append, embed, take_row
+from kernel_templates.cuda.rows import add_norm, append, embed, output_gate, take_row
 from kernel_templates.cuda.rows.gate import gate
 from kernel_templates.cuda.vector import Vector
 
@@ -63,7 +63,8 @@ SIZES = st.sampled_from([32, 96, 576, 1024, 1536])
 @settings(max_examples=12)
 @given(
     hidden=SIZES, rows=st.integers(1, 4), branch=st.sampled_from(["", "plain", "post"]), last=st.booleans(),
-    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99), tile=st.sampled_from([256, add_norm.TILE]),
+    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99),
+    tile=st.sampled_from([256, add_norm.TILE]),
 )  # fmt: skip
 def test_branches_are_added_and_normed(
     hidden: int, rows: int, branch: str, last: bool, bias: bool, factor: float, seed: int, tile: int
@@ -144,6 +145,7 @@ class Case:
     bias: bool
     positions: tuple[int, ...]
     sequences: tuple[int, ...]
+    output_gate: bool = False
 
 
 LAYERS, LAYER, CAPACITY = 3, 1, 150
@@ -165,12 +167,13 @@ def check_append(case: Case, seed: int = 0) -> None:
     cache = pages.PagedCache(memory, order * page, LAYER * layer_stride, values, head_stride)
     q = poison(rows + 1, c.heads, c.head_dim)
     given_rows = {
-        "qkv": qkv, "q": q[:rows], "positions": torch.tensor(c.positions, dtype=torch.int32),
+        "qkv": gated(qkv, c), "q": q[:rows], "positions": torch.tensor(c.positions, dtype=torch.int32),
         "sequences": torch.tensor(c.sequences, dtype=torch.int32),
     }  # fmt: skip
     how = append.Heads(
-        c.heads, c.kv_heads, c.head_dim, rope, EPS, bias if c.bias else None, norms if c.qk_norm else None
-    )
+        c.heads, c.kv_heads, c.head_dim, rope, EPS, gated(bias[None], c)[0] if c.bias else None,
+        norms if c.qk_norm else None, c.output_gate,
+    )  # fmt: skip
     append.launch(how, given_rows, cache).run(INTERPRETED)
 
     made = (qkv.double() + (bias.double() if c.bias else 0.0)).view(rows, total, c.head_dim)
@@ -187,6 +190,15 @@ def check_append(case: Case, seed: int = 0) -> None:
         assert_near(memory[at][0], turned(wanted_k[r], rope[position], c.rope_dim), 2 * HALF, 1e-4)
         assert_near(memory[at][1], wanted_v[r], 2 * HALF)
     assert memory[~changed].isnan().all() and q[rows:].isnan().all() and q[:rows].isfinite().all()
+
+
+def gated(rows: Tensor, c: Case) -> Tensor:
+    """Rows of heads with a gate, NaN, behind each query where the case has them."""
+    if not c.output_gate:
+        return rows
+    q, rest = rows.split([c.heads * c.head_dim, 2 * c.kv_heads * c.head_dim], 1)
+    heads = q.view(len(rows), c.heads, 1, c.head_dim)
+    return torch.cat([torch.cat([heads, torch.full_like(heads, torch.nan)], 2).flatten(1), rest], 1)
 
 
 def turned(x: Tensor, table: Tensor, rope_dim: int) -> Tensor:
@@ -219,6 +231,7 @@ NAMED = {
     "a part of the head turns": Case(4, 2, 96, 48, True, True, (9, 10), (0, 0)),
     "more heads than a program takes": Case(20, 4, 256, 256, True, False, (3,), (2,)),
     "the same position of two texts": Case(3, 1, 128, 128, False, True, (40, 40), (0, 2)),
+    "a gate behind each query": Case(4, 2, 32, 8, True, True, (40, -1, 3), (0, 0, 2), output_gate=True),
 }
 
 
@@ -254,3 +267,15 @@ def test_a_row_becomes_a_vector(hidden: int) -> None:
     assert torch.equal(found.values, x)
     assert_near(found.quantized(), wanted.quantized(), 1e-4, 1e-4)
     assert_near(found.squares, wanted.squares, 1e-6)
+
+
+@pytest.mark.parametrize("order", fragments.ORDERS)
+def test_what_attention_gives_is_gated(order: int) -> None:
+    """In every order of columns; of a row's heads the keys and values lie behind all gates."""
+    heads, dim = 3, 32
+    qkv, y = numbers(2, 2 * heads * dim + 2 * dim, size=3.0), numbers(2, heads * dim, seed=1).half()
+    out = fragments.arranged(y, order)
+    output_gate.launch(qkv, out, heads, dim, order).run(INTERPRETED)
+    gate = qkv[:, : 2 * heads * dim].view(2, heads, 2, dim)[:, :, 1].flatten(1)
+    found = out[:, fragments.places(heads * dim, order)]
+    assert_near(found, y.double() * gate.double().sigmoid(), HALF)

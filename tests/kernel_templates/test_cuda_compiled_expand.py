@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from compiled_once import cross_compile
 
 pytest.importorskip("triton")
 
 from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, weights
-from kernel_templates.cuda.crosscompile import cross_compile
 
 
 @pytest.mark.parametrize("name", list(formats.FORMATS))

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compiled_once import cross_compile
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows import output_gate
 from kernel_templates.cuda.vector import Vector

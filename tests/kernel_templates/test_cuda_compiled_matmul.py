@@ -4,7 +4,8 @@ import os
 
 import pytest
 import torch
-from some_formats import few
+from compiled_once import cross_compile
+from some_formats import TWO, few, two
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -12,14 +13,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from kernel_templates import formats, random_inputs, registry
 from kernel_templates.cuda import expand
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 
 QUANTIZED = [name for name, fmt in formats.FORMATS.items() if fmt.quantized]
-GATED = [name for name in QUANTIZED if name in ("Q4_0", "Q6_K")]
 PRODUCTS = {"thin": "mma.sync.aligned.m16n8k16", "wide": "wgmma.mma_async"}
 CHIPS = {80: Device("cuda", "any", "8.0", 108, 40 << 30), 90: Device("cuda", "any", "9.0", 132, 80 << 30)}
 
@@ -44,25 +44,41 @@ def is_good(launch: Launch, capability: int, product: str) -> Compiled:
     return code
 
 
-@pytest.mark.parametrize(("tokens", "capability"), [(8, 80), (8, 90), (32, 90)])
-@pytest.mark.parametrize("name", few(QUANTIZED))
-def test_few_tokens(name: str, tokens: int, capability: int) -> None:
-    algorithm, (launch,) = launches(Matmul(3072, 1024, name, tokens), capability)
-    assert algorithm == "thin"
+def is_good_by_default(problem: Matmul, capability: int, wanted: str) -> None:
+    algorithm, (launch,) = launches(problem, capability)
+    assert algorithm == wanted
     is_good(launch, capability, PRODUCTS[algorithm])
 
 
-@pytest.mark.parametrize(("rows", "tokens", "algorithm"), [(3072, 128, "wide"), (24576, 8, "thin")])
 @pytest.mark.parametrize("name", few(QUANTIZED))
-def test_more_tokens_or_more_rows(name: str, rows: int, tokens: int, algorithm: str) -> None:
-    found, (launch,) = launches(Matmul(rows, 2048, name, tokens), 90)
-    assert found == algorithm
-    is_good(launch, 90, PRODUCTS[algorithm])
+def test_few_tokens(name: str) -> None:
+    is_good_by_default(Matmul(3072, 1024, name, 32), 90, "thin")
 
 
-@pytest.mark.parametrize("tokens", [1, 64])
-@pytest.mark.parametrize("gate", ["silu", "gelu"])
-@pytest.mark.parametrize("name", few(GATED))
+@pytest.mark.parametrize(("rows", "cols", "capability"), [(3072, 1024, 80), (3072, 1024, 90), (24576, 2048, 90)])
+@pytest.mark.parametrize("name", two(QUANTIZED))
+def test_fewer_tokens(name: str, rows: int, cols: int, capability: int) -> None:
+    is_good_by_default(Matmul(rows, cols, name, 8), capability, "thin")
+
+
+# Quants of one plane and of several, subscales of each size, a minimum of its own, scales that are exponents.
+IN_BLOCKS = ("Q4_0", "Q8_0", "Q3_K", "Q5_K", "MXFP4")
+
+
+@pytest.mark.parametrize("name", [n if n in IN_BLOCKS else pytest.param(n, marks=pytest.mark.slow) for n in QUANTIZED])
+def test_many_tokens(name: str) -> None:
+    is_good_by_default(Matmul(3072, 2048, name, 128), 90, "wide")
+
+
+GATES = [  # each pair of two of the three; the slow tests have all
+    pytest.param(name, gate, tokens, marks=[pytest.mark.slow] if (i + j + k) % 2 else [])
+    for i, name in enumerate(TWO)
+    for j, gate in enumerate(("silu", "gelu"))
+    for k, tokens in enumerate((1, 64))
+]
+
+
+@pytest.mark.parametrize(("name", "gate", "tokens"), GATES)
 def test_a_gate(name: str, gate: str, tokens: int) -> None:
     algorithm, (launch,) = launches(Matmul(6144, 1024, name, tokens, gate=gate), 90)
     is_good(launch, 90, PRODUCTS[algorithm])

@@ -1,20 +1,22 @@
 """The product kernels compiled for chips that are not here, in their default configurations: what the code does.
 
-Every format is compiled for every generation as the smallest operation, every operation for every generation in Q4_0.
+Every format is compiled for a generation whose kernels wait for each other, as the smallest operation; two formats,
+and in Q4_0 every operation, for every generation.
 """
 
 import os
 import re
 
 import pytest
-from some_formats import few
+from compiled_once import cross_compile
+from some_formats import few, two
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from kernel_templates import random_inputs, registry
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 
@@ -96,14 +98,19 @@ def is_good(launch: Launch, code: Compiled, capability: int) -> None:
         assert wide_loads(after) > 0, "the vector is read after the wait"
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", few())
-def test_every_format_on_every_generation(name: str, capability: int) -> None:
+def test_every_format(name: str, capability: int = 90) -> None:
     (launch,) = launches("matvec", "rows=1024,cols=2048,format={0},activation=int16", name)
     is_good(launch, cross_compile(launch, capability), capability)
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", [75, 80, 100])
+@pytest.mark.parametrize("name", two())
+def test_the_other_generations(name: str, capability: int) -> None:
+    test_every_format(name, capability)
+
+
+@pytest.mark.parametrize("capability", [75, 90, *(pytest.param(c, marks=pytest.mark.slow) for c in (80, 100))])
 @pytest.mark.parametrize("post_norm", ["", ",post_norm=1"])
 def test_a_residual_bias_is_there_before_the_product(capability: int, post_norm: str) -> None:
     fields = "rows=2880,cols=4096,format={0},activation=int16"
@@ -167,8 +174,14 @@ def test_widths_that_are_no_power_of_two(op: str) -> None:
         is_good(launch, cross_compile(launch, 90), 90)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "Q8_0", "BF16"])
-@pytest.mark.parametrize("op", list(LARGE))
+LARGE_IN = [  # each operation in the format that takes the most registers; formats in the smaller ones
+    pytest.param(op, name, marks=[pytest.mark.slow] if op.startswith("ffn") and name in ("Q8_0", "BF16") else [])
+    for op in LARGE
+    for name in ("Q4_0", "Q6_K", "Q8_0", "BF16")
+]
+
+
+@pytest.mark.parametrize(("op", "name"), LARGE_IN)
 def test_untuned_rows_of_large_models_stay_in_registers(op: str, name: str) -> None:
     for launch in launches(op.partition(" ")[0], LARGE[op], name):
         is_good(launch, cross_compile(launch, 90), 90)

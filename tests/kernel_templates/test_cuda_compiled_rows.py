@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from compiled_once import cross_compile
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
@@ -12,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET"):
 
 from kernel_templates import formats
 from kernel_templates.cuda import pages
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows import add_norm, append, embed, soft_cap, take_row

@@ -4,14 +4,15 @@ import os
 
 import pytest
 import torch
-from some_formats import few
+from compiled_once import cross_compile
+from some_formats import few, two
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels do not compile", allow_module_level=True)
 
 from kernel_templates import formats
-from kernel_templates.cuda.crosscompile import Compiled, cross_compile
+from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.sample_token import cuda, cuda_rows
@@ -58,10 +59,19 @@ def test_greedy(name, hidden, partials, capability):
 
 @pytest.mark.parametrize("name", few())
 def test_every_embedding(name):
+    embedded(name, "int16")
+
+
+@pytest.mark.parametrize("activation", ["int8", "float"])
+@pytest.mark.parametrize("name", two())
+def test_the_other_activations(name, activation):
+    embedded(name, activation)
+
+
+def embedded(name, activation):
     buffers, embedding = chain(name, 16_384, 7)
-    for activation in ("int16", "int8", "float"):
-        (launch,) = cuda.launches_embed(buffers, embedding, torch.ones(16_384), activation)
-        fits(cross_compile(launch, 90), 90)
+    (launch,) = cuda.launches_embed(buffers, embedding, torch.ones(16_384), activation)
+    fits(cross_compile(launch, 90), 90)
 
 
 @pytest.mark.parametrize("capability", [75, 90])
@@ -85,8 +95,15 @@ def test_sampling(capability):
             assert "ATOM." not in made.sass  # additions whose result nobody waits for
 
 
-@pytest.mark.parametrize("vocab", [151_936, 49_152])
-@pytest.mark.parametrize("capability", CAPABILITIES)
+ROWS_FAST = ((151_936, 75), (151_936, 90), (49_152, 90))
+ROWS = [
+    pytest.param(vocab, capability, marks=[] if (vocab, capability) in ROWS_FAST else [pytest.mark.slow])
+    for vocab in (151_936, 49_152)
+    for capability in CAPABILITIES
+]
+
+
+@pytest.mark.parametrize(("vocab", "capability"), ROWS)
 def test_rows(vocab, capability):
     rows = 32
     scratch, ints = cuda_rows.RowScratch.allocate(rows, vocab, "cpu"), torch.zeros(rows, dtype=torch.int32)

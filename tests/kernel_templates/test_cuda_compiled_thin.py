@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
+from compiled_once import cross_compile
 
 from kernel_templates.cuda import thin
-from kernel_templates.cuda.crosscompile import cross_compile
 from kernel_templates.cuda.weights import Planes
 
 HOPPER = 90

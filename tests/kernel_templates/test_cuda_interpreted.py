@@ -1,7 +1,7 @@
-"""Runs tests/interpreter, in four processes that have Triton's interpreter instead of its compiler.
+"""Runs tests/interpreter, in two processes that have Triton's interpreter instead of its compiler.
 
-The interpreter has to be chosen before Triton is imported; in this process other tests compile. Four, because a process
-takes 5 s to begin, and the last to end should not run alone for long.
+The interpreter has to be chosen before Triton is imported; in this process other tests compile. Two, because a process
+takes 3 s to begin, and the last to end should not run alone for long.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 @pytest.mark.parametrize(
-    "files", [FILES[i::4] for i in range(4)], ids=lambda files: "+".join(f.stem[12:] for f in files)
+    "files", [FILES[i::2] for i in range(2)], ids=lambda files: "+".join(f.stem[12:] for f in files)
 )
 def test_in_the_interpreter(files: list[Path]) -> None:
     variables = os.environ | {"TRITON_INTERPRET": "1"}

@@ -2,6 +2,7 @@
 
 import ast
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_every_tensor_belongs_to_a_step_and_every_step_to_the_registry(made_up: 
     assert [t.name for t in out.weights.values()] == ["blk.1.attn_output.weight"]
     assert ffn.link.bound({"ffn_norm": 1, "x": 2}) == {"ffn_norm": 1, "x": 2, "norm": 1}
     assert ("q_norm" in qkv.vectors) == config.architecture.qk_norm
-    turned = {t.name for layer in plan.layers for t in layer.tensors.values() if t.pairs}
+    turned = {part.name for layer in plan.layers for t in layer.tensors.values() for part in t.parts if part.pairs}
     normed = ["attn_q", "attn_k", "attn_q_norm", "attn_k_norm"]
     expected = {f"blk.{i}.{name}.weight" for i in range(2) for name in normed}
     assert turned == (expected if config.architecture.rope == "pairs" else set())
@@ -76,11 +77,11 @@ def test_traits_matter(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = reference_logits(file, tokens)
     name = config.architecture.name
     other = "halves" if config.architecture.rope == "pairs" else "pairs"
-    monkeypatch.setitem(ARCHITECTURES, name, architectures.Architecture(name, other, config.architecture.qk_norm))
+    monkeypatch.setitem(ARCHITECTURES, name, replace(config.architecture, rope=other))
     assert float((reference_logits(file, tokens) - wanted).norm() / wanted.norm()) > 0.05
     with closing(model.load(made_up)) as engine:
         turned = engine.logits(tokens, stepwise=True)
     assert float(np.linalg.norm(turned - wanted.numpy()) / np.linalg.norm(wanted.numpy())) > 0.05
-    monkeypatch.setitem(ARCHITECTURES, name, architectures.Architecture(name, other, not config.architecture.qk_norm))
+    monkeypatch.setitem(ARCHITECTURES, name, replace(config.architecture, qk_norm=not config.architecture.qk_norm))
     with pytest.raises(model.ModelError, match=r"attn_q_norm\.weight|attn_k_norm\.weight"):
         ModelConfig.from_gguf(file)

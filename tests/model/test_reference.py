@@ -17,6 +17,7 @@ from model import reference
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile, open_gguf
+from model.layer_sizes import LayerSizes
 from model.reference import reference_logits
 
 TOKENS = [7, 300, 7, 12, 450, 99, 13, 301, 5, 77, 12]
@@ -78,12 +79,34 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             scale = s.scale or 1 / sqrt(s.head_dim)
             shares = [exp(capped(sum(q * keys[kv]) * scale, s.softcap)) for keys, _ in seen]
             pairs = zip(shares, seen, strict=True)
-            made = sum(share * values[kv] for share, (_, values) in pairs) / sum(shares)
+            lost = exp(weight(block + "attn_sinks")[head]) if traits.sinks else 0
+            made = sum(share * values[kv] for share, (_, values) in pairs) / (sum(shares) + lost)
             if s.output_gate:
                 first = (2 * head + 1) * s.head_dim
                 made = made / (1 + np.exp(-weight(block + "attn_q")[first : first + s.head_dim] @ x))
             out.append(made)
-        return weight(block + "attn_output") @ np.concatenate(out)
+        y = weight(block + "attn_output") @ np.concatenate(out)
+        return y + (weight(block + "attn_output", ".bias") if traits.out_bias else 0)
+
+    def network(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        gate, up = gate @ x, up @ x
+        if traits.gate_function == "gelu":
+            gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
+        else:
+            gate = gate / (1 + np.exp(-gate))
+        return down @ (gate * up)
+
+    def feed_forward(x: np.ndarray, block: str, s: LayerSizes) -> np.ndarray:
+        if s.mixture is None:
+            up = weight(block + "ffn_up")
+            gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate"), up)
+            return network(x, gate, up, weight(block + "ffn_down"))
+        logits = list(weight(block + "ffn_gate_inp") @ x)
+        chosen = sorted(range(s.mixture.experts), key=lambda e: (-logits[e], e))[: s.mixture.used]
+        total = sum(exp(logits[e]) for e in (chosen if s.mixture.normalized else range(s.mixture.experts)))
+        of = {name: weight(f"{block}ffn_{name}_exps") for name in ("gate", "up", "down")}
+        made = [exp(logits[e]) / total * network(x, of["gate"][e], of["up"][e], of["down"][e]) for e in chosen]
+        return sum(made, np.zeros(c.hidden))
 
     def delta_net(x: np.ndarray, layer: int) -> np.ndarray:
         block, d = f"blk.{layer}.", c.layer(layer).delta
@@ -123,13 +146,7 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
             y = delta_net(n, layer) if s.delta else attention(n, layer, position)
             x = x + (norm(y, weight(block + "post_attention_norm")) if traits.post_norm else y)
             n = norm(x, weight(block + traits.ffn_norm))
-            up = weight(block + "ffn_up") @ n
-            gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate") @ n, up)
-            if traits.gate_function == "gelu":
-                gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
-            else:
-                gate = gate / (1 + np.exp(-gate))
-            y = weight(block + "ffn_down") @ (gate * up)
+            y = feed_forward(n, block, s)
             x = x + (norm(y, weight(block + "post_ffw_norm")) if traits.post_norm else y)
         logits = weight("token_embd" if c.tied else "output") @ norm(x, weight("output_norm"))
         rows.append(capped(logits, c.final_softcap))

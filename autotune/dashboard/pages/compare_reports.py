@@ -165,6 +165,8 @@ def _step(here: str, there: str, first: ProfiledLaunch, second: ProfiledLaunch, 
         text = f"{verdict.ratio:.3f} times the time ({verdict.low:.3f} to {verdict.high:.3f}): {verdict.word}."
     else:
         text = "One of them was not timed."
+    if settings := _settings(first.launch, second.launch):
+        text += f" Configuration: {settings}."
     told = {finding.heading for finding in first.causes}, {finding.heading for finding in second.causes}
     gone, new = sorted(told[0] - told[1]), sorted(told[1] - told[0])
     text += f" Findings that went away: {'; '.join(gone)}." if gone else ""
@@ -173,6 +175,13 @@ def _step(here: str, there: str, first: ProfiledLaunch, second: ProfiledLaunch, 
     blocks.append(_counters(f"{here} → {there}: counters", first.launch, second.launch))
     lines = _lines(f"{here} → {there}: source lines", first, second)
     return blocks + ([lines] if lines else [])
+
+
+def _settings(first: KernelLaunch, second: KernelLaunch) -> str:
+    """Parameters of our configurations that differ, "warps 4 → 16"."""
+    one, two = dict(first.config or {}), dict(second.config or {})
+    changed = sorted(name for name in {**one, **two} if one.get(name) != two.get(name))
+    return ", ".join(f"{name} {one.get(name, '–')} → {two.get(name, '–')}" for name in changed)
 
 
 def _counters(caption: str, first: KernelLaunch, second: KernelLaunch) -> ui.Table:
@@ -206,9 +215,10 @@ def _lines(caption: str, first: ProfiledLaunch, second: ProfiledLaunch) -> ui.Ta
     if not one or not two:
         return None
     totals = sum(one.values()), sum(two.values())
-    changed = sorted(
-        {*one, *two}, key=lambda line: (-abs(two[line] / totals[1] - one[line] / totals[0]), line)
-    )  # fmt: skip
+    share = {line: two[line] / totals[1] - one[line] / totals[0] for line in {*one, *two}}
+    changed = sorted((line for line in share if share[line]), key=lambda line: (-abs(share[line]), line))
+    if not changed:
+        return None
     columns = (
         ui.Column("line", "", False, True), ui.Column("first", "samples, % of all", True),
         ui.Column("second", "samples, % of all", True),

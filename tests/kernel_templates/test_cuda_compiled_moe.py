@@ -1,0 +1,151 @@
+"""A mixture's kernels compiled for chips that are not here, in their default configurations: what the code does.
+
+Small shapes, since compiling takes longer the longer a row is; those of published models are among the slow tests.
+"""
+
+import os
+import re
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from test_cuda_compiled_product import wide_loads
+
+from kernel_templates import random_inputs, registry
+from kernel_templates.cuda.crosscompile import cross_compile
+from kernel_templates.cuda.launch import Launch
+from kernel_templates.device import Device
+from kernel_templates.moe import rows
+from kernel_templates.moe.problem import Moe
+
+CAPABILITIES = (75, 90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 120)))
+SMALL = (
+    "moe:hidden=512,ffn=256,experts=16,used=2,router_format=F32,gate_format={0},up_format={0},down_format={0},"
+    "activation=int16"
+)
+SHARED = ",shared_ffn=256,shared_gate_format={0},shared_up_format={0},shared_down_format={0},shared_gated=1"
+QWEN3_30B = (
+    "moe:hidden=2048,ffn=768,experts=128,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
+    "activation=int16,normalized=1"
+)
+GPT_OSS_20B = (
+    "moe:hidden=2880,ffn=2880,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
+    "activation=int16,gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1"
+)
+GROUPED = "grouped_matmul:rows={0},cols={1},format={2},experts={3},used={4},tokens={5}"
+
+
+def launches(key: str, capability: int) -> list[Launch]:
+    """In the default configuration; tensors have shapes only, since nothing runs."""
+    problem = registry.parse_problem(key)
+    device = Device("cuda", "any", f"{capability // 10}.{capability % 10}", 132, 80 << 30)
+    template, config = registry.cuda(problem.op), registry.cuda_space(problem, device).default
+    with random_inputs.shapes_only():
+        inputs = registry.get(problem.op).inputs(problem, 0)
+    packed = template.pack(problem, config, inputs.weights, "meta")
+    return template.launches(problem, config, packed, template.prepare(problem, inputs, "meta"))
+
+
+def check(launch: Launch, capability: int, waits: int = 1) -> str:
+    """The kernel's PTX: nothing spilled, and as many waits as there are ways through it."""
+    code = cross_compile(launch, capability)
+    assert code.spills == 0, (launch.name, code.resources)
+    assert code.ptx.count("griddepcontrol.wait") == waits * (capability >= 90), launch.name
+    assert code.ptx.count("griddepcontrol.launch_dependents") == waits * (capability >= 90), launch.name
+    return code.ptx
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_one_token_on_every_generation(capability: int) -> None:
+    made = launches(SMALL.format("Q4_0"), capability)
+    assert [each.name for each in made] == ["router", "choose", "gate_up", "down"]
+    for launch in made:
+        check(launch, capability)
+
+
+@pytest.mark.parametrize(
+    "name", ["Q4_K", "MXFP4", *(pytest.param(other, marks=pytest.mark.slow) for other in ("Q8_0", "Q6_K", "F16"))]
+)
+def test_weights_are_asked_for_as_soon_as_the_choice_is_known(name: str) -> None:
+    """Gate's and up's behind the wait for the choice; down's before the wait for what gate and up give. That needs the
+    choice to be in memory when down starts: so gate and up let it start after their wait, never before."""
+    _, _, gate_up, down = launches(SMALL.format(name), 90)
+    before, after = check(gate_up, 90).split("griddepcontrol.wait")
+    assert "launch_dependents" not in before and "st.global" not in before
+    assert not re.search(r"\bld\.global", before), "no weight is known yet"
+    assert wide_loads(after) >= gate_up.constants["CHUNKS"] * gate_up.constants["EACH"]
+    before, after = check(down, 90).split("griddepcontrol.wait")
+    assert wide_loads(before) >= down.constants["AHEAD"] * down.constants["EACH"]
+    assert "st.global" not in before
+
+
+def test_a_shared_expert_s_weights_wait_for_nothing() -> None:
+    _, _, gate_up, down = launches((SMALL + SHARED).format("Q8_0"), 90)
+    ptx = check(gate_up, 90, waits=2)
+    assert any(wide_loads(part) for part in _before_waits(ptx)), "the shared expert's tiles are on their way"
+    check(down, 90)
+
+
+def _before_waits(ptx: str) -> list[str]:
+    """Of each wait the text since the label before it."""
+    return [part.rsplit("$L__BB", 1)[-1] for part in ptx.split("griddepcontrol.wait")[:-1]]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("rows_of", "tokens", "traits"), [(512, 8, ",gate=silu"), (256, 512, ",x_of=pair")])
+def test_products_of_experts_on_every_generation(capability: int, rows_of: int, tokens: int, traits: str) -> None:
+    (launch,) = launches(GROUPED.format(rows_of, 256, "Q4_0", 8, 2, tokens) + traits, capability)
+    ptx = check(launch, capability)
+    if capability == 90:
+        assert ("wgmma" in ptx) == (tokens == 512), "few pairs of an expert are bound by reading its weights"
+        assert not re.search(r"\bld\.global", ptx.split("griddepcontrol.wait")[0])
+
+
+def test_experts_of_floats() -> None:
+    for capability in (75, 90):
+        (launch,) = launches(GROUPED.format(128, 64, "BF16", 8, 2, 64) + ",gate=swiglu_oai,bias=1", capability)
+        check(launch, capability)
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_what_stands_around_the_products(capability: int) -> None:
+    problem = Moe(512, 256, 16, 2, *["F32"] * 4, bias=1)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    made = rows.allocate([problem], 64, "meta")
+    ids, weights = made["expert_ids"], made["expert_weights"]
+    for launch in (
+        rows.router_launch(
+            problem, empty(64, 512, dtype=torch.float16), empty(16, 512), empty(16), made["router_logits"], 64
+        ),
+        rows.group_launch(16, ids, made["offsets"], made["pairs"]),
+        rows.combine_launch(problem, empty(128, 512), ids, weights, empty(16 * 512), None, empty(64, 512), 16.0),
+    ):
+        check(launch, capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [QWEN3_30B, GPT_OSS_20B])
+def test_published_models_stay_in_registers(key: str) -> None:
+    for launch in launches(key, 90):
+        check(launch, 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [2, 32, 2048])
+def test_published_models_over_many_tokens_stay_in_registers(tokens: int) -> None:
+    qwen, oss = ("128", "8"), ("32", "4")
+    for key in (
+        GROUPED.format(1536, 2048, "Q4_K", *qwen, tokens) + ",gate=silu",
+        GROUPED.format(2048, 768, "Q6_K", *qwen, tokens) + ",x_of=pair",
+        GROUPED.format(5760, 2880, "MXFP4", *oss, tokens) + ",gate=swiglu_oai,bias=1",
+        GROUPED.format(2880, 2880, "MXFP4", *oss, tokens) + ",x_of=pair",
+    ):
+        for launch in launches(key, 90):
+            check(launch, 90)
