@@ -58,7 +58,7 @@ def launches(problem: InputGate, config: Mapping[str, Any], packed, buffers: Map
     x, raised, gated = buffers["x"], buffers["raised"], buffers["gated"]
     constants = parameters.constants(config, "gate_", gate.format, gate.cols, gate.rows, problem.activation)
     constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values"}
-    arguments = (*gate.pointers, *x.pointers[:4], *raised.pointers, x.values, gate.rows)
+    arguments = (*gate.pointers, *x.pointers[:4], *raised.pointers, x.values, gate.rows, None)
     grid, bits = (parameters.programs(constants, gate.rows),), parameters.bits(problem.activation)
     shape = {"SIZE": problem.size, "ROWS": ROWS, "ACT": bits}
     return [
