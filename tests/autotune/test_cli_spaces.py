@@ -29,7 +29,7 @@ def test_a_space_with_meanings_and_reasons(autotune, where) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", ["matvec", "ffn", "moe", "grouped_matmul", "head", "attention", "norm_qkv_rope", "layer"]
+    "op", ["matvec", "ffn", "head", "attention", "norm_qkv_rope", "layer", "moe", "grouped_matmul"]
 )
 def test_a_name_alone_stands_for_an_example(autotune, op) -> None:
     shown = json.loads(autotune("space", op, "--gpu", "--json").stdout)
