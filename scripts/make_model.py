@@ -422,6 +422,8 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     if widest.head_dim != layer.head_dim:
         writer.add_key_length_swa(layer.head_dim)
         writer.add_value_length_swa(layer.head_dim)
+        writer.add_rope_dimension_count(widest.rope_dim)
+        writer.add_rope_dimension_count_swa(layer.rope_dim)
         writer.add_sliding_window_pattern([sizes.window > 0 for sizes in config.sizes])
     if config.architecture.shared_kv:
         writer.add_shared_kv_layers(sum(sizes.cache_of is not None for sizes in config.sizes))
