@@ -63,13 +63,16 @@ def common(got: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]
 
 
 def deviation(got: np.ndarray, wanted: np.ndarray) -> Deviation:
-    """What is longer than its reference is padding."""
+    """What is longer than its reference is padding. Of a reference that is zero everywhere only zeros are right."""
     half = np.asarray(got).dtype == np.float16
     truth = np.asarray(wanted, np.float64).ravel()
     found = np.asarray(got).ravel()[: truth.size].astype(np.float64)
     if found.size != truth.size:
         return Deviation(np.inf, np.inf, half)
     apart = np.abs(found - truth)
+    if not truth.any():
+        error = 0.0 if not apart.any() else np.inf
+        return Deviation(error, error, half)
     error = float(_norm(apart) / _norm(truth))
     rms = np.sqrt(np.square(truth).sum() / max(1, np.count_nonzero(truth)))
     peak = float((apart / (np.abs(truth) + rms)).max()) if truth.size else 0.0

@@ -277,8 +277,7 @@ class Model:
         same = 0
         while same < min(len(prompt) - 1, len(self._cached)) and prompt[same] == self._cached[same]:
             same += 1
-        if self.runner.taken_in not in (None, same):
-            same = 0
+        same = self.runner.resume(same)
         self.timing.cached = same
         self._cached = self._cached[:same]  # what a failure or Ctrl-C below leaves is still true
         self.runner.feed(prompt[same:], same)

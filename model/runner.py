@@ -72,6 +72,11 @@ class Runner(ABC):
         0. None for a model whose layers only keep keys and values, of which any beginning can be kept."""
         return None
 
+    def resume(self, same: int) -> int:
+        """How many of the first `same` tokens of the last text stay in the cache when another follows that begins with
+        them; the cache is then that of these."""
+        return same if self.taken_in in (None, same) else 0
+
     def feed(self, tokens: list[int], first: int) -> None:
         """Bring tokens into the cache at positions first, first + 1, ...; keep what the last predicts for `stream`."""
         if len(tokens) < self.steps_below:

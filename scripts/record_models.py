@@ -131,7 +131,7 @@ RECIPES = {
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
     ),
-    "gpt-oss": Recipe("GptOss", "MXFP4_MOE", GPT_OSS),
+    "gpt-oss": Recipe("GptOss", "MXFP4_MOE", {**GPT_OSS, "max_position_embeddings": 8192}, 512, 4096),
     "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
     # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
     "qwen35": Recipe("Qwen3_5Text", "Q4_K_M", {**WIDE, **QWEN35, "max_position_embeddings": 8192}, 512, 4096, NO_AHEAD),

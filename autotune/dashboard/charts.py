@@ -33,9 +33,10 @@ def draw(chart: Chart) -> Drawing:
 
 
 def _xy(chart: XY) -> Drawing:
-    x = scale((p[0] for s in chart.series for p in s.points), LEFT, WIDTH - RIGHT, chart.x.log, chart.x.zero)
     y = scale((p[1] for s in chart.series for p in s.points), HEIGHT - BOTTOM, TOP, chart.y.log, chart.y.zero, 5)
-    shapes = [*_vertical_grid(x, TOP, HEIGHT - BOTTOM, chart.x.title), *_horizontal_grid(y, chart.y.title)]
+    left = max(LEFT, 29 + round(max((len(significant(tick, 3)) for tick in y.ticks), default=0) * LETTER))
+    x = scale((p[0] for s in chart.series for p in s.points), left, WIDTH - RIGHT, chart.x.log, chart.x.zero)
+    shapes = [*_vertical_grid(x, TOP, HEIGHT - BOTTOM, chart.x.title), *_horizontal_grid(y, left, chart.y.title)]
     for number, series in enumerate(chart.series):
         tone = f"s{number % 6}"
         places = [(x(px), y(py), text) for px, py, text in series.points]
@@ -101,11 +102,11 @@ def _vertical_grid(x: Scale, top: float, bottom: float, title: str) -> list[tupl
     return shapes
 
 
-def _horizontal_grid(y: Scale, title: str) -> list[tuple[str, dict[str, Any]]]:
+def _horizontal_grid(y: Scale, left: int, title: str) -> list[tuple[str, dict[str, Any]]]:
     shapes: list[tuple[str, dict[str, Any]]] = []
     for tick in y.ticks:
-        shapes.append(("grid", {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": y(tick), "y2": y(tick)}))
-        shapes.append(("label", {"x": LEFT - 7, "y": y(tick) + 4, "text": significant(tick, 3), "anchor": "end"}))
+        shapes.append(("grid", {"x1": left, "x2": WIDTH - RIGHT, "y1": y(tick), "y2": y(tick)}))
+        shapes.append(("label", {"x": left - 7, "y": y(tick) + 4, "text": significant(tick, 3), "anchor": "end"}))
     shapes.append(("upright", {"x": 14, "y": (y.begin + y.end) / 2, "text": title}))
     return shapes
 

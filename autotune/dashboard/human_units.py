@@ -19,11 +19,17 @@ def human(value: float, unit: str, digits: int = 3) -> str:
     if steps is None or value != value or abs(value) == float("inf"):
         space = "" if unit == "%" else " "
         return f"{ui.significant(value, digits)}{space}{unit}".rstrip()
+    name, size = step_of(value, unit, digits)
+    return f"{ui.significant(value / size, digits)} {name}"
+
+
+def step_of(value: float, unit: str, digits: int = 3) -> tuple[str, float]:
+    """The unit that `human` writes a finite value in, and its size in base units."""
+    steps = _STEPS[unit]
     # 999.9 rounds to 1000, which the next unit says as 1: what counts is the number as it is written.
-    name, size = next(
+    return next(
         (step for step in steps if abs(float(f"{value / step[1]:.{digits}g}")) < 1000), steps[-1]
     )  # fmt: skip
-    return f"{ui.significant(value / size, digits)} {name}"
 
 
 def human_cell(value: float | None, unit: str, tone: str = "") -> ui.Cell:

@@ -168,6 +168,8 @@ def read(path: Path, decimal: Decimal | None = None) -> Profile:
     found = len(launches) or sum(len(table.rows) for table in kept)
     cut = tables[-1].cut
     expected, note = (found + 1, "the file ends in the middle of a row") if cut else (None, NO_END)
+    if {report.name for report in reports} & {TRACE, CALLED} == {CALLED}:
+        note += f"; {CALLED} has kernels alone: copies and fills that ran between them are not known"
     devices = {number: name for report in reports for name, number in map(_device, report.rows) if number is not None}
     kinds = ", ".join(dict.fromkeys(report.name for report in reports))
     about = files.provenance(

@@ -23,7 +23,7 @@ from autotune.runner.measurement_guard import cold_bytes
 from autotune.runner.redzones import Redzones
 from kernel_templates import proof, registry
 from kernel_templates.cuda.launch import Launch, Target
-from kernel_templates.operation import CudaTemplate
+from kernel_templates.operation import CudaTemplate, weight_bytes
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -104,7 +104,8 @@ class OpenProblem:
         caches = {name: self._fresh[name] for name in self._layer_buffers}
         size, free = tensors.nbytes(packed[0]) + tensors.nbytes(caches), torch.cuda.mem_get_info()[0]
         if len(packed) == 1:  # copies of this layout that another candidate made are used again, all of them
-            packed += [tensors.clone(packed[0]) for _ in range(copies(size, 2 * self._l2, free) - 1)]
+            read = self._read_of(packed[0]) + tensors.nbytes(caches)
+            packed += [tensors.clone(packed[0]) for _ in range(copies(size, read, 2 * self._l2, free) - 1)]
         self._caches += [tensors.clone(caches) for _ in range(len(packed) - len(self._caches))]
         for weights, own in zip(packed, self._caches, strict=False):
             launches += self._template.launches(self.problem, config, weights, {**self._buffers, **own})
@@ -121,6 +122,11 @@ class OpenProblem:
         torch.cuda.synchronize()
         self._redzones.check()
         return self._verifier.verify(self._template.collect(self.problem, self._buffers), expected, self.tolerance)
+
+    def _read_of(self, packed: tuple) -> int:
+        """Bytes of the weights that a call reads: all, but of a mixture of experts."""
+        size, whole = tensors.nbytes(packed), weight_bytes(self.problem)
+        return min(size, self._call_bytes) if self._call_bytes < whole else size
 
     def _run(self, launches: Sequence[Launch]) -> None:
         for launch in launches:
@@ -149,7 +155,8 @@ def pack_key(template: CudaTemplate, config: Config) -> tuple:
     return tuple((name, config[name]) for name in template.PACK_DEPENDS)
 
 
-def copies(size: int, working_set: int, free: int) -> int:
-    """How many copies of `size` bytes exceed `working_set`, within a quarter of the `free` memory."""
-    wanted = max(FEWEST, min(-(-working_set // max(size, 1)), MOST))
+def copies(size: int, read: int, working_set: int, free: int) -> int:
+    """Of how many copies of `size` bytes what calls `read` exceeds `working_set`, within a quarter of the `free`
+    memory."""
+    wanted = max(FEWEST, min(-(-working_set // max(read, 1)), MOST))
     return max(1, min(wanted, free // 4 // max(size, 1) or 1))

@@ -91,6 +91,7 @@ class Decoder:
         )
         progress(config.layers + 1, config.layers + 1)
         self.graph = Graph(self.pool, [*steps, head_step])
+        self.mark = text_state.Mark([layer.buffers for layer in self.layers])
         self.head = Graph(self.pool, [head_step])
 
     def _scratch_bytes(self, file: GGUFFile) -> int:
@@ -213,11 +214,17 @@ class Decoder:
         text with a cache of its own."""
         self.prepare(token, position)
         if graph is None:
-            self.taken_in = position + 1
+            self.takes_in(position, position + 1)
         threads, start = self.threads.next(), time.perf_counter()
         (graph or self.graph).replay(threads)
         self.threads.record(threads, time.perf_counter() - start)
         return self.logits
+
+    def takes_in(self, first: int, end: int) -> None:
+        """Its own text's layers are about to see the tokens at these positions; another text begins at 0."""
+        if first == 0:
+            self.mark.at = 0
+        self.taken_in = end
 
     def predict(self, hidden: np.ndarray, position: int) -> np.ndarray:
         """Logits as of `step`, from what the last layer gave at `position`: float32 [hidden]."""

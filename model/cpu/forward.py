@@ -112,7 +112,7 @@ class Forward:
         gave, valid until the next pass."""
         self.prepare(tokens, positions, texts)
         if texts[-1] == OWN:
-            self.decoder.taken_in = positions[-1] + 1
+            self.decoder.takes_in(positions[0], positions[-1] + 1)
         self._graph(bucket(len(tokens))).replay(threads)
         return self.x[: len(tokens)]
 

@@ -59,6 +59,21 @@ class CpuRunner(Runner):
     def taken_in(self) -> int | None:
         return self.decoder.taken_in if any(sizes.delta for sizes in self.decoder.config.sizes) else None
 
+    def feed(self, tokens: list[int], first: int) -> None:
+        """Marks the end of the prompt, where layers can go back to if the text after it is not gone on with."""
+        super().feed(tokens, first)
+        if self.taken_in is not None:
+            self.decoder.mark.set(first + len(tokens))
+
+    def resume(self, same: int) -> int:
+        mark = self.decoder.mark
+        if self.taken_in in (None, same) or not 0 < mark.at <= same:
+            return super().resume(same)
+        self.decoder.taken_in = -1  # until all states are back
+        mark.go_back()
+        self.decoder.taken_in = mark.at
+        return mark.at
+
     def row_logits(
         self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int | None = None
     ) -> np.ndarray:

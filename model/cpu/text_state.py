@@ -1,7 +1,7 @@
 """What each layer keeps of a text on the CPU, by its mixer: attention's keys and values of every position, or a gated
 delta net's states, which are as large for any text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,3 +44,24 @@ def _states(delta: GatedDelta) -> State:
     """As they come: a text's first position reads neither."""
     made = [memory.empty(shape, np.float32) for shape in _shapes(delta)]
     return dict(zip(("conv_state", "state"), made, strict=True))
+
+
+class Mark:
+    """Where a text can go back to: a copy of the states that its layers had after `at` tokens, 0 for none."""
+
+    def __init__(self, layers: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """layers: what each keeps of the text."""
+        self._live = [kept[name] for kept in layers if "state" in kept for name in ("conv_state", "state")]
+        self._copies: list[np.ndarray] = []
+        self.at = 0
+
+    def set(self, at: int) -> None:
+        self.at = 0  # until all are copied
+        self._copies = self._copies or [memory.empty(live.shape, np.float32) for live in self._live]
+        for copy, live in zip(self._copies, self._live, strict=True):
+            copy[:] = live
+        self.at = at
+
+    def go_back(self) -> None:
+        for copy, live in zip(self._copies, self._live, strict=True):
+            live[:] = copy

@@ -24,6 +24,7 @@ from kernel_templates.moe import rows as moe_rows
 from kernel_templates.per_layer_inputs import cuda as per_layer_inputs
 from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
+from model.cuda.delta_states import Checkpoint
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
 from model.errors import NOT_FINITE, ModelError
@@ -58,6 +59,7 @@ class Decoder:
         self._settings: sample_token.Scratch | None = None
         self.taken_in = 0
         """Tokens of the text that its layers have seen, or are about to."""
+        self.checkpoint: Checkpoint | None = None
         c, device = model.config, executor.device
 
         def whole(size: int) -> Tensor:
@@ -93,8 +95,8 @@ class Decoder:
         with self.executor.here():
             self.buffers["token"].fill_(token)
             self.buffers["position"].fill_(position)
+            self.take_in(position, 1)
             self.program(STEP, position)()
-        self.taken_in = position + 1
         return self.buffers["logits"]
 
     def predict(self, hidden: Tensor, position: int) -> Tensor:
@@ -124,8 +126,8 @@ class Decoder:
         while True:
             with self.executor.here():
                 while sent < count and sent - received < AHEAD and more(sent - received):
+                    self.take_in(position + sent - 1, 1)
                     self.program(("layers", "head", choice), position + sent - 1)()
-                    self.taken_in = position + sent
                     readback.send(history[position + sent : position + sent + 1], status)
                     sent += 1
                 if received == sent:
@@ -135,6 +137,12 @@ class Decoder:
             if broken:
                 raise ModelError(NOT_FINITE)
             yield token
+
+    def take_in(self, first: int, count: int) -> None:
+        """Say, before it happens, that layers take in tokens at positions first, first + 1, ..."""
+        if self.checkpoint is not None and first < self.checkpoint.position:
+            self.checkpoint = None  # it is of another text
+        self.taken_in = first + count
 
     def program(self, parts: tuple[str, ...], position: int) -> Program:
         """What runs these parts for a token at `position`; built when first asked for."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernel_templates.problem import Problem
 from model.cuda import sequences
 from model.cuda.decode import Decoder
+from model.cuda.delta_states import Checkpoint, States
 from model.cuda.forward import Forward
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
 from model.cuda.verify import Verifier
@@ -30,6 +31,15 @@ class CudaRunner(Runner):
     @property
     def taken_in(self) -> int | None:
         return self.decoder.taken_in if any(sizes.delta for sizes in self.decoder.model.config.sizes) else None
+
+    def resume(self, same: int) -> int:
+        checkpoint = self.decoder.checkpoint
+        if self.taken_in in (None, same) or checkpoint is None or checkpoint.position > same:
+            return super().resume(same)
+        with self.decoder.executor.here():
+            checkpoint.restore(self._kept)
+        self.decoder.taken_in = checkpoint.position
+        return checkpoint.position
 
     def warm_up(self) -> None:
         """Capture the largest pass."""
@@ -56,8 +66,15 @@ class CudaRunner(Runner):
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         executor, wanted = self.decoder.executor, f"a prompt of {len(tokens)} tokens"
         with executor.here(), executor.span("prefill"), explain_out_of_memory(wanted, FOR_CONTEXT):
-            self.decoder.taken_in = first + len(tokens)
-            return self.forward.read(tokens, first, every=every)
+            self.decoder.take_in(first, len(tokens))
+            made = self.forward.read(tokens, first, every=every)
+            if self.taken_in is not None:
+                self.decoder.checkpoint = Checkpoint.of(self.decoder.taken_in, self._kept)
+            return made
+
+    @property
+    def _kept(self) -> list[States]:
+        return [layer.buffers for layer in self.decoder.model.layers]
 
     def on_host(self, logits: Tensor) -> np.ndarray:
         return logits.cpu().numpy()

@@ -14,8 +14,8 @@ def test_every_operation_is_listed(autotune) -> None:
     assert listed.keys() == OPERATIONS.keys() and all(row["computes"] and row["fields"] for row in listed.values())
     text = autotune("ops").stdout
     assert "problem: matvec:rows=…,cols=…,format=…,activation=…\n" in text
-    assert "where they differ: window=0, softcap=0.0, scale=0.0\n" in text
-    assert listed["attention"]["traits"] == {"window": 0, "softcap": 0.0, "scale": 0.0}
+    assert "where they differ: window=0, softcap=0.0, scale=0.0, sinks=0, output_gate=0\n" in text
+    assert listed["attention"]["traits"] == {"window": 0, "softcap": 0.0, "scale": 0.0, "sinks": 0, "output_gate": 0}
 
 
 @pytest.mark.parametrize("where", [(), ("--gpu",)])
@@ -28,7 +28,9 @@ def test_a_space_with_meanings_and_reasons(autotune, where) -> None:
     assert all(p["name"] in text for p in shown["parameters"]) and f"{shown['size']:,} configurations" in text
 
 
-@pytest.mark.parametrize("op", ["matvec", "ffn", "head", "attention", "norm_qkv_rope", "layer"])
+@pytest.mark.parametrize(
+    "op", ["matvec", "ffn", "head", "attention", "norm_qkv_rope", "layer", "moe", "grouped_matmul"]
+)
 def test_a_name_alone_stands_for_an_example(autotune, op) -> None:
     shown = json.loads(autotune("space", op, "--gpu", "--json").stdout)
     assert shown["problem"].startswith(f"{op}:") and shown["parameters"] and shown["size"]

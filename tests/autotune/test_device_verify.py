@@ -59,3 +59,10 @@ def test_too_few_values_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     got, truth = outputs(2, 0.0, 0.0, np.float32)
     with pytest.raises(WrongResult):
         DeviceVerifier("cpu").verify({"y": got[:-1]}, {"y": truth}, 1e-3)
+
+
+def test_of_a_reference_of_zeros_only_zeros_are_right():
+    """The number of the first expert, where a token uses one."""
+    assert verify.deviation(np.zeros(3, np.int32), np.zeros(3)).error == 0
+    assert verify.deviation(np.array([0, 0, 1]), np.zeros(3)).error == np.inf
+    assert verify.deviation(np.array([0, np.nan, 0]), np.zeros(3)).error == np.inf

@@ -14,6 +14,7 @@ import model
 from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import expand, machine, weights
 from kernel_templates.cuda.pages import PAGE, PagedCache
+from model.cuda import delta_states
 from model.cuda import forward as passes
 from model.cuda.forward import Forward
 from model.engine import Model
@@ -121,7 +122,8 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made) -> None:
         alone, layers, s = engine.runner.forward, engine.config.layers, engine.config.layer(0)
         memory = torch.zeros(8, layers, 2, s.kv_heads, PAGE, s.head_dim, dtype=torch.float16, device="cuda")
         table, (layer, *strides) = torch.randperm(8).view(4, 2).cuda() * memory[0].numel(), memory.stride()[1:4]
-        forward = alone.over([PagedCache(memory, table, i * layer, *strides) for i in range(layers)])
+        states = delta_states.of_layers(engine.config.sizes, 4, torch.device("cuda"))
+        forward = alone.over([PagedCache(memory, table, i * layer, *strides) for i in range(layers)], states)
         texts = {0: tokens_of(3, seed=1), 1: tokens_of(71, seed=2), 3: tokens_of(6, seed=3)}
         for text, tokens in texts.items():
             forward.read(tokens[:-1], 0, text)

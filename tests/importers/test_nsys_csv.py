@@ -213,6 +213,7 @@ def test_kernels_with_their_calls_are_a_trace(tmp_path, db):
     assert (mul.grid, mul.block, mul.device, mul.process) == ((64, 1, 1), (128, 1, 1), 0, 1)
     assert (add.kernel, add.start_ns, add.called_ns, add.kind) == ("add", 1970, 900, RowKind.KERNEL)
     assert [table.report for table in profile.tables] == ["cuda_kern_exec_trace"]
+    assert "copies and fills that ran between them are not known" in profile.provenance.note
     assert import_file(tmp_path / "stats.csv", db).total_ns == 1500
     assert len(traces.load(db, 1)) == 2
 

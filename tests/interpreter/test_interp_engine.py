@@ -108,6 +108,24 @@ def test_the_cache_goes_on_after_an_interruption(opened: Model) -> None:
 
 
 @pytest.mark.slow
+def test_states_go_back_to_the_end_of_the_prompt(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that were started ahead have changed what gated delta nets keep; only what follows the prompt is read
+    again. A text that differs within the prompt begins anew."""
+    monkeypatch.setattr(decode, "AHEAD", 2)
+    opened, prompt = interpreted(made("tiny-qwen35", "Q4_0"), 64), tokens_of(9)
+    stream = opened.generate_tokens(prompt, 4, Sampler())
+    longer = [*prompt, next(stream), *tokens_of(2, seed=1)]
+    stream.close()
+    went_on = list(opened.generate_tokens(longer, 1, Sampler()))
+    assert opened.timing.cached == len(prompt)
+    other = [*prompt[:-1], *longer[-3:]]
+    list(opened.generate_tokens(other, 1, Sampler()))
+    assert opened.timing.cached == 0
+    opened.reset()
+    assert list(opened.generate_tokens(longer, 1, Sampler())) == went_on
+
+
+@pytest.mark.slow
 def test_end_tokens_end_the_stream(opened: Model) -> None:
     prompt = tokens_of(5)
     whole = list(opened.generate_tokens(prompt, 3, Sampler()))

@@ -25,6 +25,7 @@ from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
+from model.cuda import delta_states
 from model.cuda import forward as passes
 from model.cuda.execution import EagerExecutor
 from model.cuda.forward import Forward
@@ -153,13 +154,19 @@ def pool(forward: Forward, texts: int, each: int) -> list[pages.PagedCache]:
     return [pages.PagedCache(memory, table, i * layer, *strides) for i in range(c.layers)]
 
 
+def over_texts(forward: Forward, texts: int, each: int) -> Forward:
+    """With so many pages for each text."""
+    states = delta_states.of_layers(forward.model.config.sizes, texts, torch.device("cpu"))
+    return forward.over(pool(forward, texts, each), states)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["tiny-qwen3", "tiny-gemma2"])
 def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
     """Each is read by itself, then all take a step together, one place of four being empty; logits of every row."""
     path = made(shape, "Q4_0")
     alone = opened(path)
-    forward, lengths = alone.over(pool(alone, 4, 2)), {0: 2, 1: 63, 3: 5}
+    forward, lengths = over_texts(alone, 4, 2), {0: 2, 1: 63, 3: 5}
     texts = {text: tokens_of(length + 1, seed=text) for text, length in lengths.items()}
     for text, tokens in texts.items():
         forward.read(tokens[:-1], 0, text)
@@ -176,7 +183,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
 
 def test_several_tokens_of_several_texts(tiny_model: Path) -> None:
     alone = opened(tiny_model)
-    forward, texts = alone.over(pool(alone, 2, 2)), [tokens_of(4, seed=1), tokens_of(6, seed=2)]
+    forward, texts = over_texts(alone, 2, 2), [tokens_of(4, seed=1), tokens_of(6, seed=2)]
     for text, tokens in enumerate(texts):
         forward.read(tokens[:-2], 0, text)
     positions = [len(tokens) - back for tokens in texts for back in (2, 1)]
@@ -211,7 +218,7 @@ def test_gate_functions_are_those_of_problems() -> None:
     assert set(GATES) == {"", "silu", "gelu"}
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-phi3"])
+@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""

@@ -62,6 +62,24 @@ def test_configurations_drawn_at_random(asked):
         assert relative_error(asked, config, seed=7) <= tolerance(asked), config.key
 
 
+LAYER = (
+    "layer:hidden=64,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=32,q_format=Q8_0,k_format=Q8_0,"
+    "v_format=Q8_0,out_format=Q8_0,gate_format={0},up_format={0},down_format={0},activation=int16,context=5,experts=4,"
+    "used=2,router_format=F32"
+)
+
+
+@pytest.mark.parametrize("asked", [
+    LAYER.format("Q4_0") + ",normalized=1",
+    pytest.param(
+        LAYER.format("MXFP4") + ",gate_function=swiglu_oai,routing=softmax_of_chosen,expert_bias=1",
+        marks=pytest.mark.slow,
+    ),
+])  # fmt: skip
+def test_a_layer_with_a_mixture(asked):
+    assert relative_error(asked, space(asked).default) <= tolerance(asked)
+
+
 def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
     """ids and weights of several tokens."""
     problem = Moe(32, 32, len(logits[0]) - traits.get("shared_gated", 0), used, *["F32"] * 4, **traits)

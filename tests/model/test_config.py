@@ -143,6 +143,31 @@ def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: s
     assert named in str(caught.value) and str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"expert_count": None}, "qwen3moe.expert_count"),
+        ({"expert_count": 0}, "qwen3moe.expert_count"),
+        ({"expert_count": 1 << 31}, "qwen3moe.expert_count"),
+        ({"expert_count": 5}, "blk.0.ffn_gate_inp.weight"),
+        ({"expert_used_count": None}, "qwen3moe.expert_used_count"),
+        ({"expert_used_count": 0}, "qwen3moe.expert_used_count"),
+        ({"expert_used_count": 9}, "qwen3moe.expert_used_count"),
+        ({"expert_feed_forward_length": 40}, "qwen3moe.expert_feed_forward_length' is 40"),
+        ({"expert_feed_forward_length": 1 << 30}, "qwen3moe.expert_feed_forward_length"),
+        ({"expert_feed_forward_length": 64}, "blk.0.ffn_gate_exps.weight"),
+        ({"expert_feed_forward_length": None, "feed_forward_length": 512}, "expert_feed_forward_length' is 170"),
+    ],
+)
+def test_experts_that_do_not_fit(made: Callable[[str, str], Path], keys: dict[str, Any], named: str) -> None:
+    file = open_gguf(made("tiny-qwen3moe", "Q4_0"))  # 8 experts, of which a token uses 3
+    own = {"qwen3moe." + key: value for key, value in keys.items()}
+    metadata = {key: value for key, value in (dict(file.metadata) | own).items() if value is not None}
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.from_gguf(replace(file, metadata=metadata))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_which_layers_are_gated_delta_nets(qwen35: GGUFFile) -> None:
     """Three of four; flags of the file, which newer converters write, say it too."""
     config = ModelConfig.from_gguf(qwen35)

@@ -39,11 +39,24 @@ def test_a_conversation_goes_on_where_it_was(opened: Model) -> None:
     assert went_on == alone(opened, longer)
 
 
-@pytest.mark.parametrize("kept", [1, 19, 20])
-def test_another_end_is_read_from_the_start(opened: Model, kept: int) -> None:
-    """The state is that of all tokens read: a prompt that leaves the path anywhere before begins anew."""
-    alone(opened, TEXT[:20])
-    prompt = [*TEXT[:kept], *TEXT[25:30]]
+@pytest.mark.parametrize(("kept", "cached"), [(1, 0), (19, 0), (20, 20), (24, 20)])
+def test_another_end(opened: Model, kept: int, cached: int) -> None:
+    """States are those of all tokens read: a prompt that leaves the path goes on behind the last prompt, if it has all
+    of that, or begins anew."""
+    read = [*TEXT[:20], *alone(opened, TEXT[:20])]
+    prompt = [*read[:kept], *TEXT[25:30]]
+    assert prompt[kept] != read[kept]
+    for _ in range(2):
+        found = after(opened, prompt)
+        assert opened.timing.cached == cached and found == alone(opened, prompt)
+        alone(opened, TEXT[:20])
+
+
+def test_a_mark_is_of_its_own_text(opened: Model) -> None:
+    """Logits of another text with the same beginning overwrite the states, and mark nothing."""
+    alone(opened, TEXT[:10])
+    opened.logits([*TEXT[:12], *TEXT[30:38]])
+    prompt = [*TEXT[:12], *TEXT[20:24]]
     found = after(opened, prompt)
     assert opened.timing.cached == 0 and found == alone(opened, prompt)
 

@@ -88,25 +88,34 @@ def loops(file: GGUFFile, tokens: list[int]) -> np.ndarray:
         y = weight(block + "attn_output") @ np.concatenate(out)
         return y + (weight(block + "attn_output", ".bias") if traits.out_bias else 0)
 
-    def network(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
-        gate, up = gate @ x, up @ x
+    def network(x: np.ndarray, block: str, ending: str = "", expert: int | slice = slice(None)) -> np.ndarray:
+        """Of a layer, or of one of its experts."""
+        biased = f"{block}ffn_down{ending}.bias" in file.tensors
+        names = ("gate", "up", "down")
+        g, u, d = (weight(f"{block}ffn_{name}{ending}")[expert] for name in names)
+        of = [weight(f"{block}ffn_{name}{ending}", ".bias")[expert] if biased else 0 for name in names]
+        return d @ gated(g @ x + of[0], u @ x + of[1]) + of[2]
+
+    def gated(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        if traits.gate_function == "swiglu_oai":
+            gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+            return gate / (1 + np.exp(-1.702 * gate)) * (1 + up)
         if traits.gate_function == "gelu":
-            gate = [0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]
-        else:
-            gate = gate / (1 + np.exp(-gate))
-        return down @ (gate * up)
+            return np.array([0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g**3))) for g in gate]) * up
+        return gate / (1 + np.exp(-gate)) * up
 
     def feed_forward(x: np.ndarray, block: str, s: LayerSizes) -> np.ndarray:
-        if s.mixture is None:
-            up = weight(block + "ffn_up")
-            gate, up = (up[: s.ffn], up[s.ffn :]) if traits.fused else (weight(block + "ffn_gate"), up)
-            return network(x, gate, up, weight(block + "ffn_down"))
-        logits = list(weight(block + "ffn_gate_inp") @ x)
-        chosen = sorted(range(s.mixture.experts), key=lambda e: (-logits[e], e))[: s.mixture.used]
-        total = sum(exp(logits[e]) for e in (chosen if s.mixture.normalized else range(s.mixture.experts)))
-        of = {name: weight(f"{block}ffn_{name}_exps") for name in ("gate", "up", "down")}
-        made = [exp(logits[e]) / total * network(x, of["gate"][e], of["up"][e], of["down"][e]) for e in chosen]
-        return sum(made, np.zeros(c.hidden))
+        if traits.fused:
+            up = weight(block + "ffn_up") @ x
+            return weight(block + "ffn_down") @ gated(up[: s.ffn], up[s.ffn :])
+        if (m := s.mixture) is None:
+            return network(x, block)
+        logits = weight(block + "ffn_gate_inp") @ x
+        logits = list(logits + (weight(block + "ffn_gate_inp", ".bias") if m.bias else 0))
+        chosen = sorted(range(m.experts), key=lambda e: (-logits[e], e))[: m.used]
+        over = chosen if m.normalized or m.routing == "softmax_of_chosen" else range(m.experts)
+        total = sum(exp(logits[e]) for e in over)
+        return sum((exp(logits[e]) / total * network(x, block, "_exps", e) for e in chosen), np.zeros(c.hidden))
 
     def delta_net(x: np.ndarray, layer: int) -> np.ndarray:
         block, d = f"blk.{layer}.", c.layer(layer).delta

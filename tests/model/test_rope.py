@@ -43,9 +43,21 @@ def test_yarn_keeps_what_turns_fast_and_divides_what_turns_slowly() -> None:
     assert math.isclose(np.hypot(*made.table([977])[0].reshape(2, 64)[:, 5]), 1.25, rel_tol=1e-6)
 
 
+def test_yarn_may_begin_and_end_between_pairs() -> None:
+    """As gpt-oss has it: the ramp goes from 20.94 to 45.03 itself."""
+    made = rotation(1e4, 128, Scaling("yarn", 8.0, 4096, whole=False))
+    kept = made.frequencies * 1e4 ** (np.arange(64) / 64)
+    first, last = (64 * math.log(4096 / (turns * 2 * math.pi), 1e4) for turns in (32, 1))
+    assert (round(first, 2), round(last, 2)) == (20.94, 45.03)
+    slow = (33 - first) / (last - first)
+    np.testing.assert_allclose(kept[33], 1 - slow + slow / 8)
+    np.testing.assert_allclose(kept[[20, 46]], [1, 1 / 8])
+
+
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("original", [1, 8])
-def test_yarn_over_a_tiny_context_is_finite(original: int) -> None:
-    assert np.isfinite(rotation(1.5, 4, Scaling("yarn", 4.0, original)).table(np.arange(5))).all()
+def test_yarn_over_a_tiny_context_is_finite(original: int, whole: bool) -> None:
+    assert np.isfinite(rotation(1.5, 4, Scaling("yarn", 4.0, original, whole=whole)).table(np.arange(5))).all()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])

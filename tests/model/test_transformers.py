@@ -68,15 +68,20 @@ def test_the_engine_is_no_farther_than_llama_cpp(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if "llama_cpp_late" in model])
 def test_after_thousands_of_tokens(name: str) -> None:
-    """States and caches that thousands of tokens went into: decode steps, and a prompt in many passes."""
+    """States and caches that thousands of tokens went into: decode steps, and a prompt in many passes.
+
+    Of thousands of tokens some have two experts whose logits differ by no more than rounding (gpt-oss's file: 1e-5 at
+    one, eight below 3e-4): another one's keys and values are what later tokens see then."""
     kept, theirs = np.load(FOLDER / f"{name}.npz"), MODELS[name]["llama_cpp_late"]
     file, read, last = open_gguf(FOLDER / f"{name}.gguf"), kept["late_tokens"].tolist(), len(kept["late_ids"])
-    with closing(open_runner(file, ModelConfig.from_gguf(file), Settings(len(read), threads=1))) as runner:
+    config = ModelConfig.from_gguf(file)
+    bound = 1e-4 if config.layer(0).mixture else 3e-6
+    with closing(open_runner(file, config, Settings(len(read), threads=1))) as runner:
         for path in ("decode", "prompt"):
             rows = itertools.islice(runner.logit_rows(read, path == "decode"), len(read) - last, None)
             kl, top1 = compared(name, np.stack([row.copy() for row in rows]), "late_")
             print(f"{name}, {path}: KL {kl:.1e}, top-1 {top1:.2%}; llama.cpp {theirs['mean_kl']:.1e}")
-            assert kl < min(theirs["mean_kl"], 3e-6) and top1 >= 0.98
+            assert kl < min(theirs["mean_kl"], bound) and top1 >= 0.98
 
 
 def both_paths(name: str) -> list[tuple[float, float]]:

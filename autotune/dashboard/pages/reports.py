@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from autotune.dashboard import counters
 from autotune.dashboard import page_elements as ui
-from autotune.dashboard.human_units import human, human_cell
+from autotune.dashboard.human_units import human, human_cell, step_of
 from autotune.dashboard.kernel_groups import KernelGroup, kernel_groups, moved_ns
 from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
@@ -125,13 +125,14 @@ def _target(place: int, profile: Profile, groups: Sequence[KernelGroup]) -> str 
 
 def _bars(groups: Sequence[KernelGroup], short: Mapping[str, str]) -> ui.Bars | None:
     shown = [group for group in groups if group.ns][:MOST_BARS]
-    rows = tuple((short[group.name], ((group.ns or 0.0) / 1e6,)) for group in shown)
     full = tuple(group.name for group in shown)
     rest = [group.ns for group in groups[len(shown) :] if group.ns]
+    unit, size = step_of(max([sum(rest), *(group.ns or 0.0 for group in shown)]), "ns")
+    rows = tuple((short[group.name], ((group.ns or 0.0) / size,)) for group in shown)
     if rest:
-        rows += ((_count(len(rest), "other"), (sum(rest) / 1e6,)),)
+        rows += ((_count(len(rest), "other"), (sum(rest) / size,)),)
         full += ("all others together",)
-    axis = ui.Axis("all launches", "ms")
+    axis = ui.Axis("all launches", unit)
     return ui.Bars("Kernels that took most time", axis, ("time",), rows, full=full) if rows else None
 
 
