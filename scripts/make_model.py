@@ -147,6 +147,19 @@ def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) 
     return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
 
 
+def _gemma4(
+    hidden: int, layers: int, heads: int, head_dim: int, ffn: int, vocab: int, shared: int, layer_input: int
+) -> Shape:
+    """Small, with what E2B and E4B have: one key head, every fifth layer global, inputs for each layer."""
+    local = LayerSizes(heads, 1, head_dim, head_dim, ffn, gate_function=ARCHITECTURES["gemma4"].gate_function)
+    sizes = _gemma4_layers(local, layers, 5, shared, window=512, layer_input=layer_input)
+    config = ModelConfig(
+        ARCHITECTURES["gemma4"], hidden, sizes, vocab, 131072, 1e-6, 1e6, tied=True, rope_freqs=True,
+        local_rope_base=1e4, final_softcap=30.0,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=0, names_head_size=True)
+
+
 def tiny(architecture: Architecture) -> Shape:
     """Two layers of any architecture, or four where some share a cache, for tests; the first has a window of 8
     positions where it may have one, or a gated delta net where most have."""
@@ -209,6 +222,7 @@ SHAPES = {
     "gemma3-270m": _gemma3(18, 640, 4, 1, 256, 2048, 262144, 32768, window=512),
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
+    "gemma4-small": _gemma4(768, 15, 8, 256, 3072, 65536, shared=5, layer_input=256),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
@@ -408,6 +422,8 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     if widest.head_dim != layer.head_dim:
         writer.add_key_length_swa(layer.head_dim)
         writer.add_value_length_swa(layer.head_dim)
+        writer.add_rope_dimension_count(widest.rope_dim)
+        writer.add_rope_dimension_count_swa(layer.rope_dim)
         writer.add_sliding_window_pattern([sizes.window > 0 for sizes in config.sizes])
     if config.architecture.shared_kv:
         writer.add_shared_kv_layers(sum(sizes.cache_of is not None for sizes in config.sizes))
