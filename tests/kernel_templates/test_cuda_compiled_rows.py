@@ -26,7 +26,7 @@ HALF = torch.float16
 
 def norm_launch(hidden: int, post: bool = False) -> Launch:
     x, weight = torch.zeros(ROWS, hidden), torch.zeros(hidden)
-    branch = add_norm.Branch(torch.zeros(ROWS, hidden), 16.0, weight if post else None)
+    branch = add_norm.Branch(torch.zeros(ROWS, hidden), 16.0, post_norm=weight if post else None)
     return add_norm.launch("norm", x, branch, add_norm.Norm(weight, torch.zeros(ROWS, hidden, dtype=HALF)), 1e-6)
 
 
