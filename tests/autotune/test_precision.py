@@ -69,9 +69,10 @@ def test_rows_of_logits_are_the_logits() -> None:
             np.testing.assert_array_equal(rows, engine.logits(TOKENS, stepwise))
 
 
-@pytest.mark.parametrize("name", ["llama-yarn", "gemma3", "qwen2", "phi3"])
+@pytest.mark.parametrize("name", ["llama-yarn", "gemma3", "gemma4", "qwen2", "phi3"])
 def test_every_operation_alone_is_close(name: str) -> None:
-    """Pairs of neighbours; norms after, windows and a scaled embedding; biases; tensors in one."""
+    """Pairs of neighbours; norms after, windows and a scaled embedding; layers whose heads differ; biases; tensors in
+    one."""
     with opened(FIXTURES / f"{name}.gguf") as engine:
         result, layers = measured(engine), engine.config.layers
     for path, bound in (("decode", DECODE), ("prompt", PROMPT)):
@@ -83,12 +84,13 @@ def test_every_operation_alone_is_close(name: str) -> None:
     assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
 
 
-def test_layers_whose_operations_are_not_measured_alone_are_named() -> None:
+@pytest.mark.parametrize(("name", "layers"), [("qwen35-f16", 3), ("gemma4-per-layer", 7)])
+def test_layers_whose_operations_are_not_measured_alone_are_named(name: str, layers: int) -> None:
     """Their logits and activations are measured like those of others."""
-    with opened(FIXTURES / "qwen35-f16.gguf") as engine:
+    with opened(FIXTURES / f"{name}.gguf") as engine:
         result = measured(engine)
     assert {row.operation for row in result.operations} == {"head"} and len(result.activations) > 0
-    assert result.notes[0].startswith("operations of 3 of 3 layers are not measured alone")
+    assert result.notes[0].startswith(f"operations of {layers} of {layers} layers are not measured alone")
     assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
 
 
