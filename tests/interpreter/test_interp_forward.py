@@ -133,10 +133,11 @@ def test_post_norms_gelu_and_a_scaled_embedding() -> None:
     assert distance(logits_of(silu, silu.read(tokens, 0, every=True)), wanted) > 1e-2
 
 
+@pytest.mark.parametrize("library_only", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", GEMMA4)
-def test_gemma_4(name: str) -> None:
+def test_gemma_4(name: str, library_only: bool) -> None:
     path, tokens = FIXTURES / f"{name}.gguf", [7, 90, 41]
-    forward = opened(path)
+    forward = opened(path, library_only=library_only)
     off = distance(logits_of(forward, forward.read(tokens, 0, every=True)), reference_logits(path, tokens))
     print(f"{name}: {off:.2g}")
     assert off < 5e-3
@@ -247,7 +248,7 @@ def test_gate_functions_are_those_of_problems() -> None:
     assert set(GATES) == {"", "silu", "gelu"}
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
+@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""
