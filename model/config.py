@@ -13,6 +13,7 @@ from kernel_templates import formats
 from kernel_templates.gated_delta.problem import GatedDelta
 from model import ggml_types, layer_plan
 from model.architectures import ARCHITECTURES, Architecture
+from model.architectures.base import Routing
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
@@ -20,6 +21,8 @@ from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 MOST_EXPERTS = 4096
+GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
+"""The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
 IMAGES = ("v.", "mm.")
 """What the tensors of the parts that see begin with."""
 MOST_SOFTCAP = 1e3
@@ -147,7 +150,27 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
         return None
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
+    _check_routing(keys, routing)
     return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
+
+
+def _check_routing(keys: Metadata, routing: Routing) -> None:
+    """What a file may also say of its mixtures, where that is not what its architecture computes; without it the same
+    tensors give other text."""
+    said = {
+        "expert_gating_func": (keys.whole("expert_gating_func", 0, 255, 0), (0, GATING_FUNCTIONS[routing.function])),
+        "expert_weights_norm": (
+            keys.flag("expert_weights_norm", routing.normalized),
+            (routing.normalized, routing.function == "softmax_of_chosen"),
+        ),
+        "expert_weights_scale": (keys.real("expert_weights_scale", 0.0, 1e3, 0.0), (0.0, 1.0)),
+        "expert_group_count": (keys.whole("expert_group_count", 0, MOST_EXPERTS, 0), (0, 1)),
+        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0,)),
+        "leading_dense_block_count": (keys.whole("leading_dense_block_count", 0, 1024, 0), (0,)),
+    }
+    for key, (value, computed) in said.items():
+        if value not in computed:
+            raise ModelError(f"metadata key '{keys.prefix}{key}' is {value}, which is not supported; use another model")
 
 
 def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> int:
