@@ -55,9 +55,9 @@ class Problem:
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """The weights of a call, in the order they are packed."""
+        """The weights of a call, in the order they are packed; one without rows is none."""
         parts = ((name, [getattr(self, part) for part in of]) for name, of in self._matrices.items())
-        return tuple(Matrix(name, rows, cols, form) for name, (rows, cols, form) in parts)
+        return tuple(Matrix(name, rows, cols, form) for name, (rows, cols, form) in parts if rows)
 
     @property
     def typical(self) -> Self:

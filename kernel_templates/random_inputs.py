@@ -79,6 +79,13 @@ def with_post_norm(inputs: Inputs, size: int, seed: int) -> Inputs:
     return Inputs(inputs.weights, {"eps": np.array([1e-6], np.float32), **inputs.buffers, "post_norm": norm})
 
 
+def with_out_scale(inputs: Inputs) -> Inputs:
+    """Together with what a layer's output is multiplied with, "out_scale" float32 [1]."""
+    scale = buffer(1)
+    scale[0] = 0.61
+    return Inputs(inputs.weights, {**inputs.buffers, "out_scale": scale})
+
+
 def buffer(size: int) -> np.ndarray:
     """float32 zeros that hold `size` outputs and whatever whole tiles write beyond them."""
     return memory.zeros((-(-size // MAX_LANES) * MAX_LANES,), np.float32)

@@ -10,6 +10,7 @@ from kernel_templates import (
     gated_delta,
     grouped_matmul,
     head,
+    input_gate,
     layer,
     matmul,
     matvec,
@@ -17,6 +18,7 @@ from kernel_templates import (
     norm_qkv_rope,
     norm_qkvz,
     paged_attention,
+    per_layer_inputs,
 )
 from kernel_templates.device import Device
 from kernel_templates.operation import CpuTemplate, CudaTemplate, Operation
@@ -34,6 +36,8 @@ _MODULES = (
     ffn,
     moe,
     grouped_matmul,
+    input_gate,
+    per_layer_inputs,
     head,
     layer,
     delta_layer,

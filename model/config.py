@@ -1,8 +1,8 @@
 """The sizes of a model, read from GGUF metadata and checked against the tensors that are really in the file.
 
 Metadata keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model that would need something this engine
-does not compute (experts or a window in an architecture that has none, layers of different sizes) is refused by name
-here, because running it without would give fluent nonsense.
+does not compute (experts or a window in an architecture that has none) is refused by name here, because running it
+without would give fluent nonsense.
 """
 
 import math
@@ -23,8 +23,8 @@ from model.rope import Scaling
 MOST_EXPERTS = 4096
 GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
 """The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
-IMAGES = ("v.", "mm.")
-"""What the tensors of the parts that see begin with."""
+IMAGES, SOUNDS = ("v.", "mm."), ("a.",)
+"""What the tensors of the parts that see, and hear, begin with."""
 MOST_SOFTCAP = 1e3
 """Models have 30 and 50. tanh(x / cap) in float32 has an error of 6e-8, which the cap multiplies."""
 
@@ -35,8 +35,8 @@ class ModelConfig:
 
     `sizes`: of each layer; `tied`: the output matrix is the embedding; `rope_freqs`: the file divides the rope
     frequencies by `rope_freqs.weight` [rope_dim / 2] (llama 3.1 and later). `local_rope_base`: RoPE's in layers with a
-    window, which no scaling touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0 for none.
-    `left_alone`: in words, parts of the file that a text's next token does not need.
+    window, which neither scaling nor that tensor touches, 0 for the same as elsewhere; `final_softcap`: of logits, 0
+    for none. `left_alone`: in words, parts of the file that a text's next token does not need.
     """
 
     architecture: Architecture
@@ -59,6 +59,11 @@ class ModelConfig:
 
     def layer(self, index: int) -> LayerSizes:
         return self.sizes[index]
+
+    @property
+    def layer_input(self) -> int:
+        """Elements of a token's own input to each layer, 0 for none."""
+        return self.sizes[0].layer_input
 
     @property
     def most_experts_used(self) -> int:
@@ -94,26 +99,34 @@ class ModelConfig:
         context = keys.whole("context_length", 1, 1 << 24)
         mixture = _mixture(keys, architecture)
         windows = _windows(keys, architecture, layers, context)
+        kv_heads = keys.whole_each("attention.head_count_kv", layers, 1, heads, heads)
+        ffn = _ffn(keys, layers, mixture)
         common = LayerSizes(
             heads=heads,
-            kv_heads=keys.whole_of_layers("attention.head_count_kv", layers, 1, heads, heads),
+            kv_heads=kv_heads[0],
             head_dim=head_dim,
             rope_dim=keys.whole("rope.dimension_count", 2, head_dim, head_dim),
-            ffn=_ffn(keys, layers, mixture),
+            ffn=ffn[0],
             softcap=keys.real("attn_logit_softcapping", 0.0, MOST_SOFTCAP, architecture.softcaps[0]),
             scale=_attention_scale(keys, architecture, layers, hidden, heads, head_dim),
             sinks=int(architecture.sinks),
             gate_function=architecture.gate_function,
             mixture=mixture,
             output_gate=architecture.output_gate,
+            layer_input=_layer_input(keys, architecture),
+            out_scale=architecture.out_scale and layer_plan.OUT_SCALE in file.tensors,
         )
         deltas = _deltas(keys, architecture, blocks)[:layers]
+        local = _local_sizes(keys, common)
+        each = (
+            replace(local if window else common, window=window, kv_heads=kv, ffn=width, delta=delta)
+            for window, kv, width, delta in zip(windows, kv_heads, ffn, deltas, strict=True)
+        )
+        sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
         config = cls(
             architecture=architecture,
             hidden=hidden,
-            sizes=tuple(
-                replace(common, window=window, delta=delta) for window, delta in zip(windows, deltas, strict=True)
-            ),
+            sizes=sizes,
             vocab=embedding.shape[0],
             context=context,
             norm_eps=keys.real("attention.layer_norm_rms_epsilon", 1e-12, 1e-2),
@@ -173,13 +186,14 @@ def _check_routing(keys: Metadata, routing: Routing) -> None:
             raise ModelError(f"metadata key '{keys.prefix}{key}' is {value}, which is not supported; use another model")
 
 
-def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> int:
-    """Rows of gate and up. Where a mixture's are not named, the experts of a token share the dense network's, as in
-    llama.cpp."""
+def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...]:
+    """Rows of gate and up of each layer. Where a mixture's are not named, the experts of a token share the dense
+    network's, as in llama.cpp."""
     if mixture is None:
-        return keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20)
+        return keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
     own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
-    return own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
+    own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
+    return (own,) * layers
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
@@ -197,6 +211,50 @@ def _windows(keys: Metadata, architecture: Architecture, layers: int, context: i
         # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.
         local = tuple(period == 0 or i % period < period - 1 for i in range(layers))
     return tuple(min(window, context) if here else 0 for here in local)
+
+
+def _local_sizes(keys: Metadata, of_others: LayerSizes) -> LayerSizes:
+    """Of layers with a window, whose heads may have another size."""
+    size = keys.whole("attention.key_length_swa", 2, 1024, of_others.head_dim)
+    if keys.whole("attention.value_length_swa", 2, 1024, size) != size:
+        raise ModelError("keys and values have different head sizes, which is not supported; use another model")
+    most = min(size, of_others.rope_dim) if size == of_others.head_dim else size
+    return replace(of_others, head_dim=size, rope_dim=keys.whole("rope.dimension_count_swa", 2, size, most))
+
+
+def _layer_input(keys: Metadata, architecture: Architecture) -> int:
+    if not architecture.layer_inputs:
+        return 0
+    name = "embedding_length_per_layer_input"
+    size = keys.whole(name, 0, 1 << 16, 0)
+    if size % 32:
+        raise ModelError(f"metadata key '{keys.prefix}{name}' is {size}, which is not a multiple of 32")
+    return size
+
+
+def _sharing(keys: Metadata, architecture: Architecture, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+    """The last layers of some models have no keys and values: they read those of the last layer before them that sees
+    as far."""
+    count = keys.whole("attention.shared_kv_layers", 0, len(sizes) - 1, 0) if architecture.shared_kv else 0
+    first = len(sizes) - count
+    last_of = {bool(s.window): i for i, s in enumerate(sizes[:first])}
+    found = list(sizes)
+    for i, s in enumerate(sizes[first:], first):
+        of = last_of.get(bool(s.window))
+        if of is None or (sizes[of].kv_heads, sizes[of].head_dim) != (s.kv_heads, s.head_dim):
+            raise ModelError(f"layer {i} shares keys and values, but no layer before {first} has such as it needs")
+        found[i] = replace(s, cache_of=of)
+    return tuple(found)
+
+
+def _keys_as_values(
+    architecture: Architecture, sizes: tuple[LayerSizes, ...], file: GGUFFile
+) -> tuple[LayerSizes, ...]:
+    """Only the tensors say whether layers that see all positions have values, the first of them for all."""
+    own = [i for i, s in enumerate(sizes) if not s.window and s.cache_of is None]
+    if not architecture.keys_as_values or not own or layer_plan.VALUES.format(own[0]) in file.tensors:
+        return sizes
+    return tuple(replace(s, keys_are_values=i in own) for i, s in enumerate(sizes))
 
 
 def _deltas(keys: Metadata, architecture: Architecture, blocks: int) -> tuple[GatedDelta | None, ...]:
@@ -224,6 +282,7 @@ def _left_alone(file: GGUFFile, ahead: range) -> tuple[str, ...]:
     """What a file has beside the network that chooses a text's next token; ahead: blocks that look further."""
     counts = {
         "that see images": sum(name.startswith(IMAGES) for name in file.tensors),
+        "that hear": sum(name.startswith(SOUNDS) for name in file.tensors),
         "that predict tokens beyond the next": sum(_is_ahead(name, ahead) for name in file.tensors),
     }
     return tuple(f"{count} tensors {what}" for what, count in counts.items() if count)
@@ -242,7 +301,7 @@ def _attention_scale(
 ) -> float:
     """0 where it is 1 / sqrt(head_dim)."""
     divisor = hidden // heads if layers in architecture.wide_scale_layers else head_dim
-    scale = keys.real("attention.scale", 0.0, 1e3, divisor**-0.5)
+    scale = keys.real("attention.scale", 0.0, 1e3, architecture.attention_scale or divisor**-0.5)
     return 0.0 if scale == head_dim**-0.5 else scale
 
 
@@ -283,6 +342,8 @@ def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
     expected = {tensor.name: tensor.shape for tensor in plan.tensors()}
     products = {tensor.name for layer in plan.layers for tensor in layer.matrices.values()}
     products |= {plan.output.name, plan.embedding.name}
+    if plan.inputs:
+        products |= {plan.inputs.table.name, *(tensor.name for tensor in plan.inputs.step.weights.values())}
     for name, shape in expected.items():
         info = file.tensors.get(name)
         if info is None:
@@ -295,7 +356,10 @@ def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
         gates = {file.tensors[name].format_name for name in _gates(layer)}
         if len(gates) > 1:
             raise ModelError(f"the gates of layer {index} are stored as {' and '.join(sorted(gates))}; use one type")
+    known = {*expected, *layer_plan.unread(config)}
     for name in file.tensors:
-        if name not in expected and not (name.startswith(IMAGES) or _is_ahead(name, range(config.layers, blocks))):
+        if name not in known and not (
+            name.startswith((*IMAGES, *SOUNDS)) or _is_ahead(name, range(config.layers, blocks))
+        ):
             named = config.architecture.name
             raise ModelError(f"tensor {quoted(name)} is not part of a {named} model this engine computes")

@@ -42,6 +42,13 @@ class Metadata:
             )
         return int(self._checked(key, found[0], numbers.Integral, low, high))
 
+    def whole_each(self, key: str, layers: int, low: int, high: int, default: int | None = None) -> tuple[int, ...]:
+        """As `whole`, for each layer: the file gives one number for all, or one each."""
+        if not isinstance(self._values.get(self.prefix + key), np.ndarray):
+            return (self.whole(key, low, high, default),) * layers
+        found = self.whole_numbers(key, layers, 0, "layers").tolist()
+        return tuple(int(self._checked(key, value, numbers.Integral, low, high)) for value in found)
+
     def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
         """One flag, or number that is 0 or not, for each of `count`; None where the file gives no array."""
         value = self._values.get(self.prefix + key)

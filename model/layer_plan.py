@@ -5,11 +5,12 @@ reading a prompt follow from it. How the operations of a layer are wired says `k
 tensors it has `model.layer_tensors`, both by the layer's kind.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kernel_templates import head
+from kernel_templates import head, per_layer_inputs
 from kernel_templates.layer.chain import Link, links
 from model.layer_sizes import LayerSizes
 from model.layer_tensors import Joined, Tensor, layer_tensors
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
+INPUT_TABLE, INPUT_PROJECTION = "per_layer_token_embd.weight", "per_layer_model_proj.weight"
+INPUT_NORM = "per_layer_proj_norm.weight"
+VALUES, OUT_SCALE = "blk.{}.attn_v.weight", "blk.0.layer_output_scale.weight"
+"""By which a file says how layers are made."""
+LAYER_INPUTS = Link(
+    "layer_inputs", per_layer_inputs.OPERATION, weights={"w": "input_projection"},
+    buffers={"x": "x", "inputs": "layer_inputs", "projected": "projected_inputs", "norm": "input_norm"},
+)  # fmt: skip
 HEAD = Link("head", head.OPERATION, weights={"w": "head"}, buffers={"x": "x", "norm": "output_norm"})
 
 
@@ -83,14 +92,25 @@ class LayerState:
 
 
 @dataclass(frozen=True)
+class LayerInputs:
+    """What each layer gets of a token. table: whose rows, times `scale`, are its part of them; step: makes the rest of
+    the embedding, and mixes the two."""
+
+    table: Tensor
+    scale: float
+    step: Step
+
+
+@dataclass(frozen=True)
 class ModelPlan:
-    """embedding: the table whose rows tokens become, times `embedding_scale`; head: the final norm and the product with
-    the vocabulary, which may be the embedding again."""
+    """embedding: the table whose rows tokens become, times `embedding_scale`; inputs: of layers, where they have any;
+    head: the final norm and the product with the vocabulary, which may be the embedding again."""
 
     embedding: Tensor
     embedding_scale: float
     layers: tuple[LayerPlan, ...]
     head: Step
+    inputs: LayerInputs | None = None
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -109,7 +129,12 @@ class ModelPlan:
         """Everything that is read of the file, as the file has it, each once, in the order that data passes it."""
         factors = [factor for rope in self.ropes for factor in rope.factors]
         layers = [tensor for layer in self.layers for tensor in layer.tensors.values()]
-        read = [self.embedding, *factors, *layers, self.output_norm, self.output]
+        inputs = self.inputs and (
+            self.inputs.table,
+            *self.inputs.step.weights.values(),
+            *self.inputs.step.vectors.values(),
+        )
+        read = [self.embedding, *(inputs or ()), *factors, *layers, self.output_norm, self.output]
         yield from dict.fromkeys(part.stored for tensor in read for part in tensor.parts)
 
 
@@ -118,16 +143,41 @@ def plan(config: "ModelConfig") -> ModelPlan:
     output = embedding if config.tied else Tensor(OUTPUT, embedding.shape)
     ends = {"head": output, "output_norm": Tensor("output_norm.weight", (config.hidden,))}
     layers = tuple(layer(config, i) for i in range(config.layers))
-    return ModelPlan(embedding, config.embedding_scale, layers, _step(HEAD, ends))
+    return ModelPlan(embedding, config.embedding_scale, layers, _step(HEAD, ends), _inputs(config))
+
+
+def _inputs(config: "ModelConfig") -> LayerInputs | None:
+    if not config.layer_input:
+        return None
+    rows = config.layers * config.layer_input
+    tensors = {
+        "input_projection": Tensor(INPUT_PROJECTION, (rows, config.hidden)),
+        "input_norm": Tensor(INPUT_NORM, (config.layer_input,)),
+    }
+    table = Tensor(INPUT_TABLE, (config.vocab, rows))
+    return LayerInputs(table, math.sqrt(config.layer_input), _step(LAYER_INPUTS, tensors))
+
+
+def unread(config: "ModelConfig") -> set[str]:
+    """Tensors that files have and nothing reads: layers that share others' keys and values were trained with some."""
+    parts = ("attn_k", "attn_v", "attn_k_norm")
+    sharing = [i for i, sizes in enumerate(config.sizes) if sizes.cache_of is not None]
+    return {f"blk.{i}.{part}.weight" for i in sharing for part in parts}
 
 
 def layer(config: "ModelConfig", index: int) -> LayerPlan:
     """The plan of layer `index` alone."""
     tensors, sizes = layer_tensors(config, index), config.layer(index)
-    steps = tuple(_step(link, tensors) for link in links(sizes.mixer, sizes.feed_forward))
+    steps = tuple(_step(link, tensors) for link in links(sizes.mixer, sizes.feed_forward, sizes.layer_input > 0))
     used = {name for step in steps for name in (*(step.link.weights[own] for own in step.weights), *step.vectors)}
     assert used == set(tensors), f"no operation reads {set(tensors) - used}"
     return LayerPlan(tensors, steps, _rope(config, sizes), sizes)
+
+
+def cache_of(config: "ModelConfig", index: int) -> int:
+    """The layer whose keys and values layer `index` attends over."""
+    of = config.layer(index).cache_of
+    return index if of is None else of
 
 
 def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
@@ -141,7 +191,13 @@ def buffer_sizes(config: "ModelConfig") -> dict[str, int]:
         "attended": max(s.attended for s in sizes),
         "gated": max(s.gated for s in sizes),
         "logits": config.vocab,
+        **_input_sizes(config),
     }
+
+
+def _input_sizes(config: "ModelConfig") -> dict[str, int]:
+    size, rows = config.layer_input, config.layers * config.layer_input
+    return {"layer_inputs": rows, "projected_inputs": rows, "raised": size, "input_gated": size} if size else {}
 
 
 def _rope(config: "ModelConfig", sizes: LayerSizes) -> Rope:

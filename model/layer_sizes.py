@@ -30,7 +30,10 @@ class LayerSizes:
     up, of one expert in a mixture. window: positions that attention sees, the present one among them, 0 for all;
     softcap: of its scores, 0 for none; scale: of its scores, 0 for 1 / sqrt(head_dim); sinks: 1 where each head has a
     score without a value; gate_function: "silu", "gelu" in its tanh form, or a mixture's "swiglu_oai"; output_gate:
-    attention's output is multiplied with the sigmoid of a gate, which follows each query.
+    attention's output is multiplied with the sigmoid of a gate, which follows each query. cache_of: the earlier
+    layer whose keys and values are attended over, None where the layer has its own; keys_are_values: values are what
+    keys are projected to. layer_input: elements of a token's own input to the layer, 0 for none; out_scale: whether the
+    layer's output is multiplied with a number of the file.
     """
 
     heads: int
@@ -43,6 +46,10 @@ class LayerSizes:
     scale: float = 0.0
     sinks: int = 0
     gate_function: str = "silu"
+    cache_of: int | None = None
+    keys_are_values: bool = False
+    layer_input: int = 0
+    out_scale: bool = False
     mixture: Mixture | None = None
     output_gate: bool = False
     delta: GatedDelta | None = None
@@ -81,6 +88,11 @@ class LayerSizes:
         return self.ffn if m is None else m.used * self.ffn + m.shared_ffn
 
     @property
+    def own_kv_heads(self) -> int:
+        """Key-value heads that the layer projects to and keeps."""
+        return self.kv_heads if self.cache_of is None else 0
+
+    @property
     def qkv_rows(self) -> int:
-        """Of queries, keys and values together."""
-        return self.q_rows + 2 * self.kv_rows
+        """Of queries, and of keys and values that are the layer's own."""
+        return self.q_rows + 2 * self.own_kv_heads * self.head_dim

@@ -72,7 +72,7 @@ class Joined:
 
 
 Tensors = Mapping[str, Tensor | Joined]
-LAST = ("q_norm", "k_norm", "post_attn_norm", "post_ffn_norm")
+LAST = ("q_norm", "k_norm", "post_attn_norm", "post_ffn_norm", "out_scale")
 """What files list after all else of a layer."""
 
 
@@ -80,7 +80,7 @@ def layer_tensors(config: "ModelConfig", index: int) -> dict[str, Tensor | Joine
     """In the order that llama.cpp's converter writes them."""
     sizes = config.layer(index)
     own = _Layer(config, sizes, f"blk.{index}.")
-    found = {**MIXERS[sizes.mixer](own), **FEED_FORWARDS[sizes.feed_forward](own)}
+    found = {**MIXERS[sizes.mixer](own), **FEED_FORWARDS[sizes.feed_forward](own), **_end(own)}
     return dict(sorted(found.items(), key=lambda item: item[0] in LAST))
 
 
@@ -112,6 +112,10 @@ def _attention(of: _Layer) -> Tensors:
     s, traits, hidden = of.sizes, of.config.architecture, of.config.hidden
     pairs = Turned(s.head_dim, s.rope_dim) if traits.rope == "pairs" else None
     qkv = {"q": ("attn_q", s.q_rows, pairs), "k": ("attn_k", s.kv_rows, pairs), "v": ("attn_v", s.kv_rows, None)}
+    if s.keys_are_values:
+        qkv["v"] = qkv["k"]
+    if s.cache_of is not None:
+        del qkv["k"], qkv["v"]
     made: dict[str, Tensor | Joined] = {"attn_norm": of.tensor("attn_norm", hidden)}
     made |= of.matrices("attn_qkv", **qkv)
     if traits.qkv_bias:
@@ -124,7 +128,8 @@ def _attention(of: _Layer) -> Tensors:
         made["sinks"] = of.tensor("attn_sinks", s.heads)
     if traits.qk_norm:
         made["q_norm"] = of.tensor("attn_q_norm", s.head_dim, pairs=pairs)
-        made["k_norm"] = of.tensor("attn_k_norm", s.head_dim, pairs=pairs)
+        if s.cache_of is None:
+            made["k_norm"] = of.tensor("attn_k_norm", s.head_dim, pairs=pairs)
     if traits.post_norm:
         made["post_attn_norm"] = of.tensor("post_attention_norm", hidden)
     return made
@@ -154,6 +159,19 @@ def _dense(of: _Layer) -> Tensors:
     made["down"] = of.tensor("ffn_down", hidden, ffn)
     if of.config.architecture.post_norm:
         made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
+    return made
+
+
+def _end(of: _Layer) -> Tensors:
+    """What comes behind both halves."""
+    hidden, size = of.config.hidden, of.sizes.layer_input
+    made: dict[str, Tensor | Joined] = {}
+    if size:
+        made["input_gate"] = of.tensor("inp_gate", size, hidden)
+        made["input_proj"] = of.tensor("proj", hidden, size)
+        made["post_input_norm"] = of.tensor("post_norm", hidden)
+    if of.sizes.out_scale:
+        made["out_scale"] = of.tensor("layer_output_scale", 1)
     return made
 
 

@@ -7,6 +7,7 @@ from kernel_templates.attention.problem import LONG
 from kernel_templates.delta_layer.problem import DeltaLayer
 from kernel_templates.head.problem import Head
 from kernel_templates.layer.problem import Layer, LinkedChain
+from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.problem import Problem
 from model import layer_plan
 from model.config import ModelConfig
@@ -37,14 +38,27 @@ def head_problem(config: ModelConfig, file: GGUFFile) -> Head:
     return Head(config.vocab, config.hidden, form, ACTIVATION, softcap=config.final_softcap)
 
 
+def inputs_problem(config: ModelConfig, file: GGUFFile) -> PerLayerInputs | None:
+    """Of what each layer gets of a token, where layers have inputs of their own."""
+    if not config.layer_input:
+        return None
+    form = file.tensors[layer_plan.INPUT_PROJECTION].format_name
+    return PerLayerInputs(config.hidden, config.layers, config.layer_input, form, ACTIVATION)
+
+
+def _end_problems(config: ModelConfig, file: GGUFFile) -> dict[Problem, int]:
+    """Those that no layer has."""
+    found = (inputs_problem(config, file), head_problem(config, file))
+    return {problem: 1 for problem in found if problem is not None}
+
+
 def model_problems(config: ModelConfig, file: GGUFFile) -> Mapping[Problem, int]:
     """Every distinct problem on the CPU and how often a token runs it."""
     counts: dict[Problem, int] = {}
     for layer in range(config.layers):
         for problem in layer_problems(config, file, layer).values():
             counts[problem] = counts.get(problem, 0) + 1
-    head = head_problem(config, file)
-    return {**counts, head: 1}
+    return counts | _end_problems(config, file)
 
 
 def contexts(capacity: int) -> list[int]:
@@ -63,8 +77,7 @@ def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int) -> Mapping[
         every = {p: 1 for context in contexts(capacity) for p in layer_problems(config, file, layer, context).values()}
         for problem in every:
             counts[problem] = counts.get(problem, 0) + 1
-    head = head_problem(config, file)
-    return {**counts, head: 1}
+    return counts | _end_problems(config, file)
 
 
 def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[LinkedChain]:
@@ -96,10 +109,14 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
             "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
             "shared_gated": int(m.shared_gated),
         }  # fmt: skip
+    shared = s.cache_of is not None
+    if shared:
+        named |= {"k_format": named["q_format"], "v_format": named["q_format"]}
     return Layer(
         config.hidden, s.heads, s.kv_heads, s.head_dim, s.rope_dim, int(a.qk_norm), s.ffn,
         activation=ACTIVATION, context=context, **named,
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
         window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks, out_bias=int(a.out_bias),
-        gate_function=s.gate_function, output_gate=int(s.output_gate),
+        gate_function=s.gate_function, output_gate=int(s.output_gate), v_norm=int(a.v_norm), shared_kv=int(shared),
+        layer_input=s.layer_input, out_scale=int(s.out_scale),
     )  # fmt: skip

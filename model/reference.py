@@ -75,6 +75,8 @@ def reference_hidden(
     x = _rows(file, "token_embd.weight", torch.tensor(tokens))
     if config.architecture.scaled_embedding:
         x = x * math.sqrt(config.hidden)
+    inputs = _layer_inputs(file, config, tokens, x) if config.layer_input else None
+    kept: list[tuple[Tensor, Tensor]] = []
     for layer in range(config.layers):
         block, sizes = f"blk.{layer}.", config.layer(layer)
         frequencies, size = turns[sizes]
@@ -84,18 +86,29 @@ def reference_hidden(
             raw, q, k, v, attended = _gated_delta(file, config, sizes.delta, block, normed)
             y = attended @ _matrix(file, block + "ssm_out").T
         else:
-            raw = _queries_keys_values(file, config, sizes, block, normed)
-            q, k, v = _heads(file, config, sizes, block, raw, turn)
+            if sizes.cache_of is None:
+                raw = _queries_keys_values(file, config, sizes, block, normed)
+                q, k, v = _heads(file, config, sizes, block, raw, turn)
+            else:
+                none = normed.new_empty(len(normed), 0)
+                raw = (normed @ _matrix(file, block + "attn_q").T, none, none)
+                q, (k, v) = _queries(file, config, sizes, block, raw[0], turn), kept[sizes.cache_of]
             attended = _attention(sizes, q, k, v, _vector(file, block + "attn_sinks") if sizes.sinks else None)
             if sizes.output_gate:
                 attended = attended * raw[0].unflatten(-1, (sizes.heads, 2, -1))[:, :, 1].flatten(1).sigmoid()
             y = attended @ _matrix(file, block + "attn_output").T
             if config.architecture.out_bias:
                 y = y + _vector(file, block + "attn_output", "bias")
+        kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
         ffn_norm = _vector(file, block + config.architecture.ffn_norm)
         y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
+        if inputs is not None:
+            y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
+            x = x + _norm(y, _vector(file, block + "post_norm"), config)
+        if sizes.out_scale:
+            x = x * _vector(file, block + "layer_output_scale")
         watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
     return x
 
@@ -110,6 +123,16 @@ def reference_head(file: GGUFFile, hidden: Tensor) -> Tensor:
         rows = torch.arange(first, min(first + _HEAD_ROWS, config.vocab))
         logits[:, first : first + len(rows)] = x @ _rows(file, head, rows).T
     return _capped(logits, config.final_softcap)
+
+
+def _layer_inputs(file: GGUFFile, config: ModelConfig, tokens: list[int], x: Tensor) -> Tensor:
+    """float32 [layers, tokens, layer_input]: what each layer gets of each token, half of it by the token's number, half
+    by its embedding x [tokens, hidden]."""
+    size = config.layer_input
+    named = _rows(file, "per_layer_token_embd.weight", torch.tensor(tokens)) * math.sqrt(size)
+    projected = (x @ _matrix(file, "per_layer_model_proj").T / math.sqrt(config.hidden)).unflatten(-1, (-1, size))
+    normed = _norm(projected, _vector(file, "per_layer_proj_norm"), config)
+    return ((normed + named.unflatten(-1, (-1, size))) / math.sqrt(2)).transpose(0, 1)
 
 
 def _post(config: ModelConfig) -> bool:
@@ -187,13 +210,22 @@ def _heads(
     file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: tuple[Tensor, Tensor, Tensor], turn: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as attention takes them, float32 [tokens, heads, head_dim] each."""
-    q, k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw)
+    k, v = (part.unflatten(-1, (-1, sizes.head_dim)) for part in raw[1:])
+    if config.architecture.qk_norm:
+        k = _norm(k, _vector(file, block + "attn_k_norm"), config)
+    if config.architecture.v_norm:
+        v = _norm(v, torch.ones(sizes.head_dim), config)
+    halves = config.architecture.rope == "halves"
+    return _queries(file, config, sizes, block, raw[0], turn), _rope(k, turn, halves), v
+
+
+def _queries(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, raw: Tensor, turn: Tensor) -> Tensor:
+    """As of `_heads`."""
+    q = raw.unflatten(-1, (-1, sizes.head_dim))
     q = q[:, :: 1 + sizes.output_gate]  # a gate follows each
     if config.architecture.qk_norm:
         q = _norm(q, _vector(file, block + "attn_q_norm"), config)
-        k = _norm(k, _vector(file, block + "attn_k_norm"), config)
-    halves = config.architecture.rope == "halves"
-    return _rope(q, turn, halves), _rope(k, turn, halves), v
+    return _rope(q, turn, config.architecture.rope == "halves")
 
 
 def _attention(sizes: LayerSizes, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> Tensor:
@@ -255,7 +287,8 @@ def _queries_keys_values(
         rows = [heads * sizes.head_dim for heads in (sizes.heads, sizes.kv_heads, sizes.kv_heads)]
         made = list((x @ _matrix(file, block + "attn_qkv").T).split(rows, -1))
     else:
-        made = [x @ _matrix(file, f"{block}attn_{n}").T for n in "qkv"]
+        names = "qkk" if sizes.keys_are_values else "qkv"
+        made = [x @ _matrix(file, f"{block}attn_{n}").T for n in names]
     if config.architecture.qkv_bias:
         made = [y + _vector(file, f"{block}attn_{n}", "bias") for y, n in zip(made, "qkv", strict=True)]
     q, k, v = made
@@ -313,9 +346,9 @@ def _gated(config: ModelConfig, gate: Tensor, up: Tensor) -> Tensor:
     if config.architecture.gate_function == "swiglu_oai":
         gate, up = gate.clamp(max=7), up.clamp(-7, 7)
         return gate * (1.702 * gate).sigmoid() * (up + 1)
-    if config.architecture.gate_function == "gelu":
-        inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
-        gate = gate / 2 * (1 + torch.tanh(inner))
-    else:
-        gate = gate * gate.sigmoid()
-    return gate * up
+    return (_gelu(gate) if config.architecture.gate_function == "gelu" else gate * gate.sigmoid()) * up
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """In its tanh form."""
+    return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -1,7 +1,8 @@
 """Text to token ids and back, as a GGUF file's own vocabulary has it: the tokens are llama.cpp's.
 
 Special tokens are taken out of a text first (`tokenizers.special_tokens`); what is left goes through the kind of model
-that the file names, byte-level BPE (`gpt2`) or SentencePiece's (`llama`). Knows nothing of chat templates.
+that the file names, byte-level BPE (`gpt2`), SentencePiece's (`llama`) or BPE over characters (`gemma4`). Knows nothing
+of chat templates.
 """
 
 import codecs
@@ -14,9 +15,17 @@ from model import vocabulary_limits
 from model.errors import ModelError, quoted
 from model.gguf_metadata import Metadata
 from model.tokenizers.byte_level_bpe import ByteLevelBPE
+from model.tokenizers.character_bpe import CharacterBPE
 from model.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from model.tokenizers.sentencepiece import SentencePieceBPE
-from model.tokenizers.special_tokens import END_TEXTS, ENDING_FILLS, FILL_TEXTS, SpecialTokens
+from model.tokenizers.special_tokens import (
+    END_TEXTS,
+    ENDING_FILLS,
+    FILL_TEXTS,
+    GEMMA_4,
+    LLAMA_END,
+    SpecialTokens,
+)
 
 # Token types of tokenizer.ggml.token_type, as in llama.h's enum llama_token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -33,6 +42,8 @@ class TextModel(Protocol):
     eos: int | None
     add_bos: bool
     """Whether a BOS token goes ahead unless the file says otherwise."""
+    forced_bos: bool
+    """It goes ahead whatever the file says."""
     space_prefix: bool
     """It puts a space before a text."""
     note: str | None
@@ -64,8 +75,8 @@ class Tokenizer:
         kind = keys.text("model")
         if kind not in KINDS:
             raise ModelError(
-                f"tokenizer model {quoted(kind)} is not supported; use a model with byte-level BPE ('gpt2') or "
-                "SentencePiece ('llama')"
+                f"tokenizer model {quoted(kind)} is not supported; use a model with byte-level BPE ('gpt2'), "
+                "SentencePiece ('llama') or BPE over characters ('gemma4')"
             )
         vocabulary_limits.check(keys)
         tokens, ids = _vocabulary(keys)
@@ -77,7 +88,7 @@ class Tokenizer:
         self = cls(model, tokens, types, special)
         named = [keys.token(key, len(tokens)) for key in ("bos_token_id", *END_KEYS)]
         self.bos = model.bos if named[0] is None else named[0]
-        self.add_bos = keys.flag("add_bos_token", model.add_bos)
+        self.add_bos = keys.flag("add_bos_token", model.add_bos) or model.forced_bos
         ends.add(model.eos if named[1] is None else named[1])
         self.end_tokens = frozenset(end for end in (*ends, *named[2:]) if end is not None)
         return self
@@ -159,10 +170,18 @@ def _byte_level_bpe(keys: Metadata, ids: dict[str, int]) -> TextModel:
     pre = PRE_TOKENIZERS.get(name or "")
     if pre is None:
         raise ModelError(f"pre-tokenizer {quoted(name)} is not supported; use another file or another model")
+    return ByteLevelBPE(ids, _merges(keys), pre)
+
+
+def _character_bpe(keys: Metadata, ids: dict[str, int]) -> TextModel:
+    return CharacterBPE(ids, _merges(keys))
+
+
+def _merges(keys: Metadata) -> list[str]:
     merges = keys.texts("merges")
     if merges is None:
         raise ModelError("'tokenizer.ggml.merges' is missing or not a list of strings; the file is damaged")
-    return ByteLevelBPE(ids, merges, pre)
+    return merges
 
 
 def _sentencepiece(keys: Metadata, ids: dict[str, int]) -> TextModel:
@@ -172,7 +191,7 @@ def _sentencepiece(keys: Metadata, ids: dict[str, int]) -> TextModel:
     )  # fmt: skip
 
 
-KINDS = {"gpt2": _byte_level_bpe, "llama": _sentencepiece}
+KINDS = {"gpt2": _byte_level_bpe, "llama": _sentencepiece, "gemma4": _character_bpe}
 """By `tokenizer.ggml.model`."""
 
 
@@ -193,6 +212,9 @@ def _vocabulary(keys: Metadata) -> tuple[list[str], dict[str, int]]:
 def _marked_by_text(keys: Metadata, ids: Mapping[str, int], types: np.ndarray) -> set[int | None]:
     """Make control tokens of those that are known by their text, in `types`; return those that end a text."""
     ends: set[int | None] = {ids[text] for text in END_TEXTS if text in ids}
+    if GEMMA_4 in ids and LLAMA_END in ids:
+        ends.remove(ids[LLAMA_END])
+        types[ids[LLAMA_END]] = NORMAL
     control = set(ends)
     for key, texts in FILL_TEXTS.items():
         token = keys.token(key, len(ids))

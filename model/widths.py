@@ -21,7 +21,7 @@ from model import layer_plan
 from model.config import ModelConfig
 from model.gguf_file import GGUFFile
 from model.layer_sizes import LayerSizes
-from model.problems import contexts, head_problem
+from model.problems import contexts, head_problem, inputs_problem
 
 WIDTHS = ("decode", "prompt", "batch")
 USUAL = ("decode", "prompt")
@@ -94,8 +94,9 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     found = []
     mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
     router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
-    for name, group in [mixer, ("out", ("out",)), *router, *gated, ("down", ("down",))]:
-        for form, members in groupby(group, key=formats.__getitem__):
+    ends = [(name, (name,)) for name in ("down", "input_gate", "input_proj")]
+    for name, group in [mixer, ("out", ("out",)), *router, *gated, *ends]:
+        for form, members in groupby((m for m in group if m in formats), key=formats.__getitem__):
             joined = tuple(members)
             rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
             gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
@@ -148,6 +149,8 @@ def _of_pass(
     for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
         yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
+    if (inputs := inputs_problem(config, file)) is not None:
+        yield Product("layer_inputs", ("w",), inputs.rows, inputs.hidden, inputs.format).over(size.rows), 1
     if size.head:
         yield head_product(config, file).over(size.rows), 1
 

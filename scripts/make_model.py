@@ -29,7 +29,7 @@ from kernel_templates.formats.layout import Blocks
 from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
 from model.config import ModelConfig
-from model.layer_plan import plan
+from model.layer_plan import INPUT_PROJECTION, plan
 from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 from model.tokenizer import CONTROL, NORMAL, UNUSED
@@ -113,6 +113,25 @@ def _gemma3(*sizes: int, window: int, **rest: Any) -> Shape:
     )  # fmt: skip
 
 
+def _gemma4_layers(
+    local: LayerSizes, layers: int, period: int, shared: int, window: int, layer_input: int, global_kv_heads: int = 0
+) -> tuple[LayerSizes, ...]:
+    """Global layers, every so many-th, have heads of twice the size, and if global_kv_heads is given, so many of keys,
+    which are values too. The last `shared` layers have others' keys and values, and a wider feed-forward network."""
+    local = replace(local, scale=1.0, window=window, layer_input=layer_input, out_scale=True)
+    of_all = replace(local, window=0, head_dim=2 * local.head_dim, rope_dim=2 * local.rope_dim)
+    if global_kv_heads:
+        of_all = replace(of_all, kv_heads=global_kv_heads, keys_are_values=True)
+    first, made = layers - shared, list[LayerSizes]()
+    for i in range(layers):
+        sizes = of_all if i % period == period - 1 else local
+        if i >= first:
+            alike = max(j for j in range(first) if made[j].window == sizes.window)
+            sizes = replace(sizes, cache_of=alike, ffn=2 * sizes.ffn)
+        made.append(sizes)
+    return tuple(made)
+
+
 def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, tied: bool) -> Shape:
     layer = LayerSizes(heads, kv_heads, head_dim=256, rope_dim=64, ffn=ffn, output_gate=True)
     sizes = _with_deltas((layer,) * layers, GatedDelta(delta_heads, 16, 128, 4), period=4)
@@ -128,9 +147,22 @@ def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) 
     return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
 
 
+def _gemma4(
+    hidden: int, layers: int, heads: int, head_dim: int, ffn: int, vocab: int, shared: int, layer_input: int
+) -> Shape:
+    """Small, with what E2B and E4B have: one key head, every fifth layer global, inputs for each layer."""
+    local = LayerSizes(heads, 1, head_dim, head_dim, ffn, gate_function=ARCHITECTURES["gemma4"].gate_function)
+    sizes = _gemma4_layers(local, layers, 5, shared, window=512, layer_input=layer_input)
+    config = ModelConfig(
+        ARCHITECTURES["gemma4"], hidden, sizes, vocab, 131072, 1e-6, 1e6, tied=True, rope_freqs=True,
+        local_rope_base=1e4, final_softcap=30.0,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=0, names_head_size=True)
+
+
 def tiny(architecture: Architecture) -> Shape:
-    """Two layers of any architecture, for tests; the first has a window of 8 positions where it may have one, or a
-    gated delta net where most have."""
+    """Two layers of any architecture, or four where some share a cache, for tests; the first has a window of 8
+    positions where it may have one, or a gated delta net where most have."""
     period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
         4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function,
@@ -141,6 +173,8 @@ def tiny(architecture: Architecture) -> Shape:
     sizes = tuple(replace(layer, window=window) for window in windows)
     if architecture.delta_period is not None:
         sizes = _with_deltas(sizes, GatedDelta(4, 2, 32, 4), period=2)
+    if architecture.shared_kv:
+        sizes = _gemma4_layers(replace(layer, kv_heads=1), 4, 2, 2, window=8, layer_input=32)
     config = ModelConfig(
         architecture, 256, sizes, 512, 256, 1e-6, 1e6, tied=True,
         rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
@@ -188,6 +222,7 @@ SHAPES = {
     "gemma3-270m": _gemma3(18, 640, 4, 1, 256, 2048, 262144, 32768, window=512),
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
+    "gemma4-small": _gemma4(768, 15, 8, 256, 3072, 65536, shared=5, layer_input=256),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
@@ -306,6 +341,8 @@ class Weights:
                 weights[self._rng.integers(size)] = K_NORM_PEAK
         else:
             weights = self._rng.lognormal(0.0, 0.2, size) * (2.5 if name == self._output_norm else 1.0)
+            if what == "q_norm" and self._config.architecture.attention_scale:
+                weights *= size**-0.5  # nothing else divides the scores
         return weights.astype(np.float32)
 
     def matrix(self, name: str, shape: tuple[int, ...], form: str) -> np.ndarray:
@@ -313,7 +350,7 @@ class Weights:
         *above, cols = shape
         rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
-        if what in ("out", "down"):
+        if what in ("out", "down", "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
@@ -337,19 +374,20 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     import gguf
 
     config, add_float, layer = shape.config, writer.add_float32, shape.config.layer(0)
+    widest = max(config.sizes, key=lambda sizes: sizes.head_dim)
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(next(t for t in gguf.LlamaFileType if t.name.partition("_")[2].startswith(quant)))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(layer.ffn)
+    writer.add_feed_forward_length(_one_or_each([sizes.ffn for sizes in config.sizes]))
     if (mixture := layer.mixture) is not None:
         writer.add_expert_count(mixture.experts)
         writer.add_expert_used_count(mixture.used)
         writer.add_expert_feed_forward_length(layer.ffn)
     writer.add_head_count(layer.heads)
-    writer.add_head_count_kv(layer.kv_heads)
+    writer.add_head_count_kv(_one_or_each([sizes.kv_heads for sizes in config.sizes]))
     writer.add_rope_freq_base(config.rope_base)
     add_float(f"{config.architecture.name}.attention.layer_norm_rms_epsilon", config.norm_eps)
     writer.add_vocab_size(config.vocab)
@@ -377,10 +415,19 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
             writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
             writer.add_rope_scaling_factor(scaling.factor)
     if shape.names_head_size:
-        writer.add_key_length(layer.head_dim)
-        writer.add_value_length(layer.head_dim)
+        writer.add_key_length(widest.head_dim)
+        writer.add_value_length(widest.head_dim)
     else:
         writer.add_rope_dimension_count(layer.rope_dim)
+    if widest.head_dim != layer.head_dim:
+        writer.add_key_length_swa(layer.head_dim)
+        writer.add_value_length_swa(layer.head_dim)
+        writer.add_rope_dimension_count(widest.rope_dim)
+        writer.add_rope_dimension_count_swa(layer.rope_dim)
+        writer.add_sliding_window_pattern([sizes.window > 0 for sizes in config.sizes])
+    if config.architecture.shared_kv:
+        writer.add_shared_kv_layers(sum(sizes.cache_of is not None for sizes in config.sizes))
+        writer.add_embedding_length_per_layer_input(config.layer_input)
     tokens, merges, types = vocabulary(config.vocab, shape.unused, shape.pre == "smollm", rng)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(shape.pre)
@@ -392,6 +439,10 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_pad_token_id(tokens.index("<|im_end|>" if shape.pre == "smollm" else "<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
+
+
+def _one_or_each(numbers: list[int]) -> int | list[int]:
+    return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
 def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool = False) -> None:
@@ -411,6 +462,8 @@ def make_model(name: str, quant: str, path: Path, seed: int = 0, progress: bool 
         weights = Weights(config, rng)
         tensors = {
             t.name: (t.shape, tensor_format(t.shape, quant, t == planned.output, weights.place(t.name), config))
+            if t.name != INPUT_PROJECTION
+            else (t.shape, "BF16")  # which ggml's quantizer leaves alone
             for t in planned.tensors()
         }
         for tensor, (dims, form) in tensors.items():

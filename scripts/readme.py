@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peer.llama_bench import rate
 from tree import tree
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 
 
-ORDINALS = {2: "second", 6: "sixth"}
+ORDINALS = {2: "second", 4: "fourth", 5: "fifth", 6: "sixth"}
 HEADLINE = (
     "gemma3-270m-Q4_K_M", "qwen3-0.6b-Q4_0", "qwen3-0.6b-Q4_K", "qwen3-8b-Q4_0", "qwen3-8b-Q4_K", "qwen3-8b-Q5_K_M",
     "smollm2-135m-instruct",
@@ -348,6 +349,12 @@ def _traits(a: Architecture) -> Iterator[str]:
         "a RoPE base of its own there": a.local_rope_base is not None,
         f"gated delta nets in all but every {ORDINALS.get(a.delta_period or 0)} layer": bool(a.delta_period),
         "a gate of attention's output": a.output_gate,
+        "a mixture of experts in every layer": a.routing is not None,
+        "norms of values": a.v_norm,
+        "keys that are values": a.keys_as_values,
+        "layers that share an earlier one's keys and values": a.shared_kv,
+        "an input for each layer": a.layer_inputs,
+        "a factor of what a layer gives": a.out_scale,
     }
     found = [text for text, present in named.items() if present]
     yield from found or ["none"]
@@ -367,14 +374,17 @@ def weight_formats() -> str:
 
 def distances() -> str:
     """llama.cpp's part of tests/fixtures/models, which the tests hold ours against."""
-    document = json.loads((ROOT / "tests" / "fixtures" / "models" / "models.json").read_text())
-    lines = ["| file | type, tensors | llama.cpp: mean KL, nats | top-1 |", "|---|---|---|---|"]
+    folder = ROOT / "tests" / "fixtures" / "models"
+    document = json.loads((folder / "models.json").read_text())
+    lines = ["| file | type, tensors | tokens | llama.cpp: mean KL, nats | top-1 |", "|---|---|---|---|---|"]
     for name, row in document["models"].items():
         peer = row["llama_cpp"]
         types = f"{row['type']}: {', '.join(row['types'])}"
-        lines.append(f"| {name} | {types} | {peer['mean_kl']:.1e} | {peer['top1']:.1%} |")
+        with np.load(folder / f"{name}.npz") as kept:
+            tokens = len(kept["tokens"])
+        lines.append(f"| {name} | {types} | {tokens} | {peer['mean_kl']:.1e} | {peer['top1']:.1%} |")
     versions = ", ".join(f"{package} {version}" for package, version in document["versions"].items())
-    return "\n".join([*lines, "", f"{document['tokens']} tokens; {versions}."])
+    return "\n".join([*lines, "", f"{versions}."])
 
 
 def architecture() -> str:

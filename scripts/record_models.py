@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from typing import Any
 import gguf
 import numpy as np
 import sentencepiece
+import tokenizers
 import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts" / "peer"))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "peer")]
 
 from llama_worker import Session  # noqa: E402
 
@@ -72,6 +73,13 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75,
     "short_factor": [1 + 0.02 * i for i in range(24)], "long_factor": [1.0 + 0.35 * i for i in range(24)],
 }  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
+# Global layers have larger heads that turn by a quarter; the last layers read the caches of those before them.
+GEMMA4 = {
+    "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+    "final_logit_softcapping": 30.0, "num_hidden_layers": 7,
+    "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
+}  # fmt: skip
 # Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
 GPT_OSS = {
     "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
@@ -110,6 +118,18 @@ RECIPES = {
             "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }},
+    ),
+    # As E2B and E4B: embeddings for each layer, layers without keys and values of their own, wider where those are.
+    "gemma4-per-layer": Recipe(
+        "Gemma4Text", "Q8_0",
+        {**GEMMA4, "global_head_dim": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+         "num_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB},
+    ),
+    # As 31B: the keys of global layers are their values too, from fewer heads.
+    "gemma4": Recipe(
+        "Gemma4Text", "Q4_K_M",
+        {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+         "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
     ),
     "gpt-oss": Recipe("GptOss", "MXFP4_MOE", {**GPT_OSS, "max_position_embeddings": 8192}, 512, 4096),
     "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
@@ -161,7 +181,7 @@ def make(name: str, recipe: Recipe, given: argparse.Namespace) -> dict[str, Any]
         folder = Path(temporary) / "random"
         network = random_network(recipe, seed=sum(map(ord, name)))
         network.save_pretrained(folder)
-        tokenizer(folder)
+        (merge_tokenizer if recipe.kind == "Gemma4Text" else tokenizer)(folder)
         path = OUT / f"{name}.gguf"
         converted = Path(temporary) / "converted.gguf"
         plain = recipe.type not in FILE_TYPES
@@ -208,11 +228,18 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     def normal(shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    less_one = recipe.kind.startswith(("Gemma", "Qwen3_5"))
+    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text")
+    gemma4 = recipe.kind.startswith("Gemma4")
     with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if "norm" in name:  # Gemma's, and Qwen3.5's but for one, are stored less 1
+        for name, weight in weights(network):
+            if "norm" in name or "layer_scalar" in name:  # Gemma's, and Qwen3.5's but for one, are stored less 1
                 weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one and "linear_attn" not in name else 1.0))
+                if gemma4 and re.search("q_norm|k_norm", name):
+                    weight *= 0.4  # nothing else divides the scores
+                if gemma4 and name == "model.norm.weight":
+                    weight *= 5.0
+            elif gemma4 and "embed_tokens" in name:  # small, or a token would predict itself and layers mean nothing
+                weight.copy_(0.5 * normal(weight.shape) / sizes["hidden_size"] ** 0.5)
             elif name.endswith("dt_bias"):  # steps of 0.001 to 0.1, as Mamba begins with
                 weight.copy_(torch.expm1(torch.exp(-6.9 + 4.6 * torch.rand(weight.shape, generator=generator))).log())
             elif name.endswith("A_log"):
@@ -238,12 +265,43 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     return network
 
 
+def weights(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a checkpoint has: the parameters, and what Gemma 4 multiplies a layer's output with."""
+    yield from network.named_parameters()
+    yield from ((f"{name}.weight", buffer) for name, buffer in network.named_buffers() if name.endswith("layer_scalar"))
+
+
 def tokenizer(folder: Path) -> None:
     """A SentencePiece model of VOCAB pieces, bytes among them: the kind that the converter takes for any of these."""
     sentencepiece.SentencePieceTrainer.train(
         input=str(ROOT / "LICENSE"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCAB, model_type="bpe",
         byte_fallback=True, character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
+
+
+def merge_tokenizer(folder: Path) -> None:
+    """Merges by rank over characters, spaces as U+2581, bytes where a character is no token: Gemma 4's kind."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>"]
+    first = special + [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    spaces = tokenizers.normalizers.Replace(" ", "\u2581")
+    trained.normalizer = spaces
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=VOCAB - len(first), show_progress=False)
+    trained.train([str(ROOT / "LICENSE")], trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = {text: number for number, text in enumerate(first)}
+    vocabulary |= {text: number + len(first) for text, number in model["vocab"].items()}
+    merges = [tuple(merge) for merge in model["merges"]]
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    made.normalizer = spaces
+    decoders = tokenizers.decoders
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    named = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, additional_special_tokens=["<|turn>", "<turn|>"], **named
+    ).save_pretrained(folder)
 
 
 def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> None:
@@ -293,14 +351,14 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
         return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
 
     with torch.no_grad():
-        for name, weight in network.named_parameters():
+        for name, weight in weights(network):
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
             values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-            less_one = architecture.startswith(("gemma", "qwen35")) and "linear_attn" not in name
+            less_one = architecture in ("gemma2", "gemma3", "qwen35") and "linear_attn" not in name
             if less_one and name.endswith("norm.weight"):
                 values = values - 1
             if name.endswith("A_log"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make two small vocabularies and record what llama.cpp makes of 300 texts with them: tests/fixtures/tokenizers.
+"""Make three small vocabularies and record what llama.cpp makes of 300 texts with them: tests/fixtures/tokenizers.
 
 Needs the packages gguf and xllamacpp: ./scripts/setup_env test peer. The vocabularies are trained on the same texts, by
 the `tokenizers` library, without regard to words, so that wherever a text is cut shows in its tokens.
@@ -107,6 +107,28 @@ def sentencepiece() -> dict[str, object]:
     }
 
 
+def characters() -> dict[str, object]:
+    """Gemma 4's kind: merges go over a whole line, spaces among them, and make tokens of several line breaks."""
+    lines = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="never", split=False), pre_tokenizers.Split(Regex("\n+"), "isolated")]
+    )
+    tokens, merges = learned(lines, [])
+    special = (*SPECIAL, "<bos>", "<eos>", "<|turn>", "<turn|>", "<|tool_response>")
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    user = [text for text in USER if text not in tokens]
+    types = [CONTROL] * len(special) + [BYTE] * 256 + [USER_DEFINED] * len(user) + [NORMAL] * len(tokens)
+    return {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": [*special, *bytes_, *user, *tokens],
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": special.index("<bos>"),
+        "tokenizer.ggml.eos_token_id": special.index("<eos>"),
+        "tokenizer.ggml.unknown_token_id": special.index("<unk>"),
+        "tokenizer.ggml.add_bos_token": False,  # llama.cpp puts one there all the same
+    }
+
+
 def write(path: Path, values: dict[str, object]) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in values.items():
@@ -134,14 +156,16 @@ def recorded(values: dict[str, object]) -> str:
 @click.command(help=__doc__.split("\n")[0])
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    bpe, spm = byte_level(), sentencepiece()
+    bpe, spm, by_characters = byte_level(), sentencepiece(), characters()
     write(FOLDER / "bpe.gguf", bpe)
     write(FOLDER / "sentencepiece.gguf", spm)
+    write(FOLDER / "characters.gguf", by_characters)
     golden = {
         "made with": f"xllamacpp {version('xllamacpp')}",
         "changes": CHANGES,
         "digests": {name: recorded(spm | changes) for name, changes in CHANGES.items()}
-        | {name: recorded(bpe | {"tokenizer.ggml.pre": name}) for name in PRE_TOKENIZERS},
+        | {name: recorded(bpe | {"tokenizer.ggml.pre": name}) for name in PRE_TOKENIZERS}
+        | {"characters": recorded(by_characters)},
     }
     (FOLDER / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
     sizes = ", ".join(f"{path.name} {path.stat().st_size}" for path in sorted(FOLDER.iterdir()))

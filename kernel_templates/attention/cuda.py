@@ -26,7 +26,7 @@ _BITS = {"int16": 16, "int8": 8, "": 0}
 @dataclass(frozen=True)
 class Finish:
     """How raw queries and keys become final. q_norm, k_norm: float32 [head_dim], read if qk_norm; rope: float32
-    [capacity, rope_dim], cosines then sines; eps: of the norms."""
+    [capacity, rope_dim], cosines then sines; eps: of the norms; v_norm: values are divided by their RMS."""
 
     qk_norm: bool
     rope_dim: int
@@ -34,6 +34,7 @@ class Finish:
     k_norm: torch.Tensor
     rope: torch.Tensor
     eps: float
+    v_norm: bool = False
 
 
 def pack(problem: Attention, config, weights, device: str) -> tuple[()]:
@@ -77,6 +78,7 @@ def launches(
         "KV_HEADS": problem.kv_heads,
         "ROPE_DIM": finish.rope_dim if finish else 0,
         "QK_NORM": bool(finish and finish.qk_norm),
+        "V_NORM": bool(finish and finish.v_norm),
         "FINISH": finish is not None,
         "TOGETHER": together,
         "EARLY": bool(config["early"]),

@@ -25,7 +25,7 @@ from kernel_templates.attention.split_kv_reduce import (
     whole,
     wide,
 )
-from kernel_templates.cuda.heads import finish_head, load_head, rotation
+from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import loop_bound
 
 
@@ -73,8 +73,8 @@ def attend(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
     gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
-    QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
-    WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
+    DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
     LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -137,7 +137,10 @@ def attend(
         q, partner = load_head(qkv + heads * QUERY, every, real, ROPE_DIM)
         raw = qkv + (HEADS * (QUERY // HEAD_DIM) + kv) * HEAD_DIM
         new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
-        new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float16)
+        new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every, mask=owner & real, other=0.0)
+        if V_NORM:
+            new_v *= inverse_rms(tl.sum(new_v * new_v, 3, keep_dims=True), eps, HEAD_DIM)
+        new_v = new_v.to(tl.float16)
         q = finish_head(q, partner, q_own, q_other, eps, 3, HEAD_DIM, QK_NORM)
         new_k = finish_head(new_k, new_partner, k_own, k_other, eps, 3, HEAD_DIM, QK_NORM).to(tl.float16)
         # The owner's first slot starts from the new position, all others from nothing.

@@ -50,10 +50,10 @@ def attend_short(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
     gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
-    QK_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr, DIMS: tl.constexpr,
-    WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
+    DIMS: tl.constexpr, WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
+    ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
     them, which are SPLITS * TILE at most.
@@ -125,7 +125,11 @@ def attend_short(
         q, partner = load_head(qkv + heads * QUERY, every, real, ROPE_DIM)
         raw = qkv + (HEADS * (QUERY // HEAD_DIM) + kv) * HEAD_DIM
         new_k, new_partner = load_head(raw, every, owner & real, ROPE_DIM)
-        new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every_v, mask=real_v, other=0.0).to(tl.float16)
+        new_v = tl.load(raw + KV_HEADS * HEAD_DIM + every_v, mask=real_v, other=0.0)
+        if V_NORM:  # the elements of a head lie in all warps: the sum goes through shared memory
+            squares = tl.sum(tl.sum(tl.sum(new_v * new_v, 5, keep_dims=True), 2, keep_dims=True), 0, keep_dims=True)
+            new_v *= inverse_rms(squares, eps, HEAD_DIM)
+        new_v = new_v.to(tl.float16)
         if QK_NORM:
             rms_q = inverse_rms(tl.sum(q * q, 3), eps, HEAD_DIM)
             rms_k = inverse_rms(tl.sum(new_k * new_k, 3), eps, HEAD_DIM)

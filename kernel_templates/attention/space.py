@@ -53,7 +53,7 @@ def cuda(problem: Attention, device: Device) -> Space:
 
     def fits(config) -> bool:
         return one_pass(problem, config) or (
-            _rows(problem, config) <= max(_ROOM - power_of_two(config["heads"]), 4)
+            _rows(problem, config) <= _most_rows(config["heads"])
             and (config["heads"] == group or problem.reach <= _SHORT)
         )
 
@@ -114,6 +114,11 @@ def held(problem: Attention, config: Mapping[str, Any]) -> int:
     return config["tile"] * power_of_two(problem.head_dim) // (32 * config["warps"])
 
 
+def _most_rows(heads: int) -> int:
+    """Of keys and values that a thread has registers for beside so many heads' queries and outputs."""
+    return max(_ROOM - power_of_two(heads), 4)
+
+
 def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
     return config["tile"] // max(1, slots(problem.head_dim, config["warps"]))
 
@@ -142,6 +147,8 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
         if fits and one_pass(problem, once):
             return once | {"combine": "last" if problem.reach <= _SHORT else "kernel"}
     warps = 4
+    if 16 // max(slots(problem.head_dim, warps), 1) > _most_rows(group):
+        warps = 8  # heads of 512 elements, many of which share a key
     busy = max(1, min(problem.reach // 64, 4 * device.units // problem.kv_heads))
     tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
     count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)

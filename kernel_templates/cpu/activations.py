@@ -93,14 +93,15 @@ def quantizer(layout: ActivationLayout) -> Callable:
 
 
 @functools.cache
-def normalizer(cols: int) -> Callable:
-    """njit (x, weight, out: addresses of float32 [cols], eps: float32) -> None: out = x / rms(x) * weight.
+def normalizer(cols: int, weighted: bool = True) -> Callable:
+    """njit (x, weight, out: addresses of float32 [cols], eps: float32) -> None: out = x / rms(x) * weight, or without
+    the weight, whose address is not followed then.
 
     RMSNorm in float32: the sum of squares runs in 16 lanes, each the length of cols/16 additions.
     """
     load, splat = simd.load("f32", 16), simd.splat("f32", 16)
 
-    @device_function(cols)
+    @device_function(cols, weighted)
     def normalize(x, weight, out, eps):
         squares = splat(np.float32(0.0))
         for i in range(cols // 16):
@@ -109,19 +110,23 @@ def normalizer(cols: int) -> Callable:
         mean = simd.sum_f32(squares) / np.float32(cols)
         scale = splat(np.float32(1.0) / np.sqrt(mean + eps))
         for i in range(cols // 16):
-            simd.store(out + 64 * i, load(x + 64 * i) * scale * load(weight + 64 * i))
+            y = load(x + 64 * i) * scale
+            if weighted:
+                y = y * load(weight + 64 * i)
+            simd.store(out + 64 * i, y)
 
     return normalize
 
 
 @functools.cache
-def residual_normalizer(cols: int) -> Callable:
-    """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32) -> None:
-    x += y / rms(y) * weight, summed as `normalizer` does."""
+def residual_normalizer(cols: int, scaled: bool = False) -> Callable:
+    """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32; out_scale:
+    address of float32 [1], followed if `scaled`) -> None: x += y / rms(y) * weight, summed as `normalizer` does, then,
+    if `scaled`, times the scale."""
     load, splat, pieces = simd.load("f32", 16), simd.splat("f32", 16), -(-cols // 16)
 
-    @device_function(cols)
-    def add_normed(y, weight, x, eps):
+    @device_function(cols, scaled)
+    def add_normed(y, weight, x, eps, out_scale):
         squares = splat(np.float32(0.0))
         for i in range(pieces):
             v = load(y + 64 * i)
@@ -130,9 +135,28 @@ def residual_normalizer(cols: int) -> Callable:
         scale = splat(np.float32(1.0) / np.sqrt(mean + eps))
         for i in range(pieces):
             at = 64 * i
-            simd.store(x + at, load(x + at) + load(y + at) * scale * load(weight + at))
+            v = load(x + at) + load(y + at) * scale * load(weight + at)
+            if scaled:
+                v = v * splat(simd.load_f32(out_scale))
+            simd.store(x + at, v)
 
     return add_normed
+
+
+@functools.cache
+def input_mixer(hidden: int, size: int) -> Callable:
+    """njit (projected, norm, inputs: addresses of float32 [size], eps: float32) -> None: one layer's part of
+    `PerLayerInputs`' formula. projected is W x: the division by sqrt(hidden) before the norm is one of its eps."""
+    normalize, load, splat = normalizer(size), simd.load("f32", 16), simd.splat("f32", 16)
+    half, factor = np.float32(np.sqrt(0.5)), np.float32(hidden)
+
+    @device_function(hidden, size)
+    def mix(projected, norm, inputs, eps):
+        normalize(projected, norm, projected, eps * factor)
+        for i in range(0, 4 * size, 4 * 16):
+            simd.store(inputs + i, (load(projected + i) + load(inputs + i)) * splat(half))
+
+    return mix
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import numpy as np
 
 from kernel_templates.attention.cache import TILE
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import exponential, gate_function, normalizer, soft_cap
+from kernel_templates.cpu.activations import exponential, gate_function, input_mixer, normalizer, soft_cap
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
@@ -21,14 +21,15 @@ LANES = 16
 CACHE = 24  # bytes that describe a text's cache
 
 
-def compile_add(hidden: int, post_norm: bool, has_bias: bool = False) -> Kernel:
-    """x += branch, or rmsnorm(branch) * post_norm; the branch with a bias, if it has one. hidden: a multiple of 16, of
-    all row lengths here."""
-    load, normalize = simd.load("f32", LANES), normalizer(hidden)
+def compile_add(hidden: int, post_norm: bool, has_bias: bool = False, out_scale: bool = False) -> Kernel:
+    """x += branch, or rmsnorm(branch) * post_norm; the branch with a bias, if it has one; then, if asked for, x is
+    multiplied with out_scale. hidden: a multiple of 16, of all row lengths here."""
+    load, normalize, splat = simd.load("f32", LANES), normalizer(hidden), simd.splat("f32", LANES)
 
     def add_rows(arguments, sync, thread, threads):
         x, branch, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
         weight, eps, bias = load_i64(arguments + 24), load_f32(load_i64(arguments + 32)), load_i64(arguments + 40)
+        scale = load_i64(arguments + 48)
         for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
             at, other = x + 4 * hidden * row, branch + 4 * hidden * row
             if has_bias:
@@ -37,14 +38,18 @@ def compile_add(hidden: int, post_norm: bool, has_bias: bool = False) -> Kernel:
             if post_norm:
                 normalize(other, weight, other, eps)
             for i in range(0, 4 * hidden, 4 * LANES):
-                simd.store(at + i, load(at + i) + load(other + i))
+                v = load(at + i) + load(other + i)
+                if out_scale:
+                    v = v * splat(load_f32(scale))
+                simd.store(at + i, v)
 
-    return compile_kernel(add_rows, f"add rows {hidden} {post_norm} {has_bias}")
+    return compile_kernel(add_rows, f"add rows {hidden} {post_norm} {has_bias} {out_scale}")
 
 
-def bind_add(kernel: Kernel, x, branch, count, post_norm, eps, bias=0) -> Step:
-    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm, bias: float32 [hidden], or 0."""
-    return step(kernel, (x, branch, count, post_norm, eps, bias), "add")
+def bind_add(kernel: Kernel, x, branch, count, post_norm, eps, bias=0, out_scale=0) -> Step:
+    """x, branch: float32 [rows, hidden]; count: int64 [1]; post_norm, bias: float32 [hidden], or 0; out_scale: float32
+    [1], or 0."""
+    return step(kernel, (x, branch, count, post_norm, eps, bias, out_scale), "add")
 
 
 def compile_norm(hidden: int) -> Kernel:
@@ -83,13 +88,52 @@ def bind_gate(kernel: Kernel, gate, up, count) -> Step:
     return step(kernel, (gate, up, count), "gate")
 
 
+def compile_gate_input(size: int, stride: int) -> Kernel:
+    """gate = gelu(gate) * a layer's part of the inputs, whose rows are `stride` elements apart."""
+    load, gelu = simd.load("f32", LANES), gate_function("gelu", LANES)
+
+    def gate_input_rows(arguments, sync, thread, threads):
+        gate, inputs, count = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        inputs += 4 * load_i64(arguments + 24)
+        for row in range(first_of(count, thread, threads), first_of(count, thread + 1, threads)):
+            at, other = gate + 4 * size * row, inputs + 4 * stride * row
+            for i in range(0, 4 * size, 4 * LANES):
+                simd.store(at + i, gelu(load(at + i)) * load(other + i))
+
+    return compile_kernel(gate_input_rows, f"gate input rows {size} {stride}")
+
+
+def bind_gate_input(kernel: Kernel, gate, inputs, count, first: int) -> Step:
+    """gate: float32 [rows, size]; inputs: float32 [rows, stride], of which the layer's part begins at `first`."""
+    return step(kernel, (gate, inputs, count, first), "gate_input")
+
+
+def compile_mix_inputs(hidden: int, layers: int, size: int) -> Kernel:
+    """inputs = what `PerLayerInputs` says, of W x and of the inputs before."""
+    mix = input_mixer(hidden, size)
+
+    def mix_input_rows(arguments, sync, thread, threads):
+        projected, norm, inputs = load_i64(arguments), load_i64(arguments + 8), load_i64(arguments + 16)
+        parts, eps = load_i64(load_i64(arguments + 24)) * layers, load_f32(load_i64(arguments + 32))
+        for part in range(first_of(parts, thread, threads), first_of(parts, thread + 1, threads)):
+            mix(projected + 4 * size * part, norm, inputs + 4 * size * part, eps)
+
+    return compile_kernel(mix_input_rows, f"mix input rows {hidden} {layers} {size}")
+
+
+def bind_mix_inputs(kernel: Kernel, projected, norm, inputs, count, eps) -> Step:
+    """projected, inputs: float32 [rows, layers * size]; norm: float32 [size]."""
+    return step(kernel, (projected, norm, inputs, count, eps), "mix_inputs")
+
+
 def compile_append(
-    heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: bool, bias: bool, query_size: int
+    heads: int, kv_heads: int, dim: int, rope_dim: int, qk_norm: bool, bias: bool, query_size: int, v_norm: bool = False
 ) -> Kernel:
-    """Of each row of qkv: bias, QK norm and RoPE in place; keys and values to its text's cache at its position.
-    query_size: elements from one query to the next."""
+    """Of each row of qkv: bias, QK norm and RoPE in place, values over their RMS if `v_norm`; keys and values to its
+    text's cache at its position. Without key-value heads a row has queries alone. query_size: elements from one query
+    to the next."""
     half = rope_dim // 2
-    normalize = normalizer(dim)
+    normalize, divide_by_rms = normalizer(dim), normalizer(dim, weighted=False)
     width, value_width = math.gcd(half, 16), math.gcd(dim, 16)
     load, load_value = simd.load("f32", width), simd.load("f32", value_width)
     units, row_size = heads + 2 * kv_heads, heads * query_size + 2 * kv_heads * dim
@@ -118,6 +162,8 @@ def compile_append(
                     simd.store(at + 4 * i, u * cos - w * sin)
                     simd.store(at + 4 * (half + i), w * cos + u * sin)
             if head >= heads + kv_heads:
+                if v_norm:
+                    divide_by_rms(at, 0, at, eps)
                 kv = head - heads - kv_heads
                 to = load_i64(cache + 8) + 2 * dim * (kv * cache_tiles * TILE + position)
                 for d in range(0, dim, value_width):
@@ -129,7 +175,7 @@ def compile_append(
                 for d in range(dim):
                     simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
 
-    key = f"append rows {heads} {kv_heads} {dim} {rope_dim} {qk_norm} {bias} {query_size}"
+    key = f"append rows {heads} {kv_heads} {dim} {rope_dim} {qk_norm} {bias} {query_size} {v_norm}"
     return compile_kernel(append_rows, key)
 
 

@@ -31,11 +31,12 @@ PARTS = 1024
 
 @triton.jit
 def post_norm_residual(
-    y, y_squares, post_norm, next_norm, eps, values, high, low, scale, squares,
+    y, y_squares, post_norm, next_norm, eps, values, high, low, scale, squares, out_scale,
     SIZE: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
-    """values [SIZE] += y / rms(y) * post_norm, quantized as values * next_norm."""
+    """values [SIZE] += y / rms(y) * post_norm, then times out_scale float32 [1] unless it is None, quantized as
+    values * next_norm."""
     if PDL:
         gdc_launch_dependents()
     zero = tl.zeros([8, ROWS // 8], tl.int32)
@@ -54,13 +55,17 @@ def post_norm_residual(
         parts += tl.load(y_squares + first + p, mask=first + p < SIZE // 8, other=0.0)
     factor = tl.rsqrt(tl.sum(parts, 0) * (1.0 / SIZE) + eps)
     v = before + branch * factor * weight
+    if out_scale is not None:
+        v *= tl.load(out_scale)
     store_groups(values, high, low, scale, squares, g, e, v, v * following, inside, ACT, ASM)
 
 
-def launch(branch: Vector, x: Vector, buffers: Mapping[str, Any], bits: int, name: str) -> Launch:
-    """branch: y with its squares; buffers: "post_norm", "next_norm" float32 [size] and "eps"; bits: of x's planes."""
+def launch(branch: Vector, x: Vector, buffers: Mapping[str, Any], bits: int, name: str, scaled: bool = False) -> Launch:
+    """branch: y with its squares; buffers: "post_norm", "next_norm" float32 [size], "eps" and, if `scaled`, "out_scale"
+    float32 [1]; bits: of x's planes."""
     arguments = (
         branch.values, branch.squares, buffers["post_norm"], buffers["next_norm"], buffers["eps"], *x.pointers,
+        buffers["out_scale"] if scaled else None,
     )  # fmt: skip
     parts = min(triton.next_power_of_2(x.size // GROUP), PARTS)
     constants = {"SIZE": x.size, "PARTS": parts, "ROWS": ROWS, "ACT": bits}
@@ -70,4 +75,7 @@ def launch(branch: Vector, x: Vector, buffers: Mapping[str, Any], bits: int, nam
 def prepare(size: int, inputs: Inputs, device: str) -> dict[str, Any]:
     """What an operation with a post norm has beside its other buffers: the norm's weights, "eps" and the "branch"."""
     weights = torch.from_numpy(inputs.buffers["post_norm"][:size].copy()).to(device)
-    return {"post_norm": weights, "eps": float(inputs.buffers["eps"][0]), "branch": Vector.allocate(size, device)}
+    made = {"post_norm": weights, "eps": float(inputs.buffers["eps"][0]), "branch": Vector.allocate(size, device)}
+    if "out_scale" in inputs.buffers:
+        made["out_scale"] = torch.from_numpy(inputs.buffers["out_scale"][:1].copy()).to(device)
+    return made

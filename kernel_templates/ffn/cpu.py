@@ -47,7 +47,7 @@ def scratch_bytes(problem: Ffn, config) -> int:
 def compile(problem: Ffn, config, features) -> Kernel:
     gate_x, up_x, down_x = _layouts(problem)
     quantize_gate, quantize_up, quantize_down = quantizer(gate_x), quantizer(up_x), quantizer(down_x)
-    normalize, add_normed = normalizer(problem.hidden), residual_normalizer(problem.hidden)
+    normalize, add_normed = normalizer(problem.hidden), residual_normalizer(problem.hidden, bool(problem.out_scale))
     (up_place, normed, raised, per_thread), same = _places(problem), gate_x == up_x
     load, gated_by = simd.load("f32", LANES), gate_function(problem.gate_function, LANES)
     post_norm = bool(problem.post_norm)
@@ -71,10 +71,10 @@ def compile(problem: Ffn, config, features) -> Kernel:
         barrier(sync, threads)
         quantize_down(gated, scratch)
         if post_norm:
-            y, weight = load_i64(a + 32) + raised, load_i64(a + 40)
+            y, weight, out_scale = load_i64(a + 32) + raised, load_i64(a + 40), load_i64(a + 48)
             multiply_share(down, thread, threads, scratch, y, 0)
             if comes_last(sync, threads):
-                add_normed(y, weight, x, eps)
+                add_normed(y, weight, x, eps, out_scale)
         else:
             multiply_share(down, thread, threads, scratch, x, 1)
 
@@ -86,7 +86,7 @@ def compile(problem: Ffn, config, features) -> Kernel:
             (problem.down_format, down_x, "down_"),
         )
     )
-    key = f"ffn {gate_x} {up_x} {down_x} {problem.gate_function} post_norm={problem.post_norm}"
+    key = f"ffn {gate_x} {up_x} {down_x} {problem.gate_function} post_norm={problem.post_norm} {problem.out_scale}"
     return compile_kernel(ffn, key).with_rows(*rows)
 
 
@@ -106,4 +106,5 @@ def bind(problem: Ffn, config, kernel, packed, buffers) -> Step:
     ]
     names = ("x", "norm", "eps", "gated", "scratch", *(("post_norm",) if problem.post_norm else ()))
     named = (buffers[n] for n in names)
-    return step(kernel, (*matrices, *named), "ffn")
+    scale = buffers["out_scale"] if problem.out_scale else 0
+    return step(kernel, (*matrices, *named, scale), "ffn")

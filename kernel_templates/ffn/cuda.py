@@ -31,7 +31,8 @@ def pack(problem: Ffn, config, weights, device: str) -> tuple[Planes, ...]:
 
 def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes the Vector "gated"; adds to "x", whose
-    planes then hold x * next_norm. With a post norm also reads "post_norm", and uses the Vector "branch"."""
+    planes then hold x * next_norm. With a post norm also reads "post_norm", with a scale "out_scale", and uses the
+    Vector "branch"."""
     gate, up, down = packed
     x, gated = buffers["x"], buffers["gated"]
     constants = parameters.constants(config, "gate_up_", gate.format, problem.hidden, problem.ffn, problem.activation)
@@ -50,7 +51,7 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
     grid = (parameters.programs(constants, problem.ffn),)
     return [
         Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
-        *residual(problem, config, "down_", down, gated, x, buffers, "down"),
+        *residual(problem, config, "down_", down, gated, x, buffers, "down", scaled=bool(problem.out_scale)),
     ]
 
 

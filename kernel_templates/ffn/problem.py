@@ -20,7 +20,8 @@ class Ffn(
 ):
     """x [hidden] += y, y = W_down [hidden, ffn] (g(W_gate n) * (W_up n)), W_gate and W_up [ffn, hidden],
     n = rmsnorm(x) * norm, g the `gate_function`: "silu", or "gelu" in its tanh form. If `post_norm` is 1,
-    x += rmsnorm(y) * post_norm instead."""
+    x += rmsnorm(y) * post_norm instead; then, if `out_scale` is 1, x is multiplied with out_scale [1], which only a
+    layer with post norms has. ValueError for one without."""
 
     hidden: int
     ffn: int
@@ -30,3 +31,8 @@ class Ffn(
     activation: str = "int16"
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
+    out_scale: int = trait(0, (0, 1))
+
+    def __post_init__(self) -> None:
+        if self.out_scale and not self.post_norm:
+            raise ValueError("ffn: out_scale=1 needs post_norm=1")

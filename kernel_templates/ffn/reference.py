@@ -9,9 +9,11 @@ from kernel_templates.operation import Inputs
 
 def inputs(problem: Ffn, seed: int) -> Inputs:
     """Buffers: x (in and out), norm float32 [hidden], eps float32 [1], gated float32 [ffn] (between the two halves);
-    post_norm float32 [hidden] if there is one."""
+    post_norm float32 [hidden] and out_scale float32 [1] if there are such."""
     made = random_inputs.normed_inputs(problem, problem.hidden, {"gated": problem.ffn}, seed)
-    return random_inputs.with_post_norm(made, problem.hidden, seed) if problem.post_norm else made
+    if problem.post_norm:
+        made = random_inputs.with_post_norm(made, problem.hidden, seed)
+    return random_inputs.with_out_scale(made) if problem.out_scale else made
 
 
 def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
@@ -22,7 +24,8 @@ def outputs(problem: Ffn, given: Inputs) -> dict[str, np.ndarray]:
     y = float64.product(given.weights["down"], gated)
     if problem.post_norm:
         y = float64.rms_norm(y, given.buffers["post_norm"][: problem.hidden], eps[0])
-    return {"gated": gated, "x": x[: problem.hidden] + y}
+    scale = np.float64(given.buffers["out_scale"][0]) if problem.out_scale else 1.0
+    return {"gated": gated, "x": (x[: problem.hidden] + y) * scale}
 
 
 def tolerance(problem: Ffn) -> float:

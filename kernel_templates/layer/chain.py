@@ -1,16 +1,17 @@
 """How a layer is wired: its operations in order, the matrices of each, and which of the layer's buffers each one uses.
 
 A layer is a mixer, which brings other positions in, and a feed-forward network; there are kinds of either, and models
-mix them. The one place that says so. The GPU's chain of kernels and its reference follow from it here; in `model`, so
-do the processor's steps and both ways of reading a prompt. A new kind is its links, under its name in `MIXERS` or
-`FEED_FORWARDS`; a `LinkedChain` has a property for the problem of each link, and `model.layer_tensors` its tensors.
+mix them. Behind both some models let an input of the layer's own in. The one place that says so. The GPU's chain of
+kernels and its reference follow from it here; in `model`, so do the processor's steps and both ways of reading a
+prompt. A new kind is its links, under its name in `MIXERS` or `FEED_FORWARDS`; a `LinkedChain` has a property for the
+problem of each link, and `model.layer_tensors` its tensors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kernel_templates import attention, ffn, gated_delta, matvec, moe, norm_qkv_rope, norm_qkvz
+from kernel_templates import attention, ffn, gated_delta, input_gate, matvec, moe, norm_qkv_rope, norm_qkvz
 from kernel_templates.operation import Operation
 
 T = TypeVar("T")
@@ -97,6 +98,21 @@ FFN = Link(
         "gated": "gated",
         "post_norm": "post_ffn_norm",
         "next_norm": "next_norm",
+        "out_scale": "out_scale",
+    },
+)
+INPUT = Link(
+    "input",
+    input_gate.OPERATION,
+    weights={"gate": "input_gate", "proj": "input_proj"},
+    buffers={
+        "x": "x",
+        "input": "input",
+        "gated": "input_gated",
+        "raised": "raised",
+        "post_norm": "post_input_norm",
+        "next_norm": "next_norm",
+        "out_scale": "out_scale",
     },
 )
 
@@ -126,6 +142,6 @@ FEED_FORWARDS: Mapping[str, tuple[Link, ...]] = {"dense": (FFN,), "moe": (MOE,)}
 """The second half."""
 
 
-def links(mixer: str, feed_forward: str) -> tuple[Link, ...]:
-    """The operations of a layer whose halves are of these kinds, in order."""
-    return MIXERS[mixer] + FEED_FORWARDS[feed_forward]
+def links(mixer: str, feed_forward: str, layer_input: bool = False) -> tuple[Link, ...]:
+    """The operations of a layer whose halves are of these kinds, in order; layer_input: it has an input of its own."""
+    return MIXERS[mixer] + FEED_FORWARDS[feed_forward] + ((INPUT,) if layer_input else ())

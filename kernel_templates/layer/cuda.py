@@ -56,7 +56,8 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
     "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
     net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes."""
+    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
+    "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -95,7 +96,7 @@ def finishes_in_attention(config: Mapping[str, Any]) -> bool:
 def _finish(problem: Layer, buffers: Mapping[str, Any]) -> Finish:
     rope = buffers["rope"]
     norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)  # which the kernel never reads
-    return Finish(bool(problem.qk_norm), problem.rope_dim, *norms, rope, buffers["eps"])
+    return Finish(bool(problem.qk_norm), problem.rope_dim, *norms, rope, buffers["eps"], bool(problem.v_norm))
 
 
 def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -113,12 +114,22 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
         heads["out_bias"] = torch.from_numpy(b["out_bias"][: problem.hidden].copy()).to(device)
     if problem.sinks:
         heads["sinks"] = torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)
-    return stream(problem, inputs, device, POST_NORMS if problem.post_norm else ()) | {
+    return stream(problem, inputs, device, POST_NORMS if problem.post_norm else ()) | _own_input(problem, b, device) | {
         **heads, "rope": rope.to(device), "keys": keys, "values": cached,
         "position": torch.tensor([position], dtype=torch.int32, device=device),
         "qkv": torch.full((size,), float("nan"), device=device),
         "attended": Vector.allocate(problem.attended, device),
     }  # fmt: skip
+
+
+def _own_input(problem: Layer, b: Mapping[str, np.ndarray], device: str) -> dict[str, Any]:
+    """What a layer with an input of its own, or a scale of its output, has besides."""
+    sizes = {"out_scale": 1} if problem.out_scale else {}
+    made: dict[str, Any] = {}
+    if size := problem.layer_input:
+        sizes |= {"post_input_norm": problem.hidden, "input": size}
+        made = {name: Vector.allocate(size, device) for name in ("raised", "input_gated")}
+    return made | {n: torch.from_numpy(b[n][:size].copy()).to(device) for n, size in sizes.items()}
 
 
 def stream(problem: Any, inputs: Inputs, device: str, post_norms: Sequence[str] = ()) -> dict[str, Any]:

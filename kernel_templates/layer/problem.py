@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
+from kernel_templates.input_gate.problem import InputGate
 from kernel_templates.layer.chain import Link, links
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.moe.problem import GATE_FUNCTIONS, ROUTINGS, Moe
@@ -33,6 +34,10 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions. With
     `experts` the network is a mixture of them, and names from `experts` on mean what they mean in `Moe`.
+
+    shared_kv: 1 if attention reads keys and values that another layer has written, at this position too; k_format and
+    v_format mean nothing then. layer_input: elements of the layer's own input (`InputGate`), 0 for none; out_scale: 1
+    if x is multiplied with a number at the end.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
@@ -66,17 +71,22 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     shared_up_format: str = trait("")
     shared_down_format: str = trait("")
     shared_gated: int = trait(0, (0, 1))
+    shared_kv: int = trait(0, (0, 1))
+    layer_input: int = trait(0)
+    input_gate_format: str = trait("")
+    input_proj_format: str = trait("")
+    out_scale: int = trait(0, (0, 1))
 
     @property
     def links(self) -> tuple[Link, ...]:
         """Its operations, in order; the problem of each is the property `<prefix>_part`."""
-        return links("attention", "moe" if self.experts else "dense")
+        return links("attention", "moe" if self.experts else "dense", self.layer_input > 0)
 
     @property
     def qkv_part(self) -> NormQkvRope:
         return NormQkvRope(
-            self.hidden, self.heads, self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
-            self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias,
+            self.hidden, self.heads, 0 if self.shared_kv else self.kv_heads, self.head_dim, self.rope_dim, self.qk_norm,
+            self.q_format, self.k_format, self.v_format, self.activation, qkv_bias=self.qkv_bias, v_norm=self.v_norm,
             output_gate=self.output_gate,
         )  # fmt: skip
 
@@ -99,6 +109,14 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
         return Ffn(
             self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation,
             gate_function=self.gate_function, post_norm=self.post_norm,
+            out_scale=0 if self.layer_input else self.out_scale,
+        )  # fmt: skip
+
+    @property
+    def input_part(self) -> InputGate:
+        return InputGate(
+            self.hidden, self.layer_input, self.input_gate_format, self.input_proj_format, self.activation,
+            out_scale=self.out_scale,
         )  # fmt: skip
 
     @property

@@ -18,15 +18,17 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
     have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with biases qkv_bias and out_bias, with sinks sinks,
     with post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the last of
-    `context`), keys and values filled up to it; a mixture's biases."""
+    `context`), keys and values filled up to it; a mixture's biases; with an input of the layer's own input
+    [layer_input] and post_input_norm [hidden], with a scale out_scale [1]."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
     filled = attention.inputs(problem.attention_part, seed + 1)
     position = problem.context - 1
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
     keys, values = filled.buffers["keys"], filled.buffers["values"]
-    keys[:, position // cache.TILE, :, position % cache.TILE] = 0  # not there yet
-    values[:, position] = 0
+    if not problem.shared_kv:  # not there yet
+        keys[:, position // cache.TILE, :, position % cache.TILE] = 0
+        values[:, position] = 0
     weights, parts = dict(first.weights), problem.parts()
     for link in problem.links[1:]:
         drawn = random_inputs.weights(parts[link.prefix], rng)
@@ -55,7 +57,11 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
     if problem.experts:
         _add_mixture(problem, weights, buffers, rng)
-    return Inputs(weights, buffers)
+    if problem.layer_input:
+        buffers["post_input_norm"] = random_inputs.norm_weight(problem.hidden, rng)
+        buffers["input"] = random_inputs.vector(problem.layer_input, rng)
+    made = Inputs(weights, buffers)
+    return random_inputs.with_out_scale(made) if problem.out_scale else made
 
 
 def _add_mixture(

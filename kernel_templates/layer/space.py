@@ -1,6 +1,7 @@
 """How a layer can be built: its parts' parameters under prefixes, and where a head's norm and RoPE happen."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kernel_templates import registry
@@ -15,7 +16,10 @@ FINISH = Parameter(
 
 def cuda(problem: LinkedChain, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
-    parameters, constraints = [FINISH] if "attention" in problem.parts() else [], []
+    finish = FINISH
+    if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
+        finish = replace(FINISH, values=("kernel",), default="kernel")
+    parameters, constraints = [finish] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]

@@ -48,7 +48,7 @@ def compile(problem: Matvec, config, features) -> Kernel:
             norm, eps = load_i64(a + 24), load_f32(load_i64(a + 32))
             multiply_share(arguments, thread, threads, scratch, y, 1 if has_bias else 0)
             if comes_last(sync, threads):
-                add_normed(y, norm, out, eps)
+                add_normed(y, norm, out, eps, 0)
         else:
             multiply_share(arguments, thread, threads, scratch, y, 1)
 

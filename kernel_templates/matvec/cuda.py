@@ -32,10 +32,11 @@ def launches(problem: Matvec, config: Mapping[str, Any], packed, buffers: Mappin
 
 def residual(
     problem: Any, config: Mapping[str, Any], prefix: str, planes: Planes, x: Vector, out: Vector,
-    buffers: Mapping[str, Any], name: str = "out", bias: torch.Tensor | None = None,
+    buffers: Mapping[str, Any], name: str = "out", bias: torch.Tensor | None = None, scaled: bool = False,
 ) -> list[Launch]:  # fmt: skip
     """`product.residual_product`, or, of a problem with a post norm, the product and then its norm; buffers:
-    "next_norm", "post_norm", "eps" and "branch" as of `launches`; bias: float32 [rows], added to the product."""
+    "next_norm", "post_norm", "eps" and "branch" as of `launches`, and if `scaled`, which needs a post norm, "out_scale"
+    as of `post_norm.launch`; bias: float32 [rows], added to the product."""
     constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, problem.activation)
     normed, bits = bool(problem.post_norm), parameters.bits(problem.activation)
     constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed}
@@ -43,7 +44,9 @@ def residual(
     arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, bias)
     grid = (parameters.programs(constants, planes.rows),)
     made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])]
-    return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm")] if normed else made
+    if not normed:
+        return made
+    return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm", scaled)]
 
 
 def prepare(problem: Matvec, inputs: Inputs, device: str) -> dict[str, Any]:

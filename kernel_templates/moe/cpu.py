@@ -196,7 +196,7 @@ def compile(problem: Moe, config, features) -> Kernel:
                 weigh_shared(scratch + shared_x, load_f32(scratch + shared_share))
             multiply(arguments + shared_down_at, first, last, scratch + shared_x, out, 1)
         if post_norm and comes_last(sync, threads):
-            add_normed(out, load_i64(a + (88 if bias else 56)), x, eps)
+            add_normed(out, load_i64(a + (88 if bias else 56)), x, eps, 0)
 
     rows = (
         blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)

@@ -30,6 +30,7 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
     query_size = problem.query_size
     product, per_thread, words = stack.product(), stack.scratch_bytes, 8 * stack.words
     normalize_head = normalizer(dim)
+    v_norm, divide_by_rms = problem.v_norm == 1, normalizer(dim, weighted=False)
     width = math.gcd(half, 16)
     load = simd.load("f32", width)
     value_width = math.gcd(dim, 16)
@@ -62,6 +63,8 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
                     simd.store(at + 4 * i, u * cos - w * sin)
                     simd.store(at + 4 * (half + i), w * cos + u * sin)
             if head >= heads + kv_heads:
+                if v_norm:
+                    divide_by_rms(at, 0, at, eps)
                 kv = head - heads - kv_heads
                 to = values + 2 * dim * (kv * cache_tiles * TILE + position)
                 for d in range(0, dim, value_width):
@@ -81,7 +84,8 @@ def pack(problem: NormQkvRope, config, weights) -> tuple[Tiles, ...]:
 
 def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
     first, rest = ("x", "norm", "eps"), ("rope", "position", "qkv", "keys", "values", "scratch")
-    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (0, 0)
+    # Of keys there is no norm where there are none.
+    norms = (buffers["q_norm"], buffers["k_norm"] if problem.kv_heads else 0) if problem.qk_norm else (0, 0)
     named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
     bias = buffers["bias"] if problem.qkv_bias else 0
     matrices = _stack(problem).bind(kernel, packed)

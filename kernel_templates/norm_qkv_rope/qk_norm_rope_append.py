@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.heads import finish_head, load_head, rotation
+from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
@@ -16,10 +16,12 @@ from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 def finish(
     qkv, keys, values, position_at, rope, q_norm, k_norm, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
-    QK_NORM: tl.constexpr, DIMS: tl.constexpr, QUERY: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, DIMS: tl.constexpr, QUERY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Program: one head of raw qkv, whose queries lie QUERY elements apart. Queries are finished in place; keys,
-    finished, and values go to `position` of the caches float16 [KV_HEADS, capacity, HEAD_DIM]."""
+    finished, and values, over their RMS if V_NORM, go to `position` of the caches float16 [KV_HEADS, capacity,
+    HEAD_DIM]."""
     if PDL:
         gdc_launch_dependents()
     head = tl.program_id(0)
@@ -38,6 +40,8 @@ def finish(
         at += tl.minimum(head, HEADS) * (QUERY - HEAD_DIM)
     x, partner = load_head(at, dim, real, ROPE_DIM)
     if is_value:
+        if V_NORM:
+            x *= inverse_rms(tl.sum(x * x, 0), eps, HEAD_DIM)
         tl.store(values + row + dim, x.to(tl.float16), mask=real)
     else:
         y = finish_head(x, partner, own, other, eps, 0, HEAD_DIM, QK_NORM)
@@ -51,7 +55,8 @@ def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
     QK-norm, "q_norm" and "k_norm" float32 [head_dim]; writes the queries of "qkv", and "keys" and "values" at the
     position."""
     rope, keys = buffers["rope"], buffers["keys"]
-    norms = (buffers["q_norm"], buffers["k_norm"]) if problem.qk_norm else (rope, rope)
+    # Pointers that the kernel never follows still need a tensor.
+    norms = (buffers["q_norm"], buffers["k_norm"] if problem.kv_heads else rope) if problem.qk_norm else (rope, rope)
     return Launch(
         "finish",
         finish,
@@ -66,6 +71,7 @@ def finish_launch(problem: NormQkvRope, buffers: Mapping[str, Any]) -> Launch:
             "HEAD_DIM": problem.head_dim,
             "ROPE_DIM": problem.rope_dim,
             "QK_NORM": bool(problem.qk_norm),
+            "V_NORM": bool(problem.v_norm),
             "QUERY": problem.query_size,
             "DIMS": 1 << (problem.head_dim - 1).bit_length(),
         },

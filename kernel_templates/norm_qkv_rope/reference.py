@@ -19,11 +19,11 @@ FLOAT16 = 2.0**-11
 def inputs(problem: NormQkvRope, seed: int) -> Inputs:
     """Buffers: x, norm float32 [hidden], eps [1], q_norm, k_norm float32 [head_dim], rope float32 [rope_dim] (cosines,
     then sines), position int64 [1], qkv and, with `qkv_bias`, bias float32 [q_rows + 2 kv_rows], keys and values (see
-    `cache`)."""
+    `cache`; of one head that is not written where there are none)."""
     rng = np.random.default_rng(seed)
     position = int(rng.integers(1, 200))
     angles = position * 1e5 ** (-np.arange(0, problem.rope_dim, 2) / problem.rope_dim)
-    keys, values = cache.allocate(problem.kv_heads, problem.head_dim, 256)
+    keys, values = cache.allocate(problem.kv_heads or 1, problem.head_dim, 256)
     rows = problem.q_rows + 2 * problem.kv_rows
     given = Inputs(
         random_inputs.weights(problem, rng),
@@ -45,10 +45,10 @@ def inputs(problem: NormQkvRope, seed: int) -> Inputs:
 
 def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
     """ "qkv" holds only the q part, with its gates; "keys" and "values" are the whole caches with the new position in
-    them."""
+    them, unless they are another layer's."""
     b, dim, half = given.buffers, problem.head_dim, problem.rope_dim // 2
     n = float64.rms_norm(b["x"][: problem.hidden], b["norm"][: problem.hidden], b["eps"][0])
-    made = np.concatenate([float64.product(given.weights[name], n) for name in ("q", "k", "v")])
+    made = np.concatenate([float64.product(given.weights[m.name], n) for m in problem.matrices])
     if problem.qkv_bias:
         made += b["bias"][: made.size]
     q, k, v = (part.reshape(-1, dim) for part in np.split(made, [problem.q_rows, problem.q_rows + problem.kv_rows]))
@@ -59,8 +59,12 @@ def outputs(problem: NormQkvRope, given: Inputs) -> dict[str, np.ndarray]:
             float64.rms_norm(q, b["q_norm"][:dim], b["eps"][0]),
             float64.rms_norm(k, b["k_norm"][:dim], b["eps"][0]),
         )
+    if problem.v_norm:
+        v = float64.rms_norm(v, np.ones(dim), b["eps"][0])
     cos, sin = b["rope"][:half].astype(np.float64), b["rope"][half : 2 * half].astype(np.float64)
     q, k = float64.rope(q, cos, sin), float64.rope(k, cos, sin)
+    if not problem.kv_heads:
+        return {"qkv": q.reshape(-1)}
     keys, values, at = b["keys"].astype(np.float64), b["values"].astype(np.float64), int(b["position"][0])
     keys[:, at // cache.TILE, :, at % cache.TILE] = k
     values[:, at] = v

@@ -99,6 +99,7 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         own = constants | _joining(config, elements, min(4, elements)) | {
             "WARPS": config["warps"], "LINES": _lines(problem, config), "FINISH": how is not None,
             "QK_NORM": how is not None and how.norms is not None, "BIAS": how is not None and how.bias is not None,
+            "V_NORM": how is not None and how.v_norm,
             "ROPE_DIM": 2 if how is None else how.rope.shape[1], "DIMS": wide,
         }  # fmt: skip
         arguments = (*inputs, *heads_made, *strides)

@@ -78,7 +78,8 @@ def _own_rows(
     writes, j, g, warp,
     TOKENS: tl.constexpr, POWER: tl.constexpr, OWN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, PAGE: tl.constexpr, EV: tl.constexpr, FINISH: tl.constexpr,
-    QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """After the wait for the kernel in front, operands of queries and of the pass's own keys and values, a tile of 16
     positions that the first warp sees, and the positions.
@@ -110,7 +111,7 @@ def _own_rows(
     if FINISH:
         row, head = text * TOKENS + token, HEADS + kv + 0 * token
         k, partner = load_raw(q, bias, row, head, own >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, ROPE_DIM, BIAS)
-        v = load_values(q, bias, row, head + KV_HEADS, own >= 0, HEADS, KV_HEADS, HEAD_DIM, DIMS, BIAS)
+        v = load_values(q, bias, row, head + KV_HEADS, own >= 0, eps, HEADS, KV_HEADS, HEAD_DIM, DIMS, BIAS, V_NORM)
     else:
         k = tl.load(keys + place_of, mask=some, other=0.0)
         v = tl.load(values + place_of, mask=some, other=0.0)
@@ -132,7 +133,7 @@ def attend_few(
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, WARPS: tl.constexpr, PAGE: tl.constexpr,
     SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, EACH: tl.constexpr,
-    FINISH: tl.constexpr, QK_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
+    FINISH: tl.constexpr, QK_NORM: tl.constexpr, V_NORM: tl.constexpr, BIAS: tl.constexpr, ROPE_DIM: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -187,7 +188,8 @@ def attend_few(
         own_q, own_k, own_v, own_at = _own_rows(
             q, bias, q_own, q_other, line, line_at, keys, keys + values, table, positions, k_norm, rope, eps, text, kv,
             oldest, last, (block % BLOCKS == 0) & (column % PARTS == 0), j, g, warp,
-            TOKENS, POWER, OWN, HEADS, KV_HEADS, HEAD_DIM, DIMS, PAGE, EV, FINISH, QK_NORM, BIAS, ROPE_DIM, PDL, ASM,
+            TOKENS, POWER, OWN, HEADS, KV_HEADS, HEAD_DIM, DIMS, PAGE, EV, FINISH, QK_NORM, V_NORM, BIAS, ROPE_DIM,
+            PDL, ASM,
         )  # fmt: skip
         m, total, acc = step(own_q, own_k, own_v, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
     else:

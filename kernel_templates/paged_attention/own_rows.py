@@ -6,7 +6,7 @@ Raw heads are float32 [rows, HEADS + 2 KV_HEADS, HEAD_DIM]: queries, keys and va
 import triton
 import triton.language as tl
 
-from kernel_templates.cuda.heads import finish_head, load_head, rotation
+from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import to_half
 
 
@@ -29,16 +29,19 @@ def load_raw(
 
 @triton.jit
 def load_values(
-    qkv, bias, row, head, kept,
+    qkv, bias, row, head, kept, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BIAS: tl.constexpr,
+    V_NORM: tl.constexpr,
 ):  # fmt: skip
-    """As `load_raw`, without partners."""
+    """As `load_raw`, without partners; over their RMS if V_NORM."""
     dim = tl.broadcast_to(tl.arange(0, DIMS)[None, :], (row.shape[0], DIMS))
     mask = kept[:, None] & (dim < HEAD_DIM)
     at = (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
     x = tl.load(qkv + at[:, None] + dim, mask=mask, other=0.0)
     if BIAS:
         x += tl.load(bias + (head * HEAD_DIM)[:, None] + dim, mask=mask, other=0.0)
+    if V_NORM:
+        x *= inverse_rms(tl.sum(x * x, 1, keep_dims=True), eps, HEAD_DIM)
     return x
 
 

@@ -20,14 +20,16 @@ _READ_AGAIN = 4  # programs that may read the same keys by default
 _WIDEST = 128  # elements of a head: of 256, a warp's 16 positions and outputs spill up to 2 KB a thread
 
 _LEAST: dict[str, Any] = {"algorithm": TILES, "rows": 16, "tile": 64, "warps": 4, "stages": 2}
+_LARGEST = 256  # elements of a head, but for Gemma 4's global layers, whose tiles are smaller
 _WORDS = 192  # of 32 bits that a thread may hold for scores and outputs; it has 255 registers
 _WORDS_MASKED = 176  # where a window or a cap needs some
 
 
 def cuda(problem: PagedAttention, device: Device) -> Space:
     # One of the smallest is let through whatever it takes: heads of 1,024 elements are larger than any model's.
-    shared = max(1024 * SHARED_KIB.get(device.capability, ANY_KIB), shared_bytes(problem, _LEAST))
-    registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, _LEAST))
+    least = _LEAST if dims(problem) <= _LARGEST else {**_LEAST, "tile": 16, "stages": 1}
+    shared = max(1024 * SHARED_KIB.get(device.capability, ANY_KIB), shared_bytes(problem, least))
+    registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, least))
     tensor = float(device.capability) >= TENSOR_CORES
     lines = problem.group * problem.tokens  # rows of a product that one key head can have
     splits = [1]
@@ -165,12 +167,13 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     tiles: tuple[int, ...]
     stages: tuple[int, ...]
     if lines >= 64:
-        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
+        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32, 16), (3, 2, 1)
         if dims(problem) <= 128 or _programs(problem, 128) < device.units or lines < 128:
             sizes = sizes[1:]
     else:
         few = max(16, 1 << (lines - 1).bit_length())
-        sizes, tiles, stages = tuple((rows, 4) for rows in dict.fromkeys((few, 16))), (64,), (3, 2, 1)
+        sizes = tuple((rows, warps) for warps in (4, 8) for rows in dict.fromkeys((few, 16)))
+        tiles, stages = (64,), (3, 2, 1)
     tries: list[dict[str, Any]] = [
         {"algorithm": TILES, "rows": rows, "tile": tile, "warps": warps, "stages": stage}
         for rows, warps in sizes for tile in tiles for stage in stages

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,9 +24,21 @@ from model.config import ModelConfig
 from model.cpu import text_state, weight_cache
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Step
+from model.layer_tensors import Tensor
 from model.runner import Progress
 
-HEAD = "head"  # the step that has no layer
+HEAD, INPUTS = "head", "layer_inputs"  # the steps that have no layer
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A table of which a token reads one row, from the file's own mapping, times `scale`. out: the buffer's name."""
+
+    out: str
+    raw: np.ndarray
+    format: str
+    cols: int
+    scale: float
 
 
 class Decoder:
@@ -41,8 +54,9 @@ class Decoder:
         self.plan = plan = layer_plan.plan(config)
         self.threads, self.pool = threads, ThreadPool(threads.most)
         self.rotations = {rope: weights.rope_rotation(file, rope, context) for rope in plan.ropes}
-        self.table = file.raw(plan.embedding.name)  # one row a token: read from the file's own mapping
-        self.table_format = file.tensors[plan.embedding.name].format_name
+        self.embeddings = [Embedding("x", *_table(file, plan.embedding), plan.embedding_scale)]
+        if plan.inputs:
+            self.embeddings.append(Embedding("layer_inputs", *_table(file, plan.inputs.table), plan.inputs.scale))
         self.token, self.position = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self.taken_in = 0
         """Tokens of its own text that its layers have seen, or are about to."""
@@ -64,7 +78,9 @@ class Decoder:
         self.weight_bytes = 0
         self._kept = self._keep(file, progress)
 
-        steps, states = [self._embed_step()], text_state.allocate(config.sizes, context)
+        self.input_norm, self.inputs_packed = np.zeros(0, np.float32), tuple[Tiles, ...]()
+        self._first = self._first_steps(file)
+        steps, states = list(self._first), text_state.allocate(config.sizes, context)
         for i, (layer, state) in enumerate(zip(plan.layers, states, strict=True)):
             steps += self._layer_steps(file, i, layer, self.needed[i], state)
             progress(i + 1, config.layers + 1)
@@ -93,9 +109,21 @@ class Decoder:
             self.kernels[problem] = template.compile(problem, self.configs[problem], machine.features())
         return self.kernels[problem]
 
-    def _embed_step(self) -> GraphStep:
-        kernel = embedding.compile(self.table_format, self.config.hidden, self.plan.embedding_scale)
-        return embedding.bind(kernel, self.table, self.token, self.buffers["x"])
+    def _first_steps(self, file: GGUFFile) -> list[GraphStep]:
+        """What comes before the layers: the token's embedding, and what each layer gets of the token."""
+        steps = []
+        for table in self.embeddings:
+            kernel = embedding.compile(table.format, table.cols, table.scale)
+            steps.append(embedding.bind(kernel, table.raw, self.token, self.buffers[table.out]))
+        problem = problems.inputs_problem(self.config, file)
+        if self.plan.inputs is None or problem is None:
+            return steps
+        step = self.plan.inputs.step
+        self.input_norm = weights.vector(file, step.vectors["input_norm"])
+        made, self.inputs_packed = self._step(
+            file, INPUTS, step, problem, {**self.buffers, "input_norm": self.input_norm}
+        )
+        return [*steps, made]
 
     def _keep(self, file: GGUFFile, progress: Progress) -> weight_cache.Packed | None:
         """All packed weights by their steps' names, from the disk, where they are put if they are not there; None if
@@ -105,6 +133,9 @@ class Decoder:
             for i, layer in enumerate(self.plan.layers)
             for step, problem in zip(layer.steps, problems.layer_problems(self.config, file, i).values(), strict=True)
         } | {HEAD: (self.plan.head, problems.head_problem(self.config, file))}
+        inputs_problem = problems.inputs_problem(self.config, file)
+        if self.plan.inputs and inputs_problem:
+            steps[INPUTS] = self.plan.inputs.step, inputs_problem
 
         def pack() -> Iterator[tuple[str, tuple[Tiles, ...]]]:
             for n, (name, (step, problem)) in enumerate(steps.items()):
@@ -134,6 +165,8 @@ class Decoder:
     ) -> list[GraphStep]:
         own = {name: weights.vector(file, tensor) for name, tensor in plan.vectors.items()}
         own |= {**state, "rope": self._turned[plan.rope]}
+        if size := plan.sizes.layer_input:
+            own["input"] = self.buffers["layer_inputs"][index * size : (index + 1) * size]
         made, packed = [], {}
         for step in plan.steps:
             bound, packed[step.name] = self._step(
@@ -160,13 +193,13 @@ class Decoder:
     def over(self, states: Sequence[Mapping[str, np.ndarray]]) -> Graph:
         """The graph of `step` over what each layer keeps of another text (`text_state`), of at most `context`
         positions; weights and all other buffers are shared."""
-        embed, head = self.graph.steps[0], self.graph.steps[-1]
+        head = self.graph.steps[-1]
         steps = [
             self._bind(step, needed[step.name], layer.packed[step.name], {**self.buffers, **layer.buffers, **state})
             for layer, needed, state in zip(self.layers, self.needed, states, strict=True)
             for step in layer.plan.steps
         ]
-        return Graph(self.pool, [embed, *steps, head])
+        return Graph(self.pool, [*self._first, *steps, head])
 
     def prepare(self, token: int, position: int) -> None:
         """Set what one token's graph reads: the token, its position, its rotation."""
@@ -201,6 +234,10 @@ class Decoder:
 
     def close(self) -> None:
         self.pool.close()
+
+
+def _table(file: GGUFFile, tensor: Tensor) -> tuple[np.ndarray, str, int]:
+    return file.raw(tensor.name), file.tensors[tensor.name].format_name, tensor.shape[1]
 
 
 def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:

@@ -61,8 +61,8 @@ def _products(decoder: Decoder, size: int) -> Iterator[tuple[Matmul | GroupedMat
                 yield from mixture_rows.products(mixture, layer, size)
                 packed = packed[:1]  # the router
             yield from ((Matmul(p.rows, p.cols, p.format, size), p) for p in packed)
-    head = decoder.head_packed
-    yield Matmul(head.rows, head.cols, head.format, size), head
+    for p in (*decoder.inputs_packed, decoder.head_packed):
+        yield Matmul(p.rows, p.cols, p.format, size), p
 
 
 class Forward:
@@ -89,6 +89,8 @@ class Forward:
             _floats(most, largest[name]) for name in ("qkv", "attended", "projected")
         )
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
+        self._inputs, self._projected = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
+        self._gated_input = _floats(most, c.layer_input)
         self._eps = np.array([c.norm_eps], np.float32)
         self.scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
@@ -171,8 +173,11 @@ class Forward:
     def _bound(self, size: int) -> Graph:
         d = self.decoder
         self._reserve(size)
-        kernel = self.kernel(embedding.compile_rows, d.table_format, d.config.hidden, d.plan.embedding_scale)
-        steps = [embedding.bind_rows(kernel, d.table, self._tokens, self.x, self.count)]
+        steps = []
+        for table, out in zip(d.embeddings, (self.x, self._inputs), strict=False):
+            kernel = self.kernel(embedding.compile_rows, table.format, table.cols, table.scale)
+            steps.append(embedding.bind_rows(kernel, table.raw, self._tokens, out, self.count))
+        steps += self._layer_inputs(size)
         for layer in range(d.config.layers):
             for made in self._layer(size, layer).values():
                 steps += made
@@ -202,6 +207,7 @@ class Forward:
             "out": self._out,
             "ffn": self._ffn,
             "moe": self._moe,
+            "input": self._input,
         }
         return {step.name: made[step.name](size, index) for step in self.decoder.layers[index].plan.steps}
 
@@ -261,7 +267,30 @@ class Forward:
             self.product(size, up, self.normed, up_rows),
             rows.bind_gate(gated, gate_rows, up_rows, self.count),
             self.product(size, down, gate_rows, self.branch),
-            self._add(b.get("post_ffn_norm")),
+            self._add(b.get("post_ffn_norm"), scale=None if s.layer_input else b.get("out_scale")),
+        ]
+
+    def _input(self, size: int, index: int) -> list[GraphStep]:
+        layer, c, gated = self.decoder.layers[index], self.decoder.config, self._gated_input
+        b, (gate, proj) = layer.buffers, layer.packed["input"]
+        kernel = self.kernel(rows.compile_gate_input, c.layer_input, self._inputs.shape[1])
+        return [
+            self.product(size, gate, self.x, gated),
+            rows.bind_gate_input(kernel, gated, self._inputs, self.count, index * c.layer_input),
+            self.product(size, proj, gated, self.branch),
+            self._add(b["post_input_norm"], scale=b.get("out_scale")),
+        ]
+
+    def _layer_inputs(self, size: int) -> list[GraphStep]:
+        """What each layer gets of each row, but for what their embedding has of it."""
+        d, c = self.decoder, self.decoder.config
+        if not c.layer_input:
+            return []
+        (w,) = d.inputs_packed
+        kernel = self.kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
+        return [
+            self.product(size, w, self.x, self._projected),
+            rows.bind_mix_inputs(kernel, self._projected, d.input_norm, self._inputs, self.count, self._eps),
         ]
 
     def _moe(self, size: int, index: int) -> list[GraphStep]:
@@ -284,26 +313,23 @@ class Forward:
         kernel = self.kernel(rows.compile_norm, self.decoder.config.hidden)
         return rows.bind_norm(kernel, self.x, out, self.count, weight, self._eps)
 
-    def _add(self, post_norm: np.ndarray | None, bias: np.ndarray | None = None) -> GraphStep:
-        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, post_norm is not None, bias is not None)
-        norm, plus = (0 if vector is None else vector for vector in (post_norm, bias))
-        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, plus)
+    def _add(
+        self, post_norm: np.ndarray | None, bias: np.ndarray | None = None, scale: np.ndarray | None = None
+    ) -> GraphStep:
+        given = (post_norm, bias, scale)
+        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, *(vector is not None for vector in given))
+        norm, plus, factor = (0 if vector is None else vector for vector in given)
+        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, plus, factor)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
         b, s = layer.buffers, layer.plan.sizes
         qk_norm, bias = "q_norm" in b, b.get("qkv_bias")
         kernel = self.kernel(
-            rows.compile_append,
-            s.heads,
-            s.kv_heads,
-            s.head_dim,
-            s.rope_dim,
-            qk_norm,
-            bias is not None,
-            s.query_size,
-        )
-        norms = (b["q_norm"], b["k_norm"]) if qk_norm else (0, 0)
+            rows.compile_append, s.heads, s.own_kv_heads, s.head_dim, s.rope_dim, qk_norm, bias is not None,
+            s.query_size, self.decoder.config.architecture.v_norm,
+        )  # fmt: skip
+        norms = (b.get("q_norm", 0), b.get("k_norm", 0))
         return rows.bind_append(
             kernel, self.qkv(index), self.count, self._turned[layer.plan.rope], self._positions, self._texts,
             self._tables[index], self._eps, norms, 0 if bias is None else bias,

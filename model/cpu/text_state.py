@@ -16,14 +16,19 @@ State = dict[str, np.ndarray]
 
 
 def allocate(layers: Sequence[LayerSizes], positions: int) -> list[State]:
-    """Empty, for at least so many positions; memory comes with the positions that are written."""
-    return [_states(s.delta) if s.delta else _cache(s, positions) for s in layers]
+    """Empty, for at least so many positions; memory comes with the positions that are written. Layers that read
+    another's keys and values have the same arrays."""
+    made: list[State] = []
+    for s in layers:
+        own = made[s.cache_of] if s.cache_of is not None else _states(s.delta) if s.delta else _cache(s, positions)
+        made.append(own)
+    return made
 
 
 def size(layers: Sequence[LayerSizes], positions: int) -> int:
     """Bytes that a text takes of which so many positions are written."""
     shapes = [shape for s in layers if s.delta for shape in _shapes(s.delta)]
-    cached = sum(cache.size(s.kv_heads, s.head_dim, positions) for s in layers if not s.delta)
+    cached = sum(cache.size(s.own_kv_heads, s.head_dim, positions) for s in layers if not s.delta)
     return cached + sum(4 * int(np.prod(shape)) for shape in shapes)
 
 

@@ -14,20 +14,21 @@ from torch import Tensor
 
 from kernel_templates.attention import cuda as attention
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.rows import take_row
+from kernel_templates.cuda.rows import embed, take_row
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.head import cuda as head
 from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import Layer
 from kernel_templates.layer.space import part
 from kernel_templates.moe import rows as moe_rows
+from kernel_templates.per_layer_inputs import cuda as per_layer_inputs
 from kernel_templates.sample_token import cuda as sample_token
 from kernel_templates.space import Config
 from model.cuda.delta_states import Checkpoint
 from model.cuda.execution import Executor, Program
 from model.cuda.load import Loaded
 from model.errors import NOT_FINITE, ModelError
-from model.layer_plan import HEAD, buffer_sizes
+from model.layer_plan import HEAD, LAYER_INPUTS, buffer_sizes
 from model.problems import ACTIVATION, contexts
 from model.runner import More, always
 from model.sampling import Sampler
@@ -38,17 +39,21 @@ and tokens of small models take 0.2 ms; what was started past an end token is wa
 
 STEP = ("embed", "layers", "head")
 
-MULTIPLIED = ("x", "attended", "gated")
+MULTIPLIED = ("x", "attended", "gated", "input_gated")
 """Buffers that a product reads: kernels leave them quantized too."""
+NORMED = ("raised", "projected_inputs")
+"""Buffers that a product writes for a kernel which wants their squares as well."""
 
 
 class Decoder:
     """Token after token through a loaded model. configs(layer, context): what a layer's kernels run with."""
 
     def __init__(
-        self, model: Loaded, configs: Callable[[int, int], Config], head_config: Config, executor: Executor
-    ) -> None:
+        self, model: Loaded, configs: Callable[[int, int], Config], head_config: Config,
+        inputs_config: Config | None, executor: Executor,
+    ) -> None:  # fmt: skip
         self.model, self.configs, self.head_config, self.executor = model, configs, head_config, executor
+        self.inputs_config = inputs_config
         self._contexts = contexts(model.capacity)
         self._programs: dict[tuple[tuple[str, ...], int], Program] = {}
         self._settings: sample_token.Scratch | None = None
@@ -64,7 +69,7 @@ class Decoder:
             return torch.full((size,), torch.nan, device=device)
 
         self.buffers: dict[str, Any] = {
-            name: Vector.allocate(size, device) if name in MULTIPLIED else floats(size)
+            name: Vector.allocate(size, device) if name in (*MULTIPLIED, *NORMED) else floats(size)
             for name, size in buffer_sizes(c).items()
         } | {
             "branch": Vector.allocate(c.hidden, device),
@@ -168,7 +173,16 @@ class Decoder:
         assert name == "layers"
         scratch = self._scratch(context)
         layers = [self._layer(i, context, scratch) for i in range(len(m.layers))]
-        return [launch for by_part in layers for made in by_part.values() for launch in made]
+        return [*self._layer_inputs(), *(launch for by_part in layers for made in by_part.values() for launch in made)]
+
+    def _layer_inputs(self) -> list[Launch]:
+        """What each layer gets of the token, which is embedded already."""
+        inputs = self.model.inputs
+        if inputs is None or self.inputs_config is None:
+            return []
+        bound = LAYER_INPUTS.bound(self.buffers | {"input_norm": inputs.norm})
+        row = embed.launch(inputs.table, self.buffers["token"], self.buffers["layer_inputs"][None])
+        return [row, *per_layer_inputs.launches(inputs.problem, self.inputs_config, inputs.packed, bound)]
 
     def layer_launches(self, i: int, context: int) -> dict[str, list[Launch]]:
         """The kernels of layer `i` alone by its parts' prefixes, as a token below `context` runs them."""
@@ -177,6 +191,8 @@ class Decoder:
     def _layer(self, i: int, context: int, scratch: dict[str, Tensor]) -> dict[str, list[Launch]]:
         layer = self.model.layers[i]
         bound = {**self.buffers, **scratch, **layer.buffers, "next_norm": self._next_norm(i)}
+        if size := layer.plan.sizes.layer_input:
+            bound["input"] = self.buffers["layer_inputs"][i * size : (i + 1) * size]
         problem = layer.problem.below(context)
         return layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
 

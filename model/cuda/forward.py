@@ -20,7 +20,7 @@ from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
-from kernel_templates.cuda.rows import add_norm, append, embed, gate, output_gate, soft_cap
+from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import DELTA
@@ -61,6 +61,7 @@ class Forward:
         self._side = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
         most, matrices = bucket(min(CHUNK, model.capacity)), 1 if self._side is None else 2
         self.buffers = PassBuffers.allocate(model, most, matrices, device) if buffers is None else buffers
+        self.ones = torch.ones(model.config.hidden, device=device)
         self._contexts = contexts(model.capacity)
         self._inputs: dict[tuple[int, int], Tensor] = {}
         self._programs: dict[PassSize, Program] = {}
@@ -182,6 +183,7 @@ class Rows:
     def launches(self) -> Iterator[Launch]:
         layers, branch = self.model.layers, None
         yield embed.launch(self.model.embedding, self.inputs["tokens"], self.x)
+        yield from self._layer_inputs()
         for i, layer in enumerate(layers):
             if layer.plan.sizes.delta:
                 yield from self._project_delta(layer, branch)
@@ -193,6 +195,9 @@ class Rows:
             yield from self._out(layer)
             yield from self._feed_forward(layer, self._of_mixer(layer))
             branch = self._of_feed_forward(layer)
+            if layer.plan.sizes.layer_input:
+                yield from self._input(i, layer, branch)
+                branch = self._of_input(layer)
         if self.size.head:
             yield from self._head(branch)
         elif branch is not None:
@@ -210,8 +215,16 @@ class Rows:
         return {
             **{name: list(made) for name, made in mixer.items()},
             "out": [*self._out(layer), *self._add(self._of_mixer(layer))],
-            layer.plan.steps[-1].name: [*self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))],
+            **self._ends(i, layer),
         }
+
+    def _ends(self, i: int, layer: CudaLayer) -> dict[str, list[Launch]]:
+        """As of `parts`, of what comes behind the mixer."""
+        ffn = [*self._feed_forward(layer, None), *self._add(self._of_feed_forward(layer))]
+        if not layer.plan.sizes.layer_input:
+            return {layer.plan.steps[-1].name: ffn}
+        own = [*self._input(i, layer, None), *self._add(self._of_input(layer))]
+        return {layer.plan.steps[-2].name: ffn, layer.plan.steps[-1].name: own}
 
     def q(self, layer: CudaLayer) -> Tensor:
         """float16 [rows, heads * head_dim]: what attention of a layer reads."""
@@ -256,8 +269,14 @@ class Rows:
         return self._products("out", [layer.packed["out"]]), branch
 
     def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
-        branch = add_norm.Branch(self.branch, 1 / GATED_SCALE.value, layer.buffers.get("post_ffn_norm"))
+        own = layer.buffers
+        scale = None if layer.plan.sizes.layer_input else own.get("out_scale")
+        branch = add_norm.Branch(self.branch, 1 / GATED_SCALE.value, own.get("post_ffn_norm"), scale)
         return self._products("down", [layer.packed["ffn"][2:]]), branch
+
+    def _of_input(self, layer: CudaLayer) -> add_norm.Branch:
+        own = layer.buffers
+        return add_norm.Branch(self.branch, 1 / GATED_SCALE.value, own["post_input_norm"], own.get("out_scale"))
 
     def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
         """The branch of the residual stream that products give, or where they add, the stream with it."""
@@ -279,15 +298,16 @@ class Rows:
 
     def _how(self, layer: CudaLayer) -> append.Heads:
         s, own = layer.plan.sizes, layer.buffers
-        norms = (own["q_norm"], own["k_norm"]) if "q_norm" in own else None
+        norms = (own["q_norm"], own.get("k_norm", own["q_norm"])) if "q_norm" in own else None
         eps = self.config.norm_eps
-        shape = (s.heads, s.kv_heads, s.head_dim)
-        return append.Heads(*shape, own["rope"], eps, own.get("qkv_bias"), norms, s.output_gate)
+        shape, v_norm = (s.heads, s.own_kv_heads, s.head_dim), self.config.architecture.v_norm
+        return append.Heads(*shape, own["rope"], eps, own.get("qkv_bias"), norms, s.output_gate, v_norm)
 
     def _finishes(self, layer: CudaLayer) -> bool:
         """Whether attention finishes the heads: a launch takes longer than what few rows need."""
         problem = self._attention_problem(layer)
-        if layer.plan.sizes.output_gate:  # which lies between the queries
+        s = layer.plan.sizes
+        if s.output_gate or s.cache_of is not None:  # a gate lies between the queries, or there is nothing to append
             return False
         return paged_attention.finishes(problem, self.forward.configs(problem))
 
@@ -369,6 +389,32 @@ class Rows:
             yield from self._multiply(products, h, gate_up)
             yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
         yield from self._branch_off(following, gated, after)
+
+    def _layer_inputs(self) -> Iterator[Any]:
+        """What each layer gets of each row, behind its embedding."""
+        inputs = self.model.inputs
+        if inputs is None:
+            return
+        mixed, columns = self.forward.buffers.inputs[: self.size.rows], inputs.problem.rows
+        yield embed.launch(inputs.table, self.inputs["tokens"], mixed)
+        products = self._products("layer_inputs", [inputs.packed])
+        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        yield self._norm("input_norm", None, self.forward.ones, h)
+        projected = cut(self.forward.buffers.wide, self.size.rows, columns)
+        yield from self._multiply(products, h, projected)
+        yield layer_inputs.mix(self.x, projected, inputs.norm, mixed, self.config.norm_eps)
+
+    def _input(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        gate_planes, proj = layer.packed["input"]
+        b, size, eps = self.forward.buffers, layer.plan.sizes.layer_input, self.config.norm_eps
+        products, following = self._products("input_gate", [(gate_planes,)]), self._products("input_proj", [(proj,)])
+        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, size, following)
+        yield self._norm("input_norm", branch, self.forward.ones, h)
+        raised = cut(b.wide, self.size.rows, size)
+        yield from self._multiply(products, h, raised)
+        inputs = b.inputs[: self.size.rows]
+        yield layer_inputs.gate(self.x, raised, inputs, i * size, gated.values, eps, gated.order)
+        yield from self._multiply(following, gated, self.branch)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
         products = self._products("head", [self.model.head_packed])

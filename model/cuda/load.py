@@ -19,6 +19,8 @@ from kernel_templates.layer import cuda as layer_kernels
 from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Weight
+from kernel_templates.per_layer_inputs import cuda as inputs_kernels
+from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.space import Config
 from model import layer_plan, layer_tensors, weights
 from model.config import ModelConfig
@@ -26,7 +28,7 @@ from model.cuda import delta_states
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Rope
-from model.problems import head_problem, layer_at
+from model.problems import head_problem, inputs_problem, layer_at
 from model.runner import Progress
 
 
@@ -51,10 +53,21 @@ class CudaLayer(LayerState):
 
 
 @dataclass(frozen=True)
+class LoadedInputs:
+    """What each layer's input of a token is made of. table: whose rows are the token's part of them; norm: float32
+    [size]."""
+
+    problem: PerLayerInputs
+    table: Embedding
+    packed: tuple[Planes, ...]
+    norm: Tensor
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
-    cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values; [2, 0, ...] of a layer that
-    keeps none."""
+    cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values, which may be another's too;
+    [2, 0, ...] of a layer that keeps none. inputs: of layers, where they have any."""
 
     config: ModelConfig
     capacity: int
@@ -65,6 +78,7 @@ class Loaded:
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
     cache: tuple[Tensor, ...]
+    inputs: LoadedInputs | None = None
 
     @property
     def mixtures(self) -> frozenset[Moe]:
@@ -78,10 +92,12 @@ def load(
     capacity: int,
     configs: Callable[[int], Config],
     head_config: Config,
+    inputs_config: Config | None,
     device: torch.device,
     progress: Progress,
 ) -> Loaded:
-    """configs(layer): how a layer is packed. On torch's "meta" device everything has its shape and no weight is read.
+    """configs(layer): how a layer is packed; inputs_config: how what layers' inputs are made with is, where they have
+    any. On torch's "meta" device everything has its shape and no weight is read.
     Raises ModelError when memory does not suffice."""
     read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
     pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
@@ -106,7 +122,22 @@ def load(
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
     output_norm = _vector(file, plan.output_norm, device)
-    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache)
+    inputs = _inputs(file, config, plan.inputs, inputs_config, read, device)
+    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache, inputs)
+
+
+def _inputs(
+    file: GGUFFile, config: ModelConfig, plan: layer_plan.LayerInputs | None, packing: Config | None,
+    read: Callable[[GGUFFile, layer_tensors.Tensor], Weight], device: torch.device,
+) -> LoadedInputs | None:  # fmt: skip
+    problem = inputs_problem(config, file)
+    if plan is None or problem is None:
+        return None
+    with explain_out_of_memory("the embeddings for each layer", FOR_WEIGHTS):
+        rows, matrices = read(file, plan.table), weights.matrices(file, plan.step.weights, read)
+        table = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.scale)
+        packed = inputs_kernels.pack(problem, packing, matrices, str(device))
+    return LoadedInputs(problem, table, packed, _vector(file, plan.step.vectors["input_norm"], device))
 
 
 def _once_a_shape(pack: Callable) -> Callable:
@@ -124,7 +155,7 @@ def _once_a_shape(pack: Callable) -> Callable:
 
 def cached_heads(config: ModelConfig) -> tuple[tuple[int, int], ...]:
     """Of each layer, the heads whose keys and values it keeps, and their size."""
-    return tuple((0 if sizes.delta else sizes.kv_heads, sizes.head_dim) for sizes in config.sizes)
+    return tuple((0 if sizes.delta else sizes.own_kv_heads, sizes.head_dim) for sizes in config.sizes)
 
 
 def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -133,7 +164,8 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Te
     with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * sum(elements) / 1e9:.2f} GB", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
         whole = torch.zeros(sum(elements), dtype=torch.float16, device=device)
-    return tuple(part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True))
+    parts = [part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True)]
+    return tuple(parts[layer_plan.cache_of(config, i)] for i in range(config.layers))
 
 
 def _layer(

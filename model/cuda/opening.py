@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.gguf_file import GGUFFile
 from model.kernel_choices import Choice, Refusal, choose
-from model.problems import contexts, gpu_layers, head_problem, layer_at
+from model.problems import contexts, gpu_layers, head_problem, inputs_problem, layer_at
 from model.runner import Progress, Settings
 from model.widths import every_size, pass_problems
 
@@ -51,7 +51,9 @@ class Opening:
         layers = gpu_layers(config, file, settings.context)
         first = {layer_at(config, file, i, self._first) for i in range(config.layers)}
         self._head = head_problem(config, file)
-        self._at_once = [*(problem for problem in layers if problem in first), self._head]
+        self._inputs = inputs_problem(config, file)
+        ends = [problem for problem in (self._inputs, self._head) if problem is not None]
+        self._at_once: list[Problem] = [*(problem for problem in layers if problem in first), *ends]
         self._longer = self._choose([problem for problem in layers if problem not in first], self._refused_before)
         self._passes: Mapping[Problem, Choice] = {}
         if settings.db is not None:
@@ -102,10 +104,12 @@ class Opening:
             return choices[problem].config if problem in choices else longer(problem)
 
         head_config, capacity, device = choices[self._head].config, self._settings.context, executor.device
+        inputs_config = choices[self._inputs].config if self._inputs is not None else None
         with executor.here():
             at_first = lambda layer: configs(layer, self._first)  # noqa: E731 - packs the weights; layers all pack alike
-            model = load(self._file, self._config, capacity, at_first, head_config, device, progress)
-            decoder = Decoder(model, configs, head_config, executor)
+            ends = (head_config, inputs_config)
+            model = load(self._file, self._config, capacity, at_first, *ends, device, progress)
+            decoder = Decoder(model, configs, *ends, executor)
             forward = Forward(model, in_one_piece(model.cache), passes, executor)
             return CudaRunner(ChainMap(dict(choices), longer.choices), decoder, forward)
 

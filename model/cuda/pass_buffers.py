@@ -32,8 +32,9 @@ class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
     product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
-    expanded: float16, one matrix or two; counters: int32 zeros, for programs that share columns of a product or
-    positions of attention; routing: what a mixture's router leaves, as of `moe.rows`."""
+    inputs: float32 [most, layers * layer_input], what each layer gets of a row. expanded: float16, one matrix or two;
+    counters: int32 zeros, for programs that share columns of a product or positions of attention; routing: what a
+    mixture's router leaves, as of `moe.rows`."""
 
     x: Tensor
     normed: InOrders
@@ -41,6 +42,7 @@ class PassBuffers:
     attended: InOrders
     gated: InOrders
     wide: Tensor
+    inputs: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
     routing: Mapping[str, Tensor]
@@ -51,10 +53,10 @@ class PassBuffers:
         c, largest_of = model.config, buffer_sizes(model.config)
         attended, ffn = largest_of["attended"], largest_of["gated"]
         halves = (c.hidden, attended, attended, ffn)
-        used = max((mixture.used for mixture in model.mixtures), default=0)
-        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden)
+        used, inputs = max((mixture.used for mixture in model.mixtures), default=0), largest_of.get("layer_inputs", 0)
+        widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden, inputs)
         largest = largest_product(model)
-        size = most * (4 * c.hidden + 2 * sum(halves) + 4 * widest) + 2 * largest * matrices
+        size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
             # Zeros, because rows that no token has are computed with too.
             return cls(
@@ -64,6 +66,7 @@ class PassBuffers:
                 _in_orders({sizes.attended: most for sizes in c.sizes}, device),
                 _in_orders(_gated(c.sizes, most), device),
                 torch.zeros(most * widest, device=device),
+                torch.zeros((most, inputs), device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
                 moe_rows.allocate(model.mixtures, most, device),
@@ -76,6 +79,8 @@ def _gated(layers: Iterable[LayerSizes], most: int) -> dict[int, int]:
     for s in layers:
         each = most if s.mixture is None else most * s.mixture.used
         rows[s.ffn] = max(each, rows.get(s.ffn, 0))
+        if s.layer_input:
+            rows[s.layer_input] = max(most, rows.get(s.layer_input, 0))
     return rows
 
 
@@ -99,4 +104,5 @@ def largest_product(model: Loaded) -> int:
         for dense in [layer.packed.get("ffn", ())]
         for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], dense[:2], dense[2:])
     )
-    return max(sum(planes.rows * planes.cols for planes in group) for group in products)
+    of_inputs = [] if model.inputs is None else [model.inputs.packed]
+    return max(sum(planes.rows * planes.cols for planes in group) for group in itertools.chain(products, of_inputs))

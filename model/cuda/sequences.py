@@ -27,6 +27,7 @@ from model.cuda.load import cached_heads
 from model.cuda.out_of_memory import explain_out_of_memory
 from model.cuda.page_pool import ADVICE, PagePool, PageShape, Promise
 from model.errors import ModelError
+from model.layer_plan import cache_of
 from model.sampling import Sampler
 from model.sequences import BROKEN, Sequences
 from model.widths import PassSize, bucket
@@ -225,8 +226,10 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
         pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
         table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)
         last_token = LastToken(forward.model, head_config, executor)
+        layers = pool.cache(table)
+        cache = tuple(layers[cache_of(c, i)] for i in range(c.layers))
         kept = sum(tensor.nbytes for of_layer in states for tensor in of_layer.values())
-        return CudaSequences(forward.over(pool.cache(table), states), pool, last_token, most, kept)
+        return CudaSequences(forward.over(cache, states), pool, last_token, most, kept)
 
 
 def memory_for_pages(device: torch.device) -> int:

@@ -5,10 +5,10 @@ Like llama.cpp, and unlike the models' tokenizer.json files, no Unicode normaliz
 it, and decode(encode(text)) == text holds this way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from model.errors import ModelError, quoted
+from model.tokenizers.merges import merging_engine
 from model.tokenizers.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 DEFAULT_NOTE = (
@@ -26,18 +26,14 @@ class ByteLevelBPE:
     bos: int | None = None
     eos: int | None = None
     note: str | None
-    space_prefix = False
+    space_prefix = forced_bos = False
 
     def __init__(self, vocabulary: dict[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
-        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+        from tokenizers import Regex, pre_tokenizers
 
         self.add_bos = pre.add_bos
         self.note = DEFAULT_NOTE if pre is PRE_TOKENIZERS["default"] else None
-        pairs = _pairs(merges, vocabulary)
-        try:
-            self._engine = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=pre.whole_words))
-        except Exception as error:  # the library has no class of its own for its errors
-            raise ModelError(f"the merges do not fit the vocabulary ({quoted(error)}); the file is damaged") from None
+        self._engine = merging_engine(vocabulary, merges, ignore_merges=pre.whole_words)
         cuts = [pre_tokenizers.Split(Regex(stage), behavior="isolated") for stage in pre.stages]
         spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._engine.pre_tokenizer = pre_tokenizers.Sequence([*cuts, spell])
@@ -50,21 +46,6 @@ class ByteLevelBPE:
         """The bytes that a token spells; a character that spells none stands for itself."""
         table = byte_characters()
         return b"".join(table[c] if c in table else c.encode() for c in text)
-
-
-def _pairs(merges: Sequence[str], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The merges in order, of equal ones the first, as in llama.cpp; the library takes the last."""
-    # The library panics at a merge that is longer than every token, and prints that, instead of raising its error.
-    longest = max(map(len, map(str.encode, vocabulary)))
-    if max(map(len, map(str.encode, merges)), default=0) > longest + 1:
-        raise ModelError("the merges do not fit the vocabulary: one is longer than every token; the file is damaged")
-    pairs = []
-    for merge in dict.fromkeys(merges):
-        left, space, right = merge.partition(" ")
-        if not (left and space and right):
-            raise ModelError(f"merge {quoted(merge)} is not two tokens with a space between; the file is damaged")
-        pairs.append((left, right))
-    return pairs
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ class SentencePieceBPE:
     """vocabulary: text -> id; scores: by id, of any kind that compares; space_prefix: a text that starts, or follows a
     special token, gets a space ahead; unknown: the id for a byte that is no token."""
 
-    add_bos = True
+    add_bos, forced_bos = True, False
     note: str | None = None
 
     def __init__(

@@ -13,6 +13,8 @@ END_TEXTS = (
     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
 )  # fmt: skip
 """Generation ends at these wherever a vocabulary has them."""
+LLAMA_END, GEMMA_4 = "</s>", "<|tool_response>"
+"""The first is a word like any other in vocabularies that have the second, of Gemma 4's."""
 FILL_TEXTS: dict[str, tuple[str, ...]] = {
     "fim_pre_token_id": (
         "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",

@@ -19,7 +19,7 @@ import torch
 from kernel_templates import formats, registry
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
-from kernel_templates.layer.problem import Layer
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.operation import Inputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
@@ -41,6 +41,11 @@ LAYER = (
 )
 MATMUL = "matmul:rows={},cols={},format={},tokens={}"
 PAGED = "paged_attention:sequences={},tokens={},heads={},kv_heads={},head_dim={},context={}"
+DELTA = "gated_delta:heads={},key_heads={},head_dim={},kernel=4"
+DELTA_LAYER = (
+    "delta_layer:{shape},ffn={ffn},qkv_format={0},z_format={0},gates_format={1},out_format={0},gate_format={0},"
+    "up_format={0},down_format={1},activation=int16"
+)
 MOE = (
     "moe:hidden={0},ffn={1},experts={2},used={3},router_format=F32,gate_format={4},up_format={4},down_format={5},"
     "activation=int16"
@@ -90,6 +95,10 @@ ODD = [
     *(PAGED.format(1, tokens, 9, 3, 64, tokens) for tokens in (16, 100, 512)),
     *(PAGED.format(1, 200, 8, 2, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
     *(PAGED.format(5, 1, 8, 4, d, 700) + f",{WINDOW}" for d in (64, 80, 96, 128, 256)),
+    *(f"attention:heads=16,kv_heads=4,head_dim=256,context={c},output_gate=1" for c in (160, 700, 5120)),
+    QKV.format("Q4_0", "Q4_0", "Q8_0", shape=PARTIAL) + ",output_gate=1",
+    *(DELTA.format(*shape) for shape in ((32, 16, 128), (6, 3, 48), (4, 2, 256))),
+    *(DELTA.format(4, 2, 64) + f",sequences={s},tokens={t}" for s, t in ((7, 1), (3, 5), (2, 70), (1, 300))),
     MOE.format(2048, 768, 128, 8, "Q4_K", "Q6_K") + ",normalized=1",
     MOE.format(2880, 2880, 32, 4, "MXFP4", "MXFP4") + GPT_OSS,
     MOE.format(576, 96, 300, 1, "BF16", "Q8_0") + ",routing=sigmoid,normalized=1,scale=2.5,post_norm=1",
@@ -119,6 +128,8 @@ SAMPLED = [
     *(MATMUL.format(1024, 1024, "Q4_0", tokens) for tokens in (2, 8, 32, 64)),
     MATMUL.format(2048, 1024, "Q8_0", 16) + ",gate=silu",
     MATMUL.format(512, 2048, "Q6_K", 128),
+    DELTA.format(32, 16, 128),
+    *(DELTA.format(32, 16, 128) + f",sequences={s},tokens={t}" for s, t in ((8, 1), (1, 16), (1, 1000))),
     PAGED.format(1, 1024, 16, 8, 128, 1024),
     PAGED.format(8, 1, 32, 8, 128, 1000),
     PAGED.format(1, 8, 32, 8, 128, 1000),
@@ -132,6 +143,9 @@ LAYERS = [
     LAYER.format("Q4_1", "Q4_1", shape=SMOLLM2, ffn=1536, context=700),
     LAYER.format("BF16", "BF16", shape=PARTIAL, ffn=1024, context=90),
     LAYER.format("Q4_0", "Q8_0", shape=PARTIAL, ffn=1024, context=90) + ",qkv_bias=1,window=50,softcap=20.0",
+    LAYER.format("Q4_0", "Q8_0", shape=PARTIAL, ffn=1024, context=90) + ",output_gate=1",
+    DELTA_LAYER.format("Q4_K", "Q6_K", shape="hidden=1024,heads=16,key_heads=16,head_dim=128,kernel=4", ffn=3584),
+    DELTA_LAYER.format("Q4_0", "Q8_0", shape="hidden=576,heads=4,key_heads=2,head_dim=48,kernel=3", ffn=1024),
 ]
 
 
@@ -180,7 +194,7 @@ class Case:
         """DRAWN valid configurations besides the default."""
         rng, drawn = random.Random(f"{SEED} {self.problem.key}"), {self.space.default}
         while len(drawn) <= DRAWN:
-            if isinstance(self.problem, Layer):  # part by part: next to no draw of all at once is valid
+            if isinstance(self.problem, LinkedChain):  # part by part: next to no draw of all at once is valid
                 spaces = {n: registry.cuda_space(p, self.device) for n, p in self.problem.parts().items()}
                 parts = {n: any_valid(space, rng) for n, space in spaces.items()}
                 every = {f"{prefix}_{n}": v for prefix, part in parts.items() for n, v in part.items()}

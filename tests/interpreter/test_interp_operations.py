@@ -106,6 +106,15 @@ def test_every_format(name, activation):
     "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1",
     "head:vocab=101,hidden=96,format=Q8_0,activation=int16,softcap=30.0",
     "layer:hidden=160,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,ffn=64,q_format=Q4_0,k_format=Q4_0,v_format=Q8_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=BF16,activation=int16,context=5,gate_function=gelu,post_norm=1",
+    "ffn:hidden=160,ffn=32,gate_format=Q8_0,up_format=F16,down_format=BF16,activation=int16,post_norm=1,out_scale=1",
+    "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=64,rope_dim=64,qk_norm=1,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,activation=int16,v_norm=1",
+    "norm_qkv_rope:hidden=96,heads=2,kv_heads=0,head_dim=64,rope_dim=64,qk_norm=1,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,activation=int16,v_norm=1",
+    "attention:heads=2,kv_heads=1,head_dim=512,context=40,scale=1.0",
+    "attention:heads=2,kv_heads=1,head_dim=512,context=700,scale=1.0",
+    "input_gate:hidden=160,size=32,gate_format=Q4_0,proj_format=Q8_0,activation=int16",
+    "input_gate:hidden=96,size=64,gate_format=F16,proj_format=BF16,activation=int16,out_scale=1",
+    "per_layer_inputs:hidden=96,layers=3,size=32,format=BF16,activation=int16",
+    "per_layer_inputs:hidden=160,layers=2,size=48,format=Q8_0,activation=int16",
 ])  # fmt: skip
 def test_defaults_on_odd_sizes(key):
     assert relative_error(key, space(key).default) <= tolerance(key)
@@ -117,6 +126,8 @@ def test_defaults_on_odd_sizes(key):
     "head:vocab=53,hidden=512,format=Q6_K,activation=int16",
     "head:vocab=53,hidden=96,format=Q8_0,activation=int16,softcap=30.0",
     "matvec:rows=64,cols=96,format=Q8_0,activation=int16,post_norm=1",
+    "input_gate:hidden=64,size=32,gate_format=Q8_0,proj_format=Q8_0,activation=int16,out_scale=1",
+    "per_layer_inputs:hidden=64,layers=2,size=32,format=F32,activation=int16",
     "norm_qkv_rope:hidden=96,heads=2,kv_heads=1,head_dim=32,rope_dim=32,qk_norm=1,q_format=F16,k_format=F16,v_format=Q8_0,activation=int16",
 ])  # fmt: skip
 def test_configurations_drawn_at_random(key):

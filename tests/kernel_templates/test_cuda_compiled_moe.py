@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from compiled_once import cross_compile
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -16,7 +17,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from test_cuda_compiled_product import wide_loads
 
 from kernel_templates import random_inputs, registry
-from kernel_templates.cuda.crosscompile import cross_compile
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 from kernel_templates.moe import rows

@@ -24,11 +24,13 @@ from kernel_templates.ffn.problem import Ffn
 from kernel_templates.formats import FORMATS, codec
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.head.problem import Head
+from kernel_templates.input_gate.problem import InputGate
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec.problem import Matvec
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.norm_qkvz.problem import NormQkvz
 from kernel_templates.operation import Weight
+from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 
@@ -59,6 +61,19 @@ TRAITS: list[Problem] = [
     Ffn(1152, 6912, "Q4_0", "Q4_0", "Q4_1", gate_function="gelu", post_norm=1),
     Head(333, 160, "Q8_0", softcap=30.0),
     Head(1000, 640, "Q8_0", softcap=0.5),
+]
+# Gemma 4's: heads of 512, layers without keys and values, normed values, inputs for each layer, an output scale.
+GEMMA_4: list[Problem] = [
+    Ffn(160, 96, "Q4_0", "Q8_0", "BF16", gate_function="gelu", post_norm=1, out_scale=1),
+    NormQkvRope(96, 2, 1, 512, 512, 1, "Q8_0", "Q8_0", "Q8_0", v_norm=1),
+    NormQkvRope(96, 3, 1, 48, 48, 0, "Q4_0", "Q4_0", "Q8_0", v_norm=1),
+    NormQkvRope(96, 3, 0, 64, 64, 1, "Q4_0", "Q4_0", "Q4_0", v_norm=1),
+    Attention(4, 1, 512, 200, scale=1.0),
+    *(InputGate(width(name, 96), width(name, 64), name, name) for name in ("Q4_0", "Q6_K", "BF16")),
+    InputGate(160, 32, "F32", "Q8_0", out_scale=1),
+    InputGate(160, 256, "Q8_0", "Q4_K", "int8", out_scale=1),
+    *(PerLayerInputs(width(name, 96), 5, 64, name) for name in ("F32", "BF16", "Q8_0", "Q4_K")),
+    PerLayerInputs(160, 3, 16, "Q4_1", "int8"),
 ]
 # Every operation meets every trait of a format; kernels of super-blocks take longest to compile, so few problems have
 # them.
@@ -107,6 +122,7 @@ PROBLEMS: list[Problem] = [
     Matmul(64, 608, "Q4_1", 9, gate="silu"),
     Matmul(160, 1056, "Q8_0", 50, gate="gelu"),
     *TRAITS,
+    *GEMMA_4,
 ]
 MORE: list[Problem] = [
     *(Ffn(width(name, 96), width(name, 160), name, name, name) for name in FORMATS),

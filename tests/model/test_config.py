@@ -72,7 +72,8 @@ def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
         ({"feed_forward_length": 130}, "multiple of 32"),
         ({"attention__head_count": 2}, "attn_k.weight"),
         ({"attention__head_count": 3, "attention__head_count_kv": 2}, "evenly"),
-        ({"attention__head_count_kv": np.array([2, 1])}, "differs between layers (2 in layer 0, 1 in layer 1)"),
+        ({"attention__head_count_kv": np.array([2, 1])}, "blk.1.attn_k.weight"),
+        ({"attention__head_count": np.array([4, 2])}, "differs between layers (4 in layer 0, 2 in layer 1)"),
         ({"attention__head_count_kv": np.array([2, 2, 2])}, "each of 2 layers"),
         ({"attention__head_count_kv": np.array([2.0, 2.0])}, "each of 2 layers"),
         ({"feed_forward_length": np.array([7, 7])}, "feed_forward_length' is '7', not a number from 32"),
@@ -139,6 +140,31 @@ def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: s
     metadata = {key: value for key, value in (dict(qwen35.metadata) | own).items() if value is not None}
     with pytest.raises(ModelError) as caught:
         ModelConfig.from_gguf(replace(qwen35, metadata=metadata))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"expert_count": None}, "qwen3moe.expert_count"),
+        ({"expert_count": 0}, "qwen3moe.expert_count"),
+        ({"expert_count": 1 << 31}, "qwen3moe.expert_count"),
+        ({"expert_count": 5}, "blk.0.ffn_gate_inp.weight"),
+        ({"expert_used_count": None}, "qwen3moe.expert_used_count"),
+        ({"expert_used_count": 0}, "qwen3moe.expert_used_count"),
+        ({"expert_used_count": 9}, "qwen3moe.expert_used_count"),
+        ({"expert_feed_forward_length": 40}, "qwen3moe.expert_feed_forward_length' is 40"),
+        ({"expert_feed_forward_length": 1 << 30}, "qwen3moe.expert_feed_forward_length"),
+        ({"expert_feed_forward_length": 64}, "blk.0.ffn_gate_exps.weight"),
+        ({"expert_feed_forward_length": None, "feed_forward_length": 512}, "expert_feed_forward_length' is 170"),
+    ],
+)
+def test_experts_that_do_not_fit(made: Callable[[str, str], Path], keys: dict[str, Any], named: str) -> None:
+    file = open_gguf(made("tiny-qwen3moe", "Q4_0"))  # 8 experts, of which a token uses 3
+    own = {"qwen3moe." + key: value for key, value in keys.items()}
+    metadata = {key: value for key, value in (dict(file.metadata) | own).items() if value is not None}
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.from_gguf(replace(file, metadata=metadata))
     assert named in str(caught.value) and str(caught.value).isprintable()
 
 

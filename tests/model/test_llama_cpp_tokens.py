@@ -31,6 +31,11 @@ def test_sentencepiece(variant: str) -> None:
     assert digest_of("sentencepiece.gguf", GOLDEN["changes"][variant]) == GOLDEN["digests"][variant]
 
 
+def test_characters() -> None:
+    """Gemma 4's kind, of a file that asks for no BOS token and gets one."""
+    assert digest_of("characters.gguf", {}) == GOLDEN["digests"]["characters"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pre_tokenizers_and_their_aliases(name: str) -> None:
     ours = digest_of("bpe.gguf", {"tokenizer.ggml.pre": name})

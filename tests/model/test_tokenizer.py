@@ -299,6 +299,40 @@ def test_lone_surrogates_and_wrong_ids() -> None:
             tokenizer.decode([token])
 
 
+def characters(**changes: Any) -> dict[str, Any]:
+    """Gemma 4's kind: all bytes as tokens, and what the merges make of a, b, spaces and line breaks."""
+    merges = ["\n \n", "\n\n \n\n", "▁ a", "a b", "▁a ▁a"]
+    tokens = ["<bos>", "<eos>", "</s>", "<|tool_response>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += ["a", "b", "▁", "\n", *(merge.replace(" ", "") for merge in merges), "\n\n\n"]
+    types = np.array([CONTROL] * 4 + [BYTE] * 256 + [NORMAL] * (len(tokens) - 260), np.int32)
+    metadata = {"model": "gemma4", "tokens": tokens, "token_type": types, "merges": merges, "bos_token_id": 0}
+    return {f"tokenizer.ggml.{key}": value for key, value in (metadata | changes).items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" a ab", ["▁a▁a", "b"]),  # a lower rank first, over a space
+        ("ab a", ["ab", "▁a"]),
+        ("a\n\n\nb", ["a", "\n\n\n", "b"]),  # no merge makes it
+        ("\n" * 5, ["\n\n\n\n", "\n"]),
+        ("é", ["<0xC3>", "<0xA9>"]),
+        ("", []),
+    ],
+)
+def test_characters_merge_within_a_line(text: str, expected: list[str]) -> None:
+    tokenizer = Tokenizer.from_metadata(characters())
+    assert spelled(characters(), text) == ["<bos>", *expected]
+    assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
+
+
+def test_gemma_4_s_ends_and_its_bos_token() -> None:
+    """`</s>` is a word there, and a file that asks for no BOS token gets one."""
+    tokenizer = Tokenizer.from_metadata(characters(add_bos_token=False))
+    assert tokenizer.add_bos and tokenizer.end_tokens == {1, 3}
+    assert tokenizer.encode("</s>", parse_special=True, add_bos=False) != [2] and tokenizer.decode([2]) == "</s>"
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -315,6 +349,8 @@ def test_lone_surrogates_and_wrong_ids() -> None:
         ({"token_type": np.ones(258)}, "token_type"),
         ({"token_type": "x"}, "token_type"),
         ({"merges": None}, "merges"),
+        ({"model": "gemma4", "merges": None}, "merges"),
+        ({"model": "gemma4", "merges": ["absent gone"]}, "do not fit"),
         ({"merges": ["a"]}, "merge 'a'"),
         ({"merges": ["absent gone"]}, "do not fit"),
         ({"merges": ["a b"]}, "do not fit"),

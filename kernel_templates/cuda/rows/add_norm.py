@@ -1,6 +1,7 @@
 """What stands between two products of many tokens: a branch goes into the residual stream, whose norm is read next.
 
-    x += branch * factor + bias, or with a post norm x += rmsnorm(branch * factor + bias) * post_norm
+    x += branch * factor + bias, or with a post norm x += rmsnorm(branch * factor + bias) * post_norm; then
+    x *= out_scale, if there is one
     h = rmsnorm(x) * norm, as float16
 
 Either half alone is a variant: a layer's first norm has no branch before it, the last branch no norm behind it.
@@ -27,12 +28,14 @@ MOST_WARPS = 16
 @dataclass(frozen=True)
 class Branch:
     """y float32 [rows, hidden], what a product gave; it is added times `factor`, with a bias float32 [hidden] if there
-    is one, or normed by post_norm float32 [hidden]."""
+    is one, or normed by post_norm float32 [hidden]; out_scale: float32 [1], what the sum is multiplied with, or
+    None."""
 
     y: torch.Tensor
     factor: float = 1.0
     post_norm: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+    out_scale: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Norm:
 
 @triton.jit
 def add_norm(
-    x, branch, bias, post_norm, norm, h, eps,
+    x, branch, bias, post_norm, norm, h, eps, out_scale,
     HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
@@ -71,14 +74,14 @@ def add_norm(
             squares += b * b
         scale = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
     if HIDDEN <= TILE:
-        v = added(x, branch, bias, post_norm, c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
+        v = added(x, branch, bias, post_norm, out_scale, c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
         if NORM:
             inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
             store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
     else:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
-            v = added(x, branch, bias, post_norm, first + c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
+            v = added(x, branch, bias, post_norm, out_scale, first + c, scale, HIDDEN, FACTOR, ADD, POST_NORM)
             squares += v * v
         if NORM:
             inverse = tl.rsqrt(tl.sum(squares, 0) * (1.0 / HIDDEN) + eps)
@@ -90,7 +93,7 @@ def add_norm(
 
 @triton.jit
 def added(
-    x, branch, bias, post_norm, at, scale,
+    x, branch, bias, post_norm, out_scale, at, scale,
     HIDDEN: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
 ):  # fmt: skip
     """Elements `at` of a row of x, float32, after they are written back if ADD. scale: the post norm's."""
@@ -103,6 +106,8 @@ def added(
         if POST_NORM:
             b = b * scale * tl.load(post_norm + at, mask=inside, other=0.0)
         v += b
+        if out_scale is not None:
+            v *= tl.load(out_scale)
         tl.store(x + at, v, mask=inside)
     return v
 
@@ -120,7 +125,7 @@ def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None,
     post_norm = x if branch is None or branch.post_norm is None else branch.post_norm
     arguments = (
         x, x if branch is None else branch.y, None if branch is None else branch.bias, post_norm,
-        *((x, x) if norm is None else (norm.weight, norm.out)), eps,
+        *((x, x) if norm is None else (norm.weight, norm.out)), eps, None if branch is None else branch.out_scale,
     )  # fmt: skip
     constants = {
         "HIDDEN": hidden,

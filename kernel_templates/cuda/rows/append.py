@@ -32,7 +32,8 @@ def _load_pair(pointer, first, second, mask):
 def append_rows(
     qkv, q, positions, sequences, rope, bias, q_norm, k_norm, eps, cache, table, pages, layer, values, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, PAGE: tl.constexpr,
-    QK_NORM: tl.constexpr, BIAS: tl.constexpr, GROUP: tl.constexpr, DIMS: tl.constexpr, QUERY: tl.constexpr,
+    QK_NORM: tl.constexpr, V_NORM: tl.constexpr, BIAS: tl.constexpr, GROUP: tl.constexpr, DIMS: tl.constexpr,
+    QUERY: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): heads from i * GROUP on of row r of qkv, the queries', the keys' and the values' in that order.
@@ -78,9 +79,12 @@ def append_rows(
     if BIAS:
         a, b = a + bias_a, b + bias_b
     x, y = a, b
-    if QK_NORM:
+    if QK_NORM or V_NORM:
         inverse = inverse_rms(tl.sum(a * a + b * b, 1, keep_dims=True), eps, HEAD_DIM)
+    if QK_NORM:
         x, y = a * weight_a * inverse, b * weight_b * inverse
+    if V_NORM:
+        a, b = a * inverse, b * inverse
     x, y = rotate(x, y, cos, -sin), rotate(y, x, cos, sin)
     x, y = to_half(tl.where(is_value, a, x)), to_half(tl.where(is_value, b, y))
     target = q + r * (HEADS * HEAD_DIM) + head * HEAD_DIM
@@ -94,9 +98,10 @@ def append_rows(
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer's heads are made. bias: float32 [elements of a row], or None; norms: of queries and of keys, float32
-    [head_dim] each, or None; rope: float32 [capacity, rope_dim], cosines then sines; eps: the norms'; output_gate:
-    whether each query is followed by as many elements of a gate, which are left alone."""
+    """How a layer's heads are made; without kv_heads there are only queries. bias: float32 [elements of a row], or
+    None; norms: of queries and of keys, float32 [head_dim] each, or None; rope: float32 [capacity, rope_dim], cosines
+    then sines; eps: the norms'; output_gate: whether each query is followed by as many elements of a gate, which are
+    left alone; v_norm: values are divided by their RMS."""
 
     heads: int
     kv_heads: int
@@ -106,6 +111,7 @@ class Heads:
     bias: torch.Tensor | None = None
     norms: tuple[torch.Tensor, torch.Tensor] | None = None
     output_gate: bool = False
+    v_norm: bool = False
 
     @property
     def query_size(self) -> int:
@@ -129,6 +135,7 @@ def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> L
         "ROPE_DIM": how.rope.shape[1],
         "PAGE": cache.page,
         "QK_NORM": how.norms is not None,
+        "V_NORM": how.v_norm,
         "BIAS": how.bias is not None,
         "GROUP": group,
         "DIMS": dims,
