@@ -30,7 +30,7 @@ def test_a_space_with_meanings_and_reasons(autotune, where) -> None:
     assert all(p["name"] in text for p in shown["parameters"]) and f"{shown['size']:,} configurations" in text
 
 
-@pytest.mark.parametrize("op", sorted(registry.OPERATIONS.keys() - {"per_layer_inputs"}))
+@pytest.mark.parametrize("op", registry.OPERATIONS)
 def test_a_name_alone_stands_for_an_example(autotune, op) -> None:
     shown = json.loads(autotune("space", op, "--gpu", "--json").stdout)
     assert shown["problem"].startswith(f"{op}:") and shown["parameters"] and shown["size"]
