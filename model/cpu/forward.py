@@ -89,7 +89,7 @@ class Forward:
             _floats(most, largest[name]) for name in ("qkv", "attended", "projected")
         )
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
-        self._inputs, self._projected = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
+        self._inputs, self._mixed = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
         self._gated_input = _floats(most, c.layer_input)
         self._eps = np.array([c.norm_eps], np.float32)
         self.scratch = memory.empty((0,), np.uint8)
@@ -289,8 +289,8 @@ class Forward:
         (w,) = d.inputs_packed
         kernel = self.kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
         return [
-            self.product(size, w, self.x, self._projected),
-            rows.bind_mix_inputs(kernel, self._projected, d.input_norm, self._inputs, self.count, self._eps),
+            self.product(size, w, self.x, self._mixed),
+            rows.bind_mix_inputs(kernel, self._mixed, d.input_norm, self._inputs, self.count, self._eps),
         ]
 
     def _moe(self, size: int, index: int) -> list[GraphStep]:
@@ -394,6 +394,7 @@ def _described(kept: Mapping[str, np.ndarray]) -> Sequence[int]:
 
 def _narrowed(buffer: np.ndarray, columns: int) -> np.ndarray:
     """[most, columns] at the beginning of what has room for the largest layer."""
+    assert columns <= buffer.shape[1]
     return buffer.reshape(-1)[: len(buffer) * columns].reshape(-1, columns)
 
 

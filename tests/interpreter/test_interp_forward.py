@@ -31,7 +31,7 @@ from model.cuda.execution import EagerExecutor
 from model.cuda.forward import Forward
 from model.cuda.load import CudaLayer, load
 from model.gguf_file import open_gguf
-from model.problems import head_problem, layer_at
+from model.problems import head_problem, inputs_problem, layer_at
 from model.reference import reference_logits
 from model.widths import PassSize, bucket, pass_problems
 
@@ -60,9 +60,10 @@ def opened(path: Path, capacity: int = CAPACITY, library_only: bool = True) -> F
         # Splits are attention's own business, and take most of the interpreter's time here.
         return Config({**config, "splits": 1}) if isinstance(problem, PagedAttention) else config
 
+    inputs = inputs_problem(config, file)
     model = load(
         file, config, capacity, lambda i: default(layer_at(config, file, i, 256)), default(head_problem(config, file)),
-        torch.device("cpu"), lambda done, of: None,
+        inputs and default(inputs), torch.device("cpu"), lambda done, of: None,
     )  # fmt: skip
     return Forward(model, pages.in_one_piece(model.cache), default, EagerExecutor(INTERPRETED))
 
