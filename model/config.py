@@ -205,7 +205,7 @@ def _windows(keys: Metadata, architecture: Architecture, layers: int, context: i
         raise ModelError(
             f"sliding-window attention is not supported in {architecture.name} models; use a model without it"
         )
-    local = keys.flags("attention.sliding_window_pattern", layers)
+    local = keys.flags("attention.sliding_window_pattern", layers, or_number=True)
     if local is None:
         period = keys.whole("attention.sliding_window_pattern", 0, 1 << 16, period)
         # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.
