@@ -204,7 +204,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 def test_the_command(command: Callable[..., Result], tmp_path: Path) -> None:
     printed = command(QWEN3, "--tokens", 12)
     assert printed.exit_code == 0 and "llama.cpp is not installed" in printed.stderr
-    assert printed.stdout.startswith("The operation of qwen3.gguf with the largest error of its own: in decode steps")
+    assert printed.stdout.startswith("Of qwen3.gguf's operations run alone, what errs most: in decode steps")
     for title in ("logits of 12 tokens", "Operations alone", "Extreme norm weights", "Extreme activations"):
         assert title in printed.stdout
     copy = tmp_path / "copy.gguf"
