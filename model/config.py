@@ -13,6 +13,7 @@ from kernel_templates import formats
 from kernel_templates.gated_delta.problem import GatedDelta
 from model import ggml_types, layer_plan
 from model.architectures import ARCHITECTURES, Architecture
+from model.architectures.base import Routing
 from model.errors import ModelError, quoted
 from model.gguf_file import GGUFFile
 from model.gguf_metadata import Metadata, shown
@@ -20,9 +21,10 @@ from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 MOST_EXPERTS = 4096
-IMAGES = ("v.", "mm.")
-SOUNDS = ("a.",)
-"""What the tensors of the parts that see begin with."""
+GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
+"""The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
+IMAGES, SOUNDS = ("v.", "mm."), ("a.",)
+"""What the tensors of the parts that see, and hear, begin with."""
 MOST_SOFTCAP = 1e3
 """Models have 30 and 50. tanh(x / cap) in float32 has an error of 6e-8, which the cap multiplies."""
 
@@ -161,7 +163,27 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
         return None
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
+    _check_routing(keys, routing)
     return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
+
+
+def _check_routing(keys: Metadata, routing: Routing) -> None:
+    """What a file may also say of its mixtures, where that is not what its architecture computes; without it the same
+    tensors give other text."""
+    said = {
+        "expert_gating_func": (keys.whole("expert_gating_func", 0, 255, 0), (0, GATING_FUNCTIONS[routing.function])),
+        "expert_weights_norm": (
+            keys.flag("expert_weights_norm", routing.normalized),
+            (routing.normalized, routing.function == "softmax_of_chosen"),
+        ),
+        "expert_weights_scale": (keys.real("expert_weights_scale", 0.0, 1e3, 0.0), (0.0, 1.0)),
+        "expert_group_count": (keys.whole("expert_group_count", 0, MOST_EXPERTS, 0), (0, 1)),
+        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0,)),
+        "leading_dense_block_count": (keys.whole("leading_dense_block_count", 0, 1024, 0), (0,)),
+    }
+    for key, (value, computed) in said.items():
+        if value not in computed:
+            raise ModelError(f"metadata key '{keys.prefix}{key}' is {value}, which is not supported; use another model")
 
 
 def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...]:
@@ -183,7 +205,7 @@ def _windows(keys: Metadata, architecture: Architecture, layers: int, context: i
         raise ModelError(
             f"sliding-window attention is not supported in {architecture.name} models; use a model without it"
         )
-    local = keys.flags("attention.sliding_window_pattern", layers)
+    local = keys.flags("attention.sliding_window_pattern", layers, or_number=True)
     if local is None:
         period = keys.whole("attention.sliding_window_pattern", 0, 1 << 16, period)
         # The last of `period` layers is global. 0: none is; so llama.cpp reads the key too.

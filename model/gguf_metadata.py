@@ -49,10 +49,11 @@ class Metadata:
         found = self.whole_numbers(key, layers, 0, "layers").tolist()
         return tuple(int(self._checked(key, value, numbers.Integral, low, high)) for value in found)
 
-    def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
-        """One flag, or number that is 0 or not, for each of `count`; None where the file gives no array."""
+    def flags(self, key: str, count: int, or_number: bool = False) -> tuple[bool, ...] | None:
+        """One flag, or number that is 0 or not, for each of `count`; None where the file gives none, or with
+        `or_number` a single value."""
         value = self._values.get(self.prefix + key)
-        if not isinstance(value, np.ndarray | list):
+        if value is None or (or_number and not isinstance(value, np.ndarray | list)):
             return None
         found = np.asarray(value)
         if found.shape != (count,) or found.dtype.kind not in "biu":

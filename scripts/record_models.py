@@ -77,7 +77,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 # Global layers have larger heads that turn by a quarter; the last layers read the caches of those before them.
 GEMMA4 = {
     "sliding_window": 64, "tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
-    "final_logit_softcapping": 30.0, "num_hidden_layers": 7,
+    "final_logit_softcapping": 30.0, "num_hidden_layers": 7, "max_position_embeddings": 8192,
     "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
 # Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
@@ -124,12 +124,14 @@ RECIPES = {
         "Gemma4Text", "Q8_0",
         {**GEMMA4, "global_head_dim": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
          "num_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB},
+        512, 4096,
     ),
     # As 31B: the keys of global layers are their values too, from fewer heads.
     "gemma4": Recipe(
         "Gemma4Text", "Q4_K_M",
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
+        512, 4096,
     ),
     "gpt-oss": Recipe("GptOss", "MXFP4_MOE", {**GPT_OSS, "max_position_embeddings": 8192}, 512, 4096),
     "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
@@ -140,8 +142,8 @@ RECIPES = {
     ]}, 512, 0, NO_AHEAD),
     "qwen3moe": Recipe("Qwen3Moe", "Q4_K_M", {
         **WIDE, **EXPERTS, "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
-        "moe_intermediate_size": 256,
-    }),
+        "moe_intermediate_size": 256, "max_position_embeddings": 8192,
+    }, 512, 4096),
     "qwen3moe-bf16": Recipe("Qwen3Moe", "bf16", {
         **EXPERTS, "num_hidden_layers": 3, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 32,
     }),

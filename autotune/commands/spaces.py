@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from kernel_templates.space import Space
 
 CUDA_CHIP = 90  # the compute capability that a GPU's space is shown for
-# What an operation's space is shown for when its name alone is given: the shapes of SmolLM2-135M, as if it had experts.
+# What an operation's space is shown for when its name alone is given: the shapes of SmolLM2-135M, as if it had experts
+# and gated delta nets.
 EXAMPLE = {
     "rows": 576, "cols": 576, "hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "rope_dim": 64, "qk_norm": 0,
     "ffn": 1536, "vocab": 49152, "context": 640, "activation": "int16", "sequences": 1,
-    "tokens": 64, "experts": 32, "used": 4, "router_format": "F32",
+    "tokens": 64, "experts": 32, "used": 4, "router_format": "F32", "key_heads": 3, "kernel": 4,
+    "size": 256, "layers": 30,
 }  # fmt: skip
 LISTED = 200_000  # valid configurations are counted up to so many before constraints
 

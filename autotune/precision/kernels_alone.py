@@ -14,14 +14,19 @@ from torch import Tensor
 
 from kernel_templates.attention import cache
 from kernel_templates.cpu.graph import Graph
+from model.config import ModelConfig
 from model.cpu.decode import Decoder
-from model.layer_plan import buffer_sizes
 from model.problems import ACTIVATION
 from model.runner import Runner
 
 PARTS = ("qkv", "attention", "out", "ffn")
 """A layer's operations in order; whatever kind its feed-forward half is, it is "ffn" here."""
-PASSED = ("x", "qkv", "attended")  # the buffers that parts pass on
+
+
+def passed(config: ModelConfig, layer: int) -> dict[str, int]:
+    """The buffers that parts pass on, and how much of them a layer has: they are as large as the largest one needs."""
+    sizes = config.layer(layer)
+    return {"x": config.hidden, "qkv": sizes.qkv_rows, "attended": sizes.attended}
 
 
 class KernelsAlone(Protocol):
@@ -56,7 +61,6 @@ class CpuKernels:
         self._decoder = decoder
         _embedding, *steps, _head = decoder.graph.steps
         self._steps = [steps[i : i + len(PARTS)] for i in range(0, len(steps), len(PARTS))]
-        self._sizes = buffer_sizes(decoder.config)
         self._threads = decoder.threads.most
 
     def here(self) -> AbstractContextManager:
@@ -73,7 +77,8 @@ class CpuKernels:
             decoder.buffers[name][: value.numel()] = value.flatten().numpy()
         chosen = [step for name, step in zip(PARTS, self._steps[layer], strict=True) if name in parts]
         Graph(decoder.pool, chosen).replay(self._threads)
-        return {name: torch.from_numpy(decoder.buffers[name][: self._sizes[name]].copy()) for name in PASSED}
+        left = passed(decoder.config, layer).items()
+        return {name: torch.from_numpy(decoder.buffers[name][:size].copy()) for name, size in left}
 
     def write_cache(self, layer: int, k: Tensor, v: Tensor, first: int = 0) -> None:
         cache.write(*self._cache(layer), k, v, first)
@@ -111,14 +116,16 @@ class CudaKernels:
             if name == "qkv":
                 buffers[name][: value.numel()] = value
             else:  # quantized too, times the norm of what reads it
-                buffers[name].fill(value, self._norm(layer, parts[0]) if name == "x" else None, ACTIVATION)
+                norm = self._norm(layer, parts[0]) if name == "x" else None
+                buffers[name].first(value.numel()).fill(value, norm, ACTIVATION)
         of_layer = self._of_layer(layer, self._decoder.bound(position))
         by_part = dict(zip(PARTS, of_layer.values(), strict=True))
         for name in parts:
             for launch in by_part[name]:
                 launch.run(executor.target)
-        found = {name: buffers[name] for name in PASSED}
-        return {name: (v if isinstance(v, Tensor) else v.values).float().cpu() for name, v in found.items()}
+        left = passed(self._decoder.model.config, layer).items()
+        found = ((name, buffers[name], size) for name, size in left)
+        return {name: (v if isinstance(v, Tensor) else v.values)[:size].float().cpu() for name, v, size in found}
 
     def write_cache(self, layer: int, k: Tensor, v: Tensor, first: int = 0) -> None:
         own = self._decoder.model.layers[layer].buffers

@@ -23,12 +23,17 @@ from model.reference import LayerTrace
 from model.weights import halves_order
 
 QKV = "norm_qkv_rope"
-NOT_ALONE = "gated delta nets, attention with an output gate, mixtures of experts"
+NOT_ALONE = (
+    "gated delta nets, attention with an output gate or over another layer's cache, mixtures of experts, "
+    "inputs of layers"
+)
 
 
 def runs_alone(sizes: LayerSizes) -> bool:
-    """Whether the operations of a layer are those that are run alone here: plain attention's and a dense network's."""
-    return sizes.mixer == "attention" and not sizes.output_gate and sizes.feed_forward == "dense"
+    """Whether the operations of a layer are those that are run alone here: the four of attention over its own cache and
+    of a dense network."""
+    own_attention = sizes.mixer == "attention" and not sizes.output_gate and sizes.cache_of is None
+    return own_attention and sizes.feed_forward == "dense" and not sizes.layer_input
 
 
 class Errors:

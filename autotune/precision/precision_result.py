@@ -182,7 +182,7 @@ class ModelPrecision:
             for row in self.engines
             if row.engine == "autotune"
         ]
-        text = f"The operation of {self.model} with the largest error of its own: {'; '.join(parts)}." if parts else ""
+        text = f"Of {self.model}'s operations run alone, what errs most: {'; '.join(parts)}." if parts else ""
         return f"{text} All together cost a KL divergence of {' and '.join(loss)}.".strip() if loss else text
 
     @property

@@ -56,6 +56,11 @@ class Vector:
     def size(self) -> int:
         return self.values.numel()
 
+    def first(self, n: int) -> "Vector":
+        """The first n elements, whole runs: the same memory."""
+        groups = n // GROUP
+        return Vector(self.values[:n], self.high[:n], self.low[:n], self.scale[:groups], self.squares[:groups])
+
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
         """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where
         some of these steps would import torch's whole compiler."""

@@ -265,18 +265,22 @@ class Rows:
 
     def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
         own = layer.buffers
-        branch = add_norm.Branch(self.branch, 1.0, own.get("post_attn_norm"), own.get("out_bias"))
+        branch = add_norm.Branch(self.branch, post_norm=own.get("post_attn_norm"), bias=own.get("out_bias"))
         return self._products("out", [layer.packed["out"]]), branch
 
     def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
         own = layer.buffers
         scale = None if layer.plan.sizes.layer_input else own.get("out_scale")
-        branch = add_norm.Branch(self.branch, 1 / GATED_SCALE.value, own.get("post_ffn_norm"), scale)
+        branch = add_norm.Branch(
+            self.branch, 1 / GATED_SCALE.value, post_norm=own.get("post_ffn_norm"), out_scale=scale
+        )
         return self._products("down", [layer.packed["ffn"][2:]]), branch
 
     def _of_input(self, layer: CudaLayer) -> add_norm.Branch:
         own = layer.buffers
-        return add_norm.Branch(self.branch, 1 / GATED_SCALE.value, own["post_input_norm"], own.get("out_scale"))
+        return add_norm.Branch(
+            self.branch, 1 / GATED_SCALE.value, post_norm=own["post_input_norm"], out_scale=own.get("out_scale")
+        )
 
     def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
         """The branch of the residual stream that products give, or where they add, the stream with it."""
@@ -478,7 +482,7 @@ class PassProduct:
 
 def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
     """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.post_norm is None and branch.bias is None and all(matmul.adds(product.config) for product in products)
+    return branch.plain and all(matmul.adds(product.config) for product in products)
 
 
 @dataclass(frozen=True)

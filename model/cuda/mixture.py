@@ -48,7 +48,7 @@ class MixtureRows:
     @property
     def branch(self) -> add_norm.Branch:
         """What is still to be added to the residual stream."""
-        return add_norm.Branch(self._wide[1], 1.0, self._layer.buffers.get("post_ffn_norm"))
+        return add_norm.Branch(self._wide[1], post_norm=self._layer.buffers.get("post_ffn_norm"))
 
     def launches(self, h: Tensor, positions: Tensor) -> Iterator[Launch]:
         """h: float16 [rows, width of the order]; positions: int32 [rows], -1 where a row is not used."""

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from kernel_templates import registry
+
 KEY = "matvec:rows=64,cols=512,format=Q4_0,activation=int16"
 
 
@@ -28,9 +30,7 @@ def test_a_space_with_meanings_and_reasons(autotune, where) -> None:
     assert all(p["name"] in text for p in shown["parameters"]) and f"{shown['size']:,} configurations" in text
 
 
-@pytest.mark.parametrize(
-    "op", ["matvec", "ffn", "head", "attention", "norm_qkv_rope", "layer", "moe", "grouped_matmul"]
-)
+@pytest.mark.parametrize("op", registry.OPERATIONS)
 def test_a_name_alone_stands_for_an_example(autotune, op) -> None:
     shown = json.loads(autotune("space", op, "--gpu", "--json").stdout)
     assert shown["problem"].startswith(f"{op}:") and shown["parameters"] and shown["size"]

@@ -69,9 +69,10 @@ def test_rows_of_logits_are_the_logits() -> None:
             np.testing.assert_array_equal(rows, engine.logits(TOKENS, stepwise))
 
 
-@pytest.mark.parametrize("name", ["llama-yarn", "gemma3", "qwen2", "phi3"])
+@pytest.mark.parametrize("name", ["llama-yarn", "gemma3", "gemma4", "qwen2", "phi3"])
 def test_every_operation_alone_is_close(name: str) -> None:
-    """Pairs of neighbours; norms after, windows and a scaled embedding; biases; tensors in one."""
+    """Pairs of neighbours; norms after, windows and a scaled embedding; layers whose heads differ; biases; tensors in
+    one."""
     with opened(FIXTURES / f"{name}.gguf") as engine:
         result, layers = measured(engine), engine.config.layers
     for path, bound in (("decode", DECODE), ("prompt", PROMPT)):
@@ -83,12 +84,13 @@ def test_every_operation_alone_is_close(name: str) -> None:
     assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
 
 
-def test_layers_whose_operations_are_not_measured_alone_are_named() -> None:
+@pytest.mark.parametrize(("name", "layers"), [("qwen35-f16", 3), ("gemma4-per-layer", 7)])
+def test_layers_whose_operations_are_not_measured_alone_are_named(name: str, layers: int) -> None:
     """Their logits and activations are measured like those of others."""
-    with opened(FIXTURES / "qwen35-f16.gguf") as engine:
+    with opened(FIXTURES / f"{name}.gguf") as engine:
         result = measured(engine)
     assert {row.operation for row in result.operations} == {"head"} and len(result.activations) > 0
-    assert result.notes[0].startswith("operations of 3 of 3 layers are not measured alone")
+    assert result.notes[0].startswith(f"operations of {layers} of {layers} layers are not measured alone")
     assert {row.path: row.divergence.top1 for row in result.engines}["decode"] > 0.9
 
 
@@ -202,7 +204,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 def test_the_command(command: Callable[..., Result], tmp_path: Path) -> None:
     printed = command(QWEN3, "--tokens", 12)
     assert printed.exit_code == 0 and "llama.cpp is not installed" in printed.stderr
-    assert printed.stdout.startswith("The operation of qwen3.gguf with the largest error of its own: in decode steps")
+    assert printed.stdout.startswith("Of qwen3.gguf's operations run alone, what errs most: in decode steps")
     for title in ("logits of 12 tokens", "Operations alone", "Extreme norm weights", "Extreme activations"):
         assert title in printed.stdout
     copy = tmp_path / "copy.gguf"

@@ -29,8 +29,10 @@ from model.cuda import delta_states
 from model.cuda import forward as passes
 from model.cuda.execution import EagerExecutor
 from model.cuda.forward import Forward
-from model.cuda.load import CudaLayer, load
+from model.cuda.load import CudaLayer, cached_heads, load
+from model.cuda.page_pool import PageShape
 from model.gguf_file import open_gguf
+from model.layer_plan import cache_of
 from model.problems import head_problem, inputs_problem, layer_at
 from model.reference import reference_logits
 from model.widths import PassSize, bucket, pass_problems
@@ -44,7 +46,11 @@ MODELS = [
     *(pytest.param("tiny", quant, marks=pytest.mark.slow) for quant in ALL_TRAITS if quant != "Q4_0"),
     *(pytest.param(s, "Q4_0", marks=pytest.mark.slow) for s in TINY if s not in ("tiny", "tiny-gemma3")),
 ]
-GEMMA = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "gemma2.gguf"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
+GEMMA = FIXTURES / "gemma2.gguf"
+GEMMA4 = ["gemma4", "gemma4-per-layer"]
+"""Heads whose size differs by layer, keys as values, a scaled output; inputs of layers, and some that attend over
+another's cache."""
 CAPACITY = 80
 
 
@@ -127,6 +133,16 @@ def test_post_norms_gelu_and_a_scaled_embedding() -> None:
     assert distance(logits_of(silu, silu.read(tokens, 0, every=True)), wanted) > 1e-2
 
 
+@pytest.mark.parametrize("library_only", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", GEMMA4)
+def test_gemma_4(name: str, library_only: bool) -> None:
+    path, tokens = FIXTURES / f"{name}.gguf", [7, 90, 41]
+    forward = opened(path, library_only=library_only)
+    off = distance(logits_of(forward, forward.read(tokens, 0, every=True)), reference_logits(path, tokens))
+    print(f"{name}: {off:.2g}")
+    assert off < 5e-3
+
+
 def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     """One pass, or two with a pass of few rows behind; what an earlier conversation left is not seen."""
     tokens, forward = tokens_of(11), opened(tiny_qwen3)
@@ -148,11 +164,15 @@ def test_the_last_position_of_the_context(tiny_model: Path) -> None:
 
 def pool(forward: Forward, texts: int, each: int) -> list[pages.PagedCache]:
     """Pages of several texts, in disorder."""
-    c, s = forward.model.config, forward.model.config.layer(0)
-    memory = torch.zeros(texts * each, c.layers, 2, s.kv_heads, pages.PAGE, s.head_dim, dtype=torch.float16)
+    config = forward.model.config
+    shape = PageShape(cached_heads(config))
+    memory = torch.zeros(texts * each, shape.elements, dtype=torch.float16)
     table = torch.randperm(texts * each, generator=torch.Generator().manual_seed(0)).view(texts, each)
-    table, (layer, *strides) = table * memory[0].numel(), memory.stride()[1:4]
-    return [pages.PagedCache(memory, table, i * layer, *strides) for i in range(c.layers)]
+    made, first = [], 0
+    for size, (_, head_dim) in zip(shape.sizes, shape.layers, strict=True):
+        made.append(pages.PagedCache(memory, table * shape.elements, first, size // 2, pages.PAGE * head_dim))
+        first += size
+    return [made[cache_of(config, i)] for i in range(config.layers)]
 
 
 def over_texts(forward: Forward, texts: int, each: int) -> Forward:
@@ -183,14 +203,23 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
 
 
 def test_several_tokens_of_several_texts(tiny_model: Path) -> None:
-    alone = opened(tiny_model)
-    forward, texts = over_texts(alone, 2, 2), [tokens_of(4, seed=1), tokens_of(6, seed=2)]
+    check_several_tokens_of_several_texts(tiny_model, 2e-3)
+
+
+@pytest.mark.parametrize("name", GEMMA4)
+def test_several_tokens_of_several_texts_of_gemma_4(name: str) -> None:
+    """Each row gets the input of its own token, and shared caches are those of its text."""
+    check_several_tokens_of_several_texts(FIXTURES / f"{name}.gguf", 5e-3)
+
+
+def check_several_tokens_of_several_texts(path: Path, bound: float) -> None:
+    forward, texts = over_texts(opened(path), 2, 2), [tokens_of(4, seed=1), tokens_of(6, seed=2)]
     for text, tokens in enumerate(texts):
         forward.read(tokens[:-2], 0, text)
     positions = [len(tokens) - back for tokens in texts for back in (2, 1)]
     forward.start(PassSize(2, 2, 160, head=True), [t for tokens in texts for t in tokens[-2:]], positions, [0, 0, 1, 1])
-    wanted = torch.cat([reference_logits(tiny_model, tokens)[-2:] for tokens in texts])
-    assert distance(forward.logits(4), wanted) < 2e-3
+    wanted = torch.cat([reference_logits(path, tokens)[-2:] for tokens in texts])
+    assert distance(forward.logits(4), wanted) < bound
 
 
 def test_buckets() -> None:
@@ -219,7 +248,7 @@ def test_gate_functions_are_those_of_problems() -> None:
     assert set(GATES) == {"", "silu", "gelu"}
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
+@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""

@@ -15,15 +15,16 @@ from model.reference import LayerTrace, reference_hidden
 
 Made = Callable[[str, str], Path]
 LAYER, POSITION = 1, 2
+GEMMA4 = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "gemma4.gguf"
 
 
-def errors(engine: Model, trace: LayerTrace) -> dict[tuple[str, str], OperationError]:
+def errors(engine: Model, trace: LayerTrace, layer: int = LAYER) -> dict[tuple[str, str], OperationError]:
     """Of one layer, by path and name."""
-    kernels, exact = kernels_of(engine.runner), in_kernels_order(engine.config, LAYER, trace)
+    kernels, exact = kernels_of(engine.runner), in_kernels_order(engine.config, layer, trace)
     assert isinstance(kernels, CudaKernels)
     rows = [
-        *decode_errors(kernels, LAYER, exact, [POSITION]),
-        *prompt_errors(kernels, prompt_of(engine.runner), LAYER, exact),
+        *decode_errors(kernels, layer, exact, [POSITION]),
+        *prompt_errors(kernels, prompt_of(engine.runner), layer, exact),
     ]
     return {(row.path, row.name): row for row in rows}
 
@@ -45,3 +46,13 @@ def test_a_planted_error_is_seen(made: Made, shape: str) -> None:
     assert {("decode", planted), ("prompt", planted)} <= wrong
     # Where attention's kernel finishes heads, a K-norm is part of attention too.
     assert {name for _, name in wrong} <= {planted, "layer", "attention"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_layer_s_part_of_what_layers_share(layer: int) -> None:
+    """Heads of the last layer are larger than those of the others: so are the buffers of all."""
+    engine, traces = interpreted(GEMMA4), []
+    reference_hidden(engine.file, tokens_of(3), engine.context, lambda _, trace: traces.append(trace))
+    found = errors(engine, traces[layer], layer)
+    assert len(found) == 14 and all(row.worst < 3e-3 for row in found.values()), found

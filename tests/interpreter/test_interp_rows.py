@@ -63,11 +63,11 @@ SIZES = st.sampled_from([32, 96, 576, 1024, 1536])
 @settings(max_examples=12)
 @given(
     hidden=SIZES, rows=st.integers(1, 4), branch=st.sampled_from(["", "plain", "post"]), last=st.booleans(),
-    bias=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99),
+    bias=st.booleans(), scaled=st.booleans(), factor=st.sampled_from([1.0, 16.0]), seed=st.integers(0, 99),
     tile=st.sampled_from([256, add_norm.TILE]),
 )  # fmt: skip
 def test_branches_are_added_and_normed(
-    hidden: int, rows: int, branch: str, last: bool, bias: bool, factor: float, seed: int, tile: int
+    hidden: int, rows: int, branch: str, last: bool, bias: bool, scaled: bool, factor: float, seed: int, tile: int
 ) -> None:
     """tile: also rows that do not fit registers."""
     last = last and branch != ""
@@ -75,13 +75,16 @@ def test_branches_are_added_and_normed(
     post, weight = numbers(hidden, seed=seed + 2), numbers(hidden, seed=seed + 3)
     found, out = x.clone(), poison(rows + 1, hidden)
     plus = numbers(hidden, seed=seed + 4) if bias else None
-    added = None if not branch else add_norm.Branch(y, factor, post if branch == "post" else None, plus)
+    times = torch.tensor([-1.75]) if scaled else None
+    named = {"post_norm": post if branch == "post" else None, "bias": plus, "out_scale": times}
+    added = add_norm.Branch(y, factor, **named) if branch else None
     after = None if last else add_norm.Norm(weight, out[:rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(add_norm, "TILE", tile)
         add_norm.launch("add_norm", found, added, after, EPS).run(INTERPRETED)
     step = y.double() * factor + (0.0 if plus is None else plus.double())
     wanted = x.double() + {"": 0.0, "plain": step, "post": normed(step, post)}[branch]
+    wanted *= -1.75 if scaled and branch else 1.0
     assert_near(found, wanted, 1e-6, 1e-5)
     if last:
         assert out.isnan().all()

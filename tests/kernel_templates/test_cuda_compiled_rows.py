@@ -16,7 +16,7 @@ from kernel_templates.cuda import pages
 from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.rows import add_norm, append, embed, soft_cap, take_row
+from kernel_templates.cuda.rows import add_norm, append, embed, layer_inputs, soft_cap, take_row
 from kernel_templates.cuda.rows.gate import gate
 from kernel_templates.cuda.vector import Vector
 
@@ -26,7 +26,7 @@ HALF = torch.float16
 
 def norm_launch(hidden: int, post: bool = False) -> Launch:
     x, weight = torch.zeros(ROWS, hidden), torch.zeros(hidden)
-    branch = add_norm.Branch(torch.zeros(ROWS, hidden), 16.0, weight if post else None)
+    branch = add_norm.Branch(torch.zeros(ROWS, hidden), 16.0, post_norm=weight if post else None)
     return add_norm.launch("norm", x, branch, add_norm.Norm(weight, torch.zeros(ROWS, hidden, dtype=HALF)), 1e-6)
 
 
@@ -40,6 +40,17 @@ def append_launch(heads: int, kv_heads: int, head_dim: int, rope_dim: int, layer
     norm = torch.zeros(head_dim)
     how = append.Heads(heads, kv_heads, head_dim, torch.zeros(256, rope_dim), 1e-6, torch.zeros(total), (norm, norm))
     return append.launch(how, rows, pages.in_one_piece(tuple(cache))[-1])
+
+
+def mix_launch(hidden: int, layers: int, size: int) -> Launch:
+    rows = torch.zeros(ROWS, layers * size)
+    return layer_inputs.mix(torch.zeros(ROWS, hidden), rows, torch.zeros(size), rows, 1e-6)
+
+
+def input_gate_launch(hidden: int, layers: int, size: int) -> Launch:
+    y, inputs = torch.zeros(ROWS, size), torch.zeros(ROWS, layers * size)
+    out = torch.zeros(ROWS, size, dtype=HALF)
+    return layer_inputs.gate(torch.zeros(ROWS, hidden), y, inputs, size, out, 1e-6)
 
 
 def embed_launch(name: str) -> Launch:
@@ -59,6 +70,8 @@ LAUNCHES = {
     "silu": gate(torch.zeros(ROWS, 2 * 12288), torch.zeros(ROWS, 12288, dtype=HALF), "silu"),
     "silu of float16": gate(torch.zeros(ROWS, 2 * 12288, dtype=HALF), torch.zeros(ROWS, 12288, dtype=HALF), "silu"),
     "gelu": gate(torch.zeros(ROWS, 2 * 1536), torch.zeros(ROWS, 1536, dtype=HALF), "gelu"),
+    "Gemma 4 E4B's inputs of layers": mix_launch(2560, 42, 256),
+    "Gemma 4 E4B's gate of an input": input_gate_launch(2560, 42, 256),
     "a Q4_0 embedding": embed_launch("Q4_0"),
     "a Q6_K embedding": embed_launch("Q6_K"),
     "a cap": soft_cap.launch(torch.zeros(ROWS, 256000), 30.0),
@@ -79,7 +92,8 @@ def test_nothing_spills_and_numbers_move_in_wide_pieces(name: str, capability: i
     print(f"{name}, sm_{capability}: {code.registers} registers, {code.shared} bytes shared")
     assert code.spills == 0
     if "embedding" not in name and "row for" not in name:  # those decode groups of 8, an element a lane
-        assert max(widths(code, "ld")) == 128 and max(widths(code, "st")) >= 64
+        least = 32 if "gate of an input" in name else 64  # of its 256 elements a thread has two
+        assert max(widths(code, "ld")) == 128 and max(widths(code, "st")) >= least
 
 
 @pytest.mark.parametrize("name", LAUNCHES)

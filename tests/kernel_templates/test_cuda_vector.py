@@ -55,6 +55,17 @@ def test_zeros_and_what_is_next_to_nothing(activation: str, tiny: float) -> None
     assert torch.equal(vector.quantized(activation), torch.zeros(64))
 
 
+def test_the_first_elements_are_a_vector_of_their_own() -> None:
+    """Whatever the rest is: of layers that share a vector some need less of it."""
+    whole, values = Vector.allocate(SIZE, "cpu"), values_of(size=96)
+    whole.first(96).fill(values)
+    alone = filled(values)
+    for found, wanted in zip(whole.first(96).pointers, alone.pointers, strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(whole.values[:96], values) and whole.values[96:].isnan().all()
+    assert whole.scale[12:].isnan().all() and (whole.high[96:] == -86).all()
+
+
 def test_order_of_bytes() -> None:
     """Elements 8w..8w+3 in the first 16 bytes of a run, 8w+4..8w+7 in the others, w being the word."""
     order = memory_order(64)

@@ -128,6 +128,7 @@ def qwen35() -> GGUFFile:
         ({"ssm.group_count": 4}, "blk.0.attn_qkv.weight"),
         ({"full_attention_interval": 0, "attention.recurrent_layers": None}, "full_attention_interval"),
         ({"full_attention_interval": 2, "attention.recurrent_layers": None}, "blk.1."),
+        ({"attention.recurrent_layers": True}, "each of 4 layers"),
         ({"attention.recurrent_layers": np.array([True, False])}, "each of 4 layers"),
         ({"attention.recurrent_layers": np.ones(4, bool)}, "blk.3."),
         ({"nextn_predict_layers": 4}, "nextn_predict_layers"),

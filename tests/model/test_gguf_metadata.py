@@ -59,7 +59,20 @@ def test_any_value_is_read_or_refused(tiny_model: Path, key: str, value: Any) ->
         assert str(error).isprintable() and len(str(error)) < 400
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key not in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")])
+LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
+OF_LAYERS = ("llama.feed_forward_length", "llama.attention.head_count_kv")
+"""A number, or one for each layer."""
+
+
+@pytest.mark.parametrize("key", OF_LAYERS)
+@pytest.mark.parametrize("array", [np.array([32]), np.full(3, 32), np.array([1.0, 2.0]), VALUES["strings"]])
+def test_not_one_number_for_each_layer(tiny_model: Path, key: str, array: Any) -> None:
+    file = open_gguf(tiny_model)
+    with pytest.raises(ModelError, match=rf"{key}.*(for each of 2 layers|array of)"):
+        read(replace(file, metadata=dict(file.metadata) | {key: array}))
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in LISTS + OF_LAYERS])
 def test_an_array_where_a_scalar_belongs_is_named(tiny_model: Path, key: str) -> None:
     file = open_gguf(tiny_model)
     for array in (VALUES["array"], VALUES["strings"]):

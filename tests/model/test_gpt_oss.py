@@ -69,12 +69,29 @@ def test_what_a_file_says_and_what_the_architecture_adds(file: GGUFFile) -> None
         ({"attention__sliding_window_pattern": np.array([True])}, "each of 3 layers"),
         ({"rope__scaling__original_context_length": 0}, "original_context_length"),
         ({"attention__head_count": 8}, "attn_q"),
+        ({"expert_gating_func": 1}, "gpt-oss.expert_gating_func"),
+        ({"expert_weights_scale": 2.5}, "gpt-oss.expert_weights_scale"),
+        ({"expert_weights_norm": 1}, "gpt-oss.expert_weights_norm"),
+        ({"expert_group_count": 4}, "gpt-oss.expert_group_count"),
+        ({"expert_shared_count": 1}, "gpt-oss.expert_shared_count"),
+        ({"leading_dense_block_count": 1}, "gpt-oss.leading_dense_block_count"),
     ],
 )
 def test_metadata_that_does_not_fit(file: GGUFFile, keys: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError) as caught:
         ModelConfig.from_gguf(changed(file, **keys))
     assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_metadata_that_says_what_is_computed_anyway(file: GGUFFile) -> None:
+    keys = {"expert_gating_func": 3, "expert_weights_scale": 1.0, "expert_weights_norm": True, "expert_group_count": 1}
+    assert ModelConfig.from_gguf(changed(file, **keys)) == ModelConfig.from_gguf(file)
+
+
+def test_a_window_that_no_key_names(file: GGUFFile) -> None:
+    """Without one, all layers would see everything, and nobody would notice before the 129th token."""
+    found = ModelConfig.from_gguf(changed(file, attention__sliding_window=None))
+    assert [sizes.window for sizes in found.sizes] == [128, 0, 128]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Every architecture against Hugging Face transformers, on small files that llama.cpp's converter and quantizer wrote.
 
-tests/fixtures/models holds the files, transformers' float32 logits of 256 tokens over the very weights of each, and how
-far llama.cpp is from those on the same file (scripts/record_models). Ours must be no farther.
+tests/fixtures/models holds the files, transformers' float32 logits of 256 or 512 tokens over the very weights of each,
+and how far llama.cpp is from those on the same file (scripts/record_models). Ours must be no farther.
 """
 
 import itertools

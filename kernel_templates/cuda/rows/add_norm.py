@@ -7,7 +7,7 @@
 Either half alone is a variant: a layer's first norm has no branch before it, the last branch no norm behind it.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import triton
@@ -29,13 +29,19 @@ MOST_WARPS = 16
 class Branch:
     """y float32 [rows, hidden], what a product gave; it is added times `factor`, with a bias float32 [hidden] if there
     is one, or normed by post_norm float32 [hidden]; out_scale: float32 [1], what the sum is multiplied with, or
-    None."""
+    None. What is a tensor has to be named: taken for one another, they are read beyond their ends."""
 
     y: torch.Tensor
     factor: float = 1.0
+    _: KW_ONLY
     post_norm: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     out_scale: torch.Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is y times the factor, and nothing more happens to the sum."""
+        return self.post_norm is None and self.bias is None and self.out_scale is None
 
 
 @dataclass(frozen=True)
