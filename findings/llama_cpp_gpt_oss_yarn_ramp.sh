@@ -9,7 +9,7 @@
 # by rounding only. What to do: compare a quantized gpt-oss in llama.cpp with llama.cpp's own float32 logits, and not
 # with transformers'; take the ends as they are in an engine of one's own, and then do not expect llama.cpp's logits.
 #
-# Needs Linux on x86-64, Python 3.10 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
+# Needs Linux on x86-64, Python 3.11 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

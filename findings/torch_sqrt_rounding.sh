@@ -7,7 +7,7 @@
 # K-quants weigh with square roots) gets another block every few hundred. What to do: torch.sqrt(x.double()).float(),
 # which is correctly rounded (the double has more than twice the digits).
 #
-# Needs Linux on x86-64, Python 3.10 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
+# Needs Linux on x86-64, Python 3.11 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -7,7 +7,7 @@
 # the first GPU. A good engineer expects the interpreter to refuse what the compiler refuses. What to do: `CONSTANT > 0`,
 # and compile every kernel for a chip that is not there (triton.compile with a GPUTarget) beside interpreting it.
 #
-# Needs Linux on x86-64, Python 3.10 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
+# Needs Linux on x86-64, Python 3.11 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
