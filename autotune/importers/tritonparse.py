@@ -206,9 +206,9 @@ def _problem(session: Fields) -> str:
 
 def _when(session: Fields) -> tuple[str | None, str | None]:
     """When a session began and ended, by the time of its event and how long it took; None if unknown."""
-    # Versions until 0.6 at least write a format's "%f" instead of the microseconds.
+    # Until 0.6 at least a stamp ends in a format's "%fZ" and is the machine's own time, of a zone that no log names.
     stamp, duration = session.values.get("timestamp"), session.values.get("duration")
-    ended = tuning_results.moments([stamp.replace(".%f", "")]) if isinstance(stamp, str) else ()
+    ended = tuning_results.moments([stamp]) if isinstance(stamp, str) and "%f" not in stamp else ()
     if not ended or not isinstance(duration, int | float) or not 0 < duration < 1e7:
         return None, None
     began = datetime.fromisoformat(ended[0]) - timedelta(seconds=duration)

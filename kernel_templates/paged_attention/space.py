@@ -27,7 +27,7 @@ _WORDS_MASKED = 176  # where a window or a cap needs some
 
 def cuda(problem: PagedAttention, device: Device) -> Space:
     # One of the smallest is let through whatever it takes: heads of 1,024 elements are larger than any model's.
-    least = _LEAST if dims(problem) <= _LARGEST else {**_LEAST, "tile": 16, "stages": 1}
+    least = _least(problem)
     shared = max(1024 * SHARED_KIB.get(device.capability, ANY_KIB), shared_bytes(problem, least))
     registers = max(_WORDS_MASKED if problem.window or problem.softcap else _WORDS, words(problem, least))
     tensor = float(device.capability) >= TENSOR_CORES
@@ -148,6 +148,11 @@ def words(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     return (held + on_the_way * (2 if config["stages"] == 1 else 1)) // config["warps"]
 
 
+def _least(problem: PagedAttention) -> dict[str, Any]:
+    """One of the smallest programs that there are."""
+    return _LEAST if dims(problem) <= _LARGEST else {**_LEAST, "tile": 32, "stages": 1}
+
+
 def _programs(problem: PagedAttention, rows: int) -> int:
     """Programs of one split."""
     config = {"rows": rows}
@@ -167,7 +172,9 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
     tiles: tuple[int, ...]
     stages: tuple[int, ...]
     if lines >= 64:
-        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32, 16), (3, 2, 1)
+        sizes, tiles, stages = ((128, 8), (64, 4), (64, 8)), (64, 32), (3, 2, 1)
+        if dims(problem) > _LARGEST:
+            tiles += (16,)
         if dims(problem) <= 128 or _programs(problem, 128) < device.units or lines < 128:
             sizes = sizes[1:]
     else:
@@ -179,7 +186,7 @@ def _untuned(problem: PagedAttention, device: Device, shared: int, registers: in
         for rows, warps in sizes for tile in tiles for stage in stages
     ]  # fmt: skip
     fitting = (c for c in tries if shared_bytes(problem, c) <= shared and words(problem, c) <= registers)
-    chosen = next(fitting, _LEAST) if tensor else {**_LEAST, "tile": 16, "warps": 8, "stages": 1}
+    chosen = next(fitting, _least(problem)) if tensor else {**_LEAST, "tile": 16, "warps": 8, "stages": 1}
     wanted = (4 if lines < 64 else 2) * device.units // _programs(problem, chosen["rows"])
     longest = problem.reach + problem.tokens
     count = max(s for s in splits if s == 1 or (s <= wanted and s // 2 * chosen["tile"] < longest))

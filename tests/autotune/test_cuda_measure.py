@@ -43,9 +43,10 @@ def test_how_many_copies() -> None:
     from autotune.runner.cuda_candidate import copies
 
     l2, free = 100 << 20, 80 << 30
-    assert copies(1 << 30, l2, free) == 4  # a neighbour on each side, whatever the size
-    assert copies(10 << 20, l2, free) == 10 and copies(1000, l2, free) == 64
-    assert copies(1 << 30, l2, 8 << 30) == 2 and copies(8 << 30, l2, 10 << 30) == 1  # memory is short
+    assert copies(1 << 30, 1 << 30, l2, free) == 4  # a neighbour on each side, whatever the size
+    assert copies(10 << 20, 10 << 20, l2, free) == 10 and copies(1000, 1000, l2, free) == 64
+    assert copies(1 << 30, 10 << 20, l2, free) == 10  # a mixture, of which a call reads little
+    assert copies(1 << 30, 1 << 30, l2, 8 << 30) == 2 and copies(8 << 30, 1 << 20, l2, 10 << 30) == 1  # memory is short
 
 
 def test_relative_error() -> None:

@@ -179,7 +179,8 @@ def assert_equal_to_loops(path: Path) -> None:
     np.testing.assert_allclose(reference_logits(path, TOKENS).numpy(), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", TINY)
+# The loops know nothing of what Gemma 4 alone has; test_transformers.py holds the judge to transformers there.
+@pytest.mark.parametrize("shape", [shape for shape in TINY if shape != "tiny-gemma4"])
 def test_equals_loops(made: Callable[[str, str], Path], shape: str) -> None:
     assert_equal_to_loops(made(shape, "Q4_0"))
 
