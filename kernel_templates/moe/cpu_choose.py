@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kernel_templates.cpu import simd
+from kernel_templates.cpu import simd, tiles
 from kernel_templates.cpu.activations import exponential
 from kernel_templates.cpu.compile import device_function
 from kernel_templates.cpu.simd import load_f32, load_i32, store_f32, store_i32
@@ -15,7 +15,7 @@ LANES = 16
 
 def padded(count: int) -> int:
     """Elements that logits, and weights, have room for."""
-    return -(-count // LANES) * LANES
+    return tiles.padded(count, LANES)
 
 
 @functools.cache
