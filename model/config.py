@@ -122,7 +122,8 @@ class ModelConfig:
             replace(local if window else common, window=window, kv_heads=kv, ffn=width, delta=delta)
             for window, kv, width, delta in zip(windows, kv_heads, ffn, deltas, strict=True)
         )
-        sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
+        beside = _dense_beside(keys, layers, tuple(each))
+        sizes = _keys_as_values(architecture, _sharing(keys, architecture, beside), file)
         config = cls(
             architecture=architecture,
             hidden=hidden,
@@ -157,6 +158,8 @@ def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile
 
 def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     routing = architecture.routing
+    if routing is not None and routing.beside and not keys.whole("expert_count", 0, MOST_EXPERTS, 0):
+        return None
     if routing is None:
         if experts := keys.whole("expert_count", 0, 1 << 32, 0):
             raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
@@ -164,7 +167,7 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
     _check_routing(keys, routing)
-    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
+    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias, beside=routing.beside)
 
 
 def _check_routing(keys: Metadata, routing: Routing) -> None:
@@ -194,6 +197,14 @@ def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...
     own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
     own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
     return (own,) * layers
+
+
+def _dense_beside(keys: Metadata, layers: int, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+    """The dense networks that mixtures stand beside are shared experts, of a size of their own."""
+    if (m := sizes[0].mixture) is None or not m.beside:
+        return sizes
+    widths = keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    return tuple(replace(s, mixture=replace(m, shared_ffn=ffn)) for s, ffn in zip(sizes, widths, strict=True))
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:

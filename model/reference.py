@@ -101,8 +101,7 @@ def reference_hidden(
                 y = y + _vector(file, block + "attn_output", "bias")
         kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        ffn_norm = _vector(file, block + config.architecture.ffn_norm)
-        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
+        y = _feed_forward(file, config, sizes, block, middle)
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         if inputs is not None:
             y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
@@ -296,15 +295,25 @@ def _queries_keys_values(
 
 
 def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
-    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
-    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
+    """float32 [tokens, hidden]; x: the residual stream, float32 [tokens, hidden]."""
+    normed = _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
+    if sizes.mixture is None:
+        return _dense(file, config, block, normed)
+    if not sizes.mixture.beside:
+        return _mixture(file, config, sizes.mixture, block, normed, normed)
+    routed = _norm(x, _vector(file, block + "ffn_gate_inp", "scale"), config) / math.sqrt(config.hidden)
+    own = _norm(x, _vector(file, block + "pre_ffw_norm_2"), config)
+    parts = _dense(file, config, block, normed), _mixture(file, config, sizes.mixture, block, own, routed)
+    first, second = (_norm(y, _vector(file, f"{block}post_ffw_norm_{i}"), config) for i, y in enumerate(parts, 1))
+    return first + second
 
 
-def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
-    """Of each token the sum over the experts with its largest logits, times their weights."""
-    mixture = sizes.mixture
-    assert mixture is not None
-    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+def _mixture(
+    file: GGUFFile, config: ModelConfig, mixture: Mixture, block: str, x: Tensor, routed: Tensor
+) -> Tensor:
+    """Of each token the sum over the experts with its largest logits, times their weights. x: what experts read, and
+    routed: what the router does, float32 [tokens, hidden], already normed."""
+    logits = routed @ _matrix(file, block + "ffn_gate_inp").T
     if mixture.bias:
         logits = logits + _vector(file, block + "ffn_gate_inp", "bias")
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
@@ -316,10 +325,14 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
         weights = logits.gather(-1, chosen).softmax(-1)
     if mixture.normalized:
         weights = weights / weights.sum(-1, keepdim=True)
+    if mixture.beside:
+        weights = weights * _vector(file, block + "ffn_down_exps", "scale")[chosen]
     y = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in ("gate", "up"))
+        names = ("gate_up",) if mixture.beside else ("gate", "up")
+        read = [_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in names]
+        gate, up = torch.cat(read, -1).chunk(2, -1)
         made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
     return y

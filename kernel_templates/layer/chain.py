@@ -133,6 +133,7 @@ MOE = Link(
         "gated": "gated",
         "post_norm": "post_ffn_norm",
         "next_norm": "next_norm",
+        **{name: name for name in (*moe.BESIDE, "out_scale")},
     },
 )
 

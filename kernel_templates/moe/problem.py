@@ -8,6 +8,8 @@ from kernel_templates.problem import Matrix, Problem, trait
 GATE_FUNCTIONS = (*ffn.GATE_FUNCTIONS, "swiglu_oai")
 """silu(g) u; gelu(g) u; gpt-oss's: min(g, 7) sigmoid(1.702 min(g, 7)) (1 + clamp(u, -7, 7)) (transformers 5.24,
 `GptOssExperts`; ggml's `swiglu_oai`)."""
+BESIDE = ("router_norm", "shared_norm", "experts_post_norm", "shared_post_norm", "expert_scale")
+"""The vectors of a mixture with `beside`."""
 ROUTINGS = ("softmax", "softmax_of_chosen", "sigmoid")
 """How logits become weights: by softmax over all experts, over the chosen ones, or by a sigmoid each."""
 
