@@ -10,11 +10,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Routing:
-    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`."""
+    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`. shared: every token uses one
+    more expert, whose weight is the sigmoid of a gate of its own."""
 
     function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
     normalized: bool
     bias: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
