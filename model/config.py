@@ -21,6 +21,7 @@ from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 MOST_EXPERTS = 4096
+SHARED_FFN = "expert_shared_feed_forward_length"
 GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
 """The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
 IMAGES, SOUNDS = ("v.", "mm."), ("a.",)
@@ -167,7 +168,11 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
     _check_routing(keys, routing)
-    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias, beside=routing.beside)
+    shared = keys.whole(SHARED_FFN, 32, 1 << 20) if routing.shared else 0
+    return Mixture(
+        experts, used, routing.function, routing.normalized, bias=routing.bias, shared_ffn=shared,
+        shared_gated=routing.shared, beside=routing.beside,
+    )  # fmt: skip
 
 
 def _check_routing(keys: Metadata, routing: Routing) -> None:
@@ -181,7 +186,7 @@ def _check_routing(keys: Metadata, routing: Routing) -> None:
         ),
         "expert_weights_scale": (keys.real("expert_weights_scale", 0.0, 1e3, 0.0), (0.0, 1.0)),
         "expert_group_count": (keys.whole("expert_group_count", 0, MOST_EXPERTS, 0), (0, 1)),
-        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0,)),
+        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0, int(routing.shared))),
         "leading_dense_block_count": (keys.whole("leading_dense_block_count", 0, 1024, 0), (0,)),
     }
     for key, (value, computed) in said.items():
@@ -322,6 +327,7 @@ def _ffn_key(sizes: LayerSizes) -> str:
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
     named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
+    named += [(SHARED_FFN, s.mixture.shared_ffn) for s in config.sizes if s.mixture]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
@@ -339,9 +345,10 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
         )
 
 
-def _gates(layer: layer_plan.LayerPlan) -> list[str]:
+def _gates(layer: layer_plan.LayerPlan) -> Iterator[list[str]]:
     """Matrices that kernels read as one, though each is small."""
-    return [layer.matrices[name].name for name in ("beta", "alpha") if name in layer.matrices]
+    for together in (("beta", "alpha"), ("router", "shared_router")):
+        yield [layer.matrices[name].name for name in together if name in layer.matrices]
 
 
 def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
@@ -364,9 +371,11 @@ def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
         if name not in products and formats.get(info.format_name).quantized:
             raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
     for index, layer in enumerate(plan.layers):
-        gates = {file.tensors[name].format_name for name in _gates(layer)}
-        if len(gates) > 1:
-            raise ModelError(f"the gates of layer {index} are stored as {' and '.join(sorted(gates))}; use one type")
+        for names in _gates(layer):
+            gates = {file.tensors[name].format_name for name in names}
+            if len(gates) > 1:
+                kinds = " and ".join(sorted(gates))
+                raise ModelError(f"the gates of layer {index} are stored as {kinds}; use one type")
     known = {*expected, *layer_plan.unread(config)}
     for name in file.tensors:
         if name not in known and not (

@@ -49,6 +49,11 @@ class Tensor:
         return math.prod(self.shape[:-1])
 
     @property
+    def rows_each(self) -> int:
+        """Of one matrix. A matrix of one row may be stored as a vector."""
+        return math.prod(self.shape[-2:-1])
+
+    @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
@@ -189,6 +194,12 @@ def _mixture(of: _Layer) -> Tensors:
         "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
         "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
     }
+    if m.shared_ffn:
+        made["shared_gate"] = of.tensor("ffn_gate_shexp", m.shared_ffn, hidden)
+        made["shared_up"] = of.tensor("ffn_up_shexp", m.shared_ffn, hidden)
+        made["shared_down"] = of.tensor("ffn_down_shexp", hidden, m.shared_ffn)
+    if m.shared_gated:
+        made["shared_router"] = of.tensor("ffn_gate_inp_shexp", hidden)
     if m.bias:
         made["router_bias"] = of.tensor("ffn_gate_inp", m.experts, kind="bias")
         for own, rows in (("gate", ffn), ("up", ffn), ("down", hidden)):

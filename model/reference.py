@@ -335,7 +335,14 @@ def _mixture(
         gate, up = torch.cat(read, -1).chunk(2, -1)
         made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
-    return y
+    return y + _shared_expert(file, config, block, x) if mixture.shared_ffn else y
+
+
+def _shared_expert(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """What the expert that every token uses makes of it, times the sigmoid of its gate."""
+    gate, up = (x @ _matrix(file, f"{block}ffn_{name}_shexp").T for name in ("gate", "up"))
+    share = (x @ _vector(file, block + "ffn_gate_inp_shexp")).sigmoid()
+    return share[:, None] * (_gated(config, gate, up) @ _matrix(file, block + "ffn_down_shexp").T)
 
 
 def _by_expert(file: GGUFFile, mixture: Mixture, name: str, expert: int, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
+from model.architectures.base import Routing
 from model.config import ModelConfig
 from model.layer_plan import INPUT_PROJECTION, plan
 from model.layer_sizes import LayerSizes, Mixture
@@ -142,6 +143,19 @@ def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: in
     return Shape(config, "qwen35", unused=243, names_head_size=True)
 
 
+def _qwen35moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, experts: int, used: int,
+    vocab: int = 248320,
+) -> Shape:  # fmt: skip
+    """Experts, and the one that every token uses, are of one size."""
+    dense = _qwen35(hidden, layers, heads, kv_heads, delta_heads, ffn, tied=False)
+    architecture = ARCHITECTURES["qwen35moe"]
+    assert architecture.routing is not None
+    mixture = _mixture(architecture.routing, experts, used, shared_ffn=ffn)
+    sizes = tuple(replace(own, mixture=mixture) for own in dense.config.sizes)
+    return replace(dense, config=replace(dense.config, architecture=architecture, sizes=sizes, vocab=vocab))
+
+
 def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) -> tuple[LayerSizes, ...]:
     """Gated delta nets in all layers but every `period`-th."""
     return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
@@ -166,8 +180,7 @@ def tiny(architecture: Architecture) -> Shape:
     period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
         4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function,
-        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized, bias=routing.bias),
-        output_gate=architecture.output_gate,
+        mixture=None if routing is None else _mixture(routing, 8, 3, shared_ffn=128), output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     sizes = tuple(replace(layer, window=window) for window in windows)
@@ -180,6 +193,14 @@ def tiny(architecture: Architecture) -> Shape:
         rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
     )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
+
+
+def _mixture(routing: Routing, experts: int, used: int, shared_ffn: int = 0) -> Mixture:
+    """shared_ffn: of an expert that every token uses, where the architecture has one."""
+    return Mixture(
+        experts, used, routing.function, routing.normalized, bias=routing.bias,
+        shared_ffn=shared_ffn if routing.shared else 0, shared_gated=routing.shared,
+    )  # fmt: skip
 
 
 def _qwen3moe(
@@ -228,6 +249,8 @@ SHAPES = {
     "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
     "qwen3.5-4b": _qwen35(2560, 32, 16, 4, 32, 9216, tied=True),
     "qwen3.5-9b": _qwen35(4096, 32, 16, 4, 32, 12288, tied=False),
+    "qwen3.5-35b-a3b": _qwen35moe(2048, 40, 16, 2, 32, 512, 256, 8),
+    "qwen35moe-small": _qwen35moe(1024, 12, 8, 2, 16, 256, 64, 8, vocab=32768),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
 }
@@ -331,6 +354,8 @@ class Weights:
             weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
         elif what == "conv":
             weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "shared_router":
+            weights = self._rng.normal(0.0, size**-0.5, size)
         elif what.endswith("_bias"):
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "sinks":
@@ -350,7 +375,7 @@ class Weights:
         *above, cols = shape
         rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
-        if what in ("out", "down", "input_proj"):
+        if what in ("out", "down", "shared_down", "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
@@ -386,6 +411,8 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
         writer.add_expert_count(mixture.experts)
         writer.add_expert_used_count(mixture.used)
         writer.add_expert_feed_forward_length(layer.ffn)
+        if mixture.shared_ffn:
+            writer.add_expert_shared_feed_forward_length(mixture.shared_ffn)
     writer.add_head_count(layer.heads)
     writer.add_head_count_kv(_one_or_each([sizes.kv_heads for sizes in config.sizes]))
     writer.add_rope_freq_base(config.rope_base)

@@ -10,6 +10,7 @@ from kernel_templates.attention import reference as attention
 from kernel_templates.layer.chain import POST_NORMS, Link
 from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.moe import reference as moe
+from kernel_templates.moe.problem import Moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
 
@@ -55,8 +56,7 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         buffers["sinks"] = filled.buffers["sinks"]
     if problem.post_norm:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
-    if problem.experts:
-        _add_mixture(problem, weights, buffers, rng)
+    add_mixture(problem, weights, buffers, rng)
     if problem.layer_input:
         buffers["post_input_norm"] = random_inputs.norm_weight(problem.hidden, rng)
         buffers["input"] = random_inputs.vector(problem.layer_input, rng)
@@ -64,11 +64,14 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     return random_inputs.with_out_scale(made) if problem.out_scale else made
 
 
-def _add_mixture(
-    problem: Layer, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
+def add_mixture(
+    problem: LinkedChain, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Biases, and a router whose choice at the layer's own x no rounding changes."""
-    part, link = problem.moe_part, problem.links[-1]
+    """What a mixture has, if the layer has one: biases, and a router whose choice at the layer's own x no rounding
+    changes."""
+    part, link = problem.parts().get("moe"), problem.links[-1]
+    if not isinstance(part, Moe):
+        return
     drawn = moe.inputs(part, int(rng.integers(1 << 31))).buffers
     buffers |= {link.buffers[own]: drawn[own] for own in moe.BIASES if own in drawn}
     if weights["router"].raw.is_meta:

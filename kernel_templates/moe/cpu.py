@@ -27,22 +27,28 @@ from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i32, load_i64, store_f32, store_i32
 from kernel_templates.cpu.sync import barrier, comes_last
+from kernel_templates.lazy import torch
 from kernel_templates.moe.cpu_choose import chooser, padded
 from kernel_templates.moe.problem import Moe
 from kernel_templates.moe.reference import BIASES
+from kernel_templates.problem import Matrix
 
 LANES = 16  # of the loops over rows
 PARTS = {
-    "router": "router_", "shared_router": "router_", "gate": "gate_up_", "up": "gate_up_", "shared_gate": "gate_up_",
-    "shared_up": "gate_up_", "down": "down_", "shared_down": "down_",
+    "router": "router_", "gate": "gate_up_", "up": "gate_up_", "down": "down_",
+    "shared_gate": "gate_up_", "shared_up": "gate_up_", "shared_down": "down_",
 }  # fmt: skip
-"""The parameters of each matrix."""
+"""The parameters of each matrix that is packed; the shared expert's router is below the others'."""
+
+
+def _packed(problem: Moe) -> list[Matrix]:
+    return [m for m in problem.matrices if m.name in PARTS]
 
 
 def _layouts(problem: Moe) -> dict[str, ActivationLayout]:
     """What each matrix reads."""
     return {
-        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in problem.matrices
+        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in _packed(problem)
     }
 
 
@@ -51,7 +57,7 @@ class _Places:
     """Byte offsets in a thread's scratch. x: the quantized activations of each kind that matrices of `hidden` columns
     read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which begins at 0
     when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms; logits: of all
-    experts, then the shared one's; own: the logits with their biases; ids, weights: of the chosen experts, then the
+    experts, then of the shared one; own: the logits with their biases; ids, weights: of the chosen experts, then the
     shared one's."""
 
     x: dict[ActivationLayout, int]
@@ -76,8 +82,8 @@ def _places(problem: Moe) -> _Places:
     raised = _lines(max(x_end, down_end))
     rows = max(problem.gated, problem.hidden if problem.post_norm else 0)
     logits = raised + 4 * tiles.padded(rows, parameters.MAX_LANES)
-    # Whole tiles of the router are written, and one of the shared expert's.
-    own = logits + 4 * (tiles.padded(problem.experts, parameters.MAX_LANES) + parameters.MAX_LANES)
+    # Whole tiles of the router are written, and whole vectors read from the shared expert's on.
+    own = logits + 4 * (tiles.padded(problem.experts + problem.shared_gated, parameters.MAX_LANES) + LANES)
     ids = own + (4 * padded(problem.experts) if problem.bias else 0)
     weights = ids + 4 * padded(problem.used)
     last = weights + 4 * (padded(problem.used) + LANES)
@@ -94,18 +100,16 @@ def scratch_bytes(problem: Moe, config) -> int:
 
 def compile(problem: Moe, config, features) -> Kernel:
     p, at, layouts = problem, _places(problem), _layouts(problem)
-    numbers = {m.name: i for i, m in enumerate(problem.matrices)}
+    numbers = {m.name: i for i, m in enumerate(_packed(problem))}
     behind = matrix.BYTES * len(numbers)
     place = {name: matrix.BYTES * numbers.get(name, 0) for name in PARTS}
     router_at, gate_at, up_at, down_at = (place[name] for name in ("router", "gate", "up", "down"))
-    shared_gate_at, shared_up_at, shared_down_at, shared_router_at = (
-        place[f"shared_{name}"] for name in ("gate", "up", "down", "router")
-    )
+    shared_gate_at, shared_up_at, shared_down_at = (place[f"shared_{name}"] for name in ("gate", "up", "down"))
     experts, used, ffn, shared_ffn, hidden = p.experts, p.used, p.ffn, p.shared_ffn, p.hidden
     bias, post_norm, shared, shared_gated = bool(p.bias), bool(p.post_norm), shared_ffn > 0, bool(p.shared_gated)
     normed, raised_at, logits_at, own_at, ids_at = at.normed, at.raised, at.logits, at.own, at.ids
     weights_at, per_thread, shared_x = at.weights, at.bytes, at.shared_down
-    shared_logit = 4 * tiles.padded(experts, parameters.MAX_LANES)
+    shared_logit = 4 * experts
     down_bytes = layouts["down"].bytes
     kinds, same = [*at.x], len(at.x) == 1
     quantize_first, quantize_second, second_at = quantizer(kinds[0]), quantizer(kinds[-1]), at.x[kinds[-1]]
@@ -130,8 +134,6 @@ def compile(problem: Moe, config, features) -> Kernel:
         if not same:
             quantize_second(scratch + normed, scratch + second_at)
         multiply_share(arguments + router_at, thread, threads, scratch, logits, 0)
-        if shared_gated and thread == threads - 1:
-            multiply(arguments + shared_router_at, 0, 1, scratch, logits + shared_logit, 0)
         barrier(sync, threads)
 
         if bias:
@@ -200,15 +202,17 @@ def compile(problem: Moe, config, features) -> Kernel:
 
     rows = (
         blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)
-        for m in problem.matrices
+        for m in _packed(problem)
     )
     return compile_kernel(moe, f"{problem.key} {at}").with_rows(*rows)
 
 
 def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:
-    names = [m.name for m in problem.matrices]
+    raws = {m.name: weights[m.name].raw for m in _packed(problem)}
+    if problem.shared_gated:
+        raws["router"] = torch.cat([raws["router"], weights["shared_router"].raw])
     return tuple(
-        tiles.pack(weights[n].raw, weights[n].cols, weights[n].format, config[f"{PARTS[n]}lanes"]) for n in names
+        tiles.pack(raw, weights[n].cols, weights[n].format, config[f"{PARTS[n]}lanes"]) for n, raw in raws.items()
     )
 
 
@@ -216,7 +220,7 @@ def bind(problem: Moe, config, kernel: Kernel, packed: Sequence[tiles.Tiles], bu
     places, layouts = _places(problem).x, _layouts(problem)
     matrices = [
         word
-        for m, tile, rows in zip(problem.matrices, packed, kernel.rows, strict=True)
+        for m, tile, rows in zip(_packed(problem), packed, kernel.rows, strict=True)
         for word in matrix.arguments(tile, rows, 0 if PARTS[m.name] == "down_" else places[layouts[m.name]])
     ]
     names = ["x", "norm", "eps", "gated", "expert_ids", "expert_weights", "scratch"]

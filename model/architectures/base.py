@@ -10,13 +10,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Routing:
-    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`. beside: it stands beside the
-    dense network of its layer, each with norms of its own, and weights are multiplied with numbers of their experts;
-    files without experts have the networks alone."""
+    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`. shared: every token uses one
+    more expert, whose weight is the sigmoid of a gate of its own; beside: the mixture stands beside the dense network
+    of its layer, each with norms of its own, and weights are multiplied with numbers of their experts; files without
+    experts have the networks alone."""
 
     function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
     normalized: bool
     bias: bool = False
+    shared: bool = False
     beside: bool = False
 
 

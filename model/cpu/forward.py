@@ -59,7 +59,7 @@ def _products(decoder: Decoder, size: int) -> Iterator[tuple[Matmul | GroupedMat
         for name, packed in layer.packed.items():
             if isinstance(mixture := needed[name], Moe):
                 yield from mixture_rows.products(mixture, layer, size)
-                packed = packed[:1]  # the router
+                packed = (packed[0], *packed[4:])  # the router and the shared expert
             yield from ((Matmul(p.rows, p.cols, p.format, size), p) for p in packed)
     for p in (*decoder.inputs_packed, decoder.head_packed):
         yield Matmul(p.rows, p.cols, p.format, size), p
