@@ -335,7 +335,7 @@ def _mixture(
         gate, up = torch.cat(read, -1).chunk(2, -1)
         made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
-    return y + _shared_expert(file, config, block, x) if mixture.shared_ffn else y
+    return y + _shared_expert(file, config, block, x) if mixture.shared_ffn and not mixture.beside else y
 
 
 def _shared_expert(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:

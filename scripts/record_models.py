@@ -142,7 +142,7 @@ RECIPES = {
          "top_k_experts": 2, "moe_intermediate_size": 256},
         512, 4096,
     ),
-    "gemma4-mixture-per-layer": Recipe(
+    "gemma4-mixture-small": Recipe(
         "Gemma4Text", "Q8_0",
         {**GEMMA4, **BESIDE, "global_head_dim": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
          "num_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB,
