@@ -50,7 +50,7 @@ class Tensor:
 
     @property
     def rows_each(self) -> int:
-        """Of one matrix. A matrix of one row may be stored as a vector."""
+        """Of one matrix; a vector that is one is its only row."""
         return math.prod(self.shape[-2:-1])
 
     @property

@@ -341,7 +341,7 @@ def _mixture(
 def _shared_expert(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
     """What the expert that every token uses makes of it, times the sigmoid of its gate."""
     gate, up = (x @ _matrix(file, f"{block}ffn_{name}_shexp").T for name in ("gate", "up"))
-    share = (x @ _vector(file, block + "ffn_gate_inp_shexp")).sigmoid()
+    share = (x @ _vector(file, block + "ffn_gate_inp_shexp")).sigmoid()  # one row
     return share[:, None] * (_gated(config, gate, up) @ _matrix(file, block + "ffn_down_shexp").T)
 
 

@@ -43,8 +43,9 @@ class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
     name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down", those of a shared expert ("shared_down")
-    or "head"; matrices: in the order of their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
-    product does not; of: a layer whose experts' matrices these are, `rows` of each expert.
+    or "head"; matrices: in the order of their rows, as the layer's plan calls them; gate: the function that joins the
+    outputs of gate and up, "" where the product does not; of: a layer whose experts' matrices these are, `rows` of each
+    expert.
     """
 
     name: str

@@ -50,6 +50,7 @@ NARROW = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip
 """What ggml's quantizer takes for rows that are no whole super-blocks."""
+DOWN = ("down", "shared_down")
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -180,7 +181,8 @@ def tiny(architecture: Architecture) -> Shape:
     period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
         4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function,
-        mixture=None if routing is None else _mixture(routing, 8, 3, shared_ffn=128), output_gate=architecture.output_gate,
+        mixture=None if routing is None else _mixture(routing, 8, 3, shared_ffn=128),
+        output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     sizes = tuple(replace(layer, window=window) for window in windows)
@@ -319,11 +321,11 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", *DOWN) and (first or last or third) else None
     if quant == "IQ4_XS":
         sizes = config.layer(layer)
         grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
-        return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
+        return "Q5_K" if (what == "v" and grouped) or (what in DOWN and early) else None
     return None
 
 
@@ -375,7 +377,7 @@ class Weights:
         *above, cols = shape
         rows, deviation = math.prod(above), cols**-0.5
         what, _ = self.place(name)
-        if what in ("out", "down", "shared_down", "input_proj"):
+        if what in ("out", *DOWN, "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)

@@ -156,6 +156,16 @@ RECIPES = {
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
         "full_attention", "linear_attention", "linear_attention",
     ]}, 512, 0, NO_AHEAD),
+    # Experts, and one that every token uses, behind a mixer of either kind.
+    "qwen35moe": Recipe("Qwen3_5MoeText", "Q4_K_M", {
+        **WIDE, **QWEN35, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+        "shared_expert_intermediate_size": 256, "max_position_embeddings": 8192,
+    }, 512, 4096, NO_AHEAD),
+    "qwen35moe-bf16": Recipe("Qwen3_5MoeText", "bf16", {
+        **QWEN35, "num_hidden_layers": 3, "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+        "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96,
+    }, 512, 0, NO_AHEAD),
     "qwen3moe": Recipe("Qwen3Moe", "Q4_K_M", {
         **WIDE, **EXPERTS, "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
         "moe_intermediate_size": 256, "max_position_embeddings": 8192,
@@ -246,7 +256,7 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     def normal(shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text")
+    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text", "Qwen3_5MoeText")
     gemma4 = recipe.kind.startswith("Gemma4")
     with torch.no_grad():
         for name, weight in weights(network):
@@ -331,8 +341,8 @@ def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> 
         "import runpy, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from conversion.gpt_oss import GptOssModel\n"
-        "from conversion.qwen import Qwen3_5TextModel, Qwen3MoeModel\n"
-        "for model in (GptOssModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
+        "from conversion.qwen import Qwen3_5MoeTextModel, Qwen3_5TextModel, Qwen3MoeModel\n"
+        "for model in (GptOssModel, Qwen3_5MoeTextModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
         "    model.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
         "sys.argv = sys.argv[2:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -381,7 +391,7 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-            less_one = architecture in ("gemma2", "gemma3", "qwen35") and "linear_attn" not in name
+            less_one = architecture in ("gemma2", "gemma3", "qwen35", "qwen35moe") and "linear_attn" not in name
             if less_one and name.endswith("norm.weight"):
                 values = values - 1
             if name.endswith("A_log"):

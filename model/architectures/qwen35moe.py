@@ -1,6 +1,6 @@
-"""Qwen3.5's and 3.6's mixtures of experts (Qwen Team 2026), the text: Qwen3.5's layers with small experts, many of them,
-and one that every token uses, whose weight is the sigmoid of a gate.
+"""Qwen3.5's and 3.6's mixtures of experts (Qwen Team 2026), their text: Qwen3.5's layers with many small experts.
 
+Every token also uses one more, whose weight is the sigmoid of a gate of its own.
 The weights of the chosen are divided by their sum, as in llama.cpp's src/models/qwen35moe.cpp and transformers'
 modeling_qwen3_5_moe.py, where no key says so.
 """

@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -370,29 +370,45 @@ class Rows:
         return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols = self._mixture(layer), self.config.hidden
-        normed = self.forward.buffers.normed[cols, mixture.order]
-        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        mixture, cols, h = self._mixture(layer), self.config.hidden, None
+        if mixture.shared is not None:
+            *network, down = layer.packed["moe"][4:]
+            following = self._products("shared_down", [(down,)])
+            h, gated = yield from self._gated("shared_gate_up", layer, network, branch, following)
+            yield from self._multiply(following, gated, mixture.shared)
+            branch = None
+        if h is None or h.order != mixture.order:
+            normed = self.forward.buffers.normed[cols, mixture.order]
+            h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+            yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         yield from mixture.launches(h.values, self.inputs["positions"])
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        gate_planes, up, _ = layer.packed["ffn"]
-        b, s = self.forward.buffers, layer.plan.sizes
+        following, after = self._down_products(layer)
+        _, gated = yield from self._gated("gate_up", layer, layer.packed["ffn"][:2], branch, following)
+        yield from self._branch_off(following, gated, after)
+
+    def _gated(
+        self, name: str, layer: CudaLayer, network: Sequence[Planes], branch: add_norm.Branch | None,
+        following: "Sequence[PassProduct]",
+    ) -> "Generator[Any, None, tuple[Half, Half]]":  # fmt: skip
+        """The norm before a network, and its gate and up, gated, as the products behind them read that. What was
+        normed, and this."""
+        b, function, (gate_planes, up) = self.forward.buffers, layer.plan.sizes.gate_function, network
         one = joined((gate_planes, up)) is not None
         products = self._products(
-            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
+            name, [(gate_planes, up)] if one else [(gate_planes,), (up,)], function if one else ""
         )
-        following, after = self._down_products(layer)
-        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
+        h = self._half(b.normed, self.config.hidden, products)
+        gated = self._half(b.gated, gate_planes.rows, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         if one:
             yield from self._multiply(products, h, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
+            gate_up = cut(b.wide, self.size.rows, 2 * gate_planes.rows)
             yield from self._multiply(products, h, gate_up)
-            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
-        yield from self._branch_off(following, gated, after)
+            yield gate.gate(gate_up, gated.values, function, gated.order)
+        return h, gated
 
     def _layer_inputs(self) -> Iterator[Any]:
         """What each layer gets of each row, behind its embedding."""

@@ -26,12 +26,13 @@ from model.errors import ModelError
 
 
 class MixtureRows:
-    """The launches of one layer's mixture over so many rows. configs: what problems run with."""
+    """The launches of one layer's mixture over so many rows, but for those of the shared expert, which come before.
+    configs: what problems run with."""
 
     def __init__(self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int) -> None:
         assert layer.mixture is not None
         self.problem, self._layer, self._buffers, self._rows = layer.mixture, layer, buffers, rows
-        self._router, self._gate, self._up, self._down = layer.packed["moe"]
+        _, self._gate, self._up, self._down = layer.packed["moe"][:4]
         both = joined((self._gate, self._up))
         self._parts: tuple[Planes, ...] = (self._gate, self._up) if both is None else (both,)
         gate_up, down = _products(self.problem, rows, both is not None)
@@ -44,6 +45,13 @@ class MixtureRows:
     def order(self) -> int:
         """Of the columns of what the experts read, and the router."""
         return grouped.order(self._gate_up[0][1])
+
+    @property
+    def shared(self) -> Tensor | None:
+        """float32 [rows, hidden], what the shared expert makes of each row times GATED_SCALE; None where there is none.
+        It lies where no other product of the mixture writes."""
+        p = self.problem
+        return self._buffers.wide[-self._rows * p.hidden :].view(-1, p.hidden) if p.shared_ffn else None
 
     @property
     def branch(self) -> add_norm.Branch:
@@ -66,7 +74,8 @@ class MixtureRows:
         y, out = self._wide
         given = {"x": {x_order: gated}, "y": y, "name": "down", **made}
         yield from grouped.launches(down, config, (self._down,), given)
-        yield moe_rows.combine_launch(p, y, ids, weights, own.get("down_bias"), None, out, 1 / GATED_SCALE.value)
+        bias = own.get("down_bias")
+        yield moe_rows.combine_launch(p, y, ids, weights, bias, self.shared, out, 1 / GATED_SCALE.value)
 
     def _gated(self, h: Tensor, gated: Tensor, order: int, made: Mapping[str, Tensor]) -> Iterator[Any]:
         """Gate and up, gated; of matrices in two formats one after the other, and the gate in a kernel of its own."""

@@ -248,7 +248,9 @@ def test_gate_functions_are_those_of_problems() -> None:
     assert set(GATES) == {"", "silu", "gelu"}
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
+@pytest.mark.parametrize(
+    "shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe", "tiny-gpt-oss"]
+)
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""
