@@ -21,15 +21,15 @@ TAKEN = tl.constexpr(-(1 << 31))
 
 @triton.jit
 def choose(
-    logits, positions, ids, weights,
+    logits, positions, scales, ids, weights,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, PLACES: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr, PDL: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
     """ids int32 [tokens, USED] and weights float32 [tokens, USED + SHARED], from the largest on, of logits [tokens,
     EXPERTS + GATED]; SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last
-    logit. positions: int32 [tokens], or None; a token at -1 is unused: its experts are none, EXPERTS, their weights
-    0."""
+    logit. scales: float32 [EXPERTS], what the weights of experts are multiplied with, or None. positions: int32
+    [tokens], or None; a token at -1 is unused: its experts are none, EXPERTS, their weights 0."""
     if PDL:
         gdc_launch_dependents()
     token = tl.program_id(0)
@@ -66,6 +66,8 @@ def choose(
     if NORMALIZED or ROUTING == "softmax_of_chosen":
         w = w / tl.sum(w, 0)
     w = w * SCALE
+    if scales is not None:
+        w = w * tl.load(scales + chosen, mask=(place < USED) & (chosen < EXPERTS), other=0.0)
     if SHARED:
         share = 1.0
         if GATED:
@@ -78,7 +80,7 @@ def choose(
 
 def launch(
     problem: Moe, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, tokens: int = 1,
-    positions: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None, scales: torch.Tensor | None = None,
 ) -> Launch:  # fmt: skip
     """See `choose`; logits as the router's product leaves them, of as many tokens."""
     shared = bool(problem.shared_ffn)
@@ -88,4 +90,4 @@ def launch(
         "NORMALIZED": bool(problem.normalized), "SCALE": problem.scale, "SHARED": shared,
         "GATED": bool(problem.shared_gated),
     }  # fmt: skip
-    return Launch("choose", choose, (tokens,), (logits, positions, ids, weights), constants, warps=1)
+    return Launch("choose", choose, (tokens,), (logits, positions, scales, ids, weights), constants, warps=1)

@@ -364,24 +364,29 @@ class Rows:
         yield from self._branch_off(products, self.attended(layer), branch)
 
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
     def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols, h = self._mixture(layer), self.config.hidden, None
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
         if mixture.shared is not None:
             *network, down = layer.packed["moe"][4:]
             following = self._products("shared_down", [(down,)])
-            h, gated = yield from self._gated("shared_gate_up", layer, network, branch, following)
+            norm = "shared_norm" if mixture.problem.beside else "ffn_norm"
+            h, gated = yield from self._gated("shared_gate_up", layer, network, branch, following, norm)
             yield from self._multiply(following, gated, mixture.shared)
             branch = None
-        if h is None or h.order != mixture.order:
+        norm = "router_norm" if mixture.problem.beside else "ffn_norm"
+        if h is None or h.order != mixture.order or mixture.problem.beside:
             normed = self.forward.buffers.normed[cols, mixture.order]
             h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-            yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
-        yield from mixture.launches(h.values, self.inputs["positions"])
+            yield self._norm(norm, branch, own[norm], h)
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if mixture.problem.beside:
+            yield self._norm("ffn_norm", None, own["ffn_norm"], h)
+        yield from mixture.launches(h.values)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         following, after = self._down_products(layer)
@@ -390,7 +395,7 @@ class Rows:
 
     def _gated(
         self, name: str, layer: CudaLayer, network: Sequence[Planes], branch: add_norm.Branch | None,
-        following: "Sequence[PassProduct]",
+        following: "Sequence[PassProduct]", norm: str = "ffn_norm",
     ) -> "Generator[Any, None, tuple[Half, Half]]":  # fmt: skip
         """The norm before a network, and its gate and up, gated, as the products behind them read that. What was
         normed, and this."""
@@ -401,7 +406,7 @@ class Rows:
         )
         h = self._half(b.normed, self.config.hidden, products)
         gated = self._half(b.gated, gate_planes.rows, following)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        yield self._norm(norm, branch, layer.buffers[norm], h)
         if one:
             yield from self._multiply(products, h, gated.values, gated.order)
         else:

@@ -48,9 +48,9 @@ MODELS = [
 ]
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 GEMMA = FIXTURES / "gemma2.gguf"
-GEMMA4 = ["gemma4", "gemma4-per-layer"]
+GEMMA4 = ["gemma4", "gemma4-per-layer", "gemma4-mixture", "gemma4-mixture-small"]
 """Heads whose size differs by layer, keys as values, a scaled output; inputs of layers, and some that attend over
-another's cache."""
+another's cache; mixtures beside dense networks."""
 CAPACITY = 80
 
 
