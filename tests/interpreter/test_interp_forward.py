@@ -249,8 +249,12 @@ def test_gate_functions_are_those_of_problems() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe", "tiny-gpt-oss"]
-)
+    "shape",
+    [
+        "tiny", "tiny-gemma3", "tiny-gemma4", "tiny-gemma4-mixture", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe",
+        "tiny-gpt-oss",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""
