@@ -199,6 +199,8 @@ def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...
     network's, as in llama.cpp."""
     if mixture is None:
         return keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    if mixture.beside:  # the other length is the dense network's
+        return (keys.whole_of_layers("expert_feed_forward_length", layers, 32, 1 << 20),) * layers
     own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
     own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
     return (own,) * layers
@@ -327,7 +329,8 @@ def _ffn_key(sizes: LayerSizes) -> str:
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
     named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
-    named += [(SHARED_FFN, s.mixture.shared_ffn) for s in config.sizes if s.mixture]
+    shared = [s.mixture for s in config.sizes if s.mixture]
+    named += [("feed_forward_length" if m.beside else SHARED_FFN, m.shared_ffn) for m in shared]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")

@@ -19,7 +19,7 @@ from test_cuda_compiled_product import wide_loads
 from kernel_templates import random_inputs, registry
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
-from kernel_templates.moe import rows
+from kernel_templates.moe import beside, rows
 from kernel_templates.moe.problem import Moe
 
 CAPABILITIES = (75, 90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 120)))
@@ -35,6 +35,11 @@ QWEN3_30B = (
 GPT_OSS_20B = (
     "moe:hidden=2880,ffn=2880,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
     "activation=int16,gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1"
+)
+BESIDE = ",gate_function=gelu,normalized=1,post_norm=1,beside=1,out_scale=1"
+GEMMA4_26B = (
+    "moe:hidden=2816,ffn=704,experts=128,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format={0},"
+    "activation=int16,shared_ffn=2112,shared_gate_format=Q4_K,shared_up_format=Q4_K,shared_down_format={0}" + BESIDE
 )
 GROUPED = "grouped_matmul:rows={0},cols={1},format={2},experts={3},used={4},tokens={5}"
 
@@ -90,6 +95,15 @@ def test_a_shared_expert_s_weights_wait_for_nothing() -> None:
     check(down, 90)
 
 
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_network_beside_the_experts(capability: int) -> None:
+    """Its gate and up in the experts' kernel, its down in one of its own; one more for the norms."""
+    made = launches((SMALL + SHARED).replace(",shared_gated=1", "").format("Q4_0") + BESIDE, capability)
+    assert [each.name for each in made] == ["router", "choose", "gate_up", "down", "shared_down", "down_norms"]
+    for launch in made:
+        check(launch, capability, waits=2 if launch.name == "gate_up" else 1)
+
+
 def _before_waits(ptx: str) -> list[str]:
     """Of each wait the text since the label before it."""
     return [part.rsplit("$L__BB", 1)[-1] for part in ptx.split("griddepcontrol.wait")[:-1]]
@@ -126,15 +140,16 @@ def test_what_stands_around_the_products(capability: int) -> None:
         ),
         rows.group_launch(16, ids, made["offsets"], made["pairs"]),
         rows.combine_launch(problem, empty(128, 512), ids, weights, empty(16 * 512), None, empty(64, 512), 16.0),
+        beside.rows_launch(empty(64, 512), empty(64, 512), (empty(512), empty(512)), 1e-6, 16.0),
     ):
         check(launch, capability)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [QWEN3_30B, GPT_OSS_20B])
+@pytest.mark.parametrize("key", [QWEN3_30B, GPT_OSS_20B, *(GEMMA4_26B.format(form) for form in ("Q5_0", "Q8_0"))])
 def test_published_models_stay_in_registers(key: str) -> None:
     for launch in launches(key, 90):
-        check(launch, 90)
+        check(launch, 90, waits=2 if "shared" in key and launch.name == "gate_up" else 1)
 
 
 @pytest.mark.slow
