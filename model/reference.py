@@ -308,9 +308,7 @@ def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block:
     return first + second
 
 
-def _mixture(
-    file: GGUFFile, config: ModelConfig, mixture: Mixture, block: str, x: Tensor, routed: Tensor
-) -> Tensor:
+def _mixture(file: GGUFFile, config: ModelConfig, mixture: Mixture, block: str, x: Tensor, routed: Tensor) -> Tensor:
     """Of each token the sum over the experts with its largest logits, times their weights. x: what experts read, and
     routed: what the router does, float32 [tokens, hidden], already normed."""
     logits = routed @ _matrix(file, block + "ffn_gate_inp").T

@@ -71,11 +71,21 @@ LAYER = (
     "used=2,router_format=F32"
 )
 
+GEMMA4 = (
+    ",scale=1.0,gate_function=gelu,post_norm=1,normalized=1,shared_ffn=64,shared_gate_format=Q8_0,"
+    "shared_up_format=Q8_0,shared_down_format=Q8_0,beside=1,out_scale=1"
+)
+
 
 @pytest.mark.parametrize("asked", [
     LAYER.format("Q4_0") + ",normalized=1",
     pytest.param(
         LAYER.format("MXFP4") + ",gate_function=swiglu_oai,routing=softmax_of_chosen,expert_bias=1",
+        marks=pytest.mark.slow,
+    ),
+    LAYER.format("Q4_0") + GEMMA4,
+    pytest.param(
+        LAYER.format("Q8_0") + GEMMA4 + ",layer_input=32,input_gate_format=Q8_0,input_proj_format=Q8_0",
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip
