@@ -179,7 +179,7 @@ def _gemma4_mixture(
     hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, dense: int, experts: int, used: int,
     vocab: int, window: int, global_kv_heads: int,
 ) -> Shape:  # fmt: skip
-    """As 26B-A4B: every sixth layer is global, its keys are values too; experts of `ffn` beside a network of `dense`."""
+    """As 26B-A4B: every sixth layer is global, its keys are values too; ffn: of experts, dense: of networks."""
     architecture = ARCHITECTURES["gemma4"]
     assert architecture.routing is not None
     mixture = _mixture(architecture.routing, experts, used, shared_ffn=dense)

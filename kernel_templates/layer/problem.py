@@ -1,6 +1,6 @@
 """The shapes of a transformer layer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
@@ -33,6 +33,7 @@ class LinkedChain(Chain):
 class MixtureShapes:
     """What a layer has whose network is a mixture, 0 experts where it is none: names mean what they mean in `Moe`."""
 
+    _: KW_ONLY
     experts: int = trait(0)
     used: int = trait(0)
     router_format: str = trait("")

@@ -67,8 +67,8 @@ def inputs(problem: Layer, seed: int) -> Inputs:
 def add_mixture(
     problem: LinkedChain, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
-    """What a mixture has, if the layer has one: biases or what it has beside a network, and a router whose choice at the
-    layer's own x no rounding changes."""
+    """What a mixture has, if the layer has one: biases or what it has beside a network, and a router whose choice at
+    the layer's own x no rounding changes, wherever the layer is proved."""
     part = problem.parts().get("moe")
     if not isinstance(part, Moe):
         return
@@ -78,18 +78,19 @@ def add_mixture(
     buffers |= {link.buffers[own]: drawn[own] for own in (*moe.BIASES, *BESIDE) if own in drawn}
     if weights["router"].raw.is_meta:
         return
-    before = _through(problem, Inputs(weights, buffers), problem.links[:at])
-    given = Inputs(link.own_weights(weights), link.bound(before))
-    weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]
+    places = [{}, *({"position": np.array([position], np.int64)} for position in problem.proved_positions)]
+    before = (through(problem, Inputs(weights, buffers | place), problem.links[:at]) for place in places)
+    given, *elsewhere = (Inputs(link.own_weights(weights), link.bound(here)) for here in before)
+    weights["router"] = moe.with_choices_apart(part, given, rng, elsewhere).weights["router"]
 
 
 def outputs(problem: LinkedChain, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
-    buffers = _through(problem, given, problem.links)
+    buffers = through(problem, given, problem.links)
     return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: len(buffers["x"])]}
 
 
-def _through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
+def through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
     """The buffers after the first operations of a layer."""
     buffers, parts = dict(given.buffers), problem.parts()
     for link in links:

@@ -69,10 +69,10 @@ def _layouts(problem: Moe) -> dict[str, ActivationLayout]:
 @dataclass(frozen=True)
 class _Places:
     """Byte offsets in a thread's scratch. x: the quantized activations of each norm and kind that matrices of `hidden`
-    columns read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which begins at 0
-    when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms, and behind it
-    what the shared expert gives `beside`; logits: of all experts, then of the shared one; own: the logits with their
-    biases; ids, weights: of the chosen experts, then the shared one's."""
+    columns read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which
+    begins at 0 when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms; other:
+    what the shared expert gives `beside` that; logits: of all experts, then of the shared one; own: the logits with
+    their biases; ids, weights: of the chosen experts, then the shared one's."""
 
     x: dict[tuple[str, ActivationLayout], int]
     normed: int

@@ -1,6 +1,6 @@
 """A mixture of experts on the GPU for one token: the router's logits, the choice, gate and up of the chosen experts in
-one kernel, which gates and quantizes, then down of them with their weighted sum; a post norm is a kernel more, and so is
-down of a network beside the mixture.
+one kernel, which gates and quantizes, then down of them with their weighted sum; a post norm is a kernel more, and so
+is down of a network beside the mixture.
 
 No number comes to the host: a token's launches are the same whichever experts it uses.
 """

@@ -1,6 +1,6 @@
 """What a mixture of experts must give, in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,18 +47,24 @@ def beside(problem: Moe, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {name: random_inputs.norm_weight(size, rng) for name, size in sizes.items()}
 
 
-def with_choices_apart(problem: Moe, given: Inputs, rng: np.random.Generator) -> Inputs:
+def with_choices_apart(
+    problem: Moe, given: Inputs, rng: np.random.Generator, elsewhere: Sequence[Inputs] = ()
+) -> Inputs:
     """The same with another router, no two rows of which are alike, that sets the logits of the experts it chooses at
-    these x and norm apart from the others'."""
+    these x and norm apart from the others'; so at those of `elsewhere`, where it chooses the same."""
     router = given.weights["router"]
     if router.raw.is_meta:
         return given
-    n = _routed(problem, given)
-    rows = rng.standard_normal((problem.experts, problem.hidden), np.float32) / np.float32(np.sqrt(np.dot(n, n)))
-    logits = rows @ n
+    n = np.stack([_routed(problem, each) for each in (given, *elsewhere)])
+    rows = rng.standard_normal((problem.experts, problem.hidden), np.float32) / np.float32(np.linalg.norm(n[0]))
+    logits = n @ rows.T
     if problem.bias:
         logits = logits + given.buffers["router_bias"][: problem.experts]
-    rows[choose(logits, problem.used)] += np.float32(2 * APART) * (n / np.dot(n, n)).astype(np.float32)
+    chosen = choose(logits[0], problem.used)
+    others = np.delete(logits, chosen, 1)
+    if others.size:
+        missing = others.max(1) - logits[:, chosen].min(1) + 2 * APART
+        rows[chosen] += np.linalg.lstsq(n, missing, rcond=None)[0].astype(np.float32)
     raw = formats.get(router.format).quantize(torch.from_numpy(rows))
     return replace(given, weights={**given.weights, "router": Weight(raw, router.cols, router.format)})
 

@@ -1,6 +1,7 @@
 """The mixture's reference against a loop over numbers, its inputs, its work, and what a key may ask for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_templates import formats, given_problem, registry
+from kernel_templates import float64, formats, given_problem, registry
+from kernel_templates.delta_layer.problem import DeltaLayer
+from kernel_templates.layer import reference as layer
 from kernel_templates.moe import reference
 from kernel_templates.moe.problem import GATE_FUNCTIONS, ROUTINGS, Moe
 from kernel_templates.operation import Inputs, Weight
@@ -126,6 +129,22 @@ def test_of_equal_logits_the_lower_expert_comes_first(logits, data):
     used = data.draw(st.integers(1, len(logits)))
     chosen = reference.choose(np.array(logits, float), used)
     assert chosen.tolist() == sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:used]
+
+
+def test_a_layer_chooses_the_same_experts_wherever_it_is_proved():
+    """Set apart at each position: an error of a kernel that counts as right chooses no others."""
+    traits = {**SHARED, "normalized": 1, "router_format": "F32"}
+    problem = DeltaLayer(64, 4, 2, 16, 4, 32, *["Q8_0"] * 7, "int16", experts=32, used=4, **traits)
+    drawn, chosen = registry.get(problem.op).inputs(problem, 5), set()
+    for place in (drawn.buffers["position"], *np.array(problem.proved_positions)[:, None]):
+        there = replace(drawn, buffers={**drawn.buffers, "position": place})
+        before = layer.through(problem, there, problem.links[:-1])
+        n = float64.rms_norm(before["x"][:64], before["ffn_norm"][:64], before["eps"][0])
+        logits = float64.product(drawn.weights["router"], n)
+        best = reference.choose(logits, 5).tolist()
+        assert logits[best[3]] - logits[best[4]] > reference.APART
+        chosen.add(frozenset(best[:4]))
+    assert len(problem.proved_positions) == 4 and len(chosen) == 1
 
 
 def test_experts_that_all_tie_are_the_first_ones_with_equal_weights():
