@@ -350,6 +350,7 @@ def _traits(a: Architecture) -> Iterator[str]:
         f"gated delta nets in all but every {ORDINALS.get(a.delta_period or 0)} layer": bool(a.delta_period),
         "a gate of attention's output": a.output_gate,
         "a mixture of experts in every layer": a.routing is not None,
+        "an expert that every token uses, with a gate": a.routing is not None and a.routing.shared,
         "norms of values": a.v_norm,
         "keys that are values": a.keys_as_values,
         "layers that share an earlier one's keys and values": a.shared_kv,
