@@ -139,7 +139,7 @@ def pass_problems(
     layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
-        for problem, times in _of_pass(config, file, layers, size):
+        for problem, times in _of_pass(config, file, layers, size, backend):
             own[problem] = own.get(problem, 0) + times
         # Passes that differ in their context alone have their products in common.
         counts |= own
@@ -147,12 +147,16 @@ def pass_problems(
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize
-) -> Iterator[tuple[Problem, int]]:
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize,
+    backend: str,
+) -> Iterator[tuple[Problem, int]]:  # fmt: skip
     """layers: those that differ, and how many there are of each."""
     for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
+        if not sizes.delta:
+            yield pass_attention(sizes, size), times
+        elif backend == "cuda":  # a processor goes from row to row with a token's kernel
+            yield pass_delta(sizes.delta, size), times
     if (inputs := inputs_problem(config, file)) is not None:
         yield Product("layer_inputs", ("w",), inputs.rows, inputs.hidden, inputs.format).over(size.rows), 1
     if size.head:

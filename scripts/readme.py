@@ -350,7 +350,9 @@ def _traits(a: Architecture) -> Iterator[str]:
         f"gated delta nets in all but every {ORDINALS.get(a.delta_period or 0)} layer": bool(a.delta_period),
         "a gate of attention's output": a.output_gate,
         "a mixture of experts in every layer": a.routing is not None and not a.routing.beside,
-        "a mixture of experts beside every layer's network, where the file has one": a.routing and a.routing.beside,
+        "an expert that every token uses, with a gate": a.routing is not None and a.routing.shared,
+        "in some models a mixture of experts beside the network of every layer": a.routing is not None
+        and a.routing.beside,
         "norms of values": a.v_norm,
         "keys that are values": a.keys_as_values,
         "layers that share an earlier one's keys and values": a.shared_kv,
