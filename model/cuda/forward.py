@@ -370,21 +370,24 @@ class Rows:
         return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of these three norms
+        the stream for itself."""
         mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        beside = bool(mixture.problem.beside)
         if mixture.shared is not None:
             *network, down = layer.packed["moe"][4:]
             following = self._products("shared_down", [(down,)])
-            norm = "shared_norm" if mixture.problem.beside else "ffn_norm"
+            norm = "shared_norm" if beside else "ffn_norm"
             h, gated = yield from self._gated("shared_gate_up", layer, network, branch, following, norm)
             yield from self._multiply(following, gated, mixture.shared)
             branch = None
-        norm = "router_norm" if mixture.problem.beside else "ffn_norm"
-        if h is None or h.order != mixture.order or mixture.problem.beside:
+        norm = "router_norm" if beside else "ffn_norm"
+        if h is None or h.order != mixture.order or beside:
             normed = self.forward.buffers.normed[cols, mixture.order]
             h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
             yield self._norm(norm, branch, own[norm], h)
         yield from mixture.route(h.values, self.inputs["positions"])
-        if mixture.problem.beside:
+        if beside:
             yield self._norm("ffn_norm", None, own["ffn_norm"], h)
         yield from mixture.launches(h.values)
 
