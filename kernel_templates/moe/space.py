@@ -11,6 +11,10 @@ from kernel_templates.space import Constraint, Parameter, Space
 FIXED = {"gate_up_early": 1, "gate_up_ready": 0}
 """What nothing is to choose about: gate's and up's weights are not known before the wait, and what follows them starts
 after it."""
+CHOOSE = Parameter(
+    "choose", ("readers", "kernel"), "readers",
+    "where experts are chosen: in each kernel that reads them, again in every program, or in a kernel of its own before",
+)  # fmt: skip
 STREAMED = ("gate_up_stream", "down_stream")
 """Experts are others at the next token, and together larger than any cache."""
 
@@ -45,8 +49,9 @@ def cuda(problem: Moe, device) -> Space:
     of_router = cuda_parameters.parameters("router_", [(p.router_format, p.hidden)], quantizes=False, rows=p.experts)
     gate_up = cuda_parameters.parameters("gate_up_", wide, quantizes=True, together=2, rows=p.used * p.ffn)
     down = cuda_parameters.parameters("down_", narrow, quantizes=True, rows=p.hidden)
+    every = [_as_experts(each) for each in of_router[0] + gate_up[0] + down[0] if each.name not in FIXED]
     return Space(
-        tuple(_as_experts(each) for each in of_router[0] + gate_up[0] + down[0] if each.name not in FIXED),
+        (CHOOSE, *every),
         of_router[1] + gate_up[1] + down[1],
     )
 
