@@ -66,7 +66,7 @@ def routed(
     SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last logit."""
     left = load_ordered(logits, EXPERTS, LANES)
     every = left
-    ids, weights = (), ()
+    ids, weights, total = (), (), 0.0
     for k in tl.static_range(USED):
         top, who = largest(left)
         left = without(left, who)
@@ -77,9 +77,9 @@ def routed(
             if k == 0:
                 first = v
             w = tl.exp(v - first)
-        total = w if k == 0 else total + w
+        total += w
         ids, weights = ids + (who,), weights + (w,)
-    factor = total * 0.0 + SCALE
+    factor = SCALE
     if NORMALIZED or ROUTING == "softmax_of_chosen":  # a sum over all experts would cancel
         factor = SCALE / total
     elif ROUTING == "softmax":
@@ -92,7 +92,7 @@ def routed(
     for k in tl.static_range(USED):
         shares = shares + (weights[k] * factor,)
     if SHARED:
-        share = total * 0.0 + 1.0
+        share = 1.0
         if GATED:
             share = 1.0 / (1.0 + tl.exp(-tl.load(logits + EXPERTS, cache_modifier=".cg")))
         shares = shares + (share,)
@@ -104,10 +104,8 @@ def nth_expert(logits, n, EXPERTS: tl.constexpr, LANES: tl.constexpr, ASM: tl.co
     """The expert of the n-th largest logit, counted from 0."""
     left = load_ordered(logits, EXPERTS, LANES)
     for _ in tl.range(loop_bound(0 * n, ASM), loop_bound(n, ASM)):
-        top, who = largest(left)
-        left = without(left, who)
-    top, who = largest(left)
-    return who
+        left = without(left, largest(left)[1])
+    return largest(left)[1]
 
 
 @triton.jit

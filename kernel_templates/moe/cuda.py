@@ -105,7 +105,8 @@ def _gated(problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], 
     biases = (buffers["gate_bias"], buffers["up_bias"]) if problem.bias else (None, None)
     logits, ids, _ = _choice(buffers)
     arguments = (
-        logits if constants["HERE"] else ids, *(pointer for p in (gate, up, shared_gate, shared_up) for pointer in p.pointers),
+        logits if constants["HERE"] else ids,
+        *(pointer for p in (gate, up, shared_gate, shared_up) for pointer in p.pointers),
         *buffers["x"].pointers, buffers["norm"], buffers["eps"], *buffers["gated"].pointers[:4], *biases,
     )  # fmt: skip
     grid = (max(programs, shared_programs), problem.used + (problem.shared_ffn > 0))

@@ -26,8 +26,8 @@ from kernel_templates.moe.choose import at_places, nth_expert, routed
 
 @triton.jit
 def chosen_gated(
-    choice, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, norm, eps,
-    out_values, out_high, out_low, out_scale, gate_bias, up_bias,
+    choice, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3,
+    values, high, low, scale, squares, norm, eps, out_values, out_high, out_low, out_scale, gate_bias, up_bias,
     ROWS: tl.constexpr, SHARED_ROWS: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, SHARED_UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr,
     COLS: tl.constexpr, SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
@@ -36,9 +36,9 @@ def chosen_gated(
     SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, HERE: tl.constexpr,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest logit of `choice`;
-    ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part, slot); the slot
-    USED is the shared expert's, of SHARED_ROWS."""
+    """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
+    `choice`: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
+    slot); the slot USED is the shared expert's, of SHARED_ROWS."""
     part, slot = tl.program_id(0), tl.program_id(1)
     first = slot * ROWS
     out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
@@ -47,11 +47,8 @@ def chosen_gated(
         if PDL:
             gdc_wait()
             gdc_launch_dependents()
-        if HERE:
-            expert = nth_expert(choice, slot, EXPERTS, LANES, ASM)
-        else:
-            expert = tl.load(choice + slot, cache_modifier=".cg")
-        row = expert.to(tl.int64) * ROWS
+        own = nth_expert(choice, slot, EXPERTS, LANES, ASM) if HERE else tl.load(choice + slot, cache_modifier=".cg")
+        row = own.to(tl.int64) * ROWS
         g0, g1, g2, g3 = from_row(g0, g1, g2, g3, row, TRAITS, COLS)
         u0, u1, u2, u3 = from_row(u0, u1, u2, u3, row, UP_TRAITS, COLS)
         multiply_gated(
@@ -96,24 +93,24 @@ def chosen_residual(
     BOTH: tl.constexpr = CHUNKS + SHARED_CHUNKS
     TILES: tl.constexpr = STEPS * BOTH
     COUNT: tl.constexpr = FFN // TRAITS.unit
-    chosen, weight = (), ()
     if HERE:
         chosen, weight = routed(logits, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED)
-    else:
-        for k in tl.static_range(USED + SHARED):
-            chosen = chosen + (tl.load(ids + min(k, USED - 1), cache_modifier=".cg"),)
-            weight = weight + (tl.load(weights + k, cache_modifier=".cg"),)
     rows, ends, units, shares = (), (), (), ()
     for c in tl.static_range(CHUNKS):
         slot = (u + c * UNITS) // COUNT
         there = slot < USED
-        row = at_places(chosen, slot) * ROWS
+        if HERE:
+            row = at_places(chosen, slot) * ROWS
+            share = tl.where(there, at_places(weight, slot), 0.0)
+        else:
+            row = tl.load(ids + slot, mask=there, other=0, cache_modifier=".cg") * ROWS
+            share = tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg")
         rows, ends = rows + (opaque(r + row, ASM),), ends + (row + ROWS,)
         units = units + (opaque(tl.where(there, u + c * UNITS - slot * COUNT, COUNT), ASM),)
-        shares = shares + (tl.where(there, at_places(weight, slot), 0.0),)
+        shares = shares + (share,)
     for _c in tl.static_range(SHARED_CHUNKS):
         rows, ends, units = rows + (r,), ends + (ROWS,), units + (u,)
-        shares = shares + (weight[USED],)
+        shares = shares + (weight[USED] if HERE else tl.load(weights + USED, cache_modifier=".cg"),)
     held = ()
     for t in tl.static_range(AHEAD):
         held = held + (
@@ -130,7 +127,9 @@ def chosen_residual(
         if bias is not None:
             total = at * 0.0
             for k in tl.static_range(USED):
-                total += weight[k] * tl.load(bias + chosen[k] * ROWS + at, mask=at < ROWS, other=0.0)
+                expert = chosen[k] if HERE else tl.load(ids + k, cache_modifier=".cg")
+                share = weight[k] if HERE else tl.load(weights + k, cache_modifier=".cg")
+                total += share * tl.load(bias + expert * ROWS + at, mask=at < ROWS, other=0.0)
             added = added + (total,)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
@@ -157,10 +156,9 @@ def chosen_residual(
     if PDL and not EARLY:
         gdc_launch_dependents()
     if HERE:
-        if tl.program_id(0) == 0:
-            place = tl.arange(0, PLACES)
-            tl.store(ids + place, at_places(chosen, place), mask=place < USED)
-            tl.store(weights + place, at_places(weight, place), mask=place < USED + SHARED)
+        place, first_one = tl.arange(0, PLACES), tl.program_id(0) == 0
+        tl.store(ids + place, at_places(chosen, place), mask=first_one & (place < USED))
+        tl.store(weights + place, at_places(weight, place), mask=first_one & (place < USED + SHARED))
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:

@@ -13,7 +13,7 @@ FIXED = {"gate_up_early": 1, "gate_up_ready": 0}
 after it."""
 CHOOSE = Parameter(
     "choose", ("readers", "kernel"), "readers",
-    "where experts are chosen: in each kernel that reads them, again in every program, or in a kernel of its own before",
+    "where experts are chosen: in the kernels that read them, again in every program, or in a kernel of its own",
 )  # fmt: skip
 STREAMED = ("gate_up_stream", "down_stream")
 """Experts are others at the next token, and together larger than any cache."""
