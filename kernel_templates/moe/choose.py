@@ -49,7 +49,7 @@ def choose(
         logits + token * (EXPERTS + GATED), EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
     )  # fmt: skip
     place = tl.arange(0, PLACES)
-    chosen, shares = at_places(chosen, place), at_places(shares, place)
+    chosen, shares = at_places(chosen, place, 0, PLACES), at_places(shares, place, 0, PLACES)
     if positions is not None:
         there = tl.load(positions + token) >= 0
         chosen, shares = tl.where(there, chosen, EXPERTS), tl.where(there, shares, 0.0)
@@ -152,11 +152,12 @@ def without(left, who):
 
 
 @triton.jit
-def at_places(numbers, place):
-    """Of a tuple the number at each place, of places behind it the first."""
-    found = place * 0 + numbers[0]
-    for k in tl.static_range(1, len(numbers)):
-        found = tl.where(place == k, numbers[k], found)
+def at_places(numbers, place, FIRST: tl.constexpr, LAST: tl.constexpr):
+    """Of a tuple the number at each place, which lies from FIRST to LAST; where the tuple has none, one of them."""
+    found = place * 0 + numbers[FIRST]
+    for k in tl.static_range(FIRST + 1, LAST + 1):
+        if k < len(numbers):
+            found = tl.where(place == k, numbers[k], found)
     return found
 
 

@@ -99,9 +99,10 @@ def chosen_residual(
     for c in tl.static_range(CHUNKS):
         slot = (u + c * UNITS) // COUNT
         there = slot < USED
-        if HERE:
-            row = at_places(chosen, slot) * ROWS
-            share = tl.where(there, at_places(weight, slot), 0.0)
+        if HERE:  # of few slots, so that the first tiles need not wait for the last choice
+            row = at_places(chosen, slot, c * UNITS // COUNT, (c * UNITS + UNITS - 1) // COUNT) * ROWS
+            share = at_places(weight, slot, c * UNITS // COUNT, (c * UNITS + UNITS - 1) // COUNT)
+            share = tl.where(there, share, 0.0)
         else:
             row = tl.load(ids + slot, mask=there, other=0, cache_modifier=".cg") * ROWS
             share = tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg")
@@ -157,8 +158,9 @@ def chosen_residual(
         gdc_launch_dependents()
     if HERE:
         place, first_one = tl.arange(0, PLACES), tl.program_id(0) == 0
-        tl.store(ids + place, at_places(chosen, place), mask=first_one & (place < USED))
-        tl.store(weights + place, at_places(weight, place), mask=first_one & (place < USED + SHARED))
+        chosen, weight = at_places(chosen, place, 0, PLACES), at_places(weight, place, 0, PLACES)
+        tl.store(ids + place, chosen, mask=first_one & (place < USED))
+        tl.store(weights + place, weight, mask=first_one & (place < USED + SHARED))
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:

@@ -47,14 +47,13 @@ def cuda(problem: Moe, device) -> Space:
     wide += [(p.shared_gate_format, p.hidden), (p.shared_up_format, p.hidden)] * shared
     narrow = [(p.down_format, p.used * p.ffn)] + [(p.shared_down_format, p.shared_ffn)] * shared
     of_router = cuda_parameters.parameters("router_", [(p.router_format, p.hidden)], quantizes=False, rows=p.experts)
-    gate_up = cuda_parameters.parameters("gate_up_", wide, quantizes=True, together=2, rows=p.used * p.ffn)
+    gate_up = cuda_parameters.parameters(
+        "gate_up_", wide, quantizes=True, together=2, rows=p.used * p.ffn, hidden=False
+    )
     down = cuda_parameters.parameters("down_", narrow, quantizes=True, rows=p.hidden)
     every = [_as_experts(each) for each in gate_up[0] + down[0] if each.name not in FIXED]
     every += [_as_router(each, p) for each in of_router[0]]
-    return Space(
-        (CHOOSE, *every),
-        of_router[1] + gate_up[1] + down[1],
-    )
+    return Space((CHOOSE, *every), of_router[1] + gate_up[1] + down[1])
 
 
 def whole(config: Mapping[str, Any]) -> dict[str, Any]:
