@@ -32,7 +32,8 @@ class LayerTrace:
     before, middle, after: the residual stream [tokens, hidden] before the layer, after its mixer and after the
     feed-forward network; raw: queries (with their gates), keys and values as projected, biases added, [tokens, rows]
     each; q, k, v: [tokens, heads, head_dim] as attention, or the delta rule, takes them, normed and turned; attended
-    [tokens, heads * head_dim]: before the output projection. Rows of queries and keys are in the file's order.
+    [tokens, heads * head_dim]: before the output projection; router: a mixture's logits [tokens, experts]. Rows of
+    queries and keys are in the file's order.
     """
 
     before: Tensor
@@ -42,6 +43,7 @@ class LayerTrace:
     v: Tensor
     attended: Tensor
     middle: Tensor
+    router: Tensor | None
     after: Tensor
 
 
@@ -101,15 +103,20 @@ def reference_hidden(
                 y = y + _vector(file, block + "attn_output", "bias")
         kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        ffn_norm = _vector(file, block + config.architecture.ffn_norm)
-        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
+        normed = _norm(middle, _vector(file, block + config.architecture.ffn_norm), config)
+        router = None if sizes.mixture is None else _router(file, sizes.mixture, block, normed)
+        y = (
+            _dense(file, config, block, normed)
+            if router is None
+            else _mixture(file, config, sizes, block, normed, router)
+        )
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         if inputs is not None:
             y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
             x = x + _norm(y, _vector(file, block + "post_norm"), config)
         if sizes.out_scale:
             x = x * _vector(file, block + "layer_output_scale")
-        watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
+        watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, router, x))
     return x
 
 
@@ -295,18 +302,16 @@ def _queries_keys_values(
     return q, k, v
 
 
-def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
-    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
-    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
+def _router(file: GGUFFile, mixture: Mixture, block: str, x: Tensor) -> Tensor:
+    """float32 [tokens, experts]; x float32 [tokens, hidden], already normed."""
+    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+    return logits + _vector(file, block + "ffn_gate_inp", "bias") if mixture.bias else logits
 
 
-def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
+def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor, logits: Tensor) -> Tensor:
     """Of each token the sum over the experts with its largest logits, times their weights."""
     mixture = sizes.mixture
     assert mixture is not None
-    logits = x @ _matrix(file, block + "ffn_gate_inp").T
-    if mixture.bias:
-        logits = logits + _vector(file, block + "ffn_gate_inp", "bias")
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
     if mixture.routing == "sigmoid":
         weights = logits.sigmoid().gather(-1, chosen)
