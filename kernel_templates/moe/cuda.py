@@ -48,17 +48,20 @@ def launches(problem: Moe, config: Mapping[str, Any], packed, buffers: Mapping[s
     one of a shared expert] and the Vector "gated"; adds to "x", whose planes then hold x * next_norm. With a post norm
     also reads "post_norm", and uses the Vector "branch"."""
     config = whole(config)
-    logits, ids, weights = (buffers[name] for name in ("router_logits", "expert_ids", "expert_weights"))
-    made = [
-        _router(problem, config, packed[0], buffers),
-        choose.launch(problem, logits, ids, weights),
-        _gated(problem, config, (*packed[1:3], *packed[4:6]), buffers),
-        _residual(problem, config, (packed[3], *packed[6:]), buffers),
-    ]
+    made = [_router(problem, config, packed[0], buffers)]
+    if config["choose"] == "kernel":
+        made.append(choose.launch(problem, *_choice(buffers)))
+    made.append(_gated(problem, config, (*packed[1:3], *packed[4:6]), buffers))
+    made.append(_residual(problem, config, (packed[3], *packed[6:]), buffers))
     if problem.post_norm:
         bits = parameters.bits(problem.activation)
         made.append(post_norm.launch(buffers["branch"], buffers["x"], buffers, bits, "down_norm"))
     return made
+
+
+def _choice(buffers: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The logits, the experts chosen by them, their weights."""
+    return buffers["router_logits"], buffers["expert_ids"], buffers["expert_weights"]
 
 
 def _router(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Mapping[str, Any]) -> Launch:
@@ -93,13 +96,17 @@ def _gated(problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], 
         "AHEAD": min(most, sum(chunks[:2]) * constants["STEPS"]),
         "SHARED_AHEAD": min(most, sum(chunks[2:]) * constants["STEPS"]),
         "OUT_ACT": parameters.bits(problem.activation), "GATE": problem.gate_function,
+        "HERE": config["choose"] == "readers",
     }  # fmt: skip
+    constants |= {name: choose.constants(problem)[name] for name in ("EXPERTS", "LANES")}
     shared_programs = parameters.programs(every[2], problem.shared_ffn)
     constants["EVEN"] = every[0]["EVEN"] and programs >= shared_programs
     constants["SHARED_EVEN"] = every[2]["EVEN"] and shared_programs >= programs
     biases = (buffers["gate_bias"], buffers["up_bias"]) if problem.bias else (None, None)
+    logits, ids, _ = _choice(buffers)
     arguments = (
-        buffers["expert_ids"], *(pointer for p in (gate, up, shared_gate, shared_up) for pointer in p.pointers),
+        logits if constants["HERE"] else ids,
+        *(pointer for p in (gate, up, shared_gate, shared_up) for pointer in p.pointers),
         *buffers["x"].pointers, buffers["norm"], buffers["eps"], *buffers["gated"].pointers[:4], *biases,
     )  # fmt: skip
     grid = (max(programs, shared_programs), problem.used + (problem.shared_ffn > 0))
@@ -116,14 +123,15 @@ def _residual(
     shared_chunks = -(-parameters.units(problem.shared_ffn, shared.format) // constants["UNITS"])
     both = constants["CHUNKS"] + shared_chunks
     constants |= {
-        "ROWS": problem.hidden, "FFN": problem.ffn, "SHARED_FFN": problem.shared_ffn, "USED": problem.used,
+        "ROWS": problem.hidden, "FFN": problem.ffn, "SHARED_FFN": problem.shared_ffn,
         "SHARED_TRAITS": shared.traits, "SHARED_CHUNKS": shared_chunks,
         "AHEAD": min(config["down_ahead"], both * constants["STEPS"]), "OUT_ACT": 0 if normed else bits,
-        "ADD": not normed,
+        "ADD": not normed, "HERE": config["choose"] == "readers",
+        **choose.constants(problem),
     }  # fmt: skip
     written = buffers["branch"] if normed else buffers["x"]
     arguments = (
-        buffers["expert_ids"], buffers["expert_weights"], *down.pointers, *shared.pointers,
+        *_choice(buffers), *down.pointers, *shared.pointers,
         *buffers["gated"].pointers[:4], *written.pointers, buffers["next_norm"],
         buffers["down_bias"] if problem.bias else None,
     )  # fmt: skip
