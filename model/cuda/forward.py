@@ -372,7 +372,7 @@ class Rows:
         return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        """The shared expert, the router and the others. Where a mixture stands beside a network each of these three norms
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
         the stream for itself."""
         mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
         beside = bool(mixture.problem.beside)
