@@ -32,7 +32,7 @@ WARP = 32
 
 @triton.jit
 def choose(
-    logits, positions, ids, weights,
+    logits, positions, scales, ids, weights,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, PLACES: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr, PDL: tl.constexpr,
     ASM: tl.constexpr,
@@ -46,7 +46,7 @@ def choose(
     if PDL:
         gdc_wait()
     chosen, shares = routed(
-        logits + token * (EXPERTS + GATED), EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
+        logits + token * (EXPERTS + GATED), scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
     )  # fmt: skip
     place = tl.arange(0, PLACES)
     chosen, shares = at_places(chosen, place, 0, PLACES), at_places(shares, place, 0, PLACES)
@@ -59,11 +59,12 @@ def choose(
 
 @triton.jit
 def routed(
-    logits, EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
+    logits, scales, EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
     """A token's experts from the largest logit on, and their weights, a number each; logits float32 [EXPERTS + GATED].
-    SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last logit."""
+    scales: float32 [EXPERTS], what weights are multiplied with, or None. SHARED: behind them the weight of the shared
+    expert, 1 or if GATED the sigmoid of the last logit."""
     left = load_ordered(logits, EXPERTS, LANES)
     every = left
     ids, weights, total = (), (), 0.0
@@ -90,7 +91,10 @@ def routed(
         factor = SCALE / tl.sum(powers, 0)
     shares = ()
     for k in tl.static_range(USED):
-        shares = shares + (weights[k] * factor,)
+        share = weights[k] * factor
+        if scales is not None:
+            share *= tl.load(scales + ids[k])
+        shares = shares + (share,)
     if SHARED:
         share = 1.0
         if GATED:
@@ -173,7 +177,7 @@ def constants(problem: Moe) -> dict[str, Any]:
 
 def launch(
     problem: Moe, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, tokens: int = 1,
-    positions: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None, scales: torch.Tensor | None = None,
 ) -> Launch:  # fmt: skip
     """See `choose`; logits as the router's product leaves them, of as many tokens."""
-    return Launch("choose", choose, (tokens,), (logits, positions, ids, weights), constants(problem), warps=1)
+    return Launch("choose", choose, (tokens,), (logits, positions, scales, ids, weights), constants(problem), warps=1)

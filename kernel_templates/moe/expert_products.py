@@ -28,17 +28,19 @@ from kernel_templates.moe.choose import at_places, nth_expert, routed
 def chosen_gated(
     choice, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3,
     values, high, low, scale, squares, norm, eps, out_values, out_high, out_low, out_scale, gate_bias, up_bias,
+    shared_norm,
     ROWS: tl.constexpr, SHARED_ROWS: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, SHARED_UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr,
-    COLS: tl.constexpr, SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
-    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr, SHARED_UP_CHUNKS: tl.constexpr,
+    COLS: tl.constexpr, SOURCE: tl.constexpr, SHARED_SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr,
+    UNITS: tl.constexpr, CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr,
+    SHARED_UP_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, SHARED_AHEAD: tl.constexpr, EVEN: tl.constexpr,
     SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, HERE: tl.constexpr,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
     `choice`: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
-    slot); the slot USED is the shared expert's, of SHARED_ROWS."""
+    slot); the slot USED is the shared expert's, of SHARED_ROWS, which reads x times shared_norm."""
     part, slot = tl.program_id(0), tl.program_id(1)
     first = slot * ROWS
     out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
@@ -60,16 +62,16 @@ def chosen_gated(
         )  # fmt: skip
     else:
         multiply_gated(
-            part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, norm, eps,
+            part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, shared_norm, eps,
             out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
-            SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
+            SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SHARED_SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
             SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
         )  # fmt: skip
 
 
 @triton.jit
 def chosen_residual(
-    logits, ids, weights, w0, w1, w2, w3, s0, s1, s2, s3, values, high, low, scale,
+    logits, ids, weights, scales, w0, w1, w2, w3, s0, s1, s2, s3, values, high, low, scale,
     out_values, out_high, out_low, out_scale, out_squares, next_norm, bias,
     ROWS: tl.constexpr, FFN: tl.constexpr, SHARED_FFN: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
@@ -94,7 +96,7 @@ def chosen_residual(
     TILES: tl.constexpr = STEPS * BOTH
     COUNT: tl.constexpr = FFN // TRAITS.unit
     if HERE:
-        chosen, weight = routed(logits, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED)
+        chosen, weight = routed(logits, scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED)
     rows, ends, units, shares = (), (), (), ()
     for c in tl.static_range(CHUNKS):
         slot = (u + c * UNITS) // COUNT

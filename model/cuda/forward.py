@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -364,7 +364,7 @@ class Rows:
         yield from self._branch_off(products, self.attended(layer), branch, reader)
 
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
     def _feed_forward(
         self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None = None
@@ -372,33 +372,46 @@ class Rows:
         return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols = self._mixture(layer), self.config.hidden
-        normed = self.forward.buffers.normed[cols, mixture.order]
-        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-        made, _ = self._norms.read(Reader("ffn_norm", layer.buffers["ffn_norm"], (), h), branch)
-        yield from made
-        yield from mixture.launches(h.values, self.inputs["positions"])
-
-    def _gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
-        """Products of gate and up, and whether they are one that gates."""
-        gate_planes, up, _ = layer.packed["ffn"]
-        if joined((gate_planes, up)) is None:
-            return self._products("gate_up", [(gate_planes,), (up,)]), False
-        return self._products("gate_up", [(gate_planes, up)], layer.plan.sizes.gate_function), True
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        if mixture.shared is not None:
+            *network, down = layer.packed["moe"][4:]
+            following = self._products("shared_down", [(down,)])
+            norm = "shared_norm" if mixture.problem.beside else "ffn_norm"
+            reader = self._network_reader("shared_gate_up", norm, layer, network)
+            gated = yield from self._gated(reader, layer, network, branch, following)
+            yield from self._multiply(following, gated, mixture.shared)
+            h, branch = reader.h, None
+        norm = "router_norm" if mixture.problem.beside else "ffn_norm"
+        if h is None or h.order != mixture.order or mixture.problem.beside:
+            normed = self.forward.buffers.normed[cols, mixture.order]
+            h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+            yield self._norm(norm, branch, own[norm], h)
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if mixture.problem.beside:
+            yield self._norm("ffn_norm", None, own["ffn_norm"], h)
+        yield from mixture.launches(h.values)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
         reader = self._feed_forward_reader(layer)
         assert reader is not None
-        b, s = self.forward.buffers, layer.plan.sizes
         following, after = self._down_products(layer)
-        gated = self._half(b.gated, s.ffn, following)
-        if self._gate_up(layer)[1]:
+        gated = yield from self._gated(reader, layer, layer.packed["ffn"][:2], branch, following)
+        yield from self._branch_off(following, gated, after, behind)
+
+    def _gated(
+        self, reader: Reader, layer: CudaLayer, network: Sequence[Planes], branch: add_norm.Branch | None,
+        following: Sequence[PassProduct],
+    ) -> Generator[Any, None, Half]:  # fmt: skip
+        """The norm before a network, and its gate and up, gated, as the products behind them read that."""
+        b, function, (gate_planes, up) = self.forward.buffers, layer.plan.sizes.gate_function, network
+        gated = self._half(b.gated, gate_planes.rows, following)
+        if joined((gate_planes, up)) is not None:
             yield from self._multiply_normed(reader, branch, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
+            gate_up = cut(b.wide, self.size.rows, 2 * gate_planes.rows)
             yield from self._multiply_normed(reader, branch, gate_up)
-            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
-        yield from self._branch_off(following, gated, after, behind)
+            yield gate.gate(gate_up, gated.values, function, gated.order)
+        return gated
 
     def _layer_inputs(self) -> Iterator[Any]:
         """What each layer gets of each row, behind its embedding."""
@@ -441,7 +454,15 @@ class Rows:
         """None where a router reads the norm too."""
         if layer.mixture is not None:
             return None
-        return self._reader("ffn_norm", layer.buffers["ffn_norm"], self._gate_up(layer)[0])
+        return self._network_reader("gate_up", "ffn_norm", layer, layer.packed["ffn"][:2])
+
+    def _network_reader(self, name: str, norm: str, layer: CudaLayer, network: Sequence[Planes]) -> Reader:
+        """Gate and up, as one product where they are one in memory."""
+        gate_planes, up = network
+        one = joined((gate_planes, up)) is not None
+        function = layer.plan.sizes.gate_function if one else ""
+        products = self._products(name, [(gate_planes, up)] if one else [(gate_planes,), (up,)], function)
+        return self._reader(norm, layer.buffers[norm], products)
 
     def _head_reader(self) -> Reader:
         return self._reader("output_norm", self.model.output_norm, self._products("head", [self.model.head_packed]))

@@ -22,6 +22,7 @@ def key(*fields, activation: str = "int16", **traits) -> str:
 
 
 SHARED = {"shared_ffn": 64, "shared_gate_format": "Q8_0", "shared_up_format": "Q8_0", "shared_down_format": "Q8_0"}
+BESIDE = {"normalized": 1, "post_norm": 1, "beside": 1}
 GPT_OSS = {"gate_function": "swiglu_oai", "routing": "softmax_of_chosen", "bias": 1}
 
 
@@ -47,6 +48,8 @@ def test_every_kind_of_format(name):
     key(64, 32, 8, 2, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
     pytest.param(key(64, 96, 8, 3, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1), marks=pytest.mark.slow),
     key(64, 32, 4, 4, "F32", "Q8_0", "Q8_0", "Q8_0", activation="int8"),
+    key(96, 32, 5, 3, "F32", "Q8_0", "Q8_0", "Q4_0", **SHARED, **BESIDE),
+    key(64, 32, 5, 2, "Q8_0", "F16", "F16", "F16", **SHARED, **BESIDE, gate_function="gelu", out_scale=1),
 ])  # fmt: skip
 def test_traits_and_odd_sizes(asked):
     assert relative_error(asked, space(asked).default) <= tolerance(asked)
@@ -70,11 +73,21 @@ LAYER = (
     "used=2,router_format=F32"
 )
 
+GEMMA4 = (
+    ",scale=1.0,gate_function=gelu,post_norm=1,normalized=1,shared_ffn=64,shared_gate_format=Q8_0,"
+    "shared_up_format=Q8_0,shared_down_format=Q8_0,beside=1,out_scale=1"
+)
+
 
 @pytest.mark.parametrize("asked", [
     LAYER.format("Q4_0") + ",normalized=1",
     pytest.param(
         LAYER.format("MXFP4") + ",gate_function=swiglu_oai,routing=softmax_of_chosen,expert_bias=1",
+        marks=pytest.mark.slow,
+    ),
+    LAYER.format("Q4_0") + GEMMA4,
+    pytest.param(
+        LAYER.format("Q8_0") + GEMMA4 + ",layer_input=32,input_gate_format=Q8_0,input_proj_format=Q8_0",
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip

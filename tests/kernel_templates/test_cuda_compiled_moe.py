@@ -19,7 +19,7 @@ from test_cuda_compiled_product import wide_loads
 from kernel_templates import random_inputs, registry
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
-from kernel_templates.moe import rows
+from kernel_templates.moe import beside, choose, rows
 from kernel_templates.moe.problem import Moe
 from kernel_templates.space import Config
 
@@ -33,9 +33,19 @@ QWEN3_30B = (
     "moe:hidden=2048,ffn=768,experts=128,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
     "activation=int16,normalized=1"
 )
+QWEN35_35B = (
+    "moe:hidden=2048,ffn=512,experts=256,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
+    "activation=int16,normalized=1,shared_ffn=512,shared_gate_format=Q4_K,shared_up_format=Q4_K,"
+    "shared_down_format=Q6_K,shared_gated=1"
+)
 GPT_OSS_20B = (
     "moe:hidden=2880,ffn=2880,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
     "activation=int16,gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1"
+)
+BESIDE = ",gate_function=gelu,normalized=1,post_norm=1,beside=1,out_scale=1"
+GEMMA4_26B = (
+    "moe:hidden=2816,ffn=704,experts=128,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format={0},"
+    "activation=int16,shared_ffn=2112,shared_gate_format=Q4_K,shared_up_format=Q4_K,shared_down_format={0}" + BESIDE
 )
 GROUPED = "grouped_matmul:rows={0},cols={1},format={2},experts={3},used={4},tokens={5}"
 
@@ -107,6 +117,15 @@ def test_a_shared_expert_s_weights_wait_for_nothing() -> None:
     check(down, 90)
 
 
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_network_beside_the_experts(capability: int) -> None:
+    """Its gate and up in the experts' kernel, its down in one of its own; one more for the norms."""
+    made = launches((SMALL + SHARED).replace(",shared_gated=1", "").format("Q4_0") + BESIDE, capability)
+    assert [each.name for each in made] == ["router", "gate_up", "down", "shared_down", "down_norms"]
+    for launch in made:
+        check(launch, capability, waits=2 if launch.name == "gate_up" else 1)
+
+
 def _before_waits(ptx: str) -> list[str]:
     """Of each wait the text since the label before it."""
     return [part.rsplit("$L__BB", 1)[-1] for part in ptx.split("griddepcontrol.wait")[:-1]]
@@ -129,8 +148,10 @@ def test_experts_of_floats() -> None:
 
 
 @pytest.mark.parametrize("capability", [75, 90])
-def test_what_stands_around_the_products(capability: int) -> None:
-    problem = Moe(512, 256, 16, 2, *["F32"] * 4, bias=1)
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_stands_around_the_products(capability: int, shared: bool) -> None:
+    own = {f"shared_{name}_format": "Q8_0" for name in ("gate", "up", "down")} if shared else {}
+    problem = Moe(512, 256, 16, 2, *["F32"] * 4, bias=1, shared_ffn=64 * shared, shared_gated=int(shared), **own)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, device="meta", dtype=dtype)
@@ -139,28 +160,37 @@ def test_what_stands_around_the_products(capability: int) -> None:
     ids, weights = made["expert_ids"], made["expert_weights"]
     for launch in (
         rows.router_launch(
-            problem, empty(64, 512, dtype=torch.float16), empty(16, 512), empty(16), made["router_logits"], 64
+            problem, empty(64, 512, dtype=torch.float16), empty(16 + shared, 512), empty(16), made["router_logits"], 64
         ),
+        choose.launch(problem, made["router_logits"], ids, weights, 64, empty(64, dtype=torch.int32)),
         rows.group_launch(16, ids, made["offsets"], made["pairs"]),
-        rows.combine_launch(problem, empty(128, 512), ids, weights, empty(16 * 512), None, empty(64, 512), 16.0),
-    ):
+        rows.combine_launch(
+            problem, empty(128, 512), ids, weights, empty(16 * 512), empty(64, 512) if shared else None,
+            empty(64, 512), 16.0,
+        ),
+        beside.rows_launch(empty(64, 512), empty(64, 512), (empty(512), empty(512)), 1e-6, 16.0),
+    ):  # fmt: skip
         check(launch, capability)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [QWEN3_30B, GPT_OSS_20B])
+@pytest.mark.parametrize(
+    "key", [QWEN3_30B, QWEN35_35B, GPT_OSS_20B, *(GEMMA4_26B.format(form) for form in ("Q5_0", "Q8_0"))]
+)
 def test_published_models_stay_in_registers(key: str) -> None:
     for launch in launches(key, 90):
-        check(launch, 90)
+        check(launch, 90, waits=2 if launch.name == "gate_up" and "shared" in key else 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [2, 32, 2048])
 def test_published_models_over_many_tokens_stay_in_registers(tokens: int) -> None:
-    qwen, oss = ("128", "8"), ("32", "4")
+    qwen, qwen35, oss = ("128", "8"), ("256", "8"), ("32", "4")
     for key in (
         GROUPED.format(1536, 2048, "Q4_K", *qwen, tokens) + ",gate=silu",
         GROUPED.format(2048, 768, "Q6_K", *qwen, tokens) + ",x_of=pair",
+        GROUPED.format(1024, 2048, "Q4_K", *qwen35, tokens) + ",gate=silu",
+        GROUPED.format(2048, 512, "Q6_K", *qwen35, tokens) + ",x_of=pair",
         GROUPED.format(5760, 2880, "MXFP4", *oss, tokens) + ",gate=swiglu_oai,bias=1",
         GROUPED.format(2880, 2880, "MXFP4", *oss, tokens) + ",x_of=pair",
     ):
