@@ -123,7 +123,8 @@ class ModelConfig:
             replace(local if window else common, window=window, kv_heads=kv, ffn=width, delta=delta)
             for window, kv, width, delta in zip(windows, kv_heads, ffn, deltas, strict=True)
         )
-        sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
+        beside = _dense_beside(keys, layers, tuple(each))
+        sizes = _keys_as_values(architecture, _sharing(keys, architecture, beside), file)
         config = cls(
             architecture=architecture,
             hidden=hidden,
@@ -158,6 +159,8 @@ def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile
 
 def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     routing = architecture.routing
+    if routing is not None and routing.beside and not keys.whole("expert_count", 0, MOST_EXPERTS, 0):
+        return None
     if routing is None:
         if experts := keys.whole("expert_count", 0, 1 << 32, 0):
             raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
@@ -168,7 +171,7 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     shared = keys.whole(SHARED_FFN, 32, 1 << 20) if routing.shared else 0
     return Mixture(
         experts, used, routing.function, routing.normalized, bias=routing.bias, shared_ffn=shared,
-        shared_gated=routing.shared,
+        shared_gated=routing.shared, beside=routing.beside,
     )  # fmt: skip
 
 
@@ -196,9 +199,19 @@ def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...
     network's, as in llama.cpp."""
     if mixture is None:
         return keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    if mixture.beside:  # the other length is the dense network's
+        return (keys.whole_of_layers("expert_feed_forward_length", layers, 32, 1 << 20),) * layers
     own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
     own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
     return (own,) * layers
+
+
+def _dense_beside(keys: Metadata, layers: int, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+    """The dense networks that mixtures stand beside are shared experts, of a size of their own."""
+    if (m := sizes[0].mixture) is None or not m.beside:
+        return sizes
+    widths = keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    return tuple(replace(s, mixture=replace(m, shared_ffn=ffn)) for s, ffn in zip(sizes, widths, strict=True))
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
@@ -316,7 +329,8 @@ def _ffn_key(sizes: LayerSizes) -> str:
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
     named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
-    named += [(SHARED_FFN, s.mixture.shared_ffn) for s in config.sizes if s.mixture]
+    shared = [s.mixture for s in config.sizes if s.mixture]
+    named += [("feed_forward_length" if m.beside else SHARED_FFN, m.shared_ffn) for m in shared]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")

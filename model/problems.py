@@ -102,7 +102,7 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
         named |= {
             "experts": m.experts, "used": m.used, "routing": m.routing, "normalized": int(m.normalized),
             "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
-            "shared_gated": int(m.shared_gated),
+            "shared_gated": int(m.shared_gated), "beside": int(m.beside),
         }  # fmt: skip
     if s.delta:
         d, gates = s.delta, named.pop("beta_format")

@@ -80,6 +80,7 @@ GEMMA4 = {
     "final_logit_softcapping": 30.0, "num_hidden_layers": 7, "max_position_embeddings": 8192,
     "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
+BESIDE = {"enable_moe_block": True}
 # Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
 GPT_OSS = {
     "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
@@ -132,6 +133,21 @@ RECIPES = {
         {**GEMMA4, **WIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
         512, 4096,
+    ),
+    # As 26B-A4B: a mixture of experts beside the dense network of every layer; or all of that and inputs of layers.
+    "gemma4-mixture": Recipe(
+        "Gemma4Text", "Q4_K_M",
+        {**GEMMA4, **WIDE, **BESIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+         "hidden_size_per_layer_input": 0, "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "num_experts": 4,
+         "top_k_experts": 2, "moe_intermediate_size": 256},
+        512, 4096,
+    ),
+    "gemma4-mixture-small": Recipe(
+        "Gemma4Text", "Q8_0",
+        {**GEMMA4, **BESIDE, "global_head_dim": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+         "num_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB,
+         "num_hidden_layers": 4, "layer_types": [SLIDING, FULL, SLIDING, FULL], "num_experts": 8, "top_k_experts": 3,
+         "moe_intermediate_size": 32},
     ),
     "gpt-oss": Recipe("GptOss", "MXFP4_MOE", {**GPT_OSS, "max_position_embeddings": 8192}, 512, 4096),
     "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
@@ -244,7 +260,7 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     gemma4 = recipe.kind.startswith("Gemma4")
     with torch.no_grad():
         for name, weight in weights(network):
-            if "norm" in name or "layer_scalar" in name:  # Gemma's, and Qwen3.5's but for one, are stored less 1
+            if re.search("norm|layer_scalar|router.*scale", name):  # Gemma's, and Qwen3.5's but for one, are less 1
                 weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one and "linear_attn" not in name else 1.0))
                 if gemma4 and re.search("q_norm|k_norm", name):
                     weight *= 0.4  # nothing else divides the scores
@@ -260,9 +276,11 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
                 weight.copy_(normal(weight.shape) / weight.shape[-1] ** 0.5)
             elif name.endswith("sinks"):  # beside scores of a deviation of 2 and more
                 weight.copy_(3.0 + 1.5 * normal(weight.shape))
-            elif name.endswith("gate_up_proj"):  # wide enough for clamps at 7 to be seen
+            elif name.endswith("router.proj.weight"):  # what it reads has a length of 1
+                weight.copy_(1.5 * normal(weight.shape))
+            elif name.endswith("gate_up_proj") and not gemma4:  # wide enough for clamps at 7 to be seen
                 weight.copy_(3.0 * normal(weight.shape) / weight.shape[1] ** 0.5)
-            elif name.endswith("experts.down_proj"):
+            elif name.endswith("experts.down_proj") and not gemma4:
                 weight.copy_(normal(weight.shape) / weight.shape[1] ** 0.5 / 6)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
@@ -359,14 +377,17 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def read(name: str) -> torch.Tensor:
-        tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+        tensor = tensors[scale_of(name) or names.get_name(name, (".weight", ".bias"))]
         return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
 
     with torch.no_grad():
         for name, weight in weights(network):
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
-            values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
+            if architecture == "gemma4":
+                values = read(name + ".weight" * (".experts." in name))
+            else:
+                values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
@@ -378,6 +399,12 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if "linear_attn" in name:
                 values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def scale_of(name: str) -> str | None:
+    """What files call the scales of Gemma 4's router, and of its experts; None for anything else."""
+    found = re.fullmatch(r"model\.layers\.(\d+)\.router\.(scale|per_expert_scale)", name)
+    return found and f"blk.{found[1]}.ffn_{'gate_inp' if found[2] == 'scale' else 'down_exps'}.scale"
 
 
 def read_experts(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:

@@ -46,6 +46,7 @@ class MixtureShapes:
     shared_up_format: str = trait("")
     shared_down_format: str = trait("")
     shared_gated: int = trait(0, (0, 1))
+    beside: int = trait(0, (0, 1))
 
     @property
     def feed_forward(self) -> str:
@@ -61,6 +62,7 @@ class MixtureShapes:
             scale=self.routing_scale, bias=self.expert_bias, shared_ffn=self.shared_ffn,
             shared_gate_format=self.shared_gate_format, shared_up_format=self.shared_up_format,
             shared_down_format=self.shared_down_format, shared_gated=self.shared_gated, post_norm=d.post_norm,
+            beside=self.beside, out_scale=d.out_scale,
         )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class MixtureRows:
         }  # fmt: skip
 
     def steps(self, problem: Moe, size: int, layer: LayerState) -> list[GraphStep]:
-        """From the forward's normed rows to its branch."""
+        """From the forward's residual stream to its branch."""
         p, f, b = problem, self._forward, layer.buffers
         choices = self._choices[p.experts, p.used]
         width = cpu_rows.logits_size(p)
@@ -67,18 +67,30 @@ class MixtureRows:
             for compile in (cpu_rows.compile_choose, cpu_rows.compile_gate, cpu_rows.compile_combine)
         )
         return [
+            f.norm(b["router_norm" if p.beside else "ffn_norm"]),
             f.product(size, router, f.normed, logits),
-            cpu_rows.bind_choose(choose, logits, f.count, biases[0], choices),
+            cpu_rows.bind_choose(choose, logits, f.count, biases[0], b.get("expert_scale", 0), choices),
+            *([f.norm(b["ffn_norm"])] if p.beside else []),
             self._product(of_gate, f.normed, gate, choices),
             self._product(of_up, f.normed, up, choices, written=of_gate[0] == of_up[0]),
             cpu_rows.bind_gate(join, gate, up, f.count, choices, (biases[1], biases[2])),
             self._product(of_down, gate, made, choices),
             *self._shared_expert(p, size, layer),
             cpu_rows.bind_combine(combine, made, f.branch, f.count, choices, biases[3], self._shared, logits),
+            *self._sum_beside(p, layer),
         ]
 
+    def _sum_beside(self, problem: Moe, layer: LayerState) -> list[GraphStep]:
+        """Of experts that stand beside a network, what both give together."""
+        if not problem.beside:
+            return []
+        f, b = self._forward, layer.buffers
+        norms = b["experts_post_norm"], b["shared_post_norm"]
+        kernel = f.kernel(cpu_rows.compile_beside, problem)
+        return [cpu_rows.bind_beside(kernel, f.branch, self._shared, f.count, norms, f.eps)]
+
     def _shared_expert(self, problem: Moe, size: int, layer: LayerState) -> list[GraphStep]:
-        """From the forward's normed rows to what the shared expert makes of them."""
+        """What the shared expert makes of the forward's normed rows, or of rows that are normed for it."""
         if not problem.shared_ffn:
             return []
         f, (gate, up, down) = self._forward, layer.packed["moe"][4:]
@@ -87,6 +99,7 @@ class MixtureRows:
         )
         join = f.kernel(rows.compile_gate, gate.rows, problem.gate_function)
         return [
+            *([f.norm(layer.buffers["shared_norm"])] if problem.beside else []),
             f.product(size, gate, f.normed, gate_rows),
             f.product(size, up, f.normed, up_rows),
             rows.bind_gate(join, gate_rows, up_rows, f.count),

@@ -364,7 +364,7 @@ class Rows:
         yield from self._branch_off(products, self.attended(layer), branch, reader)
 
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
     def _feed_forward(
         self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None = None
@@ -372,18 +372,26 @@ class Rows:
         return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols, h = self._mixture(layer), self.config.hidden, None
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
+        the stream for itself."""
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        beside = bool(mixture.problem.beside)
         if mixture.shared is not None:
             reader, following = self._network_reader(layer), self._products("shared_down", [layer.packed["moe"][6:]])
             gated = yield from self._gated(layer, reader, branch, following)
             yield from self._multiply(following, gated, mixture.shared)
             branch, h = None, reader.h
-        if h is None or h.order != mixture.order:
+        if beside or h is None or h.order != mixture.order:
             normed = self.forward.buffers.normed[cols, mixture.order]
             h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-            made, _ = self._norms.read(Reader("ffn_norm", layer.buffers["ffn_norm"], (), h), branch)
+            norm = "router_norm" if beside else "ffn_norm"
+            made, _ = self._norms.read(Reader(norm, own[norm], (), h), branch)
             yield from made
-        yield from mixture.launches(h.values, self.inputs["positions"])
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if beside:
+            made, _ = self._norms.read(Reader("ffn_norm", own["ffn_norm"], (), h), None)
+            yield from made
+        yield from mixture.launches(h.values)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
         following, after = self._down_products(layer)
@@ -456,7 +464,9 @@ class Rows:
         return None if layer.mixture is not None else self._network_reader(layer)
 
     def _network_reader(self, layer: CudaLayer) -> Reader:
-        return self._reader("ffn_norm", layer.buffers["ffn_norm"], self._gate_up(layer)[0])
+        mixture = layer.mixture
+        name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
+        return self._reader(name, layer.buffers[name], self._gate_up(layer)[0])
 
     def _head_reader(self) -> Reader:
         return self._reader("output_norm", self.model.output_norm, self._products("head", [self.model.head_packed]))

@@ -48,9 +48,9 @@ MODELS = [
 ]
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 GEMMA = FIXTURES / "gemma2.gguf"
-GEMMA4 = ["gemma4", "gemma4-per-layer"]
+GEMMA4 = ["gemma4", "gemma4-per-layer", "gemma4-mixture", "gemma4-mixture-small"]
 """Heads whose size differs by layer, keys as values, a scaled output; inputs of layers, and some that attend over
-another's cache."""
+another's cache; mixtures beside dense networks."""
 CAPACITY = 80
 
 
@@ -283,8 +283,12 @@ def test_gate_functions_are_those_of_problems() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe", "tiny-gpt-oss"]
-)
+    "shape",
+    [
+        "tiny", "tiny-gemma3", "tiny-gemma4", "tiny-gemma4-mixture", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe",
+        "tiny-gpt-oss",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""

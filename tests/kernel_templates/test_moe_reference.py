@@ -32,6 +32,10 @@ PROBLEMS = [
     ),
     Moe(64, 32, 8, 1, "BF16", "Q8_0", "Q4_1", "Q5_0", gate_function="gelu", post_norm=1),
     Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
+    Moe(
+        64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0", gate_function="gelu", normalized=1, post_norm=1, beside=1,
+        out_scale=1, **{**SHARED, "shared_gated": 0},
+    ),
 ]  # fmt: skip
 
 
@@ -66,7 +70,8 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
         return b[f"{name}_bias"][row] if problem.bias else 0.0
 
     n = norm(b["x"][: problem.hidden], "norm")
-    logits = [dot(weights["router"][e], n) + bias("router", e) for e in range(problem.experts)]
+    routed = norm(b["x"][: problem.hidden], "router_norm") if problem.beside else n
+    logits = [dot(weights["router"][e], routed) + bias("router", e) for e in range(problem.experts)]
     scores = [sigmoid(v) if problem.routing == "sigmoid" else math.exp(v) for v in logits]
     if problem.routing == "softmax":
         scores = [v / math.fsum(scores) for v in scores]
@@ -78,6 +83,8 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
     total = math.fsum(scores[e] for e in chosen)
     divided = problem.normalized or problem.routing == "softmax_of_chosen"
     shares = [problem.scale * scores[e] / (total if divided else 1) for e in chosen]
+    if problem.beside:
+        shares = [share * b["expert_scale"][e] for share, e in zip(shares, chosen, strict=True)]
     between: list[float] = []
     y = [0.0] * problem.hidden
     for e, share in zip(chosen, shares, strict=True):
@@ -91,13 +98,19 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
             y[i] += share * (dot(weights["down"][r], h) + bias("down", r))
     if problem.shared_ffn:
         pairs = zip(weights["shared_gate"], weights["shared_up"], strict=True)
-        h = [gated(dot(g, n), dot(u, n)) for g, u in pairs]
+        own = norm(b["x"][: problem.hidden], "shared_norm") if problem.beside else n
+        h = [gated(dot(g, own), dot(u, own)) for g, u in pairs]
         between += h
         share = sigmoid(dot(weights["shared_router"][0], n)) if problem.shared_gated else 1.0
-        y = [v + share * dot(row, h) for v, row in zip(y, weights["shared_down"], strict=True)]
+        other = [share * dot(row, h) for row in weights["shared_down"]]
+        if problem.beside:
+            y, other = norm(y, "experts_post_norm"), norm(other, "shared_post_norm")
+        y = [v + w for v, w in zip(y, other, strict=True)]
     if problem.post_norm:
         y = norm(y, "post_norm")
     x = [a + c for a, c in zip(b["x"], y, strict=False)]
+    if problem.out_scale:
+        x = [v * b["out_scale"][0] for v in x]
     return {"expert_ids": [float(e) for e in chosen], "expert_weights": shares, "gated": between, "x": x}
 
 
@@ -181,7 +194,7 @@ def test_a_token_reads_its_own_experts_only():
 
 
 def test_a_shared_expert_and_its_gate_count():
-    plain, shared = Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0"), PROBLEMS[-1]
+    plain, shared = Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0"), PROBLEMS[4]
     more = registry.get("moe").work(shared).bytes - registry.get("moe").work(plain).bytes
     assert more == 2 * 64 * formats.get("Q8_0").row_bytes(64) + 64 * formats.get("Q4_0").row_bytes(64) + 4 * 64
     assert [m.name for m in plain.matrices] == ["router", "gate", "up", "down"]
@@ -208,6 +221,8 @@ def test_a_key_names_traits_only_where_they_are_there():
         ("routing=top", "moe: routing='top' is not one of softmax"),
         ("shared_ffn=32", "a shared expert has all of shared_ffn"),
         ("shared_up_format=Q4_0", "a shared expert has all of shared_ffn"),
+        ("beside=1", "moe: beside=1 needs post_norm=1 and shared_ffn"),
+        ("out_scale=1", "moe: out_scale=1 needs post_norm=1"),
         ("shared_gated=1", "shared_gated=1 without a shared expert"),
         ("ffn=48", "rows of 48 elements do not divide by 32"),
     ],
