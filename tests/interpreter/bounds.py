@@ -14,8 +14,8 @@ from kernel_templates.cuda.launch import Launch, Target
 
 
 class Extents:
-    """The memory of a launch's tensors, from the first element to the last one of each: what lies between is not
-    theirs. Pages of a cache may lie anywhere: where the table says."""
+    """The memory of a launch's tensors: what lies between them is not theirs. Pages of a cache may lie anywhere: where
+    the table says."""
 
     def __init__(self, launch: Launch) -> None:
         names = [name for name in launch.kernel.arg_names if name not in launch.constants]
@@ -43,8 +43,10 @@ class Extents:
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+    """Of some columns to the end of the last row: an order of columns may have places behind them."""
+    start, memory = tensor.data_ptr(), tensor.untyped_storage()
+    elements = max([1, *(size * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))])
+    return start, min(start + elements * tensor.element_size(), memory.data_ptr() + memory.nbytes())
 
 
 def _pages(given: dict[str, Any], kv_heads: int) -> list[tuple[int, int]]:
