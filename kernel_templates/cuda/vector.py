@@ -65,8 +65,8 @@ class Vector:
         return self._part(slice(n, None), slice(n // GROUP, None))
 
     def _part(self, elements: slice, groups: slice) -> "Vector":
-        planes = (plane[elements] for plane in (self.values, self.high, self.low))
-        return Vector(*planes, self.scale[groups], self.squares[groups])
+        values, high, low = (plane[elements] for plane in (self.values, self.high, self.low))
+        return Vector(values, high, low, self.scale[groups], self.squares[groups])
 
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
         """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where
