@@ -8,7 +8,6 @@ registers (AHEAD steps of a warp) is under way before the wait for the kernel th
 # mypy: disable-error-code="assignment, misc"
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -27,6 +26,7 @@ from kernel_templates.cuda.fragments import (
 )  # fmt: skip
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.weights import Planes
 

@@ -8,11 +8,11 @@ also where logits are not finite; the weights are then NaN, and so is the token.
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.moe.problem import Moe
 
 TAKEN = tl.constexpr(-(1 << 31))
