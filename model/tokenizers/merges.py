@@ -5,7 +5,7 @@ which a prompt of a few lines need not wait.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
 from model.errors import ModelError, quoted
@@ -53,8 +53,8 @@ class Merges:
             return [piece]
         tokens, none = [token for character in piece for token in self._spelled(character)], len(self._ranks)
         while len(tokens) > 1:
-            pairs = zip(tokens, tokens[1:], strict=False)
-            rank, at = min((self._ranks.get(f"{left} {right}", none), at) for at, (left, right) in enumerate(pairs))
+            pairs = enumerate(pairwise(tokens))
+            rank, at = min((self._ranks.get(f"{left} {right}", none), at) for at, (left, right) in pairs)
             if rank == none:
                 break
             tokens[at : at + 2] = [tokens[at] + tokens[at + 1]]
