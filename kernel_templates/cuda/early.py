@@ -16,7 +16,8 @@ from pathlib import Path
 LIBRARY = "libtorch_cuda.so"
 """Of torch; loads all the others that its own module needs."""
 BRING_LIBRARIES = (
-    "numpy.random", "tokenizers", "psutil", "sqlite3", "mmap", "binascii", "csv", "heapq", "resource", "zoneinfo",
+    "numpy.random", "tokenizers", "psutil", "sqlite3", "mmap", "binascii", "csv", "decimal", "heapq", "resource",
+    "zoneinfo",
 )  # fmt: skip
 """Modules that do, of those that the engine imports before torch."""
 

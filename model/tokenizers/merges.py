@@ -5,7 +5,7 @@ which a prompt of a few lines need not wait.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, repeat
+from itertools import count, pairwise, repeat
 from typing import TYPE_CHECKING
 
 from model.errors import ModelError, quoted
@@ -34,7 +34,7 @@ class Merges:
         _check(merges, vocabulary)
         self._vocabulary, self._cuts = vocabulary, cuts
         self._whole_words, self._byte_fallback = whole_words, byte_fallback
-        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        self._ranks = dict(zip(dict.fromkeys(merges), count(), strict=False))
         self._steps_left = FIRST_STEPS
         self._library: Tokenizer | None = None
 
@@ -69,7 +69,7 @@ class Merges:
     def _of_library(self) -> "Tokenizer":
         from tokenizers import Tokenizer, models
 
-        pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in reversed(self._ranks))]
+        pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in self._ranks)]
         options = {"ignore_merges": self._whole_words, "byte_fallback": self._byte_fallback}
         made = Tokenizer(models.BPE(dict(self._vocabulary), pairs, **options))
         if self._cuts is not None:
