@@ -8,6 +8,7 @@ each, of which there are two hundred, while a model launches twenty. Kernels' mo
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,16 +35,12 @@ else:
                     super().__init__(self.fn, **self._options)
             return object.__getattribute__(self, name)
 
-    class _Triton:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(whole, name)
+    def _jit(function: Callable | None = None, **options: Any) -> Any:
+        if whole.knobs.runtime.interpret:
+            return whole.jit(function, **options)
+        return partial(_Kernel, options=options) if function is None else _Kernel(function, options)
 
-        @staticmethod
-        def jit(function: Callable | None = None, **options: Any) -> Any:
-            if whole.knobs.runtime.interpret:
-                return whole.jit(function, **options)
-            return partial(_Kernel, options=options) if function is None else _Kernel(function, options)
-
-    triton = _Triton()
+    triton = ModuleType(whole.__name__)  # a kernel may name no other kind of object
+    vars(triton).update(jit=_jit, __getattr__=partial(getattr, whole))
 
 __all__ = ["triton"]
