@@ -6,7 +6,6 @@ need are at position -1. Nothing here waits for the device.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,13 @@ from torch import Tensor
 
 from kernel_templates import registry
 from kernel_templates.cuda import fragments, library
-from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
-from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.cuda.weights import joined
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import DELTA
-from kernel_templates.matmul import cuda as matmul
-from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import LIBRARY
 from kernel_templates.paged_attention import cuda as paged_attention
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
@@ -36,6 +31,7 @@ from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.mixture import MixtureRows
 from model.cuda.pass_buffers import InOrders, PassBuffers
+from model.cuda.pass_products import Half, PassProduct, PassProducts, adds, cut
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
@@ -178,7 +174,7 @@ class Rows:
         self.model, self.config = forward.model, c
         self.inputs = forward.inputs(size.sequences, size.tokens)
         self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
-        self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+        self._products = PassProducts(forward, rows)
 
     def launches(self) -> Iterator[Launch]:
         layers, branch = self.model.layers, None
@@ -230,7 +226,7 @@ class Rows:
         """float16 [rows, heads * head_dim]: what attention of a layer reads."""
         return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.attended)
 
-    def attended(self, layer: CudaLayer) -> "Half":
+    def attended(self, layer: CudaLayer) -> Half:
         """What a layer's mixer leaves, in the order of columns that its output projection reads."""
         products, _ = self._out_products(layer)
         return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
@@ -239,13 +235,11 @@ class Rows:
         """float32 [rows, rows of queries, keys and values]: raw heads."""
         return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
 
-    def _half(self, buffers: InOrders, cols: int, products: "Sequence[PassProduct]") -> "Half":
+    def _half(self, buffers: InOrders, cols: int, products: Sequence[PassProduct]) -> Half:
         order = products[0].order
         return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
-    def _norm(
-        self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
-    ) -> Launch:
+    def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: Half | None = None) -> Launch:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
         return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
 
@@ -255,26 +249,26 @@ class Rows:
     def _of_mixer(self, layer: CudaLayer) -> add_norm.Branch | None:
         """What is still to be added to the residual stream behind the mixer; None where its product did."""
         products, branch = self._out_products(layer)
-        return None if _adds(products, branch) else branch
+        return None if adds(products, branch) else branch
 
     def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
         if layer.mixture is not None:
             return self._mixture(layer).branch
         products, branch = self._down_products(layer)
-        return None if _adds(products, branch) else branch
+        return None if adds(products, branch) else branch
 
-    def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+    def _out_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
         branch = add_norm.Branch(self.branch, post_norm=own.get("post_attn_norm"), bias=own.get("out_bias"))
-        return self._products("out", [layer.packed["out"]]), branch
+        return self._products.of("out", [layer.packed["out"]]), branch
 
-    def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+    def _down_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
         scale = None if layer.plan.sizes.layer_input else own.get("out_scale")
         branch = add_norm.Branch(
             self.branch, 1 / GATED_SCALE.value, post_norm=own.get("post_ffn_norm"), out_scale=scale
         )
-        return self._products("down", [layer.packed["ffn"][2:]]), branch
+        return self._products.of("down", [layer.packed["ffn"][2:]]), branch
 
     def _of_input(self, layer: CudaLayer) -> add_norm.Branch:
         own = layer.buffers
@@ -282,20 +276,20 @@ class Rows:
             self.branch, 1 / GATED_SCALE.value, post_norm=own["post_input_norm"], out_scale=own.get("out_scale")
         )
 
-    def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
+    def _branch_off(self, products: Sequence[PassProduct], h: Half, branch: add_norm.Branch) -> Iterator[Any]:
         """The branch of the residual stream that products give, or where they add, the stream with it."""
-        if _adds(products, branch):
-            yield from self._multiply(products, h, self.x, factor=branch.factor)
+        if adds(products, branch):
+            yield from self._products.multiply(products, h, self.x, factor=branch.factor)
         else:
-            yield from self._multiply(products, h, branch.y)
+            yield from self._products.multiply(products, h, branch.y)
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
         c, own = self.config, layer.buffers
-        products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
+        products = self._products.of("qkv", [(planes,) for planes in layer.packed["qkv"]])
         h = self._half(self.forward.buffers.normed, c.hidden, products)
         yield self._norm("attn_norm", branch, own["attn_norm"], h)
-        yield from self._multiply(products, h, self._qkv(layer))
+        yield from self._products.multiply(products, h, self._qkv(layer))
         if append_too:
             rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
             yield append.launch(self._how(layer), rows, self.forward.cache[i])
@@ -336,10 +330,10 @@ class Rows:
             yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
 
     def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
+        products = self._products.of("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
         h = self._half(self.forward.buffers.normed, self.config.hidden, products)
         yield self._norm("attn_norm", branch, layer.buffers["attn_norm"], h)
-        yield from self._multiply(products, h, self._projected(layer))
+        yield from self._products.multiply(products, h, self._projected(layer))
 
     def _projected(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, projected_size]: what a gated delta net reads."""
@@ -380,17 +374,17 @@ class Rows:
         gate_planes, up, _ = layer.packed["ffn"]
         b, s = self.forward.buffers, layer.plan.sizes
         one = joined((gate_planes, up)) is not None
-        products = self._products(
+        products = self._products.of(
             "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
         )
         following, after = self._down_products(layer)
         h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
         yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
         if one:
-            yield from self._multiply(products, h, gated.values, gated.order)
+            yield from self._products.multiply(products, h, gated.values, gated.order)
         else:
             gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
-            yield from self._multiply(products, h, gate_up)
+            yield from self._products.multiply(products, h, gate_up)
             yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
         yield from self._branch_off(following, gated, after)
 
@@ -401,108 +395,33 @@ class Rows:
             return
         mixed, columns = self.forward.buffers.inputs[: self.size.rows], inputs.problem.rows
         yield embed.launch(inputs.table, self.inputs["tokens"], mixed)
-        products = self._products("layer_inputs", [inputs.packed])
+        products = self._products.of("layer_inputs", [inputs.packed])
         h = self._half(self.forward.buffers.normed, self.config.hidden, products)
         yield self._norm("input_norm", None, self.forward.ones, h)
         projected = cut(self.forward.buffers.wide, self.size.rows, columns)
-        yield from self._multiply(products, h, projected)
+        yield from self._products.multiply(products, h, projected)
         yield layer_inputs.mix(self.x, projected, inputs.norm, mixed, self.config.norm_eps)
 
     def _input(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, proj = layer.packed["input"]
         b, size, eps = self.forward.buffers, layer.plan.sizes.layer_input, self.config.norm_eps
-        products, following = self._products("input_gate", [(gate_planes,)]), self._products("input_proj", [(proj,)])
+        products, following = (
+            self._products.of("input_gate", [(gate_planes,)]),
+            self._products.of("input_proj", [(proj,)]),
+        )
         h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, size, following)
         yield self._norm("input_norm", branch, self.forward.ones, h)
         raised = cut(b.wide, self.size.rows, size)
-        yield from self._multiply(products, h, raised)
+        yield from self._products.multiply(products, h, raised)
         inputs = b.inputs[: self.size.rows]
         yield layer_inputs.gate(self.x, raised, inputs, i * size, gated.values, eps, gated.order)
-        yield from self._multiply(following, gated, self.branch)
+        yield from self._products.multiply(following, gated, self.branch)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products("head", [self.model.head_packed])
+        products = self._products.of("head", [self.model.head_packed])
         h = self._half(self.forward.buffers.normed, self.config.hidden, products)
         yield self._norm("output_norm", branch, self.model.output_norm, h)
         logits = self.forward.logits(self.size.rows)
-        yield from self._multiply(products, h, logits)
+        yield from self._products.multiply(products, h, logits)
         if self.model.head.softcap:
             yield soft_cap.launch(logits, self.model.head.softcap)
-
-    def _products(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> "list[PassProduct]":
-        """Products of one input, whose columns they read in one order: where configurations differ in it, all go
-        through the library."""
-        found = []
-        for parts in groups:
-            rows = sum(planes.rows for planes in parts)
-            problem = Matmul(rows, parts[0].cols, parts[0].format, self.size.rows, gate=function)
-            found.append(PassProduct(name, parts, problem, self.forward.configs(problem)))
-        if len({product.order for product in found}) > 1:
-            found = [replace(product, config=LIBRARY) for product in found]
-        return found
-
-    def _multiply(
-        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL,
-        factor: float | None = None,
-    ) -> Iterator[Any]:  # fmt: skip
-        """y = x W^T of matrices one below the other; with a factor, y += factor times that."""
-        template, forward, first = registry.cuda(Matmul.op), self.forward, 0
-        for product in products:
-            problem = product.problem
-            out = y if problem.gate else y[:, first : first + problem.rows]
-            first += problem.rows
-            scratch = matmul.scratch_size(problem, product.config)
-            library_gate = problem.gate and product.order == NATURAL
-            buffers = {
-                "name": product.name, "x": {h.order: h.values}, "y": out, "y_order": y_order, "turn": self._expanded,
-                "expanded": forward.buffers.expanded, "counters": forward.buffers.counters,
-                "matmul_scratch": forward.buffers.wide if library_gate else forward.matmul_scratch(scratch),
-            }  # fmt: skip
-            if factor is not None:
-                buffers["add"] = factor
-            for launch in template.launches(problem, product.config, product.parts, buffers):
-                self._expanded += isinstance(launch, library.Expand)
-                yield launch
-
-
-@dataclass(frozen=True)
-class PassProduct:
-    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
-
-    name: str
-    parts: tuple[Planes, ...]
-    problem: Matmul
-    config: Config
-
-    @property
-    def order(self) -> int:
-        """Of its input's columns."""
-        return matmul.order(self.config)
-
-
-def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
-    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.plain and all(matmul.adds(product.config) for product in products)
-
-
-@dataclass(frozen=True)
-class Half:
-    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
-    `fragments`."""
-
-    values: Tensor
-    cols: int
-    order: int
-
-    def write(self, values: Tensor) -> None:
-        """Of the first rows, [rows, cols] in their natural order."""
-        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
-
-    def read(self, count: int) -> Tensor:
-        """float32 [count, cols] of the first rows, in their natural order."""
-        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
-
-
-def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows, columns] at the beginning of a flat buffer."""
-    return buffer[: rows * columns].view(rows, columns)

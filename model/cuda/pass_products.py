@@ -1,0 +1,106 @@
+"""The products of a pass over many rows: what they read, in which order of columns, and where their results go."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kernel_templates import registry
+from kernel_templates.cuda import fragments, library
+from kernel_templates.cuda.fragments import NATURAL
+from kernel_templates.cuda.rows import add_norm
+from kernel_templates.cuda.weights import Planes
+from kernel_templates.matmul import cuda as matmul
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.matmul.space import LIBRARY
+from kernel_templates.space import Config
+
+if TYPE_CHECKING:
+    from model.cuda.forward import Forward
+
+
+@dataclass(frozen=True)
+class PassProduct:
+    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
+
+    name: str
+    parts: tuple[Planes, ...]
+    problem: Matmul
+    config: Config
+
+    @property
+    def order(self) -> int:
+        """Of its input's columns."""
+        return matmul.order(self.config)
+
+
+def adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
+    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
+    return branch.plain and all(matmul.adds(product.config) for product in products)
+
+
+@dataclass(frozen=True)
+class Half:
+    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
+    `fragments`."""
+
+    values: Tensor
+    cols: int
+    order: int
+
+    def write(self, values: Tensor) -> None:
+        """Of the first rows, [rows, cols] in their natural order."""
+        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
+
+    def read(self, count: int) -> Tensor:
+        """float32 [count, cols] of the first rows, in their natural order."""
+        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
+
+
+def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    """[rows, columns] at the beginning of a flat buffer."""
+    return buffer[: rows * columns].view(rows, columns)
+
+
+class PassProducts:
+    """Makes products over `rows` rows, and launches them."""
+
+    def __init__(self, forward: "Forward", rows: int) -> None:
+        self._forward, self._rows = forward, rows
+        self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+
+    def of(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> list[PassProduct]:
+        """Products of one input, whose columns they read in one order: where configurations differ in it, all go
+        through the library."""
+        found = []
+        for parts in groups:
+            rows = sum(planes.rows for planes in parts)
+            problem = Matmul(rows, parts[0].cols, parts[0].format, self._rows, gate=function)
+            found.append(PassProduct(name, parts, problem, self._forward.configs(problem)))
+        if len({product.order for product in found}) > 1:
+            found = [replace(product, config=LIBRARY) for product in found]
+        return found
+
+    def multiply(
+        self, products: Sequence[PassProduct], h: Half, y: Tensor, y_order: int = NATURAL,
+        factor: float | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
+        """y = x W^T of matrices one below the other; with a factor, y += factor times that."""
+        template, forward, first = registry.cuda(Matmul.op), self._forward, 0
+        for product in products:
+            problem = product.problem
+            out = y if problem.gate else y[:, first : first + problem.rows]
+            first += problem.rows
+            scratch = matmul.scratch_size(problem, product.config)
+            library_gate = problem.gate and product.order == NATURAL
+            buffers = {
+                "name": product.name, "x": {h.order: h.values}, "y": out, "y_order": y_order, "turn": self._expanded,
+                "expanded": forward.buffers.expanded, "counters": forward.buffers.counters,
+                "matmul_scratch": forward.buffers.wide if library_gate else forward.matmul_scratch(scratch),
+            }  # fmt: skip
+            if factor is not None:
+                buffers["add"] = factor
+            for launch in template.launches(problem, product.config, product.parts, buffers):
+                self._expanded += isinstance(launch, library.Expand)
+                yield launch
