@@ -25,6 +25,7 @@ NARROW = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip
 """What ggml's quantizer takes for rows that are no whole super-blocks."""
+DOWN = ("down", "shared_down")
 K_NORM_PEAK = 96.5
 
 
@@ -59,11 +60,11 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", *DOWN) and (first or last or third) else None
     if quant == "IQ4_XS":
         sizes = config.layer(layer)
         grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
-        return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
+        return "Q5_K" if (what == "v" and grouped) or (what in DOWN and early) else None
     return None
 
 
@@ -94,6 +95,8 @@ class Weights:
             weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
         elif what == "conv":
             weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "shared_router":
+            weights = self._rng.normal(0.0, size**-0.5, size)
         elif what.endswith("_bias"):
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "sinks":
@@ -112,8 +115,11 @@ class Weights:
         """A weight matrix in format `form`, or several behind each other, uint8 [rows, row bytes]."""
         *above, cols = shape
         rows, deviation = math.prod(above), cols**-0.5
-        what, _ = self.place(name)
-        if what in ("out", "down", "input_proj"):
+        what, layer = self.place(name)
+        mixture = self._config.layer(layer).mixture
+        if what == "router" and mixture and mixture.beside:  # what it reads has a length of 1
+            deviation = 1.5
+        if what in ("out", *DOWN, "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)

@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
-from kernel_templates.cuda.weights import joined
+from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import DELTA
 from kernel_templates.paged_attention import cuda as paged_attention
@@ -30,8 +30,10 @@ from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.mixture import MixtureRows
-from model.cuda.pass_buffers import InOrders, PassBuffers
-from model.cuda.pass_products import Half, PassProduct, PassProducts, adds, cut
+from model.cuda.norm_readers import Readers
+from model.cuda.pass_buffers import PassBuffers
+from model.cuda.pass_products import PassProducts, adds, cut
+from model.cuda.row_norms import Half, Norms, PassProduct, Reader
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
@@ -174,7 +176,9 @@ class Rows:
         self.model, self.config = forward.model, c
         self.inputs = forward.inputs(size.sequences, size.tokens)
         self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
-        self._products = PassProducts(forward, rows)
+        self._norms = Norms(self.x, b, c.norm_eps)
+        self._products = PassProducts(forward, rows, self._norms)
+        self._readers = Readers(forward, self._products, size.head)
 
     def launches(self) -> Iterator[Launch]:
         layers, branch = self.model.layers, None
@@ -188,8 +192,8 @@ class Rows:
                 finish = self._finishes(layer)
                 yield from self._heads(i, layer, branch, append_too=not finish)
                 yield from self._attention(i, layer, finish)
-            yield from self._out(layer)
-            yield from self._feed_forward(layer, self._of_mixer(layer))
+            yield from self._out(layer, self._readers.feed_forward(layer))
+            yield from self._feed_forward(layer, self._of_mixer(layer), self._readers.behind(i))
             branch = self._of_feed_forward(layer)
             if layer.plan.sizes.layer_input:
                 yield from self._input(i, layer, branch)
@@ -229,15 +233,11 @@ class Rows:
     def attended(self, layer: CudaLayer) -> Half:
         """What a layer's mixer leaves, in the order of columns that its output projection reads."""
         products, _ = self._out_products(layer)
-        return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
+        return self._products.half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
 
     def _qkv(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, rows of queries, keys and values]: raw heads."""
         return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
-
-    def _half(self, buffers: InOrders, cols: int, products: Sequence[PassProduct]) -> Half:
-        order = products[0].order
-        return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
     def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: Half | None = None) -> Launch:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
@@ -276,20 +276,22 @@ class Rows:
             self.branch, 1 / GATED_SCALE.value, post_norm=own["post_input_norm"], out_scale=own.get("out_scale")
         )
 
-    def _branch_off(self, products: Sequence[PassProduct], h: Half, branch: add_norm.Branch) -> Iterator[Any]:
-        """The branch of the residual stream that products give, or where they add, the stream with it."""
-        if adds(products, branch):
+    def _branch_off(
+        self, products: Sequence[PassProduct], h: Half, branch: add_norm.Branch, reader: Reader | None
+    ) -> Iterator[Any]:
+        """The branch of the residual stream that products give, or where they add, the stream with it; and with few
+        rows what the reader of the norm behind takes."""
+        if (norm := self._norms.in_front(products, branch, reader)) is not None:
+            assert reader is not None
+            yield from self._products.multiply(products, h, reader.h.values, norm=norm)
+        elif adds(products, branch):
             yield from self._products.multiply(products, h, self.x, factor=branch.factor)
         else:
             yield from self._products.multiply(products, h, branch.y)
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
-        c, own = self.config, layer.buffers
-        products = self._products.of("qkv", [(planes,) for planes in layer.packed["qkv"]])
-        h = self._half(self.forward.buffers.normed, c.hidden, products)
-        yield self._norm("attn_norm", branch, own["attn_norm"], h)
-        yield from self._products.multiply(products, h, self._qkv(layer))
+        yield from self._products.multiply_normed(self._readers.mixer(layer), branch, self._qkv(layer))
         if append_too:
             rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
             yield append.launch(self._how(layer), rows, self.forward.cache[i])
@@ -330,10 +332,7 @@ class Rows:
             yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
 
     def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products.of("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
-        yield self._norm("attn_norm", branch, layer.buffers["attn_norm"], h)
-        yield from self._products.multiply(products, h, self._projected(layer))
+        yield from self._products.multiply_normed(self._readers.mixer(layer), branch, self._projected(layer))
 
     def _projected(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, projected_size]: what a gated delta net reads."""
@@ -353,40 +352,59 @@ class Rows:
         }  # fmt: skip
         yield from template.launches(problem, config, (), buffers)
 
-    def _out(self, layer: CudaLayer) -> Iterator[Any]:
+    def _out(self, layer: CudaLayer, reader: Reader | None = None) -> Iterator[Any]:
         products, branch = self._out_products(layer)
-        yield from self._branch_off(products, self.attended(layer), branch)
+        yield from self._branch_off(products, self.attended(layer), branch, reader)
 
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
-    def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
+    def _feed_forward(
+        self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None = None
+    ) -> Iterator[Any]:
+        return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols = self._mixture(layer), self.config.hidden
-        normed = self.forward.buffers.normed[cols, mixture.order]
-        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
-        yield from mixture.launches(h.values, self.inputs["positions"])
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        if mixture.shared is not None:
+            *network, down = layer.packed["moe"][4:]
+            following = self._products.of("shared_down", [(down,)])
+            norm = "shared_norm" if mixture.problem.beside else "ffn_norm"
+            reader = self._readers.network("shared_gate_up", norm, layer, network)
+            gated = yield from self._gated(reader, layer, network, branch, following)
+            yield from self._products.multiply(following, gated, mixture.shared)
+            h, branch = reader.h, None
+        norm = "router_norm" if mixture.problem.beside else "ffn_norm"
+        if h is None or h.order != mixture.order or mixture.problem.beside:
+            normed = self.forward.buffers.normed[cols, mixture.order]
+            h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+            yield self._norm(norm, branch, own[norm], h)
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if mixture.problem.beside:
+            yield self._norm("ffn_norm", None, own["ffn_norm"], h)
+        yield from mixture.launches(h.values)
 
-    def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        gate_planes, up, _ = layer.packed["ffn"]
-        b, s = self.forward.buffers, layer.plan.sizes
-        one = joined((gate_planes, up)) is not None
-        products = self._products.of(
-            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
-        )
+    def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
+        reader = self._readers.feed_forward(layer)
+        assert reader is not None
         following, after = self._down_products(layer)
-        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
-        if one:
-            yield from self._products.multiply(products, h, gated.values, gated.order)
+        gated = yield from self._gated(reader, layer, layer.packed["ffn"][:2], branch, following)
+        yield from self._branch_off(following, gated, after, behind)
+
+    def _gated(
+        self, reader: Reader, layer: CudaLayer, network: Sequence[Planes], branch: add_norm.Branch | None,
+        following: Sequence[PassProduct],
+    ) -> Generator[Any, None, Half]:  # fmt: skip
+        """The norm before a network, and its gate and up, gated, as the products behind them read that."""
+        b, function, (gate_planes, up) = self.forward.buffers, layer.plan.sizes.gate_function, network
+        gated = self._products.half(b.gated, gate_planes.rows, following)
+        if joined((gate_planes, up)) is not None:
+            yield from self._products.multiply_normed(reader, branch, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
-            yield from self._products.multiply(products, h, gate_up)
-            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
-        yield from self._branch_off(following, gated, after)
+            gate_up = cut(b.wide, self.size.rows, 2 * gate_planes.rows)
+            yield from self._products.multiply_normed(reader, branch, gate_up)
+            yield gate.gate(gate_up, gated.values, function, gated.order)
+        return gated
 
     def _layer_inputs(self) -> Iterator[Any]:
         """What each layer gets of each row, behind its embedding."""
@@ -396,7 +414,7 @@ class Rows:
         mixed, columns = self.forward.buffers.inputs[: self.size.rows], inputs.problem.rows
         yield embed.launch(inputs.table, self.inputs["tokens"], mixed)
         products = self._products.of("layer_inputs", [inputs.packed])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        h = self._products.half(self.forward.buffers.normed, self.config.hidden, products)
         yield self._norm("input_norm", None, self.forward.ones, h)
         projected = cut(self.forward.buffers.wide, self.size.rows, columns)
         yield from self._products.multiply(products, h, projected)
@@ -405,11 +423,10 @@ class Rows:
     def _input(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, proj = layer.packed["input"]
         b, size, eps = self.forward.buffers, layer.plan.sizes.layer_input, self.config.norm_eps
-        products, following = (
-            self._products.of("input_gate", [(gate_planes,)]),
-            self._products.of("input_proj", [(proj,)]),
-        )
-        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, size, following)
+        products = self._products.of("input_gate", [(gate_planes,)])
+        following = self._products.of("input_proj", [(proj,)])
+        h = self._products.half(b.normed, self.config.hidden, products)
+        gated = self._products.half(b.gated, size, following)
         yield self._norm("input_norm", branch, self.forward.ones, h)
         raised = cut(b.wide, self.size.rows, size)
         yield from self._products.multiply(products, h, raised)
@@ -418,10 +435,7 @@ class Rows:
         yield from self._products.multiply(following, gated, self.branch)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products.of("head", [self.model.head_packed])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
-        yield self._norm("output_norm", branch, self.model.output_norm, h)
         logits = self.forward.logits(self.size.rows)
-        yield from self._products.multiply(products, h, logits)
+        yield from self._products.multiply_normed(self._readers.head(), branch, logits)
         if self.model.head.softcap:
             yield soft_cap.launch(logits, self.model.head.softcap)

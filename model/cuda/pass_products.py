@@ -1,7 +1,7 @@
 """The products of a pass over many rows: what they read, in which order of columns, and where their results go."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -9,66 +9,37 @@ from torch import Tensor
 from kernel_templates import registry
 from kernel_templates.cuda import fragments, library
 from kernel_templates.cuda.fragments import NATURAL
+from kernel_templates.cuda.norm_between import Behind, InFront
 from kernel_templates.cuda.rows import add_norm
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
-from kernel_templates.space import Config
+from model.cuda.pass_buffers import InOrders
+from model.cuda.row_norms import Half, Norms, PassProduct, Reader, of_following
 
 if TYPE_CHECKING:
     from model.cuda.forward import Forward
 
 
-@dataclass(frozen=True)
-class PassProduct:
-    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
-
-    name: str
-    parts: tuple[Planes, ...]
-    problem: Matmul
-    config: Config
-
-    @property
-    def order(self) -> int:
-        """Of its input's columns."""
-        return matmul.order(self.config)
-
-
-def adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
-    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.plain and all(matmul.adds(product.config) for product in products)
-
-
-@dataclass(frozen=True)
-class Half:
-    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
-    `fragments`."""
-
-    values: Tensor
-    cols: int
-    order: int
-
-    def write(self, values: Tensor) -> None:
-        """Of the first rows, [rows, cols] in their natural order."""
-        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
-
-    def read(self, count: int) -> Tensor:
-        """float32 [count, cols] of the first rows, in their natural order."""
-        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
-
-
-def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows, columns] at the beginning of a flat buffer."""
-    return buffer[: rows * columns].view(rows, columns)
-
-
 class PassProducts:
-    """Makes products over `rows` rows, and launches them."""
+    """Makes products over `rows` rows, and launches them. norms: those of the pass."""
 
-    def __init__(self, forward: "Forward", rows: int) -> None:
-        self._forward, self._rows = forward, rows
+    def __init__(self, forward: "Forward", rows: int, norms: Norms) -> None:
+        self._forward, self._rows, self._norms = forward, rows, norms
         self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+
+    def half(self, buffers: InOrders, cols: int, products: Sequence[PassProduct]) -> Half:
+        order = products[0].order
+        return Half(cut(buffers[cols, order], self._rows, fragments.width(cols, order)), cols, order)
+
+    def multiply_normed(
+        self, reader: Reader, branch: add_norm.Branch | None, y: Tensor, y_order: int = NATURAL
+    ) -> Iterator[Any]:
+        """A norm and the products that read it."""
+        made, behind = self._norms.read(reader, branch)
+        yield from made
+        yield from self.multiply(reader.products, reader.h, y, y_order, norm=behind)
 
     def of(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> list[PassProduct]:
         """Products of one input, whose columns they read in one order: where configurations differ in it, all go
@@ -84,9 +55,10 @@ class PassProducts:
 
     def multiply(
         self, products: Sequence[PassProduct], h: Half, y: Tensor, y_order: int = NATURAL,
-        factor: float | None = None,
+        factor: float | None = None, norm: InFront | Behind | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        """y = x W^T of matrices one below the other; with a factor, y += factor times that."""
+        """y = x W^T of matrices one below the other; with a factor, y += factor times that; norm: on one side of them,
+        if it has no kernel of its own."""
         template, forward, first = registry.cuda(Matmul.op), self._forward, 0
         for product in products:
             problem = product.problem
@@ -101,6 +73,18 @@ class PassProducts:
             }  # fmt: skip
             if factor is not None:
                 buffers["add"] = factor
+            if norm is not None:
+                buffers["norm"], norm = norm, of_following(norm)
             for launch in template.launches(problem, product.config, product.parts, buffers):
                 self._expanded += isinstance(launch, library.Expand)
                 yield launch
+
+
+def adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
+    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
+    return branch.plain and all(matmul.adds(product.config) for product in products)
+
+
+def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    """[rows, columns] at the beginning of a flat buffer."""
+    return buffer[: rows * columns].view(rows, columns)

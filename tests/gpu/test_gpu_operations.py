@@ -146,6 +146,9 @@ LAYERS = [
     LAYER.format("Q4_0", "Q8_0", shape=PARTIAL, ffn=1024, context=90) + ",output_gate=1",
     DELTA_LAYER.format("Q4_K", "Q6_K", shape="hidden=1024,heads=16,key_heads=16,head_dim=128,kernel=4", ffn=3584),
     DELTA_LAYER.format("Q4_0", "Q8_0", shape="hidden=576,heads=4,key_heads=2,head_dim=48,kernel=3", ffn=1024),
+    DELTA_LAYER.format("Q4_K", "Q6_K", shape="hidden=1024,heads=16,key_heads=16,head_dim=128,kernel=4", ffn=256)
+    + EXPERTS
+    + SHARED,
 ]
 
 
