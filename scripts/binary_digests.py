@@ -73,6 +73,8 @@ SHAPES = {  # hidden -> heads, key heads, dimensions of a head, QK-norm, ffn, vo
     4096: (32, 8, 128, 1, 12288, 151936),
 }
 MORE = (
+    "matmul:rows=1024,cols=1024,format=Q4_0,tokens=4",
+    "matmul:rows=1024,cols=1024,format=Q4_0,tokens=16,gate=silu",
     "moe:hidden=1024,ffn=384,experts=64,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
     "activation=int16,normalized=1",
     "moe:hidden=1024,ffn=512,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
@@ -152,7 +154,7 @@ def cuda_items() -> Iterator[Item]:
         yield from (Item(gpu, attention(hidden, context)) for hidden in SHAPES for context in CONTEXTS)
         yield from (Item(gpu, mixed(problems(1024, "Q4_0")[op])) for op in ("norm_qkv_rope", "ffn", "layer"))
         yield from (Item(gpu, f"sample Q4_0 {hidden}") for hidden in SHAPES)
-        yield from (Item(gpu, key) for key in others("cuda"))
+        yield from (Item(gpu, key) for key in others("cuda") if gpu > 70)
     for name in FORMATS:
         yield from (Item(90, f"embed {name} 16384 {activation}") for activation in ("int16", "int8", "float"))
         yield from (Item(90, f"greedy {name} {hidden}") for hidden in (576, 4096) if fits(name, hidden))
@@ -214,8 +216,8 @@ def winners(backend: str, target: int | str) -> Iterator[Item]:
 
 def digests(item: Item) -> dict[str, str]:
     """Name -> digest of each kernel of an item, in the order in which they are launched."""
-    if isinstance(item.target, int):
-        found = [cuda_digest(launch, item.target) for launch in launches(item)]
+    if isinstance(item.target, int):  # what a library does is not compiled here
+        found = [cuda_digest(made, item.target) for made in launches(item) if isinstance(made, Launch)]
         target = f"sm{item.target}"
     else:
         made = kernels(item)
