@@ -75,7 +75,7 @@ SHAPES = {  # hidden -> heads, key heads, dimensions of a head, QK-norm, ffn, vo
 MORE = (
     "matmul:rows=1024,cols=1024,format=Q4_0,tokens=4",
     "matmul:rows=1024,cols=1024,format=Q4_0,tokens=16,gate=silu",
-    "moe:hidden=1024,ffn=384,experts=64,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
+    "moe:hidden=1024,ffn=512,experts=64,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
     "activation=int16,normalized=1",
     "moe:hidden=1024,ffn=512,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
     "activation=int16,gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1",
