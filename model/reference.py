@@ -103,7 +103,8 @@ def reference_hidden(
                 y = y + _vector(file, block + "attn_output", "bias")
         kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        y, router = _feed_forward(file, config, sizes, block, middle)
+        router = _router(file, config, sizes, block, middle)
+        y = _feed_forward(file, config, sizes, block, middle, router)
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         if inputs is not None:
             y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
@@ -297,32 +298,38 @@ def _queries_keys_values(
 
 
 def _feed_forward(
-    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """float32 [tokens, hidden], and a mixture's router's logits [tokens, experts]; x: the residual stream, float32
-    [tokens, hidden]."""
-    mixture, normed = sizes.mixture, _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
-    if mixture is None:
-        return _dense(file, config, block, normed), None
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor, router: Tensor | None
+) -> Tensor:
+    """float32 [tokens, hidden]; x: the residual stream, float32 [tokens, hidden]; router: as of `_router`."""
+    normed = _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
+    mixture = sizes.mixture
+    if mixture is None or router is None:
+        return _dense(file, config, block, normed)
     if not mixture.beside:
-        logits = _router(file, mixture, block, normed)
-        return _mixture(file, config, mixture, block, normed, logits), logits
-    routed = _norm(x, _vector(file, block + "ffn_gate_inp", "scale"), config) / math.sqrt(config.hidden)
-    logits, own = _router(file, mixture, block, routed), _norm(x, _vector(file, block + "pre_ffw_norm_2"), config)
-    parts = _dense(file, config, block, normed), _mixture(file, config, mixture, block, own, logits)
+        return _mixture(file, config, mixture, block, normed, router)
+    own = _norm(x, _vector(file, block + "pre_ffw_norm_2"), config)
+    parts = _dense(file, config, block, normed), _mixture(file, config, mixture, block, own, router)
     first, second = (_norm(y, _vector(file, f"{block}post_ffw_norm_{i}"), config) for i, y in enumerate(parts, 1))
-    return first + second, logits
+    return first + second
 
 
-def _router(file: GGUFFile, mixture: Mixture, block: str, x: Tensor) -> Tensor:
-    """float32 [tokens, experts]; x float32 [tokens, hidden], already normed."""
-    logits = x @ _matrix(file, block + "ffn_gate_inp").T
+def _router(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor | None:
+    """A mixture's logits, float32 [tokens, experts], None where there is none; x: the residual stream, float32 [tokens,
+    hidden]."""
+    mixture = sizes.mixture
+    if mixture is None:
+        return None
+    if mixture.beside:
+        normed = _norm(x, _vector(file, block + "ffn_gate_inp", "scale"), config) / math.sqrt(config.hidden)
+    else:
+        normed = _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
+    logits = normed @ _matrix(file, block + "ffn_gate_inp").T
     return logits + _vector(file, block + "ffn_gate_inp", "bias") if mixture.bias else logits
 
 
 def _mixture(file: GGUFFile, config: ModelConfig, mixture: Mixture, block: str, x: Tensor, logits: Tensor) -> Tensor:
-    """Of each token the sum over the experts with its largest logits, times their weights. x: what experts read,
-    float32 [tokens, hidden], already normed."""
+    """Of each token the sum over the experts with its largest logits, times their weights. x: float32 [tokens, hidden],
+    already normed."""
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
     if mixture.routing == "sigmoid":
         weights = logits.sigmoid().gather(-1, chosen)

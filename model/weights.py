@@ -22,7 +22,7 @@ from model.rope import Rotation, rotation
 def matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """A matrix, or several below each other, as kernels want it, copied out of the mapping: rows are in the file's own
     bytes."""
-    info, rows = file.tensors[tensor.name], tensor.shape[-2]
+    info, rows = file.tensors[tensor.name], tensor.rows_each
     if tensor.stored_rows:
         begins = range(tensor.first_row, tensor.stored.rows, tensor.stored_rows)  # of each matrix
         parts = [file.copied(tensor.name, slice(begin, begin + rows)) for begin in begins]

@@ -120,8 +120,9 @@ def scan(
     if PDL:
         gdc_wait()
     # A single turn stays a loop, too: of products in straight code ptxas 12.8 gets addresses wrong (`cuda.sass`).
-    turns = opaque(tl.full((), 1, tl.int32), ASM) if ASM and CHUNKS == 1 else CHUNKS
-    for chunk in tl.range(0, turns, num_stages=STAGES):
+    for chunk in tl.range(
+        0, opaque(tl.full((), 1, tl.int32), ASM) if ASM and CHUNKS == 1 else CHUNKS, num_stages=STAGES
+    ):
         t = chunk * CHUNK + i
         row = (text * TOKENS + t).to(tl.int64)[:, None]
         real = (t < TOKENS)[:, None]

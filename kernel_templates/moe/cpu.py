@@ -111,7 +111,7 @@ def _places(problem: Moe) -> _Places:
 def _reader(problem: Moe, at: _Places, norm: str) -> Callable:
     """njit (x, weight, scratch: addresses, eps: float32) -> None: x normed with that weight, and quantized as matrices
     read it."""
-    kinds = [(layout, place) for (of, layout), place in at.x.items() if of == norm] or [(next(iter(at.x))[1], 0)]
+    kinds = [(layout, place) for (of, layout), place in at.x.items() if of == norm]
     (first, first_at), (second, second_at), hidden, normed = kinds[0], kinds[-1], problem.hidden, at.normed
     normalize, quantize_first, quantize_second = normalizer(hidden), quantizer(first), quantizer(second)
     both = len(kinds) > 1
@@ -166,7 +166,7 @@ def compile(problem: Moe, config, features) -> Kernel:
     shared_logit = 4 * experts
     down_bytes = layouts["down"].bytes
     beside, scaled, names = bool(p.beside), bool(p.out_scale), _buffers(problem)
-    read, read_routed, read_shared = (_reader(p, at, norm) for norm in ("norm", "router_norm", "shared_norm"))
+    read, read_routed, read_shared = (_reader(p, at, _norm(p, name)) for name in ("gate", "router", "shared_gate"))
     router_norm, shared_norm, experts_post_norm, shared_post_norm, expert_scale, post_norm_at, out_scale = (
         8 * names.index(name) if name in names else 0 for name in (*BESIDE, "post_norm", "out_scale")
     )

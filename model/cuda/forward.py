@@ -19,7 +19,6 @@ from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
-from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import DELTA
 from kernel_templates.paged_attention import cuda as paged_attention
@@ -365,45 +364,46 @@ class Rows:
         return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
+        the stream for itself."""
         mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        beside = bool(mixture.problem.beside)
         if mixture.shared is not None:
-            *network, down = layer.packed["moe"][4:]
-            following = self._products.of("shared_down", [(down,)])
-            norm = "shared_norm" if mixture.problem.beside else "ffn_norm"
-            reader = self._readers.network("shared_gate_up", norm, layer, network)
-            gated = yield from self._gated(reader, layer, network, branch, following)
+            reader = self._readers.network(layer)
+            following = self._products.of("shared_down", [layer.packed["moe"][6:]])
+            gated = yield from self._gated(layer, reader, branch, following)
             yield from self._products.multiply(following, gated, mixture.shared)
-            h, branch = reader.h, None
-        norm = "router_norm" if mixture.problem.beside else "ffn_norm"
-        if h is None or h.order != mixture.order or mixture.problem.beside:
+            branch, h = None, reader.h
+        if beside or h is None or h.order != mixture.order:
             normed = self.forward.buffers.normed[cols, mixture.order]
             h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-            yield self._norm(norm, branch, own[norm], h)
+            norm = "router_norm" if beside else "ffn_norm"
+            made, _ = self._norms.read(Reader(norm, own[norm], (), h), branch)
+            yield from made
         yield from mixture.route(h.values, self.inputs["positions"])
-        if mixture.problem.beside:
-            yield self._norm("ffn_norm", None, own["ffn_norm"], h)
+        if beside:
+            made, _ = self._norms.read(Reader("ffn_norm", own["ffn_norm"], (), h), None)
+            yield from made
         yield from mixture.launches(h.values)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
-        reader = self._readers.feed_forward(layer)
-        assert reader is not None
         following, after = self._down_products(layer)
-        gated = yield from self._gated(reader, layer, layer.packed["ffn"][:2], branch, following)
+        gated = yield from self._gated(layer, self._readers.network(layer), branch, following)
         yield from self._branch_off(following, gated, after, behind)
 
     def _gated(
-        self, reader: Reader, layer: CudaLayer, network: Sequence[Planes], branch: add_norm.Branch | None,
-        following: Sequence[PassProduct],
-    ) -> Generator[Any, None, Half]:  # fmt: skip
-        """The norm before a network, and its gate and up, gated, as the products behind them read that."""
-        b, function, (gate_planes, up) = self.forward.buffers, layer.plan.sizes.gate_function, network
-        gated = self._products.half(b.gated, gate_planes.rows, following)
-        if joined((gate_planes, up)) is not None:
+        self, layer: CudaLayer, reader: Reader, branch: add_norm.Branch | None, following: Sequence[PassProduct]
+    ) -> Generator[Any, None, Half]:
+        """The norm before a network, and its gate and up, gated: what this gives, as the products behind it read it."""
+        products, one = self._readers.gate_up(layer)
+        both = sum(planes.rows for product in products for planes in product.parts)
+        gated = self._products.half(self.forward.buffers.gated, both // 2, following)
+        if one:
             yield from self._products.multiply_normed(reader, branch, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * gate_planes.rows)
+            gate_up = cut(self.forward.buffers.wide, self.size.rows, both)
             yield from self._products.multiply_normed(reader, branch, gate_up)
-            yield gate.gate(gate_up, gated.values, function, gated.order)
+            yield gate.gate(gate_up, gated.values, layer.plan.sizes.gate_function, gated.order)
         return gated
 
     def _layer_inputs(self) -> Iterator[Any]:

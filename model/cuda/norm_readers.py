@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kernel_templates.cuda.weights import Planes, joined
+from kernel_templates.cuda.weights import joined
 from model.cuda.load import CudaLayer
 from model.cuda.pass_products import PassProducts
 from model.cuda.row_norms import PassProduct, Reader
@@ -18,12 +18,8 @@ class Readers:
     """Of a pass through a model; head: whether it ends with logits."""
 
     def __init__(self, forward: "Forward", products: PassProducts, head: bool) -> None:
-        self._model, self._normed, self._products, self._with_head = (
-            forward.model,
-            forward.buffers.normed,
-            products,
-            head,
-        )
+        self._model, self._normed = forward.model, forward.buffers.normed
+        self._products, self._with_head = products, head
 
     def mixer(self, layer: CudaLayer) -> Reader:
         name = layer.plan.steps[0].name
@@ -32,17 +28,12 @@ class Readers:
 
     def feed_forward(self, layer: CudaLayer) -> Reader | None:
         """None where a router reads the norm too."""
-        if layer.mixture is not None:
-            return None
-        return self.network("gate_up", "ffn_norm", layer, layer.packed["ffn"][:2])
+        return None if layer.mixture is not None else self.network(layer)
 
-    def network(self, name: str, norm: str, layer: CudaLayer, network: Sequence[Planes]) -> Reader:
-        """Gate and up, as one product where they are one in memory."""
-        gate_planes, up = network
-        one = joined((gate_planes, up)) is not None
-        function = layer.plan.sizes.gate_function if one else ""
-        products = self._products.of(name, [(gate_planes, up)] if one else [(gate_planes,), (up,)], function)
-        return self.of(norm, layer.buffers[norm], products)
+    def network(self, layer: CudaLayer) -> Reader:
+        mixture = layer.mixture
+        name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
+        return self.of(name, layer.buffers[name], self.gate_up(layer)[0])
 
     def head(self) -> Reader:
         return self.of("output_norm", self._model.output_norm, self._products.of("head", [self._model.head_packed]))
@@ -58,3 +49,12 @@ class Readers:
 
     def of(self, name: str, weight: Tensor, products: Sequence[PassProduct]) -> Reader:
         return Reader(name, weight, products, self._products.half(self._normed, self._model.config.hidden, products))
+
+    def gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
+        """Products of gate and up, of a mixture those of its shared expert, and whether they are one that gates."""
+        dense = layer.mixture is None
+        pair = layer.packed["ffn"][:2] if dense else layer.packed["moe"][4:6]
+        name = "gate_up" if dense else "shared_gate_up"
+        if joined(pair) is None:
+            return self._products.of(name, [(planes,) for planes in pair]), False
+        return self._products.of(name, [pair], layer.plan.sizes.gate_function), True

@@ -33,14 +33,6 @@ class PassProducts:
         order = products[0].order
         return Half(cut(buffers[cols, order], self._rows, fragments.width(cols, order)), cols, order)
 
-    def multiply_normed(
-        self, reader: Reader, branch: add_norm.Branch | None, y: Tensor, y_order: int = NATURAL
-    ) -> Iterator[Any]:
-        """A norm and the products that read it."""
-        made, behind = self._norms.read(reader, branch)
-        yield from made
-        yield from self.multiply(reader.products, reader.h, y, y_order, norm=behind)
-
     def of(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> list[PassProduct]:
         """Products of one input, whose columns they read in one order: where configurations differ in it, all go
         through the library."""
@@ -52,6 +44,14 @@ class PassProducts:
         if len({product.order for product in found}) > 1:
             found = [replace(product, config=LIBRARY) for product in found]
         return found
+
+    def multiply_normed(
+        self, reader: Reader, branch: add_norm.Branch | None, y: Tensor, y_order: int = NATURAL
+    ) -> Iterator[Any]:
+        """A norm and the products that read it."""
+        made, behind = self._norms.read(reader, branch)
+        yield from made
+        yield from self.multiply(reader.products, reader.h, y, y_order, norm=behind)
 
     def multiply(
         self, products: Sequence[PassProduct], h: Half, y: Tensor, y_order: int = NATURAL,

@@ -14,12 +14,17 @@ from kernel_templates.cuda.launch import Launch, Target
 
 
 class Extents:
-    """The memory of tensors, from the first element to the last one of each: what lies between is not theirs."""
+    """The memory of a launch's tensors: what lies between them is not theirs. Pages of a cache may lie anywhere: where
+    the table says."""
 
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
-        tensors = [each for each in arguments if isinstance(each, torch.Tensor) and each.numel()]
+    def __init__(self, launch: Launch) -> None:
+        names = [name for name in launch.kernel.arg_names if name not in launch.constants]
+        given = dict(zip(names, launch.arguments, strict=False))
+        found = [_extent(each) for each in given.values() if isinstance(each, torch.Tensor) and each.numel()]
+        if "table" in given:
+            found += _pages(given, launch.constants["KV_HEADS"])
         joined: list[list[int]] = []
-        for start, end in sorted(_extent(tensor) for tensor in tensors):
+        for start, end in sorted(found):
             if joined and start < joined[-1][1]:  # parts of one tensor
                 joined[-1][1] = max(joined[-1][1], end)
             else:
@@ -38,8 +43,18 @@ class Extents:
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+    """Of some columns to the end of the last row: an order of columns may have places behind them."""
+    start, memory = tensor.data_ptr(), tensor.untyped_storage()
+    elements = max([1, *(size * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))])
+    return start, min(start + elements * tensor.element_size(), memory.data_ptr() + memory.nbytes())
+
+
+def _pages(given: dict[str, Any], kv_heads: int) -> list[tuple[int, int]]:
+    """A layer's part of each page, as of `kernel_templates.cuda.pages`."""
+    cache, elements = given["cache"], given["values"] + kv_heads * given["head_stride"]
+    size = cache.element_size()
+    starts = [cache.data_ptr() + size * (page + given["layer"]) for page in given["table"].unique().tolist()]
+    return [(start, start + size * elements) for start in starts]
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -49,7 +64,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     running: list[Extents] = []
 
     def watched(self: Launch, target: Target) -> None:
-        running.append(Extents(self.arguments))
+        running.append(Extents(self))
         try:
             run(self, target)
         finally:

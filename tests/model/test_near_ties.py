@@ -28,10 +28,10 @@ def test_the_other_choice_is_seen_in_one_token_alone(
     assert certain == [i for i in range(41) if i != 36]
     router = reference._router
 
-    def other(file, mixture, block, x):
-        logits = router(file, mixture, block, x)
+    def other(file, config, sizes, block, x):
+        logits = router(file, config, sizes, block, x)
         if block == "blk.0.":
-            third, fourth = logits[36].argsort(descending=True)[mixture.used - 1 : mixture.used + 1]
+            third, fourth = logits[36].argsort(descending=True)[sizes.mixture.used - 1 : sizes.mixture.used + 1]
             logits[36, [third, fourth]] = logits[36, [fourth, third]]
         return logits
 
