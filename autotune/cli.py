@@ -1,8 +1,10 @@
 """The command line: `autotune COMMAND`. It parses, calls and prints; every command is also a library function.
 
-Commands import what they need when they run, so that `autotune --help` answers at once.
+A command is imported when it is asked for, and imports what it needs when it runs, so that `autotune --help` answers at
+once.
 """
 
+import importlib
 import os
 import sys
 import warnings
@@ -13,35 +15,32 @@ from typing import Any, NoReturn
 
 import click
 
-from autotune.commands import (
-    bench,
-    cache,
-    chat,
-    dashboard,
-    db,
-    devices,
-    export,
-    generate,
-    import_,
-    output,
-    precision,
-    precompile,
-    profile,
-    pull,
-    replay,
-    screen,
-    signals,
-    spaces,
-    tune,
-)
+from autotune.commands import output, signals
 from autotune.commands.errors import one_line
 from autotune.runner import bytecode
 
 USER_ERROR, INTERRUPTED, NO_READER = 2, 130, 141  # the last two: 128 + SIGINT and 128 + SIGPIPE, as shells count
 
 
+COMMANDS = (
+    "devices", "tune", "screen", "precompile", "ops", "space", "generate", "chat", "bench", "precision", "cache", "db",
+    "dashboard", "pull", "replay", "export", "import", "profile",
+)  # fmt: skip
+ELSEWHERE = {"ops": "spaces:ops", "space": "spaces:space", "import": "import_:import_"}
+"""Module of `autotune.commands` and name in it, where these are not the command's own name."""
+
+
 class Program(click.Group):
     """A group whose failures are one line on stderr. AUTOTUNE_DEBUG=1 lets them through with their traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = ELSEWHERE.get(cmd_name, f"{cmd_name}:{cmd_name}").partition(":")
+        return getattr(importlib.import_module(f"autotune.commands.{module}"), name)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> NoReturn:
         extra.pop("standalone_mode", None)
@@ -158,29 +157,6 @@ def cli(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-for command in (
-    devices.devices,
-    tune.tune,
-    screen.screen,
-    precompile.precompile,
-    spaces.ops,
-    spaces.space,
-    generate.generate,
-    chat.chat,
-    bench.bench,
-    precision.precision,
-    cache.cache,
-    db.db,
-    dashboard.dashboard,
-    pull.pull,
-    replay.replay,
-    export.export,
-    import_.import_,
-    profile.profile,
-):
-    cli.add_command(command)
 
 
 def main() -> NoReturn:

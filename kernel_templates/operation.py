@@ -116,3 +116,9 @@ class Operation:
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""
     layer_buffers: tuple[str, ...] = ()
     """Buffers that every layer of a model has for itself, as it has its weights: the KV cache."""
+    cpu_tolerance: Callable[..., float] | None = None
+    """As `tolerance`, of templates for the CPU, where only those of a GPU round to float16."""
+
+    def tolerance_on(self, backend: str, problem: Problem) -> float:
+        """What counts as correct of a backend's templates."""
+        return (self.cpu_tolerance if backend == "cpu" and self.cpu_tolerance else self.tolerance)(problem)

@@ -41,5 +41,6 @@ def remember(problem: Problem, config: Config, device: Device, wrong: str | None
 def path(problem: Problem, config: Config, device: Device) -> Path:
     """Where the verdict is kept; its name holds everything that it depends on."""
     software = (device.fingerprint, sources.digest(), problem.template_version)
-    about = repr((problem.key, config.key, registry.get(problem.op).tolerance(problem), *software))
+    limit = registry.get(problem.op).tolerance_on(device.backend, problem)
+    about = repr((problem.key, config.key, limit, *software))
     return cache_folder.path() / "proofs" / hashlib.sha256(about.encode()).hexdigest()[:32]

@@ -91,7 +91,7 @@ class ModelConfig:
                 f"tensor '{layer_plan.EMBEDDING}' is missing or not a matrix; the file is incomplete, get it again"
             )
         blocks = keys.whole("block_count", 1, 1024)
-        layers = blocks - keys.whole("nextn_predict_layers", 0, blocks - 1, 0)
+        layers = blocks - keys.whole("nextn_predict_layers", 0, architecture.predicts_further * (blocks - 1), 0)
         hidden = keys.whole("embedding_length", 32, 1 << 16)
         heads = keys.whole_of_layers("attention.head_count", layers, 1, 1024)
         head_dim = keys.whole("attention.key_length", 2, 1024, hidden // heads)

@@ -84,7 +84,7 @@ class Metadata:
     def texts(self, key: str) -> list[str] | None:
         """A list of strings; None where there is none, or something else."""
         value = self._values.get(self.prefix + key)
-        return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
+        return value if isinstance(value, list) and set(map(type, value)) <= {str} else None
 
     def whole_numbers(self, key: str, count: int, default: int, what: str = "tokens") -> np.ndarray:
         """int [count]."""

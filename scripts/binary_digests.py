@@ -28,6 +28,7 @@ from typing import Any
 import click
 import torch
 
+from autotune.commands import spaces
 from autotune.runner.meta_problem import MetaProblem
 from autotune.screening import cubin
 from kernel_templates import formats, registry
@@ -71,6 +72,19 @@ SHAPES = {  # hidden -> heads, key heads, dimensions of a head, QK-norm, ffn, vo
     1024: (16, 8, 128, 1, 3072, 151936),
     4096: (32, 8, 128, 1, 12288, 151936),
 }
+MORE = (
+    "matmul:rows=1024,cols=1024,format=Q4_0,tokens=4",
+    "matmul:rows=1024,cols=1024,format=Q4_0,tokens=16,gate=silu",
+    "moe:hidden=1024,ffn=512,experts=64,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format=Q6_K,"
+    "activation=int16,normalized=1",
+    "moe:hidden=1024,ffn=512,experts=32,used=4,router_format=F32,gate_format=MXFP4,up_format=MXFP4,down_format=MXFP4,"
+    "activation=int16,gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1",
+    "grouped_matmul:rows=768,cols=1024,format=Q4_0,experts=64,used=8,tokens=512,gate=silu",
+    "grouped_matmul:rows=1024,cols=512,format=MXFP4,experts=32,used=4,tokens=8,x_of=pair",
+    "gated_delta:heads=32,key_heads=16,head_dim=128,kernel=4,tokens=512",
+    "gated_delta:heads=32,key_heads=16,head_dim=128,kernel=4,sequences=8",
+)
+"""Beside an example of each operation, forms that have kernels of their own."""
 TELLING = ("path=", "lanes=128", "streams=2", "prefetch=4096")  # of a CPU's parameters, for formats besides the first
 CONTEXTS = (160, 640, 2560, 10240)
 
@@ -108,6 +122,15 @@ def attention(hidden: int, context: int) -> str:
     return f"attention:heads={heads},kv_heads={kv_heads},head_dim={dim},context={context}"
 
 
+def others(backend: str) -> Iterator[str]:
+    """Keys of problems of the operations that `problems` and `attention` have none of."""
+    listed = {*problems(1024, "Q4_0"), "attention", *(("matmul",) if backend == "cpu" else ())}
+    for op in (op for op in registry.OPERATIONS if op not in listed and registry.has_template(op, backend)):
+        yield spaces.example(op)
+        gates = backend == "cuda"  # which the processor's products of several experts leave to another kernel
+        yield from (key for key in MORE if key.startswith(f"{op}:") and (gates or ",gate=" not in key))
+
+
 def fits(name: str, hidden: int) -> bool:
     """Whether rows of so many columns are whole blocks of a format."""
     return hidden % formats.get(name).block == 0
@@ -131,6 +154,7 @@ def cuda_items() -> Iterator[Item]:
         yield from (Item(gpu, attention(hidden, context)) for hidden in SHAPES for context in CONTEXTS)
         yield from (Item(gpu, mixed(problems(1024, "Q4_0")[op])) for op in ("norm_qkv_rope", "ffn", "layer"))
         yield from (Item(gpu, f"sample Q4_0 {hidden}") for hidden in SHAPES)
+        yield from (Item(gpu, key) for key in others("cuda") if gpu > 70)
     for name in FORMATS:
         yield from (Item(90, f"embed {name} 16384 {activation}") for activation in ("int16", "int8", "float"))
         yield from (Item(90, f"greedy {name} {hidden}") for hidden in (576, 4096) if fits(name, hidden))
@@ -162,6 +186,7 @@ def cpu_items(cpu: str) -> Iterator[Item]:
     yield from (Item(cpu, attention(hidden, 512)) for hidden in SHAPES)
     for key in (some["norm_qkv_rope"], some["ffn"], some["head"], attention(4096, 512)):
         yield from each_cpu_value(cpu, key)
+    yield from (Item(cpu, key) for key in others("cpu"))
     yield Item(cpu, "team")
     if first:
         yield from winners("cpu", cpu)
@@ -191,8 +216,8 @@ def winners(backend: str, target: int | str) -> Iterator[Item]:
 
 def digests(item: Item) -> dict[str, str]:
     """Name -> digest of each kernel of an item, in the order in which they are launched."""
-    if isinstance(item.target, int):
-        found = [cuda_digest(launch, item.target) for launch in launches(item)]
+    if isinstance(item.target, int):  # what a library does is not compiled here
+        found = [cuda_digest(made, item.target) for made in launches(item) if isinstance(made, Launch)]
         target = f"sm{item.target}"
     else:
         made = kernels(item)

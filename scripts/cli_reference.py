@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from autotune.cli import cli
+from autotune.cli import COMMANDS, cli
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 WIDTH = 100  # of the help texts, whatever the terminal of whoever runs this
@@ -18,7 +18,9 @@ WIDTH = 100  # of the help texts, whatever the terminal of whoever runs this
 
 def commands(group: click.Group, parent: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
     """Every command under `group` with its context, a group before what is in it."""
-    for name, command in group.commands.items():
+    for name in COMMANDS if group is cli else group.commands:
+        command = group.get_command(parent, name)
+        assert command is not None
         context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH)
         yield command, context
         if isinstance(command, click.Group):

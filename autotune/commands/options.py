@@ -237,11 +237,13 @@ def require(device: str) -> None:
 def begin(device: str) -> None:
     """As `require`, but a GPU that has a driver is only begun with, and refused when a model is opened on it: what its
     start takes goes on while the model's header is read. Raises UserError."""
-    from kernel_templates.cuda import early
+    from kernel_templates.cuda import early, lean_torch
     from kernel_templates.cuda import machine as gpus
 
     if device == CPU or not early.begin(gpus.index_of(device)):
         require(device)
+    else:
+        lean_torch.begin()
 
 
 def alone(device: str) -> AbstractContextManager[None]:

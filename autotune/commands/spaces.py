@@ -73,7 +73,7 @@ def space(problem: str, gpu: bool, as_json: bool) -> None:
     from kernel_templates.cpu import machine
 
     try:
-        named = problem if ":" in problem else _example(problem)
+        named = problem if ":" in problem else example(problem)
         asked = given_problem.parse(named)
         if gpu:
             found = registry.cuda_space(asked, chips.chip(CUDA_CHIP).device)
@@ -97,8 +97,8 @@ def space(problem: str, gpu: bool, as_json: bool) -> None:
     output.line(f"{document['size']:,} configurations, valid: {valid}")
 
 
-def _example(op: str) -> str:
-    """ValueError for an operation that there is not."""
+def example(op: str) -> str:
+    """The key of a problem of an operation; ValueError for one that there is not."""
     from kernel_templates import registry
 
     names = registry.get(op).problem.required()

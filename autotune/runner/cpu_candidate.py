@@ -54,7 +54,7 @@ class OpenProblem:
         self.operation = registry.get(problem.op)
         self._proof = proof.of(problem, seed)
         self._inputs = self._proof.inputs
-        self.tolerance = self.operation.tolerance(problem)
+        self.tolerance = self.operation.tolerance_on("cpu", problem)
 
     def prepare(self, config: Config, working_set: int) -> PreparedCandidate:
         """Compile, verify on the shared inputs, and lay out `working_set` bytes of copies.

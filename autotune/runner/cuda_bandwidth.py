@@ -1,11 +1,11 @@
 """How fast a GPU can read and copy its memory: the roof under which every kernel is judged."""
 
 import torch
-import triton
 import triton.language as tl
 
 from autotune.runner import gpu_timer
 from kernel_templates.cuda import machine
+from kernel_templates.cuda.lazy_triton import triton
 
 BLOCK = 4096  # elements of 4 bytes a step
 STEPS = (1, 2, 4, 8)  # of a program; which reads fastest differs from GPU to GPU

@@ -10,7 +10,6 @@ the contiguous one first. Each slot keeps its own online softmax (Milakov and Gi
 weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of log 2.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -27,6 +26,7 @@ from kernel_templates.attention.split_kv_reduce import (
 )
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import loop_bound
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

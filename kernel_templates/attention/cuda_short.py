@@ -10,7 +10,6 @@ registers allow. Afterwards there is one exchange between warps, of a number a p
 in which axes go to threads in Triton's order: the contiguous one, then from the first on.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -18,6 +17,7 @@ from kernel_templates.attention.scores import capped, factor, load_sinks, oldest
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side, whole
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

@@ -1,10 +1,10 @@
 """What the GPU's attention kernels do with scores: scale them, cap them softly, weigh them against a head's sink; and
 which positions have one at all."""
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.instructions import soft_cap
+from kernel_templates.cuda.lazy_triton import triton
 
 LOG2E = tl.constexpr(1.4426950408889634)
 

@@ -5,11 +5,11 @@ warps and the rest to a thread. So a quantization group lies in one or two threa
 side: nothing here goes from warp to warp.
 """
 
-import triton
 import triton.language as tl
 
 from kernel_templates.attention.scores import sink_weight
 from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
+from kernel_templates.cuda.lazy_triton import triton
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 

@@ -49,7 +49,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 def _proved(problem: Problem, config: Config) -> str | None:
     template, found = registry.cpu(problem.op), proof.of(problem, SEED)
-    tolerance = registry.get(problem.op).tolerance(problem)
+    tolerance = registry.get(problem.op).tolerance_on("cpu", problem)
     kernel = template.compile(problem, config, machine.features())
     packed = template.pack(problem, config, found.inputs.weights)
     scratch = np.zeros(max(64, template.scratch_bytes(problem, config)), np.uint8)

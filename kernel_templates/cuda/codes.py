@@ -1,7 +1,8 @@
 """What stands behind codes: entries of a codebook of 16, and scales that are exponents of two."""
 
-import triton
 import triton.language as tl
+
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

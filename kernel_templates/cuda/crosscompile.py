@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
@@ -20,6 +19,7 @@ from triton.runtime.errors import PTXASError
 from kernel_templates import collector
 from kernel_templates.cuda import sass, signature
 from kernel_templates.cuda.launch import Launch, Target, capability_target
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ planes, the lower one unsigned.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment"
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.codes import byte_of_word, codebook_bytes, half_of, scale_of
 from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, reciprocal, round_to_int
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

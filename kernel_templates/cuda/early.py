@@ -15,32 +15,42 @@ from pathlib import Path
 
 LIBRARY = "libtorch_cuda.so"
 """Of torch; loads all the others that its own module needs."""
-HEADER_NEEDS = ("numpy", "mmap", "tokenizers")
-"""Modules that bring libraries."""
+BRING_LIBRARIES = (
+    "numpy.random", "tokenizers", "psutil", "sqlite3", "mmap", "binascii", "csv", "decimal", "heapq", "resource",
+    "zoneinfo",
+)  # fmt: skip
+"""Modules that do, of those that the engine imports before torch."""
 
 _threads: list[threading.Thread] = []
+_begun: set[Path] = set()
 
 
 def begin(index: int) -> bool:
-    """Begin with the context of GPU `index`; False where there is no NVIDIA driver."""
+    """Begin with the context of GPU `index` and with torch's libraries; False where there is no NVIDIA driver."""
     if (driver := _driver()) is None:
         return False
     _start(lambda: _context(driver, index))
-    return True
+    return begin_libraries()
 
 
 def begin_libraries() -> bool:
     """Begin to load torch's libraries; False where there is no NVIDIA driver. The system loads one library at a time,
-    so a module that brings one waits for all of them: what a model's header needs is imported here first."""
+    so a module that brings one waits for all of them: what the engine needs is imported here first."""
     if _driver() is None:
         return False
-    for name in HEADER_NEEDS:
-        importlib.import_module(name)
-    found = importlib.util.find_spec("torch")
-    if "torch" not in sys.modules and found is not None and found.origin:
-        library = Path(found.origin).parent / "lib" / LIBRARY
+    library = _torch_library()
+    if library is not None and library not in _begun:
+        _begun.add(library)
+        for name in BRING_LIBRARIES:
+            importlib.import_module(name)
         _start(lambda: _load(library))
     return True
+
+
+def _torch_library() -> Path | None:
+    """None where torch is imported already, or missing."""
+    found = None if "torch" in sys.modules else importlib.util.find_spec("torch")
+    return Path(found.origin).parent / "lib" / LIBRARY if found is not None and found.origin else None
 
 
 def _driver() -> ctypes.CDLL | None:

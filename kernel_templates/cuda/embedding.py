@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 
 from kernel_templates import formats
 from kernel_templates.cuda.codes import entry, scale_of
 from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_groups
 from kernel_templates.formats.layout import Floats
 

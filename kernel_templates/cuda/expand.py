@@ -6,12 +6,12 @@ only changes its order.
 """
 
 import torch
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.codes import byte_of_word, entry, half_of, scale_of
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.weights import Planes
 
 _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few programs, a GPU thousands

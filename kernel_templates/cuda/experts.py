@@ -4,8 +4,9 @@
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment"
 
-import triton
 import triton.language as tl
+
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

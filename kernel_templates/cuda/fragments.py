@@ -24,13 +24,13 @@ the places that no column has are zeros for ever: whoever allocates a buffer cle
 # mypy: disable-error-code="assignment"
 
 import torch
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.codes import codebook_bytes
 from kernel_templates.cuda.dot import quant_words, unpack_scales
 from kernel_templates.cuda.gating import GATED_SCALE, activate, gated_with
 from kernel_templates.cuda.instructions import to_half
+from kernel_templates.cuda.lazy_triton import triton
 
 NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
 

@@ -1,9 +1,9 @@
 """The gates of the feed-forward half, and what their result is stored times in passes over many tokens."""
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.instructions import reciprocal
+from kernel_templates.cuda.lazy_triton import triton
 
 GATED_SCALE = tl.constexpr(1 / 16)
 """What the activation is stored times: float16 ends at 65504, and products of two large numbers come near. Who reads

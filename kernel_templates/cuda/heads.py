@@ -7,8 +7,9 @@ the head is. A partner is loaded, not shuffled: the second load comes with the f
 their place (cos = 1, sin = 0). Any shape is taken whose last axis is the head's elements.
 """
 
-import triton
 import triton.language as tl
+
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

@@ -1,7 +1,8 @@
 """What Triton has no word for, or says in many: single instructions of a GPU, each with a twin for the interpreter."""
 
-import triton
 import triton.language as tl
+
+from kernel_templates.cuda.lazy_triton import triton
 
 LARGEST_HALF = tl.constexpr(65504.0)
 """The largest finite float16."""

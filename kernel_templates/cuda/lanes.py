@@ -5,10 +5,10 @@ of their rows at each step and take over the other half of the rest: 4 + 2 + 1 +
 follows (adding the residual, gating, quantizing, storing) is done once for all rows, side by side.
 """
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

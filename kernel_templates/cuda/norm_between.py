@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.fragments import THIN, place
 from kernel_templates.cuda.instructions import opaque, to_half
+from kernel_templates.cuda.lazy_triton import triton
 
 HEADROOM = tl.constexpr(1 / 64)
 IN_FRONT, BEHIND = tl.constexpr(1), tl.constexpr(2)

@@ -41,8 +41,9 @@ def in_one_piece(layers: Sequence[Tensor]) -> tuple[PagedCache, ...]:
     for cache in layers:
         _, _, capacity, head_dim = cache.shape
         if (capacity, head_dim) not in tables:
-            pages = torch.arange(-(-capacity // PAGE), device=cache.device)
-            tables[capacity, head_dim] = (PAGE * head_dim) * pages[None]
+            # On the host: on shapes alone torch imports its compiler for `arange`.
+            pages = PAGE * head_dim * torch.arange(-(-capacity // PAGE))
+            tables[capacity, head_dim] = pages[None].to(cache.device)
         values, head_stride = cache.stride()[:2]
         made.append(PagedCache(cache, tables[capacity, head_dim], 0, values, head_stride))
     return tuple(made)

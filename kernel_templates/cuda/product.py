@@ -10,7 +10,6 @@ has STEPS times GROUPS * EACH rows; a row is read in CHUNKS tiles of UNITS units
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -18,6 +17,7 @@ from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, 
 from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_lanes
 
 X_AHEAD = tl.constexpr(2)

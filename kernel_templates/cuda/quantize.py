@@ -1,9 +1,9 @@
 """Quantizing an output where it is produced: the last step of every kernel that feeds an integer product."""
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.instructions import reciprocal, round_to_int
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

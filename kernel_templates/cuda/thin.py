@@ -8,7 +8,6 @@ registers (AHEAD steps of a warp) is under way before the wait for the kernel th
 # mypy: disable-error-code="assignment, misc"
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -28,6 +27,7 @@ from kernel_templates.cuda.fragments import (
 )  # fmt: skip
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.norm_between import (
     BEHIND,
     IN_FRONT,

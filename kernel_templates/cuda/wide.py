@@ -8,7 +8,6 @@ A program has 16 * WARPS * TILES rows and BT tokens; SPLIT programs share the co
 # mypy: disable-error-code="assignment"
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -25,6 +24,7 @@ from kernel_templates.cuda.fragments import (
 )  # fmt: skip
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.weights import Planes
 
 

@@ -30,6 +30,8 @@ from kernel_templates.lazy import Tensor, torch
 # among 128 gives 0.09, one row that is wrong in 4,096 gives 0.0156 and more, a field read wrongly more than any.
 INT8_ACTIVATION_TOLERANCE = 1.5e-2
 INT16_ACTIVATION_TOLERANCE = 1.2e-4
+FLOAT32_TOLERANCE = 4e-5
+"""Of sums of float32 products, in whatever order."""
 BLOCK_TOLERANCES = {"int8": INT8_ACTIVATION_TOLERANCE, "int16": INT16_ACTIVATION_TOLERANCE}
 
 
@@ -54,6 +56,11 @@ class Format:
         """By the kind of activations ("int8", "int16"), the relative error ‖out - ref‖ / ‖ref‖ allowed to a kernel,
         where ref is a float64 product over the same quantized weights and the unquantized activations. No unit."""
         return BLOCK_TOLERANCES if self.tolerance is None else dict.fromkeys(BLOCK_TOLERANCES, self.tolerance)
+
+    @property
+    def cpu_tolerances(self) -> Mapping[str, float]:
+        """The same of kernels for the CPU, which round no activations where weights are floats."""
+        return self.tolerances if self.quantized else dict.fromkeys(BLOCK_TOLERANCES, FLOAT32_TOLERANCE)
 
     @property
     def block(self) -> int:

@@ -6,5 +6,5 @@ from kernel_templates.operation import Operation
 
 OPERATION = Operation(
     "gated_delta", GatedDelta, reference.inputs, reference.outputs, work.work, reference.tolerance,
-    layer_buffers=("conv_state", "state"),
+    layer_buffers=("conv_state", "state"), cpu_tolerance=reference.cpu_tolerance,
 )  # fmt: skip

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 
 from kernel_templates.attention.space import power_of_two
 from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.parameters import bits
 from kernel_templates.cuda.vector import RUN, Vector
 from kernel_templates.gated_delta import cuda_chunks, cuda_rows, cuda_token

@@ -17,11 +17,11 @@ Operands of products are float16, sums, decays and the state float32. The invers
 know yet, not to keys and values apart: what was rounded is as small as that.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.instructions import opaque, to_half
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.gated_delta.cuda_parts import sigmoid, softplus
 
 BASE = tl.constexpr(16)

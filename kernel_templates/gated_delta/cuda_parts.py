@@ -4,10 +4,10 @@ A head's state is float32 [k, v] on a GPU, values beside each other: a program h
 and what it sums over keys stays inside it.
 """
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.gating import activate
+from kernel_templates.cuda.lazy_triton import triton
 
 SERIES_BELOW = tl.constexpr(1 / 16)
 """log(1 + e) of smaller e comes from its series: the sum with 1 would round e away, which is all of a slow decay."""

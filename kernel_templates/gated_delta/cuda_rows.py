@@ -7,13 +7,13 @@ A text's states lie at its number: conv_state float32 [texts, KERNEL, CHANNELS],
 of k, HEAD_DIM of v]. The last kernel writes the former: until then, others read what the pass found there.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.gating import activate
 from kernel_templates.cuda.instructions import to_half
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.gated_delta.cuda_parts import convolved, earlier, recur, sigmoid, softplus
 
 

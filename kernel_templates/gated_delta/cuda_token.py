@@ -6,11 +6,11 @@ there is one exchange between warps for all that is summed over keys. The norm g
 programs share them, the last one to finish has them all.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.gating import activate
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_groups
 from kernel_templates.gated_delta.cuda_parts import convolved, earlier, recur, sigmoid, softplus
 

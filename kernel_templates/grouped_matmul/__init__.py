@@ -5,5 +5,6 @@ from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.operation import Operation
 
 OPERATION = Operation(
-    "grouped_matmul", GroupedMatmul, reference.inputs, reference.outputs, work.work, reference.tolerance
-)
+    "grouped_matmul", GroupedMatmul, reference.inputs, reference.outputs, work.work, reference.tolerance,
+    cpu_tolerance=reference.cpu_tolerance,
+)  # fmt: skip

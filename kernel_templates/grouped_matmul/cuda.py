@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 
 from kernel_templates.cuda import fragments, thin
 from kernel_templates.cuda.fragments import NATURAL, THIN, WIDE
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.cuda.weights import pack as pack_planes
 from kernel_templates.grouped_matmul import kernels

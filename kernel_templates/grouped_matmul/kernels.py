@@ -5,11 +5,11 @@ How many blocks there are is known on the device alone. The grid has as many pro
 last block end at once. Where weights lie follows from the sorted pairs, so nothing is asked for before the wait.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.experts import block_at, from_row
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.thin import multiply_thin
 from kernel_templates.cuda.wide import finish, multiply_wide
 

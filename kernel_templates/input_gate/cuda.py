@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -16,6 +15,7 @@ from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.gating import activate
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_groups
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes

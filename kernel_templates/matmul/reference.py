@@ -37,6 +37,11 @@ def product(given: Inputs, x: np.ndarray) -> np.ndarray:
     return (torch.from_numpy(x.astype(np.float64)) @ matrix.T)[:, which].numpy()
 
 
+def cpu_tolerance(problem: Matmul) -> float:
+    """As of a product with one token: activations are int16 or float32. A gate multiplies two of them."""
+    return formats.get(problem.format).cpu_tolerances["int16"] * (2**0.5 if problem.gate else 1.0)
+
+
 def tolerance(problem: Matmul) -> float:
     """On a GPU activations, and weights or their scales, are rounded to float16, 2^-11 / sqrt(3) = 0.00028 each, with a
     minimum several times its size: 0.0007 was seen. A gate multiplies two such products: their errors' squares add up.

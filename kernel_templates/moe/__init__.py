@@ -4,4 +4,7 @@ from kernel_templates.moe import reference, work
 from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Operation
 
-OPERATION = Operation("moe", Moe, reference.inputs, reference.outputs, work.work, reference.tolerance)
+OPERATION = Operation(
+    "moe", Moe, reference.inputs, reference.outputs, work.work, reference.tolerance,
+    cpu_tolerance=reference.cpu_tolerance,
+)  # fmt: skip

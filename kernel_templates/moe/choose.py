@@ -17,12 +17,12 @@ well (`expert_products`), which saves a launch and the wait for it.
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.instructions import loop_bound
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.moe.problem import Moe
 
 TAKEN = tl.constexpr(-(1 << 31))

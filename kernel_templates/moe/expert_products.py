@@ -11,7 +11,6 @@ choice: its programs ask for them before the wait, as those of `product` do.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -19,6 +18,7 @@ from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, 
 from kernel_templates.cuda.experts import from_row
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.lanes import row_places, to_lanes
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.product import X_AHEAD, multiply_gated, places
 from kernel_templates.cuda.quantize import store_lanes
 from kernel_templates.moe.choose import at_places, nth_expert, routed

@@ -1,6 +1,6 @@
 """What a mixture of experts must give, in float64."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -142,7 +142,14 @@ def outputs(problem: Moe, given: Inputs) -> dict[str, np.ndarray]:
 
 def tolerance(problem: Moe) -> float:
     """The router's product and three in a row: their errors add up."""
-    each = {m.name: formats.get(m.format).tolerances[problem.activation] for m in problem.matrices}
+    return _added(problem, {m.name: formats.get(m.format).tolerances[problem.activation] for m in problem.matrices})
+
+
+def cpu_tolerance(problem: Moe) -> float:
+    return _added(problem, {m.name: formats.get(m.format).cpu_tolerances[problem.activation] for m in problem.matrices})
+
+
+def _added(problem: Moe, each: Mapping[str, float]) -> float:
     return each["router"] + sum(max(each[name], each.get(f"shared_{name}", 0.0)) for name in ("gate", "up", "down"))
 
 

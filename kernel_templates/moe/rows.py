@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.moe.problem import Moe
 
 FLOATS = ("router_logits", "expert_weights")

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 

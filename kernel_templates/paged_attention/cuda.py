@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 
 from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows.append import Heads
 from kernel_templates.operation import Inputs

@@ -7,12 +7,12 @@ another but queries, before, and outputs, at the end. The pass's own rows are a 
 keys and values while the others wait for no more than their queries: nobody reads from the pages what is written there.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import last_one
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
 from kernel_templates.paged_attention.operands import of_keys, of_own_values, of_rows, of_values, settle, step
 from kernel_templates.paged_attention.own_rows import finished, load_raw, load_values, turns

@@ -10,13 +10,13 @@ Dao et al. 2022) in float32, in units of log 2; weights are float16 for the seco
 whole are not masked.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import capped, factor, sink_weight
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
+from kernel_templates.cuda.lazy_triton import triton
 
 LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
 # A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a

@@ -15,10 +15,10 @@ A line is one query head of one row of the pass; there are at most 8, and rows 8
 Nothing here uses `tl.join`: behind it Triton expects weights of 4 bits, and gives a thread other columns.
 """
 
-import triton
 import triton.language as tl
 
 from kernel_templates.attention.scores import capped, sink_weight
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.paged_attention.cuda_kernel import UNSEEN, inner_factor, outer_factor
 
 

@@ -3,11 +3,11 @@
 Raw heads are float32 [rows, HEADS + 2 KV_HEADS, HEAD_DIM]: queries, keys and values, as their product gives them.
 """
 
-import triton
 import triton.language as tl
 
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import to_half
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

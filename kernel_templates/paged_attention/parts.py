@@ -5,13 +5,13 @@ float32, outputs [rows, HEADS, SPLITS, HEAD_DIM], without gaps between those tha
 logarithms of sums of weights [rows, HEADS, SPLITS].
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import sink_weight
 from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import parameters, product
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.matvec.cuda import pack
 from kernel_templates.operation import Inputs

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 
 from kernel_templates.cuda.embedding import Embedding
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.sample_token import kernels, sampling
 
 PICK_WARPS, SAMPLE_WARPS = 16, 8

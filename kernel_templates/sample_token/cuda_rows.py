@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import triton
 
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.sample_token import row_kernels
 from kernel_templates.sample_token.cuda import SAMPLE_WARPS, top_k_and_seed
 from kernel_templates.sample_token.sampling import COARSE

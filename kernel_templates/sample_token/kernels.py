@@ -1,10 +1,10 @@
 """Choosing among candidates: the last argmax, what follows from it, and the embedding lookup on its own."""
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.embedding import embed_row
+from kernel_templates.cuda.lazy_triton import triton
 
 
 @triton.jit

@@ -5,10 +5,10 @@ a row draws what the single text's kernels draw from the same logits. Rows at po
 theirs is read or written.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.sample_token import sampling
 from kernel_templates.sample_token.kernels import is_finite, load_ranks, rank, ranked_token, ranked_value
 from kernel_templates.sample_token.sampling import COARSE, FINE, STATE

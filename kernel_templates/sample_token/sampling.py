@@ -17,10 +17,10 @@ Stages, one kernel each; a stage starts, in every program alike, by finding the 
 top-p is reached; then the draw. Stages that the settings do not need return early.
 """
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.sample_token.kernels import is_finite, rank, ranked_token, ranked_value
 
 COARSE, FINE = tl.constexpr(2048), tl.constexpr(256)

@@ -49,7 +49,8 @@ class Architecture:
     files do not say.
     keys_as_values: layers that see all positions may have no matrix of values, their keys before the norm being those;
     shared_kv: the last layers may attend over keys and values of earlier ones; layer_inputs: layers may have inputs of
-    their own; out_scale: what a layer gives may be multiplied with a number. Each where the file says so.
+    their own; out_scale: what a layer gives may be multiplied with a number; predicts_further: the last blocks may
+    predict tokens beyond the next, and are left alone. Each where the file says so.
     """
 
     name: str
@@ -78,3 +79,4 @@ class Architecture:
     shared_kv: bool = False
     layer_inputs: bool = False
     out_scale: bool = False
+    predicts_further: bool = False

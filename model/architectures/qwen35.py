@@ -8,5 +8,6 @@ one. A file's last layers may predict tokens beyond the next; those are left alo
 from model.architectures.base import Architecture
 
 ARCHITECTURE = Architecture(
-    "qwen35", rope="halves", qk_norm=True, output_gate=True, delta_period=4, ffn_norm="post_attention_norm"
-)
+    "qwen35", rope="halves", qk_norm=True, output_gate=True, delta_period=4, ffn_norm="post_attention_norm",
+    predicts_further=True,
+)  # fmt: skip

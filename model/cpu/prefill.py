@@ -16,11 +16,13 @@ FEW = 32
 OTHER = 1
 """The text of a cache that is not the decoder's."""
 PASSED = ("x", "qkv", "attended")  # the buffers that operations pass on
+ALONE = {"qkv": "qkv", "attention": "attended", "out": "x", "ffn": "x"}
+"""The operations of a layer that can be run alone: by prefix, the buffer that each makes."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One operation of one layer."""
+    """One operation of one layer, of those in ALONE."""
 
     link: Link
     layer: int
@@ -31,8 +33,11 @@ class CpuPrefill:
 
     def __init__(self, decoder: Decoder, forward: Forward):
         self.config, self.decoder, self.forward = decoder.config, decoder, forward
-        self.steps = [[Part(step.link, i) for step in layer.steps] for i, layer in enumerate(decoder.plan.layers)]
-        """Of each layer, in order."""
+        self.steps = [
+            [Part(step.link, i) for step in layer.steps if step.link.prefix in ALONE]
+            for i, layer in enumerate(decoder.plan.layers)
+        ]
+        """Of each layer, in order, those that can be run alone."""
         self._caches: Caches = [layer.buffers for layer in decoder.layers]
         self._text = OWN
 
@@ -79,6 +84,6 @@ class CpuPrefill:
             if name in buffers:
                 places[name][:] = buffers[name].reshape(count, -1).numpy()
         forward.run_alone(step.layer, step.link.prefix, self.decoder.threads.by_load())
-        made = "x" if step.link.prefix in ("out", "ffn") else {"qkv": "qkv", "attention": "attended"}[step.link.prefix]
+        made = ALONE[step.link.prefix]
         found = torch.from_numpy(places[made].copy())
         return {made: found.view(count, sizes.heads, sizes.head_dim) if made == "qkv" else found}

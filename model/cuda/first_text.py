@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kernel_templates import cache_folder, sources
-from kernel_templates.cuda import ahead, driver, kernel_cache
+from kernel_templates.cuda import ahead, driver, kernel_cache, lean_torch
 from kernel_templates.cuda.launch import Launch, Target
 from model.cuda.execution import Program, TokenReadback
 from model.cuda.runner import CudaRunner
@@ -63,6 +63,7 @@ def compile_ahead(about: object, target: Target, prompt: int, runner: Callable[[
 
 def launches(target: Target, prompt: int, runner: Callable[[ShapesOnly], CudaRunner]) -> list[Launch]:
     """What a first text of so many tokens launches; 0: one that is not known yet."""
+    lean_torch.complete()
     shapes = ShapesOnly(target)
     made = runner(shapes)
     made.decoder.program(FIRST_TOKEN, 0)

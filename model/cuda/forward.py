@@ -6,7 +6,6 @@ need are at position -1. Nothing here waits for the device.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,12 @@ from torch import Tensor
 
 from kernel_templates import registry
 from kernel_templates.cuda import fragments, library
-from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.norm_between import Behind, InFront
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
-from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import DELTA
-from kernel_templates.matmul import cuda as matmul
-from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import LIBRARY
 from kernel_templates.paged_attention import cuda as paged_attention
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.problem import Problem
@@ -36,8 +29,10 @@ from model.cuda.delta_states import States
 from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.mixture import MixtureRows
-from model.cuda.pass_buffers import InOrders, PassBuffers
-from model.cuda.row_norms import Half, Norms, PassProduct, Reader, of_following
+from model.cuda.norm_readers import Readers
+from model.cuda.pass_buffers import PassBuffers
+from model.cuda.pass_products import PassProducts, adds, cut
+from model.cuda.row_norms import Half, Norms, PassProduct, Reader
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
@@ -181,7 +176,8 @@ class Rows:
         self.inputs = forward.inputs(size.sequences, size.tokens)
         self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
         self._norms = Norms(self.x, b, c.norm_eps)
-        self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
+        self._products = PassProducts(forward, rows, self._norms)
+        self._readers = Readers(forward, self._products, size.head)
 
     def launches(self) -> Iterator[Launch]:
         layers, branch = self.model.layers, None
@@ -195,8 +191,8 @@ class Rows:
                 finish = self._finishes(layer)
                 yield from self._heads(i, layer, branch, append_too=not finish)
                 yield from self._attention(i, layer, finish)
-            yield from self._out(layer, self._feed_forward_reader(layer))
-            yield from self._feed_forward(layer, self._of_mixer(layer), self._reader_behind(i))
+            yield from self._out(layer, self._readers.feed_forward(layer))
+            yield from self._feed_forward(layer, self._of_mixer(layer), self._readers.behind(i))
             branch = self._of_feed_forward(layer)
             if layer.plan.sizes.layer_input:
                 yield from self._input(i, layer, branch)
@@ -236,15 +232,11 @@ class Rows:
     def attended(self, layer: CudaLayer) -> Half:
         """What a layer's mixer leaves, in the order of columns that its output projection reads."""
         products, _ = self._out_products(layer)
-        return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
+        return self._products.half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
 
     def _qkv(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, rows of queries, keys and values]: raw heads."""
         return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
-
-    def _half(self, buffers: InOrders, cols: int, products: Sequence[PassProduct]) -> Half:
-        order = products[0].order
-        return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
     def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: Half | None = None) -> Launch:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
@@ -256,18 +248,18 @@ class Rows:
     def _of_mixer(self, layer: CudaLayer) -> add_norm.Branch | None:
         """What is still to be added to the residual stream behind the mixer; None where its product did."""
         products, branch = self._out_products(layer)
-        return None if _adds(products, branch) else branch
+        return None if adds(products, branch) else branch
 
     def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
         if layer.mixture is not None:
             return self._mixture(layer).branch
         products, branch = self._down_products(layer)
-        return None if _adds(products, branch) else branch
+        return None if adds(products, branch) else branch
 
     def _out_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
         branch = add_norm.Branch(self.branch, post_norm=own.get("post_attn_norm"), bias=own.get("out_bias"))
-        return self._products("out", [layer.packed["out"]]), branch
+        return self._products.of("out", [layer.packed["out"]]), branch
 
     def _down_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
@@ -275,7 +267,7 @@ class Rows:
         branch = add_norm.Branch(
             self.branch, 1 / GATED_SCALE.value, post_norm=own.get("post_ffn_norm"), out_scale=scale
         )
-        return self._products("down", [layer.packed["ffn"][2:]]), branch
+        return self._products.of("down", [layer.packed["ffn"][2:]]), branch
 
     def _of_input(self, layer: CudaLayer) -> add_norm.Branch:
         own = layer.buffers
@@ -290,15 +282,15 @@ class Rows:
         rows what the reader of the norm behind takes."""
         if (norm := self._norms.in_front(products, branch, reader)) is not None:
             assert reader is not None
-            yield from self._multiply(products, h, reader.h.values, norm=norm)
-        elif _adds(products, branch):
-            yield from self._multiply(products, h, self.x, factor=branch.factor)
+            yield from self._products.multiply(products, h, reader.h.values, norm=norm)
+        elif adds(products, branch):
+            yield from self._products.multiply(products, h, self.x, factor=branch.factor)
         else:
-            yield from self._multiply(products, h, branch.y)
+            yield from self._products.multiply(products, h, branch.y)
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
-        yield from self._multiply_normed(self._mixer_reader(layer), branch, self._qkv(layer))
+        yield from self._products.multiply_normed(self._readers.mixer(layer), branch, self._qkv(layer))
         if append_too:
             rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
             yield append.launch(self._how(layer), rows, self.forward.cache[i])
@@ -339,7 +331,7 @@ class Rows:
             yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
 
     def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        yield from self._multiply_normed(self._mixer_reader(layer), branch, self._projected(layer))
+        yield from self._products.multiply_normed(self._readers.mixer(layer), branch, self._projected(layer))
 
     def _projected(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, projected_size]: what a gated delta net reads."""
@@ -377,9 +369,10 @@ class Rows:
         mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
         beside = bool(mixture.problem.beside)
         if mixture.shared is not None:
-            reader, following = self._network_reader(layer), self._products("shared_down", [layer.packed["moe"][6:]])
+            reader = self._readers.network(layer)
+            following = self._products.of("shared_down", [layer.packed["moe"][6:]])
             gated = yield from self._gated(layer, reader, branch, following)
-            yield from self._multiply(following, gated, mixture.shared)
+            yield from self._products.multiply(following, gated, mixture.shared)
             branch, h = None, reader.h
         if beside or h is None or h.order != mixture.order:
             normed = self.forward.buffers.normed[cols, mixture.order]
@@ -395,30 +388,21 @@ class Rows:
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
         following, after = self._down_products(layer)
-        gated = yield from self._gated(layer, self._network_reader(layer), branch, following)
+        gated = yield from self._gated(layer, self._readers.network(layer), branch, following)
         yield from self._branch_off(following, gated, after, behind)
-
-    def _gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
-        """Products of gate and up, of a mixture those of its shared expert, and whether they are one that gates."""
-        dense = layer.mixture is None
-        pair = layer.packed["ffn"][:2] if dense else layer.packed["moe"][4:6]
-        name = "gate_up" if dense else "shared_gate_up"
-        if joined(pair) is None:
-            return self._products(name, [(planes,) for planes in pair]), False
-        return self._products(name, [pair], layer.plan.sizes.gate_function), True
 
     def _gated(
         self, layer: CudaLayer, reader: Reader, branch: add_norm.Branch | None, following: Sequence[PassProduct]
     ) -> Generator[Any, None, Half]:
         """The norm before a network, and its gate and up, gated: what this gives, as the products behind it read it."""
-        products, one = self._gate_up(layer)
+        products, one = self._readers.gate_up(layer)
         both = sum(planes.rows for product in products for planes in product.parts)
-        gated = self._half(self.forward.buffers.gated, both // 2, following)
+        gated = self._products.half(self.forward.buffers.gated, both // 2, following)
         if one:
-            yield from self._multiply_normed(reader, branch, gated.values, gated.order)
+            yield from self._products.multiply_normed(reader, branch, gated.values, gated.order)
         else:
             gate_up = cut(self.forward.buffers.wide, self.size.rows, both)
-            yield from self._multiply_normed(reader, branch, gate_up)
+            yield from self._products.multiply_normed(reader, branch, gate_up)
             yield gate.gate(gate_up, gated.values, layer.plan.sizes.gate_function, gated.order)
         return gated
 
@@ -429,112 +413,29 @@ class Rows:
             return
         mixed, columns = self.forward.buffers.inputs[: self.size.rows], inputs.problem.rows
         yield embed.launch(inputs.table, self.inputs["tokens"], mixed)
-        products = self._products("layer_inputs", [inputs.packed])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
+        products = self._products.of("layer_inputs", [inputs.packed])
+        h = self._products.half(self.forward.buffers.normed, self.config.hidden, products)
         yield self._norm("input_norm", None, self.forward.ones, h)
         projected = cut(self.forward.buffers.wide, self.size.rows, columns)
-        yield from self._multiply(products, h, projected)
+        yield from self._products.multiply(products, h, projected)
         yield layer_inputs.mix(self.x, projected, inputs.norm, mixed, self.config.norm_eps)
 
     def _input(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         gate_planes, proj = layer.packed["input"]
         b, size, eps = self.forward.buffers, layer.plan.sizes.layer_input, self.config.norm_eps
-        products, following = self._products("input_gate", [(gate_planes,)]), self._products("input_proj", [(proj,)])
-        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, size, following)
+        products = self._products.of("input_gate", [(gate_planes,)])
+        following = self._products.of("input_proj", [(proj,)])
+        h = self._products.half(b.normed, self.config.hidden, products)
+        gated = self._products.half(b.gated, size, following)
         yield self._norm("input_norm", branch, self.forward.ones, h)
         raised = cut(b.wide, self.size.rows, size)
-        yield from self._multiply(products, h, raised)
+        yield from self._products.multiply(products, h, raised)
         inputs = b.inputs[: self.size.rows]
         yield layer_inputs.gate(self.x, raised, inputs, i * size, gated.values, eps, gated.order)
-        yield from self._multiply(following, gated, self.branch)
+        yield from self._products.multiply(following, gated, self.branch)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
         logits = self.forward.logits(self.size.rows)
-        yield from self._multiply_normed(self._head_reader(), branch, logits)
+        yield from self._products.multiply_normed(self._readers.head(), branch, logits)
         if self.model.head.softcap:
             yield soft_cap.launch(logits, self.model.head.softcap)
-
-    def _mixer_reader(self, layer: CudaLayer) -> Reader:
-        name = layer.plan.steps[0].name
-        products = self._products(name, [(planes,) for planes in layer.packed[name]])
-        return self._reader("attn_norm", layer.buffers["attn_norm"], products)
-
-    def _feed_forward_reader(self, layer: CudaLayer) -> Reader | None:
-        """None where a router reads the norm too."""
-        return None if layer.mixture is not None else self._network_reader(layer)
-
-    def _network_reader(self, layer: CudaLayer) -> Reader:
-        mixture = layer.mixture
-        name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
-        return self._reader(name, layer.buffers[name], self._gate_up(layer)[0])
-
-    def _head_reader(self) -> Reader:
-        return self._reader("output_norm", self.model.output_norm, self._products("head", [self.model.head_packed]))
-
-    def _reader_behind(self, i: int) -> Reader | None:
-        """Who reads the norm behind layer `i`'s feed-forward, where that is a product."""
-        layers = self.model.layers
-        if layers[i].plan.sizes.layer_input:
-            return None
-        if i + 1 < len(layers):
-            return self._mixer_reader(layers[i + 1])
-        return self._head_reader() if self.size.head else None
-
-    def _reader(self, name: str, weight: Tensor, products: Sequence[PassProduct]) -> Reader:
-        return Reader(name, weight, products, self._half(self.forward.buffers.normed, self.config.hidden, products))
-
-    def _multiply_normed(
-        self, reader: Reader, branch: add_norm.Branch | None, y: Tensor, y_order: int = NATURAL
-    ) -> Iterator[Any]:
-        """A norm and the products that read it."""
-        made, behind = self._norms.read(reader, branch)
-        yield from made
-        yield from self._multiply(reader.products, reader.h, y, y_order, norm=behind)
-
-    def _products(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> list[PassProduct]:
-        """Products of one input, whose columns they read in one order: where configurations differ in it, all go
-        through the library."""
-        found = []
-        for parts in groups:
-            rows = sum(planes.rows for planes in parts)
-            problem = Matmul(rows, parts[0].cols, parts[0].format, self.size.rows, gate=function)
-            found.append(PassProduct(name, parts, problem, self.forward.configs(problem)))
-        if len({product.order for product in found}) > 1:
-            found = [replace(product, config=LIBRARY) for product in found]
-        return found
-
-    def _multiply(
-        self, products: Sequence[PassProduct], h: Half, y: Tensor, y_order: int = NATURAL,
-        factor: float | None = None, norm: InFront | Behind | None = None,
-    ) -> Iterator[Any]:  # fmt: skip
-        """y = x W^T of matrices one below the other; with a factor, y += factor times that; norm: on one side of them,
-        if it has no kernel of its own."""
-        template, forward, first = registry.cuda(Matmul.op), self.forward, 0
-        for product in products:
-            problem = product.problem
-            out = y if problem.gate else y[:, first : first + problem.rows]
-            first += problem.rows
-            scratch = matmul.scratch_size(problem, product.config)
-            library_gate = problem.gate and product.order == NATURAL
-            buffers = {
-                "name": product.name, "x": {h.order: h.values}, "y": out, "y_order": y_order, "turn": self._expanded,
-                "expanded": forward.buffers.expanded, "counters": forward.buffers.counters,
-                "matmul_scratch": forward.buffers.wide if library_gate else forward.matmul_scratch(scratch),
-            }  # fmt: skip
-            if factor is not None:
-                buffers["add"] = factor
-            if norm is not None:
-                buffers["norm"], norm = norm, of_following(norm)
-            for launch in template.launches(problem, product.config, product.parts, buffers):
-                self._expanded += isinstance(launch, library.Expand)
-                yield launch
-
-
-def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
-    """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
-    return branch.plain and all(matmul.adds(product.config) for product in products)
-
-
-def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows, columns] at the beginning of a flat buffer."""
-    return buffer[: rows * columns].view(rows, columns)

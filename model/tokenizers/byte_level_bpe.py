@@ -1,5 +1,5 @@
 """Byte-level BPE, the kind of GPT-2: text is cut by a pre-tokenizer, bytes are spelled as characters, and pairs of them
-are merged by rank. The `tokenizers` library does it.
+are merged by rank. The `tokenizers` library cuts it.
 
 Like llama.cpp, and unlike the models' tokenizer.json files, no Unicode normalization is applied: GGUF does not record
 it, and decode(encode(text)) == text holds this way.
@@ -8,7 +8,7 @@ it, and decode(encode(text)) == text holds this way.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from model.tokenizers.merges import merging_engine
+from model.tokenizers.merges import Merges
 from model.tokenizers.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 DEFAULT_NOTE = (
@@ -33,14 +33,13 @@ class ByteLevelBPE:
 
         self.add_bos = pre.add_bos
         self.note = DEFAULT_NOTE if pre is PRE_TOKENIZERS["default"] else None
-        self._engine = merging_engine(vocabulary, merges, ignore_merges=pre.whole_words)
         cuts = [pre_tokenizers.Split(Regex(stage), behavior="isolated") for stage in pre.stages]
         spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._engine.pre_tokenizer = pre_tokenizers.Sequence([*cuts, spell])
+        self._merges = Merges(vocabulary, merges, pre_tokenizers.Sequence([*cuts, spell]), whole_words=pre.whole_words)
 
     def encode(self, text: str, starts: bool) -> list[int]:
         """Ids of `text`, which has no lone surrogates; a byte that is no token is left out. starts: nothing here."""
-        return self._engine.encode(text, add_special_tokens=False).ids
+        return self._merges.encode(text)
 
     def decode_normal(self, text: str) -> bytes:
         """The bytes that a token spells; a character that spells none stands for itself."""

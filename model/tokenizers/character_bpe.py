@@ -7,7 +7,7 @@ its bytes. Source: LLAMA_VOCAB_PRE_TYPE_GEMMA4 in src/llama-vocab.cpp of llama.c
 import re
 from collections.abc import Sequence
 
-from model.tokenizers.merges import merging_engine
+from model.tokenizers.merges import Merges
 
 SPACE = "▁"
 """U+2581 stands for a space in the tokens."""
@@ -28,14 +28,14 @@ class CharacterBPE:
 
     def __init__(self, vocabulary: dict[str, int], merges: Sequence[str]) -> None:
         self._vocabulary = vocabulary
-        self._engine = merging_engine(vocabulary, merges, byte_fallback=True)
+        self._merges = Merges(vocabulary, merges, byte_fallback=True)
 
     def encode(self, text: str, starts: bool) -> list[int]:
         """Ids of `text`, which has no lone surrogates; a byte that is no token is left out. starts: nothing here."""
         ids: list[int] = []
         for part in LINES.findall(text.replace(" ", SPACE)):
             whole = self._vocabulary.get(part) if part[0] == "\n" else None
-            ids += self._engine.encode(part, add_special_tokens=False).ids if whole is None else [whole]
+            ids += self._merges.encode(part) if whole is None else [whole]
         return ids
 
     def decode_normal(self, text: str) -> bytes:

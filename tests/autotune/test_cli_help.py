@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from autotune import cli as program
 from autotune.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,9 @@ EXPECTED = {
 
 
 def walk(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
+    for name in program.COMMANDS if group is cli else group.commands:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
         yield prefix + name, command
         if isinstance(command, click.Group):
             yield from walk(command, f"{prefix}{name} ")

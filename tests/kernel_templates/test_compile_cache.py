@@ -26,7 +26,7 @@ def build(say: Callable[[object], None], wanted: Sequence[tuple[str, dict]], run
     right = []
     if runs:
         with ThreadPool(2) as team:
-            right = [b.error(1, team) <= b.operation.tolerance(b.problem) for b in built]
+            right = [b.error(1, team) <= b.operation.tolerance_on("cpu", b.problem) for b in built]
     say(([b.kernel.compile_s for b in built], right))
 
 

@@ -168,7 +168,7 @@ def others(problem: Problem, count: int) -> list[Config]:
 
 def check(problem: Problem, config: Config | None, teams: list[ThreadPool]) -> None:
     built = Built(problem, config)
-    limit = built.operation.tolerance(problem)
+    limit = built.operation.tolerance_on("cpu", problem)
     for team in teams:
         error = built.error(random.Random(problem.key).randrange(1 << 30) + team.threads, team)
         assert error <= limit, f"{team.threads} threads, {built.config}: off by {error:.2e}, allowed {limit:.2e}"
@@ -208,7 +208,7 @@ def test_attention_runs_at_any_position_and_reads_nothing_beyond(position, teams
     expected = built.operation.reference(problem, given)
     beyond = torch.full((256 - position - 1, 3, 64), torch.nan)
     cache.write(given.buffers["keys"], given.buffers["values"], beyond, beyond, position + 1)
-    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance_on("cpu", problem)
 
 
 @pytest.mark.parametrize("position", [0, 75, 76, 77, 128, 199])
@@ -222,7 +222,7 @@ def test_attention_reads_nothing_before_its_window(position, teams):
     left = max(position + 1 - problem.window, 0)
     before = torch.full((left, 3, 64), torch.nan)
     cache.write(given.buffers["keys"], given.buffers["values"], before, before, 0)
-    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance(problem)
+    assert worst_error(built.run(given, teams[2]), expected) <= built.operation.tolerance_on("cpu", problem)
 
 
 def test_a_window_costs_what_its_positions_do():
@@ -238,7 +238,7 @@ def test_attention_survives_scores_beyond_what_exp_can_hold(teams):
     given = built.operation.inputs(problem, 5)
     given.buffers["q"] *= 300  # scores of some thousand, where e**score is infinite
     expected = built.operation.reference(problem, given)
-    assert worst_error(built.run(given, teams[1]), expected) <= built.operation.tolerance(problem)
+    assert worst_error(built.run(given, teams[1]), expected) <= built.operation.tolerance_on("cpu", problem)
 
 
 def test_a_sink_may_take_all_or_nothing(teams):
@@ -249,7 +249,7 @@ def test_a_sink_may_take_all_or_nothing(teams):
     given.buffers["sinks"][:4] = [5000.0, -5000.0, 90.0, -90.0]
     expected = built.operation.reference(problem, given)
     out = built.run(given, teams[2])
-    assert worst_error(out, expected) <= built.operation.tolerance(problem)
+    assert worst_error(out, expected) <= built.operation.tolerance_on("cpu", problem)
     without = registry.get("attention").reference(replace(problem, sinks=0), given)["out"]
     assert not expected["out"][:64].any() and np.array_equal(expected["out"][64:128], without[64:128])
 
@@ -315,7 +315,7 @@ def test_a_damaged_weight_is_noticed(name, damage, teams):
     built = Built(problem)
     given = built.operation.inputs(problem, 9)
     expected = built.operation.reference(problem, given)
-    limit = built.operation.tolerance(problem)
+    limit = built.operation.tolerance_on("cpu", problem)
     assert worst_error(built.run(given, teams[1]), expected) <= limit
     damaged = replace(given, weights={"w": damage(given.weights["w"])})
     assert worst_error(built.run(damaged, teams[1]), expected) > limit

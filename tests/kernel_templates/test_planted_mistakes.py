@@ -1,7 +1,11 @@
 """Every operation's proof refuses planted mistakes, on the CPU; tests/interpreter does the same for GPU templates."""
 
+from typing import Any
+
 import numpy as np
 import planted
+import planted_delta
+import planted_experts
 import pytest
 from kernel_harness import Built
 
@@ -10,10 +14,14 @@ from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
+from kernel_templates.gated_delta.problem import GatedDelta
+from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.moe.problem import Moe
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.operation import Inputs
+from kernel_templates.problem import Problem
 from kernel_templates.verify import WrongResult, verify
 
 COLS = {"Q6_K": 1024}
@@ -57,7 +65,7 @@ def test_a_mistake_in_the_weights_or_the_outputs_is_refused(problem, team) -> No
     built, operation = Built(problem), registry.get(problem.op)
     given = operation.inputs(problem, 3)
     expected = operation.reference(problem, given)
-    limit = operation.tolerance(problem)
+    limit = operation.tolerance_on("cpu", problem)
     right = outputs_of(built.run(Inputs(given.weights, fresh(given)), team), expected)
     verify(right, expected, limit)
     for what, weights in planted.wrong_weights(given) if problem.activation == "int16" else ():
@@ -85,7 +93,7 @@ def test_a_kernel_without_a_trait_is_refused(problem, team) -> None:
     for what, other in mistakes:
         with pytest.raises(WrongResult):
             written = Built(other).run(Inputs(given.weights, fresh(given)), team)
-            verify(outputs_of(written, expected), expected, operation.tolerance(problem))
+            verify(outputs_of(written, expected), expected, operation.tolerance_on("cpu", problem))
             pytest.fail(what)
 
 
@@ -101,21 +109,25 @@ def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, tea
     if context > cache.TILE + 1:
         assert any(position % cache.TILE == 0 and position > 0 for position in positions)
     built, operation = Built(problem), registry.get(problem.op)
-    given = operation.inputs(problem, 4)
+    given, limit = operation.inputs(problem, 4), operation.tolerance_on("cpu", problem)
     for position in positions:
         given.buffers["position"][0] = position
         expected = operation.reference(problem, given)
         right = outputs_of(built.run(Inputs({}, fresh(given)), team), expected)
-        verify(right, expected, operation.tolerance(problem))
+        verify(right, expected, limit)
         for what, outputs in planted.wrong_outputs(problem, right, expected):
             with pytest.raises(WrongResult):
-                verify(outputs, expected, operation.tolerance(problem))
+                verify(outputs, expected, limit)
                 pytest.fail(what)
         if position:  # one position too few, as a kernel that stops at a tile's edge would have it
             short = fresh(given)
             short["position"][0] = position - 1
             with pytest.raises(WrongResult):
-                verify(outputs_of(built.run(Inputs({}, short), team), expected), expected, operation.tolerance(problem))
+                verify(
+                    outputs_of(built.run(Inputs({}, short), team), expected),
+                    expected,
+                    operation.tolerance_on("cpu", problem),
+                )
 
 
 @pytest.mark.parametrize("problem", [
@@ -125,7 +137,7 @@ def test_attention_is_proved_first_last_and_past_the_edge_of_a_tile(context, tea
 def test_attention_without_a_trait_is_refused(problem) -> None:
     """At one position of the proof at least, wherever the mistake shows at all: a window that no position of the
     context fills leaves nothing behind."""
-    right, limit = proof.of(problem, 5), registry.get("attention").tolerance(problem)
+    right, limit = proof.of(problem, 5), registry.get("attention").tolerance_on("cpu", problem)
     reference = registry.get("attention").reference
     for what, other in planted.wrong_traits(problem):
         refused = 0
@@ -151,9 +163,73 @@ def test_a_head_without_its_bias_is_refused(qk_norm, team) -> None:
     problem = NormQkvRope(256, 4, 2, 64, 32, qk_norm, "Q8_0", "Q8_0", "Q8_0", qkv_bias=1)
     built, operation = Built(problem), registry.get(problem.op)
     given = operation.inputs(problem, 3)
-    expected, limit = operation.reference(problem, given), operation.tolerance(problem)
+    expected, limit = operation.reference(problem, given), operation.tolerance_on("cpu", problem)
     verify(outputs_of(built.run(Inputs(given.weights, fresh(given)), team), expected), expected, limit)
     for what, wrong in planted.wrong_bias(problem, given):
         with pytest.raises(WrongResult):
             verify(outputs_of(built.run(Inputs(given.weights, fresh(wrong)), team), expected), expected, limit)
+            pytest.fail(what)
+
+
+Q8: Any = ("Q8_0",) * 3
+MXFP4: Any = ("MXFP4",) * 3
+F16: Any = ("F16",) * 3
+SHARED: dict[str, Any] = dict.fromkeys(("shared_gate_format", "shared_up_format", "shared_down_format"), "Q8_0")
+OF_EXPERTS = [
+    Moe(96, 64, 8, 2, "F32", *Q8, normalized=1),
+    Moe(64, 32, 5, 1, "F32", "Q4_0", "Q8_0", "Q4_1"),
+    Moe(256, 256, 4, 2, "F32", "Q4_K", "Q4_K", "Q6_K", gate_function="gelu"),
+    Moe(64, 96, 9, 3, "F32", *MXFP4, gate_function="swiglu_oai", routing="softmax_of_chosen", bias=1),
+    Moe(160, 32, 8, 2, "BF16", *Q8, routing="sigmoid", normalized=1, scale=2.5, post_norm=1),
+    Moe(64, 96, 8, 3, "F32", *F16, shared_ffn=64, shared_gated=1, **SHARED),
+    GroupedMatmul(96, 64, "Q8_0", 8, 3, 7),
+    GroupedMatmul(64, 256, "Q4_K", 2, 2, 33, x_of="pair"),
+    GroupedMatmul(64, 96, "MXFP4", 6, 2, 9),
+    GroupedMatmul(96, 64, "F16", 4, 1, 13),
+]
+
+
+@pytest.mark.parametrize("problem", OF_EXPERTS, ids=lambda p: p.key)
+def test_a_mistake_of_experts_is_refused(problem: Moe | GroupedMatmul, team: ThreadPool) -> None:
+    run = Judged(problem, team)
+    for what, wrong in planted_experts.wrong_inputs(problem, run.given):
+        run.refused(what, run.outputs(run.built, wrong))
+    for what, other in planted_experts.wrong_traits(problem):
+        run.refused(what, run.outputs(Built(other), run.given))
+    outputs = planted_experts.wrong_outputs(problem, run.right) if isinstance(problem, Moe) else ()
+    for what, wrong_ones in (*outputs, *planted.wrong_outputs(problem, run.right, run.expected)):
+        run.refused(what, wrong_ones)
+
+
+@pytest.mark.parametrize("problem", [
+    GatedDelta(4, 2, 32, 4), GatedDelta(1, 1, 64, 3), GatedDelta(4, 2, 32, 4, tokens=9),
+    GatedDelta(2, 1, 32, 4, sequences=2, tokens=5),
+], ids=lambda p: p.key)  # fmt: skip
+def test_a_mistake_of_delta_nets_is_refused(problem: GatedDelta, team: ThreadPool) -> None:
+    run = Judged(problem, team)
+    for what, wrong in planted_delta.wrong_inputs(problem, run.given):
+        run.refused(what, run.outputs(run.built, wrong))
+    for what, wrong_ones in (
+        *planted_delta.wrong_outputs(problem, run.right), *planted.wrong_outputs(problem, run.right, run.expected),
+    ):  # fmt: skip
+        run.refused(what, wrong_ones)
+
+
+class Judged:
+    """A problem whose right outputs are within the tolerance."""
+
+    def __init__(self, problem: Problem, team: ThreadPool) -> None:
+        self.built, self.team, operation = Built(problem), team, registry.get(problem.op)
+        self.given = operation.inputs(problem, 3)
+        self.expected = operation.reference(problem, self.given)
+        self.limit = operation.tolerance_on("cpu", problem)
+        self.right = self.outputs(self.built, self.given)
+        verify(self.right, self.expected, self.limit)
+
+    def outputs(self, built: Built, given: Inputs) -> dict[str, np.ndarray]:
+        return outputs_of(built.run(Inputs(given.weights, fresh(given)), self.team), self.expected)
+
+    def refused(self, what: str, outputs: dict[str, np.ndarray]) -> None:
+        with pytest.raises(WrongResult):
+            verify(outputs, self.expected, self.limit)
             pytest.fail(what)

@@ -132,6 +132,7 @@ def qwen35() -> GGUFFile:
         ({"attention.recurrent_layers": np.array([True, False])}, "each of 4 layers"),
         ({"attention.recurrent_layers": np.ones(4, bool)}, "blk.3."),
         ({"nextn_predict_layers": 4}, "nextn_predict_layers"),
+        ({"nextn_predict_layers": -1}, "nextn_predict_layers"),
         ({"nextn_predict_layers": 1 << 40}, "nextn_predict_layers"),
         ({"rope.dimension_count": 128}, "rope.dimension_count"),
     ],
@@ -147,6 +148,7 @@ def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: s
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
+        ({"nextn_predict_layers": 1}, "qwen3moe.nextn_predict_layers"),
         ({"expert_count": None}, "qwen3moe.expert_count"),
         ({"expert_count": 0}, "qwen3moe.expert_count"),
         ({"expert_count": 1 << 31}, "qwen3moe.expert_count"),

@@ -15,6 +15,8 @@ from model.errors import ModelError
 from model.gguf_file import open_gguf
 from model.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Tokenizer
 from model.tokenizers.byte_level_bpe import byte_characters
+from model.tokenizers.character_bpe import CharacterBPE
+from model.tokenizers.merges import FIRST_STEPS
 from model.tokenizers.special_tokens import SpecialTokens
 
 # Made with llama.cpp (llama-cpp-python 0.3.36) on the real file, without special tokens.
@@ -350,11 +352,11 @@ def test_gemma_4_s_ends_and_its_bos_token() -> None:
         ({"token_type": "x"}, "token_type"),
         ({"merges": None}, "merges"),
         ({"model": "gemma4", "merges": None}, "merges"),
-        ({"model": "gemma4", "merges": ["absent gone"]}, "do not fit"),
+        ({"model": "gemma4", "merges": ["absent gone"]}, "does not fit"),
         ({"merges": ["a"]}, "merge 'a'"),
-        ({"merges": ["absent gone"]}, "do not fit"),
-        ({"merges": ["a b"]}, "do not fit"),
-        ({"merges": [f"{'a' * 90} {'b' * 90}"]}, "longer than every token"),
+        ({"merges": ["absent gone"]}, "does not fit"),
+        ({"merges": ["a b"]}, "does not fit"),
+        ({"merges": [f"{'a' * 90} {'b' * 90}"]}, "does not fit"),
         ({"eos_token_id": 258}, "eos_token_id"),
         ({"eos_token_id": -1}, "eos_token_id"),
         ({"bos_token_id": "x"}, "bos_token_id"),
@@ -399,3 +401,33 @@ def test_a_big_vocabulary_loads_within_two_seconds(make_model: Any) -> None:
     tokenizer = Tokenizer.from_metadata(small("qwen2", **changes))
     assert time.perf_counter() - start < 2  # 0.8 s on an idle core
     assert tokenizer.end_tokens == {151643, 151645}
+
+
+PAIRS = [a + " " + b for a in "abĠ" for b in "abĠ"] + ["ab ab", "Ġ ab", "aa b", "a ab", "aba b", "Ġa bĠ"]
+
+
+@given(
+    merges=st.lists(st.sampled_from(PAIRS), max_size=9), texts=st.lists(st.text("ab é", max_size=30), max_size=6),
+    pre=st.sampled_from(["gpt-2", "llama-bpe"]),
+)  # fmt: skip
+def test_the_first_texts_are_merged_as_the_library_does(merges: list[str], texts: list[str], pre: str) -> None:
+    made = {part for merge in merges for part in (*merge.split(" "), merge.replace(" ", ""))}
+    tokens = sorted({*byte_characters(), *made})
+    metadata = {f"tokenizer.ggml.{k}": v for k, v in {"model": "gpt2", "pre": pre, "tokens": tokens}.items()}
+    first, later = (Tokenizer.from_metadata({**metadata, "tokenizer.ggml.merges": merges}) for _ in range(2))
+    later.encode("a" * (FIRST_STEPS + 1))
+    assert first._model._merges._library is None and later._model._merges._library is not None  # type: ignore
+    for text in texts:
+        assert first.encode(text) == later.encode(text)
+
+
+@given(texts=st.lists(st.text("ab \né", max_size=20), max_size=5))
+def test_the_first_texts_of_characters_too(texts: list[str]) -> None:
+    merges = ["\n \n", "\n\n \n\n", "▁ a", "a b", "▁a ▁a"]
+    tokens = [*(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "▁", "\n"]
+    vocabulary = {text: i for i, text in enumerate([*tokens, *(merge.replace(" ", "") for merge in merges)])}
+    first, later = CharacterBPE(vocabulary, merges), CharacterBPE(vocabulary, merges)
+    later.encode("a" * (FIRST_STEPS + 1), True)
+    assert later._merges._library is not None
+    for text in texts:
+        assert first.encode(text, True) == later.encode(text, True)

@@ -10,13 +10,13 @@ Either half alone is a variant: a layer's first norm has no branch before it, th
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.norm_between import HEADROOM
 
 TILE = 8192

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.heads import inverse_rms, rotate
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.pages import PagedCache
 
 ELEMENTS = 1024

@@ -1,13 +1,13 @@
 """The embedding lookup of many tokens: x[r] = table[tokens[r]] * scale, decoded from the file's own bytes."""
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.embedding import Embedding, decode
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 
 TILE = 1024
 """Elements of a program: 8 a thread."""

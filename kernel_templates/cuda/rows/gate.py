@@ -1,7 +1,6 @@
 """The gate of the feed-forward half over many tokens: out = g(gate) * up, g silu or gelu in its tanh form."""
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -9,6 +8,7 @@ from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.gating import GATED_SCALE, activate
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 
 TILE = 1024
 """Elements of a program: 8 a thread."""

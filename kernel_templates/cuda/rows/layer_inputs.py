@@ -5,7 +5,6 @@ which each program sums for itself.
 """
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
@@ -13,6 +12,7 @@ from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.gating import GATED_SCALE, activate
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 
 TILE = 8192
 """Elements of x that are summed at once."""

@@ -1,13 +1,13 @@
 """The gate of what attention gives, over many rows in place: out *= sigmoid(gate), a gate behind each query."""
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.instructions import reciprocal
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 
 TILE = 1024
 """Elements of a program: 8 a thread."""

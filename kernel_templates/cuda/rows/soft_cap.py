@@ -1,12 +1,12 @@
 """A model's cap of its logits, over many rows in place: y = cap tanh(y / cap)."""
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import instructions
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 
 TILE = 1024
 """Elements of a program: 8 a thread."""

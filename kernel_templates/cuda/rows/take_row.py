@@ -1,13 +1,13 @@
 """One row of the residual stream as decode's head reads it: a vector, quantized."""
 
 import torch
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import parameters
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_groups
 from kernel_templates.cuda.vector import Vector
 
