@@ -57,7 +57,8 @@ def cuda(problem: Attention, device: Device) -> Space:
     while splits[-1] < 128 and splits[-1] * 16 < problem.reach and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
-    algorithms = (THREADS, TENSOR) if _has_tensor_cores(problem, device) else (THREADS,)
+    deep = problem.reach > _SHORT  # else programs have asked for all of their shares at once
+    algorithms = (THREADS, TENSOR) if deep and _has_tensor_cores(problem, device) else (THREADS,)
 
     def fits(config) -> bool:
         return config["algorithm"] == TENSOR or one_pass(problem, config) or (
@@ -69,7 +70,7 @@ def cuda(problem: Attention, device: Device) -> Space:
         (
             Parameter(
                 "algorithm", algorithms, THREADS, "who multiplies: threads, which hold keys and values, or tensor cores, "
-                "which have them from shared memory, where they arrive without taking registers",
+                "which have them from shared memory, where they arrive without taking registers", added=True,
             ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
             Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
@@ -83,11 +84,12 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "who joins the splits: the last to finish, or a kernel",
             ),
             Parameter(
-                "prefetch", (0, 1), 0, "whether a program that loops asks for all of its share in the second-level cache "
-                "before it waits for the previous kernel",
+                "prefetch", (0, 1) if deep else (0,), 0, "whether a program that loops asks for all of its share in the second-level cache "
+                "before it waits for the previous kernel", added=True,
             ),
             Parameter(
-                "stages", (2, 3, 4, 6) if TENSOR in algorithms else (2,), 2, "tiles on their way to tensor cores, or in use"
+                "stages", (2, 3, 4, 6) if TENSOR in algorithms else (2,), 2,
+                "tiles on their way to tensor cores, or in use", added=True,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),

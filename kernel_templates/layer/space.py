@@ -17,6 +17,7 @@ FINISH = Parameter(
 JOIN = Parameter(
     "join", ("attention", "out"), "attention",
     "where attention's splits are joined: there, or in the output projection, whose programs read all of them",
+    added=True,
 )  # fmt: skip
 
 
