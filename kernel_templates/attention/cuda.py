@@ -1,5 +1,4 @@
-"""Decoding attention on the GPU: `cuda_short` if programs can hold their shares of the positions, else `cuda_kernel`, or
-on tensor cores `cuda_dot`.
+"""Decoding attention on the GPU: `cuda_short` if programs can hold their shares of the positions, else `cuda_kernel`.
 
 Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
 append to the cache are its prologue.
@@ -12,19 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.attention import cache, cuda_dot, cuda_kernel, cuda_short
+from kernel_templates.attention import cache, cuda_kernel, cuda_short
 from kernel_templates.attention.problem import Attention
-from kernel_templates.attention.space import MOST_PARTS, TENSOR, held, one_pass, power_of_two
-from kernel_templates.attention.split_kv_reduce import JOIN_BY_KERNEL, JOIN_BY_LAST, JOIN_BY_READER
+from kernel_templates.attention.space import held, one_pass, power_of_two
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.parts import Parts, parts_size
 from kernel_templates.cuda.vector import RUN, Vector
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
 
 _BITS = {"int16": 16, "int8": 8, "": 0}
-JOINS = {"last": JOIN_BY_LAST.value, "kernel": JOIN_BY_KERNEL.value}
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,8 @@ def pack(problem: Attention, config, weights, device: str) -> tuple[()]:
 
 def scratch_size(problem: Attention, config: Mapping[str, Any]) -> int:
     """float32 elements that splits leave for each other: outputs, and logarithms of sums."""
-    splits = config["splits"] * _parts_of_split(config)
-    if splits > MOST_PARTS:
-        return problem.heads * splits * (problem.head_dim + 1)
-    return parts_size(problem.heads, problem.head_dim, splits) if splits > 1 else 0
-
-
-def _parts_of_split(config: Mapping[str, Any]) -> int:
-    """Who leaves a part of its own: each program, or each of its warps."""
-    return config["warps"] if config["algorithm"] == TENSOR else 1
-
-
-def parts(problem: Attention, config: Mapping[str, Any], buffers: Mapping[str, Any]) -> Parts:
-    """What `launches` can write instead of "out": 2 to `MOST_PARTS` splits, each for itself, in attention's scratch."""
-    scratch, _ = _scratch(problem, config, buffers, buffers["q"].device)
-    return Parts.within(scratch, problem.heads, problem.head_dim, config["splits"])
+    splits = config["splits"]
+    return problem.heads * splits * (problem.head_dim + 1) if splits > 1 else 0
 
 
 def launches(
@@ -72,14 +55,11 @@ def launches(
     buffers: Mapping[str, Any],
     finish: Finish | None = None,
     activation: str = "int16",
-    parts: Parts | None = None,
 ) -> list[Launch]:
     """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other; gates among the queries of a
     problem that has them), "position", "keys",
     "values" and, of a problem with them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's
     `activation` ("": float values only) and, with `finish`, the caches at the position.
-
-    parts: written instead of "out", for a reader that joins them.
 
     "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
     layers of a chain; they are made here if there are none or too few.
@@ -92,8 +72,6 @@ def launches(
     shape = {"HEADS": problem.heads, "HEAD_DIM": problem.head_dim, "DIMS": power_of_two(problem.head_dim)}
     shape |= {"WARPS": warps, "TILE": config["tile"], "SPLITS": splits, "ACT": _BITS[activation]}
     shape["WINDOW"] = problem.window
-    if parts is not None:
-        out, partial = parts.vector, parts.logs
     written, sinks = out.pointers[:4], buffers["sinks"] if problem.sinks else None
     gates = q[problem.head_dim :] if problem.output_gate else None
     constants = shape | {
@@ -105,7 +83,7 @@ def launches(
         "TOGETHER": together,
         "EARLY": bool(config["early"]),
         "G": power_of_two(together),
-        "JOIN": JOIN_BY_READER.value if parts is not None else JOINS[config["combine"]],
+        "LAST_COMBINES": config["combine"] == "last",
         "SCALE": problem.score_scale,
         "SOFTCAP": problem.softcap,
     }
@@ -115,9 +93,6 @@ def launches(
         constants["READY"] = _ready(problem, config)
     else:
         constants["PREFETCH"] = bool(config["prefetch"])
-    if config["algorithm"] == TENSOR:
-        kernel = cuda_dot.attend_dot
-        constants["STAGES"] = config["stages"]
     attend = Launch(
         "attention",
         kernel,
@@ -129,8 +104,7 @@ def launches(
         constants,
         warps,
     )
-    parts_of_split = _parts_of_split(config)
-    if constants["JOIN"] != JOIN_BY_KERNEL.value or splits * parts_of_split == 1:
+    if splits == 1 or config["combine"] == "last":
         return [attend]
     # Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits more than registers hold.
     joining = max(warps, 8) if shape["DIMS"] > 128 else warps
@@ -139,7 +113,7 @@ def launches(
         cuda_kernel.combine,
         (problem.heads,),
         (buffers["position"], partial, *written, sinks, gates),
-        shape | {"WARPS": joining, "PARTS": parts_of_split},
+        shape | {"WARPS": joining},
         joining,
     )
     return [attend, join]

@@ -16,15 +16,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import (
-    JOIN_BY_READER,
     LOWEST,
-    counts_sink,
     each,
     hand_over,
     join_splits,
-    leave_nothing,
     side,
     store_heads,
+    whole,
     wide,
 )
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
@@ -77,8 +75,8 @@ def attend(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    PREFETCH: tl.constexpr, JOIN: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
-    ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    PREFETCH: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over its share of positions 0..position, or of the last WINDOW.
 
@@ -87,7 +85,7 @@ def attend(
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
     sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
     of what its head gives. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
-    this one's loop does. PREFETCH: all of the share is asked for in the L2 cache before the wait, beyond the first tile.
+    this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the wait.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -135,8 +133,6 @@ def attend(
     if PDL:
         gdc_wait()
     if begin > position:
-        if JOIN == JOIN_BY_READER:
-            leave_nothing(partial, split, first_head, TOGETHER, G, SPLITS)
         return
 
     heads = first_head + tl.minimum(group, TOGETHER - 1)  # padding repeats a head, and is not stored
@@ -192,13 +188,13 @@ def attend(
     divisor = total
     if sink is not None:
         weight = sink_weight(sink[None, :, None, None], m)
-        divisor += tl.where(counts_sink(split, used, SPLITS, JOIN), weight, 0.0)
+        divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
     y = tl.reshape(acc / divisor, [G, wide(DIMS, WARPS), side(DIMS, WARPS), each(DIMS, WARPS)])
     y = tl.reshape(tl.permute(y, (2, 1, 0, 3)), [side(DIMS, WARPS), 1, wide(DIMS, WARPS), G, each(DIMS, WARPS)])
-    log = tl.reshape(m + tl.log2(divisor if JOIN == JOIN_BY_READER else total), [1, 1, 1, G, 1])
+    log = tl.reshape(m + tl.log2(total), [1, 1, 1, G, 1])
     hand_over(
         out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log, sink, gates,
-        G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, JOIN, ACT, ASM,
+        G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
     )  # fmt: skip
 
 
@@ -206,19 +202,18 @@ def attend(
 def combine(
     position_at, partial, out, high, low, scale, sinks, gates,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, PARTS: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    SPLITS: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Program (head): join the splits that a kernel of attention left in `partial`, each in PARTS parts."""
+    """Program (head): join the splits that `attend` or `attend_short` left in `partial`."""
     if PDL:
         gdc_launch_dependents()
     head = tl.program_id(0)
     count = tl.load(position_at) + 1
     if WINDOW > 0:
         count = tl.minimum(count, WINDOW)
-    used = tl.cdiv(count, _span(count, SPLITS, TILE)) * PARTS
+    used = tl.cdiv(count, _span(count, SPLITS, TILE))
     sink = None if sinks is None else load_sinks(sinks, head, 1, 1)
     if PDL:
         gdc_wait()
-    y = join_splits(partial, head, 1, used, sink, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS * PARTS, ASM)
+    y = join_splits(partial, head, 1, used, sink, 1, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, ASM)
     store_heads(out, high, low, scale, head, 1, y, gates, 1, HEAD_DIM, DIMS, WARPS, ACT, ASM)

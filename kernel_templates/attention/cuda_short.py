@@ -15,16 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
-from kernel_templates.attention.split_kv_reduce import (
-    JOIN_BY_READER,
-    LOWEST,
-    counts_sink,
-    each,
-    hand_over,
-    lanes,
-    leave_nothing,
-    side,
-)
+from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side, whole
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
 
@@ -61,7 +52,7 @@ def attend_short(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, JOIN: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
     ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
@@ -123,8 +114,6 @@ def attend_short(
     if PDL:
         gdc_wait()
     if begin > position:
-        if JOIN == JOIN_BY_READER:
-            leave_nothing(partial, split, first_head, TOGETHER, G, SPLITS)
         return
 
     owner = True if SPLITS == 1 else begin + TILE > position
@@ -192,10 +181,9 @@ def attend_short(
     divisor = total
     if sink is not None:
         weight = sink_weight(sink[None, None, None, :, None], m)
-        divisor += tl.where(counts_sink(split, used, SPLITS, JOIN), weight, 0.0)
+        divisor += tl.where(whole(used, SPLITS, LAST_COMBINES), weight, 0.0)
     y = tl.sum(y, 1, keep_dims=True) * reciprocal(divisor, ASM)
-    log = m + tl.log2(divisor if JOIN == JOIN_BY_READER else total)
     hand_over(
-        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, log, sink, gates,
-        G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, JOIN, ACT, ASM,
+        out, high, low, scale, partial, counters + column, split, used, first_head, TOGETHER, y, m + tl.log2(total),
+        sink, gates, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS, LAST_COMBINES, ACT, ASM,
     )  # fmt: skip

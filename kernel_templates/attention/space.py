@@ -13,12 +13,6 @@ _HELD = 64  # elements of a tile's keys a thread, and of its values: with them i
 
 _JOINED = 32  # splits: to join more costs what smaller shares save
 
-THREADS, TENSOR = "threads", "tensor"
-"""Who multiplies: threads, which hold keys and values, or tensor cores, which have them from shared memory."""
-
-MOST_PARTS = 8
-"""Splits that the next kernel joins as it reads them: each of its programs loads all of them."""
-
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
@@ -52,26 +46,20 @@ def cpu(problem: Attention, features: frozenset[str]) -> Space:
 
 def cuda(problem: Attention, device: Device) -> Space:
     group = problem.heads // problem.kv_heads
-    shared = 200 << 10 if device.capability in ("9.0", "10.0") else 96 << 10
     splits = [1]
     while splits[-1] < 128 and splits[-1] * 16 < problem.reach and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
-    deep = problem.reach > _SHORT  # else programs have asked for all of their shares at once
-    algorithms = (THREADS, TENSOR) if deep and _has_tensor_cores(problem, device) else (THREADS,)
+    waits = problem.reach > _SHORT and float(device.capability) >= 9.0  # what comes before a programmatic wait is early
 
     def fits(config) -> bool:
-        return config["algorithm"] == TENSOR or one_pass(problem, config) or (
+        return one_pass(problem, config) or (
             _rows(problem, config) <= _most_rows(config["heads"])
             and (config["heads"] == group or problem.reach <= _SHORT)
         )
 
     return Space(
         (
-            Parameter(
-                "algorithm", algorithms, THREADS, "who multiplies: threads, which hold keys and values, or tensor cores, "
-                "which have them from shared memory, where they arrive without taking registers", added=True,
-            ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
             Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
             Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a key head"),
@@ -84,12 +72,10 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "who joins the splits: the last to finish, or a kernel",
             ),
             Parameter(
-                "prefetch", (0, 1) if deep else (0,), 0, "whether a program that loops asks for all of its share in the second-level cache "
-                "before it waits for the previous kernel", added=True,
-            ),
-            Parameter(
-                "stages", (2, 3, 4, 6) if TENSOR in algorithms else (2,), 2,
-                "tiles on their way to tensor cores, or in use", added=True,
+                "prefetch", (0, 1) if waits else (0,), 0,
+                "whether a program that loops asks for all of its share in the second-level cache before it waits for "
+                "the previous kernel",
+                added=True,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
@@ -98,15 +84,6 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "a row for every thread",
                 f"a warp reads {slots(problem.head_dim, 1)} positions at once: a tile must have some for each warp",
                 lambda c: 1 <= slots(problem.head_dim, c["warps"]) <= c["tile"],
-            ),
-            Constraint(
-                "tiles of tensor cores", "a warp multiplies 16 positions or more, for all heads that share a key",
-                lambda c: c["algorithm"] == THREADS or (c["tile"] >= 16 * c["warps"] and c["heads"] == group),
-            ),
-            Constraint(
-                "tiles fit in shared memory", f"{shared} bytes of keys and values at most",
-                lambda c: 4 * power_of_two(problem.head_dim) * c["tile"] * c["stages"] <= shared
-                if c["algorithm"] == TENSOR else c["stages"] == 2,
             ),
             Constraint(
                 "tiles fit in registers",
@@ -127,7 +104,7 @@ def cuda(problem: Attention, device: Device) -> Space:
             Constraint(
                 "nothing to combine",
                 "one split needs no second kernel",
-                lambda c: c["splits"] > 1 or c["combine"] == "last" or c["algorithm"] == TENSOR,
+                lambda c: c["splits"] > 1 or c["combine"] == "last",
             ),
         ),
     )  # fmt: skip
@@ -137,18 +114,11 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
     """Whether programs hold all of their shares of the positions at once."""
     dims = power_of_two(problem.head_dim)
     return (
-        config["algorithm"] == THREADS
-        and problem.reach <= config["tile"] * config["splits"]
+        problem.reach <= config["tile"] * config["splits"]
         and 8 * config["warps"] <= dims <= 256
         and slots(problem.head_dim, config["warps"]) <= config["tile"]
         and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
     )
-
-
-def _has_tensor_cores(problem: Attention, device: Device) -> bool:
-    """Of GPUs with asynchronous copies; outputs of wider heads, or of more of them, do not fit in registers."""
-    rows = max(16, 2 * power_of_two(problem.heads // problem.kv_heads))
-    return float(device.capability) >= 8.0 and rows * power_of_two(problem.head_dim) <= 2048
 
 
 def held(problem: Attention, config: Mapping[str, Any]) -> int:
@@ -182,7 +152,7 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     for warps, heads, elements, positions, joined in tries:
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.reach // tile))
-        once = {"algorithm": THREADS, "tile": tile, "warps": warps, "splits": needed, "heads": heads}
+        once = {"tile": tile, "warps": warps, "splits": needed, "heads": heads}
         programs = problem.heads // heads * -(-problem.typical.reach // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
         fits = problem.reach <= positions and programs <= resident and needed in splits and needed <= joined

@@ -13,8 +13,6 @@ from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 
-JOIN_BY_KERNEL, JOIN_BY_LAST, JOIN_BY_READER = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-
 
 @triton.constexpr_function
 def wide(dims, warps):
@@ -135,21 +133,8 @@ def leave_part(
     keep = (lane == 0) & (g < count) & (first < HEAD_DIM)
     at = part * HEAD_DIM + _element(DIMS, WARPS) + lane * 0
     tl.store(partial + at, tl.broadcast_to(y, at.shape), mask=tl.broadcast_to(keep, at.shape))
-    logs = partial + HEADS * SPLITS * HEAD_DIM
-    leave_log(logs, split, first_head, count, log, G, HEAD_DIM, DIMS, WARPS, SPLITS)
-
-
-@triton.jit
-def leave_log(
-    logs, split, first_head, count, log,
-    G: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    """log as of `leave_part`, of one split, to float32 [HEADS, SPLITS]."""
-    g = tl.arange(0, G)[None, None, None, :, None]
-    lane, first = _lane(DIMS, WARPS), _first_element(DIMS, WARPS)
-    keep = (lane == 0) & (g < count) & (first == 0)
-    at = tl.broadcast_to((first_head + g) * SPLITS + split, keep.shape)
-    tl.store(logs + at, tl.broadcast_to(log, keep.shape), mask=keep)
+    log_at = tl.broadcast_to(HEADS * SPLITS * HEAD_DIM + part, keep.shape)
+    tl.store(partial + log_at, tl.broadcast_to(log, keep.shape), mask=keep & (first == 0))
 
 
 @triton.jit
@@ -198,42 +183,27 @@ def join_splits(
 
 
 @triton.jit
-def counts_sink(split, used, SPLITS: tl.constexpr, JOIN: tl.constexpr):
-    """Whether a program counts the sinks: if its outputs are the heads', and no part of them; of parts for a reader,
-    which knows of no sinks, the first."""
-    if JOIN == JOIN_BY_READER:
-        return split == 0
-    else:
-        return SPLITS == 1 or (JOIN == JOIN_BY_LAST and used == 1)
-
-
-@triton.jit
-def leave_nothing(logs, split, first_head, count, G: tl.constexpr, SPLITS: tl.constexpr):
-    """Tell a reader of `parts` that this split has no positions."""
-    g = tl.arange(0, G)
-    tl.store(logs + (first_head + g) * SPLITS + split, tl.full([G], LOWEST, tl.float32), mask=g < count)
+def whole(used, SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr):
+    """Whether a program's outputs are the heads', and no part of them."""
+    return SPLITS == 1 or (LAST_COMBINES and used == 1)
 
 
 @triton.jit
 def hand_over(
     out, high, low, scale, partial, counter, split, used, first_head, count, y, log, sink, gates,
     G: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, WARPS: tl.constexpr,
-    SPLITS: tl.constexpr, JOIN: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr,
+    SPLITS: tl.constexpr, LAST_COMBINES: tl.constexpr, ACT: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The end of a program: store its outputs, or its part and, being the last of `used`, what all parts make.
 
-    sink: of these heads, [G], or None; counted in y where `counts_sink`, and in what parts make. counter: int32, arrivals of
+    sink: of these heads, [G], or None; counted in y where `whole`, and in what parts make. counter: int32, arrivals of
     these heads' splits, 0 before and after a token. gates: as of `store_heads`.
     """
-    if JOIN == JOIN_BY_READER:
-        part = split * (HEADS * HEAD_DIM)
-        out, high, low, scale = out + part, high + part // 4, low + part // 4, scale + part // 8
-        leave_log(partial, split, first_head, count, log, G, HEAD_DIM, DIMS, WARPS, SPLITS)
     last = True
-    if JOIN != JOIN_BY_READER and SPLITS > 1 and (used > 1 or JOIN == JOIN_BY_KERNEL):
+    if SPLITS > 1 and (used > 1 or not LAST_COMBINES):
         leave_part(partial, split, first_head, count, y, log, G, HEADS, HEAD_DIM, DIMS, WARPS, SPLITS)
         last = False
-        if JOIN == JOIN_BY_LAST:
+        if LAST_COMBINES:
             tl.debug_barrier()  # every thread's stores before the count: Triton puts no barrier there
             last = tl.atomic_add(counter, 1, sem="acq_rel") == used - 1
             if last:

@@ -8,14 +8,13 @@ import torch
 
 from kernel_templates import registry
 from kernel_templates.attention import cache
-from kernel_templates.attention import cuda as attention
 from kernel_templates.attention.cuda import Finish
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.chain import POST_NORMS
 from kernel_templates.layer.problem import Layer, LinkedChain
-from kernel_templates.layer.space import joins_in_projection, part
+from kernel_templates.layer.space import part
 from kernel_templates.moe import cuda as moe
 from kernel_templates.moe import rows
 from kernel_templates.operation import Inputs
@@ -86,15 +85,7 @@ def _attention(problem: Layer, config: Mapping[str, Any], buffers: Mapping[str, 
     """What the parts of a layer with attention are told about each other."""
     inside = finishes_in_attention(config)
     finish = _finish(problem, buffers) if inside else None
-    parts = None
-    if joins_in_projection(config):
-        reads = {**buffers, "q": buffers["qkv"]}
-        parts = attention.parts(problem.attention_part, part(config, "attention"), reads)
-    return {
-        "qkv": {"finish": not inside},
-        "attention": {"finish": finish, "activation": problem.activation, "parts": parts},
-        "out": {"parts": parts},
-    }
+    return {"qkv": {"finish": not inside}, "attention": {"finish": finish, "activation": problem.activation}}
 
 
 def finishes_in_attention(config: Mapping[str, Any]) -> bool:

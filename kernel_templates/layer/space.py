@@ -1,23 +1,16 @@
-"""How a layer can be built: its parts' parameters under prefixes, where a head's norm and RoPE happen, and where
-attention's splits are joined."""
+"""How a layer can be built: its parts' parameters under prefixes, and where a head's norm and RoPE happen."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from kernel_templates import registry
-from kernel_templates.attention.space import MOST_PARTS, THREADS
 from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.space import Constraint, Parameter, Space
 
 FINISH = Parameter(
     "finish", ("attention", "kernel"), "attention",
     "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
-)  # fmt: skip
-JOIN = Parameter(
-    "join", ("attention", "out"), "attention",
-    "where attention's splits are joined: there, or in the output projection, whose programs read all of them",
-    added=True,
 )  # fmt: skip
 
 
@@ -26,27 +19,12 @@ def cuda(problem: LinkedChain, device) -> Space:
     finish = FINISH
     if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
         finish = replace(FINISH, values=("kernel",), default="kernel")
-    parameters: list[Parameter] = []
-    constraints: list[Constraint] = []
-    if "attention" in problem.parts():
-        parameters += [finish, JOIN]
-        constraints += [
-            Constraint(
-                "joined by the projection", f"2 to {MOST_PARTS} splits: each of its programs reads all of them",
-                lambda c: not joins_in_projection(c)
-                or (2 <= c["attention_splits"] <= MOST_PARTS and c["attention_algorithm"] == THREADS),
-            )
-        ]  # fmt: skip
+    parameters, constraints = [finish] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]
         constraints += [_under(prefix, c) for c in space.constraints]
     return Space(tuple(parameters), tuple(constraints))
-
-
-def joins_in_projection(config: Mapping[str, Any]) -> bool:
-    """Whether attention leaves its splits as `Parts` to the output projection."""
-    return config["join"] == "out"
 
 
 def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

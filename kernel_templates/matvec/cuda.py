@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.cuda import joined_product, parameters, post_norm, product
+from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.parts import Parts
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.cuda.weights import pack as pack_planes
@@ -24,19 +23,15 @@ def pack(problem: Problem, config, weights, device: str) -> tuple[Planes, ...]:
     return (pack_planes([weights["w"]], device),)
 
 
-def launches(
-    problem: Matvec, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], parts: Parts | None = None
-) -> list[Launch]:
+def launches(problem: Matvec, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" and, of a problem with a bias, "bias" float32 [rows]; adds to the Vector "out", whose planes
-    then hold out * next_norm. With a post norm also reads "post_norm" and "eps", and uses the Vector "branch". parts: read
-    instead of "x"."""
+    then hold out * next_norm. With a post norm also reads "post_norm" and "eps", and uses the Vector "branch"."""
     bias = buffers["bias"] if problem.bias else None
-    x = buffers["x"] if parts is None else parts
-    return residual(problem, config, "", packed[0], x, buffers["out"], buffers, bias=bias)
+    return residual(problem, config, "", packed[0], buffers["x"], buffers["out"], buffers, bias=bias)
 
 
 def residual(
-    problem: Any, config: Mapping[str, Any], prefix: str, planes: Planes, x: Vector | Parts, out: Vector,
+    problem: Any, config: Mapping[str, Any], prefix: str, planes: Planes, x: Vector, out: Vector,
     buffers: Mapping[str, Any], name: str = "out", bias: torch.Tensor | None = None, scaled: bool = False,
 ) -> list[Launch]:  # fmt: skip
     """`product.residual_product`, or, of a problem with a post norm, the product and then its norm; buffers:
@@ -46,14 +41,9 @@ def residual(
     normed, bits = bool(problem.post_norm), parameters.bits(problem.activation)
     constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed}
     written = buffers["branch"] if normed else out
-    kernel, vector, logs = product.residual_product, x, ()
-    if isinstance(x, Parts):
-        kernel, vector, logs = joined_product.joined_residual_product, x.vector, (x.logs,)
-        constants |= {"PARTS": x.count, "HEAD_DIM": x.head_dim}
-    read = (*planes.pointers, *vector.pointers[:4], *logs)
-    arguments = (*read, *written.pointers, buffers["next_norm"], planes.rows, bias)
+    arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, bias)
     grid = (parameters.programs(constants, planes.rows),)
-    made = [Launch(name, kernel, grid, arguments, constants, config[prefix + "warps"])]
+    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])]
     if not normed:
         return made
     return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm", scaled)]

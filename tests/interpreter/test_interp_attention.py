@@ -20,13 +20,9 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def config(tile=32, warps=1, splits=1, combine="last", heads=1, algorithm=space.THREADS):
-    chosen = {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads}
-    return {**chosen, "algorithm": algorithm, "prefetch": 0, "stages": 2, "early": 1}
-
-
-def tensor(tile=16, warps=1, splits=1, combine="last", heads=1):
-    return config(tile, warps, splits, combine, heads, space.TENSOR)
+def config(tile=32, warps=1, splits=1, combine="last", heads=1):
+    sizes = {"tile": tile, "warps": warps, "splits": splits, "heads": heads}
+    return {**sizes, "combine": combine, "prefetch": 0, "early": 1}
 
 
 class Token:
@@ -299,30 +295,3 @@ def test_extreme_scores(chosen):
     token.q_norm[:] = 10.0
     token.buffers["keys"][:, :60] *= 300
     token.run(chosen)
-
-
-TENSOR_TOKENS = [
-    ((2, 1, 32, 0), {"qk_norm": False}, tensor(16, 1, 4, "kernel", 2)),
-    ((2, 1, 32, 95), {"qk_norm": False}, tensor(32, 2, 2, "last", 2)),
-    ((2, 1, 32, 40), {"qk_norm": False, "window": 19}, tensor(16, 1, 2, "kernel", 2)),
-    ((3, 1, 80, 64), {"softcap": 3.0, "scale": 0.4}, tensor(32, 2, 1, "last", 3)),
-    ((4, 2, 32, 90), {"qk_norm": False, "sinks": 1}, tensor(16, 1, 4, "last", 2)),
-    ((4, 2, 32, 90), {"qk_norm": False, "sinks": 1}, tensor(16, 1, 4, "kernel", 2)),
-    ((12, 1, 64, 70), {}, tensor(64, 4, 2, "kernel", 12)),
-]
-
-
-@pytest.mark.parametrize(("shape", "traits", "chosen"), TENSOR_TOKENS)
-def test_tensor_cores(shape, traits, chosen):
-    """Splits and warps without positions among them, groups that are no power of two, and more rows than 16."""
-    Token(*shape, **traits).run(chosen)
-
-
-def test_tensor_cores_lose_nothing_of_queries_and_weights():
-    """float16 of either would be off by 2e-4."""
-    problem = Attention(2, 1, 64, 75)
-    given = reference.inputs(problem, 3)
-    buffers = cuda.prepare(problem, given, "cpu")
-    for launch in cuda.launches(problem, tensor(32, 2, 2, "last", 2), (), buffers):
-        launch.run(INTERPRETED)
-    close(cuda.collect(problem, buffers)["out"], reference.outputs(problem, given)["out"], 2e-6)

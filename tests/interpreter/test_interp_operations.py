@@ -164,32 +164,6 @@ def test_a_layer_whose_heads_are_finished_by_their_own_kernel(gate):
     assert relative_error(key, config) <= tolerance(key)
 
 
-JOINED = (
-    "layer:hidden=32,heads=4,kv_heads=2,head_dim={dim},rope_dim=16,qk_norm=1,ffn=32,q_format=Q8_0,k_format=Q8_0,"
-    "v_format=Q8_0,out_format={format},gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=75"
-)
-
-
-@pytest.mark.parametrize(
-    ("dim", "format", "traits", "attention"),
-    [
-        (32, "Q8_0", "", {"tile": 32, "splits": 4, "warps": 1, "heads": 1}),
-        (32, "Q4_1", ",sinks=1", {"tile": 16, "splits": 8, "warps": 1, "heads": 2}),
-        (48, "F16", ",window=19", {"tile": 16, "splits": 2, "warps": 1, "heads": 2}),
-        (80, "Q4_0", ",output_gate=1,out_bias=1", {"tile": 16, "splits": 2, "warps": 2, "heads": 2}),
-        (64, "F32", ",post_norm=1,sinks=1", {"tile": 64, "splits": 2, "warps": 4, "heads": 1}),
-        (64, "Q6_K", "", {"tile": 64, "splits": 2, "warps": 4, "heads": 1}),
-    ],
-)  # fmt: skip
-def test_splits_that_the_output_projection_joins(dim, format, traits, attention):
-    """Splits without positions among them; heads that end within a run of 32 columns."""
-    key = JOINED.format(dim=dim, format=format) + traits
-    chosen = {f"attention_{name}": value for name, value in attention.items()}
-    config = Config({**space(key).default, **chosen, "join": "out"})
-    assert space(key).broken(config) is None
-    assert relative_error(key, config) <= tolerance(key)
-
-
 def run(key: str) -> dict:
     """The buffers after the default configuration has run once."""
     problem = registry.parse_problem(key)
