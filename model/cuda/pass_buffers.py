@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernel_templates.cuda import fragments
+from kernel_templates.cuda import fragments, norm_between
 from kernel_templates.matmul.cuda import COUNTERS
+from kernel_templates.matmul.space import THIN_TOKENS
 from kernel_templates.moe import rows as moe_rows
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
@@ -32,7 +33,9 @@ class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
     product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
-    inputs: float32 [most, layers * layer_input], what each layer gets of a row. expanded: float16, one matrix or two;
+    inputs: float32 [most, layers * layer_input], what each layer gets of a row. squares float32 and norm_scales float32
+    [2, THIN_TOKENS]: of norms without a kernel, as of `norm_between`; of one and of the next. expanded: float16, one
+    matrix or two;
     counters: int32 zeros, for programs that share columns of a product or positions of attention; routing: what a
     mixture's router leaves, as of `moe.rows`."""
 
@@ -43,6 +46,8 @@ class PassBuffers:
     gated: InOrders
     wide: Tensor
     inputs: Tensor
+    squares: Tensor
+    norm_scales: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
     routing: Mapping[str, Tensor]
@@ -67,6 +72,8 @@ class PassBuffers:
                 _in_orders(_gated(c.sizes, most), device),
                 torch.zeros(most * widest, device=device),
                 torch.zeros((most, inputs), device=device),
+                torch.zeros(norm_between.square_count(c.hidden, THIN_TOKENS), device=device),
+                torch.zeros((2, THIN_TOKENS), device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
                 moe_rows.allocate(model.mixtures, most, device),

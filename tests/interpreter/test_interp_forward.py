@@ -222,6 +222,24 @@ def check_several_tokens_of_several_texts(path: Path, bound: float) -> None:
     assert distance(forward.logits(4), wanted) < bound
 
 
+@pytest.mark.parametrize(("rows", "kernels"), [(8, ["attn_norm"]), (64, ["attn_norm", "ffn_norm"] * 2)])
+def test_of_few_rows_only_the_first_norm_has_a_kernel(tiny_qwen3: Path, rows: int, kernels: list[str]) -> None:
+    made = opened(tiny_qwen3, library_only=False).launches(PassSize(1, rows, 160, head=rows == 8))
+    assert [launch.name for launch in made if launch.name.endswith("_norm")][:4] == kernels
+
+
+@pytest.mark.parametrize(("shape", "quant"), [("tiny-qwen3", "Q4_0"), ("tiny", "Q4_K_M"), ("tiny-qwen35", "Q4_0")])
+def test_norms_without_kernels_give_what_those_with_kernels_do(made: Made, shape: str, quant: str) -> None:
+    """Logits of a pass that goes through the templates' own products; the library's have every norm in a kernel."""
+    tokens, size = tokens_of(7), PassSize(1, 8, 160, head=True)
+    found = []
+    for library_only in (True, False):
+        forward = opened(made(shape, quant), library_only=library_only)
+        forward.start(size, tokens, range(7), [0] * 7)
+        found.append(forward.logits(8)[:7].clone())
+    assert distance(found[1], found[0]) < BOUNDS[shape]
+
+
 def test_buckets() -> None:
     assert [bucket(n) for n in (1, 2, 3, 16, 17, 1025, 2048)] == [2, 2, 4, 16, 32, 2048, 2048]
 
