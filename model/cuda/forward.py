@@ -5,7 +5,7 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -364,7 +364,7 @@ class Rows:
         yield from self._branch_off(products, self.attended(layer), branch, reader)
 
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
     def _feed_forward(
         self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None = None
@@ -372,33 +372,55 @@ class Rows:
         return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        mixture, cols = self._mixture(layer), self.config.hidden
-        normed = self.forward.buffers.normed[cols, mixture.order]
-        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-        made, _ = self._norms.read(Reader("ffn_norm", layer.buffers["ffn_norm"], (), h), branch)
-        yield from made
-        yield from mixture.launches(h.values, self.inputs["positions"])
-
-    def _gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
-        """Products of gate and up, and whether they are one that gates."""
-        gate_planes, up, _ = layer.packed["ffn"]
-        if joined((gate_planes, up)) is None:
-            return self._products("gate_up", [(gate_planes,), (up,)]), False
-        return self._products("gate_up", [(gate_planes, up)], layer.plan.sizes.gate_function), True
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
+        the stream for itself."""
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        beside = bool(mixture.problem.beside)
+        if mixture.shared is not None:
+            reader, following = self._network_reader(layer), self._products("shared_down", [layer.packed["moe"][6:]])
+            gated = yield from self._gated(layer, reader, branch, following)
+            yield from self._multiply(following, gated, mixture.shared)
+            branch, h = None, reader.h
+        if beside or h is None or h.order != mixture.order:
+            normed = self.forward.buffers.normed[cols, mixture.order]
+            h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+            norm = "router_norm" if beside else "ffn_norm"
+            made, _ = self._norms.read(Reader(norm, own[norm], (), h), branch)
+            yield from made
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if beside:
+            made, _ = self._norms.read(Reader("ffn_norm", own["ffn_norm"], (), h), None)
+            yield from made
+        yield from mixture.launches(h.values)
 
     def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
-        reader = self._feed_forward_reader(layer)
-        assert reader is not None
-        b, s = self.forward.buffers, layer.plan.sizes
         following, after = self._down_products(layer)
-        gated = self._half(b.gated, s.ffn, following)
-        if self._gate_up(layer)[1]:
+        gated = yield from self._gated(layer, self._network_reader(layer), branch, following)
+        yield from self._branch_off(following, gated, after, behind)
+
+    def _gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
+        """Products of gate and up, of a mixture those of its shared expert, and whether they are one that gates."""
+        dense = layer.mixture is None
+        pair = layer.packed["ffn"][:2] if dense else layer.packed["moe"][4:6]
+        name = "gate_up" if dense else "shared_gate_up"
+        if joined(pair) is None:
+            return self._products(name, [(planes,) for planes in pair]), False
+        return self._products(name, [pair], layer.plan.sizes.gate_function), True
+
+    def _gated(
+        self, layer: CudaLayer, reader: Reader, branch: add_norm.Branch | None, following: Sequence[PassProduct]
+    ) -> Generator[Any, None, Half]:
+        """The norm before a network, and its gate and up, gated: what this gives, as the products behind it read it."""
+        products, one = self._gate_up(layer)
+        both = sum(planes.rows for product in products for planes in product.parts)
+        gated = self._half(self.forward.buffers.gated, both // 2, following)
+        if one:
             yield from self._multiply_normed(reader, branch, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
+            gate_up = cut(self.forward.buffers.wide, self.size.rows, both)
             yield from self._multiply_normed(reader, branch, gate_up)
-            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
-        yield from self._branch_off(following, gated, after, behind)
+            yield gate.gate(gate_up, gated.values, layer.plan.sizes.gate_function, gated.order)
+        return gated
 
     def _layer_inputs(self) -> Iterator[Any]:
         """What each layer gets of each row, behind its embedding."""
@@ -439,9 +461,12 @@ class Rows:
 
     def _feed_forward_reader(self, layer: CudaLayer) -> Reader | None:
         """None where a router reads the norm too."""
-        if layer.mixture is not None:
-            return None
-        return self._reader("ffn_norm", layer.buffers["ffn_norm"], self._gate_up(layer)[0])
+        return None if layer.mixture is not None else self._network_reader(layer)
+
+    def _network_reader(self, layer: CudaLayer) -> Reader:
+        mixture = layer.mixture
+        name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
+        return self._reader(name, layer.buffers[name], self._gate_up(layer)[0])
 
     def _head_reader(self) -> Reader:
         return self._reader("output_norm", self.model.output_norm, self._products("head", [self.model.head_packed]))

@@ -3,9 +3,9 @@
 A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max(what the mixer
 projects to, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
 Qwen3-0.6B, 336 MB for Qwen3-8B. With a mixture of experts ffn is that of all experts that a row uses, and wide holds
-`used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the
-time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where the next one is expanded
-meanwhile.
+`used` + 1 times hidden, once more with a shared expert: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the
+matrix that is expanded at the time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where
+the next one is expanded meanwhile.
 """
 
 import itertools
@@ -60,6 +60,7 @@ class PassBuffers:
         halves = (c.hidden, attended, attended, ffn)
         used, inputs = max((mixture.used for mixture in model.mixtures), default=0), largest_of.get("layer_inputs", 0)
         widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden, inputs)
+        widest += c.hidden * any(mixture.shared_ffn for mixture in model.mixtures)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
@@ -86,8 +87,9 @@ def _gated(layers: Iterable[LayerSizes], most: int) -> dict[int, int]:
     for s in layers:
         each = most if s.mixture is None else most * s.mixture.used
         rows[s.ffn] = max(each, rows.get(s.ffn, 0))
-        if s.layer_input:
-            rows[s.layer_input] = max(most, rows.get(s.layer_input, 0))
+        for others in (s.layer_input, 0 if s.mixture is None else s.mixture.shared_ffn):
+            if others:
+                rows[others] = max(most, rows.get(others, 0))
     return rows
 
 
@@ -104,11 +106,11 @@ def _in_orders(rows: Mapping[int, int], device: torch.device) -> dict[tuple[int,
 
 def largest_product(model: Loaded) -> int:
     """Weights of the largest product of a layer that may be expanded: what a mixer projects to is one, and so are gate
-    and up. Experts are not expanded."""
+    and up. Experts are not expanded, but for the shared one."""
     products = (
         group
         for layer in model.layers
-        for dense in [layer.packed.get("ffn", ())]
+        for dense in [layer.packed["ffn"] if "ffn" in layer.packed else layer.packed["moe"][4:]]
         for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], dense[:2], dense[2:])
     )
     of_inputs = [] if model.inputs is None else [model.inputs.packed]
