@@ -50,6 +50,7 @@ class Parameter:
 
     kernel: the one of its operation that it shapes, "" where there is one kernel, or for a choice that belongs to none;
     part: in the space of several operations, the one that it belongs to. The name begins with them: "ffn_down_warps".
+    added: the template had no such choice at first; a configuration from then means the default, which it must stay.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Parameter:
     meaning: str
     kernel: str = ""
     part: str = ""
+    added: bool = False
 
     def offers(self, value: object) -> bool:
         """Whether it is one of the values, by type too: 32.0 is not 32, and 1 is not True."""
@@ -117,6 +119,10 @@ class Space:
             extra = sorted(set(config) - {p.name for p in self.parameters})
             return Constraint("unknown parameter", f"this template has no parameter {extra[0]!r}", bool)
         return next((c for c in self.constraints if not c.holds(config)), None)
+
+    def completed(self, config: Mapping[str, Any]) -> Config:
+        """The configuration with a value for every parameter that was `added` after it was found."""
+        return Config({p.name: p.default for p in self.parameters if p.added} | dict(config))
 
     def fixed(self, values: Mapping[str, Value]) -> "Space":
         """The part of this space where these parameters have one value each; the default's others stay as they are.

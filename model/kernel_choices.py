@@ -45,7 +45,7 @@ def choose(
             if answer.winner is None:
                 chosen[problem] = Choice(default, Source.DEFAULT, "; ".join([answer.detail, *told[problem]]))
                 continue
-            config = Config(answer.winner.config)
+            config = space(problem).completed(answer.winner.config)
             why = _why_not(problem, config, space(problem), device, db, refusal)
             if why is None:
                 chosen[problem] = Choice(config, answer.source, "; ".join([answer.detail, *told[problem]]))

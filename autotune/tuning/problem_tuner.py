@@ -167,7 +167,8 @@ def known_elsewhere(db: TuningDB, target: TuneTarget, problem: Problem) -> list[
     answer, near = db.lookup(*asked), db.relatives(*asked)[:RELATIVES]
     winners = [w.config for w in ([answer.winner] if answer.winner else []) + near]
     untuned = [default for w in near[:1] if (default := _untuned(target, w.problem))]
-    return [*untuned, *map(Config, (*winners, *db.leaders(*asked, LEADERS_BEFORE)))]
+    complete = target.space(problem).completed
+    return [*untuned, *map(complete, (*winners, *db.leaders(*asked, LEADERS_BEFORE)))]
 
 
 def _untuned(target: TuneTarget, problem: str) -> Config | None:

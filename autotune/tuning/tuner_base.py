@@ -163,8 +163,8 @@ class Tuner:
         self.known = len(self.tried)
         self.own: dict[Config, Trial] = {}  # what this run has tried itself
         answer = self.db.lookup(self.target.device, problem.key, problem.template_version)
-        legal = answer.winner is not None and self.space.broken(answer.winner.config) is None
-        self.standing = Config(answer.winner.config) if answer.winner is not None and legal else None
+        standing = None if answer.winner is None else self.space.completed(answer.winner.config)
+        self.standing = None if standing is None or self.space.broken(standing) is not None else standing
         self._standing_name = STANDING.get(answer.source, "")
         self.run_id = -1  # until it begins
         self.status = "finished"

@@ -91,6 +91,8 @@ def launches(
     if one_pass(problem, config):
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
+    else:
+        constants["PREFETCH"] = bool(config.get("prefetch"))  # which winners from before it was added do not have
     attend = Launch(
         "attention",
         kernel,

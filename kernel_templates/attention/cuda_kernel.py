@@ -25,7 +25,7 @@ from kernel_templates.attention.split_kv_reduce import (
     wide,
 )
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
-from kernel_templates.cuda.instructions import loop_bound
+from kernel_templates.cuda.instructions import loop_bound, prefetch_block
 from kernel_templates.cuda.lazy_triton import triton
 
 
@@ -75,8 +75,8 @@ def attend(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    PREFETCH: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, split) over its share of positions 0..position, or of the last WINDOW.
 
@@ -85,7 +85,7 @@ def attend(
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
     sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
     of what its head gives. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
-    this one's loop does.
+    this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the wait.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -119,6 +119,10 @@ def attend(
     old = (at < stop) & (at < position)
     k = tl.load(keys + at * HEAD_DIM + dim, mask=old & real, other=0.0)
     v = tl.load(values + at * HEAD_DIM + dim, mask=old & real, other=0.0)
+    if PREFETCH and PDL:
+        size = (stop - begin - TILE) * (2 * HEAD_DIM)
+        prefetch_block(keys + (begin + TILE) * HEAD_DIM, size)
+        prefetch_block(values + (begin + TILE) * HEAD_DIM, size)
     if FINISH:
         # What all slots need, each loads: in the cache's layout, without a way through shared memory.
         every = tl.broadcast_to(dim, (SLOTS, 1, 1, DIMS))

@@ -50,6 +50,7 @@ def cuda(problem: Attention, device: Device) -> Space:
     while splits[-1] < 128 and splits[-1] * 16 < problem.reach and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
+    waits = problem.reach > _SHORT and float(device.capability) >= 9.0  # what comes before a programmatic wait is early
 
     def fits(config) -> bool:
         return one_pass(problem, config) or (
@@ -70,6 +71,12 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "combine", ("last", "kernel"), default["combine"],
                 "who joins the splits: the last to finish, or a kernel",
             ),
+            Parameter(
+                "prefetch", (0, 1) if waits else (0,), 0,
+                "whether a program that loops asks for all of its share in the second-level cache before it waits for "
+                "the previous kernel",
+                added=True,
+            ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
         (
@@ -88,6 +95,11 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "positions for every split",
                 "splits are whole tiles: half as many would do if half of them stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach,
+            ),
+            Constraint(
+                "nothing to prefetch",
+                "a program that holds all of its share has asked for it",
+                lambda c: not (c["prefetch"] and one_pass(problem, c)),
             ),
             Constraint(
                 "nothing to combine",

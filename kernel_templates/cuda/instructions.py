@@ -79,6 +79,17 @@ def prefetch(pointers):
 
 
 @triton.jit
+def prefetch_block(pointer, size):
+    """Ask for `size` bytes, int32, none if negative, in the L2 cache; both multiples of 16. Takes no registers and no
+    thread's time but one's. Hopper and later; not for the interpreter."""
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p, q; .reg .b32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; setp.gt.and.s32 q, $2, 0, p;"
+        " @q cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }", "=r,l,r",
+        [pointer.to(tl.int64), size], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def all_asked_for(ASM: tl.constexpr):
     """Every load above is under way before anything below is computed. Without it ptxas, sparing registers, asks for
     some only after it has waited for others: up to four latencies of the second-level cache, one after the other."""

@@ -21,7 +21,8 @@ def slow(*values):
 
 
 def config(tile=32, warps=1, splits=1, combine="last", heads=1):
-    return {"tile": tile, "warps": warps, "splits": splits, "combine": combine, "heads": heads, "early": 1}
+    sizes = {"tile": tile, "warps": warps, "splits": splits, "heads": heads}
+    return {**sizes, "combine": combine, "prefetch": 0, "early": 1}
 
 
 class Token:

@@ -105,6 +105,14 @@ def test_short_contexts_have_a_short_way_from_the_wait(name, context, changes, i
     assert sum("BAR.SYNC" in text for text in machine) <= 3 + joins
 
 
+def test_a_share_is_asked_for_before_the_wait():
+    code, _ = compiled(SHAPES["qwen3-0.6b"], 4096, 90, prefetch=1)
+    assert code.ptx.split("griddepcontrol.wait")[0].count("cp.async.bulk.prefetch.L2") == 2
+    assert code.spills == 0
+    plain, _ = compiled(SHAPES["qwen3-0.6b"], 4096, 90)
+    assert "cp.async.bulk" not in plain.ptx
+
+
 @pytest.mark.parametrize(("context", "capability"), [(4096, 75), (4096, 90), (256, 80)])
 def test_without_prologue_and_with_a_second_kernel(context, capability):
     attend, combine = compiled(SHAPES["qwen3-8b"], context, capability, finish=False, splits=2, combine="kernel")

@@ -118,3 +118,10 @@ def test_a_value_of_another_type_is_another_value(name, value):
     assert broken is not None and broken.name == name
     with pytest.raises(ValueError):
         space.fixed({name: value})
+
+
+def test_a_configuration_from_before_a_parameter_was_added_means_its_default():
+    space = Space((Parameter("tile", (32, 1), 32, ""), Parameter("fast", (False, True), False, "", added=True)))
+    assert space.completed({"tile": 1}) == {"tile": 1, "fast": False}
+    assert space.completed({"tile": 1, "fast": True}) == {"tile": 1, "fast": True}
+    assert space.broken(space.completed({})) is not None, "what was there at first has to be said"
