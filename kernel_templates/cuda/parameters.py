@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernel_templates import formats
 from kernel_templates.cuda.traits import of_format
 from kernel_templates.space import Constraint, Parameter, Space
 
+if TYPE_CHECKING:
+    from kernel_templates.cuda.weights import Planes
+
+NOTHING_FOLLOWS = (None, None, None, None)
+"""Arguments of a product kernel that asks for no other kernel's weights."""
 ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
@@ -159,6 +164,12 @@ def constants(
         "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
         "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),
     }  # fmt: skip
+
+
+def fetched(config: Mapping[str, Any], prefix: str, planes: "Planes") -> dict[str, Any]:
+    """The constexprs that say what a kernel asks the second-level cache for: its own rows, if so configured, and of what
+    follows nothing, which is `follow`'s to change."""
+    return {"FETCH": planes.row_bytes if config.get(prefix + "fetch") else (), "FOLLOW": (), "FOLLOW_FROM": 0}
 
 
 def programs(constants: Mapping[str, Any], rows: int) -> int:

@@ -15,6 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
+from kernel_templates.cuda.fetch import fetch_rows, fetch_share
 from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
@@ -90,10 +91,11 @@ def vector_ahead(
 @triton.jit
 def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
+    f0, f1, f2, f3,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr,
+    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr,
     SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
@@ -101,8 +103,12 @@ def rows_product(
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
     smaller row of equals, NaN if one is NaN.
     """
+    program = tl.program_id(0)
+    if PDL:
+        fetch_rows(w0, w1, w2, w3, program * (EACH * GROUPS * STEPS), rows, EACH * GROUPS * STEPS, FETCH, ASM)
+        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     multiply_rows(
-        tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+        program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
         bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
         SOFT_CAP, BEST, PDL, ASM,
     )  # fmt: skip
@@ -111,23 +117,31 @@ def rows_product(
 @triton.jit
 def two_rows_products(
     w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
+    f0, f1, f2, f3,
     TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, FETCH: tl.constexpr,
+    BELOW_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
     programs the last ones take that."""
     program = tl.program_id(0)
-    before = tl.cdiv(rows, EACH * GROUPS * STEPS)
+    TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
+    before = tl.cdiv(rows, TOGETHER)
+    if PDL:
+        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     if program < before:
+        if PDL:
+            fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         multiply_rows(
             program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
             TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
             0.0, False, PDL, ASM,
         )  # fmt: skip
     else:
+        if PDL:
+            fetch_rows(v0, v1, v2, v3, (program - before) * TOGETHER, below, TOGETHER, BELOW_FETCH, ASM)
         multiply_rows(
             program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
             None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
@@ -218,11 +232,11 @@ def multiply_rows(
 @triton.jit
 def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
-    bias,
+    bias, f0, f1, f2, f3,
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr,
+    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
@@ -230,9 +244,14 @@ def residual_product(
     Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
     the product is added to, or None.
     """
+    program = tl.program_id(0)
+    if PDL:
+        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
+        fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
+        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
@@ -299,19 +318,26 @@ def residual_product(
 @triton.jit
 def gated_product(
     g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-    out_values, out_high, out_low, out_scale, rows,
+    out_values, out_high, out_low, out_scale, rows, f0, f1, f2, f3,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
-    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, FETCH: tl.constexpr,
+    UP_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = GATE(G[r] . n) * (U[r] . n), quantized; n is x * norm times x's RMS factor, GATE as of
     `gating.gated_with`."""
+    program = tl.program_id(0)
+    if PDL:
+        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
+        fetch_rows(g0, g1, g2, g3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
+        fetch_rows(u0, u1, u2, u3, program * TOGETHER, rows, TOGETHER, UP_FETCH, ASM)
+        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     if PDL and EARLY:
         gdc_launch_dependents()
     multiply_gated(
-        tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
+        program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
         out_values, out_high, out_low, out_scale, rows, None, None,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
         EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,

@@ -37,6 +37,11 @@ class Planes:
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
     @property
+    def row_bytes(self) -> tuple[int, ...]:
+        """Of a row, in each plane."""
+        return tuple(t[0].numel() * t.element_size() for t in self.tensors)
+
+    @property
     def pointers(self) -> tuple[torch.Tensor, ...]:
         """The planes, always four: kernels take as many whatever the format."""
         return (*self.tensors, *[self.tensors[0]] * (4 - len(self.tensors)))

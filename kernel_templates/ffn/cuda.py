@@ -43,10 +43,13 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
         "GATE": problem.gate_function,
+        "UP_FETCH": parameters.fetched(config, "gate_up_", up)["FETCH"],
+        **parameters.fetched(config, "gate_up_", gate),
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
         *gate.pointers, *up.pointers, *x.pointers, buffers["norm"], buffers["eps"], *gated.pointers[:4], problem.ffn,
+        *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.ffn),)
     return [
