@@ -11,6 +11,7 @@ from kernel_templates.space import Constraint, Parameter, Space
 if TYPE_CHECKING:
     from kernel_templates.cuda.weights import Planes
 
+MOST_STAGED = 112 << 10  # bytes of weights in a program's shared memory: two programs a multiprocessor
 NOTHING_FOLLOWS = (None, None, None, None)
 """Arguments of a product kernel that asks for no other kernel's weights."""
 ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
@@ -160,7 +161,7 @@ def constants(
     return {
         "TRAITS": of_format(name), "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
         "EACH": c["each"], "GROUPS": groups, "UNITS": c["units"], "CHUNKS": chunks, "STEPS": c["steps"],
-        "KEPT": KEPT[rows * cols >= HIDDEN_WEIGHTS], "AHEAD": min(c["ahead"], chunks * c["steps"]),
+        "KEPT": c.get("kept", KEPT[rows * cols >= HIDDEN_WEIGHTS]), "AHEAD": min(c["ahead"], chunks * c["steps"]),
         "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
         "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),
     }  # fmt: skip
@@ -169,7 +170,23 @@ def constants(
 def fetched(config: Mapping[str, Any], prefix: str, planes: "Planes") -> dict[str, Any]:
     """The constexprs that say what a kernel asks the second-level cache for: its own rows, if so configured, and of what
     follows nothing, which is `follow`'s to change."""
-    return {"FETCH": planes.row_bytes if config.get(prefix + "fetch") else (), "FOLLOW": (), "FOLLOW_FROM": 0}
+    fetch, stage = (planes.row_bytes if config.get(prefix + name) else () for name in ("fetch", "stage"))
+    return {"FETCH": fetch, "FOLLOW": (), "FOLLOW_FROM": 0, "STAGE": stage}
+
+
+def staged(constants: dict[str, Any]) -> int:
+    """Bytes of shared memory in which a program has its rows, as far as `constants` ask for it; 0, and then they do no
+    longer, where it cannot."""
+    c, other = constants, constants.get("UP_STAGE", ())
+    together = c["EACH"] * c["GROUPS"] * c["STEPS"]
+    whole = c["EVEN"] and all(together * n % 16 == 0 for n in (*c["STAGE"], *other))
+    nbytes = together * sum((*c["STAGE"], *other))
+    units = c["COLS"] // c["TRAITS"].unit
+    if not (nbytes and whole and units % c["UNITS"] == 0 and nbytes <= MOST_STAGED):
+        constants |= {name: () for name in ("STAGE", "UP_STAGE") if name in c}
+        return 0
+    constants |= {"AHEAD": 0, "READY": False}
+    return nbytes
 
 
 def programs(constants: Mapping[str, Any], rows: int) -> int:

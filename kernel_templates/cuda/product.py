@@ -20,6 +20,7 @@ from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
+from kernel_templates.cuda.stage import arrived, begin, copy_rows, planes, total
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -95,7 +96,7 @@ def rows_product(
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr,
+    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
     SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
@@ -107,10 +108,16 @@ def rows_product(
     if PDL:
         fetch_rows(w0, w1, w2, w3, program * (EACH * GROUPS * STEPS), rows, EACH * GROUPS * STEPS, FETCH, ASM)
         fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
+    base = None
+    if PDL and len(STAGE) > 0:
+        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
+        base = begin(TOGETHER * total(STAGE))
+        copy_rows(base, w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, GROUPS * UNITS, 0, STREAM)
+        tl.debug_barrier()
     multiply_rows(
         program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
-        bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
-        SOFT_CAP, BEST, PDL, ASM,
+        bias, base, STAGE, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM,
+        EARLY, READY, SOFT_CAP, BEST, PDL, ASM,
     )  # fmt: skip
 
 
@@ -136,7 +143,7 @@ def two_rows_products(
             fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         multiply_rows(
             program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
-            TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+            None, (), TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
             0.0, False, PDL, ASM,
         )  # fmt: skip
     else:
@@ -144,7 +151,7 @@ def two_rows_products(
             fetch_rows(v0, v1, v2, v3, (program - before) * TOGETHER, below, TOGETHER, BELOW_FETCH, ASM)
         multiply_rows(
             program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
-            None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
+            None if bias is None else bias + rows, None, (), BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
             STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
 
@@ -152,6 +159,7 @@ def two_rows_products(
 @triton.jit
 def multiply_rows(
     program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
+    base, STAGE: tl.constexpr,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
@@ -187,6 +195,8 @@ def multiply_rows(
     if PDL and not EARLY:
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
+    if base is not None:
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     if BEST:
         where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
@@ -236,7 +246,7 @@ def residual_product(
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr,
+    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
@@ -249,6 +259,10 @@ def residual_product(
         TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
         fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
+    if PDL and len(STAGE) > 0:
+        base = begin(EACH * GROUPS * STEPS * total(STAGE))
+        copy_rows(base, w0, w1, w2, w3, program * (EACH * GROUPS * STEPS), EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0, STREAM)
+        tl.debug_barrier()
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
@@ -283,6 +297,8 @@ def residual_product(
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
+    if PDL and len(STAGE) > 0:
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
@@ -323,8 +339,8 @@ def gated_product(
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
     EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, FETCH: tl.constexpr,
-    UP_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    UP_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
+    UP_STAGE: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = GATE(G[r] . n) * (U[r] . n), quantized; n is x * norm times x's RMS factor, GATE as of
     `gating.gated_with`."""
@@ -334,11 +350,18 @@ def gated_product(
         fetch_rows(g0, g1, g2, g3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         fetch_rows(u0, u1, u2, u3, program * TOGETHER, rows, TOGETHER, UP_FETCH, ASM)
         fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
+    base = None
+    if PDL and len(STAGE) > 0:
+        ROWS: tl.constexpr = EACH * GROUPS * STEPS
+        base = begin(ROWS * (total(STAGE) + total(UP_STAGE)))
+        copy_rows(base, g0, g1, g2, g3, program * ROWS, ROWS, STAGE, GROUPS * UNITS, 0, STREAM)
+        copy_rows(base, u0, u1, u2, u3, program * ROWS, ROWS, UP_STAGE, GROUPS * UNITS, ROWS * total(STAGE), STREAM)
+        tl.debug_barrier()
     if PDL and EARLY:
         gdc_launch_dependents()
     multiply_gated(
         program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-        out_values, out_high, out_low, out_scale, rows, None, None,
+        out_values, out_high, out_low, out_scale, rows, None, None, base, STAGE, UP_STAGE,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
         EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
     )  # fmt: skip
@@ -348,6 +371,7 @@ def gated_product(
 def multiply_gated(
     program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
     out_values, out_high, out_low, out_scale, rows, gate_bias, up_bias,
+    base, STAGE: tl.constexpr, UP_STAGE: tl.constexpr,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
@@ -392,6 +416,11 @@ def multiply_gated(
     if PDL and not EARLY:
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
+    if base is not None:
+        ROWS: tl.constexpr = EACH * GROUPS * STEPS
+        base = arrived(base)
+        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, GROUPS * UNITS, 0)
+        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, GROUPS * UNITS, ROWS * total(STAGE))
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

@@ -32,7 +32,8 @@ def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[
         *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.vocab),)
-    return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"])]
+    staged = parameters.staged(constants)
+    return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"], staged=staged)]
 
 
 def _constants(problem: Head, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def residual(
     written = buffers["branch"] if normed else out
     arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, bias)
     arguments += parameters.NOTHING_FOLLOWS
-    grid = (parameters.programs(constants, planes.rows),)
-    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])]
+    grid, staged = (parameters.programs(constants, planes.rows),), parameters.staged(constants)
+    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"], staged=staged)]
     if not normed:
         return made
     return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm", scaled)]
