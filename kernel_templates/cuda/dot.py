@@ -87,9 +87,7 @@ def _staged_tile(
         else:
             BLOCKS: tl.constexpr = COLS // TRAITS.size
             SHARE: tl.constexpr = TRAITS.size // TRAITS.unit
-            tile = tile + (
-                load(planes[plane] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)),
-            )
+            tile = tile + (load(planes[plane] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)),)
     return tile
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kernel_templates.cuda import ahead, kernel_cache, machine, signature, stage
+from kernel_templates.cuda import ahead, kernel_cache, machine, signature
 from kernel_templates.cuda.kernel_cache import CompiledKernel
 from kernel_templates.cuda.signature import Signature
 
@@ -72,7 +72,6 @@ class Call:
         passed = [(launch.arguments[i], kind) for i, kind in found.passed]
         self._tensors = launch.arguments  # the addresses are theirs
         count = len(passed) + SCRATCH
-        shared = _shared(launch, kernel)
         self._values = (ctypes.c_uint64 * count)(*(_bits(value, kind) for value, kind in passed))
         first = ctypes.addressof(self._values)
         self._addresses = (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8))
@@ -81,7 +80,7 @@ class Call:
         x, y, z = (*launch.grid, 1, 1)[:3]
         self._empty = x * y * z == 0
         self._configuration = Configuration(
-            x, y, z, WARP * kernel.warps, 1, 1, shared, None, ctypes.pointer(self._attribute), int(beside)
+            x, y, z, WARP * kernel.warps, 1, 1, kernel.shared, None, ctypes.pointer(self._attribute), int(beside)
         )
 
     def __call__(self) -> None:
@@ -136,37 +135,28 @@ def _loaded(
     if key not in _functions:
         kernel = ahead.get(launch, target, here.capability, file)
         try:
-            function = _load(kernel, _shared(launch, kernel), here, launch.staged > 0)
+            function = _load(kernel, here, launch.staged > 0)
         except UnusableCode:  # a whole file may still hold anything, such as another GPU's code
             kernel = kernel_cache.make(launch, target, here.capability, file)
-            function = _load(kernel, _shared(launch, kernel), here, launch.staged > 0)
+            function = _load(kernel, here, launch.staged > 0)
         _functions[key] = function, kernel
     return _functions[key]
 
 
-def _shared(launch: "Launch", kernel: CompiledKernel) -> int:
-    """Bytes of dynamic shared memory of a program: Triton's own, and behind the place kept for them what is staged."""
-    if not launch.staged:
-        return kernel.shared
-    reserved = stage.reserved(kernel.warps)
-    if kernel.shared > reserved:
-        raise NotImplementedError(f"{launch.name} needs {kernel.shared} bytes of shared memory beside its weights")
-    return reserved + launch.staged
-
-
-def _load(kernel: CompiledKernel, shared: int, here: Context, staged: bool) -> ctypes.c_void_p:
+def _load(kernel: CompiledKernel, here: Context, staged: bool) -> ctypes.c_void_p:
+    """staged: its programs' weights lie in shared memory, of which there shall be as much as can be."""
     from triton.runtime.errors import OutOfResources
 
-    if shared > here.most_shared:
-        raise OutOfResources(shared, here.most_shared, "shared memory")
+    if kernel.shared > here.most_shared:
+        raise OutOfResources(kernel.shared, here.most_shared, "shared memory")
     library, module, function = _library(), ctypes.c_void_p(), ctypes.c_void_p()
     _check(library.cuModuleLoadData(ctypes.byref(module), kernel.cubin))
     _check(library.cuModuleGetFunction(ctypes.byref(function), module, kernel.name.encode()))
-    if shared > FREE_SHARED:
+    if kernel.shared > FREE_SHARED:
         _check(library.cuFuncSetCacheConfig(function, CACHE_PREFER_SHARED))
         most = here.most_shared - _function_attribute(function, SHARED_SIZE_BYTES)
         _check(library.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, most))
-    if staged:  # as many programs as have room for their rows
+    if staged:
         _check(library.cuFuncSetAttribute(function, PREFERRED_SHARED_MEMORY_CARVEOUT, 100))
     threads = _function_attribute(function, MAX_THREADS_PER_BLOCK)  # asking has a lazy driver load the code now
     if WARP * kernel.warps > threads:

@@ -33,7 +33,7 @@ class Launch:
     name: what the kernel does, for tables and profiles; arguments: the runtime arguments, the kernel's first parameters
     in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides; after_all: it
     starts when all before it has ended, so that the kernels behind it may read that before they wait; staged: bytes
-    that it copies into shared memory as `stage` says.
+    that it copies into shared memory, see `stage`.
     """
 
     name: str

@@ -20,7 +20,7 @@ from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.cuda.stage import arrived, begin, copy_rows, planes, total
+from kernel_templates.cuda.stage import arrived, begin, copy_rows, planes, room, total
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -112,7 +112,7 @@ def rows_product(
     if PDL and len(STAGE) > 0:
         TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
         base = begin(TOGETHER * total(STAGE))
-        copy_rows(base, w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, GROUPS * UNITS, 0, STREAM)
+        copy_rows(base, w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, room(GROUPS * UNITS, EACH), 0, STREAM)
         tl.debug_barrier()
     multiply_rows(
         program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
@@ -196,7 +196,7 @@ def multiply_rows(
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
     if base is not None:
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0)
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, room(GROUPS * UNITS, EACH), 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     if BEST:
         where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
@@ -261,7 +261,19 @@ def residual_product(
         fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     if PDL and len(STAGE) > 0:
         base = begin(EACH * GROUPS * STEPS * total(STAGE))
-        copy_rows(base, w0, w1, w2, w3, program * (EACH * GROUPS * STEPS), EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0, STREAM)
+        copy_rows(
+            base,
+            w0,
+            w1,
+            w2,
+            w3,
+            program * (EACH * GROUPS * STEPS),
+            EACH * GROUPS * STEPS,
+            STAGE,
+            GROUPS * UNITS,
+            0,
+            STREAM,
+        )
         tl.debug_barrier()
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -298,7 +310,7 @@ def residual_product(
     if PDL and not EARLY:
         gdc_launch_dependents()
     if PDL and len(STAGE) > 0:
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, GROUPS * UNITS, 0)
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, room(GROUPS * UNITS, EACH), 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
@@ -354,8 +366,8 @@ def gated_product(
     if PDL and len(STAGE) > 0:
         ROWS: tl.constexpr = EACH * GROUPS * STEPS
         base = begin(ROWS * (total(STAGE) + total(UP_STAGE)))
-        copy_rows(base, g0, g1, g2, g3, program * ROWS, ROWS, STAGE, GROUPS * UNITS, 0, STREAM)
-        copy_rows(base, u0, u1, u2, u3, program * ROWS, ROWS, UP_STAGE, GROUPS * UNITS, ROWS * total(STAGE), STREAM)
+        copy_rows(base, g0, g1, g2, g3, program * ROWS, ROWS, STAGE, room(GROUPS * UNITS, EACH), 0, STREAM)
+        copy_rows(base, u0, u1, u2, u3, program * ROWS, ROWS, UP_STAGE, room(GROUPS * UNITS, EACH), ROWS * total(STAGE), STREAM)
         tl.debug_barrier()
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -419,8 +431,8 @@ def multiply_gated(
     if base is not None:
         ROWS: tl.constexpr = EACH * GROUPS * STEPS
         base = arrived(base)
-        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, GROUPS * UNITS, 0)
-        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, GROUPS * UNITS, ROWS * total(STAGE))
+        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, room(GROUPS * UNITS, EACH), 0)
+        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, room(GROUPS * UNITS, EACH), ROWS * total(STAGE))
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

@@ -3,7 +3,7 @@ all of a program's rows, whatever their number, and no register waits for them.
 
 A program's rows lie one after the other in each plane, so these are copies of consecutive bytes (Hopper and later). One
 barrier in shared memory counts what has arrived. It lies in 128 bytes of its own, with which a program's shared memory
-begins; Triton's own part, `reserved` bytes at most, and the rows follow.
+begins; Triton's own part, `room` bytes, and the rows follow.
 """
 
 import triton
@@ -12,12 +12,12 @@ import triton.language as tl
 SHARED_SPACE = tl.constexpr(3)
 """The number of the address space of pointers to staged planes."""
 BARRIER = tl.constexpr(128)
-FOR_TRITON = tl.constexpr(4)  # bytes a thread: what passes between warps that share a row
 
 
-def reserved(warps: int) -> int:
-    """Bytes of shared memory that Triton may use for itself in a kernel that stages its weights."""
-    return 32 * warps * FOR_TRITON.value
+@triton.constexpr_function
+def room(threads: int, each: int) -> int:
+    """Bytes that Triton has in front of the weights: for what warps exchange, more if each thread has `each` = 1 row."""
+    return threads * (8 if each == 1 else 4)
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def begin(nbytes):
 
 @triton.jit
 def copy_rows(
-    base, p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, THREADS: tl.constexpr, OFFSET: tl.constexpr,
+    base, p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, ROOM: tl.constexpr, OFFSET: tl.constexpr,
     STREAM: tl.constexpr,
 ):  # fmt: skip
     """Of a packed matrix, ROWS rows from `first` on, to OFFSET bytes behind the place for the first one, plane
@@ -44,7 +44,7 @@ def copy_rows(
     planes = (p0, p1, p2, p3)
     for i in tl.static_range(len(BYTES)):
         start = planes[i].to(tl.pointer_type(tl.int8)) + first.to(tl.int64) * BYTES[i]
-        target = base + (BARRIER + FOR_TRITON * THREADS + OFFSET + ROWS * _sum(BYTES, i))
+        target = base + (BARRIER + ROOM + OFFSET + ROWS * _sum(BYTES, i))
         tl.inline_asm_elementwise(
             "{ .reg .pred p; .reg .b32 thread; .reg .b64 policy; mov.u32 thread, %tid.x; setp.eq.u32 p, thread, 0; "
             "createpolicy.fractional.L2::" + POLICY + ".b64 policy, 1.0; "
@@ -75,13 +75,13 @@ def arrived(base):
 
 @triton.jit
 def planes(
-    base, p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, THREADS: tl.constexpr, OFFSET: tl.constexpr
+    base, p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, ROOM: tl.constexpr, OFFSET: tl.constexpr
 ):  # fmt: skip
     """Pointers into shared memory that are to rows `first` and later what p0, p1, ... are in global memory."""
     made = ()
     given = (p0, p1, p2, p3)
     for i in tl.static_range(len(BYTES)):
-        start = base + (BARRIER + FOR_TRITON * THREADS + OFFSET + ROWS * _sum(BYTES, i)) - first * BYTES[i]
+        start = base + (BARRIER + ROOM + OFFSET + ROWS * _sum(BYTES, i)) - first * BYTES[i]
         made = made + (start.to(tl.int64).to(tl.pointer_type(given[i].dtype.element_ty, SHARED_SPACE)),)
     for _ in tl.static_range(4 - len(BYTES)):
         made = made + (made[0],)
@@ -99,9 +99,13 @@ def load(address):
         return tl.inline_asm_elementwise("ld.shared.b32 $0, [$1];", "=r,r", [at], dtype=tl.int32, is_pure=True, pack=1)
     else:
         if BITS == 16:
-            word = tl.inline_asm_elementwise("ld.shared.s16 $0, [$1];", "=r,r", [at], dtype=tl.int32, is_pure=True, pack=1)
+            word = tl.inline_asm_elementwise(
+                "ld.shared.s16 $0, [$1];", "=r,r", [at], dtype=tl.int32, is_pure=True, pack=1
+            )
         else:
-            word = tl.inline_asm_elementwise("ld.shared.s8 $0, [$1];", "=r,r", [at], dtype=tl.int32, is_pure=True, pack=1)
+            word = tl.inline_asm_elementwise(
+                "ld.shared.s8 $0, [$1];", "=r,r", [at], dtype=tl.int32, is_pure=True, pack=1
+            )
         if address.dtype.element_ty == tl.float16:
             return word.to(tl.int16).to(tl.float16, bitcast=True)
         else:

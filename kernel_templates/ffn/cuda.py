@@ -44,15 +44,16 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "OUT_ACT": parameters.bits(problem.activation),
         "GATE": problem.gate_function,
         "UP_FETCH": parameters.fetched(config, "gate_up_", up)["FETCH"],
-        "UP_STAGE": parameters.fetched(config, "gate_up_", up)["STAGE"],
         **parameters.fetched(config, "gate_up_", gate),
+        "STAGE": parameters.stage(constants, gate),
+        "UP_STAGE": parameters.stage(constants, up),
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
         *gate.pointers, *up.pointers, *x.pointers, buffers["norm"], buffers["eps"], *gated.pointers[:4], problem.ffn,
         *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
-    grid, staged = (parameters.programs(constants, problem.ffn),), parameters.staged(constants)
+    grid, staged = (parameters.programs(constants, problem.ffn),), parameters.staged_bytes(constants)
     return [
         Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"], staged=staged),
         *residual(problem, config, "down_", down, gated, x, buffers, "down", scaled=bool(problem.out_scale)),

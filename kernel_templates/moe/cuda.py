@@ -70,7 +70,7 @@ def _router(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Ma
         bias, *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
     grid = (parameters.programs(constants, planes.rows),)
-    constants |= {"SOFT_CAP": 0.0, "BEST": False, **parameters.fetched(config, "router_", planes)}
+    constants |= {"SOFT_CAP": 0.0, "BEST": False, "STAGE": (), **parameters.fetched(config, "router_", planes)}
     return Launch("router", product.rows_product, grid, arguments, constants, config["router_warps"])
 
 
