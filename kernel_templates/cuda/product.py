@@ -20,7 +20,7 @@ from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.cuda.stage import arrived, begin, copy_rows, planes, room, total
+from kernel_templates.cuda.stage import arrived, copy_rows, copy_two, planes, room, total
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -111,9 +111,8 @@ def rows_product(
     base = None
     if PDL and len(STAGE) > 0:
         TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
-        base = begin(TOGETHER * total(STAGE))
-        copy_rows(base, w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, room(GROUPS * UNITS, EACH), 0, STREAM)
-        tl.debug_barrier()
+        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
+        base = copy_rows(w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, ROOM, STREAM)
     multiply_rows(
         program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
         bias, base, STAGE, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM,
@@ -196,7 +195,8 @@ def multiply_rows(
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
     if base is not None:
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, room(GROUPS * UNITS, EACH), 0)
+        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, ROOM, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     if BEST:
         where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
@@ -255,26 +255,13 @@ def residual_product(
     the product is added to, or None.
     """
     program = tl.program_id(0)
+    TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
+    ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
     if PDL:
-        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
         fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
     if PDL and len(STAGE) > 0:
-        base = begin(EACH * GROUPS * STEPS * total(STAGE))
-        copy_rows(
-            base,
-            w0,
-            w1,
-            w2,
-            w3,
-            program * (EACH * GROUPS * STEPS),
-            EACH * GROUPS * STEPS,
-            STAGE,
-            GROUPS * UNITS,
-            0,
-            STREAM,
-        )
-        tl.debug_barrier()
+        base = copy_rows(w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, ROOM, STREAM)
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
@@ -310,7 +297,7 @@ def residual_product(
     if PDL and not EARLY:
         gdc_launch_dependents()
     if PDL and len(STAGE) > 0:
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, room(GROUPS * UNITS, EACH), 0)
+        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, ROOM, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
@@ -365,10 +352,8 @@ def gated_product(
     base = None
     if PDL and len(STAGE) > 0:
         ROWS: tl.constexpr = EACH * GROUPS * STEPS
-        base = begin(ROWS * (total(STAGE) + total(UP_STAGE)))
-        copy_rows(base, g0, g1, g2, g3, program * ROWS, ROWS, STAGE, room(GROUPS * UNITS, EACH), 0, STREAM)
-        copy_rows(base, u0, u1, u2, u3, program * ROWS, ROWS, UP_STAGE, room(GROUPS * UNITS, EACH), ROWS * total(STAGE), STREAM)
-        tl.debug_barrier()
+        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
+        base = copy_two(g0, g1, g2, g3, u0, u1, u2, u3, program * ROWS, ROWS, STAGE, UP_STAGE, ROOM, STREAM)
     if PDL and EARLY:
         gdc_launch_dependents()
     multiply_gated(
@@ -430,9 +415,10 @@ def multiply_gated(
     factor = rms_factor(parts, eps, COLS)
     if base is not None:
         ROWS: tl.constexpr = EACH * GROUPS * STEPS
+        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
         base = arrived(base)
-        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, room(GROUPS * UNITS, EACH), 0)
-        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, room(GROUPS * UNITS, EACH), ROWS * total(STAGE))
+        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, ROOM, 0)
+        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, ROOM, ROWS * total(STAGE))
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

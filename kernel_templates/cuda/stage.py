@@ -21,8 +21,33 @@ def room(threads: int, each: int) -> int:
 
 
 @triton.jit
-def begin(nbytes):
-    """Where shared memory begins, int32; nbytes: all that will be copied. Then `copy_rows`, then `begun`."""
+def copy_rows(
+    p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, ROOM: tl.constexpr, STREAM: tl.constexpr
+):  # fmt: skip
+    """Begin to copy ROWS rows of a packed matrix from `first` on, plane after plane; an int32 for `arrived`. BYTES: of
+    a row, in each plane; ROWS of them are a multiple of 16. STREAM: they may leave the second-level cache first."""
+    base = _expect(ROWS * total(BYTES))
+    _copy(base, p0, p1, p2, p3, first, ROWS, BYTES, ROOM, 0, STREAM)
+    tl.debug_barrier()  # nobody waits at a barrier that is not set up
+    return base
+
+
+@triton.jit
+def copy_two(
+    p0, p1, p2, p3, q0, q1, q2, q3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, OTHER_BYTES: tl.constexpr,
+    ROOM: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """`copy_rows` of two matrices, one behind the other."""
+    base = _expect(ROWS * (total(BYTES) + total(OTHER_BYTES)))
+    _copy(base, p0, p1, p2, p3, first, ROWS, BYTES, ROOM, 0, STREAM)
+    _copy(base, q0, q1, q2, q3, first, ROWS, OTHER_BYTES, ROOM, ROWS * total(BYTES), STREAM)
+    tl.debug_barrier()
+    return base
+
+
+@triton.jit
+def _expect(nbytes):
+    """Set up the barrier that waits for so many bytes; where it lies, the beginning of shared memory, int32."""
     return tl.inline_asm_elementwise(
         "{ .reg .pred p; .reg .b32 thread; .reg .b64 state; .shared .align 128 .b8 barrier[128]; mov.u32 $0, barrier; "
         "mov.u32 thread, %tid.x; setp.eq.u32 p, thread, 0; @p mbarrier.init.shared::cta.b64 [barrier], 1; "
@@ -33,13 +58,11 @@ def begin(nbytes):
 
 
 @triton.jit
-def copy_rows(
+def _copy(
     base, p0, p1, p2, p3, first, ROWS: tl.constexpr, BYTES: tl.constexpr, ROOM: tl.constexpr, OFFSET: tl.constexpr,
     STREAM: tl.constexpr,
 ):  # fmt: skip
-    """Of a packed matrix, ROWS rows from `first` on, to OFFSET bytes behind the place for the first one, plane
-    after plane.
-    BYTES: of a row, in each plane; ROWS of them are a multiple of 16. STREAM: they may leave the cache first."""
+    """To OFFSET bytes behind the place for the first row."""
     POLICY: tl.constexpr = "evict_first" if STREAM else "evict_normal"
     planes = (p0, p1, p2, p3)
     for i in tl.static_range(len(BYTES)):
