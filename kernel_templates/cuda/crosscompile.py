@@ -23,8 +23,8 @@ from kernel_templates.cuda.launch import Launch, Target, capability_target
 
 @dataclass(frozen=True)
 class Compiled:
-    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of dynamic shared memory of a program; warps: of
-    a program."""
+    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of dynamic shared memory of a program;
+    warps: of a program."""
 
     name: str
     ptx: str

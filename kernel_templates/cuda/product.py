@@ -142,16 +142,16 @@ def two_rows_products(
             fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         multiply_rows(
             program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
-            None, (), TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
-            0.0, False, PDL, ASM,
+            None, (), TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY,
+            READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
     else:
         if PDL:
             fetch_rows(v0, v1, v2, v3, (program - before) * TOGETHER, below, TOGETHER, BELOW_FETCH, ASM)
         multiply_rows(
             program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
-            None if bias is None else bias + rows, None, (), BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
-            STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
+            None if bias is None else bias + rows, None, (), BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS,
+            BELOW_CHUNKS, STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
 
 

@@ -6,6 +6,9 @@ barrier in shared memory counts what has arrived. It lies in 128 bytes of its ow
 begins; Triton's own part, `room` bytes, and the rows follow.
 """
 
+# Tuples grow in loops that are unrolled when compiling: Triton has no `(*made, pointer)`.
+# ruff: noqa: RUF005
+
 import triton
 import triton.language as tl
 
@@ -16,7 +19,7 @@ BARRIER = tl.constexpr(128)
 
 @triton.constexpr_function
 def room(threads: int, each: int) -> int:
-    """Bytes that Triton has in front of the weights: for what warps exchange, more if each thread has `each` = 1 row."""
+    """Bytes that Triton has in front of the weights: for what warps exchange, more where a thread has one row."""
     return threads * (8 if each == 1 else 4)
 
 

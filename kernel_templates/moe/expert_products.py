@@ -51,8 +51,8 @@ def chosen_gated(
             part, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
             out_values, out_high, out_low, out_scale, ROWS,
             None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
-            None, (), (), TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
-            EVEN, STREAM, True, False, GATE, True, PDL, ASM,
+            None, (), (), TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS,
+            KEPT, AHEAD, EVEN, STREAM, True, False, GATE, True, PDL, ASM,
         )  # fmt: skip
     else:
         multiply_gated(
