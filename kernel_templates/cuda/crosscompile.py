@@ -17,14 +17,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
 from kernel_templates import collector
-from kernel_templates.cuda import signature, stage
+from kernel_templates.cuda import signature
 from kernel_templates.cuda.launch import Launch, Target, capability_target
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of dynamic shared memory of a program;
-    warps: of a program."""
+    """ptx: text; cubin: machine code; name: the kernel's symbol; shared: bytes of shared memory of a program; warps: of
+    a program."""
 
     name: str
     ptx: str
@@ -102,13 +102,7 @@ def _compiled(launch: Launch, target: Target, capability: int) -> Compiled:
         made[name] = code = lower(code, metadata)
     if metadata["global_scratch_size"] or metadata["profile_scratch_size"]:
         raise NotImplementedError(f"{launch.name} needs scratch memory of Triton's own, which is not allocated")
-    shared = metadata["shared"]
-    if launch.staged:
-        room = stage.room(32 * launch.warps, launch.constants["EACH"])
-        if shared > room:
-            raise NotImplementedError(f"{launch.name} needs {shared} bytes of shared memory beside its staged weights")
-        shared = room + launch.staged
-    return Compiled(metadata["name"], made["ptx"], made["cubin"], shared, metadata["num_warps"])
+    return Compiled(metadata["name"], made["ptx"], made["cubin"], metadata["shared"], metadata["num_warps"])
 
 
 def _tool(name: str, option: str, cubin: bytes) -> str:

@@ -20,7 +20,6 @@ import triton.language as tl
 
 from kernel_templates.cuda.codes import byte_of_word, codebook_bytes, half_of, scale_of
 from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, reciprocal, round_to_int
-from kernel_templates.cuda.stage import SHARED_SPACE, load, load_four
 
 
 @triton.jit
@@ -40,8 +39,6 @@ def load_tile(
     POLICY: tl.constexpr = "evict_first" if STREAM else ""
     planes = (p0, p1, p2, p3)
     e = tl.arange(0, EACH)[None, None, :]
-    if p0.dtype.address_space == SHARED_SPACE:
-        return _staged_tile(planes, r, u, e, TRAITS, COLS, ROW, UNIT)
     inside = u + UNIT < COUNT
     if not EVEN:
         inside = inside & (r + (e + ROW) < rows)
@@ -68,26 +65,6 @@ def load_tile(
         if TRAITS.lowest >= 0:
             at = planes[TRAITS.lowest] + (r * RUNS + u) + ((e + ROW) * RUNS + UNIT)
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
-    return tile
-
-
-@triton.jit
-def _staged_tile(
-    planes, r, u, e, TRAITS: tl.constexpr, COLS: tl.constexpr, ROW: tl.constexpr, UNIT: tl.constexpr
-):  # fmt: skip
-    """`load_tile` from planes that lie in shared memory: all of a program's rows do, and rows are whole tiles."""
-    RUNS: tl.constexpr = COLS // 32
-    tile = ()
-    for plane in tl.static_range(len(TRAITS.planes)):
-        if plane == 0 and (TRAITS.kind != "" or TRAITS.bits & 12):
-            COUNT: tl.constexpr = COLS // TRAITS.unit
-            tile = tile + (load_four(planes[0] + (r * (COUNT * 4) + u * 4) + ((e + ROW) * (COUNT * 4) + UNIT * 4)),)
-        elif plane != TRAITS.scale:
-            tile = tile + (load(planes[plane] + (r * RUNS + u) + ((e + ROW) * RUNS + UNIT)),)
-        else:
-            BLOCKS: tl.constexpr = COLS // TRAITS.size
-            SHARE: tl.constexpr = TRAITS.size // TRAITS.unit
-            tile = tile + (load(planes[plane] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)),)
     return tile
 
 

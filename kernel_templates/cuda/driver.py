@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
 MAX_THREADS_PER_BLOCK, SHARED_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES = 0, 1, 8
-PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 CACHE_PREFER_SHARED = 1
 PROGRAMMATIC_STREAM_SERIALIZATION = 6
 INVALID_IMAGE, NO_BINARY_FOR_GPU, NOT_FOUND = 200, 209, 500  # said of code, and of a kernel's name in it
@@ -135,16 +134,15 @@ def _loaded(
     if key not in _functions:
         kernel = ahead.get(launch, target, here.capability, file)
         try:
-            function = _load(kernel, here, launch.staged > 0)
+            function = _load(kernel, here)
         except UnusableCode:  # a whole file may still hold anything, such as another GPU's code
             kernel = kernel_cache.make(launch, target, here.capability, file)
-            function = _load(kernel, here, launch.staged > 0)
+            function = _load(kernel, here)
         _functions[key] = function, kernel
     return _functions[key]
 
 
-def _load(kernel: CompiledKernel, here: Context, staged: bool) -> ctypes.c_void_p:
-    """staged: its programs' weights lie in shared memory, of which there shall be as much as can be."""
+def _load(kernel: CompiledKernel, here: Context) -> ctypes.c_void_p:
     from triton.runtime.errors import OutOfResources
 
     if kernel.shared > here.most_shared:
@@ -156,8 +154,6 @@ def _load(kernel: CompiledKernel, here: Context, staged: bool) -> ctypes.c_void_
         _check(library.cuFuncSetCacheConfig(function, CACHE_PREFER_SHARED))
         most = here.most_shared - _function_attribute(function, SHARED_SIZE_BYTES)
         _check(library.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, most))
-    if staged:
-        _check(library.cuFuncSetAttribute(function, PREFERRED_SHARED_MEMORY_CARVEOUT, 100))
     threads = _function_attribute(function, MAX_THREADS_PER_BLOCK)  # asking has a lazy driver load the code now
     if WARP * kernel.warps > threads:
         raise OutOfResources(WARP * kernel.warps, threads, "threads")

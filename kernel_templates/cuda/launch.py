@@ -32,8 +32,7 @@ class Launch:
 
     name: what the kernel does, for tables and profiles; arguments: the runtime arguments, the kernel's first parameters
     in order; constants: its constexpr parameters by name, PDL and ASM excepted, which the target decides; after_all: it
-    starts when all before it has ended, so that the kernels behind it may read that before they wait; staged: bytes
-    that it copies into shared memory, see `stage`.
+    starts when all before it has ended, so that the kernels behind it may read that before they wait.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Launch:
     constants: Mapping[str, Any]
     warps: int = 4
     after_all: bool = False
-    staged: int = 0
 
     def run(self, target: Target) -> None:
         """Launch on the current stream of the current GPU, or interpret."""

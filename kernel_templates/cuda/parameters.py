@@ -2,19 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kernel_templates import formats
 from kernel_templates.cuda.traits import of_format
-from kernel_templates.device import Device
 from kernel_templates.space import Constraint, Parameter, Space
 
-if TYPE_CHECKING:
-    from kernel_templates.cuda.weights import Planes
-
-MOST_STAGED = 112 << 10  # bytes of weights in a program's shared memory: two programs a multiprocessor
-NOTHING_FOLLOWS = (None, None, None, None)
-"""Arguments of a product kernel that asks for no other kernel's weights."""
 ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
@@ -41,11 +34,9 @@ def parameters(
     quantizes: bool,
     together: int = 1,
     rows: int = 1024,
-    staged: bool = False,
 ) -> tuple[tuple[Parameter, ...], tuple[Constraint, ...]]:
     """For a kernel that multiplies `matrices` (format, columns), `together` of them side by side; one that `quantizes`
-    its output needs whole groups of 8 rows. rows: of each matrix; staged: whether the GPU can copy rows into shared
-    memory, and the kernel wait for them (`stage`)."""
+    its output needs whole groups of 8 rows. rows: of each matrix."""
     most = max(units(cols, name) for name, cols in matrices)
     fewest = min(units(cols, name) for name, cols in matrices)
     default_units = 32
@@ -96,8 +87,8 @@ def parameters(
         ),
         Parameter(prefix + "steps", (1, 2, 4, 8), 1, "groups of rows that a program takes one after the other"),
         Parameter(
-            prefix + "ahead", (0, 1, 2, 3, 4, 6, 8) if staged else (1, 2, 3, 4, 6, 8), default_ahead,
-            "tiles asked for before the previous kernel is waited for, held in registers; 0: all, in shared memory",
+            prefix + "ahead", (1, 2, 3, 4, 6, 8), default_ahead,
+            "tiles asked for before the previous kernel is waited for",
         ),
         Parameter(prefix + "stream", (0, 1), default_stream, "whether weights may leave the cache first"),
         Parameter(
@@ -138,19 +129,6 @@ def parameters(
             lambda c: get(c, "each") * 4 * (get(c, "ahead") + (tiles(c, most) > get(c, "ahead"))) <= MOST_WORDS,
         ),
     )  # fmt: skip
-    if staged:
-        constraints += (
-            Constraint(
-                "staged whole", f"shared memory takes whole 16 bytes of each plane, {MOST_STAGED >> 10} KiB a program",
-                lambda c: get(c, "ahead") > 0 or _is_staged(
-                    matrices[:together], rows, get(c, "units"), together_rows(c) * get(c, "steps")
-                ),
-            ),
-            Constraint(
-                "unpacked once", "what lies in shared memory is unpacked where it is multiplied",
-                lambda c: get(c, "ahead") > 0 or get(c, "ready") == 0,
-            ),
-        )  # fmt: skip
     constraints += (
         Constraint(
             "quantized once", "each of a large matrix's many programs would quantize the whole vector again",
@@ -163,25 +141,8 @@ def parameters(
     return tuple(replace(p, kernel=prefix.rstrip("_")) for p in parameters), constraints
 
 
-def _is_staged(matrices: Sequence[tuple[str, int]], rows: int, tile: int, together: int) -> bool:
-    """Whether programs of `together` rows can have them in shared memory, read by tiles of so many units."""
-    from kernel_templates.cuda.weights import row_bytes  # with torch, which nothing else here takes
-
-    planes = [n for name, cols in matrices for n in row_bytes(name, cols)]
-    whole = rows % together == 0 and all(together * n % 16 == 0 for n in planes)
-    whole = whole and all(units(cols, name) % tile == 0 for name, cols in matrices)
-    return whole and together * sum(planes) <= MOST_STAGED
-
-
-def product_space(
-    matrices: Sequence[tuple[str, int]], quantizes: bool, rows: int = 1024, staged: bool = False
-) -> Space:
-    return Space(*parameters("", matrices, quantizes, rows=rows, staged=staged))
-
-
-def can_stage(device: Device) -> bool:
-    """Whether a GPU copies bytes into shared memory by one instruction: Hopper and later."""
-    return int(device.capability.partition(".")[0]) >= 9
+def product_space(matrices: Sequence[tuple[str, int]], quantizes: bool, rows: int = 1024) -> Space:
+    return Space(*parameters("", matrices, quantizes, rows=rows))
 
 
 def constants(
@@ -194,36 +155,15 @@ def constants(
     return {
         "TRAITS": of_format(name), "ACT": bits(activation), "COLS": cols, "SOURCE": c.get("source", "planes"),
         "EACH": c["each"], "GROUPS": groups, "UNITS": c["units"], "CHUNKS": chunks, "STEPS": c["steps"],
-        "KEPT": c.get("kept", KEPT[rows * cols >= HIDDEN_WEIGHTS]), "AHEAD": min(c["ahead"], chunks * c["steps"]),
+        "KEPT": KEPT[rows * cols >= HIDDEN_WEIGHTS], "AHEAD": min(c["ahead"], chunks * c["steps"]),
         "EVEN": rows % (c["each"] * groups * c["steps"]) == 0,
         "STREAM": bool(c["stream"]), "EARLY": bool(c["early"]), "READY": bool(c["ready"]),
     }  # fmt: skip
 
 
-def fetched(config: Mapping[str, Any], prefix: str, planes: "Planes") -> dict[str, Any]:
-    """The constexprs that say what a kernel asks the second-level cache for: its own rows, if so configured, and of what
-    follows nothing, which is `follow`'s to change."""
-    return {"FETCH": planes.row_bytes if config.get(prefix + "fetch") else (), "FOLLOW": (), "FOLLOW_FROM": 0}
-
-
-def stage(constants: Mapping[str, Any], planes: "Planes") -> tuple[int, ...]:
-    """Bytes of a row in each plane, of a matrix whose rows are copied into shared memory; else none."""
-    return () if constants["AHEAD"] else planes.row_bytes
-
-
-def staged_bytes(constants: Mapping[str, Any]) -> int:
-    """What a program copies into shared memory."""
-    return rows_together(constants) * sum((*constants["STAGE"], *constants.get("UP_STAGE", ())))
-
-
-def rows_together(constants: Mapping[str, Any]) -> int:
-    """How many rows a program has."""
-    return constants["EACH"] * constants["GROUPS"] * constants["STEPS"]
-
-
 def programs(constants: Mapping[str, Any], rows: int) -> int:
     """How many programs a product over `rows` rows has."""
-    return -(-rows // rows_together(constants))
+    return -(-rows // (constants["EACH"] * constants["GROUPS"] * constants["STEPS"]))
 
 
 def bits(activation: str) -> int:

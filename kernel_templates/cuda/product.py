@@ -15,12 +15,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.dot import aim, load_tile, load_x, settle, tile_dot, unpack
-from kernel_templates.cuda.fetch import fetch_rows, fetch_share
 from kernel_templates.cuda.gating import gated_with
 from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.cuda.stage import arrived, copy_rows, copy_two, planes, room, total
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -92,11 +90,10 @@ def vector_ahead(
 @triton.jit
 def rows_product(
     w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
-    f0, f1, f2, f3,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
+    READY: tl.constexpr,
     SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
@@ -104,61 +101,43 @@ def rows_product(
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
     smaller row of equals, NaN if one is NaN.
     """
-    program = tl.program_id(0)
-    if PDL:
-        fetch_rows(w0, w1, w2, w3, program * (EACH * GROUPS * STEPS), rows, EACH * GROUPS * STEPS, FETCH, ASM)
-        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
-    base = None
-    if PDL and len(STAGE) > 0:
-        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
-        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
-        base = copy_rows(w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, ROOM, STREAM)
     multiply_rows(
-        program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
-        bias, base, STAGE, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM,
-        EARLY, READY, SOFT_CAP, BEST, PDL, ASM,
+        tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
+        bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+        SOFT_CAP, BEST, PDL, ASM,
     )  # fmt: skip
 
 
 @triton.jit
 def two_rows_products(
     w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
-    f0, f1, f2, f3,
     TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, FETCH: tl.constexpr,
-    BELOW_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
     programs the last ones take that."""
     program = tl.program_id(0)
-    TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
-    before = tl.cdiv(rows, TOGETHER)
-    if PDL:
-        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
+    before = tl.cdiv(rows, EACH * GROUPS * STEPS)
     if program < before:
-        if PDL:
-            fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
         multiply_rows(
             program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, out, out, rows, bias,
-            None, (), TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY,
-            READY, 0.0, False, PDL, ASM,
+            TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
+            0.0, False, PDL, ASM,
         )  # fmt: skip
     else:
-        if PDL:
-            fetch_rows(v0, v1, v2, v3, (program - before) * TOGETHER, below, TOGETHER, BELOW_FETCH, ASM)
         multiply_rows(
             program - before, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out + rows, out, out, below,
-            None if bias is None else bias + rows, None, (), BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS,
-            BELOW_CHUNKS, STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
+            None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
+            STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
 
 
 @triton.jit
 def multiply_rows(
     program, w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
-    base, STAGE: tl.constexpr,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
@@ -194,9 +173,6 @@ def multiply_rows(
     if PDL and not EARLY:
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
-    if base is not None:
-        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, ROOM, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     if BEST:
         where, once = row_places(first, EACH, GROUPS, UNITS, ASM)
@@ -242,11 +218,11 @@ def multiply_rows(
 @triton.jit
 def residual_product(
     w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
-    bias, f0, f1, f2, f3,
+    bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr, FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
+    READY: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
@@ -254,17 +230,9 @@ def residual_product(
     Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
     the product is added to, or None.
     """
-    program = tl.program_id(0)
-    TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
-    ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
-    if PDL:
-        fetch_rows(w0, w1, w2, w3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
-        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
-    if PDL and len(STAGE) > 0:
-        base = copy_rows(w0, w1, w2, w3, program * TOGETHER, TOGETHER, STAGE, ROOM, STREAM)
     if PDL and EARLY:
         gdc_launch_dependents()
-    first, r, u, g = places(program, EACH, GROUPS, UNITS, STEPS, ASM)
+    first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
     TILES: tl.constexpr = STEPS * CHUNKS
     held = tiles_ahead(
         w0, w1, w2, w3, r, rows, u, TRAITS, COLS, EACH, EACH * GROUPS, UNITS, CHUNKS, AHEAD, EVEN, STREAM
@@ -296,8 +264,6 @@ def residual_product(
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
-    if PDL and len(STAGE) > 0:
-        w0, w1, w2, w3 = planes(arrived(base), w0, w1, w2, w3, first, EACH * GROUPS * STEPS, STAGE, ROOM, 0)
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:
@@ -333,32 +299,20 @@ def residual_product(
 @triton.jit
 def gated_product(
     g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-    out_values, out_high, out_low, out_scale, rows, f0, f1, f2, f3,
+    out_values, out_high, out_low, out_scale, rows,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
-    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, FETCH: tl.constexpr,
-    UP_FETCH: tl.constexpr, FOLLOW: tl.constexpr, FOLLOW_FROM: tl.constexpr, STAGE: tl.constexpr,
-    UP_STAGE: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = GATE(G[r] . n) * (U[r] . n), quantized; n is x * norm times x's RMS factor, GATE as of
     `gating.gated_with`."""
-    program = tl.program_id(0)
-    if PDL:
-        TOGETHER: tl.constexpr = EACH * GROUPS * STEPS
-        fetch_rows(g0, g1, g2, g3, program * TOGETHER, rows, TOGETHER, FETCH, ASM)
-        fetch_rows(u0, u1, u2, u3, program * TOGETHER, rows, TOGETHER, UP_FETCH, ASM)
-        fetch_share(program, f0, f1, f2, f3, FOLLOW_FROM, FOLLOW, ASM)
-    base = None
-    if PDL and len(STAGE) > 0:
-        ROWS: tl.constexpr = EACH * GROUPS * STEPS
-        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
-        base = copy_two(g0, g1, g2, g3, u0, u1, u2, u3, program * ROWS, ROWS, STAGE, UP_STAGE, ROOM, STREAM)
     if PDL and EARLY:
         gdc_launch_dependents()
     multiply_gated(
-        program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-        out_values, out_high, out_low, out_scale, rows, None, None, base, STAGE, UP_STAGE,
+        tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
+        out_values, out_high, out_low, out_scale, rows, None, None,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
         EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
     )  # fmt: skip
@@ -368,7 +322,6 @@ def gated_product(
 def multiply_gated(
     program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
     out_values, out_high, out_low, out_scale, rows, gate_bias, up_bias,
-    base, STAGE: tl.constexpr, UP_STAGE: tl.constexpr,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
@@ -413,12 +366,6 @@ def multiply_gated(
     if PDL and not EARLY:
         gdc_launch_dependents()
     factor = rms_factor(parts, eps, COLS)
-    if base is not None:
-        ROWS: tl.constexpr = EACH * GROUPS * STEPS
-        ROOM: tl.constexpr = room(GROUPS * UNITS, EACH)
-        base = arrived(base)
-        g0, g1, g2, g3 = planes(base, g0, g1, g2, g3, first, ROWS, STAGE, ROOM, 0)
-        u0, u1, u2, u3 = planes(base, u0, u1, u2, u3, first, ROWS, UP_STAGE, ROOM, ROWS * total(STAGE))
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

@@ -30,8 +30,6 @@ def launches(
     while several:
         planes = several.pop(0)
         constants = parameters.constants(config, "", planes.format, planes.cols, planes.rows, activation)
-        constants |= parameters.fetched(config, "", planes)
-        staged = 0
         programs, end = parameters.programs(constants, planes.rows), first + planes.rows
         y, added = out[first:], None if bias is None else bias[first:]
         if several:  # of another format: a kernel of its own would have few programs, and would wait for the first
@@ -40,18 +38,12 @@ def launches(
             constants |= {f"BELOW_{name}": other[name] for name in ("TRAITS", "CHUNKS", "AHEAD", "EVEN")}
             programs, end = programs + parameters.programs(other, below.rows), end + below.rows
             arguments = (*planes.pointers, *below.pointers, *x, norm, eps, y, planes.rows, below.rows, added)
-            constants["BELOW_FETCH"] = parameters.fetched(config, "", below)["FETCH"]
             kernel: Any = product.two_rows_products
         else:
             # No best row is asked for: its pointers are not followed.
             arguments = (*planes.pointers, *x, norm, eps, y, y, y, planes.rows, added)
-            constants |= {"SOFT_CAP": 0.0, "BEST": False, "STAGE": parameters.stage(constants, planes)}
-            staged = parameters.staged_bytes(constants)
+            constants |= {"SOFT_CAP": 0.0, "BEST": False}
             kernel = product.rows_product
-        made.append(
-            Launch(
-                name, kernel, (programs,), (*arguments, *parameters.NOTHING_FOLLOWS), constants, warps, staged=staged
-            )
-        )
+        made.append(Launch(name, kernel, (programs,), arguments, constants, warps))
         first = end
     return made

@@ -1,7 +1,6 @@
 """Weights as GPU kernels read them: the file's quants and scales in separate planes (see `traits`), 16 bytes a load,
 nothing lost."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,21 +37,9 @@ class Planes:
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
     @property
-    def row_bytes(self) -> tuple[int, ...]:
-        """Of a row, in each plane."""
-        return tuple(t[0].numel() * t.element_size() for t in self.tensors)
-
-    @property
     def pointers(self) -> tuple[torch.Tensor, ...]:
         """The planes, always four: kernels take as many whatever the format."""
         return (*self.tensors, *[self.tensors[0]] * (4 - len(self.tensors)))
-
-
-@functools.cache
-def row_bytes(name: str, cols: int) -> tuple[int, ...]:
-    """Of a row in this format, packed, in each plane."""
-    row = torch.empty((1, formats.get(name).row_bytes(cols)), dtype=torch.uint8, device="meta")
-    return _shapes(Weight(row, cols, name), 1).row_bytes
 
 
 def pack(weights: Sequence[Weight], device: str | torch.device) -> Planes:

@@ -43,19 +43,14 @@ def launches(problem: Ffn, config: Mapping[str, Any], packed, buffers: Mapping[s
         "UP_CHUNKS": other["CHUNKS"],
         "OUT_ACT": parameters.bits(problem.activation),
         "GATE": problem.gate_function,
-        "UP_FETCH": parameters.fetched(config, "gate_up_", up)["FETCH"],
-        **parameters.fetched(config, "gate_up_", gate),
-        "STAGE": parameters.stage(constants, gate),
-        "UP_STAGE": parameters.stage(constants, up),
     }
     constants["AHEAD"] = min(config["gate_up_ahead"], tiles)
     arguments = (
         *gate.pointers, *up.pointers, *x.pointers, buffers["norm"], buffers["eps"], *gated.pointers[:4], problem.ffn,
-        *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
-    grid, staged = (parameters.programs(constants, problem.ffn),), parameters.staged_bytes(constants)
+    grid = (parameters.programs(constants, problem.ffn),)
     return [
-        Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"], staged=staged),
+        Launch("gate_up", product.gated_product, grid, arguments, constants, config["gate_up_warps"]),
         *residual(problem, config, "down_", down, gated, x, buffers, "down", scaled=bool(problem.out_scale)),
     ]
 

@@ -15,7 +15,6 @@ def cpu(problem: Ffn, features: frozenset[str]) -> Space:
 
 def cuda(problem: Ffn, device) -> Space:
     *wide, narrow = ((m.format, m.cols) for m in problem.matrices)
-    staged = cuda_parameters.can_stage(device)
-    gate_up = cuda_parameters.parameters("gate_up_", wide, quantizes=True, together=2, rows=problem.ffn, staged=staged)
-    down = cuda_parameters.parameters("down_", [narrow], quantizes=True, rows=problem.hidden, staged=staged)
+    gate_up = cuda_parameters.parameters("gate_up_", wide, quantizes=True, together=2, rows=problem.ffn)
+    down = cuda_parameters.parameters("down_", [narrow], quantizes=True, rows=problem.hidden)
     return Space(gate_up[0] + down[0], gate_up[1] + down[1])

@@ -25,15 +25,12 @@ def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[
     """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes "logits" float32 [vocab], "best_value"
     float32 and "best_id" int32 [partials]."""
     constants = _constants(problem, config) | {"BEST": True, "SOFT_CAP": problem.softcap}
-    constants |= parameters.fetched(config, "", packed[0]) | {"STAGE": parameters.stage(constants, packed[0])}
     outputs = (buffers["logits"], buffers["best_value"], buffers["best_id"])
     arguments = (
         *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab, None,
-        *parameters.NOTHING_FOLLOWS,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.vocab),)
-    staged = parameters.staged_bytes(constants)
-    return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"], staged=staged)]
+    return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"])]
 
 
 def _constants(problem: Head, config: Mapping[str, Any]) -> dict[str, Any]:

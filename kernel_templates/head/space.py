@@ -9,6 +9,4 @@ __all__ = ["cpu", "cuda"]
 
 
 def cuda(problem: Head, device) -> Space:
-    return parameters.product_space(
-        [(problem.format, problem.hidden)], quantizes=False, rows=problem.vocab, staged=parameters.can_stage(device)
-    )
+    return parameters.product_space([(problem.format, problem.hidden)], quantizes=False, rows=problem.vocab)

@@ -57,22 +57,8 @@ def launches(problem: InputGate, config: Mapping[str, Any], packed, buffers: Map
     gate, proj = packed
     x, raised, gated = buffers["x"], buffers["raised"], buffers["gated"]
     constants = parameters.constants(config, "gate_", gate.format, gate.cols, gate.rows, problem.activation)
-    constants |= {
-        "OUT_ACT": 0,
-        "ADD": False,
-        "SOURCE": "values",
-        "STAGE": (),
-        **parameters.fetched(config, "gate_", gate),
-    }
-    arguments = (
-        *gate.pointers,
-        *x.pointers[:4],
-        *raised.pointers,
-        x.values,
-        gate.rows,
-        None,
-        *parameters.NOTHING_FOLLOWS,
-    )
+    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values"}
+    arguments = (*gate.pointers, *x.pointers[:4], *raised.pointers, x.values, gate.rows, None)
     grid, bits = (parameters.programs(constants, gate.rows),), parameters.bits(problem.activation)
     shape = {"SIZE": problem.size, "ROWS": ROWS, "ACT": bits}
     return [

@@ -39,13 +39,11 @@ def residual(
     as of `post_norm.launch`; bias: float32 [rows], added to the product."""
     constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, problem.activation)
     normed, bits = bool(problem.post_norm), parameters.bits(problem.activation)
-    constants |= parameters.fetched(config, prefix, planes) | {"STAGE": parameters.stage(constants, planes)}
     constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed}
     written = buffers["branch"] if normed else out
     arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, bias)
-    arguments += parameters.NOTHING_FOLLOWS
-    grid, staged = (parameters.programs(constants, planes.rows),), parameters.staged_bytes(constants)
-    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"], staged=staged)]
+    grid = (parameters.programs(constants, planes.rows),)
+    made = [Launch(name, product.residual_product, grid, arguments, constants, config[prefix + "warps"])]
     if not normed:
         return made
     return [*made, post_norm.launch(written, out, buffers, bits, f"{name}_norm", scaled)]

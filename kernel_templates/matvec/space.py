@@ -18,6 +18,4 @@ def cpu(problem: Problem, features: frozenset[str]) -> Space:
 
 
 def cuda(problem: Matvec, device) -> Space:
-    return cuda_parameters.product_space(
-        [(problem.format, problem.cols)], quantizes=True, rows=problem.rows, staged=cuda_parameters.can_stage(device)
-    )
+    return cuda_parameters.product_space([(problem.format, problem.cols)], quantizes=True, rows=problem.rows)

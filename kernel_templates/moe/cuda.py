@@ -67,10 +67,10 @@ def _router(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Ma
     bias = buffers["router_bias"] if problem.bias else None
     arguments = (
         *planes.pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], logits, logits, logits, planes.rows,
-        bias, *parameters.NOTHING_FOLLOWS,
+        bias,
     )  # fmt: skip
     grid = (parameters.programs(constants, planes.rows),)
-    constants |= {"SOFT_CAP": 0.0, "BEST": False, "STAGE": (), **parameters.fetched(config, "router_", planes)}
+    constants |= {"SOFT_CAP": 0.0, "BEST": False}
     return Launch("router", product.rows_product, grid, arguments, constants, config["router_warps"])
 
 

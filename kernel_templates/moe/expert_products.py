@@ -51,13 +51,13 @@ def chosen_gated(
             part, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
             out_values, out_high, out_low, out_scale, ROWS,
             None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
-            None, (), (), TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS,
-            KEPT, AHEAD, EVEN, STREAM, True, False, GATE, True, PDL, ASM,
+            TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
+            EVEN, STREAM, True, False, GATE, True, PDL, ASM,
         )  # fmt: skip
     else:
         multiply_gated(
             part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, norm, eps,
-            out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None, None, (), (),
+            out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
             SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
             SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
         )  # fmt: skip

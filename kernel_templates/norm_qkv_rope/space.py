@@ -20,6 +20,4 @@ def cpu(problem: NormQkvRope, features: frozenset[str]) -> Space:
 
 def cuda(problem: NormQkvRope, device) -> Space:
     matrices = [(m.format, m.cols) for m in problem.matrices]
-    rows = sum(m.rows for m in problem.matrices)
-    staged = cuda_parameters.can_stage(device) and len({m.format for m in problem.matrices}) == 1
-    return cuda_parameters.product_space(matrices, quantizes=False, rows=rows, staged=staged)
+    return cuda_parameters.product_space(matrices, quantizes=False, rows=sum(m.rows for m in problem.matrices))

@@ -49,8 +49,8 @@ def launches(problem: PerLayerInputs, config: Mapping[str, Any], packed, buffers
     """Reads the values of the Vector "x", "norm" and "eps"; changes "inputs"; uses the Vector "projected"."""
     (w,), x, projected = packed, buffers["x"], buffers["projected"]
     constants = parameters.constants(config, "", w.format, w.cols, w.rows, problem.activation)
-    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values", "STAGE": (), **parameters.fetched(config, "", w)}
-    arguments = (*w.pointers, *x.pointers[:4], *projected.pointers, x.values, w.rows, None, *parameters.NOTHING_FOLLOWS)
+    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values"}
+    arguments = (*w.pointers, *x.pointers[:4], *projected.pointers, x.values, w.rows, None)
     grid = (parameters.programs(constants, w.rows),)
     tile = triton.next_power_of_2(problem.size)
     return [

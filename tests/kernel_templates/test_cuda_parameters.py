@@ -57,27 +57,6 @@ def test_rules_and_their_reasons(changes: dict, rule: str) -> None:
     assert broken is not None and broken.name == rule and len(broken.reason) > 20
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "cols", "changes", "rule"),
-    [
-        ("Q4_0", 4096, 4096, {}, None),
-        ("Q4_K", 4096, 4096, {}, None),
-        ("Q4_0", 4096, 4096, {"ready": 1}, "unpacked once"),
-        ("Q4_0", 4100, 4096, {}, "staged whole"),
-        ("Q4_0", 4096, 4096, {"each": 8, "warps": 8}, "staged whole"),
-        ("Q4_0", 576, 576, {}, "staged whole"),
-    ],
-)
-def test_what_can_lie_in_shared_memory(name: str, rows: int, cols: int, changes: dict, rule: str | None) -> None:
-    space = parameters.product_space([(name, cols)], False, rows, staged=True)
-    broken = space.broken({**space.default, "ahead": 0, "ready": 0, **changes})
-    assert (broken and broken.name) == rule
-    without = parameters.product_space([(name, cols)], False, rows)
-    assert without.default == space.default, "no default waits in shared memory"
-    refused = without.broken({**space.default, "ahead": 0, "ready": 0})
-    assert refused is not None and refused.name == "ahead"
-
-
 def test_floats_have_nothing_to_quantize() -> None:
     names = {p.name for p in parameters.product_space([("BF16", 576)], True).parameters}
     assert "source" not in names and "source" in {
