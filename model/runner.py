@@ -122,6 +122,11 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> bool:
+        """Whether `verify` of so many tokens from position `first` on can begin: what it needs once, a GPU's kernels
+        and their graph, is begun with where it is missing, and not waited for longer than a few steps."""
+
+    @abstractmethod
     def close(self) -> None:
         """Stop whatever runs; the memory goes with the last reference."""
 

@@ -36,7 +36,7 @@ from model.runner import Progress
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
     text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`; of a
-    mixture of experts "router" float32 [experts, hidden], for many rows."""
+    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows."""
 
     problem: LinkedChain
 

@@ -2,6 +2,7 @@
 `model.runner.Runner`."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ class CudaRunner(Runner):
 
     def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward):
         self.choices, self.decoder, self.forward = choices, decoder, forward
-        self._verifier: Verifier | None = None
 
     @property
     def taken_in(self) -> int | None:
@@ -51,9 +51,10 @@ class CudaRunner(Runner):
         return self.decoder.stream(position, count, sampler, more)
 
     def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
-        if self._verifier is None:
-            self._verifier = Verifier(self.forward)
         return self._verifier.verify(tokens, first, sampler)
+
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> bool:
+        return self._verifier.make_ready(tokens, first, sampler)
 
     def open_sequences(self, most: int) -> Sequences:
         return sequences.opened(self.forward, self.decoder.head_config, most)
@@ -71,6 +72,10 @@ class CudaRunner(Runner):
             if self.taken_in is not None:
                 self.decoder.checkpoint = Checkpoint.of(self.decoder.taken_in, self._kept)
             return made
+
+    @cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier(self.forward)
 
     @property
     def _kept(self) -> list[States]:
