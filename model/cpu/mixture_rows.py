@@ -5,7 +5,6 @@ Each expert's matrices are read once a pass, for all rows that use it.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,10 +17,8 @@ from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.moe import cpu_rows
 from kernel_templates.moe.cpu_choose import padded
 from kernel_templates.moe.problem import Moe
+from model.cpu.row_operations import RowOperations
 from model.layer_plan import LayerState
-
-if TYPE_CHECKING:
-    from model.cpu.forward import Forward
 
 
 def products(problem: Moe, layer: LayerState, rows: int) -> Iterator[tuple[GroupedMatmul, Tiles]]:
@@ -34,10 +31,10 @@ def products(problem: Moe, layer: LayerState, rows: int) -> Iterator[tuple[Group
 
 
 class MixtureRows:
-    """The mixtures of a model's layers, one at a time: as many rows as `forward` has at most."""
+    """The mixtures of a model's layers, one at a time: as many rows as `operations` are for at most."""
 
-    def __init__(self, forward: "Forward", problems: list[Moe]) -> None:
-        self._forward, most = forward, forward.most
+    def __init__(self, operations: RowOperations, problems: list[Moe]) -> None:
+        self._operations, most = operations, operations.most
         pairs = most * max(p.used for p in problems)
         self._logits = memory.empty((most * max(padded(p.experts) for p in problems),), np.float32)
         self._gate, self._up = (memory.empty((pairs * max(p.ffn for p in problems),), np.float32) for _ in range(2))
@@ -48,8 +45,8 @@ class MixtureRows:
         }  # fmt: skip
 
     def steps(self, problem: Moe, size: int, layer: LayerState) -> list[GraphStep]:
-        """From the forward's normed rows to its branch."""
-        p, f, b = problem, self._forward, layer.buffers
+        """From the normed rows to the branch."""
+        p, f, b = problem, self._operations, layer.buffers
         choices = self._choices[p.experts, p.used]
         logits = self._logits.reshape(-1)[: f.most * padded(p.experts)].reshape(f.most, padded(p.experts))
         gate, up, made = (
@@ -77,7 +74,7 @@ class MixtureRows:
         written: bool = False,
     ) -> GraphStep:  # fmt: skip
         problem, packed = of
-        f, config = self._forward, self._forward.config(problem)
+        f, config = self._operations, self._operations.config(problem)
         key = GroupedMatmul(1, step_of(formats.get(packed.format).layout), packed.format, 1, 1, 1)
         kernel = f.kernel(grouped_matmul.compile, key, config, f.features, packed.lanes)
         buffers = {"x": x, "y": y, "scratch": f.scratch}

@@ -259,7 +259,7 @@ class Rows:
 
     def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
         if layer.mixture is not None:
-            return self._mixture(layer).branch
+            return None if self._by_host(layer) else self._mixture(layer).branch
         products, branch = self._down_products(layer)
         return None if _adds(products, branch) else branch
 
@@ -363,13 +363,25 @@ class Rows:
         products, branch = self._out_products(layer)
         yield from self._branch_off(products, self.attended(layer), branch)
 
+    def _by_host(self, layer: CudaLayer) -> bool:
+        """Whether the host computes the mixture, and adds to the residual stream."""
+        return layer.host is not None and not layer.host.streamed(self.size.rows)
+
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
+        if layer.host is not None:
+            layer = replace(layer, packed={**layer.packed, "moe": layer.host.packed})
         return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
 
     def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        if layer.host is not None and self._by_host(layer):
+            yield from self._add(branch)
+            yield layer.host.rows(self.x, self.inputs["positions"])
+            return
+        if layer.host is not None:
+            yield layer.host.fetch()
         mixture, cols = self._mixture(layer), self.config.hidden
         normed = self.forward.buffers.normed[cols, mixture.order]
         h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)

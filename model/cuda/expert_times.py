@@ -1,0 +1,85 @@
+"""Measures what a layer's experts cost a token in the GPU's memory and with the host, and what copying them costs.
+
+The real programs are timed, on the model's own weights and for tokens that choose other experts each time, so that none
+are read again from a cache. The way to the host and back, and the stop of the device, are in the host's time.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernel_templates.cuda.rows import take_row
+from kernel_templates.cuda.vector import Vector
+from kernel_templates.cuda.weights import Planes
+from kernel_templates.moe import cuda as moe
+from kernel_templates.moe import rows as moe_rows
+from kernel_templates.moe.problem import Moe
+from model.cuda.execution import Executor
+from model.cuda.host_experts import MOST, NEVER, HostExperts, HostMixture
+from model.problems import ACTIVATION
+
+TOKENS = 16
+"""In one program."""
+REPEATS = 3
+"""Of which the fastest counts: other work makes a run slower, never faster."""
+
+
+class ExpertTimer:
+    """On one device, for a model's `hidden` elements."""
+
+    def __init__(self, executor: Executor, hidden: int) -> None:
+        self._executor, device = executor, executor.device
+        drawn = torch.randn(MOST, hidden, generator=torch.Generator().manual_seed(0))
+        self._rows = drawn.to(device)
+        self._positions = torch.arange(MOST, dtype=torch.int32, device=device)
+        self._x, self._branch = (Vector.allocate(hidden, device) for _ in range(2))
+
+    def on_gpu(
+        self, problem: Moe, config: Mapping[str, Any], packed: tuple[Planes, ...], vectors: dict[str, Any]
+    ) -> float:
+        """Seconds of a token; vectors: those that the operation reads, by its names, and "eps"."""
+        device = self._executor.device
+        bound = {
+            **vectors, **moe_rows.allocate([problem], 1, device), "x": self._x, "branch": self._branch,
+            "gated": Vector.allocate(problem.gated, device), "next_norm": vectors["norm"],
+        }  # fmt: skip
+        return self._token(vectors["norm"], lambda: moe.launches(problem, config, packed, bound))
+
+    def on_host(self, mixture: HostMixture, norm: Tensor) -> float:
+        """Seconds of a token whose next reader norms with `norm`."""
+        return self._token(norm, lambda: mixture.token(self._x, norm))
+
+    def copy(self, host: HostExperts, layer: int) -> float:
+        """Seconds until a layer's experts are on the device."""
+        return self._fastest(lambda: host.fetch(layer))
+
+    def stream_from(self, host: HostExperts, layer: int, copy_s: float) -> float:
+        """Rows from which on copying experts takes no longer than computing with them on the host."""
+        size = 2
+        while size <= MOST:
+            x, positions = self._rows[:size].clone(), self._positions[:size]
+            if self._fastest(functools.partial(host.rows, layer, x, positions)) >= copy_s:
+                return size
+            size *= 2
+        return NEVER
+
+    def _token(self, norm: Tensor, launches: Callable[[], list[Any]]) -> float:
+        made: list[Any] = []
+        for row in self._rows[:TOKENS]:
+            made += [take_row.launch(row, norm, self._x, ACTIVATION), *launches()]
+        return self._fastest(self._executor.program(made, "experts")) / TOKENS
+
+    def _fastest(self, run: Callable[[], None]) -> float:
+        """After a run that compiles what it needs."""
+        return min([self._timed(run) for _ in range(1 + REPEATS)][1:])
+
+    def _timed(self, run: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        run()
+        if self._executor.device.type == "cuda":
+            torch.cuda.synchronize(self._executor.device)
+        return time.perf_counter() - start
