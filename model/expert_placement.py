@@ -4,6 +4,7 @@ room for."""
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,23 @@ class ExpertPlacement:
     copy_s: float | None = None
     stream_from: float = math.inf
 
-    def nbytes(self, host: bool) -> int:
-        """Of the experts with the host, or of those on the GPU."""
-        return sum(cost.nbytes for layer, cost in self.costs.items() if (layer in self.on_host) == host)
+    def document(self) -> dict[str, Any]:
+        """JSON-able. Layers are counted from 1; microseconds are of one layer and token, the mean of all layers."""
+        sides = {"gpu": False, "host": True}
+        return {
+            **{name: self._side(host) for name, host in sides.items()},
+            "copy_ms": None if self.copy_s is None else 1e3 * self.copy_s,
+            "copied_from_rows": None if self.stream_from == math.inf else int(self.stream_from),
+        }
 
-    def mean_s(self, host: bool) -> float:
-        """Seconds of a layer and token on the host, or on the GPU, over all layers."""
-        return sum(cost.host_s if host else cost.gpu_s for cost in self.costs.values()) / len(self.costs)
-
-    @property
-    def token_s(self) -> float:
-        """Seconds of all feed-forward halves of a token, by the single measurements."""
-        return sum(cost.host_s if layer in self.on_host else cost.gpu_s for layer, cost in self.costs.items())
+    def _side(self, host: bool) -> dict[str, Any]:
+        layers = [layer for layer in self.costs if (layer in self.on_host) == host]
+        seconds = [cost.host_s if host else cost.gpu_s for cost in self.costs.values()]
+        return {
+            "layers": ranges(layers),
+            "bytes": sum(self.costs[layer].nbytes for layer in layers),
+            "token_us": 1e6 * sum(seconds) / len(seconds),
+        }
 
 
 def layers_on_host(costs: Mapping[int, ExpertCost], room: int) -> frozenset[int]:

@@ -63,7 +63,7 @@ class FakeEngine:
     load_s: float = 1.5
 
     def __post_init__(self) -> None:
-        layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
+        layers = [SimpleNamespace(problem=LAYER, host=None, planes=[matrix() for _ in range(5)]) for _ in range(2)]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
         decoder = SimpleNamespace(
@@ -71,7 +71,7 @@ class FakeEngine:
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
         self.runner = SimpleNamespace(
-            decoder=decoder, warm_up=lambda: None, open_sequences=lambda most: FakeSequences(self, most)
+            decoder=decoder, experts=None, warm_up=lambda: None, open_sequences=lambda most: FakeSequences(self, most)
         )
 
     def launches(self, part: str, bound: int) -> list[Any]:
@@ -154,7 +154,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = Clock()
     device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
-    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool) -> FakeEngine:
+    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any) -> FakeEngine:
         side = "tuned" if tuned else "untuned"
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
