@@ -36,11 +36,12 @@ MOST = widths.MOST["cpu"]
 
 class Experts:
     """`open` a layer, write rows of the residual stream to `x`, float32 [MOST, hidden], then `token` or `run`. kept:
-    whether packed experts are kept on disk for the next start."""
+    whether packed experts are kept on disk for the next start; x: memory for it, if it is not to be made."""
 
     def __init__(
-        self, file: GGUFFile, config: ModelConfig, db: TuningDB | None, threads: int | None, kept: bool = True
-    ) -> None:
+        self, file: GGUFFile, config: ModelConfig, db: TuningDB | None, threads: int | None, kept: bool = True,
+        x: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self._file, self._config, self._db, self._kept = file, config, db, kept
         self._threads = ThreadChoice(threads or machine.thread_count())
         self._pool = ThreadPool(self._threads.most)
@@ -50,7 +51,7 @@ class Experts:
         self._kernels: dict[Problem, Kernel] = {}
         self._wide: dict[Problem, Config] = {}
         """Configurations of products over many rows."""
-        self._operations = RowOperations(config.hidden, config.norm_eps, MOST, self._wide)
+        self._operations = RowOperations(config.hidden, config.norm_eps, MOST, self._wide, x)
         self._rows = MixtureRows(self._operations, distinct)
         self.x = self._operations.x
         used = config.most_experts_used

@@ -23,11 +23,15 @@ class RowOperations:
     """Up to `most` rows. x, branch and normed: float32 [most, hidden], the residual stream, what is still to be added
     to it, and what a product reads of it; count: int64 [1], the rows that there are."""
 
-    def __init__(self, hidden: int, norm_eps: float, most: int, configs: Mapping[Problem, Config]) -> None:
-        """configs: of products, where they have winners; their space's default where there is none."""
+    def __init__(
+        self, hidden: int, norm_eps: float, most: int, configs: Mapping[Problem, Config], x: np.ndarray | None = None
+    ) -> None:
+        """configs: of products, where they have winners; their space's default where there is none. x: memory for it,
+        if it is not to be made."""
         self.most, self._hidden, self._configs = most, hidden, configs
         self.features, self._kernels = machine.features(), dict[tuple, Kernel]()
-        self.x, self.branch, self.normed = (memory.empty((most, hidden), np.float32) for _ in range(3))
+        self.branch, self.normed = (memory.empty((most, hidden), np.float32) for _ in range(2))
+        self.x = memory.empty((most, hidden), np.float32) if x is None else x
         self.count = np.zeros(1, np.int64)
         self._eps = np.array([norm_eps], np.float32)
         self.scratch = memory.empty((0,), np.uint8)

@@ -55,7 +55,12 @@ class ExpertTimer:
 
     def copy(self, host: HostExperts, layer: int) -> float:
         """Seconds until a layer's experts are on the device."""
-        return self._fastest(lambda: host.fetch(layer))
+
+        def fetch() -> None:
+            host.forget_copies()
+            host.fetch(layer)
+
+        return self._fastest(fetch)
 
     def stream_from(self, host: HostExperts, layer: int, copy_s: float) -> float:
         """Rows from which on copying experts takes no longer than computing with them on the host."""

@@ -30,8 +30,8 @@ from model.problems import ACTIVATION
 if TYPE_CHECKING:
     from model.cpu.experts import Experts  # with Numba, which a GPU that holds the whole model does without
 
-ALIGN = 256
-"""Bytes, of each plane in a piece of memory."""
+ALIGN, MOST_PLANES = 256, 12
+"""Bytes to which planes in a piece of memory are aligned, and how many of them a layer's experts have at most."""
 NEVER = math.inf
 MOST = widths.MOST["cpu"]
 """Rows that the host computes at once."""
@@ -41,23 +41,25 @@ class HostExperts:
     """Of some layers, in their order. stream_from: rows from which on a pass has its experts copied to the device;
     hidden: float32 [hidden] on the device, what a token leaves."""
 
-    def __init__(self, experts: "Experts", device: torch.device, hidden: int) -> None:
-        self.experts, self.device = experts, device
+    def __init__(self, experts: "Experts", x: Tensor, device: torch.device) -> None:
+        """x: what `experts` compute on, in pinned memory."""
+        self.experts, self._x, self.device = experts, x, device
         self.stream_from: float = NEVER
-        self._x = pinned(experts.x, device)
-        self.hidden = torch.empty(hidden, device=device)
+        self.hidden = torch.empty(x.shape[1], device=device)
         self._held: dict[int, Tensor] = {}
         self._order: list[int] = []
         self._staging: tuple[Tensor, ...] = ()
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied: dict[int, Any] = {}
+        self._inside: list[int | None] = [None, None]
+        """Which layer's experts each buffer has, or will."""
 
     def keep(self, layer: int, packed: tuple[Planes, ...]) -> "HostMixture":
         """Take a layer's matrices, as the GPU packs them, the router first; the device may forget the others."""
         self.experts.open(layer)
         experts = _joined(packed[1:])
         if self._staging:
-            self._held[layer] = pinned(memory.empty((_size(experts),), np.uint8), self.device)
+            self._held[layer] = pinned(_size(experts), self.device)
             for to, tensor in zip(_carved(experts, self._held[layer]), _tensors(experts), strict=True):
                 to.copy_(tensor)
         shapes = tuple(Planes(p.format, p.rows, p.cols, tuple(_shape(t) for t in p.tensors)) for p in experts)
@@ -74,11 +76,17 @@ class HostExperts:
         self.experts.drop(layer)
         self._held.pop(layer, None)
         self._order = sorted(self._held)
+        self.forget_copies()
+
+    def forget_copies(self) -> None:
+        """Have `fetch` copy again what is on the device."""
+        self._inside = [None, None]
 
     def stage(self, size: int) -> None:
         """Have layers that are kept from now on ready to be copied to the device, through two buffers there of so many
         bytes."""
-        self._staging = tuple(torch.empty(size, dtype=torch.uint8, device=self.device) for _ in range(2))
+        whole = size + MOST_PLANES * ALIGN
+        self._staging = tuple(torch.empty(whole, dtype=torch.uint8, device=self.device) for _ in range(2))
 
     def buffer(self, layer: int) -> Tensor:
         """Where a layer's experts are while it is computed."""
@@ -104,7 +112,8 @@ class HostExperts:
         """x float32 [rows, hidden] through a layer on the host; of positions int32 [rows] those at -1 are not used."""
         used = (positions.cpu().numpy() >= 0).nonzero()[0]
         count = int(used[-1]) + 1 if len(used) else 0
-        for part in x[:count].split(MOST):
+        for first in range(0, count, MOST):
+            part = x[first : min(first + MOST, count)]
             self.take(part)
             self.experts.run(layer, len(part))
             self.give(part)
@@ -112,10 +121,10 @@ class HostExperts:
     def fetch(self, layer: int) -> None:
         """Have the device wait for a layer's experts, and begin to copy the next one's."""
         at = self._order.index(layer)
-        if at == 0:
-            self._copy(layer)
-        if at + 1 < len(self._order):
-            self._copy(self._order[at + 1])
+        for place in (at, at + 1):
+            if place < len(self._order) and self._inside[place % 2] != self._order[place]:
+                self._copy(self._order[place])
+                self._inside[place % 2] = self._order[place]
         if self._copies is not None:
             torch.cuda.current_stream().wait_event(self._copied[layer])
 
@@ -178,9 +187,10 @@ class HostMixture:
         return (self.router, *_apart([_with(planes, tensors) for planes in self.shapes]))
 
 
-def pinned(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor that a GPU copies from and to by itself. Raises ModelError where the system does not let so
-    much memory be pinned."""
+def pinned(size: int, device: torch.device) -> Tensor:
+    """uint8 [size] in host memory, which a GPU copies from by itself. Raises ModelError where the system does not let
+    so much memory be pinned."""
+    array = memory.empty((max(size, memory.HUGE),), np.uint8)  # from that size on in pages of its own
     made = torch.from_numpy(array)
     if device.type == "cuda":
         runtime: Any = torch.cuda.cudart()
@@ -191,7 +201,7 @@ def pinned(array: np.ndarray, device: torch.device) -> Tensor:
                 "raise ulimit -l, or use --device cpu"
             )
         weakref.finalize(array, runtime.cudaHostUnregister, made.data_ptr())
-    return made
+    return made[:size]
 
 
 def _joined(experts: Sequence[Planes]) -> tuple[Planes, ...]:

@@ -18,7 +18,7 @@ from model.config import ModelConfig
 from model.cuda import device_memory
 from model.cuda.execution import Executor
 from model.cuda.expert_times import ExpertTimer
-from model.cuda.host_experts import HostExperts, HostMixture
+from model.cuda.host_experts import MOST, HostExperts, HostMixture
 from model.cuda.load import Loaded, vector
 from model.errors import ModelError
 from model.expert_placement import ExpertCost, ExpertPlacement, layers_on_host
@@ -77,8 +77,9 @@ def _measured(
     from model.cpu.experts import Experts
 
     total, device = sum(sizes.values()), executor.device
-    experts = Experts(file, config, settings.db, settings.threads, kept=total <= weight_cache.limit())
-    host, timer = HostExperts(experts, device, config.hidden), ExpertTimer(executor, config.hidden)
+    x = torch.empty((MOST, config.hidden), pin_memory=device.type == "cuda")
+    experts = Experts(file, config, settings.db, settings.threads, total <= weight_cache.limit(), x.numpy())
+    host, timer = HostExperts(experts, x, device), ExpertTimer(executor, config.hidden)
     largest = max(sizes.values())
     if 2 * largest <= room and memory.available() > 2 * (total - room):  # the host has them twice then
         room -= 2 * largest
