@@ -320,7 +320,7 @@ def load(
     if nvtx and backend == "cpu":
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if gpu_memory is not None and backend == "cpu":
-        raise ModelError("memory of a GPU is limited where there is one; give a GPU, such as cuda:0")
+        raise ModelError("a limit of a GPU's memory is for a GPU; give one, such as cuda:0")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
     positions = min(DEFAULT_CONTEXT if context is None else context, config.context)

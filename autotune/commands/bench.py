@@ -69,6 +69,8 @@ def bench(
     options.require(device)
     if nvtx and device == options.CPU:
         raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
+    if gpu_memory is not None and device == options.CPU:
+        raise UserError("--gpu-memory limits a GPU's memory; give --device cuda:0")
     from autotune.benchmarking import model_benchmark
     from model.gguf_file import open_gguf
 

@@ -13,7 +13,7 @@ import pytest
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device
 from model.config import ModelConfig
-from model.cuda import device_memory, expert_times, forward, place_experts
+from model.cuda import device_memory, expert_times, forward, host_experts, place_experts
 from model.cuda.execution import EagerExecutor
 from model.cuda.expert_times import ExpertTimer
 from model.cuda.opening import Opening
@@ -92,7 +92,6 @@ def split(path: Path, needed: dict[str, int], room: float = ROOM) -> Opened:
 
 
 def test_what_does_not_fit_is_computed_by_the_host(quick_timer: None, needed: dict[str, int], path: Path) -> None:
-    """Steps, and passes whose experts the host computes; 3 tokens are a pass of 4 rows of which one is not used."""
     opened = split(path, needed)
     placed = opened.runner.experts
     assert placed is not None and placed.on_host == {1, 2, 3}
@@ -101,11 +100,21 @@ def test_what_does_not_fit_is_computed_by_the_host(quick_timer: None, needed: di
     assert (document["gpu"]["layers"], document["host"]["layers"]) == ("1", "2-4")
     assert document["host"]["bytes"] == 3 * needed["experts"]
     assert opened.off(tokens_of(1), stepwise=True) < BOUND
-    host = opened.runner.decoder.model.layers[1].host
-    assert host is not None and opened.runner.decoder.model.layers[0].host is None
-    host.host.stream_from = 1000
-    assert opened.off(tokens_of(3), stepwise=False) < BOUND
+    assert [layer.host is None for layer in opened.runner.decoder.model.layers] == [True, False, False, False]
     opened.runner.close()
+
+
+@pytest.mark.slow
+def test_passes_are_computed_by_the_host(quick_timer: None, needed: dict[str, int], path: Path) -> None:
+    """21 tokens: a whole pass, and one of 8 rows of which three are not used; more than the host computes at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_experts, "MOST", 4)
+        opened = split(path, needed)
+        host = opened.runner.decoder.model.layers[1].host
+        assert host is not None
+        host.host.stream_from = host_experts.NEVER
+        assert opened.off(tokens_of(21), stepwise=False) < BOUND
+        opened.runner.close()
 
 
 @pytest.mark.slow
@@ -159,12 +168,9 @@ def test_biases_and_sinks_too(quick_timer: None, needed: dict[str, int], made: C
     assert opened.off(tokens_of(5), stepwise=False) < 2 * BOUND
 
 
-def test_what_cannot_fit_is_said_in_one_line(
-    needed: dict[str, int], path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_fit_is_said_in_one_line(path: Path, tiny_model: Path) -> None:
     with pytest.raises(ModelError, match=r"needs .* GB of the GPU's memory beside its experts, and may take 0.00"):
         opening(open_gguf(path), 1000)
-    monkeypatch.setattr(device_memory, "of_experts", lambda model: {})
     with pytest.raises(ModelError, match="has no experts that could stay in host memory"):
         opening(open_gguf(tiny_model), 1000)
 
