@@ -134,7 +134,7 @@ class Forward:
         """What runs a pass; built when first asked for."""
         if size not in self._programs:
             made = self.launches(size)
-            if self._side is not None and size.rows >= BESIDE_FROM:
+            if self._side is not None and size.rows >= BESIDE_FROM and not self.model.on_host:
                 made = library.beside(made, self._side)
             self._programs[size] = self.executor.program(made, "pass")
         return self._programs[size]

@@ -121,7 +121,8 @@ class Opening:
             model = loaded(device, progress, keep, self._settings.gpu_memory)
             decoder = Decoder(model, configs, *ends, executor)
             forward = Forward(model, in_one_piece(model.cache), passes, executor)
-            return CudaRunner(ChainMap(dict(choices), longer.choices), decoder, forward, placed)
+            by_host = {} if placed is None else placed.host.experts.choices
+            return CudaRunner(ChainMap(dict(choices), longer.choices, by_host), decoder, forward, placed)
 
     def _space(self, problem: Problem) -> Space:
         return registry.cuda_space(problem, self._device)
