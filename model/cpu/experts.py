@@ -35,8 +35,11 @@ MOST = widths.MOST["cpu"]
 
 
 class Experts:
-    """`open` a layer, write rows of the residual stream to `x`, float32 [MOST, hidden], then `token` or `run`. kept:
-    whether packed experts are kept on disk for the next start; x: memory for it, if it is not to be made."""
+    """`open` a layer, write rows of the residual stream to `x`, float32 [MOST, hidden], then `run`. kept: whether
+    packed experts are kept on disk for the next start; x: memory for it, if it is not to be made.
+
+    together_from: rows from which on each expert's matrices are multiplied with all its rows; fewer rows are computed
+    one by one, as tokens are."""
 
     def __init__(
         self, file: GGUFFile, config: ModelConfig, db: TuningDB | None, threads: int | None, kept: bool = True,
@@ -53,11 +56,12 @@ class Experts:
         """Configurations of products over many rows."""
         self._operations = RowOperations(config.hidden, config.norm_eps, MOST, self._wide, x)
         self._rows = MixtureRows(self._operations, distinct)
-        self.x = self._operations.x
+        self.x, self._row = self._operations.x, random_inputs.buffer(config.hidden)
+        self.together_from: float = 2
         used = config.most_experts_used
         scratch = max(moe_cpu.scratch_bytes(p, self.choices[p].config) for p in distinct)
         self._token = {
-            "x": self.x[0], "eps": np.array([config.norm_eps], np.float32),
+            "x": self._row, "eps": np.array([config.norm_eps], np.float32),
             "gated": random_inputs.buffer(max(p.gated for p in distinct)),
             "expert_ids": np.zeros(used, np.int32), "expert_weights": random_inputs.buffer(used),
             "scratch": memory.zeros((self._threads.most * scratch,), np.uint8),
@@ -86,19 +90,24 @@ class Experts:
         self._layers.pop(layer, None)
         self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != layer}
 
-    def token(self, layer: int) -> None:
-        """Add to the first row."""
-        threads, start = self._threads.next(), time.perf_counter()
-        self._graphs[layer, 1].replay(threads)
-        self._threads.record(threads, time.perf_counter() - start)
-
-    def run(self, layer: int, count: int) -> None:
+    def run(self, layer: int, count: int = 1) -> None:
         """Add to the first `count` rows."""
+        if count == 1 or count < self.together_from:
+            for row in self.x[:count]:
+                self._token_step(layer, row)
+            return
         self._operations.count[0] = count
         size = widths.bucket(count)
         if (layer, size) not in self._graphs:
             self._graphs[layer, size] = self._bound(layer, size)
         self._graphs[layer, size].replay(self._threads.by_load())
+
+    def _token_step(self, layer: int, row: np.ndarray) -> None:
+        self._row[: len(row)] = row
+        threads, start = self._threads.next(), time.perf_counter()
+        self._graphs[layer, 1].replay(threads)
+        self._threads.record(threads, time.perf_counter() - start)
+        row[:] = self._row[: len(row)]
 
     def close(self) -> None:
         """End the threads."""

@@ -62,15 +62,30 @@ class ExpertTimer:
 
         return self._fastest(fetch)
 
+    def together_from(self, host: HostExperts, layer: int) -> float:
+        """Rows from which on the host computes them together faster than one by one."""
+        for size in self._sizes:
+            seconds = {}
+            for together_from in (NEVER, 0):
+                host.experts.together_from = together_from
+                seconds[together_from] = self._rows_s(host, layer, size)
+            if seconds[0] < seconds[NEVER]:
+                return size
+        return NEVER
+
     def stream_from(self, host: HostExperts, layer: int, copy_s: float) -> float:
         """Rows from which on copying experts takes no longer than computing with them on the host."""
-        size = 2
-        while size <= MOST:
-            x, positions = self._rows[:size].clone(), self._positions[:size]
-            if self._fastest(functools.partial(host.rows, layer, x, positions)) >= copy_s:
-                return size
-            size *= 2
-        return NEVER
+        return next((size for size in self._sizes if self._rows_s(host, layer, size) >= copy_s), NEVER)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of passes that the host may compute."""
+        return [2**bit for bit in range(1, MOST.bit_length())]
+
+    def _rows_s(self, host: HostExperts, layer: int, size: int) -> float:
+        """Seconds of so many rows on the host, the way there and back included."""
+        x, positions = self._rows[:size].clone(), self._positions[:size]
+        return self._fastest(functools.partial(host.rows, layer, x, positions))
 
     def _token(self, norm: Tensor, launches: Callable[[], list[Any]]) -> float:
         made: list[Any] = []

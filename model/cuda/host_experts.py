@@ -105,7 +105,7 @@ class HostExperts:
     def token(self, layer: int, x: Vector) -> None:
         """One token through a layer on the host, to `hidden`."""
         self.take(x.values[None])
-        self.experts.token(layer)
+        self.experts.run(layer)
         self.give(self.hidden[None])
 
     def rows(self, layer: int, x: Tensor, positions: Tensor) -> None:

@@ -101,6 +101,7 @@ def _measured(
         del packed
         host_s = timer.on_host(mixture, bound["norm"])
         costs |= {i: ExpertCost(sizes[i], gpu_s, host_s) for i in layers}
+        experts.together_from = timer.together_from(host, layer)
         if host.streams:
             copies.append(timer.copy(host, layer))
             if copies[-1] == max(copies):

@@ -62,8 +62,9 @@ def test_steps_and_passes_are_the_reference_s(opened: tuple[Path, Model]) -> Non
     assert all(cost.gpu_s > 0 and cost.host_s > 0 for cost in placed.costs.values())
     wanted = reference_logits(path, tokens).numpy()
     assert off(engine.logits(tokens, stepwise=True), wanted) < BOUND
-    for stream_from in (NEVER, 1):
-        host_of(engine).stream_from = stream_from
+    for stream_from, together_from in ((NEVER, 0), (NEVER, NEVER), (1, 0)):
+        host = host_of(engine)
+        host.stream_from, host.experts.together_from = stream_from, together_from
         engine.runner.forward._programs.clear()
         for _ in range(3):  # copies of one pass run beside the end of the one before
             assert off(engine.logits(tokens, stepwise=False), wanted) < 2 * BOUND

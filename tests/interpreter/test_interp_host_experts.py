@@ -112,7 +112,7 @@ def test_passes_are_computed_by_the_host(quick_timer: None, needed: dict[str, in
         opened = split(path, needed)
         host = opened.runner.decoder.model.layers[1].host
         assert host is not None
-        host.host.stream_from = host_experts.NEVER
+        host.host.stream_from, host.host.experts.together_from = host_experts.NEVER, 0
         assert opened.off(tokens_of(21), stepwise=False) < 2 * BOUND  # products of float16
         opened.runner.close()
 

@@ -37,12 +37,16 @@ def test_rows_are_the_reference_s(made: Callable[[str, str], Path], shape: str) 
         alone = []
         for row in rows:
             experts.x[0] = row
-            experts.token(LAYER)
+            experts.run(LAYER)
             alone.append(experts.x[0].copy())
         experts.x[: len(rows)] = rows
         experts.x[len(rows)] = np.nan  # of a size of 8 rows, 5 are computed
         experts.run(LAYER, len(rows))
         together = experts.x[: len(rows)].copy()
+        experts.together_from = len(rows) + 1
+        experts.x[: len(rows)] = rows
+        experts.run(LAYER, len(rows))
+        assert (experts.x[: len(rows)] == np.stack(alone)).all()
     finally:
         experts.close()
     scale = np.linalg.norm(expected - rows)
@@ -63,7 +67,7 @@ def test_packed_experts_are_kept_on_disk(
         experts = Experts(file, config, None, 1, kept)
         experts.open(LAYER)
         experts.x[0] = 1.0
-        experts.token(LAYER)
+        experts.run(LAYER)
         found.append(experts.x[0].copy())
         experts.close()
     assert len(list(tmp_path.rglob("*.packed"))) == 1
