@@ -106,29 +106,32 @@ def test_what_does_not_fit_is_computed_by_the_host(quick_timer: None, needed: di
 
 @pytest.mark.slow
 def test_passes_are_computed_by_the_host(quick_timer: None, needed: dict[str, int], path: Path) -> None:
-    """21 tokens: a whole pass, and one of 8 rows of which three are not used; more than the host computes at once."""
+    """11 tokens: a pass of 8 rows, more than the host computes at once, and one of 4 of which one is not used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_experts, "MOST", 4)
+        patch.setattr(forward, "CHUNK", 8)
         opened = split(path, needed)
         host = opened.runner.decoder.model.layers[1].host
         assert host is not None
         host.host.stream_from, host.host.experts.together_from = host_experts.NEVER, 0
-        assert opened.off(tokens_of(21), stepwise=False) < 2 * BOUND  # products of float16
+        assert opened.off(tokens_of(11), stepwise=False) < 2 * BOUND  # products of float16
         opened.runner.close()
 
 
 @pytest.mark.slow
-def test_copied_experts_compute_as_those_that_fit(quick_timer: None, needed: dict[str, int], path: Path) -> None:
-    """Three layers through two buffers, twice: the last one's copy takes the first one's place."""
+def test_copied_experts_compute_as_those_that_fit(
+    quick_timer: None, needed: dict[str, int], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three layers through two buffers, in two passes: the last one's copy takes the first one's place."""
+    monkeypatch.setattr(forward, "CHUNK", 4)
     opened, file = split(path, needed), open_gguf(path)
     whole = opening(file, 1 << 40)
     assert whole.experts is None
     host = opened.runner.decoder.model.layers[1].host
     assert host is not None
     host.host.stream_from = 1
-    for count in (5, 21):
-        wanted = whole.logits(tokens_of(count), stepwise=False)
-        assert (opened.runner.logits(tokens_of(count), stepwise=False) == wanted).all()
+    wanted = whole.logits(tokens_of(7), stepwise=False)
+    assert (opened.runner.logits(tokens_of(7), stepwise=False) == wanted).all()
 
 
 @pytest.mark.slow
