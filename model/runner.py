@@ -127,6 +127,10 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
+        """Make ready what `verify` of so many tokens from position `first` on would wait for once: a GPU's graph."""
+
+    @abstractmethod
     def close(self) -> None:
         """Stop whatever runs; the memory goes with the last reference."""
 

@@ -129,7 +129,7 @@ def _may_lose(seen: Observations, size: int) -> bool:
 class Watcher:
     """Watches times and proposals. Times stay from text to text, what was proposed and lost does not.
 
-    The first pass of each size counts neither as time nor as lost: a GPU's graph is captured then.
+    The first pass of each size counts neither as time nor as lost: a GPU loads its graph then.
     """
 
     def __init__(self) -> None:

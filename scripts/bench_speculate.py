@@ -1,10 +1,12 @@
-"""Speculation by prompt lookup against plain decoding: ten prompts that quote and ten that do not, in one run.
+"""Speculation by prompt lookup against plain decoding: ten prompts that quote and ten that do not, in one run; and what
+a pass over a few tokens costs beside a step.
 
 A round decodes every prompt both ways, one right after the other, every second round the other way first. The ratio of
 a prompt is the median of its rounds' own ratios, which a machine that slows down for a while leaves alone.
 """
 
 import sys
+import time
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -20,10 +22,12 @@ from autotune.commands import options
 from model.engine import Model
 from model.sampling import Sampler
 from model.speculation import MODES, NGRAM, OFF
+from model.speculation_policy import SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = {"quoting": (QUOTING, Sampler()), "own": (OWN, Sampler(0.8, 0, 0.95, seed=1))}
 MUST = {"quoting": 1.6, "own": 0.97}
+STEPS = 16  # in a row, of which one is measured: the device is never without work then
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
 
@@ -38,6 +42,34 @@ def compare(engine: Model, prompt: list[int], tokens: int, sampler: Sampler, num
     engine.reset()
     next(engine.generate_tokens(prompt, 1, sampler))
     return {way: decoded(engine, prompt, tokens, sampler, way) for way in MODES[:: 1 if number % 2 else -1]}
+
+
+def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:
+    """Microseconds of a step and of passes over tokens of one text, as a caller waits for them, in turn; passes in
+    steps as well. The text has 128 tokens before."""
+    runner, text = engine.runner, [index % 256 for index in range(256)]
+    engine.reset()
+    runner.feed(text[:128], 0)
+    times: dict[int, list[float]] = {1: [], **{size + 1: [] for size in reversed(SIZES)}}
+    for tokens in list(times)[1:]:
+        runner.make_ready(tokens, 128, Sampler())
+    for number in range(-1, rounds * 10):  # the first only warms up
+        for tokens, found in times.items():
+            start = time.perf_counter()
+            if tokens == 1:
+                runner.feed(text[127:128], 127)
+                repeats = len(list(runner.stream(128, STEPS, Sampler())))
+            else:
+                repeats = 1
+                runner.verify(text[128 : 128 + tokens], 128, Sampler())
+            if number >= 0:
+                found.append((time.perf_counter() - start) / repeats)
+    of = {tokens: median(found) for tokens, found in times.items()}
+    return {
+        "step_us": round(1e6 * of[1], 1),
+        "pass_us_by_tokens": {str(tokens): round(1e6 * of[tokens], 1) for tokens in of if tokens > 1},
+        "pass_in_steps_by_tokens": {str(tokens): round(of[tokens] / of[1], 2) for tokens in of if tokens > 1},
+    }
 
 
 def summary(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -102,7 +134,7 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
                 if number >= 0:
                     made[of][prompt].append(found)
         screen.print(f"round {number + 1} of {rounds}")
-    observed = engine.watcher.observations()
+    cost = cost_of_passes(engine, rounds)
     engine.close()
     results: dict[str, Any] = {}
     for of, by_prompt in made.items():
@@ -111,12 +143,10 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
         results[of] = {
             "ratio": round(geometric_mean(ratios), 3), "least": min(ratios), "must": MUST[of], "prompts": rows,
         }  # fmt: skip
-    cost = {size + 1: round(seconds / observed.step_s, 2) for size, seconds in observed.pass_s.items()}
     document = {
         **about, "model": name,
         "settings": {"tokens": tokens, "rounds": rounds, "own": "temperature 0.8, top-p 0.95, seed 1"},
-        "step_us": round(observed.step_s * 1e6, 1), "pass_in_steps_by_tokens": dict(sorted(cost.items())),
-        "results": results,
+        **cost, "results": results,
     }  # fmt: skip
     folder = (
         ROOT / "benchmarks"
@@ -125,7 +155,8 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
     )
     facts.write(out or folder / "speculate.json", document)
     screen.print(table_of(results))
-    screen.print(f"a step takes {document['step_us']} µs; a pass, by its tokens, in steps: {cost}")
+    in_steps = ", ".join(f"{tokens}: {steps:.2f}" for tokens, steps in cost["pass_in_steps_by_tokens"].items())
+    screen.print(f"a step takes {cost['step_us']} µs; a pass, by its tokens, in steps: {in_steps}")
 
 
 if __name__ == "__main__":

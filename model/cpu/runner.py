@@ -107,6 +107,9 @@ class CpuRunner(Runner):
             chosen.append(picker.pick(row, position + 1))
         return chosen
 
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
+        """Nothing: kernels are compiled by the first pass of any size."""
+
     def open_sequences(self, most: int) -> Sequences:
         return CpuSequences(self, most)
 

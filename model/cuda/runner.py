@@ -2,6 +2,7 @@
 `model.runner.Runner`."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,7 +32,6 @@ class CudaRunner(Runner):
         self.choices, self.decoder, self.forward = choices, decoder, forward
         self._host = None if placed is None else placed.host
         self.experts = None if placed is None else placed.placement
-        self._verifier: Verifier | None = None
 
     @property
     def taken_in(self) -> int | None:
@@ -56,9 +56,10 @@ class CudaRunner(Runner):
         return self.decoder.stream(position, count, sampler, more)
 
     def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
-        if self._verifier is None:
-            self._verifier = Verifier(self.forward)
         return self._verifier.verify(tokens, first, sampler)
+
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
+        self._verifier.make_ready(tokens, first, sampler)
 
     def open_sequences(self, most: int) -> Sequences:
         return sequences.opened(self.forward, self.decoder.head_config, most)
@@ -78,6 +79,10 @@ class CudaRunner(Runner):
             if self.taken_in is not None:
                 self.decoder.checkpoint = Checkpoint.of(self.decoder.taken_in, self._kept)
             return made
+
+    @cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier(self.forward)
 
     @property
     def _kept(self) -> list[States]:

@@ -29,7 +29,7 @@ class Verifier:
     def verify(self, tokens: Sequence[int], first: int, sampler: Sampler) -> list[int]:
         """As `Runner.verify`, of at most MOST tokens."""
         count, settings = len(tokens), row_settings(sampler)
-        size = PassSize(1, bucket(count), self._forward.bound(first + count - 1), head=True)
+        size = self._size(count, first)
         with self._executor.here():
             if not settings.greedy:
                 self._scratch.set([settings] * count)
@@ -40,6 +40,14 @@ class Verifier:
         if any(values[1::2]):
             raise ModelError(NOT_FINITE)
         return values[::2]
+
+    def make_ready(self, count: int, first: int, sampler: Sampler) -> None:
+        """Capture what `verify` of so many tokens runs."""
+        with self._executor.here():
+            self._program(self._size(count, first), not row_settings(sampler).greedy)
+
+    def _size(self, count: int, first: int) -> PassSize:
+        return PassSize(1, bucket(count), self._forward.bound(first + count - 1), head=True)
 
     def _program(self, size: PassSize, sampled: bool) -> Program:
         """A pass and its choices; built when first asked for."""

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 import model
+from model import speculation
 from model.engine import Model
 from model.errors import ModelError
 from model.sampling import Sampler
@@ -24,6 +25,18 @@ class Eager(Watcher):
 
     def proposals(self, match: int, most: int) -> int:
         return next((size for size in SIZES if size <= most), 0) if match else 0
+
+
+class Timed(Eager):
+    """Remembers what passes took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took: list[float] = []
+
+    def passed(self, proposed: int, kept: int, seconds: float) -> None:
+        self.took.append(seconds)
+        super().passed(proposed, kept, seconds)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +67,23 @@ def test_a_seed_s_text_is_the_text_without_speculation(opened: Model, sampler: S
     done = opened.timing.speculated
     assert done is not None and 0 <= done.kept <= done.proposed and opened.timing.tokens == 80
     assert done.passes > 0
+
+
+def test_what_is_made_ready_is_not_the_time_of_a_pass(opened: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is captured for each size of pass and again where a longer context begins: of a small model that takes as
+    long as a hundred steps, and would have passes of that size given up."""
+    hours, watcher, asked = [0.0], Timed(), []
+    monkeypatch.setattr(speculation.time, "perf_counter", lambda: hours[0])
+    monkeypatch.setattr(opened, "watcher", watcher)
+
+    def make_ready(tokens: int, first: int, sampler: Sampler) -> None:
+        asked.append((tokens, first))
+        hours[0] += 1.0
+
+    monkeypatch.setattr(opened.runner, "make_ready", make_ready)
+    text(opened, 80, Sampler(), speculate="ngram")
+    assert len(asked) == len(watcher.took) > 0
+    assert not any(watcher.took)
 
 
 def test_proposals_are_kept_and_some_are_not(opened: Model) -> None:
