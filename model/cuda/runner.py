@@ -24,7 +24,7 @@ from model.widths import PassSize
 
 
 class CudaRunner(Runner):
-    """Nothing here waits for the device until a token or logits are asked for."""
+    """Nothing here waits for the device until a token or logits are asked for, unless the host computes experts."""
 
     def __init__(
         self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward, placed: Placed | None = None
