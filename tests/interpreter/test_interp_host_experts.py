@@ -12,10 +12,16 @@ import pytest
 
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.device import Device
+from kernel_templates.matmul.problem import Matmul
+from kernel_templates.matmul.space import LIBRARY
+from kernel_templates.paged_attention.problem import PagedAttention
+from kernel_templates.problem import Problem
+from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cuda import device_memory, expert_times, forward, host_experts, place_experts
 from model.cuda.execution import EagerExecutor
 from model.cuda.expert_times import ExpertTimer
+from model.cuda.lazy_configs import LazyConfigs
 from model.cuda.opening import Opening
 from model.cuda.runner import CudaRunner
 from model.engine import Model
@@ -54,7 +60,17 @@ def opening(file: GGUFFile, memory: int | None) -> CudaRunner:
 
 @pytest.fixture
 def quick_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One token, once; an interpreted GPU takes longer than the host, which a GPU does not."""
+    """One token, once; an interpreted GPU takes longer than the host, which a GPU does not. Passes multiply through the
+    library, and attend without splits: what this is not about takes most of the interpreter's time."""
+    decide = LazyConfigs._decide
+
+    def quick(self: LazyConfigs, problem: Problem) -> Config:
+        if isinstance(problem, Matmul):
+            return LIBRARY
+        config = decide(self, problem)
+        return Config({**config, "splits": 1}) if isinstance(problem, PagedAttention) else config
+
+    monkeypatch.setattr(LazyConfigs, "_decide", quick)
     monkeypatch.setattr(expert_times, "TOKENS", 1)
     monkeypatch.setattr(expert_times, "REPEATS", 1)
     monkeypatch.setattr(ExpertTimer, "on_gpu", lambda self, *_: 0.0)
