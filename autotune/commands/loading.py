@@ -131,8 +131,8 @@ def experts_line(placed: Mapping[str, Any]) -> str:
     )
     if placed["copy_ms"] is not None:
         rows = placed["copied_from_rows"]
-        when = "no pass" if rows is None else f"passes of {rows} rows and more"
-        line += f"; {when} copied to the GPU, in {placed['copy_ms']:.1f} ms a layer"
+        when = "no pass" if rows is None else f"a pass of {rows} rows and more"
+        line += f"; {when} has them copied to the GPU, in {placed['copy_ms']:.1f} ms a layer"
     return line
 
 
