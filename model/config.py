@@ -21,6 +21,7 @@ from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 MOST_EXPERTS = 4096
+SHARED_FFN = "expert_shared_feed_forward_length"
 GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
 """The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
 IMAGES, SOUNDS = ("v.", "mm."), ("a.",)
@@ -122,7 +123,8 @@ class ModelConfig:
             replace(local if window else common, window=window, kv_heads=kv, ffn=width, delta=delta)
             for window, kv, width, delta in zip(windows, kv_heads, ffn, deltas, strict=True)
         )
-        sizes = _keys_as_values(architecture, _sharing(keys, architecture, tuple(each)), file)
+        beside = _dense_beside(keys, layers, tuple(each))
+        sizes = _keys_as_values(architecture, _sharing(keys, architecture, beside), file)
         config = cls(
             architecture=architecture,
             hidden=hidden,
@@ -157,6 +159,8 @@ def _unsupported(name: object, architecture: Architecture | None, file: GGUFFile
 
 def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     routing = architecture.routing
+    if routing is not None and routing.beside and not keys.whole("expert_count", 0, MOST_EXPERTS, 0):
+        return None
     if routing is None:
         if experts := keys.whole("expert_count", 0, 1 << 32, 0):
             raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
@@ -164,7 +168,11 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
     used = keys.whole("expert_used_count", 1, experts)
     _check_routing(keys, routing)
-    return Mixture(experts, used, routing.function, routing.normalized, bias=routing.bias)
+    shared = keys.whole(SHARED_FFN, 32, 1 << 20) if routing.shared else 0
+    return Mixture(
+        experts, used, routing.function, routing.normalized, bias=routing.bias, shared_ffn=shared,
+        shared_gated=routing.shared, beside=routing.beside,
+    )  # fmt: skip
 
 
 def _check_routing(keys: Metadata, routing: Routing) -> None:
@@ -178,7 +186,7 @@ def _check_routing(keys: Metadata, routing: Routing) -> None:
         ),
         "expert_weights_scale": (keys.real("expert_weights_scale", 0.0, 1e3, 0.0), (0.0, 1.0)),
         "expert_group_count": (keys.whole("expert_group_count", 0, MOST_EXPERTS, 0), (0, 1)),
-        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0,)),
+        "expert_shared_count": (keys.whole("expert_shared_count", 0, MOST_EXPERTS, 0), (0, int(routing.shared))),
         "leading_dense_block_count": (keys.whole("leading_dense_block_count", 0, 1024, 0), (0,)),
     }
     for key, (value, computed) in said.items():
@@ -191,9 +199,19 @@ def _ffn(keys: Metadata, layers: int, mixture: Mixture | None) -> tuple[int, ...
     network's, as in llama.cpp."""
     if mixture is None:
         return keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    if mixture.beside:  # the other length is the dense network's
+        return (keys.whole_of_layers("expert_feed_forward_length", layers, 32, 1 << 20),) * layers
     own = keys.whole_of_layers("expert_feed_forward_length", layers, 0, 1 << 20, 0)
     own = own or keys.whole_of_layers("feed_forward_length", layers, 32, 1 << 20) // mixture.used
     return (own,) * layers
+
+
+def _dense_beside(keys: Metadata, layers: int, sizes: tuple[LayerSizes, ...]) -> tuple[LayerSizes, ...]:
+    """The dense networks that mixtures stand beside are shared experts, of a size of their own."""
+    if (m := sizes[0].mixture) is None or not m.beside:
+        return sizes
+    widths = keys.whole_each("feed_forward_length", layers, 32, 1 << 20)
+    return tuple(replace(s, mixture=replace(m, shared_ffn=ffn)) for s, ffn in zip(sizes, widths, strict=True))
 
 
 def _windows(keys: Metadata, architecture: Architecture, layers: int, context: int) -> tuple[int, ...]:
@@ -311,6 +329,8 @@ def _ffn_key(sizes: LayerSizes) -> str:
 
 def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) -> None:
     named = [("embedding_length", config.hidden), *((_ffn_key(s), s.ffn) for s in config.sizes)]
+    shared = [s.mixture for s in config.sizes if s.mixture]
+    named += [("feed_forward_length" if m.beside else SHARED_FFN, m.shared_ffn) for m in shared]
     for name, value in named:
         if value % 32:
             raise ModelError(f"metadata key '{keys.prefix}{name}' is {value}, which is not a multiple of 32")
@@ -328,9 +348,10 @@ def _check_sizes(config: ModelConfig, keys: Metadata, tokens: list[str] | None) 
         )
 
 
-def _gates(layer: layer_plan.LayerPlan) -> list[str]:
+def _gates(layer: layer_plan.LayerPlan) -> Iterator[list[str]]:
     """Matrices that kernels read as one, though each is small."""
-    return [layer.matrices[name].name for name in ("beta", "alpha") if name in layer.matrices]
+    for together in (("beta", "alpha"), ("router", "shared_router")):
+        yield [layer.matrices[name].name for name in together if name in layer.matrices]
 
 
 def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
@@ -348,14 +369,17 @@ def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
-        if info.shape != shape:
+        one_row = name in products and info.shape == (1, *shape)  # llama.cpp's quantizer makes a vector of it
+        if info.shape != shape and not one_row:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
         if name not in products and formats.get(info.format_name).quantized:
             raise ModelError(f"tensor '{name}' is stored as {info.format_name}; vectors must not be quantized")
     for index, layer in enumerate(plan.layers):
-        gates = {file.tensors[name].format_name for name in _gates(layer)}
-        if len(gates) > 1:
-            raise ModelError(f"the gates of layer {index} are stored as {' and '.join(sorted(gates))}; use one type")
+        for names in _gates(layer):
+            gates = {file.tensors[name].format_name for name in names}
+            if len(gates) > 1:
+                kinds = " and ".join(sorted(gates))
+                raise ModelError(f"the gates of layer {index} are stored as {kinds}; use one type")
     known = {*expected, *layer_plan.unread(config)}
     for name in file.tensors:
         if name not in known and not (

@@ -9,7 +9,8 @@ from kernel_templates.gated_delta.problem import GatedDelta
 @dataclass(frozen=True)
 class Mixture:
     """A mixture of experts; names and meanings are those of `Moe`. scale: of the weights; shared_ffn: rows of the
-    shared expert's gate, 0 where there is none."""
+    shared expert's gate, 0 where there is none; beside: that is the layer's dense network, whose norms are not the
+    mixture's, and experts have scales."""
 
     experts: int
     used: int
@@ -19,6 +20,7 @@ class Mixture:
     bias: bool = False
     shared_ffn: int = 0
     shared_gated: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ class Turned:
 @dataclass(frozen=True)
 class Tensor:
     """A tensor that the file must have. pairs: how the rows (of a vector: the elements) are to be reordered, if they
-    are. transposed: kernels want a matrix column by column. stored_rows: of the file's tensor where this is `shape[0]`
-    rows of it, beginning with `first_row`; 0 where it is all of it."""
+    are. transposed: kernels want a matrix column by column. stored_rows: of the file's matrix, or of each of its
+    matrices, where this is some rows of it, beginning with `first_row`; 0 where it is all of it. factor: what kernels
+    want a vector times."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,6 +37,7 @@ class Tensor:
     first_row: int = 0
     transposed: bool = False
     stored_rows: int = 0
+    factor: float = 1.0
 
     @property
     def parts(self) -> tuple["Tensor", ...]:
@@ -47,6 +49,11 @@ class Tensor:
         return math.prod(self.shape[:-1])
 
     @property
+    def rows_each(self) -> int:
+        """Of one matrix; a vector that is one is its only row."""
+        return math.prod(self.shape[-2:-1])
+
+    @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
@@ -54,7 +61,7 @@ class Tensor:
     def stored(self) -> "Tensor":
         """The tensor as the file has it."""
         return (
-            replace(self, shape=(self.stored_rows, *self.shape[1:]), stored_rows=0, first_row=0)
+            replace(self, shape=(*self.shape[:-2], self.stored_rows, self.shape[-1]), stored_rows=0, first_row=0)
             if self.stored_rows
             else self
         )
@@ -178,6 +185,8 @@ def _end(of: _Layer) -> Tensors:
 def _mixture(of: _Layer) -> Tensors:
     hidden, ffn, m = of.config.hidden, of.sizes.ffn, of.sizes.mixture
     assert m is not None
+    if m.beside:
+        return _beside(of, m.experts, m.shared_ffn)
     made: dict[str, Tensor | Joined] = {
         "ffn_norm": of.tensor(of.config.architecture.ffn_norm, hidden),
         "router": of.tensor("ffn_gate_inp", m.experts, hidden),
@@ -185,6 +194,12 @@ def _mixture(of: _Layer) -> Tensors:
         "up": of.tensor("ffn_up_exps", m.experts, ffn, hidden),
         "down": of.tensor("ffn_down_exps", m.experts, hidden, ffn),
     }
+    if m.shared_ffn:
+        made["shared_gate"] = of.tensor("ffn_gate_shexp", m.shared_ffn, hidden)
+        made["shared_up"] = of.tensor("ffn_up_shexp", m.shared_ffn, hidden)
+        made["shared_down"] = of.tensor("ffn_down_shexp", hidden, m.shared_ffn)
+    if m.shared_gated:
+        made["shared_router"] = of.tensor("ffn_gate_inp_shexp", hidden)
     if m.bias:
         made["router_bias"] = of.tensor("ffn_gate_inp", m.experts, kind="bias")
         for own, rows in (("gate", ffn), ("up", ffn), ("down", hidden)):
@@ -192,6 +207,27 @@ def _mixture(of: _Layer) -> Tensors:
     if of.config.architecture.post_norm:
         made["post_ffn_norm"] = of.tensor("post_ffw_norm", hidden)
     return made
+
+
+def _beside(of: _Layer, experts: int, dense: int) -> Tensors:
+    """Of a mixture beside a dense network, as Gemma 4 has it."""
+    hidden, ffn = of.config.hidden, of.sizes.ffn
+    return {
+        "shared_norm": of.tensor("ffn_norm", hidden),
+        "shared_gate": of.tensor("ffn_gate", dense, hidden),
+        "shared_up": of.tensor("ffn_up", dense, hidden),
+        "shared_down": of.tensor("ffn_down", hidden, dense),
+        "shared_post_norm": of.tensor("post_ffw_norm_1", hidden),
+        "router_norm": of.tensor("ffn_gate_inp", hidden, kind="scale", factor=hidden**-0.5),
+        "router": of.tensor("ffn_gate_inp", experts, hidden),
+        "ffn_norm": of.tensor("pre_ffw_norm_2", hidden),
+        "gate": of.tensor("ffn_gate_up_exps", experts, ffn, hidden, stored_rows=2 * ffn),
+        "up": of.tensor("ffn_gate_up_exps", experts, ffn, hidden, stored_rows=2 * ffn, first_row=ffn),
+        "down": of.tensor("ffn_down_exps", experts, hidden, ffn),
+        "expert_scale": of.tensor("ffn_down_exps", experts, kind="scale"),
+        "experts_post_norm": of.tensor("post_ffw_norm_2", hidden),
+        "post_ffn_norm": of.tensor("post_ffw_norm", hidden),
+    }
 
 
 MIXERS: Mapping[str, Callable[[_Layer], Tensors]] = {"attention": _attention, "gated_delta": _gated_delta}

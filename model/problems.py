@@ -98,17 +98,17 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
         for name, tensor in plan.matrices.items()
         if name != "shared_router"  # it lies below the router, in the same format
     }
+    if (m := s.mixture) is not None:
+        named |= {
+            "experts": m.experts, "used": m.used, "routing": m.routing, "normalized": int(m.normalized),
+            "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
+            "shared_gated": int(m.shared_gated), "beside": int(m.beside),
+        }  # fmt: skip
     if s.delta:
         d, gates = s.delta, named.pop("beta_format")
         assert named.pop("alpha_format") == gates, "the model's configuration refuses others"
         shapes = (config.hidden, d.heads, d.key_heads, d.head_dim, d.kernel, s.ffn)
         return DeltaLayer(*shapes, gates_format=gates, activation=ACTIVATION, **named)
-    if (m := s.mixture) is not None:
-        named |= {
-            "experts": m.experts, "used": m.used, "routing": m.routing, "normalized": int(m.normalized),
-            "routing_scale": m.scale, "expert_bias": int(m.bias), "shared_ffn": m.shared_ffn,
-            "shared_gated": int(m.shared_gated),
-        }  # fmt: skip
     shared = s.cache_of is not None
     if shared:
         named |= {"k_format": named["q_format"], "v_format": named["q_format"]}

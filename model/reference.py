@@ -32,7 +32,8 @@ class LayerTrace:
     before, middle, after: the residual stream [tokens, hidden] before the layer, after its mixer and after the
     feed-forward network; raw: queries (with their gates), keys and values as projected, biases added, [tokens, rows]
     each; q, k, v: [tokens, heads, head_dim] as attention, or the delta rule, takes them, normed and turned; attended
-    [tokens, heads * head_dim]: before the output projection. Rows of queries and keys are in the file's order.
+    [tokens, heads * head_dim]: before the output projection; router: a mixture's logits [tokens, experts]. Rows of
+    queries and keys are in the file's order.
     """
 
     before: Tensor
@@ -42,6 +43,7 @@ class LayerTrace:
     v: Tensor
     attended: Tensor
     middle: Tensor
+    router: Tensor | None
     after: Tensor
 
 
@@ -101,15 +103,15 @@ def reference_hidden(
                 y = y + _vector(file, block + "attn_output", "bias")
         kept.append((k, v))
         middle = x + (_norm(y, _vector(file, block + "post_attention_norm"), config) if _post(config) else y)
-        ffn_norm = _vector(file, block + config.architecture.ffn_norm)
-        y = _feed_forward(file, config, sizes, block, _norm(middle, ffn_norm, config))
+        router = _router(file, config, sizes, block, middle)
+        y = _feed_forward(file, config, sizes, block, middle, router)
         x = middle + (_norm(y, _vector(file, block + "post_ffw_norm"), config) if _post(config) else y)
         if inputs is not None:
             y = (_gelu(x @ _matrix(file, block + "inp_gate").T) * inputs[layer]) @ _matrix(file, block + "proj").T
             x = x + _norm(y, _vector(file, block + "post_norm"), config)
         if sizes.out_scale:
             x = x * _vector(file, block + "layer_output_scale")
-        watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, x))
+        watch(layer, LayerTrace(before, raw, q, k, v, attended, middle, router, x))
     return x
 
 
@@ -295,18 +297,39 @@ def _queries_keys_values(
     return q, k, v
 
 
-def _feed_forward(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
-    """float32 [tokens, hidden]; x float32 [tokens, hidden], already normed."""
-    return _dense(file, config, block, x) if sizes.mixture is None else _mixture(file, config, sizes, block, x)
-
-
-def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor:
-    """Of each token the sum over the experts with its largest logits, times their weights."""
+def _feed_forward(
+    file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor, router: Tensor | None
+) -> Tensor:
+    """float32 [tokens, hidden]; x: the residual stream, float32 [tokens, hidden]; router: as of `_router`."""
+    normed = _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
     mixture = sizes.mixture
-    assert mixture is not None
-    logits = x @ _matrix(file, block + "ffn_gate_inp").T
-    if mixture.bias:
-        logits = logits + _vector(file, block + "ffn_gate_inp", "bias")
+    if mixture is None or router is None:
+        return _dense(file, config, block, normed)
+    if not mixture.beside:
+        return _mixture(file, config, mixture, block, normed, router)
+    own = _norm(x, _vector(file, block + "pre_ffw_norm_2"), config)
+    parts = _dense(file, config, block, normed), _mixture(file, config, mixture, block, own, router)
+    first, second = (_norm(y, _vector(file, f"{block}post_ffw_norm_{i}"), config) for i, y in enumerate(parts, 1))
+    return first + second
+
+
+def _router(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str, x: Tensor) -> Tensor | None:
+    """A mixture's logits, float32 [tokens, experts], None where there is none; x: the residual stream, float32 [tokens,
+    hidden]."""
+    mixture = sizes.mixture
+    if mixture is None:
+        return None
+    if mixture.beside:
+        normed = _norm(x, _vector(file, block + "ffn_gate_inp", "scale"), config) / math.sqrt(config.hidden)
+    else:
+        normed = _norm(x, _vector(file, block + config.architecture.ffn_norm), config)
+    logits = normed @ _matrix(file, block + "ffn_gate_inp").T
+    return logits + _vector(file, block + "ffn_gate_inp", "bias") if mixture.bias else logits
+
+
+def _mixture(file: GGUFFile, config: ModelConfig, mixture: Mixture, block: str, x: Tensor, logits: Tensor) -> Tensor:
+    """Of each token the sum over the experts with its largest logits, times their weights. x: float32 [tokens, hidden],
+    already normed."""
     chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, : mixture.used]
     if mixture.routing == "sigmoid":
         weights = logits.sigmoid().gather(-1, chosen)
@@ -316,13 +339,24 @@ def _mixture(file: GGUFFile, config: ModelConfig, sizes: LayerSizes, block: str,
         weights = logits.gather(-1, chosen).softmax(-1)
     if mixture.normalized:
         weights = weights / weights.sum(-1, keepdim=True)
+    if mixture.beside:
+        weights = weights * _vector(file, block + "ffn_down_exps", "scale")[chosen]
     y = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in ("gate", "up"))
+        names = ("gate_up",) if mixture.beside else ("gate", "up")
+        read = [_by_expert(file, mixture, f"{block}ffn_{name}_exps", expert, x[tokens]) for name in names]
+        gate, up = torch.cat(read, -1).chunk(2, -1)
         made = _by_expert(file, mixture, block + "ffn_down_exps", expert, _gated(config, gate, up))
         y[tokens] += weights[tokens, place, None] * mixture.scale * made
-    return y
+    return y + _shared_expert(file, config, block, x) if mixture.shared_ffn and not mixture.beside else y
+
+
+def _shared_expert(file: GGUFFile, config: ModelConfig, block: str, x: Tensor) -> Tensor:
+    """What the expert that every token uses makes of it, times the sigmoid of its gate."""
+    gate, up = (x @ _matrix(file, f"{block}ffn_{name}_shexp").T for name in ("gate", "up"))
+    share = (x @ _vector(file, block + "ffn_gate_inp_shexp")).sigmoid()  # one row
+    return share[:, None] * (_gated(config, gate, up) @ _matrix(file, block + "ffn_down_shexp").T)
 
 
 def _by_expert(file: GGUFFile, mixture: Mixture, name: str, expert: int, x: Tensor) -> Tensor:

@@ -127,8 +127,9 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
-        """Make ready what `verify` of so many tokens from position `first` on would wait for once: a GPU's graph."""
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> bool:
+        """Whether `verify` of so many tokens from position `first` on can begin: what it needs once, a GPU's kernels
+        and their graph, is begun with where it is missing, and not waited for longer than a few steps."""
 
     @abstractmethod
     def close(self) -> None:

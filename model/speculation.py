@@ -39,7 +39,7 @@ def stream(
     lookup, end, last = PromptLookup(prompt), len(prompt) + count, -1
     while len(lookup.text) < end:
         if last >= 0:
-            if proposals := _proposals(runner, watcher, lookup, end):
+            if proposals := _proposals(runner, watcher, lookup, end, sampler):
                 chosen = _verified(runner, watcher, lookup, proposals, sampler)
                 last = chosen[-1]
                 yield chosen
@@ -50,15 +50,16 @@ def stream(
             yield [token]
 
 
-def _proposals(runner: Runner, watcher: Watcher, lookup: PromptLookup, end: int) -> int:
-    """How many to propose now: what a pass makes, one more, must not go past `end`."""
-    return watcher.proposals(lookup.match, end - len(lookup.text) - 1)
+def _proposals(runner: Runner, watcher: Watcher, lookup: PromptLookup, end: int, sampler: Sampler) -> int:
+    """How many to propose now: what a pass makes, one more, must not go past `end`. None while a pass is being made
+    ready, which is not a pass's time."""
+    proposals = watcher.proposals(lookup.match, end - len(lookup.text) - 1)
+    return proposals if proposals and runner.make_ready(1 + proposals, len(lookup.text) - 1, sampler) else 0
 
 
 def _verified(runner: Runner, watcher: Watcher, lookup: PromptLookup, proposals: int, sampler: Sampler) -> list[int]:
     """The tokens that one pass makes."""
     proposed, position = lookup.propose(proposals), len(lookup.text) - 1
-    runner.make_ready(1 + proposals, position, sampler)  # what is done once is not what a pass takes
     start = time.perf_counter()
     chosen = runner.verify([lookup.text[-1], *proposed], position, sampler)
     seconds = time.perf_counter() - start
@@ -78,7 +79,7 @@ def _stepped(
     -1."""
 
     def more(started: int) -> bool:
-        if _proposals(runner, watcher, lookup, end):
+        if _proposals(runner, watcher, lookup, end, sampler):
             return False
         return watcher.ahead is None or started < watcher.ahead
 

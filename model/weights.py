@@ -22,8 +22,13 @@ from model.rope import Rotation, rotation
 def matrix(file: GGUFFile, tensor: Tensor) -> Weight:
     """A matrix, or several below each other, as kernels want it, copied out of the mapping: rows are in the file's own
     bytes."""
-    info = file.tensors[tensor.name]
-    raw = file.copied(tensor.name, slice(tensor.first_row, tensor.first_row + tensor.rows))
+    info, rows = file.tensors[tensor.name], tensor.rows_each
+    if tensor.stored_rows:
+        begins = range(tensor.first_row, tensor.stored.rows, tensor.stored_rows)  # of each matrix
+        parts = [file.copied(tensor.name, slice(begin, begin + rows)) for begin in begins]
+        raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    else:
+        raw = file.copied(tensor.name)
     if tensor.pairs:
         raw = raw[halves_order(len(raw), tensor.pairs)]
     return Weight(torch.from_numpy(raw), info.shape[-1], info.format_name)
@@ -54,7 +59,7 @@ def vector(file: GGUFFile, tensor: Tensor | Joined) -> np.ndarray:
         assert isinstance(layout, Floats), "the model's configuration refuses others"
         values = layout.numbers(file.copied(part.name))
         values = (values.T if part.transposed else values).reshape(-1)
-        out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values
+        out[first : first + size] = values[halves_order(size, part.pairs)] if part.pairs else values * part.factor
         first += size
     return out
 

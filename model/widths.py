@@ -42,9 +42,10 @@ BATCH_CONTEXTS = (640, 2560)
 class Product:
     """Matrices of a layer, or the head's, that are multiplied as one: one input, one format, one below the other.
 
-    name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down" or "head"; matrices: in the order of
-    their rows, as the layer's plan calls them; gate: the function that joins the outputs of gate and up, "" where the
-    product does not; of: a layer whose experts' matrices these are, `rows` of each expert.
+    name: "qkv" or "qkvz", "out", "gate_up" (on a CPU "gate" and "up"), "down", those of a shared expert ("shared_down")
+    or "head"; matrices: in the order of their rows, as the layer's plan calls them; gate: the function that joins the
+    outputs of gate and up, "" where the product does not; of: a layer whose experts' matrices these are, `rows` of each
+    expert.
     """
 
     name: str
@@ -93,13 +94,16 @@ def layer_products(config: ModelConfig, file: GGUFFile, layer: int, backend: str
     gated = [("gate_up", ("gate", "up"))] if backend == "cuda" else [("gate", ("gate",)), ("up", ("up",))]
     found = []
     mixer = ("qkvz", ("qkv", "z", "beta", "alpha")) if plan.sizes.delta else ("qkv", ("q", "k", "v"))
-    router = [("router", ("router",))] if plan.sizes.mixture and backend == "cpu" else []  # a GPU has it in float16
-    ends = [(name, (name,)) for name in ("down", "input_gate", "input_proj")]
-    for name, group in [mixer, ("out", ("out",)), *router, *gated, *ends]:
+    # A GPU has the router in float16.
+    router = [("router", ("router", "shared_router"))] if plan.sizes.mixture and backend == "cpu" else []
+    network = [*gated, ("down", ("down",))]
+    network += [(f"shared_{name}", tuple(f"shared_{m}" for m in group)) for name, group in network]
+    ends = [(name, (name,)) for name in ("input_gate", "input_proj")]
+    for name, group in [mixer, ("out", ("out",)), *router, *network, *ends]:
         for form, members in groupby((m for m in group if m in formats), key=formats.__getitem__):
             joined = tuple(members)
-            rows, cols = sum(plan.matrices[m].shape[-2] for m in joined), plan.matrices[joined[0]].shape[-1]
-            gate = plan.sizes.gate_function if joined == ("gate", "up") else ""
+            rows, cols = sum(plan.matrices[m].rows_each for m in joined), plan.matrices[joined[0]].shape[-1]
+            gate = plan.sizes.gate_function if name.endswith("gate_up") and len(joined) == 2 else ""
             experts = plan.sizes if len(plan.matrices[joined[0]].shape) == 3 else None
             found.append(Product(name, joined, rows, cols, form, gate, experts))
     return tuple(found)
@@ -135,7 +139,7 @@ def pass_problems(
     layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
-        for problem, times in _of_pass(config, file, layers, size):
+        for problem, times in _of_pass(config, file, layers, size, backend):
             own[problem] = own.get(problem, 0) + times
         # Passes that differ in their context alone have their products in common.
         counts |= own
@@ -143,12 +147,16 @@ def pass_problems(
 
 
 def _of_pass(
-    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize
-) -> Iterator[tuple[Problem, int]]:
+    config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize,
+    backend: str,
+) -> Iterator[tuple[Problem, int]]:  # fmt: skip
     """layers: those that differ, and how many there are of each."""
     for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
-        yield pass_delta(sizes.delta, size) if sizes.delta else pass_attention(sizes, size), times
+        if not sizes.delta:
+            yield pass_attention(sizes, size), times
+        elif backend == "cuda":  # a processor goes from row to row with a token's kernel
+            yield pass_delta(sizes.delta, size), times
     if (inputs := inputs_problem(config, file)) is not None:
         yield Product("layer_inputs", ("w",), inputs.rows, inputs.hidden, inputs.format).over(size.rows), 1
     if size.head:

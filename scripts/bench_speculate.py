@@ -44,6 +44,15 @@ def compare(engine: Model, prompt: list[int], tokens: int, sampler: Sampler, num
     return {way: decoded(engine, prompt, tokens, sampler, way) for way in MODES[:: 1 if number % 2 else -1]}
 
 
+def wait_for_passes(engine: Model, longest: int) -> None:
+    """Until every pass that a text of up to so many tokens may have is compiled and captured."""
+    for tokens in (size + 1 for size in SIZES):
+        for sampler in (sampler for _, sampler in SETS.values()):
+            for first in range(0, longest, 64):
+                while not engine.runner.make_ready(tokens, first, sampler):
+                    time.sleep(0.1)
+
+
 def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:
     """Microseconds of a step and of passes over tokens of one text, as a caller waits for them, in turn; passes in
     steps as well. The text has 128 tokens before."""
@@ -51,8 +60,6 @@ def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:
     engine.reset()
     runner.feed(text[:128], 0)
     times: dict[int, list[float]] = {1: [], **{size + 1: [] for size in reversed(SIZES)}}
-    for tokens in list(times)[1:]:
-        runner.make_ready(tokens, 128, Sampler())
     for number in range(-1, rounds * 10):  # the first only warms up
         for tokens, found in times.items():
             start = time.perf_counter()
@@ -126,6 +133,7 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
     prompts = {
         of: {name: engine.tokenizer.encode(text) for name, text in texts.items()} for of, (texts, _) in SETS.items()
     }
+    wait_for_passes(engine, tokens + max(len(ids) for texts in prompts.values() for ids in texts.values()))
     made: dict[str, dict[str, list[Any]]] = {of: {name: [] for name in texts} for of, texts in prompts.items()}
     for number in range(-1, rounds):  # the first only warms up
         for of, texts in prompts.items():

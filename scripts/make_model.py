@@ -28,6 +28,7 @@ from kernel_templates.formats import FORMATS, get
 from kernel_templates.formats.layout import Blocks
 from kernel_templates.gated_delta.problem import GatedDelta
 from model.architectures import ARCHITECTURES, Architecture
+from model.architectures.base import Routing
 from model.config import ModelConfig
 from model.layer_plan import INPUT_PROJECTION, plan
 from model.layer_sizes import LayerSizes, Mixture
@@ -49,6 +50,7 @@ NARROW = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip
 """What ggml's quantizer takes for rows that are no whole super-blocks."""
+DOWN = ("down", "shared_down")
 K_NORM_PEAK = 96.5
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -142,6 +144,19 @@ def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: in
     return Shape(config, "qwen35", unused=243, names_head_size=True)
 
 
+def _qwen35moe(
+    hidden: int, layers: int, heads: int, kv_heads: int, delta_heads: int, ffn: int, experts: int, used: int,
+    vocab: int = 248320,
+) -> Shape:  # fmt: skip
+    """Experts, and the one that every token uses, are of one size."""
+    dense = _qwen35(hidden, layers, heads, kv_heads, delta_heads, ffn, tied=False)
+    architecture = ARCHITECTURES["qwen35moe"]
+    assert architecture.routing is not None
+    mixture = _mixture(architecture.routing, experts, used, shared_ffn=ffn)
+    sizes = tuple(replace(own, mixture=mixture) for own in dense.config.sizes)
+    return replace(dense, config=replace(dense.config, architecture=architecture, sizes=sizes, vocab=vocab))
+
+
 def _with_deltas(sizes: tuple[LayerSizes, ...], delta: GatedDelta, period: int) -> tuple[LayerSizes, ...]:
     """Gated delta nets in all layers but every `period`-th."""
     return tuple(replace(own, delta=delta) if (i + 1) % period else own for i, own in enumerate(sizes))
@@ -160,26 +175,56 @@ def _gemma4(
     return Shape(config, "qwen2", unused=0, names_head_size=True)
 
 
-def tiny(architecture: Architecture) -> Shape:
+def _gemma4_mixture(
+    hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, dense: int, experts: int, used: int,
+    vocab: int, window: int, global_kv_heads: int,
+) -> Shape:  # fmt: skip
+    """As 26B-A4B: every sixth layer is global, its keys are values too; ffn: of experts, dense: of networks."""
+    architecture = ARCHITECTURES["gemma4"]
+    assert architecture.routing is not None
+    mixture = _mixture(architecture.routing, experts, used, shared_ffn=dense)
+    local = LayerSizes(
+        heads, kv_heads, head_dim, head_dim, ffn, gate_function=architecture.gate_function, mixture=mixture
+    )
+    sizes = _gemma4_layers(local, layers, 6, 0, window, layer_input=0, global_kv_heads=global_kv_heads)
+    config = ModelConfig(
+        architecture, hidden, sizes, vocab, 262144, 1e-6, 1e6, tied=True, rope_freqs=True, local_rope_base=1e4,
+        final_softcap=30.0,
+    )  # fmt: skip
+    return Shape(config, "qwen2", unused=0, names_head_size=True)
+
+
+def tiny(architecture: Architecture, beside: bool = False) -> Shape:
     """Two layers of any architecture, or four where some share a cache, for tests; the first has a window of 8
-    positions where it may have one, or a gated delta net where most have."""
+    positions where it may have one, or a gated delta net where most have. beside: with the mixtures that only some
+    models of the architecture have beside their networks."""
     period, (attention, final), routing = architecture.window_period, architecture.softcaps, architecture.routing
     layer = LayerSizes(
         4, 2, 32, 32, 256, softcap=attention, sinks=int(architecture.sinks), gate_function=architecture.gate_function,
-        mixture=None if routing is None else Mixture(8, 3, routing.function, routing.normalized, bias=routing.bias),
+        mixture=_mixture(routing, 8, 3, shared_ffn=128) if routing and beside == routing.beside else None,
         output_gate=architecture.output_gate,
     )  # fmt: skip
     windows = (0, 0) if not period else (8, 0) if period == 2 else (8, 8)
     sizes = tuple(replace(layer, window=window) for window in windows)
     if architecture.delta_period is not None:
         sizes = _with_deltas(sizes, GatedDelta(4, 2, 32, 4), period=2)
-    if architecture.shared_kv:
+    if architecture.shared_kv and beside:
+        sizes = _gemma4_layers(layer, 2, 2, 0, window=8, layer_input=0, global_kv_heads=1)
+    elif architecture.shared_kv:
         sizes = _gemma4_layers(replace(layer, kv_heads=1), 4, 2, 2, window=8, layer_input=32)
     config = ModelConfig(
         architecture, 256, sizes, 512, 256, 1e-6, 1e6, tied=True,
         rope_freqs=False, local_rope_base=(architecture.local_rope_base or 0.0) if period else 0.0, final_softcap=final,
     )  # fmt: skip
     return Shape(config, "qwen2", unused=5, names_head_size=True)
+
+
+def _mixture(routing: Routing, experts: int, used: int, shared_ffn: int = 0) -> Mixture:
+    """shared_ffn: of an expert that every token uses, or of the network beside, where the architecture has one."""
+    return Mixture(
+        experts, used, routing.function, routing.normalized, bias=routing.bias, beside=routing.beside,
+        shared_ffn=shared_ffn if routing.shared or routing.beside else 0, shared_gated=routing.shared,
+    )  # fmt: skip
 
 
 def _qwen3moe(
@@ -223,13 +268,18 @@ SHAPES = {
     "gemma3-1b": _gemma3(26, 1152, 4, 1, 256, 6912, 262144, 32768, window=512),
     "gemma3-4b": _gemma3(34, 2560, 8, 4, 256, 10240, 262144, 131072, window=1024, rope_scaling=Scaling("linear", 8.0)),
     "gemma4-small": _gemma4(768, 15, 8, 256, 3072, 65536, shared=5, layer_input=256),
+    "gemma4-26b-a4b": _gemma4_mixture(2816, 30, 16, 8, 256, 704, 2112, 128, 8, 262144, 1024, 2),
+    "gemma4-mixture-small": _gemma4_mixture(1024, 12, 8, 4, 128, 256, 768, 64, 8, 32768, 512, 2),
     "phi3-mini": _shape("phi3", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5, 1e4, window=2047),
     "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192),
     "qwen3.5-0.8b": _qwen35(1024, 24, 8, 2, 16, 3584, tied=True),
     "qwen3.5-4b": _qwen35(2560, 32, 16, 4, 32, 9216, tied=True),
     "qwen3.5-9b": _qwen35(4096, 32, 16, 4, 32, 12288, tied=False),
+    "qwen3.5-35b-a3b": _qwen35moe(2048, 40, 16, 2, 32, 512, 256, 8),
+    "qwen35moe-small": _qwen35moe(1024, 12, 8, 2, 16, 256, 64, 8, vocab=32768),
     "tiny": _llama(64, 2, 4, 2, 128, 512, 256),
     **{f"tiny-{name}": tiny(architecture) for name, architecture in ARCHITECTURES.items()},
+    "tiny-gemma4-mixture": tiny(ARCHITECTURES["gemma4"], beside=True),
 }
 
 
@@ -296,11 +346,11 @@ def _with_more_bits(quant: str, what: str, layer: int, config: ModelConfig) -> s
     layers = config.layers
     if quant in MIXTURES:
         first, last, third = layer < layers // 8, layer >= 7 * layers // 8, (layer - layers // 8) % 3 == 2
-        return "Q6_K" if what in ("v", "qkv", "down") and (first or last or third) else None
+        return "Q6_K" if what in ("v", "qkv", *DOWN) and (first or last or third) else None
     if quant == "IQ4_XS":
         sizes = config.layer(layer)
         grouped, early = sizes.heads // sizes.kv_heads >= 4, layer < layers // 8
-        return "Q5_K" if (what == "v" and grouped) or (what == "down" and early) else None
+        return "Q5_K" if (what == "v" and grouped) or (what in DOWN and early) else None
     return None
 
 
@@ -331,6 +381,8 @@ class Weights:
             weights = np.log(np.expm1(np.exp(self._rng.uniform(-6.9, -2.3, size))))
         elif what == "conv":
             weights = self._rng.normal(0.0, 0.5, size)
+        elif what == "shared_router":
+            weights = self._rng.normal(0.0, size**-0.5, size)
         elif what.endswith("_bias"):
             weights = self._rng.normal(0.0, 0.3, size)
         elif what == "sinks":
@@ -349,8 +401,11 @@ class Weights:
         """A weight matrix in format `form`, or several behind each other, uint8 [rows, row bytes]."""
         *above, cols = shape
         rows, deviation = math.prod(above), cols**-0.5
-        what, _ = self.place(name)
-        if what in ("out", "down", "input_proj"):
+        what, layer = self.place(name)
+        mixture = self._config.layer(layer).mixture
+        if what == "router" and mixture and mixture.beside:  # what it reads has a length of 1
+            deviation = 1.5
+        if what in ("out", *DOWN, "input_proj"):
             deviation /= (2 * self._config.layers) ** 0.5
         pool, block = self._pool(form, deviation)
         drawn = self._rng.integers(0, len(pool), rows * cols // block, dtype=np.uint32)
@@ -381,11 +436,14 @@ def _describe(writer: "gguf.GGUFWriter", name: str, shape: Shape, quant: str, rn
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(_one_or_each([sizes.ffn for sizes in config.sizes]))
+    dense = [s.mixture.shared_ffn if s.mixture and s.mixture.beside else s.ffn for s in config.sizes]
+    writer.add_feed_forward_length(_one_or_each(dense))
     if (mixture := layer.mixture) is not None:
         writer.add_expert_count(mixture.experts)
         writer.add_expert_used_count(mixture.used)
         writer.add_expert_feed_forward_length(layer.ffn)
+        if mixture.shared_ffn and not mixture.beside:
+            writer.add_expert_shared_feed_forward_length(mixture.shared_ffn)
     writer.add_head_count(layer.heads)
     writer.add_head_count_kv(_one_or_each([sizes.kv_heads for sizes in config.sizes]))
     writer.add_rope_freq_base(config.rope_base)

@@ -349,7 +349,10 @@ def _traits(a: Architecture) -> Iterator[str]:
         "a RoPE base of its own there": a.local_rope_base is not None,
         f"gated delta nets in all but every {ORDINALS.get(a.delta_period or 0)} layer": bool(a.delta_period),
         "a gate of attention's output": a.output_gate,
-        "a mixture of experts in every layer": a.routing is not None,
+        "a mixture of experts in every layer": a.routing is not None and not a.routing.beside,
+        "an expert that every token uses, with a gate": a.routing is not None and a.routing.shared,
+        "in some models a mixture of experts beside the network of every layer": a.routing is not None
+        and a.routing.beside,
         "norms of values": a.v_norm,
         "keys that are values": a.keys_as_values,
         "layers that share an earlier one's keys and values": a.shared_kv,

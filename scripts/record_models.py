@@ -80,6 +80,7 @@ GEMMA4 = {
     "final_logit_softcapping": 30.0, "num_hidden_layers": 7, "max_position_embeddings": 8192,
     "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
 }  # fmt: skip
+BESIDE = {"enable_moe_block": True}
 # Experts' rows are whole blocks of MXFP4; the ends of YaRN's ramp are pairs 4.05 and 8.7.
 GPT_OSS = {
     "intermediate_size": 64, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 3,
@@ -133,6 +134,21 @@ RECIPES = {
          "hidden_size_per_layer_input": 0, "num_hidden_layers": 3, "layer_types": [SLIDING, SLIDING, FULL]},
         512, 4096,
     ),
+    # As 26B-A4B: a mixture of experts beside the dense network of every layer; or all of that and inputs of layers.
+    "gemma4-mixture": Recipe(
+        "Gemma4Text", "Q4_K_M",
+        {**GEMMA4, **WIDE, **BESIDE, "global_head_dim": 128, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+         "hidden_size_per_layer_input": 0, "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "num_experts": 4,
+         "top_k_experts": 2, "moe_intermediate_size": 256},
+        512, 4096,
+    ),
+    "gemma4-mixture-small": Recipe(
+        "Gemma4Text", "Q8_0",
+        {**GEMMA4, **BESIDE, "global_head_dim": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+         "num_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB,
+         "num_hidden_layers": 4, "layer_types": [SLIDING, FULL, SLIDING, FULL], "num_experts": 8, "top_k_experts": 3,
+         "moe_intermediate_size": 32},
+    ),
     "gpt-oss": Recipe("GptOss", "MXFP4_MOE", {**GPT_OSS, "max_position_embeddings": 8192}, 512, 4096),
     "gpt-oss-bf16": Recipe("GptOss", "bf16", {**GPT_OSS, "num_hidden_layers": 2, "sliding_window": 64}),
     # Three of four layers are gated delta nets, whose value heads share key heads; a quarter of a head turns.
@@ -140,6 +156,16 @@ RECIPES = {
     "qwen35-f16": Recipe("Qwen3_5Text", "f16", {**QWEN35, "num_hidden_layers": 3, "layer_types": [
         "full_attention", "linear_attention", "linear_attention",
     ]}, 512, 0, NO_AHEAD),
+    # Experts, and one that every token uses, behind a mixer of either kind.
+    "qwen35moe": Recipe("Qwen3_5MoeText", "Q4_K_M", {
+        **WIDE, **QWEN35, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+        "shared_expert_intermediate_size": 256, "max_position_embeddings": 8192,
+    }, 512, 4096, NO_AHEAD),
+    "qwen35moe-bf16": Recipe("Qwen3_5MoeText", "bf16", {
+        **QWEN35, "num_hidden_layers": 3, "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+        "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96,
+    }, 512, 0, NO_AHEAD),
     "qwen3moe": Recipe("Qwen3Moe", "Q4_K_M", {
         **WIDE, **EXPERTS, "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
         "moe_intermediate_size": 256, "max_position_embeddings": 8192,
@@ -230,11 +256,11 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
     def normal(shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text")
+    less_one = recipe.kind in ("Gemma2", "Gemma3Text", "Qwen3_5Text", "Qwen3_5MoeText")
     gemma4 = recipe.kind.startswith("Gemma4")
     with torch.no_grad():
         for name, weight in weights(network):
-            if "norm" in name or "layer_scalar" in name:  # Gemma's, and Qwen3.5's but for one, are stored less 1
+            if re.search("norm|layer_scalar|router.*scale", name):  # Gemma's, and Qwen3.5's but for one, are less 1
                 weight.copy_(0.3 * normal(weight.shape) + (0.0 if less_one and "linear_attn" not in name else 1.0))
                 if gemma4 and re.search("q_norm|k_norm", name):
                     weight *= 0.4  # nothing else divides the scores
@@ -250,9 +276,11 @@ def random_network(recipe: Recipe, seed: int) -> torch.nn.Module:
                 weight.copy_(normal(weight.shape) / weight.shape[-1] ** 0.5)
             elif name.endswith("sinks"):  # beside scores of a deviation of 2 and more
                 weight.copy_(3.0 + 1.5 * normal(weight.shape))
-            elif name.endswith("gate_up_proj"):  # wide enough for clamps at 7 to be seen
+            elif name.endswith("router.proj.weight"):  # what it reads has a length of 1
+                weight.copy_(1.5 * normal(weight.shape))
+            elif name.endswith("gate_up_proj") and not gemma4:  # wide enough for clamps at 7 to be seen
                 weight.copy_(3.0 * normal(weight.shape) / weight.shape[1] ** 0.5)
-            elif name.endswith("experts.down_proj"):
+            elif name.endswith("experts.down_proj") and not gemma4:
                 weight.copy_(normal(weight.shape) / weight.shape[1] ** 0.5 / 6)
             elif name.endswith("bias"):
                 weight.copy_(0.5 * normal(weight.shape))
@@ -313,8 +341,8 @@ def convert(llama_cpp: Path, folder: Path, target: Path, options: list[str]) -> 
         "import runpy, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from conversion.gpt_oss import GptOssModel\n"
-        "from conversion.qwen import Qwen3_5TextModel, Qwen3MoeModel\n"
-        "for model in (GptOssModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
+        "from conversion.qwen import Qwen3_5MoeTextModel, Qwen3_5TextModel, Qwen3MoeModel\n"
+        "for model in (GptOssModel, Qwen3_5MoeTextModel, Qwen3_5TextModel, Qwen3MoeModel):\n"
         "    model.set_vocab = lambda self: self._set_vocab_sentencepiece()\n"
         "sys.argv = sys.argv[2:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -349,18 +377,21 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def read(name: str) -> torch.Tensor:
-        tensor = tensors[names.get_name(name, (".weight", ".bias"))]
+        tensor = tensors[scale_of(name) or names.get_name(name, (".weight", ".bias"))]
         return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
 
     with torch.no_grad():
         for name, weight in weights(network):
             # The converter renames it before it looks it up.
             renamed = name.replace(".dt_bias", ".dt_proj.bias")
-            values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
+            if architecture == "gemma4":
+                values = read(name + ".weight" * (".experts." in name))
+            else:
+                values = read_mixture(name, read) if architecture == "gpt-oss" else read_experts(renamed, read)
             if architecture == "llama" and re.search(r"[qk]_proj\.weight", name):
                 heads = len(values) // network.config.head_dim
                 values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-            less_one = architecture in ("gemma2", "gemma3", "qwen35") and "linear_attn" not in name
+            less_one = architecture in ("gemma2", "gemma3", "qwen35", "qwen35moe") and "linear_attn" not in name
             if less_one and name.endswith("norm.weight"):
                 values = values - 1
             if name.endswith("A_log"):
@@ -368,6 +399,12 @@ def take_back(network: torch.nn.Module, reader: gguf.GGUFReader) -> None:
             if "linear_attn" in name:
                 values = by_key_head(name, values, network.config)
             weight.copy_(values.reshape(weight.shape))
+
+
+def scale_of(name: str) -> str | None:
+    """What files call the scales of Gemma 4's router, and of its experts; None for anything else."""
+    found = re.fullmatch(r"model\.layers\.(\d+)\.router\.(scale|per_expert_scale)", name)
+    return found and f"blk.{found[1]}.ffn_{'gate_inp' if found[2] == 'scale' else 'down_exps'}.scale"
 
 
 def read_experts(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:

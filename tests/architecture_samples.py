@@ -3,9 +3,11 @@
 from model.architectures import ARCHITECTURES
 from model.architectures.base import Architecture
 
-TINY = {"tiny": ARCHITECTURES["llama"]} | {
-    f"tiny-{name}": architecture for name, architecture in ARCHITECTURES.items() if name != "llama"
-}
+TINY = (
+    {"tiny": ARCHITECTURES["llama"]}
+    | {f"tiny-{name}": architecture for name, architecture in ARCHITECTURES.items() if name != "llama"}
+    | {"tiny-gemma4-mixture": ARCHITECTURES["gemma4"]}
+)
 """Shape -> architecture. llama's has 64 columns and heads of 16, the others have 256 and heads of 32."""
 
 MADE_UP = (

@@ -34,11 +34,16 @@ def start(launches: Iterable["Launch"], target: "Target", capability: int, proce
     """Begin to compile the kernels that are not on disk; the files of all, whether they were or not. Tensors may be
     torch's "meta" ones. processes: how many compile side by side, else one a core."""
     asked = {kernel_cache.path(launch, target, capability): launch for launch in launches}
-    missing = {file: launch for file, launch in asked.items() if not file.exists()}
+    missing = {file: launch for file, launch in asked.items() if not file.exists() and file not in _making}
     work = list(missing.items())[:MOST]
     if work:
         _start(work, target, capability, processes or len(os.sched_getaffinity(0)))
     return list(asked)
+
+
+def done(files: Iterable[Path]) -> bool:
+    """Whether none of these is on its way: each is there, or was given up, and is compiled when it is launched."""
+    return all(file.exists() for file in files) or not _running()
 
 
 def get(launch: "Launch", target: "Target", capability: int, file: Path) -> CompiledKernel:

@@ -15,9 +15,10 @@ import triton.language as tl
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.runtime.errors import PTXASError
 
 from kernel_templates import collector
-from kernel_templates.cuda import signature
+from kernel_templates.cuda import sass, signature
 from kernel_templates.cuda.launch import Launch, Target, capability_target
 
 
@@ -56,7 +57,7 @@ class Compiled:
 def cross_compile(launch: Launch, capability: int) -> Compiled:
     """Machine code for compute capability `capability`, e.g. 90, specialized as a call with these arguments would be.
 
-    Raises what Triton's compiler raises.
+    Raises what Triton's compiler raises, PTXASError also of code that cannot be right (`sass`).
     """
     return compile_launch(launch, capability_target(capability), capability)
 
@@ -84,9 +85,9 @@ def compile_launch(launch: Launch, target: Target, capability: int) -> Compiled:
 
 
 def _compiled(launch: Launch, target: Target, capability: int) -> Compiled:
-    found = signature.of(launch, target)
-    attributes: dict[tuple[int, ...], list] = {(i,): [["tt.divisibility", 16]] for i in found.aligned}
-    source = ASTSource(launch.kernel, dict(found.types), constexprs=dict(found.constants), attrs=attributes)
+    called = signature.of(launch, target)
+    attributes: dict[tuple[int, ...], list] = {(i,): [["tt.divisibility", 16]] for i in called.aligned}
+    source = ASTSource(launch.kernel, dict(called.types), constexprs=dict(called.constants), attrs=attributes)
     chip = GPUTarget("cuda", capability, 32)
     backend = make_backend(chip)
     options = backend.parse_options({"num_warps": launch.warps} | ({"launch_pdl": True} if target.pdl else {}))
@@ -102,7 +103,10 @@ def _compiled(launch: Launch, target: Target, capability: int) -> Compiled:
         made[name] = code = lower(code, metadata)
     if metadata["global_scratch_size"] or metadata["profile_scratch_size"]:
         raise NotImplementedError(f"{launch.name} needs scratch memory of Triton's own, which is not allocated")
-    return Compiled(metadata["name"], made["ptx"], made["cubin"], metadata["shared"], metadata["num_warps"])
+    found = Compiled(metadata["name"], made["ptx"], made["cubin"], metadata["shared"], metadata["num_warps"])
+    if "wgmma" in found.ptx and (wrong := sass.unwritten(found.sass)):
+        raise PTXASError(f"{launch.name} would read registers that it never writes: {wrong}")
+    return found
 
 
 def _tool(name: str, option: str, cubin: bytes) -> str:

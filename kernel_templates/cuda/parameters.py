@@ -34,9 +34,11 @@ def parameters(
     quantizes: bool,
     together: int = 1,
     rows: int = 1024,
+    hidden: bool = True,
 ) -> tuple[tuple[Parameter, ...], tuple[Constraint, ...]]:
     """For a kernel that multiplies `matrices` (format, columns), `together` of them side by side; one that `quantizes`
-    its output needs whole groups of 8 rows. rows: of each matrix."""
+    its output needs whole groups of 8 rows. rows: of each matrix; hidden: False if no weight is known before the
+    wait."""
     most = max(units(cols, name) for name, cols in matrices)
     fewest = min(units(cols, name) for name, cols in matrices)
     default_units = 32
@@ -62,7 +64,8 @@ def parameters(
     default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
     tiles_a_row = -(-fewest // default_units)
     codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
-    two = weights >= HIDDEN_WEIGHTS and (together > 1 or (tiles_a_row <= 4 and not codebook))
+    shown = weights >= HIDDEN_WEIGHTS or not hidden
+    two = shown and (together > 1 or (tiles_a_row <= 4 and not codebook))
     two = two or (default_ready == 1 and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
     default_ahead = min(2 * together if two else 3, together * tiles_a_row)
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.cuda import norm_between
 from kernel_templates.cuda.fragments import (
     NATURAL,
     THIN,
@@ -27,6 +28,15 @@ from kernel_templates.cuda.fragments import (
 )  # fmt: skip
 from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.norm_between import (
+    BEHIND,
+    IN_FRONT,
+    Behind,
+    InFront,
+    add_and_leave,
+    ask,
+    lacking,
+)
 from kernel_templates.cuda.parameters import thin_tokens
 from kernel_templates.cuda.weights import Planes
 
@@ -158,18 +168,19 @@ def multiplied(
 
 @triton.jit(do_not_specialize=["tokens"])
 def thin(
-    w0, w1, w2, w3, x, out, partial, counters, rows, tokens,
+    w0, w1, w2, w3, x, out, partial, counters, rows, tokens, squares, before, after, eps, stream, weight,
     TRAITS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, TOKENS: tl.constexpr,
     TILES: tl.constexpr, WARPS: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, AHEAD: tl.constexpr,
     READY: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    NORM: tl.constexpr, PARTS: tl.constexpr, FACTOR: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out = x [tokens, WIDTH] float16, in ORDER, times W transposed: float32 [tokens, rows]; or with a GATE, where W
     has `rows` rows of the gate and below them those of what it gates, float16 [tokens, OUT_WIDTH] in OUT_ORDER.
 
     partial: float32 [programs, SPLIT, 16 * TILES * TOKENS], TILES up to a power of two; counters: int32 [programs],
     zeros. STEPS: how often 128 columns a warp are taken, a multiple of AHEAD. TOKENS: a multiple of 8, no less than
-    `tokens`. READY: where all steps are AHEAD, they are decoded before the wait too.
+    `tokens`. READY: where all steps are AHEAD, they are decoded before the wait too. NORM: as of `norm_between`, 1
+    in front of the norm, where out is float16, 2 behind it, 0 elsewhere; what comes with it is read only there.
     """
     program, split = tl.program_id(0), tl.program_id(1)
     if PDL:
@@ -177,7 +188,7 @@ def thin(
     multiply_thin(
         program, program, split, w0, w1, w2, w3, x, out, partial, counters, rows, rows, tokens, None, None, None,
         TRAITS, COLS, WIDTH, ORDER, TOKENS, TILES, WARPS, STEPS, SPLIT, AHEAD, READY, GATE, OUT_WIDTH, OUT_ORDER,
-        STREAM, 1, PDL, ASM,
+        STREAM, 1, PDL, ASM, squares, before, after, eps, stream, weight, NORM, PARTS, FACTOR,
     )  # fmt: skip
 
 
@@ -188,6 +199,8 @@ def multiply_thin(
     TILES: tl.constexpr, WARPS: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, AHEAD: tl.constexpr,
     READY: tl.constexpr, GATE: tl.constexpr, OUT_WIDTH: tl.constexpr, OUT_ORDER: tl.constexpr, STREAM: tl.constexpr,
     USED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    squares=None, before=None, after=None, eps=0.0, stream=None, weight=None,
+    NORM: tl.constexpr = 0, PARTS: tl.constexpr = 1, FACTOR: tl.constexpr = 1.0,
 ):  # fmt: skip
     """What a program of `thin` does: `block` is that of its rows. below: rows from a gate to what it gates.
 
@@ -204,6 +217,8 @@ def multiply_thin(
     q = opaque(block * BLOCK + g, ASM)
     RUNS: tl.constexpr = COLS // 32
     FOURS: tl.constexpr = (RUNS + 3) // 4
+    POWER: tl.constexpr = triton.next_power_of_2(TILES)
+    MATRICES: tl.constexpr = 1 if GATE == "" else 2
     u = opaque(split * FOURS // SPLIT * 4 + (warp * 4 + j), ASM)
     end = tl.minimum((split + 1) * FOURS // SPLIT * 4, RUNS)
     sources = None
@@ -223,6 +238,7 @@ def multiply_thin(
                 ready = ready + (lefts(held[a], TRAITS, TILES, PDL, ASM),)
         if PDL:
             gdc_wait()
+        asked = ask(block, rows, tokens, squares, before, stream, weight, NORM, PARTS, TOKENS, POWER, WARPS, ASM)
         rights = ()
         for a in tl.static_range(AHEAD):
             rights = rights + (load_right(x, g, tokens, sources, u + a * WARPS * 4, end, COLS, WIDTH, ORDER, NT),)
@@ -234,6 +250,7 @@ def multiply_thin(
     else:
         if PDL:
             gdc_wait()
+        asked = ask(block, rows, tokens, squares, before, stream, weight, NORM, PARTS, TOKENS, POWER, WARPS, ASM)
         right = load_right(x, g, tokens, sources, u, end, COLS, WIDTH, ORDER, NT)
         for step in tl.range(0, STEPS, AHEAD, num_stages=1):
             next_held = ()
@@ -252,12 +269,14 @@ def multiply_thin(
             held = next_held
     if CHAINS == 2:
         acc = (acc[0] + acc[1],)
-    POWER: tl.constexpr = triton.next_power_of_2(TILES)
     for _i in tl.static_range((POWER - TILES) * NT):
         acc = acc + (tl.zeros([WARPS, 16, 8], tl.float32),)
-    MATRICES: tl.constexpr = 1 if GATE == "" else 2
     total = summed(acc, MATRICES, NT, WARPS, POWER // MATRICES) * unlift(TRAITS)
-    if SPLIT == 1:
+    if NORM == BEHIND:
+        total *= lacking(asked, program + split, before, after, eps, tokens, COLS, TOKENS, POWER // MATRICES)
+    if NORM == IN_FRONT:
+        add_and_leave(total, asked, out, block, rows, tokens, squares, stream, FACTOR, TOKENS, OUT_WIDTH, ASM)
+    elif SPLIT == 1:
         finish(total, out, block, rows, tokens, pairs, gate_bias, up_bias, NT, TILES, GATE, OUT_WIDTH, OUT_ORDER, ASM)
     else:
         COUNT: tl.constexpr = total.shape[1]
@@ -332,9 +351,10 @@ def programs(rows: int, tiles: int, gate: str) -> int:
 def launch(
     planes: Planes, x: torch.Tensor, y: torch.Tensor, scratch: torch.Tensor, counters: torch.Tensor, *,
     tokens: int, order: int = THIN, gate: str = "", out_order: int = NATURAL,
-    tiles: int, warps: int, ahead: int, split: int = 1, ready: bool = False,
+    tiles: int, warps: int, ahead: int, split: int = 1, ready: bool = False, norm: InFront | Behind | None = None,
 ) -> Launch:  # fmt: skip
-    """y = x times the matrix transposed, of up to 32 tokens: see `thin`. order: of x, `NATURAL` or `THIN`.
+    """y = x times the matrix transposed, of up to 32 tokens: see `thin`. order: of x, `NATURAL` or `THIN`. norm: a norm
+    without a kernel of its own on one side, `norm_between`; in front of it there are no splits.
 
     scratch: float32, `scratch_size` elements, only read where split > 1; counters: int32 zeros, one for each of
     `programs`, or more.
@@ -347,12 +367,12 @@ def launch(
         name="thin",
         kernel=thin,
         grid=(programs(rows, tiles, gate), split),
-        arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens),
+        arguments=(*planes.pointers, x, y, scratch, counters, rows, tokens, *norm_between.pointers(norm)),
         constants={
             "TRAITS": planes.traits, "COLS": planes.cols, "WIDTH": width(planes.cols, order), "ORDER": order,
             "TOKENS": thin_tokens(tokens), "TILES": tiles, "WARPS": warps, "STEPS": triton.cdiv(steps, ahead) * ahead,
             "SPLIT": split, "AHEAD": ahead, "READY": ready and ahead == steps, "GATE": gate, "OUT_WIDTH": y.stride(0),
-            "OUT_ORDER": out_order, "STREAM": True,
+            "OUT_ORDER": out_order, "STREAM": True, **norm_between.constants(norm),
         },
         warps=warps,
     )  # fmt: skip

@@ -58,8 +58,15 @@ class Vector:
 
     def first(self, n: int) -> "Vector":
         """The first n elements, whole runs: the same memory."""
-        groups = n // GROUP
-        return Vector(self.values[:n], self.high[:n], self.low[:n], self.scale[:groups], self.squares[:groups])
+        return self._part(slice(n), slice(n // GROUP))
+
+    def behind(self, n: int) -> "Vector":
+        """What lies behind the first n elements, whole runs: the same memory."""
+        return self._part(slice(n, None), slice(n // GROUP, None))
+
+    def _part(self, elements: slice, groups: slice) -> "Vector":
+        values, high, low = (plane[elements] for plane in (self.values, self.high, self.low))
+        return Vector(values, high, low, self.scale[groups], self.squares[groups])
 
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
         """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.layer.chain import Link, links
-from kernel_templates.layer.problem import LinkedChain
+from kernel_templates.layer.problem import LinkedChain, MixtureShapes
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.moe.problem import Moe
 from kernel_templates.norm_qkvz.problem import NormQkvz
 
 
 @dataclass(frozen=True)
-class DeltaLayer(LinkedChain, op="delta_layer", template_version=1):
+class DeltaLayer(MixtureShapes, LinkedChain, op="delta_layer", template_version=1):
     """x [hidden] through one layer for one position: projections, gated delta net and gated feed-forward network, with
-    both residual additions. What it costs does not depend on the position.
+    both residual additions. What it costs does not depend on the position. With `experts` the network is a mixture of
+    them (`MixtureShapes`).
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
@@ -35,7 +37,7 @@ class DeltaLayer(LinkedChain, op="delta_layer", template_version=1):
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return links("gated_delta", "dense")
+        return links("gated_delta", self.feed_forward)
 
     @property
     def proved_positions(self) -> tuple[int, ...]:
@@ -59,3 +61,7 @@ class DeltaLayer(LinkedChain, op="delta_layer", template_version=1):
     @property
     def ffn_part(self) -> Ffn:
         return Ffn(self.hidden, self.ffn, self.gate_format, self.up_format, self.down_format, self.activation)
+
+    @property
+    def moe_part(self) -> Moe:
+        return self.mixture(self.ffn_part)

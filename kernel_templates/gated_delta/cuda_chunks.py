@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.instructions import to_half
+from kernel_templates.cuda.instructions import opaque, to_half
 from kernel_templates.gated_delta.cuda_parts import sigmoid, softplus
 
 BASE = tl.constexpr(16)
@@ -119,7 +119,10 @@ def scan(
     s = tl.load(state + of_state, mask=inside & (first > 0), other=0.0)
     if PDL:
         gdc_wait()
-    for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+    # A single turn stays a loop, too: of products in straight code ptxas 12.8 gets addresses wrong (`cuda.sass`).
+    for chunk in tl.range(
+        0, opaque(tl.full((), 1, tl.int32), ASM) if ASM and CHUNKS == 1 else CHUNKS, num_stages=STAGES
+    ):
         t = chunk * CHUNK + i
         row = (text * TOKENS + t).to(tl.int64)[:, None]
         real = (t < TOKENS)[:, None]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kernel_templates import attention, ffn, gated_delta, input_gate, matvec, moe, norm_qkv_rope, norm_qkvz
+from kernel_templates.moe.problem import BESIDE
 from kernel_templates.operation import Operation
 
 T = TypeVar("T")
@@ -133,6 +134,7 @@ MOE = Link(
         "gated": "gated",
         "post_norm": "post_ffn_norm",
         "next_norm": "next_norm",
+        **{name: name for name in (*BESIDE, "out_scale")},
     },
 )
 

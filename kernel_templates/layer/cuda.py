@@ -152,7 +152,7 @@ def _feed_forward(problem: Any, inputs: Inputs, device: str) -> dict[str, Any]:
     mixture = problem.parts().get("moe")
     if mixture is None:
         return {"gated": Vector.allocate(problem.ffn, device)}
-    own = moe.biases(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
+    own = moe.vectors(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
     return {"gated": Vector.allocate(mixture.gated, device), **own}
 
 

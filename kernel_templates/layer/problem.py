@@ -1,6 +1,6 @@
 """The shapes of a transformer layer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
@@ -30,10 +30,47 @@ class LinkedChain(Chain):
 
 
 @dataclass(frozen=True)
-class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
+class MixtureShapes:
+    """What a layer has whose network is a mixture, 0 experts where it is none: names mean what they mean in `Moe`."""
+
+    _: KW_ONLY
+    experts: int = trait(0)
+    used: int = trait(0)
+    router_format: str = trait("")
+    routing: str = trait("softmax", ROUTINGS)
+    normalized: int = trait(0, (0, 1))
+    routing_scale: float = trait(1.0)
+    expert_bias: int = trait(0, (0, 1))
+    shared_ffn: int = trait(0)
+    shared_gate_format: str = trait("")
+    shared_up_format: str = trait("")
+    shared_down_format: str = trait("")
+    shared_gated: int = trait(0, (0, 1))
+    beside: int = trait(0, (0, 1))
+
+    @property
+    def feed_forward(self) -> str:
+        """Its kind, as `layer.chain` names it."""
+        return "moe" if self.experts else "dense"
+
+    def mixture(self, dense: Ffn) -> Moe:
+        """Of experts that are each as the network `dense`."""
+        d = dense
+        return Moe(
+            d.hidden, d.ffn, self.experts, self.used, self.router_format, d.gate_format, d.up_format, d.down_format,
+            d.activation, gate_function=d.gate_function, routing=self.routing, normalized=self.normalized,
+            scale=self.routing_scale, bias=self.expert_bias, shared_ffn=self.shared_ffn,
+            shared_gate_format=self.shared_gate_format, shared_up_format=self.shared_up_format,
+            shared_down_format=self.shared_down_format, shared_gated=self.shared_gated, post_norm=d.post_norm,
+            beside=self.beside, out_scale=d.out_scale,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer(MixtureShapes, HeadShapes, LinkedChain, op="layer", template_version=1):
     """x [hidden] through one layer for one position, whose position is below `context`: its
     norms, projections, QK-norm, RoPE, attention and gated feed-forward network, with both residual additions. With
-    `experts` the network is a mixture of them, and names from `experts` on mean what they mean in `Moe`.
+    `experts` the network is a mixture of them (`MixtureShapes`).
 
     shared_kv: 1 if attention reads keys and values that another layer has written, at this position too; k_format and
     v_format mean nothing then. layer_input: elements of the layer's own input (`InputGate`), 0 for none; out_scale: 1
@@ -59,18 +96,6 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     out_bias: int = trait(0, (0, 1))
     gate_function: str = trait("silu", GATE_FUNCTIONS)
     post_norm: int = trait(0, (0, 1))
-    experts: int = trait(0)
-    used: int = trait(0)
-    router_format: str = trait("")
-    routing: str = trait("softmax", ROUTINGS)
-    normalized: int = trait(0, (0, 1))
-    routing_scale: float = trait(1.0)
-    expert_bias: int = trait(0, (0, 1))
-    shared_ffn: int = trait(0)
-    shared_gate_format: str = trait("")
-    shared_up_format: str = trait("")
-    shared_down_format: str = trait("")
-    shared_gated: int = trait(0, (0, 1))
     shared_kv: int = trait(0, (0, 1))
     layer_input: int = trait(0)
     input_gate_format: str = trait("")
@@ -80,7 +105,7 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
     @property
     def links(self) -> tuple[Link, ...]:
         """Its operations, in order; the problem of each is the property `<prefix>_part`."""
-        return links("attention", "moe" if self.experts else "dense", self.layer_input > 0)
+        return links("attention", self.feed_forward, self.layer_input > 0)
 
     @property
     def qkv_part(self) -> NormQkvRope:
@@ -121,13 +146,7 @@ class Layer(HeadShapes, LinkedChain, op="layer", template_version=1):
 
     @property
     def moe_part(self) -> Moe:
-        return Moe(
-            self.hidden, self.ffn, self.experts, self.used, self.router_format, self.gate_format, self.up_format,
-            self.down_format, self.activation, gate_function=self.gate_function, routing=self.routing,
-            normalized=self.normalized, scale=self.routing_scale, bias=self.expert_bias, shared_ffn=self.shared_ffn,
-            shared_gate_format=self.shared_gate_format, shared_up_format=self.shared_up_format,
-            shared_down_format=self.shared_down_format, shared_gated=self.shared_gated, post_norm=self.post_norm,
-        )  # fmt: skip
+        return self.mixture(self.ffn_part)
 
     @property
     def typical(self) -> "Layer":

@@ -10,6 +10,7 @@ from kernel_templates.attention import reference as attention
 from kernel_templates.layer.chain import POST_NORMS, Link
 from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.moe import reference as moe
+from kernel_templates.moe.problem import BESIDE, Moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
 
@@ -18,7 +19,7 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
     have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with biases qkv_bias and out_bias, with sinks sinks,
     with post norms post_attn_norm and post_ffn_norm [hidden], q_norm, k_norm, rope, eps, position (the last of
-    `context`), keys and values filled up to it; a mixture's biases; with an input of the layer's own input
+    `context`), keys and values filled up to it; a mixture's biases, or BESIDE; with an input of the layer's own input
     [layer_input] and post_input_norm [hidden], with a scale out_scale [1]."""
     rng = np.random.default_rng(seed)
     first = norm_qkv_rope.inputs(problem.qkv_part, seed)
@@ -55,8 +56,7 @@ def inputs(problem: Layer, seed: int) -> Inputs:
         buffers["sinks"] = filled.buffers["sinks"]
     if problem.post_norm:
         buffers |= {name: random_inputs.norm_weight(problem.hidden, rng) for name in POST_NORMS}
-    if problem.experts:
-        _add_mixture(problem, weights, buffers, rng)
+    add_mixture(problem, weights, buffers, rng)
     if problem.layer_input:
         buffers["post_input_norm"] = random_inputs.norm_weight(problem.hidden, rng)
         buffers["input"] = random_inputs.vector(problem.layer_input, rng)
@@ -64,27 +64,33 @@ def inputs(problem: Layer, seed: int) -> Inputs:
     return random_inputs.with_out_scale(made) if problem.out_scale else made
 
 
-def _add_mixture(
-    problem: Layer, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
+def add_mixture(
+    problem: LinkedChain, weights: dict[str, Weight], buffers: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Biases, and a router whose choice at the layer's own x no rounding changes."""
-    part, link = problem.moe_part, problem.links[-1]
+    """What a mixture has, if the layer has one: biases or what it has beside a network, and a router whose choice at
+    the layer's own x no rounding changes, wherever the layer is proved."""
+    part = problem.parts().get("moe")
+    if not isinstance(part, Moe):
+        return
+    at = next(i for i, link in enumerate(problem.links) if link.prefix == "moe")
+    link = problem.links[at]
     drawn = moe.inputs(part, int(rng.integers(1 << 31))).buffers
-    buffers |= {link.buffers[own]: drawn[own] for own in moe.BIASES if own in drawn}
+    buffers |= {link.buffers[own]: drawn[own] for own in (*moe.BIASES, *BESIDE) if own in drawn}
     if weights["router"].raw.is_meta:
         return
-    before = _through(problem, Inputs(weights, buffers), problem.links[:-1])
-    given = Inputs(link.own_weights(weights), link.bound(before))
-    weights["router"] = moe.with_choices_apart(part, given, rng).weights["router"]
+    places = [{}, *({"position": np.array([position], np.int64)} for position in problem.proved_positions)]
+    before = (through(problem, Inputs(weights, buffers | place), problem.links[:at]) for place in places)
+    given, *elsewhere = (Inputs(link.own_weights(weights), link.bound(here)) for here in before)
+    weights["router"] = moe.with_choices_apart(part, given, rng, elsewhere).weights["router"]
 
 
 def outputs(problem: LinkedChain, given: Inputs) -> dict[str, np.ndarray]:
     """x after the layer, and "delta", what the layer added to it: an error there is not hidden behind a large x."""
-    buffers = _through(problem, given, problem.links)
+    buffers = through(problem, given, problem.links)
     return {"x": buffers["x"], "delta": buffers["x"] - given.buffers["x"][: len(buffers["x"])]}
 
 
-def _through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
+def through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[str, np.ndarray]:
     """The buffers after the first operations of a layer."""
     buffers, parts = dict(given.buffers), problem.parts()
     for link in links:

@@ -64,7 +64,8 @@ def launches(
     """Reads "x" float16 [tokens, width of its order] by the order of its columns; writes "y" float32 [tokens, rows],
     whose rows may lie apart where the library writes them, or with a gate float16 [tokens, width of "y_order"], the
     gated activation times `gating.GATED_SCALE`. "add": where the configuration `adds`, the product times this is
-    added to y instead. packed: the matrix, or gate's and up's one below the other in memory.
+    added to y instead. "norm": of a norm on one side of `thin` that has no kernel, as of `cuda.norm_between`, which
+    says what y is then. packed: the matrix, or gate's and up's one below the other in memory.
 
     Uses "matmul_scratch", "counters" int32 [COUNTERS], zeros, and "expanded", a sequence of float16 buffers of which
     number "turn" is written; each may be shared by all products of a stream.
@@ -93,7 +94,7 @@ def launches(
     scratch, counters = buffers["matmul_scratch"], buffers["counters"]
     how = {name: config[name] for name in ("tiles", "warps", "ahead")}
     if config["algorithm"] == "thin":
-        how |= {"ready": bool(config["ready"])}
+        how |= {"ready": bool(config["ready"]), "norm": buffers.get("norm")}
         return [replace(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name=name)]
     how |= {"bt": config["block"], "stages": config["stages"]}
     return [replace(wide.launch(planes, x, y, scratch, counters, **shared, **how), name=name)]

@@ -7,7 +7,7 @@ experts are multiplied into the scales of what down reads. Logits, and what a po
 thread's scratch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,42 +22,63 @@ from kernel_templates.cpu.activations import (
     residual_normalizer,
     weigher,
 )
-from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.compile import Kernel, compile_kernel, device_function
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of, lanes_of, multiply, multiply_share, tiles_of
 from kernel_templates.cpu.simd import load_f32, load_i32, load_i64, store_f32, store_i32
 from kernel_templates.cpu.sync import barrier, comes_last
+from kernel_templates.lazy import torch
 from kernel_templates.moe.cpu_choose import chooser, padded
-from kernel_templates.moe.problem import Moe
+from kernel_templates.moe.problem import BESIDE, Moe
 from kernel_templates.moe.reference import BIASES
+from kernel_templates.problem import Matrix
 
 LANES = 16  # of the loops over rows
 PARTS = {
-    "router": "router_", "shared_router": "router_", "gate": "gate_up_", "up": "gate_up_", "shared_gate": "gate_up_",
-    "shared_up": "gate_up_", "down": "down_", "shared_down": "down_",
+    "router": "router_", "gate": "gate_up_", "up": "gate_up_", "down": "down_",
+    "shared_gate": "gate_up_", "shared_up": "gate_up_", "shared_down": "down_",
 }  # fmt: skip
-"""The parameters of each matrix."""
+"""The parameters of each matrix that is packed; the shared expert's router is below the others'."""
+
+
+def _packed(problem: Moe) -> list[Matrix]:
+    return [m for m in problem.matrices if m.name in PARTS]
+
+
+def _norm(problem: Moe, name: str) -> str:
+    """What x is multiplied with where a matrix of `hidden` columns reads it."""
+    if not problem.beside:
+        return "norm"
+    return {"router": "router_norm", "gate": "norm", "up": "norm"}.get(name, "shared_norm")
+
+
+def _buffers(problem: Moe) -> list[str]:
+    """The names of a kernel's arguments behind its matrices."""
+    names = ["x", "norm", "eps", "gated", "expert_ids", "expert_weights", "scratch"]
+    names += [*BIASES] * problem.bias + ["post_norm"] * problem.post_norm
+    return names + [*BESIDE] * problem.beside + ["out_scale"] * problem.out_scale
 
 
 def _layouts(problem: Moe) -> dict[str, ActivationLayout]:
     """What each matrix reads."""
     return {
-        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in problem.matrices
+        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in _packed(problem)
     }
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Byte offsets in a thread's scratch. x: the quantized activations of each kind that matrices of `hidden` columns
-    read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which begins at 0
-    when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms; logits: of all
-    experts, then the shared one's; own: the logits with their biases; ids, weights: of the chosen experts, then the
-    shared one's."""
+    """Byte offsets in a thread's scratch. x: the quantized activations of each norm and kind that matrices of `hidden`
+    columns read; normed: x before that; shared_down: what that reads, behind what down reads of each expert, which
+    begins at 0 when the others are no longer needed; raised: the rows of up, or the sum that a post norm norms; other:
+    what the shared expert gives `beside` that; logits: of all experts, then of the shared one; own: the logits with
+    their biases; ids, weights: of the chosen experts, then the shared one's."""
 
-    x: dict[ActivationLayout, int]
+    x: dict[tuple[str, ActivationLayout], int]
     normed: int
     shared_down: int
     raised: int
+    other: int
     logits: int
     own: int
     ids: int
@@ -68,20 +89,59 @@ class _Places:
 def _places(problem: Moe) -> _Places:
     layouts = _layouts(problem)
     x, end = {}, 0
-    for layout in dict.fromkeys(layout for layout in layouts.values() if layout.cols == problem.hidden):
-        x[layout], end = end, end + layout.bytes
+    for name, layout in layouts.items():
+        key = (_norm(problem, name), layout)
+        if "down" not in name and key not in x:
+            x[key], end = end, end + layout.bytes
     x_end = end + 4 * problem.hidden
     shared_down = problem.used * layouts["down"].bytes
     down_end = shared_down + (layouts["shared_down"].bytes if problem.shared_ffn else 0)
     raised = _lines(max(x_end, down_end))
-    rows = max(problem.gated, problem.hidden if problem.post_norm else 0)
-    logits = raised + 4 * tiles.padded(rows, parameters.MAX_LANES)
-    # Whole tiles of the router are written, and one of the shared expert's.
-    own = logits + 4 * (tiles.padded(problem.experts, parameters.MAX_LANES) + parameters.MAX_LANES)
+    sums = tiles.padded(problem.hidden if problem.post_norm else 0, parameters.MAX_LANES)
+    rows = max(tiles.padded(problem.gated, parameters.MAX_LANES), sums * (1 + problem.beside))
+    logits = raised + 4 * rows
+    # Whole tiles of the router are written, and whole vectors read from the shared expert's on.
+    own = logits + 4 * (tiles.padded(problem.experts + problem.shared_gated, parameters.MAX_LANES) + LANES)
     ids = own + (4 * padded(problem.experts) if problem.bias else 0)
     weights = ids + 4 * padded(problem.used)
     last = weights + 4 * (padded(problem.used) + LANES)
-    return _Places(x, end, shared_down, raised, logits, own, ids, weights, _lines(last))
+    return _Places(x, end, shared_down, raised, raised + 4 * sums, logits, own, ids, weights, _lines(last))
+
+
+def _reader(problem: Moe, at: _Places, norm: str) -> Callable:
+    """njit (x, weight, scratch: addresses, eps: float32) -> None: x normed with that weight, and quantized as matrices
+    read it."""
+    kinds = [(layout, place) for (of, layout), place in at.x.items() if of == norm]
+    (first, first_at), (second, second_at), hidden, normed = kinds[0], kinds[-1], problem.hidden, at.normed
+    normalize, quantize_first, quantize_second = normalizer(hidden), quantizer(first), quantizer(second)
+    both = len(kinds) > 1
+
+    @device_function(first, second, first_at, second_at, normed)
+    def read(x, weight, scratch, eps):
+        normalize(x, weight, scratch + normed, eps)
+        quantize_first(scratch + normed, scratch + first_at)
+        if both:
+            quantize_second(scratch + normed, scratch + second_at)
+
+    return read
+
+
+def _adder(hidden: int, beside: bool, scaled: bool) -> Callable:
+    """njit (y, other, x, own_norm, other_norm, post_norm: addresses of float32 [hidden], eps, out_scale: as of
+    `residual_normalizer`) -> None: its sum; of both y and `other` normed before, if `beside`, which alone reads what is
+    called so."""
+    normalize, add_normed, load = normalizer(hidden), residual_normalizer(hidden, scaled), simd.load("f32", LANES)
+
+    @device_function(hidden, beside, scaled)
+    def add(y, other, x, own_norm, other_norm, post_norm, eps, out_scale):
+        if beside:
+            normalize(y, own_norm, y, eps)
+            normalize(other, other_norm, other, eps)
+            for i in range(0, 4 * hidden, 4 * LANES):
+                simd.store(y + i, load(y + i) + load(other + i))
+        add_normed(y, post_norm, x, eps, out_scale)
+
+    return add
 
 
 def _lines(size: int) -> int:
@@ -94,25 +154,26 @@ def scratch_bytes(problem: Moe, config) -> int:
 
 def compile(problem: Moe, config, features) -> Kernel:
     p, at, layouts = problem, _places(problem), _layouts(problem)
-    numbers = {m.name: i for i, m in enumerate(problem.matrices)}
+    numbers = {m.name: i for i, m in enumerate(_packed(problem))}
     behind = matrix.BYTES * len(numbers)
     place = {name: matrix.BYTES * numbers.get(name, 0) for name in PARTS}
     router_at, gate_at, up_at, down_at = (place[name] for name in ("router", "gate", "up", "down"))
-    shared_gate_at, shared_up_at, shared_down_at, shared_router_at = (
-        place[f"shared_{name}"] for name in ("gate", "up", "down", "router")
-    )
+    shared_gate_at, shared_up_at, shared_down_at = (place[f"shared_{name}"] for name in ("gate", "up", "down"))
     experts, used, ffn, shared_ffn, hidden = p.experts, p.used, p.ffn, p.shared_ffn, p.hidden
     bias, post_norm, shared, shared_gated = bool(p.bias), bool(p.post_norm), shared_ffn > 0, bool(p.shared_gated)
-    normed, raised_at, logits_at, own_at, ids_at = at.normed, at.raised, at.logits, at.own, at.ids
+    raised_at, other_at, logits_at, own_at, ids_at = at.raised, at.other, at.logits, at.own, at.ids
     weights_at, per_thread, shared_x = at.weights, at.bytes, at.shared_down
-    shared_logit = 4 * tiles.padded(experts, parameters.MAX_LANES)
+    shared_logit = 4 * experts
     down_bytes = layouts["down"].bytes
-    kinds, same = [*at.x], len(at.x) == 1
-    quantize_first, quantize_second, second_at = quantizer(kinds[0]), quantizer(kinds[-1]), at.x[kinds[-1]]
+    beside, scaled, names = bool(p.beside), bool(p.out_scale), _buffers(problem)
+    read, read_routed, read_shared = (_reader(p, at, _norm(p, name)) for name in ("gate", "router", "shared_gate"))
+    router_norm, shared_norm, experts_post_norm, shared_post_norm, expert_scale, post_norm_at, out_scale = (
+        8 * names.index(name) if name in names else 0 for name in (*BESIDE, "post_norm", "out_scale")
+    )
     quantize_down, weigh = quantizer(layouts["down"]), weigher(layouts["down"])
     shared_layout = layouts.get("shared_down", layouts["down"])
     quantize_shared, weigh_shared = quantizer(shared_layout), weigher(shared_layout)
-    normalize, add_normed = normalizer(hidden), residual_normalizer(hidden)
+    add_normed = _adder(hidden, beside, scaled)
     choose = chooser(experts, used, p.routing, bool(p.normalized), p.scale)
     load, splat = simd.load("f32", LANES), simd.splat("f32", LANES)
     gate_by, exp = gating(p.gate_function, LANES), exponential(LANES)
@@ -125,13 +186,11 @@ def compile(problem: Moe, config, features) -> Kernel:
         scratch, logits = first_scratch + thread * per_thread, first_scratch + logits_at
         raised, own, ids, weights = scratch + raised_at, logits, scratch + ids_at, scratch + weights_at
 
-        normalize(x, norm, scratch + normed, eps)
-        quantize_first(scratch + normed, scratch)
-        if not same:
-            quantize_second(scratch + normed, scratch + second_at)
+        read(x, norm, scratch, eps)
+        if beside:
+            read_routed(x, load_i64(a + router_norm), scratch, eps)
+            read_shared(x, load_i64(a + shared_norm), scratch, eps)
         multiply_share(arguments + router_at, thread, threads, scratch, logits, 0)
-        if shared_gated and thread == threads - 1:
-            multiply(arguments + shared_router_at, 0, 1, scratch, logits + shared_logit, 0)
         barrier(sync, threads)
 
         if bias:
@@ -139,6 +198,10 @@ def compile(problem: Moe, config, features) -> Kernel:
             for e in range(experts):
                 store_f32(own + 4 * e, load_f32(logits + 4 * e) + load_f32(load_i64(a + 56) + 4 * e))
         choose(own, ids, weights)
+        if beside:
+            for j in range(used):
+                of_expert = load_f32(load_i64(a + expert_scale) + 4 * np.int64(load_i32(ids + 4 * j)))
+                store_f32(weights + 4 * j, load_f32(weights + 4 * j) * of_expert)
         if thread == 0:
             for j in range(used):
                 store_i32(load_i64(a + 32) + 4 * j, load_i32(ids + 4 * j))
@@ -194,21 +257,29 @@ def compile(problem: Moe, config, features) -> Kernel:
                 unity, logit = splat(np.float32(1.0)), load(logits + shared_logit)
                 simd.store(scratch + shared_share, unity / (unity + exp(splat(np.float32(0.0)) - logit)))
                 weigh_shared(scratch + shared_x, load_f32(scratch + shared_share))
-            multiply(arguments + shared_down_at, first, last, scratch + shared_x, out, 1)
+            if beside:
+                multiply(arguments + shared_down_at, first, last, scratch + shared_x, first_scratch + other_at, 0)
+            else:
+                multiply(arguments + shared_down_at, first, last, scratch + shared_x, out, 1)
         if post_norm and comes_last(sync, threads):
-            add_normed(out, load_i64(a + (88 if bias else 56)), x, eps, 0)
+            add_normed(
+                out, first_scratch + other_at, x, load_i64(a + experts_post_norm), load_i64(a + shared_post_norm),
+                load_i64(a + post_norm_at), eps, load_i64(a + out_scale),
+            )  # fmt: skip
 
     rows = (
         blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)
-        for m in problem.matrices
+        for m in _packed(problem)
     )
     return compile_kernel(moe, f"{problem.key} {at}").with_rows(*rows)
 
 
 def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:
-    names = [m.name for m in problem.matrices]
+    raws = {m.name: weights[m.name].raw for m in _packed(problem)}
+    if problem.shared_gated:
+        raws["router"] = torch.cat([raws["router"], weights["shared_router"].raw])
     return tuple(
-        tiles.pack(weights[n].raw, weights[n].cols, weights[n].format, config[f"{PARTS[n]}lanes"]) for n in names
+        tiles.pack(raw, weights[n].cols, weights[n].format, config[f"{PARTS[n]}lanes"]) for n, raw in raws.items()
     )
 
 
@@ -216,9 +287,9 @@ def bind(problem: Moe, config, kernel: Kernel, packed: Sequence[tiles.Tiles], bu
     places, layouts = _places(problem).x, _layouts(problem)
     matrices = [
         word
-        for m, tile, rows in zip(problem.matrices, packed, kernel.rows, strict=True)
-        for word in matrix.arguments(tile, rows, 0 if PARTS[m.name] == "down_" else places[layouts[m.name]])
+        for m, tile, rows in zip(_packed(problem), packed, kernel.rows, strict=True)
+        for word in matrix.arguments(
+            tile, rows, 0 if PARTS[m.name] == "down_" else places[_norm(problem, m.name), layouts[m.name]]
+        )
     ]
-    names = ["x", "norm", "eps", "gated", "expert_ids", "expert_weights", "scratch"]
-    names += [*BIASES] * problem.bias + ["post_norm"] * problem.post_norm
-    return step(kernel, (*matrices, *(buffers[name] for name in names)), "moe")
+    return step(kernel, (*matrices, *(buffers[name] for name in _buffers(problem))), "moe")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import gating
+from kernel_templates.cpu.activations import exponential, gating, normalizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
-from kernel_templates.cpu.simd import load_f32, load_i32, load_i64, store_i64
+from kernel_templates.cpu.simd import load_f32, load_i32, load_i64, store_f32, store_i64
 from kernel_templates.cpu.sync import comes_last
 from kernel_templates.grouped_matmul.cpu import Sorted
 from kernel_templates.moe.cpu_choose import LANES, chooser, padded
@@ -35,22 +35,32 @@ class Choices:
         return cls(np.zeros((most, wide), np.int32), np.zeros((most, wide), np.float32), order)
 
 
+def logits_size(problem: Moe) -> int:
+    """float32 elements of a row's logits: of all experts, behind them the shared one's, rounded up to whole vectors."""
+    return padded(problem.experts + problem.shared_gated)
+
+
 def compile_choose(problem: Moe) -> Kernel:
     """Each row's experts and weights from its logits; then, by the thread that is ready last, the order of pairs."""
     experts, used, wide, bias = problem.experts, problem.used, padded(problem.used), bool(problem.bias)
     choose = chooser(experts, used, problem.routing, bool(problem.normalized), problem.scale)
-    load, logits_bytes = simd.load("f32", LANES), 4 * padded(experts)
+    load, logits_bytes = simd.load("f32", LANES), 4 * logits_size(problem)
+    biased_bytes, scaled = 4 * padded(experts), bool(problem.beside)
 
     def choose_rows(arguments, sync, thread, threads):
         logits, rows, biases = load_i64(arguments), load_i64(load_i64(arguments + 8)), load_i64(arguments + 16)
         ids, weights = load_i64(arguments + 24), load_i64(arguments + 32)
-        offsets, pairs = load_i64(arguments + 40), load_i64(arguments + 48)
+        offsets, pairs, scales = load_i64(arguments + 40), load_i64(arguments + 48), load_i64(arguments + 56)
         for row in range(first_of(rows, thread, threads), first_of(rows, thread + 1, threads)):
             at = logits + logits_bytes * row
             if bias:
-                for i in range(0, logits_bytes, 4 * LANES):
+                for i in range(0, biased_bytes, 4 * LANES):
                     simd.store(at + i, load(at + i) + load(biases + i))
             choose(at, ids + 4 * wide * row, weights + 4 * wide * row)
+            if scaled:
+                for j in range(wide * row, wide * row + used):
+                    scale = load_f32(scales + 4 * np.int64(load_i32(ids + 4 * j)))
+                    store_f32(weights + 4 * j, load_f32(weights + 4 * j) * scale)
         if comes_last(sync, threads):
             for e in range(experts + 1):
                 store_i64(offsets + 8 * e, 0)
@@ -74,11 +84,11 @@ def compile_choose(problem: Moe) -> Kernel:
     return compile_kernel(choose_rows, f"choose rows {problem.key}")
 
 
-def bind_choose(kernel: Kernel, logits: np.ndarray, rows: np.ndarray, bias, choices: Choices) -> Step:
-    """logits: float32 [most, experts rounded up to 16], changed where there is a bias; rows: int64 [1]; bias: float32
-    [experts, padded], or 0."""
+def bind_choose(kernel: Kernel, logits: np.ndarray, rows: np.ndarray, bias, scale, choices: Choices) -> Step:
+    """logits: float32 [most, logits_size], changed where there is a bias; rows: int64 [1]; bias, scale: of each expert,
+    float32 [experts, padded], or 0."""
     c = choices
-    return step(kernel, (logits, rows, bias, c.ids, c.weights, c.order.offsets, c.order.pairs), "choose")
+    return step(kernel, (logits, rows, bias, c.ids, c.weights, c.order.offsets, c.order.pairs, scale), "choose")
 
 
 def compile_gate(problem: Moe) -> Kernel:
@@ -108,16 +118,26 @@ def bind_gate(kernel: Kernel, gate: np.ndarray, up: np.ndarray, rows, choices: C
 
 
 def compile_combine(problem: Moe) -> Kernel:
-    """Of each row the sum of what its experts gave and their biases, times their weights."""
+    """Of each row the sum of what its experts gave and their biases, times their weights, and of what the shared one
+    gave, times its own, unless that is `beside`."""
     hidden, used, wide, bias = problem.hidden, problem.used, padded(problem.used), bool(problem.bias)
-    load, splat = simd.load("f32", LANES), simd.splat("f32", LANES)
+    load, splat, exp = simd.load("f32", LANES), simd.splat("f32", LANES), exponential(LANES)
+    shared, gated = problem.shared_ffn > 0 and not problem.beside, bool(problem.shared_gated)
+    logits_bytes, shared_logit = 4 * logits_size(problem), 4 * problem.experts
 
     def combine_rows(arguments, sync, thread, threads):
         made, out, rows = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
         ids, weights, biases = load_i64(arguments + 24), load_i64(arguments + 32), load_i64(arguments + 40)
+        others, logits = load_i64(arguments + 48), load_i64(arguments + 56)
+        zero, one = splat(np.float32(0.0)), splat(np.float32(1.0))
         for row in range(first_of(rows, thread, threads), first_of(rows, thread + 1, threads)):
+            share = one
+            if gated:
+                share = one / (one + exp(zero - splat(load_f32(logits + logits_bytes * row + shared_logit))))
             for i in range(0, 4 * hidden, 4 * LANES):
-                total = splat(np.float32(0.0))
+                total = zero
+                if shared:
+                    total = load(others + 4 * hidden * row + i) * share
                 for j in range(used):
                     part = load(made + 4 * hidden * (used * row + j) + i)
                     if bias:
@@ -125,10 +145,39 @@ def compile_combine(problem: Moe) -> Kernel:
                     total = simd.fma(part, splat(load_f32(weights + 4 * (wide * row + j))), total)
                 simd.store(out + 4 * hidden * row + i, total)
 
-    return compile_kernel(combine_rows, f"combine rows {hidden} {used} {bias}")
+    return compile_kernel(combine_rows, f"combine rows {hidden} {used} {bias} {shared} {gated} {problem.experts}")
 
 
-def bind_combine(kernel: Kernel, made: np.ndarray, out: np.ndarray, rows, choices: Choices, bias) -> Step:
+def bind_combine(
+    kernel: Kernel, made: np.ndarray, out: np.ndarray, rows, choices: Choices, bias, shared, logits: np.ndarray
+) -> Step:
     """made: float32 [most * used, hidden]; out: float32 [most, hidden], written; bias: float32 [experts * hidden], or
-    0."""
-    return step(kernel, (made, out, rows, choices.ids, choices.weights, bias), "combine")
+    0; shared: float32 [most, hidden], or 0; logits: as of `bind_choose`."""
+    return step(kernel, (made, out, rows, choices.ids, choices.weights, bias, shared, logits), "combine")
+
+
+def compile_beside(problem: Moe) -> Kernel:
+    """Of each row the sum of what experts give and the network beside them, either normed by itself."""
+    hidden, load = problem.hidden, simd.load("f32", LANES)
+    normalize = normalizer(hidden)
+
+    def sum_normed(arguments, sync, thread, threads):
+        out, other, rows = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
+        norm, other_norm = load_i64(arguments + 24), load_i64(arguments + 32)
+        eps = load_f32(load_i64(arguments + 40))
+        for row in range(first_of(rows, thread, threads), first_of(rows, thread + 1, threads)):
+            y, z = out + 4 * hidden * row, other + 4 * hidden * row
+            normalize(y, norm, y, eps)
+            normalize(z, other_norm, z, eps)
+            for i in range(0, 4 * hidden, 4 * LANES):
+                simd.store(y + i, load(y + i) + load(z + i))
+
+    return compile_kernel(sum_normed, f"beside {hidden}")
+
+
+def bind_beside(
+    kernel: Kernel, out: np.ndarray, other: np.ndarray, rows: np.ndarray, norms: tuple, eps: np.ndarray
+) -> Step:
+    """out, what is added up in it, and other: float32 [most, hidden], both changed; norms: of either, float32
+    [hidden]."""
+    return step(kernel, (out, other, rows, *norms, eps), "beside")

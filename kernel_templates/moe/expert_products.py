@@ -1,7 +1,8 @@
 """The products of a token's experts, whose matrices lie where the router's choice says.
 
+Both kernels read the choice, or make it themselves of the router's logits (HERE), where it has no kernel of its own.
 `chosen_gated` cannot ask for weights before the wait: their addresses are the result of the kernel before it. It lets
-its dependents start only after that wait, when the choice is in memory for good; so `chosen_residual` reads the choice
+its dependents start only after that wait, when choice or logits are in memory for good; so `chosen_residual` reads them
 at once, and asks for its weights before it waits for `chosen_gated`. The shared expert's weights do not depend on the
 choice: its programs ask for them before the wait, as those of `product` do.
 """
@@ -20,22 +21,26 @@ from kernel_templates.cuda.instructions import all_asked_for, opaque
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.product import X_AHEAD, multiply_gated, places
 from kernel_templates.cuda.quantize import store_lanes
+from kernel_templates.moe.choose import at_places, nth_expert, routed
 
 
 @triton.jit
 def chosen_gated(
-    ids, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, norm, eps,
-    out_values, out_high, out_low, out_scale, gate_bias, up_bias,
+    choice, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3,
+    values, high, low, scale, squares, norm, eps, out_values, out_high, out_low, out_scale, gate_bias, up_bias,
+    shared_norm,
     ROWS: tl.constexpr, SHARED_ROWS: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, SHARED_UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr,
-    COLS: tl.constexpr, SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
-    CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr, SHARED_UP_CHUNKS: tl.constexpr,
+    COLS: tl.constexpr, SOURCE: tl.constexpr, SHARED_SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr,
+    UNITS: tl.constexpr, CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr,
+    SHARED_UP_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, SHARED_AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, HERE: tl.constexpr,
+    EXPERTS: tl.constexpr, LANES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """`product.gated_product` of the expert ids[slot], ROWS rows of the matrices from its own first row on, to rows
-    slot * ROWS ... of out. Programs (part, slot); the slot USED is the shared expert's, of SHARED_ROWS."""
+    """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
+    `choice`: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
+    slot); the slot USED is the shared expert's, of SHARED_ROWS, which reads x times shared_norm."""
     part, slot = tl.program_id(0), tl.program_id(1)
     first = slot * ROWS
     out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
@@ -44,7 +49,8 @@ def chosen_gated(
         if PDL:
             gdc_wait()
             gdc_launch_dependents()
-        row = tl.load(ids + slot, cache_modifier=".cg").to(tl.int64) * ROWS
+        own = nth_expert(choice, slot, EXPERTS, LANES, ASM) if HERE else tl.load(choice + slot, cache_modifier=".cg")
+        row = own.to(tl.int64) * ROWS
         g0, g1, g2, g3 = from_row(g0, g1, g2, g3, row, TRAITS, COLS)
         u0, u1, u2, u3 = from_row(u0, u1, u2, u3, row, UP_TRAITS, COLS)
         multiply_gated(
@@ -56,29 +62,32 @@ def chosen_gated(
         )  # fmt: skip
     else:
         multiply_gated(
-            part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, norm, eps,
+            part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, shared_norm, eps,
             out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
-            SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
+            SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SHARED_SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
             SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
         )  # fmt: skip
 
 
 @triton.jit
 def chosen_residual(
-    ids, weights, w0, w1, w2, w3, s0, s1, s2, s3, values, high, low, scale,
+    logits, ids, weights, scales, w0, w1, w2, w3, s0, s1, s2, s3, values, high, low, scale,
     out_values, out_high, out_low, out_scale, out_squares, next_norm, bias,
     ROWS: tl.constexpr, FFN: tl.constexpr, SHARED_FFN: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
-    EARLY: tl.constexpr, READY: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    EARLY: tl.constexpr, READY: tl.constexpr, ADD: tl.constexpr, HERE: tl.constexpr, EXPERTS: tl.constexpr,
+    LANES: tl.constexpr, ROUTING: tl.constexpr, NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr,
+    GATED: tl.constexpr, PLACES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += the sum over slots of weights[slot] (W[ids[slot]][r] . x[slot] + bias[ids[slot]][r]), quantized for the
     next kernel as out * next_norm; not ADD: as of `product.residual_product`.
 
     The rows r of all chosen experts are one long row of COLS = USED * FFN columns, of which a tile has units of one or
     of several: each lane's sum is of its own experts, times their weights, and rows are added up in one order. Behind
-    them come the SHARED_FFN columns of the shared expert.
+    them come the SHARED_FFN columns of the shared expert. HERE: ids and weights are made of the logits, as of
+    `choose.routed`, and written by the first program; else they are read.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -86,17 +95,25 @@ def chosen_residual(
     BOTH: tl.constexpr = CHUNKS + SHARED_CHUNKS
     TILES: tl.constexpr = STEPS * BOTH
     COUNT: tl.constexpr = FFN // TRAITS.unit
+    if HERE:
+        chosen, weight = routed(logits, scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED)
     rows, ends, units, shares = (), (), (), ()
     for c in tl.static_range(CHUNKS):
         slot = (u + c * UNITS) // COUNT
         there = slot < USED
-        row = tl.load(ids + slot, mask=there, other=0, cache_modifier=".cg") * ROWS
+        if HERE:  # of few slots, so that the first tiles need not wait for the last choice
+            row = at_places(chosen, slot, c * UNITS // COUNT, (c * UNITS + UNITS - 1) // COUNT) * ROWS
+            share = at_places(weight, slot, c * UNITS // COUNT, (c * UNITS + UNITS - 1) // COUNT)
+            share = tl.where(there, share, 0.0)
+        else:
+            row = tl.load(ids + slot, mask=there, other=0, cache_modifier=".cg") * ROWS
+            share = tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg")
         rows, ends = rows + (opaque(r + row, ASM),), ends + (row + ROWS,)
         units = units + (opaque(tl.where(there, u + c * UNITS - slot * COUNT, COUNT), ASM),)
-        shares = shares + (tl.load(weights + slot, mask=there, other=0.0, cache_modifier=".cg"),)
+        shares = shares + (share,)
     for _c in tl.static_range(SHARED_CHUNKS):
         rows, ends, units = rows + (r,), ends + (ROWS,), units + (u,)
-        shares = shares + (tl.load(weights + USED, cache_modifier=".cg"),)
+        shares = shares + (weight[USED] if HERE else tl.load(weights + USED, cache_modifier=".cg"),)
     held = ()
     for t in tl.static_range(AHEAD):
         held = held + (
@@ -113,8 +130,9 @@ def chosen_residual(
         if bias is not None:
             total = at * 0.0
             for k in tl.static_range(USED):
-                own = bias + tl.load(ids + k, cache_modifier=".cg") * ROWS + at
-                total += tl.load(weights + k, cache_modifier=".cg") * tl.load(own, mask=at < ROWS, other=0.0)
+                expert = chosen[k] if HERE else tl.load(ids + k, cache_modifier=".cg")
+                share = weight[k] if HERE else tl.load(weights + k, cache_modifier=".cg")
+                total += share * tl.load(bias + expert * ROWS + at, mask=at < ROWS, other=0.0)
             added = added + (total,)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
@@ -140,6 +158,11 @@ def chosen_residual(
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
+    if HERE:
+        place, first_one = tl.arange(0, PLACES), tl.program_id(0) == 0
+        chosen, weight = at_places(chosen, place, 0, PLACES), at_places(weight, place, 0, PLACES)
+        tl.store(ids + place, chosen, mask=first_one & (place < USED))
+        tl.store(weights + place, weight, mask=first_one & (place < USED + SHARED))
     acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     for t in tl.static_range(TILES):
         if t + AHEAD < TILES:

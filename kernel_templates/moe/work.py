@@ -9,7 +9,8 @@ def work(problem: Moe) -> Work:
     read = {"router": problem.experts, "gate": problem.used * problem.ffn, "up": problem.used * problem.ffn}
     read["down"] = problem.used * problem.hidden
     rows = [(read.get(m.name, m.rows), m) for m in problem.matrices]
-    vectors = (4 if problem.post_norm else 3) * problem.hidden  # x in and out, norms
+    norms = 1 + problem.post_norm + 4 * problem.beside
+    vectors = (2 + norms) * problem.hidden  # x in and out
     if problem.bias:
         vectors += problem.experts + 2 * problem.used * problem.ffn + problem.used * problem.hidden
     return Work(

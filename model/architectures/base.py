@@ -10,11 +10,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Routing:
-    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`."""
+    """How a mixture of experts chooses: the words of `kernel_templates.moe.problem.Moe`. shared: every token uses one
+    more expert, whose weight is the sigmoid of a gate of its own; beside: the mixture stands beside the dense network
+    of its layer, each with norms of its own, and weights are multiplied with numbers of their experts; files without
+    experts have the networks alone."""
 
     function: Literal["softmax", "softmax_of_chosen", "sigmoid"]
     normalized: bool
     bias: bool = False
+    shared: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Architecture:
     tensor, gate and up those of another; gate_function: of the feed-forward network, "gelu" in its tanh form,
     "swiglu_oai" of mixtures alone; post_norm: RMS norm of what attention and the feed-forward network add to the
     residual stream; scaled_embedding: rows of the embedding times sqrt(hidden); routing: every layer's feed-forward
-    network is a mixture of experts that chooses so.
+    network is a mixture of experts that chooses so, or has one beside it.
 
     window_period: every so many-th layer sees all positions and those between them only the file's window, unless the
     file says which do; 0: all layers have the window, where the file names one; None: such a file is refused.

@@ -115,19 +115,18 @@ class Experts:
 
     def _bound(self, index: int, size: int) -> Graph:
         layer, problem, operations = self._layers[index], self.problems[index], self._operations
-        products = list(mixture_rows.products(problem, layer, size))
-        router = layer.packed["moe"][0]
+        products, dense = list(mixture_rows.products(problem, layer, size)), layer.packed["moe"]
         every: list[tuple[Matmul | GroupedMatmul, Tiles]] = [
             *products,
-            (Matmul(router.rows, router.cols, router.format, size), router),
+            *((Matmul(p.rows, p.cols, p.format, size), p) for p in (dense[0], *dense[4:])),
         ]
         if self._db is not None:
             new = [p for p, _ in every if p not in self._wide]
             self._wide |= {p: choice.config for p, choice in self._choose(new).items()}
         operations.reserve(self._pool.threads, every)
-        norm, b = operations.norm(layer.buffers["ffn_norm"], operations.normed), layer.buffers
-        steps = self._rows.steps(problem, size, layer)
-        return Graph(self._pool, [norm, *steps, operations.add(b.get("post_ffn_norm"))])
+        steps, own = self._rows.steps(problem, size, layer), layer.buffers
+        scale = own["out_scale"] if problem.out_scale else None
+        return Graph(self._pool, [*steps, operations.add(own.get("post_ffn_norm"), scale=scale)])
 
     def _choose(self, problems: Sequence[Problem]) -> dict[Problem, Choice]:
         features = machine.features()

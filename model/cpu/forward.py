@@ -56,7 +56,7 @@ def _products(decoder: Decoder, size: int) -> Iterator[tuple[Matmul | GroupedMat
         for name, packed in layer.packed.items():
             if isinstance(mixture := needed[name], Moe):
                 yield from mixture_rows.products(mixture, layer, size)
-                packed = packed[:1]  # the router
+                packed = (packed[0], *packed[4:])  # the router and the shared expert
             yield from ((Matmul(p.rows, p.cols, p.format, size), p) for p in packed)
     for p in (*decoder.inputs_packed, decoder.head_packed):
         yield Matmul(p.rows, p.cols, p.format, size), p
@@ -214,7 +214,7 @@ class Forward(RowOperations):
 
     def _stacked(self, size: int, index: int, packed: Sequence[Tiles], out: np.ndarray) -> list[GraphStep]:
         """The mixer's norm, and products with it, one behind the other in rows of `out`."""
-        steps, first = [self.norm(self.decoder.layers[index].buffers["attn_norm"], self.normed)], 0
+        steps, first = [self.norm(self.decoder.layers[index].buffers["attn_norm"])], 0
         for matrix in packed:
             steps.append(self.product(size, matrix, self.normed, out, first))
             first += matrix.rows
@@ -237,7 +237,7 @@ class Forward(RowOperations):
         d, layer = self.decoder, self.decoder.layers[index]
         buffers = {
             **DELTA.bound(layer.buffers), "projected": self.projected(index),
-            "out": self.attended(index), "eps": self._eps, "scratch": self._remembering,
+            "out": self.attended(index), "eps": self.eps, "scratch": self._remembering,
         }  # fmt: skip
         places = (self._positions, self._tables[index], self._whole, self._text_count)
         return [gated_delta.bind_rows(d.kernel(d.needed[index]["delta"]), buffers, *places)]
@@ -256,12 +256,12 @@ class Forward(RowOperations):
         gate_rows, up_rows = _narrowed(self._gate, s.ffn), _narrowed(self._up, s.ffn)
         gated = self.kernel(rows.compile_gate, s.ffn, s.gate_function)
         return [
-            self.norm(b["ffn_norm"], self.normed),
+            self.norm(b["ffn_norm"]),
             self.product(size, gate, self.normed, gate_rows),
             self.product(size, up, self.normed, up_rows),
             rows.bind_gate(gated, gate_rows, up_rows, self.count),
             self.product(size, down, gate_rows, self.branch),
-            self.add(b.get("post_ffn_norm"), scale=None if s.layer_input else b.get("out_scale")),
+            self.add(b.get("post_ffn_norm"), scale=self._scale_of(layer)),
         ]
 
     def _input(self, size: int, index: int) -> list[GraphStep]:
@@ -284,17 +284,20 @@ class Forward(RowOperations):
         kernel = self.kernel(rows.compile_mix_inputs, c.hidden, c.layers, c.layer_input)
         return [
             self.product(size, w, self.x, self._mixed),
-            rows.bind_mix_inputs(kernel, self._mixed, d.input_norm, self._inputs, self.count, self._eps),
+            rows.bind_mix_inputs(kernel, self._mixed, d.input_norm, self._inputs, self.count, self.eps),
         ]
 
     def _moe(self, size: int, index: int) -> list[GraphStep]:
         layer, problem = self.decoder.layers[index], self.decoder.needed[index]["moe"]
         assert isinstance(problem, Moe) and self._mixture is not None
         return [
-            self.norm(layer.buffers["ffn_norm"], self.normed),
             *self._mixture.steps(problem, size, layer),
-            self.add(layer.buffers.get("post_ffn_norm")),
+            self.add(layer.buffers.get("post_ffn_norm"), scale=self._scale_of(layer)),
         ]
+
+    def _scale_of(self, layer: LayerState) -> np.ndarray | None:
+        """What the stream is multiplied with behind the feed-forward half, unless an input of the layer follows."""
+        return None if layer.plan.sizes.layer_input else layer.buffers.get("out_scale")
 
     def _attention(self, layer: LayerState) -> RowAttention:
         s = layer.plan.sizes
@@ -314,7 +317,7 @@ class Forward(RowOperations):
         norms = (b.get("q_norm", 0), b.get("k_norm", 0))
         return rows.bind_append(
             kernel, self.qkv(index), self.count, self._turned[layer.plan.rope], self._positions, self._texts,
-            self._tables[index], self._eps, norms, 0 if bias is None else bias,
+            self._tables[index], self.eps, norms, 0 if bias is None else bias,
         )  # fmt: skip
 
     def _head(self, size: int) -> Graph:
@@ -324,7 +327,7 @@ class Forward(RowOperations):
         if len(self._logits) < size:
             self._logits, self._heads = _floats(size, -(-c.vocab // rows.LANES) * rows.LANES), {}
         steps = [
-            self.norm(d.output_norm, self.normed),
+            self.norm(d.output_norm),
             self.product(size, d.head_packed, self.normed, self._logits),
         ]
         if c.final_softcap:

@@ -33,12 +33,13 @@ class RowOperations:
         self.branch, self.normed = (memory.empty((most, hidden), np.float32) for _ in range(2))
         self.x = memory.empty((most, hidden), np.float32) if x is None else x
         self.count = np.zeros(1, np.int64)
-        self._eps = np.array([norm_eps], np.float32)
+        self.eps = np.array([norm_eps], np.float32)
         self.scratch = memory.empty((0,), np.uint8)
 
-    def norm(self, weight: np.ndarray, out: np.ndarray) -> GraphStep:
+    def norm(self, weight: np.ndarray) -> GraphStep:
+        """Of the residual stream, to `normed`."""
         kernel = self.kernel(rows.compile_norm, self._hidden)
-        return rows.bind_norm(kernel, self.x, out, self.count, weight, self._eps)
+        return rows.bind_norm(kernel, self.x, self.normed, self.count, weight, self.eps)
 
     def add(
         self, post_norm: np.ndarray | None, bias: np.ndarray | None = None, scale: np.ndarray | None = None
@@ -46,7 +47,7 @@ class RowOperations:
         given = (post_norm, bias, scale)
         kernel = self.kernel(rows.compile_add, self._hidden, *(vector is not None for vector in given))
         norm, plus, factor = (0 if vector is None else vector for vector in given)
-        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self._eps, plus, factor)
+        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self.eps, plus, factor)
 
     def product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
         problem = Matmul(packed.rows, packed.cols, packed.format, size)

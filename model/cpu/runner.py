@@ -107,8 +107,8 @@ class CpuRunner(Runner):
             chosen.append(picker.pick(row, position + 1))
         return chosen
 
-    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
-        """Nothing: kernels are compiled by the first pass of any size."""
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> bool:
+        return True  # the first pass of any size compiles for all
 
     def open_sequences(self, most: int) -> Sequences:
         return CpuSequences(self, most)

@@ -73,6 +73,7 @@ class Decoder:
             for name, size in buffer_sizes(c).items()
         } | {
             "branch": Vector.allocate(c.hidden, device),
+            "shared_branch": Vector.allocate(c.hidden, device),
             "hidden": floats(c.hidden),
             "position": whole(1),
             "token": whole(1),

@@ -37,7 +37,7 @@ def beside_experts(model: Loaded) -> int:
     size = LATER
     for layer in model.layers:
         for name, packed in layer.packed.items():
-            size += sum(planes.nbytes for planes in (packed[:1] if name == "moe" else packed))
+            size += sum(planes.nbytes for planes in ((packed[0], *packed[4:]) if name == "moe" else packed))
         size += sum(t.nbytes for name, t in layer.buffers.items() if name not in OF_A_TEXT)
     ends = (model.head_packed, model.embedding, model.output_norm, model.ropes, model.cache, model.inputs)
     most = bucket(min(MOST["cuda"], model.capacity))
@@ -47,7 +47,7 @@ def beside_experts(model: Loaded) -> int:
 def of_experts(model: Loaded) -> dict[int, int]:
     """By layer, bytes of the experts."""
     return {
-        i: sum(planes.nbytes for planes in layer.packed["moe"][1:])
+        i: sum(planes.nbytes for planes in layer.packed["moe"][1:4])
         for i, layer in enumerate(model.layers)
         if layer.mixture
     }

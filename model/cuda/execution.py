@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kernel_templates.cuda import ahead, driver
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
 
@@ -51,6 +53,10 @@ class Executor(Protocol):
 
     def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         """The launches as one thing that can be started again and again; name: of one run, for a profiler."""
+
+    def compile(self, launches: Sequence[Launch]) -> Callable[[], bool]:
+        """Begin to compile kernels that were not yet, beside what goes on; what says whether `program` has to wait for
+        none of them any more."""
 
     def span(self, name: str) -> AbstractContextManager:
         """What is started inside belongs together under this name, for a profiler that was asked to watch."""
@@ -94,6 +100,11 @@ class GraphExecutor:
         """None of no launches."""
         return [Graph(launches, self.target, self.device, self._captures).replay] if launches else []
 
+    def compile(self, launches: Sequence[Launch]) -> Callable[[], bool]:
+        kernels = [launch for launch in launches if isinstance(launch, Launch)]  # beside calls of the library
+        files = ahead.start(kernels, self.target, driver.context().capability)
+        return partial(ahead.done, files)
+
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()
 
@@ -133,6 +144,9 @@ class EagerExecutor:
                 launch.run(self.target)
 
         return run
+
+    def compile(self, launches: Sequence[Launch]) -> Callable[[], bool]:
+        return lambda: True
 
     def span(self, name: str) -> AbstractContextManager:
         return nullcontext()

@@ -36,7 +36,7 @@ class ExpertTimer:
         drawn = torch.randn(MOST, hidden, generator=torch.Generator().manual_seed(0))
         self._rows = drawn.to(device)
         self._positions = torch.arange(MOST, dtype=torch.int32, device=device)
-        self._x, self._branch = (Vector.allocate(hidden, device) for _ in range(2))
+        self._x, self._branch, self._shared = (Vector.allocate(hidden, device) for _ in range(3))
 
     def on_gpu(
         self, problem: Moe, config: Mapping[str, Any], packed: tuple[Planes, ...], vectors: dict[str, Any]
@@ -45,6 +45,7 @@ class ExpertTimer:
         device = self._executor.device
         bound = {
             **vectors, **moe_rows.allocate([problem], 1, device), "x": self._x, "branch": self._branch,
+            "shared_branch": self._shared,
             "gated": Vector.allocate(problem.gated, device), "next_norm": vectors["norm"],
         }  # fmt: skip
         return self._token(vectors["norm"], lambda: moe.launches(problem, config, packed, bound))

@@ -5,8 +5,8 @@ device, so that its kernels are captured once for each size, a power of two, and
 need are at position -1. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from kernel_templates.cuda import fragments, library
 from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.gating import GATED_SCALE
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.norm_between import Behind, InFront
 from kernel_templates.cuda.pages import PagedCache
 from kernel_templates.cuda.rows import add_norm, append, embed, gate, layer_inputs, output_gate, soft_cap
 from kernel_templates.cuda.weights import Planes, joined
@@ -36,6 +37,7 @@ from model.cuda.execution import Executor, Program
 from model.cuda.load import CudaLayer, Loaded
 from model.cuda.mixture import MixtureRows
 from model.cuda.pass_buffers import InOrders, PassBuffers
+from model.cuda.row_norms import Half, Norms, PassProduct, Reader, of_following
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
@@ -178,6 +180,7 @@ class Rows:
         self.model, self.config = forward.model, c
         self.inputs = forward.inputs(size.sequences, size.tokens)
         self.x, self.branch = b.x[:rows], cut(b.wide, rows, c.hidden)
+        self._norms = Norms(self.x, b, c.norm_eps)
         self._expanded = 0  # matrices so far, which are expanded in turn into what buffers there are
 
     def launches(self) -> Iterator[Launch]:
@@ -192,8 +195,8 @@ class Rows:
                 finish = self._finishes(layer)
                 yield from self._heads(i, layer, branch, append_too=not finish)
                 yield from self._attention(i, layer, finish)
-            yield from self._out(layer)
-            yield from self._feed_forward(layer, self._of_mixer(layer))
+            yield from self._out(layer, self._feed_forward_reader(layer))
+            yield from self._feed_forward(layer, self._of_mixer(layer), self._reader_behind(i))
             branch = self._of_feed_forward(layer)
             if layer.plan.sizes.layer_input:
                 yield from self._input(i, layer, branch)
@@ -230,7 +233,7 @@ class Rows:
         """float16 [rows, heads * head_dim]: what attention of a layer reads."""
         return cut(self.forward.buffers.q, self.size.rows, layer.plan.sizes.attended)
 
-    def attended(self, layer: CudaLayer) -> "Half":
+    def attended(self, layer: CudaLayer) -> Half:
         """What a layer's mixer leaves, in the order of columns that its output projection reads."""
         products, _ = self._out_products(layer)
         return self._half(self.forward.buffers.attended, layer.plan.sizes.attended, products)
@@ -239,13 +242,11 @@ class Rows:
         """float32 [rows, rows of queries, keys and values]: raw heads."""
         return cut(self.forward.buffers.wide, self.size.rows, layer.plan.sizes.qkv_rows)
 
-    def _half(self, buffers: InOrders, cols: int, products: "Sequence[PassProduct]") -> "Half":
+    def _half(self, buffers: InOrders, cols: int, products: Sequence[PassProduct]) -> Half:
         order = products[0].order
         return Half(cut(buffers[cols, order], self.size.rows, fragments.width(cols, order)), cols, order)
 
-    def _norm(
-        self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: "Half | None" = None
-    ) -> Launch:
+    def _norm(self, name: str, branch: add_norm.Branch | None, weight: Tensor | None, h: Half | None = None) -> Launch:
         norm = None if weight is None or h is None else add_norm.Norm(weight, h.values, h.order)
         return add_norm.launch(name, self.x, branch, norm, self.config.norm_eps)
 
@@ -263,12 +264,12 @@ class Rows:
         products, branch = self._down_products(layer)
         return None if _adds(products, branch) else branch
 
-    def _out_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+    def _out_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
         branch = add_norm.Branch(self.branch, post_norm=own.get("post_attn_norm"), bias=own.get("out_bias"))
         return self._products("out", [layer.packed["out"]]), branch
 
-    def _down_products(self, layer: CudaLayer) -> "tuple[list[PassProduct], add_norm.Branch]":
+    def _down_products(self, layer: CudaLayer) -> tuple[list[PassProduct], add_norm.Branch]:
         own = layer.buffers
         scale = None if layer.plan.sizes.layer_input else own.get("out_scale")
         branch = add_norm.Branch(
@@ -282,20 +283,22 @@ class Rows:
             self.branch, 1 / GATED_SCALE.value, post_norm=own["post_input_norm"], out_scale=own.get("out_scale")
         )
 
-    def _branch_off(self, products: "Sequence[PassProduct]", h: "Half", branch: add_norm.Branch) -> Iterator[Any]:
-        """The branch of the residual stream that products give, or where they add, the stream with it."""
-        if _adds(products, branch):
+    def _branch_off(
+        self, products: Sequence[PassProduct], h: Half, branch: add_norm.Branch, reader: Reader | None
+    ) -> Iterator[Any]:
+        """The branch of the residual stream that products give, or where they add, the stream with it; and with few
+        rows what the reader of the norm behind takes."""
+        if (norm := self._norms.in_front(products, branch, reader)) is not None:
+            assert reader is not None
+            yield from self._multiply(products, h, reader.h.values, norm=norm)
+        elif _adds(products, branch):
             yield from self._multiply(products, h, self.x, factor=branch.factor)
         else:
             yield from self._multiply(products, h, branch.y)
 
     def _heads(self, i: int, layer: CudaLayer, branch: add_norm.Branch | None, append_too: bool) -> Iterator[Any]:
         """Raw heads, and where attention does not finish them, q and what goes into the cache."""
-        c, own = self.config, layer.buffers
-        products = self._products("qkv", [(planes,) for planes in layer.packed["qkv"]])
-        h = self._half(self.forward.buffers.normed, c.hidden, products)
-        yield self._norm("attn_norm", branch, own["attn_norm"], h)
-        yield from self._multiply(products, h, self._qkv(layer))
+        yield from self._multiply_normed(self._mixer_reader(layer), branch, self._qkv(layer))
         if append_too:
             rows = {**self.inputs, "qkv": self._qkv(layer), "q": self.q(layer)}
             yield append.launch(self._how(layer), rows, self.forward.cache[i])
@@ -336,10 +339,7 @@ class Rows:
             yield output_gate.launch(self._qkv(layer), out.values, s.heads, s.head_dim, out.order)
 
     def _project_delta(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products("qkvz", [(planes,) for planes in layer.packed["qkvz"]])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
-        yield self._norm("attn_norm", branch, layer.buffers["attn_norm"], h)
-        yield from self._multiply(products, h, self._projected(layer))
+        yield from self._multiply_normed(self._mixer_reader(layer), branch, self._projected(layer))
 
     def _projected(self, layer: CudaLayer) -> Tensor:
         """float32 [rows, projected_size]: what a gated delta net reads."""
@@ -359,9 +359,9 @@ class Rows:
         }  # fmt: skip
         yield from template.launches(problem, config, (), buffers)
 
-    def _out(self, layer: CudaLayer) -> Iterator[Any]:
+    def _out(self, layer: CudaLayer, reader: Reader | None = None) -> Iterator[Any]:
         products, branch = self._out_products(layer)
-        yield from self._branch_off(products, self.attended(layer), branch)
+        yield from self._branch_off(products, self.attended(layer), branch, reader)
 
     def _by_host(self, layer: CudaLayer) -> bool:
         """Whether the host computes the mixture, and adds to the residual stream."""
@@ -370,41 +370,69 @@ class Rows:
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
         if layer.host is not None:
             layer = replace(layer, packed={**layer.packed, "moe": layer.host.packed})
-        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows)
+        return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
-    def _feed_forward(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        return self._ffn(layer, branch) if layer.mixture is None else self._moe(layer, branch)
+    def _feed_forward(
+        self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None = None
+    ) -> Iterator[Any]:
+        return self._ffn(layer, branch, behind) if layer.mixture is None else self._moe(layer, branch)
 
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
+        """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
+        the stream for itself."""
         if layer.host is not None and self._by_host(layer):
             yield from self._add(branch)
             yield layer.host.rows(self.x, self.inputs["positions"])
             return
         if layer.host is not None:
             yield layer.host.fetch()
-        mixture, cols = self._mixture(layer), self.config.hidden
-        normed = self.forward.buffers.normed[cols, mixture.order]
-        h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
-        yield from mixture.launches(h.values, self.inputs["positions"])
+        mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
+        beside = bool(mixture.problem.beside)
+        if mixture.shared is not None:
+            reader, following = self._network_reader(layer), self._products("shared_down", [layer.packed["moe"][6:]])
+            gated = yield from self._gated(layer, reader, branch, following)
+            yield from self._multiply(following, gated, mixture.shared)
+            branch, h = None, reader.h
+        if beside or h is None or h.order != mixture.order:
+            normed = self.forward.buffers.normed[cols, mixture.order]
+            h = Half(cut(normed, self.size.rows, fragments.width(cols, mixture.order)), cols, mixture.order)
+            norm = "router_norm" if beside else "ffn_norm"
+            made, _ = self._norms.read(Reader(norm, own[norm], (), h), branch)
+            yield from made
+        yield from mixture.route(h.values, self.inputs["positions"])
+        if beside:
+            made, _ = self._norms.read(Reader("ffn_norm", own["ffn_norm"], (), h), None)
+            yield from made
+        yield from mixture.launches(h.values)
 
-    def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
-        gate_planes, up, _ = layer.packed["ffn"]
-        b, s = self.forward.buffers, layer.plan.sizes
-        one = joined((gate_planes, up)) is not None
-        products = self._products(
-            "gate_up", [(gate_planes, up)] if one else [(gate_planes,), (up,)], s.gate_function if one else ""
-        )
+    def _ffn(self, layer: CudaLayer, branch: add_norm.Branch | None, behind: Reader | None) -> Iterator[Any]:
         following, after = self._down_products(layer)
-        h, gated = self._half(b.normed, self.config.hidden, products), self._half(b.gated, s.ffn, following)
-        yield self._norm("ffn_norm", branch, layer.buffers["ffn_norm"], h)
+        gated = yield from self._gated(layer, self._network_reader(layer), branch, following)
+        yield from self._branch_off(following, gated, after, behind)
+
+    def _gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
+        """Products of gate and up, of a mixture those of its shared expert, and whether they are one that gates."""
+        dense = layer.mixture is None
+        pair = layer.packed["ffn"][:2] if dense else layer.packed["moe"][4:6]
+        name = "gate_up" if dense else "shared_gate_up"
+        if joined(pair) is None:
+            return self._products(name, [(planes,) for planes in pair]), False
+        return self._products(name, [pair], layer.plan.sizes.gate_function), True
+
+    def _gated(
+        self, layer: CudaLayer, reader: Reader, branch: add_norm.Branch | None, following: Sequence[PassProduct]
+    ) -> Generator[Any, None, Half]:
+        """The norm before a network, and its gate and up, gated: what this gives, as the products behind it read it."""
+        products, one = self._gate_up(layer)
+        both = sum(planes.rows for product in products for planes in product.parts)
+        gated = self._half(self.forward.buffers.gated, both // 2, following)
         if one:
-            yield from self._multiply(products, h, gated.values, gated.order)
+            yield from self._multiply_normed(reader, branch, gated.values, gated.order)
         else:
-            gate_up = cut(b.wide, self.size.rows, 2 * s.ffn)
-            yield from self._multiply(products, h, gate_up)
-            yield gate.gate(gate_up, gated.values, s.gate_function, gated.order)
-        yield from self._branch_off(following, gated, after)
+            gate_up = cut(self.forward.buffers.wide, self.size.rows, both)
+            yield from self._multiply_normed(reader, branch, gate_up)
+            yield gate.gate(gate_up, gated.values, layer.plan.sizes.gate_function, gated.order)
+        return gated
 
     def _layer_inputs(self) -> Iterator[Any]:
         """What each layer gets of each row, behind its embedding."""
@@ -433,15 +461,49 @@ class Rows:
         yield from self._multiply(following, gated, self.branch)
 
     def _head(self, branch: add_norm.Branch | None) -> Iterator[Any]:
-        products = self._products("head", [self.model.head_packed])
-        h = self._half(self.forward.buffers.normed, self.config.hidden, products)
-        yield self._norm("output_norm", branch, self.model.output_norm, h)
         logits = self.forward.logits(self.size.rows)
-        yield from self._multiply(products, h, logits)
+        yield from self._multiply_normed(self._head_reader(), branch, logits)
         if self.model.head.softcap:
             yield soft_cap.launch(logits, self.model.head.softcap)
 
-    def _products(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> "list[PassProduct]":
+    def _mixer_reader(self, layer: CudaLayer) -> Reader:
+        name = layer.plan.steps[0].name
+        products = self._products(name, [(planes,) for planes in layer.packed[name]])
+        return self._reader("attn_norm", layer.buffers["attn_norm"], products)
+
+    def _feed_forward_reader(self, layer: CudaLayer) -> Reader | None:
+        """None where a router reads the norm too."""
+        return None if layer.mixture is not None else self._network_reader(layer)
+
+    def _network_reader(self, layer: CudaLayer) -> Reader:
+        mixture = layer.mixture
+        name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
+        return self._reader(name, layer.buffers[name], self._gate_up(layer)[0])
+
+    def _head_reader(self) -> Reader:
+        return self._reader("output_norm", self.model.output_norm, self._products("head", [self.model.head_packed]))
+
+    def _reader_behind(self, i: int) -> Reader | None:
+        """Who reads the norm behind layer `i`'s feed-forward, where that is a product."""
+        layers = self.model.layers
+        if layers[i].plan.sizes.layer_input:
+            return None
+        if i + 1 < len(layers):
+            return self._mixer_reader(layers[i + 1])
+        return self._head_reader() if self.size.head else None
+
+    def _reader(self, name: str, weight: Tensor, products: Sequence[PassProduct]) -> Reader:
+        return Reader(name, weight, products, self._half(self.forward.buffers.normed, self.config.hidden, products))
+
+    def _multiply_normed(
+        self, reader: Reader, branch: add_norm.Branch | None, y: Tensor, y_order: int = NATURAL
+    ) -> Iterator[Any]:
+        """A norm and the products that read it."""
+        made, behind = self._norms.read(reader, branch)
+        yield from made
+        yield from self._multiply(reader.products, reader.h, y, y_order, norm=behind)
+
+    def _products(self, name: str, groups: Sequence[tuple[Planes, ...]], function: str = "") -> list[PassProduct]:
         """Products of one input, whose columns they read in one order: where configurations differ in it, all go
         through the library."""
         found = []
@@ -454,10 +516,11 @@ class Rows:
         return found
 
     def _multiply(
-        self, products: "Sequence[PassProduct]", h: "Half", y: Tensor, y_order: int = NATURAL,
-        factor: float | None = None,
+        self, products: Sequence[PassProduct], h: Half, y: Tensor, y_order: int = NATURAL,
+        factor: float | None = None, norm: InFront | Behind | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        """y = x W^T of matrices one below the other; with a factor, y += factor times that."""
+        """y = x W^T of matrices one below the other; with a factor, y += factor times that; norm: on one side of them,
+        if it has no kernel of its own."""
         template, forward, first = registry.cuda(Matmul.op), self.forward, 0
         for product in products:
             problem = product.problem
@@ -472,47 +535,16 @@ class Rows:
             }  # fmt: skip
             if factor is not None:
                 buffers["add"] = factor
+            if norm is not None:
+                buffers["norm"], norm = norm, of_following(norm)
             for launch in template.launches(problem, product.config, product.parts, buffers):
                 self._expanded += isinstance(launch, library.Expand)
                 yield launch
 
 
-@dataclass(frozen=True)
-class PassProduct:
-    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
-
-    name: str
-    parts: tuple[Planes, ...]
-    problem: Matmul
-    config: Config
-
-    @property
-    def order(self) -> int:
-        """Of its input's columns."""
-        return matmul.order(self.config)
-
-
 def _adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
     """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
     return branch.plain and all(matmul.adds(product.config) for product in products)
-
-
-@dataclass(frozen=True)
-class Half:
-    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
-    `fragments`."""
-
-    values: Tensor
-    cols: int
-    order: int
-
-    def write(self, values: Tensor) -> None:
-        """Of the first rows, [rows, cols] in their natural order."""
-        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
-
-    def read(self, count: int) -> Tensor:
-        """float32 [count, cols] of the first rows, in their natural order."""
-        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
 
 
 def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:

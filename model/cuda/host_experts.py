@@ -55,16 +55,16 @@ class HostExperts:
         """Which layer's experts each buffer has, or will."""
 
     def keep(self, layer: int, packed: tuple[Planes, ...]) -> "HostMixture":
-        """Take a layer's matrices, as the GPU packs them, the router first; the device may forget the others."""
+        """Take a layer's matrices, as the GPU packs them; the device may forget gate, up and down of the experts."""
         self.experts.open(layer)
-        experts = _joined(packed[1:])
+        experts = _joined(packed[1:4])
         if self._staging:
             self._held[layer] = pinned(_size(experts), self.device)
             for to, tensor in zip(_carved(experts, self._held[layer]), _tensors(experts), strict=True):
                 to.copy_(tensor)
         shapes = tuple(Planes(p.format, p.rows, p.cols, tuple(_shape(t) for t in p.tensors)) for p in experts)
         self._order = sorted(self._held)
-        return HostMixture(self, layer, packed[0], shapes)
+        return HostMixture(self, layer, packed[0], shapes, packed[4:])
 
     @property
     def streams(self) -> bool:
@@ -146,12 +146,14 @@ class HostExperts:
 
 @dataclass(frozen=True)
 class HostMixture:
-    """A layer's experts in host memory. router: on the device; shapes: of the others, without values."""
+    """A layer's experts in host memory. shapes: of their gate, up and down, without values; router and shared, the
+    matrices of a shared expert, are on the device."""
 
     host: HostExperts
     layer: int
     router: Planes
     shapes: tuple[Planes, ...]
+    shared: tuple[Planes, ...]
 
     @property
     def nbytes(self) -> int:
@@ -177,14 +179,14 @@ class HostMixture:
 
     @property
     def without_values(self) -> tuple[Planes, ...]:
-        """Router, and the shapes of gate, up and down."""
-        return (self.router, *_apart(self.shapes))
+        """As the layer has them, but of gate, up and down only the shapes."""
+        return (self.router, *_apart(self.shapes), *self.shared)
 
     @property
     def packed(self) -> tuple[Planes, ...]:
-        """Router, gate, up and down in the device's memory, from `fetch` to the next layer but one's."""
+        """As the layer has them, all on the device; from `fetch` to the next layer but one's."""
         tensors = iter(_carved(self.shapes, self.host.buffer(self.layer)))
-        return (self.router, *_apart([_with(planes, tensors) for planes in self.shapes]))
+        return (self.router, *_apart([_with(planes, tensors) for planes in self.shapes]), *self.shared)
 
 
 def pinned(size: int, device: torch.device) -> Tensor:

@@ -40,8 +40,8 @@ Keep = Callable[[int, tuple[Planes, ...]], HostMixture | None]
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
     text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`; of a
-    mixture of experts "router" float32 [experts, hidden], for many rows. host: its experts, if they are not on the GPU;
-    `packed` has only their shapes then."""
+    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows. host: its experts,
+    if they are not on the GPU; `packed` has only their shapes then."""
 
     problem: LinkedChain
     host: HostMixture | None = None

@@ -15,7 +15,7 @@ from kernel_templates.cuda.weights import Planes, joined
 from kernel_templates.ffn.problem import GATE_FUNCTIONS as FFN_GATES
 from kernel_templates.grouped_matmul import cuda as grouped
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
-from kernel_templates.moe import choose
+from kernel_templates.moe import beside, choose
 from kernel_templates.moe import rows as moe_rows
 from kernel_templates.moe.problem import Moe
 from kernel_templates.problem import Problem
@@ -26,12 +26,16 @@ from model.errors import ModelError
 
 
 class MixtureRows:
-    """The launches of one layer's mixture over so many rows. configs: what problems run with."""
+    """The launches of one layer's mixture over so many rows, but for those of the shared expert, which come before.
+    configs: what problems run with."""
 
-    def __init__(self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int) -> None:
+    def __init__(
+        self, layer: CudaLayer, buffers: PassBuffers, configs: Callable[[Problem], Config], rows: int, eps: float
+    ) -> None:
+        self._eps = eps
         assert layer.mixture is not None
         self.problem, self._layer, self._buffers, self._rows = layer.mixture, layer, buffers, rows
-        self._router, self._gate, self._up, self._down = layer.packed["moe"]
+        _, self._gate, self._up, self._down = layer.packed["moe"][:4]
         both = joined((self._gate, self._up))
         self._parts: tuple[Planes, ...] = (self._gate, self._up) if both is None else (both,)
         gate_up, down = _products(self.problem, rows, both is not None)
@@ -46,18 +50,31 @@ class MixtureRows:
         return grouped.order(self._gate_up[0][1])
 
     @property
+    def shared(self) -> Tensor | None:
+        """float32 [rows, hidden], what the shared expert makes of each row times GATED_SCALE; None where there is none.
+        It lies where no other product of the mixture writes."""
+        p = self.problem
+        return self._buffers.wide[-self._rows * p.hidden :].view(-1, p.hidden) if p.shared_ffn else None
+
+    @property
     def branch(self) -> add_norm.Branch:
         """What is still to be added to the residual stream."""
-        return add_norm.Branch(self._wide[1], post_norm=self._layer.buffers.get("post_ffn_norm"))
+        own = self._layer.buffers
+        scale = own["out_scale"] if self.problem.out_scale else None
+        return add_norm.Branch(self._wide[1], post_norm=own.get("post_ffn_norm"), out_scale=scale)
 
-    def launches(self, h: Tensor, positions: Tensor) -> Iterator[Launch]:
-        """h: float16 [rows, width of the order]; positions: int32 [rows], -1 where a row is not used."""
-        p, own, rows = self.problem, self._layer.buffers, self._rows
-        made = {name: self._buffers.routing[name][:size] for name, size in moe_rows.sizes(p, rows).items()}
+    def route(self, h: Tensor, positions: Tensor) -> Iterator[Launch]:
+        """h: what the router reads, float16 [rows, width of the order]; positions: int32 [rows], -1 where a row is not
+        used."""
+        p, own, rows, made = self.problem, self._layer.buffers, self._rows, self._routing
         logits, ids, weights = made["router_logits"], made["expert_ids"], made["expert_weights"]
         yield moe_rows.router_launch(p, h, own["router"], own.get("router_bias"), logits, rows, self.order)
-        yield choose.launch(p, logits, ids, weights, rows, positions)
+        yield choose.launch(p, logits, ids, weights, rows, positions, own.get("expert_scale"))
         yield moe_rows.group_launch(p.experts, ids, made["offsets"], made["pairs"])
+
+    def launches(self, h: Tensor) -> Iterator[Launch]:
+        """h: what experts read, float16 [rows, width of the order]."""
+        p, own, rows, made = self.problem, self._layer.buffers, self._rows, self._routing
         down, config = self._last
         x_order = grouped.order(config)
         gated = self._buffers.gated[p.ffn, x_order][: rows * p.used * fragments.width(p.ffn, x_order)]
@@ -66,7 +83,13 @@ class MixtureRows:
         y, out = self._wide
         given = {"x": {x_order: gated}, "y": y, "name": "down", **made}
         yield from grouped.launches(down, config, (self._down,), given)
-        yield moe_rows.combine_launch(p, y, ids, weights, own.get("down_bias"), None, out, 1 / GATED_SCALE.value)
+        ids, weights, factor = made["expert_ids"], made["expert_weights"], 1 / GATED_SCALE.value
+        shared = None if p.beside else self.shared
+        yield moe_rows.combine_launch(p, y, ids, weights, own.get("down_bias"), shared, out, factor)
+        if p.beside:
+            assert self.shared is not None
+            norms = own["experts_post_norm"], own["shared_post_norm"]
+            yield beside.rows_launch(out, self.shared, norms, self._eps, factor)
 
     def _gated(self, h: Tensor, gated: Tensor, order: int, made: Mapping[str, Tensor]) -> Iterator[Any]:
         """Gate and up, gated; of matrices in two formats one after the other, and the gate in a kernel of its own."""
@@ -81,6 +104,12 @@ class MixtureRows:
         for (problem, config), planes, y in zip(self._gate_up, self._parts, both.split(p.ffn, 1), strict=True):
             yield from grouped.launches(problem, config, (planes,), {**given, "y": y})
         yield gate.gate(both, gated, p.gate_function, order)
+
+    @property
+    def _routing(self) -> dict[str, Tensor]:
+        """What the router and its choices leave, as of `moe.rows`."""
+        sizes = moe_rows.sizes(self.problem, self._rows)
+        return {name: self._buffers.routing[name][:size] for name, size in sizes.items()}
 
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,9 @@
 A row takes 4 hidden (x) + 2 hidden (normed) + 4 heads head_dim (q, attended) + 2 ffn (gated) + 4 max(what the mixer
 projects to, 2 ffn, hidden) (wide) bytes, each of the layer that is largest in it: 2048 rows 91 MB for
 Qwen3-0.6B, 336 MB for Qwen3-8B. With a mixture of experts ffn is that of all experts that a row uses, and wide holds
-`used` + 1 times hidden: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the matrix that is expanded at the
-time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where the next one is expanded
-meanwhile.
+`used` + 1 times hidden, once more with a shared expert: 2048 rows 235 MB for Qwen3-30B-A3B. Beside them stands the
+matrix that is expanded at the time, 2 bytes a weight of the largest product: 13 MB, 201 MB and 21 MB, twice that where
+the next one is expanded meanwhile.
 """
 
 import itertools
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernel_templates.cuda import fragments
+from kernel_templates.cuda import fragments, norm_between
 from kernel_templates.matmul.cuda import COUNTERS
+from kernel_templates.matmul.space import THIN_TOKENS
 from kernel_templates.moe import rows as moe_rows
 from model.cuda.load import Loaded
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
@@ -32,7 +33,9 @@ class PassBuffers:
     """x float32 [most, hidden]: the residual stream. q float16, and wide float32, what a product gives until the next
     one: flat, cut to a pass's rows. normed, attended and gated, float16 too, by their columns and the order that a
     product reads those in: the same memory, but where an order leaves places empty, which nothing else may fill.
-    inputs: float32 [most, layers * layer_input], what each layer gets of a row. expanded: float16, one matrix or two;
+    inputs: float32 [most, layers * layer_input], what each layer gets of a row. squares float32 and norm_scales float32
+    [2, THIN_TOKENS]: of norms without a kernel, as of `norm_between`; of one and of the next. expanded: float16, one
+    matrix or two;
     counters: int32 zeros, for programs that share columns of a product or positions of attention; routing: what a
     mixture's router leaves, as of `moe.rows`."""
 
@@ -43,6 +46,8 @@ class PassBuffers:
     gated: InOrders
     wide: Tensor
     inputs: Tensor
+    squares: Tensor
+    norm_scales: Tensor
     expanded: tuple[Tensor, ...]
     counters: Tensor
     routing: Mapping[str, Tensor]
@@ -55,6 +60,7 @@ class PassBuffers:
         halves = (c.hidden, attended, attended, ffn)
         used, inputs = max((mixture.used for mixture in model.mixtures), default=0), largest_of.get("layer_inputs", 0)
         widest = max(largest_of["qkv"], largest_of["projected"], 2 * ffn, (used + 1) * c.hidden, inputs)
+        widest += c.hidden * any(mixture.shared_ffn for mixture in model.mixtures)
         largest = largest_product(model)
         size = most * (4 * c.hidden + 2 * sum(halves) + 4 * (widest + inputs)) + 2 * largest * matrices
         with explain_out_of_memory(f"the {size / 1e9:.1f} GB that prompts need", FOR_CONTEXT):
@@ -67,6 +73,8 @@ class PassBuffers:
                 _in_orders(_gated(c.sizes, most), device),
                 torch.zeros(most * widest, device=device),
                 torch.zeros((most, inputs), device=device),
+                torch.zeros(norm_between.square_count(c.hidden, THIN_TOKENS), device=device),
+                torch.zeros((2, THIN_TOKENS), device=device),
                 tuple(torch.empty(largest, dtype=torch.float16, device=device) for _ in range(matrices)),
                 torch.zeros(COUNTERS, dtype=torch.int32, device=device),
                 moe_rows.allocate(model.mixtures, most, device),
@@ -79,8 +87,9 @@ def _gated(layers: Iterable[LayerSizes], most: int) -> dict[int, int]:
     for s in layers:
         each = most if s.mixture is None else most * s.mixture.used
         rows[s.ffn] = max(each, rows.get(s.ffn, 0))
-        if s.layer_input:
-            rows[s.layer_input] = max(most, rows.get(s.layer_input, 0))
+        for others in (s.layer_input, 0 if s.mixture is None else s.mixture.shared_ffn):
+            if others:
+                rows[others] = max(most, rows.get(others, 0))
     return rows
 
 
@@ -97,11 +106,11 @@ def _in_orders(rows: Mapping[int, int], device: torch.device) -> dict[tuple[int,
 
 def largest_product(model: Loaded) -> int:
     """Weights of the largest product of a layer that may be expanded: what a mixer projects to is one, and so are gate
-    and up. Experts are not expanded."""
+    and up. Experts are not expanded, but for the shared one."""
     products = (
         group
         for layer in model.layers
-        for dense in [layer.packed.get("ffn", ())]
+        for dense in [layer.packed["ffn"] if "ffn" in layer.packed else layer.packed["moe"][4:]]
         for group in (layer.packed[layer.plan.steps[0].name], layer.packed["out"], dense[:2], dense[2:])
     )
     of_inputs = [] if model.inputs is None else [model.inputs.packed]

@@ -58,8 +58,8 @@ class CudaRunner(Runner):
     def verify(self, tokens: list[int], first: int, sampler: Sampler) -> list[int]:
         return self._verifier.verify(tokens, first, sampler)
 
-    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> None:
-        self._verifier.make_ready(tokens, first, sampler)
+    def make_ready(self, tokens: int, first: int, sampler: Sampler) -> bool:
+        return self._verifier.make_ready(tokens, first, sampler)
 
     def open_sequences(self, most: int) -> Sequences:
         return sequences.opened(self.forward, self.decoder.head_config, most)

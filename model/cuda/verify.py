@@ -1,7 +1,8 @@
 """Proposals for a text verified in one pass: what `Decoder.stream` would choose after each of a few tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from kernel_templates.cuda.launch import Launch
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch
 from model.cuda.execution import Program
@@ -21,6 +22,7 @@ class Verifier:
     def __init__(self, forward: Forward) -> None:
         self._forward, self._executor = forward, forward.executor
         self._programs: dict[tuple[PassSize, bool], Program] = {}
+        self._compiled: dict[tuple[PassSize, bool], Callable[[], bool]] = {}
         most = bucket(MOST)
         self._scratch = RowScratch.allocate(most, forward.logits(most).shape[1], self._executor.device)
         with self._executor.here():
@@ -41,10 +43,17 @@ class Verifier:
             raise ModelError(NOT_FINITE)
         return values[::2]
 
-    def make_ready(self, count: int, first: int, sampler: Sampler) -> None:
-        """Capture what `verify` of so many tokens runs."""
-        with self._executor.here():
-            self._program(self._size(count, first), not row_settings(sampler).greedy)
+    def make_ready(self, count: int, first: int, sampler: Sampler) -> bool:
+        """As `Runner.make_ready`: kernels are compiled beside what goes on, then their graph is captured."""
+        size, sampled = self._size(count, first), not row_settings(sampler).greedy
+        if (size, sampled) not in self._programs:
+            with self._executor.here():
+                if (size, sampled) not in self._compiled:
+                    self._compiled[size, sampled] = self._executor.compile(self._launches(size, sampled))
+                if not self._compiled[size, sampled]():
+                    return False
+                self._program(size, sampled)
+        return True
 
     def _size(self, count: int, first: int) -> PassSize:
         return PassSize(1, bucket(count), self._forward.bound(first + count - 1), head=True)
@@ -52,8 +61,10 @@ class Verifier:
     def _program(self, size: PassSize, sampled: bool) -> Program:
         """A pass and its choices; built when first asked for."""
         if (size, sampled) not in self._programs:
-            f, positions = self._forward, self._forward.inputs(size.sequences, size.tokens)["positions"]
-            choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
-            chosen = choose(size.rows, f.logits(size.rows), positions, self._scratch)
-            self._programs[size, sampled] = self._executor.program([*f.launches(size), *chosen], "verify")
+            self._programs[size, sampled] = self._executor.program(self._launches(size, sampled), "verify")
         return self._programs[size, sampled]
+
+    def _launches(self, size: PassSize, sampled: bool) -> list[Launch]:
+        f, positions = self._forward, self._forward.inputs(size.sequences, size.tokens)["positions"]
+        choose = cuda_rows.launches_sampling if sampled else cuda_rows.launches_greedy
+        return [*f.launches(size), *choose(size.rows, f.logits(size.rows), positions, self._scratch)]

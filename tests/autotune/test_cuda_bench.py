@@ -323,7 +323,7 @@ def test_what_the_host_computes_has_a_row(with_host, bench, autotune, tiny_model
     assert report["tuned"]["decode"]["0"]["bytes_per_token"] == whole - by_host
     told = autotune("bench", tiny_model, "--device", "cuda:0", "--runs", "1", "--gpu-memory", "8GB").stdout
     assert "tuned experts: of layers 1 on the GPU (1.00 GB), of layers 2 in host memory (1.00 GB)" in told
-    assert "10 µs on the GPU, 200 µs on the CPU" in told and "a pass of 32 rows and more has them copied to the GPU, in 6.0 ms" in told
+    assert "10 µs on the GPU, 200 µs on the CPU" in told and "a pass of 32 rows and more has them copied" in told
     assert benchmark_result.parse(json.loads(json.dumps(report))).settings["experts"].keys() == {"untuned", "tuned"}
 
 

@@ -52,6 +52,7 @@ MOE = (
 )
 GROUPED = "grouped_matmul:rows={},cols={},format={},experts={},used={},tokens={}"
 SHARED = ",shared_ffn=512,shared_gate_format=Q8_0,shared_up_format=Q8_0,shared_down_format=Q8_0,shared_gated=1"
+BESIDE = SHARED.replace(",shared_gated=1", ",gate_function=gelu,normalized=1,post_norm=1,beside=1,out_scale=1")
 EXPERTS = ",experts=64,used=8,router_format=F32,normalized=1"
 GPT_OSS = ",gate_function=swiglu_oai,routing=softmax_of_chosen,bias=1"
 SMOLLM2 = "hidden=576,heads=9,kv_heads=3,head_dim=64,rope_dim=64,qk_norm=0"
@@ -103,6 +104,7 @@ ODD = [
     MOE.format(2880, 2880, 32, 4, "MXFP4", "MXFP4") + GPT_OSS,
     MOE.format(576, 96, 300, 1, "BF16", "Q8_0") + ",routing=sigmoid,normalized=1,scale=2.5,post_norm=1",
     MOE.format(1024, 256, 16, 3, "Q4_0", "Q4_0") + SHARED,
+    MOE.format(2816, 704, 128, 8, "Q4_K", "Q5_0") + BESIDE,
     LAYER.format("Q4_0", "Q8_0", shape=QWEN3, ffn=384, context=160) + EXPERTS,
     *(GROUPED.format(1536, 2048, "Q4_K", 128, 8, tokens) + ",gate=silu" for tokens in (2, 32, 600)),
     *(GROUPED.format(2048, 768, "Q6_K", 128, 8, tokens) + ",x_of=pair" for tokens in (2, 32, 600)),
@@ -146,6 +148,9 @@ LAYERS = [
     LAYER.format("Q4_0", "Q8_0", shape=PARTIAL, ffn=1024, context=90) + ",output_gate=1",
     DELTA_LAYER.format("Q4_K", "Q6_K", shape="hidden=1024,heads=16,key_heads=16,head_dim=128,kernel=4", ffn=3584),
     DELTA_LAYER.format("Q4_0", "Q8_0", shape="hidden=576,heads=4,key_heads=2,head_dim=48,kernel=3", ffn=1024),
+    DELTA_LAYER.format("Q4_K", "Q6_K", shape="hidden=1024,heads=16,key_heads=16,head_dim=128,kernel=4", ffn=256)
+    + EXPERTS
+    + SHARED,
 ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernel_templates import formats, random_inputs, registry
 from kernel_templates.cuda import library, pages, weights
-from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.cuda.launch import INTERPRETED, Launch
 from kernel_templates.device import Device
 from kernel_templates.matmul.problem import GATES, Matmul
 from kernel_templates.matmul.space import LIBRARY
@@ -48,9 +48,9 @@ MODELS = [
 ]
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 GEMMA = FIXTURES / "gemma2.gguf"
-GEMMA4 = ["gemma4", "gemma4-per-layer"]
+GEMMA4 = ["gemma4", "gemma4-per-layer", "gemma4-mixture", "gemma4-mixture-small"]
 """Heads whose size differs by layer, keys as values, a scaled output; inputs of layers, and some that attend over
-another's cache."""
+another's cache; mixtures beside dense networks."""
 CAPACITY = 80
 
 
@@ -143,6 +143,22 @@ def test_gemma_4(name: str, library_only: bool) -> None:
     assert off < 5e-3
 
 
+@pytest.mark.parametrize(("name", "library_only", "norms"), [
+    ("qwen35moe-bf16", True, 1),
+    pytest.param("qwen35moe", True, 2, marks=pytest.mark.slow),
+    pytest.param("qwen35moe", False, 1, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_shared_expert(name: str, library_only: bool, norms: int) -> None:
+    """Where its products read another order of columns than the other experts', the norm before them runs twice."""
+    path, tokens = FIXTURES / f"{name}.gguf", [7, 90, 41]
+    forward = opened(path, library_only=library_only)
+    off = distance(logits_of(forward, forward.read(tokens, 0, every=True)), reference_logits(path, tokens))
+    print(f"{name}: {off:.2g}")
+    assert off < 5e-3
+    launched = [launch.name for launch in forward.launches(PassSize(1, 4, 160)) if isinstance(launch, Launch)]
+    assert launched.count("ffn_norm") == norms * forward.model.config.layers
+
+
 def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     """One pass, or two with a pass of few rows behind; what an earlier conversation left is not seen."""
     tokens, forward = tokens_of(11), opened(tiny_qwen3)
@@ -206,9 +222,9 @@ def test_several_tokens_of_several_texts(tiny_model: Path) -> None:
     check_several_tokens_of_several_texts(tiny_model, 2e-3)
 
 
-@pytest.mark.parametrize("name", GEMMA4)
-def test_several_tokens_of_several_texts_of_gemma_4(name: str) -> None:
-    """Each row gets the input of its own token, and shared caches are those of its text."""
+@pytest.mark.parametrize("name", [*GEMMA4, pytest.param("qwen35moe-bf16", marks=pytest.mark.slow)])
+def test_several_tokens_of_several_texts_of_their_own(name: str) -> None:
+    """Each row gets the input of its own token, and shared caches, or states, are those of its text."""
     check_several_tokens_of_several_texts(FIXTURES / f"{name}.gguf", 5e-3)
 
 
@@ -220,6 +236,24 @@ def check_several_tokens_of_several_texts(path: Path, bound: float) -> None:
     forward.start(PassSize(2, 2, 160, head=True), [t for tokens in texts for t in tokens[-2:]], positions, [0, 0, 1, 1])
     wanted = torch.cat([reference_logits(path, tokens)[-2:] for tokens in texts])
     assert distance(forward.logits(4), wanted) < bound
+
+
+@pytest.mark.parametrize(("rows", "kernels"), [(8, ["attn_norm"]), (64, ["attn_norm", "ffn_norm"] * 2)])
+def test_of_few_rows_only_the_first_norm_has_a_kernel(tiny_qwen3: Path, rows: int, kernels: list[str]) -> None:
+    made = opened(tiny_qwen3, library_only=False).launches(PassSize(1, rows, 160, head=rows == 8))
+    assert [launch.name for launch in made if launch.name.endswith("_norm")][:4] == kernels
+
+
+@pytest.mark.parametrize(("shape", "quant"), [("tiny-qwen3", "Q4_0"), ("tiny", "Q4_K_M"), ("tiny-qwen35", "Q4_0")])
+def test_norms_without_kernels_give_what_those_with_kernels_do(made: Made, shape: str, quant: str) -> None:
+    """Logits of a pass that goes through the templates' own products; the library's have every norm in a kernel."""
+    tokens, size = tokens_of(7), PassSize(1, 8, 160, head=True)
+    found = []
+    for library_only in (True, False):
+        forward = opened(made(shape, quant), library_only=library_only)
+        forward.start(size, tokens, range(7), [0] * 7)
+        found.append(forward.logits(8)[:7].clone())
+    assert distance(found[1], found[0]) < BOUNDS[shape]
 
 
 def test_buckets() -> None:
@@ -248,7 +282,13 @@ def test_gate_functions_are_those_of_problems() -> None:
     assert set(GATES) == {"", "silu", "gelu"}
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny-gemma3", "tiny-gemma4", "tiny-phi3", "tiny-qwen3moe", "tiny-gpt-oss"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "tiny", "tiny-gemma3", "tiny-gemma4", "tiny-gemma4-mixture", "tiny-phi3", "tiny-qwen3moe", "tiny-qwen35moe",
+        "tiny-gpt-oss",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_a_pass_runs_the_problems_that_a_tuner_searches(made: Made, shape: str, quant: str) -> None:
     """`widths` names them from the file, a pass from what was packed: nothing is run here."""

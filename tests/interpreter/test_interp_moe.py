@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_interp_operations import drawn, relative_error, space, tolerance
@@ -10,6 +11,7 @@ from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
 from kernel_templates.moe import choose, rows
 from kernel_templates.moe.problem import ROUTINGS, Moe
+from kernel_templates.moe.reference import choose as choose_in_float64
 from kernel_templates.space import Config
 
 KEY = "moe:hidden={0},ffn={1},experts={2},used={3},router_format={4},gate_format={5},up_format={6},down_format={7},"
@@ -20,6 +22,7 @@ def key(*fields, activation: str = "int16", **traits) -> str:
 
 
 SHARED = {"shared_ffn": 64, "shared_gate_format": "Q8_0", "shared_up_format": "Q8_0", "shared_down_format": "Q8_0"}
+BESIDE = {"normalized": 1, "post_norm": 1, "beside": 1}
 GPT_OSS = {"gate_function": "swiglu_oai", "routing": "softmax_of_chosen", "bias": 1}
 
 
@@ -45,6 +48,8 @@ def test_every_kind_of_format(name):
     key(64, 32, 8, 2, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
     pytest.param(key(64, 96, 8, 3, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1), marks=pytest.mark.slow),
     key(64, 32, 4, 4, "F32", "Q8_0", "Q8_0", "Q8_0", activation="int8"),
+    key(96, 32, 5, 3, "F32", "Q8_0", "Q8_0", "Q4_0", **SHARED, **BESIDE),
+    key(64, 32, 5, 2, "Q8_0", "F16", "F16", "F16", **SHARED, **BESIDE, gate_function="gelu", out_scale=1),
 ])  # fmt: skip
 def test_traits_and_odd_sizes(asked):
     assert relative_error(asked, space(asked).default) <= tolerance(asked)
@@ -68,11 +73,21 @@ LAYER = (
     "used=2,router_format=F32"
 )
 
+GEMMA4 = (
+    ",scale=1.0,gate_function=gelu,post_norm=1,normalized=1,shared_ffn=64,shared_gate_format=Q8_0,"
+    "shared_up_format=Q8_0,shared_down_format=Q8_0,beside=1,out_scale=1"
+)
+
 
 @pytest.mark.parametrize("asked", [
     LAYER.format("Q4_0") + ",normalized=1",
     pytest.param(
         LAYER.format("MXFP4") + ",gate_function=swiglu_oai,routing=softmax_of_chosen,expert_bias=1",
+        marks=pytest.mark.slow,
+    ),
+    LAYER.format("Q4_0") + GEMMA4,
+    pytest.param(
+        LAYER.format("Q8_0") + GEMMA4 + ",layer_input=32,input_gate_format=Q8_0,input_proj_format=Q8_0",
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip
@@ -88,6 +103,34 @@ def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
     names = ("router_logits", "expert_ids", "expert_weights")
     choose.launch(problem, *(buffers[name] for name in names), len(logits)).run(INTERPRETED)
     return [buffers[name].view(len(logits), -1).tolist() for name in names[1:]]
+
+
+def test_choices_among_more_experts_than_a_warp_has_lanes():
+    """With many that are equal, so that lanes and their numbers have to agree on the lower expert."""
+    few = np.random.default_rng(0).integers(-3, 4, (4, 100)).astype(np.float32)
+    ids, weights = chosen(few.tolist(), 9, normalized=1)
+    for token, own in enumerate(few):
+        assert ids[token] == choose_in_float64(own, 9).tolist()
+        powers = np.exp(own[ids[token]].astype(np.float64))
+        assert weights[token] == pytest.approx((powers / powers.sum()).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("asked", [
+    key(64, 32, 40, 3, "F32", "Q8_0", "Q8_0", "Q8_0", normalized=1),
+    pytest.param(key(64, 32, 6, 3, "F32", "MXFP4", "MXFP4", "MXFP4", **GPT_OSS), marks=pytest.mark.slow),
+    pytest.param(key(64, 64, 40, 2, "F32", "Q4_0", "Q4_0", "Q4_0", **SHARED, shared_gated=1), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_experts_are_the_same_whoever_chooses(asked):
+    problem, results = registry.parse_problem(asked), []
+    template, inputs = registry.cuda("moe"), registry.get("moe").inputs(problem, 5)
+    for where in ("readers", "kernel"):
+        config, buffers = {**space(asked).default, "choose": where}, template.prepare(problem, inputs, "cpu")
+        made = template.launches(problem, config, template.pack(problem, config, inputs.weights, "cpu"), buffers)
+        assert ("choose" in [launch.name for launch in made]) == (where == "kernel")
+        for launch in made:
+            launch.run(INTERPRETED)
+        results.append([buffers["x"].values, buffers["expert_ids"], buffers["expert_weights"]])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
 def test_of_equal_logits_the_lower_expert_comes_first():

@@ -97,6 +97,7 @@ def test_every_format(name, activation):
     "norm_qkv_rope:hidden=32,heads=2,kv_heads=1,head_dim=32,rope_dim=16,qk_norm=1,q_format=Q8_0,k_format=Q8_0,v_format=Q8_0,activation=int16,output_gate=1",
     "norm_qkvz:hidden=32,heads=4,key_heads=2,head_dim=8,qkv_format=Q8_0,z_format=Q4_0,gates_format=F32,activation=int16",
     "delta_layer:hidden=32,heads=2,key_heads=1,head_dim=16,kernel=4,ffn=32,qkv_format=Q8_0,z_format=Q8_0,gates_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16",
+    "delta_layer:hidden=32,heads=2,key_heads=1,head_dim=16,kernel=4,ffn=32,qkv_format=Q8_0,z_format=Q8_0,gates_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,experts=4,used=2,router_format=F32,normalized=1,shared_ffn=32,shared_gate_format=Q8_0,shared_up_format=Q8_0,shared_down_format=Q8_0,shared_gated=1",
     "matvec:rows=160,cols=96,format=Q4_0,activation=int16,post_norm=1",
     "matvec:rows=32,cols=96,format=Q8_0,activation=int8,post_norm=1",
     "matvec:rows=64,cols=96,format=Q8_0,activation=int16,bias=1",

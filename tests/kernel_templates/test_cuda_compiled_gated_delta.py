@@ -25,6 +25,7 @@ from kernel_templates.space import Config
 H200 = Device("cuda", "NVIDIA H200", "9.0", 132, 141 << 30)
 QWEN = GatedDelta(heads=32, key_heads=16, head_dim=128, kernel=4)
 """Of Qwen3.5-9B."""
+TINY = GatedDelta(heads=4, key_heads=2, head_dim=32, kernel=4)
 
 
 def launches(problem: GatedDelta, device: Device = H200, **wanted: int | str) -> list[Launch]:
@@ -89,6 +90,13 @@ def test_chunks_multiply_on_tensor_cores(chunk: int) -> None:
     assert all(re.search(r"wgmma|mma\.sync", code.ptx) for code in codes[1:3])
     problem, config = replace(QWEN, tokens=2048), {"chunk": chunk, "columns": scan.constants["COLUMNS"], "stages": 2}
     assert codes[2].shared <= spaces.shared_bytes(problem, config)
+
+
+@pytest.mark.parametrize(("problem", "chunk"), [(TINY, 64), (QWEN, 64), (TINY, 128)])
+def test_a_single_chunk(problem: GatedDelta, chunk: int) -> None:
+    """Compiling raises PTXASError where operands of wgmma would be read from anywhere (`cuda.sass`)."""
+    scan = launches(replace(problem, tokens=chunk), chunk=chunk, meet_warps=8)[2]
+    assert "wgmma" in compiled(scan).ptx
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.9", "99.0"])

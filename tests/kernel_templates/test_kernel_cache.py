@@ -18,6 +18,7 @@ from triton._C.libtriton import native_specialize_impl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import make_backend  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
+from waiting import eventually  # noqa: E402
 
 from kernel_templates.cuda import ahead, crosscompile, kernel_cache, signature  # noqa: E402
 from kernel_templates.cuda.crosscompile import Compiled  # noqa: E402
@@ -197,6 +198,25 @@ def test_as_many_compile_side_by_side_as_may(
     assert len(ahead._processes) - before == processes
     for made, file in zip(launches, files, strict=True):
         ahead.get(made, HOPPER, 90, file)
+
+
+def test_whoever_does_not_wait_asks_whether_all_are_done(monkeypatch, tmp_path: Path) -> None:
+    """Asked for again while they are on their way, they are not begun again; what fails elsewhere is done with too."""
+    compiler, gate = Compiler(tmp_path / "log"), tmp_path / "gate"
+
+    def compile_launch(*about: Any) -> Compiled:
+        while not gate.exists():
+            time.sleep(0.01)
+        return compiler(*about)
+
+    monkeypatch.setattr(crosscompile, "compile_launch", compile_launch)
+    launches = [named("one", 32), named("broken", 64)]
+    files = ahead.start(launches, HOPPER, 90)
+    assert ahead.start(launches, HOPPER, 90) == files
+    assert not ahead.done(files)
+    gate.touch()
+    assert eventually(lambda: ahead.done(files))
+    assert files[0].exists() and not files[1].exists() and len(compiler.calls) == 2
 
 
 def test_what_fails_elsewhere_is_compiled_again_here_and_told(monkeypatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Inputs, Weight
 
 SHARED = {"shared_ffn": 64, "shared_gate_format": "Q8_0", "shared_up_format": "Q8_0", "shared_down_format": "Q8_0"}
+BESIDE = {"normalized": 1, "post_norm": 1, "beside": 1}
 PLAIN = Moe(64, 32, 8, 2, "F32", *["Q8_0"] * 3, normalized=1)
 PROBLEMS = [
     PLAIN,
@@ -27,6 +28,8 @@ PROBLEMS = [
     Moe(160, 32, 8, 2, "BF16", *["Q8_0"] * 3, routing="sigmoid", normalized=1, scale=2.5, post_norm=1),
     Moe(64, 32, 8, 8, "Q8_0", *["Q8_0"] * 3, routing="sigmoid", bias=1, post_norm=1, **SHARED),
     Moe(64, 96, 8, 3, "F32", *["F16"] * 3, **SHARED, shared_gated=1),
+    Moe(96, 32, 8, 3, "F32", "Q8_0", "F16", "Q8_0", **SHARED, **BESIDE),
+    Moe(256, 32, 17, 4, "Q8_0", *["Q4_0"] * 3, **SHARED, **BESIDE, gate_function="gelu", out_scale=1),
 ]
 
 

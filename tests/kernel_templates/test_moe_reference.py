@@ -1,6 +1,7 @@
 """The mixture's reference against a loop over numbers, its inputs, its work, and what a key may ask for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_templates import formats, given_problem, registry
+from kernel_templates import float64, formats, given_problem, registry
+from kernel_templates.delta_layer.problem import DeltaLayer
+from kernel_templates.layer import reference as layer
 from kernel_templates.moe import reference
 from kernel_templates.moe.problem import GATE_FUNCTIONS, ROUTINGS, Moe
 from kernel_templates.operation import Inputs, Weight
@@ -29,6 +32,10 @@ PROBLEMS = [
     ),
     Moe(64, 32, 8, 1, "BF16", "Q8_0", "Q4_1", "Q5_0", gate_function="gelu", post_norm=1),
     Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0", **SHARED),
+    Moe(
+        64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0", gate_function="gelu", normalized=1, post_norm=1, beside=1,
+        out_scale=1, **{**SHARED, "shared_gated": 0},
+    ),
 ]  # fmt: skip
 
 
@@ -63,7 +70,8 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
         return b[f"{name}_bias"][row] if problem.bias else 0.0
 
     n = norm(b["x"][: problem.hidden], "norm")
-    logits = [dot(weights["router"][e], n) + bias("router", e) for e in range(problem.experts)]
+    routed = norm(b["x"][: problem.hidden], "router_norm") if problem.beside else n
+    logits = [dot(weights["router"][e], routed) + bias("router", e) for e in range(problem.experts)]
     scores = [sigmoid(v) if problem.routing == "sigmoid" else math.exp(v) for v in logits]
     if problem.routing == "softmax":
         scores = [v / math.fsum(scores) for v in scores]
@@ -75,6 +83,8 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
     total = math.fsum(scores[e] for e in chosen)
     divided = problem.normalized or problem.routing == "softmax_of_chosen"
     shares = [problem.scale * scores[e] / (total if divided else 1) for e in chosen]
+    if problem.beside:
+        shares = [share * b["expert_scale"][e] for share, e in zip(shares, chosen, strict=True)]
     between: list[float] = []
     y = [0.0] * problem.hidden
     for e, share in zip(chosen, shares, strict=True):
@@ -88,13 +98,19 @@ def by_loops(problem: Moe, given: Inputs) -> dict[str, list[float]]:
             y[i] += share * (dot(weights["down"][r], h) + bias("down", r))
     if problem.shared_ffn:
         pairs = zip(weights["shared_gate"], weights["shared_up"], strict=True)
-        h = [gated(dot(g, n), dot(u, n)) for g, u in pairs]
+        own = norm(b["x"][: problem.hidden], "shared_norm") if problem.beside else n
+        h = [gated(dot(g, own), dot(u, own)) for g, u in pairs]
         between += h
         share = sigmoid(dot(weights["shared_router"][0], n)) if problem.shared_gated else 1.0
-        y = [v + share * dot(row, h) for v, row in zip(y, weights["shared_down"], strict=True)]
+        other = [share * dot(row, h) for row in weights["shared_down"]]
+        if problem.beside:
+            y, other = norm(y, "experts_post_norm"), norm(other, "shared_post_norm")
+        y = [v + w for v, w in zip(y, other, strict=True)]
     if problem.post_norm:
         y = norm(y, "post_norm")
     x = [a + c for a, c in zip(b["x"], y, strict=False)]
+    if problem.out_scale:
+        x = [v * b["out_scale"][0] for v in x]
     return {"expert_ids": [float(e) for e in chosen], "expert_weights": shares, "gated": between, "x": x}
 
 
@@ -113,6 +129,22 @@ def test_of_equal_logits_the_lower_expert_comes_first(logits, data):
     used = data.draw(st.integers(1, len(logits)))
     chosen = reference.choose(np.array(logits, float), used)
     assert chosen.tolist() == sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:used]
+
+
+def test_a_layer_chooses_the_same_experts_wherever_it_is_proved():
+    """Set apart at each position: an error of a kernel that counts as right chooses no others."""
+    traits = {**SHARED, "normalized": 1, "router_format": "F32"}
+    problem = DeltaLayer(64, 4, 2, 16, 4, 32, *["Q8_0"] * 7, "int16", experts=32, used=4, **traits)
+    drawn, chosen = registry.get(problem.op).inputs(problem, 5), set()
+    for place in (drawn.buffers["position"], *np.array(problem.proved_positions)[:, None]):
+        there = replace(drawn, buffers={**drawn.buffers, "position": place})
+        before = layer.through(problem, there, problem.links[:-1])
+        n = float64.rms_norm(before["x"][:64], before["ffn_norm"][:64], before["eps"][0])
+        logits = float64.product(drawn.weights["router"], n)
+        best = reference.choose(logits, 5).tolist()
+        assert logits[best[3]] - logits[best[4]] > reference.APART
+        chosen.add(frozenset(best[:4]))
+    assert len(problem.proved_positions) == 4 and len(chosen) == 1
 
 
 def test_experts_that_all_tie_are_the_first_ones_with_equal_weights():
@@ -162,7 +194,7 @@ def test_a_token_reads_its_own_experts_only():
 
 
 def test_a_shared_expert_and_its_gate_count():
-    plain, shared = Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0"), PROBLEMS[-1]
+    plain, shared = Moe(64, 32, 6, 3, "F32", "Q8_0", "Q8_0", "Q8_0"), PROBLEMS[4]
     more = registry.get("moe").work(shared).bytes - registry.get("moe").work(plain).bytes
     assert more == 2 * 64 * formats.get("Q8_0").row_bytes(64) + 64 * formats.get("Q4_0").row_bytes(64) + 4 * 64
     assert [m.name for m in plain.matrices] == ["router", "gate", "up", "down"]
@@ -189,6 +221,8 @@ def test_a_key_names_traits_only_where_they_are_there():
         ("routing=top", "moe: routing='top' is not one of softmax"),
         ("shared_ffn=32", "a shared expert has all of shared_ffn"),
         ("shared_up_format=Q4_0", "a shared expert has all of shared_ffn"),
+        ("beside=1", "moe: beside=1 needs post_norm=1 and shared_ffn"),
+        ("out_scale=1", "moe: out_scale=1 needs post_norm=1"),
         ("shared_gated=1", "shared_gated=1 without a shared expert"),
         ("ffn=48", "rows of 48 elements do not divide by 32"),
     ],

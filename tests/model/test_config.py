@@ -19,7 +19,7 @@ from model.errors import ModelError
 from model.gguf_file import GGUFFile, TensorInfo, open_gguf
 from model.gguf_metadata import Metadata
 from model.layer_plan import Rope, plan
-from model.layer_sizes import LayerSizes
+from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 
@@ -167,6 +167,56 @@ def test_experts_that_do_not_fit(made: Callable[[str, str], Path], keys: dict[st
     with pytest.raises(ModelError) as caught:
         ModelConfig.from_gguf(replace(file, metadata=metadata))
     assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.fixture(scope="module")
+def qwen35moe() -> GGUFFile:
+    return open_gguf(Path(__file__).resolve().parents[1] / "fixtures" / "models" / "qwen35moe.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"expert_shared_feed_forward_length": None}, "qwen35moe.expert_shared_feed_forward_length"),
+        ({"expert_shared_feed_forward_length": 0}, "qwen35moe.expert_shared_feed_forward_length"),
+        ({"expert_shared_feed_forward_length": 1 << 31}, "qwen35moe.expert_shared_feed_forward_length"),
+        ({"expert_shared_feed_forward_length": "256"}, "qwen35moe.expert_shared_feed_forward_length"),
+        ({"expert_shared_feed_forward_length": 40}, "expert_shared_feed_forward_length' is 40"),
+        ({"expert_shared_feed_forward_length": 64}, "blk.0.ffn_gate_shexp.weight"),
+        ({"expert_shared_count": 2}, "qwen35moe.expert_shared_count"),
+        ({"expert_count": 8}, "blk.0.ffn_gate_inp.weight"),
+        ({"expert_used_count": 5}, "qwen35moe.expert_used_count"),
+        ({"ssm.conv_kernel": 5}, "blk.0.ssm_conv1d.weight"),
+        ({"ssm.inner_size": 512}, "ssm.inner_size' is 512"),
+    ],
+)
+def test_shared_experts_that_do_not_fit(qwen35moe: GGUFFile, keys: dict[str, Any], named: str) -> None:
+    own = {"qwen35moe." + key: value for key, value in keys.items()}
+    metadata = {key: value for key, value in (dict(qwen35moe.metadata) | own).items() if value is not None}
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.from_gguf(replace(qwen35moe, metadata=metadata))
+    assert named in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_shared_expert(qwen35moe: GGUFFile) -> None:
+    """In layers with mixers of both kinds. Its gate is one row, which is stored as a vector or as a matrix."""
+    config, name = ModelConfig.from_gguf(qwen35moe), "blk.1.ffn_gate_inp_shexp.weight"
+    assert [sizes.mixer for sizes in config.sizes] == ["gated_delta", "attention"]
+    mixture = Mixture(4, 2, "softmax", normalized=True, shared_ffn=256, shared_gated=True)
+    assert {sizes.mixture for sizes in config.sizes} == {mixture}
+    gate = qwen35moe.tensors[name]
+
+    def with_gate(**changes: Any) -> ModelConfig:
+        return ModelConfig.from_gguf(replace(qwen35moe, tensors={**qwen35moe.tensors, name: replace(gate, **changes)}))
+
+    assert gate.shape == (256,) and with_gate(shape=(1, 256)) == config
+    for shape in ((2, 256), (256, 1), (1, 1, 256), (224,)):
+        with pytest.raises(ModelError, match=f"'{name}' has shape"):
+            with_gate(shape=shape)
+    with pytest.raises(ModelError, match="the gates of layer 1 are stored as BF16 and F32"):
+        with_gate(format_name="BF16")
+    counted = replace(qwen35moe, metadata=dict(qwen35moe.metadata) | {"qwen35moe.expert_shared_count": 1})
+    assert ModelConfig.from_gguf(counted) == config
 
 
 def test_which_layers_are_gated_delta_nets(qwen35: GGUFFile) -> None:

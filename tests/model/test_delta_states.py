@@ -11,13 +11,13 @@ from model.engine import Model
 from model.errors import ModelError
 from model.sampling import Sampler
 
-FILE = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "qwen35.gguf"
+MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 TEXT = np.random.default_rng(5).integers(3, 512, 40).tolist()
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Model]:
-    loaded = model.load(FILE, context=160, threads=2)
+@pytest.fixture(scope="module", params=["qwen35", "qwen35moe"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Model]:
+    loaded = model.load(MODELS / f"{request.param}.gguf", context=160, threads=2)
     yield loaded
     loaded.close()
 

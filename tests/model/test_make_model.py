@@ -76,6 +76,18 @@ def test_mixtures_are_the_quantizer_s(make_model: ModuleType, name: str) -> None
     } == found
 
 
+def test_mixtures_of_experts_beside_networks_are_the_quantizer_s(make_model: ModuleType) -> None:
+    """Which of Gemma 4's values get more bits depends on how many layers have any; the networks are asked for here."""
+    file = open_gguf(MODELS / "gemma4-mixture.gguf")
+    config = ModelConfig.from_gguf(file)
+    weights = make_model.Weights(config, np.random.default_rng(0))
+    networks = [t for t in plan(config).tensors() if "ffn" in t.name or "ffw" in t.name]
+    assert len(networks) == 2 * 13
+    for t in networks:
+        found = make_model.tensor_format(t.shape, "Q4_K_M", place=weights.place(t.name), config=config)
+        assert found == file.tensors[t.name].format_name, t.name
+
+
 def test_which_layers_get_more_bits(make_model: ModuleType) -> None:
     """Of 32 layers: the first 4, the last 4 and every third between."""
     choose, config = make_model.tensor_format, make_model.SHAPES["llama3.1-8b"].config

@@ -109,6 +109,29 @@ def test_a_backend_has_problems_of_its_templates_only(opened) -> None:
         registry.has_template("conv", "cpu")
 
 
+@pytest.mark.parametrize("shape", ["tiny-qwen35", "tiny-qwen35moe"])
+def test_a_processor_s_passes_are_products_alone(opened, shape: str) -> None:
+    """Of a gated delta net they run what one token runs."""
+    config, file = opened(shape, "Q4_0")
+    ops = {p.op for p in width_problems(config, file, 4096, ["prompt", "batch"], "cpu")}
+    assert ops - {"grouped_matmul"} == {"matmul"}
+    assert "gated_delta" in {p.op for p in width_problems(config, file, 4096, ["prompt"], "cuda")}
+
+
+def test_a_shared_expert_is_two_products_more(opened) -> None:
+    """On a processor three, and its gate a row below the router."""
+    config, file = opened("tiny-qwen35moe", "Q4_0")
+    mixture = config.layer(0).mixture
+    assert mixture is not None
+    on_gpu = {p.name: p.over(64) for p in layer_products(config, file, 0)}
+    both, back = on_gpu["shared_gate_up"], on_gpu["shared_down"]
+    assert both == Matmul(2 * mixture.shared_ffn, config.hidden, "Q4_0", 64, gate="silu")
+    assert back == Matmul(config.hidden, mixture.shared_ffn, "Q4_0", 64)
+    on_cpu = {p.name: p.over(64) for p in layer_products(config, file, 0, "cpu")}
+    assert on_cpu["router"] == Matmul(mixture.experts + 1, config.hidden, "F32", 64)
+    assert on_cpu["shared_gate"] == on_cpu["shared_up"] and on_cpu["shared_down"] == back
+
+
 def test_windows_bound_what_attention_is_tuned_at(opened) -> None:
     config, file = opened("tiny-gemma2", "Q4_0")  # every second layer has a window of 8
     problems = pass_problems(config, file, [PassSize(1, 64, 5120)])

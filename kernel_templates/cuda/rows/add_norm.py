@@ -17,6 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernel_templates.cuda.fragments import NATURAL, place
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.norm_between import HEADROOM
 
 TILE = 8192
 """Elements of a row that stay in registers from the sum to the norm; longer rows are read again."""
@@ -46,21 +47,23 @@ class Branch:
 
 @dataclass(frozen=True)
 class Norm:
-    """weight float32 [hidden]; out float16 [rows, hidden]."""
+    """weight float32 [hidden]; out float16 [rows, hidden]; after: float32 [rows], `norm_between`'s place of this norm,
+    None where no norm without a kernel follows."""
 
     weight: torch.Tensor
     out: torch.Tensor
     order: int = NATURAL
+    after: torch.Tensor | None = None
 
 
 @triton.jit
 def add_norm(
-    x, branch, bias, post_norm, norm, h, eps, out_scale,
+    x, branch, bias, post_norm, norm, h, eps, out_scale, after,
     HIDDEN: tl.constexpr, TILE: tl.constexpr, FACTOR: tl.constexpr, ADD: tl.constexpr, POST_NORM: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program: a row. ADD: x is written; NORM: h is. Pointers that a variant does not follow may be any. bias: float32
-    [HIDDEN], or None."""
+    [HIDDEN], or None; after: float32 [rows], the norm's scale for one that follows without a kernel, or None."""
     if PDL:
         gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
@@ -84,6 +87,8 @@ def add_norm(
         if NORM:
             inverse = tl.rsqrt(tl.sum(v * v, 0) * (1.0 / HIDDEN) + eps)
             store_normed(h, norm, c, v * inverse, HIDDEN, ORDER)
+            if after is not None:
+                tl.store(after + row, inverse * HEADROOM)
     else:
         squares = tl.zeros([TILE], tl.float32)
         for first in tl.static_range(0, HIDDEN, TILE):
@@ -95,6 +100,8 @@ def add_norm(
             for first in tl.static_range(0, HIDDEN, TILE):
                 v = tl.load(x + first + c, mask=first + c < HIDDEN, other=0.0)
                 store_normed(h, norm, first + c, v * inverse, HIDDEN, ORDER)
+            if after is not None:
+                tl.store(after + row, inverse * HEADROOM)
 
 
 @triton.jit
@@ -132,6 +139,7 @@ def launch(name: str, x: torch.Tensor, branch: Branch | None, norm: Norm | None,
     arguments = (
         x, x if branch is None else branch.y, None if branch is None else branch.bias, post_norm,
         *((x, x) if norm is None else (norm.weight, norm.out)), eps, None if branch is None else branch.out_scale,
+        None if norm is None else norm.after,
     )  # fmt: skip
     constants = {
         "HIDDEN": hidden,
