@@ -25,7 +25,7 @@ def wanted(file: GGUFFile, config: ModelConfig, x: np.ndarray) -> np.ndarray:
     return reference.outputs(problem, Inputs(weights.matrices(file, step.weights), buffers))["x"]
 
 
-@pytest.mark.parametrize("shape", ["tiny-qwen3moe", "tiny-gpt-oss"])
+@pytest.mark.parametrize("shape", ["tiny-qwen3moe", "tiny-gpt-oss", "tiny-qwen35moe", "tiny-gemma4-mixture"])
 def test_rows_are_the_reference_s(made: Callable[[str, str], Path], shape: str) -> None:
     file = open_gguf(made(shape, "Q4_0"))
     config = ModelConfig.from_gguf(file)
