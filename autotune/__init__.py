@@ -34,12 +34,15 @@ def load(
     tuned: bool = True,
     threads: int | None = None,
     nvtx: bool = False,
+    gpu_memory: int | None = None,
 ) -> "Model":
     """A GGUF model on a device, with the best kernels known for it.
 
     device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up, a database or its path (None: the file that
     the command line uses); context: positions that the KV cache holds (None: 4096, or the model's own if less);
-    tuned=False runs the templates' defaults; threads: at most, on the CPU; nvtx: mark a GPU's calls for a profiler.
+    tuned=False runs the templates' defaults; threads: at most, on the CPU; nvtx: mark a GPU's calls for a profiler;
+    gpu_memory: bytes that a GPU's weights, cache and buffers may take (None: what is free); experts that do not fit
+    stay in host memory.
 
     The model's `generate(text, tokens)` yields str (speculate="ngram": faster where the text quotes its prompt), its
     `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
@@ -53,10 +56,16 @@ def load(
 
     backend, index = parse_device(device)
     options.require(backend if backend == options.CPU else f"{backend}:{index}")
+
+    def opened(database: TuningDB) -> "Model":
+        return load_model(
+            path, device, db=database, context=context, tuned=tuned, threads=threads, nvtx=nvtx, gpu_memory=gpu_memory
+        )
+
     if isinstance(db, TuningDB):
-        return load_model(path, device, db=db, context=context, tuned=tuned, threads=threads, nvtx=nvtx)
-    with open_db(None if db is None else Path(db), readonly=True) as opened:
-        return load_model(path, device, db=opened, context=context, tuned=tuned, threads=threads, nvtx=nvtx)
+        return opened(db)
+    with open_db(None if db is None else Path(db), readonly=True) as database:
+        return opened(database)
 
 
 def tune(

@@ -11,6 +11,7 @@ import numpy as np
 from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from model.errors import ModelError
+from model.expert_placement import ExpertPlacement
 from model.kernel_choices import Choice
 from model.sampling import Sampler
 from model.sequences import Sequences
@@ -36,7 +37,8 @@ class Settings:
     """How to open a runner. context: positions of the KV cache; db: where winners are looked up, None for defaults;
     index: which device of its kind; threads: of the CPU, None for all cores; nvtx: mark a GPU's
     operations by name, for a profiler that watches; prompt: tokens that the first text will have, whose kernels are
-    made ready beside the weights, 0 if that is not known."""
+    made ready beside the weights, 0 if that is not known; gpu_memory: bytes that a GPU's part of it may take, None for
+    what is free."""
 
     context: int
     db: TuningDB | None = None
@@ -45,12 +47,15 @@ class Settings:
     progress: Progress = lambda done, of: None
     nvtx: bool = False
     prompt: int = 0
+    gpu_memory: int | None = None
 
 
 class Runner(ABC):
     """One model on one device. It trusts its caller: tokens are in the vocabulary and positions inside the context."""
 
     choices: Mapping[Problem, Choice]
+    experts: ExpertPlacement | None = None
+    """Where the experts of a mixture are, if some are not on the GPU."""
     decoder: Any
     """The backend's decode step, into which benchmarks look: `context`; step(token, position) and predict(hidden,
     position), the latter from what the last layer gave, float32 [hidden]. Both give logits, float32 [vocab] where the

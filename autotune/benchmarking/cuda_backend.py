@@ -1,5 +1,7 @@
 """A model benchmark on a GPU: what a token has to read, and the time of each of its kernels captured alone."""
 
+from typing import Any
+
 import torch
 
 from autotune.benchmarking import token_time
@@ -9,6 +11,7 @@ from autotune.runner import ceilings
 from autotune.runner.cuda_bandwidth import ReadProbe
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.launch import Launch
+from model.cuda.execution import Cut
 from model.engine import Model
 from model.problems import contexts
 from tuning_db import TuningDB
@@ -47,10 +50,13 @@ class CudaBackend:
     def token(self, engine: Model, position: int) -> tuple[int, int]:
         loaded = engine.runner.decoder.model
         layers = sum(work_bytes(layer.problem.below(position + 1)) for layer in loaded.layers)
-        return len(_token(engine, _bound(engine, position))), layers + work_bytes(loaded.head)
+        by_host = sum(work_bytes(layer.mixture) for layer in loaded.layers if layer.host is not None)
+        kernels, _ = _parted(_token(engine, _bound(engine, position)))
+        return len(kernels), layers - by_host + work_bytes(loaded.head)
 
     def kernels(self, side: str, engine: Model, position: int) -> list[KernelTime]:
-        """Rows of `token_time.profile`: a token at `position`, or before the end of its kernels' context."""
+        """Rows of `token_time.profile`: a token at `position`, or before the end of its kernels' context. Where the
+        host computes experts, a row of that, with the way there and back, and the token as it is decoded."""
         decoder, bound = engine.runner.decoder, _bound(engine, position)
         position = max(0, min(position, min(bound, decoder.context) - token_time.REPLAYS - 1))  # a replay moves it by 1
 
@@ -59,9 +65,18 @@ class CudaBackend:
 
         rewind()
         watch = token_time.Stopwatch(self._index, decoder.executor.target)
-        launches = _token(engine, bound)
+        every = _token(engine, bound)
+        launches, cuts = _parted(every)
         sizes = token_time.bytes_by_kernel(launches, decoder.model, position)
-        return token_time.profile(launches, sizes, watch, rewind)
+        rows = token_time.profile(launches, sizes, watch, rewind)
+        if cuts:
+            program, by_host = (decoder.executor.program(some) for some in (every, cuts))
+            host = KernelTime.of("experts on the CPU", len(cuts), watch.microseconds(by_host, rewind), None)
+            whole = KernelTime.of(
+                KernelTime.TOKEN, len(launches), watch.microseconds(program, rewind), rows[-1].bytes
+            )  # fmt: skip
+            rows[-1:] = [host, whole]
+        return rows
 
     def release(self) -> None:
         torch.cuda.empty_cache()
@@ -71,8 +86,14 @@ def open_backend(db: TuningDB, index: int) -> CudaBackend:
     return CudaBackend(db, index)
 
 
-def _token(engine: Model, bound: int) -> list[Launch]:
-    """The kernels of one greedy token at a position below `bound`."""
+def _parted(launches: list[Any]) -> tuple[list[Launch], list[Cut]]:
+    """The kernels, and what is done between them."""
+    cuts = [launch for launch in launches if isinstance(launch, Cut)]
+    return [launch for launch in launches if not isinstance(launch, Cut)], cuts
+
+
+def _token(engine: Model, bound: int) -> list[Any]:
+    """The kernels of one greedy token at a position below `bound`, and the cuts between them."""
     return [launch for part in ("layers", "head", "greedy") for launch in engine.runner.decoder.launches(part, bound)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -122,14 +122,14 @@ class Request:
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
     depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    gpu_memory: int | None = None, progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
     widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
-    usually asked for, as far as it can. progress: is told in words what is done next. Without a prompt or depths, the
-    backend's defaults. Depths and prompts past what the model was trained for are left out. Raises ModelError and
-    kernel_templates.cuda.machine.DeviceError.
+    usually asked for, as far as it can. gpu_memory: as of `model.engine.load`. progress: is told in words what is done
+    next. Without a prompt or depths, the backend's defaults. Depths and prompts past what the model was trained for are
+    left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
@@ -139,16 +139,21 @@ def benchmark(
         tuple(p for p in backend.PROMPTS if p != main) if PROMPT in wanted else (),
         backend.TEXTS if BATCH in wanted else (),
     )  # fmt: skip
-    together = backend.holds_both(Path(path).stat().st_size)
+    together = gpu_memory is None and backend.holds_both(Path(path).stat().st_size)
     measured: dict[str, Side] = {}
     rates: dict[str, dict[What, np.ndarray]] = {}
     sources: dict[str, str] = {}
+    experts: dict[str, Any] = {}
     for sides in [SIDES] if together else [(side,) for side in SIDES]:
         with ExitStack() as opened:
             engines = {}
             for side in sides:
                 progress(f"loading the {side} engine")
-                engine = model.load(path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx)
+                engine = model.load(
+                    path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx, gpu_memory=gpu_memory
+                )
+                if engine.runner.experts is not None:
+                    experts[side] = engine.runner.experts.document()
                 engines[side] = opened.enter_context(closing(engine))
             asked = request.within(next(iter(engines.values())).context)
             together_texts = _sequences(engines, asked, needed=widths is not None)
@@ -165,6 +170,7 @@ def benchmark(
     settings = {
         "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
+        **({"gpu_memory": gpu_memory, "experts": experts} if experts else {}),
         "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
     }  # fmt: skip
     before, after = rates["untuned"], rates["tuned"]

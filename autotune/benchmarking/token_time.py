@@ -32,7 +32,7 @@ class Stopwatch:
 
     def repeated(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> list[float]:
         """Times of the launches as one graph, replayed without a gap, as tokens follow each other."""
-        return self._microseconds(Graph(launches, self._target, self._device).replay, rewind)
+        return self.microseconds(Graph(launches, self._target, self._device).replay, rewind)
 
     def from_memory(self, launches: Sequence[Launch], rewind: Callable[[], None]) -> list[float]:
         """As `repeated`, but what they read is in no cache: all weights of one operation may fit into the second-level
@@ -43,13 +43,14 @@ class Stopwatch:
             self._evict()
             graph.replay()
 
-        everything, beside = self._microseconds(both, rewind), median(self._microseconds(self._evict, rewind))
+        everything, beside = self.microseconds(both, rewind), median(self.microseconds(self._evict, rewind))
         return [max(us - beside, 0.0) for us in everything]
 
     def _evict(self) -> None:
         torch.sum(self._other, 0, out=self._sum)
 
-    def _microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> list[float]:
+    def microseconds(self, work: Callable[[], None], rewind: Callable[[], None]) -> list[float]:
+        """Times of what `work` starts, replayed as in `repeated`."""
         with torch.cuda.device(self._device):
             return [gpu_timer.mean_ns(work, REPLAYS, rewind) / 1e3 for _ in range(SAMPLES)]
 
@@ -76,7 +77,8 @@ def profile(
 def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> dict[str, int]:
     """What the kernels of a token at `position` read, all layers together: those that take weights, attention and the
     head. loaded: `model.cuda.load.Loaded`."""
-    weights = {t.data_ptr(): t.nbytes for layer in loaded.layers for planes in layer.planes for t in planes.tensors}
+    there = [planes for layer in loaded.layers for planes in layer.planes if planes.tensors[0].device.type != "meta"]
+    weights = {t.data_ptr(): t.nbytes for planes in there for t in planes.tensors}
     sizes: dict[str, int] = {}
     for launch in launches:
         taken = {a.data_ptr() for a in launch.arguments if isinstance(a, torch.Tensor)} & weights.keys()

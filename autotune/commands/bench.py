@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autotune import UserError
-from autotune.commands import options, output
+from autotune.commands import loading, options, output
 
 if TYPE_CHECKING:
     from autotune.benchmarking.benchmark_result import KernelTime, ModelBenchmark, Side
@@ -46,12 +46,14 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
 )
 @options.nvtx_option
 @options.device_option
+@options.gpu_memory_option
 @options.threads_option
 @options.db_option
 @options.json_option
 def bench(
     model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...],
-    widths: tuple[str, ...] | None, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
+    widths: tuple[str, ...] | None, nvtx: bool, device: str, gpu_memory: int | None,
+    db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
 
@@ -67,6 +69,8 @@ def bench(
     options.require(device)
     if nvtx and device == options.CPU:
         raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
+    if gpu_memory is not None and device == options.CPU:
+        raise UserError("--gpu-memory limits a GPU's memory; give --device cuda:0")
     from autotune.benchmarking import model_benchmark
     from model.gguf_file import open_gguf
 
@@ -74,7 +78,7 @@ def bench(
     with options.open_database(db_path, readonly=False) as db, options.alone(device), output.steps() as progress:
         result = model_benchmark.benchmark(
             model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, widths=widths, nvtx=nvtx,
-            progress=progress,
+            gpu_memory=gpu_memory, progress=progress,
         )  # fmt: skip
     if as_json:
         output.print_json(result.document())
@@ -99,6 +103,8 @@ def print_benchmark(result: "ModelBenchmark") -> None:
     ]  # fmt: skip
     output.print_table(result.model, ("kernels", *numeric), lines, numeric)
     bandwidth.explain()
+    for name, placed in result.settings.get("experts", {}).items():
+        click.echo(f"{name} {loading.experts_line(placed)}")
     bandwidth.tell_rounds()
     for depth, speedup in result.speedups.items():
         if isinstance(depth, int) and depth != PREFILL:

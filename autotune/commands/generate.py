@@ -50,6 +50,7 @@ SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
 @options.speculate_option
 @options.nvtx_option
 @options.device_option
+@options.gpu_memory_option
 @options.threads_option
 @options.db_option
 @options.json_option
@@ -57,7 +58,8 @@ def generate(
     model: Path, prompt: str | None, source: str | None, target: str | None, batch: int | None, as_chat: bool,
     plain: bool, template_args: dict[str, Any], tokens: int,
     temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None, context: int | None,
-    untuned: bool, speculate: str, nvtx: bool, device: str, db_path: Path | None, as_json: bool,
+    untuned: bool, speculate: str, nvtx: bool, device: str, gpu_memory: int | None,
+    db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write text after a prompt, streaming it.
 
@@ -93,7 +95,7 @@ def generate(
             BatchSettings(
                 model, source, target or "-", batch or BATCH, as_chat, plain, template_args, tokens,
                 {name: value for name, value in given.items() if value is not None}, SAMPLING, seed, context, untuned,
-                nvtx, device, db_path, as_json,
+                nvtx, device, gpu_memory, db_path, as_json,
             )
         )  # fmt: skip
         return
@@ -106,7 +108,7 @@ def generate(
     text = _standard_input() if prompt == "-" else prompt
     if not text:
         raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
-    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text)
+    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text, gpu_memory)
     sampler = loading.sampler_for(engine, given, SAMPLING, seed)
     if as_chat:
         loading.note_template(engine, template_args)
@@ -140,6 +142,7 @@ def generate(
             "tokens": {"prompt": timing.prompt_tokens, "text": timing.tokens},
             "speculation": loading.speculation_document(timing),
             "timings": loading.rates(timing) | {"load_s": engine.load_s, "first_token_s": first_token_s},
+            "experts": None if engine.runner.experts is None else engine.runner.experts.document(),
             "kernels": loading.kernels_document(engine),
         }
         output.print_json(document)

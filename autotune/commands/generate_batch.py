@@ -44,6 +44,7 @@ class BatchSettings:
     untuned: bool
     nvtx: bool
     device: str
+    gpu_memory: int | None
     db_path: Path | None
     as_json: bool
 
@@ -98,8 +99,9 @@ def run(settings: BatchSettings) -> None:
         totals = Totals(len(prompts), len(prompts) - len(left))
         if left:
             engine = loading.load_model(
-                settings.model, settings.device, settings.db_path, settings.context, settings.untuned, settings.nvtx
-            )
+                settings.model, settings.device, settings.db_path, settings.context, settings.untuned, settings.nvtx,
+                gpu_memory=settings.gpu_memory,
+            )  # fmt: skip
             try:
                 _answer(engine, settings, left, digests, answers, totals)
             except KeyboardInterrupt as interrupt:

@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 def load_model(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False,
-    prompt: str = "",
+    prompt: str = "", gpu_memory: int | None = None,
 ) -> "Model":  # fmt: skip
-    """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt: as
-    of `model.engine.load`."""
+    """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt and
+    gpu_memory: as of `model.engine.load`."""
     # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.2 s.
     gc.disable()
     try:
-        return _load(path, device, db_path, context, untuned, nvtx, prompt)
+        return _load(path, device, db_path, context, untuned, nvtx, prompt, gpu_memory)
     finally:
         gc.freeze()
         gc.enable()
 
 
 def _load(
-    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool, prompt: str
-) -> "Model":
+    path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool, prompt: str,
+    gpu_memory: int | None,
+) -> "Model":  # fmt: skip
     options.begin(device)
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -49,12 +50,15 @@ def _load(
         task = bar.add_task("load", total=None, name=path.name, state="")
         model = load(
             path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx, prompt=prompt,
+            gpu_memory=gpu_memory,
             progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
     if model.tokenizer.note:
         output.note(model.tokenizer.note)
     if model.config.left_alone:
         output.note(f"the file's {' and '.join(model.config.left_alone)} are left alone; this engine reads text")
+    if model.runner.experts is not None:
+        output.note(experts_line(model.runner.experts.document()))
     if context is not None and model.context < context:
         output.note(
             f"the model was trained for a context of {model.context} tokens, which is used instead of {context}"
@@ -114,6 +118,22 @@ def kernels_line(model: "Model", path: Path, untuned: bool) -> str:
     elif counts.keys() - {Source.EXACT}:
         advice = f" (for more speed: autotune tune {path})"
     return f"kernels: {', '.join(parts)}{advice}"
+
+
+def experts_line(placed: Mapping[str, Any]) -> str:
+    """Where the experts are, and the measurements by which; placed: a document of `ExpertPlacement`."""
+    gpu, host = placed["gpu"], placed["host"]
+    there = f"of layers {gpu['layers']} on the GPU ({gpu['bytes'] / 1e9:.2f} GB), " if gpu["layers"] else ""
+    line = (
+        f"experts: {there}of layers {host['layers']} in host memory ({host['bytes'] / 1e9:.2f} GB); measured for a "
+        f"token and layer: {gpu['token_us']:.0f} µs on the GPU, {host['token_us']:.0f} µs on the CPU with the way "
+        "there and back"
+    )
+    if placed["copy_ms"] is not None:
+        rows = placed["copied_from_rows"]
+        when = "no pass" if rows is None else f"a pass of {rows} rows and more"
+        line += f"; {when} has them copied to the GPU, in {placed['copy_ms']:.1f} ms a layer"
+    return line
 
 
 def kernels_document(model: "Model") -> list[dict[str, Any]]:

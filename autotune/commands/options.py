@@ -49,6 +49,22 @@ class WidthNames(click.ParamType):
         return names
 
 
+class MemorySize(click.ParamType):
+    """Bytes as people write them: `8GB`, `7.5GiB`, `900MB`."""
+
+    name = "size"
+    UNITS: Mapping[str, int] = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(MB|GB|MiB|GiB)", value, re.IGNORECASE | re.ASCII)
+        size = found and int(float(found[1]) * self.UNITS[found[2].upper()])
+        if not size:
+            self.fail(f"{value[:40]!r} is no size of memory; give 8GB or 900MB, for instance.", param, ctx)
+        return size
+
+
 TUNED = "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts."
 
 
@@ -92,6 +108,12 @@ threads_option = click.option(
 nvtx_option = click.option(
     "--nvtx", is_flag=True,
     help="Mark a GPU's operations by name for nsys or ncu; kernels are then launched one by one, tokens slower.",
+)  # fmt: skip
+
+gpu_memory_option = click.option(
+    "--gpu-memory", type=MemorySize(), metavar="SIZE",
+    help="Most memory of the GPU for weights, cache and buffers, such as 8GB; CUDA itself takes some more. Experts of "
+    "a mixture that do not fit stay in host memory.  [default: what is free]",
 )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ class Decoder:
         size = sum(file.tensors[t.name].bytes for step, _ in steps.values() for t in step.weights.values())
         if kept is None and weight_cache.write(where, size, pack()):
             kept = weight_cache.read(where)
-        if kept is None or not all(_fit(file, step, kept.get(name, ())) for name, (step, _) in steps.items()):
+        if kept is None or not all(fit(file, step, kept.get(name, ())) for name, (step, _) in steps.items()):
             return None
         return kept
 
@@ -240,7 +240,7 @@ def _table(file: GGUFFile, tensor: Tensor) -> tuple[np.ndarray, str, int]:
     return file.raw(tensor.name), file.tensors[tensor.name].format_name, tensor.shape[1]
 
 
-def _fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
+def fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
     """Whether packed matrices hold a step's rows, by width and format."""
     wanted: Counter[tuple[int, str]] = Counter()
     for tensor in step.weights.values():

@@ -9,19 +9,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kernel_templates import formats, memory, registry
-from kernel_templates.cpu import embedding, machine, row_attention, rows
-from kernel_templates.cpu.compile import Kernel
+from kernel_templates import memory
+from kernel_templates.cpu import embedding, row_attention, rows
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
-from kernel_templates.cpu.panels import step_of
 from kernel_templates.cpu.row_attention import RowAttention
 from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.gated_delta import cpu as gated_delta
-from kernel_templates.grouped_matmul import cpu as grouped_matmul
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.layer.chain import DELTA
-from kernel_templates.matmul import cpu as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.moe.problem import Moe
 from kernel_templates.problem import Problem
@@ -30,6 +26,7 @@ from model import layer_plan, widths
 from model.cpu import mixture_rows
 from model.cpu.decode import Decoder
 from model.cpu.mixture_rows import MixtureRows
+from model.cpu.row_operations import RowOperations
 from model.layer_plan import LayerState
 
 MOST = widths.MOST["cpu"]
@@ -65,7 +62,7 @@ def _products(decoder: Decoder, size: int) -> Iterator[tuple[Matmul | GroupedMat
         yield Matmul(p.rows, p.cols, p.format, size), p
 
 
-class Forward:
+class Forward(RowOperations):
     """Passes over the rows of some texts, each with its own cache, through a decoder's weights."""
 
     def __init__(
@@ -73,17 +70,16 @@ class Forward:
         most: int = MOST,
     ):  # fmt: skip
         """configs: of products, where they have winners; texts: that may have a cache at once; most: rows of a pass."""
-        self.decoder, self._configs, self.most = decoder, configs, most
         c = decoder.config
-        self.features, self._kernels = machine.features(), dict[tuple, Kernel]()
+        super().__init__(c.hidden, c.norm_eps, most, configs)
+        self.decoder = decoder
         self._caches: dict[int, Caches] = {}
         self._tables = [np.zeros((texts, len(_described(layer.buffers))), np.int64) for layer in decoder.layers]
         self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
-        self.count, self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(3))
+        self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(2))
         self._spans, self._whole = (np.zeros((most, row_attention.SPAN), np.int64) for _ in range(2))
         self._turned = {rope: _floats(most, rope.dim) for rope in decoder.plan.ropes}
-        self.x, self.branch, self.normed = (_floats(most, c.hidden) for _ in range(3))
         largest = layer_plan.buffer_sizes(c)
         self._qkv, self._attended, self._projected = (
             _floats(most, largest[name]) for name in ("qkv", "attended", "projected")
@@ -91,8 +87,6 @@ class Forward:
         self._gate, self._up = (_floats(most, largest["gated"]) for _ in range(2))
         self._inputs, self._mixed = (_floats(most, largest.get("layer_inputs", 0)) for _ in range(2))
         self._gated_input = _floats(most, c.layer_input)
-        self.eps = np.array([c.norm_eps], np.float32)
-        self.scratch = memory.empty((0,), np.uint8)
         self._attending = memory.empty((0,), np.uint8)
         self._remembering = memory.empty((0,), np.uint8)
         mixtures = [p for needed in decoder.needed for p in needed.values() if isinstance(p, Moe)]
@@ -253,7 +247,7 @@ class Forward:
         (out,) = layer.packed["out"]
         return [
             self.product(size, out, self.attended(index), self.branch),
-            self._add(layer.buffers.get("post_attn_norm"), layer.buffers.get("out_bias")),
+            self.add(layer.buffers.get("post_attn_norm"), layer.buffers.get("out_bias")),
         ]
 
     def _ffn(self, size: int, index: int) -> list[GraphStep]:
@@ -267,7 +261,7 @@ class Forward:
             self.product(size, up, self.normed, up_rows),
             rows.bind_gate(gated, gate_rows, up_rows, self.count),
             self.product(size, down, gate_rows, self.branch),
-            self._add(b.get("post_ffn_norm"), scale=self._scale_of(layer)),
+            self.add(b.get("post_ffn_norm"), scale=self._scale_of(layer)),
         ]
 
     def _input(self, size: int, index: int) -> list[GraphStep]:
@@ -278,7 +272,7 @@ class Forward:
             self.product(size, gate, self.x, gated),
             rows.bind_gate_input(kernel, gated, self._inputs, self.count, index * c.layer_input),
             self.product(size, proj, gated, self.branch),
-            self._add(b["post_input_norm"], scale=b.get("out_scale")),
+            self.add(b["post_input_norm"], scale=b.get("out_scale")),
         ]
 
     def _layer_inputs(self, size: int) -> list[GraphStep]:
@@ -298,7 +292,7 @@ class Forward:
         assert isinstance(problem, Moe) and self._mixture is not None
         return [
             *self._mixture.steps(problem, size, layer),
-            self._add(layer.buffers.get("post_ffn_norm"), scale=self._scale_of(layer)),
+            self.add(layer.buffers.get("post_ffn_norm"), scale=self._scale_of(layer)),
         ]
 
     def _scale_of(self, layer: LayerState) -> np.ndarray | None:
@@ -311,19 +305,6 @@ class Forward:
         return RowAttention(
             s.heads, s.kv_heads, s.head_dim, scale, s.window, s.softcap, s.sinks, output_gate=s.output_gate
         )
-
-    def norm(self, weight: np.ndarray) -> GraphStep:
-        """Of the residual stream, to `normed`."""
-        kernel = self.kernel(rows.compile_norm, self.decoder.config.hidden)
-        return rows.bind_norm(kernel, self.x, self.normed, self.count, weight, self.eps)
-
-    def _add(
-        self, post_norm: np.ndarray | None, bias: np.ndarray | None = None, scale: np.ndarray | None = None
-    ) -> GraphStep:
-        given = (post_norm, bias, scale)
-        kernel = self.kernel(rows.compile_add, self.decoder.config.hidden, *(vector is not None for vector in given))
-        norm, plus, factor = (0 if vector is None else vector for vector in given)
-        return rows.bind_add(kernel, self.x, self.branch, self.count, norm, self.eps, plus, factor)
 
     def _append(self, index: int) -> GraphStep:
         layer = self.decoder.layers[index]
@@ -354,32 +335,10 @@ class Forward:
             steps.append(rows.bind_cap(kernel, self._logits, self.count))
         return Graph(d.pool, steps)
 
-    def product(self, size: int, packed: Tiles, x: np.ndarray, y: np.ndarray, first: int = 0) -> GraphStep:
-        problem = Matmul(packed.rows, packed.cols, packed.format, size)
-        config = self.config(problem)
-        key = Matmul(1, step_of(formats.get(packed.format).layout), packed.format, 1)
-        kernel = self.kernel(matmul.compile, key, config, self.features, packed.lanes)
-        buffers = {"x": x, "y": y, "count": self.count, "scratch": self.scratch}
-        return matmul.bind(problem, config, kernel, (packed,), buffers, first)
-
-    def config(self, problem: Problem) -> Config:
-        return self._configs.get(problem) or registry.cpu_space(problem, self.features).default
-
-    def kernel(self, compile, *arguments) -> Kernel:
-        key = (compile, *arguments)
-        if key not in self._kernels:
-            self._kernels[key] = compile(*arguments)
-        return self._kernels[key]
-
     def _reserve(self, size: int) -> None:
-        """Scratch memory that the products and the attention of a pass need. Graphs keep what they were bound to."""
+        """Scratch memory that the products and the mixers of a pass need. Graphs keep what they were bound to."""
         threads, layers = self.decoder.pool.threads, self.decoder.layers
-        most = 0
-        for problem, lanes in {(problem, packed.lanes) for problem, packed in _products(self.decoder, size)}:
-            template = grouped_matmul if isinstance(problem, GroupedMatmul) else matmul
-            most = max(most, template.scratch_bytes(problem, self.config(problem), lanes))
-        if len(self.scratch) < threads * most:
-            self.scratch = memory.empty((threads * most,), np.uint8)
+        self.reserve(threads, _products(self.decoder, size))
         shapes = {self._attention(layer) for layer in self._attending_layers}
         wanted = [row_attention.scratch(shape, self.features, threads) for shape in shapes]
         self._attending = max([self._attending, *wanted], key=len)

@@ -5,7 +5,6 @@ Each expert's matrices are read once a pass, for all rows that use it; all use t
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,10 +17,8 @@ from kernel_templates.grouped_matmul import cpu as grouped_matmul
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.moe import cpu_rows
 from kernel_templates.moe.problem import Moe
+from model.cpu.row_operations import RowOperations
 from model.layer_plan import LayerState
-
-if TYPE_CHECKING:
-    from model.cpu.forward import Forward
 
 
 def products(problem: Moe, layer: LayerState, rows: int) -> Iterator[tuple[GroupedMatmul, Tiles]]:
@@ -34,10 +31,10 @@ def products(problem: Moe, layer: LayerState, rows: int) -> Iterator[tuple[Group
 
 
 class MixtureRows:
-    """The mixtures of a model's layers, one at a time: as many rows as `forward` has at most."""
+    """The mixtures of a model's layers, one at a time: as many rows as `operations` are for at most."""
 
-    def __init__(self, forward: "Forward", problems: list[Moe]) -> None:
-        self._forward, most = forward, forward.most
+    def __init__(self, operations: RowOperations, problems: list[Moe]) -> None:
+        self._operations, most = operations, operations.most
         pairs = most * max(p.used for p in problems)
         self._logits = memory.empty((most * max(map(cpu_rows.logits_size, problems)),), np.float32)
         self._gate, self._up = (memory.empty((pairs * max(p.ffn for p in problems),), np.float32) for _ in range(2))
@@ -51,8 +48,8 @@ class MixtureRows:
         }  # fmt: skip
 
     def steps(self, problem: Moe, size: int, layer: LayerState) -> list[GraphStep]:
-        """From the forward's residual stream to its branch."""
-        p, f, b = problem, self._forward, layer.buffers
+        """From the residual stream to the branch."""
+        p, f, b = problem, self._operations, layer.buffers
         choices = self._choices[p.experts, p.used]
         width = cpu_rows.logits_size(p)
         logits = self._logits[: f.most * width].reshape(f.most, width)
@@ -84,7 +81,7 @@ class MixtureRows:
         """Of experts that stand beside a network, what both give together."""
         if not problem.beside:
             return []
-        f, b = self._forward, layer.buffers
+        f, b = self._operations, layer.buffers
         norms = b["experts_post_norm"], b["shared_post_norm"]
         kernel = f.kernel(cpu_rows.compile_beside, problem)
         return [cpu_rows.bind_beside(kernel, f.branch, self._shared, f.count, norms, f.eps)]
@@ -93,7 +90,7 @@ class MixtureRows:
         """What the shared expert makes of the forward's normed rows, or of rows that are normed for it."""
         if not problem.shared_ffn:
             return []
-        f, (gate, up, down) = self._forward, layer.packed["moe"][4:]
+        f, (gate, up, down) = self._operations, layer.packed["moe"][4:]
         gate_rows, up_rows = (
             buffer[: f.most * gate.rows].reshape(f.most, -1) for buffer in (self._shared_gate, self._shared_up)
         )
@@ -111,7 +108,7 @@ class MixtureRows:
         written: bool = False,
     ) -> GraphStep:  # fmt: skip
         problem, packed = of
-        f, config = self._forward, self._forward.config(problem)
+        f, config = self._operations, self._operations.config(problem)
         key = GroupedMatmul(1, step_of(formats.get(packed.format).layout), packed.format, 1, 1, 1)
         kernel = f.kernel(grouped_matmul.compile, key, config, f.features, packed.lanes)
         buffers = {"x": x, "y": y, "scratch": f.scratch}

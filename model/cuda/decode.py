@@ -124,9 +124,10 @@ class Decoder:
             self.program((choice,), position)()
             readback.send(history[position : position + 1], status)
         sent, received = 1, 0
+        ahead = 1 if self.model.on_host else AHEAD  # a program that waits for the host begins when it is called
         while True:
             with self.executor.here():
-                while sent < count and sent - received < AHEAD and more(sent - received):
+                while sent < count and sent - received < ahead and more(sent - received):
                     self.take_in(position + sent - 1, 1)
                     self.program(("layers", "head", choice), position + sent - 1)()
                     readback.send(history[position + sent : position + sent + 1], status)
@@ -157,7 +158,7 @@ class Decoder:
         """The context whose kernels a token at `position` runs."""
         return next(c for c in self._contexts if position < c)
 
-    def launches(self, name: str, context: int) -> list[Launch]:
+    def launches(self, name: str, context: int) -> list[Any]:
         """The kernels of one part, with the configurations for positions below `context`."""
         m, first_norm = self.model, self._next_norm(-1)
         if name == "embed":
@@ -195,7 +196,10 @@ class Decoder:
         if size := layer.plan.sizes.layer_input:
             bound["input"] = self.buffers["layer_inputs"][i * size : (i + 1) * size]
         problem = layer.problem.below(context)
-        return layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
+        made = layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
+        if layer.host is not None:
+            made["moe"] = layer.host.token(self.buffers["x"], bound["next_norm"])
+        return made
 
     def _next_norm(self, i: int) -> Tensor:
         """What is read first after layer `i`: the next layer's norm, or the head's."""

@@ -21,6 +21,18 @@ from kernel_templates.cuda.launch import Launch, Target
 Program = Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What is done between kernels of a program and no graph holds: a copy, work of the processor. `work` may wait for
+    the device, and starts what it asks of it on the current stream."""
+
+    name: str
+    work: Callable[[], None]
+
+    def run(self, target: Target) -> None:
+        self.work()
+
+
 class TokenReadback(Protocol):
     """Brings small tensors from the device in the order they were sent."""
 
@@ -39,7 +51,7 @@ class Executor(Protocol):
     def here(self) -> AbstractContextManager:
         """Inside, this device is the current one."""
 
-    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+    def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         """The launches as one thing that can be started again and again; name: of one run, for a profiler."""
 
     def compile(self, launches: Sequence[Launch]) -> Callable[[], bool]:
@@ -54,7 +66,7 @@ class Executor(Protocol):
 
 
 class GraphExecutor:
-    """A CUDA GPU: every program is a graph."""
+    """A CUDA GPU: every program is a graph, or one for each stretch between its cuts."""
 
     def __init__(self, index: int, target: Target):
         self.device, self.target = torch.device("cuda", index), target
@@ -63,10 +75,30 @@ class GraphExecutor:
     def here(self) -> AbstractContextManager:
         return torch.cuda.device(self.device)
 
-    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+    def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         if self._captures is None:
             self._captures = torch.cuda.Stream(self.device)
-        return Graph(launches, self.target, self.device, self._captures).replay
+        made: list[Program] = []
+        stretch: list[Launch] = []
+        for launch in launches:
+            if isinstance(launch, Cut):
+                made += [*self._captured(stretch), launch.work]
+                stretch = []
+            else:
+                stretch.append(launch)
+        made += self._captured(stretch)
+        if len(made) == 1:
+            return made[0]
+
+        def run() -> None:
+            for part in made:
+                part()
+
+        return run
+
+    def _captured(self, launches: Sequence[Launch]) -> list[Program]:
+        """None of no launches."""
+        return [Graph(launches, self.target, self.device, self._captures).replay] if launches else []
 
     def compile(self, launches: Sequence[Launch]) -> Callable[[], bool]:
         kernels = [launch for launch in launches if isinstance(launch, Launch)]  # beside calls of the library
@@ -84,7 +116,7 @@ class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
     the kernels of a graph under the graph alone. So tokens are slower, by what launching costs."""
 
-    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+    def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         def run() -> None:
             with self.span(name):
                 for launch in launches:
@@ -106,7 +138,7 @@ class EagerExecutor:
     def here(self) -> AbstractContextManager:
         return nullcontext()
 
-    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+    def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         def run() -> None:
             for launch in launches:
                 launch.run(self.target)

@@ -15,7 +15,7 @@ import torch
 from kernel_templates import cache_folder, sources
 from kernel_templates.cuda import ahead, driver, kernel_cache, lean_torch
 from kernel_templates.cuda.launch import Launch, Target
-from model.cuda.execution import Program, TokenReadback
+from model.cuda.execution import Cut, Program, TokenReadback
 from model.cuda.runner import CudaRunner
 from model.widths import PassSize, bucket
 
@@ -36,7 +36,7 @@ class ShapesOnly:
     def here(self) -> AbstractContextManager:
         return nullcontext()
 
-    def program(self, launches: Sequence[Launch], name: str = "token") -> Program:
+    def program(self, launches: Sequence[Launch | Cut], name: str = "token") -> Program:
         self.launches += [launch for launch in launches if isinstance(launch, Launch)]
         return lambda: None
 

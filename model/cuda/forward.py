@@ -131,7 +131,7 @@ class Forward:
         """What runs a pass; built when first asked for."""
         if size not in self._programs:
             made = self.launches(size)
-            if self._side is not None and size.rows >= BESIDE_FROM:
+            if self._side is not None and size.rows >= BESIDE_FROM and not self.model.on_host:
                 made = library.beside(made, self._side)
             self._programs[size] = self.executor.program(made, "pass")
         return self._programs[size]
@@ -252,7 +252,7 @@ class Rows:
 
     def _of_feed_forward(self, layer: CudaLayer) -> add_norm.Branch | None:
         if layer.mixture is not None:
-            return self._mixture(layer).branch
+            return None if self._by_host(layer) else self._mixture(layer).branch
         products, branch = self._down_products(layer)
         return None if adds(products, branch) else branch
 
@@ -355,7 +355,13 @@ class Rows:
         products, branch = self._out_products(layer)
         yield from self._branch_off(products, self.attended(layer), branch, reader)
 
+    def _by_host(self, layer: CudaLayer) -> bool:
+        """Whether the host computes the mixture, and adds to the residual stream."""
+        return layer.host is not None and not layer.host.streamed(self.size.rows)
+
     def _mixture(self, layer: CudaLayer) -> MixtureRows:
+        if layer.host is not None:
+            layer = replace(layer, packed={**layer.packed, "moe": layer.host.packed})
         return MixtureRows(layer, self.forward.buffers, self.forward.configs, self.size.rows, self.config.norm_eps)
 
     def _feed_forward(
@@ -366,6 +372,12 @@ class Rows:
     def _moe(self, layer: CudaLayer, branch: add_norm.Branch | None) -> Iterator[Any]:
         """The shared expert, the router and the others. Where a mixture stands beside a network each of the three norms
         the stream for itself."""
+        if layer.host is not None and self._by_host(layer):
+            yield from self._add(branch)
+            yield layer.host.rows(self.x, self.inputs["positions"])
+            return
+        if layer.host is not None:
+            yield layer.host.fetch()
         mixture, cols, own, h = self._mixture(layer), self.config.hidden, layer.buffers, None
         beside = bool(mixture.problem.beside)
         if mixture.shared is not None:

@@ -3,6 +3,7 @@
 Matrices go over one layer at a time, so the host never holds more than one layer's bytes besides the file's mapping.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,20 +26,25 @@ from kernel_templates.space import Config
 from model import layer_plan, layer_tensors, weights
 from model.config import ModelConfig
 from model.cuda import delta_states
+from model.cuda.host_experts import HostMixture
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Rope
 from model.problems import head_problem, inputs_problem, layer_at
 from model.runner import Progress
 
+Keep = Callable[[int, tuple[Planes, ...]], HostMixture | None]
+
 
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
     text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`; of a
-    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows."""
+    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows. host: its experts,
+    if they are not on the GPU; `packed` has only their shapes then."""
 
     problem: LinkedChain
+    host: HostMixture | None = None
 
     @property
     def mixture(self) -> Moe | None:
@@ -67,7 +73,8 @@ class LoadedInputs:
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
     cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values, which may be another's too;
-    [2, 0, ...] of a layer that keeps none. inputs: of layers, where they have any."""
+    [2, 0, ...] of a layer that keeps none. inputs: of layers, where they have any. memory: bytes of the GPU that all of
+    it may take, None for what is free."""
 
     config: ModelConfig
     capacity: int
@@ -79,6 +86,12 @@ class Loaded:
     ropes: Mapping[Rope, Tensor]
     cache: tuple[Tensor, ...]
     inputs: LoadedInputs | None = None
+    memory: int | None = None
+
+    @property
+    def on_host(self) -> bool:
+        """Whether experts of any layer are not on the GPU."""
+        return any(layer.host is not None for layer in self.layers)
 
     @property
     def mixtures(self) -> frozenset[Moe]:
@@ -95,9 +108,12 @@ def load(
     inputs_config: Config | None,
     device: torch.device,
     progress: Progress,
+    keep: Keep = lambda layer, packed: None,
+    memory: int | None = None,
 ) -> Loaded:
     """configs(layer): how a layer is packed; inputs_config: how what layers' inputs are made with is, where they have
-    any. On torch's "meta" device everything has its shape and no weight is read.
+    any; keep(layer, its mixture's matrices): who keeps those that are not to stay on the device, None for the others;
+    memory: as of `Loaded`. On torch's "meta" device everything has its shape and no weight is read.
     Raises ModelError when memory does not suffice."""
     read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
     pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
@@ -111,7 +127,7 @@ def load(
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
             problem = layer_at(config, file, i, 0)
             packed = pack(problem, configs(i), weights.matrices(file, layer.matrices, read), str(device))
-            layers.append(_layer(file, layer, problem, packed, own, ropes, device))
+            layers.append(_layer(file, layer, problem, packed, own, ropes, device, functools.partial(keep, i)))
         progress(i + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
@@ -121,9 +137,11 @@ def load(
         rows = matrix if config.tied else read(file, plan.embedding)
         embedding = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.embedding_scale)
     progress(count, count)
-    output_norm = _vector(file, plan.output_norm, device)
+    output_norm = vector(file, plan.output_norm, device)
     inputs = _inputs(file, config, plan.inputs, inputs_config, read, device)
-    return Loaded(config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache, inputs)
+    return Loaded(
+        config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache, inputs, memory
+    )
 
 
 def _inputs(
@@ -137,7 +155,7 @@ def _inputs(
         rows, matrices = read(file, plan.table), weights.matrices(file, plan.step.weights, read)
         table = Embedding(rows.raw.to(device), rows.format, rows.cols, plan.scale)
         packed = inputs_kernels.pack(problem, packing, matrices, str(device))
-    return LoadedInputs(problem, table, packed, _vector(file, plan.step.vectors["input_norm"], device))
+    return LoadedInputs(problem, table, packed, vector(file, plan.step.vectors["input_norm"], device))
 
 
 def _once_a_shape(pack: Callable) -> Callable:
@@ -171,18 +189,21 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Te
 def _layer(
     file: GGUFFile, plan: LayerPlan, problem: LinkedChain, packed: tuple[Planes, ...],
     cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
+    keep: Callable[[tuple[Planes, ...]], HostMixture | None],
 ) -> CudaLayer:  # fmt: skip
-    own = {name: _vector(file, tensor, device) for name, tensor in plan.vectors.items()}
+    own = {name: vector(file, tensor, device) for name, tensor in plan.vectors.items()}
     if plan.sizes.delta:
         own |= delta_states.allocate(plan.sizes.delta, 1, device)
     else:
         own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
-    by_part = layer_kernels.packed_by_part(problem, packed)
+    by_part, host = layer_kernels.packed_by_part(problem, packed), None
     if "moe" in by_part:
         own["router"] = unpack(by_part["moe"][0])
-    return CudaLayer(plan, by_part, own, problem)
+        host = keep(by_part["moe"])
+        by_part["moe"] = by_part["moe"] if host is None else host.without_values
+    return CudaLayer(plan, by_part, own, problem, host)
 
 
-def _vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
+def vector(file: GGUFFile, tensor: layer_tensors.Tensor | layer_tensors.Joined, device: torch.device) -> Tensor:
     """What no product reads, such as a norm's weights or a bias, float32 [size]."""
     return torch.from_numpy(weights.vector(file, tensor)[: tensor.elements].copy()).to(device)

@@ -3,6 +3,7 @@
 The only file of this folder that imports without Triton: a machine that has none is told so in one line.
 """
 
+import functools
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -88,12 +89,14 @@ class Opening:
     def _runner(
         self, executor: "Executor", choices: Mapping[Problem, Choice], refusal: Refusal, progress: Progress
     ) -> "CudaRunner":
+        import torch
 
         from kernel_templates.cuda.pages import in_one_piece
         from model.cuda.decode import Decoder
         from model.cuda.forward import Forward
         from model.cuda.lazy_configs import LazyConfigs
         from model.cuda.load import load
+        from model.cuda.place_experts import place
         from model.cuda.runner import CudaRunner
 
         longer = LazyConfigs(self._longer, self._space, refusal)
@@ -108,10 +111,18 @@ class Opening:
         with executor.here():
             at_first = lambda layer: configs(layer, self._first)  # noqa: E731 - packs the weights; layers all pack alike
             ends = (head_config, inputs_config)
-            model = load(self._file, self._config, capacity, at_first, *ends, device, progress)
+            loaded = functools.partial(load, self._file, self._config, capacity, at_first, *ends)
+            if device.type == "meta":
+                placed = None
+            else:
+                shapes = lambda: loaded(torch.device("meta"), lambda done, of: None)  # noqa: E731
+                placed = place(self._file, self._config, self._settings, at_first, shapes, executor)
+            keep = (lambda layer, packed: None) if placed is None else placed.keep
+            model = loaded(device, progress, keep, self._settings.gpu_memory)
             decoder = Decoder(model, configs, *ends, executor)
             forward = Forward(model, in_one_piece(model.cache), passes, executor)
-            return CudaRunner(ChainMap(dict(choices), longer.choices), decoder, forward)
+            by_host = {} if placed is None else placed.host.experts.choices
+            return CudaRunner(ChainMap(dict(choices), longer.choices, by_host), decoder, forward, placed)
 
     def _space(self, problem: Problem) -> Space:
         return registry.cuda_space(problem, self._device)

@@ -14,6 +14,7 @@ from model.cuda.decode import Decoder
 from model.cuda.delta_states import Checkpoint, States
 from model.cuda.forward import Forward
 from model.cuda.out_of_memory import FOR_CONTEXT, explain_out_of_memory
+from model.cuda.place_experts import Placed
 from model.cuda.verify import Verifier
 from model.kernel_choices import Choice
 from model.runner import More, Runner, always
@@ -23,10 +24,14 @@ from model.widths import PassSize
 
 
 class CudaRunner(Runner):
-    """Nothing here waits for the device until a token or logits are asked for."""
+    """Nothing here waits for the device until a token or logits are asked for, unless the host computes experts."""
 
-    def __init__(self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward):
+    def __init__(
+        self, choices: Mapping[Problem, Choice], decoder: Decoder, forward: Forward, placed: Placed | None = None
+    ) -> None:
         self.choices, self.decoder, self.forward = choices, decoder, forward
+        self._host = None if placed is None else placed.host
+        self.experts = None if placed is None else placed.placement
 
     @property
     def taken_in(self) -> int | None:
@@ -63,6 +68,8 @@ class CudaRunner(Runner):
         """Wait for what still runs."""
         if self.decoder.executor.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.executor.device)
+        if self._host is not None:
+            self._host.close()
 
     def _read(self, tokens: list[int], first: int, every: bool = False) -> Tensor:
         executor, wanted = self.decoder.executor, f"a prompt of {len(tokens)} tokens"

@@ -19,7 +19,7 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.sample_token import cuda_rows
 from kernel_templates.sample_token.cuda_rows import RowScratch, RowSettings
 from kernel_templates.space import Config
-from model.cuda import delta_states
+from model.cuda import delta_states, device_memory
 from model.cuda.execution import Program
 from model.cuda.forward import Forward
 from model.cuda.last_token import LastToken
@@ -34,9 +34,6 @@ from model.widths import PassSize, bucket
 
 SLOTS = 8
 """Steps whose tokens the device keeps for the host: a power of two, more than are sent ahead."""
-
-MARGIN = 1 << 30
-"""Bytes left free for graphs, for what passes of other sizes allocate later, and for other processes."""
 
 
 @dataclass(eq=False)
@@ -217,25 +214,16 @@ def upload(to: Tensor, values: Tensor) -> None:
 
 def opened(forward: Forward, head_config: Config, most: int, limit: int | None = None) -> CudaSequences:
     """Up to `most` texts through a model's passes, over pages of their own. limit: bytes that the pages may take; None:
-    the memory that is free now but MARGIN. head_config: what decode's head runs with. Raises ModelError when memory
+    what `device_memory.room` says. head_config: what decode's head runs with. Raises ModelError when memory
     does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
-    shape = PageShape(cached_heads(c))
+    shape, room = PageShape(cached_heads(c)), device_memory.room(executor.device, forward.model.memory)
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         states = delta_states.of_layers(c.sizes, most, executor.device)
-        pool = PagePool(shape, executor.device, memory_for_pages(executor.device) if limit is None else limit)
+        pool = PagePool(shape, executor.device, room if limit is None else limit)
         table = torch.zeros((most, shape.pages(capacity)), dtype=torch.int64, device=executor.device)
         last_token = LastToken(forward.model, head_config, executor)
         layers = pool.cache(table)
         cache = tuple(layers[cache_of(c, i)] for i in range(c.layers))
         kept = sum(tensor.nbytes for of_layer in states for tensor in of_layer.values())
         return CudaSequences(forward.over(cache, states), pool, last_token, most, kept)
-
-
-def memory_for_pages(device: torch.device) -> int:
-    """Bytes of a GPU's memory that are free, what PyTorch holds unused included, but MARGIN; elsewhere no limit."""
-    if device.type != "cuda":
-        return 1 << 62
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(free + unused - MARGIN, 0)

@@ -217,3 +217,16 @@ def test_sampling_comes_from_options_then_the_file_then_the_command(capsys) -> N
     assert "as the model file asks: temperature 0.6; options override" in said and "min_p 0.05, which is not" in said
     loading.sampler_for(SimpleNamespace(file=SimpleNamespace(metadata={})), {}, defaults, None)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", ["8", "8TB", "-1GB", "0GB", "1e9GB", "lots"])
+def test_sizes_of_memory_that_are_none(autotune, tiny_model, size) -> None:
+    result = autotune("generate", tiny_model, "-p", "a", "--gpu-memory", size)
+    assert result.exit_code == 2 and "is no size of memory; give 8GB" in result.stderr
+
+
+def test_a_processor_has_no_memory_of_a_gpu(autotune, tiny_model) -> None:
+    for command in (("generate", tiny_model, "-p", "a"), ("chat", tiny_model), ("bench", tiny_model)):
+        result = autotune(*command, "--gpu-memory", "7.5 GiB")
+        assert result.exit_code == 2 and result.stderr.strip().count("\n") == 0
+        assert "a GPU's memory" in result.stderr and "cuda:0" in result.stderr

@@ -21,7 +21,9 @@ from kernel_templates.device import Device
 from kernel_templates.head.problem import Head
 from kernel_templates.layer.problem import Layer
 from kernel_templates.operation import Work
+from model.cuda.execution import Cut
 from model.errors import ModelError
+from model.expert_placement import ExpertCost, ExpertPlacement
 from model.sequences import Sequences
 from tuning_db import open_db
 
@@ -63,7 +65,7 @@ class FakeEngine:
     load_s: float = 1.5
 
     def __post_init__(self) -> None:
-        layers = [SimpleNamespace(problem=LAYER, planes=[matrix() for _ in range(5)]) for _ in range(2)]
+        layers = [SimpleNamespace(problem=LAYER, host=None, planes=[matrix() for _ in range(5)]) for _ in range(2)]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
         decoder = SimpleNamespace(
@@ -71,7 +73,7 @@ class FakeEngine:
             buffers={"position": torch.zeros(1, dtype=torch.int32)}, executor=SimpleNamespace(target=None),
         )  # fmt: skip
         self.runner = SimpleNamespace(
-            decoder=decoder, warm_up=lambda: None, open_sequences=lambda most: FakeSequences(self, most)
+            decoder=decoder, experts=None, warm_up=lambda: None, open_sequences=lambda most: FakeSequences(self, most)
         )
 
     def launches(self, part: str, bound: int) -> list[Any]:
@@ -146,6 +148,10 @@ class FakeWatch:
     def from_memory(self, launches: list[Any], rewind: Callable[[], None]) -> list[float]:
         return [4.0 * len(launches)] * 3
 
+    def microseconds(self, work: list[Any], rewind: Callable[[], None]) -> list[float]:
+        """work: a program as `with_host` makes it."""
+        return [30.0 * len(work)] * 3
+
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
@@ -154,7 +160,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = Clock()
     device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
-    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool) -> FakeEngine:
+    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any) -> FakeEngine:
         side = "tuned" if tuned else "untuned"
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
@@ -279,6 +285,46 @@ def test_operations_alone_beside_the_token(bench) -> None:
     assert rows["attention"]["bytes"] == 2 * attention.bytes
     assert rows["token"]["us"] == 20.0 and rows["token"]["count"] == 12
     assert rows["token"]["bytes"] == sum(row["bytes"] or 0 for name, row in rows.items() if name != "token")
+
+
+@pytest.fixture
+def with_host(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host computes the second layer's network: the token has a cut in its place."""
+    init, launches = FakeEngine.__post_init__, FakeEngine.launches
+
+    def post_init(self: FakeEngine) -> None:
+        init(self)
+        layer = self.runner.decoder.model.layers[1]
+        layer.host, layer.mixture = "the host", LAYER.ffn_part
+        self.runner.decoder.executor.program = list
+        costs = {i: ExpertCost(10**9, 10e-6, 200e-6) for i in range(2)}
+        self.runner.experts = ExpertPlacement(costs, frozenset({1}), 6e-3, 32)
+
+    def cut(self: FakeEngine, part: str, bound: int) -> list[Any]:
+        made = launches(self, part, bound)
+        return [*made[:-2], Cut("experts", lambda: None)] if part == "layers" else made
+
+    monkeypatch.setattr(FakeEngine, "__post_init__", post_init)
+    monkeypatch.setattr(FakeEngine, "launches", cut)
+
+
+def test_what_the_host_computes_has_a_row(with_host, bench, autotune, tiny_model) -> None:
+    report = bench(runs=1, depths=(0,), gpu_memory=8 * 10**9)
+    assert not report["settings"]["alternating"] and report["settings"]["gpu_memory"] == 8 * 10**9
+    rows = {row["kernel"]: row for row in report["operations"]["tuned"]}
+    assert list(rows)[-3:] == ["pick", "experts on the CPU", "token"]
+    assert rows["experts on the CPU"] | {"us_rounds": []} == {
+        "kernel": "experts on the CPU", "count": 1, "us": 30.0, "us_each": 30.0, "bytes": None, "gb_s": None,
+        "share": None, "us_rounds": [],
+    }  # fmt: skip
+    assert rows["token"]["us"] == 30.0 * 11 and rows["token"]["count"] == 10
+    by_host = token_time.work_bytes(LAYER.ffn_part)
+    whole = 2 * token_time.work_bytes(LAYER.below(66)) + token_time.work_bytes(HEAD)
+    assert report["tuned"]["decode"]["0"]["bytes_per_token"] == whole - by_host
+    told = autotune("bench", tiny_model, "--device", "cuda:0", "--runs", "1", "--gpu-memory", "8GB").stdout
+    assert "tuned experts: of layers 1 on the GPU (1.00 GB), of layers 2 in host memory (1.00 GB)" in told
+    assert "10 µs on the GPU, 200 µs on the CPU" in told and "a pass of 32 rows and more has them copied" in told
+    assert benchmark_result.parse(json.loads(json.dumps(report))).settings["experts"].keys() == {"untuned", "tuned"}
 
 
 def test_memory_is_read_in_the_same_rounds(bench, gpu, autotune, tiny_model) -> None:
