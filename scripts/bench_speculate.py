@@ -46,11 +46,9 @@ def compare(engine: Model, prompt: list[int], tokens: int, sampler: Sampler, num
 
 def wait_for_passes(engine: Model, longest: int) -> None:
     """Until every pass that a text of up to so many tokens may have is compiled and captured."""
-    for tokens in (size + 1 for size in SIZES):
-        for sampler in (sampler for _, sampler in SETS.values()):
-            for first in range(0, longest, 64):
-                while not engine.runner.make_ready(tokens, first, sampler):
-                    time.sleep(0.1)
+    passes = [(size + 1, first, how) for size in SIZES for first in range(0, longest, 64) for _, how in SETS.values()]
+    while False in {engine.runner.make_ready(*one) for one in passes}:  # all are begun with
+        time.sleep(0.1)
 
 
 def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:

@@ -9,5 +9,5 @@ from model.architectures.base import Architecture, Routing
 
 ARCHITECTURE = Architecture(
     "qwen35moe", rope="halves", qk_norm=True, output_gate=True, delta_period=4, ffn_norm="post_attention_norm",
-    routing=Routing("softmax", normalized=True, shared=True),
+    routing=Routing("softmax", normalized=True, shared=True), predicts_further=True,
 )  # fmt: skip

@@ -6,6 +6,7 @@ need are at position -1. Nothing here waits for the device.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np

@@ -13,12 +13,13 @@ from kernel_templates.cuda.rows import add_norm
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
-from kernel_templates.matmul.space import THIN_TOKENS
 from kernel_templates.space import Config
 from model.cuda.pass_buffers import PassBuffers
 
-MOST_ROWS = THIN_TOKENS
-"""Of a pass that leaves out the kernels of norms."""
+MOST_ROWS, MOST_HIDDEN = 8, 768
+"""Of a pass that leaves out the kernels of norms. Measured on an H200 (docs/log.md): 6 to 7% of a pass of SmolLM2-135M,
+whose hidden size is 576; at 1,024 the longer ends of products cost more than the kernels do, and so they do at 576 from
+16 rows on."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Norms:
 
     def __init__(self, x: Tensor, buffers: PassBuffers, eps: float) -> None:
         self._x, self._buffers, self._eps = x, buffers, eps
-        self._few = len(x) <= MOST_ROWS
+        self._few = len(x) <= MOST_ROWS and x.shape[1] <= MOST_HIDDEN
         self._number = 0
         self._parts = 0
         """Programs of the product that has left the coming norm, 0 if it has a kernel."""
