@@ -7,10 +7,10 @@
 # decides where they read. UR14 stands for both halves of the 64 bits, of which the upper one is 0 and the lower is not,
 # so no value would do. nvdisasm's own table of live registers has it alive in front of the first instruction. A larger
 # kernel with such code gave wrong numbers or an illegal access on an H200; this one is only compiled and read.
-# It is not so with X of 64 x 64. Given the same PTX, ptxas 12.8.61 and 12.9.41 do as 12.8.93, at -O1 to -O3; 12.9.86,
-# 13.0.88 and 13.5.37 do not, nor does -O0. Triton 3.7.1 does it too; 3.5.1, with the same ptxas, writes another PTX and
-# does not; 3.9.0 has 12.9.86. triton-lang/triton#11366 (3.7.1 fails, 3.5.1 does not) may be this. What to do: let
-# TRITON_PTXAS_PATH name ptxas 12.9.86 or a newer one.
+# It is not so with X of 64 x 64. ptxas 12.8.93 does it at -O1 to -O3, not at -O0. Given the same PTX, 12.8.61 and
+# 12.9.41 do it too; 12.9.86, 13.0.88 and 13.5.37 do not. Triton 3.7.1 does it; 3.5.1, with the same ptxas, writes
+# another PTX and does not; 3.9.0 has 12.9.86. triton-lang/triton#11366 (3.7.1 fails, 3.5.1 does not) may be this. What
+# to do: let TRITON_PTXAS_PATH name ptxas 12.9.86 or a newer one.
 #
 # Needs Linux on x86-64, Python 3.11 or newer with pip, no GPU. Exits 1 when the behaviour is another one.
 set -euo pipefail
