@@ -21,6 +21,8 @@ PROGRAMS = 128
 """That keep a large GPU's multiprocessors busy."""
 
 _FREE = {"chunk": 64, "meet_warps": 4, "stages": 2}
+_MISPLACED = {"chunk": 64, "warps": 8, "stages": 1}
+"""Of all that were compiled for Hopper with 16 to 128 values a program, those with 16 and with 32 (`cuda.sass`)."""
 
 
 def cpu(problem: GatedDelta, features: frozenset[str]) -> Space:
@@ -84,6 +86,10 @@ def cuda(problem: GatedDelta, device: Device) -> Space:
         Constraint(
             "chunks fit in shared memory", f"{shared // 1024} KiB at most for as many chunks as there are stages",
             lambda c: c["algorithm"] != "chunked" or shared_bytes(problem, c) <= shared,
+        ),
+        Constraint(
+            "right machine code", "ptxas 12.8 misplaces an operand where 8 warps multiply chunks of 64 one at a time",
+            lambda c: device.capability != "9.0" or tuple(c[n] for n in _MISPLACED) != tuple(_MISPLACED.values()),
         ),
     ]  # fmt: skip
     return Space(tuple(parameters), tuple(constraints))
