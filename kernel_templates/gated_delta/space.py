@@ -107,7 +107,8 @@ def shared_bytes(problem: GatedDelta, config: Mapping[str, Any]) -> int:
 
 
 def _misplaced(device: Device, config: Mapping[str, Any]) -> bool:
-    """Whether `cuda.sass` may find the machine code wrong: one in ten of such configurations is, and no other of 300."""
+    """Whether `cuda.sass` may find the machine code wrong: that of 16 of 106 such
+    configurations is, and of none of 198 others."""
     return device.capability == "9.0" and config["chunk"] >= 64 and config["stages"] == 1
 
 
