@@ -1,8 +1,8 @@
 """Texts of which rounding decides nothing: in a mixture of experts it may decide which of two gets a token.
 
-A pass over many rows rounds what products read. In tiny models, whose routers' logits have a standard deviation of about
-1, float16 moves two of them against each other by up to 0.003 in the first layer and 0.006 in the second, bfloat16 by
-0.03 (docs/log.md). Where the last expert that is chosen and the first that is not are nearer than that, either may be
+A pass over many rows rounds what products read. In tiny models, whose routers' logits have a standard deviation of 1,
+float16 moves two of them against each other by up to 0.003 in the first layer and 0.009 in the second, bfloat16 by 0.03
+(docs/log.md). Where the last expert that is chosen and the first that is not are nearer than that, either may be
 taken. The token's logits then differ by a third, and those of the tokens that attend to it, or read a delta net's state
 behind it, by a twentieth. No bound of a distance is about these.
 """
