@@ -193,11 +193,10 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
                     found = db.lookup(device, problem.key, problem.template_version)
                     assert found.source.name == "SHIPPED" and "driver" in found.detail and found.winner is not None
                     if device.backend == "cuda":
-                        usable += registry.cuda_space(problem, device).broken(Config(found.winner.config)) is None
+                        space = registry.cuda_space(problem, device)
                     else:
-                        features = frozenset(device.capability.split("-"))
-                        space = registry.cpu_space(problem, features)
-                        usable += space.broken(Config(found.winner.config)) is None
+                        space = registry.cpu_space(problem, frozenset(device.capability.split("-")))
+                    usable += space.broken(space.completed(Config(found.winner.config))) is None
     assert usable >= 0.9 * sum(f["kind"] == "winner" for f in facts)
 
 
