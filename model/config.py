@@ -369,7 +369,8 @@ def _check_tensors(config: ModelConfig, file: GGUFFile, blocks: int) -> None:
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"tensor '{name}' of shape {list(shape)} is missing; the file is incomplete, get it again")
-        one_row = name in products and info.shape == (1, *shape)  # llama.cpp's quantizer makes a vector of it
+        # What is a vector to us and in files of llama.cpp's quantizer, its converter writes as a matrix of one row.
+        one_row = name in products and len(shape) == 1 and info.shape == (1, *shape)
         if info.shape != shape and not one_row:
             raise ModelError(f"tensor '{name}' has shape {list(info.shape)}, but the metadata asks for {list(shape)}")
         if name not in products and formats.get(info.format_name).quantized:

@@ -170,7 +170,7 @@ def benchmark(
     settings = {
         "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
-        **({"gpu_memory": gpu_memory, "experts": experts} if experts else {}),
+        **({} if gpu_memory is None else {"gpu_memory": gpu_memory}), **({"experts": experts} if experts else {}),
         "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
     }  # fmt: skip
     before, after = rates["untuned"], rates["tuned"]

@@ -16,6 +16,7 @@ from kernel_templates import registry
 from kernel_templates.cuda import machine
 from kernel_templates.cuda.graph import Graph
 from kernel_templates.cuda.launch import Launch, Target
+from kernel_templates.cuda.weights import Planes
 
 REPLAYS, SAMPLES = 20, 5
 KEEPING = {"attention": "attention", "delta": "gated_delta"}
@@ -77,8 +78,11 @@ def profile(
 def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> dict[str, int]:
     """What the kernels of a token at `position` read, all layers together: those that take weights, attention and the
     head. loaded: `model.cuda.load.Loaded`."""
-    there = [planes for layer in loaded.layers for planes in layer.planes if planes.tensors[0].device.type != "meta"]
-    weights = {t.data_ptr(): t.nbytes for planes in there for t in planes.tensors}
+    weights: dict[int, int] = {}
+    for layer in loaded.layers:
+        weights |= _by_address(layer.planes)
+        if layer.mixture and layer.host is None:
+            weights |= _by_address(layer.experts, layer.mixture.used, layer.mixture.experts)
     sizes: dict[str, int] = {}
     for launch in launches:
         taken = {a.data_ptr() for a in launch.arguments if isinstance(a, torch.Tensor)} & weights.keys()
@@ -89,6 +93,12 @@ def bytes_by_kernel(launches: Sequence[Launch], loaded: Any, position: int) -> d
             if name in KEEPING:
                 sizes[KEEPING[name]] = sizes.get(KEEPING[name], 0) + work_bytes(problem)
     return sizes | {"head": work_bytes(loaded.head)}
+
+
+def _by_address(matrices: Sequence[Planes], used: int = 1, experts: int = 1) -> dict[int, int]:
+    """Bytes that a token reads of each plane on the device: of `experts` lying one below the other, those of `used`."""
+    tensors = [t for planes in matrices for t in planes.tensors if t.device.type != "meta"]
+    return {t.data_ptr(): t.nbytes * used // experts for t in tensors}
 
 
 def work_bytes(problem: Any) -> int:

@@ -1,7 +1,6 @@
 """One token on the CPU: every kernel of every layer bound once into a graph that is replayed per token."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 from kernel_templates import memory, random_inputs, registry
 from kernel_templates.attention import cpu as attention_cpu
 from kernel_templates.attention.problem import Attention
-from kernel_templates.cpu import embedding, machine, parameters
+from kernel_templates.cpu import embedding, machine
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.graph import Step as GraphStep
@@ -21,7 +20,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, problems, weights
 from model.config import ModelConfig
-from model.cpu import text_state, weight_cache
+from model.cpu import kept_weights, text_state, weight_cache
 from model.gguf_file import GGUFFile
 from model.layer_plan import LayerPlan, LayerState, Step
 from model.layer_tensors import Tensor
@@ -128,33 +127,23 @@ class Decoder:
     def _keep(self, file: GGUFFile, progress: Progress) -> weight_cache.Packed | None:
         """All packed weights by their steps' names, from the disk, where they are put if they are not there; None if
         they cannot be kept."""
-        steps = {
+        of_steps: dict[str, tuple[Step, Problem]] = {
             f"{i}.{step.name}": (step, problem)
             for i, layer in enumerate(self.plan.layers)
             for step, problem in zip(layer.steps, problems.layer_problems(self.config, file, i).values(), strict=True)
         } | {HEAD: (self.plan.head, problems.head_problem(self.config, file))}
         inputs_problem = problems.inputs_problem(self.config, file)
         if self.plan.inputs and inputs_problem:
-            steps[INPUTS] = self.plan.inputs.step, inputs_problem
+            of_steps[INPUTS] = self.plan.inputs.step, inputs_problem
+        steps = {name: (step, problem, self.configs[problem]) for name, (step, problem) in of_steps.items()}
 
         def pack() -> Iterator[tuple[str, tuple[Tiles, ...]]]:
-            for n, (name, (step, problem)) in enumerate(steps.items()):
+            for n, (name, (step, problem, _)) in enumerate(steps.items()):
                 yield name, self._pack(file, step, problem)
                 progress(n * self.config.layers // len(steps), self.config.layers + 1)
             file.check_whole()
 
-        about = [
-            (name, problem.key, parameters.packing(self.configs[problem]), sorted(step.weights.items()))
-            for name, (step, problem) in steps.items()
-        ]
-        where = weight_cache.path((file.identity(), about))
-        kept = weight_cache.read(where)
-        size = sum(file.tensors[t.name].bytes for step, _ in steps.values() for t in step.weights.values())
-        if kept is None and weight_cache.write(where, size, pack()):
-            kept = weight_cache.read(where)
-        if kept is None or not all(fit(file, step, kept.get(name, ())) for name, (step, _) in steps.items()):
-            return None
-        return kept
+        return kept_weights.keep(file, steps, pack())
 
     def _pack(self, file: GGUFFile, step: Step, problem: Problem) -> tuple[Tiles, ...]:
         matrices = weights.matrices(file, step.weights)
@@ -238,14 +227,3 @@ class Decoder:
 
 def _table(file: GGUFFile, tensor: Tensor) -> tuple[np.ndarray, str, int]:
     return file.raw(tensor.name), file.tensors[tensor.name].format_name, tensor.shape[1]
-
-
-def fit(file: GGUFFile, step: Step, packed: Sequence[Tiles]) -> bool:
-    """Whether packed matrices hold a step's rows, by width and format."""
-    wanted: Counter[tuple[int, str]] = Counter()
-    for tensor in step.weights.values():
-        wanted[tensor.shape[-1], file.tensors[tensor.name].format_name] += tensor.rows
-    found: Counter[tuple[int, str]] = Counter()
-    for tiles in packed:
-        found[tiles.cols, tiles.format] += tiles.rows
-    return found == wanted

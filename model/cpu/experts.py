@@ -2,12 +2,12 @@
 stream come in, and go out with what the layer's feed-forward half adds to them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from kernel_templates import memory, random_inputs, registry
-from kernel_templates.cpu import machine, parameters, proofs
+from kernel_templates.cpu import machine, proofs
 from kernel_templates.cpu.compile import Kernel
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_choice import ThreadChoice
@@ -21,8 +21,7 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model import layer_plan, mixtures, weights, widths
 from model.config import ModelConfig
-from model.cpu import mixture_rows, weight_cache
-from model.cpu.decode import fit
+from model.cpu import kept_weights, mixture_rows
 from model.cpu.mixture_rows import MixtureRows
 from model.cpu.row_operations import RowOperations
 from model.gguf_file import GGUFFile
@@ -137,17 +136,9 @@ class Experts:
     def _packed(self, step: Step, problem: Moe) -> tuple[Tiles, ...]:
         config, file = self.choices[problem].config, self._file
 
-        def pack() -> tuple[Tiles, ...]:
-            made = moe_cpu.pack(problem, config, weights.matrices(file, step.weights))
+        def pack() -> Iterator[tuple[str, tuple[Tiles, ...]]]:
+            yield step.name, moe_cpu.pack(problem, config, weights.matrices(file, step.weights))
             file.check_whole()
-            return made
 
-        if not self._kept:
-            return pack()
-        about = ("experts", file.identity(), problem.key, parameters.packing(config), sorted(step.weights.items()))
-        where, size = weight_cache.path(about), sum(file.tensors[t.name].bytes for t in step.weights.values())
-        kept = weight_cache.read(where)
-        if kept is None and weight_cache.write(where, size, ((step.name, made) for made in [pack()])):
-            kept = weight_cache.read(where)
-        found = (kept or {}).get(step.name, ())
-        return found if fit(file, step, found) else pack()
+        found = kept_weights.keep(file, {step.name: (step, problem, config)}, pack()) if self._kept else None
+        return dict(pack() if found is None else found)[step.name]

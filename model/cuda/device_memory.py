@@ -46,11 +46,7 @@ def beside_experts(model: Loaded) -> int:
 
 def of_experts(model: Loaded) -> dict[int, int]:
     """By layer, bytes of the experts."""
-    return {
-        i: sum(planes.nbytes for planes in layer.packed["moe"][1:4])
-        for i, layer in enumerate(model.layers)
-        if layer.mixture
-    }
+    return {i: sum(p.nbytes for p in layer.experts) for i, layer in enumerate(model.layers) if layer.mixture}
 
 
 def _distinct(value: Any) -> int:

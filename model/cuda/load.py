@@ -53,6 +53,11 @@ class CudaLayer(LayerState):
         return found if isinstance(found, Moe) else None
 
     @property
+    def experts(self) -> tuple[Planes, ...]:
+        """Of that mixture the matrices of which a token reads only its experts' rows: gate, up and down."""
+        return self.packed["moe"][1:4] if self.mixture else ()
+
+    @property
     def planes(self) -> tuple[Planes, ...]:
         """All matrices, as the layer's kernels take them."""
         return tuple(planes for step in self.plan.steps for planes in self.packed[step.name])

@@ -65,7 +65,10 @@ class FakeEngine:
     load_s: float = 1.5
 
     def __post_init__(self) -> None:
-        layers = [SimpleNamespace(problem=LAYER, host=None, planes=[matrix() for _ in range(5)]) for _ in range(2)]
+        layers = [
+            SimpleNamespace(problem=LAYER, mixture=None, host=None, planes=[matrix() for _ in range(5)])
+            for _ in range(2)
+        ]
         self.tokenizer = SimpleNamespace(encode=lambda text: [1, 2, 3])
         self.choices: dict = {LAYER: SimpleNamespace(source=SimpleNamespace(value="exact"))}
         decoder = SimpleNamespace(
@@ -325,6 +328,12 @@ def test_what_the_host_computes_has_a_row(with_host, bench, autotune, tiny_model
     assert "tuned experts: of layers 1 on the GPU (1.00 GB), of layers 2 in host memory (1.00 GB)" in told
     assert "10 µs on the GPU, 200 µs on the CPU" in told and "a pass of 32 rows and more has them copied" in told
     assert benchmark_result.parse(json.loads(json.dumps(report))).settings["experts"].keys() == {"untuned", "tuned"}
+
+
+def test_the_memory_that_was_allowed_is_recorded(bench) -> None:
+    """Also where all experts fit, or there are none."""
+    settings = bench(runs=1, depths=(0,), gpu_memory=8 * 10**9)["settings"]
+    assert settings["gpu_memory"] == 8 * 10**9 and "experts" not in settings
 
 
 def test_memory_is_read_in_the_same_rounds(bench, gpu, autotune, tiny_model) -> None:

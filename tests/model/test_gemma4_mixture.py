@@ -99,7 +99,7 @@ def test_tensors_that_are_missing_or_of_another_shape(file: GGUFFile, name: str)
     with pytest.raises(ModelError, match=f"'{name}' of shape .* is missing"):
         ModelConfig.from_gguf(replace(file, tensors=without))
     info = file.tensors[name]
-    for shape in ((*info.shape[:-1], info.shape[-1] + 32), (info.shape[0] + 1, *info.shape[1:])):
+    for shape in ((*info.shape[:-1], info.shape[-1] + 32), (info.shape[0] + 1, *info.shape[1:]), (1, *info.shape)):
         with pytest.raises(ModelError, match=f"'{name}' has shape"):
             ModelConfig.from_gguf(replace(file, tensors=file.tensors | {name: replace(info, shape=shape)}))
 

@@ -15,9 +15,13 @@ from kernel_templates import registry
 from kernel_templates.cpu import machine, parameters, tiles
 from kernel_templates.registry import parse_problem
 from kernel_templates.space import Config
+from model.config import ModelConfig
 from model.cpu import weight_cache
+from model.cpu.experts import Experts
 from model.errors import ModelError
+from model.gguf_file import open_gguf
 
+MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 TOKENS = [1, 5, 9, 2]
 PROBLEMS = (
     "matvec:rows=40,cols=64,format=Q4_0,activation=int16",
@@ -68,6 +72,27 @@ def test_the_second_start_maps_what_the_first_packed(own, folder, monkeypatch):
 
 def test_the_same_logits_as_without(own, folder, monkeypatch):
     assert np.array_equal(packed_in_memory(own, monkeypatch), logits(own))
+
+
+@pytest.mark.parametrize("name", ["qwen3moe", "gemma4-mixture-small", "gemma4-mixture", "phi3"])
+def test_room_is_asked_for_what_is_kept(folder, monkeypatch, name):
+    """Also where matrices are rows of one tensor, as gate and up of Gemma 4's experts, or one is read twice, as its
+    global keys. The decoder's, then a layer's experts alone."""
+    asked, write = [], weight_cache.write
+    monkeypatch.setattr(
+        weight_cache, "write", lambda file, size, groups: asked.append(size) or write(file, size, groups)
+    )
+    path = MODELS / f"{name}.gguf"
+    model.load(path, context=64).close()
+    (file,) = kept(folder)
+    assert asked == [pytest.approx(file.stat().st_size, rel=0.1)]
+    config = ModelConfig.from_gguf(open_gguf(path))
+    if config.most_experts_used:
+        experts = Experts(open_gguf(path), config, None, 1)
+        experts.open(0)
+        experts.close()
+        (other,) = set(kept(folder)) - {file}
+        assert asked[1:] == [pytest.approx(other.stat().st_size, rel=0.1)]
 
 
 def test_zero_gigabytes_keep_nothing(own, folder, monkeypatch):
