@@ -1,6 +1,7 @@
 """Decides where a model's experts lie: on the GPU if all fit, else by what one layer of each kind costs there and with
 the host."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 
 from kernel_templates import memory
-from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.space import part
 from kernel_templates.moe import cuda as moe
 from kernel_templates.moe.problem import Moe
@@ -18,26 +18,28 @@ from model.config import ModelConfig
 from model.cuda import device_memory
 from model.cuda.execution import Executor
 from model.cuda.expert_times import ExpertTimer
-from model.cuda.host_experts import MOST, HostExperts, HostMixture
-from model.cuda.load import Loaded, vector
+from model.cuda.host_experts import MOST, HostExperts
+from model.cuda.load import Keep, Loaded, cache_bytes, vector
 from model.errors import ModelError
 from model.expert_placement import ExpertCost, ExpertPlacement, layers_on_host
 from model.gguf_file import GGUFFile
 from model.runner import Settings
 
 ROOMY = 1.5
-"""Times a file's bytes: a model that small against the free memory fits, whatever its layout and its context."""
+"""Times a file's bytes, besides the KV cache: a model that small against the free memory fits, whatever its layout."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """host: has the experts of the layers in placement.on_host, once `keep` was called for each."""
+    """host: has the experts of the layers in placement.on_host, once each was given to its `keep`."""
 
     placement: ExpertPlacement
     host: HostExperts
 
-    def keep(self, layer: int, packed: tuple[Planes, ...]) -> HostMixture | None:
-        return self.host.keep(layer, packed) if layer in self.placement.on_host else None
+    @property
+    def keep(self) -> dict[int, Keep]:
+        """As `load` takes it."""
+        return {layer: functools.partial(self.host.keep, layer) for layer in self.placement.on_host}
 
 
 def place(
@@ -48,8 +50,8 @@ def place(
     Raises ModelError when what is not an expert's does not fit."""
     limit, device = settings.gpu_memory, executor.device
     if limit is None:
-        file_bytes = sum(tensor.bytes for tensor in file.tensors.values())
-        if not config.most_experts_used or ROOMY * file_bytes < device_memory.room(device, None):
+        size = ROOMY * sum(tensor.bytes for tensor in file.tensors.values()) + cache_bytes(config, settings.context)
+        if not config.most_experts_used or size < device_memory.room(device, None):
             return None
     model = shapes()
     beside, sizes, most = (

@@ -1,18 +1,24 @@
 """A GPU's engine some of whose experts stay with the host, without a GPU: the split, the cut programs and the copies in
 Triton's interpreter, against the float32 reference."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from architecture_samples import by_norm
 
+from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.cuda.weights import Planes
 from kernel_templates.device import Device
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
 from kernel_templates.paged_attention.problem import PagedAttention
@@ -20,14 +26,18 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cuda import device_memory, expert_times, forward, host_experts, place_experts
+from model.cuda import load as load_model
 from model.cuda.execution import EagerExecutor
 from model.cuda.expert_times import ExpertTimer
+from model.cuda.host_experts import HostExperts, HostMixture
 from model.cuda.lazy_configs import LazyConfigs
+from model.cuda.load import Loaded
 from model.cuda.opening import Opening
 from model.cuda.runner import CudaRunner
 from model.engine import Model
 from model.errors import ModelError
 from model.gguf_file import GGUFFile, open_gguf
+from model.problems import head_problem, layer_at
 from model.reference import reference_logits
 from model.runner import Settings
 from model.sampling import Sampler
@@ -199,8 +209,47 @@ def test_what_cannot_fit_is_said_in_one_line(path: Path, tiny_model: Path) -> No
         opening(open_gguf(tiny_model), 1000)
 
 
-def test_a_model_that_is_small_against_the_free_memory_is_not_looked_at(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(place_experts, "_measured", lambda *_: pytest.fail("nothing is to be measured"))
-    assert opening(open_gguf(path), None).experts is None
+def test_what_is_small_against_the_free_memory_is_not_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small with its KV cache: a long context does not fit where a short one does."""
+    looked_at, file = [], open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+    room = 2 * sum(tensor.bytes for tensor in file.tensors.values())
+    monkeypatch.setattr(device_memory, "room", lambda *_: room)
+    for context in (64, 1 << 20):
+
+        def shapes(context: int = context) -> Loaded:
+            looked_at.append(context)
+            raise ModelError("looked at")
+
+        with contextlib.suppress(ModelError):
+            executor = EagerExecutor(INTERPRETED)
+            assert place_experts.place(file, config, Settings(context), lambda _: Config({}), shapes, executor) is None
+    assert looked_at == [1 << 20]
+
+
+def test_experts_that_leave_are_packed_before_the_device_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+
+    def watched(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
+        packed.append(layer)
+        return layer_at(config, file, layer, context)
+
+    monkeypatch.setattr(load_model, "layer_at", watched)
+
+    def default(problem: Problem) -> Config:
+        return registry.cuda_space(problem, GPU).default
+
+    configs, head = (lambda i: default(layer_at(config, file, i, 256))), default(head_problem(config, file))
+    load = functools.partial(load_model.load, file, config, 64, configs, head, None, torch.device("meta"))
+    kept: list[int] = []
+
+    def keep(layer: int, planes: tuple[Planes, ...]) -> HostMixture:
+        kept.append(layer)
+        return HostMixture(cast(HostExperts, None), layer, planes[0], planes[1:4], planes[4:])
+
+    progress: list[int] = []
+    made = load(lambda done, of: progress.append(done), {i: functools.partial(keep, i) for i in (1, 3)})
+    assert (packed, kept, progress) == ([1, 3, 0, 2], [1, 3], [1, 2, 3, 4, 5])
+    assert [layer.host and layer.host.layer for layer in made.layers] == [None, 1, None, 3]
