@@ -140,7 +140,8 @@ def test_passes_are_computed_by_the_host(quick_timer: None, needed: dict[str, in
         opened = split(path, needed)
         host = opened.runner.decoder.model.layers[1].host
         assert host is not None
-        host.host.stream_from, host.host.experts.together_from = host_experts.NEVER, 0
+        host.host.experts.together_from = dict.fromkeys(host.host.stream_from, 0)
+        host.host.stream_from = dict.fromkeys(host.host.stream_from, host_experts.NEVER)
         assert opened.off(tokens_of(11), stepwise=False) < 2 * BOUND  # products of float16
         opened.runner.close()
 
@@ -156,7 +157,7 @@ def test_copied_experts_compute_as_those_that_fit(
     assert whole.experts is None
     host = opened.runner.decoder.model.layers[1].host
     assert host is not None
-    host.host.stream_from = 1
+    host.host.stream_from = dict.fromkeys(host.host.stream_from, 1)
     wanted = whole.logits(tokens_of(7), stepwise=False)
     assert (opened.runner.logits(tokens_of(7), stepwise=False) == wanted).all()
 
@@ -200,6 +201,51 @@ def test_every_kind_of_mixture(
     assert opened.runner.experts.copy_s is None  # no room for the buffers
     assert opened.off(tokens_of(2), stepwise=True) < BOUNDS[shape]
     assert opened.off(tokens_of(5), stepwise=False) < 2 * BOUNDS[shape]
+
+
+def test_each_kind_of_layer_keeps_its_own_rows(
+    quick_timer: None, needed: dict[str, int], made: Callable[[str, str], Path], path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of formats that ggml's quantizer gives: some layers' down has more bits. The line said is of the slowest copy."""
+    kinds: list[Problem] = []
+
+    def nth(*of_each: float) -> Callable[..., float]:
+        def timed(self: ExpertTimer, host: HostExperts, layer: int, *_: float) -> float:
+            kinds.extend({host.experts.problems[layer]}.difference(kinds))
+            return of_each[kinds.index(host.experts.problems[layer])]
+
+        return timed
+
+    monkeypatch.setattr(ExpertTimer, "on_host", lambda self, *_: 1.0)
+    monkeypatch.setattr(ExpertTimer, "together_from", nth(2, 16))
+    monkeypatch.setattr(ExpertTimer, "copy", nth(3.0, 1.0))
+    monkeypatch.setattr(ExpertTimer, "stream_from", nth(8, 4))
+    opened = split(made("tiny-qwen3moe-4", "Q4_K_M"), needed, room=3.5).runner
+    of_layers = [layer.host for layer in opened.decoder.model.layers if layer.host is not None]
+    host = of_layers[0].host
+    assert list(host.experts.together_from.values()) == [2, 16]
+    assert list(host.stream_from.values()) == [8, 4]
+    assert {layer.streamed(4) for layer in of_layers} == {False, True}
+    assert opened.experts is not None and (opened.experts.copy_s, opened.experts.stream_from) == (3.0, 8)
+
+
+def test_memory_that_ends_while_experts_are_timed_is_said_in_one_line(
+    quick_timer: None, needed: dict[str, int], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ExpertTimer, "on_gpu", full)
+    with pytest.raises(ModelError, match="does not hold the experts of one layer, to time them"):
+        split(path, needed)
+
+    def refused(size: int, device: torch.device) -> None:
+        raise ModelError(f"{size} bytes are not pinned")
+
+    monkeypatch.setattr(place_experts, "pinned", refused)
+    with pytest.raises(ModelError, match="bytes are not pinned"):
+        split(path, needed)
 
 
 def test_what_cannot_fit_is_said_in_one_line(path: Path, tiny_model: Path) -> None:
