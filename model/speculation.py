@@ -51,7 +51,7 @@ def stream(
 
 
 def _proposals(runner: Runner, watcher: Watcher, lookup: PromptLookup, end: int, sampler: Sampler) -> int:
-    """How many to propose now: what a pass makes, one more, must not go past `end`. None while a pass is being made
+    """How many to propose now: what a pass makes, one more, must not go past `end`. 0 while a pass is being made
     ready, which is not a pass's time."""
     proposals = watcher.proposals(lookup.match, end - len(lookup.text) - 1)
     return proposals if proposals and runner.make_ready(1 + proposals, len(lookup.text) - 1, sampler) else 0

@@ -63,11 +63,11 @@ def opened(made: Made) -> Iterator[Model]:
 
 @pytest.mark.parametrize(("shape", "quant"), MODELS)
 def test_logits_are_the_reference_s(made: Made, shape: str, quant: str) -> None:
-    path, tokens = made(shape, quant), tokens_of(41)
+    path = made(shape, quant)
+    tokens = settled(path, 41)
     wanted = reference_logits(path, tokens).numpy()
     with closing(model.load(path, "cuda:0")) as engine:
         step, whole = engine.logits(tokens, stepwise=True), engine.logits(tokens)
-    step, whole, wanted = (logits[settled(path, tokens)] for logits in (step, whole, wanted))
     print(f"{shape} {quant}: step {distance(step, wanted):.2g}, prefill {distance(whole, wanted):.2g}")
     assert distance(step, wanted) < STEP[shape]
     assert distance(whole, wanted) < STEP[shape] * (8 if quant == "BF16" else 4)

@@ -68,10 +68,10 @@ def test_expanded_values_are_the_format_s(name: str) -> None:
 
 @pytest.mark.parametrize("shape", TINY)
 def test_a_prompt_is_its_decode_steps(made: Made, shape: str) -> None:
-    path, tokens = made(shape, "Q4_0"), tokens_of(100)
+    path = made(shape, "Q4_0")
+    tokens = settled(path, 100)
     with closing(model.load(path, "cuda:0")) as engine:
         steps, whole = (torch.from_numpy(engine.logits(tokens, stepwise=way)) for way in (True, False))
-    steps, whole = (logits[settled(path, tokens)] for logits in (steps, whole))
     print(f"{shape}: {distance(whole, steps):.2g}")
     assert distance(whole, steps) < 2 * BOUNDS[shape]
 

@@ -12,6 +12,8 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
+from triton.runtime.errors import PTXASError
+
 from kernel_templates.cuda.crosscompile import Compiled
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.rows import output_gate
@@ -32,7 +34,10 @@ def launches(problem: GatedDelta, device: Device = H200, **wanted: int | str) ->
     space = spaces.cuda(problem, device)
     config = Config({**space.default, **wanted})
     assert space.broken(config) is None
+    return launches_of(problem, config)
 
+
+def launches_of(problem: GatedDelta, config: Config) -> list[Launch]:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -97,6 +102,17 @@ def test_a_single_chunk(problem: GatedDelta, chunk: int) -> None:
     """Compiling raises PTXASError where operands of wgmma would be read from anywhere (`cuda.sass`)."""
     scan = launches(replace(problem, tokens=chunk), chunk=chunk, meet_warps=8)[2]
     assert "wgmma" in compiled(scan).ptx
+
+
+@pytest.mark.parametrize("columns", [16, 32])
+def test_what_ptxas_misplaces_is_left_out(columns: int) -> None:
+    """Where this compiles, ptxas is a right one, and the constraint may go."""
+    problem = replace(QWEN, tokens=1000)
+    space = spaces.cuda(problem, H200)
+    config = Config({**space.default, "columns": columns, "warps": 8, "stages": 1})
+    assert "ptxas" in str(space.broken(config))
+    with pytest.raises(PTXASError, match="never writes"):
+        compiled(launches_of(problem, config)[2])
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.9", "99.0"])
