@@ -91,3 +91,10 @@ def cuda(op: str) -> CudaTemplate:
 def cuda_space(problem: Problem, device: Device) -> Space:
     """How a problem's GPU template can be built for a device; needs neither Triton nor a GPU."""
     return importlib.import_module(f"kernel_templates.{get(problem.op).name}.space").cuda(problem, device)
+
+
+def space(problem: Problem, device: Device) -> Space:
+    """How a problem's template can be built for a device, whichever backend that has."""
+    if device.backend == "cuda":
+        return cuda_space(problem, device)
+    return cpu_space(problem, frozenset(device.capability.split("-")))

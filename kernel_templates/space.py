@@ -50,7 +50,8 @@ class Parameter:
 
     kernel: the one of its operation that it shapes, "" where there is one kernel, or for a choice that belongs to none;
     part: in the space of several operations, the one that it belongs to. The name begins with them: "ffn_down_warps".
-    added: the template had no such choice at first; a configuration from then means the default, which it must stay.
+    formerly: what was built before the template had this choice, and what a configuration from then means; None where
+    it always had it.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Parameter:
     meaning: str
     kernel: str = ""
     part: str = ""
-    added: bool = False
+    formerly: Value | None = None
 
     def offers(self, value: object) -> bool:
         """Whether it is one of the values, by type too: 32.0 is not 32, and 1 is not True."""
@@ -121,8 +122,8 @@ class Space:
         return next((c for c in self.constraints if not c.holds(config)), None)
 
     def completed(self, config: Mapping[str, Any]) -> Config:
-        """The configuration with a value for every parameter that was `added` after it was found."""
-        return Config({p.name: p.default for p in self.parameters if p.added} | dict(config))
+        """The configuration with a value for every parameter that the template did not have when it was found."""
+        return Config({p.name: p.formerly for p in self.parameters if p.formerly is not None} | dict(config))
 
     def fixed(self, values: Mapping[str, Value]) -> "Space":
         """The part of this space where these parameters have one value each; the default's others stay as they are.

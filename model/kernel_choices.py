@@ -45,12 +45,13 @@ def choose(
             if answer.winner is None:
                 chosen[problem] = Choice(default, Source.DEFAULT, "; ".join([answer.detail, *told[problem]]))
                 continue
-            config = space(problem).completed(answer.winner.config)
-            why = _why_not(problem, config, space(problem), device, db, refusal)
+            stored = Config(answer.winner.config)  # by which the database knows it
+            why = _why_not(problem, stored, space(problem), device, db, refusal)
             if why is None:
+                config = space(problem).completed(stored)
                 chosen[problem] = Choice(config, answer.source, "; ".join([answer.detail, *told[problem]]))
                 continue
-            refused.setdefault(problem.key, []).append(dict(config))
+            refused.setdefault(problem.key, []).append(dict(stored))
             told[problem].append(f"{answer.source}: {answer.detail} {why}")
             if len(told[problem]) == MOST_REFUSED:
                 chosen[problem] = Choice(default, Source.DEFAULT, "; ".join(told[problem]))
@@ -59,16 +60,17 @@ def choose(
 
 
 def _why_not(
-    problem: Problem, config: Config, space: Space, device: Device, db: TuningDB, refusal: Refusal
+    problem: Problem, stored: Config, space: Space, device: Device, db: TuningDB, refusal: Refusal
 ) -> str | None:
     """Why a winner is not used: it is not legal here, as a borrowed one may be, or refused, which is marked."""
+    config = space.completed(stored)
     broken = space.broken(config)
     if broken is not None:
         return f"is not legal here: {broken.reason}"
     why = None if config == space.default else refusal(problem, config)
     if why is None:
         return None
-    _mark(db, device, problem, config, why)
+    _mark(db, device, problem, stored, why)
     return f"is refused: {why}"
 
 

@@ -234,8 +234,8 @@ def launches(item: Item) -> list[Launch]:
     """An item's GPU kernels, over tensors without memory."""
     if ":" in item.what:
         plan = blueprint(item.what)
-        default = registry.cuda_space(plan.problem, GPUS[int(item.target)]).default
-        return plan.launches(default if item.config is None else Config(dict(item.config)))
+        space = registry.cuda_space(plan.problem, GPUS[int(item.target)])
+        return plan.launches(space.default if item.config is None else space.completed(dict(item.config)))
     part, name, columns, *rest = item.what.split()
     hidden, activation = int(columns), (*rest, "int16")[0]
     raw = torch.empty((64, formats.get(name).row_bytes(hidden)), dtype=torch.uint8, device="meta")

@@ -45,8 +45,7 @@ def explain(problem: str, device: str, db_path: Path | None, as_json: bool) -> N
 
 
 def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation":
-    from kernel_templates import given_problem, proof_record
-    from kernel_templates.space import Config
+    from kernel_templates import given_problem, proof_record, registry
     from tuning_db import explain as explaining
 
     known = sorted({*explaining.known_problems(db, here), *(run.run.problem for run in db.runs())})
@@ -63,7 +62,8 @@ def _explanation(db: "TuningDB", here: "Device", beginning: str) -> "Explanation
         raise UserError(f"{beginning!r} is no problem ({error}); autotune db list shows what there is") from None
 
     def proved(config: "Mapping[str, Any]") -> "datetime | None":
-        verdict = proof_record.known(problem, Config(config), here)
+        completed = registry.space(problem, here).completed(config)  # as it was proved
+        verdict = proof_record.known(problem, completed, here)
         return None if verdict is None or verdict.wrong else verdict.when
 
     return explaining.explain(db, here, key, problem.template_version, proved)

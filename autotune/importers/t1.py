@@ -81,11 +81,7 @@ def document(stored: StoredRun, _: Sequence[Trial]) -> dict[str, Any]:
 
     try:
         problem = registry.parse_problem(stored.run.problem)
-        device = stored.device
-        if device.backend == "cuda":
-            space = registry.cuda_space(problem, device)
-        else:
-            space = registry.cpu_space(problem, frozenset(device.capability.split("-")))
+        space = registry.space(problem, stored.device)
     except ValueError as error:
         raise UserError(f"run {stored.id} is of no problem of ours: {error}") from None
     return space_document(problem, space, stored.device.backend)

@@ -18,7 +18,7 @@ from autotune.tuning import candidate_runner
 from autotune.tuning.candidate_runner import TuneError
 from autotune.tuning.neighborhood import DRAWS, Incumbent, Move, Neighborhood
 from autotune.tuning.target import TuneTarget
-from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner
+from autotune.tuning.tuner_base import SAMPLES, Session, Tuned, Tuner, past_trials
 from autotune.tuning.verdict import DEFAULT
 from kernel_templates.problem import Chain, Problem
 from kernel_templates.space import Config
@@ -44,7 +44,7 @@ def best_alone(db: TuningDB, target: TuneTarget, problem: Problem, count: int) -
     """
     space = target.space(problem)
     times: dict[Config, float] = {}
-    for trial in db.past_trials(target.device, problem.key, problem.template_version):
+    for trial in past_trials(db, target.device, problem, space):
         config = Config(trial.config)
         score = target.objective.of(trial.measurement)
         if trial.outcome is Outcome.OK and score is not None and space.broken(config) is None:

@@ -14,6 +14,7 @@ from autotune.tuning.candidate_runner import CandidateRunner, TuneError
 from autotune.tuning.target import TuneTarget
 from autotune.tuning.verdict import DEFAULT, STANDING, Compared, Verdict, decide
 from kernel_templates import proof_record
+from kernel_templates.device import Device
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from tuning_db import TuningDB
@@ -136,6 +137,12 @@ class Tuned:
         return self.gb_s * 1e9 / self.read_bytes_s
 
 
+def past_trials(db: TuningDB, device: Device, problem: Problem, space: Space) -> list[Trial]:
+    """Those of earlier runs; what was tried before a parameter counts as what was built then."""
+    past = db.past_trials(device, problem.key, problem.template_version)
+    return [replace(trial, config=space.completed(trial.config)) for trial in past]
+
+
 class Tuner:
     """One run over one problem: its space, what was tried in it, and the record of that in the database."""
 
@@ -151,7 +158,7 @@ class Tuner:
         self.space: Space = self.target.space(problem)
         self.work = self.target.work(problem)
         self.trials = self.settings.trials
-        past = self.db.past_trials(self.target.device, problem.key, problem.template_version)
+        past = past_trials(self.db, self.target.device, problem, self.space)
         self.past = [trial for trial in past if self._counts(trial)]
         self.tried: dict[Config, Trial] = {}
         for trial in self.past:  # a failure may have been the machine's: what was measured once is not forgotten

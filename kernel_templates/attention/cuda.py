@@ -92,7 +92,7 @@ def launches(
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
     else:
-        constants["PREFETCH"] = bool(config.get("prefetch"))  # which winners from before it was added do not have
+        constants["PREFETCH"] = bool(config["prefetch"])
     attend = Launch(
         "attention",
         kernel,

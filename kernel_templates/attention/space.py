@@ -75,7 +75,7 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "prefetch", (0, 1) if waits else (0,), 0,
                 "whether a program that loops asks for all of its share in the second-level cache before it waits for "
                 "the previous kernel",
-                added=True,
+                formerly=0,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),

@@ -23,11 +23,14 @@ MOST = 255  # kernels at once: a byte in a pipe numbers each
 PR_SET_PDEATHSIG = 1
 LOOK_S = 0.005  # between two looks for a file
 LONGEST_S = 60.0
-"""That a kernel is waited for; on a busy machine one takes ten. What takes longer hangs, and is compiled here."""
+"""That a kernel is waited for, or any of those on their way; on a busy machine one takes ten. What takes longer hangs,
+and is compiled here."""
 
 _making: set[Path] = set()
 """Files that processes were asked for."""
 _processes: list[int] = []
+_missing, _looked = 0, 0.0
+"""How many of those files were not there at the last look, and when that was."""
 
 
 def start(launches: Iterable["Launch"], target: "Target", capability: int, processes: int | None = None) -> list[Path]:
@@ -43,7 +46,12 @@ def start(launches: Iterable["Launch"], target: "Target", capability: int, proce
 
 def done(files: Iterable[Path]) -> bool:
     """Whether none of these is on its way: each is there, or was given up, and is compiled when it is launched."""
-    return all(file.exists() for file in files) or not _running()
+    if all(file.exists() for file in files) or not _running():
+        return True
+    hang = time.monotonic() - _looked > LONGEST_S and not _look()
+    if hang:
+        stop()
+    return hang
 
 
 def get(launch: "Launch", target: "Target", capability: int, file: Path) -> CompiledKernel:
@@ -65,6 +73,7 @@ def _start(work: Sequence[tuple[Path, "Launch"]], target: "Target", capability: 
         _processes.append(child)
     os.close(queue)
     _making.update(file for file, _ in work)
+    _look()
 
 
 def _work(queue: int, work: Sequence[tuple[Path, "Launch"]], target: "Target", capability: int) -> None:
@@ -96,6 +105,13 @@ def _awaited(file: Path) -> CompiledKernel | None:
             _making.clear()
         time.sleep(LOOK_S)
     return None
+
+
+def _look() -> bool:
+    """Whether the number of files that are still to come is another one than at the last look."""
+    global _missing, _looked
+    before, _missing, _looked = _missing, sum(not file.exists() for file in _making), time.monotonic()
+    return _missing != before
 
 
 def stop() -> None:

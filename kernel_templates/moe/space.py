@@ -14,6 +14,7 @@ after it."""
 CHOOSE = Parameter(
     "choose", ("readers", "kernel"), "readers",
     "where experts are chosen: in the kernels that read them, again in every program, or in a kernel of its own",
+    formerly="kernel",
 )  # fmt: skip
 STREAMED = ("gate_up_stream", "down_stream")
 """Experts are others at the next token, and together larger than any cache."""

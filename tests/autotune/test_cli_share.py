@@ -2,13 +2,14 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from autotune.runner import ceilings
 from kernel_templates import registry
 from kernel_templates.device import Device
-from kernel_templates.space import Config
+from kernel_templates.space import Config, Parameter
 from tuning_db import jsonl, open_db, shipped
 from tuning_db.records import Measurement, Outcome, Run, Trial, TrialKind, Winner
 
@@ -68,6 +69,13 @@ def test_explain_says_what_was_proved_and_refused_here(autotune, tuned_here, mon
     proof_record.remember(problem, Config({"lanes": 64}), here, None)
     text, document = said()
     assert f"Proved on this device on {document['proved'][:10]}." in text
+    space = registry.cpu_space(problem, machine.features())
+    newer = replace(space, parameters=(*space.parameters, Parameter("newer", (0, 1), 1, "", formerly=0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "cpu_space", lambda *_: newer)
+        assert said()[1]["proved"] is None, "nothing is proved with what is new"
+        proof_record.remember(problem, Config({"lanes": 64, "newer": 0}), here, None)
+        assert said()[1]["proved"] is not None
     with open_db(tuned_here) as db:
         db.mark_refused(here, KEY, problem.template_version, {"lanes": 64}, "it computes wrongly here")
     text, document = said()
@@ -192,12 +200,8 @@ def test_what_is_shipped_can_be_used(path, monkeypatch) -> None:
                 if problem.template_version == fact["template_version"]:
                     found = db.lookup(device, problem.key, problem.template_version)
                     assert found.source.name == "SHIPPED" and "driver" in found.detail and found.winner is not None
-                    if device.backend == "cuda":
-                        usable += registry.cuda_space(problem, device).broken(Config(found.winner.config)) is None
-                    else:
-                        features = frozenset(device.capability.split("-"))
-                        space = registry.cpu_space(problem, features)
-                        usable += space.broken(Config(found.winner.config)) is None
+                    space = registry.space(problem, device)
+                    usable += space.broken(space.completed(found.winner.config)) is None
     assert usable >= 0.9 * sum(f["kind"] == "winner" for f in facts)
 
 

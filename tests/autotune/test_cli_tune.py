@@ -182,7 +182,16 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
     assert "% of read bandwidth" in result.stdout and "GB/s" in result.stdout
     assert callable(asked[0].pop("progress"))
     assert asked == [
-        {"device": "cpu", "prompt": None, "tokens": 128, "runs": 5, "depths": (), "widths": None, "nvtx": False}
+        {
+            "device": "cpu",
+            "prompt": None,
+            "tokens": 128,
+            "runs": 5,
+            "depths": (),
+            "widths": None,
+            "nvtx": False,
+            "gpu_memory": None,
+        }
     ]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)
     assert document["tuned"]["decode"]["0"]["tok_s"] == 270.0 and document["operations"]["tuned"][0]["us_each"] > 0

@@ -12,6 +12,7 @@ from fake_gpu import DEVICE, Part
 
 from autotune.cli import cli
 from autotune.tuning import tune_model
+from autotune.tuning.layer_tuner import best_alone
 from autotune.tuning.tuner_base import TuneSettings
 from autotune.tuning.verdict import BORROWED, DEFAULT, Rounds, decide
 from kernel_templates.space import Config
@@ -113,6 +114,18 @@ def test_a_winner_far_slower_than_before_is_measured_again(db) -> None:
     (tuned,) = tune_model.tune({part: 1}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"))[0]
     assert tuned.config == best and "measured again, for 1.00 µs came after " in tuned.reason
     assert any("measured again" in line for line in explain(db, DEVICE, part.key, 1).sentences())
+
+
+def test_what_was_tried_before_a_parameter_is_not_forgotten(db, monkeypatch) -> None:
+    newer = tuple(replace(p, formerly=1) if p.name == "ahead" else p for p in fake_gpu.PARAMETERS)
+    monkeypatch.setattr(fake_gpu, "PARAMETERS", newer)
+    part, best = Part("out", 1), {"rows": 4, "warps": 2}
+    wrong = Trial({"rows": 2, "warps": 2}, Outcome.WRONG, message="wrong")
+    _past(db, part, [_trial(best, 100.0), wrong], "here")
+    assert best_alone(db, fake_gpu.target(), part, 6) == [{**best, "ahead": 1}, UNTUNED]
+    (tuned,) = tune_model.tune({part: 1}, [], db, fake_gpu.target(), TuneSettings(sampler="exhaustive"))[0]
+    assert (tuned.trials, tuned.failed) == (80, 1) and "came after 0.10 µs" in tuned.reason
+    assert not [t for t in db.past_trials(DEVICE, part.key, 1) if t.config == {**wrong.config, "ahead": 1}]
 
 
 def test_an_interrupted_search_makes_no_winner_of_what_others_claim(db) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,6 +245,27 @@ def test_a_process_that_hangs_is_not_waited_for(monkeypatch, tmp_path: Path) -> 
     (file,) = ahead.start([slow], HOPPER, 90)
     assert ahead.get(slow, HOPPER, 90, file).name == "slow"
     assert [pid for _, pid in compiler.calls] == [here] and not ahead._running()
+
+
+def test_a_process_that_hangs_does_not_keep_all_from_being_done(monkeypatch, tmp_path: Path) -> None:
+    """As long as others get something done, it is not given up."""
+    compiler, here, now = Compiler(tmp_path / "log"), os.getpid(), [0.0]
+
+    def compile_launch(made: Launch, *about: Any) -> Compiled:
+        while made.name == "hangs" and os.getpid() != here:
+            time.sleep(60)
+        return compiler(made, *about)
+
+    monkeypatch.setattr(crosscompile, "compile_launch", compile_launch)
+    monkeypatch.setattr(ahead, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    hangs = named("hangs", 32)
+    files = ahead.start([hangs, named("one", 64)], HOPPER, 90, 2)
+    assert eventually(files[1].exists) and not ahead.done(files)
+    now[0] += 1.5 * ahead.LONGEST_S
+    assert not ahead.done(files)
+    now[0] += 1.5 * ahead.LONGEST_S
+    assert ahead.done(files) and eventually(lambda: not ahead._running())
+    assert ahead.get(hangs, HOPPER, 90, files[0]).name == "hangs" and compiler.calls[-1] == ("hangs", here)
 
 
 def test_processes_that_die_cost_time_alone(monkeypatch, tmp_path: Path) -> None:

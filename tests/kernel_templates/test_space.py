@@ -8,9 +8,11 @@ import pytest
 from kernel_templates import formats, registry
 from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import machine
+from kernel_templates.device import Device
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.head.problem import Head
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.moe.problem import Moe
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Constraint, Parameter, Space
@@ -120,8 +122,15 @@ def test_a_value_of_another_type_is_another_value(name, value):
         space.fixed({name: value})
 
 
-def test_a_configuration_from_before_a_parameter_was_added_means_its_default():
-    space = Space((Parameter("tile", (32, 1), 32, ""), Parameter("fast", (False, True), False, "", added=True)))
+def test_a_configuration_from_before_a_parameter_means_what_was_built_then():
+    space = Space((Parameter("tile", (32, 1), 32, ""), Parameter("fast", (False, True), True, "", formerly=False)))
     assert space.completed({"tile": 1}) == {"tile": 1, "fast": False}
     assert space.completed({"tile": 1, "fast": True}) == {"tile": 1, "fast": True}
     assert space.broken(space.completed({})) is not None, "what was there at first has to be said"
+
+
+def test_a_mixture_from_before_readers_chose_has_a_kernel_that_chooses():
+    mixture = Moe(64, 32, 5, 1, "F32", "Q4_0", "Q8_0", "Q4_1")
+    space = registry.cuda_space(mixture, Device("cuda", "any", "9.0", 132, 80 << 30))
+    old = {name: value for name, value in space.default.items() if name != "choose"}
+    assert space.completed(old) == {**old, "choose": "kernel"} and space.broken(space.completed(old)) is None

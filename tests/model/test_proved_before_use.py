@@ -1,5 +1,7 @@
 """A winner out of a database computes right on this machine, or is not used."""
 
+from dataclasses import replace
+
 import pytest
 
 from kernel_templates import registry
@@ -79,6 +81,27 @@ def test_what_is_refused_is_marked_and_the_next_source_is_asked(tmp_path) -> Non
         assert choice(db).source is Source.NEAREST_SHAPE
         db.mark_refused(device, PROBLEM.key, 1, found.config, "so that nothing is")
         assert choice(db).source is Source.DEFAULT
+
+
+def test_a_winner_from_before_a_parameter_gives_way_to_the_next_best(tmp_path) -> None:
+    """What is proved has a value for the parameter, what the database holds has none."""
+    space = registry.cpu_space(PROBLEM, machine.features())
+    newer = (replace(p, formerly=0) if p.name == "prefetch" else p for p in space.parameters)
+    space = replace(space, parameters=tuple(newer))
+    wrong, right = ({name: v for name, v in each.items() if name != "prefetch"} for each in (WRONG, RIGHT))
+    device, asked = machine.detect(), []
+
+    def refusal(problem, config) -> str | None:
+        asked.append(config)
+        return "it computes wrongly here" if config == WRONG else None
+
+    with open_db(tmp_path / "t.db") as db:
+        put(db, right)
+        put(db, wrong)
+        for _ in range(2):
+            chosen = choose([PROBLEM], device, lambda p: space, db, refusal)[PROBLEM]
+            assert (chosen.config, chosen.source) == (RIGHT, Source.EXACT)
+        assert asked == [WRONG, RIGHT, RIGHT] and db.refused(device) == {PROBLEM.key: [wrong]}
 
 
 def test_what_is_marked_is_not_even_asked_for(tmp_path, monkeypatch) -> None:
