@@ -21,6 +21,8 @@ from model.layer_sizes import LayerSizes, Mixture
 from model.rope import Scaling
 
 MOST_EXPERTS = 4096
+MOST_EXPERTS_USED = 64
+"""By a token: kernels choose them in a loop that is unrolled, whose compile time a forged file must not set."""
 SHARED_FFN = "expert_shared_feed_forward_length"
 GATING_FUNCTIONS = {"softmax": 1, "sigmoid": 2, "softmax_of_chosen": 3}
 """The numbers of "expert_gating_func", 0 for none said (llama.cpp's `llama_expert_gating_func_type`)."""
@@ -166,7 +168,7 @@ def _mixture(keys: Metadata, architecture: Architecture) -> Mixture | None:
             raise ModelError(f"'{experts}' experts: {architecture.name} models with experts are not supported")
         return None
     experts = keys.whole("expert_count", 1, MOST_EXPERTS)
-    used = keys.whole("expert_used_count", 1, experts)
+    used = keys.whole("expert_used_count", 1, min(experts, MOST_EXPERTS_USED))
     _check_routing(keys, routing)
     shared = keys.whole(SHARED_FFN, 32, 1 << 20) if routing.shared else 0
     return Mixture(

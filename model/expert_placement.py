@@ -24,8 +24,9 @@ class ExpertCost:
 
 @dataclass(frozen=True)
 class ExpertPlacement:
-    """costs: by layer; on_host: layers whose experts the host keeps; copy_s: seconds in which the largest of them come
-    to the GPU, None where they cannot; stream_from: rows from which on a pass has them copied, infinite if none has."""
+    """costs: by layer; on_host: layers whose experts the host keeps; copy_s: seconds in which those that take longest
+    come to the GPU, None where none can; stream_from: rows from which on a pass has these copied, infinite if none
+    has."""
 
     costs: Mapping[int, ExpertCost]
     on_host: frozenset[int]

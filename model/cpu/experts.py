@@ -37,8 +37,8 @@ class Experts:
     """`open` a layer, write rows of the residual stream to `x`, float32 [MOST, hidden], then `run`. kept: whether
     packed experts are kept on disk for the next start; x: memory for it, if it is not to be made.
 
-    together_from: rows from which on each expert's matrices are multiplied with all its rows; fewer rows are computed
-    one by one, as tokens are."""
+    together_from: by problem, rows from which on each expert's matrices are multiplied with all its rows; fewer rows
+    are computed one by one, as tokens are."""
 
     def __init__(
         self, file: GGUFFile, config: ModelConfig, db: TuningDB | None, threads: int | None, kept: bool = True,
@@ -56,7 +56,7 @@ class Experts:
         self._operations = RowOperations(config.hidden, config.norm_eps, MOST, self._wide, x)
         self._rows = MixtureRows(self._operations, distinct)
         self.x, self._row = self._operations.x, random_inputs.buffer(config.hidden)
-        self.together_from: float = 2
+        self.together_from: dict[Moe, float] = dict.fromkeys(distinct, 2)
         used = config.most_experts_used
         scratch = max(moe_cpu.scratch_bytes(p, self.choices[p].config) for p in distinct)
         self._token = {
@@ -91,7 +91,7 @@ class Experts:
 
     def run(self, layer: int, count: int = 1) -> None:
         """Add to the first `count` rows."""
-        if count == 1 or count < self.together_from:
+        if count == 1 or count < self.together_from[self.problems[layer]]:
             for row in self.x[:count]:
                 self._token_step(layer, row)
             return

@@ -65,10 +65,11 @@ class ExpertTimer:
 
     def together_from(self, host: HostExperts, layer: int) -> float:
         """Rows from which on the host computes them together faster than one by one."""
+        problem = host.experts.problems[layer]
         for size in self._sizes:
             seconds = {}
             for together_from in (NEVER, 0):
-                host.experts.together_from = together_from
+                host.experts.together_from[problem] = together_from
                 seconds[together_from] = self._rows_s(host, layer, size)
             if seconds[0] < seconds[NEVER]:
                 return size

@@ -22,6 +22,7 @@ from kernel_templates import memory
 from kernel_templates.cuda.rows import take_row
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes, joined, split
+from kernel_templates.moe.problem import Moe
 from model import widths
 from model.cuda.execution import Cut
 from model.errors import ModelError
@@ -38,13 +39,13 @@ MOST = widths.MOST["cpu"]
 
 
 class HostExperts:
-    """Of some layers, in their order. stream_from: rows from which on a pass has its experts copied to the device;
-    hidden: float32 [hidden] on the device, what a token leaves."""
+    """Of some layers, in their order. stream_from: by problem, rows from which on a pass has its experts copied to the
+    device; hidden: float32 [hidden] on the device, what a token leaves."""
 
     def __init__(self, experts: "Experts", x: Tensor, device: torch.device) -> None:
         """x: what `experts` compute on, in pinned memory."""
         self.experts, self._x, self.device = experts, x, device
-        self.stream_from: float = NEVER
+        self.stream_from: dict[Moe, float] = dict.fromkeys(experts.problems.values(), NEVER)
         self.hidden = torch.empty(x.shape[1], device=device)
         self._held: dict[int, Tensor] = {}
         self._order: list[int] = []
@@ -167,7 +168,7 @@ class HostMixture:
 
     def streamed(self, rows: int) -> bool:
         """Whether a pass of so many rows computes on the device."""
-        return rows >= self.host.stream_from
+        return rows >= self.host.stream_from[self.host.experts.problems[self.layer]]
 
     def rows(self, x: Tensor, positions: Tensor) -> Cut:
         """As of `HostExperts`."""

@@ -3,7 +3,6 @@
 Matrices go over one layer at a time, so the host never holds more than one layer's bytes besides the file's mapping.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ from model.layer_plan import LayerPlan, LayerState, Rope
 from model.problems import head_problem, inputs_problem, layer_at
 from model.runner import Progress
 
-Keep = Callable[[int, tuple[Planes, ...]], HostMixture | None]
+Keep = Callable[[tuple[Planes, ...]], HostMixture]
+"""Takes the matrices of a layer's mixture; all but the experts stay on the device."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,12 @@ def load(
     inputs_config: Config | None,
     device: torch.device,
     progress: Progress,
-    keep: Keep = lambda layer, packed: None,
+    keep: Mapping[int, Keep] | None = None,
     memory: int | None = None,
 ) -> Loaded:
     """configs(layer): how a layer is packed; inputs_config: how what layers' inputs are made with is, where they have
-    any; keep(layer, its mixture's matrices): who keeps those that are not to stay on the device, None for the others;
-    memory: as of `Loaded`. On torch's "meta" device everything has its shape and no weight is read.
+    any; keep: by layer whose experts are not to stay on the device, who keeps them; memory: as of `Loaded`. On torch's
+    "meta" device everything has its shape and no weight is read.
     Raises ModelError when memory does not suffice."""
     read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
     pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
@@ -127,13 +127,19 @@ def load(
     positions = np.arange(capacity)
     tables = {rope: weights.rope_rotation(file, rope, capacity).table(positions) for rope in plan.ropes}
     ropes = {rope: torch.from_numpy(table).to(device) for rope, table in tables.items()}
-    layers = []
-    for i, (layer, own) in enumerate(zip(plan.layers, cache, strict=True)):
+    keep, layers = keep or {}, {}
+    # Experts that leave are packed on the device too: first, while there is room for them.
+    for done, i in enumerate(sorted(range(config.layers), key=lambda i: i not in keep)):
+        layer = plan.layers[i]
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
             problem = layer_at(config, file, i, 0)
-            packed = pack(problem, configs(i), weights.matrices(file, layer.matrices, read), str(device))
-            layers.append(_layer(file, layer, problem, packed, own, ropes, device, functools.partial(keep, i)))
-        progress(i + 1, count)
+            matrices = weights.matrices(file, layer.matrices, read)
+            # No name for what is packed: it would stay on the device while the next layer is.
+            layers[i] = _layer(
+                file, layer, problem, pack(problem, configs(i), matrices, str(device)), cache[i], ropes, device,
+                keep.get(i),
+            )  # fmt: skip
+        progress(done + 1, count)
     head = head_problem(config, file)
     with explain_out_of_memory("the weights of the head", FOR_WEIGHTS):
         matrix = read(file, plan.output)
@@ -144,9 +150,8 @@ def load(
     progress(count, count)
     output_norm = vector(file, plan.output_norm, device)
     inputs = _inputs(file, config, plan.inputs, inputs_config, read, device)
-    return Loaded(
-        config, capacity, tuple(layers), head, head_packed, embedding, output_norm, ropes, cache, inputs, memory
-    )
+    in_order = tuple(layers[i] for i in range(config.layers))
+    return Loaded(config, capacity, in_order, head, head_packed, embedding, output_norm, ropes, cache, inputs, memory)
 
 
 def _inputs(
@@ -181,10 +186,16 @@ def cached_heads(config: ModelConfig) -> tuple[tuple[int, int], ...]:
     return tuple((0 if sizes.delta else sizes.own_kv_heads, sizes.head_dim) for sizes in config.sizes)
 
 
+def cache_bytes(config: ModelConfig, capacity: int) -> int:
+    """Bytes of the keys and values of so many positions, in float16."""
+    return sum(2 * 2 * heads * capacity * head_dim for heads, head_dim in cached_heads(config))
+
+
 def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Tensor, ...]:
     shapes = [(2, heads, capacity, head_dim) for heads, head_dim in cached_heads(config)]
     elements = [math.prod(shape) for shape in shapes]
-    with explain_out_of_memory(f"a KV cache of {capacity} positions, {2 * sum(elements) / 1e9:.2f} GB", FOR_CONTEXT):
+    size = f"{cache_bytes(config, capacity) / 1e9:.2f} GB"
+    with explain_out_of_memory(f"a KV cache of {capacity} positions, {size}", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
         whole = torch.zeros(sum(elements), dtype=torch.float16, device=device)
     parts = [part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True)]
@@ -194,7 +205,7 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Te
 def _layer(
     file: GGUFFile, plan: LayerPlan, problem: LinkedChain, packed: tuple[Planes, ...],
     cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
-    keep: Callable[[tuple[Planes, ...]], HostMixture | None],
+    keep: Keep | None,
 ) -> CudaLayer:  # fmt: skip
     own = {name: vector(file, tensor, device) for name, tensor in plan.vectors.items()}
     if plan.sizes.delta:
@@ -204,8 +215,9 @@ def _layer(
     by_part, host = layer_kernels.packed_by_part(problem, packed), None
     if "moe" in by_part:
         own["router"] = unpack(by_part["moe"][0])
-        host = keep(by_part["moe"])
-        by_part["moe"] = by_part["moe"] if host is None else host.without_values
+        if keep is not None:
+            host = keep(by_part["moe"])
+            by_part["moe"] = host.without_values
     return CudaLayer(plan, by_part, own, problem, host)
 
 

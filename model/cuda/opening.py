@@ -117,8 +117,7 @@ class Opening:
             else:
                 shapes = lambda: loaded(torch.device("meta"), lambda done, of: None)  # noqa: E731
                 placed = place(self._file, self._config, self._settings, at_first, shapes, executor)
-            keep = (lambda layer, packed: None) if placed is None else placed.keep
-            model = loaded(device, progress, keep, self._settings.gpu_memory)
+            model = loaded(device, progress, None if placed is None else placed.keep, self._settings.gpu_memory)
             decoder = Decoder(model, configs, *ends, executor)
             forward = Forward(model, in_one_piece(model.cache), passes, executor)
             by_host = {} if placed is None else placed.host.experts.choices

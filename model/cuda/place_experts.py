@@ -1,6 +1,7 @@
 """Decides where a model's experts lie: on the GPU if all fit, else by what one layer of each kind costs there and with
 the host."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 
 from kernel_templates import memory
-from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.space import part
 from kernel_templates.moe import cuda as moe
 from kernel_templates.moe.problem import Moe
@@ -18,26 +18,29 @@ from model.config import ModelConfig
 from model.cuda import device_memory
 from model.cuda.execution import Executor
 from model.cuda.expert_times import ExpertTimer
-from model.cuda.host_experts import MOST, HostExperts, HostMixture
-from model.cuda.load import Loaded, vector
+from model.cuda.host_experts import MOST, NEVER, HostExperts, pinned
+from model.cuda.load import Keep, Loaded, cache_bytes, vector
+from model.cuda.out_of_memory import FOR_WEIGHTS, explain_out_of_memory
 from model.errors import ModelError
 from model.expert_placement import ExpertCost, ExpertPlacement, layers_on_host
 from model.gguf_file import GGUFFile
 from model.runner import Settings
 
 ROOMY = 1.5
-"""Times a file's bytes: a model that small against the free memory fits, whatever its layout and its context."""
+"""Times a file's bytes, besides the KV cache: a model that small against the free memory fits, whatever its layout."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """host: has the experts of the layers in placement.on_host, once `keep` was called for each."""
+    """host: has the experts of the layers in placement.on_host, once each was given to its `keep`."""
 
     placement: ExpertPlacement
     host: HostExperts
 
-    def keep(self, layer: int, packed: tuple[Planes, ...]) -> HostMixture | None:
-        return self.host.keep(layer, packed) if layer in self.placement.on_host else None
+    @property
+    def keep(self) -> dict[int, Keep]:
+        """As `load` takes it."""
+        return {layer: functools.partial(self.host.keep, layer) for layer in self.placement.on_host}
 
 
 def place(
@@ -48,8 +51,8 @@ def place(
     Raises ModelError when what is not an expert's does not fit."""
     limit, device = settings.gpu_memory, executor.device
     if limit is None:
-        file_bytes = sum(tensor.bytes for tensor in file.tensors.values())
-        if not config.most_experts_used or ROOMY * file_bytes < device_memory.room(device, None):
+        size = ROOMY * sum(tensor.bytes for tensor in file.tensors.values()) + cache_bytes(config, settings.context)
+        if not config.most_experts_used or size < device_memory.room(device, None):
             return None
     model = shapes()
     beside, sizes, most = (
@@ -65,7 +68,8 @@ def place(
             f"the model needs {beside / 1e9:.2f} GB of the GPU's memory {what}, and may take {most / 1e9:.2f}; give it "
             "more memory or a smaller --context, or use --device cpu"
         )
-    return _measured(file, config, settings, configs, sizes, most - beside, executor)
+    with explain_out_of_memory("the experts of one layer, to time them", FOR_WEIGHTS):
+        return _measured(file, config, settings, configs, sizes, most - beside, executor)
 
 
 def _measured(
@@ -77,7 +81,7 @@ def _measured(
     from model.cpu.experts import Experts
 
     total, device = sum(sizes.values()), executor.device
-    x = torch.empty((MOST, config.hidden), pin_memory=device.type == "cuda")
+    x = pinned(4 * MOST * config.hidden, device).view(torch.float32).view(MOST, config.hidden)
     experts = Experts(file, config, settings.db, settings.threads, total <= weight_cache.limit(), x.numpy())
     host, timer = HostExperts(experts, x, device), ExpertTimer(executor, config.hidden)
     largest = max(sizes.values())
@@ -88,7 +92,7 @@ def _measured(
     for layer, problem in experts.problems.items():
         kinds.setdefault(problem, []).append(layer)
     costs: dict[int, ExpertCost] = {}
-    copies: list[float] = []
+    copy_s: dict[Moe, float] = {}
     for problem, layers in kinds.items():
         layer = layers[0]
         step = mixtures.step(layer_plan.layer(config, layer))
@@ -101,13 +105,14 @@ def _measured(
         del packed
         host_s = timer.on_host(mixture, bound["norm"])
         costs |= {i: ExpertCost(sizes[i], gpu_s, host_s) for i in layers}
-        experts.together_from = timer.together_from(host, layer)
+        experts.together_from[problem] = timer.together_from(host, layer)
         if host.streams:
-            copies.append(timer.copy(host, layer))
-            if copies[-1] == max(copies):
-                host.stream_from = timer.stream_from(host, layer, copies[-1])
+            copy_s[problem] = timer.copy(host, layer)
+            host.stream_from[problem] = timer.stream_from(host, layer, copy_s[problem])
         host.drop(layer)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     on_host = layers_on_host(dict(sorted(costs.items())), room)
-    return Placed(ExpertPlacement(costs, on_host, max(copies, default=None), host.stream_from), host)
+    slowest = max(copy_s, key=lambda problem: copy_s[problem], default=None)
+    copied = (copy_s[slowest], host.stream_from[slowest]) if slowest is not None else (None, NEVER)
+    return Placed(ExpertPlacement(costs, on_host, *copied), host)

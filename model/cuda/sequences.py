@@ -87,9 +87,10 @@ class CudaSequences(Sequences):
         positions = min(len(prompt) + tokens, self.context)
         if (needed := self._pool.shape.pages(positions)) > self._pool.most:
             page = 2 * self._pool.shape.elements / 1e6
+            why = ", since experts fill the GPU" if self._forward.model.on_host else ""
             raise ModelError(
                 f"a text of {positions} tokens needs {needed * page:,.0f} MB of KV cache and "
-                f"{self._pool.most * page:,.0f} MB may be taken; ask for fewer tokens or give a shorter prompt"
+                f"{self._pool.most * page:,.0f} MB may be taken{why}; ask for fewer tokens or give a shorter prompt"
             )
         if len(self._texts) >= self.most or (promise := self._pool.promise(positions)) is None:
             return None

@@ -64,7 +64,9 @@ def test_steps_and_passes_are_the_reference_s(opened: tuple[Path, Model]) -> Non
     assert off(engine.logits(tokens, stepwise=True), wanted) < BOUND
     for stream_from, together_from in ((NEVER, 0), (NEVER, NEVER), (1, 0)):
         host = host_of(engine)
-        host.stream_from, host.experts.together_from = stream_from, together_from
+        problems = host.experts.problems.values()
+        host.stream_from = dict.fromkeys(problems, stream_from)
+        host.experts.together_from = dict.fromkeys(problems, together_from)
         engine.runner.forward._programs.clear()
         for _ in range(3):  # copies of one pass run beside the end of the one before
             assert off(engine.logits(tokens, stepwise=False), wanted) < 2 * BOUND

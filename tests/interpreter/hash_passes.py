@@ -48,7 +48,7 @@ class HashPasses:
 
     def __init__(self, cache: Sequence[PagedCache], capacity: int, rows: int) -> None:
         self.cache, self.executor = cache, SpoilingExecutor(INTERPRETED)
-        self.model = SimpleNamespace(capacity=capacity)
+        self.model = SimpleNamespace(capacity=capacity, on_host=False)
         self._logits = torch.full((rows, VOCAB), torch.nan)
         self._inputs: dict[int, dict[str, torch.Tensor]] = {}
 

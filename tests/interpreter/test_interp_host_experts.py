@@ -1,18 +1,24 @@
 """A GPU's engine some of whose experts stay with the host, without a GPU: the split, the cut programs and the copies in
 Triton's interpreter, against the float32 reference."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from architecture_samples import by_norm
 
+from kernel_templates import registry
 from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.cuda.weights import Planes
 from kernel_templates.device import Device
+from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
 from kernel_templates.paged_attention.problem import PagedAttention
@@ -20,14 +26,18 @@ from kernel_templates.problem import Problem
 from kernel_templates.space import Config
 from model.config import ModelConfig
 from model.cuda import device_memory, expert_times, forward, host_experts, place_experts
+from model.cuda import load as load_model
 from model.cuda.execution import EagerExecutor
 from model.cuda.expert_times import ExpertTimer
+from model.cuda.host_experts import HostExperts, HostMixture
 from model.cuda.lazy_configs import LazyConfigs
+from model.cuda.load import Loaded
 from model.cuda.opening import Opening
 from model.cuda.runner import CudaRunner
 from model.engine import Model
 from model.errors import ModelError
 from model.gguf_file import GGUFFile, open_gguf
+from model.problems import head_problem, layer_at
 from model.reference import reference_logits
 from model.runner import Settings
 from model.sampling import Sampler
@@ -130,7 +140,8 @@ def test_passes_are_computed_by_the_host(quick_timer: None, needed: dict[str, in
         opened = split(path, needed)
         host = opened.runner.decoder.model.layers[1].host
         assert host is not None
-        host.host.stream_from, host.host.experts.together_from = host_experts.NEVER, 0
+        host.host.experts.together_from = dict.fromkeys(host.host.stream_from, 0)
+        host.host.stream_from = dict.fromkeys(host.host.stream_from, host_experts.NEVER)
         assert opened.off(tokens_of(11), stepwise=False) < 2 * BOUND  # products of float16
         opened.runner.close()
 
@@ -146,7 +157,7 @@ def test_copied_experts_compute_as_those_that_fit(
     assert whole.experts is None
     host = opened.runner.decoder.model.layers[1].host
     assert host is not None
-    host.host.stream_from = 1
+    host.host.stream_from = dict.fromkeys(host.host.stream_from, 1)
     wanted = whole.logits(tokens_of(7), stepwise=False)
     assert (opened.runner.logits(tokens_of(7), stepwise=False) == wanted).all()
 
@@ -192,6 +203,51 @@ def test_every_kind_of_mixture(
     assert opened.off(tokens_of(5), stepwise=False) < 2 * BOUNDS[shape]
 
 
+def test_each_kind_of_layer_keeps_its_own_rows(
+    quick_timer: None, needed: dict[str, int], made: Callable[[str, str], Path], path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of formats that ggml's quantizer gives: some layers' down has more bits. The line said is of the slowest copy."""
+    kinds: list[Problem] = []
+
+    def nth(*of_each: float) -> Callable[..., float]:
+        def timed(self: ExpertTimer, host: HostExperts, layer: int, *_: float) -> float:
+            kinds.extend({host.experts.problems[layer]}.difference(kinds))
+            return of_each[kinds.index(host.experts.problems[layer])]
+
+        return timed
+
+    monkeypatch.setattr(ExpertTimer, "on_host", lambda self, *_: 1.0)
+    monkeypatch.setattr(ExpertTimer, "together_from", nth(2, 16))
+    monkeypatch.setattr(ExpertTimer, "copy", nth(3.0, 1.0))
+    monkeypatch.setattr(ExpertTimer, "stream_from", nth(8, 4))
+    opened = split(made("tiny-qwen3moe-4", "Q4_K_M"), needed, room=3.5).runner
+    of_layers = [layer.host for layer in opened.decoder.model.layers if layer.host is not None]
+    host = of_layers[0].host
+    assert list(host.experts.together_from.values()) == [2, 16]
+    assert list(host.stream_from.values()) == [8, 4]
+    assert {layer.streamed(4) for layer in of_layers} == {False, True}
+    assert opened.experts is not None and (opened.experts.copy_s, opened.experts.stream_from) == (3.0, 8)
+
+
+def test_memory_that_ends_while_experts_are_timed_is_said_in_one_line(
+    quick_timer: None, needed: dict[str, int], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ExpertTimer, "on_gpu", full)
+    with pytest.raises(ModelError, match="does not hold the experts of one layer, to time them"):
+        split(path, needed)
+
+    def refused(size: int, device: torch.device) -> None:
+        raise ModelError(f"{size} bytes are not pinned")
+
+    monkeypatch.setattr(place_experts, "pinned", refused)
+    with pytest.raises(ModelError, match="bytes are not pinned"):
+        split(path, needed)
+
+
 def test_what_cannot_fit_is_said_in_one_line(path: Path, tiny_model: Path) -> None:
     with pytest.raises(ModelError, match=r"needs .* GB of the GPU's memory beside its experts, and may take 0.00"):
         opening(open_gguf(path), 1000)
@@ -199,8 +255,47 @@ def test_what_cannot_fit_is_said_in_one_line(path: Path, tiny_model: Path) -> No
         opening(open_gguf(tiny_model), 1000)
 
 
-def test_a_model_that_is_small_against_the_free_memory_is_not_looked_at(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(place_experts, "_measured", lambda *_: pytest.fail("nothing is to be measured"))
-    assert opening(open_gguf(path), None).experts is None
+def test_what_is_small_against_the_free_memory_is_not_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small with its KV cache: a long context does not fit where a short one does."""
+    looked_at, file = [], open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+    room = 2 * sum(tensor.bytes for tensor in file.tensors.values())
+    monkeypatch.setattr(device_memory, "room", lambda *_: room)
+    for context in (64, 1 << 20):
+
+        def shapes(context: int = context) -> Loaded:
+            looked_at.append(context)
+            raise ModelError("looked at")
+
+        with contextlib.suppress(ModelError):
+            executor = EagerExecutor(INTERPRETED)
+            assert place_experts.place(file, config, Settings(context), lambda _: Config({}), shapes, executor) is None
+    assert looked_at == [1 << 20]
+
+
+def test_experts_that_leave_are_packed_before_the_device_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    file = open_gguf(path)
+    config = ModelConfig.from_gguf(file)
+
+    def watched(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
+        packed.append(layer)
+        return layer_at(config, file, layer, context)
+
+    monkeypatch.setattr(load_model, "layer_at", watched)
+
+    def default(problem: Problem) -> Config:
+        return registry.cuda_space(problem, GPU).default
+
+    configs, head = (lambda i: default(layer_at(config, file, i, 256))), default(head_problem(config, file))
+    load = functools.partial(load_model.load, file, config, 64, configs, head, None, torch.device("meta"))
+    kept: list[int] = []
+
+    def keep(layer: int, planes: tuple[Planes, ...]) -> HostMixture:
+        kept.append(layer)
+        return HostMixture(cast(HostExperts, None), layer, planes[0], planes[1:4], planes[4:])
+
+    progress: list[int] = []
+    made = load(lambda done, of: progress.append(done), {i: functools.partial(keep, i) for i in (1, 3)})
+    assert (packed, kept, progress) == ([1, 3, 0, 2], [1, 3], [1, 2, 3, 4, 5])
+    assert [layer.host and layer.host.layer for layer in made.layers] == [None, 1, None, 3]

@@ -120,6 +120,9 @@ def test_a_text_that_never_fits_is_refused() -> None:
     assert number is not None and opened.join([1], 1, Sampler()) is None
     opened.leave(number)
     assert opened.join([1], 1, Sampler()) is not None
+    cast("Any", opened)._forward.model.on_host = True
+    with pytest.raises(ModelError, match="0 MB may be taken, since experts fill the GPU; ask"):
+        opened.join([1] * 8, 5, Sampler())
 
 
 def test_what_a_prompt_raises_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,7 @@ def test_states_that_do_not_fit(qwen35: GGUFFile, keys: dict[str, Any], named: s
         ({"expert_used_count": None}, "qwen3moe.expert_used_count"),
         ({"expert_used_count": 0}, "qwen3moe.expert_used_count"),
         ({"expert_used_count": 9}, "qwen3moe.expert_used_count"),
+        ({"expert_count": 4096, "expert_used_count": 65}, "expert_used_count' is '65', not a number from 1 to 64"),
         ({"expert_feed_forward_length": 40}, "qwen3moe.expert_feed_forward_length' is 40"),
         ({"expert_feed_forward_length": 1 << 30}, "qwen3moe.expert_feed_forward_length"),
         ({"expert_feed_forward_length": 64}, "blk.0.ffn_gate_exps.weight"),

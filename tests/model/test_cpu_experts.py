@@ -43,7 +43,7 @@ def test_rows_are_the_reference_s(made: Callable[[str, str], Path], shape: str) 
         experts.x[len(rows)] = np.nan  # of a size of 8 rows, 5 are computed
         experts.run(LAYER, len(rows))
         together = experts.x[: len(rows)].copy()
-        experts.together_from = len(rows) + 1
+        experts.together_from[experts.problems[LAYER]] = len(rows) + 1
         experts.x[: len(rows)] = rows
         experts.run(LAYER, len(rows))
         assert (experts.x[: len(rows)] == np.stack(alone)).all()
