@@ -78,7 +78,7 @@ def space(problem: str, gpu: bool, as_json: bool) -> None:
         if gpu:
             found = registry.cuda_space(asked, chips.chip(CUDA_CHIP).device)
         else:
-            found = registry.cpu_space(asked, frozenset(machine.detect().capability.split("-")))
+            found = registry.space(asked, machine.detect())
     except NotImplementedError as error:
         raise UserError(f"{error}; --gpu shows that of a GPU") from None
     except ValueError as error:

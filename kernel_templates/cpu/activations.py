@@ -119,6 +119,22 @@ def normalizer(cols: int, weighted: bool = True) -> Callable:
 
 
 @functools.cache
+def normed_adder(cols: int) -> Callable:
+    """njit (y, z, y_weight, z_weight: addresses of float32 [cols], eps: float32) -> None: y is then the sum of both
+    normed, z what it is normed."""
+    normalize, load = normalizer(cols), simd.load("f32", 16)
+
+    @device_function(cols)
+    def add(y, z, y_weight, z_weight, eps):
+        normalize(y, y_weight, y, eps)
+        normalize(z, z_weight, z, eps)
+        for i in range(cols // 16):
+            simd.store(y + 64 * i, load(y + 64 * i) + load(z + 64 * i))
+
+    return add
+
+
+@functools.cache
 def residual_normalizer(cols: int, scaled: bool = False) -> Callable:
     """njit (y, weight, x: addresses of float32 [cols], y with zeros up to a multiple of 16; eps: float32; out_scale:
     address of float32 [1], followed if `scaled`) -> None: x += y / rms(y) * weight, summed as `normalizer` does, then,

@@ -16,10 +16,9 @@ import torch
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantize import store_groups
+from kernel_templates.cuda.quantize import group_places, store_groups
 from kernel_templates.cuda.vector import GROUP, Vector
 from kernel_templates.operation import Inputs
 
@@ -39,9 +38,7 @@ def post_norm_residual(
     values * next_norm."""
     if PDL:
         gdc_launch_dependents()
-    zero = tl.zeros([8, ROWS // 8], tl.int32)
-    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
-    g = opaque(zero + tl.program_id(0) * (ROWS // 8) + tl.arange(0, ROWS // 8)[None, :], ASM)
+    g, e = group_places(tl.program_id(0), ROWS, ASM)
     at, inside = g * 8 + e, g < SIZE // 8
     weight = tl.load(post_norm + at, mask=inside, other=0.0)
     following = tl.load(next_norm + at, mask=inside, other=0.0)

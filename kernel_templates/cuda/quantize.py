@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from kernel_templates.cuda.instructions import reciprocal, round_to_int
+from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 from kernel_templates.cuda.lazy_triton import triton
 
 
@@ -49,6 +49,16 @@ def store_lanes(
             if ACT == 16:
                 tl.store(low.to(tl.pointer_type(tl.int8)) + byte, q.to(tl.int8), mask=once)
             tl.store(scale + (at >> 3), spread * (1.0 / LIMIT), mask=head)
+
+
+@triton.jit
+def group_places(program, SIZE: tl.constexpr, ASM: tl.constexpr):
+    """Groups g of 8 and elements e of them, int32 [8, SIZE // 8] each, of a program that has SIZE elements of a vector:
+    a group's lie in neighbouring lanes, by opaque numbers, so that no access is laid out in another way."""
+    zero = tl.zeros([8, SIZE // 8], tl.int32)
+    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
+    g = opaque(zero + program * (SIZE // 8) + tl.arange(0, SIZE // 8)[None, :], ASM)
+    return g, e
 
 
 @triton.jit

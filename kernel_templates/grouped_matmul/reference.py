@@ -62,11 +62,6 @@ def tolerance(problem: GroupedMatmul) -> float:
     return limit * 2**0.5 if problem.gate else limit
 
 
-def cpu_tolerance(problem: GroupedMatmul) -> float:
-    """As of a product with one token: activations are int16 or float32. A gate multiplies two of them."""
-    return formats.get(problem.format).cpu_tolerances["int16"] * (2**0.5 if problem.gate else 1.0)
-
-
 def _gated(problem: GroupedMatmul, z: np.ndarray, up: np.ndarray) -> np.ndarray:
     form = problem.format
     mixture = Moe(

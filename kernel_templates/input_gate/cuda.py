@@ -13,10 +13,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.gating import activate
-from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantize import store_groups
+from kernel_templates.cuda.quantize import group_places, store_groups
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.cuda.weights import pack as pack_planes
@@ -41,9 +40,7 @@ def gate_input(
     """values [SIZE] = gelu(y) * given, quantized."""
     if PDL:
         gdc_launch_dependents()
-    zero = tl.zeros([8, ROWS // 8], tl.int32)
-    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
-    g = opaque(zero + tl.program_id(0) * (ROWS // 8) + tl.arange(0, ROWS // 8)[None, :], ASM)
+    g, e = group_places(tl.program_id(0), ROWS, ASM)
     at, inside = g * 8 + e, g < SIZE // 8
     if PDL:
         gdc_wait()

@@ -1,5 +1,7 @@
 """What a product with many tokens must give, in float64."""
 
+from typing import Any
+
 import numpy as np
 
 from kernel_templates import float64, formats, random_inputs
@@ -37,8 +39,9 @@ def product(given: Inputs, x: np.ndarray) -> np.ndarray:
     return (torch.from_numpy(x.astype(np.float64)) @ matrix.T)[:, which].numpy()
 
 
-def cpu_tolerance(problem: Matmul) -> float:
-    """As of a product with one token: activations are int16 or float32. A gate multiplies two of them."""
+def cpu_tolerance(problem: Any) -> float:
+    """Of a product, `Matmul` or grouped, as of one with one token: activations are int16 or float32. A gate multiplies
+    two of them."""
     return formats.get(problem.format).cpu_tolerances["int16"] * (2**0.5 if problem.gate else 1.0)
 
 

@@ -18,6 +18,7 @@ from kernel_templates.cpu.activations import (
     exponential,
     gating,
     normalizer,
+    normed_adder,
     quantizer,
     residual_normalizer,
     weigher,
@@ -130,15 +131,12 @@ def _adder(hidden: int, beside: bool, scaled: bool) -> Callable:
     """njit (y, other, x, own_norm, other_norm, post_norm: addresses of float32 [hidden], eps, out_scale: as of
     `residual_normalizer`) -> None: its sum; of both y and `other` normed before, if `beside`, which alone reads what is
     called so."""
-    normalize, add_normed, load = normalizer(hidden), residual_normalizer(hidden, scaled), simd.load("f32", LANES)
+    sum_normed, add_normed = normed_adder(hidden), residual_normalizer(hidden, scaled)
 
     @device_function(hidden, beside, scaled)
     def add(y, other, x, own_norm, other_norm, post_norm, eps, out_scale):
         if beside:
-            normalize(y, own_norm, y, eps)
-            normalize(other, other_norm, other, eps)
-            for i in range(0, 4 * hidden, 4 * LANES):
-                simd.store(y + i, load(y + i) + load(other + i))
+            sum_normed(y, other, own_norm, other_norm, eps)
         add_normed(y, post_norm, x, eps, out_scale)
 
     return add

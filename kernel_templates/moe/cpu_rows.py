@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernel_templates.cpu import simd
-from kernel_templates.cpu.activations import exponential, gating, normalizer
+from kernel_templates.cpu.activations import exponential, gating, normed_adder
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.matrix import first_of
@@ -158,19 +158,14 @@ def bind_combine(
 
 def compile_beside(problem: Moe) -> Kernel:
     """Of each row the sum of what experts give and the network beside them, either normed by itself."""
-    hidden, load = problem.hidden, simd.load("f32", LANES)
-    normalize = normalizer(hidden)
+    hidden, add = problem.hidden, normed_adder(problem.hidden)
 
     def sum_normed(arguments, sync, thread, threads):
         out, other, rows = load_i64(arguments), load_i64(arguments + 8), load_i64(load_i64(arguments + 16))
         norm, other_norm = load_i64(arguments + 24), load_i64(arguments + 32)
         eps = load_f32(load_i64(arguments + 40))
         for row in range(first_of(rows, thread, threads), first_of(rows, thread + 1, threads)):
-            y, z = out + 4 * hidden * row, other + 4 * hidden * row
-            normalize(y, norm, y, eps)
-            normalize(z, other_norm, z, eps)
-            for i in range(0, 4 * hidden, 4 * LANES):
-                simd.store(y + i, load(y + i) + load(z + i))
+            add(out + 4 * hidden * row, other + 4 * hidden * row, norm, other_norm, eps)
 
     return compile_kernel(sum_normed, f"beside {hidden}")
 

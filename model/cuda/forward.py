@@ -32,8 +32,9 @@ from model.cuda.load import CudaLayer, Loaded
 from model.cuda.mixture import MixtureRows
 from model.cuda.norm_readers import Readers
 from model.cuda.pass_buffers import PassBuffers
-from model.cuda.pass_products import PassProducts, adds, cut
-from model.cuda.row_norms import Half, Norms, PassProduct, Reader
+from model.cuda.pass_operands import Half, PassProduct, cut
+from model.cuda.pass_products import PassProducts, adds
+from model.cuda.row_norms import Norms, Reader
 from model.problems import contexts
 from model.widths import MOST, PassSize, bucket, pass_attention, pass_delta
 
@@ -408,10 +409,9 @@ class Rows:
         self, layer: CudaLayer, reader: Reader, branch: add_norm.Branch | None, following: Sequence[PassProduct]
     ) -> Generator[Any, None, Half]:
         """The norm before a network, and its gate and up, gated: what this gives, as the products behind it read it."""
-        products, one = self._readers.gate_up(layer)
-        both = sum(planes.rows for product in products for planes in product.parts)
+        both = sum(product.problem.rows for product in reader.products)
         gated = self._products.half(self.forward.buffers.gated, both // 2, following)
-        if one:
+        if any(product.problem.gate for product in reader.products):
             yield from self._products.multiply_normed(reader, branch, gated.values, gated.order)
         else:
             gate_up = cut(self.forward.buffers.wide, self.size.rows, both)

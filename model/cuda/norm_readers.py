@@ -7,8 +7,9 @@ from torch import Tensor
 
 from kernel_templates.cuda.weights import joined
 from model.cuda.load import CudaLayer
+from model.cuda.pass_operands import PassProduct
 from model.cuda.pass_products import PassProducts
-from model.cuda.row_norms import PassProduct, Reader
+from model.cuda.row_norms import Reader
 
 if TYPE_CHECKING:
     from model.cuda.forward import Forward
@@ -33,7 +34,7 @@ class Readers:
     def network(self, layer: CudaLayer) -> Reader:
         mixture = layer.mixture
         name = "ffn_norm" if mixture is None or not mixture.beside else "shared_norm"
-        return self.of(name, layer.buffers[name], self.gate_up(layer)[0])
+        return self.of(name, layer.buffers[name], self._gate_up(layer))
 
     def head(self) -> Reader:
         return self.of("output_norm", self._model.output_norm, self._products.of("head", [self._model.head_packed]))
@@ -50,11 +51,12 @@ class Readers:
     def of(self, name: str, weight: Tensor, products: Sequence[PassProduct]) -> Reader:
         return Reader(name, weight, products, self._products.half(self._normed, self._model.config.hidden, products))
 
-    def gate_up(self, layer: CudaLayer) -> tuple[list[PassProduct], bool]:
-        """Products of gate and up, of a mixture those of its shared expert, and whether they are one that gates."""
+    def _gate_up(self, layer: CudaLayer) -> list[PassProduct]:
+        """Products of gate and up, of a mixture those of its shared expert: one that gates, where the matrices are one
+        in memory."""
         dense = layer.mixture is None
         pair = layer.packed["ffn"][:2] if dense else layer.packed["moe"][4:6]
         name = "gate_up" if dense else "shared_gate_up"
         if joined(pair) is None:
-            return self._products.of(name, [(planes,) for planes in pair]), False
-        return self._products.of(name, [pair], layer.plan.sizes.gate_function), True
+            return self._products.of(name, [(planes,) for planes in pair])
+        return self._products.of(name, [pair], layer.plan.sizes.gate_function)

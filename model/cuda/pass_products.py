@@ -16,7 +16,8 @@ from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matmul.space import LIBRARY
 from model.cuda.pass_buffers import InOrders
-from model.cuda.row_norms import Half, Norms, PassProduct, Reader, of_following
+from model.cuda.pass_operands import Half, PassProduct, cut
+from model.cuda.row_norms import Norms, Reader, of_following
 
 if TYPE_CHECKING:
     from model.cuda.forward import Forward
@@ -83,8 +84,3 @@ class PassProducts:
 def adds(products: Sequence[PassProduct], branch: add_norm.Branch) -> bool:
     """Whether products add their branch to the residual stream: the library reads and writes that beside computing."""
     return branch.plain and all(matmul.adds(product.config) for product in products)
-
-
-def cut(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows, columns] at the beginning of a flat buffer."""
-    return buffer[: rows * columns].view(rows, columns)

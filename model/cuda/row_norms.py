@@ -6,53 +6,17 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from kernel_templates.cuda import fragments, thin
+from kernel_templates.cuda import thin
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.norm_between import Behind, InFront
 from kernel_templates.cuda.rows import add_norm
-from kernel_templates.cuda.weights import Planes
-from kernel_templates.matmul import cuda as matmul
-from kernel_templates.matmul.problem import Matmul
-from kernel_templates.space import Config
 from model.cuda.pass_buffers import PassBuffers
+from model.cuda.pass_operands import Half, PassProduct
 
 MOST_ROWS, MOST_HIDDEN = 8, 768
-"""Of a pass that leaves out the kernels of norms. Measured on an H200 (docs/log.md): 6 to 7% of a pass of SmolLM2-135M,
+"""Of a pass that leaves out the kernels of norms. Measured on an H200 (docs/log.md): 4 to 7% of a pass of SmolLM2-135M,
 whose hidden size is 576; at 1,024 the longer ends of products cost more than the kernels do, and so they do at 576 from
 16 rows on."""
-
-
-@dataclass(frozen=True)
-class PassProduct:
-    """parts: matrices one below the other, which lie so in memory unless the library multiplies them."""
-
-    name: str
-    parts: tuple[Planes, ...]
-    problem: Matmul
-    config: Config
-
-    @property
-    def order(self) -> int:
-        """Of its input's columns."""
-        return matmul.order(self.config)
-
-
-@dataclass(frozen=True)
-class Half:
-    """Activations that products read: values float16 [rows, width of the order], an order of columns as of
-    `fragments`."""
-
-    values: Tensor
-    cols: int
-    order: int
-
-    def write(self, values: Tensor) -> None:
-        """Of the first rows, [rows, cols] in their natural order."""
-        self.values[: len(values), fragments.places(self.cols, self.order, self.values.device)] = values.to(self.values)
-
-    def read(self, count: int) -> Tensor:
-        """float32 [count, cols] of the first rows, in their natural order."""
-        return self.values[:count, fragments.places(self.cols, self.order, self.values.device)].float()
 
 
 @dataclass(frozen=True)

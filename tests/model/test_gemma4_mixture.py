@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forged_metadata import assert_refused, changed
 
 from model import weights
 from model.config import ModelConfig
@@ -27,12 +28,6 @@ VECTORS = (
 @pytest.fixture
 def file() -> GGUFFile:
     return open_gguf(FOLDER / "gemma4-mixture-small.gguf")
-
-
-def changed(file: GGUFFile, **keys: Any) -> GGUFFile:
-    """With metadata keys changed; None removes the key."""
-    metadata = dict(file.metadata) | {f"gemma4.{key}": value for key, value in keys.items()}
-    return replace(file, metadata={key: value for key, value in metadata.items() if value is not None})
 
 
 def test_what_a_file_says(file: GGUFFile) -> None:
@@ -87,9 +82,7 @@ def test_the_router_s_norm_is_divided_by_the_root_of_its_size(file: GGUFFile) ->
     ],
 )
 def test_metadata_that_does_not_fit(file: GGUFFile, keys: dict[str, Any], named: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        ModelConfig.from_gguf(changed(file, **keys))
-    assert named in str(caught.value) and str(caught.value).isprintable()
+    assert_refused(changed(file, **keys), named)
 
 
 @pytest.mark.parametrize("name", [*VECTORS, "ffn_gate_up_exps.weight", "ffn_down_exps.weight", "ffn_up.weight"])

@@ -5,9 +5,9 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda.embedding import Embedding, decode
-from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.quantize import group_places
 
 TILE = 1024
 """Elements of a program: 8 a thread."""
@@ -26,9 +26,7 @@ def embed_rows(
     r = tl.program_id(0).to(tl.int64)
     token = tl.minimum(tl.maximum(tl.load(tokens + r), 0), VOCAB - 1)
     row = raw + token.to(tl.int64) * (HIDDEN // LAYOUT.size * LAYOUT.nbytes)
-    zero = tl.zeros([8, TILE // 8], tl.int32)
-    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
-    g = opaque(zero + tl.program_id(1) * (TILE // 8) + tl.arange(0, TILE // 8)[None, :], ASM)
+    g, e = group_places(tl.program_id(1), TILE, ASM)
     inside = g < HIDDEN // 8
     v = decode(row, g, e, inside, LAYOUT)
     if SCALE != 1.0:

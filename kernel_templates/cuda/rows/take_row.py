@@ -5,10 +5,9 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.cuda import parameters
-from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantize import store_groups
+from kernel_templates.cuda.quantize import group_places, store_groups
 from kernel_templates.cuda.vector import Vector
 
 TILE = 256
@@ -24,9 +23,7 @@ def take_row(
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    zero = tl.zeros([8, TILE // 8], tl.int32)
-    e = opaque(zero + tl.arange(0, 8)[:, None], ASM)
-    g = opaque(zero + tl.program_id(0) * (TILE // 8) + tl.arange(0, TILE // 8)[None, :], ASM)
+    g, e = group_places(tl.program_id(0), TILE, ASM)
     inside = g < HIDDEN // 8
     v = tl.load(hidden + (g * 8 + e), mask=inside, other=0.0)
     n = v * tl.load(norm + (g * 8 + e), mask=inside, other=0.0)
