@@ -12,6 +12,7 @@ from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.grouped_matmul import reference
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
+from kernel_templates.matmul.reference import cpu_tolerance
 
 PROBLEMS = [
     GroupedMatmul(32, 96, "Q4_0", 5, 2, 1),
@@ -32,7 +33,7 @@ def team() -> Iterator[ThreadPool]:
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.key)
 def test_agrees_with_the_reference(problem: GroupedMatmul, team: ThreadPool) -> None:
-    assert Built(problem).error(0, team) <= reference.cpu_tolerance(problem)
+    assert Built(problem).error(0, team) <= cpu_tolerance(problem)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[1:4], ids=lambda p: p.key)
@@ -41,7 +42,7 @@ def test_whatever_the_configuration(problem: GroupedMatmul, team: ThreadPool) ->
     for _ in range(3):
         config = space.draw(draws)
         assert config is not None
-        assert Built(problem, config).error(0, team) <= reference.cpu_tolerance(problem), config.key
+        assert Built(problem, config).error(0, team) <= cpu_tolerance(problem), config.key
 
 
 def test_all_rows_of_one_expert_and_none_of_the_others(team: ThreadPool) -> None:
@@ -50,7 +51,7 @@ def test_all_rows_of_one_expert_and_none_of_the_others(team: ThreadPool) -> None
     given.buffers["expert_ids"][:] = 4
     expected = reference.outputs(problem, given)["y"]
     found = Built(problem).run(given, team)["y"][: expected.size]
-    assert np.linalg.norm(found - expected) <= reference.cpu_tolerance(problem) * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) <= cpu_tolerance(problem) * np.linalg.norm(expected)
 
 
 def test_a_gate_is_refused() -> None:
