@@ -98,7 +98,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         path = model_file(name, settings.folder)
     try:
         with _timed(seconds, "tune"):
-            tuned = _autotune("tune", path, settings, "--budget", str(settings.budget), "--widths", settings.widths)
+            tuned = _autotune("tune", path, settings, *_tune_options(settings))
         with _timed(seconds, "bench"):
             benched = _autotune("bench", path, settings, "--runs", str(settings.runs), *_bench_options(settings))
         with _timed(seconds, "peer"):
@@ -136,6 +136,12 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         "bench": benched,
         "tune": tuned,
     }
+
+
+def _tune_options(settings: Settings) -> list[str]:
+    """Attention up to the deepest of the depths that were named, and the tokens decoded behind it."""
+    context = ["--context", str(max(settings.depths) + llama_bench.TOKENS)] if settings.depths else []
+    return ["--budget", str(settings.budget), "--widths", settings.widths, *context]
 
 
 def _bench_options(settings: Settings) -> list[str]:
