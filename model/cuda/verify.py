@@ -72,7 +72,7 @@ class Verifier:
             made.tokens[:count] = tokens
             made.positions[:count] = np.arange(first, first + count)
             made.positions[count:] = -1
-            chosen.fill(NOT_YET)
+            chosen.fill(NOT_YET)  # rows that are not in use are not written, now or late
             made.run()
             self._executor.wait_until(lambda: chosen.min() > NOT_YET)
         words = chosen.tolist()
