@@ -15,7 +15,7 @@ STEP, START = 10.0, 4.0
 
 
 class Timed:
-    """What `Decoder.stream` uses of an executor: `now` is the host's clock, and the device runs one token after another."""
+    """What `Decoder.stream` uses of an executor. now: the host's clock; the device runs one token after another."""
 
     def __init__(self) -> None:
         self.now = self.free = 0.0
