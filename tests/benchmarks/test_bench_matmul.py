@@ -1,6 +1,7 @@
 """`scripts/bench_matmul`: what it would measure on an H200, its run on this processor, and the table."""
 
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in_products
 from click.testing import CliRunner
 
 from autotune.screening import chips
 from autotune.tuning import precompile, target
+from autotune.tuning.target import TuneTarget
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.device import Device
@@ -80,6 +83,32 @@ def test_what_does_not_work_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
     assert found.missing == 1 and found.rows and all(row.algorithm != "matvec" for row in found.rows)
     assert "nothing works" in "\n".join(found.notes) and sum("nonsense" in note for note in found.notes) == 2
+
+
+def test_what_fails_on_a_gpu_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused by the compiler, is wrong or takes the measuring process along is a note; the others compete."""
+    monkeypatch.setattr(bench_matmul.matmul_worker, "COMMAND", stand_in_products.COMMAND)
+    chip = TuneTarget(
+        "cuda:0", "sm90", H200, partial(registry.cuda_space, device=H200), lambda problem: None, 2, True,
+        program=stand_in_products.COMMAND, identity=f"stand-in of {os.getpid()}",
+    )  # fmt: skip
+    found = Found("")
+    problems = in_order(["Q4_0"], [(24576, 4096)], [1, 64, 8])
+    for found in bench_matmul.measure(problems, chip, 8, 100.0, print):  # noqa: B007
+        pass
+    assert found.missing == 0 and found.library == "cuBLAS float16"
+    by = {(row.tokens, row.algorithm): row for row in found.in_order}
+    assert set(by) == {
+        (1, "matvec"), (1, "thin"), (1, "wide"), (1, "library"), (1, found.library), (8, "thin"), (8, "wide"),
+        (8, "library"), (8, found.library), (64, "wide"), (64, "library"), (64, found.library),
+    }  # fmt: skip
+    assert len(by) == len(found.rows) and by[8, found.library].ns == stand_in_products.LIBRARY_NS
+    for (_, name), row in by.items():
+        if name in ("thin", "wide"):
+            assert row.config is not None and row.ns == stand_in_products.time_ns(row.config)
+            assert (row.config["tiles"], row.config["warps"]) not in [(1, 4), (2, 4), (2, 8)]
+    notes = "\n".join(found.notes)
+    assert all(word in notes for word in ("PTXASError: one tile", "relative error 0.5", "crashed"))
 
 
 def test_no_time_is_no_result(tmp_path: Path) -> None:
