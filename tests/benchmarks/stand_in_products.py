@@ -16,6 +16,7 @@ from kernel_templates.space import Config
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 LIBRARY_NS = 9000.0
+REFUSED = "Q5_1"  # a format of which nothing compiles
 
 
 def time_ns(config: Config) -> float:
@@ -28,6 +29,8 @@ class StandIn(protocol.Backend):
 
     def compile(self, request: protocol.Compile) -> protocol.Compiled:
         c = request.config
+        if f"format={REFUSED}" in request.problem:
+            raise RuntimeError("PTXASError: this format")
         if c.get("tiles") == 1 and c["warps"] == 4 and c["algorithm"] != "library":
             raise RuntimeError("PTXASError: one tile")
         return protocol.Compiled(0.1)
