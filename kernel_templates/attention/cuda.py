@@ -1,4 +1,5 @@
-"""Decoding attention on the GPU: `cuda_short` if programs can hold their shares of the positions, else `cuda_kernel`.
+"""Decoding attention on the GPU: on tensor cores `cuda_dot`; by threads `cuda_short` if programs can hold their shares,
+else `cuda_kernel`.
 
 Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
 append to the cache are its prologue.
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.attention import cache, cuda_kernel, cuda_short
+from kernel_templates.attention import cache, cuda_dot, cuda_kernel, cuda_short
 from kernel_templates.attention.problem import Attention
-from kernel_templates.attention.space import held, one_pass, power_of_two
+from kernel_templates.attention.space import TENSOR_CORES, held, one_pass, power_of_two
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import RUN, Vector
 from kernel_templates.operation import Inputs
@@ -88,7 +89,10 @@ def launches(
         "SOFTCAP": problem.softcap,
     }
     kernel = cuda_kernel.attend
-    if one_pass(problem, config):
+    if config["algorithm"] == TENSOR_CORES:
+        kernel = cuda_dot.attend_dot
+        constants |= {"STAGES": config["stages"], "PREFETCH": bool(config["prefetch"])}
+    elif one_pass(problem, config):
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
     else:

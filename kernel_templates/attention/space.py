@@ -16,6 +16,11 @@ _JOINED = 32  # splits: to join more costs what smaller shares save
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
+THREADS, TENSOR_CORES = "threads", "tensor_cores"
+
+_SHARED = 200 << 10  # bytes of shared memory that a program may fill with keys and values on their way
+
+
 TOGETHER = (1, 2, 3, 4)
 
 
@@ -52,7 +57,12 @@ def cuda(problem: Attention, device: Device) -> Space:
     default = _untuned(problem, device, splits)
     waits = problem.reach > _SHORT and float(device.capability) >= 9.0  # what comes before a programmatic wait is early
 
+    # Shorter ones threads hold in registers at once; of more heads of a key, outputs would not fit there.
+    algorithms = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
+
     def fits(config) -> bool:
+        if config["algorithm"] == TENSOR_CORES:
+            return _tiles_fit(problem, config)
         return one_pass(problem, config) or (
             _rows(problem, config) <= _most_rows(config["heads"])
             and (config["heads"] == group or problem.reach <= _SHORT)
@@ -60,6 +70,11 @@ def cuda(problem: Attention, device: Device) -> Space:
 
     return Space(
         (
+            Parameter(
+                "algorithm", algorithms, default["algorithm"],
+                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once",
+                formerly=THREADS,
+            ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
             Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
             Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a key head"),
@@ -77,6 +92,12 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "the previous kernel",
                 formerly=0,
             ),
+            Parameter(
+                "stages", (0, 1, 2, 3, 4) if TENSOR_CORES in algorithms else (0,), default["stages"],
+                "of tensor cores: 0, a share is one tile; 1, the next tile is on its way to registers, the first "
+                "before the wait; or tiles in shared memory or on their way there, all after the wait",
+                formerly=0,
+            ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
         (
@@ -92,6 +113,11 @@ def cuda(problem: Attention, device: Device) -> Space:
                 fits,
             ),
             Constraint(
+                "whole groups on tensor cores",
+                "they multiply all heads that share a key head; threads have no stages",
+                lambda c: c["heads"] == group if c["algorithm"] == TENSOR_CORES else c["stages"] == 0,
+            ),
+            Constraint(
                 "positions for every split",
                 "splits are whole tiles: half as many would do if half of them stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach,
@@ -99,7 +125,7 @@ def cuda(problem: Attention, device: Device) -> Space:
             Constraint(
                 "nothing to prefetch",
                 "a program that holds all of its share has asked for it",
-                lambda c: not (c["prefetch"] and one_pass(problem, c)),
+                lambda c: not (c["prefetch"] and holds_all(problem, c)),
             ),
             Constraint(
                 "nothing to combine",
@@ -119,6 +145,31 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
         and slots(problem.head_dim, config["warps"]) <= config["tile"]
         and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
     )
+
+
+def holds_all(problem: Attention, config: Mapping[str, Any]) -> bool:
+    """Whether programs have asked for all of their shares before they wait, whoever multiplies."""
+    return config["stages"] == 0 if config["algorithm"] == TENSOR_CORES else one_pass(problem, config)
+
+
+def _tensor_cores(problem: Attention, device: Device) -> bool:
+    """Whether they are worth a try: from Ampere on, beyond short contexts, for 2 to 8 heads a key, whose two rows each
+    are one tensor core's."""
+    shared = problem.heads // problem.kv_heads
+    return float(device.capability) >= 8.0 and problem.reach > _SHORT and 2 <= shared <= 8 and problem.head_dim >= 64
+
+
+def _tiles_fit(problem: Attention, config: Mapping[str, Any]) -> bool:
+    """Tensor cores' tiles: 8 positions and 8 elements or more a warp, which take no more registers, or no more shared
+    memory, than there are."""
+    dims, stages = power_of_two(problem.head_dim), config["stages"]
+    if config["warps"] < 4 or min(config["tile"], dims) < 8 * config["warps"]:
+        return False
+    if stages == 0:
+        return problem.reach <= config["tile"] * config["splits"] and held(problem, config) <= 2 * _HELD
+    if stages == 1:
+        return held(problem, config) <= _HELD
+    return 4 * dims * config["tile"] * stages <= _SHARED
 
 
 def held(problem: Attention, config: Mapping[str, Any]) -> int:
@@ -152,7 +203,9 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     for warps, heads, elements, positions, joined in tries:
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.reach // tile))
-        once = {"tile": tile, "warps": warps, "splits": needed, "heads": heads}
+        once = {
+            "algorithm": THREADS, "tile": tile, "warps": warps, "splits": needed, "heads": heads, "stages": 0,
+        }  # fmt: skip
         programs = problem.heads // heads * -(-problem.typical.reach // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
         fits = problem.reach <= positions and programs <= resident and needed in splits and needed <= joined
@@ -165,8 +218,10 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
     count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)
     return {
+        "algorithm": THREADS,
         "tile": tile,
         "warps": warps,
+        "stages": 0,
         "splits": count,
         "heads": problem.heads // problem.kv_heads,
         "combine": "kernel" if count > 8 else "last",
