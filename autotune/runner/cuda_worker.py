@@ -37,7 +37,7 @@ class CudaBackend(protocol.Backend):
         self._prepared: OrderedDict[Config, PreparedCandidate] = OrderedDict()
         self._guard = MeasurementGuard(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
         with suppress(Exception):  # while the first candidates are compiled; else the first measurement waits for it
-            self._guard.measure_rate()
+            self._guard.probe()
 
     @property
     def problem(self) -> OpenProblem:

@@ -64,6 +64,12 @@ class Executor(Protocol):
     def readback(self, width: int, slots: int) -> TokenReadback:
         """For at most `width` values a time, at most `slots` times sent and not received."""
 
+    def shared(self, *shape: int) -> Tensor:
+        """int32 zeros in memory of the host, which kernels read and write too."""
+
+    def wait_until(self, came: Callable[[], bool]) -> None:
+        """Wait for what the current stream does to make this true; at most for its end. Raises what made it fail."""
+
 
 class GraphExecutor:
     """A CUDA GPU: every program is a graph, or one for each stretch between its cuts."""
@@ -111,6 +117,19 @@ class GraphExecutor:
     def readback(self, width: int, slots: int) -> TokenReadback:
         return _SideStream(width, slots, self.device)
 
+    def shared(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
+
+    def wait_until(self, came: Callable[[], bool]) -> None:
+        """Looks again and again: what a kernel writes over the bus is there before the stream is seen to have ended."""
+        stream = torch.cuda.current_stream(self.device)
+        try:
+            while not came() and not stream.query():
+                pass
+        except BaseException:  # an interrupt: what still runs would write into what is waited for next
+            stream.synchronize()
+            raise
+
 
 class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
@@ -153,6 +172,12 @@ class EagerExecutor:
 
     def readback(self, width: int, slots: int) -> TokenReadback:
         return _Immediate()
+
+    def shared(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32)
+
+    def wait_until(self, came: Callable[[], bool]) -> None:
+        """Nothing is under way."""
 
 
 @dataclass
