@@ -96,11 +96,10 @@ def attend_dot(
         have = (at < stop) & (across < HEAD_DIM)
         k = tl.load(keys + at * HEAD_DIM + across, mask=have, other=0.0)
         v = tl.load(values + at * HEAD_DIM + across, mask=have, other=0.0)
-    if PREFETCH and PDL:
-        ahead: tl.constexpr = TILE if STAGES < 2 else 0
-        size = (stop - begin - ahead) * (2 * HEAD_DIM)
-        prefetch_block(keys + (begin + ahead) * HEAD_DIM, size)
-        prefetch_block(values + (begin + ahead) * HEAD_DIM, size)
+    elif PREFETCH and PDL:
+        size = tl.minimum(stop - begin, STAGES * TILE) * (2 * HEAD_DIM)
+        prefetch_block(keys + begin * HEAD_DIM, size)
+        prefetch_block(values + begin * HEAD_DIM, size)
     head = tl.arange(0, HALF)[:, None]
     dim = across + head * 0  # what all heads need, each loads: in one layout
     real = dim < HEAD_DIM
