@@ -152,13 +152,7 @@ class Model:
 
         What the cache already holds is not computed again. speculate: as `generate`.
         """
-        if speculate not in speculation.MODES:
-            raise ModelError(f"speculate is {quoted(speculate)}; use {' or '.join(speculation.MODES)}")
-        if speculate != speculation.OFF and self.runner.taken_in is not None:
-            raise ModelError(
-                "this model's layers keep a state that cannot go back behind a token that was proposed; leave "
-                "out --speculate"
-            )
+        speculation.check(speculate, self.config)
         self._check_prompt(prompt)
         self.timing = timing = Timing(prompt_tokens=len(prompt))
         start = arrived = time.perf_counter()

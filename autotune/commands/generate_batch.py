@@ -140,7 +140,7 @@ def _answer(
     begun = time.perf_counter()
     with (
         _Progress(totals) as progress,
-        closing(engine.generate_many(asked, settings.tokens, most=settings.batch)) as events,
+        closing(engine.generate_many(asked, settings.tokens, most=min(settings.batch, len(left)))) as events,
     ):
         for piece in events:
             pieces = texts.setdefault(piece.index, [])

@@ -110,10 +110,10 @@ def test_an_output_of_other_prompts_or_settings_is_refused(autotune, complaint, 
     before = out.read_bytes()
     for other in (("-n", "5"), ("-n", "4", "--temperature", "1"), ("-n", "4", "--chat"), ("-n", "4", "--seed", "1")):
         assert "other prompts or the same with other settings" in complaint(*words, *other)
-    other_weights, data = tmp_path / tiny_model.name, bytearray(tiny_model.read_bytes())
+    retrained, data = tmp_path / tiny_model.name, bytearray(tiny_model.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
-    other_weights.write_bytes(data)
-    assert "other prompts or the same with other settings" in complaint("generate", other_weights, *words[2:], "-n", "4")
+    retrained.write_bytes(data)
+    assert "other prompts or the same with other settings" in complaint("generate", retrained, *words[2:], "-n", "4")
     prompts.write_text(json.dumps({"prompt": "another"}) + "\n")
     assert "other prompts or the same with other settings" in complaint(*words, "-n", "4")
     assert out.read_bytes() == before
