@@ -133,6 +133,7 @@ class Model:
         requests = (p if isinstance(p, ModelError) else self._request(p, common) for p in prompts)
         sequences, self._sequences = self._sequences, None
         if sequences is None or sequences.most != most:
+            sequences = None  # its memory may be what the others need
             sequences = self.runner.open_sequences(most)
         try:
             with closing(
