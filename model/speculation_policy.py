@@ -36,8 +36,9 @@ GAIN = 1.05
 UNKNOWN = 1.1
 """What a pass that was never measured is taken to cost, over the best that it could."""
 
-SHARE, FIRST_STEPS = 0.02, 1.0
-"""What may be lost: this share of the text's single steps, and so many steps more."""
+SHARE, FIRST_STEPS = 0.0125, 2.5
+"""What may be lost: this share of the text's single steps, and so many steps more. Of 200 tokens that is a fortieth, and
+two passes in vain at the beginning of a text leave it a third (docs/log.md, "A pass as its caller waits for it")."""
 
 RETRY_TOKENS, RETRY_MATCH = 256, 8
 """Where passes do not pay, one is tried after so many tokens without any, and at a match so long: it may have been
