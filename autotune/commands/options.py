@@ -256,7 +256,11 @@ def require(device: str) -> None:
     try:
         gpus.check(gpus.index_of(device))
     except gpus.DeviceError as error:
-        raise UserError(f"device {device} cannot be used: {error}") from None
+        raise _unusable(device, error) from None
+
+
+def _unusable(device: str, error: Exception) -> UserError:
+    return UserError(f"device {device} cannot be used: {error}")
 
 
 def begin(device: str) -> None:
@@ -294,14 +298,17 @@ def require_energy(device: str) -> None:
 
 def detect(device: str) -> "Device":
     """The Device behind a name. Raises UserError when it cannot be used."""
-    require(device)
     if device == CPU:
         from kernel_templates.cpu import machine
 
+        require(device)
         return machine.detect()
     from kernel_templates.cuda import machine as gpus
 
-    return gpus.detect(gpus.index_of(device))
+    try:
+        return gpus.detect(gpus.index_of(device))
+    except gpus.DeviceError as error:
+        raise _unusable(device, error) from None
 
 
 def capability(arch: str | None, command: str) -> int:
