@@ -38,7 +38,7 @@ UNKNOWN = 1.1
 
 SHARE, FIRST_STEPS = 0.0125, 2.5
 """What may be lost: this share of the text's single steps, and so many steps more: a fortieth of 200 tokens. After two
-passes in vain at a text's beginning there is enough left for a third (docs/log.md, "A pass as its caller waits")."""
+passes in vain at a text's beginning enough is left for a third (docs/log.md, "A pass as its caller waits for it")."""
 
 RETRY_TOKENS, RETRY_MATCH = 256, 8
 """Where passes do not pay, one is tried after so many tokens without any, and at a match so long: it may have been
