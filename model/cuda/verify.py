@@ -77,8 +77,7 @@ class Verifier:
             made.tokens[:count] = array(WORD, tokens)
             made.positions[:] = array(WORD, [*range(first, first + count), *[-1] * (len(made.positions) - count)])
             chosen[:] = array(WORD, [NOT_YET] * len(chosen))  # rows that are not in use are not written, now or late
-            made.run()
-            self._executor.wait_until(lambda: NOT_YET not in chosen.tolist())
+            self._executor.run_until(made.run, lambda: NOT_YET not in chosen.tolist())
         words = chosen.tolist()
         if any(words[1::2]):
             raise ModelError(NOT_FINITE)
