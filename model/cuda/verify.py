@@ -62,7 +62,7 @@ class Verifier:
         most = bucket(MOST)
         scratch = RowScratch.allocate(most, forward.logits(most).shape[1], self._executor.device)
         self._scratch = replace(scratch, chosen=self._executor.shared(most, 2))
-        self._chosen = memoryview(self._scratch.chosen.view(-1).numpy())
+        self._chosen = self._scratch.chosen.view(-1).numpy().data
 
     def verify(self, tokens: Sequence[int], first: int, sampler: Sampler) -> list[int]:
         """As `Runner.verify`, of at most MOST tokens."""
@@ -103,7 +103,7 @@ class Verifier:
         if key not in self._passes:
             program = self._executor.program(self._launches(key), "verify")
             tokens, positions, _ = self._host_inputs(key.rows)[:, : key.rows].numpy()
-            self._passes[key] = _Pass(memoryview(tokens), memoryview(positions), program)
+            self._passes[key] = _Pass(tokens.data, positions.data, program)
         return self._passes[key]
 
     def _launches(self, key: _Key) -> list[Launch]:

@@ -71,7 +71,7 @@ def test_a_row_is_drawn_as_its_settings_say() -> None:
     """Those of the last pass stay on the device; another's replace them, for every size."""
     passes: Any = Passes()
     verifier = Verifier(passes)
-    found = {}
+    found: dict[Sampler, list[int]] = {}
     for sampler in (HOT, Sampler(), HOT, Sampler(1.5, seed=4), HOT):
         for count in (8, 2, 8):
             chosen = verifier.verify([1, 2, 3, 4, 5, 6, 7, 8][:count], 20, sampler)
