@@ -65,15 +65,15 @@ THIN = ((4, 4, 1), (1, 8, 2), (1, 8, 1), (2, 4, 2), (1, 16, 1), (2, 8, 1))
 """(tiles, warps, steps ahead): fastest somewhere on an H200 (docs/log.md), and what is between."""
 FEW = 64  # tokens up to which a program of `wide` has them all
 WIDE_FEW = (
-    (2, 4, 64, 1, 2, 3), (1, 4, 64, 1, 3, 3), (1, 8, 64, 1, 3, 2), (2, 4, 64, 2, 2, 3), (1, 4, 64, 3, 2, 3),
-    (1, 4, 64, 2, 2, 2), (1, 8, 64, 2, 2, 2),
+    (1, 4, 64, 1, 3, 3, 1), (2, 4, 64, 1, 2, 3, 2), (1, 8, 64, 1, 3, 2, 1), (1, 4, 64, 1, 3, 3, 2),
+    (2, 4, 64, 1, 3, 3, 1), (2, 4, 64, 2, 2, 3, 2), (1, 4, 64, 2, 2, 2, 2), (1, 8, 64, 2, 2, 2, 2),
 )  # fmt: skip
 WIDE_MANY = (
-    (1, 8, 128, 1, 3, 1), (1, 8, 256, 1, 3, 1), (2, 8, 128, 1, 3, 1), (1, 4, 128, 1, 3, 2), (2, 4, 128, 1, 3, 1),
-    (1, 4, 64, 1, 3, 3), (1, 8, 128, 2, 2, 1), (2, 4, 64, 1, 3, 2),
+    (1, 8, 256, 1, 3, 1, 1), (1, 8, 128, 1, 3, 1, 1), (2, 8, 128, 1, 3, 1, 1), (1, 4, 128, 1, 3, 2, 1),
+    (1, 8, 256, 1, 3, 1, 2), (1, 8, 128, 1, 3, 1, 2), (2, 4, 128, 1, 3, 1, 2), (1, 4, 64, 1, 3, 3, 1),
 )  # fmt: skip
 """(tiles, warps, tokens of a program at most, steps ahead, stages, programs a multiprocessor at most, of which columns
-are shared until there are as many)."""
+are shared until there are as many, parts)."""
 screen = Console(highlight=False, width=160)
 
 
@@ -150,14 +150,14 @@ def fast_before(problem: Problem, algorithm: str, free: Config, device: Device) 
         for tiles, warps, ahead in THIN:
             yield Config({**free, "tiles": tiles, "warps": warps, "ahead": ahead, "ready": 0, "split": 1})
     if algorithm == "wide" and isinstance(problem, Matmul):
-        for tiles, warps, most, ahead, stages, programs in WIDE_FEW if problem.tokens <= FEW else WIDE_MANY:
+        for tiles, warps, most, ahead, stages, programs, parts in WIDE_FEW if problem.tokens <= FEW else WIDE_MANY:
             block = min(most, max(16, 1 << (problem.tokens - 1).bit_length()))
             count = -(-problem.rows // (16 * warps * tiles)) * -(-problem.tokens // block)
             enough = [s for s in SHARES if s * count <= programs * device.units and 2 * s * ahead * 128 <= problem.cols]
             yield Config(
                 {
                     **free, "tiles": tiles, "warps": warps, "block": block, "ahead": ahead, "stages": stages,
-                    "split": max(enough, default=1),
+                    "split": max(enough, default=1), "parts": parts,
                 }
             )  # fmt: skip
 
