@@ -394,7 +394,8 @@ def main(
         options.require(device)
     except (UserError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    chip = replace(target.of(device), compile_s=COMPILE_S)
+    chip = target.of(device)
+    chip = replace(chip, compile_s=max(chip.compile_s, COMPILE_S))
     words = ["scripts/bench_matmul", *names, f"--device={device}", f"--candidates={most}", f"--budget={budget:g}"]
     words += [f"--shape={rows}x{cols}" for rows, cols in shapes if [f"{r}x{c}" for r, c in shapes] != list(SHAPES)]
     words += [f"--tokens={count}" for count in tokens if tokens != TOKENS]

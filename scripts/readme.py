@@ -300,6 +300,23 @@ def gpu_memory() -> str:
     return "\n".join([*lines, "", *dict.fromkeys(texts)]) if texts else none_yet("./scripts/bench_memory")
 
 
+def starts() -> str:
+    """From the start of the process to its first token, on each device that was measured; alone, not beside others."""
+    lines = ["| | on | first token, s: cold | warm | CPU seconds, warm | peak MB |", "|---" * 6 + "|"]
+    texts = []
+    for path in sorted([*BENCHMARKS.glob("start.json"), *BENCHMARKS.glob("*/start.json")]):
+        document = json.loads(path.read_text())
+        on = document["device"]["chip"] if path.parent == BENCHMARKS else document.get("gpu", path.parent.name.upper())
+        for name, sides in document["models"].items():
+            cold, warm = (sides["here"]["0"][kind] for kind in ("cold", "warm"))
+            cells = [f"{kind['first_token_s']['median']:.2f}" for kind in (cold, warm)]
+            cells += [f"{warm['cpu_s']['median']:.1f}", f"{warm['peak_mb']['median']:,.0f}"]
+            lines.append(f"| {name} | {on} | {' | '.join(cells)} |")
+        starts = len(warm["wall_s"]["samples"])
+        texts.append(f"{on}: medians of {starts} starts of each kind, {document['date'][:10]}.")
+    return "\n".join([*lines, "", *texts])
+
+
 def _gpu_cells(document: dict[str, Any]) -> list[str]:
     s, mark = document["summary"], other_engine(document)
     other, ratio, prefill = "–", "–", f"{s['prefill_tok_s']:,.0f}"
@@ -453,6 +470,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "gpu-wide": gpu_wide,
         "gpu-matmul": gpu_matmul,
         "gpu-memory": gpu_memory,
+        "starts": starts,
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,
         "gpu-demo": gpu_demo,

@@ -14,7 +14,7 @@ from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
 from autotune.runner import fork_server
 from autotune.samplers import SAMPLERS
-from kernel_templates.cuda import early, lean_torch
+from kernel_templates.cuda import early
 
 if TYPE_CHECKING:
     from autotune.runner.timeline import Timeline
@@ -190,10 +190,8 @@ def tune(
 
 
 def _begin(device: str) -> None:
-    """Start, the longest first, what goes on while the model's header is read."""
+    """Start, the longest first, what goes on while the model's header is read. This process needs no torch itself."""
     fork_server.begin()
-    early.begin_libraries()
-    lean_torch.begin()
     from autotune.runner import worker_pool
 
     worker_pool.begin(device)

@@ -16,12 +16,14 @@ from autotune.runner.device_state import GpuWatch, joules_a_call
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
 from kernel_templates import registry
 from kernel_templates.cuda import machine
+from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Config
 from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 _T = TypeVar("_T")
 _OPEN = 16  # problems that stay open, with their weights on the GPU as long as it has room
+SMALL = Matvec(64, 64, "Q8_0")
 _KEPT = 2  # captured candidates that stay for the next paired comparison: the incumbent and its last challenger
 
 
@@ -38,6 +40,7 @@ class CudaBackend(protocol.Backend):
         self._guard = MeasurementGuard(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
         with suppress(Exception):  # while the first candidates are compiled; else the first measurement waits for it
             self._guard.probe()
+            OpenProblem(SMALL, self._name, self._target, self._l2, seed=0).check_buffers()  # torch loads what it takes
 
     @property
     def problem(self) -> OpenProblem:

@@ -40,6 +40,9 @@ class TokenReadback(Protocol):
         """Take the elements of int32 tensors, as the work started so far leaves them. They may change only after that
         work is done and copied, which `receive` says."""
 
+    def arrived(self) -> bool:
+        """Whether `receive` would not wait."""
+
     def receive(self) -> list[int]:
         """What was sent first and not yet received; waits for it."""
 
@@ -190,6 +193,9 @@ class _Immediate:
     def send(self, *values: Tensor) -> None:
         self._waiting.append([number for value in values for number in value.reshape(-1).tolist()])
 
+    def arrived(self) -> bool:
+        return True
+
     def receive(self) -> list[int]:
         return self._waiting.popleft()
 
@@ -215,6 +221,9 @@ class _SideStream:
                 filled += value.numel()
             copied.record()
         self._waiting.append((host[:filled], copied))
+
+    def arrived(self) -> bool:
+        return self._waiting[0][1].query()
 
     def receive(self) -> list[int]:
         host, copied = self._waiting.popleft()

@@ -127,7 +127,8 @@ template, asked = registry.cuda("matvec"), []
 launches = template.launches
 
 def asks_for_a_shape(problem, config, packed, buffers):
-    asked.append(torch.linalg.cholesky(torch.empty((3, 3), device=packed[0].device)).device.type)
+    device = next(tensor.device for tensor in buffers.values() if isinstance(tensor, torch.Tensor))
+    asked.append(torch.linalg.cholesky(torch.empty((3, 3), device=device)).device.type)
     return launches(problem, config, packed, buffers)
 
 template.launches = asks_for_a_shape

@@ -57,11 +57,14 @@ def test_every_row_is_its_own_token_s_and_the_others_are_not_used() -> None:
     verifier = Verifier(passes)
     for count, first in ((8, 3), (5, 20), (2, 14), (1, 15), (3, 40), (16, 30), (7, 9)):
         tokens = [(5 * i + first) % VOCAB for i in range(count)]
+        verifier._scratch.chosen.fill_(77)
         chosen = verifier.verify(tokens, first, Sampler())
         assert chosen == [int(passes.predicted(t, first + i).argmax()) for i, t in enumerate(tokens)]
         fed, positions, _ = passes.seen.pop()
         assert fed[:count] == tokens
         assert positions == [*range(first, first + count), *[-1] * (len(positions) - count)]
+        # Nobody waits for them: they would come when the next pass has begun, and be taken for its own.
+        assert (verifier._scratch.chosen[count:] == 77).all()
 
 
 def test_a_row_is_drawn_as_its_settings_say() -> None:
