@@ -57,6 +57,8 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 FORMATS = ("Q4_0", "Q4_K")
 MATVEC = "matvec"
 LOOKED_AT = 20_000  # configurations, for one that an algorithm may begin with
+UNLIKELY = 2  # configurations of an algorithm where another was far ahead
+WIDE_FROM = 16  # tokens below which `wide` is such a one; for a single token all but `matvec` are
 ROUNDS = 11  # of a comparison
 FINAL_S = 0.7  # of a product, for that
 COMPILE_S = 30.0  # large products take longer than a search would wait
@@ -175,8 +177,13 @@ def candidates(problem: Problem, chip: TuneTarget, db: TuningDB, most: int) -> l
         likely = [first, *before] if first == space.default or not before else [*before, first]
         likely[1:1] = [c for c in known if algorithm_of(c) == name]
         likely += neighbours(part, first)
-        each.append([c for c in dict.fromkeys(likely) if space.broken(c) is None][:most])
+        count = min(most, UNLIKELY) if is_unlikely(problem, name) else most
+        each.append([c for c in dict.fromkeys(likely) if space.broken(c) is None][:count])
     return [config for turn in zip_longest(*each) for config in turn if config is not None]
+
+
+def is_unlikely(problem: Problem, algorithm: str) -> bool:
+    return isinstance(problem, Matmul) and problem.tokens < (WIDE_FROM if algorithm == "wide" else 2)
 
 
 def in_order(names: Sequence[str], shapes: Sequence[tuple[int, int]], tokens: Sequence[int]) -> list[Problem]:
