@@ -2,8 +2,9 @@
 
 "decode" is one token of one text, in `model.problems`. The others are passes over many rows, a row being one token of
 one text: "prompt" is many tokens of one text, "batch" one token of each of several texts, "speculate" a few tokens of
-one text and what is predicted after each. What a tuner searches is named here from a file's metadata; an engine makes the same products of the matrices that it has packed, and a test
-holds the two together, so that what was tuned is what is run.
+one text and what is predicted after each. What a tuner searches is named here from a file's metadata; an engine makes
+the same products of the matrices that it has packed, and a test holds the two together, so that what was tuned is what
+is run.
 """
 
 from collections import Counter
