@@ -221,7 +221,8 @@ def measure(
             if ahead == 1 and number:
                 _compile(runner, chip, db, most)
             left = end - time.monotonic()
-            until = time.monotonic() + left / (len(runners) - number) - FINAL_S
+            # The first one waits for all that it has: until the compilers have started there is nothing else to do.
+            until = time.monotonic() + left / (len(runners) - number) - FINAL_S if number else end
             if left < 0:
                 break
             try:

@@ -139,12 +139,15 @@ def test_the_table_says_what_won_and_what_is_missing(tmp_path: Path, monkeypatch
         (tmp_path / "gpu").mkdir(exist_ok=True)
         document = {**about, "missing": 3, "results": rows}
         (tmp_path / "gpu" / f"matmul_{form}.json").write_text(json.dumps(document))
+    later = [row("Q4_K", 512, "wide", 8.1), row("Q4_K", 512, "cuBLAS", 9.0)]  # of this product alone
+    document = {**about, "date": "2026-12-01", "results": later}
+    (tmp_path / "gpu" / "matmul_again.json").write_text(json.dumps(document))
     text = readme.gpu_matmul()
     assert "| GPU 1 | 8 | 512 |" in text and "default configuration" not in text
-    for form in ("Q4_0", "Q4_K"):
-        assert f"| 8x8 {form} | 4.0 thin 1.00× | 12.0 library **1.50×** |" in text
+    assert "| 8x8 Q4_0 | 4.0 thin 1.00× | 12.0 library **1.50×** |" in text
+    assert "| 8x8 Q4_K | 4.0 thin 1.00× | 8.1 wide 1.00× |" in text
     assert "| 512 | library | 12.0 | 0.08 | 0 | 12.0 | 8.0 | 1.50× |" in text
-    assert "Within 10% of the best: 2 of 4." in text and "6 products are missing" in text
+    assert "Within 10% of the best: 3 of 4." in text and "6 products are missing" in text
 
 
 def test_the_winner_and_how_it_stands_to_the_best() -> None:
