@@ -232,8 +232,12 @@ def gpu_matmul() -> str:
     parts = []
     for chip, documents in results("matmul").items():
         cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
-        for row in (row for document in documents for row in document["results"]):
-            cells.setdefault((row["format"], row["shape"]), {}).setdefault(row["tokens"], []).append(row)
+        for document in sorted(documents, key=lambda d: d["date"]):
+            newest: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+            for row in document["results"]:
+                newest.setdefault((row["format"], row["shape"]), {}).setdefault(row["tokens"], []).append(row)
+            for product, by_tokens in newest.items():  # what took turns stays together
+                cells.setdefault(product, {}).update(by_tokens)
         library = documents[0]["library"]
         tokens = sorted({count for by_tokens in cells.values() for count in by_tokens})
         lines = [f"| {chip} | {' | '.join(f'{n:,}' for n in tokens)} |", "|---" * (len(tokens) + 1) + "|"]
