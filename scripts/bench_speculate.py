@@ -7,6 +7,7 @@ a prompt is the median of its rounds' own ratios, which a machine that slows dow
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -27,7 +28,8 @@ from model.speculation_policy import SIZES
 ROOT = Path(__file__).resolve().parent.parent
 SETS = {"quoting": (QUOTING, Sampler()), "own": (OWN, Sampler(0.8, 0, 0.95, seed=1))}
 MUST = {"quoting": 1.6, "own": 0.97}
-STEPS = 16  # in a row, of which one is measured: the device is never without work then
+STEPS = 16  # in a row, whose time between the first and the last is measured: the device is never without work then
+IN_A_ROW = 4  # passes, as proposals that are kept follow each other
 PASSES = (2, 4, 8, 16)  # tokens of the passes whose cost is measured
 BEFORE = 128  # tokens of the text that they go on with
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
@@ -65,14 +67,15 @@ def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:
     passes: dict[int, list[float]] = {tokens: [] for tokens in PASSES}
     for number in range(-1, rounds * 10):  # the first only warms up
         for tokens, found in passes.items():
-            began = time.perf_counter()
-            runner.verify(text[BEFORE : BEFORE + tokens], BEFORE, Sampler())
-            passed = time.perf_counter()
+            times = [time.perf_counter()]
+            for _ in range(IN_A_ROW):
+                runner.verify(text[BEFORE : BEFORE + tokens], BEFORE, Sampler())
+                times.append(time.perf_counter())
             runner.feed(text[BEFORE - 1 : BEFORE], BEFORE - 1)
             made = [time.perf_counter() for _ in runner.stream(BEFORE, STEPS, Sampler())]
             if number >= 0:
-                found.append(passed - began)
-                firsts.append(made[0] - passed)
+                found += [after - before for before, after in pairwise(times)]
+                firsts.append(made[0] - times[-1])
                 steps.append((made[-1] - made[0]) / (STEPS - 1))
     step, of = median(steps), {str(tokens): median(found) for tokens, found in passes.items()}
     return {

@@ -3,14 +3,15 @@ together, and where a token's time goes.
 
 One of the places that know both the tuner and the engine. Both engines are loaded and take turns, so that a machine
 that drifts drifts for both; where memory holds only one, they are measured one after the other. Decoding is timed as a
-user gets it: from the call to the last token, each of them sampled and read by Python.
+user gets it: from the first token to the last, each of them sampled and read by Python.
 """
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,6 +95,7 @@ class Request:
     depths: tuple[int, ...]
     prompts: tuple[int, ...] = ()
     texts: tuple[int, ...] = ()
+    prompt_is_default: bool = False
 
     @property
     def room(self) -> int:
@@ -102,21 +104,23 @@ class Request:
         return max(self.prompt + 1, together, *(p + 1 for p in self.prompts), *(self.end(d) for d in self.depths))
 
     def end(self, depth: int) -> int:
-        return max(depth, SHORT) + self.tokens
+        return max(depth, SHORT) + self.tokens + 1
 
     def middle(self, depth: int) -> int:
         """The position of the token in the middle."""
         return max(depth, SHORT) + self.tokens // 2
 
     def within(self, context: int) -> "Request":
-        """With the depths that fit a context. Raises ModelError if none does, or the prompt does not."""
+        """With the depths that fit a context, and of a prompt that nobody asked for as much as does. Raises ModelError
+        if no depth fits, or the prompt does not."""
+        prompt = max(min(self.prompt, context - 1), 1) if self.prompt_is_default else self.prompt
         depths = tuple(depth for depth in self.depths if self.end(depth) <= context)
-        if not depths or self.prompt + 1 > context:
-            need = max(self.prompt + 1, self.end(self.depths[0]))
+        if not depths or prompt + 1 > context:
+            need = max(prompt + 1, self.end(self.depths[0]))
             raise ModelError(f"this needs a context of {need} tokens and the model has {context}; ask for fewer")
-        prompts = tuple(prompt for prompt in self.prompts if prompt + 1 <= context)
+        prompts = tuple(other for other in self.prompts if other + 1 <= context and other != prompt)
         texts = self.texts if context > several_texts.PROMPT + several_texts.TOKENS else ()
-        return Request(self.prompt, self.tokens, self.runs, depths, prompts, texts)
+        return replace(self, prompt=prompt, depths=depths, prompts=prompts, texts=texts)
 
 
 def benchmark(
@@ -137,7 +141,7 @@ def benchmark(
     request = Request(
         main, tokens, runs, tuple(sorted(set(depths or backend.DEPTHS))),
         tuple(p for p in backend.PROMPTS if p != main) if PROMPT in wanted else (),
-        backend.TEXTS if BATCH in wanted else (),
+        backend.TEXTS if BATCH in wanted else (), prompt_is_default=not prompt,
     )  # fmt: skip
     together = gpu_memory is None and backend.holds_both(Path(path).stat().st_size)
     measured: dict[str, Side] = {}
@@ -168,7 +172,7 @@ def benchmark(
             del engine, engines, together_texts  # the memory goes with the last reference
         backend.release()
     settings = {
-        "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
+        "prompt": asked.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
         **({} if gpu_memory is None else {"gpu_memory": gpu_memory}), **({"experts": experts} if experts else {}),
         "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
@@ -262,9 +266,7 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
     for depth in request.depths:
         start = ids[: max(depth, SHORT)]
         engine.reset()
-        _seconds(engine, start, 1)
-        # The cache now holds all but the last token of the prompt: as many steps as tokens are timed.
-        found[depth] = _seconds(engine, start, request.tokens) / request.tokens
+        found[depth] = _decode_seconds(engine, start, request.tokens) / request.tokens
     for texts in request.texts if sequences is not None else ():
         assert sequences is not None
         prompt = ids[: several_texts.PROMPT]
@@ -275,11 +277,23 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
 def _seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     """Until the last of `tokens` tokens has been read."""
     start = clock()
-    done = sum(1 for _ in engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True))
-    seconds = clock() - start
-    if done != tokens:
+    _read(engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True), tokens)
+    return clock() - start
+
+
+def _decode_seconds(engine: Model, prompt: list[int], tokens: int) -> float:
+    """Of `tokens` tokens after the first one, which waits for the prompt: a step each."""
+    stream = engine.generate_tokens(prompt, 1 + tokens, Sampler(), ignore_end=True)
+    _read(islice(stream, 1), 1)
+    start = clock()
+    _read(stream, tokens)
+    return clock() - start
+
+
+def _read(stream: Iterable[int], tokens: int) -> None:
+    """Raises ModelError unless so many come."""
+    if (done := sum(1 for _ in stream)) != tokens:
         raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
-    return seconds
 
 
 def _prompt(engine: Model, count: int) -> list[int]:

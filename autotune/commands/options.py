@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 CPU = "cpu"
-WIDTHS = ("decode", "prompt", "batch")  # those of model.widths, which takes its time to import
+WIDTHS = ("decode", "prompt", "batch", "speculate")  # those of model.widths, which takes its time to import
 
 
 class DeviceName(click.ParamType):
@@ -65,7 +65,10 @@ class MemorySize(click.ParamType):
         return size
 
 
-TUNED = "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts."
+TUNED = (
+    "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts; speculate, "
+    "a few of one text and what follows each."
+)
 
 
 def widths_option(what: str = TUNED, default: str | None = "decode,prompt") -> Callable[..., Any]:

@@ -109,7 +109,7 @@ class CudaBackend(protocol.Backend):
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         """Raises WrongResult for what is wrong."""
         self._prepared.clear()
-        candidates = self._with_room(lambda: [self.problem.prepare(config) for config in request.configs])
+        candidates = self._with_room(lambda: self.finalists(request.configs))
         taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
@@ -119,6 +119,10 @@ class CudaBackend(protocol.Backend):
         measurements = self._taken(candidates, take, request.energy)
         last, errors = taken[-1], tuple(c.error for c in candidates)
         return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
+
+    def finalists(self, configs: Sequence[Config]) -> list[PreparedCandidate]:
+        """What a final comparison times in turn; raises what `OpenProblem.prepare` raises."""
+        return [self.problem.prepare(config) for config in configs]
 
     def _taken(
         self, candidates: Sequence[PreparedCandidate], take: Callable[[], list[Measurement]], energy: bool

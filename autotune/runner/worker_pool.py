@@ -66,15 +66,16 @@ class WorkerPool:
 
     def __init__(
         self, compilers: int, separate_measurer: bool, program: Sequence[str] = PROGRAM,
-        timeline: Timeline | None = None, target: str = "",
+        timeline: Timeline | None = None, target: str = "", measurer: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """separate_measurer: the worker that measures does not compile, and is one more process. timeline: where every
-        job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance."""
+        job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance. measurer:
+        the program of a separate measurer, if not that of the others."""
         self.timeline = timeline or Timeline()
         self._fork_server = fork_server.begun() if separate_measurer and tuple(program) == PROGRAM else None
-        begun = None if self._fork_server is None else _measurer_begun(target)
-        self.measurer = begun or Worker(program, target=target)
-        self.measurer.fork_server = self._fork_server  # of its successors, where it was begun
+        begun = None if self._fork_server is None or measurer else _measurer_begun(target)
+        self.measurer = begun or Worker(measurer or program, target=target)
+        self.measurer.fork_server = None if measurer else self._fork_server  # of its successors, where it was begun
         variables = ONE_THREAD if separate_measurer else {}
         count = compilers if separate_measurer else compilers - 1
         self.compilers = [Worker(program, variables, fork_server=self._fork_server) for _ in range(count)]

@@ -40,6 +40,9 @@ class TokenReadback(Protocol):
         """Take the elements of int32 tensors, as the work started so far leaves them. They may change only after that
         work is done and copied, which `receive` says."""
 
+    def arrived(self) -> bool:
+        """Whether `receive` would not wait."""
+
     def receive(self) -> list[int]:
         """What was sent first and not yet received; waits for it."""
 
@@ -67,8 +70,8 @@ class Executor(Protocol):
     def shared(self, *shape: int) -> Tensor:
         """int32 zeros in memory of the host, which kernels read and write too."""
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
-        """Wait for what the current stream does to make this true; at most for its end. Raises what made it fail."""
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        """Start a program and wait for it to make this true; at most for its end. Raises what made it fail."""
 
 
 class GraphExecutor:
@@ -120,14 +123,15 @@ class GraphExecutor:
     def shared(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
         """Looks again and again: what a kernel writes over the bus is there before the stream is seen to have ended."""
-        stream = torch.cuda.current_stream(self.device)
         try:
-            while not came() and not stream.query():
+            program()
+            ended = torch.cuda.current_stream(self.device).query
+            while not came() and not ended():
                 pass
         except BaseException:  # an interrupt: what still runs would write into what is waited for next
-            stream.synchronize()
+            torch.cuda.synchronize(self.device)
             raise
 
 
@@ -176,8 +180,8 @@ class EagerExecutor:
     def shared(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int32)
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
-        """Nothing is under way."""
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        program()
 
 
 @dataclass
@@ -189,6 +193,9 @@ class _Immediate:
 
     def send(self, *values: Tensor) -> None:
         self._waiting.append([number for value in values for number in value.reshape(-1).tolist()])
+
+    def arrived(self) -> bool:
+        return True
 
     def receive(self) -> list[int]:
         return self._waiting.popleft()
@@ -215,6 +222,9 @@ class _SideStream:
                 filled += value.numel()
             copied.record()
         self._waiting.append((host[:filled], copied))
+
+    def arrived(self) -> bool:
+        return self._waiting[0][1].query()
 
     def receive(self) -> list[int]:
         host, copied = self._waiting.popleft()
