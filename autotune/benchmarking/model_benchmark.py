@@ -103,7 +103,7 @@ class Request:
         return max(self.prompt + 1, together, *(p + 1 for p in self.prompts), *(self.end(d) for d in self.depths))
 
     def end(self, depth: int) -> int:
-        return max(depth, SHORT) + self.tokens
+        return max(depth, SHORT) + self.tokens + 1
 
     def middle(self, depth: int) -> int:
         """The position of the token in the middle."""
@@ -265,9 +265,7 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
     for depth in request.depths:
         start = ids[: max(depth, SHORT)]
         engine.reset()
-        _seconds(engine, start, 1)
-        # The cache now holds all but the last token of the prompt: as many steps as tokens are timed.
-        found[depth] = _seconds(engine, start, request.tokens) / request.tokens
+        found[depth] = _decode_seconds(engine, start, request.tokens) / request.tokens
     for texts in request.texts if sequences is not None else ():
         assert sequences is not None
         prompt = ids[: several_texts.PROMPT]
@@ -283,6 +281,12 @@ def _seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     if done != tokens:
         raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
     return seconds
+
+
+def _decode_seconds(engine: Model, prompt: list[int], tokens: int) -> float:
+    """Of `tokens` tokens after the first one, which waits for the prompt: a step each."""
+    _seconds(engine, prompt, 1 + tokens)
+    return engine.timing.decode_s
 
 
 def _prompt(engine: Model, count: int) -> list[int]:
