@@ -62,7 +62,7 @@ def kernels(folder: Path) -> list[Path]:
 def test_a_process_loads_what_others_compiled(folder):
     """Their kernels hold functions of one name each. A loader that trusted names once ran the wrong one and crashed:
     side by side, each must still call its own."""
-    jobs = [(Matvec(40, 64, "F16"), {}), (Matvec(40, 64, "F16"), {"lanes": 32}), (Matvec(40, 96, "F16"), {})]
+    jobs = [(Matvec(40, 64, "Q4_0"), {}), (Matvec(40, 64, "Q4_0"), {"lanes": 32}), (Matvec(40, 96, "Q4_0", "int8"), {})]
     built = [(problem, Config({**default(problem), **changes})) for problem, changes in jobs]
     assert all(compile_s > 0 for (compile_s,), _ in in_processes(*([job] for job in built), runs=False))
     assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
