@@ -46,7 +46,7 @@ def kernel(
         product, (again, scale) = both((x, n.to(tl.float32)))
         shifted, _ = both((n, n >> 2), 1)
         best, place = tl.reduce((product, at), 1, largest)
-        total += best * x.shape[1] + place.to(tl.float32) + scale
+        total += best * x.shape[1] + place.to(tl.float32) + scale * x.numel
         for part in tl.static_range(2):
             rooted = tl.sqrt(tl.abs(again)) + shifted
             tl.store(out + at * 2 + part, rooted if part else tl.exp2(x.to(tl.float32)).to(tl.bfloat16))
