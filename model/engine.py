@@ -175,7 +175,7 @@ class Model:
                     if timing.ended:
                         return
                     self._check_last(text)
-                    self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+                self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
         finally:
             timing.speculated = self.watcher.summary() if speculate == speculation.NGRAM else None
 

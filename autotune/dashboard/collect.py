@@ -23,6 +23,7 @@ from autotune.dashboard.page_data import (
 from autotune.precision import precision_result
 from tuning_db import field_checks, open_db, profiles, traces
 from tuning_db.field_checks import Fields
+from tuning_db.reading import Reader
 from tuning_db.timed_trials import TimedTrial, timed_trials
 
 LARGEST = 16 << 20  # bytes; a real benchmark has 20 kB, what `autotune precision` prints of 64 layers 400 kB
@@ -51,19 +52,24 @@ def read_database(path: Path | None, traced: bool = False) -> Database:
             )
             for device in db.devices()
         )
-        trials: dict[int, list[TimedTrial]] = defaultdict(list)
-        for trial in timed_trials(db):
-            trials[trial.run_id].append(trial)
         stored_profiles = profiles.listed(db)
         return Database(
             file=_file(db.path),
             schema=int(db.info()["schema_version"]),
             devices=devices,
-            runs=tuple(RunData(run, tuple(trials[run.id])) for run in db.runs()),
+            runs=read_runs(db),
             winners=tuple(db.winners()),
             profiles=tuple(profiles.load(db, stored.id, traced) for stored in stored_profiles),
             traces=tuple(traces.load(db, stored.id) for stored in stored_profiles),
         )
+
+
+def read_runs(db: Reader) -> tuple[RunData, ...]:
+    """Every run with its trials."""
+    trials: dict[int, list[TimedTrial]] = defaultdict(list)
+    for trial in timed_trials(db):
+        trials[trial.run_id].append(trial)
+    return tuple(RunData(run, tuple(trials[run.id])) for run in db.runs())
 
 
 def read_benchmark(path: Path) -> BenchmarkFile:

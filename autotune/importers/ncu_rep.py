@@ -1,8 +1,9 @@
 """Nsight Compute's reports, `.ncu-rep`: the frame is checked here, the content read by NVIDIA's library in a process of
 its own (autotune.importers.ncu_rep_reader)."""
 
-import importlib.util
 import json
+import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from autotune import UserError
-from autotune.importers import files, ncu_rep_framing
+from autotune.importers import files, ncu_rep_framing, ncu_rep_library
 from autotune.importers.importer import Importer
 from autotune.runner.python_process import environment, python_command
 from tuning_db import profile_records as records
 from tuning_db.profile_records import KernelLaunch, Metrics, Profile
 
 TIMEOUT_S = 300
-LIBRARY = "ncu_report"
+MISSING = "NVIDIA's package ncu-report; ./scripts/setup_env nsight"
+# What Python says of a library that is made for another Python, or too old.
+UNFIT = re.compile(rb"^(ImportError|ModuleNotFoundError|AttributeError: (module|type object))", re.MULTILINE)
 AGAIN = "record or copy it again"
 NO_END = f"a report has {files.NO_END}: one cut right behind a kernel is as one that was stopped there"
 CLOCKS = {"sm": "gpc__cycles_elapsed.avg.per_second", "dram": "dram__cycles_elapsed.avg.per_second"}
@@ -37,10 +40,10 @@ def read(path: Path) -> Profile:
     Raises UserError when nothing can be read, or NVIDIA's library is not installed.
     """
     expected, note, session = _checked(path)
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise UserError(f"{path} needs NVIDIA's package ncu-report; ./scripts/setup_env nsight")
+    if (library := ncu_rep_library.folders()) is None:
+        raise UserError(f"{path} needs {MISSING}")
     with tempfile.TemporaryDirectory() as folder:
-        document, numbers = _read_apart(path, Path(folder))
+        document, numbers = _read_apart(path, Path(folder), library)
     launches, ranges = _launches(document, numbers)
     if len(launches) > expected:
         raise files.unusable(path, f"has {expected} kernels by its frame and {len(launches)} by its content", AGAIN)
@@ -74,13 +77,21 @@ def _checked(path: Path) -> tuple[int, str, tuple[str, int | None]]:
     return sum(block.results for block in blocks), "", session
 
 
-def _read_apart(path: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+def _read_apart(path: Path, folder: Path, library: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """library: what the module search path needs beside to have NVIDIA's."""
     command = python_command("autotune.importers.ncu_rep_reader", str(path.absolute()), str(folder))
+    found = environment()
+    found["PYTHONPATH"] = os.pathsep.join([*filter(None, [found.get("PYTHONPATH")]), *library])
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=environment())
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=found)
     except subprocess.TimeoutExpired:
         raise files.unusable(path, f"could not be read within {TIMEOUT_S} s", AGAIN) from None
     result = folder / "report.json"
+    if done.returncode and UNFIT.search(done.stderr or b""):
+        which = f"in {library[0]}" if library else "of the package ncu-report"
+        raise UserError(
+            f"{path} cannot be read: NVIDIA's library {which} is of no use here; ./scripts/setup_env nsight"
+        )
     if done.returncode or not result.exists():
         raise files.unusable(path, "is damaged: NVIDIA's library fails on it", AGAIN)
     return json.loads(result.read_bytes()), np.load(folder / "numbers.npy", allow_pickle=False)

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.importers import ncu_rep_library
 from autotune.runner.python_process import environment
 
 INSTALLED = "/opt/nvidia/nsight-compute/*/ncu"  # where NVIDIA's packages put versions that are not on the PATH
@@ -20,8 +21,8 @@ def find() -> Path | None:
     """The newest Nsight Compute here; None if there is none."""
     if named := shutil.which("ncu"):
         return Path(named)
-    found = sorted(Path("/").glob(INSTALLED.lstrip("/")))
-    return found[-1] if found else None
+    found = Path("/").glob(INSTALLED.lstrip("/"))
+    return max(found, key=lambda path: ncu_rep_library.version(path.parent), default=None)
 
 
 def command(ncu: Path, report: Path, work: Sequence[str], sections: str = "full", source: bool = True) -> list[str]:

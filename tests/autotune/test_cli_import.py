@@ -1,25 +1,18 @@
-"""`autotune import` and `autotune profile`: what they print, keep and refuse."""
+"""`autotune import`: what it prints, keeps and refuses."""
 
 import gzip
 import json
 import lzma
-import stat
 from pathlib import Path
 
 import pytest
 
-from autotune.profiling import ncu, profile_problems, recording
-from kernel_templates.device import Device
-from kernel_templates.space import Config
 from tuning_db import open_db, profiles
 
 TRACE = (
     "Start (ns),Duration (ns),CorrId,GrdX,GrdY,GrdZ,BlkX,BlkY,BlkZ,Strm,Name\n"
     "100,2000,1,8,1,1,128,1,1,7,one\n3000,500,2,8,1,1,128,1,1,7,two\n"
 )
-MATVEC = "matvec:rows=576,cols=576,format=Q4_1,activation=int16"
-H100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 80 << 30)
-CALLS = [recording.Call(MATVEC, Config({"rows": 8}), "default"), recording.Call(MATVEC, Config({"rows": 16}), "winner")]
 
 
 def test_import_says_what_it_read(autotune, tmp_path, own_database) -> None:
@@ -120,65 +113,6 @@ def test_copies_are_counted_apart(autotune, tmp_path, own_database) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(TRACE + "4000,100,3,,,,,,,7,[CUDA memcpy HtoD]\n")
     assert ", 3 rows (2 kernels, 1 copy), 0 of ours, 2.6 µs in all" in autotune("import", path).stdout
-
-
-def test_profile_refuses_what_it_cannot_do(complaint) -> None:
-    assert "Nsight Compute profiles GPUs" in complaint("profile", MATVEC, "--device", "cpu")
-    assert "cannot be used" in complaint("profile", MATVEC)
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """The timing process stands in for a GPU; nothing else does."""
-    rows = [
-        {"problem": c.problem, "config": dict(c.config), "role": c.role, "q10_ns": 900.0, "median_ns": t,
-         "q90_ns": 1200.0, "samples": 30, "bytes_needed": 200_000}
-        for c, t in zip(CALLS, (1000.0, 800.0), strict=True)
-    ]  # fmt: skip
-    monkeypatch.setattr(recording, "timed", lambda *_: rows)
-
-
-def stand_in(folder, script):
-    """An `ncu` that behaves as the real one does when it fails."""
-    path = folder / "ncu"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("script", "why"),
-    [
-        (None, "Nsight Compute (ncu) is not installed"),
-        ("echo '==ERROR== ERR_NVGPUCTRPERM - The user does not have permission'; exit 1", "may not read the GPU's"),
-        ("echo '==WARNING== No kernels were profiled.'", "it saw no kernels"),
-        ("echo '==ERROR== something else'; exit 3", "it failed: ==ERROR== something else"),
-        ("exit 9", "it failed with exit status 9"),
-        ("true", "it wrote no report"),
-    ],
-)
-def test_without_counters_there_are_times(tmp_path, monkeypatch, measured, script, why) -> None:
-    found = None if script is None else stand_in(tmp_path, script)
-    monkeypatch.setattr(ncu, "find", lambda: found)
-    with open_db(tmp_path / "t.db") as db:
-        done = profile_problems.profile(CALLS, H100, "cuda:0", db)
-        assert why in done.failure
-        (stored,) = profiles.listed(db)
-        profile = profiles.load(db, stored.id)
-    assert [(x.role, x.duration_ns) for x in profile.launches] == [("default", 1000.0), ("winner", 800.0)]
-    assert profile.launches[0].metrics.number("autotune__bytes_needed") == 200_000
-    assert profile.provenance.fingerprint == H100.fingerprint and profile.provenance.format == "measured"
-
-
-def test_the_profilers_command_line(tmp_path) -> None:
-    line = ncu.command(tmp_path / "ncu", tmp_path / "r.ncu-rep", ["python", "-m", "x"])
-    assert line[1:7] == ["--clock-control", "none", "--profile-from-start", "off", "--nvtx", "--set"]
-    assert line[-3:] == ["python", "-m", "x"] and line[line.index("--export") + 1] == str(tmp_path / "r.ncu-rep")
-
-
-def test_a_profiler_that_hangs_is_ended(tmp_path) -> None:
-    assert ncu.run([str(stand_in(tmp_path, "exec sleep 30"))], 0.2) == "it took more than 0 s"
-    assert "does not start" in ncu.run([str(tmp_path / "none")], 1)
 
 
 def test_packed_files_are_read(autotune, complaint, tmp_path, own_database) -> None:

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import reports
 from importing import import_file
 
 from autotune import UserError
-from autotune.importers import ncu_csv, ncu_rep
+from autotune.importers import ncu_csv, ncu_rep, ncu_rep_library
 from autotune.profiling import match_kernels
 from autotune.profiling.kernel_key import NEEDED, KnownKernel
 from tuning_db import profiles
@@ -163,9 +164,60 @@ def test_many_kernels_take_little_memory_and_600_five_seconds(recorded, tmp_path
     assert kernels < 600 or cpu < 5  # of both processes; wall time is this on a machine that has nothing else to do
 
 
-def test_without_nvidias_package_it_says_what_to_install(recorded, monkeypatch):
-    monkeypatch.setattr(ncu_rep, "LIBRARY", "no_such_package")
+def brought(folder, text):
+    """A folder of Nsight Compute with a library of its own."""
+    library = folder / "extras" / "python"
+    library.mkdir(parents=True)
+    (library / "ncu_report.py").write_text(text)
+    return str(library)
+
+
+@pytest.fixture
+def no_package(monkeypatch, tmp_path):
+    """As if the package were not installed, and Nsight Compute only in a temporary folder."""
+    monkeypatch.setattr(ncu_rep_library.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(ncu_rep_library, "INSTALLED", (f"{tmp_path.relative_to('/')}/nsight-compute/*",))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path
+
+
+def test_without_nvidias_package_it_says_what_to_install(recorded, no_package):
     with pytest.raises(UserError, match=r"needs NVIDIA's package ncu-report; \./scripts/setup_env nsight"):
+        ncu_rep.read(recorded("small.ncu-rep"))
+
+
+def test_the_newest_nsight_compute_brings_the_library(no_package):
+    made = [brought(no_package / "nsight-compute" / version, "") for version in ("2025.9.1", "2025.10.0", "2024.11.3")]
+    assert ncu_rep_library.folders() == [made[1]]
+    linked = no_package / "nsight-compute-2026.1.0"
+    newest = brought(linked, "")
+    (linked / "ncu").write_text("#!/bin/sh\n")
+    (linked / "ncu").chmod(0o755)
+    (no_package / "bin").mkdir()
+    (no_package / "bin" / "ncu").symlink_to(linked / "ncu")
+    assert ncu_rep_library.folders() == [newest]
+
+
+def test_a_report_is_read_by_what_nsight_compute_brings(recorded, no_package):
+    import ncu_report
+
+    package, sign = Path(ncu_report.__file__), no_package / "loaded"
+    text = f"{package.read_text()}\nopen({str(sign)!r}, 'w').close()\n"
+    folder = Path(brought(no_package / "nsight-compute" / "2026.3.1", text))
+    for library in package.parent.glob("*.so"):
+        (folder / library.name).symlink_to(library)
+    assert len(ncu_rep.read(recorded("small.ncu-rep")).launches) == 4
+    assert sign.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["import _no_such_library", "raise ImportError('made for another Python')", "IMetric = object"]
+)
+def test_a_library_that_does_not_load_is_no_damaged_report(recorded, no_package, monkeypatch, text):
+    folder = brought(no_package / "nsight-compute" / "2020.1.0", text)
+    found = ncu_rep.environment()
+    monkeypatch.setattr(ncu_rep, "environment", lambda: found | {"PYTHONPATH": f"{folder}:{found['PYTHONPATH']}"})
+    with pytest.raises(UserError, match=f"NVIDIA's library in {folder} is of no use here"):
         ncu_rep.read(recorded("small.ncu-rep"))
 
 

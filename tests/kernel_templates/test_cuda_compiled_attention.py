@@ -113,6 +113,58 @@ def test_a_share_is_asked_for_before_the_wait():
     assert "cp.async.bulk" not in plain.ptx
 
 
+TENSOR = {"algorithm": space.TENSOR_CORES, "combine": "kernel"}
+
+
+def loop_of(code):
+    """Instructions of the longest stretch that a backward branch repeats."""
+    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", code.sass)
+    index = {int(address, 16): i for i, (address, _) in enumerate(lines)}
+    found: list[str] = []
+    for i, (_, text) in enumerate(lines):
+        to = re.search(r"BRA.* 0x([0-9a-f]+)", text)
+        first = index.get(int(to.group(1), 16), i) if to else i
+        if i + 1 - first > len(found):
+            found = [text for _, text in lines[first : i + 1]]
+    return found
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_tensor_cores_multiply_all_heads_of_a_key_at_once(stages):
+    """A fifth of the instructions a position that eight heads of a key cost threads; loads of 16 bytes."""
+    chosen = TENSOR | {"heads": 8, "tile": 64, "warps": 4, "splits": 64, "stages": stages}
+    code, _ = compiled((32, 4, 128, True), 5120, 90, **chosen)
+    threads, _ = compiled((32, 4, 128, True), 5120, 90)
+    loop, theirs = loop_of(code), loop_of(threads)
+    assert code.spills == 0
+    assert sum("HMMA" in text for text in loop) == 2 * 64 // 4, "two products a position, shared by four warps"
+    assert 5 * len(loop) / 64 < 1.4 * len(theirs) / 32
+    copies = [text for text in loop if "LDGSTS" in text or "LDG.E" in text]
+    assert len(copies) == 2 * 64 * 256 // (128 * 16)
+    assert all(".128" in text for text in copies)
+    assert any("LDGSTS" in text for text in copies) == (stages > 1)
+
+
+def test_a_share_of_one_tile_lies_in_shared_memory_before_the_wait():
+    chosen = TENSOR | {"heads": 8, "tile": 128, "warps": 4, "splits": 64, "stages": 0}
+    code, _ = compiled((32, 4, 128, True), 5120, 90, **chosen)
+    assert code.spills == 0
+    before, after = code.ptx.split("griddepcontrol.wait")
+    mine = 2 * 128 * 256 // (128 * 16)
+    assert len([kind for kind in loads_of(before) if kind == "v4.b32"]) >= mine
+    assert before.count("st.shared.v4.b32") == mine
+    assert "mma" not in before and "mma" in after
+
+
+@pytest.mark.parametrize("name", ["gemma3-4b", "gemma2-9b", "mistral-7b", "heads of 80", "gpt-oss, all positions"])
+def test_traits_on_tensor_cores_compile_without_spills(name):
+    (heads, kv_heads, head_dim, qk_norm), traits, context = LOCAL[name]
+    tile = 64 if head_dim == 64 else 32
+    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": 32, "stages": 1}
+    made = compiled((heads, kv_heads, head_dim, qk_norm), context, 90, traits=traits, **chosen)
+    assert all(code.spills == 0 for code in made)
+
+
 @pytest.mark.parametrize(("context", "capability"), [(4096, 75), (4096, 90), (256, 80)])
 def test_without_prologue_and_with_a_second_kernel(context, capability):
     attend, combine = compiled(SHAPES["qwen3-8b"], context, capability, finish=False, splits=2, combine="kernel")
