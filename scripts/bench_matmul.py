@@ -57,6 +57,8 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 FORMATS = ("Q4_0", "Q4_K")
 MATVEC = "matvec"
 LOOKED_AT = 20_000  # configurations, for one that an algorithm may begin with
+UNLIKELY = 2  # configurations of an algorithm where another was far ahead
+WIDE_FROM = 16  # tokens below which `wide` is such a one; for a single token all but `matvec` are
 ROUNDS = 11  # of a comparison
 FINAL_S = 0.7  # of a product, for that
 COMPILE_S = 30.0  # large products take longer than a search would wait
@@ -65,15 +67,16 @@ THIN = ((4, 4, 1), (1, 8, 2), (1, 8, 1), (2, 4, 2), (1, 16, 1), (2, 8, 1))
 """(tiles, warps, steps ahead): fastest somewhere on an H200 (docs/log.md), and what is between."""
 FEW = 64  # tokens up to which a program of `wide` has them all
 WIDE_FEW = (
-    (2, 4, 64, 1, 2, 3), (1, 4, 64, 1, 3, 3), (1, 8, 64, 1, 3, 2), (2, 4, 64, 2, 2, 3), (1, 4, 64, 3, 2, 3),
-    (1, 4, 64, 2, 2, 2), (1, 8, 64, 2, 2, 2),
+    (1, 4, 64, 1, 3, 3, 1), (2, 4, 64, 1, 2, 3, 2), (1, 8, 64, 1, 3, 2, 1), (1, 4, 64, 1, 3, 3, 2),
+    (2, 4, 64, 1, 3, 3, 1), (2, 4, 64, 2, 2, 3, 2), (1, 4, 64, 2, 2, 2, 2), (1, 8, 64, 2, 2, 2, 2),
 )  # fmt: skip
 WIDE_MANY = (
-    (1, 8, 128, 1, 3, 1), (1, 8, 256, 1, 3, 1), (2, 8, 128, 1, 3, 1), (1, 4, 128, 1, 3, 2), (2, 4, 128, 1, 3, 1),
-    (1, 4, 64, 1, 3, 3), (1, 8, 128, 2, 2, 1), (2, 4, 64, 1, 3, 2),
+    (1, 8, 256, 1, 3, 1, 1), (1, 4, 128, 1, 3, 2, 1), (1, 8, 256, 1, 3, 1, 2), (1, 4, 128, 1, 3, 2, 2),
+    (2, 4, 64, 1, 3, 2, 2), (1, 8, 128, 1, 3, 1, 1), (2, 4, 64, 1, 3, 2, 1), (2, 8, 128, 1, 3, 1, 1),
+    (1, 4, 128, 1, 2, 3, 1), (2, 4, 128, 1, 3, 1, 2), (1, 4, 64, 2, 2, 3, 2),
 )  # fmt: skip
 """(tiles, warps, tokens of a program at most, steps ahead, stages, programs a multiprocessor at most, of which columns
-are shared until there are as many)."""
+are shared until there are as many, parts)."""
 screen = Console(highlight=False, width=160)
 
 
@@ -150,14 +153,14 @@ def fast_before(problem: Problem, algorithm: str, free: Config, device: Device) 
         for tiles, warps, ahead in THIN:
             yield Config({**free, "tiles": tiles, "warps": warps, "ahead": ahead, "ready": 0, "split": 1})
     if algorithm == "wide" and isinstance(problem, Matmul):
-        for tiles, warps, most, ahead, stages, programs in WIDE_FEW if problem.tokens <= FEW else WIDE_MANY:
+        for tiles, warps, most, ahead, stages, programs, parts in WIDE_FEW if problem.tokens <= FEW else WIDE_MANY:
             block = min(most, max(16, 1 << (problem.tokens - 1).bit_length()))
             count = -(-problem.rows // (16 * warps * tiles)) * -(-problem.tokens // block)
             enough = [s for s in SHARES if s * count <= programs * device.units and 2 * s * ahead * 128 <= problem.cols]
             yield Config(
                 {
                     **free, "tiles": tiles, "warps": warps, "block": block, "ahead": ahead, "stages": stages,
-                    "split": max(enough, default=1),
+                    "split": max(enough, default=1), "parts": parts,
                 }
             )  # fmt: skip
 
@@ -175,8 +178,13 @@ def candidates(problem: Problem, chip: TuneTarget, db: TuningDB, most: int) -> l
         likely = [first, *before] if first == space.default or not before else [*before, first]
         likely[1:1] = [c for c in known if algorithm_of(c) == name]
         likely += neighbours(part, first)
-        each.append([c for c in dict.fromkeys(likely) if space.broken(c) is None][:most])
+        count = min(most, UNLIKELY) if is_unlikely(problem, name) else most
+        each.append([c for c in dict.fromkeys(likely) if space.broken(c) is None][:count])
     return [config for turn in zip_longest(*each) for config in turn if config is not None]
+
+
+def is_unlikely(problem: Problem, algorithm: str) -> bool:
+    return isinstance(problem, Matmul) and problem.tokens < (WIDE_FROM if algorithm == "wide" else 2)
 
 
 def in_order(names: Sequence[str], shapes: Sequence[tuple[int, int]], tokens: Sequence[int]) -> list[Problem]:
@@ -213,7 +221,8 @@ def measure(
             if ahead == 1 and number:
                 _compile(runner, chip, db, most)
             left = end - time.monotonic()
-            until = time.monotonic() + left / (len(runners) - number) - FINAL_S
+            # The first one waits for all that it has: until the compilers have started there is nothing else to do.
+            until = time.monotonic() + left / (len(runners) - number) - FINAL_S if number else end
             if left < 0:
                 break
             try:
@@ -394,7 +403,8 @@ def main(
         options.require(device)
     except (UserError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    chip = replace(target.of(device), compile_s=COMPILE_S)
+    chip = target.of(device)
+    chip = replace(chip, compile_s=max(chip.compile_s, COMPILE_S))
     words = ["scripts/bench_matmul", *names, f"--device={device}", f"--candidates={most}", f"--budget={budget:g}"]
     words += [f"--shape={rows}x{cols}" for rows, cols in shapes if [f"{r}x{c}" for r, c in shapes] != list(SHAPES)]
     words += [f"--tokens={count}" for count in tokens if tokens != TOKENS]
