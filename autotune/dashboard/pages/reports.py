@@ -10,6 +10,7 @@ from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
 from autotune.dashboard.pages.kernel import detailed
 from autotune.dashboard.pages.tables import has_tables
+from autotune.dashboard.problem_versions import counted_too
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import Profile
 
@@ -20,12 +21,13 @@ UNKNOWN = "unknown (no counters)"
 def page(data: PageData) -> ui.Page:
     profiles = data.database.profiles
     question = "What was imported, where does its GPU time go, and what would help most?"
-    groups = kernel_groups(data, range(len(profiles)))
+    twice = counted_too(data.database)
+    groups = kernel_groups(data, [n for n, one in enumerate(profiles) if one.provenance.sha256 not in twice])
     if not profiles:
         answer = "Nothing has been imported yet: autotune import FILE reads reports of Nsight Compute and Systems."
         return ui.Page("reports", "Reports", question, answer, ())
-    short = short_names(group.name for group in groups)
     per_report = [kernel_groups(data, [number]) for number in range(len(profiles))]
+    short = short_names(group.name for mine in per_report for group in mine)
     blocks: list[ui.Block] = [_reports(data, per_report, short)]
     if not groups:
         answer = f"{_count(len(profiles), 'report')} without kernels: what is in them is in Tables or in Systems."
