@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.dashboard.page_data import Database, PageData, ProfiledLaunch, profiled_launches
+from autotune.dashboard import own_profiles
+from autotune.dashboard.page_data import PageData, ProfiledLaunch, profiled_launches
 from autotune.profiling import measured_times
 from autotune.profiling.before_and_after import ROLES, chosen_role
 from autotune.profiling.kernel_key import NEEDED
@@ -69,25 +70,15 @@ class ProblemSeries:
         return [*pairs, self.ends] if len(pairs) > 1 else pairs
 
 
-def recorded_here(profile: Profile) -> bool:
-    """Whether `autotune profile` made it: kernels of problems side by side, no program."""
-    return profile.provenance.fingerprint is not None
-
-
-def counted_too(database: Database) -> frozenset[str]:
-    """SHA-256 of the profiles that have the times of calls whose kernels stand with their counters in another one."""
-    return frozenset(parts[0].provenance.sha256 for parts in _pairs(database) if len(parts) > 1)
-
-
 def reports(data: PageData) -> list[Report]:
     """Those of the database to compare with first, each database's in the order they were recorded."""
     found: list[Report] = []
     names: Counter[str] = Counter()
     for database in (data.against, data.database):
-        for parts in [] if database is None else _pairs(database):
+        for parts in [] if database is None else own_profiles.pairs(database.profiles):
             name = measured_times.title(parts[0].provenance)
             names[name] += 1
-            timed = [part for part in parts if _is_timed(part)]
+            timed = [part for part in parts if own_profiles.is_timed(part)]
             entries = [entry for part in parts if part not in timed for entry in _entries(data, part)]
             found.append(
                 Report(
@@ -105,28 +96,6 @@ def _entries(data: PageData, profile: Profile) -> list[ProfiledLaunch]:
     if any(profile is one for one in data.database.profiles):  # whose launches are diagnosed already
         return [entry for entry in data.profiled if entry.profile is profile]
     return profiled_launches(profile)
-
-
-def _pairs(database: Database) -> list[tuple[Profile, ...]]:
-    """The times of each report, and its counters where it has some: recorded one after the other, of the same calls."""
-    mine = [profile for profile in database.profiles if recorded_here(profile)]
-    found: list[tuple[Profile, ...]] = []
-    for profile in sorted(mine, key=lambda one: one.provenance.recorded_at or ""):
-        timed = found[-1][0] if found and len(found[-1]) == 1 else None
-        if timed and _is_timed(timed) and not _is_timed(profile) and _calls(profile) <= _calls(timed):
-            found[-1] = (timed, profile)
-        else:
-            found.append((profile,))
-    return found
-
-
-def _is_timed(profile: Profile) -> bool:
-    """Whether it has the times of calls, not counters."""
-    return profile.provenance.format == measured_times.FORMAT
-
-
-def _calls(profile: Profile) -> set[tuple[str, str | None]]:
-    return {(launch.problem, launch.role) for launch in profile.launches if launch.problem}
 
 
 def problem_series(found: Sequence[Report]) -> list[ProblemSeries]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from autotune.dashboard.kernel_groups import KernelTime, kernel_times
 from autotune.dashboard.kernel_names import path_of
 from autotune.dashboard.noise import Comparison, Noise, compare, launch_noise, of_launches
+from autotune.dashboard.own_profiles import recorded_here
 from autotune.dashboard.page_data import Database, PageData, ProfiledLaunch, launch_time, profiled_launches
-from autotune.dashboard.problem_versions import recorded_here
 from tuning_db.profile_records import Profile
 from tuning_db.trace_records import Trace
 

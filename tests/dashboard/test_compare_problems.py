@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from autotune.dashboard.collect import collect
+from autotune.dashboard.own_profiles import counted_too
 from autotune.dashboard.page_elements import Table, Words
 from autotune.dashboard.pages import compare, compare_problems
 from autotune.dashboard.pages import reports as reports_page
-from autotune.dashboard.problem_versions import counted_too, problem_series, reports
+from autotune.dashboard.problem_versions import problem_series, reports
 from autotune.importers import ncu_rep
 from autotune.importers.files import unpacked
 from autotune.profiling import match_kernels, measured_times
@@ -121,8 +122,9 @@ def test_what_changed_within_the_kernels_is_the_reports_own(page, recorded):
                  "dram__bytes_read.sum", "inst_executed"):  # fmt: skip
         assert [cell.value for cell in rows[name][1:3]] == [launch.metrics.number(name) for launch in both]
     words = [block.text for block in detail.blocks if isinstance(block, Words)]
-    assert "0.750 times the time" in words[2] and "Configuration: each 1 → 2, warps 4 → 16." in words[2]
-    said = next(text for text in words if text.startswith("rows_product: "))
+    assert words[0].startswith(f"{step}: 0.750 times the time (0.7")
+    assert "Configuration: each 1 → 2, warps 4 → 16." in words[0]
+    said = next(text for text in words if text.startswith("rows_product (4.13 µs → 4.03 µs under the profiler): "))
     assert "Launched with grid 240×1×1 → 30×1×1, block 128×1×1 → 512×1×1." in said and "Configuration" not in said
     assert "Changed most: " in said
 
@@ -152,7 +154,7 @@ def test_one_report_is_compared_within(recorded, tmp_path):
     page = compare.page(data)
     assert "0 got better, 0 worse, and 1 differ" in page.answer
     words = [block.text for block in page.details[0].blocks if isinstance(block, Words)]
-    assert words[-1] == "One of them has no counters, so what changed within its kernels is unknown."
+    assert words[0].endswith("One of them has no counters, so what changed within its kernels is unknown.")
     assert compare.page(read(tmp_path / "..", timed("only", 0, default=2000.0))).details == ()
 
 
@@ -210,9 +212,9 @@ def test_calls_are_no_kernels_beside_those_they_launched(data, recorded):
     for name in ("rows_product", "finish"):  # the default's launch is in both reports, the winner's in one
         default, winner = (launch.duration_ns for launch in recorded.launches if launch.kernel == name)
         assert kernels[name][2].value == 2 * default + winner
-    assert len(counted_too(data.database)) == 2
+    assert len(counted_too(data.database.profiles)) == 2
 
 
 def test_calls_without_counters_are_on_the_front_page(tmp_path):
     data = read(tmp_path, timed("only", 0, default=2000.0))
-    assert not counted_too(data.database) and "norm_qkv_rope" in reports_page.page(data).answer
+    assert not counted_too(data.database.profiles) and "norm_qkv_rope" in reports_page.page(data).answer

@@ -81,17 +81,20 @@ def _word(verdict: Comparison | None) -> ui.Cell:
 def _detail(place: int, one: ProblemSeries, short: Mapping[str, str], noise: Noise) -> ui.Detail:
     bars = tuple((version.name, (version.time.median_ns / 1e3 if version.time else None,)) for version in one.versions)
     blocks: list[ui.Block] = [
-        ui.Words(
-            f"{one.problem}. A call's time is the median of calls that read fresh memory, without a profiler; counters "
-            "are those of one launch of each kernel."
-        ),
+        *_said(*one.ends, noise),
         ui.Bars("Time by version", ui.Axis("median of a call", "µs", zero=True), ("time",), bars),
         _versions(one, noise),
+        ui.Words(
+            f"The problem is {one.problem}. A call's time is the median of calls that read fresh memory, without a "
+            "profiler; counters are those of one launch of each kernel alone, whose times need not add up to a call's."
+        ),
     ]
     steps = one.steps[-MOST_STEPS:]
     counted = len(steps) - MOST_COUNTED // max(1, *(len(version.kernels) for version in one.versions))
-    for number, (first, second) in enumerate(steps):
-        blocks += _step(first, second, noise, number >= counted or number == len(steps) - 1)
+    for number, step in enumerate(steps):
+        blocks.append(ui.Words(_caption(*step), heading=True))
+        blocks += _said(*step, noise) if len(steps) > 1 else ()
+        blocks += _tables(*step, number >= counted or number == len(steps) - 1)
     return ui.Detail(f"compare-problem-{place}", short[one.problem], tuple(blocks))
 
 
@@ -101,7 +104,7 @@ def _versions(one: ProblemSeries, noise: Noise) -> ui.Table:
         ui.Column("10%", "quantile of its calls", True), ui.Column("90%", "quantile of its calls", True),
         ui.Column("÷ first", "time ÷ the first version's", True), ui.Column("verdict", "against the first version"),
         ui.Column("needed", "bytes to read and write at least ÷ time", True),
-        ui.Column("kernels", "in order", False, True),
+        ui.Column("kernels", "in order"),
         ui.Column("ran", "what the problem runs with in that report"), ui.Column("GPU", "", False, True),
         ui.Column("commit", "of autotune"),
     )  # fmt: skip
@@ -124,37 +127,49 @@ def _versions(one: ProblemSeries, noise: Noise) -> ui.Table:
     return ui.Table("Version by version", columns, tuple(rows))
 
 
-def _step(first: ProblemVersion, second: ProblemVersion, noise: Noise, counted: bool) -> list[ui.Block]:
-    """counted: with the counters and source lines of every kernel."""
-    caption = f"{first.name} → {second.name}"
+def _caption(first: ProblemVersion, second: ProblemVersion) -> str:
+    return f"{first.name} → {second.name}"
+
+
+def _said(first: ProblemVersion, second: ProblemVersion, noise: Noise) -> list[ui.Block]:
+    """What changed, in words: the call, then each of its kernels."""
     verdict = judged(first, second, noise)
+    text = f"{_caption(first, second)}: "
     if verdict:
-        text = f"{verdict.ratio:.3f} times the time ({verdict.low:.3f} to {verdict.high:.3f}): {verdict.word}."
+        text += f"{verdict.ratio:.3f} times the time ({verdict.low:.3f} to {verdict.high:.3f}), {verdict.word}."
     else:
-        text = "One of them was not timed."
+        text += "one of them was not timed."
     changed = compare_launches.settings(first.config, second.config)
     text += f" Configuration: {changed}." if changed else " The configuration is the same."
     if first.report.commit != second.report.commit:
         text += f" Commit: {first.report.commit or 'unknown'} → {second.report.commit or 'unknown'}."
-    blocks: list[ui.Block] = [ui.Words(caption, heading=True), ui.Words(text)]
     if not (first.kernels and second.kernels):
-        return [*blocks, ui.Words("One of them has no counters, so what changed within its kernels is unknown.")]
-    pairs = matched(first.kernels, second.kernels)
-    blocks.append(_kernels(f"{caption}: kernels", pairs))
+        text += " One of them has no counters, so what changed within its kernels is unknown."
+    words: list[ui.Block] = [ui.Words(text)]
+    for one, two in matched(first.kernels, second.kernels):
+        if one and two and (said := compare_launches.told(one, two, configured=False)):
+            times = [human(entry.time_ns, "ns") if entry.time_ns is not None else "–" for entry in (one, two)]
+            words.append(ui.Words(f"{_name(one, two)} ({' → '.join(times)} under the profiler):{said}"))
+    return words
+
+
+def _tables(first: ProblemVersion, second: ProblemVersion, counted: bool) -> list[ui.Block]:
+    """counted: with the counters and source lines of every kernel."""
+    if not (first.kernels and second.kernels):
+        return []
+    pairs, caption = matched(first.kernels, second.kernels), _caption(first, second)
+    blocks: list[ui.Block] = [_kernels(f"{caption}: kernels", pairs)]
     for one, two in pairs:
-        if one is None or two is None:
-            continue
-        name = one.launch.kernel if one.launch.kernel == two.launch.kernel else (
-            f"{one.launch.kernel} → {two.launch.kernel}"
-        )  # fmt: skip
-        if said := compare_launches.told(one, two, configured=False):
-            blocks.append(ui.Words(f"{name}:{said}"))
-        if not counted:
-            continue
-        blocks.append(compare_launches.counters_table(f"{name}, {caption}: counters", one.launch, two.launch))
-        lines = compare_launches.lines_table(f"{name}, {caption}: source lines", one, two)
-        blocks += [lines] if lines else []
+        if counted and one and two:
+            about = f"{_name(one, two)}, {caption}"
+            blocks.append(compare_launches.counters_table(f"{about}: counters", one.launch, two.launch))
+            lines = compare_launches.lines_table(f"{about}: source lines", one, two)
+            blocks += [lines] if lines else []
     return blocks
+
+
+def _name(one: ProfiledLaunch, two: ProfiledLaunch) -> str:
+    return " → ".join(dict.fromkeys((one.launch.kernel, two.launch.kernel)))
 
 
 Pairs = list[tuple[ProfiledLaunch | None, ProfiledLaunch | None]]
@@ -175,7 +190,7 @@ def matched(first: Sequence[ProfiledLaunch], second: Sequence[ProfiledLaunch]) -
 
 def _kernels(caption: str, pairs: Pairs) -> ui.Table:
     columns = (
-        ui.Column("kernel, first", "", False, True), ui.Column("kernel, second", "", False, True),
+        ui.Column("kernel, first"), ui.Column("kernel, second"),
         ui.Column("first", "one launch, caches empty", True), ui.Column("second", "one launch, caches empty", True),
         ui.Column("change", "second − first", True),
         ui.Column("bound by, first", "", False, True), ui.Column("bound by, second", "", False, True),

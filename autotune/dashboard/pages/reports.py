@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from autotune.dashboard import counters
+from autotune.dashboard import counters, own_profiles
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.human_units import human, human_cell, step_of
 from autotune.dashboard.kernel_groups import KernelGroup, kernel_groups, moved_ns
@@ -10,7 +10,6 @@ from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
 from autotune.dashboard.pages.kernel import detailed
 from autotune.dashboard.pages.tables import has_tables
-from autotune.dashboard.problem_versions import counted_too
 from autotune.profiling.diagnosis import Finding
 from tuning_db.profile_records import Profile
 
@@ -21,7 +20,7 @@ UNKNOWN = "unknown (no counters)"
 def page(data: PageData) -> ui.Page:
     profiles = data.database.profiles
     question = "What was imported, where does its GPU time go, and what would help most?"
-    twice = counted_too(data.database)
+    twice = own_profiles.counted_too(profiles)
     groups = kernel_groups(data, [n for n, one in enumerate(profiles) if one.provenance.sha256 not in twice])
     if not profiles:
         answer = "Nothing has been imported yet: autotune import FILE reads reports of Nsight Compute and Systems."
