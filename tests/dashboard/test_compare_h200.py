@@ -5,7 +5,6 @@ each, profiled again. h200_profile.json holds what ncu_report reads of the two r
 """
 
 import json
-import lzma
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,8 @@ STEP = "before, default → after, winner"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("h200") / "h200.db"
-    path.write_bytes(lzma.decompress((FIXTURES / "h200_profile.db.xz").read_bytes()))
-    return collect(path)
+def data(h200_db):
+    return collect(h200_db)
 
 
 @pytest.fixture(scope="module")
