@@ -85,6 +85,8 @@ class Model:
     watcher: Watcher = field(default_factory=Watcher)
     """Decides how many tokens are proposed, where speculation is asked for."""
     _cached: list[int] = field(default_factory=list)
+    _text: object = None
+    """What `_begin` gave last."""
     _sequences: Sequences | None = None
     """Of the last `generate_many`, empty, for the next."""
 
@@ -96,7 +98,8 @@ class Model:
 
         speculate: "ngram" proposes tokens from the text so far and verifies several in one pass, where that is faster;
         the distribution of the text stays (`model.speculation`). Raises ModelError if the prompt is empty or leaves no
-        room in the context.
+        room in the context, and when another text was begun before this one is read to its end: both would write to one
+        cache.
         """
         prompt = self.tokenizer.encode(text, parse_special=parse_special) if isinstance(text, str) else list(text)
         stream = self.tokenizer.stream()
@@ -130,6 +133,7 @@ class Model:
         requests = (p if isinstance(p, ModelError) else self._request(p, common) for p in prompts)
         sequences, self._sequences = self._sequences, None
         if sequences is None or sequences.most != most:
+            sequences = None  # its memory may be what the others need
             sequences = self.runner.open_sequences(most)
         try:
             with closing(
@@ -149,17 +153,12 @@ class Model:
 
         What the cache already holds is not computed again. speculate: as `generate`.
         """
-        if speculate not in speculation.MODES:
-            raise ModelError(f"speculate is {quoted(speculate)}; use {' or '.join(speculation.MODES)}")
-        if speculate != speculation.OFF and self.runner.taken_in is not None:
-            raise ModelError(
-                "this model's layers keep a state that cannot go back behind a token that was proposed; leave "
-                "out --speculate"
-            )
+        speculation.check(speculate, self.config)
         self._check_prompt(prompt)
         self.timing = timing = Timing(prompt_tokens=len(prompt))
         start = arrived = time.perf_counter()
         last: list[int] = []
+        text = self._begin()
         self._feed(list(prompt))
         try:
             for chosen in self._chosen(prompt, min(tokens, self.context - len(prompt)), sampler, speculate):
@@ -175,7 +174,8 @@ class Model:
                     yield token
                     if timing.ended:
                         return
-                    self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
+                    self._check_last(text)
+                self.file.check_whole()  # the embedding stays in the file, and the next token reads a row of it
         finally:
             timing.speculated = self.watcher.summary() if speculate == speculation.NGRAM else None
 
@@ -194,6 +194,7 @@ class Model:
         stepwise: through the decode graph token by token, instead of the prefill.
         """
         self._check_prompt(tokens)
+        self._begin()
         self._cached = []  # until the cache holds these tokens, it holds nothing
         out = self.runner.logits(list(tokens), stepwise)
         self._cached = list(tokens)
@@ -203,8 +204,10 @@ class Model:
         """As `logits`, row by row; each float32 [vocab] is valid until the next. For vocabularies whose logits of a
         whole text are too large."""
         self._check_prompt(tokens)
-        self._cached = []
-        yield from self.runner.logit_rows(list(tokens), stepwise)
+        text, self._cached = self._begin(), []
+        for row in self.runner.logit_rows(list(tokens), stepwise):
+            yield row
+            self._check_last(text)
 
     @property
     def choices(self) -> Mapping[Problem, Choice]:
@@ -228,6 +231,19 @@ class Model:
     def close(self) -> None:
         """Stop what the backend runs; the memory goes with the last reference."""
         self.runner.close()
+
+    def _begin(self) -> object:
+        """A text that takes the cache."""
+        self._text = object()
+        return self._text
+
+    def _check_last(self, text: object) -> None:
+        """Raise ModelError when another text took the cache since this one began."""
+        if self._text is not text:
+            raise ModelError(
+                "another text was begun with this model before this one ended; read each to its end, or use "
+                "generate_many for several at once"
+            )
 
     def _pieces(self, events: Iterable[Event]) -> Iterator[Piece]:
         streams: dict[int, Stream] = {}

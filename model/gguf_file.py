@@ -124,8 +124,14 @@ class GGUFFile:
 
     def identity(self) -> tuple:
         """Which files with which content these are: place on the disk, size, the times of the last change (that of the
-        inode included, which nobody can set back), and a digest of each header and of a page in the middle of each
-        tensor."""
+        inode included, which nobody can set back), and `digest`."""
+        files = (shard.status for shard in self.shards)
+        places = tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files)
+        return places, self.digest()
+
+    def digest(self) -> str:
+        """Of each header and of a page in the middle of each tensor, by which a model is told from others wherever it
+        lies."""
         digest = hashlib.sha256()
         for shard in self.shards:
             digest.update(os.pread(shard.source.fileno(), shard.header, 0))
@@ -133,9 +139,7 @@ class GGUFFile:
             half = info.bytes // 2
             handle = self.shards[info.shard].source.fileno()
             digest.update(os.pread(handle, min(SAMPLE, info.bytes - half), info.offset + half))
-        files = (shard.status for shard in self.shards)
-        places = tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files)
-        return places, digest.hexdigest()
+        return digest.hexdigest()
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:

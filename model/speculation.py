@@ -18,6 +18,8 @@ So a seed's text is the text without speculation, as far as a pass and a step co
 import time
 from collections.abc import Iterator, Sequence
 
+from model.config import ModelConfig
+from model.errors import ModelError, quoted
 from model.prompt_lookup import PromptLookup
 from model.runner import Runner
 from model.sampling import Sampler
@@ -25,6 +27,17 @@ from model.speculation_policy import Watcher
 
 OFF, NGRAM = "off", "ngram"
 MODES = (OFF, NGRAM)
+
+
+def check(mode: str, config: ModelConfig) -> None:
+    """Raises ModelError for a mode that there is not, or of which a model's texts are not capable."""
+    if mode not in MODES:
+        raise ModelError(f"speculate is {quoted(mode)}; use {' or '.join(MODES)}")
+    if mode != OFF and any(sizes.delta for sizes in config.sizes):
+        raise ModelError(
+            "this model's layers keep a state that cannot go back behind a token that was proposed; leave out "
+            "--speculate"
+        )
 
 
 def stream(

@@ -1,9 +1,10 @@
 """Widths: how many tokens a model reads in one go, and the kernel problems that reading so many is made of.
 
 "decode" is one token of one text, in `model.problems`. The others are passes over many rows, a row being one token of
-one text: "prompt" is many tokens of one text, "batch" one token of each of several texts. What a tuner searches is
-named here from a file's metadata; an engine makes the same products of the matrices that it has packed, and a test
-holds the two together, so that what was tuned is what is run.
+one text: "prompt" is many tokens of one text, "batch" one token of each of several texts, "speculate" a few tokens of
+one text and what is predicted after each. What a tuner searches is named here from a file's metadata; an engine makes
+the same products of the matrices that it has packed, and a test holds the two together, so that what was tuned is what
+is run.
 """
 
 from collections import Counter
@@ -23,7 +24,7 @@ from model.gguf_file import GGUFFile
 from model.layer_sizes import LayerSizes
 from model.problems import contexts, head_problem, inputs_problem
 
-WIDTHS = ("decode", "prompt", "batch")
+WIDTHS = ("decode", "prompt", "batch", "speculate")
 USUAL = ("decode", "prompt")
 """What is tuned unless a user says otherwise."""
 
@@ -31,11 +32,13 @@ LEAST, MOST = 2, {"cuda": 2048, "cpu": 512}
 """Rows of the smallest pass and of a backend's largest: a longer prompt is several of these."""
 
 PROMPT_TOKENS = {"cuda": (16, 64, 256, 2048), "cpu": (16, 128, 512)}
-"""Prompts that are tuned for. Every size of pass from 8 on is one of these, its half or its double, which is as far as
+"""Prompts that are tuned for. Every size of pass from 16 on is one of these, its half or its double, which is as far as
 winners are borrowed."""
 BATCH_TEXTS = (2, 4, 8, 16, 32)
 BATCH_CONTEXTS = (640, 2560)
 """Of `contexts`: the ones that texts decoded together are tuned at."""
+SPECULATED_TOKENS, SPECULATED_CONTEXT = (4, 8), 640
+"""Proposals with the token before them, of the passes that pay most, and the context at which these are tuned."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ def width_problems(
 
 
 def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSize]:
-    """The passes that a width is tuned at: a prompt from an empty cache, several texts after some of it."""
+    """The passes that a width is tuned at: a prompt from an empty cache, the others after some of
+    a text."""
     bounds = contexts(capacity)
     if width == "prompt":
         largest = bucket(min(capacity, MOST[backend]))
@@ -183,6 +187,9 @@ def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSi
     if width == "batch":
         at = [c for c in BATCH_CONTEXTS if c in bounds] or bounds[-1:]
         return [PassSize(texts, 1, context, head=True) for texts in BATCH_TEXTS for context in at]
+    if width == "speculate":
+        context = SPECULATED_CONTEXT if SPECULATED_CONTEXT in bounds else bounds[-1]
+        return [PassSize(1, tokens, context, head=True) for tokens in SPECULATED_TOKENS]
     return []
 
 

@@ -77,6 +77,8 @@ class Settings:
     folder: Path
     peer: Path | None
     widths: str = WIDTHS
+    depths: tuple[int, ...] = ()
+    """Cached tokens to decode after; empty: what `autotune bench` measures by itself."""
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -96,9 +98,9 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         path = model_file(name, settings.folder)
     try:
         with _timed(seconds, "tune"):
-            tuned = _autotune("tune", path, settings, "--budget", str(settings.budget), "--widths", settings.widths)
+            tuned = _autotune("tune", path, settings, *_tune_options(settings))
         with _timed(seconds, "bench"):
-            benched = _autotune("bench", path, settings, "--runs", str(settings.runs), *_bench_widths(settings))
+            benched = _autotune("bench", path, settings, "--runs", str(settings.runs), *_bench_options(settings))
         with _timed(seconds, "peer"):
             peer = _peer(settings, path, benched) if settings.peer else None
         size = path.stat().st_size
@@ -120,6 +122,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
                 f"{settings.budget:g}",
                 f"--runs={settings.runs}",
                 *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
+                *(f"--depth={depth}" for depth in settings.depths),
             ]
         ),
         "name": name,
@@ -135,9 +138,16 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _bench_widths(settings: Settings) -> tuple[str, ...]:
-    """As `tune`'s; without several texts on a build that cannot decode them, which the default leaves out."""
-    return () if settings.widths == WIDTHS else ("--widths", settings.widths)
+def _tune_options(settings: Settings) -> list[str]:
+    """Attention up to the deepest of the depths that were named, and the tokens decoded behind it."""
+    context = ["--context", str(max(settings.depths) + llama_bench.TOKENS)] if settings.depths else []
+    return ["--budget", str(settings.budget), "--widths", settings.widths, *context]
+
+
+def _bench_options(settings: Settings) -> list[str]:
+    """Widths as `tune`'s; without several texts on a build that cannot decode them, which the default leaves out."""
+    widths = [] if settings.widths == WIDTHS else ["--widths", settings.widths]
+    return [*widths, *(f"--depth={depth}" for depth in settings.depths)]
 
 
 def _peer(settings: Settings, path: Path, benched: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,6 +293,10 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
     help="llama.cpp's llama-bench, to run beside; llama-batched-bench is looked for in its folder.",
 )
 @click.option("--widths", default=WIDTHS, show_default=True, callback=_known_widths, help="What is tuned and measured.")
+@click.option(
+    "--depth", "depths", multiple=True, type=click.IntRange(min=0),
+    help="Cached tokens to decode after; may be given again.  [default: 0 and 4096]",
+)  # fmt: skip
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(
@@ -295,6 +309,7 @@ def main(
     runs: int,
     peer: Path | None,
     widths: str,
+    depths: tuple[int, ...],
     db: Path | None,
     folder: Path | None,
     out: Path | None,
@@ -312,7 +327,7 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths)
+        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths)
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:

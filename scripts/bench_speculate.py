@@ -7,6 +7,7 @@ a prompt is the median of its rounds' own ratios, which a machine that slows dow
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -27,7 +28,10 @@ from model.speculation_policy import SIZES
 ROOT = Path(__file__).resolve().parent.parent
 SETS = {"quoting": (QUOTING, Sampler()), "own": (OWN, Sampler(0.8, 0, 0.95, seed=1))}
 MUST = {"quoting": 1.6, "own": 0.97}
-STEPS = 16  # in a row, of which one is measured: the device is never without work then
+STEPS = 16  # in a row, whose time between the first and the last is measured: the device is never without work then
+IN_A_ROW = 4  # passes, as proposals that are kept follow each other
+PASSES = (2, 4, 8, 16)  # tokens of the passes whose cost is measured
+BEFORE = 128  # tokens of the text that they go on with
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
 
@@ -45,35 +49,40 @@ def compare(engine: Model, prompt: list[int], tokens: int, sampler: Sampler, num
 
 
 def wait_for_passes(engine: Model, longest: int) -> None:
-    """Until every pass that a text of up to so many tokens may have is compiled and captured."""
-    passes = [(size + 1, first, how) for size in SIZES for first in range(0, longest, 64) for _, how in SETS.values()]
+    """Until every pass that a text of up to so many tokens may have is compiled and captured, and those of PASSES."""
+    of_texts = [(size + 1, first, how) for size in SIZES for first in range(0, longest, 64) for _, how in SETS.values()]
+    passes = [*of_texts, *((tokens, BEFORE, Sampler()) for tokens in PASSES)]
     while False in {engine.runner.make_ready(*one) for one in passes}:  # all are begun with
         time.sleep(0.1)
 
 
 def cost_of_passes(engine: Model, rounds: int) -> dict[str, Any]:
-    """Microseconds of a step and of passes over tokens of one text, as a caller waits for them, in turn; passes in
-    steps as well. The text has 128 tokens before."""
+    """Microseconds of a step and of passes over tokens of one text, as a caller waits for them, in turn; both in steps
+    as well. first_step_us: of a step right after a pass, when nothing is on its way."""
     runner, text = engine.runner, [index % 256 for index in range(256)]
     engine.reset()
-    runner.feed(text[:128], 0)
-    times: dict[int, list[float]] = {1: [], **{size + 1: [] for size in reversed(SIZES)}}
+    runner.feed(text[:BEFORE], 0)
+    steps: list[float] = []
+    firsts: list[float] = []
+    passes: dict[int, list[float]] = {tokens: [] for tokens in PASSES}
     for number in range(-1, rounds * 10):  # the first only warms up
-        for tokens, found in times.items():
-            start = time.perf_counter()
-            if tokens == 1:
-                runner.feed(text[127:128], 127)
-                repeats = len(list(runner.stream(128, STEPS, Sampler())))
-            else:
-                repeats = 1
-                runner.verify(text[128 : 128 + tokens], 128, Sampler())
+        for tokens, found in passes.items():
+            times = [time.perf_counter()]
+            for _ in range(IN_A_ROW):
+                runner.verify(text[BEFORE : BEFORE + tokens], BEFORE, Sampler())
+                times.append(time.perf_counter())
+            runner.feed(text[BEFORE - 1 : BEFORE], BEFORE - 1)
+            made = [time.perf_counter() for _ in runner.stream(BEFORE, STEPS, Sampler())]
             if number >= 0:
-                found.append((time.perf_counter() - start) / repeats)
-    of = {tokens: median(found) for tokens, found in times.items()}
+                found += [after - before for before, after in pairwise(times)]
+                firsts.append(made[0] - times[-1])
+                steps.append((made[-1] - made[0]) / (STEPS - 1))
+    step, of = median(steps), {str(tokens): median(found) for tokens, found in passes.items()}
     return {
-        "step_us": round(1e6 * of[1], 1),
-        "pass_us_by_tokens": {str(tokens): round(1e6 * of[tokens], 1) for tokens in of if tokens > 1},
-        "pass_in_steps_by_tokens": {str(tokens): round(of[tokens] / of[1], 2) for tokens in of if tokens > 1},
+        "step_us": round(1e6 * step, 1),
+        "first_step_us": round(1e6 * median(firsts), 1),
+        "pass_us_by_tokens": {tokens: round(1e6 * seconds, 1) for tokens, seconds in of.items()},
+        "pass_in_steps_by_tokens": {tokens: round(seconds / step, 2) for tokens, seconds in of.items()},
     }
 
 
@@ -116,8 +125,13 @@ def table_of(results: dict[str, Any]) -> Table:
 @click.option("--tokens", type=click.IntRange(16), default=192, show_default=True, help="Decoded after each prompt.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database (default: the user's own).")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: benchmarks/[CHIP/]speculate.json.")
-def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out: Path | None) -> None:
+@click.option("--passes-only", is_flag=True, help="Measure what passes cost, and decode no prompts: for any weights.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Default: speculate.json or passes.json in benchmarks/[CHIP/]."
+)
+def main(
+    device: str, model: str, tokens: int, rounds: int, db: Path | None, passes_only: bool, out: Path | None
+) -> None:
     """Measure `--speculate ngram` on prompts that quote and on prompts that do not.
 
     Example: scripts/bench_speculate --device cuda:0
@@ -128,10 +142,12 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
         about["device"] = {"chip": options.detect(device).chip}
     engine = autotune.load(path, device, db=db)
     engine.runner.warm_up()
+    sets = {} if passes_only else SETS
     prompts = {
-        of: {name: engine.tokenizer.encode(text) for name, text in texts.items()} for of, (texts, _) in SETS.items()
+        of: {name: engine.tokenizer.encode(text) for name, text in texts.items()} for of, (texts, _) in sets.items()
     }
-    wait_for_passes(engine, tokens + max(len(ids) for texts in prompts.values() for ids in texts.values()))
+    longest = max((len(ids) for texts in prompts.values() for ids in texts.values()), default=0)
+    wait_for_passes(engine, tokens + longest if prompts else 0)
     made: dict[str, dict[str, list[Any]]] = {of: {name: [] for name in texts} for of, texts in prompts.items()}
     for number in range(-1, rounds):  # the first only warms up
         for of, texts in prompts.items():
@@ -139,7 +155,8 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
                 found = compare(engine, ids, tokens, SETS[of][1], number)
                 if number >= 0:
                     made[of][prompt].append(found)
-        screen.print(f"round {number + 1} of {rounds}")
+        if prompts:
+            screen.print(f"round {number + 1} of {rounds}")
     cost = cost_of_passes(engine, rounds)
     engine.close()
     results: dict[str, Any] = {}
@@ -159,10 +176,12 @@ def main(device: str, model: str, tokens: int, rounds: int, db: Path | None, out
         if device == options.CPU
         else ROOT / "benchmarks" / facts.chip_folder(about["device"]["chip"])
     )
-    facts.write(out or folder / "speculate.json", document)
-    screen.print(table_of(results))
+    facts.write(out or folder / ("passes.json" if passes_only else "speculate.json"), document)
+    if results:
+        screen.print(table_of(results))
     in_steps = ", ".join(f"{tokens}: {steps:.2f}" for tokens, steps in cost["pass_in_steps_by_tokens"].items())
-    screen.print(f"a step takes {cost['step_us']} µs; a pass, by its tokens, in steps: {in_steps}")
+    screen.print(f"a step takes {cost['step_us']} µs, right after a pass {cost['first_step_us']}")
+    screen.print(f"a pass, by its tokens, in steps: {in_steps}")
 
 
 if __name__ == "__main__":

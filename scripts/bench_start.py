@@ -20,6 +20,8 @@ from bench_busy import ROOT, busy, screen
 from peer import facts, files
 from rich.table import Table
 
+from autotune.tuning import target as targets
+
 COMMAND = "import sys; from autotune.cli import main; main()"
 PROMPT = "The capital of France is"
 STARTS = ("cold", "warm")
@@ -91,9 +93,9 @@ def table_of(results: dict[str, Any]) -> Table:
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0.")
 @click.option("--most", type=click.IntRange(0), default=1, show_default=True, help="Most busy processes.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "start.json", show_default=False)
+@click.option("--out", type=click.Path(path_type=Path), help="[default: benchmarks/start.json, CHIP/start.json there]")
 def main(
-    other: Path | None, models: tuple[str, ...], device: str, most: int, runs: int, out: Path
+    other: Path | None, models: tuple[str, ...], device: str, most: int, runs: int, out: Path | None
 ) -> None:  # fmt: skip
     """Start SmolLM2 (98 MB), Gemma 3 270M (253 MB) and a model of Qwen3-0.6B's sizes; write benchmarks/start.json.
 
@@ -109,11 +111,13 @@ def main(
             side: {str(n): {kind: summary(r) for kind, r in kinds.items()} for n, kinds in by_load.items()}
             for side, by_load in found.items()
         }
+    where = {"on": device} if device == "cpu" else {"on": device, "gpu": targets.of(device).device.chip}
+    folder = ROOT / "benchmarks" / (facts.chip_folder(where["gpu"]) if "gpu" in where else "")
     document = {
-        **about, "on": device, "runs": runs,
+        **about, **where, "runs": runs,
         "bytes": {name: path.stat().st_size for name, path in chosen.items()}, "models": results,
     }  # fmt: skip
-    facts.write(out, document)
+    facts.write(out or folder / "start.json", document)
     screen.print(table_of(results))
 
 

@@ -158,6 +158,8 @@ def from_shape(
     target: TuneTarget, wide: Sequence[Problem], narrow: Mapping[str, Sequence[Problem]], trials: int, seed: int
 ) -> list[dict[str, Any]]:
     """From a tuning run of the wide problems on this very chip to others, by the kind of transfer."""
+    if not narrow:
+        return []
     with tempfile.TemporaryDirectory() as folder, open_db(Path(folder) / "wide.db") as db:
         with WorkerPool(target.compilers, target.separate_measurer, target.program) as pool:
             parallel.tune(dict.fromkeys(wide, 1), Session(target, db, pool, TuneSettings(trials, seed=seed)))
@@ -205,6 +207,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50, help="Evaluations of each search, per problem.")
     parser.add_argument("--problems", type=int, default=8, help="Of another chip's records, at most.")
     parser.add_argument("--seeds", type=int, default=3, help="How often all is done.")
+    parser.add_argument("--no-shapes", action="store_true", help="Leave out what goes from shape to shape.")
     parser.add_argument("--out", type=Path, help="default: benchmarks/CHIP/transfer.json")
     parser.add_argument("records", nargs="*", type=Path, help="Databases or exports.  [default: tuning_db/shipped/]")
     arguments = parser.parse_args()
@@ -212,7 +215,7 @@ def main() -> None:
     others = arguments.records or sorted(shipped.FOLDER.glob(f"{target.device.backend}-*.jsonl"))
     shipped.FOLDER = Path("/nothing")  # cold is cold: what is shipped for this chip is not looked at
     seeds = range(arguments.seeds)
-    narrow = {f"{WIDE} to {width}": shapes(width) for width in NARROW}
+    narrow = {} if arguments.no_shapes else {f"{WIDE} to {width}": shapes(width) for width in NARROW}
     document = run(target, others, arguments.trials, seeds, arguments.problems, shapes(WIDE), narrow)
     chip = target.device.chip.lower().replace("nvidia ", "").split()[0]
     out = arguments.out or ROOT / "benchmarks" / chip / "transfer.json"

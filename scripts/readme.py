@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ HEADLINE = (
     "smollm2-135m-instruct",
 )  # fmt: skip
 """The models of the README's table on a GPU; one row more is a CPU's."""
+NEAR_THE_BEST = 1.1
+"""Times the best of a product's three ways that its own algorithms are to stay within."""
 
 
 def headline() -> str:
@@ -225,28 +227,67 @@ def _beside(ours: float | None, theirs: float | None, tokens: int = 0) -> str:
 
 
 def gpu_matmul() -> str:
-    """The product alone: the fastest algorithm at each number of tokens, and the library beside it."""
+    """The product alone: the fastest algorithm at each number of tokens and how it stands to the best of all, the
+    library's product of an expanded matrix included; then every row with its rates."""
     parts = []
     for chip, documents in results("matmul").items():
-        for document in documents:
-            rows, library = document["results"], document["library"]
-            tokens = list(dict.fromkeys(row["tokens"] for row in rows))
-            lines = [f"| {chip}, µs | {' | '.join(f'{n:,}' for n in tokens)} |", "|---" * (len(tokens) + 1) + "|"]
-            for form, shape in dict.fromkeys((row["format"], row["shape"]) for row in rows):
-                here = [row for row in rows if (row["format"], row["shape"]) == (form, shape)]
-                cells = [_won([row for row in here if row["tokens"] == n], library) for n in tokens]
-                lines.append(f"| {shape} {form} | {' | '.join(cells)} |")
-            text = f"The fastest algorithm's microseconds; in brackets those of {library}, of a matrix expanded before."
-            if "--search=0" in document["command"]:
-                text += " Each algorithm at its default configuration."
-            parts.append("\n".join([*lines, "", text]))
+        cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+        for document in sorted(documents, key=lambda d: d["date"]):
+            newest: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+            for row in document["results"]:
+                newest.setdefault((row["format"], row["shape"]), {}).setdefault(row["tokens"], []).append(row)
+            for product, by_tokens in newest.items():  # what took turns stays together
+                cells.setdefault(product, {}).update(by_tokens)
+        library = documents[0]["library"]
+        tokens = sorted({count for by_tokens in cells.values() for count in by_tokens})
+        lines = [f"| {chip} | {' | '.join(f'{n:,}' for n in tokens)} |", "|---" * (len(tokens) + 1) + "|"]
+        expanded = [
+            f"| tokens | algorithm | µs | TB/s | TFLOP/s | expand + {library} | {library} alone | of the best |"
+        ]
+        expanded.append("|---" * 8 + "|")
+        near = 0
+        for (form, shape), by_tokens in cells.items():
+            shown = [_won(by_tokens.get(n, []), library) for n in tokens]
+            lines.append(f"| {shape} {form} | {' | '.join(shown)} |")
+            expanded.append(f"| **{shape} {form}** |" + " |" * 7)
+            for count, rows in sorted(by_tokens.items()):
+                if (cell := _matmul_cells(rows, library)) is not None:
+                    near += cell[-1] <= NEAR_THE_BEST
+                    expanded.append(f"| {count:,} | {' | '.join(cell[:-1])} | {cell[-1]:.2f}× |")
+        days, total = _span(d["date"][:10] for d in documents), sum(len(by_tokens) for by_tokens in cells.values())
+        words = [
+            f"{chip}, {days}. The fastest of our algorithms, its microseconds, and those as a multiple of the best of "
+            f"three: ours, expanding and {library} (`library`), and {library} of a matrix expanded before, which reads "
+            f"3.5 times the bytes of a format of 4 bits. Within 10% of the best: {near} of {total}."
+        ]
+        missing = sum(d.get("missing", 0) for d in documents)
+        words += [f"Cut by its time limit: {missing} products are missing."] if missing else []
+        if all(d.get("candidates", 1) == 1 for d in documents):
+            words.append("Each algorithm at its default configuration.")
+        details = ["<details><summary>Every product</summary>", "", *expanded, "", "</details>"]
+        parts.append("\n".join([*lines, "", " ".join(words), "", *details]))
     return "\n\n".join(parts) or none_yet("./scripts/bench_matmul")
 
 
-def _won(rows: list[dict[str, Any]], library: str) -> str:
+def _won(rows: Sequence[Mapping[str, Any]], library: str) -> str:
+    """The fastest of ours; how far it is from the best where another is faster."""
+    cell = _matmul_cells(rows, library)
+    if cell is None:
+        return "–"
+    far = f" **{cell[-1]:.2f}×**" if cell[-1] > NEAR_THE_BEST else f" {cell[-1]:.2f}×"
+    return f"{cell[1]} {cell[0]}{far}"
+
+
+def _matmul_cells(rows: Sequence[Mapping[str, Any]], library: str) -> tuple[str, str, str, str, str, str, float] | None:
+    """Algorithm, µs, TB/s and TFLOP/s of the fastest of ours; µs of the library with and without expanding; and the
+    fastest of ours as a multiple of the best. None if none of ours was measured."""
     ours = min((row for row in rows if row["algorithm"] != library), key=lambda row: row["us"], default=None)
-    beside = next((f" ({row['us']:.1f})" for row in rows if row["algorithm"] == library), "")
-    return "–" if ours is None else f"{ours['us']:.1f} {ours['algorithm']}{beside}"
+    if ours is None:
+        return None
+    both = [next((f"{r['us']:.1f}" for r in rows if r["algorithm"] == name), "–") for name in ("library", library)]
+    ratio = ours["us"] / min(row["us"] for row in rows)
+    rates = f"{ours['tb_s']:.2f}", f"{ours['tflop_s']:,.0f}"
+    return ours["algorithm"], f"{ours['us']:.1f}", *rates, both[0], both[1], ratio
 
 
 def gpu_memory() -> str:
@@ -261,6 +302,23 @@ def gpu_memory() -> str:
                 lines.append(f"| {name} on {chip} | {' | '.join(f'{size:.2f}' for size in shown)} |")
             texts.append(f"{document['texts']} texts of {document['positions']:,} tokens, {document['date'][:10]}.")
     return "\n".join([*lines, "", *dict.fromkeys(texts)]) if texts else none_yet("./scripts/bench_memory")
+
+
+def starts() -> str:
+    """From the start of the process to its first token, on each device that was measured; alone, not beside others."""
+    lines = ["| | on | first token, s: cold | warm | CPU seconds, warm | peak MB |", "|---" * 6 + "|"]
+    texts = []
+    for path in sorted([*BENCHMARKS.glob("start.json"), *BENCHMARKS.glob("*/start.json")]):
+        document = json.loads(path.read_text())
+        on = document["device"]["chip"] if path.parent == BENCHMARKS else document.get("gpu", path.parent.name.upper())
+        for name, sides in document["models"].items():
+            cold, warm = (sides["here"]["0"][kind] for kind in ("cold", "warm"))
+            cells = [f"{kind['first_token_s']['median']:.2f}" for kind in (cold, warm)]
+            cells += [f"{warm['cpu_s']['median']:.1f}", f"{warm['peak_mb']['median']:,.0f}"]
+            lines.append(f"| {name} | {on} | {' | '.join(cells)} |")
+        starts = len(warm["wall_s"]["samples"])
+        texts.append(f"{on}: medians of {starts} starts of each kind, {document['date'][:10]}.")
+    return "\n".join([*lines, "", *texts])
 
 
 def _gpu_cells(document: dict[str, Any]) -> list[str]:
@@ -404,9 +462,34 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
+def split_experts() -> str:
+    """A mixture larger than the GPU memory it may take."""
+    lines = ["| | limit of GPU memory | tok/s | prompt, tok/s |", "|---|---|---|---|"]
+    texts = []
+    for chip, documents in results("experts").items():
+        for document in documents:
+            found, build = document["result"], document["versions"].get("commit", "unknown")
+            for side, decoded in found["decode_tok_s"].items():
+                limit = found["limits"][side]
+                shown = "–" if limit is None else f"{limit / 1e9:g} GB"
+                lines.append(f"| {side} | {shown} | {decoded:.0f} | {found['prompt_tok_s'][side]:,.0f} |")
+            if (copied := found["copied_for_every_token_tok_s"]) is not None:
+                limit = found["limits"]["split"] / 1e9
+                lines.append(f"| copied to the GPU for every token (reckoned) | {limit:g} GB | < {copied:.1f} | |")
+            host = document["host"]
+            where = f"{chip}, {host['cores']} cores of {host['chip']}"
+            texts.append(f"{document['name']} on {where}, {document['date'][:10]}, commit {build}.")
+    return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_experts")
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headline": headline, "wide": gpu_wide, "runs": runs},
-    "docs/models.md": {"architectures": architectures, "formats": weight_formats, "distances": distances},
+    "docs/models.md": {
+        "architectures": architectures,
+        "formats": weight_formats,
+        "distances": distances,
+        "experts": split_experts,
+    },
     "docs/architecture.md": {"tree": architecture},
     "benchmarks/README.md": {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",
@@ -416,6 +499,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "gpu-wide": gpu_wide,
         "gpu-matmul": gpu_matmul,
         "gpu-memory": gpu_memory,
+        "starts": starts,
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,
         "gpu-demo": gpu_demo,

@@ -5,6 +5,7 @@ whether that concerned winners. A tuning run beside a reader writes trials all t
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -43,14 +44,18 @@ class Family:
         return Family(entries, [row for row in self.from_shipped if row is not found])
 
     def nearest(self, problem: str, fingerprint: str) -> tuple[int | Row, float] | None:
-        """The id, or the shipped row, and how many doublings away it is; none whose number of tokens at once is too far
-        from this one's (`keys.WIDEST_STEP`)."""
+        """The id, or the shipped row, and how many doublings away it is; of kernels with several tokens at once none
+        that is too far from this one (`keys.WIDEST_STEP` and what follows it)."""
         if self._logs is None:
             return None
-        apart = self._logs - np.frombuffer(keys.logs(problem), "<f8")
+        wanted, counts = np.frombuffer(keys.logs(problem), "<f8"), keys.widths(problem)
+        apart = self._logs - wanted
         away = np.sqrt(np.square(apart).sum(1))
         away[~np.isfinite(away)] = np.inf  # of a stored size that makes no sense
-        away[(np.abs(apart[:, keys.widths(problem)]) > keys.WIDEST_STEP).any(1)] = np.inf
+        if counts:
+            step = np.abs(apart[:, counts])
+            few = np.minimum(self._logs[:, counts], wanted[counts]) < math.log2(keys.LEAST_BORROWED + 1)
+            away[((step > keys.WIDEST_STEP) | few & (step > 0)).any(1) | (away > keys.FARTHEST)] = np.inf
         closest, ties = float(away.min()), []
         if closest == np.inf:
             return None

@@ -94,6 +94,7 @@ class Request:
     depths: tuple[int, ...]
     prompts: tuple[int, ...] = ()
     texts: tuple[int, ...] = ()
+    prompt_is_default: bool = False
 
     @property
     def room(self) -> int:
@@ -102,21 +103,23 @@ class Request:
         return max(self.prompt + 1, together, *(p + 1 for p in self.prompts), *(self.end(d) for d in self.depths))
 
     def end(self, depth: int) -> int:
-        return max(depth, SHORT) + self.tokens
+        return max(depth, SHORT) + self.tokens + 1
 
     def middle(self, depth: int) -> int:
         """The position of the token in the middle."""
         return max(depth, SHORT) + self.tokens // 2
 
     def within(self, context: int) -> "Request":
-        """With the depths that fit a context. Raises ModelError if none does, or the prompt does not."""
+        """With the depths that fit a context, and of a prompt that nobody asked for as much as does. Raises ModelError
+        if no depth fits, or the prompt does not."""
+        prompt = max(min(self.prompt, context - 1), 1) if self.prompt_is_default else self.prompt
         depths = tuple(depth for depth in self.depths if self.end(depth) <= context)
-        if not depths or self.prompt + 1 > context:
-            need = max(self.prompt + 1, self.end(self.depths[0]))
+        if not depths or prompt + 1 > context:
+            need = max(prompt + 1, self.end(self.depths[0]))
             raise ModelError(f"this needs a context of {need} tokens and the model has {context}; ask for fewer")
-        prompts = tuple(prompt for prompt in self.prompts if prompt + 1 <= context)
+        prompts = tuple(other for other in self.prompts if other + 1 <= context and other != prompt)
         texts = self.texts if context > several_texts.PROMPT + several_texts.TOKENS else ()
-        return Request(self.prompt, self.tokens, self.runs, depths, prompts, texts)
+        return replace(self, prompt=prompt, depths=depths, prompts=prompts, texts=texts)
 
 
 def benchmark(
@@ -137,7 +140,7 @@ def benchmark(
     request = Request(
         main, tokens, runs, tuple(sorted(set(depths or backend.DEPTHS))),
         tuple(p for p in backend.PROMPTS if p != main) if PROMPT in wanted else (),
-        backend.TEXTS if BATCH in wanted else (),
+        backend.TEXTS if BATCH in wanted else (), prompt_is_default=not prompt,
     )  # fmt: skip
     together = gpu_memory is None and backend.holds_both(Path(path).stat().st_size)
     measured: dict[str, Side] = {}
@@ -168,7 +171,7 @@ def benchmark(
             del engine, engines, together_texts  # the memory goes with the last reference
         backend.release()
     settings = {
-        "prompt": request.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
+        "prompt": asked.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
         **({} if gpu_memory is None else {"gpu_memory": gpu_memory}), **({"experts": experts} if experts else {}),
         "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
@@ -262,9 +265,7 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
     for depth in request.depths:
         start = ids[: max(depth, SHORT)]
         engine.reset()
-        _seconds(engine, start, 1)
-        # The cache now holds all but the last token of the prompt: as many steps as tokens are timed.
-        found[depth] = _seconds(engine, start, request.tokens) / request.tokens
+        found[depth] = _decode_seconds(engine, start, request.tokens) / request.tokens
     for texts in request.texts if sequences is not None else ():
         assert sequences is not None
         prompt = ids[: several_texts.PROMPT]
@@ -280,6 +281,12 @@ def _seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     if done != tokens:
         raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
     return seconds
+
+
+def _decode_seconds(engine: Model, prompt: list[int], tokens: int) -> float:
+    """Of `tokens` tokens after the first one, which waits for the prompt: a step each."""
+    _seconds(engine, prompt, 1 + tokens)
+    return engine.timing.decode_s
 
 
 def _prompt(engine: Model, count: int) -> list[int]:

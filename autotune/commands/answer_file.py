@@ -68,7 +68,7 @@ class AnswerFile:
     def write(self, index: int, digest: str, answer: Mapping[str, Any]) -> None:
         """Append one line. Raises OSError."""
         document = {"index": index, "request": digest, **answer}
-        data = json.dumps(document, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        data = _one_line(json.dumps(document, ensure_ascii=False, allow_nan=False)).encode() + b"\n"
         assert data.startswith(BEGINNING)
         if self._file is None:
             sys.stdout.buffer.write(data)
@@ -105,6 +105,11 @@ class AnswerFile:
         elif whole < os.fstat(file.fileno()).st_size:
             os.ftruncate(file.fileno(), whole)
         return frozenset(done)
+
+
+def _one_line(document: str) -> str:
+    """JSON without what some readers take for the end of a line (`str.splitlines` does), which only stands in texts."""
+    return document.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 
 
 def _foreign(path: Path, number: int) -> UserError:

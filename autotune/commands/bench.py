@@ -40,8 +40,8 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
     help="Cached tokens to decode after; may be given again.  [default: 0, on a GPU also 4096]",
 )
 @options.widths_option(
-    "What is measured beside decoding and one prompt: prompt, more of them; batch, several texts together; decode, "
-    "neither.  [default: prompt, on a GPU prompt,batch]",
+    "What is measured beside decoding and one prompt: prompt, more of them; batch, several texts together; the "
+    "others, neither.  [default: prompt, on a GPU prompt,batch]",
     None,
 )
 @options.nvtx_option

@@ -51,7 +51,7 @@ def chat(
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     loading.check_sampling(given, seed)
-    engine = loading.load_model(model, device, db_path, context, untuned, gpu_memory=gpu_memory)
+    engine = loading.load_model(model, device, db_path, context, untuned, gpu_memory=gpu_memory, speculate=speculate)
     sampler = loading.sampler_for(engine, given, SAMPLING, seed)
     loading.note_template(engine, template_args)
     talk = Conversation(engine, system, reserve=min(tokens, engine.context // 4), variables=template_args)

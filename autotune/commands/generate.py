@@ -108,7 +108,7 @@ def generate(
     text = _standard_input() if prompt == "-" else prompt
     if not text:
         raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
-    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text, gpu_memory)
+    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text, gpu_memory, speculate)
     sampler = loading.sampler_for(engine, given, SAMPLING, seed)
     if as_chat:
         loading.note_template(engine, template_args)

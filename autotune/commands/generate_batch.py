@@ -48,14 +48,10 @@ class BatchSettings:
     db_path: Path | None
     as_json: bool
 
-    def digest(self, prompt: PromptLine) -> str:
+    def digest(self, model: str, prompt: PromptLine) -> str:
         """Of a prompt with all that decides about its answer, but for the machine: two runs with the same one may share
-        a file."""
-        try:
-            size = self.model.stat().st_size
-        except OSError:  # said when it is opened
-            size = 0
-        own = {"model": self.model.name, "size": size, "chat": self.as_chat, "plain": self.plain, "seed": self.seed}
+        a file. model: the digest of the model's file."""
+        own: dict[str, Any] = {"model": model, "chat": self.as_chat, "plain": self.plain, "seed": self.seed}
         own |= {"template": dict(self.template_args), "tokens": self.tokens, "sampling": dict(self.given)}
         text = json.dumps([own, prompt.digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -83,6 +79,8 @@ class Totals:
 def run(settings: BatchSettings) -> None:
     """Answer all prompts of a file that its output does not have yet. Raises UserError, at the end also when some
     prompts could not be answered; KeyboardInterrupt once the totals are told."""
+    from model.gguf_file import open_gguf
+
     source, target = settings.source, settings.target
     if settings.as_json and target == "-":
         raise UserError("--json prints its document on stdout, where the answers go; name a file with --output")
@@ -90,7 +88,8 @@ def run(settings: BatchSettings) -> None:
     if len(files) == 2 and all(file.exists() for file in files) and files[0].samefile(files[1]):
         raise UserError("--output names the file of the prompts; name another one")
     prompts = _read(settings)
-    digests = [settings.digest(prompt) for prompt in prompts]
+    model = open_gguf(settings.model).digest()
+    digests = [settings.digest(model, prompt) for prompt in prompts]
     wanted = {prompt.key: (prompt.index, digest) for prompt, digest in zip(prompts, digests, strict=True)}
     interrupted: KeyboardInterrupt | None = None
     engine: Model | None = None
@@ -141,7 +140,7 @@ def _answer(
     begun = time.perf_counter()
     with (
         _Progress(totals) as progress,
-        closing(engine.generate_many(asked, settings.tokens, most=settings.batch)) as events,
+        closing(engine.generate_many(asked, settings.tokens, most=min(settings.batch, len(left)))) as events,
     ):
         for piece in events:
             pieces = texts.setdefault(piece.index, [])

@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 
 def load_model(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False,
-    prompt: str = "", gpu_memory: int | None = None,
+    prompt: str = "", gpu_memory: int | None = None, speculate: str = "off",
 ) -> "Model":  # fmt: skip
     """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt and
-    gpu_memory: as of `model.engine.load`."""
+    gpu_memory: as of `model.engine.load`; speculate: what will be asked of it, refused before weights are read."""
     # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.2 s.
     gc.disable()
     try:
+        if speculate != "off":
+            _check_speculation(path, speculate)
         return _load(path, device, db_path, context, untuned, nvtx, prompt, gpu_memory)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _check_speculation(path: Path, speculate: str) -> None:
+    from model import speculation
+    from model.config import ModelConfig
+    from model.gguf_file import open_gguf
+
+    speculation.check(speculate, ModelConfig.from_gguf(open_gguf(path)))
 
 
 def _load(

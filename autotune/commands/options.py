@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 CPU = "cpu"
-WIDTHS = ("decode", "prompt", "batch")  # those of model.widths, which takes its time to import
+WIDTHS = ("decode", "prompt", "batch", "speculate")  # those of model.widths, which takes its time to import
 
 
 class DeviceName(click.ParamType):
@@ -65,7 +65,10 @@ class MemorySize(click.ParamType):
         return size
 
 
-TUNED = "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts."
+TUNED = (
+    "Tokens read in one go: decode, one; prompt, many of one text; batch, one of each of several texts; speculate, "
+    "a few of one text and what follows each."
+)
 
 
 def widths_option(what: str = TUNED, default: str | None = "decode,prompt") -> Callable[..., Any]:
@@ -253,7 +256,11 @@ def require(device: str) -> None:
     try:
         gpus.check(gpus.index_of(device))
     except gpus.DeviceError as error:
-        raise UserError(f"device {device} cannot be used: {error}") from None
+        raise _unusable(device, error) from None
+
+
+def _unusable(device: str, error: Exception) -> UserError:
+    return UserError(f"device {device} cannot be used: {error}")
 
 
 def begin(device: str) -> None:
@@ -291,14 +298,17 @@ def require_energy(device: str) -> None:
 
 def detect(device: str) -> "Device":
     """The Device behind a name. Raises UserError when it cannot be used."""
-    require(device)
     if device == CPU:
         from kernel_templates.cpu import machine
 
+        require(device)
         return machine.detect()
     from kernel_templates.cuda import machine as gpus
 
-    return gpus.detect(gpus.index_of(device))
+    try:
+        return gpus.detect(gpus.index_of(device))
+    except gpus.DeviceError as error:
+        raise _unusable(device, error) from None
 
 
 def capability(arch: str | None, command: str) -> int:

@@ -131,8 +131,8 @@ def tune(
         _for_each_gpu(model, storage, db_path)
         return
     options.writable(timeline_path, "--timeline")
-    if device != options.CPU and early.begin_libraries():  # both go on while the model's header is read
-        fork_server.begin()
+    if device != options.CPU and early.has_driver():
+        _begin(device)
     else:
         options.require(device)
     wanted = model_problems(model, ops, device, context, widths)
@@ -187,6 +187,14 @@ def tune(
             output.note(f"for {hurried} of them one configuration is all that was tried; --budget gives them more time")
     if interrupted is not None:
         raise interrupted
+
+
+def _begin(device: str) -> None:
+    """Start, the longest first, what goes on while the model's header is read. This process needs no torch itself."""
+    fork_server.begin()
+    from autotune.runner import worker_pool
+
+    worker_pool.begin(device)
 
 
 def _shared_studies(storage: str) -> "AbstractContextManager[Studies]":

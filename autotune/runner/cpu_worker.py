@@ -1,6 +1,7 @@
 """What a worker does for the processor: compile, open a problem, time one candidate or several in turn."""
 
 import time
+from collections.abc import Sequence
 
 from autotune.runner import cpu_candidate, protocol, timing
 from autotune.runner.bandwidth import ReadProbe
@@ -9,6 +10,7 @@ from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
 from kernel_templates import registry
 from kernel_templates.cpu import machine
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.space import Config
 from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
@@ -61,8 +63,7 @@ class CpuBackend(protocol.Backend):
         return protocol.Measured(found, candidate.error)
 
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
-        size = cpu_candidate.working_set()
-        candidates = [self.problem.prepare(config, size) for config in request.configs]
+        candidates = self.finalists(request.configs)
         taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
@@ -72,6 +73,11 @@ class CpuBackend(protocol.Backend):
         measurements = self._guard.take(candidates, take)
         last, errors = taken[-1], tuple(c.error for c in candidates)
         return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
+
+    def finalists(self, configs: Sequence[Config]) -> list[cpu_candidate.PreparedCandidate]:
+        """What a final comparison times in turn; raises what `OpenProblem.prepare` raises."""
+        size = cpu_candidate.working_set()
+        return [self.problem.prepare(config, size) for config in configs]
 
     def _probe(self) -> ReadProbe:
         return ReadProbe(self.problem.pool, cpu_candidate.working_set())

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from autotune.runner import gpu_timer
 from kernel_templates.cuda import machine
+from kernel_templates.cuda.launch import Launch, capability_target
 from kernel_templates.cuda.lazy_triton import triton
 
 BLOCK = 4096  # elements of 4 bytes a step
@@ -13,7 +14,7 @@ REPEATS = 4  # of a sample: a read of 256 MB takes some 90 us, and is over befor
 
 
 @triton.jit
-def read(data, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):
+def read(data, out, BLOCK: tl.constexpr, STEPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr):
     """out[p] = the sum of program p's part of data, int32 [programs * STEPS * BLOCK]."""
     at = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS) + tl.arange(0, BLOCK)
     total = tl.load(data + at)
@@ -30,8 +31,12 @@ class ReadProbe:
         size = min(max(4 * machine.l2_bytes(index), 1 << 28), torch.cuda.mem_get_info(index)[0] // 4)
         self.nbytes = max(1, (nbytes or size) // part) * part
         self._data = torch.ones(self.nbytes // 4, dtype=torch.int32, device=f"cuda:{index}")
-        self._grid, self._steps = (self.nbytes // (4 * BLOCK * steps),), steps
-        self._out = torch.empty(self._grid, dtype=torch.int32, device=f"cuda:{index}")
+        grid = (self.nbytes // (4 * BLOCK * steps),)
+        out = torch.empty(grid, dtype=torch.int32, device=f"cuda:{index}")
+        constants = {"BLOCK": BLOCK, "STEPS": steps}
+        self._launch = Launch("read", read, grid, (self._data, out), constants, warps=8, after_all=True)
+        major, minor = torch.cuda.get_device_capability(index)
+        self._target = capability_target(10 * major + minor)
         with torch.cuda.device(index):
             self._graph = gpu_timer.capture(self._read)
 
@@ -41,7 +46,7 @@ class ReadProbe:
 
     def _read(self) -> None:
         for _ in range(REPEATS):
-            read[self._grid](self._data, self._out, BLOCK=BLOCK, STEPS=self._steps, num_warps=8)
+            self._launch.run(self._target)
 
 
 def ceilings(index: int = 0, repeats: int = 20) -> dict[str, float]:

@@ -115,12 +115,16 @@ class OpenProblem:
         cold = cold_bytes(min(self._call_bytes, size), len(packed), self._l2)
         return PreparedCandidate(config, graph, len(packed), replays, error, launches, cold)
 
+    def check_buffers(self) -> None:
+        """Raises OutOfBounds where anything was written beside the buffers."""
+        torch.cuda.synchronize()
+        self._redzones.check()
+
     def _error(self, config: Config, weights: tuple, expected: Mapping[str, np.ndarray]) -> float:
         """Of the outputs, against the reference. Raises WrongResult and OutOfBounds."""
         self._redzones.renew()
         self._run(self._template.launches(self.problem, config, weights, self._buffers))
-        torch.cuda.synchronize()
-        self._redzones.check()
+        self.check_buffers()
         return self._verifier.verify(self._template.collect(self.problem, self._buffers), expected, self.tolerance)
 
     def _read_of(self, packed: tuple) -> int:

@@ -16,12 +16,14 @@ from autotune.runner.device_state import GpuWatch, joules_a_call
 from autotune.runner.measurement_guard import ImpossibleTime, MeasurementGuard
 from kernel_templates import registry
 from kernel_templates.cuda import machine
+from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Config
 from kernel_templates.verify import WrongResult
 from tuning_db.records import Measurement
 
 _T = TypeVar("_T")
 _OPEN = 16  # problems that stay open, with their weights on the GPU as long as it has room
+SMALL = Matvec(64, 64, "Q8_0")
 _KEPT = 2  # captured candidates that stay for the next paired comparison: the incumbent and its last challenger
 
 
@@ -37,7 +39,8 @@ class CudaBackend(protocol.Backend):
         self._prepared: OrderedDict[Config, PreparedCandidate] = OrderedDict()
         self._guard = MeasurementGuard(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
         with suppress(Exception):  # while the first candidates are compiled; else the first measurement waits for it
-            self._guard.measure_rate()
+            self._guard.probe()
+            OpenProblem(SMALL, self._name, self._target, self._l2, seed=0).check_buffers()  # torch loads what it takes
 
     @property
     def problem(self) -> OpenProblem:
@@ -106,7 +109,7 @@ class CudaBackend(protocol.Backend):
     def compare_finalists(self, request: protocol.CompareFinalists) -> protocol.FinalistsCompared:
         """Raises WrongResult for what is wrong."""
         self._prepared.clear()
-        candidates = self._with_room(lambda: [self.problem.prepare(config) for config in request.configs])
+        candidates = self._with_room(lambda: self.finalists(request.configs))
         taken: list[timing.Finals] = []
 
         def take() -> list[Measurement]:
@@ -116,6 +119,10 @@ class CudaBackend(protocol.Backend):
         measurements = self._taken(candidates, take, request.energy)
         last, errors = taken[-1], tuple(c.error for c in candidates)
         return protocol.FinalistsCompared(tuple(measurements), errors, last.read_bytes_s, last.samples, last.again)
+
+    def finalists(self, configs: Sequence[Config]) -> list[PreparedCandidate]:
+        """What a final comparison times in turn; raises what `OpenProblem.prepare` raises."""
+        return [self.problem.prepare(config) for config in configs]
 
     def _taken(
         self, candidates: Sequence[PreparedCandidate], take: Callable[[], list[Measurement]], energy: bool

@@ -10,7 +10,6 @@ children run the parent's main program again, which a program without a main gua
 before what it started can be killed with it, and the server has no public way to end with a tuning run.
 """
 
-import gc
 import os
 import pickle
 import signal
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from autotune.runner import python_process
+from autotune.runner import preload, python_process
 from autotune.runner.process_group import die_with_parent, end_group, status_of
 
 COMMAND = python_process.python_command("autotune.runner.fork_server")
@@ -166,9 +165,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     requests = socket.socket(fileno=int(sys.argv[1]))
-    preload()
-    gc.collect()
-    gc.freeze()  # workers' collectors need not look at what they share, nor copy its pages by doing so
+    preload.everything()
     while True:
         packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, 1)
         if not packet:
@@ -183,18 +180,6 @@ def main() -> None:
             requests.send(pickle.dumps(Forked(child)))
         else:
             requests.send(pickle.dumps(Polled(status_of(request.pid))))
-
-
-def preload() -> None:
-    """What workers import sooner or later, as far as it leaves the GPU alone: compiling something imports the rest."""
-    from autotune.runner import compile_worker, cuda_worker  # noqa: F401
-    from kernel_templates import registry
-    from kernel_templates.cuda import crosscompile
-
-    with suppress(Exception):
-        for op in registry.OPERATIONS:
-            registry.cuda(op)
-        crosscompile.warm_up()
 
 
 def be_a_worker(descriptor: int, target: str) -> None:

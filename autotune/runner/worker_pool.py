@@ -24,6 +24,26 @@ NOW, NEXT = 0, 1  # ranks of jobs: for the problem at hand, and for those that f
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a process that compiles: there is one for almost every core
 Answer = Reply | WorkerDied | WorkerTimedOut
 
+_begun: list[Worker] = []  # a measurer
+
+
+def begin(target: str) -> None:
+    """Start what takes longest of the next pool of this process: the process that forks workers, and the measurer of a
+    GPU. They import, and the GPU's context starts, while the caller looks at the model."""
+    fork_server.begin()
+    if not _begun:
+        _begun.append(Worker(PROGRAM, ONE_THREAD, target))
+        _begun[0].start()
+
+
+def _measurer_begun(target: str) -> Worker | None:
+    """The one that was begun, if it is for this target."""
+    found = _begun.pop() if _begun else None
+    if found is not None and found.target != target:
+        found.stop()
+        return None
+    return found
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -46,13 +66,16 @@ class WorkerPool:
 
     def __init__(
         self, compilers: int, separate_measurer: bool, program: Sequence[str] = PROGRAM,
-        timeline: Timeline | None = None, target: str = "",
+        timeline: Timeline | None = None, target: str = "", measurer: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """separate_measurer: the worker that measures does not compile, and is one more process. timeline: where every
-        job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance."""
+        job leaves a span. target: whose backend the measurer makes before it is asked, "cuda:0" for instance. measurer:
+        the program of a separate measurer, if not that of the others."""
         self.timeline = timeline or Timeline()
         self._fork_server = fork_server.begun() if separate_measurer and tuple(program) == PROGRAM else None
-        self.measurer = Worker(program, target=target, fork_server=self._fork_server)
+        begun = None if self._fork_server is None or measurer else _measurer_begun(target)
+        self.measurer = begun or Worker(measurer or program, target=target)
+        self.measurer.fork_server = None if measurer else self._fork_server  # of its successors, where it was begun
         variables = ONE_THREAD if separate_measurer else {}
         count = compilers if separate_measurer else compilers - 1
         self.compilers = [Worker(program, variables, fork_server=self._fork_server) for _ in range(count)]

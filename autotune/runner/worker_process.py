@@ -43,10 +43,10 @@ class Worker:
         fork_server: ForkServer | None = None,
     ) -> None:
         """environment: variables of the process beside ours; target: whose backend it makes before it is asked;
-        fork_server: forks the process instead of starting `program`."""
+        fork_server: forks the process instead of starting `program`, from the next start on."""
         self._program = tuple(program)
         self._environment = dict(environment or {})
-        self._target, self._fork_server = target, fork_server
+        self.target, self.fork_server = target, fork_server
         self._process: GroupLeader | ForkedWorker | None = None
         self._pipe: Channel | None = None
         self._started = False
@@ -61,10 +61,10 @@ class Worker:
             self._process = self._begin(theirs.fileno())
 
     def _begin(self, descriptor: int) -> GroupLeader | ForkedWorker:
-        if self._fork_server is not None:
+        if self.fork_server is not None:
             with contextlib.suppress(OSError):  # it is gone: then without
-                return self._fork_server.fork(descriptor, self._target)
-        command = [*self._program, str(descriptor), self._target]
+                return self.fork_server.fork(descriptor, self.target)
+        command = [*self._program, str(descriptor), self.target]
         return GroupLeader(python_process.start(command, descriptor, self._environment))
 
     def send(self, request: Request) -> None:

@@ -1,4 +1,5 @@
-"""Decoding attention on the GPU: `cuda_short` if programs can hold their shares of the positions, else `cuda_kernel`.
+"""Decoding attention on the GPU: on tensor cores `cuda_dot`; by threads `cuda_short` if programs can hold their shares,
+else `cuda_kernel`.
 
 Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
 append to the cache are its prologue.
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.attention import cache, cuda_kernel, cuda_short
+from kernel_templates.attention import cache, cuda_dot, cuda_kernel, cuda_short
 from kernel_templates.attention.problem import Attention
-from kernel_templates.attention.space import held, one_pass, power_of_two
+from kernel_templates.attention.space import TENSOR_CORES, held, one_pass, power_of_two
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import RUN, Vector
 from kernel_templates.operation import Inputs
@@ -88,7 +89,10 @@ def launches(
         "SOFTCAP": problem.softcap,
     }
     kernel = cuda_kernel.attend
-    if one_pass(problem, config):
+    if config["algorithm"] == TENSOR_CORES:
+        kernel = cuda_dot.attend_dot
+        constants |= {"STAGES": config["stages"], "PREFETCH": bool(config["prefetch"])}
+    elif one_pass(problem, config):
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
     else:
@@ -106,8 +110,7 @@ def launches(
     )
     if splits == 1 or config["combine"] == "last":
         return [attend]
-    # Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits more than registers hold.
-    joining = max(warps, 8) if shape["DIMS"] > 128 else warps
+    joining = _joining_warps(config, shape["DIMS"])
     join = Launch(
         "attention_combine",
         cuda_kernel.combine,
@@ -117,6 +120,15 @@ def launches(
         joining,
     )
     return [attend, join]
+
+
+def _joining_warps(config: Mapping[str, Any], dims: int) -> int:
+    """Of the kernel that joins splits. Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits
+    more than registers hold. After tensor cores, as many as read all splits at once, eight a lane: every round trip to
+    the second-level cache is a quarter of the kernel's time."""
+    if config["algorithm"] != TENSOR_CORES:
+        return max(config["warps"], 8) if dims > 128 else config["warps"]
+    return next((w for w in (4, 8) if 8 * 128 * w // dims >= config["splits"]), 16)
 
 
 def _ready(problem: Attention, config: Mapping[str, Any]) -> int:

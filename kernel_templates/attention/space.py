@@ -16,6 +16,11 @@ _JOINED = 32  # splits: to join more costs what smaller shares save
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
 
+THREADS, TENSOR_CORES = "threads", "tensor_cores"
+
+_MANY = 4  # query heads of a key from which threads are busier than memory (docs/log.md)
+
+
 TOGETHER = (1, 2, 3, 4)
 
 
@@ -50,9 +55,14 @@ def cuda(problem: Attention, device: Device) -> Space:
     while splits[-1] < 128 and splits[-1] * 16 < problem.reach and splits[-1] * problem.kv_heads < 4 * device.units:
         splits.append(2 * splits[-1])
     default = _untuned(problem, device, splits)
-    waits = problem.reach > _SHORT and float(device.capability) >= 9.0  # what comes before a programmatic wait is early
+    waits = problem.reach > _SHORT and waits_early(device)
+
+    # Shorter ones threads hold in registers at once; of more heads of a key, outputs would not fit there.
+    algorithms = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
 
     def fits(config) -> bool:
+        if config["algorithm"] == TENSOR_CORES:
+            return _tiles_fit(problem, device, config)
         return one_pass(problem, config) or (
             _rows(problem, config) <= _most_rows(config["heads"])
             and (config["heads"] == group or problem.reach <= _SHORT)
@@ -60,6 +70,11 @@ def cuda(problem: Attention, device: Device) -> Space:
 
     return Space(
         (
+            Parameter(
+                "algorithm", algorithms, default["algorithm"],
+                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once",
+                formerly=THREADS,
+            ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
             Parameter("warps", (1, 2, 4, 8), default["warps"], "warps of a program"),
             Parameter("splits", tuple(splits), default["splits"], "programs that share the positions of a key head"),
@@ -73,9 +88,15 @@ def cuda(problem: Attention, device: Device) -> Space:
             ),
             Parameter(
                 "prefetch", (0, 1) if waits else (0,), 0,
-                "whether a program that loops asks for all of its share in the second-level cache before it waits for "
-                "the previous kernel",
+                "whether a program that loops asks for its share in the second-level cache before it waits for the "
+                "previous kernel: for all of it, or on tensor cores for the tiles that are copied first",
                 formerly=0,
+            ),
+            Parameter(
+                "stages", (1, 3, 4) if TENSOR_CORES in algorithms else (1,), default["stages"],
+                "tiles of tensor cores, in use and on their way to shared memory; 1: a share is one tile, there before "
+                "the wait for the previous kernel",
+                formerly=1,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
@@ -92,6 +113,16 @@ def cuda(problem: Attention, device: Device) -> Space:
                 fits,
             ),
             Constraint(
+                "whole groups on tensor cores",
+                "they multiply all heads that share a key head, whose splits a kernel joins: the last program took "
+                "twice as long; threads have no stages",
+                lambda c: (
+                    c["heads"] == group and (c["combine"] == "kernel" or c["splits"] == 1)
+                    if c["algorithm"] == TENSOR_CORES
+                    else c["stages"] == 1
+                ),
+            ),
+            Constraint(
                 "positions for every split",
                 "splits are whole tiles: half as many would do if half of them stayed empty",
                 lambda c: c["splits"] == 1 or c["splits"] // 2 * c["tile"] < problem.reach,
@@ -99,7 +130,7 @@ def cuda(problem: Attention, device: Device) -> Space:
             Constraint(
                 "nothing to prefetch",
                 "a program that holds all of its share has asked for it",
-                lambda c: not (c["prefetch"] and one_pass(problem, c)),
+                lambda c: not (c["prefetch"] and holds_all(problem, c)),
             ),
             Constraint(
                 "nothing to combine",
@@ -108,6 +139,11 @@ def cuda(problem: Attention, device: Device) -> Space:
             ),
         ),
     )  # fmt: skip
+
+
+def waits_early(device: Device) -> bool:
+    """Whether kernels wait for the previous one by themselves, and what they do before is early."""
+    return float(device.capability) >= 9.0
 
 
 def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
@@ -119,6 +155,40 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
         and slots(problem.head_dim, config["warps"]) <= config["tile"]
         and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
     )
+
+
+def holds_all(problem: Attention, config: Mapping[str, Any]) -> bool:
+    """Whether programs have asked for all of their shares before they wait, whoever multiplies."""
+    return config["stages"] == 1 if config["algorithm"] == TENSOR_CORES else one_pass(problem, config)
+
+
+def _tensor_cores(problem: Attention, device: Device) -> bool:
+    """Whether they are worth a try: from Ampere on, beyond short contexts, for 2 to 8 heads a key, whose two rows each
+    are one tensor core's. Of wider heads, queries alone fill the registers."""
+    shared = problem.heads // problem.kv_heads
+    fits = 2 <= shared <= 8 and 64 <= problem.head_dim <= 256
+    return float(device.capability) >= 8.0 and problem.reach > _SHORT and fits
+
+
+def _tiles_fit(problem: Attention, device: Device, config: Mapping[str, Any]) -> bool:
+    """Tensor cores' tiles: 8 positions and 8 elements or more a warp, enough to be worth a turn of the loop, which take
+    no more registers, or no more shared memory, than there are. Of programs that loop, up to two a multiprocessor, for
+    half of the multiprocessors at least: more of them begin and end for no more bytes on their way."""
+    dims, stages = power_of_two(problem.head_dim), config["stages"]
+    wide = config["warps"] >= 4 and min(config["tile"], dims) >= 8 * config["warps"]
+    if not wide or held(problem, config) < _HELD // 2:
+        return False
+    if stages == 1:
+        return problem.reach <= config["tile"] * config["splits"] and held(problem, config) <= 2 * _HELD
+    programs = config["splits"] * problem.kv_heads
+    if not device.units // 2 <= programs <= max(2 * device.units, problem.kv_heads):
+        return False
+    return 4 * dims * config["tile"] * stages <= _shared_bytes(device)
+
+
+def _shared_bytes(device: Device) -> int:
+    """Shared memory that a program may fill with keys and values."""
+    return {"8.0": 160, "8.7": 160, "9.0": 200, "10.0": 200, "10.3": 200}.get(device.capability, 96) << 10
 
 
 def held(problem: Attention, config: Mapping[str, Any]) -> int:
@@ -141,6 +211,10 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     head, of half the positions where there is room for twice the programs, then one for all heads that share a key
     head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
+    if group >= _MANY and problem.reach > 2 * _SHORT and _tensor_cores(problem, device) and waits_early(device):
+        chosen = _untuned_tensor_cores(problem, device, splits)
+        if chosen is not None:
+            return chosen
     together = _HELD if group <= 2 else _HELD // 2
     longest, most_splits = problem.reach, splits[-1]
     tries = (  # warps, heads of a program, elements that a thread holds; up to so many positions, and splits
@@ -152,7 +226,9 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     for warps, heads, elements, positions, joined in tries:
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.reach // tile))
-        once = {"tile": tile, "warps": warps, "splits": needed, "heads": heads}
+        once = {
+            "algorithm": THREADS, "tile": tile, "warps": warps, "splits": needed, "heads": heads, "stages": 1,
+        }  # fmt: skip
         programs = problem.heads // heads * -(-problem.typical.reach // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
         fits = problem.reach <= positions and programs <= resident and needed in splits and needed <= joined
@@ -165,12 +241,29 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
     count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)
     return {
+        "algorithm": THREADS,
         "tile": tile,
         "warps": warps,
+        "stages": 1,
         "splits": count,
         "heads": problem.heads // problem.kv_heads,
         "combine": "kernel" if count > 8 else "last",
     }
+
+
+def _untuned_tensor_cores(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any] | None:
+    """Shares of one tile, as long as programs that are resident together have all positions; then a program each
+    multiprocessor, which loops with as many tiles on their way as shared memory holds. None where it holds too few."""
+    chosen = {"algorithm": TENSOR_CORES, "heads": problem.heads // problem.kv_heads, "combine": "kernel"}
+    needed = power_of_two(-(-problem.reach // 128))
+    once = chosen | {"tile": 128, "warps": 8, "stages": 1, "splits": needed}
+    programs = problem.kv_heads * -(-problem.typical.reach // 128)
+    resident = (2 if held(problem, once) <= _HELD else 1) * device.units
+    if needed in splits and programs <= resident and _tiles_fit(problem, device, once):
+        return once
+    count = max(s for s in splits if s == 1 or s * problem.kv_heads <= device.units)
+    loop = chosen | {"tile": 64, "warps": 4, "splits": count, "combine": "kernel" if count > 1 else "last"}
+    return next((c for stages in (4, 3) if _tiles_fit(problem, device, c := loop | {"stages": stages})), None)
 
 
 def slots(head_dim: int, warps: int) -> int:

@@ -169,8 +169,8 @@ def _function_attribute(function: ctypes.c_void_p, number: int) -> int:
 def _bits(value: Any, kind: str) -> int:
     """A value as the first bytes of 64 bits; the driver reads as many as the parameter has."""
     if kind.startswith("*"):
-        if not value.is_cuda:
-            raise ValueError("a kernel was given a tensor that is not on the GPU")
+        if not (value.is_cuda or value.is_pinned()):  # pinned memory has one address for both
+            raise ValueError("a kernel was given a tensor that is neither on the GPU nor in pinned memory")
         return value.data_ptr()
     if kind == "fp32":
         return int.from_bytes(ctypes.c_float(value), "little")

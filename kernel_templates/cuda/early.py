@@ -27,10 +27,19 @@ _begun: set[Path] = set()
 
 def begin(index: int) -> bool:
     """Begin with the context of GPU `index` and with torch's libraries; False where there is no NVIDIA driver."""
+    return begin_context(index) and begin_libraries()
+
+
+def has_driver() -> bool:
+    return _driver() is not None
+
+
+def begin_context(index: int) -> bool:
+    """Begin with the context of GPU `index`; False where there is no NVIDIA driver."""
     if (driver := _driver()) is None:
         return False
     _start(lambda: _context(driver, index))
-    return begin_libraries()
+    return True
 
 
 def begin_libraries() -> bool:

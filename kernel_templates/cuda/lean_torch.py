@@ -1,7 +1,7 @@
 """Torch without what it does on tensors that have no memory ("meta") in Python, which is a fifth of its import and
-which nothing needs that runs a model on a GPU.
+which nothing needs that runs a model on a GPU or compiles for one.
 
-For processes that are ours alone, such as the command line: a compiler of torch's would miss it.
+For processes that are ours alone, such as the command line and its workers: a compiler of torch's would miss it.
 """
 
 import sys
@@ -18,9 +18,11 @@ def begin() -> None:
         sys.modules[LEFT_OUT] = _nothing
 
 
-def complete() -> None:
-    """Import what was left out; then torch is as everybody knows it."""
-    if sys.modules.get(LEFT_OUT) is _nothing:
-        del sys.modules[LEFT_OUT]
-        if "torch" in sys.modules:
-            import_module(LEFT_OUT)
+def complete() -> bool:
+    """Import what was left out; then torch is as everybody knows it. Whether there was anything."""
+    if sys.modules.get(LEFT_OUT) is not _nothing:
+        return False
+    del sys.modules[LEFT_OUT]
+    if "torch" in sys.modules:
+        import_module(LEFT_OUT)
+    return True

@@ -6,10 +6,11 @@ driver's own library, NVML, only says which driver it is, and why there is none.
 
 import importlib.util
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from kernel_templates.cuda import early
+from kernel_templates.cuda import driver_devices, early
 from kernel_templates.device import Device
 
 if TYPE_CHECKING:
@@ -66,19 +67,30 @@ def check(index: int = 0) -> None:
 
 
 def detect(index: int = 0) -> Device:
-    """GPU `index` as a Device; `units` are its streaming multiprocessors. Raises DeviceError."""
+    """GPU `index` as a Device; `units` are its streaming multiprocessors. Raises DeviceError.
+
+    Where torch is not imported yet the driver is asked, and nothing is said of whether torch can use the GPU."""
+    if (quick := _asked_of_driver(index)) is not None:
+        return _device(quick.name, quick.capability, quick.units, quick.memory_bytes, driver_devices.torch_cuda())
+    check(index)
     import torch
 
-    check(index)
-    properties = torch.cuda.get_device_properties(index)
-    return Device(
-        backend="cuda",
-        chip=properties.name,
-        capability=f"{properties.major}.{properties.minor}",
-        units=properties.multi_processor_count,
-        memory_bytes=properties.total_memory,
-        versions=(("cuda", str(torch.version.cuda)), ("driver", _driver()), ("triton", _triton())),
-    )
+    found, cuda = torch.cuda.get_device_properties(index), torch.version.cuda
+    return _device(found.name, (found.major, found.minor), found.multi_processor_count, found.total_memory, cuda)
+
+
+def _device(chip: str, capability: tuple[int, int], units: int, memory_bytes: int, cuda: str | None) -> Device:
+    major, minor = capability
+    versions = (("cuda", str(cuda)), ("driver", _driver()), ("triton", _triton()))
+    return Device("cuda", chip, f"{major}.{minor}", units, memory_bytes, versions)
+
+
+def _asked_of_driver(index: int) -> driver_devices.DriverDevice | None:
+    """What the driver says of a GPU that kernels can run on, as long as torch is not imported."""
+    if "torch" in sys.modules or importlib.util.find_spec("triton") is None:
+        return None
+    found = driver_devices.of(index)
+    return found if found is not None and found.capability >= OLDEST else None
 
 
 def target(device: Device) -> "Target":
@@ -91,6 +103,8 @@ def target(device: Device) -> "Target":
 
 def uuid(index: int = 0) -> str:
     """What tells GPU `index` from every other one, as torch writes it; "" where torch does not say."""
+    if (quick := _asked_of_driver(index)) is not None:
+        return quick.uuid
     import torch
 
     return str(getattr(torch.cuda.get_device_properties(index), "uuid", "")) if torch.cuda.is_available() else ""

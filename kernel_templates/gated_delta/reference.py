@@ -19,12 +19,16 @@ def inputs(problem: GatedDelta, seed: int) -> Inputs:
     one's end. A row of position -1 is unused. Texts do not stand in the order of their states.
 
     Decays are as Mamba's training begins with: steps of 0.001 to 0.1 times a rate of up to 16. A state recalls values
-    about as large as new ones.
+    about as large as new ones. Queries are like keys: a query at right angles to all that a state remembers reads next
+    to nothing, and the norm behind makes the rounding of that as large as one likes.
     """
     rng = np.random.default_rng(seed)
     steps = np.exp(rng.uniform(np.log(0.001), np.log(0.1), problem.heads))
     conv = random_inputs.vector(problem.kernel * problem.channels, rng)
     conv /= np.float32(problem.kernel**0.5)
+    queries, keys = slice(problem.key_size), slice(problem.key_size, 2 * problem.key_size)
+    taps = conv[: problem.kernel * problem.channels].reshape(problem.kernel, -1)
+    taps[:, queries] = taps[:, keys]
     buffers = {
         "projected": random_inputs.vector(problem.rows * problem.projected_size, rng),
         "conv": conv,
@@ -37,6 +41,9 @@ def inputs(problem: GatedDelta, seed: int) -> Inputs:
         "out": random_inputs.buffer(problem.rows * problem.value_size),
     }
     buffers["state"] *= np.float32(0.5)
+    projected = buffers["projected"][: problem.rows * problem.projected_size].reshape(problem.rows, -1)
+    for rows in (projected, buffers["conv_state"]):
+        rows[..., queries] = np.float32(0.6) * rows[..., queries] + np.float32(0.8) * rows[..., keys]
     first = rng.integers(problem.kernel, 200, problem.sequences)
     if problem.rows == 1:
         return Inputs({}, {**buffers, "position": first.astype(np.int64)})

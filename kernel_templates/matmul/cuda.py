@@ -96,7 +96,7 @@ def launches(
     if config["algorithm"] == "thin":
         how |= {"ready": bool(config["ready"]), "norm": buffers.get("norm")}
         return [replace(thin.launch(planes, x, y, scratch, counters, order=THIN, **shared, **how), name=name)]
-    how |= {"bt": config["block"], "stages": config["stages"]}
+    how |= {"bt": config["block"], "stages": config["stages"], "parts": config["parts"]}
     return [replace(wide.launch(planes, x, y, scratch, counters, **shared, **how), name=name)]
 
 

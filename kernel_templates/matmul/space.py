@@ -64,6 +64,11 @@ def cuda(problem: Matmul, device: Device) -> Space:
             Parameter("split", SHARES, default["split"], "programs that share the columns of a block"),
             Parameter("block", blocks, default["block"], "tokens of a program"),
             Parameter("stages", (2, 3, 4, 5), default["stages"], "steps whose activations are on their way at once"),
+            Parameter(
+                "parts", (1, 2), default["parts"],
+                "products of a step of 128 columns: one goes on while the next step is decoded, of two the second",
+                formerly=2,
+            ),
         ),
         (
             Constraint(
@@ -72,7 +77,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
             ),
             Constraint(
                 "all tokens in one", "a thin program has all tokens, and no activations in shared memory",
-                lambda c: c["algorithm"] != "thin" or (c["block"], c["stages"]) == (_FREE["block"], _FREE["stages"]),
+                lambda c: c["algorithm"] != "thin" or all(c[n] == _FREE[n] for n in ("block", "stages", "parts")),
             ),
             Constraint(
                 "a whole warp group", "wgmma takes 4 warps", lambda c: c["algorithm"] != "wide" or c["warps"] in (4, 8)
@@ -100,7 +105,7 @@ def cuda(problem: Matmul, device: Device) -> Space:
     )  # fmt: skip
 
 
-_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "ready": 0, "split": 1, "block": LEAST_WIDE, "stages": 3}
+_FREE = {"tiles": 1, "warps": 4, "ahead": 1, "ready": 0, "split": 1, "block": LEAST_WIDE, "stages": 3, "parts": 2}
 """What parameters stand at where they say nothing."""
 
 

@@ -31,10 +31,10 @@ from model.layer_plan import LayerState
 
 MOST = widths.MOST["cpu"]
 """Rows of a pass."""
-TEXTS = 1026
+TEXTS = 1025
 """Texts that may have a cache at once."""
-OWN = 0
-"""The text whose cache is the decoder's."""
+OWN, FIRST = 0, 1
+"""The text whose cache is the decoder's, and the first that `admit` gives."""
 Caches = Sequence[Mapping[str, np.ndarray]]
 """What each layer keeps of a text, as of `text_state`."""
 
@@ -75,6 +75,7 @@ class Forward(RowOperations):
         self.decoder = decoder
         self._caches: dict[int, Caches] = {}
         self._tables = [np.zeros((texts, len(_described(layer.buffers))), np.int64) for layer in decoder.layers]
+        self._unused = list(reversed(range(FIRST, texts)))
         self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
         self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(2))
@@ -100,6 +101,21 @@ class Forward(RowOperations):
         self._caches[text] = caches
         for table, cached in zip(self._tables, caches, strict=True):
             table[text] = _described(cached)
+
+    def admit(self, caches: Caches) -> int | None:
+        """A text's number, which no other has until it is dismissed; None while all are given."""
+        if not self._unused:
+            return None
+        text = self._unused.pop()
+        self.place(text, caches)
+        return text
+
+    def dismiss(self, text: int) -> None:
+        """Forget a text's cache."""
+        del self._caches[text]
+        for table in self._tables:
+            table[text] = 0
+        self._unused.append(text)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
         """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer

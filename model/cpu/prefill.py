@@ -13,8 +13,6 @@ from model.cpu.forward import OWN, Caches, Forward
 
 FEW = 32
 """Tokens that take less time than a look at what other processes do."""
-OTHER = 1
-"""The text of a cache that is not the decoder's."""
 PASSED = ("x", "qkv", "attended")  # the buffers that operations pass on
 ALONE = {"qkv": "qkv", "attention": "attended", "out": "x", "ffn": "x"}
 """The operations of a layer that can be run alone: by prefix, the buffer that each makes."""
@@ -46,10 +44,11 @@ class CpuPrefill:
         """Tokens of a chunk."""
         return self.forward.most
 
-    def over(self, caches: Sequence[Mapping[str, np.ndarray]]) -> "CpuPrefill":
-        """One that fills another KV cache, "keys" and "values" of each layer, through the same weights and memory."""
+    def over(self, caches: Sequence[Mapping[str, np.ndarray]], text: int) -> "CpuPrefill":
+        """One that fills another text's KV cache, "keys" and "values" of each layer, through the same weights and
+        memory."""
         other = copy.copy(self)
-        other._caches, other._text = caches, OTHER
+        other._caches, other._text = caches, text
         return other
 
     def run(self, tokens: list[int], first: int, every: bool = False) -> np.ndarray:

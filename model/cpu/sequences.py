@@ -17,8 +17,7 @@ from kernel_templates import memory
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from model.cpu import text_state
-from model.cpu.forward import TEXTS
-from model.cpu.prefill import OTHER
+from model.cpu.forward import FIRST, TEXTS, Caches
 from model.errors import ModelError
 from model.runner import STEPS_BELOW
 from model.sampling import Picker, Sampler
@@ -27,8 +26,6 @@ from model.sequences import BROKEN, Sequences
 if TYPE_CHECKING:
     from model.cpu.runner import CpuRunner
 
-FIRST = OTHER + 1
-"""Of the numbers that texts have in a pass."""
 SHARE = 0.75
 """Of the memory that is free before the first text joins, what caches may take; the rest is for prompts and others."""
 
@@ -75,19 +72,16 @@ class CpuSequences(Sequences):
         if len(self._texts) >= self.most or self._promised + promised > self._limit:
             return None
         states = text_state.allocate(self._decoder.config.sizes, positions)
-        place = min({*range(FIRST, FIRST + self.most)} - {text.place for text in self._texts.values()})
-        self._runner.forward.place(place, states)
-        text = _Text(self._decoder.over(states), place, sampler.picker(), len(prompt), promised)
-        if len(prompt) < STEPS_BELOW:
-            for position, token in enumerate(prompt):
-                self._decoder.step(token, position, text.graph)
-        else:
-            hidden = self._runner.prefill.over(states).run(list(prompt), 0)
-            self._decoder.predict(hidden[0], len(prompt) - 1)
-        self._choose(text, self._decoder.logits)
-        number = self._joined
+        if (place := self._runner.forward.admit(states)) is None:
+            return None
+        text, number = _Text(self._decoder.over(states), place, sampler.picker(), len(prompt), promised), self._joined
         self._texts[number] = text
         self._joined, self._promised = number + 1, self._promised + promised
+        try:
+            self._take_in(text, prompt, states)
+        except BaseException:
+            self.leave(number)
+            raise
         return number
 
     def send(self) -> None:
@@ -100,11 +94,23 @@ class CpuSequences(Sequences):
         return self._steps.popleft()
 
     def leave(self, text: int) -> None:
-        self._promised -= self._texts.pop(text).promised
+        left = self._texts.pop(text)
+        self._runner.forward.dismiss(left.place)
+        self._promised -= left.promised
 
     @property
     def cache_bytes(self) -> int:
         return sum(self._bytes(text.position) for text in self._texts.values())
+
+    def _take_in(self, text: _Text, prompt: Sequence[int], states: Caches) -> None:
+        """Bring a prompt into the text's cache, and choose the token after it."""
+        if len(prompt) < STEPS_BELOW:
+            for position, token in enumerate(prompt):
+                self._decoder.step(token, position, text.graph)
+        else:
+            hidden = self._runner.prefill.over(states, text.place).run(list(prompt), 0)
+            self._decoder.predict(hidden[0], len(prompt) - 1)
+        self._choose(text, self._decoder.logits)
 
     def _advance(self, texts: Sequence[_Text]) -> None:
         """Each text's newest token goes into its cache, and the next is chosen."""

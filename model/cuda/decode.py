@@ -127,7 +127,11 @@ class Decoder:
         ahead = 1 if self.model.on_host else AHEAD  # a program that waits for the host begins when it is called
         while True:
             with self.executor.here():
-                while sent < count and sent - received < ahead and more(sent - received):
+                began = sent
+                while sent < count and sent - received < ahead:
+                    # One for each that was read keeps the device at work; more of them wait for what has come already.
+                    if (sent > began and readback.arrived()) or not more(sent - received):
+                        break
                     self.take_in(position + sent - 1, 1)
                     self.program(("layers", "head", choice), position + sent - 1)()
                     readback.send(history[position + sent : position + sent + 1], status)

@@ -40,6 +40,9 @@ class TokenReadback(Protocol):
         """Take the elements of int32 tensors, as the work started so far leaves them. They may change only after that
         work is done and copied, which `receive` says."""
 
+    def arrived(self) -> bool:
+        """Whether `receive` would not wait."""
+
     def receive(self) -> list[int]:
         """What was sent first and not yet received; waits for it."""
 
@@ -63,6 +66,12 @@ class Executor(Protocol):
 
     def readback(self, width: int, slots: int) -> TokenReadback:
         """For at most `width` values a time, at most `slots` times sent and not received."""
+
+    def shared(self, *shape: int) -> Tensor:
+        """int32 zeros in memory of the host, which kernels read and write too."""
+
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        """Start a program and wait for it to make this true; at most for its end. Raises what made it fail."""
 
 
 class GraphExecutor:
@@ -111,6 +120,20 @@ class GraphExecutor:
     def readback(self, width: int, slots: int) -> TokenReadback:
         return _SideStream(width, slots, self.device)
 
+    def shared(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
+
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        """Looks again and again: what a kernel writes over the bus is there before the stream is seen to have ended."""
+        try:
+            program()
+            ended = torch.cuda.current_stream(self.device).query
+            while not came() and not ended():
+                pass
+        except BaseException:  # an interrupt: what still runs would write into what is waited for next
+            torch.cuda.synchronize(self.device)
+            raise
+
 
 class NvtxExecutor(GraphExecutor):
     """A CUDA GPU whose kernels are launched one by one, each in an NVTX range of its operation's name: a profiler shows
@@ -154,6 +177,12 @@ class EagerExecutor:
     def readback(self, width: int, slots: int) -> TokenReadback:
         return _Immediate()
 
+    def shared(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32)
+
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        program()
+
 
 @dataclass
 class _Immediate:
@@ -164,6 +193,9 @@ class _Immediate:
 
     def send(self, *values: Tensor) -> None:
         self._waiting.append([number for value in values for number in value.reshape(-1).tolist()])
+
+    def arrived(self) -> bool:
+        return True
 
     def receive(self) -> list[int]:
         return self._waiting.popleft()
@@ -190,6 +222,9 @@ class _SideStream:
                 filled += value.numel()
             copied.record()
         self._waiting.append((host[:filled], copied))
+
+    def arrived(self) -> bool:
+        return self._waiting[0][1].query()
 
     def receive(self) -> list[int]:
         host, copied = self._waiting.popleft()

@@ -124,6 +124,7 @@ class HostExperts:
         at = self._order.index(layer)
         for place in (at, at + 1):
             if place < len(self._order) and self._inside[place % 2] != self._order[place]:
+                self._inside[place % 2] = None  # until all of it is under way
                 self._copy(self._order[place])
                 self._inside[place % 2] = self._order[place]
         if self._copies is not None:

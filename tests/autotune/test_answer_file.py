@@ -14,7 +14,7 @@ WANTED = {("index", 0): (0, "aa"), ("id", "x"): (1, "bb"), ("index", 2): (2, "cc
 ANSWERS = [
     (2, "cc", {"text": 'one\n"two" é 🙂', "metadata": {"a": 1}}),
     (1, "bb", {"id": "x", "text": ""}),
-    (0, "aa", {"text": "\u2028"}),
+    (0, "aa", {"text": "\u2028\x85\u2029\x1e"}),
     (3, "dd", {"id": 3, "text": "end"}),
 ]
 
@@ -32,6 +32,7 @@ def test_one_line_an_answer(tmp_path: Path) -> None:
     lines = written(tmp_path / "out.jsonl")
     assert [json.loads(line) for line in lines] == [{"index": i, "request": d, **a} for i, d, a in ANSWERS]
     assert "é 🙂".encode() in lines[0]
+    assert len(b"".join(lines).decode().splitlines()) == len(ANSWERS), "Unicode has more ends of lines than JSON"
 
 
 def test_cut_anywhere_it_becomes_whole_again(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 """`autotune generate` and `autotune chat` on tiny models: what is written where."""
 
 import json
+from pathlib import Path
 
 import pytest
+
+from model import engine
+
+MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 
 
 def test_json_is_one_document(autotune, tiny_model) -> None:
@@ -230,3 +235,11 @@ def test_a_processor_has_no_memory_of_a_gpu(autotune, tiny_model) -> None:
         result = autotune(*command, "--gpu-memory", "7.5 GiB")
         assert result.exit_code == 2 and result.stderr.strip().count("\n") == 0
         assert "a GPU's memory" in result.stderr and "cuda:0" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("generate", "-p", "hi"), ("chat",)])
+def test_speculation_is_refused_before_weights_are_read(complaint, monkeypatch, words) -> None:
+    monkeypatch.setattr(engine, "load", None)
+    command, *rest = words
+    said = complaint(command, MODELS / "qwen35.gguf", *rest, "--speculate", "ngram")
+    assert "cannot go back" in said and "leave out --speculate" in said

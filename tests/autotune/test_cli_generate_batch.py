@@ -110,9 +110,18 @@ def test_an_output_of_other_prompts_or_settings_is_refused(autotune, complaint, 
     before = out.read_bytes()
     for other in (("-n", "5"), ("-n", "4", "--temperature", "1"), ("-n", "4", "--chat"), ("-n", "4", "--seed", "1")):
         assert "other prompts or the same with other settings" in complaint(*words, *other)
+    retrained, data = tmp_path / tiny_model.name, bytearray(tiny_model.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    retrained.write_bytes(data)
+    assert "other prompts or the same with other settings" in complaint("generate", retrained, *words[2:], "-n", "4")
     prompts.write_text(json.dumps({"prompt": "another"}) + "\n")
     assert "other prompts or the same with other settings" in complaint(*words, "-n", "4")
     assert out.read_bytes() == before
+    moved = tmp_path / "moved.gguf"
+    moved.write_bytes(tiny_model.read_bytes())
+    prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    again = autotune("generate", moved, *words[2:], "-n", "4")
+    assert (again.exit_code, out.read_bytes()) == (0, before), "the same model wherever it lies"
 
 
 def test_what_cannot_be_answered_is_told_and_tried_again(autotune, tiny_model, tmp_path) -> None:

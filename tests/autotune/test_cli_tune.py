@@ -104,7 +104,7 @@ def test_widths_of_a_user(autotune, complaint, calls, tiny_model) -> None:
     autotune("tune", tiny_model, "--widths", " prompt , decode,prompt", "--op", "matmul", "--budget", "0")
     assert [{p.op for p in call["problems"]} for call in calls[1:]] == [{"matmul"}] and calls[1]["budget_s"] is None
     said = complaint("tune", tiny_model, "--widths", "decode,wide")
-    assert "no width is called 'wide'; give some of decode,prompt,batch" in said
+    assert "no width is called 'wide'; give some of decode,prompt,batch,speculate" in said
     assert "no width is called ''" in complaint("tune", tiny_model, "--widths", "")
     assert "--op: this model has no head to tune on cpu" in complaint(
         "tune", tiny_model, "--widths", "prompt", "--op", "head"

@@ -263,8 +263,9 @@ def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
     gpu.trained = 2200
     assert list(bench(runs=1)["tuned"]["decode"]) == ["0"]
     gpu.trained = 1024
+    assert bench(runs=1)["settings"]["prompt"] == 1023, "as much of the usual one as fits"
     with pytest.raises(ModelError, match="needs a context of 2049 tokens and the model has 1024; ask for fewer"):
-        bench(runs=1)
+        bench(runs=1, prompt=2048)
     assert all(e.closed for e in gpu.engines)
     with pytest.raises(ModelError, match="needs a context of 2001 tokens"):
         bench(runs=1, prompt=10, tokens=2000, depths=(4096, 0))

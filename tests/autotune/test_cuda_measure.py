@@ -114,6 +114,35 @@ def test_meta_problems_need_no_memory(problem) -> None:
     assert given and {t.device.type for t in given} == {"meta"}
 
 
+SHAPES_ASKED = """
+from kernel_templates.cuda import lean_torch
+lean_torch.begin()
+import torch
+from autotune.runner.meta_problem import MetaProblem
+from kernel_templates import registry
+from kernel_templates.device import Device
+problem = registry.parse_problem("matvec:rows=64,cols=64,format=Q8_0,activation=int16")
+default = registry.cuda_space(problem, Device("cuda", "x", "9.0", 132, 80 << 30)).default
+template, asked = registry.cuda("matvec"), []
+launches = template.launches
+
+def asks_for_a_shape(problem, config, packed, buffers):
+    device = next(tensor.device for tensor in buffers.values() if isinstance(tensor, torch.Tensor))
+    asked.append(torch.linalg.cholesky(torch.empty((3, 3), device=device)).device.type)
+    return launches(problem, config, packed, buffers)
+
+template.launches = asks_for_a_shape
+found = MetaProblem(problem).launches(default)
+print(asked, {a.device.type for launch in found for a in launch.arguments if isinstance(a, torch.Tensor)})
+"""
+
+
+def test_shapes_that_torch_was_imported_without_are_brought() -> None:
+    done = subprocess.run([sys.executable, "-c", SHAPES_ASKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['meta'] {'meta'}"
+
+
 def test_spaces_are_found_without_triton() -> None:
     space = registry.cuda_space(Ffn(64, 96, "Q4_0", "Q4_0", "Q4_0"), H100)
     assert space.broken(space.default) is None
@@ -126,7 +155,7 @@ import sys, torch
 from autotune.runner import cuda_candidate, cuda_bandwidth, gpu_timer
 from kernel_templates.verify import WrongResult
 from kernel_templates import registry
-from kernel_templates.cuda.launch import INTERPRETED
+from kernel_templates.cuda.launch import INTERPRETED, Launch
 from kernel_templates.device import Device
 from kernel_templates.layer.problem import Layer
 from kernel_templates.matvec.problem import Matvec
@@ -160,7 +189,7 @@ except WrongResult as wrong:
     assert wrong.error == float("inf")
 
 data, out = torch.arange(8 * 4096, dtype=torch.int32) % 7, torch.zeros(2, dtype=torch.int32)
-cuda_bandwidth.read[(2,)](data, out, BLOCK=4096, STEPS=4)
+Launch("read", cuda_bandwidth.read, (2,), (data, out), {"BLOCK": 4096, "STEPS": 4}).run(INTERPRETED)
 assert out.tolist() == [int(half.sum()) for half in data.view(2, -1)]
 
 layer = Layer(64, 2, 1, 32, 32, 1, 96, *["Q4_0"] * 7, "int16", 32)

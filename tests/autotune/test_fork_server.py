@@ -12,9 +12,10 @@ pytest.importorskip("triton")
 from waiting import LONGEST_S, eventually
 
 from autotune.runner import fork_server as servers
+from autotune.runner import worker_pool
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
-from autotune.runner.protocol import Compile, Compiled
+from autotune.runner.protocol import Compile, Compiled, Failed
 from autotune.runner.worker_pool import WorkerPool
 from autotune.runner.worker_process import Worker, WorkerDied
 from kernel_templates import registry
@@ -60,6 +61,42 @@ def test_the_next_pool_has_the_server_that_was_begun(monkeypatch) -> None:
     servers.begin(), servers.begin()
     pools = [WorkerPool(1, True) for _ in range(2)]
     assert len(started) == 1 and pools[0]._fork_server is started[0] is not pools[1]._fork_server
+
+
+def test_the_next_pool_has_the_measurer_that_was_begun(monkeypatch) -> None:
+    monkeypatch.setattr(worker_pool, "PROGRAM", ECHO)
+    monkeypatch.setattr(ForkServer, "start", lambda self: self)
+    worker_pool.begin("cuda:1"), worker_pool.begin("cuda:1")
+    (begun,) = worker_pool._begun
+    pools = [WorkerPool(1, True, ECHO, target="cuda:1") for _ in range(2)]
+    assert pools[0].measurer is begun and pools[1].measurer is not begun
+    assert (
+        begun.ask(REQUEST, LONGEST_S) == Failed("cuda:1: Compile")
+        and begun.fork_server is pools[0]._fork_server is not None
+    )
+    begun.stop()
+    worker_pool.begin("cuda:1")
+    (begun,) = worker_pool._begun
+    assert WorkerPool(1, True, ECHO, target="cuda:0").measurer is not begun and begun._process is None
+
+
+ECHO = (
+    sys.executable, "-c", """
+import sys
+from multiprocessing.connection import Connection
+from autotune.runner.protocol import Failed, Started
+pipe = Connection(int(sys.argv[1]))
+pipe.send(Started(1))
+while True:
+    pipe.send(Failed(f"{sys.argv[2]}: {type(pipe.recv()).__name__}"))
+""",
+)  # fmt: skip
+
+
+def test_messages_bring_no_library_of_databases() -> None:
+    code = "import sys, autotune.runner.worker_pool; print('sqlite_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_without_the_server_workers_start_by_themselves(fork_server) -> None:

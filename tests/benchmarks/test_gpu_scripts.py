@@ -188,6 +188,14 @@ def test_the_readme_without_and_with_results(script: ModuleType, tmp_path: Path,
     )
     assert "948 (in Q4_0)" in table and "reads 3.20 TB/s" in table and "October 2026" in table
     assert "| down | 28 | 56.0 | 2.00 | 112.0 | 2.00 |" in readme.gpu_token() and "| – | – |" in readme.gpu_token()
+    assert readme.starts().count("\n") == 2
+    values = {name: {"median": s, "samples": [s] * 5} for name, s in {
+        "first_token_s": 2.875, "cpu_s": 7.6, "wall_s": 3.0, "peak_mb": 1025.0}.items()}  # fmt: skip
+    started = {"smollm2": {"here": {"0": {"cold": values | {"first_token_s": {"median": 7.2}}, "warm": values}}}}
+    document = {"date": "2026-11-30T00", "gpu": CHIP, "device": {"chip": "a processor"}, "models": started}
+    (tmp_path / "h100" / "start.json").write_text(json.dumps(document))
+    assert f"| smollm2 | {CHIP} | 7.20 | 2.88 | 7.6 | 1,025 |" in readme.starts()
+    assert f"{CHIP}: medians of 5 starts of each kind" in readme.starts()
     assert "9 of 10 greedy texts of 64 tokens (smollm2) are the CPU's" in readme.gpu_accuracy()
     assert "| 99.0% | 1.0e-06 |" in readme.gpu_accuracy() and "== This machine" in readme.gpu_demo()
     text = "a <!-- gpu -->old<!-- /gpu --> b"

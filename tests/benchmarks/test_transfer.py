@@ -63,6 +63,7 @@ def test_records_of_another_chip_and_shape_save_evaluations(bench, pool, tmp_pat
         assert row["warm_evaluations"] <= 3 and row["cold_trials"] == row["warm_trials"] == len(whole)
         assert row["warm_best_us"] == row["cold_best_us"] == 1.0
     assert document["summary"]["chip"]["reached"]
+    assert bench.from_shape(here, [Part("ffn", 4096)], {}, len(whole), 0) == []
     json.dumps(document)
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from near_ties import settled
 
 from model.cuda import device_memory
 from model.cuda.host_experts import NEVER, HostExperts
@@ -18,7 +19,8 @@ from model.sampling import Sampler
 
 pytestmark = pytest.mark.gpu
 
-BOUND = 2e-3
+BOUND = 6e-3
+"""Of six layers: three times that of two. The CPU's engine is 2.2e-3 to 3.7e-3 from the reference in this model."""
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def off(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def test_steps_and_passes_are_the_reference_s(opened: tuple[Path, Model]) -> None:
     path, engine = opened
-    placed, tokens = engine.runner.experts, np.random.default_rng(0).integers(0, 512, 21).tolist()
+    placed, tokens = engine.runner.experts, settled(path, 21)
     assert placed is not None and len(placed.on_host) >= 5
     assert all(cost.gpu_s > 0 and cost.host_s > 0 for cost in placed.costs.values())
     wanted = reference_logits(path, tokens).numpy()

@@ -1,5 +1,6 @@
 """The tuner on a real GPU: both stages on a small layer, candidates that break CUDA, and the roofs."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_what_breaks_cuda_ends_only_its_worker() -> None:
         assert isinstance(measure(), Measured)
     finally:
         worker.stop()
+
+
+def test_the_driver_says_of_a_gpu_what_torch_says() -> None:
+    code = """
+import sys
+from kernel_templates.cuda import machine
+asked = machine.detect(0), machine.uuid(0)
+assert "torch" not in sys.modules
+import torch
+print(asked == (machine.detect(0), machine.uuid(0)), asked, machine.detect(0), machine.uuid(0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("True "), done.stdout + done.stderr
 
 
 def test_roofs(db) -> None:

@@ -22,7 +22,11 @@ def slow(*values):
 
 def config(tile=32, warps=1, splits=1, combine="last", heads=1):
     sizes = {"tile": tile, "warps": warps, "splits": splits, "heads": heads}
-    return {**sizes, "combine": combine, "prefetch": 0, "early": 1}
+    return {**sizes, "algorithm": space.THREADS, "combine": combine, "prefetch": 0, "stages": 1, "early": 1}
+
+
+def on_tensor_cores(tile, splits, stages, combine="last", heads=2):
+    return {**config(tile, 4, splits, combine, heads), "algorithm": space.TENSOR_CORES, "stages": stages}
 
 
 class Token:
@@ -226,7 +230,10 @@ def test_every_activation(activation, chosen):
     Token(3, 1, 64, 90).run(chosen, activation)
 
 
-@pytest.mark.parametrize("chosen", [config(16, 1, 4, heads=2), config(32, 1, 4), slow(config(32, 1, 4, "kernel", 2))])
+@pytest.mark.parametrize(
+    "chosen",
+    [config(16, 1, 4, heads=2), config(32, 1, 4), slow(config(32, 1, 4, "kernel", 2)), on_tensor_cores(16, 2, 3)],
+)
 def test_second_token_sees_the_first(chosen):
     """Through shared scratch and counters, which every token must leave as it found them."""
     first = Token(2, 1, 64, 47, seed=1)
@@ -262,6 +269,47 @@ def test_alone_as_the_problem_is_judged(chosen, sinks):
     planes(buffers["out"], 3 * 64, "int16")
 
 
+@pytest.mark.parametrize("position", [0, slow(31), 64, 95])
+@pytest.mark.parametrize(
+    ("chosen", "traits"),
+    [
+        (on_tensor_cores(32, 4, 1), {}), (on_tensor_cores(32, 2, 3, "kernel"), {"sinks": 1}),
+        (on_tensor_cores(16, 4, 3), {"window": 40}), (on_tensor_cores(32, 1, 3), {"softcap": 3.0, "scale": 0.4}),
+        (on_tensor_cores(32, 2, 4), {"sinks": 1}), (on_tensor_cores(16, 4, 3, "kernel"), {"window": 40}),
+    ],
+)  # fmt: skip
+def test_tensor_cores(chosen, traits, position):
+    """One tile a share, or tiles by asynchronous copies; every trait."""
+    Token(4, 2, 64, position, qk_norm=False, **traits).run(chosen)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(3, 1, 64), (8, 1, 80), slow(4, 1, 256), (5, 1, 64)])
+def test_groups_and_head_sizes_on_tensor_cores(heads, kv_heads, head_dim):
+    """Rows that no head fills are padding, and so are elements."""
+    group = heads // kv_heads
+    for chosen in (on_tensor_cores(32, 2, 3, "last", group), on_tensor_cores(128, 1, 1, "last", group)):
+        Token(heads, kv_heads, head_dim, 70, seed=head_dim).run(chosen)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        on_tensor_cores(32, 4, 3, heads=4), on_tensor_cores(128, 1, 1, heads=4),
+        on_tensor_cores(32, 2, 4, "kernel", 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("traits", [{}, {"sinks": 1}, {"output_gate": 1}])
+def test_tensor_cores_are_exact(chosen, traits):
+    """float16 queries and weights with what float16 leaves of them: no further from float64 than threads."""
+    problem = Attention(4, 1, 64, 75, **traits)
+    given = reference.inputs(problem, 3)
+    buffers = cuda.prepare(problem, given, "cpu")
+    expected = reference.outputs(problem, given)["out"]
+    for launch in cuda.launches(problem, chosen, (), buffers):
+        launch.run(INTERPRETED)
+    close(cuda.collect(problem, buffers)["out"], expected, 2e-6)
+
+
 @pytest.mark.parametrize(("head_dim", "rope_dim", "qk_norm"), [(80, 40, 1), slow(128, 128, 0)])
 def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     """The other way to the same result: norm, RoPE and append first, attention over final queries then."""
@@ -287,7 +335,9 @@ def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
     close(token.buffers["out"].values.reshape(4, -1), expected, 2e-2 if qk_norm else 1e-3)
 
 
-@pytest.mark.parametrize("chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4))])
+@pytest.mark.parametrize(
+    "chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4)), on_tensor_cores(32, 2, 3)]
+)
 def test_extreme_scores(chosen):
     """Scores of thousands, as the largest K-norm weights allow: one position takes all, and nothing overflows."""
     token = Token(2, 1, 64, 60)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -160,6 +160,28 @@ def test_copied_experts_compute_as_those_that_fit(
     host.host.stream_from = dict.fromkeys(host.host.stream_from, 1)
     wanted = whole.logits(tokens_of(7), stepwise=False)
     assert (opened.runner.logits(tokens_of(7), stepwise=False) == wanted).all()
+
+
+def test_a_copy_that_was_broken_off_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the third layer's experts take the place of the first one's."""
+    host = HostExperts(cast("Any", SimpleNamespace(problems={})), torch.empty(1, 8), torch.device("cpu"))
+    host.stage(8)
+    host._held = {layer: torch.full((8,), layer, dtype=torch.uint8) for layer in range(3)}
+    host._order = [0, 1, 2]
+    host.fetch(0)
+    copy = host._copy
+
+    def broken(layer: int) -> None:
+        copy(layer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, "_copy", broken)
+    with pytest.raises(KeyboardInterrupt):
+        host.fetch(1)
+    monkeypatch.undo()
+    for layer in range(3):
+        host.fetch(layer)
+        assert (host.buffer(layer)[:8] == layer).all()
 
 
 @pytest.mark.slow

@@ -198,5 +198,5 @@ def test_what_the_driver_refuses_again_is_one_line(gpu, monkeypatch) -> None:
 def test_a_tensor_that_is_not_on_the_gpu_is_refused(gpu, monkeypatch) -> None:
     ready(monkeypatch, CompiledKernel("kernel", b"code", 0, 4))
     meta = torch.zeros(16, device="meta")
-    with pytest.raises(ValueError, match="not on the GPU"):
+    with pytest.raises(ValueError, match="neither on the GPU nor in pinned memory"):
         Launch("out", Kernel(), (1,), (meta, 3, 0.5, 1 << 40, None), {"EACH": 2}).run(HOPPER)

@@ -51,7 +51,7 @@ def test_texts_of_different_lengths_share_a_pass(opened: Model) -> None:
     forward, prefill = opened.runner.forward, opened.runner.prefill
     held = {number: caches(opened, len(tokens)) for number, tokens in texts.items()}
     for number, tokens in texts.items():
-        prefill.over(held[number]).run(tokens[:-1], 0)
+        prefill.over(held[number], number).run(tokens[:-1], 0)
     for number in texts:
         forward.place(number, held[number])
     for _ in range(2):  # the same row again changes nothing

@@ -1,13 +1,18 @@
 """Texts at once on the CPU: what their caches take of memory, and what is refused for it."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import model
 from kernel_templates import memory
 from model import engine
+from model.cpu import sequences as cpu_sequences
+from model.cpu import text_state
 from model.cpu.sequences import SHARE, CpuSequences
 from model.errors import ModelError
 from model.sampling import Sampler
@@ -60,6 +65,27 @@ def test_what_is_promised_is_kept_free(opened: engine.Model) -> None:
 def test_no_more_texts_than_asked_for(opened: engine.Model) -> None:
     sequences = CpuSequences(opened.runner, 2)
     assert [sequences.join([1], 1, GREEDY) for _ in range(3)] == [0, 1, None]
+
+
+def test_what_a_text_kept_is_freed_when_it_leaves(opened: engine.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it does: at its end, or in the middle of its prompt."""
+    kept: list[weakref.ref] = []
+
+    def allocate(*arguments):
+        states = text_state.allocate(*arguments)
+        kept.extend(weakref.ref(array) for layer in states for array in layer.values())
+        return states
+
+    monkeypatch.setattr(cpu_sequences, "text_state", SimpleNamespace(allocate=allocate, size=text_state.size))
+    sequences = CpuSequences(opened.runner, 2)
+    joined = [sequences.join([1] * 9, 1, GREEDY) for _ in range(2)]
+    monkeypatch.setattr(opened.runner.decoder, "predict", None)
+    sequences.leave(joined[0])
+    with pytest.raises(TypeError):
+        sequences.join([1] * 9, 1, GREEDY)
+    sequences.leave(joined[1])
+    gc.collect()
+    assert kept and not any(reference() is not None for reference in kept)
 
 
 def test_the_limit_follows_the_memory_that_is_free(opened: engine.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,15 +103,28 @@ def test_a_full_context_ends_a_text(opened: engine.Model) -> None:
 
 def test_texts_beside_each_other_and_a_conversation_do_not_meet(opened: engine.Model) -> None:
     """A text that goes on while others are generated, twice at once, one of them given up."""
-    alone = "".join(opened.generate("hello", 12, HOT))
+    prompts = ["hello", "there", "a", "the quick"]
+    alone = ["".join(opened.generate(prompt, 12)) for prompt in prompts]
     opened.reset()
-    one, many = opened.generate("hello", 12, HOT), opened.generate_many(["hello"] * 3, 12, HOT)
-    other = opened.generate_many(["there"] * 2, 12)
-    first, begun, _ = next(one), list(islice(many, 5)), list(islice(other, 3))
-    other.close()
-    assert first + "".join(one) == alone
-    again = texts(list(opened.generate_many(["hello"] * 3, 12, HOT)))
-    assert again == texts([*begun, *many]) == dict.fromkeys(range(3), alone)
+    one, many = opened.generate("hello", 12), opened.generate_many(prompts, 12, most=3)
+    given_up, other = opened.generate_many(["a"] * 2, 12), opened.generate_many(prompts[::-1], 12)
+    first, begun, _ = next(one), list(islice(many, 5)), list(islice(given_up, 3))
+    there = list(islice(other, 6))
+    given_up.close()
+    assert first + "".join(one) == alone[0]
+    assert texts([*begun, *many]) == dict(enumerate(alone))
+    assert texts([*there, *other]) == dict(enumerate(alone[::-1]))
+
+
+def test_a_text_whose_cache_another_took_says_so(opened: engine.Model) -> None:
+    one, rows = opened.generate_tokens([5, 6, 7], 9, Sampler(), ignore_end=True), opened.logit_rows([5, 6], True)
+    wanted = [next(one), next(one)]
+    next(rows)
+    for interrupted in (one, rows):
+        opened.reset()
+        assert list(islice(opened.generate_tokens([5, 6, 7], 9, Sampler()), 2)) == wanted
+        with pytest.raises(ModelError, match=r"another text was begun .* use generate_many"):
+            next(interrupted)
 
 
 def test_nothing_is_asked_nothing_is_given(opened: engine.Model) -> None:

@@ -90,6 +90,19 @@ def test_several_texts_have_the_head_too(opened) -> None:
     assert {p.context for p in width_problems(config, file, 100, ["batch"]) if isinstance(p, PagedAttention)} == {160}
 
 
+def test_proposals_are_few_tokens_of_one_text_with_the_head(opened) -> None:
+    config, file = opened("tiny-qwen3", "Q4_0")
+    problems = width_problems(config, file, 4096, ["speculate"])
+    products = {p for p in problems if isinstance(p, Matmul)}
+    assert {head_product(config, file).over(tokens) for tokens in (4, 8)} < products
+    assert {p.tokens for p in products} == {4, 8}
+    attention = [p for p in problems if isinstance(p, PagedAttention)]
+    assert [(p.sequences, p.tokens, p.context) for p in attention] == [(1, 4, 640), (1, 8, 640)]
+    together = width_problems(config, file, 4096, ["batch"])
+    assert products < set(together), "texts decoded together have the same products"
+    assert {s.context for s in tuned_sizes("speculate", 100)} == {160}
+
+
 def test_decoding_is_no_pass(opened) -> None:
     config, file = opened("tiny-qwen3", "Q4_0")
     assert not width_problems(config, file, 4096, ["decode"])
@@ -150,7 +163,7 @@ def test_every_pass_has_a_tuned_one_near(capacity: int, backend: str) -> None:
     step = 2**keys.WIDEST_STEP
     assert max(prompts) <= widths.MOST[backend]
     for size in every_size(capacity, backend=backend):
-        if size.tokens >= 8:
+        if size.tokens >= keys.LEAST_BORROWED:
             assert any(1 / step <= size.tokens / tokens <= step for tokens in prompts), size
         if size.sequences > 1:
             assert size.sequences in texts
