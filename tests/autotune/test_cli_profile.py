@@ -168,7 +168,8 @@ def test_a_report_needs_a_name_that_pages_can_show(autotune, name) -> None:
 
 def test_a_report_is_not_written_over_a_database(complaint, filled, tmp_path) -> None:
     assert "is a database or a model" in complaint("profile", NORM, "--report", filled)
-    assert "there is no folder" in complaint("profile", NORM, "--report", tmp_path / "none" / "r.ncu-rep")
+    nowhere = tmp_path / "none" / "r.ncu-rep"
+    assert "is no folder that can be written to" in complaint("profile", NORM, "--report", nowhere)
 
 
 def test_without_a_reader_the_report_is_kept_on_request(
