@@ -3,14 +3,15 @@ together, and where a token's time goes.
 
 One of the places that know both the tuner and the engine. Both engines are loaded and take turns, so that a machine
 that drifts drifts for both; where memory holds only one, they are measured one after the other. Decoding is timed as a
-user gets it: from the call to the last token, each of them sampled and read by Python.
+user gets it: from the first token to the last, each of them sampled and read by Python.
 """
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -276,17 +277,23 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
 def _seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     """Until the last of `tokens` tokens has been read."""
     start = clock()
-    done = sum(1 for _ in engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True))
-    seconds = clock() - start
-    if done != tokens:
-        raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
-    return seconds
+    _read(engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True), tokens)
+    return clock() - start
 
 
 def _decode_seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     """Of `tokens` tokens after the first one, which waits for the prompt: a step each."""
-    _seconds(engine, prompt, 1 + tokens)
-    return engine.timing.decode_s
+    stream = engine.generate_tokens(prompt, 1 + tokens, Sampler(), ignore_end=True)
+    _read(islice(stream, 1), 1)
+    start = clock()
+    _read(stream, tokens)
+    return clock() - start
+
+
+def _read(stream: Iterable[int], tokens: int) -> None:
+    """Raises ModelError unless so many come."""
+    if (done := sum(1 for _ in stream)) != tokens:
+        raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
 
 
 def _prompt(engine: Model, count: int) -> list[int]:

@@ -52,7 +52,7 @@ class ShapesOnly:
     def shared(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=self.device)
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
         raise NotImplementedError("nothing comes from shapes")
 
 
