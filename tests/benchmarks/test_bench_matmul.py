@@ -92,6 +92,8 @@ def test_what_fails_on_a_gpu_does_not_end_the_run(monkeypatch: pytest.MonkeyPatc
         if name in ("thin", "wide"):
             assert row.config is not None and row.ns == stand_in_products.time_ns(row.config)
             assert (row.config["tiles"], row.config["warps"]) not in [(1, 4), (2, 4), (2, 8)]
+    best = min(us for key, config, us in found.tried if key.endswith("tokens=8") and config["algorithm"] == "thin")
+    assert by[8, "thin"].ns == 1e3 * best and len(found.tried) > len(by)
     notes = "\n".join(found.notes)
     assert all(word in notes for word in ("PTXASError: one tile", "relative error 0.5", "crashed", "nothing works"))
 
