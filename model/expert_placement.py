@@ -73,3 +73,9 @@ def ranges(layers: Iterable[int]) -> str:
         else:
             found.append([layer, layer])
     return ", ".join(f"{a + 1}-{b + 1}" if b > a else str(a + 1) for a, b in found)
+
+
+def layers_of(text: str) -> int:
+    """How many layers `ranges` named."""
+    ends = [part.split("-") for part in text.split(", ") if part]
+    return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)

@@ -72,6 +72,7 @@ class PromptLookup:
     def _measured(self, known: int) -> int:
         """The length of a match that is at least `known`."""
         text, source = self.text, self._source
-        while known < min(LONGEST, source) and text[source - known - 1] == text[-known - 1]:
+        most = min(LONGEST, source)
+        while known < most and text[source - known - 1] == text[-known - 1]:
             known += 1
         return min(known, LONGEST)

@@ -36,8 +36,9 @@ GAIN = 1.05
 UNKNOWN = 1.1
 """What a pass that was never measured is taken to cost, over the best that it could."""
 
-SHARE, FIRST_STEPS = 0.02, 1.0
-"""What may be lost: this share of the text's single steps, and so many steps more."""
+SHARE, FIRST_STEPS = 0.0125, 2.5
+"""What may be lost: this share of the text's single steps, and so many steps more: a fortieth of 200 tokens. After two
+passes in vain at a text's beginning enough is left for a third (docs/log.md, "A pass as its caller waits for it")."""
 
 RETRY_TOKENS, RETRY_MATCH = 256, 8
 """Where passes do not pay, one is tried after so many tokens without any, and at a match so long: it may have been
@@ -199,7 +200,7 @@ class Watcher:
         self._resumed = True
 
     def observations(self) -> Observations:
-        rates = tuple(hits / trials for hits, trials in zip(self._hits, self._trials, strict=True))
+        rates = tuple([hits / trials for hits, trials in zip(self._hits, self._trials, strict=True)])
         return Observations(self._step_s, self._pass_s, rates, self._lost_s, self._tokens, self._since_pass)
 
     def summary(self) -> Speculated:

@@ -462,9 +462,34 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
+def split_experts() -> str:
+    """A mixture larger than the GPU memory it may take."""
+    lines = ["| | limit of GPU memory | tok/s | prompt, tok/s |", "|---|---|---|---|"]
+    texts = []
+    for chip, documents in results("experts").items():
+        for document in documents:
+            found, build = document["result"], document["versions"].get("commit", "unknown")
+            for side, decoded in found["decode_tok_s"].items():
+                limit = found["limits"][side]
+                shown = "–" if limit is None else f"{limit / 1e9:g} GB"
+                lines.append(f"| {side} | {shown} | {decoded:.0f} | {found['prompt_tok_s'][side]:,.0f} |")
+            if (copied := found["copied_for_every_token_tok_s"]) is not None:
+                limit = found["limits"]["split"] / 1e9
+                lines.append(f"| copied to the GPU for every token (reckoned) | {limit:g} GB | < {copied:.1f} | |")
+            host = document["host"]
+            where = f"{chip}, {host['cores']} cores of {host['chip']}"
+            texts.append(f"{document['name']} on {where}, {document['date'][:10]}, commit {build}.")
+    return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_experts")
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headline": headline, "wide": gpu_wide, "runs": runs},
-    "docs/models.md": {"architectures": architectures, "formats": weight_formats, "distances": distances},
+    "docs/models.md": {
+        "architectures": architectures,
+        "formats": weight_formats,
+        "distances": distances,
+        "experts": split_experts,
+    },
     "docs/architecture.md": {"tree": architecture},
     "benchmarks/README.md": {
         "demo": lambda: f"```\n{(BENCHMARKS / 'demo.txt').read_text().strip()}\n```",

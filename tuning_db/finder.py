@@ -48,13 +48,13 @@ class Family:
         that is too far from this one (`keys.WIDEST_STEP` and what follows it)."""
         if self._logs is None:
             return None
-        wanted, at = np.frombuffer(keys.logs(problem), "<f8"), keys.widths(problem)
+        wanted, counts = np.frombuffer(keys.logs(problem), "<f8"), keys.widths(problem)
         apart = self._logs - wanted
         away = np.sqrt(np.square(apart).sum(1))
         away[~np.isfinite(away)] = np.inf  # of a stored size that makes no sense
-        if at:
-            step = np.abs(apart[:, at])
-            few = np.minimum(self._logs[:, at], wanted[at]) < math.log2(keys.LEAST_BORROWED + 1)
+        if counts:
+            step = np.abs(apart[:, counts])
+            few = np.minimum(self._logs[:, counts], wanted[counts]) < math.log2(keys.LEAST_BORROWED + 1)
             away[((step > keys.WIDEST_STEP) | few & (step > 0)).any(1) | (away > keys.FARTHEST)] = np.inf
         closest, ties = float(away.min()), []
         if closest == np.inf:

@@ -3,14 +3,15 @@ together, and where a token's time goes.
 
 One of the places that know both the tuner and the engine. Both engines are loaded and take turns, so that a machine
 that drifts drifts for both; where memory holds only one, they are measured one after the other. Decoding is timed as a
-user gets it: from the call to the last token, each of them sampled and read by Python.
+user gets it: from the first token to the last, each of them sampled and read by Python.
 """
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,7 +104,7 @@ class Request:
         return max(self.prompt + 1, together, *(p + 1 for p in self.prompts), *(self.end(d) for d in self.depths))
 
     def end(self, depth: int) -> int:
-        return max(depth, SHORT) + self.tokens
+        return max(depth, SHORT) + self.tokens + 1
 
     def middle(self, depth: int) -> int:
         """The position of the token in the middle."""
@@ -265,9 +266,7 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
     for depth in request.depths:
         start = ids[: max(depth, SHORT)]
         engine.reset()
-        _seconds(engine, start, 1)
-        # The cache now holds all but the last token of the prompt: as many steps as tokens are timed.
-        found[depth] = _seconds(engine, start, request.tokens) / request.tokens
+        found[depth] = _decode_seconds(engine, start, request.tokens) / request.tokens
     for texts in request.texts if sequences is not None else ():
         assert sequences is not None
         prompt = ids[: several_texts.PROMPT]
@@ -278,11 +277,23 @@ def _turn(engine: Model, request: Request, sequences: Sequences | None) -> dict[
 def _seconds(engine: Model, prompt: list[int], tokens: int) -> float:
     """Until the last of `tokens` tokens has been read."""
     start = clock()
-    done = sum(1 for _ in engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True))
-    seconds = clock() - start
-    if done != tokens:
+    _read(engine.generate_tokens(prompt, tokens, Sampler(), ignore_end=True), tokens)
+    return clock() - start
+
+
+def _decode_seconds(engine: Model, prompt: list[int], tokens: int) -> float:
+    """Of `tokens` tokens after the first one, which waits for the prompt: a step each."""
+    stream = engine.generate_tokens(prompt, 1 + tokens, Sampler(), ignore_end=True)
+    _read(islice(stream, 1), 1)
+    start = clock()
+    _read(stream, tokens)
+    return clock() - start
+
+
+def _read(stream: Iterable[int], tokens: int) -> None:
+    """Raises ModelError unless so many come."""
+    if (done := sum(1 for _ in stream)) != tokens:
         raise ModelError(f"{done} tokens came instead of {tokens}; ask for fewer")
-    return seconds
 
 
 def _prompt(engine: Model, count: int) -> list[int]:

@@ -91,7 +91,7 @@ def attend_dot(
     values += kv.to(tl.int64) * capacity * HEAD_DIM
     place = tl.arange(0, TILE)
     across = tl.arange(0, DIMS)[None, :]
-    if STAGES < 2:
+    if STAGES == 1:
         at = begin + place[:, None]
         have = (at < stop) & (across < HEAD_DIM)
         k = tl.load(keys + at * HEAD_DIM + across, mask=have, other=0.0)
@@ -142,16 +142,8 @@ def attend_dot(
     m = tl.full([HALF], LOWEST, tl.float32)
     total = tl.zeros([HALF, TILE], tl.float32)
     acc = tl.zeros([2 * HALF, DIMS], tl.float32)
-    if STAGES == 0:
+    if STAGES == 1:
         m, total, acc = _add_tile(q, k, v, begin + place[None, :] < stop, m, total, acc, SOFTCAP, ASM)
-    elif STAGES == 1:
-        for tile in tl.range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE, num_stages=1):
-            at = tile + TILE + place[:, None]  # the next tile is on its way while this one is used
-            have = (at < stop) & (across < HEAD_DIM)
-            next_k = tl.load(keys + at * HEAD_DIM + across, mask=have, other=0.0)
-            next_v = tl.load(values + at * HEAD_DIM + across, mask=have, other=0.0)
-            m, total, acc = _add_tile(q, k, v, tile + place[None, :] < stop, m, total, acc, SOFTCAP, ASM)
-            k, v = next_k, next_v
     else:
         for tile in tl.range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE, num_stages=STAGES):
             at = tile + place[:, None]

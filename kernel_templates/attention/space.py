@@ -93,10 +93,10 @@ def cuda(problem: Attention, device: Device) -> Space:
                 formerly=0,
             ),
             Parameter(
-                "stages", (0, 1, 3, 4) if TENSOR_CORES in algorithms else (0,), default["stages"],
-                "of tensor cores: 0, a share is one tile, there before the wait; 1, so is the first tile, and the next "
-                "one on its way to registers; or tiles in shared memory or on their way there, all after the wait",
-                formerly=0,
+                "stages", (1, 3, 4) if TENSOR_CORES in algorithms else (1,), default["stages"],
+                "tiles of tensor cores, in use and on their way to shared memory; 1: a share is one tile, there before "
+                "the wait for the previous kernel",
+                formerly=1,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
         ),
@@ -119,7 +119,7 @@ def cuda(problem: Attention, device: Device) -> Space:
                 lambda c: (
                     c["heads"] == group and (c["combine"] == "kernel" or c["splits"] == 1)
                     if c["algorithm"] == TENSOR_CORES
-                    else c["stages"] == 0
+                    else c["stages"] == 1
                 ),
             ),
             Constraint(
@@ -158,8 +158,8 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
 
 
 def holds_all(problem: Attention, config: Mapping[str, Any]) -> bool:
-    """Whether nothing is left to ask for before the wait: of tiles in registers, the next one comes soon enough."""
-    return config["stages"] < 2 if config["algorithm"] == TENSOR_CORES else one_pass(problem, config)
+    """Whether programs have asked for all of their shares before they wait, whoever multiplies."""
+    return config["stages"] == 1 if config["algorithm"] == TENSOR_CORES else one_pass(problem, config)
 
 
 def _tensor_cores(problem: Attention, device: Device) -> bool:
@@ -172,18 +172,17 @@ def _tensor_cores(problem: Attention, device: Device) -> bool:
 
 def _tiles_fit(problem: Attention, device: Device, config: Mapping[str, Any]) -> bool:
     """Tensor cores' tiles: 8 positions and 8 elements or more a warp, enough to be worth a turn of the loop, which take
-    no more registers, or no more shared memory, than there are. Of programs that loop, two a multiprocessor at most:
-    each that ends costs more than its loads hide."""
+    no more registers, or no more shared memory, than there are. Of programs that loop, up to two a multiprocessor, for
+    half of the multiprocessors at least: more of them begin and end for no more bytes on their way."""
     dims, stages = power_of_two(problem.head_dim), config["stages"]
     wide = config["warps"] >= 4 and min(config["tile"], dims) >= 8 * config["warps"]
     if not wide or held(problem, config) < _HELD // 2:
         return False
-    if stages == 0:
-        return problem.reach <= config["tile"] * config["splits"] and held(problem, config) <= 2 * _HELD
-    if config["splits"] * problem.kv_heads > 2 * device.units:
-        return False
     if stages == 1:
-        return held(problem, config) <= _HELD
+        return problem.reach <= config["tile"] * config["splits"] and held(problem, config) <= 2 * _HELD
+    programs = config["splits"] * problem.kv_heads
+    if not device.units // 2 <= programs <= max(2 * device.units, problem.kv_heads):
+        return False
     return 4 * dims * config["tile"] * stages <= _shared_bytes(device)
 
 
@@ -213,7 +212,9 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
     if group >= _MANY and problem.reach > 2 * _SHORT and _tensor_cores(problem, device) and waits_early(device):
-        return _untuned_tensor_cores(problem, device, splits)
+        chosen = _untuned_tensor_cores(problem, device, splits)
+        if chosen is not None:
+            return chosen
     together = _HELD if group <= 2 else _HELD // 2
     longest, most_splits = problem.reach, splits[-1]
     tries = (  # warps, heads of a program, elements that a thread holds; up to so many positions, and splits
@@ -226,7 +227,7 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
         tile = min(elements * 32 * warps // dims, 256)
         needed = power_of_two(-(-problem.reach // tile))
         once = {
-            "algorithm": THREADS, "tile": tile, "warps": warps, "splits": needed, "heads": heads, "stages": 0,
+            "algorithm": THREADS, "tile": tile, "warps": warps, "splits": needed, "heads": heads, "stages": 1,
         }  # fmt: skip
         programs = problem.heads // heads * -(-problem.typical.reach // tile)
         resident = (2 if elements == _HELD else 3) * 4 // warps * device.units
@@ -243,26 +244,26 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
         "algorithm": THREADS,
         "tile": tile,
         "warps": warps,
-        "stages": 0,
+        "stages": 1,
         "splits": count,
         "heads": problem.heads // problem.kv_heads,
         "combine": "kernel" if count > 8 else "last",
     }
 
 
-def _untuned_tensor_cores(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
+def _untuned_tensor_cores(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any] | None:
     """Shares of one tile, as long as programs that are resident together have all positions; then a program each
-    multiprocessor, which loops with as many tiles on their way as shared memory holds."""
+    multiprocessor, which loops with as many tiles on their way as shared memory holds. None where it holds too few."""
     chosen = {"algorithm": TENSOR_CORES, "heads": problem.heads // problem.kv_heads, "combine": "kernel"}
     needed = power_of_two(-(-problem.reach // 128))
-    once = chosen | {"tile": 128, "warps": 8, "stages": 0, "splits": needed}
+    once = chosen | {"tile": 128, "warps": 8, "stages": 1, "splits": needed}
     programs = problem.kv_heads * -(-problem.typical.reach // 128)
     resident = (2 if held(problem, once) <= _HELD else 1) * device.units
     if needed in splits and programs <= resident and _tiles_fit(problem, device, once):
         return once
     count = max(s for s in splits if s == 1 or s * problem.kv_heads <= device.units)
     loop = chosen | {"tile": 64, "warps": 4, "splits": count, "combine": "kernel" if count > 1 else "last"}
-    return next(c for stages in (4, 3, 1) if _tiles_fit(problem, device, c := loop | {"stages": stages}))
+    return next((c for stages in (4, 3) if _tiles_fit(problem, device, c := loop | {"stages": stages})), None)
 
 
 def slots(head_dim: int, warps: int) -> int:

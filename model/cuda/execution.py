@@ -70,8 +70,8 @@ class Executor(Protocol):
     def shared(self, *shape: int) -> Tensor:
         """int32 zeros in memory of the host, which kernels read and write too."""
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
-        """Wait for what the current stream does to make this true; at most for its end. Raises what made it fail."""
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        """Start a program and wait for it to make this true; at most for its end. Raises what made it fail."""
 
 
 class GraphExecutor:
@@ -123,14 +123,15 @@ class GraphExecutor:
     def shared(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
         """Looks again and again: what a kernel writes over the bus is there before the stream is seen to have ended."""
-        stream = torch.cuda.current_stream(self.device)
         try:
-            while not came() and not stream.query():
+            program()
+            ended = torch.cuda.current_stream(self.device).query
+            while not came() and not ended():
                 pass
         except BaseException:  # an interrupt: what still runs would write into what is waited for next
-            stream.synchronize()
+            torch.cuda.synchronize(self.device)
             raise
 
 
@@ -179,8 +180,8 @@ class EagerExecutor:
     def shared(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int32)
 
-    def wait_until(self, came: Callable[[], bool]) -> None:
-        """Nothing is under way."""
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        program()
 
 
 @dataclass

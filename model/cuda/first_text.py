@@ -49,6 +49,12 @@ class ShapesOnly:
     def readback(self, width: int, slots: int) -> TokenReadback:
         raise NotImplementedError("nothing is read from shapes")
 
+    def shared(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=self.device)
+
+    def run_until(self, program: Program, came: Callable[[], bool]) -> None:
+        raise NotImplementedError("nothing comes from shapes")
+
 
 def compile_ahead(about: object, target: Target, prompt: int, runner: Callable[[ShapesOnly], CudaRunner]) -> None:
     """Begin to compile the kernels of a first text that are not on disk, for the current GPU. about: all that they

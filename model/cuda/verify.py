@@ -62,7 +62,7 @@ class Verifier:
         most = bucket(MOST)
         scratch = RowScratch.allocate(most, forward.logits(most).shape[1], self._executor.device)
         self._scratch = replace(scratch, chosen=self._executor.shared(most, 2))
-        self._chosen = memoryview(self._scratch.chosen.view(-1).numpy())
+        self._chosen = self._scratch.chosen.view(-1).numpy().data
 
     def verify(self, tokens: Sequence[int], first: int, sampler: Sampler) -> list[int]:
         """As `Runner.verify`, of at most MOST tokens."""
@@ -77,8 +77,7 @@ class Verifier:
             made.tokens[:count] = array(WORD, tokens)
             made.positions[:] = array(WORD, [*range(first, first + count), *[-1] * (len(made.positions) - count)])
             chosen[:] = array(WORD, [NOT_YET] * len(chosen))  # rows that are not in use are not written, now or late
-            made.run()
-            self._executor.wait_until(lambda: NOT_YET not in chosen.tolist())
+            self._executor.run_until(made.run, lambda: NOT_YET not in chosen.tolist())
         words = chosen.tolist()
         if any(words[1::2]):
             raise ModelError(NOT_FINITE)
@@ -104,7 +103,7 @@ class Verifier:
         if key not in self._passes:
             program = self._executor.program(self._launches(key), "verify")
             tokens, positions, _ = self._host_inputs(key.rows)[:, : key.rows].numpy()
-            self._passes[key] = _Pass(memoryview(tokens), memoryview(positions), program)
+            self._passes[key] = _Pass(tokens.data, positions.data, program)
         return self._passes[key]
 
     def _launches(self, key: _Key) -> list[Launch]:

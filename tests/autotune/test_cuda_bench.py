@@ -212,8 +212,8 @@ def test_rates_are_those_of_whole_calls(bench, gpu) -> None:
         assert extra == 2 * 4095 * 4 * 2 * 16  # two layers, keys and values in float16
         assert shallow["share"] == pytest.approx(shallow["bytes_per_token"] * shallow["tok_s"] / 1e9 / READ)
     assert report["sources"] == {LAYER.key: "exact"}
-    # One turn to warm up and three that count: a prefill and 4 prompts more, then at each depth one token and 128.
-    assert Counter(gpu.engines[0].steps) == {1: 4 * 7, 128: 4 * 2}
+    # One turn to warm up and three that count: a prefill and 4 prompts more, then at each depth a token and 128 more.
+    assert Counter(gpu.engines[0].steps) == {1: 4 * 5, 129: 4 * 2}
 
 
 def test_many_tokens_at_once(bench, gpu) -> None:
@@ -267,7 +267,7 @@ def test_what_the_model_was_not_trained_for(bench, gpu) -> None:
     with pytest.raises(ModelError, match="needs a context of 2049 tokens and the model has 1024; ask for fewer"):
         bench(runs=1, prompt=2048)
     assert all(e.closed for e in gpu.engines)
-    with pytest.raises(ModelError, match="needs a context of 2001 tokens"):
+    with pytest.raises(ModelError, match="needs a context of 2002 tokens"):
         bench(runs=1, prompt=10, tokens=2000, depths=(4096, 0))
 
 

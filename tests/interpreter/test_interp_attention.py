@@ -22,7 +22,7 @@ def slow(*values):
 
 def config(tile=32, warps=1, splits=1, combine="last", heads=1):
     sizes = {"tile": tile, "warps": warps, "splits": splits, "heads": heads}
-    return {**sizes, "algorithm": space.THREADS, "combine": combine, "prefetch": 0, "stages": 0, "early": 1}
+    return {**sizes, "algorithm": space.THREADS, "combine": combine, "prefetch": 0, "stages": 1, "early": 1}
 
 
 def on_tensor_cores(tile, splits, stages, combine="last", heads=2):
@@ -232,7 +232,7 @@ def test_every_activation(activation, chosen):
 
 @pytest.mark.parametrize(
     "chosen",
-    [config(16, 1, 4, heads=2), config(32, 1, 4), slow(config(32, 1, 4, "kernel", 2)), on_tensor_cores(16, 2, 1)],
+    [config(16, 1, 4, heads=2), config(32, 1, 4), slow(config(32, 1, 4, "kernel", 2)), on_tensor_cores(16, 2, 3)],
 )
 def test_second_token_sees_the_first(chosen):
     """Through shared scratch and counters, which every token must leave as it found them."""
@@ -273,13 +273,13 @@ def test_alone_as_the_problem_is_judged(chosen, sinks):
 @pytest.mark.parametrize(
     ("chosen", "traits"),
     [
-        (on_tensor_cores(32, 4, 0), {}), (on_tensor_cores(32, 2, 1, "kernel"), {"sinks": 1}),
-        (on_tensor_cores(16, 4, 1), {"window": 40}), (on_tensor_cores(32, 1, 1), {"softcap": 3.0, "scale": 0.4}),
-        (on_tensor_cores(32, 2, 3), {"sinks": 1}), (on_tensor_cores(16, 4, 2, "kernel"), {"window": 40}),
+        (on_tensor_cores(32, 4, 1), {}), (on_tensor_cores(32, 2, 3, "kernel"), {"sinks": 1}),
+        (on_tensor_cores(16, 4, 3), {"window": 40}), (on_tensor_cores(32, 1, 3), {"softcap": 3.0, "scale": 0.4}),
+        (on_tensor_cores(32, 2, 4), {"sinks": 1}), (on_tensor_cores(16, 4, 3, "kernel"), {"window": 40}),
     ],
 )  # fmt: skip
 def test_tensor_cores(chosen, traits, position):
-    """One tile a share, the next one on its way to registers, or tiles by asynchronous copies; every trait."""
+    """One tile a share, or tiles by asynchronous copies; every trait."""
     Token(4, 2, 64, position, qk_norm=False, **traits).run(chosen)
 
 
@@ -287,15 +287,15 @@ def test_tensor_cores(chosen, traits, position):
 def test_groups_and_head_sizes_on_tensor_cores(heads, kv_heads, head_dim):
     """Rows that no head fills are padding, and so are elements."""
     group = heads // kv_heads
-    for chosen in (on_tensor_cores(32, 2, 1, "last", group), on_tensor_cores(128, 1, 0, "last", group)):
+    for chosen in (on_tensor_cores(32, 2, 3, "last", group), on_tensor_cores(128, 1, 1, "last", group)):
         Token(heads, kv_heads, head_dim, 70, seed=head_dim).run(chosen)
 
 
 @pytest.mark.parametrize(
     "chosen",
     [
-        on_tensor_cores(32, 4, 1, heads=4), on_tensor_cores(128, 1, 0, heads=4),
-        on_tensor_cores(32, 2, 3, "kernel", 4),
+        on_tensor_cores(32, 4, 3, heads=4), on_tensor_cores(128, 1, 1, heads=4),
+        on_tensor_cores(32, 2, 4, "kernel", 4),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("traits", [{}, {"sinks": 1}, {"output_gate": 1}])
@@ -336,7 +336,7 @@ def test_finish_as_a_kernel_of_its_own(head_dim, rope_dim, qk_norm):
 
 
 @pytest.mark.parametrize(
-    "chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4)), on_tensor_cores(32, 2, 1)]
+    "chosen", [config(16, 1, 4), config(128, 4), slow(config(32, 1, 4)), on_tensor_cores(32, 2, 3)]
 )
 def test_extreme_scores(chosen):
     """Scores of thousands, as the largest K-norm weights allow: one position takes all, and nothing overflows."""

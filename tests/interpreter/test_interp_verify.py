@@ -71,7 +71,7 @@ def test_a_row_is_drawn_as_its_settings_say() -> None:
     """Those of the last pass stay on the device; another's replace them, for every size."""
     passes: Any = Passes()
     verifier = Verifier(passes)
-    found = {}
+    found: dict[Sampler, list[int]] = {}
     for sampler in (HOT, Sampler(), HOT, Sampler(1.5, seed=4), HOT):
         for count in (8, 2, 8):
             chosen = verifier.verify([1, 2, 3, 4, 5, 6, 7, 8][:count], 20, sampler)
@@ -110,7 +110,7 @@ class Stream:
     """Ends at its `queries`-th query; an interrupt comes with the `interrupt`-th."""
 
     def __init__(self, queries: int, interrupt: int = 0) -> None:
-        self.queries, self.interrupt, self.asked, self.waited = queries, interrupt, 0, False
+        self.queries, self.interrupt, self.asked = queries, interrupt, 0
 
     def query(self) -> bool:
         self.asked += 1
@@ -118,18 +118,17 @@ class Stream:
             raise KeyboardInterrupt
         return self.asked >= self.queries
 
-    def synchronize(self) -> None:
-        self.waited = True
-
 
 def test_a_wait_ends_with_the_words_with_the_stream_or_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     executor, here = GraphExecutor(0, HOPPER), SimpleNamespace(stream=Stream(5))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here.stream)
-    executor.wait_until(lambda: here.stream.asked == 2)
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    executor.run_until(lambda: None, lambda: here.stream.asked == 2)
     assert here.stream.asked == 2
-    executor.wait_until(lambda: False)
-    assert here.stream.asked == 5 and not here.stream.waited
+    executor.run_until(lambda: None, lambda: False)
+    assert here.stream.asked == 5 and not waited
     here.stream = Stream(5, interrupt=3)
     with pytest.raises(KeyboardInterrupt):
-        executor.wait_until(lambda: False)
-    assert here.stream.waited, "what still runs would write into what is waited for next"
+        executor.run_until(lambda: None, lambda: False)
+    assert waited == [executor.device], "what still runs would write into what is waited for next"

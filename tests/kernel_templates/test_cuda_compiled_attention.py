@@ -20,6 +20,8 @@ from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 H100 = Device("cuda", "NVIDIA H100 80GB HBM3", "9.0", 132, 80 << 30)
 T4 = Device("cuda", "Tesla T4", "7.5", 40, 16 << 30)
+LOOP = {"algorithm": space.THREADS, "tile": 32, "warps": 4, "splits": 64, "stages": 1}
+"""Threads that go through a share tile by tile."""
 SHAPES = {"smollm2": (9, 3, 64, False), "qwen3-0.6b": (16, 8, 128, True), "qwen3-8b": (32, 8, 128, True)}
 
 
@@ -65,7 +67,7 @@ def test_long_contexts_load_16_bytes_and_spill_nothing(name, capability):
 
 def test_long_contexts_ask_for_the_cache_before_the_wait():
     """One wait; before it the first keys and values, after it the projections; no shared memory but at the end."""
-    (code,) = compiled(SHAPES["qwen3-8b"], 4096, 90, combine="last")
+    (code,) = compiled(SHAPES["qwen3-8b"], 4096, 90, **LOOP, combine="last")
     assert code.ptx.count("griddepcontrol.wait") == 1
     assert code.ptx.count("griddepcontrol.launch_dependents") == 1
     before, after = code.ptx.split("griddepcontrol.wait")
@@ -129,24 +131,22 @@ def loop_of(code):
     return found
 
 
-@pytest.mark.parametrize("stages", [1, 3])
-def test_tensor_cores_multiply_all_heads_of_a_key_at_once(stages):
+def test_tensor_cores_multiply_all_heads_of_a_key_at_once():
     """A fifth of the instructions a position that eight heads of a key cost threads; loads of 16 bytes."""
-    chosen = TENSOR | {"heads": 8, "tile": 64, "warps": 4, "splits": 64, "stages": stages}
+    chosen = TENSOR | {"heads": 8, "tile": 64, "warps": 4, "splits": 32, "stages": 4}
     code, _ = compiled((32, 4, 128, True), 5120, 90, **chosen)
-    threads, _ = compiled((32, 4, 128, True), 5120, 90)
+    threads, _ = compiled((32, 4, 128, True), 5120, 90, **LOOP)
     loop, theirs = loop_of(code), loop_of(threads)
     assert code.spills == 0
     assert sum("HMMA" in text for text in loop) == 2 * 64 // 4, "two products a position, shared by four warps"
     assert 5 * len(loop) / 64 < 1.4 * len(theirs) / 32
-    copies = [text for text in loop if "LDGSTS" in text or "LDG.E" in text]
-    assert len(copies) == 2 * 64 * 256 // (128 * 16)
-    assert all(".128" in text for text in copies)
-    assert any("LDGSTS" in text for text in copies) == (stages > 1)
+    copies = [text for text in loop if "LDGSTS" in text]
+    assert len(copies) == 2 * 64 * 256 // (128 * 16) and all(".128" in text for text in copies)
+    assert not any("LDG.E" in text for text in loop)
 
 
 def test_a_share_of_one_tile_lies_in_shared_memory_before_the_wait():
-    chosen = TENSOR | {"heads": 8, "tile": 128, "warps": 4, "splits": 64, "stages": 0}
+    chosen = TENSOR | {"heads": 8, "tile": 128, "warps": 4, "splits": 64, "stages": 1}
     code, _ = compiled((32, 4, 128, True), 5120, 90, **chosen)
     assert code.spills == 0
     before, after = code.ptx.split("griddepcontrol.wait")
@@ -160,14 +160,15 @@ def test_a_share_of_one_tile_lies_in_shared_memory_before_the_wait():
 def test_traits_on_tensor_cores_compile_without_spills(name):
     (heads, kv_heads, head_dim, qk_norm), traits, context = LOCAL[name]
     tile = 64 if head_dim == 64 else 32
-    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": 32, "stages": 1}
+    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": 16, "stages": 3}
     made = compiled((heads, kv_heads, head_dim, qk_norm), context, 90, traits=traits, **chosen)
     assert all(code.spills == 0 for code in made)
 
 
 @pytest.mark.parametrize(("context", "capability"), [(4096, 75), (4096, 90), (256, 80)])
 def test_without_prologue_and_with_a_second_kernel(context, capability):
-    attend, combine = compiled(SHAPES["qwen3-8b"], context, capability, finish=False, splits=2, combine="kernel")
+    chosen = LOOP | {"splits": 2, "combine": "kernel"} if context > 512 else {"splits": 2, "combine": "kernel"}
+    attend, combine = compiled(SHAPES["qwen3-8b"], context, capability, finish=False, **chosen)
     assert attend.spills == combine.spills == 0
     assert ("griddepcontrol.wait" in combine.ptx) == (capability >= 90)
     assert "atom" not in attend.ptx
@@ -176,7 +177,7 @@ def test_without_prologue_and_with_a_second_kernel(context, capability):
 @pytest.mark.parametrize("context", [256, 4096])
 def test_arrivals_are_counted_after_a_barrier(context):
     """Triton 3.6 puts none before a scalar release atomic; without one, other threads' stores may come late."""
-    (code,) = compiled(SHAPES["qwen3-8b"], context, 90, combine="last")
+    (code,) = compiled(SHAPES["qwen3-8b"], context, 90, **LOOP if context > 512 else {}, combine="last")
     counted = code.ptx.index("atom.global.gpu.acq_rel")
     assert code.ptx.rindex("bar.sync", 0, counted) > code.ptx.rindex("st.global", 0, counted)
 
@@ -217,7 +218,13 @@ def test_windows_soft_caps_and_sinks_compile_without_spills(name, capability, de
 
 @pytest.mark.parametrize(
     ("context", "changes"),
-    [(160, {}), (5120, {"splits": 4, "combine": "last"}), (5120, {"splits": 1, "combine": "last"}), (5120, {})],
+    [
+        (160, {}),
+        (5120, LOOP | {"splits": 4, "combine": "last"}),
+        (5120, LOOP | {"splits": 1, "combine": "last"}),
+        (5120, LOOP),
+        (5120, {}),
+    ],
 )
 def test_a_sink_is_read_before_the_wait(context, changes):
     """By the kernel that has the last word on a head."""
@@ -279,3 +286,20 @@ def test_twice_the_programs_of_half_the_positions_where_all_are_resident():
     assert untuned(16, 8, 640) == (32, 32)
     assert untuned(32, 8, 640) == (64, 16), "twice as many would have to wait"
     assert untuned(8, 8, 1280) == (64, 32), "64 splits are too many to join"
+
+
+def test_tensor_cores_where_threads_would_multiply_longer_than_memory_takes():
+    """All programs are resident: shares of one tile, then a program a multiprocessor, which loops."""
+
+    def untuned(heads: int, kv_heads: int, head_dim: int, context: int, device=H100) -> tuple | str:
+        default = space.cuda(Attention(heads, kv_heads, head_dim, context), device).default
+        shape = tuple(default[name] for name in ("tile", "warps", "splits", "stages"))
+        return shape if default["algorithm"] == space.TENSOR_CORES else space.THREADS
+
+    assert untuned(32, 4, 128, 5120) == (128, 8, 64, 1)
+    assert untuned(32, 4, 128, 40960) == (64, 4, 32, 4)
+    assert untuned(16, 4, 256, 10240) == (64, 4, 32, 3)
+    assert untuned(32, 4, 128, 640) == untuned(16, 8, 128, 5120) == space.THREADS, "measured: no faster"
+    assert untuned(32, 4, 128, 5120, T4) == space.THREADS
+    small = Device("cuda", "a chip with 99 KB of shared memory", "12.0", 170, 32 << 30)
+    assert untuned(16, 4, 256, 40960, small) == space.THREADS

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from model.expert_placement import ExpertCost, ExpertPlacement, layers_on_host, ranges
+from model.expert_placement import ExpertCost, ExpertPlacement, layers_of, layers_on_host, ranges
 
 
 def cost(nbytes: int = 10, saved_us: float = 100.0) -> ExpertCost:
@@ -33,7 +33,7 @@ def test_a_layer_that_the_host_computes_faster_stays_there() -> None:
 
 @pytest.mark.parametrize(("layers", "text"), [([], ""), ([0], "1"), ([0, 1, 2], "1-3"), ([4, 0, 2, 5], "1, 3, 5-6")])
 def test_layers_as_people_count_them(layers: list[int], text: str) -> None:
-    assert ranges(layers) == text
+    assert ranges(layers) == text and layers_of(text) == len(layers)
 
 
 def test_the_document_has_what_was_measured() -> None:

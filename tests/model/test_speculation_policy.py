@@ -47,8 +47,8 @@ def test_expected_tokens_are_the_sum_over_what_is_kept() -> None:
         (Observations(STEP, STEEP, (0.5,) * 5, tokens=9999), 10, 99, 0),
         (Observations(STEP, STEEP, SURE, tokens=9999), 10, 99, 3),  # 4 tokens in 3.6 steps, 8 in 7.5
         (Observations(STEP, {}, PRIOR), 10, 99, 7),  # nothing is known yet: it is tried
-        (Observations(STEP, FLAT, SURE, lost_s=STEP, tokens=0), 10, 99, 0),  # too much is lost already
-        (Observations(STEP, FLAT, SURE, lost_s=STEP, tokens=100), 10, 99, 7),
+        (Observations(STEP, FLAT, SURE, lost_s=2.5 * STEP, tokens=0), 10, 99, 0),  # too much is lost already
+        (Observations(STEP, FLAT, SURE, lost_s=2.5 * STEP, tokens=100), 10, 99, 7),
         (Observations(STEP, STEEP, NEVER, tokens=9999, since_pass=256), 8, 99, 1),  # another try, the cheapest
         (Observations(STEP, STEEP, NEVER, tokens=9999, since_pass=255), 8, 99, 0),
         (Observations(STEP, STEEP, NEVER, tokens=9999, since_pass=256), 7, 99, 0),
@@ -105,14 +105,14 @@ def simulated(
     st.lists(st.booleans(), min_size=1, max_size=60),
     st.integers(1, 3000),
 )
-def test_no_text_takes_3_percent_more_than_single_steps(
+def test_no_text_takes_2_percent_more_than_single_steps(
     costs: list[float], matches: list[int], chosen: list[bool], tokens: int
 ) -> None:
     """Whatever the model chooses. Constant: two passes of each size, the first and the one that is measured first, and
-    one step."""
+    two steps and a half."""
     cost = dict(zip(SIZES, (STEP * steps for steps in costs), strict=True))
     seconds, _ = simulated(Watcher(), tokens, cost.__getitem__, matches, chosen)
-    assert seconds <= 1.03 * STEP * tokens + 2 * sum(cost.values()) + 1.01 * STEP
+    assert seconds <= 1.02 * STEP * tokens + 2 * sum(cost.values()) + 2.51 * STEP
 
 
 @given(st.lists(st.floats(0.3, 12), min_size=3, max_size=3), st.integers(1, 400))
@@ -129,7 +129,7 @@ def test_against_a_model_that_never_chooses_what_is_proposed(costs: list[float],
         seconds += cost[size] if size else STEP
         watcher.tested(LONGEST, not size)
         at += 1
-    assert seconds <= 1.03 * STEP * tokens + 2 * sum(cost.values()) + 1.01 * STEP
+    assert seconds <= 1.02 * STEP * tokens + 2 * sum(cost.values()) + 2.51 * STEP
 
 
 def test_text_that_quotes_is_faster_and_text_that_does_not_costs_nothing() -> None:
@@ -147,7 +147,7 @@ def test_it_turns_itself_off_and_on_again() -> None:
     watcher = Watcher()
     slow = dict.fromkeys(SIZES, 10 * STEP)
     seconds, _ = simulated(watcher, 500, slow.__getitem__, [12], [True])
-    assert watcher.summary().off and seconds < 1.03 * 500 * STEP + 62 * STEP
+    assert watcher.summary().off and seconds < 1.02 * 500 * STEP + 63 * STEP
     seconds, _ = simulated(watcher, 20_000, FLAT.__getitem__, [12], [True])
     assert not watcher.summary().off and seconds < 0.5 * 20_000 * STEP
 
