@@ -160,7 +160,8 @@ def test_a_share_of_one_tile_lies_in_shared_memory_before_the_wait():
 def test_traits_on_tensor_cores_compile_without_spills(name):
     (heads, kv_heads, head_dim, qk_norm), traits, context = LOCAL[name]
     tile = 64 if head_dim == 64 else 32
-    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": 16, "stages": 3}
+    splits = 128 // kv_heads
+    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": splits, "stages": 3}
     made = compiled((heads, kv_heads, head_dim, qk_norm), context, 90, traits=traits, **chosen)
     assert all(code.spills == 0 for code in made)
 
