@@ -38,8 +38,9 @@ class CudaBackend(protocol.Backend):
         self._problems: OrderedDict[tuple[str, int], OpenProblem] = OrderedDict()  # the last one is active
         self._prepared: OrderedDict[Config, PreparedCandidate] = OrderedDict()
         self._guard = MeasurementGuard(GpuWatch(machine.uuid(index)), lambda: ReadProbe(index))
-        with suppress(Exception):  # torch loads what it takes while the first candidates are compiled
-            OpenProblem(SMALL, self._name, self._target, self._l2, seed=0).check_buffers()
+        with suppress(Exception):  # while the first candidates are compiled; else the first measurement waits for it
+            self._guard.probe()
+            OpenProblem(SMALL, self._name, self._target, self._l2, seed=0).check_buffers()  # torch loads what it takes
 
     @property
     def problem(self) -> OpenProblem:

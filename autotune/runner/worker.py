@@ -91,7 +91,19 @@ def poisons(error: Exception) -> bool:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
-    serve(Connection(int(sys.argv[1])), backend, sys.argv[2] if len(sys.argv) > 2 else "")
+    target = sys.argv[2] if len(sys.argv) > 2 else ""
+    if target.startswith("cuda"):
+        _begin(target)
+    serve(Connection(int(sys.argv[1])), backend, target)
+
+
+def _begin(target: str) -> None:
+    """The GPU's context starts while Python imports what is needed on it."""
+    from autotune.runner import preload
+    from kernel_templates.cuda import early, machine
+
+    early.begin_context(machine.index_of(target))
+    preload.everything()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from waiting import LONGEST_S, eventually
 
 from autotune.runner import fork_server as servers
-from autotune.runner import worker_process
+from autotune.runner import worker_pool
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
 from autotune.runner.protocol import Compile, Compiled, Failed
@@ -64,19 +64,20 @@ def test_the_next_pool_has_the_server_that_was_begun(monkeypatch) -> None:
 
 
 def test_the_next_pool_has_the_measurer_that_was_begun(monkeypatch) -> None:
-    monkeypatch.setattr(worker_process, "MEASURER", ECHO)
-    worker_process.begin_measurer("cuda:1"), worker_process.begin_measurer("cuda:1")
-    (begun,) = worker_process._begun
-    pools = [WorkerPool(1, True, target="cuda:1") for _ in range(2)]
+    monkeypatch.setattr(worker_pool, "PROGRAM", ECHO)
+    monkeypatch.setattr(ForkServer, "start", lambda self: self)
+    worker_pool.begin("cuda:1"), worker_pool.begin("cuda:1")
+    (begun,) = worker_pool._begun
+    pools = [WorkerPool(1, True, ECHO, target="cuda:1") for _ in range(2)]
     assert pools[0].measurer is begun and pools[1].measurer is not begun
     assert (
         begun.ask(REQUEST, LONGEST_S) == Failed("cuda:1: Compile")
         and begun.fork_server is pools[0]._fork_server is not None
     )
     begun.stop()
-    worker_process.begin_measurer("cuda:1")
-    (begun,) = worker_process._begun
-    assert WorkerPool(1, True, target="cuda:0").measurer is not begun and begun._process is None
+    worker_pool.begin("cuda:1")
+    (begun,) = worker_pool._begun
+    assert WorkerPool(1, True, ECHO, target="cuda:0").measurer is not begun and begun._process is None
 
 
 ECHO = (
