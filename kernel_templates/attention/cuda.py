@@ -110,7 +110,8 @@ def launches(
     )
     if splits == 1 or config["combine"] == "last":
         return [attend]
-    joining = _joining_warps(config, shape["DIMS"])
+    # Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits more than registers hold.
+    joining = max(warps, 8) if shape["DIMS"] > 128 else warps
     join = Launch(
         "attention_combine",
         cuda_kernel.combine,
@@ -120,15 +121,6 @@ def launches(
         joining,
     )
     return [attend, join]
-
-
-def _joining_warps(config: Mapping[str, Any], dims: int) -> int:
-    """Of the kernel that joins splits. Of 256 elements 4 warps would have but two lanes for the splits: of 128 splits
-    more than registers hold. After tensor cores, as many as read all splits at once, eight a lane: every round trip to
-    the second-level cache is a quarter of the kernel's time."""
-    if config["algorithm"] != TENSOR_CORES:
-        return max(config["warps"], 8) if dims > 128 else config["warps"]
-    return next((w for w in (4, 8) if 8 * 128 * w // dims >= config["splits"]), 16)
 
 
 def _ready(problem: Attention, config: Mapping[str, Any]) -> int:

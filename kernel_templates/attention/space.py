@@ -20,6 +20,8 @@ THREADS, TENSOR_CORES = "threads", "tensor_cores"
 
 _MANY = 4  # query heads of a key from which threads are busier than memory (docs/log.md)
 
+_DEEP = 16384  # positions from which a loop on tensor cores is worth what its shared memory costs its neighbours
+
 
 TOGETHER = (1, 2, 3, 4)
 
@@ -237,8 +239,11 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     warps = 4
     if 16 // max(slots(problem.head_dim, warps), 1) > _most_rows(group):
         warps = 8  # heads of 512 elements, many of which share a key
-    busy = max(1, min(problem.reach // 64, 4 * device.units // problem.kv_heads))
-    tile = min(max(4 * slots(problem.head_dim, warps), 16), 128)
+    rows, each, resident = 4, 64, 4  # of a thread; positions a program; programs a multiprocessor
+    if dims > 128 and group >= _MANY and _most_rows(group) >= 8 and waits_early(device):
+        rows, each, resident = 8, 32, 2
+    busy = max(1, min(problem.reach // each, resident * device.units // problem.kv_heads))
+    tile = min(max(rows * slots(problem.head_dim, warps), 16), 128)
     count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)
     return {
         "algorithm": THREADS,
@@ -252,18 +257,22 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
 
 
 def _untuned_tensor_cores(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any] | None:
-    """Shares of one tile, as long as programs that are resident together have all positions; then a program each
-    multiprocessor, which loops with as many tiles on their way as shared memory holds. None where it holds too few."""
+    """Shares of one tile, as long as programs that are resident together have all positions; if there are many more, a
+    program each multiprocessor, which loops with four tiles on their way. None in between, and for heads of more than
+    128 elements, whose tiles are faster alone and slower in a layer (docs/log.md)."""
+    if power_of_two(problem.head_dim) > 128:
+        return None
     chosen = {"algorithm": TENSOR_CORES, "heads": problem.heads // problem.kv_heads, "combine": "kernel"}
-    needed = power_of_two(-(-problem.reach // 128))
-    once = chosen | {"tile": 128, "warps": 8, "stages": 1, "splits": needed}
-    programs = problem.kv_heads * -(-problem.typical.reach // 128)
-    resident = (2 if held(problem, once) <= _HELD else 1) * device.units
-    if needed in splits and programs <= resident and _tiles_fit(problem, device, once):
-        return once
+    for tile in (128, 256):
+        needed = power_of_two(-(-problem.reach // tile))
+        once = chosen | {"tile": tile, "warps": 8, "stages": 1, "splits": needed}
+        programs = problem.kv_heads * -(-problem.typical.reach // tile)
+        fits = needed in splits and programs <= 2 * device.units and held(problem, once) <= _HELD
+        if fits and _tiles_fit(problem, device, once):
+            return once
     count = max(s for s in splits if s == 1 or s * problem.kv_heads <= device.units)
-    loop = chosen | {"tile": 64, "warps": 4, "splits": count, "combine": "kernel" if count > 1 else "last"}
-    return next((c for stages in (4, 3) if _tiles_fit(problem, device, c := loop | {"stages": stages})), None)
+    loop = chosen | {"tile": 64, "warps": 4, "stages": 4, "splits": count, "combine": "kernel" if count > 1 else "last"}
+    return loop if problem.reach > _DEEP and _tiles_fit(problem, device, loop) else None
 
 
 def slots(head_dim: int, warps: int) -> int:

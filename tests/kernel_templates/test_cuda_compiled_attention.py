@@ -291,7 +291,7 @@ def test_twice_the_programs_of_half_the_positions_where_all_are_resident():
 
 
 def test_tensor_cores_where_threads_would_multiply_longer_than_memory_takes():
-    """All programs are resident: shares of one tile, then a program a multiprocessor, which loops."""
+    """All programs are resident: shares of one tile; of many more positions, a program a multiprocessor loops."""
 
     def untuned(heads: int, kv_heads: int, head_dim: int, context: int, device=H100) -> tuple | str:
         default = space.cuda(Attention(heads, kv_heads, head_dim, context), device).default
@@ -300,8 +300,9 @@ def test_tensor_cores_where_threads_would_multiply_longer_than_memory_takes():
 
     assert untuned(32, 4, 128, 5120) == (128, 8, 64, 1)
     assert untuned(32, 4, 128, 40960) == (64, 4, 32, 4)
-    assert untuned(16, 4, 256, 10240) == (64, 4, 32, 3)
+    assert untuned(64, 8, 64, 10240) == (256, 8, 64, 1)
     assert untuned(32, 4, 128, 640) == untuned(16, 8, 128, 5120) == space.THREADS, "measured: no faster"
+    assert untuned(32, 8, 128, 10240) == untuned(16, 4, 256, 40960) == space.THREADS, "faster alone, not in a layer"
     assert untuned(32, 4, 128, 5120, T4) == space.THREADS
     small = Device("cuda", "a chip with 99 KB of shared memory", "12.0", 170, 32 << 30)
-    assert untuned(16, 4, 256, 40960, small) == space.THREADS
+    assert untuned(32, 4, 128, 40960, small) == space.THREADS
