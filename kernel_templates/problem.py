@@ -1,8 +1,8 @@
 """What is to be computed: the base of every operation's Problem, hashable, with a key that never changes meaning."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -58,6 +58,11 @@ class Problem:
         """The weights of a call, in the order they are packed; one without rows is none."""
         parts = ((name, [getattr(self, part) for part in of]) for name, of in self._matrices.items())
         return tuple(Matrix(name, rows, cols, form) for name, (rows, cols, form) in parts if rows)
+
+    def with_formats(self, name: Callable[[str], str]) -> Self:
+        """Itself with `name` of each matrix's format in that one's place; a matrix that is not there has none."""
+        given = {of: getattr(self, of) for _, _, of in self._matrices.values()}
+        return replace(self, **{of: name(format) for of, format in given.items() if format})
 
     @property
     def typical(self) -> Self:

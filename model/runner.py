@@ -114,8 +114,8 @@ class Runner(ABC):
         """
 
     def open_sequences(self, most: int) -> Sequences:
-        """A place for up to `most` texts that are decoded together, beside the text that `feed` and `stream` go on
-        with. Raises ModelError where the backend decodes one at a time."""
+        """A place for up to `most` texts that are decoded together, fewer where a pass has not so many rows, beside the
+        text that `feed` and `stream` go on with. Raises ModelError where the backend decodes one at a time."""
         raise ModelError("this device decodes one text at a time; use --device cpu, or -p for each prompt")
 
     @abstractmethod

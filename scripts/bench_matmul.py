@@ -107,12 +107,14 @@ class Row:
 
 @dataclass
 class Found:
-    """Of all products so far. notes: what could not be measured, and why; missing: products of which nothing was."""
+    """Of all products so far. notes: what could not be measured, and why; missing: products of which nothing was;
+    tried: (problem, configuration, microseconds) of all that were timed before the comparisons."""
 
     library: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: int = 0
+    tried: list[tuple[str, Config, float]] = field(default_factory=list)
 
     @property
     def in_order(self) -> list[Row]:
@@ -259,6 +261,7 @@ def _measure(runner: CandidateRunner, until: float, found: Found) -> None:
                 found.notes.append(_note(runner.problem, config, trial))
             else:
                 missing.discard(name)
+                found.tried.append((runner.problem.key, config, round(trial.measurement.median_ns / 1e3, 3)))
                 best[name] = min(best.get(name, (float("inf"), config)), (trial.measurement.median_ns, config), key=_ns)
     if not best:
         raise TuneError("nothing works")
@@ -384,9 +387,10 @@ def _shape(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
 )  # fmt: skip
 @click.option("--arch", help="Compile what would be measured on such a GPU, sm_90 for instance; measure nothing.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: benchmarks/CHIP/matmul.json]")
+@click.option("--tried", type=click.Path(dir_okay=False, path_type=Path), help="File for every configuration's time.")
 def main(
     names: tuple[str, ...], device: str, shapes: list[tuple[int, int]], tokens: tuple[int, ...], most: int,
-    budget: float, arch: str | None, out: Path | None,
+    budget: float, arch: str | None, out: Path | None, tried: Path | None,
 ) -> None:  # fmt: skip
     """Measure products of matrices in FORMATs (Q4_0 and Q4_K if none is given) with 1 to 2,048 tokens.
 
@@ -421,6 +425,8 @@ def main(
             "notes": found.notes, "results": [row.document() for row in found.in_order],
         }  # fmt: skip
         facts.write(path, document)
+        if tried:
+            facts.write(tried, {"tried": [(key, dict(config), us) for key, config, us in found.tried]})
         if found.rows:
             last = found.rows[-1]
             same = [r for r in found.rows if (r.format, r.shape, r.tokens) == (last.format, last.shape, last.tokens)]

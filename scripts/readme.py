@@ -304,6 +304,23 @@ def gpu_memory() -> str:
     return "\n".join([*lines, "", *dict.fromkeys(texts)]) if texts else none_yet("./scripts/bench_memory")
 
 
+def gpu_speculation() -> str:
+    """What a pass over a few tokens costs in steps, and texts with proposals against without."""
+    documents = [d for kind in ("speculate", "passes") for of_chip in results(kind).values() for d in of_chip]
+    if not documents:
+        return none_yet("./scripts/bench_speculate --device cuda:0")
+    tokens = list(documents[0]["pass_in_steps_by_tokens"])
+    headings = [*(f"a pass over {n} tokens" for n in tokens), "prompts that quote", "that do not"]
+    lines = [f"| | a step, µs | {' | '.join(headings)} |", "|---" * (len(headings) + 2) + "|"]
+    for d in documents:
+        passes = [f"{d['pass_in_steps_by_tokens'][n]:.2f} steps" for n in tokens]
+        found = [d["results"].get(of) for of in ("quoting", "own")]
+        texts = [f"{of['ratio']:.2f}× (least {of['least']:.2f}×)" if of else "–" for of in found]
+        cells = [f"{d['step_us']:.0f}", *passes, *texts]
+        lines.append(f"| {d['model']} on {d['device']['chip']}, {d['date'][:10]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "As a caller waits for them, after 128 tokens; ratios are of tokens a second."])
+
+
 def starts() -> str:
     """From the start of the process to its first token, on each device that was measured; alone, not beside others."""
     lines = ["| | on | first token, s: cold | warm | CPU seconds, warm | peak MB |", "|---" * 6 + "|"]
@@ -511,6 +528,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "gpu-wide": gpu_wide,
         "gpu-matmul": gpu_matmul,
         "gpu-memory": gpu_memory,
+        "gpu-speculation": gpu_speculation,
         "starts": starts,
         "gpu-token": gpu_token,
         "gpu-accuracy": gpu_accuracy,

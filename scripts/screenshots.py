@@ -36,20 +36,21 @@ def views(data: PageData) -> dict[str, tuple[str, str]]:
         found["token"] = ("token", "light")
     profiled = list(enumerate(data.profiled))
     if profiled:
-        place, _ = max(profiled, key=lambda pair: (len(pair[1].causes), -pair[0]))
+        place, _ = max(profiled, key=lambda pair: (pair[1].time_ns or 0.0, -pair[0]))
         found["kernel"] = (f"kernel-{place}", "light")
     sampled = [(place, sum(line.samples for line in entry.sampled.lines)) for place, entry in profiled]
     if any(count for _, count in sampled):
         found["source"] = (f"source-{max(sampled, key=lambda pair: pair[1])[0]}", "dark")
-    if data.against:
-        found["compare"] = ("compare-0", "light")
+    compared = [detail.id for detail in compare.page(data).details]
+    if compared:
+        found["compare"] = (compared[0], "light")
     if data.database.profiles:
         found["reports"] = ("reports", "light")
     longest_trace = max(enumerate(data.database.traces), key=lambda pair: len(pair[1]), default=None)
     if longest_trace and len(longest_trace[1]):
         found["systems"] = (f"systems-{longest_trace[0]}", "light")
         found["systems-dark"] = (f"systems-{longest_trace[0]}", "dark")
-    if any(one.id == "compare-kernel-0" for one in compare.page(data).details):
+    if "compare-kernel-0" in compared:
         found["compare-reports"] = ("compare-kernel-0", "light")
     return found
 
@@ -68,7 +69,8 @@ def take(browser: Browser, page: Path, name: str, scheme: str, target: Path) -> 
 @click.argument("database", type=click.Path(path_type=Path, exists=True))
 @click.option("--against", type=click.Path(path_type=Path, exists=True))
 @click.option("--bench", "benches", type=click.Path(path_type=Path, exists=True), multiple=True)
-def main(database: Path, against: Path | None, benches: tuple[Path, ...]) -> None:
+@click.option("--only", "wanted", metavar="NAME", multiple=True, help="Take this picture; may be given again.")
+def main(database: Path, against: Path | None, benches: tuple[Path, ...], wanted: tuple[str, ...]) -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
     data = collect(database, against, benches)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
@@ -76,6 +78,8 @@ def main(database: Path, against: Path | None, benches: tuple[Path, ...]) -> Non
         page.write_text(html(database, against, benches), encoding="utf-8")
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
         for picture, (name, scheme) in views(data).items():
+            if wanted and picture not in wanted:
+                continue
             target = TARGET / f"{picture}.png"
             take(browser, page, name, scheme, target)
             print(f"{target.relative_to(TARGET.parents[1])}: {target.stat().st_size / 1e3:.0f} kB")

@@ -1,9 +1,10 @@
 """Model files that several tests share: the real one, and tiny ones made on the spot."""
 
+import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import pytest
 from architecture_samples import MADE_UP
 from hypothesis import HealthCheck, settings
 
+from kernel_templates import collector
 from model.architectures import ARCHITECTURES
 
 # Deadlines and "too slow" are wall-clock time. The same examples in every run: what fails, fails for everybody.
@@ -24,6 +26,15 @@ settings.register_profile("search", **NO_CLOCK)  # scripts/test --hypothesis-pro
 settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Half a million objects that live as long as the process: Python's collector need not go through them again."""
+    with collector.paused():
+        found = yield
+    gc.freeze()
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)

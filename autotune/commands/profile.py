@@ -1,5 +1,6 @@
 """`autotune profile`: profiles the kernels of a decode step or of problems with Nsight Compute."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,8 +69,8 @@ def profile(
     if device == options.CPU:
         raise UserError("Nsight Compute profiles GPUs; give --device cuda:0")
     options.writable(keep, "--report")
-    if keep is not None and not keep.parent.is_dir():
-        raise UserError(f"--report: there is no folder {keep.parent}; make it, or name another")
+    if keep is not None and not os.access(keep.parent, os.W_OK):  # before a minute of profiling, not after it
+        raise UserError(f"--report: {keep.parent} is no folder that can be written to; name another")
     problems = list(dict.fromkeys(problem for subject in subjects for problem in _problems(subject)))
     here = options.detect(device)
     with options.open_database(db_path, readonly=False) as db:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 
 from autotune.benchmarking.benchmark_result import ModelBenchmark
-from autotune.dashboard import counters
+from autotune.dashboard import counters, own_profiles
 from autotune.precision.precision_result import ModelPrecision
 from autotune.profiling.diagnosis import Finding, diagnose_all
 from kernel_templates.device import Device
@@ -177,8 +177,10 @@ class PageData:
     @cached_property
     def profiled(self) -> tuple[ProfiledLaunch, ...]:
         """What the kernel's page has something to say about: launches with counters, rules or instructions, one of
-        those that are alike."""
-        return tuple(found for profile in self.database.profiles for found in profiled_launches(profile))
+        those that are alike; calls that were only timed where no report has their kernels."""
+        twice = own_profiles.counted_too(self.database.profiles)
+        wanted = [profile for profile in self.database.profiles if profile.provenance.sha256 not in twice]
+        return tuple(found for profile in wanted for found in profiled_launches(profile))
 
 
 def profiled_launches(profile: Profile) -> list[ProfiledLaunch]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autotune.dashboard.kernel_groups import KernelTime, kernel_times
 from autotune.dashboard.kernel_names import path_of
 from autotune.dashboard.noise import Comparison, Noise, compare, launch_noise, of_launches
+from autotune.dashboard.own_profiles import recorded_here
 from autotune.dashboard.page_data import Database, PageData, ProfiledLaunch, launch_time, profiled_launches
 from tuning_db.profile_records import Profile
 from tuning_db.trace_records import Trace
@@ -40,7 +41,8 @@ class Series:
 
 def versions(data: PageData) -> list[Version]:
     """The reports of the database to compare with first, then those of the database; by when they were recorded where
-    all say it, else as they were imported."""
+    all say it, else as they were imported. Without those of `autotune profile`, which are no program: they are compared
+    problem by problem."""
     found: list[Version] = []
     names: Counter[str] = Counter()
     for database in (data.against, data.database):
@@ -57,7 +59,7 @@ def versions(data: PageData) -> list[Version]:
 
 
 def _in_order(database: Database) -> list[tuple[Profile, Trace]]:
-    pairs = list(zip(database.profiles, database.traces, strict=True))
+    pairs = [pair for pair in zip(database.profiles, database.traces, strict=True) if not recorded_here(pair[0])]
     if all(profile.provenance.recorded_at for profile, _ in pairs):
         pairs.sort(key=lambda pair: pair[0].provenance.recorded_at or "")
     return pairs

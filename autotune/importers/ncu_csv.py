@@ -42,6 +42,8 @@ _INSTANCES = re.compile(r"(?:\(!\) *)?(\S+) *[({\[].*[)}\]]", re.DOTALL)  # "4.1
 _NOTHING = ("", "n/a", "nan", "no data", "(!) n/a", "(!) nan")
 
 Cells = Mapping[str, str]
+IDENTITY = ("Host Name", "Process ID", "ID")  # several processes may print into one file, and each begins at 0
+Identity = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,24 @@ def recognizes(head: bytes) -> bool:
 def read(path: Path, decimal: Decimal | None = None) -> Profile:
     """Raises UserError for a file without launches or one that is damaged."""
     tables = csv_tables.read(path, is_header, decimal, _completed)
-    kinds, found, reports, partial = list[str](), list[_Launch](), list[ReportTable](), False
+    kinds, found, reports, missing = list[str](), list[_Launch](), list[ReportTable](), 0
     for table in tables:  # of several runs, or several pages
         kind, reader = next((kind, reader) for known, kind, reader in _READERS if known(table.header))
-        launches, partial = reader(path, table)
+        launches, begun = reader(path, table)
         found += launches
+        missing += begun
         kinds.append("metrics of the command line" if _of_command_line(table) else kind)
         if is_summary(table.header):
             reports.append(_report(table))
     if not found:
-        raise files.unusable(path, "ends in the middle of its only launch" if partial else "has no launches", AGAIN)
+        raise files.unusable(path, "ends in the middle of its only launch" if missing else "has no launches", AGAIN)
     stored = _stored(found)
-    note = "the file ends in the middle of a launch, which was left out" if partial else NO_END
+    note = "a launch that ends in its middle was left out" if missing else NO_END
     first = stored[0].metrics
     chips = dict.fromkeys(chip for launch in found if (chip := launch.about.get(CHIP)))
     about = files.provenance(
         path, "Nsight Compute", f"ncu CSV, {' and '.join(dict.fromkeys(kinds))}", len(stored),
-        len(stored) + 1 if partial else None, note, chip=", ".join(chips),
+        len(stored) + missing if missing else None, note, chip=", ".join(chips),
         clocks=clocks(first),
     )  # fmt: skip
     return Profile(about, stored, tables=tuple(reports))
@@ -115,14 +118,14 @@ def _completed(header: list[str], row: list[str]) -> list[str]:
     return row + [""] * (len(header) - short) if len(row) == short and not row[-1] else row
 
 
-def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
-    """The launches of a raw page, and whether one more was begun."""
+def _raw(path: Path, table: Table) -> tuple[list[_Launch], int]:
+    """The launches of a raw page, and how many more were begun."""
     header, body = table.header, table.rows
     if not body or body[0][0] != "":
         raise files.unusable(path, "has no row of units below its header", "export it with ncu --csv --page raw")
     unit_row, body = body[0], body[1:]
-    at = header.index("ID")
-    _check_order(path, [row[at] for row in body])
+    ids = [header.index(name) for name in IDENTITY if name in header]
+    _check_order(path, [tuple(row[at] for at in ids) for row in body])
     places = [place for place, name in enumerate(header) if name not in DESCRIBING and not ncu_labels.left_out(name)]
     bases = {place: units.base(unit_row[place]) for place in places}
     launches = []
@@ -139,31 +142,38 @@ def _raw(path: Path, table: Table) -> tuple[list[_Launch], bool]:
         launches.append(
             _Launch({n: row[i] for i, n in enumerate(header) if n in DESCRIBING or n == CHIP}, numbers, texts)
         )
-    return launches, table.cut
+    return launches, int(table.cut)
 
 
-def _long(path: Path, table: Table) -> tuple[list[_Launch], bool]:
-    """The launches of a table with a row for each metric, and whether there is one more that lacks some."""
+def _long(path: Path, table: Table) -> tuple[list[_Launch], int]:
+    """The launches of a table with a row for each metric, and how many more there are that lack some."""
     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-    _check_order(path, [number for number, _ in itertools.groupby(row["ID"] for row in rows)])
-    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row["ID"])]
-    if not groups:
-        return [], False
-    # Rows of one launch follow each other, so only the last one's can be missing.
-    names = [{(row.get(SECTION), row[METRIC]) for row in group if row[METRIC]} for group in (groups[0], groups[-1])]
-    incomplete = table.cut or bool(names[0] - names[1])
-    return [_measured(group, VALUE) for group in (groups[:-1] if incomplete else groups)], incomplete
+    launches: dict[Identity, list[Cells]] = {}
+    for row in rows:
+        launches.setdefault(_identity(row), []).append(row)
+    of_process = itertools.groupby(sorted(map(_identity, rows), key=lambda one: one[:-1]))
+    _check_order(path, [which for which, _ in of_process])
+    if not launches:
+        return [], 0
+    # Rows of one launch follow each other in what its process printed, so only those of its last one can be missing.
+    names = {
+        which: {(row.get(SECTION), row[METRIC]) for row in group if row[METRIC]} for which, group in launches.items()
+    }
+    last = {which[:-1]: which for which in launches}.values()
+    incomplete = {which for which in last if next(iter(names.values())) - names[which]}
+    incomplete |= {_identity(rows[-1])} if table.cut else set()
+    return [_measured(group, VALUE) for which, group in launches.items() if which not in incomplete], len(incomplete)
 
 
-def _summary(path: Path, table: Table) -> tuple[list[_Launch], bool]:
-    """Kernels with the averages of their launches' metrics, and whether there is one more that lacks some."""
+def _summary(path: Path, table: Table) -> tuple[list[_Launch], int]:
+    """Kernels with the averages of their launches' metrics, and how many more there are that lack some."""
     groups: dict[tuple[str, ...], list[Cells]] = {}
     for row in table.rows:
         named = dict(zip(table.header, row, strict=True))
         which = tuple(value for name, value in named.items() if name in DESCRIBING or name == COUNT)
         groups.setdefault(which, []).append(named)
     whole = list(groups.values())[: -1 if table.cut else None]
-    return [_measured(group, AVERAGE) for group in whole], table.cut
+    return [_measured(group, AVERAGE) for group in whole], int(table.cut)
 
 
 _READERS = (
@@ -245,13 +255,20 @@ def _launch(place: int, one: _Launch, columns: Columns) -> KernelLaunch:
     )  # fmt: skip
 
 
-def _check_order(path: Path, numbers: Iterable[str]) -> None:
-    """Launches are numbered in order. Raises UserError if these are not."""
-    numbers = [number.replace(",", "") for number in numbers]
-    if not all(number.isdigit() for number in numbers):
-        raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
-    if any(int(one) >= int(other) for one, other in itertools.pairwise(numbers)):
-        raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
+def _identity(row: Cells) -> Identity:
+    return tuple(row[name] for name in IDENTITY if name in row)
+
+
+def _check_order(path: Path, launches: Iterable[Identity]) -> None:
+    """Each process numbers its launches in order. Raises UserError if these are not."""
+    last: dict[Identity, int] = {}
+    for *process, number in launches:
+        plain = number.replace(",", "")
+        if not plain.isdigit():
+            raise files.unusable(path, "is damaged: a launch has no number", AGAIN)
+        if int(plain) <= last.get(tuple(process), -1):
+            raise files.unusable(path, "is damaged: its launches are not in order", AGAIN)
+        last[tuple(process)] = int(plain)
 
 
 def _number(cell: str) -> float | None:

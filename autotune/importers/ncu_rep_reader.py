@@ -162,19 +162,21 @@ def relative(sass: str, first: int, last: int) -> str:
 
 
 def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
-    """The machine instructions of a kernel in order, with counts and stalls at each, where they were counted."""
+    """The machine instructions of a kernel in order that were counted or sampled, with counts and stalls at each. Warps
+    that have ended are sampled behind the last instruction that runs."""
     executed = _at_addresses(action, EXECUTED)
-    if not executed:
-        return []
     stalls = {
         name.removeprefix(STALLS): _at_addresses(action, name)
         for name in action.metric_names()
         if name.startswith(STALLS) and not name.endswith(NOT_ISSUED)
     }
+    places = sorted(executed.keys() | {at for counts in stalls.values() for at, count in counts.items() if count})
+    if not places:
+        return []
     for name, text in action.source_files().items():
         sources.setdefault(name, text)
-    first, last, lines = min(executed), max(executed), []
-    for address in sorted(executed):
+    first, last, lines = places[0], places[-1], []
+    for address in places:
         where = action.source_info(address)
         here = {reason: int(counts[address]) for reason, counts in stalls.items() if counts.get(address)}
         lines.append(
@@ -184,7 +186,7 @@ def _lines(action: Any, sources: dict[str, str]) -> list[dict[str, Any]]:
                 "ptx": action.ptx_by_pc(address) or None,
                 "file": where.file_name() if where else None,
                 "line": where.line() if where else None,
-                "executed": int(executed[address]),
+                "executed": int(executed[address]) if address in executed else None,
                 "stalls": here,
             }
         )

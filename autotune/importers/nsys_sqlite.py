@@ -62,9 +62,13 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
     selects = [select(db) for table, select in SELECTS.items() if table in tables]
     ordered = f"{' UNION ALL '.join(selects)} ORDER BY 1, 2, 3, 4, 5, 6"
     rows = list(map(Activity._make, db.execute(ordered)))
+    untimed = sum(_untimed(db, table) for table in SELECTS if table in tables)
     if not rows:
-        raise files.unusable(path, "has no kernels", RECORD)
+        what = f"has {untimed} rows, none of them with a time" if untimed else "has no kernels"
+        raise files.unusable(path, what, RECORD)
     found, note = _ranges(db, tables)
+    if untimed:
+        note = f"left out: {untimed} row{'s' * (untimed > 1)} without a time{note.replace('left out: ', ', ')}"
     calls = _calls(db, tables)
     called = [calls.get((row.process & PROCESS, row.correlation)) for row in rows]
     ranges, owners = nvtx_ranges.nested(found, called)
@@ -72,7 +76,7 @@ def _read(path: Path, db: sqlite3.Connection) -> Profile:
         _, made_in = nvtx_ranges.nested(found, [None if row.node is None else nodes.get(row.node) for row in rows])
         owners = [made if owner is None else owner for owner, made in zip(owners, made_in, strict=True)]
     about = files.provenance(
-        path, "Nsight Systems", "nsys SQLite", len(rows), len(rows), note, **_about(db, tables, rows)
+        path, "Nsight Systems", "nsys SQLite", len(rows), len(rows) + untimed, note, **_about(db, tables, rows)
     )
     launches = _launches(rows, _names(db, tables), owners, called)
     return Profile(about, launches, ranges, waits=_waits(db, tables))
@@ -139,21 +143,24 @@ def _kernels(db: sqlite3.Connection) -> str:
     short = "shortName" if "shortName" in have else "NULL"
     full = "demangledName" if "demangledName" in have else short
     node = "graphNodeId" if "graphNodeId" in have else "NULL"
-    return f"SELECT {common}, 0, {full}, {short}, {node}, {', '.join(sizes)}, NULL FROM {KERNELS}"
+    return f"SELECT {common}, 0, {full}, {short}, {node}, {', '.join(sizes)}, NULL FROM {KERNELS} WHERE {TIMED}"
 
 
 def _graphs(db: sqlite3.Connection) -> str:
-    return f"SELECT {_checked(db, GRAPHS)}, 1, graphId, {_NULLS}, NULL FROM {GRAPHS}"
+    return f"SELECT {_checked(db, GRAPHS)}, 1, graphId, {_NULLS}, NULL FROM {GRAPHS} WHERE {TIMED}"
 
 
 def _copies(db: sqlite3.Connection) -> str:
-    return f"SELECT {_checked(db, COPIES, ('bytes', 'copyKind'))}, 2, copyKind, {_NULLS}, bytes FROM {COPIES}"
+    common = _checked(db, COPIES, ("bytes", "copyKind"))
+    return f"SELECT {common}, 2, copyKind, {_NULLS}, bytes FROM {COPIES} WHERE {TIMED}"
 
 
 def _fills(db: sqlite3.Connection) -> str:
-    return f"SELECT {_checked(db, FILLS, ('bytes',))}, 3, NULL, {_NULLS}, bytes FROM {FILLS}"
+    return f"SELECT {_checked(db, FILLS, ('bytes',))}, 3, NULL, {_NULLS}, bytes FROM {FILLS} WHERE {TIMED}"
 
 
+# CUPTI gives 0 for both times where it could not take them, and clocks that were set against each other may cross.
+TIMED = "end >= start AND (start != 0 OR end != 0)"
 _NULLS = ", ".join(["NULL"] * 8)  # second name, node, sizes
 SELECTS = {KERNELS: _kernels, GRAPHS: _graphs, COPIES: _copies, FILLS: _fills}
 KINDS = (RowKind.KERNEL, RowKind.GRAPH, RowKind.COPY, RowKind.FILL)
@@ -174,10 +181,14 @@ def _checked(db: sqlite3.Connection, table: str, whole: Sequence[str] = ()) -> s
     have = nsys_schema.columns(db, table)
     there = [name for name in ("globalPid", "deviceId") if name in have]
     wrong = " OR ".join(f"typeof({name}) != 'integer'" for name in ("start", "end", "streamId", *whole, *there))
-    if db.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {wrong} OR end < start)").fetchone()[0]:
+    if db.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {wrong})").fetchone()[0]:
         raise sqlite3.DataError(f"a row of {table} makes no sense")
     device, process = ("deviceId" if "deviceId" in have else "NULL"), ("globalPid" if "globalPid" in have else "0")
     return f"start, end - start, {device}, streamId, {process}, correlationId"
+
+
+def _untimed(db: sqlite3.Connection, table: str) -> int:
+    return db.execute(f"SELECT count(*) FROM {table} WHERE NOT ({TIMED})").fetchone()[0]
 
 
 def _calls(db: sqlite3.Connection, tables: set[str]) -> dict[Any, Call]:

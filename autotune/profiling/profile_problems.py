@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import kernel_templates
 from autotune import UserError
 from autotune.importers import ncu_rep, ncu_rep_library
 from autotune.profiling import match_kernels, measured_times, ncu, recording, store_profile
 from autotune.profiling.recording import Call
 from kernel_templates.device import Device
 from tuning_db import TuningDB
+from tuning_db.profile_records import Profile
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,25 @@ def profile(
             report = ncu_rep.read(recorded.report)
         except UserError as error:
             return Profiled(times, stored, str(error), kept)
-    report = match_kernels.with_recorded(report, recorded.kernels)
+    report = _with_sources(match_kernels.with_recorded(report, recorded.kernels))
     provenance = replace(
         report.provenance, file=f"{title}.ncu-rep", fingerprint=device.fingerprint, chip=device.chip,
         recorded_at=when,
     )  # fmt: skip
     stored.append(store_profile.store(replace(report, provenance=provenance), db))
     return Profiled(times, stored, None, kept)
+
+
+def _with_sources(report: Profile) -> Profile:
+    """With the texts of our files that Nsight Compute did not find: a kernel that was compiled in another copy of this
+    package, since removed, is kept for all with the same sources, and names the files of that copy."""
+    sources = dict(report.sources)
+    for name in {line.file for launch in report.launches for line in launch.lines if line.file}:
+        _, here, inside = name.rpartition(f"/{kernel_templates.__name__}/")
+        own = Path(kernel_templates.__file__).parent / inside
+        if here and not sources.get(name) and own.is_file():
+            sources[name] = own.read_text()
+    return replace(report, sources=sources)
 
 
 def _title(calls: Sequence[Call]) -> str:

@@ -25,6 +25,7 @@ from kernel_templates.cpu.matrix import planes_of
 from kernel_templates.cpu.tiles import plane_bytes
 from kernel_templates.cpu.words import fours, sweeps, zero_of_bytes
 from kernel_templates.formats.layout import Blocks, Floats, Layout
+from kernel_templates.problem import Problem
 
 FLOAT_BLOCK = 32  # columns that a float format's innermost step takes
 LINE = 64  # bytes that a prefetch asks for
@@ -59,6 +60,12 @@ def step_size(layout: Layout) -> int:
 def activation_of(format_name: str, quantized: str) -> str:
     """The kind of activations a weight format is multiplied with."""
     return quantized if formats.get(format_name).quantized else "f32"
+
+
+def key_of(problem: Problem, quantized: str) -> str:
+    """A problem's key as far as code depends on it that calls `compile_rows`' loops: formats are the kinds of
+    activations that they are multiplied with."""
+    return problem.with_formats(lambda name: activation_of(name, quantized)).key
 
 
 def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:

@@ -16,7 +16,7 @@ from time import perf_counter
 
 import llvmlite.binding as llvm
 
-from kernel_templates import cache_folder, sources
+from kernel_templates import cache_folder, collector, sources
 
 WORDS = 4  # int64 arguments of a kernel
 
@@ -145,7 +145,8 @@ def compile_kernel(function: Callable, key: str, words: int = WORDS) -> Kernel:
 
     function.__qualname__ = _symbol(function, key)
     made = CFunc(function, ((types.int64,) * words, types.void), {}, {"nopython": True, "error_model": "numpy"})
-    made.compile()
+    with collector.paused():
+        made.compile()
     if kept:
         library = made._library
         parts = (*library._final_module.functions, *library._final_module.global_variables)

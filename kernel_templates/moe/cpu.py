@@ -269,7 +269,7 @@ def compile(problem: Moe, config, features) -> Kernel:
         blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)
         for m in _packed(problem)
     )
-    return compile_kernel(moe, f"{problem.key} {at}").with_rows(*rows)
+    return compile_kernel(moe, f"{blocks.key_of(problem, problem.activation)} {at}").with_rows(*rows)
 
 
 def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernel_templates.cpu import simd
+from kernel_templates.cpu import blocks, simd
 from kernel_templates.cpu.activations import exponential, gating, normed_adder
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -81,7 +81,7 @@ def compile_choose(problem: Moe) -> Kernel:
                 store_i64(offsets + 8 * e, load_i64(offsets + 8 * (e + 1)))
             store_i64(offsets + 8 * experts, used * rows)
 
-    return compile_kernel(choose_rows, f"choose rows {problem.key}")
+    return compile_kernel(choose_rows, f"choose rows {blocks.key_of(problem, problem.activation)}")
 
 
 def bind_choose(kernel: Kernel, logits: np.ndarray, rows: np.ndarray, bias, scale, choices: Choices) -> Step:

@@ -4,7 +4,7 @@ the heads: bias, QK-norm, RoPE, and the float16 append to the cache."""
 import math
 
 from kernel_templates.attention.cache import TILE
-from kernel_templates.cpu import simd
+from kernel_templates.cpu import blocks, simd
 from kernel_templates.cpu.activations import normalizer
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
@@ -75,7 +75,8 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
                 for d in range(dim):
                     simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
 
-    return compile_kernel(norm_qkv_rope, problem.key).with_rows(*stack.compile_rows(config, features))
+    key = f"{blocks.key_of(problem, problem.activation)} of {len(stack.groups)}"
+    return compile_kernel(norm_qkv_rope, key).with_rows(*stack.compile_rows(config, features))
 
 
 def pack(problem: NormQkvRope, config, weights) -> tuple[Tiles, ...]:

@@ -1,5 +1,6 @@
 """A gated delta net's projections on the CPU: norm and quantization by each thread, then the row tiles of all four."""
 
+from kernel_templates.cpu import blocks
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.graph import Step, step
 from kernel_templates.cpu.simd import load_f32, load_i64
@@ -26,7 +27,8 @@ def compile(problem: NormQkvz, config, features) -> Kernel:
         projected, scratch = load_i64(a + 24), load_i64(a + 32) + thread * per_thread
         product(arguments, x, norm, eps, scratch, projected, thread, threads)
 
-    return compile_kernel(norm_qkvz, f"{problem.key}").with_rows(*stack.compile_rows(config, features))
+    key = f"{blocks.key_of(problem, problem.activation)} of {len(stack.groups)}"
+    return compile_kernel(norm_qkvz, key).with_rows(*stack.compile_rows(config, features))
 
 
 def pack(problem: NormQkvz, config, weights) -> tuple[Tiles, ...]:

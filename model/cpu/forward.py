@@ -33,8 +33,8 @@ MOST = widths.MOST["cpu"]
 """Rows of a pass."""
 TEXTS = 1025
 """Texts that may have a cache at once."""
-OWN, FIRST = 0, 1
-"""The text whose cache is the decoder's, and the first that `admit` gives."""
+OWN = 0
+"""The text whose cache is the decoder's."""
 Caches = Sequence[Mapping[str, np.ndarray]]
 """What each layer keeps of a text, as of `text_state`."""
 
@@ -75,7 +75,7 @@ class Forward(RowOperations):
         self.decoder = decoder
         self._caches: dict[int, Caches] = {}
         self._tables = [np.zeros((texts, len(_described(layer.buffers))), np.int64) for layer in decoder.layers]
-        self._unused = list(reversed(range(FIRST, texts)))
+        self._unused = list(reversed(range(OWN + 1, texts)))
         self.place(OWN, [layer.buffers for layer in decoder.layers])
         self._tokens, self._positions, self._texts = (np.zeros(most, np.int64) for _ in range(3))
         self._span_count, self._text_count = (np.zeros(1, np.int64) for _ in range(2))

@@ -17,7 +17,7 @@ from kernel_templates import memory
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_choice import ThreadChoice
 from model.cpu import text_state
-from model.cpu.forward import FIRST, TEXTS, Caches
+from model.cpu.forward import Caches
 from model.errors import ModelError
 from model.runner import STEPS_BELOW
 from model.sampling import Picker, Sampler
@@ -52,7 +52,7 @@ class CpuSequences(Sequences):
     def __init__(self, runner: "CpuRunner", most: int, limit: int | None = None):
         """limit: bytes that all caches together may take; None: a share of what is free when there is none."""
         self._runner, self._decoder = runner, runner.decoder
-        self.most, self.context = min(most, TEXTS - FIRST), runner.context
+        self.most, self.context = min(most, runner.forward.most), runner.context  # a step is one pass
         self._threads = ThreadChoice(self._decoder.threads.most, self._decoder.threads.watch)
         self._given, self._limit = limit, 0
         self._texts: dict[int, _Text] = {}

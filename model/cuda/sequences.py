@@ -214,10 +214,11 @@ def upload(to: Tensor, values: Tensor) -> None:
 
 
 def opened(forward: Forward, head_config: Config, most: int, limit: int | None = None) -> CudaSequences:
-    """Up to `most` texts through a model's passes, over pages of their own. limit: bytes that the pages may take; None:
-    what `device_memory.room` says. head_config: what decode's head runs with. Raises ModelError when memory
-    does not suffice."""
+    """Up to `most` texts, no more than a pass has rows, through a model's passes, over pages of their own. limit: bytes
+    that the pages may take; None: what `device_memory.room` says. head_config: what decode's head runs with. Raises
+    ModelError when memory does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
+    most = min(most, forward.most)
     shape, room = PageShape(cached_heads(c)), device_memory.room(executor.device, forward.model.memory)
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         states = delta_states.of_layers(c.sizes, most, executor.device)

@@ -165,10 +165,11 @@ def test_wrong_words(complaint, tiny_model, prompts, tmp_path) -> None:
     assert "is not in the range" in complaint(*batch, "--batch", "0")
     assert "--json prints its document on stdout" in complaint(*batch, "--json")
     assert "names the file of the prompts" in complaint(*batch, "--output", prompts)
+    assert "no such file" in complaint(*batch)
+    batch = ("generate", tiny_model, "--input", prompts)
     assert "Is a directory" in complaint(*batch, "--output", tmp_path)
     assert "No such file" in complaint(*batch, "--output", tmp_path / "none" / "out.jsonl")
     assert "is a database or a model" in complaint(*batch, "--output", tiny_model)
-    assert "no such file" in complaint(*batch)
     assert "Missing option '-p' / '--prompt', or '--input'" in complaint("generate", "m.gguf")
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import kernel_templates
 from autotune.commands import options
 from autotune.importers import ncu_rep_library
 from autotune.profiling import ncu, profile_problems, recording
 from kernel_templates.device import Device
 from kernel_templates.space import Config
 from tuning_db import open_db, profiles
+from tuning_db.profile_records import KernelLaunch, Profile, Provenance, SourceLine
 from tuning_db.records import Measurement, Winner
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nsight"
@@ -166,7 +168,8 @@ def test_a_report_needs_a_name_that_pages_can_show(autotune, name) -> None:
 
 def test_a_report_is_not_written_over_a_database(complaint, filled, tmp_path) -> None:
     assert "is a database or a model" in complaint("profile", NORM, "--report", filled)
-    assert "there is no folder" in complaint("profile", NORM, "--report", tmp_path / "none" / "r.ncu-rep")
+    nowhere = tmp_path / "none" / "r.ncu-rep"
+    assert "is no folder that can be written to" in complaint("profile", NORM, "--report", nowhere)
 
 
 def test_without_a_reader_the_report_is_kept_on_request(
@@ -180,3 +183,14 @@ def test_without_a_reader_the_report_is_kept_on_request(
     assert f"Nsight Compute's report: {tmp_path / 'kept.ncu-rep'}" in result.stderr
     monkeypatch.undo()
     assert "4 rows" in autotune("import", tmp_path / "kept.ncu-rep", "--db", tmp_path / "other.db").stdout
+
+
+def test_sources_of_a_copy_that_is_gone_are_those_of_this_one() -> None:
+    """Compiled kernels are kept by what is in their sources, and name the files of the copy that compiled them."""
+    names = ("/gone/kernel_templates/cuda/dot.py", "/gone/kernel_templates/none.py", "/triton/language/core.py", None)
+    lines = tuple(SourceLine(16 * n, "NOP", None, name, 1) for n, name in enumerate(names))
+    report = Profile(Provenance("r", "0" * 64, 1, "", ""), (KernelLaunch(0, "k", lines=lines),), (), {names[0]: ""})
+    sources = profile_problems._with_sources(report).sources
+    assert sources == {names[0]: (Path(kernel_templates.__file__).parent / "cuda" / "dot.py").read_text()}
+    kept = replace(report, sources={names[0]: "as recorded"})
+    assert profile_problems._with_sources(kept).sources == {names[0]: "as recorded"}

@@ -50,7 +50,9 @@ def test_a_search_within_one_algorithm(backend: str, tokens: int) -> None:
 def test_every_algorithm_beside_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "chip" / "matmul.json"
     words = ["Q4_0", "--device", "cpu", "--shape", "256x256", "--tokens", "1", "--tokens", "4"]
-    done = CliRunner().invoke(main, [*words, "--candidates", "1", "--budget", "3000", "--out", str(out)])
+    tried = tmp_path / "tried.json"
+    words += ["--candidates", "1", "--budget", "3000", "--tried", str(tried)]
+    done = CliRunner().invoke(main, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
     document = json.loads(out.read_text())
     found = {(row["tokens"], row["algorithm"]): row for row in document["results"]}
@@ -60,6 +62,8 @@ def test_every_algorithm_beside_the_library(tmp_path: Path, monkeypatch: pytest.
     each = {(count, name) for name in (*names, library) for count in (1, 4)}
     assert set(found) == {(1, "matvec"), *each} and len(found) == len(document["results"])
     assert document["missing"] == 0 and document["notes"] == []
+    times = json.loads(tried.read_text())["tried"]
+    assert len(times) == len(found) - 2 and all(config and us > 0 for _, config, us in times), "all but the library's"
     assert all(row["us"] > 0 and row["tflop_s"] > 0 and row["format"] == "Q4_0" for row in found.values())
     assert found[4, library]["config"] is None and found[4, names[0]]["config"]["algorithm"] == names[0]
     assert "--tokens=4" in document["command"] and str(tmp_path) not in json.dumps(document)
@@ -92,6 +96,8 @@ def test_what_fails_on_a_gpu_does_not_end_the_run(monkeypatch: pytest.MonkeyPatc
         if name in ("thin", "wide"):
             assert row.config is not None and row.ns == stand_in_products.time_ns(row.config)
             assert (row.config["tiles"], row.config["warps"]) not in [(1, 4), (2, 4), (2, 8)]
+    best = min(us for key, config, us in found.tried if key.endswith("tokens=8") and config["algorithm"] == "thin")
+    assert by[8, "thin"].ns == 1e3 * best and len(found.tried) > len(by)
     notes = "\n".join(found.notes)
     assert all(word in notes for word in ("PTXASError: one tile", "relative error 0.5", "crashed", "nothing works"))
 

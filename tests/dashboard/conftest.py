@@ -1,6 +1,7 @@
 """What the dashboard's tests share: databases, pages made from them, and one headless Chromium for all."""
 
 import json
+import lzma
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from autotune.cli import cli
 from autotune.dashboard import build
 
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "nsight"
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -36,6 +38,21 @@ def small_db(folder: Path) -> Path:
             samples.summed("a_long_name_of_a_file_" * 8 + ".csv", samples.HOSTILE),
         ],
     )
+    return path
+
+
+@pytest.fixture(scope="session")
+def h200_db(folder: Path) -> Path:
+    """What `autotune profile` left on an H200 before and after `autotune tune`."""
+    path = folder / "h200.db"
+    path.write_bytes(lzma.decompress((FIXTURES / "h200_profile.db.xz").read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def h200_page(folder: Path, h200_db: Path) -> Path:
+    path = folder / "h200.html"
+    path.write_text(build.html(h200_db), encoding="utf-8")
     return path
 
 

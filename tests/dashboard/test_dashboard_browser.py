@@ -25,6 +25,7 @@ PAGES = (
 DETAILS = (
     "report-0", "systems-1", "run-1", "parameters-0", "kernel-0", "source-0", "token-0", "compare-0", "tables-2",
 )  # fmt: skip
+H200 = ("reports", "compare", "compare-problem-0", "compare-problem-1", "kernel-3", "source-3")
 WIDTHS = (390, 768, 1400, 2560)  # px: a phone, a tablet, a notebook, a large screen
 STANDARDS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
@@ -64,11 +65,20 @@ def test_axe_finds_nothing_in_a_full_database(browser, full_page, scheme):
     assert violations(browser, full_page, scheme, STANDARDS) == {}
 
 
-def violations(browser, path: Path, scheme: str, rules: dict, width: int = 1360) -> dict:
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_what_an_h200_reported(browser, h200_page, scheme, width):
+    assert violations(browser, h200_page, scheme, STANDARDS, width, H200) == {}
+
+
+def violations(
+    browser, path: Path, scheme: str, rules: dict, width: int = 1360, names: tuple[str, ...] = PAGES + DETAILS
+) -> dict:
     """By page or detail, with everything opened that can be: axe-core's findings."""
     context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 900})
     page, found = context.new_page(), {}
-    for name in PAGES + DETAILS:
+    for name in names:
         open_at(page, path, name)
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
         page.evaluate(  # hundreds of rows that are all made alike
@@ -190,12 +200,13 @@ def test_all_metrics_can_be_searched(page, small_page):
 
 
 @pytest.mark.parametrize("width", [390, *(pytest.param(width, marks=pytest.mark.slow) for width in WIDTHS[1:-1]), 2560])
-def test_no_page_is_wider_than_the_window(browser, small_page, width):
+def test_no_page_is_wider_than_the_window(browser, small_page, h200_page, width):
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
-    for name in PAGES + DETAILS:
-        open_at(page, small_page, name)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    for path, names in ((small_page, PAGES + DETAILS), (h200_page, H200)):
+        for name in names:
+            open_at(page, path, name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     context.close()
 
 

@@ -176,7 +176,7 @@ def test_occupancy_is_told_by_cause():
         },
     )  # fmt: skip
     profiled = profiled_launches(Profile(ORIGIN, (found,)))
-    detail = kernel._detail(0, profiled[0], None)
+    detail = kernel._detail(0, "kernel", profiled[0], None)
     chart = next(block for block in detail.blocks if isinstance(block, Bars) and block.title == "Occupancy by cause")
     assert dict(chart.rows) == {
         "taken by shared memory": (75,), "possible": (25,), "not reached: a grid of 0.50 waves": (15,),

@@ -36,7 +36,7 @@ def test_a_rule_of_the_report_is_marked_and_told_once():
     rule = RuleFinding("SomeRule", "S", "optimization", "Some title", "Do something.", 60.0, "global")
     local = replace(rule, title="Of a part", gain_scope="local")
     (entry,) = entries(KernelLaunch(0, "k", findings=(rule, local)))
-    shown = str(kernel._detail(0, entry, None))
+    shown = str(kernel._detail(0, "kernel", entry, None))
     assert shown.count("Do something.") == 2
     assert shown.count("Some title (Nsight Compute's rule): up to 60% of the time") == 1
     assert shown.count("Of a part: estimated gain 60% of the part it looks at") == 1

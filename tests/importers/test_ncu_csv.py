@@ -322,3 +322,53 @@ def test_thousands_in_the_count_of_launches(tmp_path):
     )
     (launch,) = ncu_csv.read(path).launches
     assert (launch.count, launch.duration_ns) == (1000, 2e9)
+
+
+def of_processes(*launches):
+    """A details page: (process, ID, metric, value) each."""
+    section = {"Duration": "GPU Speed Of Light Throughput", "Registers Per Thread": "Launch Statistics"}
+    unit = {"Duration": "us", "Registers Per Thread": "register/thread"}
+    about, metric = ("ID", "Process ID", "Host Name", "Kernel Name", "Section Name"), ("Name", "Unit", "Value")
+    rows = ([number, one, "h", "f", section[name], name, unit[name], value] for one, number, name, value in launches)
+    return table([*about, *(f"Metric {word}" for word in metric)], *rows)
+
+
+def test_launches_of_two_processes_with_the_same_numbers(tmp_path):
+    """As `mpirun -n 2 ncu --csv` prints them, into one file: one after the other, or their rows among each other's."""
+    path, after_another = tmp_path / "two.csv", [
+        ("7", "0", "Duration", "1.5"), ("7", "0", "Registers Per Thread", "32"),
+        ("8", "0", "Duration", "2.5"), ("8", "0", "Registers Per Thread", "64"),
+    ]  # fmt: skip
+    for rows in (after_another, after_another[::2] + after_another[1::2]):
+        path.write_text(of_processes(*rows))
+        found = ncu_csv.read(path)
+        registers = [launch.metrics.number("launch__registers_per_thread") for launch in found.launches]
+        assert [launch.duration_ns for launch in found.launches] == [1500.0, 2500.0] and registers == [32.0, 64.0]
+        assert not found.provenance.partial
+    path.write_text(of_processes(*after_another[:3]))
+    found = ncu_csv.read(path)
+    assert (len(found.launches), found.provenance.expected) == (1, 2)
+
+
+def test_a_raw_page_of_two_processes(tmp_path):
+    path = tmp_path / "raw.csv"
+    path.write_text(RAW.replace('"1","7","g"', '"0","8","g"'))
+    assert [launch.kernel for launch in ncu_csv.read(path).launches] == ['void f<int>(int *, "x")', "g"]
+
+
+def test_the_last_launch_of_every_process_may_be_cut(tmp_path):
+    path = tmp_path / "two.csv"
+    rows = [(process, number, name, "1") for number in "01" for name in ("Duration", "Registers Per Thread")
+            for process in "78"]  # fmt: skip
+    path.write_text(of_processes(*rows[:-2]))
+    found = ncu_csv.read(path)
+    assert (len(found.launches), found.provenance.expected) == (2, 4)
+
+
+def test_what_is_missing_of_an_earlier_run_is_not_forgotten(tmp_path):
+    """Two runs in one file, the first of them stopped in the middle of a launch."""
+    path = tmp_path / "runs.csv"
+    whole = [("7", "0", "Duration", "1"), ("7", "0", "Registers Per Thread", "2")]
+    path.write_text(of_processes(*whole, ("7", "1", "Duration", "1")) + of_processes(*whole))
+    found = ncu_csv.read(path)
+    assert (len(found.launches), found.provenance.expected) == (2, 3) and "was left out" in found.provenance.note

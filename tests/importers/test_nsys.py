@@ -124,9 +124,7 @@ def test_an_export_without_kernels_says_how_to_record_them(tmp_path, change):
         nsys_sqlite.read(path)
 
 
-@pytest.mark.parametrize(
-    "change", ["SET start = 'soon'", "SET end = start - 1", "SET gridX = 1.5", "SET globalPid = NULL"]
-)
+@pytest.mark.parametrize("change", ["SET start = 'soon'", "SET gridX = 1.5", "SET globalPid = NULL"])
 def test_rows_without_sense_are_refused(tmp_path, change):
     path = make.nsys_sqlite(tmp_path / "t.sqlite", [Kernel("k", 1, 10, 30)], [])
     db = sqlite3.connect(path)
@@ -134,6 +132,25 @@ def test_rows_without_sense_are_refused(tmp_path, change):
     db.commit()
     db.close()
     with pytest.raises(UserError, match=r"is damaged .a row of CUPTI_ACTIVITY_KIND_KERNEL makes no sense"):
+        nsys_sqlite.read(path)
+
+
+@pytest.mark.parametrize("change", ["SET end = start - 1", "SET start = 0, end = 0"])
+def test_rows_without_a_time_are_left_out_and_counted(tmp_path, change):
+    """One of 100,000 kernels whose time could not be taken is no reason to refuse the others, nor at 0 ns on the page,
+    which would be idle until the next."""
+    path = make.nsys_sqlite(tmp_path / "t.sqlite", [Kernel("k", 1, 10, 30), Kernel("l", 2, 40, 60)], [])
+    db = sqlite3.connect(path)
+    db.execute(f"UPDATE CUPTI_ACTIVITY_KIND_KERNEL {change} WHERE start = 10")
+    db.commit()
+    found = nsys_sqlite.read(path)
+    assert [(launch.kernel, launch.duration_ns) for launch in found.launches] == [("l", 20)]
+    assert (found.provenance.found, found.provenance.expected) == (1, 2)
+    assert found.provenance.note == "left out: 1 row without a time"
+    db.execute(f"UPDATE CUPTI_ACTIVITY_KIND_KERNEL {change}")
+    db.commit()
+    db.close()
+    with pytest.raises(UserError, match="has 2 rows, none of them with a time; record with"):
         nsys_sqlite.read(path)
 
 

@@ -116,6 +116,11 @@ def test_tokens_of_thin(tokens: int) -> None:
     Case.of(Matmul(11, 160, "Q4_0", tokens)).check(configured("thin", warps=2))
 
 
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_a_step_in_one_product(tiles: int) -> None:
+    Case.of(Matmul(70, 512, "Q4_K", 17)).check(configured("wide", stages=2, block=32, tiles=tiles, parts=1))
+
+
 @pytest.mark.parametrize("tokens", [16, 17, 31, 32, 33])
 def test_tokens_of_wide(tokens: int) -> None:
     """In blocks that they fill, that they do not, and several of them."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import quick_interpreter
+import test_interp_bounds
 import torch
 import triton
 import triton.language as tl
@@ -98,5 +99,9 @@ def test_what_is_no_program_is_refused_alike(quick: pytest.MonkeyPatch, wrong) -
         assert refusal() == said
 
 
-def test_these_tests_run_in_the_quick_one() -> None:
+def test_these_tests_run_in_the_quick_one(quick: pytest.MonkeyPatch) -> None:
+    """Watched, also behind a look at the plain one."""
+    for _ in plain(quick):
+        assert interpreter.interpreter_builder.options.sanitize_overflow
     assert not interpreter.interpreter_builder.options.sanitize_overflow
+    test_interp_bounds.test_outside(test_interp_bounds.copy, (17, 16), {"SIZE": 32})

@@ -197,6 +197,7 @@ def test_a_model_s_texts_together(made: Made, shape: str) -> None:
             got.setdefault(number, []).append(token)
     assert [len(got[n]) for n in (first, *others)] == [2, 3, 3]
     assert best_of(path, short, got[first]) and best_of(path, long, got[others[0]])
+    assert runner.open_sequences(1 << 20).most == runner.forward.most
     lonely = runner.open_sequences(1)
     number = lonely.join(drawn, 3, hot)
     for _ in range(3):

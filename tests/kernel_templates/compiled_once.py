@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from kernel_templates.cuda.crosscompile import Compiled
     from kernel_templates.cuda.launch import Launch
@@ -13,12 +15,16 @@ _made: "OrderedDict[str, Compiled]" = OrderedDict()
 
 def cross_compile(launch: "Launch", capability: int) -> "Compiled":
     """As `crosscompile.cross_compile`. Kernels are told apart as in the cache on disk."""
+    import quick_compiler
+
     from kernel_templates.cuda import crosscompile, kernel_cache
     from kernel_templates.cuda.launch import capability_target
 
     key = kernel_cache.path(launch, capability_target(capability), capability).name
     if key not in _made:
-        _made[key] = crosscompile.cross_compile(launch, capability)
+        with pytest.MonkeyPatch.context() as patch:
+            quick_compiler.install(patch)
+            _made[key] = crosscompile.cross_compile(launch, capability)
     _made.move_to_end(key)
     if len(_made) > MOST:
         _made.popitem(last=False)

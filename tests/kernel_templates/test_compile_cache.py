@@ -10,11 +10,15 @@ from forked import Forked
 from kernel_harness import Built
 
 from kernel_templates import registry
+from kernel_templates.attention.problem import Attention
 from kernel_templates.cpu import compile as compiling
-from kernel_templates.cpu import machine
+from kernel_templates.cpu import machine, row_attention
 from kernel_templates.cpu.thread_pool import ThreadPool
+from kernel_templates.matmul import cpu as matmul
+from kernel_templates.matmul.problem import Matmul
 from kernel_templates.matvec import cpu
 from kernel_templates.matvec.problem import Matvec
+from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 from kernel_templates.registry import parse_problem
 from kernel_templates.space import Config
 
@@ -64,30 +68,39 @@ def test_a_process_loads_what_others_compiled(folder):
     assert in_processes(built, runs=True) == [([0, 0, 0], [True] * 3)]
 
 
-COMPILE_MANY_ROWS = """
-from kernel_templates import registry
-from kernel_templates.cpu import machine, row_attention
-from kernel_templates.matmul import cpu
-from kernel_templates.matmul.problem import Matmul
-from kernel_templates.space import Config
-
-problem, features = Matmul(64, 256, "Q4_K", 8), machine.features()
-space = registry.cpu_space(problem, features)
-for algorithm in next(p for p in space.parameters if p.name == "algorithm").values:
-    cpu.compile(problem, Config({**space.default, "algorithm": algorithm}), features)
-row_attention.compile(row_attention.RowAttention(2, 1, 32, 1.0), features)
-"""
-
-
-def test_a_new_process_loads_kernels_of_many_rows(folder):
-    """One that may raise needs symbols which numba brings along only when it compiles: each process would again."""
-    made = [sys.executable, "-c", COMPILE_MANY_ROWS]  # where nothing was compiled before
-    subprocess.run(made, check=True, cwd=Path(__file__).resolve().parents[2])
-    assert len(kernels(folder)) > 6
+def test_a_new_process_loads_kernels_of_many_rows(monkeypatch):
+    """One that may raise needs symbols which numba brings along only when it compiles: each process would again. Others
+    compile these too, and keep them in the folder that all share."""
+    asked, path = [], compiling._path
+    monkeypatch.setattr(compiling, "_path", lambda *about: asked.append(path(*about)) or asked[-1])
+    for problem in (Matmul(83, 96, "Q4_0", 3), Matmul(83, 96, "Q4_0", 37)):  # decoded in registers, and through panels
+        matmul.compile(problem, default(problem), machine.features())
+    row_attention.compile(row_attention.RowAttention(2, 1, 64, 0.125), machine.features())
+    assert len(set(asked)) > 6
     code = "import sys; from kernel_templates.cpu.compile import _load; from pathlib import Path\n"
     code += "print(sum(_load(Path(name)) is None for name in sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *map(str, kernels(folder))]
+    command = [sys.executable, "-c", code, *map(str, asked)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "0"
+
+
+def first_kernel(*formats: str) -> NormQkvRope:
+    return NormQkvRope(32, 1, 1, 16, 16, 0, *formats)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "count"),
+    [
+        (Attention(1, 1, 16, 100), Attention(1, 1, 16, 300), 1),
+        (first_kernel("F32", "F32", "F32"), first_kernel("F16", "F16", "F16"), 1 + 2),
+        (first_kernel("F32", "F32", "F32"), first_kernel("F32", "F32", "F16"), 2 + 2),
+    ],
+)
+def test_what_the_code_does_not_depend_on_is_no_other_kernel(folder, one, other, count):
+    """The context; formats that are multiplied with activations of one kind, which have loops of their own, as long as
+    as many matrices are packed as one."""
+    for problem in (one, other):
+        registry.cpu(problem.op).compile(problem, default(problem), machine.features())
+    assert len(kernels(folder)) == count
 
 
 def test_no_cache_on_request(folder, monkeypatch):

@@ -160,7 +160,8 @@ def test_a_share_of_one_tile_lies_in_shared_memory_before_the_wait():
 def test_traits_on_tensor_cores_compile_without_spills(name):
     (heads, kv_heads, head_dim, qk_norm), traits, context = LOCAL[name]
     tile = 64 if head_dim == 64 else 32
-    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": 16, "stages": 3}
+    splits = 128 // kv_heads
+    chosen = TENSOR | {"heads": heads // kv_heads, "tile": tile, "warps": 4, "splits": splits, "stages": 3}
     made = compiled((heads, kv_heads, head_dim, qk_norm), context, 90, traits=traits, **chosen)
     assert all(code.spills == 0 for code in made)
 
@@ -227,10 +228,11 @@ def test_windows_soft_caps_and_sinks_compile_without_spills(name, capability, de
     ],
 )
 def test_a_sink_is_read_before_the_wait(context, changes):
-    """By the kernel that has the last word on a head."""
+    """By the kernel that has the last word on a head. Of two queries a key: gpt-oss's eight, which are compiled above,
+    take three times as long."""
 
     def early_loads(traits):
-        made = compiled((64, 8, 64, False), context, 90, traits=traits, **changes)
+        made = compiled((16, 8, 64, False), context, 90, traits=traits, **changes)
         assert all(code.spills == 0 for code in made)
         return [code.ptx.split("griddepcontrol.wait")[0].count("ld.global") for code in made]
 

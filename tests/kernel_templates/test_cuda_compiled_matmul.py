@@ -1,6 +1,8 @@
 """Products with many tokens compiled for chips that are not here, in their default configurations: what code does."""
 
 import os
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -18,15 +20,19 @@ from kernel_templates.cuda.launch import Launch
 from kernel_templates.device import Device
 from kernel_templates.matmul import cuda as matmul
 from kernel_templates.matmul.problem import Matmul
+from kernel_templates.space import Config
 
 QUANTIZED = [name for name, fmt in formats.FORMATS.items() if fmt.quantized]
 PRODUCTS = {"thin": "mma.sync.aligned.m16n8k16", "wide": "wgmma.mma_async"}
 CHIPS = {80: Device("cuda", "any", "8.0", 108, 40 << 30), 90: Device("cuda", "any", "9.0", 132, 80 << 30)}
 
 
-def launches(problem: Matmul, capability: int) -> tuple[str, list]:
-    """The algorithm of the default configuration and what it runs; tensors have shapes only, since nothing runs."""
-    config = registry.cuda_space(problem, CHIPS[capability]).default
+def launches(problem: Matmul, capability: int, **values: Any) -> tuple[str, list]:
+    """The algorithm of the default configuration, but for `values`, and what it runs; tensors have shapes only, since
+    nothing runs."""
+    space = registry.cuda_space(problem, CHIPS[capability])
+    config = Config({**space.default, **values})
+    assert space.broken(config) is None
     with random_inputs.shapes_only():
         inputs = registry.get("matmul").inputs(problem, 0)
     packed = matmul.pack(problem, config, inputs.weights, "meta")
@@ -89,6 +95,16 @@ def test_widths_that_are_no_multiples() -> None:
     for tokens, rows, cols in ((4, 960, 576), (32, 576, 1536), (64, 960, 576)):
         algorithm, (launch,) = launches(Matmul(rows, cols, "Q4_1", tokens), 90)
         is_good(launch, 90, PRODUCTS[algorithm])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_of_one_product_goes_on_while_the_next_is_decoded(parts: int) -> None:
+    """Of two products the first is waited for at once."""
+    values = {"algorithm": "wide", "warps": 8, "block": 256, "parts": parts}
+    _, (launch,) = launches(Matmul(6144, 4096, "Q4_0", 512), 90, **values)
+    code = is_good(launch, 90, PRODUCTS["wide"])
+    waits = re.findall(r"wgmma.wait_group.sync.aligned (\d+);", code.ptx)
+    assert waits == (["7"] * 8 if parts == 1 else ["0"]) + ["0"], "the last one is behind the loop"
 
 
 @pytest.mark.parametrize("capability", list(CHIPS))

@@ -13,6 +13,7 @@ from kernel_templates import memory
 from model import engine
 from model.cpu import sequences as cpu_sequences
 from model.cpu import text_state
+from model.cpu.forward import Forward
 from model.cpu.sequences import SHARE, CpuSequences
 from model.errors import ModelError
 from model.sampling import Sampler
@@ -65,6 +66,13 @@ def test_what_is_promised_is_kept_free(opened: engine.Model) -> None:
 def test_no_more_texts_than_asked_for(opened: engine.Model) -> None:
     sequences = CpuSequences(opened.runner, 2)
     assert [sequences.join([1], 1, GREEDY) for _ in range(3)] == [0, 1, None]
+
+
+def test_no_more_texts_than_a_pass_has_rows(opened: engine.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened.runner, "forward", Forward(opened.runner.decoder, most=4))
+    prompts = [[5, 6, 7 + i] for i in range(6)]
+    ends = [piece.end for piece in opened.generate_many(prompts, 3, most=1024) if piece.end]
+    assert len(ends) == 6 and not any(end.error for end in ends)
 
 
 def test_what_a_text_kept_is_freed_when_it_leaves(opened: engine.Model, monkeypatch: pytest.MonkeyPatch) -> None:

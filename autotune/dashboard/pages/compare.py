@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.noise import Comparison, Noise, compare, estimate_noise
 from autotune.dashboard.page_data import Database, PageData, RunData
-from autotune.dashboard.pages import compare_reports
+from autotune.dashboard.pages import compare_problems, compare_reports
 from autotune.dashboard.problem_names import short_names
 from tuning_db.records import Measurement, TrialKind
 
@@ -35,16 +35,16 @@ def page(data: PageData) -> ui.Page:
     pairs = _pairs(data, noise)
     details = tuple(_detail(place, pair, noise) for place, pair in enumerate(pairs[:MOST_PAIRS]))
     question = "Two runs, commits, GPUs or reports: is the second better, worse, or is it noise?"
+    problems, before_after, changed = compare_problems.details(data, noise)
     reports, table, sentence = compare_reports.details(data)
-    blocks: list[ui.Block] = []
-    if table is not None:
-        blocks.append(table)
-    if pairs or not reports:
+    blocks: list[ui.Block] = [found for found in (before_after, table) if found is not None]
+    if pairs or problems or not reports:
         blocks.append(ui.Words(_noise(noise)))
     if pairs:
         blocks.append(_index(pairs))
-    answer = " ".join(part for part in (_answer(pairs) if pairs or not sentence else "", sentence) if part)
-    return ui.Page("compare", "Compare", question, answer, tuple(blocks), "comparison", (*details, *reports))
+    tuned = _answer(pairs) if pairs or not (changed or sentence) else ""
+    answer = " ".join(part for part in (changed, tuned, sentence) if part)
+    return ui.Page("compare", "Compare", question, answer, tuple(blocks), "comparison", (*details, *problems, *reports))
 
 
 def _databases(data: PageData) -> list[Database]:

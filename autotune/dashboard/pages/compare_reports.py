@@ -6,27 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from autotune.dashboard import counters
 from autotune.dashboard import page_elements as ui
-from autotune.dashboard.hardware_use import L1_HITS, L2_HITS
 from autotune.dashboard.human_units import human_cell
 from autotune.dashboard.kernel_names import short_names
 from autotune.dashboard.noise import Comparison, Noise
 from autotune.dashboard.page_data import PageData, ProfiledLaunch
-from autotune.dashboard.pages import compare_programs
+from autotune.dashboard.pages import compare_launches, compare_programs
 from autotune.dashboard.report_versions import Series, Version, judged, noise_of, series, times, versions
-from autotune.profiling import launch_metrics
-from tuning_db.profile_records import KernelLaunch
 
-MOST_SERIES, MOST_STEPS, MOST_LINES = 60, 12, 12
+MOST_SERIES, MOST_STEPS = 60, 12
 TONES = {"better": "good", "worse": "bad", "noise": "quiet"}
-COUNTERS: dict[str, counters.Names] = {
-    **counters.LAUNCH, **{f"occupancy, {name}": names for name, names in counters.OCCUPANCY.items()},
-    **counters.SPEED_OF_LIGHT, **{f"blocks allowed by {name}": names for name, names in counters.LIMITS.items()},
-    "L1/TEX hits": L1_HITS, "L2 hits": L2_HITS, "read from DRAM": counters.READ,
-    "written to DRAM": (launch_metrics.DRAM_WRITE,), "L2 to L1": (launch_metrics.FETCHED,),
-    "L1 to L2": (launch_metrics.SENT,), "bank conflicts": (launch_metrics.CONFLICTS,),
-    "instructions": ("inst_executed", "smsp__inst_executed.sum", "Executed Instructions"),
-    "shared memory of a block": ("launch__shared_mem_per_block",),
-}  # fmt: skip
 
 
 def details(data: PageData) -> tuple[list[ui.Detail], ui.Table | None, str]:
@@ -165,89 +153,8 @@ def _step(here: str, there: str, first: ProfiledLaunch, second: ProfiledLaunch, 
         text = f"{verdict.ratio:.3f} times the time ({verdict.low:.3f} to {verdict.high:.3f}): {verdict.word}."
     else:
         text = "One of them was not timed."
-    if settings := _settings(first.launch, second.launch):
-        text += f" Configuration: {settings}."
-    told = {finding.heading for finding in first.causes}, {finding.heading for finding in second.causes}
-    gone, new = sorted(told[0] - told[1]), sorted(told[1] - told[0])
-    text += f" Findings that went away: {'; '.join(gone)}." if gone else ""
-    text += f" New findings: {'; '.join(new)}." if new else ""
+    text += compare_launches.told(first, second)
     blocks.append(ui.Words(text))
-    blocks.append(_counters(f"{here} → {there}: counters", first.launch, second.launch))
-    lines = _lines(f"{here} → {there}: source lines", first, second)
+    blocks.append(compare_launches.counters_table(f"{here} → {there}: counters", first.launch, second.launch))
+    lines = compare_launches.lines_table(f"{here} → {there}: source lines", first, second)
     return blocks + ([lines] if lines else [])
-
-
-def _settings(first: KernelLaunch, second: KernelLaunch) -> str:
-    """Parameters of our configurations that differ, "warps 4 → 16"."""
-    one, two = dict(first.config or {}), dict(second.config or {})
-    changed = sorted(name for name in {**one, **two} if one.get(name) != two.get(name))
-    return ", ".join(f"{name} {one.get(name, '–')} → {two.get(name, '–')}" for name in changed)
-
-
-def _counters(caption: str, first: KernelLaunch, second: KernelLaunch) -> ui.Table:
-    stalls = {
-        f"stalled: {f.label.replace('_', ' ')}": (f.name,) for f in counters.stalls(first) + counters.stalls(second)
-    }
-    columns = (
-        ui.Column("counter"), ui.Column("first", "in its unit", True), ui.Column("second", "in its unit", True),
-        ui.Column("change", "second ÷ first − 1, %", True), ui.Column("metric", "", False, True),
-    )  # fmt: skip
-    rows = []
-    for label, names in {**COUNTERS, **stalls}.items():
-        one, two = counters.one(first, names), counters.one(second, names)
-        if one is None and two is None:
-            continue
-        known = two or one
-        assert known is not None
-        change = 100 * (two.value / one.value - 1) if one and two and one.value else None
-        rows.append(
-            (
-                ui.Cell(label), human_cell(one.value if one else None, known.unit),
-                human_cell(two.value if two else None, known.unit), ui.number_cell(change, 1), ui.Cell(known.name),
-            )
-        )  # fmt: skip
-    return ui.Table(caption, columns, tuple(rows))
-
-
-def _lines(caption: str, first: ProfiledLaunch, second: ProfiledLaunch) -> ui.Table | None:
-    """Source lines whose share of the samples changed most; a line is recognized by its text."""
-    one, two = _samples(first), _samples(second)
-    if not one or not two:
-        return None
-    totals = sum(one.values()), sum(two.values())
-    share = {line: two[line] / totals[1] - one[line] / totals[0] for line in {*one, *two}}
-    changed = sorted((line for line in share if share[line]), key=lambda line: (-abs(share[line]), line))
-    if not changed:
-        return None
-    columns = (
-        ui.Column("line", "", False, True), ui.Column("first", "samples, % of all", True),
-        ui.Column("second", "samples, % of all", True),
-        ui.Column("change", "percentage points", True), ui.Column("in"),
-    )  # fmt: skip
-    rows = []
-    for line in changed[:MOST_LINES]:
-        before, after = (100 * side[line] / total if line in side else None
-                         for side, total in zip((one, two), totals, strict=True))  # fmt: skip
-        where = "both" if before is not None and after is not None else "first" if after is None else "second"
-        rows.append(
-            (
-                ui.Cell(line), ui.number_cell(before, 1), ui.number_cell(after, 1),
-                ui.number_cell((after or 0.0) - (before or 0.0), 1), ui.Cell(where),
-            )
-        )  # fmt: skip
-    return ui.Table(caption, columns, tuple(rows))
-
-
-def _samples(entry: ProfiledLaunch) -> Counter[str]:
-    """Samples by the text of the source line, its place where the report has no text; lines that ran, 0 included."""
-    found: Counter[str] = Counter()
-    texts: dict[str, list[str]] = {}
-    for line in entry.sampled.lines:
-        if line.file and line.line:
-            if line.file not in texts:
-                texts[line.file] = entry.profile.sources.get(line.file, "").splitlines()
-            source = texts[line.file]
-            short = line.file.replace("\\", "/").rpartition("/")[2]
-            text = source[line.line - 1].strip() if line.line <= len(source) else f"{short}:{line.line}"
-            found[text] += line.samples
-    return found if sum(found.values()) else Counter()

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from autotune.dashboard import counters
+from autotune.dashboard import counters, problem_names
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.human_units import human, human_cell
 from autotune.dashboard.kernel_names import short_names
@@ -32,14 +32,14 @@ def page(data: PageData) -> ui.Page:
             packs[f"metrics-{number}"] = lists.pack
             values |= dict(zip(mine, lists.values, strict=True))
     names = {profile.provenance.sha256: f"metrics-{number}" for number, profile in enumerate(data.database.profiles)}
-    details = []
+    details, named = [], titles(profiled)
     for place in shown:
         entry = profiled[place]
         pack = names[entry.profile.provenance.sha256]
         listed = (
             ui.MetricList(f"All metrics of {label(entry.launch)}", pack, values[place]) if place in values else None
         )
-        details.append(_detail(place, entry, listed))
+        details.append(_detail(place, named[place], entry, listed))
     question = "What holds each kernel back?"
     blocks = (_index(profiled, shown, shown),) if profiled else ()
     answer = _answer(profiled)
@@ -60,6 +60,15 @@ def _total(entry: ProfiledLaunch) -> float | None:
     """Nanoseconds of the launches that are alike; None where none was timed."""
     times = [time for launch in entry.alike if (time := launch_time(launch)) is not None]
     return sum(times) if times else None
+
+
+def titles(profiled: Sequence[ProfiledLaunch]) -> list[str]:
+    """Of the details of kernels, for the list to choose from: with their reports where there are several."""
+    several = len({entry.profile.provenance.sha256 for entry in profiled}) > 1
+    return [
+        f"{place + 1} · {label(entry.launch)}" + (f", {entry.profile.provenance.file}" if several else "")
+        for place, entry in enumerate(profiled)
+    ]
 
 
 def label(launch: KernelLaunch) -> str:
@@ -125,6 +134,7 @@ def _index(profiled: tuple[ProfiledLaunch, ...], places: Sequence[int], shown: S
         ui.Column("gain", "estimated, at best, % of the time", True), ui.Column("file"),
     )  # fmt: skip
     short = short_names(entry.launch.kernel for entry in profiled)
+    problems = problem_names.short_names(entry.launch.problem for entry in profiled if entry.launch.problem)
     linked = set(shown)
     rows = []
     for place in places:
@@ -137,7 +147,8 @@ def _index(profiled: tuple[ProfiledLaunch, ...], places: Sequence[int], shown: S
         rows.append(
             (
                 ui.Cell(name, None, f"#kernel-{place}" if place in linked else None, "", label(launch)),
-                ui.Cell(launch.problem or "–"), ui.number_cell(len(entry.alike), 0),
+                ui.Cell(problems[launch.problem], tip=launch.problem) if launch.problem else ui.Cell("–"),
+                ui.number_cell(len(entry.alike), 0),
                 human_cell(entry.time_ns, "ns"),
                 *(ui.number_cell(light.get(n), 1) for n in ("compute (SM)", "memory, all levels", "DRAM")),
                 ui.number_cell(occupancy.value if occupancy else None, 1),
@@ -149,7 +160,7 @@ def _index(profiled: tuple[ProfiledLaunch, ...], places: Sequence[int], shown: S
     return ui.Table("Profiled kernels, one of those of the same sizes", columns, tuple(rows))
 
 
-def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) -> ui.Detail:
+def _detail(place: int, title: str, entry: ProfiledLaunch, metrics: ui.MetricList | None) -> ui.Detail:
     launch = entry.launch
     blocks: list[ui.Block] = [ui.Words(_summary(entry.profile, launch))]
     if len(entry.alike) > 1:
@@ -190,7 +201,7 @@ def _detail(place: int, entry: ProfiledLaunch, metrics: ui.MetricList | None) ->
     blocks.append(_counters(launch, [*light, *waited]))
     if metrics is not None:
         blocks += [ui.Words("All metrics", heading=True), metrics]
-    return ui.Detail(f"kernel-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+    return ui.Detail(f"kernel-{place}", title, tuple(blocks))
 
 
 def _spread(entry: ProfiledLaunch) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from autotune.dashboard import counters
+from autotune.dashboard import counters, own_profiles
 from autotune.dashboard import page_elements as ui
 from autotune.dashboard.human_units import human, human_cell, step_of
 from autotune.dashboard.kernel_groups import KernelGroup, kernel_groups, moved_ns
@@ -20,12 +20,13 @@ UNKNOWN = "unknown (no counters)"
 def page(data: PageData) -> ui.Page:
     profiles = data.database.profiles
     question = "What was imported, where does its GPU time go, and what would help most?"
-    groups = kernel_groups(data, range(len(profiles)))
+    twice = own_profiles.counted_too(profiles)
+    groups = kernel_groups(data, [n for n, one in enumerate(profiles) if one.provenance.sha256 not in twice])
     if not profiles:
         answer = "Nothing has been imported yet: autotune import FILE reads reports of Nsight Compute and Systems."
         return ui.Page("reports", "Reports", question, answer, ())
-    short = short_names(group.name for group in groups)
     per_report = [kernel_groups(data, [number]) for number in range(len(profiles))]
+    short = short_names(group.name for mine in per_report for group in mine)
     blocks: list[ui.Block] = [_reports(data, per_report, short)]
     if not groups:
         answer = f"{_count(len(profiles), 'report')} without kernels: what is in them is in Tables or in Systems."

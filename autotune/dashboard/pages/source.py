@@ -3,8 +3,8 @@
 from collections import Counter
 
 from autotune.dashboard import page_elements as ui
-from autotune.dashboard.page_data import PageData
-from autotune.dashboard.pages.kernel import label
+from autotune.dashboard.page_data import PageData, launch_time
+from autotune.dashboard.pages.kernel import label, titles
 from autotune.profiling.diagnosis import STALLS
 from tuning_db.profile_records import KernelLaunch, Profile, SourceLine
 
@@ -14,7 +14,8 @@ AROUND = 3  # lines of source shown around those that machine code came from
 
 def page(data: PageData) -> ui.Page:
     profiled = [(n, one.profile, one.sampled) for n, one in enumerate(data.profiled) if one.sampled.lines]
-    details = tuple(_detail(*entry) for entry in profiled)
+    named = titles(data.profiled)
+    details = tuple(_detail(n, named[n], profile, launch) for n, profile, launch in profiled)
     question = "Which line of which kernel waits, and for what?"
     blocks = (_index(profiled),) if profiled else ()
     return ui.Page(
@@ -28,7 +29,8 @@ def _answer(launches: list[KernelLaunch]) -> str:
     sampled = [launch for launch in launches if _samples(launch)]
     if not sampled:
         return f"{len(launches)} kernels have machine code, none of them samples of what its warps waited for."
-    launch = max(sampled, key=lambda launch: _hottest(launch)[2])
+    # Where most time goes: a line may have half of the few samples of a kernel that takes none.
+    launch = max(sampled, key=lambda launch: (_hottest(launch)[2] * (launch_time(launch) or 0.0), _samples(launch)))
     where, reason, share = _hottest(launch)
     return f"In {label(launch)} {share:.0%} of the samples are at {where}, mostly waiting for {_in_words(reason)}."
 
@@ -84,7 +86,7 @@ def _index(profiled: list[tuple[int, Profile, KernelLaunch]]) -> ui.Table:
     return ui.Table("Every kernel with machine code", columns, tuple(rows))
 
 
-def _detail(place: int, profile: Profile, launch: KernelLaunch) -> ui.Detail:
+def _detail(place: int, title: str, profile: Profile, launch: KernelLaunch) -> ui.Detail:
     total = _samples(launch)
     blocks: list[ui.Block] = []
     if total:
@@ -103,7 +105,7 @@ def _detail(place: int, profile: Profile, launch: KernelLaunch) -> ui.Detail:
     blocks += [*sources[:1], _machine_code(launch), *sources[1:]]  # the hottest file beside the machine code
     if total:
         blocks.append(_reasons(launch, total))
-    return ui.Detail(f"source-{place}", f"{place + 1} · {label(launch)}", tuple(blocks))
+    return ui.Detail(f"source-{place}", title, tuple(blocks))
 
 
 def _heat(samples: int, most: int) -> int | None:
