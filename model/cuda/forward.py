@@ -94,10 +94,10 @@ class Forward:
 
     def start(self, size: PassSize, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
         """Run a pass over as many rows as there are tokens; those that its size has besides are not used."""
-        self._place(size, tokens, positions, texts)
+        self.place(size, tokens, positions, texts)
         self.program(size)()
 
-    def _place(self, size: PassSize, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
+    def place(self, size: PassSize, tokens: ArrayLike, positions: ArrayLike, texts: ArrayLike) -> None:
         """Write what a pass of this size reads, for as many rows as there are positions; the others are not used."""
         inputs = self.inputs(size.sequences, size.tokens)
         host = np.zeros(tuple(inputs["all"].shape), np.int32)
