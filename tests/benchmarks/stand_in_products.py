@@ -22,7 +22,7 @@ REFUSED = "Q5_1"  # a format of which nothing compiles
 
 def time_ns(config: Config) -> float:
     first = {"thin": 1000.0, "wide": 2000.0, "library": 3000.0}
-    return first[config.get("algorithm", "thin")] + config["warps"]
+    return first[str(config.get("algorithm", "thin"))] + config["warps"]
 
 
 class StandIn(protocol.Backend):
