@@ -152,7 +152,7 @@ def gpu() -> str:
         )
         lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         ordered = sorted(documents, key=lambda d: -d["summary"]["decode_tok_s"])
-        lines += [f"| {' | '.join(_gpu_cells(document))} |" for document in ordered]
+        lines += [f"| {' | '.join(_gpu_cells(document, first['summary']['depth']))} |" for document in ordered]
         reads = [d["device"]["read_gb_s"] for d in documents]
         runs = " or ".join(str(n) for n in sorted({d["bench"]["settings"]["runs"] for d in documents}))
         words = [
@@ -338,7 +338,8 @@ def starts() -> str:
     return "\n".join([*lines, "", *texts])
 
 
-def _gpu_cells(document: dict[str, Any]) -> list[str]:
+def _gpu_cells(document: dict[str, Any], depth: int) -> list[str]:
+    """depth: of the column for decoding after cached tokens; a document that has another says so."""
     s, mark = document["summary"], other_engine(document)
     other, ratio, prefill = "–", "–", f"{s['prefill_tok_s']:,.0f}"
     if mark.get("decode"):
@@ -348,7 +349,9 @@ def _gpu_cells(document: dict[str, Any]) -> list[str]:
     if mark.get("prefill"):
         prefill += f" (llama.cpp {'–'.join(f'{rate:,}' for rate in mark['prefill'])})"
     read = f"{s['gb_s'] / 1e3:.2f}, {s['share']:.0%}"
-    rates = (f"{s['decode_tok_s']:,.0f}", f"{s['deep_tok_s']:,.0f}")
+    rates = [f"{s['decode_tok_s']:,.0f}", f"{s['deep_tok_s']:,.0f}"]
+    if s["depth"] != depth:
+        rates[1] += f" (at {s['depth']:,})"
     return [document["name"], other, rates[0], ratio, read, str(s["kernels_per_token"]), rates[1], prefill]
 
 
@@ -481,21 +484,30 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 def split_experts() -> str:
     """A mixture larger than the GPU memory it may take."""
-    lines = ["| | limit of GPU memory | tok/s | prompt, tok/s |", "|---|---|---|---|"]
+    lines = ["| | limit of GPU memory | tok/s | runs | prompt, tok/s | of tokens |", "|---" * 6 + "|"]
     texts = []
     for chip, documents in results("experts").items():
         for document in documents:
             found, build = document["result"], document["versions"].get("commit", "unknown")
             for side, decoded in found["decode_tok_s"].items():
-                limit = found["limits"][side]
-                shown = "–" if limit is None else f"{limit / 1e9:g} GB"
-                lines.append(f"| {side} | {shown} | {decoded:.0f} | {found['prompt_tok_s'][side]:,.0f} |")
+                limit, settings = found["limits"][side], document["sides"][side]["settings"]
+                low, high = found["decode_tok_s_range"][side]
+                cells = [
+                    "–" if limit is None else f"{limit / 1e9:g} GB",
+                    f"{decoded:.0f} ({low:.0f}–{high:.0f})", str(settings["runs"]),
+                    f"{found['prompt_tok_s'][side]:,.0f}", str(settings["prompt"]),
+                ]  # fmt: skip
+                lines.append(f"| {side} | {' | '.join(cells)} |")
             if (copied := found["copied_for_every_token_tok_s"]) is not None:
                 limit = found["limits"]["split"] / 1e9
-                lines.append(f"| copied to the GPU for every token (reckoned) | {limit:g} GB | < {copied:.1f} | |")
+                what = "all experts of layers at the host copied to the GPU for every token (reckoned)"
+                lines.append(f"| {what} | {limit:g} GB | < {copied:.1f} | – | – | – |")
             host = document["host"]
             where = f"{chip}, {host['cores']} cores of {host['chip']}"
-            texts.append(f"{document['name']} on {where}, {document['date'][:10]}, commit {build}.")
+            texts.append(
+                f"{document['name']} on {where}, {document['date'][:10]}, commit {build}; medians and ranges "
+                f"(`{document['command']}`)."
+            )
     return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_experts")
 
 

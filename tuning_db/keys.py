@@ -17,7 +17,7 @@ WIDEST_STEP = 1.0
 before. Further away another algorithm wins, and a template's default, which depends on these sizes, is the better
 guess."""
 LEAST_BORROWED = 16
-"""Fewer tokens than this borrow only from as many, and lend to none: all of a matrix's sums fit in registers there, and
+"""Fewer tokens than this borrow from and lend to as many only: all of a matrix's sums fit in registers there, and
 what was best for 16 took up to 1.8 times the default's time (docs/log.md, "A pass as its caller waits for it")."""
 FARTHEST = 3.0
 """Doublings of all sizes together up to which a kernel of several tokens borrows: eight times the work."""

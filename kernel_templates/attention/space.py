@@ -15,13 +15,11 @@ _JOINED = 32  # splits: to join more costs what smaller shares save
 
 _ROOM = 12  # 8 words for each row's keys and values, twice, and for each head's query and output: 255 registers hold 12
 
-
-THREADS, TENSOR_CORES = "threads", "tensor_cores"
-
 _MANY = 4  # query heads of a key from which threads are busier than memory (docs/log.md)
 
 _DEEP = 16384  # positions from which a loop on tensor cores is worth what its shared memory costs its neighbours
 
+THREADS, TENSOR_CORES = "threads", "tensor_cores"
 
 TOGETHER = (1, 2, 3, 4)
 

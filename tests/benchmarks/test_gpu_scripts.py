@@ -182,7 +182,11 @@ def test_the_readme_without_and_with_results(script: ModuleType, tmp_path: Path,
     document["models"]["smollm2"]["engines"] = {"autotune": rows}  # type: ignore[index]
     (tmp_path / "h100" / "accuracy_smollm2.json").write_text(json.dumps(document | {"texts": texts}))
     (tmp_path / "h100" / "demo.txt").write_text("== This machine\n")
+    deeper = json.loads((tmp_path / "h100" / "qwen3-0.6b-Q4_0.json").read_text())
+    deeper |= {"name": "ran deeper", "summary": deeper["summary"] | {"depth": 32768}}
+    (tmp_path / "h100" / "ran-deeper.json").write_text(json.dumps(deeper))
     table = readme.gpu()
+    assert "| 142 | 2,000 | 40,000" in table and "| 142 | 2,000 (at 32,768) | 40,000" in table
     assert (
         "| qwen3-0.6b-Q4_0 | 802–930 | 4,000 | **4.30×** | 1.60, 50% | 142 | 2,000 | 40,000 (llama.cpp 29,000" in table
     )

@@ -6,10 +6,10 @@ It knows nothing of our kernels. docs/log.md has what it brings.
 import ast
 import functools
 import inspect
-import math
 from typing import Any
 
 import pytest
+import quick_types
 import triton.language as tl
 from triton.compiler import code_generator
 from triton.compiler.code_generator import CodeGenerator, CompilationError
@@ -23,8 +23,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CodeGenerator, "visit", _visit)
     patch.setattr(code_generator, "inspect", _Inspect())
     patch.setattr(JITFunction, "parse", _parse)
-    patch.setattr(core.block_type, "__init__", _fill_block_type)
-    patch.setattr(core.tensor, "__init__", _fill_tensor)
+    quick_types.install(patch)
     patch.setattr(core.tuple_type, "__init__", _fill_tuple_type)
     patch.setattr(core.tuple_type, "name", property(_name_of_tuple_type), raising=False)
 
@@ -68,30 +67,6 @@ def _parse(self: Any) -> ast.Module:
 
 
 _tree = functools.cache(ast.parse)
-
-
-_checked = core.block_type.__init__
-_block_types: dict[tuple, tuple[Any, int, str]] = {}
-
-
-def _fill_block_type(self: Any, element_ty: Any, shape: Any) -> None:
-    """Every operation makes several types; each is checked once."""
-    key = element_ty.name, *(each.value if isinstance(each, core.constexpr) else each for each in shape)
-    if key not in _block_types:
-        _checked(self, element_ty, shape)
-        _block_types[key] = self.shape, self.numel, self.name
-    self.element_ty, (self.shape, self.numel, self.name) = element_ty, _block_types[key]
-
-
-def _fill_tensor(self: Any, handle: Any, type: Any) -> None:
-    self.handle, self.type, self.dtype = handle, type, type.scalar
-    self.numel, self.shape = _constants(*type.shape.values) if type.is_block() else _constants()
-
-
-@functools.cache
-def _constants(*dims: int) -> tuple[Any, Any]:
-    """numel and shape of tensors, as Triton's constants."""
-    return core.constexpr(math.prod(dims)), core.tuple([core.constexpr(each) for each in dims])
 
 
 def _fill_tuple_type(self: Any, types: Any, fields: Any = None) -> None:
