@@ -59,6 +59,9 @@ def _scripts() -> Iterator[tuple[str, str]]:
     yield "  peer/", "what comparisons share: workers, model files, facts about a run"
     for path in sorted(folder.glob("peer/*.py")):
         yield f"    {path.name}", summary(path)
+    yield "  readme_tables/", "what readme.py writes, a file for each kind of table"
+    for path in sorted(folder.glob("readme_tables/*.py")):
+        yield f"    {path.name}", summary(path)
 
 
 def summary(path: Path) -> str:

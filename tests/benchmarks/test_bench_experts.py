@@ -53,10 +53,10 @@ def test_copies_are_reckoned_for_the_layers_at_the_host() -> None:
 
 def test_the_table_has_runs_ranges_and_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import bench_experts
-    import readme
+    from readme_tables import beside_decoding, measured
 
-    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
-    assert "No measurement is committed yet" in readme.split_experts()
+    monkeypatch.setattr(measured, "BENCHMARKS", tmp_path)
+    assert "No measurement is committed yet" in beside_decoding.split_experts()
     (tmp_path / "h200").mkdir()
     written = {
         "date": "2026-11-30T00", "command": "a command", "name": "a mixture", "versions": {"commit": "abc"},
@@ -64,7 +64,7 @@ def test_the_table_has_runs_ranges_and_prompts(tmp_path: Path, monkeypatch: pyte
         "result": bench_experts.summary(SIDES), "sides": SIDES,
     }  # fmt: skip
     (tmp_path / "h200" / "experts.json").write_text(json.dumps(written))
-    table = readme.split_experts()
+    table = beside_decoding.split_experts()
     assert f"| {SPLIT} | 8 GB | 50 (40–51) | 3 | 1,234 | 512 |" in table
     assert f"| {CPU} | – | 30 (20–31) | 3 | 1,234 | 64 |" in table
     assert "(reckoned) | 8 GB | < 10.0 |" in table and "commit abc" in table and "`a command`" in table

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import bench_matmul  # noqa: E402
-import readme  # noqa: E402
 from bench_matmul import Found, Row, candidates, in_order, main, restricted, table_of  # noqa: E402
+from readme_tables import measured, products  # noqa: E402
 
 H200 = Device("cuda", "NVIDIA H200", "9.0", 132, 141 << 30, (("driver", "1"),))
 
@@ -67,8 +67,8 @@ def test_every_algorithm_beside_the_library(tmp_path: Path, monkeypatch: pytest.
     assert all(row["us"] > 0 and row["tflop_s"] > 0 and row["format"] == "Q4_0" for row in found.values())
     assert found[4, library]["config"] is None and found[4, names[0]]["config"]["algorithm"] == names[0]
     assert "--tokens=4" in document["command"] and str(tmp_path) not in json.dumps(document)
-    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
-    assert "| 256x256 Q4_0 | " in readme.gpu_matmul() and "Cut by" not in readme.gpu_matmul()
+    monkeypatch.setattr(measured, "BENCHMARKS", tmp_path)
+    assert "| 256x256 Q4_0 | " in products.gpu_matmul() and "Cut by" not in products.gpu_matmul()
 
 
 def test_what_fails_on_a_gpu_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_the_table_says_what_won_and_what_is_missing(tmp_path: Path, monkeypatch
     def row(form: str, tokens: int, name: str, us: float) -> dict[str, Any]:
         return Row(form, "8x8", tokens, name, 1e3 * us, 1_000_000, 2_000_000).document()
 
-    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(measured, "BENCHMARKS", tmp_path)
     for form in ("Q4_0", "Q4_K"):  # two GPUs, a format each
         rows = [row(form, 8, "thin", 4.0), row(form, 8, "library", 9.0), row(form, 8, "cuBLAS", 5.0)]
         rows += [row(form, 512, "library", 12.0), row(form, 512, "cuBLAS", 8.0)]
@@ -148,7 +148,7 @@ def test_the_table_says_what_won_and_what_is_missing(tmp_path: Path, monkeypatch
     later = [row("Q4_K", 512, "wide", 8.1), row("Q4_K", 512, "cuBLAS", 9.0)]  # of this product alone
     document = {**about, "date": "2026-12-01", "results": later}
     (tmp_path / "gpu" / "matmul_again.json").write_text(json.dumps(document))
-    text = readme.gpu_matmul()
+    text = products.gpu_matmul()
     assert "| GPU 1 | 8 | 512 |" in text and "default configuration" not in text
     assert "| 8x8 Q4_0 | 4.0 thin 1.00× | 12.0 library **1.50×** |" in text
     assert "| 8x8 Q4_K | 4.0 thin 1.00× | 8.1 wide 1.00× |" in text

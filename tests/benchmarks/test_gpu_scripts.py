@@ -135,13 +135,13 @@ def test_the_peer_is_asked_for_what_ours_did(script: ModuleType, call, tmp_path:
     assert result.exit_code == 0, result.stderr
     assert asked == [("llama-bench", [4096, 0], 5, [16, 2048], [8])]
     assert "2.00 (16.00)" in result.stderr and "14,000 (3,500)" in result.stderr and "5.00×" in result.stderr
-    import readme
+    from readme_tables import decoding, measured
 
     chip = tmp_path / "benchmarks" / "h200"
     chip.mkdir(parents=True)
     (tmp_path / "qwen3-0.6b-Q4_0.json").rename(chip / "m.json")
-    monkeypatch.setattr(readme, "BENCHMARKS", chip.parent)
-    table = readme.gpu_wide()
+    monkeypatch.setattr(measured, "BENCHMARKS", chip.parent)
+    table = decoding.gpu_wide()
     assert "| | prompt of 16, ms | of 2,048, tok/s | 8 texts, tok/s |" in table
     assert "| qwen3-0.6b-Q4_0 | 2.00 (16.0) | 40,000 (20,000) | 14,000 (3,500) |" in table
     assert "Texts of 128 + 128 tokens" in table and "In brackets llama.cpp" in table
@@ -163,11 +163,12 @@ def test_marks_hold_for_their_chip_alone(script: ModuleType, call, tmp_path: Pat
 
 def test_the_readme_without_and_with_results(script: ModuleType, tmp_path: Path, monkeypatch) -> None:
     import readme
+    from readme_tables import beside_decoding, decoding, exactness, measured, products
 
-    monkeypatch.setattr(readme, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(measured, "BENCHMARKS", tmp_path)
     parts = (
-        readme.gpu, readme.gpu_token, readme.gpu_accuracy, readme.gpu_demo, readme.gpu_wide, readme.gpu_matmul,
-        readme.gpu_memory,
+        decoding.gpu, decoding.gpu_token, exactness.gpu_accuracy, readme.gpu_demo, decoding.gpu_wide,
+        products.gpu_matmul, beside_decoding.gpu_memory,
     )  # fmt: skip
     assert all("No measurement is committed yet" in part() for part in parts)
     runner = CliRunner()
@@ -185,23 +186,23 @@ def test_the_readme_without_and_with_results(script: ModuleType, tmp_path: Path,
     deeper = json.loads((tmp_path / "h100" / "qwen3-0.6b-Q4_0.json").read_text())
     deeper |= {"name": "ran deeper", "summary": deeper["summary"] | {"depth": 32768}}
     (tmp_path / "h100" / "ran-deeper.json").write_text(json.dumps(deeper))
-    table = readme.gpu()
+    table = decoding.gpu()
     assert "| 142 | 2,000 | 40,000" in table and "| 142 | 2,000 (at 32,768) | 40,000" in table
     assert (
         "| qwen3-0.6b-Q4_0 | 802–930 | 4,000 | **4.30×** | 1.60, 50% | 142 | 2,000 | 40,000 (llama.cpp 29,000" in table
     )
     assert "948 (in Q4_0)" in table and "reads 3.20 TB/s" in table and "October 2026" in table
-    assert "| down | 28 | 56.0 | 2.00 | 112.0 | 2.00 |" in readme.gpu_token() and "| – | – |" in readme.gpu_token()
-    assert readme.starts().count("\n") == 2
+    assert "| down | 28 | 56.0 | 2.00 | 112.0 | 2.00 |" in decoding.gpu_token() and "| – | – |" in decoding.gpu_token()
+    assert beside_decoding.starts().count("\n") == 2
     values = {name: {"median": s, "samples": [s] * 5} for name, s in {
         "first_token_s": 2.875, "cpu_s": 7.6, "wall_s": 3.0, "peak_mb": 1025.0}.items()}  # fmt: skip
     started = {"smollm2": {"here": {"0": {"cold": values | {"first_token_s": {"median": 7.2}}, "warm": values}}}}
     document = {"date": "2026-11-30T00", "gpu": CHIP, "device": {"chip": "a processor"}, "models": started}
     (tmp_path / "h100" / "start.json").write_text(json.dumps(document))
-    assert f"| smollm2 | {CHIP} | 7.20 | 2.88 | 7.6 | 1,025 |" in readme.starts()
-    assert f"{CHIP}: medians of 5 starts of each kind" in readme.starts()
-    assert "9 of 10 greedy texts of 64 tokens (smollm2) are the CPU's" in readme.gpu_accuracy()
-    assert "| 99.0% | 1.0e-06 |" in readme.gpu_accuracy() and "== This machine" in readme.gpu_demo()
+    assert f"| smollm2 | {CHIP} | 7.20 | 2.88 | 7.6 | 1,025 |" in beside_decoding.starts()
+    assert f"{CHIP}: medians of 5 starts of each kind" in beside_decoding.starts()
+    assert "9 of 10 greedy texts of 64 tokens (smollm2) are the CPU's" in exactness.gpu_accuracy()
+    assert "| 99.0% | 1.0e-06 |" in exactness.gpu_accuracy() and "== This machine" in readme.gpu_demo()
     text = "a <!-- gpu -->old<!-- /gpu --> b"
     assert readme.filled(text, {"gpu": lambda: "new\\1"}) == "a <!-- gpu -->\nnew\\1\n<!-- /gpu --> b"
     with pytest.raises(ValueError, match="0 places for peer"):
