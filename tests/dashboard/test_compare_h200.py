@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+from page_blocks import tables
 
 from autotune.dashboard.collect import collect
-from autotune.dashboard.page_elements import Table, Words
+from autotune.dashboard.page_elements import Words
 from autotune.dashboard.pages import compare, kernel, reports, source
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "nsight"
@@ -26,10 +27,6 @@ def data(h200_db):
 @pytest.fixture(scope="module")
 def page(data):
     return compare.page(data)
-
-
-def tables(detail):
-    return {block.caption: block for block in detail.blocks if isinstance(block, Table)}
 
 
 def test_all_three_problems_got_better(page):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_blocks import tables
 
 from autotune.dashboard.collect import collect
 from autotune.dashboard.own_profiles import counted_too
@@ -79,10 +80,6 @@ def data(recorded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(data):
     return compare.page(data)
-
-
-def tables(detail):
-    return {block.caption: block for block in detail.blocks if isinstance(block, Table)}
 
 
 def test_what_a_problem_ran_with_is_compared(page):
