@@ -15,6 +15,9 @@ from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
 
 
+NEXT = {cache.F16: 0.0, cache.Q8_0: 2e-3}
+
+
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
     have them: x, attn_norm, ffn_norm, next_norm float32 [hidden], with biases qkv_bias and out_bias, with sinks sinks,
@@ -97,12 +100,14 @@ def through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[
         own = link.own_weights(given.weights)
         made = link.operation.reference(parts[link.prefix], Inputs(own, link.bound(buffers)))
         buffers |= link.written(made)
-        halves = {"keys", "values"} & buffers.keys()  # as the cache holds them
-        buffers |= {name: buffers[name].astype(np.float16, copy=False) for name in halves}
+        if isinstance(problem, Layer) and made.keys() >= {"keys", "values"}:
+            kept = cache.as_stored(buffers["keys"], buffers["values"], problem.cache)
+            buffers |= dict(zip(("keys", "values"), kept, strict=True))
     return buffers
 
 
 def tolerance(problem: LinkedChain) -> float:
-    """The parts' errors add up, float16's in the cache among them."""
-    parts = problem.parts()
-    return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)
+    """The parts' errors add up, float16's in the cache among them; in one of 8 bits an error before it may make an
+    integer the next one."""
+    parts, form = problem.parts(), getattr(problem, "cache", cache.F16)
+    return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links) + NEXT[form]
