@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune import UserError
-from autotune.commands import loading, output, prompt_lines
+from autotune.commands import loading, options, output, prompt_lines
 from autotune.commands.answer_file import AnswerFile
 from autotune.commands.conversation import encode_rendered
 from autotune.commands.prompt_lines import PromptLine

@@ -107,41 +107,35 @@ def attend_bytes(
     values += kv.to(tl.int64) * capacity * HEAD_DIM
     k_scales += kv.to(tl.int64) * capacity
     v_scales += kv.to(tl.int64) * capacity
-    # The tile that has the new position is there only after the wait.
-    early = tl.where(begin + TILE > position, begin, stop)
-    k, k_scale = _keys(keys, k_scales, begin + every, early, j, g, warp, HEAD_DIM, T, C, EK, ASM)
-    v, v_scale = _values(values, v_scales, begin + every, early, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
-    if PREFETCH and PDL:
-        size = (stop - begin - TILE) * HEAD_DIM
-        prefetch_block(keys + (begin + TILE) * HEAD_DIM, size)
-        prefetch_block(values + (begin + TILE) * HEAD_DIM, size)
+    if PREFETCH and PDL:  # all but the new position
+        size = tl.minimum(tl.minimum(stop, position) - begin, PREFETCH * TILE) * HEAD_DIM
+        prefetch_block(keys + begin * HEAD_DIM, size)
+        prefetch_block(values + begin * HEAD_DIM, size)
     sink = None if sinks is None else tl.load(sinks + first_head + tl.minimum(g, TOGETHER - 1) + every)
     if PDL:
         gdc_wait()
     if begin > position:
         return
 
-    if early == begin:
-        k, k_scale = _keys(keys, k_scales, begin + every, stop, j, g, warp, HEAD_DIM, T, C, EK, ASM)
-        v, v_scale = _values(values, v_scales, begin + every, stop, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
     line = first_head + tl.minimum(tl.arange(0, 8), TOGETHER - 1)[:, None]  # padding repeats a head, and is not stored
     dim = tl.arange(0, DIMS)[None, :]
     q = tl.load(qkv + line * QUERY + dim, mask=dim + 0 * line < HEAD_DIM, other=0.0)
     if PDL and not EARLY:
         gdc_launch_dependents()
-    q = of_rows(to_half(q), WARPS, EK)
+    q = of_rows(to_half(q), WARPS, EK, True)
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
     total = tl.zeros([1, 8, WARPS], tl.float32)
     acc = tl.zeros([4, 8, WARPS, CC, 2, EV], tl.float32)
     for tile in tl.range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE, num_stages=1):
+        # Other warps have loads on their way meanwhile; a tile ahead, carried by the loop, would take a register a byte.
+        k, k_scale = _keys(keys, k_scales, tile + every, stop, j, g, warp, HEAD_DIM, T, C, EK, ASM)
+        v, v_scale = _values(values, v_scales, tile + every, stop, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
         at = _pairs(tile + every, j, g, warp, T, ASM)
         at = tl.where(at < stop, at, NEVER)
         m, total, acc = step(
-            q, of_keys(to_halves(k, ASM)), of_values(to_halves(v, ASM)), k_scale, v_scale, at, position + every,
+            q, of_keys(to_halves(k, ASM), True), of_values(to_halves(v, ASM), True), k_scale, v_scale, at, position + every,
             m, total, acc, WINDOW, SCALE, SOFTCAP, ASM,
         )  # fmt: skip
-        k, k_scale = _keys(keys, k_scales, tile + TILE + every, stop, j, g, warp, HEAD_DIM, T, C, EK, ASM)
-        v, v_scale = _values(values, v_scales, tile + TILE + every, stop, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
 
     used = tl.cdiv(position + 1 - first, span)
     y, log = settle(m, total, acc, sink, whole(used, SPLITS, LAST_COMBINES), LOWEST)

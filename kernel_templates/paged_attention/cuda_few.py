@@ -52,7 +52,7 @@ def _tile(
     v_from = values + (v_page + (vp % PAGE) * HEAD_DIM + (EV * g)[:, :, :, None, None])
     k = tl.load(k_from[:, :, :, :, None, None] + kd, mask=k_some, other=0.0)
     v = tl.load(v_from[:, :, :, :, :, None, None] + vd, mask=v_some, other=0.0)
-    return of_keys(k), of_values(v), tl.where(vp <= cached, vp, NEVER)
+    return of_keys(k, False), of_values(v, False), tl.where(vp <= cached, vp, NEVER)
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def _own_rows(
         some = some & writes & (tl.arange(0, OWN) < POWER)[:, None]
         tl.store(keys + place_of, k, mask=some)
         tl.store(values + place_of, v, mask=some)
-    return of_rows(queries, W, 8), tl.permute(of_rows(k, W, 8), (0, 2, 1)), of_own_values(v, W, EV), at
+    return of_rows(queries, W, 8, False), tl.permute(of_rows(k, W, 8, False), (0, 2, 1)), of_own_values(v, W, EV), at
 
 
 @triton.jit
@@ -202,7 +202,7 @@ def attend_few(
             q, bias, q_own, q_other, line, line_at, eps,
             HEADS, KV_HEADS, HEAD_DIM, DIMS, FINISH, QK_NORM, BIAS, ROPE_DIM,
         )  # fmt: skip
-        queries = of_rows(queries, WARPS, 8)
+        queries = of_rows(queries, WARPS, 8, False)
         for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=1):
             m, total, acc = step(queries, k, v, None, None, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
             if tile + 1 < end:
