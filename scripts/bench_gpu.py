@@ -27,7 +27,7 @@ from peer import facts, files, llama_bench
 from rich.console import Console
 from rich.table import Table
 
-from autotune.commands.options import WidthNames
+from autotune.commands.options import CACHES, WidthNames
 from autotune.runner.python_process import environment, python_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +79,8 @@ class Settings:
     widths: str = WIDTHS
     depths: tuple[int, ...] = ()
     """Cached tokens to decode after; empty: what `autotune bench` measures by itself."""
+    cache: str = CACHES[0]
+    """Format of the KV cache."""
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -123,6 +125,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
                 f"--runs={settings.runs}",
                 *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
                 *(f"--depth={depth}" for depth in settings.depths),
+                *_cache_options(settings),
             ]
         ),
         "name": name,
@@ -141,13 +144,17 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
 def _tune_options(settings: Settings) -> list[str]:
     """Attention up to the deepest of the depths that were named, and the tokens decoded behind it."""
     context = ["--context", str(max(settings.depths) + llama_bench.TOKENS)] if settings.depths else []
-    return ["--budget", str(settings.budget), "--widths", settings.widths, *context]
+    return ["--budget", str(settings.budget), "--widths", settings.widths, *context, *_cache_options(settings)]
 
 
 def _bench_options(settings: Settings) -> list[str]:
     """Widths as `tune`'s; without several texts on a build that cannot decode them, which the default leaves out."""
     widths = [] if settings.widths == WIDTHS else ["--widths", settings.widths]
-    return [*widths, *(f"--depth={depth}" for depth in settings.depths)]
+    return [*widths, *(f"--depth={depth}" for depth in settings.depths), *_cache_options(settings)]
+
+
+def _cache_options(settings: Settings) -> list[str]:
+    return [] if settings.cache == CACHES[0] else [f"--cache={settings.cache}"]
 
 
 def _peer(settings: Settings, path: Path, benched: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,6 +304,10 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
     "--depth", "depths", multiple=True, type=click.IntRange(min=0),
     help="Cached tokens to decode after; may be given again.  [default: 0 and 4096]",
 )  # fmt: skip
+@click.option(
+    "--cache", type=click.Choice(CACHES), default=CACHES[0], show_default=True,
+    help="Format of the KV cache; of another than the default, results want a folder of their own (--out).",
+)  # fmt: skip
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(
@@ -310,6 +321,7 @@ def main(
     peer: Path | None,
     widths: str,
     depths: tuple[int, ...],
+    cache: str,
     db: Path | None,
     folder: Path | None,
     out: Path | None,
@@ -320,6 +332,8 @@ def main(
 
     Example: scripts/bench_gpu qwen3-0.6b-Q4_0 smollm2-135m-instruct --budget 100
     """
+    if cache != CACHES[0] and out is None:
+        raise click.UsageError(f"tables of benchmarks/CHIP are of a {CACHES[0]} cache; name another folder with --out")
     chosen = models or DEFAULT
     for name in chosen:
         parse(name)
@@ -327,7 +341,7 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths)
+        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths, cache)
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:

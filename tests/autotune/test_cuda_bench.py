@@ -163,7 +163,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = Clock()
     device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
-    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any) -> FakeEngine:
+    def load(
+        path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any, cache: str
+    ) -> FakeEngine:  # fmt: skip
+        here.cache = cache
         side = "tuned" if tuned else "untuned"
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
