@@ -60,7 +60,14 @@ def load(
 
     def opened(database: TuningDB) -> "Model":
         return load_model(
-            path, device, db=database, context=context, tuned=tuned, threads=threads, nvtx=nvtx, gpu_memory=gpu_memory,
+            path,
+            device,
+            db=database,
+            context=context,
+            tuned=tuned,
+            threads=threads,
+            nvtx=nvtx,
+            gpu_memory=gpu_memory,
             cache=cache,
         )
 
@@ -90,7 +97,8 @@ def tune(
     problem's configurations, those of earlier runs included; budget: seconds for all problems together, 0 for no limit
     (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); widths: "decode" for one
     token at a time, "prompt" for many of one text, "batch" for one of each of several texts; context: tokens that a
-    GPU's attention is tuned up to; cache: the format of the KV cache that it reads, as of `load`. Each trial is in the database when it is made: KeyboardInterrupt loses none.
+    GPU's attention is tuned up to; cache: the format of the KV cache that it reads, as of `load`. Each trial is in the
+    database when it is made: KeyboardInterrupt loses none.
 
     Raises UserError, also when no configuration of a problem works, model.errors.ModelError for the file,
     tuning_db.DatabaseError.

@@ -72,18 +72,14 @@ def contexts(capacity: int) -> list[int]:
     return bounds
 
 
-def gpu_problems(
-    config: ModelConfig, file: GGUFFile, capacity: int, form: str = cache.F16
-) -> Mapping[Problem, int]:
+def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int, form: str = cache.F16) -> Mapping[Problem, int]:
     """Every distinct problem on a GPU, each alone, and how often a token runs it; attention once a context. form: of
     the KV cache."""
     counts: dict[Problem, int] = {}
     for layer in range(config.layers):
         # Only attention differs by context: a dictionary of one layer's problems counts the others once.
         every = {
-            p: 1
-            for context in contexts(capacity)
-            for p in layer_problems(config, file, layer, context, form).values()
+            p: 1 for context in contexts(capacity) for p in layer_problems(config, file, layer, context, form).values()
         }
         for problem in every:
             counts[problem] = counts.get(problem, 0) + 1
@@ -96,11 +92,9 @@ def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int, form: str = c
     return list(dict.fromkeys(found))
 
 
-def layer_at(
-    config: ModelConfig, file: GGUFFile, layer: int, context: int, form: str = cache.F16
-) -> LinkedChain:
-    """One layer as one problem; form: of the KV cache. Contexts in which its window is full cost the same and have the same kernels: they are
-    one, the first of them."""
+def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int, form: str = cache.F16) -> LinkedChain:
+    """One layer as one problem; form: of the KV cache. Contexts in which its window is full cost the same and have the
+    same kernels: they are one, the first of them."""
     a, plan = config.architecture, layer_plan.layer(config, layer)
     s = plan.sizes
     if s.window:

@@ -119,7 +119,8 @@ def head_product(config: ModelConfig, file: GGUFFile) -> Product:
 
 
 def pass_attention(sizes: LayerSizes, size: PassSize, form: str = cache.F16) -> PagedAttention:
-    """A layer's attention in a pass; form: of the KV cache. Contexts in which the window is full cost the same: they are one."""
+    """A layer's attention in a pass; form: of the KV cache. Contexts in which the window is full cost the same: they
+    are one."""
     s = sizes
     context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
@@ -168,7 +169,11 @@ def _of_pass(
 
 
 def width_problems(
-    config: ModelConfig, file: GGUFFile, capacity: int, widths: Iterable[str], backend: str = "cuda",
+    config: ModelConfig,
+    file: GGUFFile,
+    capacity: int,
+    widths: Iterable[str],
+    backend: str = "cuda",
     form: str = cache.F16,
 ) -> Mapping[Problem, int]:
     """What tuning the passes of some widths means, and how often a pass runs each problem; "decode" has none. capacity:

@@ -341,7 +341,9 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths, cache)
+        settings = Settings(
+            device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths, cache
+        )
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:

@@ -132,9 +132,9 @@ def benchmark(
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
     widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
-    usually asked for, as far as it can. gpu_memory, cache: as of `model.engine.load`. progress: is told in words what is done
-    next. Without a prompt or depths, the backend's defaults. Depths and prompts past what the model was trained for are
-    left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
+    usually asked for, as far as it can. gpu_memory, cache: as of `model.engine.load`. progress: is told in words what
+    is done next. Without a prompt or depths, the backend's defaults. Depths and prompts past what the model was trained
+    for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
@@ -155,7 +155,13 @@ def benchmark(
             for side in sides:
                 progress(f"loading the {side} engine")
                 engine = model.load(
-                    path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx, gpu_memory=gpu_memory,
+                    path,
+                    device,
+                    db=db,
+                    tuned=side == "tuned",
+                    context=request.room,
+                    nvtx=nvtx,
+                    gpu_memory=gpu_memory,
                     cache=cache,
                 )
                 if engine.runner.experts is not None:

@@ -21,7 +21,8 @@ def load_model(
     prompt: str = "", gpu_memory: int | None = None, speculate: str = "off", cache: str = options.CACHES[0],
 ) -> "Model":  # fmt: skip
     """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt,
-    gpu_memory and cache: as of `model.engine.load`; speculate: what will be asked of it, refused before weights are read."""
+    gpu_memory and cache: as of `model.engine.load`; speculate: what will be asked of it, refused before weights
+    are read."""
     options.check_cache(cache, device)
     # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.2 s.
     gc.disable()

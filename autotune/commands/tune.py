@@ -282,7 +282,11 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
 
 
 def model_problems(
-    path: Path, ops: tuple[str, ...], device: str, context: int | None, widths: Sequence[str] | None = None,
+    path: Path,
+    ops: tuple[str, ...],
+    device: str,
+    context: int | None,
+    widths: Sequence[str] | None = None,
     cache: str = options.CACHES[0],
 ) -> Wanted:
     """What the model needs for each of the widths, or the part of it that `--op` names; or the one problem that `path`

@@ -1,5 +1,5 @@
-"""Decoding attention on the GPU: on tensor cores `cuda_dot`, or of 8 bits `cuda_bytes`; by threads `cuda_short` if programs can hold their shares,
-else `cuda_kernel`.
+"""Decoding attention on the GPU: on tensor cores `cuda_dot`, or of 8 bits `cuda_bytes`; by threads `cuda_short` if
+programs can hold their shares, else `cuda_kernel`.
 
 Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
 append to the cache are its prologue.
@@ -60,8 +60,8 @@ def launches(
     """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other; gates among the queries of a
     problem that has them), "position", "keys",
     "values", of a cache of 8 bits "key_scales" and "value_scales" float32 [kv_heads, capacity], and, of a problem with
-    them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's
-    `activation` ("": float values only) and, with `finish`, the caches at the position.
+    them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's `activation` ("": float values only) and,
+    with `finish`, the caches at the position. Raises ValueError for a `finish` with a cache of 8 bits.
 
     "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
     layers of a chain; they are made here if there are none or too few.
@@ -98,7 +98,7 @@ def launches(
         constants |= {"STAGES": config["stages"], "PREFETCH": bool(config["prefetch"])}
     elif config["algorithm"] == REGISTERS:
         kernel = cuda_bytes.attend_bytes
-        constants["PREFETCH"] = bool(config["prefetch"])
+        constants |= {"AT_ONCE": bool(config["at_once"]), "PREFETCH": bool(config["prefetch"])}
     elif one_pass(problem, config):
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
@@ -144,16 +144,20 @@ def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
     k, v = cache.read(b["keys"], b["values"], count)
     caches = cached(k, v, b["values"].shape[1], problem.cache, device)
     sinks = {"sinks": torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)} if problem.sinks else {}
-    return sinks | caches | {
-        "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
-        "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
-        "out": Vector.allocate(-(-size // RUN) * RUN, device),
-    }
+    return (
+        sinks
+        | caches
+        | {
+            "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
+            "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
+            "out": Vector.allocate(-(-size // RUN) * RUN, device),
+        }
+    )
 
 
 def cached(k: torch.Tensor, v: torch.Tensor, capacity: int, form: str, device: str) -> dict[str, torch.Tensor]:
-    """Buffers of a cache with keys and values float32 [kv_heads, positions, head_dim] in it; what is behind them is NaN,
-    in a cache of 8 bits its scale."""
+    """Buffers of a cache with keys and values float32 [kv_heads, positions, head_dim] in it; what is behind them is
+    NaN, in a cache of 8 bits its scale."""
     kv_heads, count, head_dim = k.shape
     made = {}
     for name, x in (("key", k), ("value", v)):

@@ -14,7 +14,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernel_templates.attention.scores import load_sinks, oldest
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, side, whole, wide
-from kernel_templates.cuda.instructions import loop_bound, opaque, prefetch_block, to_half
+from kernel_templates.cuda.instructions import all_asked_for, loop_bound, opaque, prefetch_block, to_half
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantized_cache import LARGEST, to_halves
 from kernel_templates.paged_attention.cuda_kernel import NEVER
@@ -76,11 +76,12 @@ def attend_bytes(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
-    PREFETCH: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
-    WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    PREFETCH: tl.constexpr, AT_ONCE: tl.constexpr, LAST_COMBINES: tl.constexpr, SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ACT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (all heads of one key head, 8 at most; split) over its share of positions 0..position, or of the last
-    WINDOW. Arguments as of `cuda_kernel.attend`, without FINISH. TILE: 8 T positions for each warp, T a power of two."""
+    WINDOW. Arguments as of `cuda_kernel.attend`, without FINISH. TILE: 8 T positions for each warp, T a power of two.
+    AT_ONCE: a tile is asked for before anything of it is used, else as registers become free."""
     tl.static_assert(not FINISH)
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -107,10 +108,16 @@ def attend_bytes(
     values += kv.to(tl.int64) * capacity * HEAD_DIM
     k_scales += kv.to(tl.int64) * capacity
     v_scales += kv.to(tl.int64) * capacity
-    if PREFETCH and PDL:  # all but the new position
-        size = tl.minimum(tl.minimum(stop, position) - begin, PREFETCH * TILE) * HEAD_DIM
-        prefetch_block(keys + begin * HEAD_DIM, size)
-        prefetch_block(values + begin * HEAD_DIM, size)
+    # The first tile, if all of it is old. Other tiles come when they are used, as other warps have loads on their way:
+    # carried by the loop, a tile would take a register a byte.
+    old = begin + TILE <= position
+    early = tl.where(old, stop, begin)
+    k, k_scale = _keys(keys, k_scales, begin + every, early, j, g, warp, HEAD_DIM, T, C, EK, ASM)
+    v, v_scale = _values(values, v_scales, begin + every, early, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
+    if PREFETCH and PDL:  # the next, but for the new position
+        size = tl.minimum(tl.minimum(stop, position) - begin - TILE, TILE) * HEAD_DIM
+        prefetch_block(keys + (begin + TILE) * HEAD_DIM, size)
+        prefetch_block(values + (begin + TILE) * HEAD_DIM, size)
     sink = None if sinks is None else tl.load(sinks + first_head + tl.minimum(g, TOGETHER - 1) + every)
     if PDL:
         gdc_wait()
@@ -126,15 +133,23 @@ def attend_bytes(
     m = tl.full([1, 8, WARPS], LOWEST, tl.float32)
     total = tl.zeros([1, 8, WARPS], tl.float32)
     acc = tl.zeros([4, 8, WARPS, CC, 2, EV], tl.float32)
-    for tile in tl.range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE, num_stages=1):
-        # Other warps have loads on their way meanwhile; a tile ahead, carried by the loop, would take a register a byte.
+    at = _pairs(begin + every, j, g, warp, T, ASM)
+    at = tl.where(at < early, at, NEVER)
+    m, total, acc = step(
+        q, of_keys(to_halves(k, ASM), True), of_values(to_halves(v, ASM), True), k_scale, v_scale, at, position + every,
+        m, total, acc, WINDOW, SCALE, SOFTCAP, ASM,
+    )  # fmt: skip
+    others = tl.where(old, begin + TILE, begin)
+    for tile in tl.range(loop_bound(others, ASM), loop_bound(stop, ASM), TILE, num_stages=1):
         k, k_scale = _keys(keys, k_scales, tile + every, stop, j, g, warp, HEAD_DIM, T, C, EK, ASM)
         v, v_scale = _values(values, v_scales, tile + every, stop, j, g, warp, HEAD_DIM, T, CC, EV, ASM)
+        if AT_ONCE:
+            all_asked_for(ASM)
         at = _pairs(tile + every, j, g, warp, T, ASM)
         at = tl.where(at < stop, at, NEVER)
         m, total, acc = step(
-            q, of_keys(to_halves(k, ASM), True), of_values(to_halves(v, ASM), True), k_scale, v_scale, at, position + every,
-            m, total, acc, WINDOW, SCALE, SOFTCAP, ASM,
+            q, of_keys(to_halves(k, ASM), True), of_values(to_halves(v, ASM), True), k_scale, v_scale, at,
+            position + every, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM,
         )  # fmt: skip
 
     used = tl.cdiv(position + 1 - first, span)

@@ -14,8 +14,8 @@ are as exact as float32 times float16. A head's two rows, 8 apart, belong to one
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.cuda_kernel import scaled, to_floats
+from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, side, whole, wide
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import loop_bound, prefetch_block
@@ -49,9 +49,10 @@ def _as_halves(x, ASM: tl.constexpr):
 
 @triton.jit
 def _add_tile(q, k, v, k_scale, v_scale, have, m, total, acc, SOFTCAP: tl.constexpr, ASM: tl.constexpr):
-    """One tile more in m [H], total [H, TILE] and acc [2 * H, DIMS]. q: float16 [2 * H, DIMS]; k, v: float16 or
-    int8 [TILE, DIMS], zeros where not `have` [1, TILE]; k_scale, v_scale: [1, TILE] of int8, or None. total: of every place in a tile its own sum of weights, so that its sum
-    over places comes once, at the end."""
+    """One tile more in m [H], total [H, TILE] and acc [2 * H, DIMS]. q: float16 [2 * H, DIMS]; k, v: float16 or int8
+    [TILE, DIMS], zeros where not `have` [1, TILE]; k_scale, v_scale: [1, TILE] of int8, which makes acc LARGEST times
+    as large, or None. total: of every place in a tile its own sum of weights, so that its sum over places comes once,
+    at the end."""
     HALF: tl.constexpr = m.shape[0]
     s = _sum_halves(tl.dot(q, tl.trans(_as_halves(k, ASM))))
     s = capped(scaled(s, k_scale), SOFTCAP, ASM)
@@ -59,10 +60,7 @@ def _add_tile(q, k, v, k_scale, v_scale, have, m, total, acc, SOFTCAP: tl.conste
     top = tl.maximum(m, tl.max(s, 1))
     kept, p = tl.exp2(m - top), tl.exp2(s - top[:, None])
     both = tl.reshape(tl.broadcast_to(kept[None, :], [2, HALF]), [2 * HALF])
-    if v_scale is not None:
-        p_v = p * (v_scale * LARGEST)
-    else:
-        p_v = p
+    p_v = p * (v_scale * LARGEST) if v_scale is not None else p
     acc = tl.dot(_two_halves(p_v), _as_halves(v, ASM), acc * both[:, None])
     return top, total * kept[:, None] + p, acc
 

@@ -4,10 +4,11 @@
     with a sink of each head: the sum of weights plus e^sink
 
 Everything is four-dimensional, [SLOTS, GROUP heads, ROWS, DIMS elements], so that one layout serves all of it: a thread
-holds 8 neighbouring elements (16 bytes of float16; of int8, 16) of every head and row, a slot is what threads side by side and warps
-differ in, and position = first + row * SLOTS + slot. Slots come first because Triton hands out threads axis by axis,
-the contiguous one first. Each slot keeps its own online softmax (Milakov and Gimelshein 2018): largest score m, total,
-weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of log 2.
+holds 16 bytes of neighbouring elements (8 of float16, 16 of int8) of every head and row, a slot is what threads side by
+side and warps differ in, and position = first + row * SLOTS + slot. Slots come first because Triton hands out threads
+axis by axis, the contiguous one first. Each slot keeps its own online softmax (Milakov and Gimelshein 2018): largest
+score m, total, weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of
+log 2.
 """
 
 import triton.language as tl
@@ -104,9 +105,10 @@ def attend(
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
     sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
-    of what its head gives. k_scales, v_scales: float32 [KV_HEADS, capacity] of caches that are int8, which
-    are appended to by another kernel; else None. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
-    this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the wait.
+    of what its head gives. k_scales, v_scales: float32 [KV_HEADS, capacity] of caches that are int8, which are
+    appended to by another kernel; else None. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at
+    once, else when this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the
+    wait.
     """
     if PDL and EARLY:
         gdc_launch_dependents()

@@ -13,8 +13,8 @@ in which axes go to threads in Triton's order: the contiguous one, then from the
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.cuda_kernel import scaled, to_floats
+from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side, whole
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
 from kernel_templates.cuda.instructions import reciprocal
@@ -59,8 +59,8 @@ def attend_short(
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
     them, which are SPLITS * TILE at most.
 
-    FINISH, sinks, gates and scales as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the
-    values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
+    FINISH, sinks, gates and scales as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys,
+    2 the values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
     """
     if PDL and EARLY:
         gdc_launch_dependents()

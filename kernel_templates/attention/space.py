@@ -27,6 +27,11 @@ _RESIDENT = 8  # warps of them that a multiprocessor has registers for
 
 TOGETHER = (1, 2, 3, 4)
 
+AT_ONCE = Parameter(
+    "at_once", (0, 1), 1,
+    "whether all of a tile in registers is asked for before anything of it is used, or as registers become free",
+)  # fmt: skip
+
 
 def cpu(problem: Attention, features: frozenset[str]) -> Space:
     """The default keeps two sums of every head that runs together in registers."""
@@ -62,7 +67,7 @@ def cuda(problem: Attention, device: Device) -> Space:
     waits = problem.reach > _SHORT and waits_early(device)
 
     # Shorter ones threads hold in registers at once; of more heads of a key, outputs would not fit there.
-    algorithms = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
+    algorithms: tuple[str, ...] = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
     if _tensor_cores(problem, device) and problem.cache == cache.Q8_0:
         algorithms += (REGISTERS,)
 
@@ -81,8 +86,8 @@ def cuda(problem: Attention, device: Device) -> Space:
         (
             Parameter(
                 "algorithm", algorithms, default["algorithm"],
-                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once, which "
-                "take keys and values from shared memory, or from registers",
+                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once, from "
+                "shared memory or from registers",
                 formerly=THREADS,
             ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
@@ -109,6 +114,7 @@ def cuda(problem: Attention, device: Device) -> Space:
                 formerly=1,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
+            *((AT_ONCE,) if REGISTERS in algorithms else ()),
         ),
         (
             Constraint(
@@ -140,6 +146,10 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "nothing to prefetch",
                 "a program that holds all of its share has asked for it",
                 lambda c: not (c["prefetch"] and holds_all(problem, c)),
+            ),
+            Constraint(
+                "asked for at once", "is about tiles in registers; threads and shared memory have their own ways",
+                lambda c: c["algorithm"] == REGISTERS or c.get("at_once", 1) == 1,
             ),
             Constraint(
                 "nothing to combine",

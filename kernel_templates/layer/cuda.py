@@ -53,11 +53,11 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch".
 
     With attention also reads, with QK-norm, "q_norm" and "k_norm", with biases "qkv_bias" and "out_bias", with sinks
-    "sinks", "rope", "keys", "values", of a cache of 8 bits "key_scales" and "value_scales"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
-    "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
-    net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
-    "input_gated"; with a scale, "out_scale"."""
+    "sinks", "rope", "keys", "values", of a cache of 8 bits "key_scales" and "value_scales"; uses "qkv" and attention's
+    scratch; appends to the cache. With a gated delta net: "conv", "decay", "dt_bias", "delta_norm", "conv_state",
+    "state", as of its template; uses "projected" and the delta net's counters. With a mixture of experts also reads its
+    biases, if it has any, and uses what `moe.rows.allocate` makes. With an input of its own also reads "input" and
+    "post_input_norm", and uses the Vectors "raised" and "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 

@@ -14,7 +14,6 @@ from kernel_templates.moe.problem import BESIDE, Moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
 
-
 NEXT = {cache.F16: 0.0, cache.Q8_0: 2e-3}
 
 

@@ -187,7 +187,9 @@ def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) ->
         whole, scales = cache.quantized(whole)
     page, stride = whole[0].numel(), whole.stride()
     places = (torch.from_numpy(b["slots"]) * page).to(device)
-    of_scales = {} if scales is None else {"scales": scales, "scale_layer": 0, "per_scale": problem.head_dim}
+    of_scales: dict[str, Any] = (
+        {} if scales is None else {"scales": scales, "scale_layer": 0, "per_scale": problem.head_dim}
+    )
     return PagedCache(whole, places, layer=0, values=stride[1], head_stride=stride[2], page=PAGE, **of_scales)
 
 

@@ -10,8 +10,8 @@ are [4, 8, W, ...], j, g and one of W warps, and behind these axes a thread has
     scores   [T, 2]            line g, position 8 t + 2 j + e
     outputs  [CC, 2, EV]       line g, elements (8 cc + 2 j + e) EV + i
 
-Where an operand has been bytes, Triton takes thread 4 g + j to have columns 4 j to 4 j + 3 (its kWidth is 4, not 2), and
-a product's columns are put into that order: BYTES.
+Where an operand has been bytes, Triton takes thread 4 g + j to have columns 4 j to 4 j + 3 (its kWidth is 4, not 2),
+and a product's columns are put into that order: BYTES.
 
 A line is one query head of one row of the pass; there are at most 8, and rows 8 to 15 of a product are of no use. EK
 and EV are what 16 bytes hold: 8 elements of float16, 16 of int8, fewer where heads are short.
@@ -35,10 +35,8 @@ def of_keys(k, BYTES: tl.constexpr):
     C: tl.constexpr = k.shape[4]
     EK: tl.constexpr = k.shape[5]
     k = tl.reshape(k, [4, 8, W, T, C, EK // 4, 2, 2])
-    if BYTES:
-        k = tl.permute(k, (2, 4, 5, 0, 6, 7, 3, 1))  # w c a j p e t g
-    else:
-        k = tl.permute(k, (2, 4, 5, 6, 0, 7, 3, 1))  # w c a p j e t g
+    # w c a j p e t g, or w c a p j e t g
+    k = tl.permute(k, (2, 4, 5, 0, 6, 7, 3, 1)) if BYTES else tl.permute(k, (2, 4, 5, 6, 0, 7, 3, 1))
     return tl.reshape(k, [W, 4 * EK * C, 8 * T])
 
 
@@ -62,10 +60,8 @@ def of_rows(x, W: tl.constexpr, EK: tl.constexpr, BYTES: tl.constexpr):
     N: tl.constexpr = x.shape[0]
     DIMS: tl.constexpr = x.shape[1]
     x = tl.reshape(x, [N, DIMS // 4 // EK, 4, EK // 4, 2, 2])
-    if BYTES:
-        x = tl.permute(x, (0, 1, 3, 2, 4, 5))  # c a j p e
-    else:
-        x = tl.permute(x, (0, 1, 3, 4, 2, 5))  # c a p j e
+    # c a j p e, or c a p j e
+    x = tl.permute(x, (0, 1, 3, 2, 4, 5)) if BYTES else tl.permute(x, (0, 1, 3, 4, 2, 5))
     return _for_warps(tl.reshape(x, [N, DIMS]), W)
 
 

@@ -18,8 +18,9 @@ _AT_ONCE = 1 << 22  # scores
 
 def inputs(problem: PagedAttention, seed: int) -> Inputs:
     """Buffers: q float16 [rows, heads, head_dim]; positions, sequences int32 [rows]; slots int64 [texts, pages], where
-    each page of a text lies, in no order; keys, values [DISTINCT or fewer, kv_heads, PAGE, head_dim], as of `cache.stored`,
-    what lies in slot i at i % DISTINCT; out float16 [rows, heads * head_dim]; with sinks, sinks float32 [heads].
+    each page of a text lies, in no order; keys, values [DISTINCT or fewer, kv_heads, PAGE, head_dim], as of
+    `cache.stored`, what lies in slot i at i % DISTINCT; out float16 [rows, heads * head_dim]; with sinks, sinks float32
+    [heads].
 
     q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
     a soft cap, so that a kernel without it is wrong by a percent. Texts do not stand in the table in their own order.

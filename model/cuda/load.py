@@ -40,10 +40,9 @@ Keep = Callable[[tuple[Planes, ...]], HostMixture]
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
-    text, keys and values, float16 [kv_heads, capacity, head_dim], or int8 with float32 scales [kv_heads, capacity]; what
-    a gated delta net keeps as `delta_states`; of a
-    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows. host: its experts,
-    if they are not on the GPU; `packed` has only their shapes then."""
+    text as `LayerCache.buffers`; what a gated delta net keeps as `delta_states`; of a mixture of experts "router"
+    float32 [experts, hidden], a shared one's below them, for many rows. host: its experts, if they are not on the GPU;
+    `packed` has only their shapes then."""
 
     problem: LinkedChain
     host: HostMixture | None = None
@@ -96,8 +95,8 @@ class LayerCache:
 @dataclass(frozen=True)
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
-    cache: of each layer its keys and its values, which may be another's too; inputs: of layers, where they have any. memory: bytes of the GPU that all of
-    it may take, None for what is free."""
+    cache: of each layer its keys and its values, which may be another's too; inputs: of layers, where they have any.
+    memory: bytes of the GPU that all of it may take, None for what is free; form: of the KV cache."""
 
     config: ModelConfig
     capacity: int
@@ -111,7 +110,6 @@ class Loaded:
     inputs: LoadedInputs | None = None
     memory: int | None = None
     form: str = F16
-    """Of the KV cache."""
 
     @property
     def on_host(self) -> bool:
@@ -138,8 +136,8 @@ def load(
     form: str = F16,
 ) -> Loaded:
     """configs(layer): how a layer is packed; inputs_config: how what layers' inputs are made with is, where they have
-    any; keep: by layer whose experts are not to stay on the device, who keeps them; memory, form: as of `Loaded`. On torch's
-    "meta" device everything has its shape and no weight is read.
+    any; keep: by layer whose experts are not to stay on the device, who keeps them; memory, form: as of `Loaded`. On
+    torch's "meta" device everything has its shape and no weight is read.
     Raises ModelError when memory does not suffice."""
     read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
     pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
@@ -230,7 +228,7 @@ def _cache(config: ModelConfig, capacity: int, device: torch.device, form: str) 
         whole = torch.zeros(sum(elements), dtype=torch.float16 if form == F16 else torch.int8, device=device)
         scales = None if form == F16 else [torch.zeros(shape[:-1], device=device) for shape in shapes]
     values = (part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True))
-    parts = [LayerCache(part, scales and scales[i]) for i, part in enumerate(values)]
+    parts = [LayerCache(part, None if scales is None else scales[i]) for i, part in enumerate(values)]
     return tuple(parts[layer_plan.cache_of(config, i)] for i in range(config.layers))
 
 

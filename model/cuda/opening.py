@@ -67,7 +67,9 @@ class Opening:
         self._passes: Mapping[Problem, Choice] = {}
         if settings.db is not None:
             sizes = every_size(settings.context)
-            self._passes = self._choose(list(pass_problems(config, file, sizes, form=settings.cache)), self._refused_before)
+            self._passes = self._choose(
+                list(pass_problems(config, file, sizes, form=settings.cache)), self._refused_before
+            )
         self._probable = self._choose(self._at_once, self._refused_before)
 
     def proved(self, executor: "Executor") -> "CudaRunner":

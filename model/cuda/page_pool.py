@@ -63,8 +63,8 @@ class PageShape:
 @dataclass(frozen=True, eq=False)
 class Slab:
     """Pages allocated together: float16 [pages, elements], in a page layer after layer [2, kv_heads, positions,
-    head_dim]; or int8 [pages, bytes], behind those float32 scales, layer after layer too [2, kv_heads, positions]; their
-    offsets."""
+    head_dim]; or int8 [pages, bytes], behind those float32 scales, layer after layer too [2, kv_heads, positions];
+    their offsets."""
 
     pages: Tensor
     offsets: tuple[int, ...]

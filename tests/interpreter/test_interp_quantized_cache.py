@@ -42,7 +42,7 @@ ATTENTION = "attention:heads={},kv_heads={},head_dim={},context={}{},cache=q8_0"
 def decoding(tile: int, warps: int, splits: int, heads: int, stages: int = 1, algorithm: str = space.THREADS) -> Config:
     combine = "kernel" if splits > 1 and algorithm != space.THREADS else "last"
     sizes = {"tile": tile, "warps": warps, "splits": splits, "heads": heads, "stages": stages}
-    return Config({**sizes, "algorithm": algorithm, "combine": combine, "prefetch": 0, "early": 1})
+    return Config({**sizes, "algorithm": algorithm, "combine": combine, "prefetch": 0, "early": 1, "at_once": 1})
 
 
 DECODING = {
@@ -53,7 +53,10 @@ DECODING = {
     "shared memory, one tile": ((4, 2, 64, 200, ""), decoding(128, 4, 2, 2, 1, space.TENSOR_CORES)),
     "registers": ((4, 2, 64, 130, ""), decoding(32, 2, 2, 2, 1, space.REGISTERS)),
     "registers, 32 positions a warp": ((8, 1, 128, 70, ""), decoding(64, 2, 2, 8, 1, space.REGISTERS)),
-    "registers, 256 elements with gates": ((8, 2, 256, 40, ",output_gate=1"), decoding(32, 2, 1, 4, 1, space.REGISTERS)),
+    "registers, 256 elements with gates": (
+        (8, 2, 256, 40, ",output_gate=1"),
+        decoding(32, 2, 1, 4, 1, space.REGISTERS),
+    ),
     "registers, a window and sinks": ((6, 2, 96, 150, ",window=70,sinks=1"), decoding(32, 2, 4, 3, 1, space.REGISTERS)),
 }
 
@@ -114,7 +117,8 @@ def test_a_token_is_appended(heads: int, kv_heads: int, dim: int, rope_dim: int,
     buffers = {
         "qkv": torch.from_numpy(raw.ravel().astype(np.float32)), "eps": EPS,
         "position": torch.tensor([position], dtype=torch.int32), "rope": torch.from_numpy(rope.astype(np.float32)),
-        "q_norm": torch.from_numpy(norms[0].astype(np.float32)), "k_norm": torch.from_numpy(norms[1].astype(np.float32)),
+        "q_norm": torch.from_numpy(norms[0].astype(np.float32)),
+        "k_norm": torch.from_numpy(norms[1].astype(np.float32)),
         **{n: torch.full((kv_heads, capacity, dim), 7, dtype=torch.int8) for n in ("keys", "values")},
         **{n: torch.full((kv_heads, capacity), torch.nan) for n in ("key_scales", "value_scales")},
     }  # fmt: skip
@@ -149,16 +153,25 @@ def test_rows_are_appended(dim: int, rope_dim: int) -> None:
     norms, rope = np.exp(rng.uniform(-2, 4.5, (2, dim))), rng.standard_normal((capacity, rope_dim))
     as_floats = lambda x: torch.from_numpy(np.ascontiguousarray(x, np.float32))  # noqa: E731
     how = append.Heads(heads, kv_heads, dim, as_floats(rope), EPS, norms=(as_floats(norms[0]), as_floats(norms[1])))
-    whole, scales = torch.full((2, kv_heads, capacity, dim), 7, dtype=torch.int8), torch.full((2, kv_heads, capacity), torch.nan)
+    whole, scales = (
+        torch.full((2, kv_heads, capacity, dim), 7, dtype=torch.int8),
+        torch.full((2, kv_heads, capacity), torch.nan),
+    )
     rows = {
         "qkv": as_floats(raw.reshape(3, -1)), "q": torch.full((3, heads, dim), torch.nan, dtype=torch.float16),
         "positions": torch.tensor(positions, dtype=torch.int32), "sequences": torch.zeros(3, dtype=torch.int32),
     }  # fmt: skip
     append.launch(how, rows, pages.in_one_piece([whole], [scales])[0]).run(INTERPRETED)
     for row, position in ((0, 63), (2, 64)):
-        check_stored(whole[0, :, position], scales[0, :, position], turned(raw[row, heads : heads + kv_heads], norms[1], rope[position]))
+        check_stored(
+            whole[0, :, position],
+            scales[0, :, position],
+            turned(raw[row, heads : heads + kv_heads], norms[1], rope[position]),
+        )
         check_stored(whole[1, :, position], scales[1, :, position], raw[row, heads + kv_heads :])
-        np.testing.assert_allclose(rows["q"][row].double(), turned(raw[row, :heads], norms[0], rope[position]), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            rows["q"][row].double(), turned(raw[row, :heads], norms[0], rope[position]), rtol=2e-3, atol=2e-3
+        )
     others = [at for at in range(capacity) if at not in positions]
     assert (whole[:, :, others] == 7).all() and scales[:, :, others].isnan().all()
 

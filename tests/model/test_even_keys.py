@@ -21,7 +21,9 @@ def test_scores_stay(shape: tuple[int, int], seed: int) -> None:
     """Of queries and keys at any two positions, whatever part of a head turns."""
     head_dim, rope_dim = shape
     rng = np.random.default_rng(seed)
-    norms = {n: torch.from_numpy(np.exp(rng.uniform(-3, 4.5, head_dim)).astype(np.float32)) for n in ("q_norm", "k_norm")}
+    norms = {
+        n: torch.from_numpy(np.exp(rng.uniform(-3, 4.5, head_dim)).astype(np.float32)) for n in ("q_norm", "k_norm")
+    }
     if seed % 3 == 0:
         norms["k_norm"][rng.integers(head_dim)] = 0
     factor = even_keys.factors(norms["k_norm"], head_dim, rope_dim)
@@ -47,7 +49,9 @@ def test_an_outlier_costs_what_other_channels_cost() -> None:
     norm = torch.ones(head_dim)
     norm[7] = 96.5
     factor = even_keys.factors(norm, head_dim, head_dim)
-    small = torch.tensor([d for d in range(head_dim) if d not in (7, 7 + head_dim // 2)])  # RoPE turns one into the other
+    small = torch.tensor(
+        [d for d in range(head_dim) if d not in (7, 7 + head_dim // 2)]
+    )  # RoPE turns one into the other
     off = {}
     for name, by in (("as it is", torch.ones(head_dim)), ("evened", factor)):
         stored = cache.stored(k * norm / by, cache.Q8_0)
