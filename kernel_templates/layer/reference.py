@@ -14,8 +14,6 @@ from kernel_templates.moe.problem import BESIDE, Moe
 from kernel_templates.norm_qkv_rope import reference as norm_qkv_rope
 from kernel_templates.operation import Inputs, Weight
 
-NEXT = {cache.F16: 0.0, cache.Q8_0: 2e-3}
-
 
 def inputs(problem: Layer, seed: int) -> Inputs:
     """Weights q, k, v, out, gate, up, down, of a mixture also router and those of a shared expert. Buffers as the parts
@@ -106,7 +104,6 @@ def through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[
 
 
 def tolerance(problem: LinkedChain) -> float:
-    """The parts' errors add up, float16's in the cache among them; in one of 8 bits an error before it may make an
-    integer the next one."""
-    parts, form = problem.parts(), getattr(problem, "cache", cache.F16)
-    return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links) + NEXT[form]
+    """The parts' errors add up, that of the cache among them."""
+    parts = problem.parts()
+    return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

@@ -340,6 +340,12 @@ def test_the_memory_that_was_allowed_is_recorded(bench) -> None:
     assert settings["gpu_memory"] == 8 * 10**9 and "experts" not in settings
 
 
+def test_the_cache_s_format_is_recorded(bench, gpu) -> None:
+    """Where it is not the usual one."""
+    assert "cache" not in bench(runs=1, depths=(0,))["settings"] and gpu.cache == "f16"
+    assert bench(runs=1, depths=(0,), cache="q8_0")["settings"]["cache"] == gpu.cache == "q8_0"
+
+
 def test_memory_is_read_in_the_same_rounds(bench, gpu, autotune, tiny_model) -> None:
     """A reading of each turn; the known ceiling counts unless a round was faster."""
     device = bench(runs=2)["device"]

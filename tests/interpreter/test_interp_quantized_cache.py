@@ -224,3 +224,15 @@ def test_a_layer_takes_what_is_known_of_its_products(made: Made) -> None:
     assert isinstance(problem, Layer) and usual.key != problem.key and "cache" not in usual.key
     assert "cache=q8_0" in problem.key and problem.qkv_part == usual.qkv_part
     assert registry.cuda_space(problem, GPU).default["finish"] == "kernel"
+
+
+LAYER = (
+    "layer:hidden=64,heads=4,kv_heads=2,head_dim=32,rope_dim=32,qk_norm=1,ffn=32,q_format=Q8_0,k_format=Q8_0,"
+    "v_format=Q8_0,out_format=Q8_0,gate_format=Q8_0,up_format=Q8_0,down_format=Q8_0,activation=int16,context=70,cache=q8_0"
+)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_layer(seed: int) -> None:
+    key = LAYER
+    assert relative_error(key, registry.cuda_space(registry.parse_problem(key), GPU).default, seed) < 2e-4
