@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernel_templates.attention.cache import F16, head_bytes
 from kernel_templates.cuda.embedding import Embedding
+from kernel_templates.cuda.pages import PagedCache, in_one_piece
 from kernel_templates.cuda.weights import Planes, unpack
 from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
@@ -110,6 +111,11 @@ class Loaded:
     inputs: LoadedInputs | None = None
     memory: int | None = None
     form: str = F16
+
+    @property
+    def pages(self) -> tuple[PagedCache, ...]:
+        """The cache as kernels over many rows find it."""
+        return in_one_piece([c.values for c in self.cache], [c.scales for c in self.cache])
 
     @property
     def on_host(self) -> bool:

@@ -101,7 +101,6 @@ class Opening:
     ) -> "CudaRunner":
         import torch
 
-        from kernel_templates.cuda.pages import in_one_piece
         from model.cuda.decode import Decoder
         from model.cuda.forward import Forward
         from model.cuda.lazy_configs import LazyConfigs
@@ -132,8 +131,7 @@ class Opening:
                 placed = place(self._file, self._config, self._settings, at_first, shapes, executor)
             model = loaded(device, progress, None if placed is None else placed.keep)
             decoder = Decoder(model, configs, *ends, executor)
-            cache = in_one_piece([c.values for c in model.cache], [c.scales for c in model.cache])
-            forward = Forward(model, cache, passes, executor)
+            forward = Forward(model, model.pages, passes, executor)
             by_host = {} if placed is None else placed.host.experts.choices
             return CudaRunner(ChainMap(dict(choices), longer.choices, by_host), decoder, forward, placed)
 
