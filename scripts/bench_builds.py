@@ -138,7 +138,7 @@ def main(
         "versions": versions(),
         "other": commit_of(trees["other"]),
         "here": versions().get("commit", "unknown"),
-        "device": _device(device),
+        "device": {"chip": _chip(device)},
         "settings": {"rounds": rounds, "tokens": tokens, "prompt": prompt, "depths": list(depths)},
         "models": {},
     }
@@ -152,7 +152,7 @@ def main(
     screen.print(table_of(document))
 
 
-def _device(name: str) -> str:
+def _chip(name: str) -> str:
     from autotune.tuning import target
 
     return target.of(name).device.chip
