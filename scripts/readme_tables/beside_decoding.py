@@ -53,7 +53,8 @@ def builds() -> str:
             settings, sides = document["settings"], f"{document['other'][:7]} and {document['here'][:7]}"
             texts.append(
                 f"{chip}, {document['date'][:10]}: commits {sides}, each with the winners that come with it, in turn; "
-                f"medians of {settings['rounds']} rounds of {settings['tokens']} tokens and a prompt of {settings['prompt']:,}."
+                f"medians of {settings['rounds']} rounds of {settings['tokens']} tokens and a prompt of "
+                f"{settings['prompt']:,}."
             )
     return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_builds OTHER MODEL")
 
