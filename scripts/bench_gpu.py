@@ -128,7 +128,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
                 *_cache_options(settings),
             ]
         ),
-        "name": name,
+        "name": name if settings.cache == CACHES[0] else f"{name}-cache-{settings.cache}",
         "file_bytes": size,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},
         "versions": benched["versions"],
@@ -309,7 +309,7 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
 )  # fmt: skip
 @click.option(
     "--cache", type=click.Choice(CACHES), default=CACHES[0], show_default=True,
-    help="Format of the KV cache; of another than the default, results want a folder of their own (--out).",
+    help="Format of the KV cache; results of another than the default go to a file of their own, MODEL-cache-q8_0.",
 )  # fmt: skip
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
@@ -335,8 +335,6 @@ def main(
 
     Example: scripts/bench_gpu qwen3-0.6b-Q4_0 smollm2-135m-instruct --budget 100
     """
-    if cache != CACHES[0] and out is None:
-        raise click.UsageError(f"tables of benchmarks/CHIP are of a {CACHES[0]} cache; name another folder with --out")
     chosen = models or DEFAULT
     for name in chosen:
         parse(name)
@@ -354,7 +352,8 @@ def main(
             except Failed as error:
                 screen.print(f"[red]{name}: {error}[/]")
                 continue
-            target = (out or ROOT / "benchmarks" / facts.chip_folder(document["device"]["chip"])) / f"{name}.json"
+            where = out or ROOT / "benchmarks" / facts.chip_folder(document["device"]["chip"])
+            target = where / f"{document['name']}.json"
             facts.write(target, document)
             screen.print(f"{name}: {document['summary']['decode_tok_s']:,.0f} tok/s, {target.name} written")
             documents[name] = document

@@ -67,7 +67,9 @@ def launches(
     layers of a chain; they are made here if there are none or too few.
     """
     q, out, keys = buffers["q"], buffers["out"], buffers["keys"]
-    scales = (buffers["key_scales"], buffers["value_scales"]) if problem.cache == cache.Q8_0 else (None, None)
+    scales: tuple[Any, ...] = (None, None)
+    if problem.cache == cache.Q8_0:
+        scales = (buffers["key_scales"], buffers["value_scales"])
     if finish is not None and problem.cache != cache.F16:
         raise ValueError(f"heads of {problem.key} want a kernel of their own")
     partial, counters = _scratch(problem, config, buffers, q.device)
@@ -94,7 +96,7 @@ def launches(
     }
     kernel = cuda_kernel.attend
     if config["algorithm"] == TENSOR_CORES:
-        kernel = cuda_dot.attend_dot
+        kernel, scales = cuda_dot.attend_dot, ()  # it reads float16 alone
         constants |= {"STAGES": config["stages"], "PREFETCH": bool(config["prefetch"])}
     elif config["algorithm"] == REGISTERS:
         kernel = cuda_bytes.attend_bytes

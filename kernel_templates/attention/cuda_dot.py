@@ -14,13 +14,11 @@ are as exact as float32 times float16. A head's two rows, 8 apart, belong to one
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.cuda_kernel import scaled, to_floats
 from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, side, whole, wide
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import loop_bound, prefetch_block
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantized_cache import LARGEST, to_halves
 
 
 @triton.jit
@@ -39,29 +37,17 @@ def _sum_halves(x):
 
 
 @triton.jit
-def _as_halves(x, ASM: tl.constexpr):
-    """float16 of what a cache holds, without its scales."""
-    if x.dtype == tl.int8:
-        return to_halves(x, ASM)
-    else:
-        return x
-
-
-@triton.jit
-def _add_tile(q, k, v, k_scale, v_scale, have, m, total, acc, SOFTCAP: tl.constexpr, ASM: tl.constexpr):
-    """One tile more in m [H], total [H, TILE] and acc [2 * H, DIMS]. q: float16 [2 * H, DIMS]; k, v: float16 or int8
-    [TILE, DIMS], zeros where not `have` [1, TILE]; k_scale, v_scale: [1, TILE] of int8, which makes acc LARGEST times
-    as large, or None. total: of every place in a tile its own sum of weights, so that its sum over places comes once,
-    at the end."""
+def _add_tile(q, k, v, have, m, total, acc, SOFTCAP: tl.constexpr, ASM: tl.constexpr):
+    """One tile more in m [H], total [H, TILE] and acc [2 * H, DIMS]. q: float16 [2 * H, DIMS]; k, v: float16 [TILE,
+    DIMS], zeros where not `have` [1, TILE]. total: of every place in a tile its own sum of weights, so that its sum
+    over places comes once, at the end."""
     HALF: tl.constexpr = m.shape[0]
-    s = _sum_halves(tl.dot(q, tl.trans(_as_halves(k, ASM))))
-    s = capped(scaled(s, k_scale), SOFTCAP, ASM)
+    s = capped(_sum_halves(tl.dot(q, tl.trans(k))), SOFTCAP, ASM)
     s = tl.where(have, s, float("-inf"))
     top = tl.maximum(m, tl.max(s, 1))
     kept, p = tl.exp2(m - top), tl.exp2(s - top[:, None])
     both = tl.reshape(tl.broadcast_to(kept[None, :], [2, HALF]), [2 * HALF])
-    p_v = p * (v_scale * LARGEST) if v_scale is not None else p
-    acc = tl.dot(_two_halves(p_v), _as_halves(v, ASM), acc * both[:, None])
+    acc = tl.dot(_two_halves(p), v, acc * both[:, None])
     return top, total * kept[:, None] + p, acc
 
 
@@ -74,7 +60,7 @@ def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
 @triton.jit
 def attend_dot(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
-    gates, capacity, eps, k_scales, v_scales,
+    gates, capacity, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
@@ -103,10 +89,6 @@ def attend_dot(
     stop = tl.minimum(begin + span, position)
     keys += kv.to(tl.int64) * capacity * HEAD_DIM
     values += kv.to(tl.int64) * capacity * HEAD_DIM
-    if k_scales is not None:
-        tl.static_assert(not FINISH)
-        k_scales += kv.to(tl.int64) * capacity
-        v_scales += kv.to(tl.int64) * capacity
     place = tl.arange(0, TILE)
     across = tl.arange(0, DIMS)[None, :]
     if STAGES == 1:
@@ -115,7 +97,7 @@ def attend_dot(
         k = tl.load(keys + at * HEAD_DIM + across, mask=have, other=0.0)
         v = tl.load(values + at * HEAD_DIM + across, mask=have, other=0.0)
     elif PREFETCH and PDL:
-        size = tl.minimum(stop - begin, STAGES * TILE) * ((2 if k_scales is None else 1) * HEAD_DIM)
+        size = tl.minimum(stop - begin, STAGES * TILE) * (2 * HEAD_DIM)
         prefetch_block(keys + begin * HEAD_DIM, size)
         prefetch_block(values + begin * HEAD_DIM, size)
     head = tl.arange(0, HALF)[:, None]
@@ -151,9 +133,6 @@ def attend_dot(
         # `position` may be the previous kernel's work: only now is it there.
         new_k = tl.load(keys + position * HEAD_DIM + dim, mask=owner & real, other=0.0)
         new_v = tl.load(values + position * HEAD_DIM + dim, mask=owner & real, other=0.0)
-        if k_scales is not None:
-            new_k = to_floats(new_k, ASM) * tl.load(k_scales + position)
-            new_v = to_floats(new_v, ASM) * tl.load(v_scales + position)
     if PDL and not EARLY:
         gdc_launch_dependents()
     new = capped(tl.sum(q * new_k.to(tl.float32), 1), SOFTCAP, ASM)
@@ -164,29 +143,20 @@ def attend_dot(
     total = tl.zeros([HALF, TILE], tl.float32)
     acc = tl.zeros([2 * HALF, DIMS], tl.float32)
     if STAGES == 1:
-        column = begin + place[None, :]
-        k_scale = None if k_scales is None else tl.load(k_scales + column, mask=column < stop, other=0.0)
-        v_scale = None if v_scales is None else tl.load(v_scales + column, mask=column < stop, other=0.0)
-        m, total, acc = _add_tile(q, k, v, k_scale, v_scale, column < stop, m, total, acc, SOFTCAP, ASM)
+        m, total, acc = _add_tile(q, k, v, begin + place[None, :] < stop, m, total, acc, SOFTCAP, ASM)
     else:
         for tile in tl.range(loop_bound(begin, ASM), loop_bound(stop, ASM), TILE, num_stages=STAGES):
             at = tile + place[:, None]
             have = (at < stop) & (across < HEAD_DIM)
             k = tl.load(keys + at * HEAD_DIM + across, mask=have, other=0.0)
             v = tl.load(values + at * HEAD_DIM + across, mask=have, other=0.0)
-            column = tile + place[None, :]
-            k_scale = None if k_scales is None else tl.load(k_scales + column, mask=column < stop, other=0.0)
-            v_scale = None if v_scales is None else tl.load(v_scales + column, mask=column < stop, other=0.0)
-            m, total, acc = _add_tile(q, k, v, k_scale, v_scale, column < stop, m, total, acc, SOFTCAP, ASM)
+            m, total, acc = _add_tile(q, k, v, tile + place[None, :] < stop, m, total, acc, SOFTCAP, ASM)
 
     # The new position, which the owner has in registers.
     top = tl.maximum(m, new)
     kept, weight = tl.exp2(m - top), tl.where(owner, tl.exp2(new - top), 0.0)
     total = tl.sum(total, 1) * kept + weight
-    y = _sum_halves(acc)
-    if v_scales is not None:
-        y *= 1.0 / LARGEST
-    y = y * kept[:, None] + weight[:, None] * new_v.to(tl.float32)
+    y = _sum_halves(acc) * kept[:, None] + weight[:, None] * new_v.to(tl.float32)
     used = tl.cdiv(position + 1 - first, span)
     y, total, top = _real_heads(y, G), _real_heads(total[:, None], G), _real_heads(top[:, None], G)
     divisor = total

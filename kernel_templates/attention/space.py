@@ -22,7 +22,8 @@ _DEEP = 16384  # positions from which a loop on tensor cores is worth what its s
 
 THREADS, TENSOR_CORES = "threads", "tensor_cores"
 REGISTERS = "registers"
-"""Tensor cores too, with keys and values in registers: of a cache of 8 bits (`cuda_bytes`)."""
+"""Tensor cores too, with keys and values in registers: of a cache of 8 bits (`cuda_bytes`), which took a quarter longer
+by way of shared memory (docs/log.md)."""
 _RESIDENT = 8  # warps of them that a multiprocessor has registers for
 
 TOGETHER = (1, 2, 3, 4)
@@ -67,9 +68,9 @@ def cuda(problem: Attention, device: Device) -> Space:
     waits = problem.reach > _SHORT and waits_early(device)
 
     # Shorter ones threads hold in registers at once; of more heads of a key, outputs would not fit there.
-    algorithms: tuple[str, ...] = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
-    if _tensor_cores(problem, device) and problem.cache == cache.Q8_0:
-        algorithms += (REGISTERS,)
+    algorithms: tuple[str, ...] = (THREADS,)
+    if _tensor_cores(problem, device):
+        algorithms += (TENSOR_CORES,) if problem.cache == cache.F16 else (REGISTERS,)
 
     def fits(config) -> bool:
         if config["algorithm"] == REGISTERS:
@@ -148,7 +149,7 @@ def cuda(problem: Attention, device: Device) -> Space:
                 lambda c: not (c["prefetch"] and holds_all(problem, c)),
             ),
             Constraint(
-                "asked for at once", "is about tiles in registers; threads and shared memory have their own ways",
+                "asked for at once", "is about tiles in registers of tensor cores",
                 lambda c: c["algorithm"] == REGISTERS or c.get("at_once", 1) == 1,
             ),
             Constraint(
@@ -213,8 +214,6 @@ def _tiles_fit(problem: Attention, device: Device, config: Mapping[str, Any]) ->
     programs = config["splits"] * problem.kv_heads
     if not device.units // 2 <= programs <= max(2 * device.units, problem.kv_heads):
         return False
-    if problem.cache == cache.Q8_0:  # float16 is made of one tile
-        return dims * config["tile"] * (2 * stages + 4) <= _shared_bytes(device)
     return 4 * dims * config["tile"] * stages <= _shared_bytes(device)
 
 

@@ -49,8 +49,6 @@ DECODING = {
     "threads, all at once": ((4, 2, 64, 70, ""), decoding(128, 4, 1, 1)),
     "threads, tile by tile": ((4, 2, 64, 200, ""), decoding(64, 4, 2, 2)),
     "threads, a window, a cap and sinks": ((8, 2, 96, 150, ",window=100,softcap=30.0,sinks=1"), decoding(64, 4, 2, 4)),
-    "shared memory": ((4, 2, 64, 200, ""), decoding(64, 4, 2, 2, 3, space.TENSOR_CORES)),
-    "shared memory, one tile": ((4, 2, 64, 200, ""), decoding(128, 4, 2, 2, 1, space.TENSOR_CORES)),
     "registers": ((4, 2, 64, 130, ""), decoding(32, 2, 2, 2, 1, space.REGISTERS)),
     "registers, 32 positions a warp": ((8, 1, 128, 70, ""), decoding(64, 2, 2, 8, 1, space.REGISTERS)),
     "registers, 256 elements with gates": (
