@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.activations import BLOCK
-from kernel_templates.cpu.blocks import ask_ahead
+from kernel_templates.cpu.blocks import ask_ahead, sizes_ahead
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.dot import takes_pairs
 from kernel_templates.cpu.emit import Emitter, Value
@@ -113,11 +113,11 @@ class _Columns:
     def _block(self, place, sums: list[Value]) -> list[Value]:
         """A block's share for each token."""
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
-        index, sizes = b.add(self.index, place), plane_bytes(layout)
+        index = b.add(self.index, place)
         at = addresses(e, layout, [*self.planes.values()], index, self.row)
         steps = sum(map(len, sweeps(layout)))
-        whole = [lanes * size for size in sizes.values()]
-        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, whole, steps)
+        asked = sizes_ahead(layout, lanes)
+        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, asked, steps)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
         for group, products in self._products(at, place, ahead):
