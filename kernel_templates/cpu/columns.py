@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from kernel_templates.cpu.activations import BLOCK
-from kernel_templates.cpu.blocks import ask_ahead, sizes_ahead
+from kernel_templates.cpu.blocks import ask_ahead
 from kernel_templates.cpu.compile import Kernel, compile_kernel
 from kernel_templates.cpu.dot import takes_pairs
 from kernel_templates.cpu.emit import Emitter, Value
@@ -116,8 +116,8 @@ class _Columns:
         index = b.add(self.index, place)
         at = addresses(e, layout, [*self.planes.values()], index, self.row)
         steps = sum(map(len, sweeps(layout)))
-        asked = sizes_ahead(layout, lanes)
-        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, asked, steps)
+        whole = [lanes * size for size in plane_bytes(layout).values()]
+        ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, whole, steps)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
         for group, products in self._products(at, place, ahead):
