@@ -56,7 +56,8 @@ def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
 
 def emit_dot4(path: str, builder, acc, words, x: Sequence[ir.Value], vec: ir.VectorType, features: frozenset[str]):
     """Write the operation at `builder`: acc, words of LLVM type `vec`, x one i32, or two where the path takes pairs."""
-    return {"generic": _generic, "madd": _madd, "vnni": _vnni}[path](builder, acc, words, *x, vec, features)
+    ways: dict[str, Callable] = {"generic": _generic, "madd": _madd, "vnni": _vnni}
+    return ways[path](builder, acc, words, *x, vec, features)
 
 
 def _constant(llvm_vec, value):
