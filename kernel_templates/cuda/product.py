@@ -161,7 +161,7 @@ def multiply_rows(
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
@@ -250,7 +250,7 @@ def residual_product(
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
@@ -355,7 +355,7 @@ def multiply_gated(
     X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
     XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
     for c in tl.static_range(0 if WAITED else XS):
-        aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, X_TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL and not WAITED:
         gdc_wait()
     xs = ()

@@ -23,6 +23,11 @@ from dataclasses import dataclass
 from kernel_templates import formats
 from kernel_templates.formats.layout import Floats
 
+RUN = 32
+LINE_RUNS = 8
+"""Runs whose halves lie together in a vector, for a line of the first-level cache each."""
+BLOCK = LINE_RUNS * RUN
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -118,6 +123,12 @@ class Traits:
 
     def _plane(self, name: str) -> int:
         return self.planes.index(name) if name in self.planes else -1
+
+
+def line_runs(cols: int) -> int:
+    """Of how many runs the first halves lie together in rows of so many bytes: as in a vector, or, where rows are no
+    whole blocks of it, of one."""
+    return LINE_RUNS if cols % BLOCK == 0 else 1
 
 
 def _signed(word: int) -> int:
