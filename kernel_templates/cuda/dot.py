@@ -91,14 +91,16 @@ def first_halves(run, LINE: tl.constexpr):
 
 
 @triton.jit
-def unit_words(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr):
-    """Where units u + UNIT of quants begin in a vector's planes, in words, less UNIT's whole lines."""
-    if TRAITS.unit == 16 and LINE == LINE_RUNS:  # units follow each other as in the planes
+def unit_words(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
+    """Where units u + UNIT of quants begin in a vector's planes, in words, less the whole lines of UNIT and of FIRST,
+    the run where the matrix's columns begin."""
+    if TRAITS.unit == 16 and LINE == LINE_RUNS and FIRST % LINE_RUNS == 0:  # units follow each other as in the planes
         return (u + UNIT % (2 * LINE_RUNS)) * 4
-    at = first_halves(run_of(u, TRAITS, LINE, UNIT), LINE_RUNS)
-    if TRAITS.unit == 16:
-        at += tl.where(in_second_half(u, LINE, UNIT), 4 * LINE_RUNS, 0)
-    return at
+    else:
+        at = first_halves(run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS, LINE_RUNS)
+        if TRAITS.unit == 16:
+            at += tl.where(in_second_half(u, LINE, UNIT), 4 * LINE_RUNS, 0)
+        return at
 
 
 @triton.jit
@@ -111,23 +113,23 @@ def in_second_half(u, LINE: tl.constexpr, UNIT: tl.constexpr):
 def load_x(
     values, high, low, scale, norm, g, u,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, NORM: tl.constexpr,
-    SOURCE: tl.constexpr, ASM: tl.constexpr, ROW_COLS: tl.constexpr = 0,
+    SOURCE: tl.constexpr, ASM: tl.constexpr, FIRST: tl.constexpr = 0, ROW_COLS: tl.constexpr = 0,
 ):  # fmt: skip
     """What units u + UNIT, u [UNITS, 1, 1], of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
 
     g: zeros [1, GROUPS, 1]. For floats: values times norm if NORM, the second half of the unit's columns apart.
     For quants: high plane, high plane of the second half's columns, low plane, low plane of those, scale, sum of the
     columns.
-    SOURCE "planes": as the producer quantized the vector; "values": quantized here. ROW_COLS: columns of a row of the
-    matrix, where those of several rows are the vector's.
+    SOURCE "planes": as the producer quantized the vector; "values": quantized here. FIRST: the run of the vector where
+    the COLS columns begin. ROW_COLS: columns of a row of the matrix, where those of several rows are the vector's.
     """
     unit = (u + g)[:, :, :, None]
     w = tl.arange(0, 4)[None, None, None, :]
     have = unit + UNIT < COLS // TRAITS.unit
-    BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS
+    BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS + FIRST // LINE_RUNS * LINE_RUNS
     LINE: tl.constexpr = LINE_RUNS if (ROW_COLS if ROW_COLS > 0 else COLS) % BLOCK == 0 else 1
     if TRAITS.kind != "":
-        at, more = unit * TRAITS.unit, w + UNIT * TRAITS.unit
+        at, more = unit * TRAITS.unit, w + (UNIT * TRAITS.unit + FIRST * 32)
         a = tl.load(values + at + more, mask=have, other=0.0)
         b = a
         if TRAITS.unit == 8:
@@ -137,36 +139,29 @@ def load_x(
             if TRAITS.unit == 8:
                 b = b * tl.load(norm + at + (more + 4), mask=have, other=0.0)
         return a, b
-    elif TRAITS.unit == 16:
-        run = (run_of(u, TRAITS, LINE, UNIT) + g)[:, :, :, None]
-        if SOURCE == "planes":
-            at = (unit_words(u, TRAITS, LINE, UNIT) + g)[:, :, :, None]
-            more = w + BEFORE * 8
-            h = tl.load(high + at + more, mask=have, other=0)
-            x = h
-            if ACT == 16:
-                x = tl.load(low + at + more, mask=have, other=0)
-            s = tl.load(scale + run * 4 + (w + BEFORE * 4), mask=have, other=0.0)
-            return h, h, x, x, s, s
-        else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, (run + BEFORE) * 32 + w * 8, have, ACT, NORM, ASM)
-            second = in_second_half(unit, LINE, UNIT)
-            h = tl.where(second, hb, ha)
-            x = tl.where(second, lb, la)
-            return h, h, x, x, s, s
     else:
+        run = (run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS + g)[:, :, :, None]
         if SOURCE == "planes":
-            at, more = first_halves(unit, LINE_RUNS), w + BEFORE * 8
-            HALF: tl.constexpr = LINE_RUNS * 4  # words to the second halves
-            ha = tl.load(high + at + more, mask=have, other=0)
-            hb = tl.load(high + at + (more + HALF), mask=have, other=0)
+            at = (unit_words(u, TRAITS, LINE, UNIT, FIRST) + g)[:, :, :, None]
+            HALF: tl.constexpr = 4 * LINE_RUNS  # words to the second halves
+            ha = tl.load(high + at + (w + BEFORE * 8), mask=have, other=0)
+            hb = ha
+            if TRAITS.unit == 32:
+                hb = tl.load(high + at + (w + BEFORE * 8 + HALF), mask=have, other=0)
             la, lb = ha, hb
             if ACT == 16:
-                la = tl.load(low + at + more, mask=have, other=0)
-                lb = tl.load(low + at + (more + HALF), mask=have, other=0)
-            s = tl.load(scale + unit * 4 + (w + UNIT * 4), mask=have, other=0.0)
+                la = tl.load(low + at + (w + BEFORE * 8), mask=have, other=0)
+                lb = la
+                if TRAITS.unit == 32:
+                    lb = tl.load(low + at + (w + BEFORE * 8 + HALF), mask=have, other=0)
+            s = tl.load(scale + run * 4 + (w + BEFORE * 4), mask=have, other=0.0)
         else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, (unit + UNIT) * 32 + w * 8, have, ACT, NORM, ASM)
+            ha, hb, la, lb, s = _quantize_words(values, norm, (run + BEFORE) * 32 + w * 8, have, ACT, NORM, ASM)
+            if TRAITS.unit == 16:
+                second = in_second_half(unit, LINE, UNIT)
+                ha = tl.where(second, hb, ha)
+                la = tl.where(second, lb, la)
+                hb, lb = ha, la
         total = s
         if TRAITS.minimum:
             ones = ha * 0 + 0x01010101
@@ -178,22 +173,22 @@ def load_x(
 def aim(
     values, high, low, scale, g, u,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, SOURCE: tl.constexpr,
-    ASM: tl.constexpr,
+    ASM: tl.constexpr, FIRST: tl.constexpr = 0,
 ):  # fmt: skip
     """Compute, before the wait, the addresses that `load_x` will read after it: a prefetch into the L2 cache, where
     the vector will be anyway, needs them now."""
     if ASM and SOURCE == "planes":
         unit = u + g * 0
         if TRAITS.kind != "":
-            prefetch(values + unit * TRAITS.unit + UNIT * TRAITS.unit)
+            prefetch(values + unit * TRAITS.unit + (UNIT * TRAITS.unit + FIRST * 32))
         else:
-            BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS
+            BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS + FIRST // LINE_RUNS * LINE_RUNS
             LINE: tl.constexpr = LINE_RUNS if COLS % BLOCK == 0 else 1
-            at = unit_words(u, TRAITS, LINE, UNIT) + g * 0
+            at = unit_words(u, TRAITS, LINE, UNIT, FIRST) + g * 0
             prefetch(high + at + BEFORE * 8)
             if ACT == 16:
                 prefetch(low + at + BEFORE * 8)
-            prefetch(scale + (run_of(u, TRAITS, LINE, UNIT) + g * 0) * 4 + BEFORE * 4)
+            prefetch(scale + (run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS + g * 0) * 4 + BEFORE * 4)
 
 
 @triton.jit

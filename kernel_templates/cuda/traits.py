@@ -5,7 +5,8 @@ of 32, in the order of `vector`: word w of a run has columns 8w..8w+3 in one hal
 
     quants     int32 [rows, runs, 4]: 4 bits a column, columns 8w + j in byte j, in the low nibble for j < 4, columns
                8w + 4 + j in the high one; with a codebook column 8w + k in the k-th nibble
-               int32 [rows, runs, 8]: 8 bits a column, all first halves of a run's words before the second ones
+               int32 [rows, runs, 8]: 8 bits a column, byte by byte in the order of a vector's planes; in rows that are
+               no whole blocks of these, all first halves of a run's words before its second ones
                int32: floats; word w of 16 bytes has columns w (low half) and w + 4 of their eight, or one float32
     pairs      int64 [rows, runs]: 2 bits a column, bits 2w and 2w + 1 of byte j for column 8w + j
     ones       int32 [rows, runs]: 1 bit a column, bits w (first half) and w + 4 (second) of byte j

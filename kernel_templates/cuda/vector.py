@@ -63,18 +63,8 @@ class Vector:
 
     def first(self, n: int) -> "Vector":
         """The first n elements, whole runs: the same memory."""
-        return self._part(slice(n), slice(_whole(n)), slice(n // GROUP))
-
-    def behind(self, n: int) -> "Vector":
-        """What lies behind the first n elements, whole blocks: the same memory."""
-        if n % BLOCK:
-            raise ValueError(f"{n} elements are no whole blocks of {BLOCK}")
-        return self._part(slice(n, None), slice(n, None), slice(n // GROUP, None))
-
-    def _part(self, elements: slice, planes: slice, groups: slice) -> "Vector":
-        return Vector(
-            self.values[elements], self.high[planes], self.low[planes], self.scale[groups], self.squares[groups]
-        )
+        values, high, low = self.values[:n], self.high[: _whole(n)], self.low[: _whole(n)]
+        return Vector(values, high, low, self.scale[: n // GROUP], self.squares[: n // GROUP])
 
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
         """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where
