@@ -17,13 +17,9 @@ planes, the lower one unsigned.
 
 import triton.language as tl
 
-from kernel_templates.cuda import traits
 from kernel_templates.cuda.codes import byte_of_word, codebook_bytes, half_of, scale_of
 from kernel_templates.cuda.instructions import dp4a, dp4a_unsigned, prefetch, reciprocal, round_to_int
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantize import BLOCK
-
-LINE_RUNS = tl.constexpr(traits.LINE_RUNS)
 
 
 @triton.jit
@@ -63,8 +59,8 @@ def load_tile(
             at = planes[SCALE] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)
             tile = tile + (tl.load(at, mask=inside, other=0),)
         else:
-            LINE: tl.constexpr = LINE_RUNS if COLS % BLOCK == 0 else 1
-            RUN: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
+            RUN: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line
             at = planes[SCALE] + (r * RUNS + run_of(u, TRAITS, LINE, UNIT)) + ((e + ROW) * RUNS + RUN)
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.lowest >= 0:
@@ -78,7 +74,7 @@ def run_of(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr):
     """The run of 32 columns that units u + UNIT have, or are halves of, less those in UNIT's whole lines: what these
     add to an address is known when compiling and costs no instruction. LINE: as of `vector.line_runs`."""
     if TRAITS.unit == 16:
-        at = u + UNIT % (2 * LINE_RUNS)
+        at = u + UNIT % (2 * TRAITS.line)
         return (at & (-2 * LINE)) >> 1 | at & (LINE - 1)
     else:
         return u
@@ -94,12 +90,13 @@ def first_halves(run, LINE: tl.constexpr):
 def unit_words(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
     """Where units u + UNIT of quants begin in a vector's planes, in words, less the whole lines of UNIT and of FIRST,
     the run where the matrix's columns begin."""
-    if TRAITS.unit == 16 and LINE == LINE_RUNS and FIRST % LINE_RUNS == 0:  # units follow each other as in the planes
-        return (u + UNIT % (2 * LINE_RUNS)) * 4
+    if TRAITS.unit == 16 and TRAITS.line == LINE and FIRST % TRAITS.line == 0:
+        # Units follow each other as in the planes.
+        return (u + UNIT % (2 * TRAITS.line)) * 4
     else:
-        at = first_halves(run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS, LINE_RUNS)
+        at = first_halves(run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line, TRAITS.line)
         if TRAITS.unit == 16:
-            at += tl.where(in_second_half(u, LINE, UNIT), 4 * LINE_RUNS, 0)
+            at += tl.where(in_second_half(u, LINE, UNIT), 4 * TRAITS.line, 0)
         return at
 
 
@@ -126,8 +123,8 @@ def load_x(
     unit = (u + g)[:, :, :, None]
     w = tl.arange(0, 4)[None, None, None, :]
     have = unit + UNIT < COLS // TRAITS.unit
-    BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS + FIRST // LINE_RUNS * LINE_RUNS
-    LINE: tl.constexpr = LINE_RUNS if (ROW_COLS if ROW_COLS > 0 else COLS) % BLOCK == 0 else 1
+    BEFORE: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line + FIRST // TRAITS.line * TRAITS.line
+    LINE: tl.constexpr = TRAITS.line if (ROW_COLS if ROW_COLS > 0 else COLS) % TRAITS.block == 0 else 1
     if TRAITS.kind != "":
         at, more = unit * TRAITS.unit, w + (UNIT * TRAITS.unit + FIRST * 32)
         a = tl.load(values + at + more, mask=have, other=0.0)
@@ -140,10 +137,10 @@ def load_x(
                 b = b * tl.load(norm + at + (more + 4), mask=have, other=0.0)
         return a, b
     else:
-        run = (run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS + g)[:, :, :, None]
+        run = (run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line + g)[:, :, :, None]
         if SOURCE == "planes":
             at = (unit_words(u, TRAITS, LINE, UNIT, FIRST) + g)[:, :, :, None]
-            HALF: tl.constexpr = 4 * LINE_RUNS  # words to the second halves
+            HALF: tl.constexpr = 4 * TRAITS.line  # words to the second halves
             ha = tl.load(high + at + (w + BEFORE * 8), mask=have, other=0)
             hb = ha
             if TRAITS.unit == 32:
@@ -182,13 +179,13 @@ def aim(
         if TRAITS.kind != "":
             prefetch(values + unit * TRAITS.unit + (UNIT * TRAITS.unit + FIRST * 32))
         else:
-            BEFORE: tl.constexpr = UNIT * TRAITS.unit // BLOCK * LINE_RUNS + FIRST // LINE_RUNS * LINE_RUNS
-            LINE: tl.constexpr = LINE_RUNS if COLS % BLOCK == 0 else 1
+            BEFORE: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line + FIRST // TRAITS.line * TRAITS.line
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
             at = unit_words(u, TRAITS, LINE, UNIT, FIRST) + g * 0
             prefetch(high + at + BEFORE * 8)
             if ACT == 16:
                 prefetch(low + at + BEFORE * 8)
-            prefetch(scale + (run_of(u, TRAITS, LINE, UNIT) + FIRST % LINE_RUNS + g * 0) * 4 + BEFORE * 4)
+            prefetch(scale + (run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line + g * 0) * 4 + BEFORE * 4)
 
 
 @triton.jit

@@ -27,11 +27,10 @@ import torch
 import triton.language as tl
 
 from kernel_templates.cuda.codes import codebook_bytes
-from kernel_templates.cuda.dot import LINE_RUNS, first_halves, quant_words, unpack_scales
+from kernel_templates.cuda.dot import first_halves, quant_words, unpack_scales
 from kernel_templates.cuda.gating import GATED_SCALE, activate, gated_with
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.quantize import BLOCK
 
 NATURAL, WIDE, THIN = ORDERS = 0, 1, 2
 
@@ -89,7 +88,7 @@ def load_rows(
         WORDS: tl.constexpr = 8 if TRAITS.bits == 8 else 4
         within = tl.arange(0, 4)[None, None, None, :]
         if TRAITS.bits == 8:
-            LINE: tl.constexpr = LINE_RUNS if COLS % BLOCK == 0 else 1
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
             words = first_halves(u + RUN, LINE)
             at = p0 + (r * (RUNS * WORDS) + words)[:, :, :, None] + (ROW * RUNS * WORDS + within)
         else:

@@ -58,6 +58,16 @@ class Traits:
         return 16 if self.bits == 8 else 32
 
     @property
+    def line(self) -> int:
+        """LINE_RUNS, for kernels."""
+        return LINE_RUNS
+
+    @property
+    def block(self) -> int:
+        """BLOCK, for kernels."""
+        return BLOCK
+
+    @property
     def planes(self) -> tuple[str, ...]:
         """Names of the planes, in the order of the kernels' pointers and of a tile's parts."""
         if self.kind:

@@ -50,9 +50,9 @@ def test_the_largest_of_a_group_is_exact(activation: str) -> None:
 @pytest.mark.parametrize("activation", ["int16", "int8"])
 @pytest.mark.parametrize("tiny", [0.0, -0.0, 1e-38])
 def test_zeros_and_what_is_next_to_nothing(activation: str, tiny: float) -> None:
-    vector = filled(torch.full((64,), tiny), None, activation)
+    vector = filled(torch.full((256,), tiny), None, activation)
     assert not vector.high.any() and not vector.low.any() and vector.scale.isfinite().all()
-    assert torch.equal(vector.quantized(activation), torch.zeros(64))
+    assert torch.equal(vector.quantized(activation), torch.zeros(256))
 
 
 def test_the_first_elements_are_a_vector_of_their_own() -> None:
