@@ -50,14 +50,16 @@ def parameters(
         default_units //= 2
     first = of_format(matrices[0][0])  # Q has most of the rows that it shares with K and V
     codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
-    # Reading a run of the vector takes as long as four rows of its quants. Rows share it: eight a thread where rows are
-    # many and one tile has a row of theirs; where rows are long four, in wider tiles, of which two must fit. (Of
-    # codebooks and floats, which were not measured, what was best before vectors had lines.)
+    weights = rows * max(cols for _, cols in matrices)
+    shown = weights >= HIDDEN_WEIGHTS or not hidden
+    # Reading a run of the vector takes as long as four rows of its quants. Rows of large matrices share it: eight a
+    # thread where they are many and a tile of 128 units is a row; where rows are long four, in wider tiles, of which
+    # two must fit. (Of codebooks and floats, which were not measured, what was best before vectors had lines.)
     unit = min(of_format(name).unit for name, _ in matrices)
     quants = unit >= 16 and not codebook
-    many = quants and unit == 32 and rows >= MANY_ROWS and most == fewest and most in (64, 128)
+    many = quants and unit == 32 and rows >= MANY_ROWS and most == fewest == 128
     many = many and 8 * together * first.tile_words <= MANY_WORDS
-    shared = many or (quants and 2 * 4 * first.tile_words <= AHEAD_WORDS)
+    shared = many or (quants and weights >= HIDDEN_WEIGHTS and 2 * 4 * first.tile_words <= AHEAD_WORDS)
     few, widest = (8, 64) if shared else (max(8, unit // 2), 128)  # tiles of a row, until a tile has so many units
     if many:
         default_units = most
@@ -68,7 +70,7 @@ def parameters(
     # Untuned, as an H200 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
     # them a thread unless a row's tiles are many words. Three tiles in flight; of a large matrix with few tiles a row
     # two (of two matrices two each), which leaves registers for another program, unless a codebook keeps it computing.
-    # Of a small matrix all tiles, if they are few words, since its programs stand waiting.
+    # Where a multiprocessor has one program, which stands waiting, all of its tiles, if they are few words.
     warps = max(4, default_units // 32) if shared else min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
@@ -77,17 +79,16 @@ def parameters(
         many or (2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS[2 * default_each])
     ):
         default_each *= 2
-    weights = rows * max(cols for _, cols in matrices)
     default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
     tiles_a_row = -(-fewest // default_units)
-    shown = weights >= HIDDEN_WEIGHTS or not hidden
     two = shown and (together > 1 or (tiles_a_row <= 4 and not codebook))
     two = two or (default_ready == 1 and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
     default_ahead = together if many else min(2 * together if two else 3, together * tiles_a_row)
     held = AHEAD_WORDS // (default_each * first.tile_words)  # tiles
-    if shared and shown and default_units > 32 and not many:
+    alone = quants and not shown and rows <= BUSY * default_each * groups
+    if shared and default_units > 32 and not many:
         default_ahead = min(default_ahead, held)
-    elif quants and not shown and together * tiles_a_row in AHEAD and together * tiles_a_row <= held:
+    elif alone and together * tiles_a_row in AHEAD and together * tiles_a_row <= held:
         default_ahead = together * tiles_a_row
 
     def get(c: Mapping[str, Any], name: str) -> int:
