@@ -19,6 +19,7 @@ from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_lanes
+from kernel_templates.cuda.router_sums import add_to_sums, clear_sums, router_part, router_tile
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -89,33 +90,35 @@ def vector_ahead(
 
 @triton.jit
 def rows_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias, sums,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
     READY: tl.constexpr,
-    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, CLEARED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
 
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
-    smaller row of equals, NaN if one is NaN.
+    smaller row of equals, NaN if one is NaN. sums: int64 [CLEARED], made zeros after the wait, or None.
     """
     multiply_rows(
         tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
         bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
         SOFT_CAP, BEST, PDL, ASM,
     )  # fmt: skip
+    if sums is not None:
+        clear_sums(sums, CLEARED)
 
 
 @triton.jit
 def two_rows_products(
-    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
+    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias, sums,
     TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, CLEARED: tl.constexpr,
+    PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
     programs the last ones take that."""
@@ -133,6 +136,8 @@ def two_rows_products(
             None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
             STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
+    if sums is not None:
+        clear_sums(sums, CLEARED)
 
 
 @triton.jit
@@ -230,6 +235,45 @@ def residual_product(
     Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
     the product is added to, or None.
     """
+    multiply_residual(
+        w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm,
+        rows, bias, None, None, TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD,
+        EVEN, STREAM, EARLY, READY, ADD, 0, 1, 0, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def routed_residual_product(
+    w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
+    bias, router, sums,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
+    ADD: tl.constexpr, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """`residual_product` of the last vector before a mixture of EXPERTS: what its router [EXPERTS, rows] makes of out *
+    next_norm is added to `sums` (`router_sums`)."""
+    multiply_residual(
+        w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm,
+        rows, bias, router, sums, TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD,
+        EVEN, STREAM, EARLY, READY, ADD, EXPERTS, COPIES, PITCH, PDL, ASM,
+    )  # fmt: skip
+
+
+@triton.jit
+def multiply_residual(
+    w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
+    bias, router, sums,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
+    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
+    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
+    READY: tl.constexpr,
+    ADD: tl.constexpr, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """What a program of `residual_product` and `routed_residual_product` does; EXPERTS is 0 without a router."""
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
@@ -245,6 +289,11 @@ def residual_product(
     for s in tl.static_range(0 if bias is None else STEPS):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
+    routers = ()
+    for s in tl.static_range(STEPS if EXPERTS else 0):
+        routers = routers + (
+            router_tile(router, first + s * (EACH * GROUPS), g, u, rows, EXPERTS, EACH, UNITS, EVEN),
+        )  # fmt: skip
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -293,7 +342,18 @@ def residual_product(
                 n = y * norms[t // CHUNKS]
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
+            if EXPERTS:
+                part = router_part(routers[t // CHUNKS], n, EACH, GROUPS, UNITS, ASM)
+                square = tl.where(once, y * y, 0.0)
+                if t < CHUNKS:
+                    parts_of_router, squares = part, square
+                else:
+                    parts_of_router, squares = parts_of_router + part, squares + square
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+    if EXPERTS:
+        add_to_sums(
+            sums, tl.program_id(0), parts_of_router, squares, EXPERTS, UNITS, COPIES, PITCH, ASM
+        )  # fmt: skip
 
 
 @triton.jit

@@ -9,7 +9,9 @@ import torch
 from kernel_templates import registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.cuda import Finish
+from kernel_templates.cuda import router_sums
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.router_sums import Router
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.chain import POST_NORMS
@@ -20,6 +22,9 @@ from kernel_templates.moe import rows
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
+
+COPIES = 4
+"""Of a router's sums (`router_sums`)."""
 
 
 def pack(problem: LinkedChain, config, weights, device: str) -> tuple[Planes, ...]:
@@ -73,6 +78,10 @@ def launches_by_part(
     between = {"delta": {"activation": parts["out"].activation}}
     if isinstance(problem, Layer):
         between = _attention(problem, config, buffers)
+    if config.get("route", "kernel") != "kernel":
+        router = Router(planes["moe"][0].tensors[0], buffers["router_sums"], problem.experts, COPIES)
+        between = {**between, "out": {"router": router}, "moe": {"router": router}}
+        between["qkv"] = {**between["qkv"], "cleared": router.sums}
     for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
         own = part(config, link.prefix)
@@ -153,7 +162,8 @@ def _feed_forward(problem: Any, inputs: Inputs, device: str) -> dict[str, Any]:
     if mixture is None:
         return {"gated": Vector.allocate(problem.ffn, device)}
     own = moe.vectors(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
-    return {"gated": Vector.allocate(mixture.gated, device), **own}
+    sums = router_sums.allocate(mixture.experts, COPIES, device)
+    return {"gated": Vector.allocate(mixture.gated, device), "router_sums": sums, **own}
 
 
 def collect(problem: LinkedChain, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

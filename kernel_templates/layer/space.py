@@ -6,11 +6,18 @@ from typing import Any
 
 from kernel_templates import registry
 from kernel_templates.layer.problem import LinkedChain
+from kernel_templates.moe.problem import Moe
 from kernel_templates.space import Constraint, Parameter, Space
 
 FINISH = Parameter(
     "finish", ("attention", "kernel"), "attention",
     "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
+)  # fmt: skip
+
+ROUTE = Parameter(
+    "route", ("kernel", "out"), "kernel",
+    "where the router's product is made: in a kernel of its own, or added up by the output projection's programs",
+    formerly="kernel",
 )  # fmt: skip
 
 
@@ -20,11 +27,29 @@ def cuda(problem: LinkedChain, device) -> Space:
     if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
         finish = replace(FINISH, values=("kernel",), default="kernel")
     parameters, constraints = [finish] if "attention" in problem.parts() else [], []
+    if _adds_up(problem):
+        parameters.append(ROUTE)
+        constraints.append(
+            Constraint(
+                "a lane for every expert", "programs that add the router's product up have whole warps for a row",
+                lambda c: c["route"] == "kernel" or c["out_units"] >= 32,
+            )
+        )
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
         parameters += [p.in_part(prefix) for p in space.parameters]
         constraints += [_under(prefix, c) for c in space.constraints]
     return Space(tuple(parameters), tuple(constraints))
+
+
+def _adds_up(problem: LinkedChain) -> bool:
+    """Whether the router reads just what the output projection's programs make: no norm comes between, and its weights
+    are as exact as its sums."""
+    mixture = problem.parts().get("moe")
+    if not isinstance(mixture, Moe) or "attention" not in problem.parts():
+        return False
+    plain = not (mixture.post_norm or mixture.beside or mixture.shared_ffn)
+    return plain and mixture.router_format == "F32"
 
 
 def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernel_templates.cuda.instructions import loop_bound
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.router_sums import load_factor, load_sum
 from kernel_templates.moe.problem import Moe
 
 TAKEN = tl.constexpr(-(1 << 31))
@@ -45,8 +46,10 @@ def choose(
     token = tl.program_id(0)
     if PDL:
         gdc_wait()
+    logits += token * (EXPERTS + GATED)
     chosen, shares = routed(
-        logits + token * (EXPERTS + GATED), scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
+        load_ordered(logits, EXPERTS, LANES), 1.0, logits, scales,
+        EXPERTS, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED,
     )  # fmt: skip
     place = tl.arange(0, PLACES)
     chosen, shares = at_places(chosen, place, 0, PLACES), at_places(shares, place, 0, PLACES)
@@ -59,19 +62,19 @@ def choose(
 
 @triton.jit
 def routed(
-    logits, scales, EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
+    every, factor, logits, scales, EXPERTS: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """A token's experts from the largest logit on, and their weights, a number each; logits float32 [EXPERTS + GATED].
-    scales: float32 [EXPERTS], what weights are multiplied with, or None. SHARED: behind them the weight of the shared
-    expert, 1 or if GATED the sigmoid of the last logit."""
-    left = load_ordered(logits, EXPERTS, LANES)
-    every = left
+    """A token's experts from the largest logit on, and their weights, a number each; every: logits as of
+    `load_ordered`, still to be multiplied with `factor`. scales: float32 [EXPERTS], what weights are multiplied with,
+    or None. SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last of `logits`,
+    float32 [EXPERTS + 1]."""
+    left = every
     ids, weights, total = (), (), 0.0
     for k in tl.static_range(USED):
         top, who = largest(left)
         left = without(left, who)
-        v = logit_of(top)
+        v = logit_of(top) * factor
         if ROUTING == "sigmoid":
             w = 1.0 / (1.0 + tl.exp(-v))
         else:
@@ -87,7 +90,7 @@ def routed(
         powers = tl.arange(0, 32) * 0.0
         for i in tl.static_range(len(every)):
             e = tl.arange(0, 32) + i * 32
-            powers += tl.where(e < EXPERTS, tl.exp(logit_of(every[i]) - first), 0.0)
+            powers += tl.where(e < EXPERTS, tl.exp(logit_of(every[i]) * factor - first), 0.0)
         factor = SCALE / tl.sum(powers, 0)
     shares = ()
     for k in tl.static_range(USED):
@@ -104,9 +107,8 @@ def routed(
 
 
 @triton.jit
-def nth_expert(logits, n, EXPERTS: tl.constexpr, LANES: tl.constexpr, ASM: tl.constexpr):
-    """The expert of the n-th largest logit, counted from 0."""
-    left = load_ordered(logits, EXPERTS, LANES)
+def nth_expert(left, n, ASM: tl.constexpr):
+    """The expert of the n-th largest logit, counted from 0; left: as of `load_ordered`."""
     for _ in tl.range(loop_bound(0 * n, ASM), loop_bound(n, ASM)):
         left = without(left, largest(left)[1])
     return largest(left)[1]
@@ -119,11 +121,37 @@ def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr):
     every = ()
     for i in tl.static_range(LANES // 32):
         e = tl.arange(0, 32) + i * 32
-        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=".cg") + 0.0
-        bits = v.to(tl.int32, bitcast=True)
-        ordered = tl.where(v != v, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
-        every = every + (tl.where(e < EXPERTS, ordered, TAKEN),)
+        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=".cg")
+        every = every + (_ordered(v, e < EXPERTS),)
     return every
+
+
+@triton.jit
+def load_sums_ordered(
+    sums, bias, eps,
+    EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """The same from a router's sums (`router_sums`), and the factor that they are still to be multiplied with: 1 with
+    biases, float32 [EXPERTS], which are in them, or bias is None: nobody who needs only their order waits for it."""
+    factor = load_factor(sums, eps, EXPERTS, COPIES, PITCH, HIDDEN)
+    every = ()
+    for i in tl.static_range(LANES // 32):
+        e = tl.arange(0, 32) + i * 32
+        v = load_sum(sums, e, EXPERTS, COPIES, PITCH)
+        if bias is not None:
+            v = v * factor + tl.load(bias + e, mask=e < EXPERTS, other=0.0)
+        every = every + (_ordered(v, e < EXPERTS),)
+    if bias is not None:
+        factor = 1.0
+    return every, factor
+
+
+@triton.jit
+def _ordered(v, real):
+    v = v + 0.0
+    bits = v.to(tl.int32, bitcast=True)
+    ordered = tl.where(v != v, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    return tl.where(real, ordered, TAKEN)
 
 
 @triton.jit

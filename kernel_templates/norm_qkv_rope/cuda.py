@@ -25,13 +25,14 @@ def pack(problem: NormQkvRope, config, weights, device: str) -> tuple[Planes, ..
 
 
 def launches(
-    problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True
-) -> list[Launch]:
+    problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True,
+    cleared: torch.Tensor | None = None,
+) -> list[Launch]:  # fmt: skip
     """Reads the Vector "x" (quantized times norm), "norm", "eps" and, with `qkv_bias`, "bias"; writes "qkv". finish:
     then what `finish_launch` says, else the rows stay raw projections. The bias is in these: neither kernel that
-    follows knows of it."""
+    follows knows of it. cleared: as of `stacked.launches`."""
     bias = buffers["bias"] if problem.qkv_bias else None
-    made = stacked.launches("qkv", config, packed, buffers, buffers["qkv"], bias, problem.activation)
+    made = stacked.launches("qkv", config, packed, buffers, buffers["qkv"], bias, problem.activation, cleared)
     return [*made, finish_launch(problem, buffers)] if finish else made
 
 

@@ -1,0 +1,139 @@
+"""A router's product added up by the programs that make the vector it reads, instead of by a kernel that waits for it.
+
+    logit[e] = factor * sum over rows of W[e, row] x[row] norm[row],  factor = 1 / sqrt(mean of x^2 + eps)
+
+The factor is one number and comes last, so each program adds what its own rows give: to a sum of each expert, and to
+one of x^2 behind them. Sums are fixed-point numbers of 64 bits, whose order does not matter: a token's logits are the
+same at every run. There are several copies of them, or all programs would meet in a few lines of the second-level
+cache; whoever reads them adds the copies. They are zeros before a token's first layer, and again after each layer's
+readers (`product.rows_product`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from kernel_templates.cuda.instructions import opaque
+from kernel_templates.cuda.lazy_triton import triton
+
+SUM_UNIT = tl.constexpr(2.0**-32)
+"""Of the experts' sums: a part of up to 2^31, with a rounding that float32 does not see of numbers above 0.004."""
+SQUARES_UNIT = tl.constexpr(2.0**-24)
+LINE = 16
+"""int64 in a line of the cache."""
+
+
+@triton.constexpr_function
+def power_of_two(n):
+    """The next one: Triton's blocks have no other sizes."""
+    return 1 << (n - 1).bit_length()
+
+
+@triton.jit
+def router_tile(
+    router, first, g, u, rows,
+    EXPERTS: tl.constexpr, EACH: tl.constexpr, UNITS: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """The router's columns `first` + g * EACH ... for all experts: float32 [UNITS, GROUPS, K, EACH], where a thread has
+    experts u, u + UNITS, ... and the EACH rows of x that it has of its tiles. g, u as of `product.places`; router:
+    int32 or float32 [EXPERTS, rows]."""
+    K: tl.constexpr = (power_of_two(EXPERTS) + UNITS - 1) // UNITS
+    e = u[:, :, :, None] + tl.arange(0, K)[None, None, :, None] * UNITS
+    row = (first + g * EACH)[:, :, :, None] + tl.arange(0, EACH)[None, None, None, :]
+    inside = e < EXPERTS
+    if not EVEN:
+        inside = inside & (row < rows)
+    return tl.load(router + (e * rows + row), mask=inside, other=0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def router_part(tile, n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
+    """What rows n [LANES, GROUPS], as `lanes.to_lanes` leaves them, give: float32 [UNITS, GROUPS, K]."""
+    return tl.sum(tile * _of_own_group(n, EACH, GROUPS, UNITS, ASM)[:, :, None, :], 3)
+
+
+@triton.jit
+def _of_own_group(n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
+    """[LANES, GROUPS] -> [UNITS, GROUPS, EACH]: every lane has all rows of its group."""
+    LANES: tl.constexpr = n.shape[0]
+    if not ASM:
+        by_row = tl.reshape(n, [EACH, LANES // EACH, GROUPS])
+        rows = tl.sum(tl.where(tl.arange(0, LANES // EACH)[None, :, None] == 0, by_row, 0.0), 1)
+        return tl.broadcast_to(tl.trans(rows)[None], [UNITS, GROUPS, EACH])
+    else:
+        found = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+        for j in tl.static_range(EACH):
+            one = tl.inline_asm_elementwise(
+                "shfl.sync.idx.b32 $0, $1, $2, 31, 0xffffffff;", "=r,r,r", [n, j * (LANES // EACH)], dtype=tl.float32,
+                is_pure=True, pack=1,
+            )  # fmt: skip
+            if UNITS > 32:  # a row lies across warps, which all have its total
+                one = tl.reshape(tl.broadcast_to(one[None], [UNITS // 32, 32, GROUPS]), [UNITS, GROUPS])
+            found = tl.where(tl.arange(0, EACH)[None, None, :] == j, one[:, :, None], found)
+        return found
+
+
+@triton.jit
+def add_to_sums(
+    sums, program, part, squares,
+    EXPERTS: tl.constexpr, UNITS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """part as of `router_part`; squares float32 [LANES, GROUPS] of rows, each once."""
+    K: tl.constexpr = part.shape[2]
+    copy = sums + program % COPIES * PITCH
+    e = opaque(tl.arange(0, UNITS)[:, None] + tl.arange(0, K)[None, :] * UNITS, ASM)
+    tl.atomic_add(copy + e, (tl.sum(part, 1) * (1.0 / SUM_UNIT)).to(tl.int64), mask=e < EXPERTS, sem="relaxed")
+    square = tl.sum(tl.sum(squares, 1), 0)
+    tl.atomic_add(copy + EXPERTS, (square * (1.0 / SQUARES_UNIT)).to(tl.int64), sem="relaxed")
+
+
+@triton.jit
+def load_sum(sums, e, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr):
+    """float32 sums of experts e, before the factor; 0 for what is no expert."""
+    total = (e * 0).to(tl.int64)
+    for c in tl.static_range(COPIES):
+        total += tl.load(sums + c * PITCH + e, mask=e < EXPERTS, other=0, cache_modifier=".cg")
+    return total.to(tl.float32) * SUM_UNIT
+
+
+@triton.jit
+def load_factor(sums, eps, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, COLS: tl.constexpr):
+    """1 / rms of x [COLS]."""
+    total = tl.load(sums + EXPERTS, cache_modifier=".cg")
+    for c in tl.static_range(1, COPIES):
+        total += tl.load(sums + c * PITCH + EXPERTS, cache_modifier=".cg")
+    return tl.rsqrt(total.to(tl.float32) * SQUARES_UNIT * (1.0 / COLS) + eps)
+
+
+@triton.jit
+def clear_sums(sums, CLEARED: tl.constexpr):
+    """By the first program, at its end: whoever read them was waited for, whoever adds to them waits for this one."""
+    i = tl.arange(0, power_of_two(CLEARED))
+    tl.store(sums + i, tl.zeros(i.shape, tl.int64), mask=(i < CLEARED) & (tl.program_id(0) == 0))
+
+
+@dataclass(frozen=True)
+class Router:
+    """Whose sums are added up. weights: int32 or float32 [experts, hidden]; sums: int64, as of `allocate`."""
+
+    weights: torch.Tensor
+    sums: torch.Tensor
+    experts: int
+    copies: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The constexprs of whoever adds to the sums, or reads them."""
+        return {"EXPERTS": self.experts, "COPIES": self.copies, "PITCH": pitch(self.experts)}
+
+
+def pitch(experts: int) -> int:
+    """int64 from one copy of the sums to the next: the experts', that of x^2, whole lines."""
+    return -(-(experts + 1) // LINE) * LINE
+
+
+def allocate(experts: int, copies: int, device: str | torch.device) -> torch.Tensor:
+    """int64 zeros."""
+    return torch.zeros(copies * pitch(experts), dtype=torch.int64, device=device)
