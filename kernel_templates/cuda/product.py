@@ -344,16 +344,13 @@ def multiply_residual(
             store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
             if EXPERTS:
                 part = router_part(routers[t // CHUNKS], n, EACH, GROUPS, UNITS, ASM)
-                square = tl.where(once, y * y, 0.0)
                 if t < CHUNKS:
-                    parts_of_router, squares = part, square
+                    routed, squared = part, y * y
                 else:
-                    parts_of_router, squares = parts_of_router + part, squares + square
+                    routed, squared = routed + part, squared + y * y
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     if EXPERTS:
-        add_to_sums(
-            sums, tl.program_id(0), parts_of_router, squares, EXPERTS, UNITS, COPIES, PITCH, ASM
-        )  # fmt: skip
+        add_to_sums(sums, tl.program_id(0), routed, squared, at, once, EXPERTS, UNITS, COPIES, PITCH, ASM)
 
 
 @triton.jit
@@ -374,7 +371,7 @@ def gated_product(
         tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
         out_values, out_high, out_low, out_scale, rows, None, None,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
-        EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
+        EVEN, STREAM, EARLY, READY, GATE, False, False, PDL, ASM,
     )  # fmt: skip
 
 
@@ -386,10 +383,11 @@ def multiply_gated(
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
     EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
-    WAITED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    WAITED: tl.constexpr, VECTOR_FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """What a program of `gated_product` does once it has let EARLY dependents start; with biases float32 [rows] unless
-    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result.
+    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result;
+    VECTOR_FIRST: then the vector is asked for before the tiles, behind whose requests it would come late.
 
     EACH * GROUPS is a multiple of 8. The formats may differ. A step's tiles are the gate's and the up's in turn, and
     each chunk of the vector is read once; where a unit is not as long in both, all of the gate's and then the up's.
@@ -399,6 +397,14 @@ def multiply_gated(
     G: tl.constexpr = 1 if PAIRED else CHUNKS  # tiles of the gate one after the other
     BOTH: tl.constexpr = 2 if PAIRED else CHUNKS + UP_CHUNKS  # with those of the up that follow
     TILES: tl.constexpr = STEPS * (CHUNKS + UP_CHUNKS)
+    # Paired tiles read one vector: with the sums of its columns if either format has minimums.
+    X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
+    XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
+    if VECTOR_FIRST:
+        xs = vector_ahead(
+            values, high, low, scale, norm, g, u, X_TRAITS, ACT, COLS, True, SOURCE, UNITS, XS, KEPT, ASM
+        )  # fmt: skip
+        squared = load_squares(squares, g, u, COLS, UNITS)
     held = ()
     for t in tl.static_range(AHEAD):
         held = held + (
@@ -411,21 +417,19 @@ def multiply_gated(
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS if t % BOTH < G else UP_TRAITS, ASM),)
         settle(ready[t], g0, TRAITS if t % BOTH < G else UP_TRAITS, ASM)
-    # Paired tiles read one vector: with the sums of its columns if either format has minimums.
-    X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
-    XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
     for c in tl.static_range(0 if WAITED else XS):
         aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
     if PDL and not WAITED:
         gdc_wait()
-    xs = ()
-    for c in tl.static_range(XS):
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, u, X_TRAITS, ACT, COLS, c * UNITS, True, SOURCE, ASM),)
-    parts = load_squares(squares, g, u, COLS, UNITS)
+    if not VECTOR_FIRST:
+        xs = vector_ahead(
+            values, high, low, scale, norm, g, u, X_TRAITS, ACT, COLS, True, SOURCE, UNITS, XS, KEPT, ASM
+        )  # fmt: skip
+        squared = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
-    factor = rms_factor(parts, eps, COLS)
+    factor = rms_factor(squared, eps, COLS)
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

@@ -3,7 +3,7 @@
     logit[e] = factor * sum over rows of W[e, row] x[row] norm[row],  factor = 1 / sqrt(mean of x^2 + eps)
 
 The factor is one number and comes last, so each program adds what its own rows give: to a sum of each expert, and to
-one of x^2 behind them. Sums are fixed-point numbers of 64 bits, whose order does not matter: a token's logits are the
+those of x^2 behind them. Sums are fixed-point numbers of 64 bits, whose order does not matter: a token's logits are the
 same at every run. There are several copies of them, or all programs would meet in a few lines of the second-level
 cache; whoever reads them adds the copies. They are zeros before a token's first layer, and again after each layer's
 readers (`product.rows_product`).
@@ -21,8 +21,8 @@ from kernel_templates.cuda.lazy_triton import triton
 SUM_UNIT = tl.constexpr(2.0**-32)
 """Of the experts' sums: a part of up to 2^31, with a rounding that float32 does not see of numbers above 0.004."""
 SQUARES_UNIT = tl.constexpr(2.0**-24)
-LINE = 16
-"""int64 in a line of the cache."""
+PLACES = tl.constexpr(16)
+"""Sums of squares, by rows: a line of the cache. A program's rows need not meet before they are added."""
 
 
 @triton.constexpr_function
@@ -64,10 +64,11 @@ def _of_own_group(n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constex
         return tl.broadcast_to(tl.trans(rows)[None], [UNITS, GROUPS, EACH])
     else:
         found = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
+        SEGMENT: tl.constexpr = (32 - LANES) * 256 + 31  # of LANES lanes, which have a group
         for j in tl.static_range(EACH):
             one = tl.inline_asm_elementwise(
-                "shfl.sync.idx.b32 $0, $1, $2, 31, 0xffffffff;", "=r,r,r", [n, j * (LANES // EACH)], dtype=tl.float32,
-                is_pure=True, pack=1,
+                "shfl.sync.idx.b32 $0, $1, $2, $3, 0xffffffff;", "=r,r,r,r", [n, j * (LANES // EACH), SEGMENT],
+                dtype=tl.float32, is_pure=True, pack=1,
             )  # fmt: skip
             if UNITS > 32:  # a row lies across warps, which all have its total
                 one = tl.reshape(tl.broadcast_to(one[None], [UNITS // 32, 32, GROUPS]), [UNITS, GROUPS])
@@ -77,34 +78,44 @@ def _of_own_group(n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constex
 
 @triton.jit
 def add_to_sums(
-    sums, program, part, squares,
+    sums, program, part, squares, at, once,
     EXPERTS: tl.constexpr, UNITS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """part as of `router_part`; squares float32 [LANES, GROUPS] of rows, each once."""
+    """part as of `router_part`; squares float32 [LANES, GROUPS] of the rows `at`, to be counted where `once`."""
+    GROUPS: tl.constexpr = part.shape[1]
     K: tl.constexpr = part.shape[2]
     copy = sums + program % COPIES * PITCH
-    e = opaque(tl.arange(0, UNITS)[:, None] + tl.arange(0, K)[None, :] * UNITS, ASM)
-    tl.atomic_add(copy + e, (tl.sum(part, 1) * (1.0 / SUM_UNIT)).to(tl.int64), mask=e < EXPERTS, sem="relaxed")
-    square = tl.sum(tl.sum(squares, 1), 0)
-    tl.atomic_add(copy + EXPERTS, (square * (1.0 / SQUARES_UNIT)).to(tl.int64), sem="relaxed")
+    square = (squares * (1.0 / SQUARES_UNIT)).to(tl.int64)
+    tl.atomic_add(copy + EXPERTS + at % PLACES, square, mask=once, sem="relaxed")
+    total = tl.broadcast_to(tl.sum(part, 1, keep_dims=True), part.shape)
+    u, g = tl.arange(0, UNITS)[:, None], tl.arange(0, GROUPS)[None, :]
+    for c in tl.static_range((K + GROUPS - 1) // GROUPS):  # each group adds experts of its own
+        k = c * GROUPS + g
+        own = tl.sum(tl.where(tl.arange(0, K)[None, None, :] == k[:, :, None], total, 0.0), 2)
+        e = opaque(u + k * UNITS, ASM)
+        tl.atomic_add(copy + e, (own * (1.0 / SUM_UNIT)).to(tl.int64), mask=(k < K) & (e < EXPERTS), sem="relaxed")
 
 
 @triton.jit
-def load_sum(sums, e, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr):
-    """float32 sums of experts e, before the factor; 0 for what is no expert."""
+def load_sum(
+    sums, e, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, CACHE: tl.constexpr,
+):  # fmt: skip
+    """float32 sums of experts e, before the factor; 0 for what is no expert. CACHE: the loads' modifier."""
     total = (e * 0).to(tl.int64)
     for c in tl.static_range(COPIES):
-        total += tl.load(sums + c * PITCH + e, mask=e < EXPERTS, other=0, cache_modifier=".cg")
+        total += tl.load(sums + c * PITCH + e, mask=e < EXPERTS, other=0, cache_modifier=CACHE)
     return total.to(tl.float32) * SUM_UNIT
 
 
 @triton.jit
-def load_factor(sums, eps, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, COLS: tl.constexpr):
-    """1 / rms of x [COLS]."""
-    total = tl.load(sums + EXPERTS, cache_modifier=".cg")
-    for c in tl.static_range(1, COPIES):
-        total += tl.load(sums + c * PITCH + EXPERTS, cache_modifier=".cg")
-    return tl.rsqrt(total.to(tl.float32) * SQUARES_UNIT * (1.0 / COLS) + eps)
+def load_factor(
+    sums, eps, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, COLS: tl.constexpr,
+    CACHE: tl.constexpr,
+):  # fmt: skip
+    """1 / rms of x [COLS]; each warp for itself."""
+    place = tl.arange(0, 32)
+    squares = load_sum(sums + EXPERTS, place, PLACES, COPIES, PITCH, CACHE) * (SQUARES_UNIT / SUM_UNIT)
+    return tl.rsqrt(tl.sum(squares, 0) * (1.0 / COLS) + eps)
 
 
 @triton.jit
@@ -130,8 +141,8 @@ class Router:
 
 
 def pitch(experts: int) -> int:
-    """int64 from one copy of the sums to the next: the experts', that of x^2, whole lines."""
-    return -(-(experts + 1) // LINE) * LINE
+    """int64 from one copy of the sums to the next: the experts', those of x^2, whole lines."""
+    return (-(-experts // PLACES.value) + 1) * PLACES.value
 
 
 def allocate(experts: int, copies: int, device: str | torch.device) -> torch.Tensor:

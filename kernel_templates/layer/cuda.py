@@ -1,6 +1,6 @@
 """A layer on the GPU: five kernels or so, each leaving its output as the next one wants it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.layer.space import part
 from kernel_templates.moe import cuda as moe
 from kernel_templates.moe import rows
+from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
@@ -61,7 +62,7 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
     "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
     net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
+    makes, and `sums`. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
     "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
@@ -162,8 +163,14 @@ def _feed_forward(problem: Any, inputs: Inputs, device: str) -> dict[str, Any]:
     if mixture is None:
         return {"gated": Vector.allocate(problem.ffn, device)}
     own = moe.vectors(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
-    sums = router_sums.allocate(mixture.experts, COPIES, device)
-    return {"gated": Vector.allocate(mixture.gated, device), "router_sums": sums, **own}
+    return {"gated": Vector.allocate(mixture.gated, device), **sums([mixture], device), **own}
+
+
+def sums(mixtures: Collection[Moe], device: str | torch.device) -> dict[str, torch.Tensor]:
+    """What routers of these mixtures are added up in; nothing where there are none."""
+    if not mixtures:
+        return {}
+    return {"router_sums": router_sums.allocate(max(m.experts for m in mixtures), COPIES, device)}
 
 
 def collect(problem: LinkedChain, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

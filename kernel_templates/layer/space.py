@@ -19,6 +19,7 @@ ROUTE = Parameter(
     "where the router's product is made: in a kernel of its own, or added up by the output projection's programs",
     formerly="kernel",
 )  # fmt: skip
+MOST_COLUMNS = 32
 
 
 def cuda(problem: LinkedChain, device) -> Space:
@@ -31,8 +32,12 @@ def cuda(problem: LinkedChain, device) -> Space:
         parameters.append(ROUTE)
         constraints.append(
             Constraint(
-                "a lane for every expert", "programs that add the router's product up have whole warps for a row",
-                lambda c: c["route"] == "kernel" or c["out_units"] >= 32,
+                "the router's columns in registers",
+                f"a thread that adds the router's product up holds its rows of {MOST_COLUMNS} weights at most",
+                lambda c: (
+                    c["route"] == "kernel"
+                    or problem.parts()["moe"].experts * c["out_each"] * c["out_steps"] <= MOST_COLUMNS * c["out_units"]
+                ),
             )
         )
     for prefix, part in problem.parts().items():

@@ -48,7 +48,7 @@ def choose(
         gdc_wait()
     logits += token * (EXPERTS + GATED)
     chosen, shares = routed(
-        load_ordered(logits, EXPERTS, LANES), 1.0, logits, scales,
+        load_ordered(logits, EXPERTS, LANES, ".cg"), 1.0, logits, scales,
         EXPERTS, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED,
     )  # fmt: skip
     place = tl.arange(0, PLACES)
@@ -83,18 +83,18 @@ def routed(
             w = tl.exp(v - first)
         total += w
         ids, weights = ids + (who,), weights + (w,)
-    factor = SCALE
+    common = SCALE
     if NORMALIZED or ROUTING == "softmax_of_chosen":  # a sum over all experts would cancel
-        factor = SCALE / total
+        common = SCALE / total
     elif ROUTING == "softmax":
         powers = tl.arange(0, 32) * 0.0
         for i in tl.static_range(len(every)):
             e = tl.arange(0, 32) + i * 32
             powers += tl.where(e < EXPERTS, tl.exp(logit_of(every[i]) * factor - first), 0.0)
-        factor = SCALE / tl.sum(powers, 0)
+        common = SCALE / tl.sum(powers, 0)
     shares = ()
     for k in tl.static_range(USED):
-        share = weights[k] * factor
+        share = weights[k] * common
         if scales is not None:
             share *= tl.load(scales + ids[k])
         shares = shares + (share,)
@@ -115,13 +115,14 @@ def nth_expert(left, n, ASM: tl.constexpr):
 
 
 @triton.jit
-def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr):
+def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr, CACHE: tl.constexpr):
     """Logits as int32 in their order: -0 as 0, NaN above all others, what is no expert's below all. A tuple of [32],
-    which lie across the lanes of every warp: a larger tensor would be spread over the warps."""
+    which lie across the lanes of every warp: a larger tensor would be spread over the warps. CACHE: ".cg" for who reads
+    them before it waits, past the first-level cache; behind a wait "", so that a multiprocessor asks for them once."""
     every = ()
     for i in tl.static_range(LANES // 32):
         e = tl.arange(0, 32) + i * 32
-        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=".cg")
+        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=CACHE)
         every = every + (_ordered(v, e < EXPERTS),)
     return every
 
@@ -130,14 +131,15 @@ def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr):
 def load_sums_ordered(
     sums, bias, eps,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, HIDDEN: tl.constexpr,
+    CACHE: tl.constexpr,
 ):  # fmt: skip
     """The same from a router's sums (`router_sums`), and the factor that they are still to be multiplied with: 1 with
     biases, float32 [EXPERTS], which are in them, or bias is None: nobody who needs only their order waits for it."""
-    factor = load_factor(sums, eps, EXPERTS, COPIES, PITCH, HIDDEN)
+    factor = load_factor(sums, eps, EXPERTS, COPIES, PITCH, HIDDEN, CACHE)
     every = ()
     for i in tl.static_range(LANES // 32):
         e = tl.arange(0, 32) + i * 32
-        v = load_sum(sums, e, EXPERTS, COPIES, PITCH)
+        v = load_sum(sums, e, EXPERTS, COPIES, PITCH, CACHE)
         if bias is not None:
             v = v * factor + tl.load(bias + e, mask=e < EXPERTS, other=0.0)
         every = every + (_ordered(v, e < EXPERTS),)

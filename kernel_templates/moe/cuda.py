@@ -24,6 +24,7 @@ from kernel_templates.moe.space import whole
 from kernel_templates.operation import Inputs, Weight
 
 PACK_DEPENDS = ()
+CHOICE_CACHE, VECTOR_FIRST = ".cg", False
 
 
 def pack(problem: Moe, config, weights: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
@@ -117,7 +118,7 @@ def _gated(
         "OUT_ACT": parameters.bits(problem.activation), "GATE": problem.gate_function,
         "SHARED_SOURCE": "values" if problem.beside else constants["SOURCE"], "HERE": config["choose"] == "readers" or router is not None,
     }  # fmt: skip
-    constants |= _sums(router)
+    constants |= {**_sums(router), "CACHE": CHOICE_CACHE, "VECTOR_FIRST": VECTOR_FIRST}
     constants |= {name: choose.constants(problem)[name] for name in ("EXPERTS", "LANES")}
     shared_programs = parameters.programs(every[2], problem.shared_ffn)
     constants["EVEN"] = every[0]["EVEN"] and programs >= shared_programs

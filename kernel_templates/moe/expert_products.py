@@ -36,8 +36,8 @@ def chosen_gated(
     SHARED_UP_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, SHARED_AHEAD: tl.constexpr, EVEN: tl.constexpr,
     SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, HERE: tl.constexpr,
-    EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, CACHE: tl.constexpr,
+    VECTOR_FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
     `choice`, or of the router's sums `choice`, if COPIES is not 0: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
@@ -51,12 +51,12 @@ def chosen_gated(
             gdc_wait()
             gdc_launch_dependents()
         if COPIES:
-            left, _ = load_sums_ordered(choice, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, COLS)
+            left, _ = load_sums_ordered(choice, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, COLS, CACHE)
             own = nth_expert(left, slot, ASM)
         elif HERE:
-            own = nth_expert(load_ordered(choice, EXPERTS, LANES), slot, ASM)
+            own = nth_expert(load_ordered(choice, EXPERTS, LANES, CACHE), slot, ASM)
         else:
-            own = tl.load(choice + slot, cache_modifier=".cg")
+            own = tl.load(choice + slot, cache_modifier=CACHE)
         row = own.to(tl.int64) * ROWS
         g0, g1, g2, g3 = from_row(g0, g1, g2, g3, row, TRAITS, COLS)
         u0, u1, u2, u3 = from_row(u0, u1, u2, u3, row, UP_TRAITS, COLS)
@@ -65,14 +65,14 @@ def chosen_gated(
             out_values, out_high, out_low, out_scale, ROWS,
             None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
             TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
-            EVEN, STREAM, True, False, GATE, True, PDL, ASM,
+            EVEN, STREAM, True, False, GATE, True, VECTOR_FIRST, PDL, ASM,
         )  # fmt: skip
     else:
         multiply_gated(
             part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, shared_norm, eps,
             out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
             SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SHARED_SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
-            SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
+            SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, False, PDL, ASM,
         )  # fmt: skip
 
 
@@ -105,9 +105,11 @@ def chosen_residual(
     COUNT: tl.constexpr = FFN // TRAITS.unit
     if HERE:
         if COPIES:
-            every, factor = load_sums_ordered(logits, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, ROWS)
+            every, factor = load_sums_ordered(
+                logits, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, ROWS, ".cg"
+            )  # fmt: skip
         else:
-            every, factor = load_ordered(logits, EXPERTS, LANES), 1.0
+            every, factor = load_ordered(logits, EXPERTS, LANES, ".cg"), 1.0
         chosen, weight = routed(
             every, factor, logits, scales, EXPERTS, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
         )  # fmt: skip
