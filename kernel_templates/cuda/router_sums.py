@@ -32,48 +32,74 @@ def power_of_two(n):
 
 
 @triton.jit
-def router_tile(
+def router_tiles(
     router, first, g, u, rows,
     EXPERTS: tl.constexpr, EACH: tl.constexpr, UNITS: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """The router's columns `first` + g * EACH ... for all experts: float32 [UNITS, GROUPS, K, EACH], where a thread has
-    experts u, u + UNITS, ... and the EACH rows of x that it has of its tiles. g, u as of `product.places`; router:
-    int32 or float32 [EXPERTS, rows]."""
+    """The router's columns `first` + g * EACH ... for all experts, where a thread has experts u, u + UNITS, ... and the
+    EACH rows of x that it has of its tiles: a tuple of float32 [UNITS, GROUPS, K, 4], or fewer, of neighbouring rows,
+    which are a load each. g, u as of `product.places`; router: int32 or float32 [EXPERTS, rows]."""
     K: tl.constexpr = (power_of_two(EXPERTS) + UNITS - 1) // UNITS
+    WIDE: tl.constexpr = EACH if EACH < 4 else 4
     e = u[:, :, :, None] + tl.arange(0, K)[None, None, :, None] * UNITS
-    row = (first + g * EACH)[:, :, :, None] + tl.arange(0, EACH)[None, None, None, :]
-    inside = e < EXPERTS
-    if not EVEN:
-        inside = inside & (row < rows)
-    return tl.load(router + (e * rows + row), mask=inside, other=0).to(tl.float32, bitcast=True)
+    tiles = ()
+    for piece in tl.static_range(EACH // WIDE):
+        row = (first + g * EACH)[:, :, :, None] + (tl.arange(0, WIDE)[None, None, None, :] + piece * WIDE)
+        inside = e < EXPERTS
+        if not EVEN:
+            inside = inside & (row < rows)
+        tiles = tiles + (tl.load(router + (e * rows + row), mask=inside, other=0).to(tl.float32, bitcast=True),)
+    return tiles
 
 
 @triton.jit
-def router_part(tile, n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """What rows n [LANES, GROUPS], as `lanes.to_lanes` leaves them, give: float32 [UNITS, GROUPS, K]."""
-    return tl.sum(tile * _of_own_group(n, EACH, GROUPS, UNITS, ASM)[:, :, None, :], 3)
+def unit_rows(row, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
+    """The rows of `lanes.row_places` in every warp, int32 [UNITS, GROUPS]: a row that lies across several is all of
+    theirs here."""
+    LANES: tl.constexpr = UNITS if UNITS < 32 else 32
+    u = tl.arange(0, UNITS)[:, None]
+    return opaque(row + tl.arange(0, GROUPS)[None, :] * EACH + u % LANES // (LANES // EACH), ASM)
 
 
 @triton.jit
-def _of_own_group(n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """[LANES, GROUPS] -> [UNITS, GROUPS, EACH]: every lane has all rows of its group."""
-    LANES: tl.constexpr = n.shape[0]
-    if not ASM:
-        by_row = tl.reshape(n, [EACH, LANES // EACH, GROUPS])
-        rows = tl.sum(tl.where(tl.arange(0, LANES // EACH)[None, :, None] == 0, by_row, 0.0), 1)
-        return tl.broadcast_to(tl.trans(rows)[None], [UNITS, GROUPS, EACH])
+def in_all_warps(y, UNITS: tl.constexpr):
+    """Totals [LANES, GROUPS] as `lanes.to_lanes` leaves them, which all warps of a row have -> [UNITS, GROUPS]."""
+    if UNITS <= 32:
+        return y
     else:
-        found = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-        SEGMENT: tl.constexpr = (32 - LANES) * 256 + 31  # of LANES lanes, which have a group
-        for j in tl.static_range(EACH):
+        GROUPS: tl.constexpr = y.shape[1]
+        return tl.reshape(tl.broadcast_to(y[None], [UNITS // 32, 32, GROUPS]), [UNITS, GROUPS])
+
+
+@triton.jit
+def router_part(tiles, n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
+    """What rows n [UNITS, GROUPS], of `unit_rows`, give: float32 [UNITS, GROUPS, K]."""
+    part = _piece(tiles, n, 0, EACH, GROUPS, UNITS, ASM)
+    for piece in tl.static_range(1, len(tiles)):
+        part += _piece(tiles, n, piece, EACH, GROUPS, UNITS, ASM)
+    return part
+
+
+@triton.jit
+def _piece(
+    tiles, n, PIECE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Of one tile; each lane is given all rows n of its group."""
+    LANES: tl.constexpr = UNITS if UNITS < 32 else 32
+    SEGMENT: tl.constexpr = (32 - LANES) * 256 + 31  # of LANES lanes, which have a group
+    WIDE: tl.constexpr = EACH // len(tiles)
+    j = tl.arange(0, WIDE)[None, None, :]
+    own = tl.zeros([UNITS, GROUPS, WIDE], tl.float32)
+    for i in tl.static_range(WIDE):
+        if ASM:
             one = tl.inline_asm_elementwise(
-                "shfl.sync.idx.b32 $0, $1, $2, $3, 0xffffffff;", "=r,r,r,r", [n, j * (LANES // EACH), SEGMENT],
-                dtype=tl.float32, is_pure=True, pack=1,
+                "shfl.sync.idx.b32 $0, $1, $2, $3, 0xffffffff;", "=r,r,r,r",
+                [n, (PIECE * WIDE + i) * (LANES // EACH), SEGMENT], dtype=tl.float32, is_pure=True, pack=1,
             )  # fmt: skip
-            if UNITS > 32:  # a row lies across warps, which all have its total
-                one = tl.reshape(tl.broadcast_to(one[None], [UNITS // 32, 32, GROUPS]), [UNITS, GROUPS])
-            found = tl.where(tl.arange(0, EACH)[None, None, :] == j, one[:, :, None], found)
-        return found
+        else:
+            one = tl.sum(tl.where(tl.arange(0, UNITS)[:, None] == (PIECE * WIDE + i) * (LANES // EACH), n, 0.0), 0, keep_dims=True)
+        own = tl.where(j == i, one[:, :, None], own)
+    return tl.sum(tiles[PIECE] * own[:, :, None, :], 3)
 
 
 @triton.jit
