@@ -19,7 +19,7 @@ from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.cuda.router_sums import add_to_sums, clear_sums, in_all_warps, router_part, router_tiles, unit_rows
+from kernel_templates.cuda.router_sums import add_to_sums, clear_sums, router_part, router_tiles
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -289,13 +289,11 @@ def multiply_residual(
     for s in tl.static_range(0 if bias is None else STEPS):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
-    routers, own_norms = (), ()
+    routers = ()
     for s in tl.static_range(STEPS if EXPERTS else 0):
         routers = routers + (
             router_tiles(router, first + s * (EACH * GROUPS), g, u, rows, EXPERTS, EACH, UNITS, EVEN),
         )  # fmt: skip
-        at = unit_rows(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
-        own_norms = own_norms + (tl.load(next_norm + at, mask=at < rows, other=0.0),)
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -312,13 +310,6 @@ def multiply_residual(
     for s in tl.static_range(STEPS if ADD else 0):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         before = before + (tl.load(out_values + at, mask=at < rows, other=0.0),)
-    own_before = ()
-    for s in tl.static_range(STEPS if EXPERTS else 0):
-        at = unit_rows(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
-        own = tl.load(out_values + at, mask=at < rows, other=0.0)
-        if bias is not None:
-            own += tl.load(bias + at, mask=at < rows, other=0.0)
-        own_before = own_before + (own,)
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
@@ -343,9 +334,6 @@ def multiply_residual(
         if t % CHUNKS == CHUNKS - 1:
             at, once = row_places(first + t // CHUNKS * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
             y = to_lanes(acc, EACH, GROUPS, UNITS, ASM)
-            if EXPERTS:
-                own = (in_all_warps(y, UNITS) + own_before[t // CHUNKS]) * own_norms[t // CHUNKS]
-                part = router_part(routers[t // CHUNKS], own, EACH, GROUPS, UNITS, ASM)
             if bias is not None:
                 y += added[t // CHUNKS]
             n = y
@@ -355,6 +343,7 @@ def multiply_residual(
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
             if EXPERTS:
+                part = router_part(routers[t // CHUNKS], n, EACH, GROUPS, UNITS, ASM)
                 if t < CHUNKS:
                     routed, squared = part, y * y
                 else:

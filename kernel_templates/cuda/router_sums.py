@@ -53,27 +53,8 @@ def router_tiles(
 
 
 @triton.jit
-def unit_rows(row, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """The rows of `lanes.row_places` in every warp, int32 [UNITS, GROUPS]: a row that lies across several is all of
-    theirs here."""
-    LANES: tl.constexpr = UNITS if UNITS < 32 else 32
-    u = tl.arange(0, UNITS)[:, None]
-    return opaque(row + tl.arange(0, GROUPS)[None, :] * EACH + u % LANES // (LANES // EACH), ASM)
-
-
-@triton.jit
-def in_all_warps(y, UNITS: tl.constexpr):
-    """Totals [LANES, GROUPS] as `lanes.to_lanes` leaves them, which all warps of a row have -> [UNITS, GROUPS]."""
-    if UNITS <= 32:
-        return y
-    else:
-        GROUPS: tl.constexpr = y.shape[1]
-        return tl.reshape(tl.broadcast_to(y[None], [UNITS // 32, 32, GROUPS]), [UNITS, GROUPS])
-
-
-@triton.jit
 def router_part(tiles, n, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """What rows n [UNITS, GROUPS], of `unit_rows`, give: float32 [UNITS, GROUPS, K]."""
+    """What rows n [UNITS, GROUPS], as `lanes.to_lanes` leaves them, give: float32 [UNITS, GROUPS, K]."""
     part = _piece(tiles, n, 0, EACH, GROUPS, UNITS, ASM)
     for piece in tl.static_range(1, len(tiles)):
         part += _piece(tiles, n, piece, EACH, GROUPS, UNITS, ASM)
@@ -107,7 +88,7 @@ def add_to_sums(
     sums, program, part, squares, at, once,
     EXPERTS: tl.constexpr, UNITS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """part as of `router_part`; squares float32 [LANES, GROUPS] of the rows `at`, to be counted where `once`."""
+    """part as of `router_part`; squares float32 [UNITS, GROUPS] of the rows `at`, to be counted where `once`."""
     GROUPS: tl.constexpr = part.shape[1]
     K: tl.constexpr = part.shape[2]
     copy = sums + program % COPIES * PITCH
