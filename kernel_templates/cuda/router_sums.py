@@ -9,6 +9,10 @@ cache; whoever reads them adds the copies. They are zeros before a token's first
 readers (`product.rows_product`).
 """
 
+# Tuples grow in loops that are unrolled when compiling: Triton has no `(*held, tile)`, mypy no such tuples.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment"
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +82,11 @@ def _piece(
                 [n, (PIECE * WIDE + i) * (LANES // EACH), SEGMENT], dtype=tl.float32, is_pure=True, pack=1,
             )  # fmt: skip
         else:
-            one = tl.sum(tl.where(tl.arange(0, UNITS)[:, None] == (PIECE * WIDE + i) * (LANES // EACH), n, 0.0), 0, keep_dims=True)
+            one = tl.sum(
+                tl.where(tl.arange(0, UNITS)[:, None] == (PIECE * WIDE + i) * (LANES // EACH), n, 0.0),
+                0,
+                keep_dims=True,
+            )
         own = tl.where(j == i, one[:, :, None], own)
     return tl.sum(tiles[PIECE] * own[:, :, None, :], 3)
 

@@ -27,7 +27,8 @@ def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[
     constants = _constants(problem, config) | {"BEST": True, "SOFT_CAP": problem.softcap, "CLEARED": 0}
     outputs = (buffers["logits"], buffers["best_value"], buffers["best_id"])
     arguments = (
-        *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab, None, None,
+        *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab, None,
+        None,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.vocab),)
     return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"])]

@@ -62,8 +62,8 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
     "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
     net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes, and `sums`. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
-    "input_gated"; with a scale, "out_scale"."""
+    makes, and `sums`. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised"
+    and "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -80,7 +80,8 @@ def launches_by_part(
     if isinstance(problem, Layer):
         between = _attention(problem, config, buffers)
     if config.get("route", "kernel") != "kernel":
-        router = Router(planes["moe"][0].tensors[0], buffers["router_sums"], problem.experts, COPIES)
+        experts: int = parts["moe"].experts
+        router = Router(planes["moe"][0].tensors[0], buffers["router_sums"], experts, COPIES)
         between = {**between, "out": {"router": router}, "moe": {"router": router}}
         between["qkv"] = {**between["qkv"], "cleared": router.sums}
     for link in problem.links:

@@ -28,15 +28,14 @@ def cuda(problem: LinkedChain, device) -> Space:
     if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
         finish = replace(FINISH, values=("kernel",), default="kernel")
     parameters, constraints = [finish] if "attention" in problem.parts() else [], []
-    if _adds_up(problem):
+    if (experts := _added_up(problem)) > 0:
         parameters.append(ROUTE)
         constraints.append(
             Constraint(
                 "the router's columns in registers",
                 f"a thread that adds the router's product up holds its rows of {MOST_COLUMNS} weights at most",
                 lambda c: (
-                    c["route"] == "kernel"
-                    or problem.parts()["moe"].experts * c["out_each"] * c["out_steps"] <= MOST_COLUMNS * c["out_units"]
+                    c["route"] == "kernel" or experts * c["out_each"] * c["out_steps"] <= MOST_COLUMNS * c["out_units"]
                 ),
             )
         )
@@ -47,14 +46,14 @@ def cuda(problem: LinkedChain, device) -> Space:
     return Space(tuple(parameters), tuple(constraints))
 
 
-def _adds_up(problem: LinkedChain) -> bool:
-    """Whether the router reads just what the output projection's programs make: no norm comes between, and its weights
-    are as exact as its sums."""
+def _added_up(problem: LinkedChain) -> int:
+    """The experts of a router that reads just what the output projection's programs make: no norm comes between, and
+    its weights are as exact as its sums; else 0."""
     mixture = problem.parts().get("moe")
     if not isinstance(mixture, Moe) or "attention" not in problem.parts():
-        return False
-    plain = not (mixture.post_norm or mixture.beside or mixture.shared_ffn)
-    return plain and mixture.router_format == "F32"
+        return 0
+    apart = mixture.post_norm or mixture.beside or mixture.shared_ffn or mixture.router_format != "F32"
+    return 0 if apart else mixture.experts
 
 
 def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

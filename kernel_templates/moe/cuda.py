@@ -116,9 +116,10 @@ def _gated(
         "AHEAD": min(most, sum(chunks[:2]) * constants["STEPS"]),
         "SHARED_AHEAD": min(most, sum(chunks[2:]) * constants["STEPS"]),
         "OUT_ACT": parameters.bits(problem.activation), "GATE": problem.gate_function,
-        "SHARED_SOURCE": "values" if problem.beside else constants["SOURCE"], "HERE": config["choose"] == "readers" or router is not None,
+        "SHARED_SOURCE": "values" if problem.beside else constants["SOURCE"],
+        "HERE": config["choose"] == "readers" or router is not None, **_sums(router), "CACHE": CHOICE_CACHE,
+        "VECTOR_FIRST": VECTOR_FIRST,
     }  # fmt: skip
-    constants |= {**_sums(router), "CACHE": CHOICE_CACHE, "VECTOR_FIRST": VECTOR_FIRST}
     constants |= {name: choose.constants(problem)[name] for name in ("EXPERTS", "LANES")}
     shared_programs = parameters.programs(every[2], problem.shared_ffn)
     constants["EVEN"] = every[0]["EVEN"] and programs >= shared_programs

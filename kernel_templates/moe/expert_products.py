@@ -40,8 +40,9 @@ def chosen_gated(
     VECTOR_FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
-    `choice`, or of the router's sums `choice`, if COPIES is not 0: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
-    slot); the slot USED is the shared expert's, of SHARED_ROWS, which reads x times shared_norm."""
+    `choice`, or if COPIES is not 0 of the router's sums `choice`: ROWS rows of the matrices from its own first row on,
+    to rows slot * ROWS ... of out. Programs (part, slot); the slot USED is the shared expert's, of SHARED_ROWS, which
+    reads x times shared_norm."""
     part, slot = tl.program_id(0), tl.program_id(1)
     first = slot * ROWS
     out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
@@ -95,7 +96,8 @@ def chosen_residual(
     The rows r of all chosen experts are one long row of COLS = USED * FFN columns, of which a tile has units of one or
     of several: each lane's sum is of its own experts, times their weights, and rows are added up in one order. Behind
     them come the SHARED_FFN columns of the shared expert. HERE: ids and weights are made of the logits, as of
-    `choose.routed`, and written by the first program; else they are read. COPIES: if not 0, logits are the router's sums.
+    `choose.routed`, and written by the first program; else they are read. COPIES: if not 0, logits are the router's
+    sums.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
