@@ -19,7 +19,6 @@ from kernel_templates.cuda.instructions import all_asked_for, opaque, soft_cap
 from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.cuda.router_sums import add_to_sums, clear_sums, router_part, router_tiles
 
 X_AHEAD = tl.constexpr(2)
 """Chunks of the vector, 20 registers each, that are read ahead where a thread does not keep all of them."""
@@ -90,35 +89,33 @@ def vector_ahead(
 
 @triton.jit
 def rows_product(
-    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias, sums,
+    w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows, bias,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
     READY: tl.constexpr,
-    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, CLEARED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BEST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] = W[r] . n, n being x * norm times x's RMS factor; plus bias[r], float32, unless it is None.
 
     SOFT_CAP: if not 0, out is SOFT_CAP * tanh(out / SOFT_CAP). BEST: also each program's largest, with its row: the
-    smaller row of equals, NaN if one is NaN. sums: int64 [CLEARED], made zeros after the wait, or None.
+    smaller row of equals, NaN if one is NaN.
     """
     multiply_rows(
         tl.program_id(0), w0, w1, w2, w3, values, high, low, scale, squares, norm, eps, out, best_value, best_id, rows,
         bias, TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD, EVEN, STREAM, EARLY, READY,
         SOFT_CAP, BEST, PDL, ASM,
     )  # fmt: skip
-    if sums is not None:
-        clear_sums(sums, CLEARED)
 
 
 @triton.jit
 def two_rows_products(
-    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias, sums,
+    w0, w1, w2, w3, v0, v1, v2, v3, values, high, low, scale, squares, norm, eps, out, rows, below, bias,
     TRAITS: tl.constexpr, BELOW_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BELOW_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, BELOW_AHEAD: tl.constexpr, EVEN: tl.constexpr,
-    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, CLEARED: tl.constexpr,
-    PDL: tl.constexpr, ASM: tl.constexpr,
+    BELOW_EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, PDL: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """`rows_product` of a matrix of `rows` rows in one format, and one of `below` rows below it in another: of the
     programs the last ones take that."""
@@ -136,8 +133,6 @@ def two_rows_products(
             None if bias is None else bias + rows, BELOW_TRAITS, ACT, COLS, SOURCE, EACH, GROUPS, UNITS, BELOW_CHUNKS,
             STEPS, KEPT, BELOW_AHEAD, BELOW_EVEN, STREAM, EARLY, READY, 0.0, False, PDL, ASM,
         )  # fmt: skip
-    if sums is not None:
-        clear_sums(sums, CLEARED)
 
 
 @triton.jit
@@ -235,45 +230,6 @@ def residual_product(
     Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
     the product is added to, or None.
     """
-    multiply_residual(
-        w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm,
-        rows, bias, None, None, TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD,
-        EVEN, STREAM, EARLY, READY, ADD, 0, 1, 0, PDL, ASM,
-    )  # fmt: skip
-
-
-@triton.jit
-def routed_residual_product(
-    w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
-    bias, router, sums,
-    TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
-    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr,
-    ADD: tl.constexpr, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
-):  # fmt: skip
-    """`residual_product` of the last vector before a mixture of EXPERTS: what its router [EXPERTS, rows] makes of out *
-    next_norm is added to `sums` (`router_sums`)."""
-    multiply_residual(
-        w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm,
-        rows, bias, router, sums, TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, STEPS, KEPT, AHEAD,
-        EVEN, STREAM, EARLY, READY, ADD, EXPERTS, COPIES, PITCH, PDL, ASM,
-    )  # fmt: skip
-
-
-@triton.jit
-def multiply_residual(
-    w0, w1, w2, w3, values, high, low, scale, out_values, out_high, out_low, out_scale, out_squares, next_norm, rows,
-    bias, router, sums,
-    TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
-    EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
-    KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
-    READY: tl.constexpr,
-    ADD: tl.constexpr, EXPERTS: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
-):  # fmt: skip
-    """What a program of `residual_product` and `routed_residual_product` does; EXPERTS is 0 without a router."""
     if PDL and EARLY:
         gdc_launch_dependents()
     first, r, u, g = places(tl.program_id(0), EACH, GROUPS, UNITS, STEPS, ASM)
@@ -289,11 +245,6 @@ def multiply_residual(
     for s in tl.static_range(0 if bias is None else STEPS):
         at, once = row_places(first + s * (EACH * GROUPS), EACH, GROUPS, UNITS, ASM)
         added = added + (tl.load(bias + at, mask=at < rows, other=0.0),)
-    routers = ()
-    for s in tl.static_range(STEPS if EXPERTS else 0):
-        routers = routers + (
-            router_tiles(router, first + s * (EACH * GROUPS), g, u, rows, EXPERTS, EACH, UNITS, EVEN),
-        )  # fmt: skip
     ready = ()
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS, ASM),)
@@ -342,15 +293,7 @@ def multiply_residual(
                 n = y * norms[t // CHUNKS]
             once = once & (at < rows)
             store_lanes(out_values, out_high, out_low, out_scale, out_squares, at, once, y, n, EACH, OUT_ACT, True, ASM)
-            if EXPERTS:
-                part = router_part(routers[t // CHUNKS], n, EACH, GROUPS, UNITS, ASM)
-                if t < CHUNKS:
-                    routed, squared = part, y * y
-                else:
-                    routed, squared = routed + part, squared + y * y
             acc = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
-    if EXPERTS:
-        add_to_sums(sums, tl.program_id(0), routed, squared, at, once, EXPERTS, UNITS, COPIES, PITCH, ASM)
 
 
 @triton.jit
@@ -371,7 +314,7 @@ def gated_product(
         tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
         out_values, out_high, out_low, out_scale, rows, None, None,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
-        EVEN, STREAM, EARLY, READY, GATE, False, False, PDL, ASM,
+        EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
     )  # fmt: skip
 
 
@@ -383,11 +326,10 @@ def multiply_gated(
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
     EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr,
-    WAITED: tl.constexpr, VECTOR_FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    WAITED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """What a program of `gated_product` does once it has let EARLY dependents start; with biases float32 [rows] unless
-    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result;
-    VECTOR_FIRST: then the vector is asked for before the tiles, behind whose requests it would come late.
+    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result.
 
     EACH * GROUPS is a multiple of 8. The formats may differ. A step's tiles are the gate's and the up's in turn, and
     each chunk of the vector is read once; where a unit is not as long in both, all of the gate's and then the up's.
@@ -397,14 +339,6 @@ def multiply_gated(
     G: tl.constexpr = 1 if PAIRED else CHUNKS  # tiles of the gate one after the other
     BOTH: tl.constexpr = 2 if PAIRED else CHUNKS + UP_CHUNKS  # with those of the up that follow
     TILES: tl.constexpr = STEPS * (CHUNKS + UP_CHUNKS)
-    # Paired tiles read one vector: with the sums of its columns if either format has minimums.
-    X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
-    XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
-    if VECTOR_FIRST:
-        xs = vector_ahead(
-            values, high, low, scale, norm, g, u, X_TRAITS, ACT, COLS, True, SOURCE, UNITS, XS, KEPT, ASM
-        )  # fmt: skip
-        squared = load_squares(squares, g, u, COLS, UNITS)
     held = ()
     for t in tl.static_range(AHEAD):
         held = held + (
@@ -417,19 +351,21 @@ def multiply_gated(
     for t in tl.static_range(AHEAD if READY else 0):
         ready = ready + (unpack(held[t], TRAITS if t % BOTH < G else UP_TRAITS, ASM),)
         settle(ready[t], g0, TRAITS if t % BOTH < G else UP_TRAITS, ASM)
+    # Paired tiles read one vector: with the sums of its columns if either format has minimums.
+    X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
+    XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
     for c in tl.static_range(0 if WAITED else XS):
         aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
     if PDL and not WAITED:
         gdc_wait()
-    if not VECTOR_FIRST:
-        xs = vector_ahead(
-            values, high, low, scale, norm, g, u, X_TRAITS, ACT, COLS, True, SOURCE, UNITS, XS, KEPT, ASM
-        )  # fmt: skip
-        squared = load_squares(squares, g, u, COLS, UNITS)
+    xs = ()
+    for c in tl.static_range(XS):
+        xs = xs + (load_x(values, high, low, scale, norm, g * 0, u, X_TRAITS, ACT, COLS, c * UNITS, True, SOURCE, ASM),)
+    parts = load_squares(squares, g, u, COLS, UNITS)
     all_asked_for(ASM)
     if PDL and not EARLY:
         gdc_launch_dependents()
-    factor = rms_factor(squared, eps, COLS)
+    factor = rms_factor(parts, eps, COLS)
     gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
     acc = gate
     for t in tl.static_range(TILES):

@@ -20,10 +20,10 @@ def pack(problem: Problem, weights: Mapping[str, Weight], device: str) -> tuple[
 
 def launches(
     name: str, config: Mapping[str, Any], packed: Sequence[Planes], buffers: Mapping[str, Any], out: Any, bias: Any,
-    activation: str, cleared: Any = None,
+    activation: str,
 ) -> list[Launch]:  # fmt: skip
     """out [all rows] = W n. Reads the Vector "x" (quantized times norm), "norm", "eps"; bias: float32 [all rows], which
-    waits in registers for the product, or None; cleared: int64, which the first kernel makes zeros, or None."""
+    waits in registers for the product, or None."""
     made, first = [], 0
     x, norm, eps, warps = buffers["x"].pointers, buffers["norm"], buffers["eps"], config["warps"]
     several = list(packed)
@@ -37,14 +37,13 @@ def launches(
             other = parameters.constants(config, "", below.format, below.cols, below.rows, activation)
             constants |= {f"BELOW_{name}": other[name] for name in ("TRAITS", "CHUNKS", "AHEAD", "EVEN")}
             programs, end = programs + parameters.programs(other, below.rows), end + below.rows
-            arguments = (*planes.pointers, *below.pointers, *x, norm, eps, y, planes.rows, below.rows, added, cleared)
+            arguments = (*planes.pointers, *below.pointers, *x, norm, eps, y, planes.rows, below.rows, added)
             kernel: Any = product.two_rows_products
         else:
             # No best row is asked for: its pointers are not followed.
-            arguments = (*planes.pointers, *x, norm, eps, y, y, y, planes.rows, added, cleared)
+            arguments = (*planes.pointers, *x, norm, eps, y, y, y, planes.rows, added)
             constants |= {"SOFT_CAP": 0.0, "BEST": False}
             kernel = product.rows_product
-        constants["CLEARED"] = 0 if cleared is None else cleared.numel()
         made.append(Launch(name, kernel, (programs,), arguments, constants, warps))
-        first, cleared = end, None
+        first = end
     return made

@@ -24,11 +24,10 @@ def partials(problem: Head, config: Mapping[str, Any]) -> int:
 def launches(problem: Head, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm" and "eps"; writes "logits" float32 [vocab], "best_value"
     float32 and "best_id" int32 [partials]."""
-    constants = _constants(problem, config) | {"BEST": True, "SOFT_CAP": problem.softcap, "CLEARED": 0}
+    constants = _constants(problem, config) | {"BEST": True, "SOFT_CAP": problem.softcap}
     outputs = (buffers["logits"], buffers["best_value"], buffers["best_id"])
     arguments = (
         *packed[0].pointers, *buffers["x"].pointers, buffers["norm"], buffers["eps"], *outputs, problem.vocab, None,
-        None,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.vocab),)
     return [Launch("head", product.rows_product, grid, arguments, constants, config["warps"])]

@@ -1,6 +1,6 @@
 """A layer on the GPU: five kernels or so, each leaving its output as the next one wants it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,7 @@ import torch
 from kernel_templates import registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.cuda import Finish
-from kernel_templates.cuda import router_sums
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.router_sums import Router
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.layer.chain import POST_NORMS
@@ -19,13 +17,9 @@ from kernel_templates.layer.problem import Layer, LinkedChain
 from kernel_templates.layer.space import part
 from kernel_templates.moe import cuda as moe
 from kernel_templates.moe import rows
-from kernel_templates.moe.problem import Moe
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()
-
-COPIES = 4
-"""Of a router's sums (`router_sums`)."""
 
 
 def pack(problem: LinkedChain, config, weights, device: str) -> tuple[Planes, ...]:
@@ -62,8 +56,8 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
     "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
     net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes, and `sums`. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised"
-    and "input_gated"; with a scale, "out_scale"."""
+    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
+    "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -79,11 +73,6 @@ def launches_by_part(
     between = {"delta": {"activation": parts["out"].activation}}
     if isinstance(problem, Layer):
         between = _attention(problem, config, buffers)
-    if config.get("route", "kernel") != "kernel":
-        experts: int = parts["moe"].experts
-        router = Router(planes["moe"][0].tensors[0], buffers["router_sums"], experts, COPIES)
-        between = {**between, "out": {"router": router}, "moe": {"router": router}}
-        between["qkv"] = {**between["qkv"], "cleared": router.sums}
     for link in problem.links:
         template: Any = registry.cuda(link.operation.name)
         own = part(config, link.prefix)
@@ -164,14 +153,7 @@ def _feed_forward(problem: Any, inputs: Inputs, device: str) -> dict[str, Any]:
     if mixture is None:
         return {"gated": Vector.allocate(problem.ffn, device)}
     own = moe.vectors(mixture, inputs.buffers, device) | rows.allocate([mixture], 1, device)
-    return {"gated": Vector.allocate(mixture.gated, device), **sums([mixture], device), **own}
-
-
-def sums(mixtures: Collection[Moe], device: str | torch.device) -> dict[str, torch.Tensor]:
-    """What routers of these mixtures are added up in; nothing where there are none."""
-    if not mixtures:
-        return {}
-    return {"router_sums": router_sums.allocate(max(m.experts for m in mixtures), COPIES, device)}
+    return {"gated": Vector.allocate(mixture.gated, device), **own}
 
 
 def collect(problem: LinkedChain, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

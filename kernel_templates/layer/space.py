@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from kernel_templates import registry
+from kernel_templates.cuda.parameters import HIDDEN_WEIGHTS, units
 from kernel_templates.layer.problem import LinkedChain
-from kernel_templates.moe.problem import Moe
+from kernel_templates.matvec.problem import Matvec
 from kernel_templates.space import Constraint, Parameter, Space
 
 FINISH = Parameter(
@@ -14,12 +15,8 @@ FINISH = Parameter(
     "where QK-norm, RoPE and the append to the cache happen: in attention's prologue, or in a kernel of their own",
 )  # fmt: skip
 
-ROUTE = Parameter(
-    "route", ("kernel", "out"), "kernel",
-    "where the router's product is made: in a kernel of its own, or added up by the output projection's programs",
-    formerly="kernel",
-)  # fmt: skip
-MOST_COLUMNS = 32
+WIDE = 128  # units of a tile that lies across four warps
+MANY = 2048  # rows, eight a program, of which every multiprocessor then has one or two
 
 
 def cuda(problem: LinkedChain, device) -> Space:
@@ -28,32 +25,23 @@ def cuda(problem: LinkedChain, device) -> Space:
     if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
         finish = replace(FINISH, values=("kernel",), default="kernel")
     parameters, constraints = [finish] if "attention" in problem.parts() else [], []
-    if (experts := _added_up(problem)) > 0:
-        parameters.append(ROUTE)
-        constraints.append(
-            Constraint(
-                "the router's columns in registers",
-                f"a thread that adds the router's product up holds its rows of {MOST_COLUMNS} weights at most",
-                lambda c: (
-                    c["route"] == "kernel" or experts * c["out_each"] * c["out_steps"] <= MOST_COLUMNS * c["out_units"]
-                ),
-            )
-        )
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
-        parameters += [p.in_part(prefix) for p in space.parameters]
+        untuned = _before_experts(part) if prefix == "out" and "moe" in problem.parts() else {}
+        own = [replace(p, default=untuned.get(p.name, p.default)) for p in space.parameters]
+        parameters += [p.in_part(prefix) for p in own]
         constraints += [_under(prefix, c) for c in space.constraints]
     return Space(tuple(parameters), tuple(constraints))
 
 
-def _added_up(problem: LinkedChain) -> int:
-    """The experts of a router that reads just what the output projection's programs make: no norm comes between, and
-    its weights are as exact as its sums; else 0."""
-    mixture = problem.parts().get("moe")
-    if not isinstance(mixture, Moe) or "attention" not in problem.parts():
-        return 0
-    apart = mixture.post_norm or mixture.beside or mixture.shared_ffn or mixture.router_format != "F32"
-    return 0 if apart else mixture.experts
+def _before_experts(out: Matvec) -> dict[str, int]:
+    """An output projection of long rows whose weights wait for attention, untuned: eight rows a thread, in tiles across
+    four warps. As measured in layers of two mixtures (docs/log.md); {} elsewhere."""
+    count = units(out.cols, out.format)
+    tiles = count // WIDE
+    if count % WIDE or tiles > 2 or out.rows < MANY or out.rows * out.cols >= HIDDEN_WEIGHTS:
+        return {}
+    return {"warps": 4, "units": WIDE, "each": 8, "ahead": tiles, "ready": 0}
 
 
 def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """y += W x on the GPU, and y quantized for the kernel that reads it next; with a post norm in two kernels."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.router_sums import Router
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.cuda.weights import pack as pack_planes
@@ -25,23 +23,11 @@ def pack(problem: Problem, config, weights, device: str) -> tuple[Planes, ...]:
     return (pack_planes([weights["w"]], device),)
 
 
-def launches(
-    problem: Matvec, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], router: Router | None = None
-) -> list[Launch]:
+def launches(problem: Matvec, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" and, of a problem with a bias, "bias" float32 [rows]; adds to the Vector "out", whose planes
-    then hold out * next_norm. With a post norm also reads "post_norm" and "eps", and uses the Vector "branch". router:
-    whose sums are added up on the way; not with a post norm."""
+    then hold out * next_norm. With a post norm also reads "post_norm" and "eps", and uses the Vector "branch"."""
     bias = buffers["bias"] if problem.bias else None
-    made = residual(problem, config, "", packed[0], buffers["x"], buffers["out"], buffers, bias=bias)
-    return made if router is None else [_with_router(made[0], router)]
-
-
-def _with_router(product_launch: Launch, router: Router) -> Launch:
-    return replace(
-        product_launch, kernel=product.routed_residual_product,
-        arguments=(*product_launch.arguments, router.weights, router.sums),
-        constants={**product_launch.constants, **router.constants},
-    )  # fmt: skip
+    return residual(problem, config, "", packed[0], buffers["x"], buffers["out"], buffers, bias=bias)
 
 
 def residual(

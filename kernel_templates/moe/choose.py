@@ -23,7 +23,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernel_templates.cuda.instructions import loop_bound
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.cuda.router_sums import load_factor, load_sum
 from kernel_templates.moe.problem import Moe
 
 TAKEN = tl.constexpr(-(1 << 31))
@@ -46,10 +45,8 @@ def choose(
     token = tl.program_id(0)
     if PDL:
         gdc_wait()
-    logits += token * (EXPERTS + GATED)
     chosen, shares = routed(
-        load_ordered(logits, EXPERTS, LANES, ".cg"), 1.0, logits, scales,
-        EXPERTS, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED,
+        logits + token * (EXPERTS + GATED), scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
     )  # fmt: skip
     place = tl.arange(0, PLACES)
     chosen, shares = at_places(chosen, place, 0, PLACES), at_places(shares, place, 0, PLACES)
@@ -62,19 +59,19 @@ def choose(
 
 @triton.jit
 def routed(
-    every, factor, logits, scales, EXPERTS: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
+    logits, scales, EXPERTS: tl.constexpr, LANES: tl.constexpr, USED: tl.constexpr, ROUTING: tl.constexpr,
     NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """A token's experts from the largest logit on, and their weights, a number each; every: logits as of
-    `load_ordered`, still to be multiplied with `factor`. scales: float32 [EXPERTS], what weights are multiplied with,
-    or None. SHARED: behind them the weight of the shared expert, 1 or if GATED the sigmoid of the last of `logits`,
-    float32 [EXPERTS + 1]."""
-    left = every
+    """A token's experts from the largest logit on, and their weights, a number each; logits float32 [EXPERTS + GATED].
+    scales: float32 [EXPERTS], what weights are multiplied with, or None. SHARED: behind them the weight of the shared
+    expert, 1 or if GATED the sigmoid of the last logit."""
+    left = load_ordered(logits, EXPERTS, LANES, ".cg")
+    every = left
     ids, weights, total = (), (), 0.0
     for k in tl.static_range(USED):
         top, who = largest(left)
         left = without(left, who)
-        v = logit_of(top) * factor
+        v = logit_of(top)
         if ROUTING == "sigmoid":
             w = 1.0 / (1.0 + tl.exp(-v))
         else:
@@ -83,18 +80,18 @@ def routed(
             w = tl.exp(v - first)
         total += w
         ids, weights = ids + (who,), weights + (w,)
-    common = SCALE
+    factor = SCALE
     if NORMALIZED or ROUTING == "softmax_of_chosen":  # a sum over all experts would cancel
-        common = SCALE / total
+        factor = SCALE / total
     elif ROUTING == "softmax":
         powers = tl.arange(0, 32) * 0.0
         for i in tl.static_range(len(every)):
             e = tl.arange(0, 32) + i * 32
-            powers += tl.where(e < EXPERTS, tl.exp(logit_of(every[i]) * factor - first), 0.0)
-        common = SCALE / tl.sum(powers, 0)
+            powers += tl.where(e < EXPERTS, tl.exp(logit_of(every[i]) - first), 0.0)
+        factor = SCALE / tl.sum(powers, 0)
     shares = ()
     for k in tl.static_range(USED):
-        share = weights[k] * common
+        share = weights[k] * factor
         if scales is not None:
             share *= tl.load(scales + ids[k])
         shares = shares + (share,)
@@ -107,8 +104,9 @@ def routed(
 
 
 @triton.jit
-def nth_expert(left, n, ASM: tl.constexpr):
-    """The expert of the n-th largest logit, counted from 0; left: as of `load_ordered`."""
+def nth_expert(logits, n, EXPERTS: tl.constexpr, LANES: tl.constexpr, ASM: tl.constexpr):
+    """The expert of the n-th largest logit, counted from 0; for kernels that have waited for who wrote them."""
+    left = load_ordered(logits, EXPERTS, LANES, "")
     for _ in tl.range(loop_bound(0 * n, ASM), loop_bound(n, ASM)):
         left = without(left, largest(left)[1])
     return largest(left)[1]
@@ -117,43 +115,17 @@ def nth_expert(left, n, ASM: tl.constexpr):
 @triton.jit
 def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr, CACHE: tl.constexpr):
     """Logits as int32 in their order: -0 as 0, NaN above all others, what is no expert's below all. A tuple of [32],
-    which lie across the lanes of every warp: a larger tensor would be spread over the warps. CACHE: ".cg" for who reads
-    them before it waits, past the first-level cache; behind a wait "", so that a multiprocessor asks for them once."""
+    which lie across the lanes of every warp: a larger tensor would be spread over the warps. CACHE: ".cg", past the
+    first-level cache, for who has not waited; behind a wait "", or every warp would ask the second-level cache for the
+    same few lines, which takes 0.2 us of a layer (docs/log.md)."""
     every = ()
     for i in tl.static_range(LANES // 32):
         e = tl.arange(0, 32) + i * 32
-        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=CACHE)
-        every = every + (_ordered(v, e < EXPERTS),)
+        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=CACHE) + 0.0
+        bits = v.to(tl.int32, bitcast=True)
+        ordered = tl.where(v != v, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+        every = every + (tl.where(e < EXPERTS, ordered, TAKEN),)
     return every
-
-
-@triton.jit
-def load_sums_ordered(
-    sums, bias, eps,
-    EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, HIDDEN: tl.constexpr,
-    CACHE: tl.constexpr,
-):  # fmt: skip
-    """The same from a router's sums (`router_sums`), and the factor that they are still to be multiplied with: 1 with
-    biases, float32 [EXPERTS], which are in them, or bias is None: nobody who needs only their order waits for it."""
-    factor = load_factor(sums, eps, EXPERTS, COPIES, PITCH, HIDDEN, CACHE)
-    every = ()
-    for i in tl.static_range(LANES // 32):
-        e = tl.arange(0, 32) + i * 32
-        v = load_sum(sums, e, EXPERTS, COPIES, PITCH, CACHE)
-        if bias is not None:
-            v = v * factor + tl.load(bias + e, mask=e < EXPERTS, other=0.0)
-        every = every + (_ordered(v, e < EXPERTS),)
-    if bias is not None:
-        factor = 1.0
-    return every, factor
-
-
-@triton.jit
-def _ordered(v, real):
-    v = v + 0.0
-    bits = v.to(tl.int32, bitcast=True)
-    ordered = tl.where(v != v, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
-    return tl.where(real, ordered, TAKEN)
 
 
 @triton.jit

@@ -13,7 +13,6 @@ import torch
 
 from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.router_sums import Router
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes, split
 from kernel_templates.cuda.weights import pack as pack_planes
@@ -24,7 +23,6 @@ from kernel_templates.moe.space import whole
 from kernel_templates.operation import Inputs, Weight
 
 PACK_DEPENDS = ()
-CHOICE_CACHE, VECTOR_FIRST = ".cg", False
 
 
 def pack(problem: Moe, config, weights: Mapping[str, Weight], device: str) -> tuple[Planes, ...]:
@@ -45,25 +43,23 @@ def _gate_up(gate: Weight, up: Weight, device: str) -> tuple[Planes, ...]:
     return pack_planes([gate], device), pack_planes([up], device)
 
 
-def launches(
-    problem: Moe, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], router: Router | None = None
-) -> list[Launch]:
+def launches(problem: Moe, config: Mapping[str, Any], packed, buffers: Mapping[str, Any]) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm", "eps" and, with biases, BIASES; writes "router_logits"
     float32 [experts and one of a gated shared expert], "expert_ids" int32 [used], "expert_weights" float32 [used and
     one of a shared expert] and the Vector "gated"; adds to "x", whose planes then hold x * next_norm. With a post norm
     also reads "post_norm", with a scale "out_scale", and uses the Vector "branch"; `beside` also BESIDE, and the Vector
-    "shared_branch". router: who made x has added its sums up, of which the readers choose; there are no logits then."""
+    "shared_branch"."""
     config = whole(config)
-    made = [] if router else [_router(problem, config, packed[0], buffers)]
-    if config["choose"] == "kernel" and not router:
+    made = [_router(problem, config, packed[0], buffers)]
+    if config["choose"] == "kernel":
         made.append(choose.launch(problem, *_choice(buffers), scales=_scales(problem, buffers)))
-    made.append(_gated(problem, config, (*packed[1:3], *packed[4:6]), buffers, router))
+    made.append(_gated(problem, config, (*packed[1:3], *packed[4:6]), buffers))
     bits, scaled = parameters.bits(problem.activation), bool(problem.out_scale)
     if problem.beside:
         branches = buffers["branch"], buffers["shared_branch"]
         made += [_residual(problem, config, packed[3:4], buffers), _beside(problem, config, packed[6], buffers)]
         return [*made, beside.launch(*branches, buffers["x"], buffers, bits, scaled)]
-    made.append(_residual(problem, config, (packed[3], *packed[6:]), buffers, router))
+    made.append(_residual(problem, config, (packed[3], *packed[6:]), buffers))
     if problem.post_norm:
         made.append(post_norm.launch(buffers["branch"], buffers["x"], buffers, bits, "down_norm", scaled))
     return made
@@ -87,17 +83,14 @@ def _router(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Ma
     bias = buffers["router_bias"] if problem.bias else None
     arguments = (
         *planes.pointers, *buffers["x"].pointers, buffers["router_norm" if problem.beside else "norm"], buffers["eps"],
-        logits, logits, logits, planes.rows, bias, None,
+        logits, logits, logits, planes.rows, bias,
     )  # fmt: skip
     grid = (parameters.programs(constants, planes.rows),)
-    constants |= {"SOFT_CAP": 0.0, "BEST": False, "CLEARED": 0}
+    constants |= {"SOFT_CAP": 0.0, "BEST": False}
     return Launch("router", product.rows_product, grid, arguments, constants, config["router_warps"])
 
 
-def _gated(
-    problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], buffers: Mapping[str, Any],
-    router: Router | None,
-) -> Launch:  # fmt: skip
+def _gated(problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], buffers: Mapping[str, Any]) -> Launch:
     """planes: gate and up, and those of a shared expert."""
     gate, up, shared_gate, shared_up = planes if problem.shared_ffn else planes * 2
     every = [
@@ -116,9 +109,7 @@ def _gated(
         "AHEAD": min(most, sum(chunks[:2]) * constants["STEPS"]),
         "SHARED_AHEAD": min(most, sum(chunks[2:]) * constants["STEPS"]),
         "OUT_ACT": parameters.bits(problem.activation), "GATE": problem.gate_function,
-        "SHARED_SOURCE": "values" if problem.beside else constants["SOURCE"],
-        "HERE": config["choose"] == "readers" or router is not None, **_sums(router), "CACHE": CHOICE_CACHE,
-        "VECTOR_FIRST": VECTOR_FIRST,
+        "SHARED_SOURCE": "values" if problem.beside else constants["SOURCE"], "HERE": config["choose"] == "readers",
     }  # fmt: skip
     constants |= {name: choose.constants(problem)[name] for name in ("EXPERTS", "LANES")}
     shared_programs = parameters.programs(every[2], problem.shared_ffn)
@@ -127,30 +118,18 @@ def _gated(
     biases = (buffers["gate_bias"], buffers["up_bias"]) if problem.bias else (None, None)
     logits, ids, _ = _choice(buffers)
     arguments = (
-        router.sums if router else logits if constants["HERE"] else ids,
+        logits if constants["HERE"] else ids,
         *(pointer for p in (gate, up, shared_gate, shared_up) for pointer in p.pointers),
         *buffers["x"].pointers, buffers["norm"], buffers["eps"], *buffers["gated"].pointers[:4], *biases,
-        buffers["shared_norm" if problem.beside else "norm"], _router_bias(problem, buffers, router),
+        buffers["shared_norm" if problem.beside else "norm"],
     )  # fmt: skip
     grid = (max(programs, shared_programs), problem.used + (problem.shared_ffn > 0))
     return Launch("gate_up", expert_products.chosen_gated, grid, arguments, constants, config["gate_up_warps"])
 
 
-def _sums(router: Router | None) -> dict[str, int]:
-    """The constexprs of who reads the router's sums, if there are any."""
-    made = router.constants if router else {}
-    return {name: made.get(name, 0) for name in ("COPIES", "PITCH")}
-
-
-def _router_bias(problem: Moe, buffers: Mapping[str, Any], router: Router | None) -> torch.Tensor | None:
-    """What is in the logits already, but not in sums."""
-    return buffers["router_bias"] if router and problem.bias else None
-
-
 def _residual(
-    problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], buffers: Mapping[str, Any],
-    router: Router | None = None,
-) -> Launch:  # fmt: skip
+    problem: Moe, config: Mapping[str, Any], planes: tuple[Planes, ...], buffers: Mapping[str, Any]
+) -> Launch:
     """planes: down, and that of a shared expert which is summed up with the others."""
     down, shared, cols = planes[0], planes[-1], problem.used * problem.ffn
     shared_ffn = problem.shared_ffn if len(planes) > 1 else 0
@@ -162,16 +141,14 @@ def _residual(
         "ROWS": problem.hidden, "FFN": problem.ffn, "SHARED_FFN": shared_ffn,
         "SHARED_TRAITS": shared.traits, "SHARED_CHUNKS": shared_chunks,
         "AHEAD": min(config["down_ahead"], both * constants["STEPS"]), "OUT_ACT": 0 if normed else bits,
-        "ADD": not normed, "HERE": config["choose"] == "readers" or router is not None,
-        **choose.constants(problem), **_sums(router),
+        "ADD": not normed, "HERE": config["choose"] == "readers",
+        **choose.constants(problem),
     }  # fmt: skip
     written = buffers["branch"] if normed else buffers["x"]
-    logits, ids, weights = _choice(buffers)
     arguments = (
-        router.sums if router else logits, ids, weights, _scales(problem, buffers), *down.pointers, *shared.pointers,
+        *_choice(buffers), _scales(problem, buffers), *down.pointers, *shared.pointers,
         *buffers["gated"].pointers[:4], *written.pointers, buffers["next_norm"],
-        buffers["down_bias"] if problem.bias else None, _router_bias(problem, buffers, router),
-        buffers["eps"] if router else None,
+        buffers["down_bias"] if problem.bias else None,
     )  # fmt: skip
     grid = (parameters.programs(constants, problem.hidden),)
     return Launch("down", expert_products.chosen_residual, grid, arguments, constants, config["down_warps"])

@@ -21,14 +21,14 @@ from kernel_templates.cuda.lanes import row_places, to_lanes
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.product import X_AHEAD, multiply_gated, places
 from kernel_templates.cuda.quantize import store_lanes
-from kernel_templates.moe.choose import at_places, load_ordered, load_sums_ordered, nth_expert, routed
+from kernel_templates.moe.choose import at_places, nth_expert, routed
 
 
 @triton.jit
 def chosen_gated(
     choice, g0, g1, g2, g3, u0, u1, u2, u3, s0, s1, s2, s3, t0, t1, t2, t3,
     values, high, low, scale, squares, norm, eps, out_values, out_high, out_low, out_scale, gate_bias, up_bias,
-    shared_norm, router_bias,
+    shared_norm,
     ROWS: tl.constexpr, SHARED_ROWS: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, SHARED_UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr,
     COLS: tl.constexpr, SOURCE: tl.constexpr, SHARED_SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr,
@@ -36,13 +36,11 @@ def chosen_gated(
     SHARED_UP_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, SHARED_AHEAD: tl.constexpr, EVEN: tl.constexpr,
     SHARED_EVEN: tl.constexpr, STREAM: tl.constexpr, READY: tl.constexpr, GATE: tl.constexpr, HERE: tl.constexpr,
-    EXPERTS: tl.constexpr, LANES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, CACHE: tl.constexpr,
-    VECTOR_FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    EXPERTS: tl.constexpr, LANES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`product.gated_product` of the expert choice[slot], or if HERE of that with the slot-th largest of the logits
-    `choice`, or if COPIES is not 0 of the router's sums `choice`: ROWS rows of the matrices from its own first row on,
-    to rows slot * ROWS ... of out. Programs (part, slot); the slot USED is the shared expert's, of SHARED_ROWS, which
-    reads x times shared_norm."""
+    `choice`: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
+    slot); the slot USED is the shared expert's, of SHARED_ROWS, which reads x times shared_norm."""
     part, slot = tl.program_id(0), tl.program_id(1)
     first = slot * ROWS
     out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
@@ -51,13 +49,7 @@ def chosen_gated(
         if PDL:
             gdc_wait()
             gdc_launch_dependents()
-        if COPIES:
-            left, _ = load_sums_ordered(choice, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, COLS, CACHE)
-            own = nth_expert(left, slot, ASM)
-        elif HERE:
-            own = nth_expert(load_ordered(choice, EXPERTS, LANES, CACHE), slot, ASM)
-        else:
-            own = tl.load(choice + slot, cache_modifier=CACHE)
+        own = nth_expert(choice, slot, EXPERTS, LANES, ASM) if HERE else tl.load(choice + slot, cache_modifier=".cg")
         row = own.to(tl.int64) * ROWS
         g0, g1, g2, g3 = from_row(g0, g1, g2, g3, row, TRAITS, COLS)
         u0, u1, u2, u3 = from_row(u0, u1, u2, u3, row, UP_TRAITS, COLS)
@@ -66,29 +58,28 @@ def chosen_gated(
             out_values, out_high, out_low, out_scale, ROWS,
             None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
             TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
-            EVEN, STREAM, True, False, GATE, True, VECTOR_FIRST, PDL, ASM,
+            EVEN, STREAM, True, False, GATE, True, PDL, ASM,
         )  # fmt: skip
     else:
         multiply_gated(
             part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, shared_norm, eps,
             out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
             SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SHARED_SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
-            SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, False, PDL, ASM,
+            SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
         )  # fmt: skip
 
 
 @triton.jit
 def chosen_residual(
     logits, ids, weights, scales, w0, w1, w2, w3, s0, s1, s2, s3, values, high, low, scale,
-    out_values, out_high, out_low, out_scale, out_squares, next_norm, bias, router_bias, eps,
+    out_values, out_high, out_low, out_scale, out_squares, next_norm, bias,
     ROWS: tl.constexpr, FFN: tl.constexpr, SHARED_FFN: tl.constexpr, USED: tl.constexpr, TRAITS: tl.constexpr,
     SHARED_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr, SOURCE: tl.constexpr,
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, SHARED_CHUNKS: tl.constexpr,
     STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr,
     EARLY: tl.constexpr, READY: tl.constexpr, ADD: tl.constexpr, HERE: tl.constexpr, EXPERTS: tl.constexpr,
     LANES: tl.constexpr, ROUTING: tl.constexpr, NORMALIZED: tl.constexpr, SCALE: tl.constexpr, SHARED: tl.constexpr,
-    GATED: tl.constexpr, PLACES: tl.constexpr, COPIES: tl.constexpr, PITCH: tl.constexpr, PDL: tl.constexpr,
-    ASM: tl.constexpr,
+    GATED: tl.constexpr, PLACES: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += the sum over slots of weights[slot] (W[ids[slot]][r] . x[slot] + bias[ids[slot]][r]), quantized for the
     next kernel as out * next_norm; not ADD: as of `product.residual_product`.
@@ -96,8 +87,7 @@ def chosen_residual(
     The rows r of all chosen experts are one long row of COLS = USED * FFN columns, of which a tile has units of one or
     of several: each lane's sum is of its own experts, times their weights, and rows are added up in one order. Behind
     them come the SHARED_FFN columns of the shared expert. HERE: ids and weights are made of the logits, as of
-    `choose.routed`, and written by the first program; else they are read. COPIES: if not 0, logits are the router's
-    sums.
+    `choose.routed`, and written by the first program; else they are read.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -106,15 +96,7 @@ def chosen_residual(
     TILES: tl.constexpr = STEPS * BOTH
     COUNT: tl.constexpr = FFN // TRAITS.unit
     if HERE:
-        if COPIES:
-            every, factor = load_sums_ordered(
-                logits, router_bias, eps, EXPERTS, LANES, COPIES, PITCH, ROWS, ".cg"
-            )  # fmt: skip
-        else:
-            every, factor = load_ordered(logits, EXPERTS, LANES, ".cg"), 1.0
-        chosen, weight = routed(
-            every, factor, logits, scales, EXPERTS, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED
-        )  # fmt: skip
+        chosen, weight = routed(logits, scales, EXPERTS, LANES, USED, ROUTING, NORMALIZED, SCALE, SHARED, GATED)
     rows, ends, units, shares = (), (), (), ()
     for c in tl.static_range(CHUNKS):
         slot = (u + c * UNITS) // COUNT

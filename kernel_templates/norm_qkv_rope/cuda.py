@@ -25,14 +25,13 @@ def pack(problem: NormQkvRope, config, weights, device: str) -> tuple[Planes, ..
 
 
 def launches(
-    problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True,
-    cleared: torch.Tensor | None = None,
-) -> list[Launch]:  # fmt: skip
+    problem: NormQkvRope, config: Mapping[str, Any], packed, buffers: Mapping[str, Any], finish: bool = True
+) -> list[Launch]:
     """Reads the Vector "x" (quantized times norm), "norm", "eps" and, with `qkv_bias`, "bias"; writes "qkv". finish:
     then what `finish_launch` says, else the rows stay raw projections. The bias is in these: neither kernel that
-    follows knows of it. cleared: as of `stacked.launches`."""
+    follows knows of it."""
     bias = buffers["bias"] if problem.qkv_bias else None
-    made = stacked.launches("qkv", config, packed, buffers, buffers["qkv"], bias, problem.activation, cleared)
+    made = stacked.launches("qkv", config, packed, buffers, buffers["qkv"], bias, problem.activation)
     return [*made, finish_launch(problem, buffers)] if finish else made
 
 

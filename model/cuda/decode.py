@@ -6,7 +6,7 @@ its embedding up for the next program, and add 1 to the position. So tokens foll
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class Decoder:
             "status": whole(1),
             "eps": c.norm_eps,
         }
-        self.buffers |= moe_rows.allocate(model.mixtures, 1, device) | layer_kernels.sums(model.mixtures, device)
+        self.buffers |= moe_rows.allocate(model.mixtures, 1, device)
         partials = head.partials(model.head, head_config)
         self.buffers["best_value"] = floats(partials)
         self.buffers["best_id"] = whole(partials)
@@ -200,10 +200,7 @@ class Decoder:
         if size := layer.plan.sizes.layer_input:
             bound["input"] = self.buffers["layer_inputs"][i * size : (i + 1) * size]
         problem = layer.problem.below(context)
-        config: Mapping[str, Any] = self.configs(i, context)
-        if layer.host is not None:
-            config = {**config, "route": "kernel"}  # the host's kernels read logits
-        made = layer_kernels.launches_by_part(problem, config, layer.planes, bound)
+        made = layer_kernels.launches_by_part(problem, self.configs(i, context), layer.planes, bound)
         if layer.host is not None:
             made["moe"] = layer.host.token(self.buffers["x"], bound["next_norm"])
         return made

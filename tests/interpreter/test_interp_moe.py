@@ -95,54 +95,6 @@ def test_a_layer_with_a_mixture(asked):
     assert relative_error(asked, space(asked).default) <= tolerance(asked)
 
 
-ADDED_UP = [
-    LAYER.format("Q4_0") + ",normalized=1",
-    LAYER.format("Q8_0").replace("experts=4", "experts=40"),
-    pytest.param(
-        LAYER.format("MXFP4") + ",gate_function=swiglu_oai,routing=softmax_of_chosen,expert_bias=1",
-        marks=pytest.mark.slow,
-    ),
-]
-
-
-@pytest.mark.parametrize("asked", ADDED_UP)
-def test_a_router_that_the_output_projection_adds_up(asked):
-    """In programs of several rows a thread and of several steps, too."""
-    default = space(asked).default
-    for changes in ({}, {"out_each": 4}, {"out_each": 2, "out_steps": 2}, {"out_units": 16, "out_each": 1}):
-        config = Config({**default, "route": "out", **changes})
-        if space(asked).broken(config) is None:
-            assert relative_error(asked, config) <= tolerance(asked), changes
-
-
-def test_a_router_s_sums_are_zeros_again():
-    """A layer that runs twice from the same x gives the same numbers, to the bit; they are those of a router's kernel
-    but for rounding."""
-    asked = ADDED_UP[0]
-    problem = registry.parse_problem(asked)
-    template, inputs = registry.cuda(problem.op), registry.get(problem.op).inputs(problem, 3)
-    seen = {}
-    for route in ("kernel", "out"):
-        config = Config({**space(asked).default, "route": route})
-        buffers = template.prepare(problem, inputs, "cpu")
-        packed = template.pack(problem, config, inputs.weights, "cpu")
-        start = [t.clone() for t in buffers["x"].pointers]
-        made = template.launches(problem, config, packed, buffers)
-        assert ("router" in [launch.name for launch in made]) == (route == "kernel")
-        for _ in range(2):
-            for now, before in zip(buffers["x"].pointers, start, strict=True):
-                now.copy_(before)
-            for launch in made:
-                launch.run(INTERPRETED)
-            seen.setdefault(route, []).append([buffers[n].clone() for n in ("expert_ids", "expert_weights")])
-            seen[route][-1].append(buffers["x"].values.clone())
-    for first, again in zip(*seen["out"], strict=True):
-        assert torch.equal(first, again)
-    (ids, weights, x), (own_ids, own_weights, own_x) = seen["kernel"][0], seen["out"][0]
-    assert torch.equal(ids, own_ids)
-    assert torch.allclose(weights, own_weights, rtol=1e-5) and torch.allclose(x, own_x, atol=1e-5)
-
-
 def chosen(logits: list[list[float]], used: int, **traits) -> tuple[list, list]:
     """ids and weights of several tokens."""
     problem = Moe(32, 32, len(logits[0]) - traits.get("shared_gated", 0), used, *["F32"] * 4, **traits)

@@ -47,11 +47,6 @@ GEMMA4_26B = (
     "moe:hidden=2816,ffn=704,experts=128,used=8,router_format=F32,gate_format=Q4_K,up_format=Q4_K,down_format={0},"
     "activation=int16,shared_ffn=2112,shared_gate_format=Q4_K,shared_up_format=Q4_K,shared_down_format={0}" + BESIDE
 )
-LAYER = (
-    "layer:hidden=512,heads=4,kv_heads=2,head_dim=64,rope_dim=64,qk_norm=1,ffn=256,q_format=Q4_0,k_format=Q4_0,"
-    "v_format=Q4_0,out_format=Q4_0,gate_format=Q4_0,up_format=Q4_0,down_format=Q4_0,activation=int16,context=64,"
-    "experts={0},used=2,router_format=F32,normalized=1"
-)
 GROUPED = "grouped_matmul:rows={0},cols={1},format={2},experts={3},used={4},tokens={5}"
 
 
@@ -113,25 +108,6 @@ def test_each_warp_chooses_for_itself(experts: int) -> None:
         chosen, read = cross_compile(here, 90), cross_compile(apart, 90)
         assert "redux.sync" in chosen.ptx and "redux.sync" not in read.ptx
         assert chosen.ptx.count("bar.sync") == read.ptx.count("bar.sync")
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("experts", [128, pytest.param(24, marks=pytest.mark.slow)])
-def test_a_router_that_the_output_projection_adds_up(capability: int, experts: int) -> None:
-    """Its columns are there before the wait, in wide loads; sums are added without a fence, and read by whole warps; no
-    kernel is the router's."""
-    made = {each.name: each for each in launches(LAYER.format(experts), capability, route="out")}
-    assert "router" not in made
-    out, apart = made["out"], {e.name: e for e in launches(LAYER.format(experts), capability)}["out"]
-    ptx, plain = check(out, capability), check(apart, capability)
-    assert "red.global" in ptx or "atom.global" in ptx
-    assert ".add.u64" in ptx and "acq_rel" not in ptx.replace("fence.acq_rel.cta", "")
-    if capability >= 90:
-        before = [text.split("griddepcontrol.wait")[0] for text in (ptx, plain)]
-        assert wide_loads(before[0]) > wide_loads(before[1])
-    for name in ("qkv", "gate_up", "down"):
-        check(made[name], capability)
-    assert cross_compile(made["qkv"], capability).ptx.count("st.global") > 0
 
 
 def test_a_shared_expert_s_weights_wait_for_nothing() -> None:
