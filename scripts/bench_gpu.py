@@ -107,7 +107,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     except llama_bench.BenchFailed as error:
         raise Failed(str(error)) from None
     finally:
-        if name != REAL:
+        if path.parent == settings.folder:  # what is kept elsewhere stays
             path.unlink(missing_ok=True)
     for private in ("model", "database"):  # where somebody keeps a file is nobody's business
         tuned.pop(private, None)
@@ -247,12 +247,15 @@ def _range(rates: tuple[int, ...]) -> str:
 
 
 def model_file(name: str, folder: Path) -> Path:
+    """The model's file, made in `folder`; one that .models/ has is taken from there. Raises Failed."""
     wanted = parse(name)
     if wanted is None:
         try:
             return files.real_model()
         except click.ClickException as error:
             raise Failed(error.message) from None
+    if (kept := files.FOLDER / f"{name}.gguf").exists():
+        return kept
     path = folder / f"{name}.gguf"
     command = [sys.executable, "-P", str(ROOT / "scripts" / "make_model.py"), *wanted, str(path)]
     if status := subprocess.run(command, stdout=sys.stderr, env=environment()).returncode:

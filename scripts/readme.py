@@ -57,6 +57,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "gpu": decoding.gpu,
         "gpu-wide": decoding.gpu_wide,
         "gpu-matmul": products.gpu_matmul,
+        "gpu-builds": beside_decoding.builds,
         "gpu-memory": beside_decoding.gpu_memory,
         "gpu-speculation": beside_decoding.gpu_speculation,
         "starts": beside_decoding.starts,

@@ -12,7 +12,7 @@ import click
 from autotune import UserError
 from autotune.commands import options, output, tune_output
 from autotune.commands.tune_progress import TuneProgress
-from autotune.runner import fork_server
+from autotune.runner import fork_server, worker_process
 from autotune.samplers import SAMPLERS
 from kernel_templates.cuda import early
 
@@ -191,10 +191,8 @@ def tune(
 
 def _begin(device: str) -> None:
     """Start, the longest first, what goes on while the model's header is read. This process needs no torch itself."""
+    worker_process.begin_measurer(device)
     fork_server.begin()
-    from autotune.runner import worker_pool
-
-    worker_pool.begin(device)
 
 
 def _shared_studies(storage: str) -> "AbstractContextManager[Studies]":

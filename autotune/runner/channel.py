@@ -9,8 +9,10 @@ import socket
 import struct
 import time
 from multiprocessing.connection import wait
+from typing import TYPE_CHECKING
 
-from autotune.runner.protocol import Reply, Request
+if TYPE_CHECKING:  # else the process that measures began a tenth of a second later
+    from autotune.runner.protocol import Reply, Request
 
 MOST_BYTES = 16 << 20  # of an answer; the longest is a few kilobytes
 _CHUNK = 1 << 16
@@ -53,13 +55,13 @@ class Channel:
         """Whether something arrived that was not received yet."""
         return bool(self._got) or self.poll()
 
-    def send(self, request: Request, timeout_s: float) -> None:
+    def send(self, request: "Request", timeout_s: float) -> None:
         """Raises OSError when the other end is closed, or does not read for so long."""
         message = pickle.dumps(request)
         self._ours.settimeout(timeout_s)
         self._ours.sendall(_LENGTH.pack(len(message)) + message)
 
-    def receive(self, timeout_s: float) -> Reply:
+    def receive(self, timeout_s: float) -> "Reply":
         """The next answer. Raises Late, Garbled, and EOFError or OSError when the other end is closed."""
         until = time.monotonic() + timeout_s
         while not self._is_whole():
@@ -90,11 +92,13 @@ class Channel:
             raise Garbled(f"its pipe holds {bytes(self._got[:16])!r} instead of an answer")
         return length
 
-    def _answer(self, message: bytes) -> Reply:
+    def _answer(self, message: bytes) -> "Reply":
         try:
             answer = pickle.loads(message)
         except Exception as error:  # bytes that are no pickle raise whatever they happen to mean
             raise Garbled(f"its answer cannot be read ({type(error).__name__})") from error
+        from autotune.runner.protocol import Reply
+
         if not isinstance(answer, Reply):
             raise Garbled("its answer is none")
         return answer

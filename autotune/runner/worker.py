@@ -88,22 +88,15 @@ def poisons(error: Exception) -> bool:
     return any(sign in text for sign in (*signs, "launch failure", "device-side assert", "illegal barrier"))
 
 
+def serve_pipe(descriptor: int, target: str) -> None:
+    """Answer what comes through the pipe with this number; target: whose backend is made before there are requests."""
+    serve(Connection(descriptor), backend, target)
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
-    target = sys.argv[2] if len(sys.argv) > 2 else ""
-    if target.startswith("cuda"):
-        _begin(target)
-    serve(Connection(int(sys.argv[1])), backend, target)
-
-
-def _begin(target: str) -> None:
-    """The GPU's context starts while Python imports what is needed on it."""
-    from autotune.runner import preload
-    from kernel_templates.cuda import early, machine
-
-    early.begin_context(machine.index_of(target))
-    preload.everything()
+    serve_pipe(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
 
 
 if __name__ == "__main__":

@@ -13,36 +13,15 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
-from autotune.runner import fork_server
+from autotune.runner import fork_server, worker_process
 from autotune.runner.protocol import Reply, Request
 from autotune.runner.shared_folder import RunFolder
 from autotune.runner.timeline import Timeline
-from autotune.runner.worker_process import PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
+from autotune.runner.worker_process import ONE_THREAD, PROGRAM, START_S, Worker, WorkerDied, WorkerTimedOut
 
 FIRST_S = 30.0  # that a worker's first job may take longer: it imports the templates
 NOW, NEXT = 0, 1  # ranks of jobs: for the problem at hand, and for those that follow
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a process that compiles: there is one for almost every core
 Answer = Reply | WorkerDied | WorkerTimedOut
-
-_begun: list[Worker] = []  # a measurer
-
-
-def begin(target: str) -> None:
-    """Start what takes longest of the next pool of this process: the process that forks workers, and the measurer of a
-    GPU. They import, and the GPU's context starts, while the caller looks at the model."""
-    fork_server.begin()
-    if not _begun:
-        _begun.append(Worker(PROGRAM, ONE_THREAD, target))
-        _begun[0].start()
-
-
-def _measurer_begun(target: str) -> Worker | None:
-    """The one that was begun, if it is for this target."""
-    found = _begun.pop() if _begun else None
-    if found is not None and found.target != target:
-        found.stop()
-        return None
-    return found
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ class WorkerPool:
         the program of a separate measurer, if not that of the others."""
         self.timeline = timeline or Timeline()
         self._fork_server = fork_server.begun() if separate_measurer and tuple(program) == PROGRAM else None
-        begun = None if self._fork_server is None or measurer else _measurer_begun(target)
+        begun = None if self._fork_server is None or measurer else worker_process.begun_measurer(target)
         self.measurer = begun or Worker(measurer or program, target=target)
         self.measurer.fork_server = None if measurer else self._fork_server  # of its successors, where it was begun
         variables = ONE_THREAD if separate_measurer else {}

@@ -4,12 +4,15 @@ import contextlib
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from autotune.runner import python_process
 from autotune.runner.channel import Channel, Garbled, Late
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
-from autotune.runner.protocol import Reply, Request
+
+if TYPE_CHECKING:  # else a measurer began a tenth of a second later
+    from autotune.runner.protocol import Reply, Request
 
 
 class WorkerDied(Exception):
@@ -29,6 +32,8 @@ DYING_S = 1.0  # from the end of its pipe to that of a process
 SEND_S = 10.0  # that a worker which is idle may take to read a request
 START_S = 120.0  # importing torch, numba and Triton on a cold disk, all workers at once
 PROGRAM = tuple(python_process.python_command("autotune.runner.worker"))
+MEASURER = tuple(python_process.python_command("autotune.runner.measurer"))  # of a GPU
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a process beside those that compile: there is one for almost every core
 
 
 class Worker:
@@ -67,7 +72,7 @@ class Worker:
         command = [*self._program, str(descriptor), self.target]
         return GroupLeader(python_process.start(command, descriptor, self._environment))
 
-    def send(self, request: Request) -> None:
+    def send(self, request: "Request") -> None:
         """Ask; the reply is fetched with `reply`. Raises WorkerDied."""
         self.start()
         assert self._pipe is not None
@@ -93,13 +98,13 @@ class Worker:
             self._started = True
         return self._pipe is not None and self._started
 
-    def reply(self, timeout_s: float) -> Reply:
+    def reply(self, timeout_s: float) -> "Reply":
         """To what was sent. Raises WorkerDied or WorkerTimedOut; either way the next request starts anew."""
         found = self._receive(timeout_s)
         self.answered += 1
         return found
 
-    def ask(self, request: Request, timeout_s: float) -> Reply:
+    def ask(self, request: "Request", timeout_s: float) -> "Reply":
         """Send and wait for the reply. Raises WorkerDied or WorkerTimedOut."""
         self.send(request)
         return self.reply(timeout_s)
@@ -118,7 +123,7 @@ class Worker:
             self._pipe.close()
             self._process = self._pipe = None
 
-    def _receive(self, timeout_s: float) -> Reply:
+    def _receive(self, timeout_s: float) -> "Reply":
         assert self._pipe is not None and self._process is not None
         try:
             return self._pipe.receive(timeout_s)
@@ -145,3 +150,23 @@ class Worker:
         if code >= 0:
             return WorkerDied(f"the worker ended ({code})")
         return WorkerDied(f"the worker died by signal {-code}", killed=code == -signal.SIGKILL)
+
+
+_begun: list[Worker] = []  # a measurer
+
+
+def begin_measurer(target: str) -> None:
+    """Start the process that measures on GPU `target` for the next pool of this process, since it is ready last: it
+    imports, and the GPU's context starts, while the caller imports for itself and looks at the model."""
+    if not _begun:
+        _begun.append(Worker(MEASURER, ONE_THREAD, target))
+        _begun[0].start()
+
+
+def begun_measurer(target: str) -> Worker | None:
+    """The one that was begun, if it is for this target."""
+    found = _begun.pop() if _begun else None
+    if found is not None and found.target != target:
+        found.stop()
+        return None
+    return found

@@ -41,7 +41,7 @@ def _before_experts(out: Matvec) -> dict[str, int]:
     tiles = count // WIDE
     if count % WIDE or tiles > 2 or out.rows < MANY or out.rows * out.cols >= HIDDEN_WEIGHTS:
         return {}
-    return {"warps": 4, "units": WIDE, "each": 8, "ahead": tiles, "ready": 0}
+    return {"warps": 4, "units": WIDE, "each": 8, "ahead": tiles, "ready": int(tiles > 1)}
 
 
 def part(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Tables of what is measured apart from rates of decoding: memory, passes and speculation, starts, split experts."""
+"""Tables of what is measured apart from rates of decoding: memory, passes and speculation, an earlier build, starts,
+split experts."""
 
 import json
 
@@ -35,6 +36,27 @@ def gpu_speculation() -> str:
         cells = [f"{d['step_us']:.0f}", *passes, *texts]
         lines.append(f"| {d['model']} on {d['device']['chip']}, {d['date'][:10]} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "As a caller waits for them, after 128 tokens; ratios are of tokens a second."])
+
+
+def builds() -> str:
+    """This build beside an earlier one: what was decoded and read in turn."""
+    lines = ["| | | before, tok/s | now | ratio | of the rounds |", "|---" * 6 + "|"]
+    texts = []
+    for chip, documents in results("builds").items():
+        for document in documents:
+            for name, found in document["models"].items():
+                for goal in (goal for goal in found if goal != "same_text"):
+                    ratio = found[goal]["ratio"]
+                    cells = [f"{found[goal][side]['median']:,.0f}" for side in ("other", "here")]
+                    cells += [f"{ratio['median']:.2f}×", f"{ratio['min']:.2f} to {ratio['max']:.2f}"]
+                    lines.append(f"| {name} | {goal} | {' | '.join(cells)} |")
+            settings, sides = document["settings"], f"{document['other'][:7]} and {document['here'][:7]}"
+            texts.append(
+                f"{chip}, {document['date'][:10]}: commits {sides}, each with the winners that come with it, in turn; "
+                f"medians of {settings['rounds']} rounds of {settings['tokens']} tokens and a prompt of "
+                f"{settings['prompt']:,}."
+            )
+    return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_builds OTHER MODEL")
 
 
 def starts() -> str:

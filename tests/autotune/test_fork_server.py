@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from waiting import LONGEST_S, eventually
 
 from autotune.runner import fork_server as servers
-from autotune.runner import worker_pool
+from autotune.runner import worker_pool, worker_process
 from autotune.runner.fork_server import ForkedWorker, ForkServer
 from autotune.runner.process_group import GroupLeader
 from autotune.runner.protocol import Compile, Compiled, Failed
@@ -65,9 +65,10 @@ def test_the_next_pool_has_the_server_that_was_begun(monkeypatch) -> None:
 
 def test_the_next_pool_has_the_measurer_that_was_begun(monkeypatch) -> None:
     monkeypatch.setattr(worker_pool, "PROGRAM", ECHO)
+    monkeypatch.setattr(worker_process, "MEASURER", ECHO)
     monkeypatch.setattr(ForkServer, "start", lambda self: self)
-    worker_pool.begin("cuda:1"), worker_pool.begin("cuda:1")
-    (begun,) = worker_pool._begun
+    worker_process.begin_measurer("cuda:1"), worker_process.begin_measurer("cuda:1")
+    (begun,) = worker_process._begun
     pools = [WorkerPool(1, True, ECHO, target="cuda:1") for _ in range(2)]
     assert pools[0].measurer is begun and pools[1].measurer is not begun
     assert (
@@ -75,8 +76,8 @@ def test_the_next_pool_has_the_measurer_that_was_begun(monkeypatch) -> None:
         and begun.fork_server is pools[0]._fork_server is not None
     )
     begun.stop()
-    worker_pool.begin("cuda:1")
-    (begun,) = worker_pool._begun
+    worker_process.begin_measurer("cuda:1")
+    (begun,) = worker_process._begun
     assert WorkerPool(1, True, ECHO, target="cuda:0").measurer is not begun and begun._process is None
 
 
@@ -97,6 +98,14 @@ def test_messages_bring_no_library_of_databases() -> None:
     code = "import sys, autotune.runner.worker_pool; print('sqlite_utils' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("module", ["commands.tune", "runner.worker_process", "runner.measurer"])
+def test_what_begins_the_measurer_and_its_gpu_imports_no_numbers(module: str) -> None:
+    """Numpy and torch take longer than all else of it: the process begins, and in it the GPU's context, before them."""
+    code = f"import sys, autotune.{module}; print(sorted({{'numpy', 'torch', 'filelock'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_without_the_server_workers_start_by_themselves(fork_server) -> None:

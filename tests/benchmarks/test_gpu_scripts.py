@@ -70,6 +70,19 @@ def call(script: ModuleType, tmp_path: Path) -> Callable[..., Result]:
     return lambda *words: CliRunner().invoke(script.main, [*words, "--out", str(tmp_path), "--folder", str(tmp_path)])
 
 
+def test_a_model_file_that_is_there_already_is_used_and_stays(monkeypatch, tmp_path: Path) -> None:
+    import bench_gpu
+
+    monkeypatch.setattr(bench_gpu.files, "FOLDER", tmp_path / "kept")
+    kept = tmp_path / "kept" / "qwen3-0.6b-Q4_0.gguf"
+    kept.parent.mkdir()
+    kept.write_bytes(b"GGUF")
+    assert bench_gpu.model_file("qwen3-0.6b-Q4_0", tmp_path) == kept
+    monkeypatch.setattr(bench_gpu, "_autotune", lambda command, *_: benched() if command == "bench" else {})
+    settings = bench_gpu.Settings("cuda:0", 1.0, 1, tmp_path / "t.db", tmp_path, None, "decode", ())
+    assert bench_gpu.measure("qwen3-0.6b-Q4_0", settings)["file_bytes"] == 4 and kept.exists()
+
+
 def test_names_of_models(script: ModuleType) -> None:
     assert script.parse("qwen3-0.6b-Q4_0") == ("qwen3-0.6b", "Q4_0") and script.parse(script.REAL) is None
     assert script.parse("qwen3-8b-BF16") == ("qwen3-8b", "BF16")
