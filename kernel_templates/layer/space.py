@@ -27,7 +27,7 @@ def cuda(problem: LinkedChain, device) -> Space:
     parameters, constraints = [finish] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():
         space = registry.cuda_space(part, device)
-        untuned = _before_experts(part) if prefix == "out" and "moe" in problem.parts() else {}
+        untuned = _before_experts(part) if isinstance(part, Matvec) and "moe" in problem.parts() else {}
         own = [replace(p, default=untuned.get(p.name, p.default)) for p in space.parameters]
         parameters += [p.in_part(prefix) for p in own]
         constraints += [_under(prefix, c) for c in space.constraints]

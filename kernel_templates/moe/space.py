@@ -71,9 +71,9 @@ def _gate_up(problem: Moe) -> dict[str, int]:
     """Where the general rule does not hold for gate and up, untuned: four rows a thread of a codebook's weights too."""
     own, traits = {STREAMED: 1}, of_format(problem.gate_format)
     tiles = 2 * -(-cuda_parameters.units(problem.hidden, problem.gate_format) // 32)
-    if traits.codebook is not None and problem.up_format == problem.gate_format and tiles >= 4:
-        if 4 * tiles * traits.tile_words <= WORDS:
-            own |= {"gate_up_warps": 4, "gate_up_units": 32, "gate_up_each": 4, "gate_up_ahead": 4}
+    alike = traits.codebook is not None and problem.up_format == problem.gate_format
+    if alike and tiles >= 4 and 4 * tiles * traits.tile_words <= WORDS:
+        own |= {"gate_up_warps": 4, "gate_up_units": 32, "gate_up_each": 4, "gate_up_ahead": 4}
     return own
 
 
