@@ -16,7 +16,8 @@ from kernel_templates.attention import cache, cuda_dot, cuda_kernel, cuda_short
 from kernel_templates.attention.problem import Attention
 from kernel_templates.attention.space import TENSOR_CORES, held, one_pass, power_of_two
 from kernel_templates.cuda.launch import Launch
-from kernel_templates.cuda.vector import RUN, Vector
+from kernel_templates.cuda.traits import RUN
+from kernel_templates.cuda.vector import Vector
 from kernel_templates.operation import Inputs
 
 PACK_DEPENDS = ()

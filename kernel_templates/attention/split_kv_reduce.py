@@ -10,6 +10,7 @@ import triton.language as tl
 from kernel_templates.attention.scores import sink_weight
 from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.quantize import BLOCK, byte_of
 
 LOWEST = tl.constexpr(-1.0e30)  # instead of -inf: the difference of two of them is 0 and no NaN
 
@@ -102,16 +103,15 @@ def store_heads(
         q = round_to_int(y * tl.where(largest > 1e-30, limit * reciprocal(largest, ASM), 0.0))
         e = tl.arange(0, EACH)[None, None, None, None, :]
         group = start // 8
-        words = group // 4 * 8 + group % 4 + start % 8  # start % 8 is 0 or 4: the second half of a run is 4 words on
-        words = opaque(tl.broadcast_to(words, keep.shape), ASM)
+        words = opaque(tl.broadcast_to(byte_of(start) >> 2, keep.shape), ASM)
         for half in tl.static_range(EACH // 4):
             mine, shift = (e // 4) == half, e % 4 * 8
             upper = tl.where(mine, (((q >> 8) if ACT == 16 else q) & 255) << shift, 0)
             upper = tl.sum(upper, 4, keep_dims=True)
-            tl.store(high + words + half * 4, tl.broadcast_to(upper, keep.shape), mask=keep)
+            tl.store(high + words + half * (BLOCK // 8), tl.broadcast_to(upper, keep.shape), mask=keep)
             if ACT == 16:
                 lower = tl.sum(tl.where(mine, (q & 255) << shift, 0), 4, keep_dims=True)
-                tl.store(low + words + half * 4, tl.broadcast_to(lower, keep.shape), mask=keep)
+                tl.store(low + words + half * (BLOCK // 8), tl.broadcast_to(lower, keep.shape), mask=keep)
         group = opaque(tl.broadcast_to(group, keep.shape), ASM)
         steps = tl.broadcast_to(largest * (1.0 / limit), keep.shape)
         tl.store(scale + group, steps, mask=keep & (start % 8 == 0))

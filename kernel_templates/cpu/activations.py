@@ -5,7 +5,9 @@
     f32    x itself (for float weights)
 
 int16 costs a second integer dot product per weight word, and no memory traffic worth naming: its error is 128 times
-smaller. One buffer holds it all, `ActivationLayout` says where; a kernel gives each thread a buffer of its own.
+smaller. Where products take pairs of 16 bits (`dot.takes_pairs`), either kind is kept as pairs of them instead, which
+costs one product for both. One buffer holds it all, `ActivationLayout` says where; a kernel gives each thread a buffer
+of its own.
 """
 
 import functools
@@ -24,15 +26,29 @@ LIMIT = {"int8": 127.0, "int16": 127.0 * 128.0}
 
 @dataclass(frozen=True)
 class ActivationLayout:
-    """Byte offsets inside one buffer of `cols` activations of a kind: quants (one or two int8 planes), scales (f32 a
-    block), sums (int32 a block), half_sums (int32 per 16 elements)."""
+    """Byte offsets inside one buffer of `cols` activations of a kind: quants (one or two int8 planes, or `pairs` of
+    int16), scales (f32 a block), sums (int32 a block), half_sums (int32 per 16 elements).
+
+    Of four quants, a pair has the first and the third, the next one the second and the fourth, as masks give weights.
+    """
 
     cols: int
     kind: str
+    pairs: bool = False
+
+    @property
+    def planes(self) -> int:
+        """Places that a product finds quants at, `cols` times `size` bytes apart."""
+        return 2 if self.kind == "int16" and not self.pairs else 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of a quant in a plane."""
+        return 2 if self.pairs else 1
 
     @property
     def scales(self) -> int:
-        return self.cols * (2 if self.kind == "int16" else 1)
+        return self.cols * self.planes * self.size
 
     @property
     def sums(self) -> int:
@@ -65,7 +81,7 @@ def quantizer(layout: ActivationLayout) -> Callable:
 
         return copy
 
-    two_planes, limit = layout.kind == "int16", np.float32(LIMIT[layout.kind])
+    two_planes, pairs, limit = layout.planes == 2, layout.pairs, np.float32(LIMIT[layout.kind])
     inverse = np.float32(1.0) / limit
 
     @device_function(layout)
@@ -86,8 +102,12 @@ def quantizer(layout: ActivationLayout) -> Callable:
                 simd.store(out + cols + 32 * b, simd.narrow(q0 - (h0 << seven)))
                 simd.store(out + cols + 32 * b + 16, simd.narrow(q1 - (h1 << seven)))
                 q0, q1 = h0, h1
-            simd.store(out + 32 * b, simd.narrow(q0))
-            simd.store(out + 32 * b + 16, simd.narrow(q1))
+            if pairs:
+                simd.store(out + 64 * b, simd.in_pairs(q0))
+                simd.store(out + 64 * b + 32, simd.in_pairs(q1))
+            else:
+                simd.store(out + 32 * b, simd.narrow(q0))
+                simd.store(out + 32 * b + 16, simd.narrow(q1))
 
     return quantize
 

@@ -20,6 +20,7 @@ from kernel_templates import formats
 from kernel_templates.cpu import simd
 from kernel_templates.cpu.activations import ActivationLayout
 from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.dot import takes_pairs
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import planes_of
 from kernel_templates.cpu.tiles import plane_bytes
@@ -62,19 +63,26 @@ def activation_of(format_name: str, quantized: str) -> str:
     return quantized if formats.get(format_name).quantized else "f32"
 
 
-def key_of(problem: Problem, quantized: str) -> str:
+def activations(format_name: str, cols: int, quantized: str, path: str) -> ActivationLayout:
+    """What a matrix of that format is multiplied with on a path of the integer dot product."""
+    kind = activation_of(format_name, quantized)
+    return ActivationLayout(cols, kind, pairs=takes_pairs(path) and kind != "f32")
+
+
+def key_of(problem: Problem, quantized: str, path: str = "") -> str:
     """A problem's key as far as code depends on it that calls `compile_rows`' loops: formats are the kinds of
-    activations that they are multiplied with."""
-    return problem.with_formats(lambda name: activation_of(name, quantized)).key
+    activations that they are multiplied with. path: of the loops, where the code quantizes for them."""
+    key = problem.with_formats(lambda name: activation_of(name, quantized)).key
+    return f"{key} in pairs" if takes_pairs(path) else key
 
 
-def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) -> Kernel:
+def compile_rows(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Kernel:
     """void rows(matrix, first, last, x, out, add): tiles first..last-1 of a matrix times x.
 
-    matrix: address of its planes' addresses; x: an activation buffer ("int8" or "int16"; "f32" for float weights);
-    out: float32 [rows], added to if `add` is 1, else written.
+    matrix: address of its planes' addresses; x: an activation buffer of that layout; out: float32 [rows], added to if
+    `add` is 1, else written.
     """
-    block = _block(shape, ActivationLayout(shape.cols, activation), features)
+    block = _block(shape, layout, features)
     blocks, streams, lanes = shape.blocks, shape.streams, shape.lanes
     apart = blocks // streams
     splat, load = simd.splat("f32", lanes), simd.load("f32", lanes)
@@ -92,7 +100,7 @@ def compile_rows(shape: TileShape, activation: str, features: frozenset[str]) ->
                 acc = acc + load(at)
             simd.store(at, acc)
 
-    return compile_kernel(rows, f"rows {shape} {activation}", words=6)
+    return compile_kernel(rows, f"rows {shape} {layout}", words=6)
 
 
 def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str]) -> Callable:
@@ -115,10 +123,10 @@ def _block(shape: TileShape, layout: ActivationLayout, features: frozenset[str])
 
 
 def ask_ahead(e: Emitter, distance: int, planes, index, sizes: list[int], parts: int = 1) -> Iterator[None]:
-    """Ask for the block that lies `distance` bytes of the first plane ahead, in every plane: a part of it each
-    time this is advanced. A core keeps a dozen requests open; one that asks for 4 KB at once waits.
+    """Ask for the block that lies `distance` bytes of the first plane ahead: a part of it each time this is advanced. A
+    core keeps a dozen requests open; one that asks for 4 KB at once waits.
 
-    sizes: bytes of a block in each plane.
+    sizes: bytes of a block in each plane, as far as it is asked for.
     """
     if distance:
         blocks = -(-distance // sizes[0])
@@ -131,11 +139,11 @@ def ask_ahead(e: Emitter, distance: int, planes, index, sizes: list[int], parts:
 
 
 class _Product:
-    """A running integer dot product with one or two planes of activations; int16's upper plane counts 128 times."""
+    """A running integer dot product with one or two planes of activations, of which the upper counts 128 times."""
 
     def __init__(self, e: Emitter, layout: ActivationLayout):
         self.e, self.layout = e, layout
-        self.sums = [e.zeros() for _ in range(2 if layout.kind == "int16" else 1)]
+        self.sums = [e.zeros() for _ in range(layout.planes)]
 
     def add(self, words: Value, x: ir.Value) -> None:
         """Four unsigned bytes a lane times the activations at x."""
@@ -157,8 +165,12 @@ def _quantized(
     at = {name: e.at(plane, index, lanes * count) for plane, (name, count) in zip(planes, sizes.items(), strict=False)}
     steps = [*sweeps(weights)]
     parts = sum(map(len, steps)) if len(steps) > 1 else 1
-    ahead = ask_ahead(e, shape.prefetch, planes, index, [lanes * count for count in sizes.values()], parts)
-    products = _products(e, weights, layout, at, e.at(x, place, size), ahead)
+    whole = [lanes * count for count in sizes.values()]
+    # Where quants have upper bits, those and what lies behind are left to the processor, which foresees them better:
+    # 24 instead of 17 GB/s of Q6_K (docs/log.md).
+    asked = whole if weights.quants.high is None else whole[:1]
+    ahead = ask_ahead(e, shape.prefetch, planes, index, asked, parts)
+    products = _products(e, weights, layout, at, e.at(x, place, layout.size * size), ahead)
 
     def unit(element: int) -> Value:
         """The step of an element's activation."""
@@ -221,7 +233,7 @@ def _products(
             next(ahead, None)
             for element, words in zip(elements, fours(e, weights.quants, planes, elements), strict=True):
                 group = element // weights.group
-                products.setdefault(group, _Product(e, layout)).add(words, e.offset(x, element))
+                products.setdefault(group, _Product(e, layout)).add(words, e.offset(x, layout.size * element))
         yield from products.items()
 
 

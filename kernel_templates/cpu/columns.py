@@ -3,7 +3,7 @@ decoded in registers and multiplied with every token's activations, so that a fe
 
     sum over groups of  s_x (d c sum_i w_i x_i + (m - d c z) sum_i x_i),   w the quants' bytes, which count from z
 
-d, c, m: a block's scale, the group's subscale, its minimum. A token's record is `many_rows.RowLayout` of "planes".
+d, c, m: a block's scale, the group's subscale, its minimum. A token's record is `many_rows.RowLayout` of `kind`.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from numba.core.extending import intrinsic
 from kernel_templates.cpu.activations import BLOCK
 from kernel_templates.cpu.blocks import ask_ahead
 from kernel_templates.cpu.compile import Kernel, compile_kernel
+from kernel_templates.cpu.dot import takes_pairs
 from kernel_templates.cpu.emit import Emitter, Value
 from kernel_templates.cpu.matrix import caller
 from kernel_templates.cpu.panels import addresses
@@ -38,6 +39,11 @@ class ColumnShape:
     tokens: int
     path: str
     prefetch: int
+
+
+def kind(path: str) -> str:
+    """Of a token's record."""
+    return "int16" if takes_pairs(path) else "planes"
 
 
 def totals(layout: Blocks) -> int:
@@ -83,7 +89,10 @@ class _Columns:
         self.index, self.row, self.blocks = index, row, blocks
         self.scales_at, self.sums_at = scales_at, sums_at
         self.planes = dict(zip(plane_bytes(shape.layout), planes, strict=False))
-        self.low = e.builder.mul(blocks, I64(shape.layout.size))  # bytes from a token's upper plane to its lower one
+        plane = e.builder.mul(blocks, I64(shape.layout.size))
+        self.parts = [I64(0)] if takes_pairs(shape.path) else [I64(0), plane]
+        """Where in a token's record a product finds numbers: all, or the upper plane, then the lower one."""
+        self.size = 3 - len(self.parts)  # bytes of a number there
         self.tokens = [e.builder.add(x, e.builder.mul(record, I64(t))) for t in range(shape.tokens)]
         self.totals = totals(shape.layout)
 
@@ -104,19 +113,19 @@ class _Columns:
     def _block(self, place, sums: list[Value]) -> list[Value]:
         """A block's share for each token."""
         e, b, layout, lanes = self.e, self.builder, self.layout, self.shape.lanes
-        index, sizes = b.add(self.index, place), plane_bytes(layout)
+        index = b.add(self.index, place)
         at = addresses(e, layout, [*self.planes.values()], index, self.row)
         steps = sum(map(len, sweeps(layout)))
-        whole = [lanes * size for size in sizes.values()]
+        whole = [lanes * size for size in plane_bytes(layout).values()]
         ahead = ask_ahead(e, self.shape.prefetch, [*self.planes.values()], index, whole, steps)
         scale, zero = e.scale(layout.exponent, at["scale"]), zero_of_bytes(layout.quants)
         scaled, lowest = [e.zeros().f32() for _ in sums], [e.zeros().f32() for _ in sums]
         for group, products in self._products(at, place, ahead):
             block, part = group * layout.group // BLOCK, group * layout.group % BLOCK // 16
             code = e.load("i8", at["codes"], lanes * group).i32().f32() if layout.subscales is not None else None
-            for t, (high, low) in enumerate(products):
+            for t, (product, *lower) in enumerate(products):
                 step = self._number(t, self.scales_at, place, block)
-                product = ((high << 7) + low).f32()
+                product = ((product << 7) + lower[0] if lower else product).f32()
                 if code is None:
                     sums[t] = product.fma(scale * step.splat(e.lanes), sums[t])
                 else:
@@ -143,21 +152,23 @@ class _Columns:
         return sums
 
     def _products(self, at, place, ahead: Iterator[None]):
-        """(number of a group, of each token the sums of products with its upper and its lower plane). ahead: advanced
-        before each step."""
+        """(number of a group, of each token the sums of products with each of `parts`). ahead: advanced before each
+        step."""
         e, b, layout = self.e, self.builder, self.layout
         planes = [at[name] for name in ("low", "high") if name in at]
-        here = [b.add(token, b.mul(place, I64(layout.size))) for token in self.tokens]
+        here = [b.add(token, b.mul(place, I64(self.size * layout.size))) for token in self.tokens]
         for steps in sweeps(layout):
             products: dict[int, list[list[Value]]] = {}
             for elements in steps:
                 next(ahead, None)
                 for element, words in zip(elements, fours(e, layout.quants, planes, elements), strict=True):
-                    made = products.setdefault(element // layout.group, [[e.zeros(), e.zeros()] for _ in self.tokens])
+                    nothing = [[e.zeros() for _ in self.parts] for _ in self.tokens]
+                    made = products.setdefault(element // layout.group, nothing)
                     for t, x in enumerate(here):
-                        upper = e.offset(x, element)
-                        made[t][0] = e.dot4(made[t][0], words, upper)
-                        made[t][1] = e.dot4(made[t][1], words, b.add(upper, self.low))
+                        at = e.offset(x, self.size * element)
+                        made[t] = [
+                            e.dot4(acc, words, b.add(at, part)) for acc, part in zip(made[t], self.parts, strict=True)
+                        ]
             yield from products.items()
 
     def _number(self, token: int, at, place, number: int) -> Value:

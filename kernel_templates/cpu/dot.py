@@ -1,15 +1,16 @@
-"""Integer dot products of unsigned weight bytes with signed activation bytes, four at a time.
+"""Integer dot products of unsigned weight bytes with signed activations, four at a time.
 
-acc[lane] += sum_{i<4} u8(word[lane] >> 8i) * s8(x >> 8i), the operation NVIDIA calls dp4a and x86 vpdpbusd. Three ways
-to compute it, a searched parameter because which is fastest (or exists) depends on the machine:
+acc[lane] += sum_{i<4} u8(word[lane] >> 8i) * x[i], with bytes x the operation that NVIDIA calls dp4a and x86 vpdpbusd.
+Three ways to compute it, a searched parameter because which is fastest (or exists) depends on the machine:
 
-  generic  shifts and 32-bit multiplies LLVM may pick instructions for; any processor
-  madd     two 16-bit multiply-adds (pmaddwd); every x86
-  vnni     one instruction; AVX512-VNNI or AVX-VNNI
+  generic  shifts and 32-bit multiplies LLVM may pick instructions for, x of bytes; any processor
+  madd     two 16-bit multiply-adds (pmaddwd), x of 16 bits: an int32 has the first and the third, another the second
+           and the fourth; every x86
+  vnni     one instruction, x of bytes; AVX512-VNNI or AVX-VNNI
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -31,25 +32,32 @@ def available(features: frozenset[str]) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def takes_pairs(path: str) -> bool:
+    """Whether activations are pairs of 16 bits instead of bytes."""
+    return path == "madd"
+
+
 @functools.cache
 def dot4(path: str, lanes: int, features: frozenset[str]) -> Callable:
-    """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x: int32) -> Vec(i32, lanes)."""
+    """intrinsic (acc: Vec(i32, lanes), words: Vec(i32, lanes), x, more: int32) -> Vec(i32, lanes). more: the second
+    pair where the path takes pairs."""
     vec = Vec("i32", lanes)
 
     @intrinsic
-    def dot(typingctx, acc, words, x):
+    def dot(typingctx, acc, words, x, more):
         def codegen(context, builder, sig, args):
-            acc, words, x = args
-            return emit_dot4(path, builder, acc, words, x, vec.llvm, features)
+            acc, words, *x = args
+            return emit_dot4(path, builder, acc, words, x[: 1 + takes_pairs(path)], vec.llvm, features)
 
-        return vec(vec, vec, types.int32), codegen
+        return vec(vec, vec, types.int32, types.int32), codegen
 
     return dot
 
 
-def emit_dot4(path: str, builder, acc, words, x, vec: ir.VectorType, features: frozenset[str]):
-    """Write the operation at `builder`: acc, words of LLVM type `vec`, x an i32."""
-    return {"generic": _generic, "madd": _madd, "vnni": _vnni}[path](builder, acc, words, x, vec, features)
+def emit_dot4(path: str, builder, acc, words, x: Sequence[ir.Value], vec: ir.VectorType, features: frozenset[str]):
+    """Write the operation at `builder`: acc, words of LLVM type `vec`, x one i32, or two where the path takes pairs."""
+    ways: dict[str, Callable] = {"generic": _generic, "madd": _madd, "vnni": _vnni}
+    return ways[path](builder, acc, words, *x, vec, features)
 
 
 def _constant(llvm_vec, value):
@@ -65,17 +73,15 @@ def _generic(builder, acc, words, x, vec, features):
     return acc
 
 
-def _madd(builder, acc, words, x, vec, features):
+def _madd(builder, acc, words, even, odd, vec, features):
     width = 512 if "avx512bw" in features else 256 if "avx2" in features else 128
     name = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd", 128: "llvm.x86.sse2.pmadd.wd"}[width]
-    for shift in (0, 8):  # even bytes, then odd ones, each as a pair of 16-bit numbers in a 32-bit lane
-        pair = builder.lshr(words, _constant(vec, shift)) if shift else words
-        pair = builder.and_(pair, _constant(vec, 0x00FF00FF))
-        low = builder.ashr(builder.shl(x, I32(24 - shift)), I32(24))
-        high = builder.ashr(builder.shl(x, I32(8 - shift)), I32(24))
-        element = builder.or_(builder.and_(low, I32(0xFFFF)), builder.shl(high, I32(16)))
-        other = _broadcast(builder, element, vec)
-        acc = builder.add(acc, by_register(builder, name, width, 16, (pair, other), vec))
+    halves = ir.VectorType(ir.IntType(16), 2 * vec.count)
+    pairs = builder.bitcast(words, halves)
+    first, second = builder.and_(pairs, _constant(halves, 0xFF)), builder.lshr(pairs, _constant(halves, 8))
+    for weights, x in ((first, even), (second, odd)):
+        operands = (builder.bitcast(weights, vec), _broadcast(builder, x, vec))
+        acc = builder.add(acc, by_register(builder, name, width, 16, operands, vec))
     return acc
 
 

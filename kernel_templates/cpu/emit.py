@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from kernel_templates.cpu.codes import emit_codebook, emit_exponent
-from kernel_templates.cpu.dot import emit_dot4
+from kernel_templates.cpu.dot import emit_dot4, takes_pairs
 from kernel_templates.cpu.simd import BYTES, KINDS, Vec, _broadcast
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
@@ -134,8 +134,9 @@ class Emitter:
         return Value(self.builder, ir.Constant(Vec("i32", self.lanes).llvm, [0] * self.lanes), "i32", self.lanes)
 
     def dot4(self, acc: Value, words: Value, x: ir.Value) -> Value:
-        """acc + unsigned bytes of `words` times the four signed bytes at address x."""
-        four = self.scalar("i32", x).ir
+        """acc + unsigned bytes of `words` times the four activations at address x, bytes or pairs as the path takes
+        them."""
+        four = [self.scalar("i32", x, at).ir for at in ((0, 4) if takes_pairs(self.path) else (0,))]
         vec = Vec("i32", self.lanes).llvm
         out = emit_dot4(self.path, self.builder, acc.ir, words.ir, four, vec, self.features)
         return Value(self.builder, out, "i32", self.lanes)

@@ -37,9 +37,13 @@ class Graph:
         self._arguments = np.array([s.arguments.ctypes.data for s in steps], np.int64)
         self._times = np.zeros(len(steps) + 1, np.int64)
 
-    def replay(self, threads: int | None = None) -> None:
-        """Run every step once, on the first `threads` of the team (None: all). The results do not depend on it."""
-        self.team.run(self._functions.ctypes.data, self._arguments.ctypes.data, len(self.steps), threads=threads)
+    def replay(self, threads: int | None = None, first: int = 0, end: int | None = None) -> None:
+        """Run every step once, or those from `first` up to `end`, on the first `threads` of the team (None: all). The
+        results do not depend on it."""
+        count = (len(self.steps) if end is None else end) - first
+        self.team.run(
+            self._functions[first:].ctypes.data, self._arguments[first:].ctypes.data, count, threads=threads
+        )  # fmt: skip
 
     def replay_timed(self) -> np.ndarray:
         """Run every step once; float64 nanoseconds each step took, barrier included."""

@@ -76,7 +76,7 @@ def compile(kind: str, totals: int) -> Kernel:
                 simd.store(out + BLOCK * b, simd.narrow(high))
                 simd.store(out + cols + BLOCK * b, simd.narrow(q - (high << seven)))
             else:
-                simd.store(out + 2 * BLOCK * b, _in_pairs(q))
+                simd.store(out + 2 * BLOCK * b, simd.in_pairs(q))
             simd.store_f32(out + scales + 4 * b, step)
             if totals == 1:
                 simd.store_f32(out + sums + 4 * b, step * np.float32(simd.sum_i32(q)))
@@ -85,20 +85,6 @@ def compile(kind: str, totals: int) -> Kernel:
                 simd.store_f32(out + sums + 8 * b + 4, step * np.float32(simd.sum_i32(_high_half(q))))
 
     return compile_kernel(copy_row if kind == "f32" else quantize_row, f"write row {kind} {totals}", WORDS)
-
-
-@intrinsic
-def _in_pairs(typingctx, value):
-    """Lanes of i32 as i16, of each four in the order 0, 2, 1, 3."""
-    target = simd.Vec("i16", value.lanes)
-
-    def codegen(context, builder, sig, args):
-        order = [four + i for four in range(0, value.lanes, 4) for i in (0, 2, 1, 3)]
-        index = ir.Constant(ir.VectorType(ir.IntType(32), value.lanes), order)
-        turned = builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), index)
-        return builder.trunc(turned, target.llvm)
-
-    return target(value), codegen
 
 
 def _half(first: bool):

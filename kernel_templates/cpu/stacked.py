@@ -27,12 +27,26 @@ class Group:
     format: str
 
 
+def whole_tiles(matrices: Sequence[Matrix]) -> Constraint:
+    """Of matrices in one `Stack`, for a space whose parameter "lanes" is the rows of a tile."""
+    ends = accumulate(m.rows for m in matrices)
+    changes = [end for end, (m, after) in zip(ends, pairwise(matrices), strict=False) if m.format != after.format]
+    return Constraint(
+        "whole tiles before a change of format",
+        f"{', '.join(m.name for m in matrices)} lie one behind the other: a tile that ends in the next one's "
+        "rows would overwrite them",
+        lambda c: all(rows % c["lanes"] == 0 for rows in changes),
+    )
+
+
 @dataclass(frozen=True)
 class Stack:
-    """matrices: all with as many columns; activation: what x is quantized to where a format is of integers."""
+    """matrices: all with as many columns; activation: what x is quantized to where a format is of integers; path: of
+    the integer dot product."""
 
     matrices: tuple[Matrix, ...]
     activation: str
+    path: str
 
     @property
     def cols(self) -> int:
@@ -45,9 +59,8 @@ class Stack:
 
     @property
     def layouts(self) -> tuple[ActivationLayout, ...]:
-        """The kinds of activations that the groups read: one or two."""
-        kinds = dict.fromkeys(self.kind(group) for group in self.groups)
-        return tuple(ActivationLayout(self.cols, kind) for kind in kinds)
+        """The activations that the groups read: one or two kinds."""
+        return tuple(dict.fromkeys(self.read_by(group) for group in self.groups))
 
     @property
     def scratch_bytes(self) -> int:
@@ -59,25 +72,13 @@ class Stack:
         """int64 arguments that `bind` gives."""
         return len(self.groups) * matrix.BYTES // 8
 
-    def kind(self, group: Group) -> str:
-        return blocks.activation_of(group.format, self.activation)
+    def read_by(self, group: Group) -> ActivationLayout:
+        return blocks.activations(group.format, self.cols, self.activation, self.path)
 
     def place(self, group: Group) -> int:
         """Byte offset of the activations that a group reads, in a thread's scratch."""
         first = self.layouts[0]
-        return 4 * self.cols + (0 if self.kind(group) == first.kind else first.bytes)
-
-    def whole_tiles(self) -> Constraint:
-        """For a space whose parameter "lanes" is the rows of a tile."""
-        ends = list(accumulate(m.rows for m in self.matrices))
-        pairs = zip(ends, pairwise(self.matrices), strict=False)
-        changes = [end for end, (m, after) in pairs if m.format != after.format]
-        return Constraint(
-            "whole tiles before a change of format",
-            f"{', '.join(m.name for m in self.matrices)} lie one behind the other: a tile that ends in the next one's "
-            "rows would overwrite them",
-            lambda c: all(rows % c["lanes"] == 0 for rows in changes),
-        )
+        return 4 * self.cols + (0 if self.read_by(group) == first else first.bytes)
 
     def product(self) -> Callable:
         """njit (arguments: address of the words of `bind`; x, norm: addresses of float32 [cols]; eps; scratch: address
@@ -109,7 +110,7 @@ class Stack:
     def compile_rows(self, config: Config, features: frozenset[str]) -> list[Kernel]:
         """The loops over each group."""
         return [
-            blocks.compile_rows(parameters.shape(config, group.format, self.cols), self.kind(group), features)
+            blocks.compile_rows(parameters.shape(config, group.format, self.cols), self.read_by(group), features)
             for group in self.groups
         ]
 

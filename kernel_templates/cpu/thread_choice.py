@@ -17,7 +17,8 @@ BETTER = 0.95  # a count that takes less than this share of the current one's ti
 SLOWER = 1.4  # so many times the best time of the same count means that something is in the way
 LOOK_S = 0.25  # between two looks at the other processes; the system counts in steps of 0.01 s
 SHORTEST_S = 0.05  # window that an average is taken of
-INSTANTS = 3  # looks at what runs now, of which the least counts: some threads run for microseconds only
+INSTANTS = 3  # looks at what runs now, of which the least counts: some threads run for microseconds only, and
+APART_S = 0.001  # this process's own spin for less than that after their work
 RECENT_S = 1.0  # what others did before that says nothing of now: they may have ended
 WEIGHT = 0.25  # of the newest token in a count's average
 
@@ -37,16 +38,17 @@ class CoreWatch:
         return self.look()
 
     def look(self) -> float:
-        """As `free`, without waiting; the last answer while the window is shorter than SHORTEST_S."""
+        """As `free`, without waiting, but for moments if the window is long past and something runs now; the last
+        answer while the window is shorter than SHORTEST_S."""
+        if time.monotonic() - self._last.at < SHORTEST_S:
+            return self._free
         now = self._sample()
         seconds, busy, own = now.at - self._last.at, now.busy - self._last.busy, now.own - self._last.own
-        if seconds < SHORTEST_S:
-            return self._free
         cores = float(len(self._cores))
         if seconds <= RECENT_S:
             self._free = min(cores, max(0.0, cores - (busy - own) / seconds))
         else:
-            self._free = cores * (1.0 - min(_read_stat().held for _ in range(INSTANTS)))
+            self._free = cores * (1.0 - _held_now())
         self._last = now
         return self._free
 
@@ -75,6 +77,18 @@ class _Stat:
     def held(self) -> float:
         """The share of the processors that others' threads run on or wait for; the one that reads this is none."""
         return min(1.0, max(0, self.running - 1) / max(1, len(self.busy)))
+
+
+def _held_now() -> float:
+    """The least share of the processors that others hold in a few instants, none after one in which they hold none."""
+    least = 1.0
+    for number in range(INSTANTS):
+        if number:
+            time.sleep(APART_S)
+        least = min(least, _read_stat().held)
+        if not least:
+            break
+    return least
 
 
 def _read_stat() -> _Stat:

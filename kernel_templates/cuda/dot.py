@@ -59,8 +59,9 @@ def load_tile(
             at = planes[SCALE] + (r * BLOCKS + u // SHARE) + ((e + ROW) * BLOCKS + UNIT // SHARE)
             tile = tile + (tl.load(at, mask=inside, other=0),)
         else:
-            HALVES: tl.constexpr = 32 // TRAITS.unit
-            at = planes[SCALE] + (r * RUNS + u // HALVES) + ((e + ROW) * RUNS + UNIT // HALVES)
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
+            RUN: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line
+            at = planes[SCALE] + (r * RUNS + run_of(u, TRAITS, LINE, UNIT)) + ((e + ROW) * RUNS + RUN)
             tile = tile + (tl.load(at, mask=inside, other=0, eviction_policy=POLICY),)
         if TRAITS.lowest >= 0:
             at = planes[TRAITS.lowest] + (r * RUNS + u) + ((e + ROW) * RUNS + UNIT)
@@ -69,23 +70,63 @@ def load_tile(
 
 
 @triton.jit
+def run_of(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr):
+    """The run of 32 columns that units u + UNIT have, or are halves of, less those in UNIT's whole lines: what these
+    add to an address is known when compiling and costs no instruction. LINE: as of `vector.line_runs`."""
+    if TRAITS.unit == 16:
+        at = u + UNIT % (2 * TRAITS.line)
+        return (at & (-2 * LINE)) >> 1 | at & (LINE - 1)
+    else:
+        return u
+
+
+@triton.jit
+def first_halves(run, LINE: tl.constexpr):
+    """The first of four words that are the first halves of a run; the second ones are 4 * LINE words behind."""
+    return (run + (run & -LINE)) * 4
+
+
+@triton.jit
+def unit_words(u, TRAITS: tl.constexpr, LINE: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
+    """Where units u + UNIT of quants begin in a vector's planes, in words, less the whole lines of UNIT and of FIRST,
+    the run where the matrix's columns begin."""
+    if TRAITS.unit == 16 and TRAITS.line == LINE and FIRST % TRAITS.line == 0:
+        # Units follow each other as in the planes.
+        return (u + UNIT % (2 * TRAITS.line)) * 4
+    else:
+        at = first_halves(run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line, TRAITS.line)
+        if TRAITS.unit == 16:
+            at += tl.where(in_second_half(u, LINE, UNIT), 4 * TRAITS.line, 0)
+        return at
+
+
+@triton.jit
+def in_second_half(u, LINE: tl.constexpr, UNIT: tl.constexpr):
+    """Whether units u + UNIT of 16 columns are the second half of each group of 8 in their run."""
+    return ((u + UNIT) & LINE) != 0
+
+
+@triton.jit
 def load_x(
     values, high, low, scale, norm, g, u,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, NORM: tl.constexpr,
-    SOURCE: tl.constexpr, ASM: tl.constexpr,
+    SOURCE: tl.constexpr, ASM: tl.constexpr, FIRST: tl.constexpr = 0, ROW_COLS: tl.constexpr = 0,
 ):  # fmt: skip
     """What units u + UNIT, u [UNITS, 1, 1], of the vector are multiplied by, each part [UNITS, GROUPS, 1, 4].
 
     g: zeros [1, GROUPS, 1]. For floats: values times norm if NORM, the second half of the unit's columns apart.
     For quants: high plane, high plane of the second half's columns, low plane, low plane of those, scale, sum of the
     columns.
-    SOURCE "planes": as the producer quantized the vector; "values": quantized here.
+    SOURCE "planes": as the producer quantized the vector; "values": quantized here. FIRST: the run of the vector where
+    the COLS columns begin. ROW_COLS: columns of a row of the matrix, where those of several rows are the vector's.
     """
     unit = (u + g)[:, :, :, None]
     w = tl.arange(0, 4)[None, None, None, :]
     have = unit + UNIT < COLS // TRAITS.unit
+    BEFORE: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line + FIRST // TRAITS.line * TRAITS.line
+    LINE: tl.constexpr = TRAITS.line if (ROW_COLS if ROW_COLS > 0 else COLS) % TRAITS.block == 0 else 1
     if TRAITS.kind != "":
-        at, more = unit * TRAITS.unit, w + UNIT * TRAITS.unit
+        at, more = unit * TRAITS.unit, w + (UNIT * TRAITS.unit + FIRST * 32)
         a = tl.load(values + at + more, mask=have, other=0.0)
         b = a
         if TRAITS.unit == 8:
@@ -95,32 +136,29 @@ def load_x(
             if TRAITS.unit == 8:
                 b = b * tl.load(norm + at + (more + 4), mask=have, other=0.0)
         return a, b
-    elif TRAITS.unit == 16:
-        if SOURCE == "planes":
-            h = tl.load(high + unit * 4 + (w + UNIT * 4), mask=have, other=0)
-            x = h
-            if ACT == 16:
-                x = tl.load(low + unit * 4 + (w + UNIT * 4), mask=have, other=0)
-            s = tl.load(scale + (unit >> 1) * 4 + (w + UNIT * 2), mask=have, other=0.0)
-            return h, h, x, x, s, s
-        else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, (unit + UNIT) // 2 * 32 + w * 8, have, ACT, NORM, ASM)
-            odd = unit % 2 == 1  # a unit has the first or the last four columns of each group of 8
-            h = tl.where(odd, hb, ha)
-            x = tl.where(odd, lb, la)
-            return h, h, x, x, s, s
     else:
+        run = (run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line + g)[:, :, :, None]
         if SOURCE == "planes":
-            at, more = unit * 8, w + UNIT * 8
-            ha = tl.load(high + at + more, mask=have, other=0)
-            hb = tl.load(high + at + (more + 4), mask=have, other=0)
+            at = (unit_words(u, TRAITS, LINE, UNIT, FIRST) + g)[:, :, :, None]
+            HALF: tl.constexpr = 4 * TRAITS.line  # words to the second halves
+            ha = tl.load(high + at + (w + BEFORE * 8), mask=have, other=0)
+            hb = ha
+            if TRAITS.unit == 32:
+                hb = tl.load(high + at + (w + BEFORE * 8 + HALF), mask=have, other=0)
             la, lb = ha, hb
             if ACT == 16:
-                la = tl.load(low + at + more, mask=have, other=0)
-                lb = tl.load(low + at + (more + 4), mask=have, other=0)
-            s = tl.load(scale + unit * 4 + (w + UNIT * 4), mask=have, other=0.0)
+                la = tl.load(low + at + (w + BEFORE * 8), mask=have, other=0)
+                lb = la
+                if TRAITS.unit == 32:
+                    lb = tl.load(low + at + (w + BEFORE * 8 + HALF), mask=have, other=0)
+            s = tl.load(scale + run * 4 + (w + BEFORE * 4), mask=have, other=0.0)
         else:
-            ha, hb, la, lb, s = _quantize_words(values, norm, (unit + UNIT) * 32 + w * 8, have, ACT, NORM, ASM)
+            ha, hb, la, lb, s = _quantize_words(values, norm, (run + BEFORE) * 32 + w * 8, have, ACT, NORM, ASM)
+            if TRAITS.unit == 16:
+                second = in_second_half(unit, LINE, UNIT)
+                ha = tl.where(second, hb, ha)
+                la = tl.where(second, lb, la)
+                hb, lb = ha, la
         total = s
         if TRAITS.minimum:
             ones = ha * 0 + 0x01010101
@@ -131,20 +169,23 @@ def load_x(
 @triton.jit
 def aim(
     values, high, low, scale, g, u,
-    TRAITS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr, SOURCE: tl.constexpr, ASM: tl.constexpr,
+    TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, UNIT: tl.constexpr, SOURCE: tl.constexpr,
+    ASM: tl.constexpr, FIRST: tl.constexpr = 0,
 ):  # fmt: skip
     """Compute, before the wait, the addresses that `load_x` will read after it: a prefetch into the L2 cache, where
     the vector will be anyway, needs them now."""
     if ASM and SOURCE == "planes":
         unit = u + g * 0
         if TRAITS.kind != "":
-            prefetch(values + unit * TRAITS.unit + UNIT * TRAITS.unit)
+            prefetch(values + unit * TRAITS.unit + (UNIT * TRAITS.unit + FIRST * 32))
         else:
-            WORDS: tl.constexpr = TRAITS.unit // 4
-            prefetch(high + unit * WORDS + UNIT * WORDS)
+            BEFORE: tl.constexpr = UNIT * TRAITS.unit // TRAITS.block * TRAITS.line + FIRST // TRAITS.line * TRAITS.line
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
+            at = unit_words(u, TRAITS, LINE, UNIT, FIRST) + g * 0
+            prefetch(high + at + BEFORE * 8)
             if ACT == 16:
-                prefetch(low + unit * WORDS + UNIT * WORDS)
-            prefetch(scale + (unit >> 1 if TRAITS.unit == 16 else unit) * 4 + UNIT * (WORDS // 2))
+                prefetch(low + at + BEFORE * 8)
+            prefetch(scale + (run_of(u, TRAITS, LINE, UNIT) + FIRST % TRAITS.line + g * 0) * 4 + BEFORE * 4)
 
 
 @triton.jit

@@ -9,9 +9,11 @@ import torch
 import triton.language as tl
 
 from kernel_templates.cuda.codes import byte_of_word, entry, half_of, scale_of
+from kernel_templates.cuda.dot import first_halves
 from kernel_templates.cuda.instructions import opaque
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.traits import line_runs
 from kernel_templates.cuda.weights import Planes
 
 _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few programs, a GPU thousands
@@ -19,9 +21,10 @@ _GROUPS = 1024  # groups of 8 columns a program; the interpreter wants few progr
 
 @triton.jit
 def expand(
-    p0, p1, p2, p3, out, groups, TRAITS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr
-):
-    """out[8 g + 4 h + j] = weight j of half h of group g, the bits of a float16.
+    p0, p1, p2, p3, out, groups,
+    TRAITS: tl.constexpr, LINE: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """out[8 g + 4 h + j] = weight j of half h of group g, the bits of a float16. LINE: as of `traits.line_runs`.
 
     Group g is word g % 4 of run g // 4, a pair of words if weights are bytes, or 4 words of 16-bit floats, or 8 floats.
     """
@@ -40,7 +43,7 @@ def expand(
         if TRAITS.kind == "bf16":
             bits = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True).to(tl.float16).to(tl.int16, bitcast=True)
     else:
-        value = decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS)
+        value = decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS, LINE)
         bits = value.to(tl.float16).to(tl.int16, bitcast=True)
     # Two dimensions, so that a thread has the 16 bytes of a group and a warp's are next to each other.
     at = g[:, None] * 8 + tl.arange(0, 8)[None, :]
@@ -48,11 +51,11 @@ def expand(
 
 
 @triton.jit
-def decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS: tl.constexpr):
+def decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS: tl.constexpr, LINE: tl.constexpr):
     """float32 [GROUPS, 2, 4]: groups g of a quantized matrix; half [1, 2, 1]; byte [1, 1, 4]: its first bit."""
     planes = (p0, p1, p2, p3)
     run = g // 4
-    q = decode_quants(planes, g, run, inside, half, byte, TRAITS)
+    q = decode_quants(planes, g, run, inside, half, byte, TRAITS, LINE)
     if TRAITS.group:
         scale, minimum = decode_scales(planes, g, run, inside, TRAITS)
     else:
@@ -71,11 +74,12 @@ def decode(p0, p1, p2, p3, g, inside, half, byte, TRAITS: tl.constexpr):
 
 
 @triton.jit
-def decode_quants(planes, g, run, inside, half, byte, TRAITS: tl.constexpr):
+def decode_quants(planes, g, run, inside, half, byte, TRAITS: tl.constexpr, LINE: tl.constexpr):
     """int32 [GROUPS, 2, 4]: as stored, a byte's sign extended."""
     if TRAITS.bits == 8:
-        first = tl.load(planes[0] + run * 8 + g % 4, mask=inside, other=0)
-        second = tl.load(planes[0] + run * 8 + 4 + g % 4, mask=inside, other=0)
+        at = planes[0] + first_halves(run, LINE) + g % 4
+        first = tl.load(at, mask=inside, other=0)
+        second = tl.load(at + 4 * LINE, mask=inside, other=0)
         return (tl.join(first, second)[:, :, None] << (24 - byte)) >> 24
     else:
         q = byte * 0 + half * 0
@@ -123,6 +127,6 @@ def launch(planes: Planes, out: torch.Tensor) -> Launch:
         kernel=expand,
         grid=(triton.cdiv(groups, _GROUPS),),
         arguments=(*planes.pointers, out.view(torch.int16), groups),
-        constants={"TRAITS": planes.traits, "GROUPS": _GROUPS},
+        constants={"TRAITS": planes.traits, "LINE": line_runs(planes.cols), "GROUPS": _GROUPS},
         warps=8,
     )

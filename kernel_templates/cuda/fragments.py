@@ -27,7 +27,7 @@ import torch
 import triton.language as tl
 
 from kernel_templates.cuda.codes import codebook_bytes
-from kernel_templates.cuda.dot import quant_words, unpack_scales
+from kernel_templates.cuda.dot import first_halves, quant_words, unpack_scales
 from kernel_templates.cuda.gating import GATED_SCALE, activate, gated_with
 from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.lazy_triton import triton
@@ -86,11 +86,16 @@ def load_rows(
     tile = ()
     if TRAITS.bits & 12:
         WORDS: tl.constexpr = 8 if TRAITS.bits == 8 else 4
-        at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None]
-        at = at + ((ROW * RUNS + RUN) * WORDS + tl.arange(0, 4)[None, None, None, :])
+        within = tl.arange(0, 4)[None, None, None, :]
+        if TRAITS.bits == 8:
+            LINE: tl.constexpr = TRAITS.line if COLS % TRAITS.block == 0 else 1
+            words = first_halves(u + RUN, LINE)
+            at = p0 + (r * (RUNS * WORDS) + words)[:, :, :, None] + (ROW * RUNS * WORDS + within)
+        else:
+            at = p0 + (r * (RUNS * WORDS) + u * WORDS)[:, :, :, None] + ((ROW * RUNS + RUN) * WORDS + within)
         tile = tile + (tl.load(at, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
         if TRAITS.bits == 8:
-            tile = tile + (tl.load(at + 4, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
+            tile = tile + (tl.load(at + 4 * LINE, mask=inside[:, :, :, None], other=0, eviction_policy=POLICY),)
     MORE: tl.constexpr = 1 if TRAITS.bits & 12 else 0
     SCALE: tl.constexpr = TRAITS.scale
     for plane in tl.static_range(MORE, SCALE):

@@ -9,7 +9,11 @@ from kernel_templates.cuda.traits import of_format
 from kernel_templates.space import Constraint, Parameter, Space
 
 ROW_WORDS = {2: 80, 4: 112, 8: 80}  # of all rows of a thread, untuned, by how many they are
+AHEAD_WORDS = 60  # of the tiles that a thread has asked for, untuned: more take registers of another program
+MANY_WORDS = 96  # of one tile of each matrix, eight rows a thread
 BUSY = 128  # programs that keep a large GPU's multiprocessors busy
+AHEAD = (1, 2, 3, 4, 6, 8)  # tiles
+MANY_ROWS = 64 * BUSY  # eight a program, so many programs that one begins wherever another ends
 HIDDEN_WEIGHTS = 1 << 24  # of smaller matrices, most programs stand waiting for the previous kernel with their weights
 KEPT = (4, 2)  # chunks of the vector that a thread keeps; of a large matrix they would take the place of programs
 CACHED_WEIGHTS = 1 << 24  # larger matrices are gone from the second-level cache before the next token
@@ -44,30 +48,48 @@ def parameters(
     default_units = 32
     while default_units > 8 and default_units >= 2 * fewest:
         default_units //= 2
-    few = max(8, min(of_format(name).unit for name, _ in matrices) // 2)  # tiles of a row: 16 of half a kilobyte, or 8
-    while -(-most // default_units) > (few if default_units < 128 else MOST_TILES // together) and default_units < 256:
+    first = of_format(matrices[0][0])  # Q has most of the rows that it shares with K and V
+    codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
+    weights = rows * max(cols for _, cols in matrices)
+    shown = weights >= HIDDEN_WEIGHTS or not hidden
+    # Reading a run of the vector takes as long as four rows of its quants. Rows of large matrices share it: eight a
+    # thread where they are many and a tile of 128 units is a row; where rows are long four, in wider tiles, of which
+    # two must fit. (Of codebooks and floats, which were not measured, what was best before vectors had lines.)
+    unit = min(of_format(name).unit for name, _ in matrices)
+    quants = unit >= 16 and not codebook
+    many = quants and unit == 32 and rows >= MANY_ROWS and most == fewest == 128
+    many = many and 8 * together * first.tile_words <= MANY_WORDS
+    shared = many or (quants and weights >= HIDDEN_WEIGHTS and 2 * 4 * first.tile_words <= AHEAD_WORDS)
+    few, widest = (8, 64) if shared else (max(8, unit // 2), 128)  # tiles of a row, until a tile has so many units
+    if many:
+        default_units = most
+    while default_units < 256 and (
+        -(-most // default_units) > (few if default_units < widest else MOST_TILES // together)
+    ):
         default_units *= 2
     # Untuned, as an H200 likes it: as many rows a program as leave a program for every multiprocessor, up to 8 of
     # them a thread unless a row's tiles are many words. Three tiles in flight; of a large matrix with few tiles a row
     # two (of two matrices two each), which leaves registers for another program, unless a codebook keeps it computing.
-    warps = min(max(4, default_units // 8), 16)
+    # Where a multiprocessor has one program, which stands waiting, all of its tiles, if they are few words.
+    warps = max(4, default_units // 32) if shared else min(max(4, default_units // 8), 16)
     groups = 32 * warps // default_units
     default_each = max(1, 8 // groups) if quantizes else 1
-    first = of_format(matrices[0][0])  # Q has most of the rows that it shares with K and V
     words = together * -(-most // default_units) * first.tile_words
-    while (
-        default_each < 8 and 2 * default_each * groups * BUSY <= rows
-        and 2 * default_each * words <= ROW_WORDS[2 * default_each]
-    ):  # fmt: skip
+    while default_each < 8 and (
+        many or (2 * default_each * groups * BUSY <= rows and 2 * default_each * words <= ROW_WORDS[2 * default_each])
+    ):
         default_each *= 2
-    weights = rows * max(cols for _, cols in matrices)
     default_ready, default_stream = int(weights < HIDDEN_WEIGHTS), int(weights >= CACHED_WEIGHTS)
     tiles_a_row = -(-fewest // default_units)
-    codebook = first.codebook is not None and len({name for name, _ in matrices}) == 1
-    shown = weights >= HIDDEN_WEIGHTS or not hidden
     two = shown and (together > 1 or (tiles_a_row <= 4 and not codebook))
     two = two or (default_ready == 1 and warps == 16)  # whose threads have 128 registers, also for unpacked tiles
-    default_ahead = min(2 * together if two else 3, together * tiles_a_row)
+    default_ahead = together if many else min(2 * together if two else 3, together * tiles_a_row)
+    held = AHEAD_WORDS // (default_each * first.tile_words)  # tiles
+    alone = quants and not shown and rows <= BUSY * default_each * groups
+    if shared and default_units > 32 and not many:
+        default_ahead = min(default_ahead, held)
+    elif alone and together * tiles_a_row in AHEAD and together * tiles_a_row <= held:
+        default_ahead = together * tiles_a_row
 
     def get(c: Mapping[str, Any], name: str) -> int:
         return c[prefix + name]
@@ -90,7 +112,7 @@ def parameters(
         ),
         Parameter(prefix + "steps", (1, 2, 4, 8), 1, "groups of rows that a program takes one after the other"),
         Parameter(
-            prefix + "ahead", (1, 2, 3, 4, 6, 8), default_ahead,
+            prefix + "ahead", AHEAD, default_ahead,
             "tiles asked for before the previous kernel is waited for",
         ),
         Parameter(prefix + "stream", (0, 1), default_stream, "whether weights may leave the cache first"),

@@ -78,12 +78,14 @@ def tiles_ahead(
 def vector_ahead(
     values, high, low, scale, norm, g, u,
     TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, SOURCE: tl.constexpr,
-    UNITS: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, ASM: tl.constexpr,
+    UNITS: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, ASM: tl.constexpr, FIRST: tl.constexpr = 0,
 ):  # fmt: skip
-    """Ask for the vector, or for two of its CHUNKS if they are more than KEPT."""
+    """Ask for the vector from run FIRST on, or for two of its CHUNKS if they are more than KEPT."""
     xs = ()
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
-        xs = xs + (load_x(values, high, low, scale, norm, g * 0, u, TRAITS, ACT, COLS, c * UNITS, NORM, SOURCE, ASM),)
+        xs = xs + (
+            load_x(values, high, low, scale, norm, g * 0, u, TRAITS, ACT, COLS, c * UNITS, NORM, SOURCE, ASM, FIRST),
+        )
     return xs
 
 
@@ -161,7 +163,7 @@ def multiply_rows(
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
@@ -223,12 +225,12 @@ def residual_product(
     EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, STEPS: tl.constexpr,
     KEPT: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr, EARLY: tl.constexpr,
     READY: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    ADD: tl.constexpr, FIRST: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[r] += W[r] . x, quantized for the next kernel as out * next_norm. EACH * GROUPS is a multiple of 8.
 
-    Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is quantized. bias: float32 [rows], which
-    the product is added to, or None.
+    FIRST: the run of the vector where x begins. Not ADD: out[r] = W[r] . x and its squares, for `post_norm`; nothing is
+    quantized. bias: float32 [rows], which the product is added to, or None.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
@@ -250,12 +252,12 @@ def residual_product(
         ready = ready + (unpack(held[t], TRAITS, ASM),)
         settle(ready[t], w0, TRAITS, ASM)
     for c in tl.static_range(CHUNKS if CHUNKS <= KEPT else X_AHEAD):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM, FIRST)
     if PDL:
         gdc_wait()
     XS: tl.constexpr = CHUNKS if CHUNKS <= KEPT else X_AHEAD
     xs = vector_ahead(
-        values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, KEPT, ASM
+        values, high, low, scale, values, g, u, TRAITS, ACT, COLS, False, SOURCE, UNITS, CHUNKS, KEPT, ASM, FIRST
     )  # fmt: skip
     before = ()
     for s in tl.static_range(STEPS if ADD else 0):
@@ -277,7 +279,7 @@ def residual_product(
             xs = xs + (
                 load_x(
                     values, high, low, scale, values, g * 0, u,
-                    TRAITS, ACT, COLS, (t + XS) % CHUNKS * UNITS, False, SOURCE, ASM,
+                    TRAITS, ACT, COLS, (t + XS) % CHUNKS * UNITS, False, SOURCE, ASM, FIRST,
                 ),
             )  # fmt: skip
         parts = ready[t] if READY and t < AHEAD else unpack(held[t], TRAITS, ASM)
@@ -312,7 +314,7 @@ def gated_product(
         gdc_launch_dependents()
     multiply_gated(
         tl.program_id(0), g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-        out_values, out_high, out_low, out_scale, rows, None, None,
+        out_values, out_high, out_low, out_scale, 0, rows, None, None,
         TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
         EVEN, STREAM, EARLY, READY, GATE, False, PDL, ASM,
     )  # fmt: skip
@@ -321,7 +323,7 @@ def gated_product(
 @triton.jit
 def multiply_gated(
     program, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-    out_values, out_high, out_low, out_scale, rows, gate_bias, up_bias,
+    out_values, out_high, out_low, out_scale, place, rows, gate_bias, up_bias,
     TRAITS: tl.constexpr, UP_TRAITS: tl.constexpr, ACT: tl.constexpr, OUT_ACT: tl.constexpr, COLS: tl.constexpr,
     SOURCE: tl.constexpr, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
     CHUNKS: tl.constexpr, UP_CHUNKS: tl.constexpr, STEPS: tl.constexpr, KEPT: tl.constexpr, AHEAD: tl.constexpr,
@@ -329,7 +331,8 @@ def multiply_gated(
     WAITED: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """What a program of `gated_product` does once it has let EARLY dependents start; with biases float32 [rows] unless
-    they are None. WAITED: the caller has waited for the previous kernel, since where the matrices lie is its result.
+    they are None. place: where row 0 lies in out. WAITED: the caller has waited for the previous kernel, since where
+    the matrices lie is its result.
 
     EACH * GROUPS is a multiple of 8. The formats may differ. A step's tiles are the gate's and the up's in turn, and
     each chunk of the vector is read once; where a unit is not as long in both, all of the gate's and then the up's.
@@ -355,7 +358,7 @@ def multiply_gated(
     X_TRAITS: tl.constexpr = UP_TRAITS if PAIRED and UP_TRAITS.minimum else TRAITS
     XS: tl.constexpr = 1 if not PAIRED else CHUNKS if CHUNKS <= KEPT else X_AHEAD
     for c in tl.static_range(0 if WAITED else XS):
-        aim(values, high, low, scale, g, u, X_TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, X_TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL and not WAITED:
         gdc_wait()
     xs = ()
@@ -408,6 +411,7 @@ def multiply_gated(
                 y += tl.load(up_bias + at, mask=at < rows, other=0.0)
             y = gated_with(z, y, GATE, ASM)
             once = once & (at < rows)
+            at += place
             store_lanes(out_values, out_high, out_low, out_scale, out_scale, at, once, y, y, EACH, OUT_ACT, False, ASM)
             gate = tl.zeros([UNITS, GROUPS, EACH], tl.float32)
             acc = gate

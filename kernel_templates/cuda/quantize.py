@@ -2,14 +2,18 @@
 
 import triton.language as tl
 
+from kernel_templates.cuda import traits
 from kernel_templates.cuda.instructions import opaque, reciprocal, round_to_int
 from kernel_templates.cuda.lazy_triton import triton
+
+BLOCK = tl.constexpr(traits.BLOCK)
 
 
 @triton.jit
 def byte_of(at):
     """Where the order of `vector` puts element `at`, in bits: signed divisions would be half of a kernel's end."""
-    return (at & -32) | ((at & 4) << 2) | ((at >> 1) & 12) | (at & 3)
+    HALF: tl.constexpr = BLOCK // 2
+    return (at & -BLOCK) | ((at & 4) * (HALF // 4)) | ((at >> 1) & (HALF - 4)) | (at & 3)
 
 
 @triton.jit

@@ -5,7 +5,8 @@ of 32, in the order of `vector`: word w of a run has columns 8w..8w+3 in one hal
 
     quants     int32 [rows, runs, 4]: 4 bits a column, columns 8w + j in byte j, in the low nibble for j < 4, columns
                8w + 4 + j in the high one; with a codebook column 8w + k in the k-th nibble
-               int32 [rows, runs, 8]: 8 bits a column, all first halves of a run's words before the second ones
+               int32 [rows, runs, 8]: 8 bits a column, byte by byte in the order of a vector's planes; in rows that are
+               no whole blocks of these, all first halves of a run's words before its second ones
                int32: floats; word w of 16 bytes has columns w (low half) and w + 4 of their eight, or one float32
     pairs      int64 [rows, runs]: 2 bits a column, bits 2w and 2w + 1 of byte j for column 8w + j
     ones       int32 [rows, runs]: 1 bit a column, bits w (first half) and w + 4 (second) of byte j
@@ -22,6 +23,11 @@ from dataclasses import dataclass
 
 from kernel_templates import formats
 from kernel_templates.formats.layout import Floats
+
+RUN = 32
+LINE_RUNS = 8
+"""Runs whose halves lie together in a vector, for a line of the first-level cache each."""
+BLOCK = LINE_RUNS * RUN
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,16 @@ class Traits:
         if self.kind:
             return 4 if self.kind == "f32" else 8
         return 16 if self.bits == 8 else 32
+
+    @property
+    def line(self) -> int:
+        """LINE_RUNS, for kernels."""
+        return LINE_RUNS
+
+    @property
+    def block(self) -> int:
+        """BLOCK, for kernels."""
+        return BLOCK
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -118,6 +134,12 @@ class Traits:
 
     def _plane(self, name: str) -> int:
         return self.planes.index(name) if name in self.planes else -1
+
+
+def line_runs(cols: int) -> int:
+    """Of how many runs the first halves lie together in rows of so many bytes: as in a vector, or, where rows are no
+    whole blocks of it, of one."""
+    return LINE_RUNS if cols % BLOCK == 0 else 1
 
 
 def _signed(word: int) -> int:

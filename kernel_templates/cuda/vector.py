@@ -7,21 +7,26 @@ own output; they also halve the error of groups of 32.
     int8:  q = round(v / s), s = max |v| / 127;    high = q, low unused
 
 Byte order: weights are packed by runs of 32 columns so that one 16-byte load gives 32 nibbles, the low ones of word w
-being columns 8w..8w+3 and the high ones 8w+4..8w+7. Planes follow: element e of a run lies at
-(e % 8 // 4) * 16 + e // 8 * 4 + e % 4, so that loads are whole words in order too.
+being columns 8w..8w+3 and the high ones 8w+4..8w+7. Planes follow, so that loads are whole words in order too: a thread
+has a run, and reads the 16 bytes of its first halves and the 16 of its second ones. Those of LINE_RUNS neighbouring
+runs lie together, a line of the first-level cache, since eight threads are served at a time: element e of a block of
+256 lies at (e % 8 // 4) * 128 + e // 8 * 4 + e % 4. Planes are whole blocks; nothing reads what is behind the elements.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-GROUP, RUN = 8, 32
+from kernel_templates.cuda.traits import BLOCK, LINE_RUNS, RUN
+
+GROUP = 8
 LARGEST = {"int16": 32767.0, "int8": 127.0}
 
 
 @dataclass(frozen=True)
 class Vector:
-    """values float32 [n], high int8 [n], low uint8 [n], scale float32 [n / 8], squares float32 [n / 8]; n % 32 == 0.
+    """values float32 [n], high int8 and low uint8 [n rounded up to blocks], scale float32 [n / 8], squares float32
+    [n / 8]; n % 32 == 0.
 
     The planes and scales hold values * norm, norm being the next consumer's; `squares` sums values^2 by groups, from
     which that consumer takes the RMS factor, and is kept for the residual stream only.
@@ -41,15 +46,15 @@ class Vector:
         nan = float("nan")
         return cls(
             torch.full((n,), nan, device=device),
-            torch.full((n,), -86, dtype=torch.int8, device=device),
-            torch.full((n,), 170, dtype=torch.uint8, device=device),
+            torch.full((_whole(n),), -86, dtype=torch.int8, device=device),
+            torch.full((_whole(n),), 170, dtype=torch.uint8, device=device),
             torch.full((n // GROUP,), nan, device=device),
             torch.full((n // GROUP,), nan, device=device),
         )
 
     @property
     def pointers(self) -> tuple[torch.Tensor, ...]:
-        """values, high, low, scale, squares as kernels take them: the planes by words, int32 [n / 4]."""
+        """values, high, low, scale, squares as kernels take them: the planes by words, int32."""
         return self.values, self.high.view(torch.int32), self.low.view(torch.int32), self.scale, self.squares
 
     @property
@@ -58,15 +63,8 @@ class Vector:
 
     def first(self, n: int) -> "Vector":
         """The first n elements, whole runs: the same memory."""
-        return self._part(slice(n), slice(n // GROUP))
-
-    def behind(self, n: int) -> "Vector":
-        """What lies behind the first n elements, whole runs: the same memory."""
-        return self._part(slice(n, None), slice(n // GROUP, None))
-
-    def _part(self, elements: slice, groups: slice) -> "Vector":
-        values, high, low = (plane[elements] for plane in (self.values, self.high, self.low))
-        return Vector(values, high, low, self.scale[groups], self.squares[groups])
+        values, high, low = self.values[:n], self.high[: _whole(n)], self.low[: _whole(n)]
+        return Vector(values, high, low, self.scale[: n // GROUP], self.squares[: n // GROUP])
 
     def fill(self, values: torch.Tensor, norm: torch.Tensor | None = None, activation: str = "int16") -> None:
         """Write float32 values [n] and what follows from them, as kernels do; nothing on torch's "meta" device, where
@@ -78,24 +76,26 @@ class Vector:
         scale = groups.abs().amax(1) / LARGEST[activation]
         inverse = torch.where(scale > 1e-34, 1.0 / scale, torch.zeros_like(scale))
         quants = (groups * inverse[:, None]).round().to(torch.int32).view(-1)
-        order = memory_order(self.size).to(values.device)
+        places = byte_places(self.size).to(values.device)
         high = quants >> 8 if activation == "int16" else quants
         self.values.copy_(values)
-        self.high.copy_(high[order].to(torch.int8))
-        self.low.copy_((quants & 255)[order].to(torch.uint8))
+        self.high[places] = high.to(torch.int8)
+        self.low[places] = (quants & 255).to(torch.uint8)
         self.scale.copy_(scale)
         self.squares.copy_(values.view(-1, GROUP).square().sum(1))
 
     def quantized(self, activation: str = "int16") -> torch.Tensor:
         """float32 [n]: what the planes say."""
-        quants = torch.empty(self.size, dtype=torch.float32, device=self.values.device)
-        order = memory_order(self.size).to(quants.device)
         planes = self.high.float() * 256 + self.low.float() if activation == "int16" else self.high.float()
-        quants[order] = planes
-        return quants * self.scale.repeat_interleave(GROUP)
+        return planes[byte_places(self.size).to(planes.device)] * self.scale.repeat_interleave(GROUP)
 
 
-def memory_order(n: int) -> torch.Tensor:
-    """int64 [n]: which element lies at each byte of a plane."""
-    run = torch.arange(RUN).view(4, 2, 4).transpose(0, 1).reshape(-1)  # [word, half, j] -> [half, word, j]
-    return (torch.arange(0, n, RUN)[:, None] + run).reshape(-1)
+def byte_places(n: int, line: int = LINE_RUNS) -> torch.Tensor:
+    """int64 [n]: where each element lies in a plane whose lines have so many runs."""
+    e, block = torch.arange(n), RUN * line
+    return e // block * block + e % 8 // 4 * (block // 2) + e % block // 8 * 4 + e % 4
+
+
+def _whole(n: int) -> int:
+    """n elements, rounded up to blocks."""
+    return -(-n // BLOCK) * BLOCK

@@ -10,7 +10,7 @@ import torch
 from kernel_templates import formats
 from kernel_templates.cuda import traits
 from kernel_templates.cuda.traits import Traits
-from kernel_templates.cuda.vector import memory_order
+from kernel_templates.cuda.vector import byte_places
 from kernel_templates.formats import codec
 from kernel_templates.formats.codec import Fields
 from kernel_templates.formats.layout import Blocks, Codes, Floats
@@ -100,8 +100,9 @@ def _pack_quants(quants: torch.Tensor, layout: Blocks) -> list[torch.Tensor]:
     """uint8 [rows, cols], the file's codes -> the planes of their bits."""
     rows, bits = len(quants), layout.quants.bits
     if bits == 8:
-        order = memory_order(32).to(quants.device)
-        return [quants.view(rows, -1, 32)[..., order].contiguous().view(torch.int32)]
+        packed = torch.empty_like(quants)
+        packed[:, _byte_places(quants)] = quants
+        return [packed.view(rows, -1, 32).view(torch.int32)]
     if layout.quants.zero:
         quants = quants ^ layout.quants.zero  # less the zero, in two's complement
     by_half = quants.view(rows, -1, 4, 2, 4)  # [run, word, half, j]
@@ -160,10 +161,8 @@ def _unpack_quants(tensors: Mapping[str, torch.Tensor], rows: int, layout: Block
     """The file's codes, uint8, columns in order."""
     bits = layout.quants.bits
     if bits == 8:
-        packed = tensors["quants"].view(torch.uint8).view(rows, -1, 32)
-        quants = torch.empty_like(packed)
-        quants[..., memory_order(32).to(packed.device)] = packed
-        return quants
+        packed = tensors["quants"].view(torch.uint8).view(rows, -1)
+        return packed[:, _byte_places(packed)]
     quants = torch.zeros((), dtype=torch.uint8, device=tensors["scale"].device)
     if bits & 4:
         words = tensors["quants"].contiguous().view(torch.uint8).view(rows, -1, 4, 4)
@@ -177,6 +176,12 @@ def _unpack_quants(tensors: Mapping[str, torch.Tensor], rows: int, layout: Block
         halves = torch.arange(0, 8, 4, dtype=torch.uint8, device=packed.device)[:, None]
         quants = quants | ((packed >> (_by_word(1, packed) + halves)) & 1) << (bits - 1)
     return quants ^ layout.quants.zero
+
+
+def _byte_places(quants: torch.Tensor) -> torch.Tensor:
+    """Where the columns of uint8 [rows, cols] lie in a row of bytes."""
+    cols = quants.shape[1]
+    return byte_places(cols, traits.line_runs(cols)).to(quants.device)
 
 
 def _by_word(width: int, like: torch.Tensor) -> torch.Tensor:

@@ -16,10 +16,10 @@ from kernel_templates.ffn.problem import Ffn
 LANES = 16  # of the loop over the gated products
 
 
-def _layouts(problem: Ffn) -> tuple[ActivationLayout, ActivationLayout, ActivationLayout]:
+def _layouts(problem: Ffn, config) -> tuple[ActivationLayout, ActivationLayout, ActivationLayout]:
     """What gate, up and down read. Gate and up may differ in kind when their formats do."""
     return tuple(
-        ActivationLayout(cols, blocks.activation_of(fmt, problem.activation))
+        blocks.activations(fmt, cols, problem.activation, config["path"])
         for cols, fmt in (
             (problem.hidden, problem.gate_format),
             (problem.hidden, problem.up_format),
@@ -28,11 +28,11 @@ def _layouts(problem: Ffn) -> tuple[ActivationLayout, ActivationLayout, Activati
     )  # type: ignore[return-value]
 
 
-def _places(problem: Ffn) -> tuple[int, int, int, int]:
+def _places(problem: Ffn, config) -> tuple[int, int, int, int]:
     """Byte offsets in a thread's scratch: activations of gate and of up (the same if they read the same kind), the
     normed x, the rows of up; behind them, its size. Down's activations, and its rows if they are normed, come when the
     others are no longer needed."""
-    gate, up, down = _layouts(problem)
+    gate, up, down = _layouts(problem, config)
     up_x = 0 if up == gate else gate.bytes
     normed = up_x + up.bytes
     raised = max(normed + 4 * problem.hidden, down.bytes)
@@ -41,14 +41,14 @@ def _places(problem: Ffn) -> tuple[int, int, int, int]:
 
 
 def scratch_bytes(problem: Ffn, config) -> int:
-    return _places(problem)[-1]
+    return _places(problem, config)[-1]
 
 
 def compile(problem: Ffn, config, features) -> Kernel:
-    gate_x, up_x, down_x = _layouts(problem)
+    gate_x, up_x, down_x = _layouts(problem, config)
     quantize_gate, quantize_up, quantize_down = quantizer(gate_x), quantizer(up_x), quantizer(down_x)
     normalize, add_normed = normalizer(problem.hidden), residual_normalizer(problem.hidden, bool(problem.out_scale))
-    (up_place, normed, raised, per_thread), same = _places(problem), gate_x == up_x
+    (up_place, normed, raised, per_thread), same = _places(problem, config), gate_x == up_x
     load, gated_by = simd.load("f32", LANES), gate_function(problem.gate_function, LANES)
     post_norm = bool(problem.post_norm)
 
@@ -79,7 +79,7 @@ def compile(problem: Ffn, config, features) -> Kernel:
             multiply_share(down, thread, threads, scratch, x, 1)
 
     rows = (
-        blocks.compile_rows(parameters.shape(config, fmt, layout.cols, part), layout.kind, features)
+        blocks.compile_rows(parameters.shape(config, fmt, layout.cols, part), layout, features)
         for fmt, layout, part in (
             (problem.gate_format, gate_x, "gate_up_"),
             (problem.up_format, up_x, "gate_up_"),
@@ -98,7 +98,7 @@ def pack(problem: Ffn, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: Ffn, config, kernel, packed, buffers) -> Step:
-    places = (0, _places(problem)[0], 0)
+    places = (0, _places(problem, config)[0], 0)
     matrices = [
         word
         for p, rows, place in zip(packed, kernel.rows, places, strict=True)

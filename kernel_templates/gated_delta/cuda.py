@@ -13,7 +13,8 @@ from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.parameters import bits
-from kernel_templates.cuda.vector import RUN, Vector
+from kernel_templates.cuda.traits import RUN
+from kernel_templates.cuda.vector import Vector
 from kernel_templates.gated_delta import cuda_chunks, cuda_rows, cuda_token
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.gated_delta.space import splits

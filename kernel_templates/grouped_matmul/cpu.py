@@ -62,7 +62,7 @@ def scratch_bytes(problem: GroupedMatmul, config: Config, lanes: int = 0) -> int
 def compile(problem: GroupedMatmul, config: Config, features: frozenset[str], lanes: int = 0) -> Kernel:
     """lanes: rows of a packed tile. Sizes are data: problems that differ in nothing else share machine code."""
     build = _build(problem, config, lanes or lanes_of(problem))
-    direct = build.kind == "planes"
+    direct = build.direct
     multiply_panel = panel_loop(gated=False, direct=direct, scattered=True)
 
     def grouped_matmul(arguments, sync, thread, threads):

@@ -14,16 +14,16 @@ __all__ = ["bind", "compile", "pack", "scratch_bytes"]
 LANES = 16  # of the loop that caps logits
 
 
-def _activations(problem: Head) -> ActivationLayout:
-    return ActivationLayout(problem.hidden, blocks.activation_of(problem.format, problem.activation))
+def _activations(problem: Head, config) -> ActivationLayout:
+    return blocks.activations(problem.format, problem.hidden, problem.activation, config["path"])
 
 
 def scratch_bytes(problem: Head, config) -> int:
-    return _activations(problem).bytes + 4 * problem.hidden
+    return _activations(problem, config).bytes + 4 * problem.hidden
 
 
 def compile(problem: Head, config, features) -> Kernel:
-    layout = _activations(problem)
+    layout = _activations(problem, config)
     quantize, normalize = quantizer(layout), normalizer(problem.hidden)
     per_thread, used = scratch_bytes(problem, config), layout.bytes
     capped, cap, load = bool(problem.softcap), soft_cap(problem.softcap or 1.0, LANES), simd.load("f32", LANES)
@@ -41,7 +41,7 @@ def compile(problem: Head, config, features) -> Kernel:
             for row in range(first * lanes, last * lanes, LANES):
                 simd.store(logits + 4 * row, cap(load(logits + 4 * row)))
 
-    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout.kind, features)
+    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout, features)
     key = f"head {layout} softcap={problem.softcap}" if capped else f"head {layout}"
     return compile_kernel(head, key).with_rows(rows)
 

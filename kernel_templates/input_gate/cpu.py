@@ -13,26 +13,25 @@ from kernel_templates.input_gate.problem import InputGate
 LANES = 16  # of the loop over the gated products
 
 
-def _layouts(problem: InputGate) -> tuple[ActivationLayout, ...]:
+def _layouts(problem: InputGate, config) -> tuple[ActivationLayout, ...]:
     """What the gate and the projection read."""
-    kinds = (blocks.activation_of(m.format, problem.activation) for m in problem.matrices)
-    return tuple(ActivationLayout(m.cols, kind) for m, kind in zip(problem.matrices, kinds, strict=True))
+    return tuple(blocks.activations(m.format, m.cols, problem.activation, config["path"]) for m in problem.matrices)
 
 
-def _place(problem: InputGate) -> int:
+def _place(problem: InputGate, config) -> int:
     """Byte offset of the projection's rows in a thread's scratch, behind the activations of either product."""
-    return max(layout.bytes for layout in _layouts(problem))
+    return max(layout.bytes for layout in _layouts(problem, config))
 
 
 def scratch_bytes(problem: InputGate, config) -> int:
-    return _place(problem) + 4 * tiles.padded(problem.hidden, parameters.MAX_LANES)
+    return _place(problem, config) + 4 * tiles.padded(problem.hidden, parameters.MAX_LANES)
 
 
 def compile(problem: InputGate, config, features) -> Kernel:
-    gate_x, proj_x = _layouts(problem)
+    gate_x, proj_x = _layouts(problem, config)
     quantize_gate, quantize_proj = quantizer(gate_x), quantizer(proj_x)
     add_normed = residual_normalizer(problem.hidden, bool(problem.out_scale))
-    place, per_thread, size = _place(problem), scratch_bytes(problem, config), problem.size
+    place, per_thread, size = _place(problem, config), scratch_bytes(problem, config), problem.size
     load, gelu = simd.load("f32", LANES), gate_function("gelu", LANES)
 
     def input_gate(arguments, sync, thread, threads):
@@ -54,7 +53,7 @@ def compile(problem: InputGate, config, features) -> Kernel:
             add_normed(y, weight, x, eps, out_scale)
 
     rows = (
-        blocks.compile_rows(parameters.shape(config, m.format, m.cols, f"{m.name}_"), layout.kind, features)
+        blocks.compile_rows(parameters.shape(config, m.format, m.cols, f"{m.name}_"), layout, features)
         for m, layout in zip(problem.matrices, (gate_x, proj_x), strict=True)
     )
     key = f"input gate {gate_x} {proj_x} {problem.out_scale}"  # the layouts have both sizes

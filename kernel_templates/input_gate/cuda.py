@@ -54,7 +54,7 @@ def launches(problem: InputGate, config: Mapping[str, Any], packed, buffers: Map
     gate, proj = packed
     x, raised, gated = buffers["x"], buffers["raised"], buffers["gated"]
     constants = parameters.constants(config, "gate_", gate.format, gate.cols, gate.rows, problem.activation)
-    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values"}
+    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values", "FIRST": 0}
     arguments = (*gate.pointers, *x.pointers[:4], *raised.pointers, x.values, gate.rows, None)
     grid, bits = (parameters.programs(constants, gate.rows),), parameters.bits(problem.activation)
     shape = {"SIZE": problem.size, "ROWS": ROWS, "ACT": bits}

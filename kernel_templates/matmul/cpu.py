@@ -29,8 +29,8 @@ from kernel_templates.space import Config
 
 LANES = 32
 """Rows of a tile where no decode step has packed the matrix."""
-KINDS = {"integer": "int16", "float": "f32", "columns": "planes"}
-"""Of the activations that an algorithm multiplies."""
+KINDS = {"integer": "int16", "float": "f32"}
+"""Of the numbers that panels of an algorithm hold, and of the activations that they are multiplied with."""
 _Y = 5  # which argument
 
 
@@ -42,16 +42,22 @@ class Build:
     cols: int
     gate: str
     lanes: int
-    kind: str
+    algorithm: str
     path: str
     width: int
     together: int
     depth: int
 
     @property
+    def direct(self) -> bool:
+        """Whether weights are decoded in registers, without a panel."""
+        return self.algorithm == "columns"
+
+    @property
     def row(self) -> RowLayout:
-        found = {"int16": minimums, "planes": columns.totals}
-        return RowLayout(self.cols, self.kind, found[self.kind](self.layout) if self.kind in found else 0)
+        if self.direct:
+            return RowLayout(self.cols, columns.kind(self.path), columns.totals(self.layout))
+        return RowLayout(self.cols, KINDS[self.algorithm], minimums(self.layout) if self.algorithm == "integer" else 0)
 
     @property
     def layout(self):
@@ -60,14 +66,14 @@ class Build:
     @property
     def steps(self) -> int:
         """Of a panel's columns."""
-        depth = self.cols if self.kind == "planes" else min(self.depth, self.cols)
+        depth = self.cols if self.direct else min(self.depth, self.cols)
         return max(1, depth // step_of(self.layout))
 
     @property
     def panel(self) -> tuple[int, int]:
-        if self.kind == "planes":
+        if self.direct:
             return 0, 0
-        return panel_bytes(self.layout, self.kind, self.width, self.steps * step_of(self.layout))
+        return panel_bytes(self.layout, KINDS[self.algorithm], self.width, self.steps * step_of(self.layout))
 
     def padded(self, tokens: int) -> int:
         return -(-tokens // self.together) * self.together
@@ -97,10 +103,9 @@ def _lines(size: int) -> int:
 
 
 def build_of(problem: Matmul, config: Config, lanes: int) -> Build:
-    kind = KINDS[config["algorithm"]]
-    width = min(config["width"], lanes) if kind == "planes" else config["width"]
+    width = min(config["width"], lanes) if config["algorithm"] == "columns" else config["width"]
     return Build(
-        problem.format, problem.cols, problem.gate, lanes, kind, config["path"], width,
+        problem.format, problem.cols, problem.gate, lanes, config["algorithm"], config["path"], width,
         config["together"], config["depth"],
     )  # fmt: skip
 
@@ -113,7 +118,7 @@ def scratch_bytes(problem: Matmul, config: Config, lanes: int = LANES) -> int:
 def compile(problem: Matmul, config: Config, features: frozenset[str], lanes: int = LANES) -> Kernel:
     """lanes: rows of a packed tile. Sizes are data: problems that differ in nothing else share machine code."""
     build = build_of(problem, config, lanes)
-    gated, direct = bool(build.gate), build.kind == "planes"
+    gated, direct = bool(build.gate), build.direct
     gate_width = build.width if gated else 1
     load, gate = simd.load("f32", gate_width), gate_function(build.gate or "silu", gate_width)
 
@@ -218,12 +223,12 @@ def loops_of(build: Build, features: frozenset[str]) -> tuple[Kernel, Kernel, Ke
     for itself."""
     row, width, together = build.row, build.width, build.together
     write_row = many_rows.compile(row.kind, row.totals)
-    if build.kind == "planes":
+    if build.direct:
         few = ColumnShape(build.layout, build.lanes, width, together, build.path, AHEAD)
         loop = columns.compile(few, features)
         return write_row, loop, loop
-    shape = MicroShape(build.kind, width, together, build.path, row.totals)
-    return write_row, panels.compile(build.layout, build.kind, build.lanes, width), micro.compile(shape, features)
+    shape = MicroShape(row.kind, width, together, build.path, row.totals)
+    return write_row, panels.compile(build.layout, row.kind, build.lanes, width), micro.compile(shape, features)
 
 
 @njit(forceinline=True)

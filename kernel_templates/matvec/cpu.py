@@ -19,17 +19,17 @@ LANES = 16
 """Rows at a time, which divide a tile's."""
 
 
-def _activations(problem: Matvec) -> ActivationLayout:
-    return ActivationLayout(problem.cols, blocks.activation_of(problem.format, problem.activation))
+def _activations(problem: Matvec, config) -> ActivationLayout:
+    return blocks.activations(problem.format, problem.cols, problem.activation, config["path"])
 
 
 def scratch_bytes(problem: Matvec, config) -> int:
     product = 4 * tiles.padded(problem.rows, parameters.MAX_LANES) if problem.post_norm else 0
-    return _activations(problem).bytes + product
+    return _activations(problem, config).bytes + product
 
 
 def compile(problem: Matvec, config, features) -> Kernel:
-    layout = _activations(problem)
+    layout = _activations(problem, config)
     quantize, per_thread = quantizer(layout), scratch_bytes(problem, config)
     has_bias, load = bool(problem.bias), simd.load("f32", LANES)
     post_norm, product, add_normed = bool(problem.post_norm), layout.bytes, residual_normalizer(problem.rows)
@@ -52,7 +52,7 @@ def compile(problem: Matvec, config, features) -> Kernel:
         else:
             multiply_share(arguments, thread, threads, scratch, y, 1)
 
-    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.cols), layout.kind, features)
+    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.cols), layout, features)
     key = f"matvec {layout}" + f" post norm of {problem.rows}" * post_norm + " bias" * has_bias
     return compile_kernel(matvec, key).with_rows(rows)
 

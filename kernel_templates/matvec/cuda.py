@@ -39,7 +39,7 @@ def residual(
     as of `post_norm.launch`; bias: float32 [rows], added to the product."""
     constants = parameters.constants(config, prefix, planes.format, planes.cols, planes.rows, problem.activation)
     normed, bits = bool(problem.post_norm), parameters.bits(problem.activation)
-    constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed}
+    constants |= {"OUT_ACT": 0 if normed else bits, "ADD": not normed, "FIRST": 0}
     written = buffers["branch"] if normed else out
     arguments = (*planes.pointers, *x.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, bias)
     grid = (parameters.programs(constants, planes.rows),)

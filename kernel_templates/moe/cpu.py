@@ -60,11 +60,9 @@ def _buffers(problem: Moe) -> list[str]:
     return names + [*BESIDE] * problem.beside + ["out_scale"] * problem.out_scale
 
 
-def _layouts(problem: Moe) -> dict[str, ActivationLayout]:
+def _layouts(problem: Moe, config) -> dict[str, ActivationLayout]:
     """What each matrix reads."""
-    return {
-        m.name: ActivationLayout(m.cols, blocks.activation_of(m.format, problem.activation)) for m in _packed(problem)
-    }
+    return {m.name: blocks.activations(m.format, m.cols, problem.activation, config["path"]) for m in _packed(problem)}
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class _Places:
     bytes: int
 
 
-def _places(problem: Moe) -> _Places:
-    layouts = _layouts(problem)
+def _places(problem: Moe, config) -> _Places:
+    layouts = _layouts(problem, config)
     x, end = {}, 0
     for name, layout in layouts.items():
         key = (_norm(problem, name), layout)
@@ -147,11 +145,11 @@ def _lines(size: int) -> int:
 
 
 def scratch_bytes(problem: Moe, config) -> int:
-    return _places(problem).bytes
+    return _places(problem, config).bytes
 
 
 def compile(problem: Moe, config, features) -> Kernel:
-    p, at, layouts = problem, _places(problem), _layouts(problem)
+    p, at, layouts = problem, _places(problem, config), _layouts(problem, config)
     numbers = {m.name: i for i, m in enumerate(_packed(problem))}
     behind = matrix.BYTES * len(numbers)
     place = {name: matrix.BYTES * numbers.get(name, 0) for name in PARTS}
@@ -266,10 +264,11 @@ def compile(problem: Moe, config, features) -> Kernel:
             )  # fmt: skip
 
     rows = (
-        blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name].kind, features)
+        blocks.compile_rows(parameters.shape(config, m.format, m.cols, PARTS[m.name]), layouts[m.name], features)
         for m in _packed(problem)
     )
-    return compile_kernel(moe, f"{blocks.key_of(problem, problem.activation)} {at}").with_rows(*rows)
+    key = blocks.key_of(problem, problem.activation, config["path"])
+    return compile_kernel(moe, f"{key} {at}").with_rows(*rows)
 
 
 def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:
@@ -282,7 +281,7 @@ def pack(problem: Moe, config, weights) -> tuple[tiles.Tiles, ...]:
 
 
 def bind(problem: Moe, config, kernel: Kernel, packed: Sequence[tiles.Tiles], buffers) -> Step:
-    places, layouts = _places(problem).x, _layouts(problem)
+    places, layouts = _places(problem, config).x, _layouts(problem, config)
     matrices = [
         word
         for m, tile, rows in zip(_packed(problem), packed, kernel.rows, strict=True)

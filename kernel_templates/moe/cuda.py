@@ -13,6 +13,7 @@ import torch
 
 from kernel_templates.cuda import parameters, post_norm, product
 from kernel_templates.cuda.launch import Launch
+from kernel_templates.cuda.traits import RUN
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes, split
 from kernel_templates.cuda.weights import pack as pack_planes
@@ -157,11 +158,11 @@ def _residual(
 def _beside(problem: Moe, config: Mapping[str, Any], planes: Planes, buffers: Mapping[str, Any]) -> Launch:
     """planes: down of the network beside the mixture."""
     constants = parameters.constants(config, "down_", planes.format, planes.cols, planes.rows, problem.activation)
-    gated, written = buffers["gated"].behind(problem.used * problem.ffn), buffers["shared_branch"]
+    gated, written = buffers["gated"], buffers["shared_branch"]
     arguments = (
         *planes.pointers, *gated.pointers[:4], *written.pointers, buffers["next_norm"], planes.rows, None,
     )  # fmt: skip
-    constants |= {"OUT_ACT": 0, "ADD": False}
+    constants |= {"OUT_ACT": 0, "ADD": False, "FIRST": problem.used * problem.ffn // RUN}
     grid = (parameters.programs(constants, planes.rows),)
     return Launch("shared_down", product.residual_product, grid, arguments, constants, config["down_warps"])
 

@@ -42,9 +42,6 @@ def chosen_gated(
     `choice`: ROWS rows of the matrices from its own first row on, to rows slot * ROWS ... of out. Programs (part,
     slot); the slot USED is the shared expert's, of SHARED_ROWS, which reads x times shared_norm."""
     part, slot = tl.program_id(0), tl.program_id(1)
-    first = slot * ROWS
-    out_values, out_high, out_low = out_values + first, out_high + first // 4, out_low + first // 4
-    out_scale = out_scale + first // 8
     if SHARED_ROWS == 0 or slot < USED:
         if PDL:
             gdc_wait()
@@ -55,7 +52,7 @@ def chosen_gated(
         u0, u1, u2, u3 = from_row(u0, u1, u2, u3, row, UP_TRAITS, COLS)
         multiply_gated(
             part, g0, g1, g2, g3, u0, u1, u2, u3, values, high, low, scale, squares, norm, eps,
-            out_values, out_high, out_low, out_scale, ROWS,
+            out_values, out_high, out_low, out_scale, slot * ROWS, ROWS,
             None if gate_bias is None else gate_bias + row, None if up_bias is None else up_bias + row,
             TRAITS, UP_TRAITS, ACT, OUT_ACT, COLS, SOURCE, EACH, GROUPS, UNITS, CHUNKS, UP_CHUNKS, STEPS, KEPT, AHEAD,
             EVEN, STREAM, True, False, GATE, True, PDL, ASM,
@@ -63,7 +60,7 @@ def chosen_gated(
     else:
         multiply_gated(
             part, s0, s1, s2, s3, t0, t1, t2, t3, values, high, low, scale, squares, shared_norm, eps,
-            out_values, out_high, out_low, out_scale, SHARED_ROWS, None, None,
+            out_values, out_high, out_low, out_scale, slot * ROWS, SHARED_ROWS, None, None,
             SHARED_TRAITS, SHARED_UP_TRAITS, ACT, OUT_ACT, COLS, SHARED_SOURCE, EACH, GROUPS, UNITS, SHARED_CHUNKS,
             SHARED_UP_CHUNKS, STEPS, KEPT, SHARED_AHEAD, SHARED_EVEN, False, False, READY, GATE, False, PDL, ASM,
         )  # fmt: skip
@@ -140,7 +137,7 @@ def chosen_residual(
         settle(ready[t], w0, TRAITS if t % BOTH < CHUNKS else SHARED_TRAITS, ASM)
     XS: tl.constexpr = BOTH if BOTH <= KEPT else X_AHEAD
     for c in tl.static_range(XS if XS <= CHUNKS else CHUNKS):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
     xs = ()
@@ -148,7 +145,7 @@ def chosen_residual(
         xs = xs + (
             row_vector(
                 values, high, low, scale, g, u,
-                c, TRAITS, SHARED_TRAITS, ACT, COLS, SHARED_FFN, UNITS, CHUNKS, BOTH, SOURCE, ASM,
+                c, TRAITS, SHARED_TRAITS, ACT, COLS, FFN, SHARED_FFN, UNITS, CHUNKS, BOTH, SOURCE, ASM,
             ),
         )  # fmt: skip
     before = ()
@@ -177,7 +174,7 @@ def chosen_residual(
             xs = xs + (
                 row_vector(
                     values, high, low, scale, g, u,
-                    t + XS, TRAITS, SHARED_TRAITS, ACT, COLS, SHARED_FFN, UNITS, CHUNKS, BOTH, SOURCE, ASM,
+                    t + XS, TRAITS, SHARED_TRAITS, ACT, COLS, FFN, SHARED_FFN, UNITS, CHUNKS, BOTH, SOURCE, ASM,
                 ),
             )  # fmt: skip
         x = xs[t if BOTH > KEPT else t % BOTH]
@@ -221,16 +218,16 @@ def row_tile(
 def row_vector(
     values, high, low, scale, g, u,
     T: tl.constexpr, TRAITS: tl.constexpr, SHARED_TRAITS: tl.constexpr, ACT: tl.constexpr, COLS: tl.constexpr,
-    SHARED_FFN: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BOTH: tl.constexpr, SOURCE: tl.constexpr,
-    ASM: tl.constexpr,
+    FFN: tl.constexpr, SHARED_FFN: tl.constexpr, UNITS: tl.constexpr, CHUNKS: tl.constexpr, BOTH: tl.constexpr,
+    SOURCE: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """What tile T of `chosen_residual` is multiplied by."""
     if T % BOTH < CHUNKS:
         UNIT: tl.constexpr = T % BOTH * UNITS
-        return load_x(values, high, low, scale, values, g * 0, u, TRAITS, ACT, COLS, UNIT, False, SOURCE, ASM)
+        return load_x(values, high, low, scale, values, g * 0, u, TRAITS, ACT, COLS, UNIT, False, SOURCE, ASM, 0, FFN)
     else:
         SHARED_UNIT: tl.constexpr = (T % BOTH - CHUNKS) * UNITS
         return load_x(
-            values + COLS, high + COLS // 4, low + COLS // 4, scale + COLS // 8, values, g * 0, u,
-            SHARED_TRAITS, ACT, SHARED_FFN, SHARED_UNIT, False, SOURCE, ASM,
+            values, high, low, scale, values, g * 0, u,
+            SHARED_TRAITS, ACT, SHARED_FFN, SHARED_UNIT, False, SOURCE, ASM, COLS // 32,
         )  # fmt: skip

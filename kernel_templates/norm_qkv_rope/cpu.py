@@ -16,17 +16,17 @@ from kernel_templates.cpu.tiles import Tiles
 from kernel_templates.norm_qkv_rope.problem import NormQkvRope
 
 
-def _stack(problem: NormQkvRope) -> Stack:
-    return Stack(problem.matrices, problem.activation)
+def _stack(problem: NormQkvRope, config) -> Stack:
+    return Stack(problem.matrices, problem.activation, config["path"])
 
 
 def scratch_bytes(problem: NormQkvRope, config) -> int:
-    return _stack(problem).scratch_bytes
+    return _stack(problem, config).scratch_bytes
 
 
 def compile(problem: NormQkvRope, config, features) -> Kernel:
     dim, half, heads, kv_heads = problem.head_dim, problem.rope_dim // 2, problem.heads, problem.kv_heads
-    qk_norm, qkv_bias, stack = problem.qk_norm == 1, problem.qkv_bias == 1, _stack(problem)
+    qk_norm, qkv_bias, stack = problem.qk_norm == 1, problem.qkv_bias == 1, _stack(problem, config)
     query_size = problem.query_size
     product, per_thread, words = stack.product(), stack.scratch_bytes, 8 * stack.words
     normalize_head = normalizer(dim)
@@ -75,12 +75,12 @@ def compile(problem: NormQkvRope, config, features) -> Kernel:
                 for d in range(dim):
                     simd.store_f16(to + 2 * TILE * d, load_f32(at + 4 * d))
 
-    key = f"{blocks.key_of(problem, problem.activation)} of {len(stack.groups)}"
+    key = f"{blocks.key_of(problem, problem.activation, stack.path)} of {len(stack.groups)}"
     return compile_kernel(norm_qkv_rope, key).with_rows(*stack.compile_rows(config, features))
 
 
 def pack(problem: NormQkvRope, config, weights) -> tuple[Tiles, ...]:
-    return _stack(problem).pack(config, weights)
+    return _stack(problem, config).pack(config, weights)
 
 
 def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
@@ -89,5 +89,5 @@ def bind(problem: NormQkvRope, config, kernel, packed, buffers) -> Step:
     norms = (buffers["q_norm"], buffers["k_norm"] if problem.kv_heads else 0) if problem.qk_norm else (0, 0)
     named = (*(buffers[n] for n in first), *norms, *(buffers[n] for n in rest))
     bias = buffers["bias"] if problem.qkv_bias else 0
-    matrices = _stack(problem).bind(kernel, packed)
+    matrices = _stack(problem, config).bind(kernel, packed)
     return step(kernel, (*matrices, *named, buffers["keys"].shape[1], bias), "norm_qkv_rope")

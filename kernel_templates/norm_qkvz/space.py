@@ -7,13 +7,13 @@ from kernel_templates.space import Space
 
 def cpu(problem: NormQkvz, features: frozenset[str]) -> Space:
     from kernel_templates.cpu import parameters  # with Numba, which a GPU's engine does without
-    from kernel_templates.cpu.stacked import Stack
+    from kernel_templates.cpu.stacked import whole_tiles
 
     return Space(
         parameters.tile_parameters(tuple(m.format for m in problem.matrices), features),
         (
             parameters.streams_divide(*((m.format, m.cols) for m in problem.matrices)),
-            Stack(problem.matrices, problem.activation).whole_tiles(),
+            whole_tiles(problem.matrices),
         ),
     )
 

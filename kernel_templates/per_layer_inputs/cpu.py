@@ -13,16 +13,16 @@ from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 __all__ = ["bind", "compile", "pack", "scratch_bytes"]
 
 
-def _activations(problem: PerLayerInputs) -> ActivationLayout:
-    return ActivationLayout(problem.hidden, blocks.activation_of(problem.format, problem.activation))
+def _activations(problem: PerLayerInputs, config) -> ActivationLayout:
+    return blocks.activations(problem.format, problem.hidden, problem.activation, config["path"])
 
 
 def scratch_bytes(problem: PerLayerInputs, config) -> int:
-    return _activations(problem).bytes
+    return _activations(problem, config).bytes
 
 
 def compile(problem: PerLayerInputs, config, features) -> Kernel:
-    layout, per_thread = _activations(problem), scratch_bytes(problem, config)
+    layout, per_thread = _activations(problem, config), scratch_bytes(problem, config)
     quantize, mix = quantizer(layout), input_mixer(problem.hidden, problem.size)
     layers, size = problem.layers, problem.size
 
@@ -36,7 +36,7 @@ def compile(problem: PerLayerInputs, config, features) -> Kernel:
         for layer in range(first_of(layers, thread, threads), first_of(layers, thread + 1, threads)):
             mix(projected + 4 * size * layer, norm, inputs + 4 * size * layer, eps)
 
-    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout.kind, features)
+    rows = blocks.compile_rows(parameters.shape(config, problem.format, problem.hidden), layout, features)
     return compile_kernel(per_layer_inputs, f"per-layer inputs {layout} {layers} {size}").with_rows(rows)
 
 

@@ -49,7 +49,7 @@ def launches(problem: PerLayerInputs, config: Mapping[str, Any], packed, buffers
     """Reads the values of the Vector "x", "norm" and "eps"; changes "inputs"; uses the Vector "projected"."""
     (w,), x, projected = packed, buffers["x"], buffers["projected"]
     constants = parameters.constants(config, "", w.format, w.cols, w.rows, problem.activation)
-    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values"}
+    constants |= {"OUT_ACT": 0, "ADD": False, "SOURCE": "values", "FIRST": 0}
     arguments = (*w.pointers, *x.pointers[:4], *projected.pointers, x.values, w.rows, None)
     grid = (parameters.programs(constants, w.rows),)
     tile = triton.next_power_of_2(problem.size)

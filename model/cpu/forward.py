@@ -4,7 +4,8 @@ A prompt is a pass over many rows of one text, speculation one over a few, sever
 the rows are is data: a graph of native kernels is bound once for each size of pass, and replayed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -93,6 +94,7 @@ class Forward(RowOperations):
         mixtures = [p for needed in decoder.needed for p in needed.values() if isinstance(p, Moe)]
         self._mixture = MixtureRows(self, mixtures) if mixtures else None
         self._graphs: dict[int, Graph] = {}
+        self._ends: dict[int, list[int]] = {}  # of each layer among a graph's steps
         self._heads: dict[int, Graph] = {}
         self._logits = _floats(0, 1)
 
@@ -117,13 +119,21 @@ class Forward(RowOperations):
             table[text] = 0
         self._unused.append(text)
 
-    def run(self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int) -> np.ndarray:
+    def run(
+        self, tokens: Sequence[int], positions: Sequence[int], texts: Sequence[int], threads: int | Callable[[], int]
+    ) -> np.ndarray:
         """One pass: rows of a text are neighbours at consecutive positions. float32 [rows, hidden], what the last layer
-        gave, valid until the next pass."""
+        gave, valid until the next pass. threads: of all layers, or asked for before each."""
         self.prepare(tokens, positions, texts)
         if texts[-1] == OWN:
             self.decoder.takes_in(positions[0], positions[-1] + 1)
-        self._graph(bucket(len(tokens))).replay(threads)
+        size = bucket(len(tokens))
+        graph = self._graph(size)
+        if isinstance(threads, int):
+            graph.replay(threads)
+        else:
+            for first, end in pairwise((0, *self._ends[size])):
+                graph.replay(threads(), first, end)
         return self.x[: len(tokens)]
 
     def warm_up(self) -> None:
@@ -188,9 +198,11 @@ class Forward(RowOperations):
             kernel = self.kernel(embedding.compile_rows, table.format, table.cols, table.scale)
             steps.append(embedding.bind_rows(kernel, table.raw, self._tokens, out, self.count))
         steps += self._layer_inputs(size)
+        ends = self._ends[size] = []
         for layer in range(d.config.layers):
             for made in self._layer(size, layer).values():
                 steps += made
+            ends.append(len(steps))
         return Graph(d.pool, steps)
 
     def qkv(self, layer: int) -> np.ndarray:

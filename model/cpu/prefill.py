@@ -12,7 +12,7 @@ from model.cpu.decode import Decoder
 from model.cpu.forward import OWN, Caches, Forward
 
 FEW = 32
-"""Tokens that take less time than a look at what other processes do."""
+"""Tokens of which a layer takes less time than looks at what other processes do are worth."""
 PASSED = ("x", "qkv", "attended")  # the buffers that operations pass on
 ALONE = {"qkv": "qkv", "attention": "attended", "out": "x", "ffn": "x"}
 """The operations of a layer that can be run alone: by prefix, the buffer that each makes."""
@@ -58,7 +58,7 @@ class CpuPrefill:
         self.forward.place(self._text, self._caches)
         for i in range(0, len(tokens), self.most):
             chunk = tokens[i : i + self.most]
-            threads = choice.by_load() if len(chunk) > FEW else choice.current  # each anew: others come and go
+            threads = choice.by_load if len(chunk) > FEW else choice.current  # each layer anew: others come and go
             positions = range(first + i, first + i + len(chunk))
             hidden = self.forward.run(chunk, positions, [self._text] * len(chunk), threads)
             kept = [*kept, hidden.copy()] if every else [hidden[-1:].copy()]

@@ -8,11 +8,12 @@ from kernel_templates import memory
 from kernel_templates.cpu.activations import BLOCK, LIMIT, ActivationLayout, normalizer, quantizer
 
 INTEGER_KINDS = ("int8", "int16")
+each_layout = pytest.mark.parametrize(("kind", "pairs"), [(k, p) for k in INTEGER_KINDS for p in (False, True)])
 
 
-def quantize(x: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+def quantize(x: np.ndarray, kind: str, pairs: bool = False) -> dict[str, np.ndarray]:
     """The fields of the buffer that the quantizer writes for x float32 [cols]."""
-    layout = ActivationLayout(len(x), kind)
+    layout = ActivationLayout(len(x), kind, pairs)
     fill = quantizer(layout)
 
     @njit
@@ -28,9 +29,12 @@ def quantize(x: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     if kind == "f32":
         return {"x": out[: 4 * len(x)].view(np.float32)}
     blocks, cols = len(x) // BLOCK, len(x)
-    quants = out[:cols].view(np.int8).astype(np.int64)
-    if kind == "int16":
-        quants = 128 * quants + out[cols : 2 * cols].view(np.int8)
+    if pairs:
+        quants = out[: 2 * cols].view(np.int16).reshape(-1, 4)[:, [0, 2, 1, 3]].astype(np.int64)
+    else:
+        quants = out[:cols].view(np.int8).astype(np.int64)
+        if kind == "int16":
+            quants = 128 * quants + out[cols : 2 * cols].view(np.int8)
     return {
         "quants": quants.reshape(blocks, BLOCK),
         "scales": out[layout.scales :][: 4 * blocks].view(np.float32),
@@ -44,10 +48,10 @@ def samples(cols: int, scale: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 96.5, 1e10, 1e30])
-@pytest.mark.parametrize("kind", INTEGER_KINDS)
-def test_rounding_costs_at_most_half_a_step(kind, scale):
+@each_layout
+def test_rounding_costs_at_most_half_a_step(kind, pairs, scale):
     x = samples(512, scale)
-    got, blocks = quantize(x, kind), x.reshape(-1, BLOCK).astype(np.float64)
+    got, blocks = quantize(x, kind, pairs), x.reshape(-1, BLOCK).astype(np.float64)
     step = np.abs(blocks).max(1) / LIMIT[kind]
     assert np.allclose(got["scales"], step, rtol=1e-6, atol=0)
     back = got["quants"] * got["scales"].astype(np.float64)[:, None]
@@ -55,11 +59,11 @@ def test_rounding_costs_at_most_half_a_step(kind, scale):
     assert np.all(np.abs(back - blocks) <= (0.5 + 4e-7 * LIMIT[kind]) * step[:, None])
 
 
-@pytest.mark.parametrize("kind", INTEGER_KINDS)
-def test_quants_stay_in_their_range(kind):
+@each_layout
+def test_quants_stay_in_their_range(kind, pairs):
     x = samples(256)
     x[::BLOCK], x[1::BLOCK] = 7.0, -7.0  # both ends of the range in each block
-    got = quantize(x, kind)["quants"]
+    got = quantize(x, kind, pairs)["quants"]
     assert got.max() == LIMIT[kind] and got.min() == -LIMIT[kind]
 
 
@@ -74,31 +78,31 @@ def test_two_planes_are_as_good_as_fifteen_bits():
 
 
 @pytest.mark.parametrize("cols", [32, 96, 576, 1536])
-@pytest.mark.parametrize("kind", INTEGER_KINDS)
-def test_sums_are_those_of_the_quants(kind, cols):
-    got = quantize(samples(cols), kind)
+@each_layout
+def test_sums_are_those_of_the_quants(kind, pairs, cols):
+    got = quantize(samples(cols), kind, pairs)
     assert np.array_equal(got["sums"], got["quants"].sum(1))
     assert np.array_equal(got["half_sums"].reshape(-1, 2), got["quants"].reshape(-1, 2, 16).sum(2))
 
 
-@pytest.mark.parametrize("kind", INTEGER_KINDS)
-def test_blocks_of_nothing_are_zero(kind):
+@each_layout
+def test_blocks_of_nothing_are_zero(kind, pairs):
     x = samples(128)
     x[32:64] = 0.0
     x[64:96] = 1e-38  # 1/x overflows: lost, not infinite
     x[64] = 1e-45
-    got = quantize(x, kind)
+    got = quantize(x, kind, pairs)
     assert not got["quants"][1:3].any() and not got["sums"][1:3].any() and not got["half_sums"][2:6].any()
     assert got["scales"][1] == 0
     assert np.all(np.isfinite(got["scales"]))
     assert got["quants"][0].any() and got["quants"][3].any()
 
 
-@pytest.mark.parametrize("kind", INTEGER_KINDS)
-def test_the_largest_floats_survive(kind):
+@each_layout
+def test_the_largest_floats_survive(kind, pairs):
     x = samples(64)
     x[5] = 3.4e38
-    got = quantize(x, kind)
+    got = quantize(x, kind, pairs)
     assert got["quants"][0, 5] == LIMIT[kind]
     assert np.count_nonzero(got["quants"][0]) == 1
     assert np.isclose(got["scales"][0] * LIMIT[kind], 3.4e38)
@@ -109,15 +113,24 @@ def test_float_activations_are_copied():
     assert np.array_equal(quantize(x, "f32")["x"], x)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int16", "f32"])
+@pytest.mark.parametrize("kind", INTEGER_KINDS)
+def test_pairs_are_the_same_quants(kind):
+    x = samples(256)
+    plain, paired = quantize(x, kind), quantize(x, kind, pairs=True)
+    assert all(np.array_equal(plain[name], paired[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs"), [("int8", False), ("int16", False), ("int8", True), ("int16", True), ("f32", False)]
+)
 @pytest.mark.parametrize("cols", [32, 96, 576])
-def test_fields_do_not_overlap(kind, cols):
-    layout = ActivationLayout(cols, kind)
+def test_fields_do_not_overlap(kind, pairs, cols):
+    layout = ActivationLayout(cols, kind, pairs)
     assert layout.bytes % 64 == 0
     if kind == "f32":
         assert layout.bytes >= 4 * cols
     else:
-        assert cols <= layout.scales < layout.sums < layout.half_sums < layout.bytes
+        assert cols * layout.planes * layout.size <= layout.scales < layout.sums < layout.half_sums < layout.bytes
         assert layout.scales % 4 == layout.sums % 4 == layout.half_sums % 4 == 0
 
 

@@ -7,7 +7,7 @@ from kernel_harness import widened
 
 from kernel_templates import formats, random_inputs
 from kernel_templates.cuda import fragments, weights
-from kernel_templates.cuda.vector import memory_order
+from kernel_templates.cuda.vector import byte_places
 from kernel_templates.cuda.weights import Planes
 from kernel_templates.operation import Weight
 
@@ -72,13 +72,16 @@ def test_only_what_fits_together(other: tuple[str, int]) -> None:
         weights.pack([weight("Q4_0", 8, 256), weight(other[0], 8, other[1])], "cpu")
 
 
-def test_columns_lie_as_a_vector_s_elements_do() -> None:
-    """Q8_0 quants that count columns: byte by byte the order of an activation's planes."""
-    quants = np.tile(np.arange(32, dtype=np.int8), 2)
-    row = b"".join(np.float16(1).tobytes() + quants[32 * b : 32 * b + 32].tobytes() for b in range(2))
-    given = Weight(torch.frombuffer(bytearray(row), dtype=torch.uint8)[None], 64, "Q8_0")
+@pytest.mark.parametrize("cols", [64, 256, 512, 576])
+def test_columns_lie_as_a_vector_s_elements_do(cols: int) -> None:
+    """Q8_0 quants that count columns: byte by byte the order of an activation's planes; in rows that are no whole
+    blocks of these, the order of each run alone."""
+    quants = np.arange(cols).astype(np.int8).reshape(-1, 32)
+    row = b"".join(np.float16(1).tobytes() + block.tobytes() for block in quants)
+    given = Weight(torch.frombuffer(bytearray(row), dtype=torch.uint8)[None], cols, "Q8_0")
     packed = weights.pack([given], "cpu").tensors[0].contiguous().view(torch.int8).view(-1)
-    assert torch.equal(packed.long(), memory_order(64) % 32)
+    places = byte_places(cols) if cols % 256 == 0 else byte_places(cols, 1)
+    assert torch.equal(packed[places], torch.from_numpy(quants).view(-1))
 
 
 def test_nibbles_lie_where_one_word_meets_two_of_a_vector() -> None:

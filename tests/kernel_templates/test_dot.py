@@ -1,4 +1,4 @@
-"""Every way to multiply unsigned weight bytes with signed activation bytes gives the same integers."""
+"""Every way to multiply unsigned weight bytes with signed activations gives the same integers."""
 
 import itertools
 
@@ -28,14 +28,15 @@ def compiled(path: str, lanes: int, features: frozenset[str]):
     multiply, load = dot.dot4(path, lanes, features), simd.load("i32", lanes)
 
     @njit
-    def run(acc, words, x, out):
-        simd.store(out, multiply(load(acc), load(words), x))
+    def run(acc, words, x, more, out):
+        simd.store(out, multiply(load(acc), load(words), x, more))
 
     def on_arrays(acc: np.ndarray, words: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """acc int32 [lanes], words uint8 [lanes, 4], x int8 [4]."""
+        """acc int32 [lanes], words uint8 [lanes, 4], x int8 [4], or int16 where the path takes pairs."""
         out = np.zeros(lanes, np.int32)
         acc, words = np.ascontiguousarray(acc), np.ascontiguousarray(words)
-        run(acc.ctypes.data, words.ctypes.data, x.view(np.int32)[0], out.ctypes.data)
+        x = x.astype(np.int16)[[0, 2, 1, 3]] if dot.takes_pairs(path) else x.astype(np.int8)
+        run(acc.ctypes.data, words.ctypes.data, x.view(np.int32)[0], x.view(np.int32)[-1], out.ctypes.data)
         return out
 
     return on_arrays
@@ -84,3 +85,15 @@ def test_paths_follow_the_features():
     assert dot.available(frozenset({"sse2", "avx2"})) == ("generic", "madd")
     assert dot.available(frozenset({"sse2", "avxvnni"})) == ("generic", "madd", "vnni")
     assert set(dot.available(HERE)) <= set(dot.PATHS)
+
+
+@pytest.mark.parametrize(("path", "features"), [p for p in PATHS if dot.takes_pairs(p.values[0])])
+def test_pairs_have_sixteen_bits(path, features):
+    run, rng = compiled(path, 16, features), np.random.default_rng(0)
+    zero = np.zeros(16, np.int32)
+    for weight, activation in itertools.product((0, 1, 127, 128, 255), (-(2**15), -16256, 16256, 2**15 - 1)):
+        words, x = np.full((16, 4), weight, np.uint8), np.full(4, activation, np.int16)
+        assert np.array_equal(run(zero, words, x), reference(zero, words, x)), (weight, activation)
+    for _ in range(20):
+        words, x = rng.integers(0, 256, (16, 4), np.uint8), rng.integers(-16256, 16257, 4, np.int16)
+        assert np.array_equal(run(zero, words, x), reference(zero, words, x))

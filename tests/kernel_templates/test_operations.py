@@ -17,7 +17,7 @@ from some_formats import ALL_TRAITS, few
 from kernel_templates import registry
 from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
-from kernel_templates.cpu import machine
+from kernel_templates.cpu import dot, machine
 from kernel_templates.cpu.graph import Graph
 from kernel_templates.cpu.thread_pool import ThreadPool
 from kernel_templates.ffn.problem import Ffn
@@ -197,6 +197,45 @@ def test_many_configs_agree_with_the_reference(problem, teams):
 def test_two_planes_of_activations_leave_almost_no_error(name, teams):
     """The tolerance of a format is that of one int8 plane; with two, the low one wrong would still pass there."""
     assert Built(Head(333, width(name, 160), name)).error(11, teams[1]) < 1e-4
+
+
+def on_path(problem: Problem, path: str) -> Config:
+    return Config({**registry.cpu_space(problem, machine.features()).default, "path": path})
+
+
+@pytest.mark.parametrize("name", few(INTEGER))
+def test_every_path_gives_the_same_bits(name, teams):
+    """Activations in planes and in pairs are the same numbers, and integer products have no rounding."""
+    problem = Matvec(83, width(name, 160), name)
+    given = registry.get(problem.op).inputs(problem, 7)
+    start, made = given.buffers["out"].copy(), []
+    for path in dot.available(machine.features()):
+        given.buffers["out"][:] = start
+        made.append(Built(problem, on_path(problem, path)).run(given, teams[1])["out"].copy())
+    assert np.any(made[0] != start)
+    for other in made[1:]:
+        np.testing.assert_array_equal(made[0], other)
+
+
+@pytest.mark.skipif("madd" not in dot.available(machine.features()), reason="no x86 processor")
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Ffn(256, 416, "Q4_1", "Q6_K", "Q8_0", "int8"),
+        Ffn(160, 96, "F32", "Q8_0", "BF16", post_norm=1),
+        NormQkvRope(256, 4, 2, 128, 128, 1, "Q4_1", "Q6_K", "F16", "int8"),
+        NormQkvz(96, 4, 2, 64, "Q4_0", "Q8_0", "F32"),
+        InputGate(160, 256, "Q8_0", "Q4_K", "int8", out_scale=1),
+        PerLayerInputs(160, 3, 16, "Q4_1", "int8"),
+        Head(333, 256, "Q6_K"),
+        Matmul(83, 256, "Q6_K", 3),
+        Matmul(64, 608, "Q4_1", 9, gate="silu"),
+    ],
+    ids=lambda p: p.key,
+)
+def test_pairs_agree_with_the_reference(problem, teams):
+    """Whatever this processor's default is."""
+    check(problem, on_path(problem, "madd"), teams)
 
 
 @pytest.mark.parametrize("position", [0, 1, 63, 64, 127, 199])

@@ -85,7 +85,8 @@ def test_passes_that_follow_each_other_do_not_wait_for_a_look(monkeypatch):
 
 def looks(monkeypatch, cores: set[int], *samples: _Sample) -> list[float]:
     """What a watch of these cores says after each sample but the first."""
-    watch, rest = object.__new__(CoreWatch), iter(samples)
+    watch = object.__new__(CoreWatch)
+    rest = iter(replace(sample, at=sample.at - 1e6) for sample in samples)  # before now, whenever the machine began
     monkeypatch.setattr(watch, "_sample", lambda: next(rest))
     watch._cores, watch._last = cores, watch._sample()
     return [watch.look() for _ in samples[1:]]
@@ -107,6 +108,16 @@ def test_what_ended_before_this_moment_is_no_load(running, processors, free, mon
     monkeypatch.setattr(thread_choice, "_read_stat", lambda: next(stats))
     samples = [_Sample(0.0, 0.0, 0.0), _Sample(60.0, 110.0, 0.0), _Sample(60.2, 110.2, 0.0)]
     assert looks(monkeypatch, {0, 1}, *samples) == [free, pytest.approx(1.0)]
+
+
+def test_instants_lie_apart_and_end_with_the_first_that_shows_nothing(monkeypatch):
+    """This process's own thread spins for some hundred microseconds behind its work, and is no other's."""
+    waits: list[float] = []
+    stats = iter([_Stat({0: 0.0, 1: 0.0}, 2), _Stat({0: 0.0, 1: 0.0}, 1)])
+    monkeypatch.setattr(thread_choice, "_read_stat", lambda: next(stats))
+    monkeypatch.setattr(thread_choice.time, "sleep", waits.append)
+    assert looks(monkeypatch, {0, 1}, _Sample(0.0, 0.0, 0.0), _Sample(60.0, 110.0, 0.0)) == [2.0]
+    assert waits == [thread_choice.APART_S]
 
 
 def test_a_process_that_runs_is_seen_at_once():

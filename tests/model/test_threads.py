@@ -41,11 +41,15 @@ def test_threads_are_chosen_at_every_step(engine):
     assert choice.most == 3
 
 
-def test_a_long_prompt_chooses_its_threads_anew_for_every_pass(engine):
-    """Those of the first pass may be chosen beside a process that ends meanwhile."""
-    runner, counts, seen = engine.runner, iter([1, 3]), []
-    runner.forward.most, run = 64, runner.forward.run
+def test_a_long_prompt_chooses_its_threads_anew_for_every_layer(engine, monkeypatch):
+    """Those of the first may be chosen beside a process that ends meanwhile; what comes out is the same."""
+    runner, tokens, seen = engine.runner, [5 + i % 40 for i in range(100)], []
+    pool = runner.decoder.pool
+    runner.decoder.threads.by_load = lambda: 2
+    alike = runner.prefill.run(tokens, 0)
+    counts, run = itertools.cycle([1, 3]), pool.run
+    runner.forward.most = 64
     runner.decoder.threads.by_load = lambda: next(counts)
-    runner.forward.run = lambda *pass_: (seen.append((len(pass_[0]), pass_[3])), run(*pass_))[1]
-    runner.prefill.run([5 + i % 40 for i in range(100)], 0)
-    assert seen == [(64, 1), (36, 3)]
+    monkeypatch.setattr(pool, "run", lambda *job, threads: (seen.append(threads), run(*job, threads=threads)))
+    np.testing.assert_array_equal(runner.prefill.run(tokens, 0), alike)
+    assert seen == ([1, 3] * engine.config.layers)[: 2 * engine.config.layers]
