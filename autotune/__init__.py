@@ -35,6 +35,7 @@ def load(
     threads: int | None = None,
     nvtx: bool = False,
     gpu_memory: int | None = None,
+    cache: str = "f16",
 ) -> "Model":
     """A GGUF model on a device, with the best kernels known for it.
 
@@ -42,7 +43,7 @@ def load(
     the command line uses); context: positions that the KV cache holds (None: 4096, or the model's own if less);
     tuned=False runs the templates' defaults; threads: at most, on the CPU; nvtx: mark a GPU's calls for a profiler;
     gpu_memory: bytes that a GPU's weights, cache and buffers may take (None: what is free); experts that do not fit
-    stay in host memory.
+    stay in host memory; cache: format of the KV cache, "f16" or, on a GPU, "q8_0", of 8 bits.
 
     The model's `generate(text, tokens)` yields str (speculate="ngram": faster where the text quotes its prompt), its
     `logits(ids)` is float32 [tokens, vocab], `close()` ends it.
@@ -59,7 +60,15 @@ def load(
 
     def opened(database: TuningDB) -> "Model":
         return load_model(
-            path, device, db=database, context=context, tuned=tuned, threads=threads, nvtx=nvtx, gpu_memory=gpu_memory
+            path,
+            device,
+            db=database,
+            context=context,
+            tuned=tuned,
+            threads=threads,
+            nvtx=nvtx,
+            gpu_memory=gpu_memory,
+            cache=cache,
         )
 
     if isinstance(db, TuningDB):
@@ -80,6 +89,7 @@ def tune(
     context: int | None = None,
     sampler: str = "pool",
     seed: int = 0,
+    cache: str = "f16",
 ) -> "list[Tuned]":
     """Search a model's kernels on a device and keep the winners; the winners, on a GPU also those in their layers.
 
@@ -87,7 +97,8 @@ def tune(
     problem's configurations, those of earlier runs included; budget: seconds for all problems together, 0 for no limit
     (None for either: as `autotune tune`); ops: names of the operations to tune (none: all); widths: "decode" for one
     token at a time, "prompt" for many of one text, "batch" for one of each of several texts; context: tokens that a
-    GPU's attention is tuned up to. Each trial is in the database when it is made: KeyboardInterrupt loses none.
+    GPU's attention is tuned up to; cache: the format of the KV cache that it reads, as of `load`. Each trial is in the
+    database when it is made: KeyboardInterrupt loses none.
 
     Raises UserError, also when no configuration of a problem works, model.errors.ModelError for the file,
     tuning_db.DatabaseError.
@@ -108,10 +119,13 @@ def tune(
     for name, value, least in (("trials", trials, 1), ("budget", budget, 0), ("context", context, 1)):
         if value is not None and not value >= least:
             raise UserError(f"{name}={value} makes no sense; give {least} or more")
+    if cache not in options.CACHES:
+        raise UserError(f"cache={cache!r} is not known; give {' or '.join(options.CACHES)}")
     backend, index = parse_device(device)
     device = backend if backend == options.CPU else f"{backend}:{index}"
+    options.check_cache(cache, device)
     options.require(device)
-    wanted = command.model_problems(Path(path), tuple(ops), device, context, tuple(widths))
+    wanted = command.model_problems(Path(path), tuple(ops), device, context, tuple(widths), cache)
     trials, budget_s = command.limits(device, trials, budget)
     settings = TuneSettings(trials, budget_s, sampler, seed)
     if isinstance(db, TuningDB):

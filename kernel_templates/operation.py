@@ -115,7 +115,8 @@ class Operation:
     tolerance: Callable[..., float]
     """(problem) -> the largest ||out - ref|| / ||ref|| that counts as correct."""
     layer_buffers: tuple[str, ...] = ()
-    """Buffers that every layer of a model has for itself, as it has its weights: the KV cache."""
+    """Buffers that every layer of a model has for itself, as it has its weights, where a problem has them: the KV
+    cache."""
     cpu_tolerance: Callable[..., float] | None = None
     """As `tolerance`, of templates for the CPU, where only those of a GPU round to float16."""
 

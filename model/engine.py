@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from kernel_templates.attention.cache import F16, FORMATS
 from kernel_templates.cuda import early
 from kernel_templates.problem import Problem
 from model import continuous_batching, speculation
@@ -312,6 +313,7 @@ def load(
     nvtx: bool = False,
     prompt: str = "",
     gpu_memory: int | None = None,
+    cache: str = F16,
 ) -> Model:
     """Load a GGUF model. device: "cpu", "cuda" or "cuda:N"; db: where winners are looked up (None: the templates'
     defaults); tuned=False ignores it.
@@ -319,7 +321,8 @@ def load(
     context: positions the KV cache holds, at most what the model was trained for; nvtx: mark the operations of a
     GPU for a profiler, which makes tokens slower; prompt: the text to come, where it is known: a GPU's kernels for as
     many tokens are then compiled while weights are read; gpu_memory: bytes of a GPU that weights, cache and buffers may
-    take, None for what is free: experts that do not fit stay in host memory. Raises ModelError.
+    take, None for what is free: experts that do not fit stay in host memory; cache: "f16" or, on a GPU, "q8_0", the
+    format of the KV cache. Raises ModelError.
     """
     start = time.perf_counter()
     backend, index = parse_device(device)
@@ -337,12 +340,16 @@ def load(
         raise ModelError("NVTX marks what a GPU runs; give a GPU, such as cuda:0")
     if gpu_memory is not None and backend == "cpu":
         raise ModelError("a limit of a GPU's memory is for a GPU; give one, such as cuda:0")
+    if cache not in FORMATS:
+        raise ModelError(f"a KV cache in {quoted(cache)} is not known; use {' or '.join(FORMATS)}")
+    if cache != F16 and backend == "cpu":
+        raise ModelError(f"a KV cache in {cache} is for a GPU so far; give one, such as cuda:0, or leave it in {F16}")
     if context is not None and context < 1:
         raise ModelError(f"a context of {context} positions holds nothing; give 1 or more")
     positions = min(DEFAULT_CONTEXT if context is None else context, config.context)
     tokenizer = Tokenizer.from_metadata(file.metadata)  # refused before gigabytes are packed
     tokens = len(tokenizer.encode(prompt, parse_special=True)) if prompt and backend == "cuda" else 0
-    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx, tokens, gpu_memory)
+    settings = Settings(positions, db if tuned else None, index, threads, progress, nvtx, tokens, gpu_memory, cache)
     runner = importlib.import_module(BACKENDS[backend]).open_runner(file, config, settings)
     file = replace(file, metadata=MappingProxyType({k: v for k, v in file.metadata.items() if k != MERGES}))
     return Model(file, config, tokenizer, runner, load_s=time.perf_counter() - start)

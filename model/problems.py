@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kernel_templates.attention import cache
 from kernel_templates.attention.problem import LONG
 from kernel_templates.delta_layer.problem import DeltaLayer
 from kernel_templates.head.problem import Head
@@ -26,10 +27,12 @@ tuned each by itself, and a token runs the kernels of the first that lies above 
 where attention takes much of the token."""
 
 
-def layer_problems(config: ModelConfig, file: GGUFFile, layer: int, context: int = TUNED_CONTEXT) -> dict[str, Problem]:
+def layer_problems(
+    config: ModelConfig, file: GGUFFile, layer: int, context: int = TUNED_CONTEXT, form: str = cache.F16
+) -> dict[str, Problem]:
     """The problem of each step of a layer by the step's name, in their order; `context` is what attention is tuned
     at."""
-    return layer_at(config, file, layer, context).parts()
+    return layer_at(config, file, layer, context, form).parts()
 
 
 def head_problem(config: ModelConfig, file: GGUFFile) -> Head:
@@ -69,26 +72,29 @@ def contexts(capacity: int) -> list[int]:
     return bounds
 
 
-def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int) -> Mapping[Problem, int]:
-    """Every distinct problem on a GPU, each alone, and how often a token runs it; attention once a context."""
+def gpu_problems(config: ModelConfig, file: GGUFFile, capacity: int, form: str = cache.F16) -> Mapping[Problem, int]:
+    """Every distinct problem on a GPU, each alone, and how often a token runs it; attention once a context. form: of
+    the KV cache."""
     counts: dict[Problem, int] = {}
     for layer in range(config.layers):
         # Only attention differs by context: a dictionary of one layer's problems counts the others once.
-        every = {p: 1 for context in contexts(capacity) for p in layer_problems(config, file, layer, context).values()}
+        every = {
+            p: 1 for context in contexts(capacity) for p in layer_problems(config, file, layer, context, form).values()
+        }
         for problem in every:
             counts[problem] = counts.get(problem, 0) + 1
     return counts | _end_problems(config, file)
 
 
-def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int) -> list[LinkedChain]:
+def gpu_layers(config: ModelConfig, file: GGUFFile, capacity: int, form: str = cache.F16) -> list[LinkedChain]:
     """Every distinct whole layer, for all layers of the first context, then of the next."""
-    found = (layer_at(config, file, i, context) for context in contexts(capacity) for i in range(config.layers))
+    found = (layer_at(config, file, i, context, form) for context in contexts(capacity) for i in range(config.layers))
     return list(dict.fromkeys(found))
 
 
-def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
-    """One layer as one problem. Contexts in which its window is full cost the same and have the same kernels: they are
-    one, the first of them."""
+def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int, form: str = cache.F16) -> LinkedChain:
+    """One layer as one problem; form: of the KV cache. Contexts in which its window is full cost the same and have the
+    same kernels: they are one, the first of them."""
     a, plan = config.architecture, layer_plan.layer(config, layer)
     s = plan.sizes
     if s.window:
@@ -118,5 +124,5 @@ def layer_at(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> L
         qkv_bias=int(a.qkv_bias), post_norm=int(a.post_norm),
         window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks, out_bias=int(a.out_bias),
         gate_function=s.gate_function, output_gate=int(s.output_gate), v_norm=int(a.v_norm), shared_kv=int(shared),
-        layer_input=s.layer_input, out_scale=int(s.out_scale),
+        layer_input=s.layer_input, out_scale=int(s.out_scale), cache=form,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kernel_templates.attention.cache import F16
 from kernel_templates.lazy import Tensor
 from kernel_templates.problem import Problem
 from model.errors import ModelError
@@ -38,7 +39,7 @@ class Settings:
     index: which device of its kind; threads: of the CPU, None for all cores; nvtx: mark a GPU's
     operations by name, for a profiler that watches; prompt: tokens that the first text will have, whose kernels are
     made ready beside the weights, 0 if that is not known; gpu_memory: bytes that a GPU's part of it may take, None for
-    what is free."""
+    what is free; cache: the format of the KV cache (`kernel_templates.attention.cache`)."""
 
     context: int
     db: TuningDB | None = None
@@ -48,6 +49,7 @@ class Settings:
     nvtx: bool = False
     prompt: int = 0
     gpu_memory: int | None = None
+    cache: str = F16
 
 
 class Runner(ABC):

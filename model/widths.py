@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kernel_templates import registry
+from kernel_templates.attention import cache
 from kernel_templates.gated_delta.problem import GatedDelta
 from kernel_templates.grouped_matmul.problem import GroupedMatmul
 from kernel_templates.matmul.problem import Matmul
@@ -117,13 +118,14 @@ def head_product(config: ModelConfig, file: GGUFFile) -> Product:
     return Product("head", ("w",), head.vocab, head.hidden, head.format)
 
 
-def pass_attention(sizes: LayerSizes, size: PassSize) -> PagedAttention:
-    """A layer's attention in a pass. Contexts in which the window is full cost the same: they are one."""
+def pass_attention(sizes: LayerSizes, size: PassSize, form: str = cache.F16) -> PagedAttention:
+    """A layer's attention in a pass; form: of the KV cache. Contexts in which the window is full cost the same: they
+    are one."""
     s = sizes
     context = min(size.context, contexts(s.window + 1)[-1]) if s.window else size.context
     return PagedAttention(
         size.sequences, size.tokens, s.heads, s.kv_heads, s.head_dim, context,
-        window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks,
+        window=s.window, softcap=s.softcap, scale=s.scale, sinks=s.sinks, cache=form,
     )  # fmt: skip
 
 
@@ -133,16 +135,16 @@ def pass_delta(delta: GatedDelta, size: PassSize) -> GatedDelta:
 
 
 def pass_problems(
-    config: ModelConfig, file: GGUFFile, sizes: Iterable[PassSize], backend: str = "cuda"
+    config: ModelConfig, file: GGUFFile, sizes: Iterable[PassSize], backend: str = "cuda", form: str = cache.F16
 ) -> dict[Problem, int]:
     """The distinct problems of passes and how often one pass runs each; those that the backend has a template for.
-    backend: "cuda" or "cpu"."""
+    backend: "cuda" or "cpu"; form: of the KV cache."""
     counts: dict[Problem, int] = {}
     # Most layers are alike, and there may be a hundred sizes: a start waits for this.
     layers = Counter((layer_products(config, file, i, backend), config.layer(i)) for i in range(config.layers))
     for size in sizes:
         own: dict[Problem, int] = {}
-        for problem, times in _of_pass(config, file, layers, size, backend):
+        for problem, times in _of_pass(config, file, layers, size, backend, form):
             own[problem] = own.get(problem, 0) + times
         # Passes that differ in their context alone have their products in common.
         counts |= own
@@ -151,13 +153,13 @@ def pass_problems(
 
 def _of_pass(
     config: ModelConfig, file: GGUFFile, layers: Mapping[tuple[tuple[Product, ...], LayerSizes], int], size: PassSize,
-    backend: str,
+    backend: str, form: str,
 ) -> Iterator[tuple[Problem, int]]:  # fmt: skip
     """layers: those that differ, and how many there are of each."""
     for (products, sizes), times in layers.items():
         yield from ((product.over(size.rows), times) for product in products)
         if not sizes.delta:
-            yield pass_attention(sizes, size), times
+            yield pass_attention(sizes, size, form), times
         elif backend == "cuda":  # a processor goes from row to row with a token's kernel
             yield pass_delta(sizes.delta, size), times
     if (inputs := inputs_problem(config, file)) is not None:
@@ -167,11 +169,17 @@ def _of_pass(
 
 
 def width_problems(
-    config: ModelConfig, file: GGUFFile, capacity: int, widths: Iterable[str], backend: str = "cuda"
+    config: ModelConfig,
+    file: GGUFFile,
+    capacity: int,
+    widths: Iterable[str],
+    backend: str = "cuda",
+    form: str = cache.F16,
 ) -> Mapping[Problem, int]:
     """What tuning the passes of some widths means, and how often a pass runs each problem; "decode" has none. capacity:
     positions that a text may have."""
-    return pass_problems(config, file, [s for w in widths for s in tuned_sizes(w, capacity, backend)], backend)
+    sizes = [s for w in widths for s in tuned_sizes(w, capacity, backend)]
+    return pass_problems(config, file, sizes, backend, form)
 
 
 def tuned_sizes(width: str, capacity: int, backend: str = "cuda") -> list[PassSize]:

@@ -27,7 +27,7 @@ from peer import facts, files, llama_bench
 from rich.console import Console
 from rich.table import Table
 
-from autotune.commands.options import WidthNames
+from autotune.commands.options import CACHES, WidthNames
 from autotune.runner.python_process import environment, python_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +79,8 @@ class Settings:
     widths: str = WIDTHS
     depths: tuple[int, ...] = ()
     """Cached tokens to decode after; empty: what `autotune bench` measures by itself."""
+    cache: str = CACHES[0]
+    """Format of the KV cache."""
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -123,9 +125,10 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
                 f"--runs={settings.runs}",
                 *([] if settings.widths == WIDTHS else [f"--widths={settings.widths}"]),
                 *(f"--depth={depth}" for depth in settings.depths),
+                *_cache_options(settings),
             ]
         ),
-        "name": name,
+        "name": name if settings.cache == CACHES[0] else f"{name}-cache-{settings.cache}",
         "file_bytes": size,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},
         "versions": benched["versions"],
@@ -141,13 +144,17 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
 def _tune_options(settings: Settings) -> list[str]:
     """Attention up to the deepest of the depths that were named, and the tokens decoded behind it."""
     context = ["--context", str(max(settings.depths) + llama_bench.TOKENS)] if settings.depths else []
-    return ["--budget", str(settings.budget), "--widths", settings.widths, *context]
+    return ["--budget", str(settings.budget), "--widths", settings.widths, *context, *_cache_options(settings)]
 
 
 def _bench_options(settings: Settings) -> list[str]:
     """Widths as `tune`'s; without several texts on a build that cannot decode them, which the default leaves out."""
     widths = [] if settings.widths == WIDTHS else ["--widths", settings.widths]
-    return [*widths, *(f"--depth={depth}" for depth in settings.depths)]
+    return [*widths, *(f"--depth={depth}" for depth in settings.depths), *_cache_options(settings)]
+
+
+def _cache_options(settings: Settings) -> list[str]:
+    return [] if settings.cache == CACHES[0] else [f"--cache={settings.cache}"]
 
 
 def _peer(settings: Settings, path: Path, benched: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,6 +307,10 @@ def _known_widths(ctx: click.Context, param: click.Parameter, value: str) -> str
     "--depth", "depths", multiple=True, type=click.IntRange(min=0),
     help="Cached tokens to decode after; may be given again.  [default: 0 and 4096]",
 )  # fmt: skip
+@click.option(
+    "--cache", type=click.Choice(CACHES), default=CACHES[0], show_default=True,
+    help="Format of the KV cache; results of another than the default go to a file of their own, MODEL-cache-q8_0.",
+)  # fmt: skip
 @click.option("--db", type=click.Path(path_type=Path), help="Tuning database.  [default: a fresh one]")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where model files are made.")
 @click.option(
@@ -313,6 +324,7 @@ def main(
     peer: Path | None,
     widths: str,
     depths: tuple[int, ...],
+    cache: str,
     db: Path | None,
     folder: Path | None,
     out: Path | None,
@@ -330,7 +342,9 @@ def main(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="autotune-", dir=folder) as made:
-        settings = Settings(device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths)
+        settings = Settings(
+            device, budget, runs, db or Path(made) / "tuning.db", Path(made), peer, widths, depths, cache
+        )
         for number, name in enumerate(chosen, 1):
             screen.print(f"[bold]{name}[/] ({number} of {len(chosen)})")
             try:
@@ -338,7 +352,8 @@ def main(
             except Failed as error:
                 screen.print(f"[red]{name}: {error}[/]")
                 continue
-            target = (out or ROOT / "benchmarks" / facts.chip_folder(document["device"]["chip"])) / f"{name}.json"
+            where = out or ROOT / "benchmarks" / facts.chip_folder(document["device"]["chip"])
+            target = where / f"{document['name']}.json"
             facts.write(target, document)
             screen.print(f"{name}: {document['summary']['decode_tok_s']:,.0f} tok/s, {target.name} written")
             documents[name] = document

@@ -33,6 +33,7 @@ from autotune.benchmarking.benchmark_result import (
 )  # fmt: skip
 from autotune.benchmarking.speedup import Speedup
 from autotune.runner.versions import versions
+from kernel_templates.attention.cache import F16
 from kernel_templates.device import Device
 from model.engine import Model, parse_device
 from model.errors import ModelError
@@ -126,14 +127,14 @@ class Request:
 def benchmark(
     path: str | Path, db: TuningDB, device: str, *, prompt: int | None = None, tokens: int = 128, runs: int = 5,
     depths: tuple[int, ...] = (), widths: tuple[str, ...] | None = None, nvtx: bool = False,
-    gpu_memory: int | None = None, progress: Callable[[str], None] = lambda step: None,
+    gpu_memory: int | None = None, cache: str = F16, progress: Callable[[str], None] = lambda step: None,
 ) -> ModelBenchmark:  # fmt: skip
     """Prefill of `prompt` tokens, and decoding of `tokens` from each depth; rates are medians of `runs`.
 
     widths: "prompt" adds prompts of several lengths, "batch" several texts decoded together; None: what the backend is
-    usually asked for, as far as it can. gpu_memory: as of `model.engine.load`. progress: is told in words what is done
-    next. Without a prompt or depths, the backend's defaults. Depths and prompts past what the model was trained for are
-    left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
+    usually asked for, as far as it can. gpu_memory, cache: as of `model.engine.load`. progress: is told in words what
+    is done next. Without a prompt or depths, the backend's defaults. Depths and prompts past what the model was trained
+    for are left out. Raises ModelError and kernel_templates.cuda.machine.DeviceError.
     """
     kind, index = parse_device(device)
     backend: Backend = importlib.import_module(BACKENDS[kind]).open_backend(db, index)
@@ -154,7 +155,14 @@ def benchmark(
             for side in sides:
                 progress(f"loading the {side} engine")
                 engine = model.load(
-                    path, device, db=db, tuned=side == "tuned", context=request.room, nvtx=nvtx, gpu_memory=gpu_memory
+                    path,
+                    device,
+                    db=db,
+                    tuned=side == "tuned",
+                    context=request.room,
+                    nvtx=nvtx,
+                    gpu_memory=gpu_memory,
+                    cache=cache,
                 )
                 if engine.runner.experts is not None:
                     experts[side] = engine.runner.experts.document()
@@ -174,6 +182,7 @@ def benchmark(
     settings = {
         "prompt": asked.prompt, "tokens": tokens, "runs": runs, "alternating": together, "nvtx": nvtx,
         "captured_alone": backend.CAPTURED_ALONE, "cache_bytes": backend.cache_bytes(),
+        **({} if cache == F16 else {"cache": cache}),
         **({} if gpu_memory is None else {"gpu_memory": gpu_memory}), **({"experts": experts} if experts else {}),
         "text_prompt": several_texts.PROMPT, "text_tokens": several_texts.TOKENS,
     }  # fmt: skip

@@ -47,12 +47,13 @@ INSIDE = "Each problem's steps of all layers, timed inside the token; the token 
 @options.nvtx_option
 @options.device_option
 @options.gpu_memory_option
+@options.cache_option
 @options.threads_option
 @options.db_option
 @options.json_option
 def bench(
     model: Path, prompt: int | None, tokens: int, runs: int, depths: tuple[int, ...],
-    widths: tuple[str, ...] | None, nvtx: bool, device: str, gpu_memory: int | None,
+    widths: tuple[str, ...] | None, nvtx: bool, device: str, gpu_memory: int | None, cache: str,
     db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure prefill and decode, untuned against tuned.
@@ -71,6 +72,7 @@ def bench(
         raise UserError("NVTX marks what a GPU runs; give --device cuda:0")
     if gpu_memory is not None and device == options.CPU:
         raise UserError("--gpu-memory limits a GPU's memory; give --device cuda:0")
+    options.check_cache(cache, device)
     from autotune.benchmarking import model_benchmark
     from model.gguf_file import open_gguf
 
@@ -78,7 +80,7 @@ def bench(
     with options.open_database(db_path, readonly=False) as db, options.alone(device), output.steps() as progress:
         result = model_benchmark.benchmark(
             model, db, device, prompt=prompt, tokens=tokens, runs=runs, depths=depths, widths=widths, nvtx=nvtx,
-            gpu_memory=gpu_memory, progress=progress,
+            gpu_memory=gpu_memory, cache=cache, progress=progress,
         )  # fmt: skip
     if as_json:
         output.print_json(result.document())

@@ -32,12 +32,13 @@ SAMPLING = {"temperature": 0.7, "top_k": 40, "top_p": 0.95}
 @options.speculate_option
 @options.device_option
 @options.gpu_memory_option
+@options.cache_option
 @options.threads_option
 @options.db_option
 def chat(
     model: Path, system: str | None, template_args: dict[str, Any], tokens: int, temperature: float | None,
     top_k: int | None, top_p: float | None, seed: int | None, context: int | None, untuned: bool, speculate: str,
-    device: str, gpu_memory: int | None, db_path: Path | None,
+    device: str, gpu_memory: int | None, cache: str, db_path: Path | None,
 ) -> None:  # fmt: skip
     """Keep a conversation with a model.
 
@@ -51,7 +52,9 @@ def chat(
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     loading.check_sampling(given, seed)
-    engine = loading.load_model(model, device, db_path, context, untuned, gpu_memory=gpu_memory, speculate=speculate)
+    engine = loading.load_model(
+        model, device, db_path, context, untuned, gpu_memory=gpu_memory, speculate=speculate, cache=cache
+    )  # fmt: skip
     sampler = loading.sampler_for(engine, given, SAMPLING, seed)
     loading.note_template(engine, template_args)
     talk = Conversation(engine, system, reserve=min(tokens, engine.context // 4), variables=template_args)

@@ -51,6 +51,7 @@ SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
 @options.nvtx_option
 @options.device_option
 @options.gpu_memory_option
+@options.cache_option
 @options.threads_option
 @options.db_option
 @options.json_option
@@ -58,7 +59,7 @@ def generate(
     model: Path, prompt: str | None, source: str | None, target: str | None, batch: int | None, as_chat: bool,
     plain: bool, template_args: dict[str, Any], tokens: int,
     temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None, context: int | None,
-    untuned: bool, speculate: str, nvtx: bool, device: str, gpu_memory: int | None,
+    untuned: bool, speculate: str, nvtx: bool, device: str, gpu_memory: int | None, cache: str,
     db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write text after a prompt, streaming it.
@@ -95,7 +96,7 @@ def generate(
             BatchSettings(
                 model, source, target or "-", batch or BATCH, as_chat, plain, template_args, tokens,
                 {name: value for name, value in given.items() if value is not None}, SAMPLING, seed, context, untuned,
-                nvtx, device, gpu_memory, db_path, as_json,
+                nvtx, device, gpu_memory, cache, db_path, as_json,
             )
         )  # fmt: skip
         return
@@ -108,7 +109,7 @@ def generate(
     text = _standard_input() if prompt == "-" else prompt
     if not text:
         raise UserError("the prompt is empty; give some text with -p, or -p - and text on stdin")
-    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text, gpu_memory, speculate)
+    engine = loading.load_model(model, device, db_path, context, untuned, nvtx, text, gpu_memory, speculate, cache)
     sampler = loading.sampler_for(engine, given, SAMPLING, seed)
     if as_chat:
         loading.note_template(engine, template_args)
@@ -134,6 +135,7 @@ def generate(
         document = {
             "model": str(model),
             "device": device,
+            "cache": cache,
             "prompt": text,
             "text": written,
             "interrupted": interrupted is not None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune import UserError
-from autotune.commands import loading, output, prompt_lines
+from autotune.commands import loading, options, output, prompt_lines
 from autotune.commands.answer_file import AnswerFile
 from autotune.commands.conversation import encode_rendered
 from autotune.commands.prompt_lines import PromptLine
@@ -45,6 +45,7 @@ class BatchSettings:
     nvtx: bool
     device: str
     gpu_memory: int | None
+    cache: str
     db_path: Path | None
     as_json: bool
 
@@ -52,6 +53,7 @@ class BatchSettings:
         """Of a prompt with all that decides about its answer, but for the machine: two runs with the same one may share
         a file. model: the digest of the model's file."""
         own: dict[str, Any] = {"model": model, "chat": self.as_chat, "plain": self.plain, "seed": self.seed}
+        own |= {} if self.cache == options.CACHES[0] else {"cache": self.cache}
         own |= {"template": dict(self.template_args), "tokens": self.tokens, "sampling": dict(self.given)}
         text = json.dumps([own, prompt.digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -100,6 +102,7 @@ def run(settings: BatchSettings) -> None:
             engine = loading.load_model(
                 settings.model, settings.device, settings.db_path, settings.context, settings.untuned, settings.nvtx,
                 gpu_memory=settings.gpu_memory,
+                cache=settings.cache,
             )  # fmt: skip
             try:
                 _answer(engine, settings, left, digests, answers, totals)

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 def load_model(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool = False,
-    prompt: str = "", gpu_memory: int | None = None, speculate: str = "off",
+    prompt: str = "", gpu_memory: int | None = None, speculate: str = "off", cache: str = options.CACHES[0],
 ) -> "Model":  # fmt: skip
-    """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt and
-    gpu_memory: as of `model.engine.load`; speculate: what will be asked of it, refused before weights are read."""
+    """The model with the winners that the database has for it; a progress bar on a terminal while it loads. prompt,
+    gpu_memory and cache: as of `model.engine.load`; speculate: what will be asked of it, refused before weights
+    are read."""
+    options.check_cache(cache, device)
     # Hundreds of modules and a vocabulary are made, and nothing of it is garbage: looking for some takes 0.2 s.
     gc.disable()
     try:
         if speculate != "off":
             _check_speculation(path, speculate)
-        return _load(path, device, db_path, context, untuned, nvtx, prompt, gpu_memory)
+        return _load(path, device, db_path, context, untuned, nvtx, prompt, gpu_memory, cache)
     finally:
         gc.freeze()
         gc.enable()
@@ -43,7 +45,7 @@ def _check_speculation(path: Path, speculate: str) -> None:
 
 def _load(
     path: Path, device: str, db_path: Path | None, context: int | None, untuned: bool, nvtx: bool, prompt: str,
-    gpu_memory: int | None,
+    gpu_memory: int | None, cache: str,
 ) -> "Model":  # fmt: skip
     options.begin(device)
     from rich.progress import BarColumn, Progress, TextColumn
@@ -60,7 +62,7 @@ def _load(
         task = bar.add_task("load", total=None, name=path.name, state="")
         model = load(
             path, device, db=db, context=context, tuned=not untuned, nvtx=nvtx, prompt=prompt,
-            gpu_memory=gpu_memory,
+            gpu_memory=gpu_memory, cache=cache,
             progress=lambda done, of: bar.update(task, completed=done, total=of, state=f"{done} of {of}"),
         )  # fmt: skip
     if model.tokenizer.note:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tuning_db import TuningDB
 
 CPU = "cpu"
+CACHES = ("f16", "q8_0")  # those of kernel_templates.attention.cache
 WIDTHS = ("decode", "prompt", "batch", "speculate")  # those of model.widths, which takes its time to import
 
 
@@ -120,11 +121,24 @@ gpu_memory_option = click.option(
 )  # fmt: skip
 
 
+cache_option = click.option(
+    "--cache", type=click.Choice(CACHES), default=CACHES[0], show_default=True,
+    help="Format of the KV cache. q8_0: 8 bits in the place of 16, for more tokens in the same memory and more speed "
+    "after many; on a GPU so far.",
+)  # fmt: skip
+
+
 speculate_option = click.option(
     "--speculate", type=click.Choice(["off", "ngram"]), default="off", show_default=True,
     help="ngram: propose the tokens that followed the last ones earlier in the text, and verify several in one pass, "
     "for texts that quote. Turns itself off where it is not faster. Sampled text keeps its distribution.",
 )  # fmt: skip
+
+
+def check_cache(cache: str, device: str) -> None:
+    """Refuse a cache that a device has no kernels for, before anything is loaded. Raises UserError."""
+    if cache != CACHES[0] and device == CPU:
+        raise UserError(f"--cache {cache} is for a GPU so far; give --device cuda:0, or leave it out")
 
 
 def storage_option(required: bool = False) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ EACH = (
     "ops",
     "widths",
     "context",
+    "cache",
     "sampler",
     "objective",
     "seed",
@@ -71,6 +72,7 @@ class Wanted:
     type=click.IntRange(min=1),
     help="Tokens that a GPU's attention is tuned up to.  [default: 4096, or the model's own if less]",
 )
+@options.cache_option
 @click.option(
     "--sampler",
     type=click.Choice(SAMPLERS),
@@ -107,7 +109,8 @@ class Wanted:
 @options.json_option
 def tune(
     model: Path, trials: int | None, budget: float | None, ops: tuple[str, ...],
-    widths: tuple[str, ...], context: int | None, sampler: str, objective: str, seed: int, timeline_path: Path | None,
+    widths: tuple[str, ...], context: int | None, cache: str, sampler: str, objective: str, seed: int,
+    timeline_path: Path | None,
     storage: str | None, devices: str | None, device: str, db_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tune a model's kernels, or one problem's, for this machine.
@@ -131,11 +134,12 @@ def tune(
         _for_each_gpu(model, storage, db_path)
         return
     options.writable(timeline_path, "--timeline")
+    options.check_cache(cache, device)
     if device != options.CPU and early.has_driver():
         _begin(device)
     else:
         options.require(device)
-    wanted = model_problems(model, ops, device, context, widths)
+    wanted = model_problems(model, ops, device, context, widths, cache)
     here = options.detect(device)
     if objective != "time":
         options.require_energy(device)
@@ -276,10 +280,15 @@ def _write(timeline: "Timeline", path: Path | None) -> None:
 
 
 def model_problems(
-    path: Path, ops: tuple[str, ...], device: str, context: int | None, widths: Sequence[str] | None = None
+    path: Path,
+    ops: tuple[str, ...],
+    device: str,
+    context: int | None,
+    widths: Sequence[str] | None = None,
+    cache: str = options.CACHES[0],
 ) -> Wanted:
     """What the model needs for each of the widths, or the part of it that `--op` names; or the one problem that `path`
-    names. widths: None for the usual ones. Raises UserError."""
+    names. widths: None for the usual ones; cache: format of the KV cache. Raises UserError."""
     from kernel_templates import registry
     from model import problems
     from model import widths as passes
@@ -302,9 +311,10 @@ def model_problems(
     if "decode" in chosen and backend == options.CPU:
         found = problems.model_problems(config, file)
     elif "decode" in chosen:
-        found = problems.gpu_problems(config, file, capacity)
-        layers = [layer for layer in problems.gpu_layers(config, file, capacity) if not ops or layer.op in ops]
-    many = passes.width_problems(config, file, capacity, chosen, backend)
+        found = problems.gpu_problems(config, file, capacity, cache)
+        every = problems.gpu_layers(config, file, capacity, cache)
+        layers = [layer for layer in every if not ops or layer.op in ops]
+    many = passes.width_problems(config, file, capacity, chosen, backend, cache)
 
     def of_ops(some: "Mapping[Problem, int]") -> "dict[Problem, int]":
         return {problem: count for problem, count in some.items() if not ops or problem.op in ops}

@@ -67,12 +67,12 @@ def bytes_needed(problem: Problem, launch: "Launch", buffers: Mapping[str, Any])
     from kernel_templates.cuda.pages import PagedCache
 
     partly = {}
-    for name in registry.get(problem.op).layer_buffers:
+    for name in buffers.keys() & set(registry.get(problem.op).layer_buffers):
         cached = buffers[name]
         if isinstance(cached, PagedCache):
             rows = sum(buffers[name].numel() * buffers[name].element_size() for name in ("q", "out"))
             partly[id(cached.cache)] = registry.get(problem.op).work(problem).bytes - rows
-        else:  # [kv_heads, positions, head_dim]
+        else:  # [kv_heads, positions, head_dim], or scales without elements
             partly[id(cached)] = problem.typical_reach * cached[:, 0].numel() * cached.element_size()
     rope = buffers.get("rope")
     if isinstance(rope, torch.Tensor):

@@ -101,7 +101,7 @@ class OpenProblem:
         if self.problem.typical_position is not None:  # proved at the last position of its context, timed at this one
             self._buffers["position"].fill_(self.problem.typical_position)
         launches: list[Launch] = []
-        caches = {name: self._fresh[name] for name in self._layer_buffers}
+        caches = {name: self._fresh[name] for name in self._layer_buffers if name in self._fresh}
         size, free = tensors.nbytes(packed[0]) + tensors.nbytes(caches), torch.cuda.mem_get_info()[0]
         if len(packed) == 1:  # copies of this layout that another candidate made are used again, all of them
             read = self._read_of(packed[0]) + tensors.nbytes(caches)

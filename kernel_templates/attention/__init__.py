@@ -6,5 +6,5 @@ from kernel_templates.operation import Operation
 
 OPERATION = Operation(
     "attention", Attention, reference.inputs, reference.outputs, work.work, reference.tolerance,
-    layer_buffers=("keys", "values"),
+    layer_buffers=("keys", "values", "key_scales", "value_scales"),
 )  # fmt: skip

@@ -1,5 +1,5 @@
-"""Decoding attention on the GPU: on tensor cores `cuda_dot`; by threads `cuda_short` if programs can hold their shares,
-else `cuda_kernel`.
+"""Decoding attention on the GPU: on tensor cores `cuda_dot`, or of 8 bits `cuda_bytes`; by threads `cuda_short` if
+programs can hold their shares, else `cuda_kernel`.
 
 Alone it is the `Attention` problem. In a layer, with a `Finish`, it starts from raw projections: QK-norm, RoPE and the
 append to the cache are its prologue.
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernel_templates.attention import cache, cuda_dot, cuda_kernel, cuda_short
+from kernel_templates.attention import cache, cuda_bytes, cuda_dot, cuda_kernel, cuda_short
 from kernel_templates.attention.problem import Attention
-from kernel_templates.attention.space import TENSOR_CORES, held, one_pass, power_of_two
+from kernel_templates.attention.space import REGISTERS, TENSOR_CORES, held, one_pass, power_of_two
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.traits import RUN
 from kernel_templates.cuda.vector import Vector
@@ -60,13 +60,19 @@ def launches(
 ) -> list[Launch]:
     """Reads buffers "q" (with `finish`, the raw projections q, k and v behind each other; gates among the queries of a
     problem that has them), "position", "keys",
-    "values" and, of a problem with them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's
-    `activation` ("": float values only) and, with `finish`, the caches at the position.
+    "values", of a cache of 8 bits "key_scales" and "value_scales" float32 [kv_heads, capacity], and, of a problem with
+    them, "sinks" float32 [heads]; writes the Vector "out" in the consumer's `activation` ("": float values only) and,
+    with `finish`, the caches at the position. Raises ValueError for a `finish` with a cache of 8 bits.
 
     "attention_scratch" float32 [>= scratch_size] and "attention_counters" int32 [>= heads], zeros, may be shared by the
     layers of a chain; they are made here if there are none or too few.
     """
     q, out, keys = buffers["q"], buffers["out"], buffers["keys"]
+    scales: tuple[Any, ...] = (None, None)
+    if problem.cache == cache.Q8_0:
+        scales = (buffers["key_scales"], buffers["value_scales"])
+    if finish is not None and problem.cache != cache.F16:
+        raise ValueError(f"heads of {problem.key} want a kernel of their own")
     partial, counters = _scratch(problem, config, buffers, q.device)
     warps, splits, together = config["warps"], config["splits"], config["heads"]
     # Pointers that a kernel without prologue never follows still need a tensor.
@@ -91,8 +97,11 @@ def launches(
     }
     kernel = cuda_kernel.attend
     if config["algorithm"] == TENSOR_CORES:
-        kernel = cuda_dot.attend_dot
+        kernel, scales = cuda_dot.attend_dot, ()  # it reads float16 alone
         constants |= {"STAGES": config["stages"], "PREFETCH": bool(config["prefetch"])}
+    elif config["algorithm"] == REGISTERS:
+        kernel = cuda_bytes.attend_bytes
+        constants |= {"AT_ONCE": bool(config["at_once"]), "PREFETCH": bool(config["prefetch"])}
     elif one_pass(problem, config):
         kernel = cuda_short.attend_short
         constants["READY"] = _ready(problem, config)
@@ -104,7 +113,7 @@ def launches(
         (problem.heads // together, splits),
         (
             *(q, keys, buffers["values"], buffers["position"], *norms, *written, partial, counters, sinks, gates),
-            *(keys.shape[1], finish.eps if finish else 0.0),
+            *(keys.shape[1], finish.eps if finish else 0.0, *scales),
         ),
         constants,
         warps,
@@ -135,19 +144,36 @@ def prepare(problem: Attention, inputs: Inputs, device: str) -> dict[str, Any]:
     """The buffers of `launches`; cache positions after the current one are NaN: nothing may read them."""
     b, count = inputs.buffers, int(inputs.buffers["position"][0]) + 1
     size = problem.heads * problem.head_dim
-    caches, shape = [], (problem.kv_heads, b["values"].shape[1], problem.head_dim)
-    for filled in cache.read(b["keys"], b["values"], count):
-        whole = torch.full(shape, float("nan"), dtype=torch.float16)
-        whole[:, :count] = filled.to(torch.float16)
-        caches.append(whole.to(device))
+    k, v = cache.read(b["keys"], b["values"], count)
+    caches = cached(k, v, b["values"].shape[1], problem.cache, device)
     sinks = {"sinks": torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)} if problem.sinks else {}
-    return sinks | {
-        "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
-        "keys": caches[0],
-        "values": caches[1],
-        "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
-        "out": Vector.allocate(-(-size // RUN) * RUN, device),
-    }
+    return (
+        sinks
+        | caches
+        | {
+            "q": torch.from_numpy(b["q"][: problem.heads * problem.query_size].copy()).to(device),
+            "position": torch.tensor([count - 1], dtype=torch.int32, device=device),
+            "out": Vector.allocate(-(-size // RUN) * RUN, device),
+        }
+    )
+
+
+def cached(k: torch.Tensor, v: torch.Tensor, capacity: int, form: str, device: str) -> dict[str, torch.Tensor]:
+    """Buffers of a cache with keys and values float32 [kv_heads, positions, head_dim] in it; what is behind them is
+    NaN, in a cache of 8 bits its scale."""
+    kv_heads, count, head_dim = k.shape
+    made = {}
+    for name, x in (("key", k), ("value", v)):
+        if form == cache.F16:
+            whole = torch.full((kv_heads, capacity, head_dim), float("nan"), dtype=torch.float16)
+            whole[:, :count] = x.to(torch.float16)
+        else:
+            whole = torch.full((kv_heads, capacity, head_dim), cache.LARGEST, dtype=torch.int8)
+            scales = torch.full((kv_heads, capacity), float("nan"))
+            whole[:, :count], scales[:, :count] = cache.quantized(x)
+            made[f"{name}_scales"] = scales.to(device)
+        made[f"{name}s"] = whole.to(device)
+    return made
 
 
 def collect(problem: Attention, buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -4,10 +4,11 @@
     with a sink of each head: the sum of weights plus e^sink
 
 Everything is four-dimensional, [SLOTS, GROUP heads, ROWS, DIMS elements], so that one layout serves all of it: a thread
-holds 8 neighbouring elements (16 bytes of float16) of every head and row, a slot is what threads side by side and warps
-differ in, and position = first + row * SLOTS + slot. Slots come first because Triton hands out threads axis by axis,
-the contiguous one first. Each slot keeps its own online softmax (Milakov and Gimelshein 2018): largest score m, total,
-weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of log 2.
+holds 16 bytes of neighbouring elements (8 of float16, 16 of int8) of every head and row, a slot is what threads side by
+side and warps differ in, and position = first + row * SLOTS + slot. Slots come first because Triton hands out threads
+axis by axis, the contiguous one first. Each slot keeps its own online softmax (Milakov and Gimelshein 2018): largest
+score m, total, weighted values acc. So the loop has no barrier, and slots join once, at the end. Scores are in units of
+log 2.
 """
 
 import triton.language as tl
@@ -27,6 +28,7 @@ from kernel_templates.attention.split_kv_reduce import (
 from kernel_templates.cuda.heads import finish_head, inverse_rms, load_head, rotation
 from kernel_templates.cuda.instructions import loop_bound, prefetch_block
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.quantized_cache import to_halves
 
 
 @triton.jit
@@ -36,7 +38,25 @@ def _join(m1, l1, m2, l2):
 
 
 @triton.jit
-def _add_slots(x):
+def to_floats(x, ASM: tl.constexpr):
+    """float32 of what a cache holds, float16 or int8."""
+    if x.dtype == tl.int8:
+        return to_halves(x, ASM).to(tl.float32)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def scaled(x, scales):
+    """x times scales, if there are any."""
+    if scales is None:
+        return x
+    else:
+        return x * scales
+
+
+@triton.jit
+def _add_slots(x, VECTOR: tl.constexpr):
     """Sum of x [S, G, 1, D] over its slots, [1, G, 1, D].
 
     Slots of one warp first, by shuffles; then warps change places with elements in one pass through shared memory,
@@ -45,7 +65,7 @@ def _add_slots(x):
     SLOTS: tl.constexpr = x.shape[0]
     GROUP: tl.constexpr = x.shape[1]
     DIMS: tl.constexpr = x.shape[3]
-    IN_WARP: tl.constexpr = 256 // DIMS
+    IN_WARP: tl.constexpr = 32 * VECTOR // DIMS
     if IN_WARP >= 1 and SLOTS > IN_WARP:
         x = tl.sum(tl.reshape(x, [SLOTS // IN_WARP, IN_WARP, GROUP, DIMS]), 1)
         pairs = tl.reshape(x, [SLOTS // IN_WARP // 2, 2, GROUP, DIMS])
@@ -56,10 +76,11 @@ def _add_slots(x):
 
 
 @triton.jit
-def _settle(m, total, acc):
-    """Join the slots of m, total [S, G, 1, 1] and acc [S, G, 1, D]: the same with S = 1."""
+def _settle(m, total, acc, VECTOR: tl.constexpr):
+    """Join the slots of m, total [S, G, 1, 1] and acc [S, G, 1, D]: the same with S = 1. VECTOR: elements of a
+    thread."""
     top, total = tl.reduce((m, total), 0, _join, keep_dims=True)
-    return top, total, _add_slots(acc * tl.exp2(m - top))
+    return top, total, _add_slots(acc * tl.exp2(m - top), VECTOR)
 
 
 @triton.jit
@@ -71,7 +92,7 @@ def _span(count, SPLITS: tl.constexpr, TILE: tl.constexpr):
 @triton.jit
 def attend(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
-    gates, capacity, eps,
+    gates, capacity, eps, k_scales, v_scales,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
@@ -84,13 +105,16 @@ def attend(
     `position` finish the key, and the one with the key head's first query head appends key and value to the caches
     float16 [KV_HEADS, capacity, HEAD_DIM]. Otherwise queries are final and the caches hold `position` already.
     sinks: float32 [HEADS], or None. gates: None, or qkv's first gate: each query is followed by one, as long as it is,
-    of what its head gives. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at once, else when
-    this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the wait.
+    of what its head gives. k_scales, v_scales: float32 [KV_HEADS, capacity] of caches that are int8, which are
+    appended to by another kernel; else None. G: TOGETHER, padded to a power of two. EARLY: the next kernel may start at
+    once, else when this one's loop does. PREFETCH: what follows the first tile is asked for in the L2 cache before the
+    wait.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
-    SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
+    VECTOR: tl.constexpr = 8 if k_scales is None else 16
+    SLOTS: tl.constexpr = WARPS * 32 * VECTOR // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
     QUERY: tl.constexpr = HEAD_DIM if gates is None else 2 * HEAD_DIM
     FACTOR: tl.constexpr = factor(SCALE, SOFTCAP)
@@ -115,12 +139,18 @@ def attend(
     stop = tl.minimum(begin + span, position if FINISH else position + 1)
     keys += kv.to(tl.int64) * capacity * HEAD_DIM
     values += kv.to(tl.int64) * capacity * HEAD_DIM
+    if k_scales is not None:
+        tl.static_assert(not FINISH)
+        k_scales += kv.to(tl.int64) * capacity
+        v_scales += kv.to(tl.int64) * capacity
     at = begin + row * SLOTS + slot
     old = (at < stop) & (at < position)
     k = tl.load(keys + at * HEAD_DIM + dim, mask=old & real, other=0.0)
     v = tl.load(values + at * HEAD_DIM + dim, mask=old & real, other=0.0)
+    k_scale = None if k_scales is None else tl.load(k_scales + at, mask=old, other=0.0)
+    v_scale = None if v_scales is None else tl.load(v_scales + at, mask=old, other=0.0)
     if PREFETCH and PDL:
-        size = (stop - begin - TILE) * (2 * HEAD_DIM)
+        size = (stop - begin - TILE) * ((2 if k_scales is None else 1) * HEAD_DIM)
         prefetch_block(keys + (begin + TILE) * HEAD_DIM, size)
         prefetch_block(values + (begin + TILE) * HEAD_DIM, size)
     if FINISH:
@@ -165,6 +195,9 @@ def attend(
         new = (at < stop) & (at == position)
         k = tl.where(new, tl.load(keys + at * HEAD_DIM + dim, mask=new & real, other=0.0), k)
         v = tl.where(new, tl.load(values + at * HEAD_DIM + dim, mask=new & real, other=0.0), v)
+        if k_scales is not None:
+            k_scale = tl.where(new, tl.load(k_scales + at, mask=new, other=0.0), k_scale)
+            v_scale = tl.where(new, tl.load(v_scales + at, mask=new, other=0.0), v_scale)
         m = tl.full([SLOTS, G, 1, 1], LOWEST, tl.float32)
         total = tl.zeros([SLOTS, G, 1, 1], tl.float32)
         acc = tl.zeros([SLOTS, G, 1, DIMS], tl.float32)
@@ -175,15 +208,20 @@ def attend(
         next_at = at + TILE  # the next tile is on its way while this one is used
         next_k = tl.load(keys + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
         next_v = tl.load(values + next_at * HEAD_DIM + dim, mask=(next_at < stop) & real, other=0.0)
-        s = capped(tl.sum(q * k.to(tl.float32), 3, keep_dims=True), SOFTCAP, ASM)
+        if k_scales is not None:
+            next_k_scale = tl.load(k_scales + next_at, mask=next_at < stop, other=0.0)
+            next_v_scale = tl.load(v_scales + next_at, mask=next_at < stop, other=0.0)
+        s = capped(scaled(tl.sum(q * to_floats(k, ASM), 3, keep_dims=True), k_scale), SOFTCAP, ASM)
         s = tl.where(at < stop, s, float("-inf"))
         top = tl.maximum(m, tl.max(s, 2, keep_dims=True))
         kept, p = tl.exp2(m - top), tl.exp2(s - top)
         total = total * kept + tl.sum(p, 2, keep_dims=True)
-        acc = acc * kept + tl.sum(p * v.to(tl.float32), 2, keep_dims=True)
+        acc = acc * kept + tl.sum(scaled(p, v_scale) * to_floats(v, ASM), 2, keep_dims=True)
         m, at, k, v = top, next_at, next_k, next_v
+        if k_scales is not None:
+            k_scale, v_scale = next_k_scale, next_v_scale
 
-    m, total, acc = _settle(m, total, acc)
+    m, total, acc = _settle(m, total, acc, VECTOR)
     used = tl.cdiv(position + 1 - first if WINDOW > 0 else position + 1, span)
     divisor = total
     if sink is not None:

@@ -3,7 +3,7 @@
 What counts is the path from the previous kernel's end to this one's. Keys and values are there before, as float32 where
 registers allow. Afterwards there is one exchange between warps, of a number a position and head:
 
-  scores   [SLOTS, G, ROWS, DIMS]: a thread holds 8 neighbouring elements of ROWS keys
+  scores   [SLOTS, G, ROWS, DIMS]: a thread holds 8 neighbouring elements (of int8, 16) of ROWS keys
   outputs  [SIDE, LANES, WARPS, G, RUNS, EACH]: a warp has elements of its own for all positions, which lie across its
            lanes, so that sums over positions, and all of `cuda_join`, concern one warp
 
@@ -13,6 +13,7 @@ in which axes go to threads in Triton's order: the contiguous one, then from the
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.attention.cuda_kernel import scaled, to_floats
 from kernel_templates.attention.scores import capped, factor, load_sinks, oldest, sink_weight
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, lanes, side, whole
 from kernel_templates.cuda.heads import inverse_rms, load_head, rotate, rotation
@@ -48,7 +49,7 @@ def _exchanged(x, like):
 @triton.jit
 def attend_short(
     qkv, keys, values, position_at, rope, q_norm, k_norm, out, high, low, scale, partial, counters, sinks,
-    gates, capacity, eps,
+    gates, capacity, eps, k_scales, v_scales,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, FINISH: tl.constexpr, TOGETHER: tl.constexpr, G: tl.constexpr,
     DIMS: tl.constexpr, WARPS: tl.constexpr, READY: tl.constexpr, EARLY: tl.constexpr, TILE: tl.constexpr,
@@ -58,13 +59,13 @@ def attend_short(
     """Program (TOGETHER heads of one key head, split) over TILE of the positions 0..position, or of the last WINDOW of
     them, which are SPLITS * TILE at most.
 
-    FINISH, sinks and gates as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys, 2 the
-    values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
+    FINISH, sinks, gates and scales as in `cuda_kernel.attend`. READY: what is made float32 before the wait, 1 the keys,
+    2 the values too. EARLY: whether the next kernel may start at once, or when this one has asked for its input.
     """
     if PDL and EARLY:
         gdc_launch_dependents()
     SHARED: tl.constexpr = HEADS // KV_HEADS
-    SLOTS: tl.constexpr = WARPS * 32 * 8 // DIMS
+    SLOTS: tl.constexpr = WARPS * 32 * (8 if k_scales is None else 16) // DIMS
     ROWS: tl.constexpr = TILE // SLOTS
     QUERY: tl.constexpr = HEAD_DIM if gates is None else 2 * HEAD_DIM
     SIDE: tl.constexpr = side(DIMS, WARPS)
@@ -78,6 +79,10 @@ def attend_short(
     begin = split * TILE
     keys += kv.to(tl.int64) * capacity * HEAD_DIM
     values += kv.to(tl.int64) * capacity * HEAD_DIM
+    if k_scales is not None:
+        tl.static_assert(not FINISH)
+        k_scales += kv.to(tl.int64) * capacity
+        v_scales += kv.to(tl.int64) * capacity
 
     # Written by earlier tokens, or never: loaded while the previous kernel still runs.
     position = tl.load(position_at)
@@ -95,7 +100,9 @@ def attend_short(
     element = element + tl.arange(0, EACH)[None, None, None, None, None, :]
     at_v = begin + lane * RUNS + tl.arange(0, RUNS)[None, None, None, None, :, None]
     v = tl.load(values + at_v * HEAD_DIM + element, mask=(at_v < position) & (element < HEAD_DIM), other=0.0)
-    k, v = k.to(tl.float32), v.to(tl.float32)
+    k_scale = None if k_scales is None else tl.load(k_scales + at, mask=at < position, other=0.0)
+    v_scale = None if v_scales is None else tl.load(v_scales + at_v, mask=at_v < position, other=0.0)
+    k, v = to_floats(k, ASM), scaled(to_floats(v, ASM), v_scale)
     if FINISH:
         angles = rope + position * ROPE_DIM
         q_own, q_other = rotation(q_norm, angles, every, FACTOR, HEAD_DIM, ROPE_DIM, QK_NORM)
@@ -138,11 +145,16 @@ def attend_short(
     else:
         q = tl.load(qkv + heads * QUERY + every, mask=real, other=0.0) * FACTOR
         # `position` may be the previous kernel's work: only now is it there.
-        new_k = tl.load(keys + position * HEAD_DIM + every, mask=owner & real, other=0.0).to(tl.float32)
+        new_k = to_floats(tl.load(keys + position * HEAD_DIM + every, mask=owner & real, other=0.0), ASM)
         new_v = tl.load(values + position * HEAD_DIM + every_v, mask=real_v, other=0.0)
+        if k_scales is not None:
+            new_k *= tl.load(k_scales + position)
+            new_v = to_floats(new_v, ASM) * tl.load(v_scales + position)
     if PDL and not EARLY:
         gdc_launch_dependents()
     s = tl.sum(q * k, 3)
+    if k_scale is not None:
+        s *= tl.reshape(k_scale, [SLOTS, 1, ROWS])
     new = tl.sum(q * new_k, 3)
     if FINISH and QK_NORM:  # the norms' factors commute with the products: they come where nothing waits for them
         s *= rms_q

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from kernel_templates.attention import cache
 from kernel_templates.problem import Problem, trait
 
 LONG = 2560
@@ -16,7 +17,8 @@ class Attention(Problem, op="attention", template_version=1):
     softcap * tanh(score / softcap); then softmax. If `window` is not 0, only the last `window` positions count, the
     present one among them. If `sinks` is 1, the softmax of each head has one more score, learned, without a value: its
     share of the weights is lost (https://arxiv.org/abs/2508.10925). If `output_gate` is 1, every head's query is
-    followed by its gate [head_dim], and out is multiplied with sigmoid(gate).
+    followed by its gate [head_dim], and out is multiplied with sigmoid(gate). cache: the KV cache's format, one of
+    `cache.FORMATS`.
 
     A configuration is for positions below `context`: proved at the last of them, at the first, at one just past the
     edge of a tile, and around the window's edge; timed on a GPU at a `typical` one.
@@ -31,6 +33,7 @@ class Attention(Problem, op="attention", template_version=1):
     scale: float = trait(0.0)
     sinks: int = trait(0, (0, 1))
     output_gate: int = trait(0, (0, 1))
+    cache: str = trait(cache.F16, cache.FORMATS)
 
     @property
     def reach(self) -> int:

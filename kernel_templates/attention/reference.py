@@ -10,14 +10,14 @@ from kernel_templates.operation import Inputs
 
 
 def inputs(problem: Attention, seed: int) -> Inputs:
-    """Buffers: q float32 [heads * query_size], out float32 [heads * head_dim], keys and values float16 (see `cache`),
-    position int64 [1]; with sinks also sinks float32 [heads].
+    """Buffers: q float32 [heads * query_size], out float32 [heads * head_dim], keys and values (see
+    `cache`), position int64 [1]; with sinks also sinks float32 [heads].
 
     q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
     a soft cap, so that a kernel without it is wrong by a percent.
     """
     rng = np.random.default_rng(seed)
-    keys, values = cache.allocate(problem.kv_heads, problem.head_dim, problem.context)
+    keys, values = cache.allocate(problem.kv_heads, problem.head_dim, problem.context, problem.cache)
     shape = (problem.context, problem.kv_heads, problem.head_dim)
     k, v = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
     cache.write(keys, values, k, v, 0)
@@ -74,5 +74,6 @@ def _queries(problem: Attention) -> np.ndarray:
 
 
 def tolerance(problem: Attention) -> float:
-    """float32 throughout over float16 keys and values that the reference reads too."""
-    return 1e-4
+    """float32 throughout over keys and values that the reference reads too; tensor cores take queries and weights in
+    float16, whose rounding is far below that of an 8-bit cache."""
+    return 1e-4 if problem.cache == cache.F16 else 1e-3

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.device import Device
 from kernel_templates.space import Constraint, Parameter, Space
@@ -20,8 +21,17 @@ _MANY = 4  # query heads of a key from which threads are busier than memory (doc
 _DEEP = 16384  # positions from which a loop on tensor cores is worth what its shared memory costs its neighbours
 
 THREADS, TENSOR_CORES = "threads", "tensor_cores"
+REGISTERS = "registers"
+"""Tensor cores too, with keys and values in registers: of a cache of 8 bits (`cuda_bytes`), which took a quarter longer
+by way of shared memory (docs/log.md)."""
+_RESIDENT = 8  # warps of them that a multiprocessor has registers for
 
 TOGETHER = (1, 2, 3, 4)
+
+AT_ONCE = Parameter(
+    "at_once", (0, 1), 1,
+    "whether all of a tile in registers is asked for before anything of it is used, or as registers become free",
+)  # fmt: skip
 
 
 def cpu(problem: Attention, features: frozenset[str]) -> Space:
@@ -58,9 +68,14 @@ def cuda(problem: Attention, device: Device) -> Space:
     waits = problem.reach > _SHORT and waits_early(device)
 
     # Shorter ones threads hold in registers at once; of more heads of a key, outputs would not fit there.
-    algorithms = (THREADS, TENSOR_CORES) if _tensor_cores(problem, device) else (THREADS,)
+    algorithms: tuple[str, ...] = (THREADS,)
+    if _tensor_cores(problem, device):
+        algorithms += (TENSOR_CORES,) if problem.cache == cache.F16 else (REGISTERS,)
 
     def fits(config) -> bool:
+        if config["algorithm"] == REGISTERS:
+            each, left = divmod(config["tile"], config["warps"])
+            return not left and each in _each(problem)
         if config["algorithm"] == TENSOR_CORES:
             return _tiles_fit(problem, device, config)
         return one_pass(problem, config) or (
@@ -72,7 +87,8 @@ def cuda(problem: Attention, device: Device) -> Space:
         (
             Parameter(
                 "algorithm", algorithms, default["algorithm"],
-                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once",
+                "who multiplies: threads, once for every query head of a key, or tensor cores, all heads at once, from "
+                "shared memory or from registers",
                 formerly=THREADS,
             ),
             Parameter("tile", (16, 32, 64, 128, 256), default["tile"], "positions loaded at a time"),
@@ -99,12 +115,13 @@ def cuda(problem: Attention, device: Device) -> Space:
                 formerly=1,
             ),
             Parameter("early", (0, 1), 1, "whether the next kernel may start at once, or when this one has its input"),
+            *((AT_ONCE,) if REGISTERS in algorithms else ()),
         ),
         (
             Constraint(
                 "a row for every thread",
-                f"a warp reads {slots(problem.head_dim, 1)} positions at once: a tile must have some for each warp",
-                lambda c: 1 <= slots(problem.head_dim, c["warps"]) <= c["tile"],
+                f"a warp reads {slots(problem, 1)} positions at once: a tile must have some for each warp",
+                lambda c: 1 <= slots(problem, c["warps"]) <= c["tile"],
             ),
             Constraint(
                 "tiles fit in registers",
@@ -115,11 +132,10 @@ def cuda(problem: Attention, device: Device) -> Space:
             Constraint(
                 "whole groups on tensor cores",
                 "they multiply all heads that share a key head, whose splits a kernel joins: the last program took "
-                "twice as long; threads have no stages",
+                "twice as long; registers have no stages",
                 lambda c: (
-                    c["heads"] == group and (c["combine"] == "kernel" or c["splits"] == 1)
-                    if c["algorithm"] == TENSOR_CORES
-                    else c["stages"] == 1
+                    (c["algorithm"] == THREADS or _whole_groups(c, group))
+                    and (c["algorithm"] == TENSOR_CORES or c["stages"] == 1)
                 ),
             ),
             Constraint(
@@ -131,6 +147,10 @@ def cuda(problem: Attention, device: Device) -> Space:
                 "nothing to prefetch",
                 "a program that holds all of its share has asked for it",
                 lambda c: not (c["prefetch"] and holds_all(problem, c)),
+            ),
+            Constraint(
+                "asked for at once", "is about tiles in registers of tensor cores",
+                lambda c: c["algorithm"] == REGISTERS or c.get("at_once", 1) == 1,
             ),
             Constraint(
                 "nothing to combine",
@@ -152,14 +172,25 @@ def one_pass(problem: Attention, config: Mapping[str, Any]) -> bool:
     return (
         problem.reach <= config["tile"] * config["splits"]
         and 8 * config["warps"] <= dims <= 256
-        and slots(problem.head_dim, config["warps"]) <= config["tile"]
+        and slots(problem, config["warps"]) <= config["tile"]
         and held(problem, config) <= (_HELD if config["heads"] <= 2 else _HELD // 2)
     )
 
 
 def holds_all(problem: Attention, config: Mapping[str, Any]) -> bool:
     """Whether programs have asked for all of their shares before they wait, whoever multiplies."""
+    if config["algorithm"] == REGISTERS:
+        return problem.reach <= config["tile"] * config["splits"]
     return config["stages"] == 1 if config["algorithm"] == TENSOR_CORES else one_pass(problem, config)
+
+
+def _whole_groups(config: Mapping[str, Any], group: int) -> bool:
+    return config["heads"] == group and (config["combine"] == "kernel" or config["splits"] == 1)
+
+
+def _each(problem: Attention) -> tuple[int, ...]:
+    """Positions of a warp's tile in registers: 16 of 256 elements are 64 words of keys and values."""
+    return (16,) if power_of_two(problem.head_dim) > 128 else (16, 32)
 
 
 def _tensor_cores(problem: Attention, device: Device) -> bool:
@@ -202,7 +233,7 @@ def _most_rows(heads: int) -> int:
 
 
 def _rows(problem: Attention, config: Mapping[str, Any]) -> int:
-    return config["tile"] // max(1, slots(problem.head_dim, config["warps"]))
+    return config["tile"] // max(1, slots(problem, config["warps"]))
 
 
 def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
@@ -211,6 +242,8 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
     head, of half the positions where there is room for twice the programs, then one for all heads that share a key
     head. Longer contexts: some 64 positions a program, as long as there is room for programs."""
     dims, group = power_of_two(problem.head_dim), problem.heads // problem.kv_heads
+    if problem.cache == cache.Q8_0 and problem.reach > 2 * _SHORT and _tensor_cores(problem, device):
+        return _untuned_registers(problem, device, splits)
     if group >= _MANY and problem.reach > 2 * _SHORT and _tensor_cores(problem, device) and waits_early(device):
         chosen = _untuned_tensor_cores(problem, device, splits)
         if chosen is not None:
@@ -235,13 +268,13 @@ def _untuned(problem: Attention, device: Device, splits: list[int]) -> dict[str,
         if fits and one_pass(problem, once):
             return once | {"combine": "last" if problem.reach <= _SHORT else "kernel"}
     warps = 4
-    if 16 // max(slots(problem.head_dim, warps), 1) > _most_rows(group):
+    if 16 // max(slots(problem, warps), 1) > _most_rows(group):
         warps = 8  # heads of 512 elements, many of which share a key
     rows, each, resident = 4, 64, 4  # of a thread; positions a program; programs a multiprocessor
     if dims > 128 and group >= _MANY and _most_rows(group) >= 8 and waits_early(device):
         rows, each, resident = 8, 32, 2
     busy = max(1, min(problem.reach // each, resident * device.units // problem.kv_heads))
-    tile = min(max(rows * slots(problem.head_dim, warps), 16), 128)
+    tile = min(max(rows * slots(problem, warps), 16), 128)
     count = max(s for s in splits if s <= busy and s // 2 * tile < problem.reach)
     return {
         "algorithm": THREADS,
@@ -273,9 +306,20 @@ def _untuned_tensor_cores(problem: Attention, device: Device, splits: list[int])
     return loop if problem.reach > _DEEP and _tiles_fit(problem, device, loop) else None
 
 
-def slots(head_dim: int, warps: int) -> int:
-    """Cached positions that `warps` warps of a GPU read side by side, 8 elements a thread; 0 if one fills more."""
-    return warps * 32 * 8 // power_of_two(head_dim)
+def _untuned_registers(problem: Attention, device: Device, splits: list[int]) -> dict[str, Any]:
+    """As many programs of four warps as are resident together, of a tile or more."""
+    warps, tile = 4, 4 * max(_each(problem))
+    programs = _RESIDENT // warps * device.units
+    count = max(s for s in splits if s == 1 or (s * problem.kv_heads <= programs and s // 2 * tile < problem.reach))
+    return {
+        "algorithm": REGISTERS, "tile": tile, "warps": warps, "stages": 1, "splits": count,
+        "heads": problem.heads // problem.kv_heads, "combine": "kernel" if count > 1 else "last",
+    }  # fmt: skip
+
+
+def slots(problem: Attention, warps: int) -> int:
+    """Cached positions that `warps` warps of a GPU read side by side, 16 bytes a thread; 0 if one fills more."""
+    return warps * 32 * (8 if problem.cache == cache.F16 else 16) // power_of_two(problem.head_dim)
 
 
 def power_of_two(n: int) -> int:

@@ -8,6 +8,12 @@ position p of text s lies at
 elements, its value `values` elements further. Offsets count from the first element of `cache`, but pages may lie
 anywhere in the device's memory: a cache grows page by page, and captured graphs stay valid. A cache in one piece is
 paged too: its pages are stretches of it.
+
+A cache of 8 bits (`quantized_cache`) has beside it, wherever a page lies, one float32 for each position and head:
+
+    scales + table[s, p // page] // per_scale + scale_layer + h * head_stride // head_dim + p % page
+
+its value's values // head_dim further.
 """
 
 from collections.abc import Sequence
@@ -22,9 +28,9 @@ PAGE = 64
 
 @dataclass(frozen=True)
 class PagedCache:
-    """One layer's part of a cache. cache: float16; table: int64 [texts, most pages of one], multiples of 8 elements. An
-    entry that no position uses yet points at memory that may be read. layer: where the layer's part of a page begins,
-    in elements."""
+    """One layer's part of a cache. cache: float16, or int8; table: int64 [texts, most pages of one], multiples of 16
+    bytes. An entry that no position uses yet points at memory that may be read. layer: where the layer's part of a page
+    begins, in elements; scales: float32, None of a cache in float16."""
 
     cache: Tensor
     table: Tensor
@@ -32,18 +38,29 @@ class PagedCache:
     values: int
     head_stride: int
     page: int = PAGE
+    scales: Tensor | None = None
+    scale_layer: int | None = None
+    per_scale: int = 1
 
 
-def in_one_piece(layers: Sequence[Tensor]) -> tuple[PagedCache, ...]:
-    """One text's cache, of each layer float16 [2, kv_heads, capacity, head_dim]."""
+def in_one_piece(layers: Sequence[Tensor], scales: Sequence[Tensor | None] | None = None) -> tuple[PagedCache, ...]:
+    """One text's cache, of each layer [2, kv_heads, capacity, head_dim], float16, or int8 with float32 scales [2,
+    kv_heads, capacity]."""
     tables: dict[tuple[int, int], Tensor] = {}
     made = []
-    for cache in layers:
+    for cache, own in zip(layers, scales or [None] * len(layers), strict=True):
         _, _, capacity, head_dim = cache.shape
         if (capacity, head_dim) not in tables:
             # On the host: on shapes alone torch imports its compiler for `arange`.
             pages = PAGE * head_dim * torch.arange(-(-capacity // PAGE))
             tables[capacity, head_dim] = pages[None].to(cache.device)
-        values, head_stride = cache.stride()[:2]
-        made.append(PagedCache(cache, tables[capacity, head_dim], 0, values, head_stride))
+        table = tables[capacity, head_dim]
+        made.append(_of_layer(cache, table, own))
     return tuple(made)
+
+
+def _of_layer(cache: Tensor, table: Tensor, scales: Tensor | None) -> PagedCache:
+    values, head_stride = cache.stride()[:2]
+    if scales is None:
+        return PagedCache(cache, table, 0, values, head_stride)
+    return PagedCache(cache, table, 0, values, head_stride, scales=scales, scale_layer=0, per_scale=cache.shape[-1])

@@ -8,7 +8,7 @@ import torch
 
 from kernel_templates import registry
 from kernel_templates.attention import cache
-from kernel_templates.attention.cuda import Finish
+from kernel_templates.attention.cuda import Finish, cached
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.vector import Vector
 from kernel_templates.cuda.weights import Planes
@@ -53,11 +53,11 @@ def launches(problem: LinkedChain, config: Mapping[str, Any], packed, buffers: M
     "post_attn_norm" and "post_ffn_norm", and uses the Vector "branch".
 
     With attention also reads, with QK-norm, "q_norm" and "k_norm", with biases "qkv_bias" and "out_bias", with sinks
-    "sinks", "rope", "keys", "values"; uses "qkv" and attention's scratch; appends to the cache. With a gated delta net:
-    "conv", "decay", "dt_bias", "delta_norm", "conv_state", "state", as of its template; uses "projected" and the delta
-    net's counters. With a mixture of experts also reads its biases, if it has any, and uses what `moe.rows.allocate`
-    makes. With an input of its own also reads "input" and "post_input_norm", and uses the Vectors "raised" and
-    "input_gated"; with a scale, "out_scale"."""
+    "sinks", "rope", "keys", "values", of a cache of 8 bits "key_scales" and "value_scales"; uses "qkv" and attention's
+    scratch; appends to the cache. With a gated delta net: "conv", "decay", "dt_bias", "delta_norm", "conv_state",
+    "state", as of its template; uses "projected" and the delta net's counters. With a mixture of experts also reads its
+    biases, if it has any, and uses what `moe.rows.allocate` makes. With an input of its own also reads "input" and
+    "post_input_norm", and uses the Vectors "raised" and "input_gated"; with a scale, "out_scale"."""
     by_part = launches_by_part(problem, config, packed, buffers)
     return [launch for made in by_part.values() for launch in made]
 
@@ -106,7 +106,7 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     rope = torch.full((capacity, problem.rope_dim), float("nan"))
     for at in (position, problem.typical.context - 1):  # where it is proved, and where it is timed
         rope[at] = torch.from_numpy(b["rope"][: problem.rope_dim])
-    keys, cached = (t.to(device, torch.float16).contiguous() for t in cache.read(b["keys"], b["values"], capacity))
+    kept = cached(*cache.read(b["keys"], b["values"], capacity), capacity, problem.cache, device)
     size = problem.q_rows + 2 * problem.kv_rows
     if problem.qkv_bias:
         heads["qkv_bias"] = torch.from_numpy(b["qkv_bias"][:size].copy()).to(device)
@@ -115,7 +115,7 @@ def prepare(problem: Layer, inputs: Inputs, device: str) -> dict[str, Any]:
     if problem.sinks:
         heads["sinks"] = torch.from_numpy(b["sinks"][: problem.heads].copy()).to(device)
     return stream(problem, inputs, device, POST_NORMS if problem.post_norm else ()) | _own_input(problem, b, device) | {
-        **heads, "rope": rope.to(device), "keys": keys, "values": cached,
+        **heads, **kept, "rope": rope.to(device),
         "position": torch.tensor([position], dtype=torch.int32, device=device),
         "qkv": torch.full((size,), float("nan"), device=device),
         "attended": Vector.allocate(problem.attended, device),

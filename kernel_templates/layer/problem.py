@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass, replace
 
+from kernel_templates.attention import cache
 from kernel_templates.attention.problem import Attention
 from kernel_templates.ffn.problem import Ffn
 from kernel_templates.input_gate.problem import InputGate
@@ -74,7 +75,7 @@ class Layer(MixtureShapes, HeadShapes, LinkedChain, op="layer", template_version
 
     shared_kv: 1 if attention reads keys and values that another layer has written, at this position too; k_format and
     v_format mean nothing then. layer_input: elements of the layer's own input (`InputGate`), 0 for none; out_scale: 1
-    if x is multiplied with a number at the end.
+    if x is multiplied with a number at the end; cache: the format of the KV cache, as of `Attention`.
 
     Only GPUs have a template: what it decides (`parts` after each other, chained) is how kernels get along.
     """
@@ -101,6 +102,7 @@ class Layer(MixtureShapes, HeadShapes, LinkedChain, op="layer", template_version
     input_gate_format: str = trait("")
     input_proj_format: str = trait("")
     out_scale: int = trait(0, (0, 1))
+    cache: str = trait(cache.F16, cache.FORMATS)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -120,7 +122,7 @@ class Layer(MixtureShapes, HeadShapes, LinkedChain, op="layer", template_version
         return Attention(
             self.heads, self.kv_heads, self.head_dim, self.context,
             window=self.window, softcap=self.softcap, scale=self.scale, sinks=self.sinks,
-            output_gate=self.output_gate,
+            output_gate=self.output_gate, cache=self.cache,
         )  # fmt: skip
 
     @property

@@ -97,12 +97,13 @@ def through(problem: LinkedChain, given: Inputs, links: Sequence[Link]) -> dict[
         own = link.own_weights(given.weights)
         made = link.operation.reference(parts[link.prefix], Inputs(own, link.bound(buffers)))
         buffers |= link.written(made)
-        halves = {"keys", "values"} & buffers.keys()  # as the cache holds them
-        buffers |= {name: buffers[name].astype(np.float16, copy=False) for name in halves}
+        if isinstance(problem, Layer) and made.keys() >= {"keys", "values"}:
+            kept = cache.as_stored(buffers["keys"], buffers["values"], problem.cache)
+            buffers |= dict(zip(("keys", "values"), kept, strict=True))
     return buffers
 
 
 def tolerance(problem: LinkedChain) -> float:
-    """The parts' errors add up, float16's in the cache among them."""
+    """The parts' errors add up, that of the cache among them."""
     parts = problem.parts()
     return sum(link.operation.tolerance(parts[link.prefix]) for link in problem.links)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from kernel_templates import registry
+from kernel_templates.attention.cache import F16
 from kernel_templates.cuda.parameters import HIDDEN_WEIGHTS, units
 from kernel_templates.layer.problem import LinkedChain
 from kernel_templates.matvec.problem import Matvec
@@ -22,7 +23,8 @@ MANY = 2048  # rows, eight a program, of which every multiprocessor then has one
 def cuda(problem: LinkedChain, device) -> Space:
     """A space to walk in, part by part: it has too many configurations to list."""
     finish = FINISH
-    if getattr(problem, "shared_kv", 0):  # another's cache is appended to by none, which attention's prologue would
+    # Another's cache is appended to by none, which attention's prologue would; and it appends float16.
+    if getattr(problem, "shared_kv", 0) or getattr(problem, "cache", F16) != F16:
         finish = replace(FINISH, values=("kernel",), default="kernel")
     parameters, constraints = [finish] if "attention" in problem.parts() else [], []
     for prefix, part in problem.parts().items():

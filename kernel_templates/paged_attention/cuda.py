@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kernel_templates.attention import cache
 from kernel_templates.cuda.fragments import NATURAL
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
@@ -89,6 +90,7 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
     sinks = buffers["sinks"] if problem.sinks else None
     inputs = (q, paged.cache, paged.table, buffers["positions"], buffers["sequences"], out, partial, counting, sinks)
     strides = (paged.layer, paged.values, paged.head_stride, paged.table.shape[1], lines)
+    quantized = (paged.scales, paged.scale_layer)
     grid = (*_programs(problem, config), count)
     if config["algorithm"] == REGISTERS:
         norms = (q, q) if how is None or how.norms is None else how.norms  # pointers that are never followed
@@ -109,9 +111,9 @@ def launches(problem: PagedAttention, config: Mapping[str, Any], packed, buffers
         own = {"ROWS": config["rows"], "STAGES": config["stages"], "APART": config["edges"] == "apart"}
         own |= {"LINES": _lines(problem, config)}
         own |= {"RUN": max(1, min(count, int(_JOINED * 32 * config["warps"] / elements)))}
-        attend = Launch(
-            "paged_attention", cuda_kernel.attend_pages, grid, (*inputs, *strides), constants | own, config["warps"]
-        )
+        own["PER_SCALE"] = paged.per_scale
+        arguments = (*inputs, *strides, *quantized)
+        attend = Launch("paged_attention", cuda_kernel.attend_pages, grid, arguments, constants | own, config["warps"])
     if count == 1 or last_joins:
         return [attend]
     return [attend, _join(problem, config, shape, (partial, out, buffers["positions"], sinks, lines))]
@@ -177,25 +179,30 @@ def collect(problem: PagedAttention, buffers: Mapping[str, Any]) -> dict[str, np
 
 
 def _paged(problem: PagedAttention, b: Mapping[str, np.ndarray], device: str) -> PagedCache:
-    """float16 [slots + 1, 2, kv_heads, PAGE, head_dim]; the last slot is nobody's."""
+    """[slots + 1, 2, kv_heads, PAGE, head_dim], float16, or int8 with float32 scales of the same shape but the last
+    axis; the last slot is nobody's."""
     slots = torch.from_numpy(b["slots"]).to(device)
-    cache = _shapes(slots, b) if slots.is_meta else _filled(slots, b)
-    page = cache[0].numel()
-    stride = cache.stride()
+    whole, scales = _shapes(slots, b) if slots.is_meta else _filled(slots, b), None
+    if problem.cache != cache.F16:
+        whole, scales = cache.quantized(whole)
+    page, stride = whole[0].numel(), whole.stride()
     places = (torch.from_numpy(b["slots"]) * page).to(device)
-    return PagedCache(cache, places, layer=0, values=stride[1], head_stride=stride[2], page=PAGE)
+    of_scales: dict[str, Any] = (
+        {} if scales is None else {"scales": scales, "scale_layer": 0, "per_scale": problem.head_dim}
+    )
+    return PagedCache(whole, places, layer=0, values=stride[1], head_stride=stride[2], page=PAGE, **of_scales)
 
 
 def _filled(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:
     """Pages that repeat, NaN wherever no text has written."""
     content = torch.stack([torch.from_numpy(b[name]).to(slots.device) for name in ("keys", "values")], 1)
     which = torch.arange(slots.numel(), device=slots.device) % DISTINCT
-    cache = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
+    whole = torch.cat([content[which], content.new_full((1, *content.shape[1:]), float("nan"))])
     for text in np.unique(b["sequences"]):
         end = int(b["positions"][b["sequences"] == text].max()) + 1
         for page in range(end // PAGE, slots.shape[1]):
-            cache[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
-    return cache
+            whole[b["slots"][text, page], :, :, max(end - page * PAGE, 0) :] = float("nan")
+    return whole
 
 
 def _shapes(slots: torch.Tensor, b: Mapping[str, np.ndarray]) -> torch.Tensor:

@@ -52,7 +52,7 @@ def _tile(
     v_from = values + (v_page + (vp % PAGE) * HEAD_DIM + (EV * g)[:, :, :, None, None])
     k = tl.load(k_from[:, :, :, :, None, None] + kd, mask=k_some, other=0.0)
     v = tl.load(v_from[:, :, :, :, :, None, None] + vd, mask=v_some, other=0.0)
-    return of_keys(k), of_values(v), tl.where(vp <= cached, vp, NEVER)
+    return of_keys(k, False), of_values(v, False), tl.where(vp <= cached, vp, NEVER)
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def _own_rows(
         some = some & writes & (tl.arange(0, OWN) < POWER)[:, None]
         tl.store(keys + place_of, k, mask=some)
         tl.store(values + place_of, v, mask=some)
-    return of_rows(queries, W), tl.permute(of_rows(k, W), (0, 2, 1)), of_own_values(v, W, EV), at
+    return of_rows(queries, W, 8, False), tl.permute(of_rows(k, W, 8, False), (0, 2, 1)), of_own_values(v, W, EV), at
 
 
 @triton.jit
@@ -191,7 +191,7 @@ def attend_few(
             TOKENS, POWER, OWN, HEADS, KV_HEADS, HEAD_DIM, DIMS, PAGE, EV, FINISH, QK_NORM, V_NORM, BIAS, ROPE_DIM,
             PDL, ASM,
         )  # fmt: skip
-        m, total, acc = step(own_q, own_k, own_v, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
+        m, total, acc = step(own_q, own_k, own_v, None, None, own_at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
     else:
         k, v, at = _tile(
             keys, keys + values, table, begin * TILE, first, cached, j, g, warp, HEAD_DIM, PAGE, T, C, CC, EV
@@ -202,9 +202,9 @@ def attend_few(
             q, bias, q_own, q_other, line, line_at, eps,
             HEADS, KV_HEADS, HEAD_DIM, DIMS, FINISH, QK_NORM, BIAS, ROPE_DIM,
         )  # fmt: skip
-        queries = of_rows(queries, WARPS)
+        queries = of_rows(queries, WARPS, 8, False)
         for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=1):
-            m, total, acc = step(queries, k, v, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
+            m, total, acc = step(queries, k, v, None, None, at, p, m, total, acc, WINDOW, SCALE, SOFTCAP, ASM)
             if tile + 1 < end:
                 base = (tile + 1) * TILE
                 k, v, at = _tile(

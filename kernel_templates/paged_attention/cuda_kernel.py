@@ -17,6 +17,7 @@ from kernel_templates.attention.scores import capped, factor, sink_weight
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
 from kernel_templates.cuda.lazy_triton import triton
+from kernel_templates.cuda.quantized_cache import LARGEST, to_halves
 
 LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
 # A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
@@ -39,16 +40,17 @@ def outer_factor(scale, softcap):
 
 
 @triton.jit
-def _pages(table, tile, last, TILE: tl.constexpr, PAGE: tl.constexpr):
-    """Where the pages of a tile begin, elements: int64, one, or [TILE, 1] where a tile has several.
+def _pages(table, tile, last, TILE: tl.constexpr, PAGE: tl.constexpr, ALIGNED: tl.constexpr):
+    """Where the pages of a tile begin, elements: int64, one, or [TILE, 1] where a tile has several; multiples of
+    ALIGNED.
 
     A tile past `last` gives its page again: what nothing uses yet is not read."""
     if TILE <= PAGE:
         position = tl.maximum(tl.minimum(tile * TILE, last), 0)
-        return tl.multiple_of(tl.load(table + position // PAGE), 8)
+        return tl.multiple_of(tl.load(table + position // PAGE), ALIGNED)
     else:
         position = tl.maximum(tl.minimum(tile * TILE + tl.arange(0, TILE), last), 0)
-        return tl.multiple_of(tl.load(table + position // PAGE), 8)[:, None]
+        return tl.multiple_of(tl.load(table + position // PAGE), ALIGNED)[:, None]
 
 
 @triton.jit
@@ -75,35 +77,53 @@ def _weigh(
 
 @triton.jit
 def _attend_tiles(
-    q, acc, m, total, p, keys, values, table, begin, end, first, last,
+    q, acc, m, total, p, keys, values, k_scales, v_scales, table, begin, end, first, last,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr, STAGES: tl.constexpr,
-    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, PER_SCALE: tl.constexpr, MASKED: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Tiles begin..end - 1 for all rows: acc [ROWS, DIMS], m, total [ROWS] as they are afterwards.
 
-    p: positions of the rows, [ROWS]; first, last: what the rows together see in the pages.
+    p: positions of the rows, [ROWS]; first, last: what the rows together see in the pages. k_scales, v_scales: of keys
+    and values that are int8, else None; acc is LARGEST times outputs then.
     """
     n = tl.arange(0, TILE)
     dim = tl.arange(0, DIMS)[None, :]
     real = dim < HEAD_DIM
-    page = _pages(table, begin, last, TILE, PAGE)
+    ALIGNED: tl.constexpr = 8 if k_scales is None else 16
+    page = _pages(table, begin, last, TILE, PAGE, ALIGNED)
     for tile in tl.range(loop_bound(begin, ASM), loop_bound(end, ASM), num_stages=STAGES):
-        next_page = _pages(table, tile + 1, last, TILE, PAGE)  # before the tile that has to wait for it
+        next_page = _pages(table, tile + 1, last, TILE, PAGE, ALIGNED)  # before the tile that has to wait for it
         at = tile * TILE + n
-        offsets = ((tile * TILE) % PAGE + n if TILE <= PAGE else n % PAGE)[:, None] * HEAD_DIM + dim
+        row = (tile * TILE) % PAGE + n if TILE <= PAGE else n % PAGE
+        offsets = row[:, None] * HEAD_DIM + dim
         kept = tl.broadcast_to(real, (TILE, DIMS))
         if MASKED:
-            kept = kept & ((at >= first) & (at <= last))[:, None]
+            there = (at >= first) & (at <= last)
+            kept = kept & there[:, None]
             at = tl.where(at <= last, at, NEVER)  # a row may see more than is in the pages
         if MASKED or DIMS != HEAD_DIM:
             k = tl.load(keys + page + offsets, mask=kept, other=0.0)
         else:
             k = tl.load(keys + page + offsets)
-        weights, share, m, total = _weigh(tl.dot(q, tl.trans(k)), at, p, m, total, WINDOW, SCALE, SOFTCAP, MASKED, ASM)
+        if k_scales is not None:
+            of_tile = (page if TILE <= PAGE else tl.reshape(page, [TILE])) // PER_SCALE + row
+            if MASKED:
+                k_scale = tl.load(k_scales + of_tile, mask=there, other=0.0)
+                v_scale = tl.load(v_scales + of_tile, mask=there, other=0.0)
+            else:
+                k_scale, v_scale = tl.load(k_scales + of_tile), tl.load(v_scales + of_tile)
+            s = tl.dot(q, tl.trans(to_halves(k, ASM))) * k_scale[None, :]
+        else:
+            s = tl.dot(q, tl.trans(k))
+        weights, share, m, total = _weigh(s, at, p, m, total, WINDOW, SCALE, SOFTCAP, MASKED, ASM)
         if MASKED or DIMS != HEAD_DIM:
             v = tl.load(values + page + offsets, mask=kept, other=0.0)
         else:
             v = tl.load(values + page + offsets)
+        if v_scales is not None:
+            weights *= (v_scale * LARGEST)[None, :]
+            v = to_halves(v, ASM)
         acc = tl.dot(weights.to(tl.float16), v, acc * share[:, None])
         page = next_page
     return acc, m, total
@@ -130,10 +150,12 @@ def _lines(
 @triton.jit
 def attend_pages(
     q, cache, table, positions, sequences, out, partial, counters, sinks, layer, values, head_stride, pages, lines,
+    scales, scale_layer,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, LAST_JOINS: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr,
     APART: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WIDTH: tl.constexpr,
+    PER_SCALE: tl.constexpr,
     ORDER: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (TOGETHER heads of one key head, BLOCK tokens of one text, split of what they see).
@@ -141,8 +163,8 @@ def attend_pages(
     q: float16 [rows, HEADS, HEAD_DIM]; sinks: float32 [HEADS], or None. LINES: TOGETHER * BLOCK or the next power of
     two.
 
-    layer: where this layer lies in a page, elements; values, head_stride: see `pages`; pages: of a text in
-    the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
+    layer: where this layer lies in a page, elements; values, head_stride, scales, scale_layer, PER_SCALE: see `pages`;
+    pages: of a text in the table; lines: heads of all rows. With splits, partial takes what each leaves: float32
     [rows, HEADS, SPLITS, HEAD_DIM], then [rows, HEADS, SPLITS] logarithms of the sums of weights, LOWEST of none.
     LAST_JOINS: the last of a program's splits to end reads them, RUN at once; counters: int32, zeros before and
     after, for each program of a split.
@@ -166,6 +188,8 @@ def attend_pages(
     lowest = tl.min(tl.where(p >= 0, p, NEVER), 0)
     first = tl.maximum(lowest + 1 - WINDOW, 0) if WINDOW > 0 else 0
     keys = cache + layer + kv.to(tl.int64) * head_stride
+    k_scales = None if scales is None else scales + scale_layer + kv.to(tl.int64) * (head_stride // HEAD_DIM)
+    v_scales = None if scales is None else k_scales + values // HEAD_DIM
     acc = tl.zeros([ROWS, DIMS], tl.float32)
     m = tl.full([ROWS], LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -184,22 +208,24 @@ def attend_pages(
             inside = tl.minimum(tl.maximum(inside, begin), end)
             whole = tl.maximum(whole, inside)
             acc, m, total = _attend_tiles(
-                queries, acc, m, total, p, keys, keys + values, table, begin, inside, first, last,
-                HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
+                queries, acc, m, total, p, keys, keys + values, k_scales, v_scales, table, begin, inside, first, last,
+                HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, PER_SCALE, True, ASM,
             )  # fmt: skip
         else:
             inside = begin
         acc, m, total = _attend_tiles(
-            queries, acc, m, total, p, keys, keys + values, table, inside, whole, first, last,
-            HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, False, ASM,
+            queries, acc, m, total, p, keys, keys + values, k_scales, v_scales, table, inside, whole, first, last,
+            HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, PER_SCALE, False, ASM,
         )  # fmt: skip
     else:
         whole = begin
     acc, m, total = _attend_tiles(
-        queries, acc, m, total, p, keys, keys + values, table, whole, end, first, last,
-        HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, True, ASM,
+        queries, acc, m, total, p, keys, keys + values, k_scales, v_scales, table, whole, end, first, last,
+        HEAD_DIM, DIMS, TILE, PAGE, STAGES, WINDOW, SCALE, SOFTCAP, PER_SCALE, True, ASM,
     )  # fmt: skip
 
+    if scales is not None:
+        acc *= 1.0 / LARGEST
     y = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     used = tl.maximum(tl.cdiv(tiles, tl.maximum(span, 1)), 1)  # splits that have anything
     alone = used == 1 if LAST_JOINS else SPLITS == 1

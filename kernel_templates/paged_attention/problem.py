@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from kernel_templates.attention import cache
 from kernel_templates.problem import Problem, trait
 
 EDGES = 64
@@ -13,9 +14,9 @@ class PagedAttention(Problem, op="paged_attention", template_version=1):
     """out [sequences * tokens, heads * head_dim]: `tokens` rows of each text at consecutive positions, each over its
     text's cached positions up to its own, in pages; heads / kv_heads query heads share each key.
 
-    Scores, `window`, `softcap`, `scale` and `sinks` as of `attention`. `context`: the positions of a text that it is
-    tuned for; a configuration runs at any position, of texts of unlike lengths, up to the last page that a table names.
-    A row of position -1 is unused: what it gives is finite, and nothing else.
+    Scores, `window`, `softcap`, `scale`, `sinks` and `cache` as of `attention`. `context`: the positions of a text that
+    it is tuned for; a configuration runs at any position, of texts of unlike lengths, up to the last page that a table
+    names. A row of position -1 is unused: what it gives is finite, and nothing else.
     """
 
     sequences: int
@@ -28,6 +29,7 @@ class PagedAttention(Problem, op="paged_attention", template_version=1):
     softcap: float = trait(0.0)
     scale: float = trait(0.0)
     sinks: int = trait(0, (0, 1))
+    cache: str = trait(cache.F16, cache.FORMATS)
 
     @property
     def rows(self) -> int:

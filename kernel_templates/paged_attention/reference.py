@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kernel_templates import float64
+from kernel_templates.attention import cache
 from kernel_templates.attention import reference as attention
 from kernel_templates.lazy import torch
 from kernel_templates.operation import Inputs
@@ -17,8 +18,9 @@ _AT_ONCE = 1 << 22  # scores
 
 def inputs(problem: PagedAttention, seed: int) -> Inputs:
     """Buffers: q float16 [rows, heads, head_dim]; positions, sequences int32 [rows]; slots int64 [texts, pages], where
-    each page of a text lies, in no order; keys, values float16 [DISTINCT or fewer, kv_heads, PAGE, head_dim], what lies
-    in slot i at i % DISTINCT; out float16 [rows, heads * head_dim]; with sinks, sinks float32 [heads].
+    each page of a text lies, in no order; keys, values [DISTINCT or fewer, kv_heads, PAGE, head_dim], as of
+    `cache.stored`, what lies in slot i at i % DISTINCT; out float16 [rows, heads * head_dim]; with sinks, sinks float32
+    [heads].
 
     q is such that scores have a standard deviation of 1 whatever their scale, so that every position counts; of 2 with
     a soft cap, so that a kernel without it is wrong by a percent. Texts do not stand in the table in their own order.
@@ -27,7 +29,8 @@ def inputs(problem: PagedAttention, seed: int) -> Inputs:
     pages = -(-max(problem.last_positions, default=0) // PAGE) + 1
     count = problem.sequences * pages
     shape = (min(count, DISTINCT), problem.kv_heads, PAGE, problem.head_dim)
-    keys, values = (rng.standard_normal(shape, np.float32).astype(np.float16) for _ in range(2))
+    drawn = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for _ in range(2))
+    keys, values = (cache.stored(x, problem.cache).numpy() for x in drawn)
     q = rng.standard_normal((problem.rows, problem.heads, problem.head_dim), np.float32)
     q *= np.float32((2 if problem.softcap else 1) / (problem.score_scale * problem.head_dim**0.5))
     last = np.array(problem.last_positions, np.int32)

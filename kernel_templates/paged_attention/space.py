@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kernel_templates.attention import cache
 from kernel_templates.device import Device
 from kernel_templates.paged_attention.problem import PagedAttention
 from kernel_templates.space import Constraint, Parameter, Space
@@ -117,8 +118,8 @@ def block_tokens(problem: PagedAttention, config: Mapping[str, Any]) -> int:
 
 
 def _in_registers(problem: PagedAttention, device: Device) -> bool:
-    """Whether there is a kernel that keeps tiles in registers."""
-    tensor = float(device.capability) >= TENSOR_CORES
+    """Whether there is a kernel that keeps tiles in registers; it reads float16."""
+    tensor = float(device.capability) >= TENSOR_CORES and problem.cache == cache.F16
     return tensor and problem.tokens <= FEW and dims(problem) <= _WIDEST
 
 
@@ -134,6 +135,8 @@ def shared_bytes(problem: PagedAttention, config: Mapping[str, Any]) -> int:
     """Queries, keys and values in shared memory, and what warps tell each other: an upper bound."""
     if config["algorithm"] == REGISTERS:  # 16 rows of two operands, or float32 of 8 lines, for each warp
         return 64 * config["warps"] * max(dims(problem), 32) + 4096
+    if problem.cache != cache.F16:  # bytes, and the float16 that is made of one tile
+        return 2 * dims(problem) * (config["rows"] + config["tile"] * (config["stages"] + 2)) + 4096
     return 2 * dims(problem) * (config["rows"] + 2 * config["tile"] * config["stages"]) + 4096
 
 

@@ -16,7 +16,7 @@ MARGIN = 1 << 30
 LATER = 256 << 20
 """Bytes of what is allocated when it is first needed: scratch of attention and products, logits of several rows, the
 library's workspace."""
-OF_A_TEXT = ("keys", "values", "rope")
+OF_A_TEXT = ("keys", "values", "key_scales", "value_scales", "rope")
 """Buffers of a layer that are counted as `Loaded` has them."""
 
 

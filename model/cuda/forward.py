@@ -313,7 +313,7 @@ class Rows:
         return paged_attention.finishes(problem, self.forward.configs(problem))
 
     def _attention_problem(self, layer: CudaLayer) -> PagedAttention:
-        return pass_attention(layer.plan.sizes, self.size)
+        return pass_attention(layer.plan.sizes, self.size, self.model.form)
 
     def _attention(self, i: int, layer: CudaLayer, finish: bool) -> Iterator[Launch]:
         template: Any = registry.cuda(PagedAttention.op)

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernel_templates.attention.cache import F16, head_bytes
 from kernel_templates.cuda.embedding import Embedding
+from kernel_templates.cuda.pages import PagedCache, in_one_piece
 from kernel_templates.cuda.weights import Planes, unpack
 from kernel_templates.head import cuda as head_kernels
 from kernel_templates.head.problem import Head
@@ -24,7 +26,7 @@ from kernel_templates.per_layer_inputs.problem import PerLayerInputs
 from kernel_templates.space import Config
 from model import layer_plan, layer_tensors, weights
 from model.config import ModelConfig
-from model.cuda import delta_states
+from model.cuda import delta_states, even_keys
 from model.cuda.host_experts import HostMixture
 from model.cuda.out_of_memory import FOR_CONTEXT, FOR_WEIGHTS, explain_out_of_memory
 from model.gguf_file import GGUFFile
@@ -39,9 +41,9 @@ Keep = Callable[[tuple[Planes, ...]], HostMixture]
 @dataclass(frozen=True)
 class CudaLayer(LayerState):
     """problem: the layer as one, at context 0, which names none. Norms are float32 [size]; what attention keeps of a
-    text, keys and values, float16 [kv_heads, capacity, head_dim]; what a gated delta net keeps as `delta_states`; of a
-    mixture of experts "router" float32 [experts, hidden], a shared one's below them, for many rows. host: its experts,
-    if they are not on the GPU; `packed` has only their shapes then."""
+    text as `LayerCache.buffers`; what a gated delta net keeps as `delta_states`; of a mixture of experts "router"
+    float32 [experts, hidden], a shared one's below them, for many rows. host: its experts, if they are not on the GPU;
+    `packed` has only their shapes then."""
 
     problem: LinkedChain
     host: HostMixture | None = None
@@ -75,11 +77,27 @@ class LoadedInputs:
 
 
 @dataclass(frozen=True)
+class LayerCache:
+    """values: keys and values, [2, kv_heads, capacity, head_dim], float16, or int8 with scales float32 [2, kv_heads,
+    capacity]; [2, 0, ...] of a layer that keeps none."""
+
+    values: Tensor
+    scales: Tensor | None = None
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """By the names that links have for them."""
+        found = {"keys": self.values[0], "values": self.values[1]}
+        if self.scales is None:
+            return found
+        return {**found, "key_scales": self.scales[0], "value_scales": self.scales[1]}
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Everything a token reads. ropes: how layers turn heads -> float32 [capacity, rope_dim], cosines then sines;
-    cache: of each layer float16 [2, kv_heads, capacity, head_dim], its keys and its values, which may be another's too;
-    [2, 0, ...] of a layer that keeps none. inputs: of layers, where they have any. memory: bytes of the GPU that all of
-    it may take, None for what is free."""
+    cache: of each layer its keys and its values, which may be another's too; inputs: of layers, where they have any.
+    memory: bytes of the GPU that all of it may take, None for what is free; form: of the KV cache."""
 
     config: ModelConfig
     capacity: int
@@ -89,9 +107,15 @@ class Loaded:
     embedding: Embedding
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
-    cache: tuple[Tensor, ...]
+    cache: tuple["LayerCache", ...]
     inputs: LoadedInputs | None = None
     memory: int | None = None
+    form: str = F16
+
+    @property
+    def pages(self) -> tuple[PagedCache, ...]:
+        """The cache as kernels over many rows find it."""
+        return in_one_piece([c.values for c in self.cache], [c.scales for c in self.cache])
 
     @property
     def on_host(self) -> bool:
@@ -115,15 +139,16 @@ def load(
     progress: Progress,
     keep: Mapping[int, Keep] | None = None,
     memory: int | None = None,
+    form: str = F16,
 ) -> Loaded:
     """configs(layer): how a layer is packed; inputs_config: how what layers' inputs are made with is, where they have
-    any; keep: by layer whose experts are not to stay on the device, who keeps them; memory: as of `Loaded`. On torch's
-    "meta" device everything has its shape and no weight is read.
+    any; keep: by layer whose experts are not to stay on the device, who keeps them; memory, form: as of `Loaded`. On
+    torch's "meta" device everything has its shape and no weight is read.
     Raises ModelError when memory does not suffice."""
     read = weights.shape_of_matrix if device.type == "meta" else weights.matrix
     pack = _once_a_shape(layer_kernels.pack) if device.type == "meta" else layer_kernels.pack
     plan, count = layer_plan.plan(config), config.layers + 1
-    cache = _cache(config, capacity, device)
+    cache = _cache(config, capacity, device, form)
     positions = np.arange(capacity)
     tables = {rope: weights.rope_rotation(file, rope, capacity).table(positions) for rope in plan.ropes}
     ropes = {rope: torch.from_numpy(table).to(device) for rope, table in tables.items()}
@@ -132,12 +157,12 @@ def load(
     for done, i in enumerate(sorted(range(config.layers), key=lambda i: i not in keep)):
         layer = plan.layers[i]
         with explain_out_of_memory(f"the weights of layer {i + 1} of {config.layers}", FOR_WEIGHTS):
-            problem = layer_at(config, file, i, 0)
+            problem = layer_at(config, file, i, 0, form)
             matrices = weights.matrices(file, layer.matrices, read)
             # No name for what is packed: it would stay on the device while the next layer is.
             layers[i] = _layer(
                 file, layer, problem, pack(problem, configs(i), matrices, str(device)), cache[i], ropes, device,
-                keep.get(i),
+                keep.get(i), _factors(file, plan.layers[layer_plan.cache_of(config, i)], form, device),
             )  # fmt: skip
         progress(done + 1, count)
     head = head_problem(config, file)
@@ -151,7 +176,9 @@ def load(
     output_norm = vector(file, plan.output_norm, device)
     inputs = _inputs(file, config, plan.inputs, inputs_config, read, device)
     in_order = tuple(layers[i] for i in range(config.layers))
-    return Loaded(config, capacity, in_order, head, head_packed, embedding, output_norm, ropes, cache, inputs, memory)
+    return Loaded(
+        config, capacity, in_order, head, head_packed, embedding, output_norm, ropes, cache, inputs, memory, form
+    )  # fmt: skip
 
 
 def _inputs(
@@ -186,32 +213,43 @@ def cached_heads(config: ModelConfig) -> tuple[tuple[int, int], ...]:
     return tuple((0 if sizes.delta else sizes.own_kv_heads, sizes.head_dim) for sizes in config.sizes)
 
 
-def cache_bytes(config: ModelConfig, capacity: int) -> int:
-    """Bytes of the keys and values of so many positions, in float16."""
-    return sum(2 * 2 * heads * capacity * head_dim for heads, head_dim in cached_heads(config))
+def cache_bytes(config: ModelConfig, capacity: int, form: str = F16) -> int:
+    """Bytes of the keys and values of so many positions."""
+    return sum(2 * heads * capacity * head_bytes(head_dim, form) for heads, head_dim in cached_heads(config))
 
 
-def _cache(config: ModelConfig, capacity: int, device: torch.device) -> tuple[Tensor, ...]:
+def _factors(file: GGUFFile, keeps: LayerPlan, form: str, device: torch.device) -> Tensor | None:
+    """As of `even_keys`, of the layer whose keys are attended over; None where they are float16 or not normed."""
+    if form == F16 or "k_norm" not in keeps.vectors:
+        return None
+    return even_keys.factors(vector(file, keeps.vectors["k_norm"], device), keeps.sizes.head_dim, keeps.sizes.rope_dim)
+
+
+def _cache(config: ModelConfig, capacity: int, device: torch.device, form: str) -> tuple[LayerCache, ...]:
     shapes = [(2, heads, capacity, head_dim) for heads, head_dim in cached_heads(config)]
     elements = [math.prod(shape) for shape in shapes]
-    size = f"{cache_bytes(config, capacity) / 1e9:.2f} GB"
+    size = f"{cache_bytes(config, capacity, form) / 1e9:.2f} GB"
     with explain_out_of_memory(f"a KV cache of {capacity} positions, {size}", FOR_CONTEXT):
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
-        whole = torch.zeros(sum(elements), dtype=torch.float16, device=device)
-    parts = [part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True)]
+        whole = torch.zeros(sum(elements), dtype=torch.float16 if form == F16 else torch.int8, device=device)
+        scales = None if form == F16 else [torch.zeros(shape[:-1], device=device) for shape in shapes]
+    values = (part.view(shape) for part, shape in zip(whole.split(elements), shapes, strict=True))
+    parts = [LayerCache(part, None if scales is None else scales[i]) for i, part in enumerate(values)]
     return tuple(parts[layer_plan.cache_of(config, i)] for i in range(config.layers))
 
 
 def _layer(
     file: GGUFFile, plan: LayerPlan, problem: LinkedChain, packed: tuple[Planes, ...],
-    cache: Tensor, ropes: Mapping[Rope, Tensor], device: torch.device,
-    keep: Keep | None,
+    cache: LayerCache, ropes: Mapping[Rope, Tensor], device: torch.device,
+    keep: Keep | None, factors: Tensor | None,
 ) -> CudaLayer:  # fmt: skip
     own = {name: vector(file, tensor, device) for name, tensor in plan.vectors.items()}
     if plan.sizes.delta:
         own |= delta_states.allocate(plan.sizes.delta, 1, device)
     else:
-        own |= {"keys": cache[0], "values": cache[1], "rope": ropes[plan.rope]}
+        own |= {**cache.buffers, "rope": ropes[plan.rope]}
+        if factors is not None:
+            own |= even_keys.evened(own, factors)
     by_part, host = layer_kernels.packed_by_part(problem, packed), None
     if "moe" in by_part:
         own["router"] = unpack(by_part["moe"][0])

@@ -6,11 +6,14 @@ The only file of this folder that imports without Triton: a machine that has non
 import functools
 from collections import ChainMap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_templates import proof_record, registry
+from kernel_templates.attention.cache import F16
 from kernel_templates.cuda import machine
 from kernel_templates.device import Device
+from kernel_templates.layer.problem import Layer
 from kernel_templates.problem import Problem
 from kernel_templates.space import Config, Space
 from model.config import ModelConfig
@@ -20,10 +23,15 @@ from model.kernel_choices import Choice, Refusal, choose
 from model.problems import contexts, gpu_layers, head_problem, inputs_problem, layer_at
 from model.runner import Progress, Settings
 from model.widths import every_size, pass_problems
+from tuning_db.records import Source
 
 if TYPE_CHECKING:
     from model.cuda.execution import Executor
     from model.cuda.runner import CudaRunner
+
+
+PRODUCTS = ("qkv_", "out_", "ffn_", "moe_", "input_")
+"""Prefixes of a layer's parameters that do not depend on its cache."""
 
 
 def open_runner(file: GGUFFile, config: ModelConfig, settings: Settings) -> "CudaRunner":
@@ -49,8 +57,8 @@ class Opening:
     def __init__(self, file: GGUFFile, config: ModelConfig, settings: Settings, device: Device) -> None:
         self._file, self._config, self._settings, self._device = file, config, settings, device
         self._first, *_ = contexts(settings.context)
-        layers = gpu_layers(config, file, settings.context)
-        first = {layer_at(config, file, i, self._first) for i in range(config.layers)}
+        layers = gpu_layers(config, file, settings.context, settings.cache)
+        first = {layer_at(config, file, i, self._first, settings.cache) for i in range(config.layers)}
         self._head = head_problem(config, file)
         self._inputs = inputs_problem(config, file)
         ends = [problem for problem in (self._inputs, self._head) if problem is not None]
@@ -59,7 +67,9 @@ class Opening:
         self._passes: Mapping[Problem, Choice] = {}
         if settings.db is not None:
             sizes = every_size(settings.context)
-            self._passes = self._choose(list(pass_problems(config, file, sizes)), self._refused_before)
+            self._passes = self._choose(
+                list(pass_problems(config, file, sizes, form=settings.cache)), self._refused_before
+            )
         self._probable = self._choose(self._at_once, self._refused_before)
 
     def proved(self, executor: "Executor") -> "CudaRunner":
@@ -84,14 +94,13 @@ class Opening:
         chosen = {**self._probable, **self._longer, **self._passes}
         tensors = sorted((t.name, t.shape, t.format_name) for t in self._file.tensors.values())
         configs = [(problem.key, sorted(choice.config.items())) for problem, choice in chosen.items()]
-        return self._config, tensors, configs, self._settings.context, self._device.chip_key
+        return self._config, tensors, configs, self._settings.context, self._settings.cache, self._device.chip_key
 
     def _runner(
         self, executor: "Executor", choices: Mapping[Problem, Choice], refusal: Refusal, progress: Progress
     ) -> "CudaRunner":
         import torch
 
-        from kernel_templates.cuda.pages import in_one_piece
         from model.cuda.decode import Decoder
         from model.cuda.forward import Forward
         from model.cuda.lazy_configs import LazyConfigs
@@ -103,7 +112,7 @@ class Opening:
         passes = LazyConfigs(self._passes, self._space, refusal)
 
         def configs(layer: int, context: int) -> Config:
-            problem = layer_at(self._config, self._file, layer, context)
+            problem = layer_at(self._config, self._file, layer, context, self._settings.cache)
             return choices[problem].config if problem in choices else longer(problem)
 
         head_config, capacity, device = choices[self._head].config, self._settings.context, executor.device
@@ -111,15 +120,18 @@ class Opening:
         with executor.here():
             at_first = lambda layer: configs(layer, self._first)  # noqa: E731 - packs the weights; layers all pack alike
             ends = (head_config, inputs_config)
-            loaded = functools.partial(load, self._file, self._config, capacity, at_first, *ends)
+            loaded = functools.partial(
+                load, self._file, self._config, capacity, at_first, *ends, memory=self._settings.gpu_memory,
+                form=self._settings.cache,
+            )  # fmt: skip
             if device.type == "meta":
                 placed = None
             else:
                 shapes = lambda: loaded(torch.device("meta"), lambda done, of: None)  # noqa: E731
                 placed = place(self._file, self._config, self._settings, at_first, shapes, executor)
-            model = loaded(device, progress, None if placed is None else placed.keep, self._settings.gpu_memory)
+            model = loaded(device, progress, None if placed is None else placed.keep)
             decoder = Decoder(model, configs, *ends, executor)
-            forward = Forward(model, in_one_piece(model.cache), passes, executor)
+            forward = Forward(model, model.pages, passes, executor)
             by_host = {} if placed is None else placed.host.experts.choices
             return CudaRunner(ChainMap(dict(choices), longer.choices, by_host), decoder, forward, placed)
 
@@ -127,7 +139,20 @@ class Opening:
         return registry.cuda_space(problem, self._device)
 
     def _choose(self, problems: list[Problem], refusal: Refusal) -> dict[Problem, Choice]:
-        return choose(problems, self._device, self._space, self._settings.db, refusal)
+        chosen = choose(problems, self._device, self._space, self._settings.db, refusal)
+        usual = {p: replace(p, cache=F16) for p in problems if isinstance(p, Layer) and p.cache != F16}
+        usual = {p: other for p, other in usual.items() if chosen[p].source is Source.DEFAULT}
+        of_usual = choose(list(usual.values()), self._device, self._space, self._settings.db)
+        joined = {problem: self._beside_attention(problem, of_usual[other]) for problem, other in usual.items()}
+        return chosen | {problem: c for problem, c in joined.items() if refusal(problem, c.config) is None}
+
+    def _beside_attention(self, problem: Layer, usual: Choice) -> Choice:
+        """What is known for a layer with a float16 cache, for one whose attention alone is another."""
+        own, default = self._space(problem), self._space(problem).default
+        others = {name: value for name, value in usual.config.items() if name.startswith(PRODUCTS)}
+        config = own.completed({**default, **others})
+        detail = f"{usual.detail}; its attention: no winner with a cache in {problem.cache}"
+        return Choice(default if own.broken(config) else config, usual.source, detail)
 
     def _is_unproved(self, problem: Problem, choice: Choice) -> bool:
         default = choice.config == self._space(problem).default

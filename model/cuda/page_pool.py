@@ -4,11 +4,12 @@ Pages are allocated a few at a time, since PyTorch's allocator hands out less th
 20 MB. A table finds a page by its offset from one tensor, wherever it lies (`kernel_templates.cuda.pages`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from kernel_templates.attention.cache import F16
 from kernel_templates.cuda.pages import PAGE, PagedCache
 from model.cuda.out_of_memory import explain_out_of_memory
 
@@ -17,16 +18,19 @@ SLAB = 20 << 20
 MOST_TOGETHER = 8
 """Pages allocated at once, at most: those of small models are small."""
 ROUNDED = 2 << 20
+SCALE = 4
+"""Bytes of a scale, and so the elements of int8 in its place."""
 
 ADVICE = "decode fewer texts at once, or give them fewer tokens"
 
 
 @dataclass(frozen=True)
 class PageShape:
-    """layers: of each, its key-value heads, none if it keeps no keys, and their size."""
+    """layers: of each, its key-value heads, none if it keeps no keys, and their size; form: of the cache."""
 
     layers: tuple[tuple[int, int], ...]
     positions: int = PAGE
+    form: str = F16
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -37,6 +41,20 @@ class PageShape:
     def elements(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Of each layer's part of a page, behind all layers' elements; none of float16."""
+        return tuple(0 if self.form == F16 else 2 * kv_heads * self.positions for kv_heads, _ in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Of a page."""
+        return self.elements * self.dtype.itemsize + 4 * sum(self.scales)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16 if self.form == F16 else torch.int8
+
     def pages(self, positions: int) -> int:
         """Pages that hold so many positions of one text."""
         return -(-positions // self.positions)
@@ -45,7 +63,8 @@ class PageShape:
 @dataclass(frozen=True, eq=False)
 class Slab:
     """Pages allocated together: float16 [pages, elements], in a page layer after layer [2, kv_heads, positions,
-    head_dim]; their offsets."""
+    head_dim]; or int8 [pages, bytes], behind those float32 scales, layer after layer too [2, kv_heads, positions];
+    their offsets."""
 
     pages: Tensor
     offsets: tuple[int, ...]
@@ -56,7 +75,7 @@ class PagePool:
 
     def __init__(self, shape: PageShape, device: torch.device, limit: int) -> None:
         self.shape, self._device = shape, device
-        size = max(2 * shape.elements, 1)
+        size = max(shape.bytes, 1)
         self._together = min(-(-SLAB // size), MOST_TOGETHER)
         slab = self._together * size
         slab += -slab % ROUNDED if slab >= SLAB else 0
@@ -83,7 +102,12 @@ class PagePool:
         shape, sizes, made = self.shape, self.shape.sizes, []
         for i, (_, head_dim) in enumerate(shape.layers):
             head_stride = shape.positions * head_dim
-            made.append(PagedCache(self._blank, table, sum(sizes[:i]), sizes[i] // 2, head_stride, shape.positions))
+            layer = PagedCache(self._blank, table, sum(sizes[:i]), sizes[i] // 2, head_stride, shape.positions)
+            if shape.form != F16:
+                first = shape.elements // SCALE + sum(shape.scales[:i])
+                scales = self._blank.view(torch.float32)
+                layer = replace(layer, scales=scales, scale_layer=first, per_scale=SCALE)
+            made.append(layer)
         return tuple(made)
 
     @property
@@ -106,7 +130,7 @@ class PagePool:
     def take(self) -> int:
         """A page's offset in elements. Raises ModelError when the device has less memory than was promised."""
         if not self._free:
-            wanted = f"{(self.bytes + 2 * self._together * self.shape.elements) / 1e9:.2f} GB of KV cache"
+            wanted = f"{(self.bytes + self._together * self.shape.bytes) / 1e9:.2f} GB of KV cache"
             with explain_out_of_memory(wanted, ADVICE):
                 pages = self._allocate(self._together)
             apart = [page.data_ptr() - self._blank.data_ptr() for page in pages]
@@ -120,7 +144,8 @@ class PagePool:
 
     def _allocate(self, count: int) -> Tensor:
         # Zeros, because a tile may read positions that no token has reached, and 0 times NaN is NaN.
-        return torch.zeros((count, self.shape.elements), dtype=torch.float16, device=self._device)
+        dtype = self.shape.dtype
+        return torch.zeros((count, self.shape.bytes // dtype.itemsize), dtype=dtype, device=self._device)
 
 
 @dataclass(eq=False)

@@ -51,7 +51,9 @@ def place(
     Raises ModelError when what is not an expert's does not fit."""
     limit, device = settings.gpu_memory, executor.device
     if limit is None:
-        size = ROOMY * sum(tensor.bytes for tensor in file.tensors.values()) + cache_bytes(config, settings.context)
+        size = ROOMY * sum(tensor.bytes for tensor in file.tensors.values()) + cache_bytes(
+            config, settings.context, settings.cache
+        )
         if not config.most_experts_used or size < device_memory.room(device, None):
             return None
     model = shapes()

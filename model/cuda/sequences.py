@@ -86,7 +86,7 @@ class CudaSequences(Sequences):
     def join(self, prompt: Sequence[int], tokens: int, sampler: Sampler) -> int | None:
         positions = min(len(prompt) + tokens, self.context)
         if (needed := self._pool.shape.pages(positions)) > self._pool.most:
-            page = 2 * self._pool.shape.elements / 1e6
+            page = self._pool.shape.bytes / 1e6
             why = ", since experts fill the GPU" if self._forward.model.on_host else ""
             raise ModelError(
                 f"a text of {positions} tokens needs {needed * page:,.0f} MB of KV cache and "
@@ -219,7 +219,10 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
     ModelError when memory does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
     most = min(most, forward.most)
-    shape, room = PageShape(cached_heads(c)), device_memory.room(executor.device, forward.model.memory)
+    shape, room = (
+        PageShape(cached_heads(c), form=forward.model.form),
+        device_memory.room(executor.device, forward.model.memory),
+    )
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         states = delta_states.of_layers(c.sizes, most, executor.device)
         pool = PagePool(shape, executor.device, room if limit is None else limit)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from model import engine
+from model.errors import ModelError
 
 MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 
@@ -235,6 +236,24 @@ def test_a_processor_has_no_memory_of_a_gpu(autotune, tiny_model) -> None:
         result = autotune(*command, "--gpu-memory", "7.5 GiB")
         assert result.exit_code == 2 and result.stderr.strip().count("\n") == 0
         assert "a GPU's memory" in result.stderr and "cuda:0" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("generate", "-p", "a"), ("chat",), ("bench",), ("tune",)])
+def test_a_cache_of_eight_bits_is_for_a_gpu(complaint, tiny_model, monkeypatch, words) -> None:
+    """Said before anything is loaded; so is a format that there is not."""
+    monkeypatch.setattr(engine, "load", None)
+    command, *rest = words
+    said = complaint(command, tiny_model, *rest, "--cache", "q8_0")
+    assert "--cache q8_0 is for a GPU" in said and "cuda:0" in said
+    said = complaint(command, tiny_model, *rest, "--cache", "q4_0")
+    assert "q4_0" in said and "f16" in said and "q8_0" in said
+
+
+def test_the_api_refuses_the_same_caches(tiny_model) -> None:
+    with pytest.raises(ModelError, match="for a GPU so far"):
+        engine.load(tiny_model, cache="q8_0")
+    with pytest.raises(ModelError, match="'q5_1' is not known; use f16 or q8_0"):
+        engine.load(tiny_model, cache="q5_1")
 
 
 @pytest.mark.parametrize("words", [("generate", "-p", "hi"), ("chat",)])

@@ -191,6 +191,7 @@ def test_bench(autotune, monkeypatch, tiny_model) -> None:
             "widths": None,
             "nvtx": False,
             "gpu_memory": None,
+            "cache": "f16",
         }
     ]
     document = json.loads(autotune("bench", tiny_model, "--json").stdout)

@@ -163,7 +163,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = Clock()
     device = Device("cuda", "Fake 100", "9.0", 132, 80 << 30, (("driver", "1"),))
 
-    def load(path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any) -> FakeEngine:
+    def load(
+        path: Path, device: str, *, db: Any, tuned: bool, context: int, nvtx: bool, gpu_memory: Any, cache: str
+    ) -> FakeEngine:  # fmt: skip
+        here.cache = cache
         side = "tuned" if tuned else "untuned"
         here.engines.append(FakeEngine(clock, side, min(context, here.trained)))
         return here.engines[-1]
@@ -335,6 +338,12 @@ def test_the_memory_that_was_allowed_is_recorded(bench) -> None:
     """Also where all experts fit, or there are none."""
     settings = bench(runs=1, depths=(0,), gpu_memory=8 * 10**9)["settings"]
     assert settings["gpu_memory"] == 8 * 10**9 and "experts" not in settings
+
+
+def test_the_cache_s_format_is_recorded(bench, gpu) -> None:
+    """Where it is not the usual one."""
+    assert "cache" not in bench(runs=1, depths=(0,))["settings"] and gpu.cache == "f16"
+    assert bench(runs=1, depths=(0,), cache="q8_0")["settings"]["cache"] == gpu.cache == "q8_0"
 
 
 def test_memory_is_read_in_the_same_rounds(bench, gpu, autotune, tiny_model) -> None:

@@ -83,6 +83,16 @@ def test_a_model_file_that_is_there_already_is_used_and_stays(monkeypatch, tmp_p
     assert bench_gpu.measure("qwen3-0.6b-Q4_0", settings)["file_bytes"] == 4 and kept.exists()
 
 
+def test_another_cache_has_a_file_of_its_own(script: ModuleType, call: Callable[..., Result], tmp_path: Path) -> None:
+    """Tuned and measured with it; its row in the tables has its name."""
+    assert call("qwen3-0.6b-Q4_0", "--budget", "60", "--cache", "q8_0").exit_code == 0
+    document = json.loads((tmp_path / "qwen3-0.6b-Q4_0-cache-q8_0.json").read_text())
+    assert document["name"] == "qwen3-0.6b-Q4_0-cache-q8_0" and "--cache=q8_0" in document["command"]
+    assert {command for command, *_ in script.asked} == {"tune", "bench"}
+    assert all("--cache=q8_0" in options for *_, options in script.asked)
+    assert not (tmp_path / "qwen3-0.6b-Q4_0.json").exists()
+
+
 def test_names_of_models(script: ModuleType) -> None:
     assert script.parse("qwen3-0.6b-Q4_0") == ("qwen3-0.6b", "Q4_0") and script.parse(script.REAL) is None
     assert script.parse("qwen3-8b-BF16") == ("qwen3-8b", "BF16")

@@ -84,13 +84,13 @@ def test_every_bucket_gives_what_steps_give(opened: Model, count: int) -> None:
     for i, token in enumerate(tokens[:-1]):
         wanted = decoder.step(token, i).clone()
     following = decoder.step(tokens[-1], count).clone()
-    for kept in forward.model.cache:
+    for kept in (c.values for c in forward.model.cache):
         kept.fill_(3.0)  # what an earlier conversation left
     found = decoder.predict(forward.read(tokens[:-1], 0)[0], count - 1).clone()
     assert distance(found, wanted) < 1e-2
     assert distance(decoder.step(tokens[-1], count), following) < 1e-2
     assert all(
-        (kept[:, :, count + 1 :] == 3.0).all() for kept in forward.model.cache
+        (kept[:, :, count + 1 :] == 3.0).all() for kept in (c.values for c in forward.model.cache)
     )  # rows that are not used leave it alone
 
 
@@ -132,7 +132,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made) -> None:
         rows = [(texts[t][-1], len(texts[t]) - 1, t) if t in texts else (0, -1, 0) for t in range(4)]
         forward.start(PassSize(4, 1, forward.bound(70), head=True), *zip(*rows, strict=True))
         found = forward.logits(4).cpu()
-        assert found.isfinite().all() and not any(kept.any() for kept in alone.model.cache)
+        assert found.isfinite().all() and not any(kept.values.any() for kept in alone.model.cache)
     for text, tokens in texts.items():
         assert distance(found[text], reference_logits(path, tokens)[-1]) < 1e-2
 

@@ -23,6 +23,8 @@ class Extents:
         found = [_extent(each) for each in given.values() if isinstance(each, torch.Tensor) and each.numel()]
         if "table" in given:
             found += _pages(given, launch.constants["KV_HEADS"])
+            if given.get("scales") is not None:
+                found += _scales(given, launch.constants)
         joined: list[list[int]] = []
         for start, end in sorted(found):
             if joined and start < joined[-1][1]:  # parts of one tensor
@@ -55,6 +57,14 @@ def _pages(given: dict[str, Any], kv_heads: int) -> list[tuple[int, int]]:
     size = cache.element_size()
     starts = [cache.data_ptr() + size * (page + given["layer"]) for page in given["table"].unique().tolist()]
     return [(start, start + size * elements) for start in starts]
+
+
+def _scales(given: dict[str, Any], constants: Any) -> list[tuple[int, int]]:
+    """Of the same part of each page."""
+    start, size = given["scales"].data_ptr(), 4
+    elements = (given["values"] + constants["KV_HEADS"] * given["head_stride"]) // constants["HEAD_DIM"]
+    firsts = [page // constants["PER_SCALE"] + given["scale_layer"] for page in given["table"].unique().tolist()]
+    return [(start + size * first, start + size * (first + elements)) for first in firsts]
 
 
 def install(patch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def opened(path: Path, capacity: int = CAPACITY, library_only: bool = True) -> F
         file, config, capacity, lambda i: default(layer_at(config, file, i, 256)), default(head_problem(config, file)),
         inputs and default(inputs), torch.device("cpu"), lambda done, of: None,
     )  # fmt: skip
-    return Forward(model, pages.in_one_piece(model.cache), default, EagerExecutor(INTERPRETED))
+    return Forward(model, model.pages, default, EagerExecutor(INTERPRETED))
 
 
 def logits_of(forward: Forward, hidden: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_agrees_with_the_reference(made: Made, small_chunks: None, shape: str, q
     print(f"{shape} {quant}: {off:.2g}")
     assert off < BOUNDS[shape] and forward.most == 16
     assert not any(
-        kept[:, :, len(tokens) :].any() for kept in forward.model.cache
+        kept[:, :, len(tokens) :].any() for kept in (c.values for c in forward.model.cache)
     )  # rows that are not used leave it alone
 
 
@@ -163,7 +163,7 @@ def test_goes_on_where_the_cache_ends(tiny_qwen3: Path) -> None:
     """One pass, or two with a pass of few rows behind; what an earlier conversation left is not seen."""
     tokens, forward = tokens_of(11), opened(tiny_qwen3)
     wanted = forward.read(tokens, 0, every=True)
-    for kept in forward.model.cache:
+    for kept in (c.values for c in forward.model.cache):
         kept.fill_(7.0)
     forward.read(tokens[:7], 0)
     found = forward.read(tokens[7:], 7)
@@ -215,7 +215,7 @@ def test_texts_of_unlike_lengths_in_one_pass(made: Made, shape: str) -> None:
     for text, tokens in texts.items():
         off = distance(found[text], reference_logits(path, tokens)[-1])
         assert off < BOUNDS[shape], (text, off)
-    assert found.isfinite().all() and not any(kept.any() for kept in alone.model.cache)
+    assert found.isfinite().all() and not any(kept.values.any() for kept in alone.model.cache)
 
 
 def test_several_tokens_of_several_texts(tiny_model: Path) -> None:

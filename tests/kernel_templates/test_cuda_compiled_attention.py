@@ -28,10 +28,12 @@ SHAPES = {"smollm2": (9, 3, 64, False), "qwen3-0.6b": (16, 8, 128, True), "qwen3
 def buffers_of(problem, capacity):
     size = problem.heads * problem.head_dim
     cache = (problem.kv_heads, capacity, problem.head_dim)
-    return {
+    dtype = torch.float16 if problem.cache == "f16" else torch.int8
+    scales = {} if dtype == torch.float16 else {n: torch.zeros(cache[:2]) for n in ("key_scales", "value_scales")}
+    return scales | {
         "q": torch.zeros(size + 2 * problem.kv_heads * problem.head_dim),
-        "keys": torch.zeros(cache, dtype=torch.float16),
-        "values": torch.zeros(cache, dtype=torch.float16),
+        "keys": torch.zeros(cache, dtype=dtype),
+        "values": torch.zeros(cache, dtype=dtype),
         "position": torch.zeros(1, dtype=torch.int32),
         "out": Vector.allocate(-(-size // 32) * 32, "cpu"),
         "sinks": torch.zeros(problem.heads),
@@ -306,3 +308,36 @@ def test_tensor_cores_where_threads_would_multiply_longer_than_memory_takes():
     assert untuned(32, 4, 128, 5120, T4) == space.THREADS
     small = Device("cuda", "a chip with 99 KB of shared memory", "12.0", 170, 32 << 30)
     assert untuned(32, 4, 128, 40960, small) == space.THREADS
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim", "spilled"), [(32, 8, 128, 0), (16, 4, 256, 64)])
+def test_eight_bits_go_from_memory_to_tensor_cores(heads, kv_heads, dim, spilled):
+    """In words of 16 bytes; beside outputs, nothing goes by way of shared memory or from lane to lane."""
+    problem = Attention(heads, kv_heads, dim, 40960, cache="q8_0")
+    config = space.cuda(problem, H100).default
+    assert config["algorithm"] == space.REGISTERS
+    attend, _join = cuda.launches(problem, config, (), buffers_of(problem, 40960))
+    made = cross_compile(attend, 90)
+    loop = max(loops(made.sass), key=len)
+    count = {
+        name: sum(name in line for line in loop)
+        for name in ("HMMA", "LDG.E.128", "BAR.SYNC", "LDS.", "STS.", "SHFL", "I2F")
+    }
+    print(made.registers, made.spills, len(loop), count)
+    each = config["tile"] // config["warps"]
+    assert count["LDG.E.128"] == 2 * each * dim // 512 and count["HMMA"] == each // 8 * dim // 8
+    assert count["BAR.SYNC"] == count["LDS."] == count["STS."] == count["I2F"] == 0
+    assert count["SHFL"] <= 6, "the largest score and the sum of a line's weights"
+    assert made.spills <= spilled
+
+
+def loops(sass):
+    """The instructions of each loop."""
+    lines = [line for line in sass.splitlines() if re.match(r"\s+/\*[0-9a-f]{4,5}\*/", line)]
+    at = {int(re.search(r"/\*([0-9a-f]+)\*/", line)[1], 16): i for i, line in enumerate(lines)}
+    found = []
+    for i, line in enumerate(lines):
+        target = re.search(r"BRA.*?0x([0-9a-f]+)", line)
+        if target and at.get(int(target[1], 16), i) < i:
+            found.append(lines[at[int(target[1], 16)] : i + 1])
+    return found

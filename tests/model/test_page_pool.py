@@ -151,3 +151,27 @@ def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         promise.reach(1)
     monkeypatch.setattr(torch, "zeros", zeros)
     assert promise.reach(1) and len(promise.taken) == 1
+
+
+def test_pages_of_eight_bits() -> None:
+    """A page has all layers' bytes and behind them all scales, each once; half a page of float16 and the scales."""
+    shape = PageShape(SHAPE.layers, SHAPE.positions, "q8_0")
+    assert shape.bytes == SHAPE.bytes // 2 + 4 * sum(shape.scales) and shape.bytes % 4 == 0
+    pool = PagePool(shape, CPU, 1 << 30)
+    promise = pool.promise(3 * shape.positions)
+    assert promise is not None and promise.reach(3 * shape.positions)
+    table = torch.tensor([promise.taken])
+    for page in promise.taken:
+        (whole,) = [s.pages[s.offsets.index(page)] for s in pool._slabs if page in s.offsets]
+        found: list[int] = []
+        for (kv_heads, head_dim), layer in zip(shape.layers, pool.cache(table), strict=True):
+            assert layer.scales is not None and layer.scale_layer is not None
+            places = [(v, h, p) for v in range(2) for h in range(kv_heads) for p in range(layer.page)]
+            for v, h, p in places:
+                element = layer.layer + v * layer.values + h * layer.head_stride + p * head_dim
+                found += range(element, element + head_dim)
+                scale = layer.scale_layer + (v * layer.values + h * layer.head_stride) // head_dim + p
+                found += range(4 * scale, 4 * scale + 4)
+                at = layer.scales.data_ptr() + 4 * (page // layer.per_scale + scale)
+                assert at == whole.data_ptr() + 4 * scale
+        assert sorted(found) == list(range(shape.bytes)) == list(range(whole.numel()))

@@ -18,6 +18,7 @@ from kernel_templates.cuda.instructions import to_half
 from kernel_templates.cuda.launch import Launch
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.pages import PagedCache
+from kernel_templates.cuda.quantized_cache import quantize_pairs
 
 ELEMENTS = 1024
 """Of the heads of a program: four pairs a thread."""
@@ -31,15 +32,16 @@ def _load_pair(pointer, first, second, mask):
 @triton.jit
 def append_rows(
     qkv, q, positions, sequences, rope, bias, q_norm, k_norm, eps, cache, table, pages, layer, values, head_stride,
+    scales, scale_layer,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, PAGE: tl.constexpr,
     QK_NORM: tl.constexpr, V_NORM: tl.constexpr, BIAS: tl.constexpr, GROUP: tl.constexpr, DIMS: tl.constexpr,
-    QUERY: tl.constexpr,
+    QUERY: tl.constexpr, PER_SCALE: tl.constexpr,
     PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): heads from i * GROUP on of row r of qkv, the queries', the keys' and the values' in that order.
     DIMS: pairs of a head, or the next power of two. QUERY: elements from one query to the next.
 
-    layer, values, head_stride: elements, as in `pages`; pages: of one text in the table.
+    layer, values, head_stride, scales, scale_layer, PER_SCALE: as in `pages`; pages: of one text in the table.
     """
     if PDL:
         gdc_launch_dependents()
@@ -86,14 +88,24 @@ def append_rows(
     if V_NORM:
         a, b = a * inverse, b * inverse
     x, y = rotate(x, y, cos, -sin), rotate(y, x, cos, sin)
-    x, y = to_half(tl.where(is_value, a, x)), to_half(tl.where(is_value, b, y))
+    x, y = tl.where(is_value, a, x), tl.where(is_value, b, y)
+    if scales is not None:
+        whole_x, whole_y, scale = quantize_pairs(x, y, 1)
+    x, y = to_half(x), to_half(y)
     target = q + r * (HEADS * HEAD_DIM) + head * HEAD_DIM
     tl.store(target + first, x, mask=inside & is_query)
     tl.store(target + second, y, mask=inside & is_query)
     place = tl.multiple_of(page, 8) + layer + position % PAGE * HEAD_DIM
     target = cache + place + tl.where(is_value, values, 0) + kv.to(tl.int64) * head_stride
-    tl.store(target + first, x, mask=inside & (head >= cached))
-    tl.store(target + second, y, mask=inside & (head >= cached))
+    if scales is None:
+        tl.store(target + first, x, mask=inside & (head >= cached))
+        tl.store(target + second, y, mask=inside & (head >= cached))
+    else:
+        tl.store(target + first, whole_x, mask=inside & (head >= cached))
+        tl.store(target + second, whole_y, mask=inside & (head >= cached))
+        of_head = tl.where(is_value, values, 0) + kv.to(tl.int64) * head_stride
+        at = page // PER_SCALE + scale_layer + of_head // HEAD_DIM + position % PAGE
+        tl.store(scales + at, scale, mask=(head >= cached) & (head < TOTAL))
 
 
 @dataclass(frozen=True)
@@ -140,10 +152,11 @@ def launch(how: Heads, rows: Mapping[str, torch.Tensor], cache: PagedCache) -> L
         "GROUP": group,
         "DIMS": dims,
         "QUERY": how.query_size,
+        "PER_SCALE": cache.per_scale,
     }
     arguments = (
         qkv, rows["q"], rows["positions"], rows["sequences"], how.rope, qkv if how.bias is None else how.bias, *norms,
         how.eps, cache.cache, cache.table, cache.table.shape[1], cache.layer, cache.values,
-        cache.head_stride,
+        cache.head_stride, cache.scales, cache.scale_layer,
     )  # fmt: skip
     return Launch("append", append_rows, (len(qkv), triton.cdiv(total, group)), arguments, constants)
