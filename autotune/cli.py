@@ -48,12 +48,20 @@ class Program(click.Group):
         with _reported():
             try:
                 code = super().main(args, prog_name or "autotune", standalone_mode=False, **extra)
-            except SystemExit as ended:  # click's and rich's own answer to a vanished reader is 1
+            except SystemExit as ended:  # rich's own answer to a vanished reader is 1
                 if not isinstance(ended.__context__, BrokenPipeError):
                     raise
                 _forget_stdout()
                 code = NO_READER
         sys.exit(code if isinstance(code, int) else 0)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        # `--help` prints here. click would end with 1, and since 8.5 without a word of why.
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            _forget_stdout()
+            raise click.exceptions.Exit(NO_READER) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         # click answers an interrupt and a vanished reader in its own words, so they are caught before it sees them.

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -34,8 +34,9 @@ def line(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for the reader, not part of the result."""
-    click.echo(clean(text), err=True)
+    """A line for the reader, not part of the result: where nobody reads it the command goes on."""
+    with suppress(OSError):
+        click.echo(clean(text), err=True)
 
 
 def said_at_times(what: str) -> Callable[..., None]:

@@ -13,21 +13,28 @@ from kernel_templates.cuda.lazy_triton import triton
 
 @triton.jit
 def row_places(row, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """The row of each lane, int32 [LANES, GROUPS] from `row` on, and whether the lane is the row's first."""
+    """The row of each lane, int32 [UNITS, GROUPS] from `row` on, and whether the lane is the row's first. Where a row
+    lies across warps, all of them have it."""
     LANES: tl.constexpr = UNITS if UNITS < 32 else 32
-    lane = tl.arange(0, LANES)[:, None]
+    u = tl.arange(0, UNITS)[:, None]
+    lane = u if UNITS <= 32 else u % 32
     at = row + tl.arange(0, GROUPS)[None, :] * EACH + lane // (LANES // EACH)
-    return opaque(at, ASM), lane % (LANES // EACH) == 0
+    once = lane % (LANES // EACH) == 0
+    if UNITS > 32:
+        once = once & (u < 32)
+    return opaque(at, ASM), once
 
 
 @triton.jit
 def to_lanes(acc, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr, ASM: tl.constexpr):
-    """float32 [UNITS, GROUPS, EACH] summed over units -> [LANES, GROUPS], LANES = min(UNITS, 32): lane l has the total
-    of row l // (LANES / EACH). EACH is at most LANES. Relies on a tile's layout: units across lanes, then warps."""
+    """float32 [UNITS, GROUPS, EACH] summed over units -> [UNITS, GROUPS]: with LANES = min(UNITS, 32), lane l has the
+    total of row l // (LANES / EACH), in every warp that the row lies across: so what follows stays in a tile's layout,
+    which this relies on: units across lanes, then warps. EACH is at most LANES."""
     LANES: tl.constexpr = UNITS if UNITS < 32 else 32
     if not ASM:
         rows = tl.trans(tl.sum(acc, 0))[:, None, :]
-        return tl.reshape(tl.broadcast_to(rows, [EACH, LANES // EACH, GROUPS]), [LANES, GROUPS])
+        total = tl.reshape(tl.broadcast_to(rows, [EACH, LANES // EACH, GROUPS]), [1, LANES, GROUPS])
+        return tl.reshape(tl.broadcast_to(total, [UNITS // LANES, LANES, GROUPS]), [UNITS, GROUPS])
     else:
         u = tl.arange(0, UNITS)[:, None, None]
         if EACH == 8:
@@ -48,7 +55,8 @@ def to_lanes(acc, EACH: tl.constexpr, GROUPS: tl.constexpr, UNITS: tl.constexpr,
         if LANES // EACH > 1:
             total += _swap(total, 1)
         if UNITS > 32:  # a row lies across warps
-            total = tl.sum(tl.reshape(total, [UNITS // 32, 32, GROUPS]), 0)
+            by_warp = tl.reshape(total, [UNITS // 32, 32, GROUPS])
+            total = tl.reshape(tl.broadcast_to(tl.sum(by_warp, 0, keep_dims=True), by_warp.shape), [UNITS, GROUPS])
         return total
 
 

@@ -26,27 +26,36 @@ def store_lanes(
     values, high, low, scale, squares, at, once, v, n,
     EACH: tl.constexpr, ACT: tl.constexpr, SQUARES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Store v float32 [LANES, GROUPS] as elements `at` of a vector, its quantized n = v * norm, and v^2 by groups of 8.
+    """Store v float32 [UNITS, GROUPS] as elements `at` of a vector, its quantized n = v * norm, and v^2 by groups of 8.
 
     Rows are where `lanes.to_lanes` leaves them, EACH for every group of lanes; once: the lanes that store, one a row.
     What 8 rows have in common goes from lane to lane, and through shared memory if EACH < 8. high, low: int32 pointers.
     """
-    LANES: tl.constexpr = v.shape[0]
+    LANES: tl.constexpr = v.shape[0] if v.shape[0] < 32 else 32
     GROUPS: tl.constexpr = v.shape[1]
-    BY_ROW: tl.constexpr = [EACH, LANES // EACH, GROUPS * EACH // 8, 8 // EACH]
+    WARPS: tl.constexpr = v.shape[0] // LANES  # that a row lies across
+    BY_ROW: tl.constexpr = (
+        [EACH, LANES // EACH, GROUPS * EACH // 8, 8 // EACH]
+        if WARPS == 1
+        else [WARPS, EACH, LANES // EACH, GROUPS * EACH // 8, 8 // EACH]
+    )
+    ROWS: tl.constexpr = len(BY_ROW) - 4  # the axis of a thread's rows
     tl.store(values + at, v, mask=once)
     if ACT != 0 or SQUARES:
         LIMIT: tl.constexpr = 127.0 if ACT == 8 else 32767.0
-        largest, total = tl.reduce((tl.reshape(tl.abs(n), BY_ROW), tl.reshape(v * v, BY_ROW)), 0, _largest_and_sum)
+        largest, total = tl.reduce((tl.reshape(tl.abs(n), BY_ROW), tl.reshape(v * v, BY_ROW)), ROWS, _largest_and_sum)
         if EACH < 8:
-            largest, total = tl.reduce((largest, total), 2, _largest_and_sum)
-            largest, total = largest[:, :, None], total[:, :, None]
+            largest, total = tl.reduce((largest, total), ROWS + 2, _largest_and_sum)
+            if WARPS == 1:
+                largest, total = largest[:, :, None], total[:, :, None]
+            else:
+                largest, total = largest[:, :, :, None], total[:, :, :, None]
         head = once & ((at & 7) == 0)  # one lane a group
         if SQUARES:
-            spread = tl.reshape(tl.broadcast_to(total[None], BY_ROW), v.shape)
+            spread = tl.reshape(tl.broadcast_to(tl.expand_dims(total, ROWS), BY_ROW), v.shape)
             tl.store(squares + (at >> 3), spread, mask=head)
         if ACT != 0:
-            spread = tl.reshape(tl.broadcast_to(largest[None], BY_ROW), v.shape)
+            spread = tl.reshape(tl.broadcast_to(tl.expand_dims(largest, ROWS), BY_ROW), v.shape)
             q = round_to_int(n * tl.where(spread > 1e-30, LIMIT * reciprocal(spread, ASM), 0.0))
             byte = byte_of(at)
             tl.store(high.to(tl.pointer_type(tl.int8)) + byte, ((q >> 8) if ACT == 16 else q).to(tl.int8), mask=once)

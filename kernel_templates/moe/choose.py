@@ -65,7 +65,7 @@ def routed(
     """A token's experts from the largest logit on, and their weights, a number each; logits float32 [EXPERTS + GATED].
     scales: float32 [EXPERTS], what weights are multiplied with, or None. SHARED: behind them the weight of the shared
     expert, 1 or if GATED the sigmoid of the last logit."""
-    left = load_ordered(logits, EXPERTS, LANES)
+    left = load_ordered(logits, EXPERTS, LANES, ".cg")
     every = left
     ids, weights, total = (), (), 0.0
     for k in tl.static_range(USED):
@@ -105,21 +105,23 @@ def routed(
 
 @triton.jit
 def nth_expert(logits, n, EXPERTS: tl.constexpr, LANES: tl.constexpr, ASM: tl.constexpr):
-    """The expert of the n-th largest logit, counted from 0."""
-    left = load_ordered(logits, EXPERTS, LANES)
+    """The expert of the n-th largest logit, counted from 0; for kernels that have waited for who wrote them."""
+    left = load_ordered(logits, EXPERTS, LANES, "")
     for _ in tl.range(loop_bound(0 * n, ASM), loop_bound(n, ASM)):
         left = without(left, largest(left)[1])
     return largest(left)[1]
 
 
 @triton.jit
-def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr):
+def load_ordered(logits, EXPERTS: tl.constexpr, LANES: tl.constexpr, CACHE: tl.constexpr):
     """Logits as int32 in their order: -0 as 0, NaN above all others, what is no expert's below all. A tuple of [32],
-    which lie across the lanes of every warp: a larger tensor would be spread over the warps."""
+    which lie across the lanes of every warp: a larger tensor would be spread over the warps. CACHE: ".cg", past the
+    first-level cache, for who has not waited; behind a wait "", or every warp would ask the second-level cache for the
+    same few lines, which takes 0.2 us of a layer (docs/log.md)."""
     every = ()
     for i in tl.static_range(LANES // 32):
         e = tl.arange(0, 32) + i * 32
-        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=".cg") + 0.0
+        v = tl.load(logits + e, mask=e < EXPERTS, other=float("-inf"), cache_modifier=CACHE) + 0.0
         bits = v.to(tl.int32, bitcast=True)
         ordered = tl.where(v != v, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
         every = every + (tl.where(e < EXPERTS, ordered, TAKEN),)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from kernel_templates.cuda import parameters as cuda_parameters
+from kernel_templates.cuda.traits import of_format
 from kernel_templates.moe.problem import Moe
 from kernel_templates.space import Constraint, Parameter, Space
 
@@ -16,8 +17,11 @@ CHOOSE = Parameter(
     "where experts are chosen: in the kernels that read them, again in every program, or in a kernel of its own",
     formerly="kernel",
 )  # fmt: skip
-STREAMED = ("gate_up_stream", "down_stream")
-"""Experts are others at the next token, and together larger than any cache."""
+STREAMED = "gate_up_stream"
+"""Experts are others at the next token, and together larger than any cache; but small downs are faster without it."""
+WORDS = 120  # of all tiles of four rows of gate and up, of a codebook's, that a thread takes, untuned
+WIDE = 128  # units of a tile that lies across four warps
+MANY = 128  # experts from which the router has two rows a program
 
 
 def cpu(problem: Moe, features: frozenset[str]) -> Space:
@@ -52,8 +56,9 @@ def cuda(problem: Moe, device) -> Space:
         "gate_up_", wide, quantizes=True, together=2, rows=p.used * p.ffn, hidden=False
     )
     down = cuda_parameters.parameters("down_", narrow, quantizes=True, rows=p.hidden)
-    every = [_as_experts(each) for each in gate_up[0] + down[0] if each.name not in FIXED]
-    every += [_as_router(each, p) for each in of_router[0]]
+    untuned = {**_gate_up(problem), **_down(problem), **_router(problem)}
+    every = [each for each in (*gate_up[0], *down[0], *of_router[0]) if each.name not in FIXED]
+    every = [replace(each, default=untuned.get(each.name, each.default)) for each in every]
     return Space((CHOOSE, *every), of_router[1] + gate_up[1] + down[1])
 
 
@@ -62,14 +67,31 @@ def whole(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **FIXED}
 
 
-def _as_experts(parameter: Parameter) -> Parameter:
-    return replace(parameter, default=1) if parameter.name in STREAMED else parameter
+def _gate_up(problem: Moe) -> dict[str, int]:
+    """Where the general rule does not hold for gate and up, untuned: four rows a thread of a codebook's weights too."""
+    own, traits = {STREAMED: 1}, of_format(problem.gate_format)
+    tiles = 2 * -(-cuda_parameters.units(problem.hidden, problem.gate_format) // 32)
+    alike = traits.codebook is not None and problem.up_format == problem.gate_format
+    if alike and tiles >= 4 and 4 * tiles * traits.tile_words <= WORDS:
+        own |= {"gate_up_warps": 4, "gate_up_units": 32, "gate_up_each": 4, "gate_up_ahead": 4}
+    return own
 
 
-def _as_router(parameter: Parameter, problem: Moe) -> Parameter:
-    """Few rows, which no GPU is busy with: a row a program, all of it on its way before the wait."""
+def _down(problem: Moe) -> dict[str, int]:
+    """Eight rows a thread in tiles across four warps, where each has units of two or three experts: its first tiles
+    then wait for few choices, and all tiles fit. Of many small experts such a down took five times as long."""
+    count = cuda_parameters.units(problem.ffn, problem.down_format)
+    tiles = -(-problem.used * count // WIDE)
+    if problem.shared_ffn or 2 * count < WIDE or tiles > 3 or of_format(problem.down_format).tile_words > 5:
+        return {}
+    return {"down_warps": 4, "down_units": WIDE, "down_each": 8, "down_ahead": tiles, "down_ready": 0}
+
+
+def _router(problem: Moe) -> dict[str, int]:
+    """Few rows, which no GPU is busy with: one or two a program, all of it on its way before the wait."""
     count = cuda_parameters.units(problem.hidden, problem.router_format)
     units = max(u for u in (8, 16, 32, 64, 128, 256) if u <= max(8, count))
     tiles = max(t for t in (1, 2, 3, 4, 6, 8) if t <= max(1, -(-count // units)))
-    defaults = {"warps": max(1, units // 32), "units": units, "each": 1, "steps": 1, "ahead": tiles}
-    return replace(parameter, default=defaults.get(parameter.base_name, parameter.default))
+    each = 2 if problem.experts >= MANY else 1
+    found = {"warps": max(1, units // 32), "units": units, "each": each, "steps": 1, "ahead": tiles}
+    return {f"router_{name}": value for name, value in found.items()}

@@ -199,11 +199,11 @@ STREAMS = {
     ">/dev/full": 2, "2>/dev/full": None,
 }  # fmt: skip
 PRINTING = {
-    ("db", "info"): 0, ("nothing",): 2,
+    ("db", "info"): 0, ("nothing",): 2, ("--help",): 0,
     **{
         words: pytest.param(words, code, marks=pytest.mark.slow)
         for words, code in (
-            (("--help",), 0), (("db", "list"), 0), (("db", "path"), 0), (("db", "schema"), 0), (("db", "export"), 0),
+            (("db", "list"), 0), (("db", "path"), 0), (("db", "schema"), 0), (("db", "export"), 0),
             (("db", "explain", "matvec"), 2), (("ops",), 0), (("space", "matvec"), 0), (("devices",), 0),
             (("tune", "MODEL", "--trials", "1", "--op", "matvec"), 0), (("generate", "MODEL", "-p", "a", "-n", "2"), 0),
             (("chat", "MODEL", "-n", "2"), 0), (("bench", "MODEL", "--runs", "1", "--tokens", "2"), 0),

@@ -201,3 +201,18 @@ def test_a_wide_post_norm_sums_its_squares_in_several_rounds(monkeypatch):
     monkeypatch.setattr("kernel_templates.cuda.post_norm.PARTS", 8)
     key = "matvec:rows=160,cols=32,format=F32,activation=int16,post_norm=1"
     assert relative_error(key, space(key).default) <= 1e-6
+
+
+@pytest.mark.parametrize(("key", "changes"), [
+    ("matvec:rows=32,cols=2048,format=Q4_0,activation=int16", {"units": 64, "warps": 8, "each": 4, "ahead": 1}),
+    ("matvec:rows=32,cols=2048,format=Q8_0,activation=int16", {"units": 128, "warps": 4, "each": 8, "ahead": 1}),
+    ("head:vocab=21,hidden=2048,format=Q4_0,activation=int16", {"units": 64, "warps": 4, "each": 2, "ahead": 1}),
+    pytest.param(
+        "ffn:hidden=2048,ffn=32,gate_format=Q4_0,up_format=Q4_0,down_format=Q4_0,activation=int16",
+        {"gate_up_units": 64, "gate_up_warps": 8, "gate_up_each": 2, "gate_up_ahead": 2}, marks=pytest.mark.slow,
+    ),
+])  # fmt: skip
+def test_rows_that_lie_across_warps(key, changes):
+    config = Config({**space(key).default, **changes})
+    assert space(key).broken(config) is None
+    assert relative_error(key, config) <= 1e-4
