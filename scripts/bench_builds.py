@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPT = [(7919 * i) % 997 + 3 for i in range(2048)]  # any tokens: speed does not depend on which
 SHORT = 16  # tokens before those that are decoded, where no depth says otherwise
 SIDES = ("other", "here")
+REAL = "smollm2"
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 
 
@@ -131,7 +132,8 @@ def main(
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_builds /tmp/before qwen3-0.6b-Q4_0
     """
     trees = {"other": other.resolve(), "here": ROOT}
-    options = (f"--device={device}", f"--rounds={rounds}", *(f"--depth={depth}" for depth in depths))
+    options = [f"--device={device}", f"--rounds={rounds}", f"--tokens={tokens}", f"--prompt={prompt}"]
+    options += [f"--depth={depth}" for depth in depths]
     document: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["scripts/bench_builds", "OTHER", *models, *options]),
@@ -145,6 +147,10 @@ def main(
     for name in models:
         shape, _, quant = name.rpartition("-")
         made = shape in SHAPES and quant in QUANTS
+        if not made and name != REAL:
+            raise click.BadParameter(
+                f"{name!r} is no model; give {REAL}, or a shape and a format as in qwen3-0.6b-Q4_0"
+            )
         path = files.made_model(shape, quant) if made else files.real_model()
         document["models"][name] = compare(path, trees, device, rounds, tokens, prompt, depths)
         if out:

@@ -300,7 +300,7 @@ def model_problems(
         if op not in registry.OPERATIONS:
             raise UserError(f"--op: no operation is called {op!r}; there are {', '.join(registry.OPERATIONS)}")
     if (named := options.named_problem(path)) is not None:
-        return _one_problem(named, ops, device)
+        return _one_problem(named, ops, device, cache)
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
     capacity = min(DEFAULT_CONTEXT if context is None else context, config.context)
@@ -326,13 +326,15 @@ def model_problems(
     return wanted
 
 
-def _one_problem(named: "Problem", ops: tuple[str, ...], device: str) -> Wanted:
+def _one_problem(named: "Problem", ops: tuple[str, ...], device: str, cache: str) -> Wanted:
     """As `model_problems`. A layer is a chain: tuned in context."""
     from kernel_templates import registry
     from kernel_templates.problem import Chain
 
     if ops:
         raise UserError("--op chooses among a model's problems; a problem names its own operation")
+    if cache != options.CACHES[0]:
+        raise UserError(f"--cache is about a model's problems; a problem names its own cache, as in cache={cache}")
     if isinstance(named, Chain):
         if device == options.CPU:
             raise UserError(f"{named.op} has no template for the cpu; give --device cuda:0, or tune its parts")

@@ -149,6 +149,11 @@ def cuda(problem: Attention, device: Device) -> Space:
                 lambda c: not (c["prefetch"] and holds_all(problem, c)),
             ),
             Constraint(
+                "whole blocks to prefetch",
+                "the cache is asked for by blocks of 16 bytes: a head's 8-bit elements must be whole ones",
+                lambda c: not c["prefetch"] or problem.head_dim % 16 == 0,
+            ),
+            Constraint(
                 "asked for at once", "is about tiles in registers of tensor cores",
                 lambda c: c["algorithm"] == REGISTERS or c.get("at_once", 1) == 1,
             ),

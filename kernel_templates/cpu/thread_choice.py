@@ -17,8 +17,8 @@ BETTER = 0.95  # a count that takes less than this share of the current one's ti
 SLOWER = 1.4  # so many times the best time of the same count means that something is in the way
 LOOK_S = 0.25  # between two looks at the other processes; the system counts in steps of 0.01 s
 SHORTEST_S = 0.05  # window that an average is taken of
-INSTANTS = 3  # looks at what runs now, of which the least counts: some threads run for microseconds only, and
-APART_S = 0.001  # this process's own spin for less than that after their work
+INSTANTS = 3  # looks at what runs now, of which the least counts: some threads run for microseconds only
+APART_S = 0.001  # between them: this process's own threads spin for less than that after their work
 RECENT_S = 1.0  # what others did before that says nothing of now: they may have ended
 WEIGHT = 0.25  # of the newest token in a count's average
 
@@ -136,8 +136,9 @@ class ThreadChoice:
         self._free = float(most)
 
     def by_load(self) -> int:
-        """The count for the cores that are free now, without a measurement, for passes over many tokens. It never
-        waits: such passes may follow each other within a millisecond."""
+        """The count for the cores that are free now, without a measurement, for passes over many tokens. It waits
+        for two milliseconds at most, and not where the last look was a moment ago: such passes may follow each other
+        within one."""
         if self.most > 1:
             self._free = self.watch.look()
         return self._fitting()

@@ -142,9 +142,12 @@ class Opening:
         chosen = choose(problems, self._device, self._space, self._settings.db, refusal)
         usual = {p: replace(p, cache=F16) for p in problems if isinstance(p, Layer) and p.cache != F16}
         usual = {p: other for p, other in usual.items() if chosen[p].source is Source.DEFAULT}
+        if not usual:
+            return chosen
         of_usual = choose(list(usual.values()), self._device, self._space, self._settings.db)
         joined = {problem: self._beside_attention(problem, of_usual[other]) for problem, other in usual.items()}
-        return chosen | {problem: c for problem, c in joined.items() if refusal(problem, c.config) is None}
+        other = {p: c for p, c in joined.items() if c.config != chosen[p].config}
+        return chosen | {problem: c for problem, c in other.items() if refusal(problem, c.config) is None}
 
     def _beside_attention(self, problem: Layer, usual: Choice) -> Choice:
         """What is known for a layer with a float16 cache, for one whose attention alone is another."""

@@ -16,8 +16,9 @@ def test_every_operation_is_listed(autotune) -> None:
     assert listed.keys() == OPERATIONS.keys() and all(row["computes"] and row["fields"] for row in listed.values())
     text = autotune("ops").stdout
     assert "problem: matvec:rows=…,cols=…,format=…,activation=…\n" in text
-    assert "where they differ: window=0, softcap=0.0, scale=0.0, sinks=0, output_gate=0\n" in text
-    assert listed["attention"]["traits"] == {"window": 0, "softcap": 0.0, "scale": 0.0, "sinks": 0, "output_gate": 0}
+    assert "where they differ: window=0, softcap=0.0, scale=0.0, sinks=0, output_gate=0, cache=f16\n" in text
+    traits = {"window": 0, "softcap": 0.0, "scale": 0.0, "sinks": 0, "output_gate": 0, "cache": "f16"}
+    assert listed["attention"]["traits"] == traits
 
 
 @pytest.mark.parametrize("where", [(), ("--gpu",)])

@@ -1,10 +1,13 @@
 """`autotune tune`, `bench` and `devices`: what they pass on and what they print; the libraries are stand-ins here."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from autotune import UserError
 from autotune.benchmarking.benchmark_result import Decode, KernelTime, ModelBenchmark, Side
+from autotune.commands import tune
 from autotune.runner import ceilings
 from autotune.tuning import sequential, tune_model
 from autotune.tuning.candidate_runner import TuneError
@@ -127,6 +130,8 @@ def test_tune_takes_a_problem_as_profile_and_screen_do(autotune, complaint, call
     assert "rows is missing; a problem names rows" in complaint("tune", "matvec:cols=64")
     assert "is not a number from 1" in complaint("tune", key.replace("64", "0"))
     assert "--op chooses among a model's problems" in complaint("tune", key, "--op", "matvec")
+    with pytest.raises(UserError, match="a problem names its own cache, as in cache=q8_0"):
+        tune.model_problems(Path(key), (), "cuda:0", None, (), "q8_0")
     layer = autotune("space", "layer", "--gpu", "--json")
     assert "layer has no template for the cpu" in complaint("tune", json.loads(layer.stdout)["problem"])
     assert "no such file" in complaint("tune", "matvec.gguf")

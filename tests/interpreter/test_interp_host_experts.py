@@ -300,9 +300,9 @@ def test_experts_that_leave_are_packed_before_the_device_is_full(path: Path, mon
     file = open_gguf(path)
     config = ModelConfig.from_gguf(file)
 
-    def watched(config: ModelConfig, file: GGUFFile, layer: int, context: int) -> LinkedChain:
+    def watched(config: ModelConfig, file: GGUFFile, layer: int, *other: Any) -> LinkedChain:
         packed.append(layer)
-        return layer_at(config, file, layer, context)
+        return layer_at(config, file, layer, *other)
 
     monkeypatch.setattr(load_model, "layer_at", watched)
 
