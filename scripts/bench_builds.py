@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPT = [(7919 * i) % 997 + 3 for i in range(2048)]  # any tokens: speed does not depend on which
 SHORT = 16  # tokens before those that are decoded, where no depth says otherwise
 SIDES = ("other", "here")
-REAL = "smollm2"
 screen = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 
 
@@ -127,7 +126,7 @@ def main(
     out: Path | None,
 ) -> None:  # fmt: skip
     """Run this checkout beside the one in the folder OTHER on each MODEL, a shape and a format of
-    scripts/make_model.py or the real model's name (smollm2).
+    scripts/make_model.py or a name of peer/files.py such as smollm2, or a file.
 
     Example: git worktree add /tmp/before 6f62064 && scripts/bench_builds /tmp/before qwen3-0.6b-Q4_0
     """
@@ -147,11 +146,7 @@ def main(
     for name in models:
         shape, _, quant = name.rpartition("-")
         made = shape in SHAPES and quant in QUANTS
-        if not made and name != REAL:
-            raise click.BadParameter(
-                f"{name!r} is no model; give {REAL}, or a shape and a format as in qwen3-0.6b-Q4_0"
-            )
-        path = files.made_model(shape, quant) if made else files.real_model()
+        path = files.made_model(shape, quant) if made else files.one_model(name)[1]
         document["models"][name] = compare(path, trees, device, rounds, tokens, prompt, depths)
         if out:
             facts.write(out, document)

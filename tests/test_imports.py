@@ -33,7 +33,7 @@ ROOMS_BELOW = {
     "benchmarking": {"runner"},
     "precision": {"peer"},
     "peer": {"runner"},
-    "dashboard": {"benchmarking", "precision", "profiling"},
+    "dashboard": {"benchmarking", "precision", "profiling", "screening"},
     "profiling": {"importers", "runner"},
     "importers": {"runner"},
     "runner": {"screening"},

@@ -70,18 +70,10 @@ def int8_kernel(path: str):
         e, f, g, h = load(at + 256), load(at + 320), load(at + 384), load(at + 448)
         for i in range(_ROUNDS):
             x = np.int32(i)
-            a, b, c, d = (
-                multiply(a, words, x, x),
-                multiply(b, words, x, x),
-                multiply(c, words, x, x),
-                multiply(d, words, x, x),
-            )
-            e, f, g, h = (
-                multiply(e, words, x, x),
-                multiply(f, words, x, x),
-                multiply(g, words, x, x),
-                multiply(h, words, x, x),
-            )
+            a, b = multiply(a, words, x, x), multiply(b, words, x, x)
+            c, d = multiply(c, words, x, x), multiply(d, words, x, x)
+            e, f = multiply(e, words, x, x), multiply(f, words, x, x)
+            g, h = multiply(g, words, x, x), multiply(h, words, x, x)
         simd.store(at, (a ^ b) + (c ^ d) + (e ^ f) + (g ^ h))
 
     return compile_kernel(int8, f"ceiling int8 {path} lanes={lanes}")

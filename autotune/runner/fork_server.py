@@ -20,7 +20,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from autotune.runner import preload, python_process
@@ -184,12 +183,12 @@ def main() -> None:
 
 def be_a_worker(descriptor: int, target: str) -> None:
     """Serve as `autotune.runner.worker` does, and end with it: nothing of the server may go on in a child."""
-    from autotune.runner.worker import backend, serve
+    from autotune.runner.worker import serve_pipe
 
     status = 1
     try:
         die_with_parent()
-        serve(Connection(descriptor), backend, target)
+        serve_pipe(descriptor, target)
         status = 0
     finally:
         os._exit(status)

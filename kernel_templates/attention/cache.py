@@ -30,8 +30,8 @@ def allocate(kv_heads: int, head_dim: int, positions: int, form: str = F16) -> t
 
 
 def size(kv_heads: int, head_dim: int, positions: int) -> int:
-    """Bytes that `positions` positions take in memory, keys and values together: whole tiles."""
-    return 2 * 2 * kv_heads * -(-positions // TILE) * TILE * head_dim
+    """Bytes that `positions` positions take in float16, keys and values together: whole tiles."""
+    return 2 * kv_heads * -(-positions // TILE) * TILE * head_bytes(head_dim, F16)
 
 
 def head_bytes(head_dim: int, form: str) -> int:

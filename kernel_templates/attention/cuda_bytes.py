@@ -4,7 +4,7 @@
 
 Half the bytes of a float16 cache want as much to be on its way, and twice the arithmetic for each of them. By way of
 shared memory, float16 made of them would be written and read there, as many bytes again as twice what memory gives.
-So a thread loads in 16 bytes what it multiplies (`paged_attention.operands`): warps have positions and sums of their
+So a thread loads in 16 bytes what it multiplies (`operands`): warps have positions and sums of their
 own, and nothing goes from one to another but queries, before, and outputs, at the end. Queries and weights are rounded
 to float16, whose error is a tenth of that of the cache.
 """
@@ -12,13 +12,12 @@ to float16, whose error is a tenth of that of the cache.
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import load_sinks, oldest
+from kernel_templates.attention.operands import of_keys, of_rows, of_values, settle, step
+from kernel_templates.attention.scores import NEVER, load_sinks, oldest
 from kernel_templates.attention.split_kv_reduce import LOWEST, each, hand_over, side, whole, wide
 from kernel_templates.cuda.instructions import all_asked_for, loop_bound, opaque, prefetch_block, to_half
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantized_cache import LARGEST, to_halves
-from kernel_templates.paged_attention.cuda_kernel import NEVER
-from kernel_templates.paged_attention.operands import of_keys, of_rows, of_values, settle, step
 
 
 @triton.jit

@@ -7,12 +7,28 @@ from kernel_templates.cuda.instructions import soft_cap
 from kernel_templates.cuda.lazy_triton import triton
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
+# row sees nothing of a tile yet, that leaves 10^21 and no 0.
+UNSEEN = tl.constexpr(float("-inf"))
+NEVER = tl.constexpr(1 << 30)  # a position beyond all
 
 
 @triton.constexpr_function
 def factor(scale, softcap):
     """What a query is multiplied with: what gives scores in units of log 2, unless they have to be capped first."""
     return scale if softcap else LOG2E.value * scale
+
+
+@triton.constexpr_function
+def inner_factor(scale, softcap):
+    """What a product of query and key is multiplied with before the cap."""
+    return factor(scale, softcap) if softcap else 1.0
+
+
+@triton.constexpr_function
+def outer_factor(scale, softcap):
+    """What a masked score is multiplied with to be in units of log 2, in one instruction with the subtraction."""
+    return 1.0 if softcap else factor(scale, softcap)
 
 
 @triton.jit

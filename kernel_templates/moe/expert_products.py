@@ -137,7 +137,7 @@ def chosen_residual(
         settle(ready[t], w0, TRAITS if t % BOTH < CHUNKS else SHARED_TRAITS, ASM)
     XS: tl.constexpr = BOTH if BOTH <= KEPT else X_AHEAD
     for c in tl.static_range(XS if XS <= CHUNKS else CHUNKS):
-        aim(values, high, low, scale, g, u, TRAITS, ACT, COLS, c * UNITS, SOURCE, ASM)
+        aim(values, high, low, scale, g, u, TRAITS, ACT, FFN, c * UNITS, SOURCE, ASM)
     if PDL:
         gdc_wait()
     xs = ()

@@ -2,19 +2,21 @@
 
 What counts with few rows is the path from the previous kernel's end to this one's. Positions, the table and the pages
 of earlier passes are older than every kernel of this pass that may still run (`model.cuda.sequences` sees to it), so a
-program loads its first tile before it waits. Warps have positions of their own (`operands`): nothing goes from one to
-another but queries, before, and outputs, at the end. The pass's own rows are a split of their own, which finishes their
-keys and values while the others wait for no more than their queries: nobody reads from the pages what is written there.
+program loads its first tile before it waits. Warps have positions of their own (`attention.operands`): nothing
+goes from one to another but queries, before, and outputs, at the end. The pass's own rows are a split of their own,
+which finishes their keys and values while the others wait for no more than their queries: nobody reads from the pages
+what is written there.
 """
 
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernel_templates.attention.operands import of_keys, of_own_values, of_rows, of_values, settle, step
+from kernel_templates.attention.scores import NEVER
 from kernel_templates.cuda.fragments import last_one
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
-from kernel_templates.paged_attention.operands import of_keys, of_own_values, of_rows, of_values, settle, step
+from kernel_templates.paged_attention.cuda_kernel import LOWEST
 from kernel_templates.paged_attention.own_rows import finished, load_raw, load_values, turns
 from kernel_templates.paged_attention.parts import join_parts, line_of, shares, store_lines
 

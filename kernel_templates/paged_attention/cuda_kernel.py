@@ -13,30 +13,14 @@ whole are not masked.
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import capped, factor, sink_weight
+from kernel_templates.attention.scores import NEVER, UNSEEN, capped, inner_factor, outer_factor, sink_weight
 from kernel_templates.cuda.fragments import last_one, place
 from kernel_templates.cuda.instructions import loop_bound, to_half
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantized_cache import LARGEST, to_halves
 
 LOWEST = tl.constexpr(-1.0e30)  # what a maximum begins with: finite, so that the difference of two is 0 and no NaN
-# A masked score. Of a finite one the same, scaled and rounded, would be subtracted before it is rounded itself: where a
-# row sees nothing of a tile yet, that leaves 10^21 and no 0.
-UNSEEN = tl.constexpr(float("-inf"))
-NEVER = tl.constexpr(1 << 30)  # a position beyond all
 TINY = tl.constexpr(1.0e-30)  # less than any sum of weights but that of none
-
-
-@triton.constexpr_function
-def inner_factor(scale, softcap):
-    """What a product of query and key is multiplied with before the cap."""
-    return factor(scale, softcap) if softcap else 1.0
-
-
-@triton.constexpr_function
-def outer_factor(scale, softcap):
-    """What a masked score is multiplied with to be in units of log 2, in one instruction with the subtraction."""
-    return 1.0 if softcap else factor(scale, softcap)
 
 
 @triton.jit

@@ -8,11 +8,11 @@ logarithms of sums of weights [rows, HEADS, SPLITS].
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernel_templates.attention.scores import sink_weight
+from kernel_templates.attention.scores import NEVER, sink_weight
 from kernel_templates.cuda.fragments import place
 from kernel_templates.cuda.instructions import loop_bound, opaque, to_half
 from kernel_templates.cuda.lazy_triton import triton
-from kernel_templates.paged_attention.cuda_kernel import LOWEST, NEVER
+from kernel_templates.paged_attention.cuda_kernel import LOWEST
 
 
 @triton.jit

@@ -107,7 +107,7 @@ class Loaded:
     embedding: Embedding
     output_norm: Tensor
     ropes: Mapping[Rope, Tensor]
-    cache: tuple["LayerCache", ...]
+    cache: tuple[LayerCache, ...]
     inputs: LoadedInputs | None = None
     memory: int | None = None
     form: str = F16

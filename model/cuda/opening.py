@@ -146,8 +146,8 @@ class Opening:
             return chosen
         of_usual = choose(list(usual.values()), self._device, self._space, self._settings.db)
         joined = {problem: self._beside_attention(problem, of_usual[other]) for problem, other in usual.items()}
-        other = {p: c for p, c in joined.items() if c.config != chosen[p].config}
-        return chosen | {problem: c for problem, c in other.items() if refusal(problem, c.config) is None}
+        changed = {p: c for p, c in joined.items() if c.config != chosen[p].config}
+        return chosen | {problem: c for problem, c in changed.items() if refusal(problem, c.config) is None}
 
     def _beside_attention(self, problem: Layer, usual: Choice) -> Choice:
         """What is known for a layer with a float16 cache, for one whose attention alone is another."""

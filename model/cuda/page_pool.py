@@ -49,7 +49,7 @@ class PageShape:
     @property
     def bytes(self) -> int:
         """Of a page."""
-        return self.elements * self.dtype.itemsize + 4 * sum(self.scales)
+        return self.elements * self.dtype.itemsize + SCALE * sum(self.scales)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -219,10 +219,8 @@ def opened(forward: Forward, head_config: Config, most: int, limit: int | None =
     ModelError when memory does not suffice."""
     c, capacity, executor = forward.model.config, forward.model.capacity, forward.executor
     most = min(most, forward.most)
-    shape, room = (
-        PageShape(cached_heads(c), form=forward.model.form),
-        device_memory.room(executor.device, forward.model.memory),
-    )
+    shape = PageShape(cached_heads(c), form=forward.model.form)
+    room = device_memory.room(executor.device, forward.model.memory)
     with executor.here(), explain_out_of_memory(f"what {most} texts need beside the model", ADVICE):
         states = delta_states.of_layers(c.sizes, most, executor.device)
         pool = PagePool(shape, executor.device, room if limit is None else limit)

@@ -2,6 +2,7 @@
 split experts."""
 
 import json
+import shlex
 
 from readme_tables import measured
 from readme_tables.measured import none_yet, results
@@ -50,11 +51,13 @@ def builds() -> str:
                     cells = [f"{found[goal][side]['median']:,.0f}" for side in ("other", "here")]
                     cells += [f"{ratio['median']:.2f}×", f"{ratio['min']:.2f} to {ratio['max']:.2f}"]
                     lines.append(f"| {name} | {goal} | {' | '.join(cells)} |")
+            asked = [word for word in shlex.split(document["command"])[2:] if not word.startswith("-")]
+            missing = [name for name in asked if name not in document["models"]]
             settings, sides = document["settings"], f"{document['other'][:7]} and {document['here'][:7]}"
             texts.append(
                 f"{chip}, {document['date'][:10]}: commits {sides}, each with the winners that come with it, in turn; "
                 f"medians of {settings['rounds']} rounds of {settings['tokens']} tokens and a prompt of "
-                f"{settings['prompt']:,}."
+                f"{settings['prompt']:,}." + (f" Not reached: {', '.join(missing)}." if missing else "")
             )
     return "\n".join([*lines, "", *texts]) if texts else none_yet("./scripts/bench_builds OTHER MODEL")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.commands import options
+from kernel_templates.attention import cache
 from model import engine
 from model.errors import ModelError
 
@@ -252,6 +254,7 @@ def test_a_cache_of_eight_bits_is_for_a_gpu(complaint, tiny_model, monkeypatch, 
 def test_the_api_refuses_the_same_caches(tiny_model) -> None:
     with pytest.raises(ModelError, match="for a GPU so far"):
         engine.load(tiny_model, cache="q8_0")
+    assert options.CACHES == cache.FORMATS  # named twice, since the command line imports no numbers for its help
     with pytest.raises(ModelError, match="'q5_1' is not known; use f16 or q8_0"):
         engine.load(tiny_model, cache="q5_1")
 

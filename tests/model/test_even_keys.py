@@ -57,5 +57,4 @@ def test_an_outlier_costs_what_other_channels_cost() -> None:
         stored = cache.stored(k * norm / by, cache.Q8_0)
         exact = (q[:, small] @ (k * norm)[:, small].T).double()
         off[name] = float(((q * by)[:, small] @ stored[:, small].T - exact).norm() / exact.norm())
-    print(off)
     assert off["evened"] < 0.02 and off["as it is"] > 10 * off["evened"]

@@ -1,10 +1,10 @@
 """The page "Roofline": each winner's rate under the device's memory and arithmetic roofs."""
 
 from autotune.dashboard import page_elements as ui
-from autotune.dashboard.datasheets import datasheet
 from autotune.dashboard.page_data import DeviceData, PageData
 from autotune.dashboard.pages import roofline_reports
 from autotune.dashboard.pages.overview import Row, standings
+from autotune.screening.datasheets import datasheet
 
 CEILINGS = {"int8_gop_s": "8-bit integer arithmetic, measured", "f32_gflop_s": "32-bit float arithmetic, measured"}
 

@@ -1,4 +1,4 @@
-"""Peaks from vendors' data sheets, to show beside what was measured."""
+"""Peaks from vendors' data sheets, by the driver's name for a chip."""
 
 from dataclasses import dataclass
 

@@ -21,10 +21,9 @@ Nothing here uses `tl.join`: behind it Triton expects weights of 4 bits, and giv
 
 import triton.language as tl
 
-from kernel_templates.attention.scores import capped, sink_weight
+from kernel_templates.attention.scores import UNSEEN, capped, inner_factor, outer_factor, sink_weight
 from kernel_templates.cuda.lazy_triton import triton
 from kernel_templates.cuda.quantized_cache import LARGEST
-from kernel_templates.paged_attention.cuda_kernel import UNSEEN, inner_factor, outer_factor
 
 
 @triton.jit
